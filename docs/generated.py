@@ -17,12 +17,20 @@ REPOSITORY = "https://github.com/kanrun/kanrun/blob/main/"
 
 def pages() -> dict[str, str]:
     """All generated pages, by their path on the site."""
-    return {**lecture(), "keys.md": keys(), "gallery.md": gallery(), "reference.md": reference(), "export.md": export()}
+    return {
+        **lecture(),
+        "keys.md": keys(),
+        "gallery.md": gallery(),
+        "reference.md": reference(),
+        "export.md": export(),
+    }
 
 
 def lecture() -> dict[str, str]:
     """docs/lecture.md cut at its headings of the second level; links between chapters lead to their pages."""
-    parts = re.split(r"^## ", (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parts = re.split(
+        r"^## ", (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     names = {}
     for part in parts[1:]:
         names[slug(part.partition("\n")[0])] = f"lecture/{slug(part.partition(chr(10))[0])}.md"
@@ -34,7 +42,9 @@ def lecture() -> dict[str, str]:
 
     def linked(text: str) -> str:
         text = re.sub(r"\]\(#([^)]+)\)", lambda m: f"]({Path(place[m[1]]).name}#{m[1]})", text)
-        return re.sub(r"\]\((?!https?:|\.\./|[^)/#]*#|#)([^)]*\.(?:png|md)(?:#[^)]*)?)\)", r"](../\1)", text)
+        return re.sub(
+            r"\]\((?!https?:|\.\./|[^)/#]*#|#)([^)]*\.(?:png|md)(?:#[^)]*)?)\)", r"](../\1)", text
+        )
 
     chapters = {names[slug(part.partition("\n")[0])]: linked(f"# {part}") for part in parts[1:]}
     return {"lecture/index.md": linked(parts[0]), **chapters}
@@ -45,10 +55,11 @@ def keys() -> str:
     from kanrun.config.keys import keys_of
 
     lines = [
-        "# Configuration keys", "",
+        "# Configuration keys",
+        "",
         "Every key that a command takes as `key=value`: `kanrun keys` shows the same, `kanrun fit --cfg job` the "
         "values that a call has. Lists are written `[1,2]`, nothing is `null`.",
-    ]  # fmt: skip
+    ]
     heading = ""
     for key in keys_of():
         first = key.path.partition(".")[0] if "." in key.path else "All and single commands"
@@ -61,8 +72,14 @@ def keys() -> str:
                 "| key | where | type | default | allowed | what it is |",
                 "|---|---|---|---|---|---|",
             ]
-        cells = [f"`{key.path}`", ", ".join(key.where), key.type, f"`{key.default}`" if key.default else "",
-                 key.allowed or ", ".join(key.choices), key.about]  # fmt: skip
+        cells = [
+            f"`{key.path}`",
+            ", ".join(key.where),
+            key.type,
+            f"`{key.default}`" if key.default else "",
+            key.allowed or ", ".join(key.choices),
+            key.about,
+        ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -89,7 +106,9 @@ def gallery() -> str:
 def figures_of(text: str) -> Iterator[tuple[str, str, str]]:
     """Command, label and path of each figure of a chapter; the command is the last block of commands before it."""
     command = ""
-    for block, label, figure in re.findall(r"```sh\n(.*?)```|!\[([^\]]+)\]\(\.\./([^)]+)\)", text, flags=re.DOTALL):
+    for block, label, figure in re.findall(
+        r"```sh\n(.*?)```|!\[([^\]]+)\]\(\.\./([^)]+)\)", text, flags=re.DOTALL
+    ):
         command = block.strip() or command
         if figure and command:
             yield command, label, figure
@@ -102,7 +121,9 @@ def reference() -> str:
     lines = ["# Python", ""]
     for name in sorted(kanrun.__all__, key=str.lower):
         thing = getattr(kanrun, name)
-        if thing.__module__.startswith("kanrun.experiments."):  # which lie beside the package, where griffe looks
+        if thing.__module__.startswith(
+            "kanrun.experiments."
+        ):  # which lie beside the package, where griffe looks
             called = f"{thing.__module__}.{name}{inspect.signature(thing)}"
             text = re.sub(
                 r"^Examples:\n((?: .*\n)+)",
@@ -169,14 +190,23 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     from latex2mathml.converter import convert
 
     up = "../" * page.file.src_uri.count("/")
-    markdown = re.sub(r"\]\((?:\.\./)*lecture\.md(#[^)]*)?\)", lambda m: f"]({up}{_chapter(m[1])})", markdown)
-    markdown = re.sub(r"\]\(((?:\.\./)+)([\w/.-]+)(#[^)]*)?\)", lambda m: _outside(m, page), markdown)
+    markdown = re.sub(
+        r"\]\((?:\.\./)*lecture\.md(#[^)]*)?\)", lambda m: f"]({up}{_chapter(m[1])})", markdown
+    )
+    markdown = re.sub(
+        r"\]\(((?:\.\./)+)([\w/.-]+)(#[^)]*)?\)", lambda m: _outside(m, page), markdown
+    )
     parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)
     for number in range(0, len(parts), 2):
         parts[number] = re.sub(
-            r"\$\$(.+?)\$\$", lambda m: convert(" ".join(m[1].split()), display="block"), parts[number], flags=re.DOTALL
+            r"\$\$(.+?)\$\$",
+            lambda m: convert(" ".join(m[1].split()), display="block"),
+            parts[number],
+            flags=re.DOTALL,
         )
-        parts[number] = re.sub(r"(?<![\\$\w])\$([^$\n]+?)\$(?!\d)", lambda m: convert(m[1]), parts[number])
+        parts[number] = re.sub(
+            r"(?<![\\$\w])\$([^$\n]+?)\$(?!\d)", lambda m: convert(m[1]), parts[number]
+        )
     return "".join(parts)
 
 

@@ -21,7 +21,9 @@ def main() -> None:
         code = 130
     gc.freeze()  # or all that libraries hold is searched for garbage, for a second, only to end
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # while libraries are taken down, it would show their tracebacks
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # while libraries are taken down, it would show their tracebacks
         sys.stdout.flush()
         sys.stderr.flush()
     except KeyboardInterrupt:
@@ -71,7 +73,9 @@ def _open_streams() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:
-            stream = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            stream = os.fdopen(
+                number, "w", encoding="utf-8", errors="backslashreplace", closefd=False
+            )
             setattr(sys, f"__{name}__", stream)
         setattr(sys, name, ForgivingStream(stream))
 

@@ -24,4 +24,6 @@ def from_text(value: str) -> str:
 
 def formulas_in(values: Sequence[Any]) -> int:
     """How many of the values a spreadsheet would run."""
-    return sum(v[:1] in _FIRST and _FORMULA.match(v) is not None for v in values if isinstance(v, str))
+    return sum(
+        v[:1] in _FIRST and _FORMULA.match(v) is not None for v in values if isinstance(v, str)
+    )

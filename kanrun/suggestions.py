@@ -23,9 +23,17 @@ def one_letter_off(name: str, other: str) -> bool:
     """Whether one letter too many, too few, wrong, or two letters swapped make `name` of `other`."""
     if name == other or abs(len(name) - len(other)) > 1:
         return False
-    at = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b),
+        min(len(name), len(other)),
+    )
     rest, others = name[at:], other[at:]
-    return rest[1:] == others or rest == others[1:] or rest[1:] == others[1:] or _swapped(rest) == others
+    return (
+        rest[1:] == others
+        or rest == others[1:]
+        or rest[1:] == others[1:]
+        or _swapped(rest) == others
+    )
 
 
 def _swapped(text: str) -> str:

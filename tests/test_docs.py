@@ -43,9 +43,13 @@ def command_lines() -> list[str]:
     found: dict[str, None] = {}
     for text in TEXT.values():
         for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
-            found |= dict.fromkeys(line for line in block.splitlines() if line.startswith("kanrun "))
+            found |= dict.fromkeys(
+                line for line in block.splitlines() if line.startswith("kanrun ")
+            )
         for span in re.findall(r"`([^`\n]+)`", without_code(text)):
-            found |= dict.fromkeys(call.rstrip(")") for call in re.findall(r"(?<!from )\bkanrun [a-z-].*", span))
+            found |= dict.fromkeys(
+                call.rstrip(")") for call in re.findall(r"(?<!from )\bkanrun [a-z-].*", span)
+            )
     return list(found)
 
 
@@ -54,13 +58,19 @@ def commands(group: Any = None, prefix: str = "") -> dict[str, Any]:
     found = {}
     for name, command in (group or typer.main.get_command(app)).commands.items():
         words = f"{prefix}{name}"
-        found |= commands(command, f"{words} ") if hasattr(command, "commands") else {words: command}
+        found |= (
+            commands(command, f"{words} ") if hasattr(command, "commands") else {words: command}
+        )
     return found
 
 
 def choices() -> set[str]:
     return {
-        choice for e in EXPERIMENTS.values() for group, some in groups_of(e.name) if group != "study" for choice in some
+        choice
+        for e in EXPERIMENTS.values()
+        for group, some in groups_of(e.name)
+        if group != "study"
+        for choice in some
     }
 
 
@@ -69,7 +79,9 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     """The command exists and has the options; overrides of an experiment compose and fit its schema."""
     monkeypatch.chdir(ROOT)
     words = with_info_value(shlex.split(line, comments=True)[1:])
-    if words[0].startswith("-") or "--plugin" in words:  # what a plug-in brings is known once it is loaded
+    if (
+        words[0].startswith("-") or "--plugin" in words
+    ):  # what a plug-in brings is known once it is loaded
         return
     name = " ".join(words[:2]) if words[0] == "runs" else words[0]
     command = commands()[name]
@@ -104,7 +116,11 @@ def test_every_choice_of_every_group_is_in_the_readme() -> None:
 
 def test_every_study_is_in_the_lecture() -> None:
     _, _, text = TEXT[LECTURE].partition("## The studies")
-    rows = [[cell.strip(" `") for cell in row.split("|")[1:3]] for row in text.splitlines() if row.startswith("|")]
+    rows = [
+        [cell.strip(" `") for cell in row.split("|")[1:3]]
+        for row in text.splitlines()
+        if row.startswith("|")
+    ]
     command, listed = "", set()
     for first, study in rows[2:]:
         command = first or command
@@ -137,18 +153,27 @@ def test_links_and_figures_exist(page: Path) -> None:
         file = (page.parent / path) if path else page
         assert file.exists(), target
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", without_code(file.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            headings = re.findall(
+                r"^#+ (.*)$", without_code(file.read_text(encoding="utf-8")), flags=re.MULTILINE
+            )
             assert anchor in {slug(heading) for heading in headings}, target
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CITATION.cff"], ids=named)
 def test_no_path_of_a_machine_is_named(page: Path) -> None:
-    found = re.findall(r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|mnt|var|Users)/\S*", page.read_text(encoding="utf-8"))
+    found = re.findall(
+        r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|mnt|var|Users)/\S*",
+        page.read_text(encoding="utf-8"),
+    )
     assert found == []
 
 
 def test_figures_are_used_and_small() -> None:
-    shown = {Path(target).name for text in TEXT.values() for target in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", text)}
+    shown = {
+        Path(target).name
+        for text in TEXT.values()
+        for target in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", text)
+    }
     assert {figure.name for figure in FIGURES} == shown
     sizes = {figure.name: figure.stat().st_size for figure in FIGURES}
     assert {name: size for name, size in sizes.items() if size > 150_000} == {}
@@ -158,7 +183,10 @@ def test_figures_are_used_and_small() -> None:
 def test_the_first_screen_has_two_commands() -> None:
     start, _, _ = TEXT[README].partition("![")
     (block,) = re.findall(r"```sh\n(.*?)```", start, flags=re.DOTALL)
-    assert [line.partition("#")[0].strip() for line in block.splitlines()] == ["make fit", "make test"]
+    assert [line.partition("#")[0].strip() for line in block.splitlines()] == [
+        "make fit",
+        "make test",
+    ]
 
 
 def test_python_in_the_readme_prints_what_it_says_and_its_names_are_exported(
@@ -186,13 +214,19 @@ def test_files_and_tables_that_are_named_exist(name: str) -> None:
     for path in re.findall(r"`((?:kanrun|conf|experiments|tests|docs)/[^`\s<]*)`", text):
         assert (ROOT / path).exists(), path
     for table, path in re.findall(r"`([A-Za-z_]+)` in `([\w/]+\.py)`", text):
-        assert re.search(rf"^(?:def )?{table}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), table
+        assert re.search(
+            rf"^(?:def )?{table}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+        ), table
 
 
 def test_every_room_is_in_the_architecture() -> None:
-    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "kanrun").rglob("__init__.py")}
+    rooms = {
+        path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "kanrun").rglob("__init__.py")
+    }
     missing = [
-        room for room in rooms - {"kanrun", "kanrun/engine"} if f"`{room}/`" not in TEXT[ROOT / "ARCHITECTURE.md"]
+        room
+        for room in rooms - {"kanrun", "kanrun/engine"}
+        if f"`{room}/`" not in TEXT[ROOT / "ARCHITECTURE.md"]
     ]
     assert missing == []
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(path for folder in ("kanrun", "experiments") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    path for folder in ("kanrun", "experiments") for path in (ROOT / folder).rglob("*.py")
+)
 
 
 def shared(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
@@ -31,6 +33,8 @@ def test_no_two_classes_share_a_name() -> None:
 
 def test_no_two_modules_of_the_engine_share_a_name() -> None:
     modules = (
-        (path.stem, path) for path in FILES if "engine" in path.relative_to(ROOT).parts and path.stem != "__init__"
+        (path.stem, path)
+        for path in FILES
+        if "engine" in path.relative_to(ROOT).parts and path.stem != "__init__"
     )
     assert shared(modules) == {}

@@ -19,9 +19,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def python(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd)} | ({"PYTHONPATH": str(path)} if path else {})
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd)} | (
+        {"PYTHONPATH": str(path)} if path else {}
+    )
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel, built from a copy: setuptools leaves files beside what it builds."""
     place = tmp_path_factory.mktemp("wheel")
     for name in ("kanrun", "conf", "experiments"):
-        shutil.copytree(ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, place / "source")
     options = ["-q", "--no-deps", "--no-build-isolation", "-w", str(place / "dist")]
@@ -48,7 +54,10 @@ def installed(wheel: Path) -> Path:
 
 def test_nothing_but_kanrun_is_installed(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"kanrun", f"kanrun-{PROJECT['project']['version']}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "kanrun",
+        f"kanrun-{PROJECT['project']['version']}.dist-info",
+    }
 
 
 def test_the_wheel_has_every_file(wheel: Path) -> None:
@@ -59,7 +68,11 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
         "kanrun/conf/__init__.py",
         "kanrun/experiments/__init__.py",
     } <= names
-    for folder, prefix in (("kanrun", "kanrun"), ("conf", "kanrun/conf"), ("experiments", "kanrun/experiments")):
+    for folder, prefix in (
+        ("kanrun", "kanrun"),
+        ("conf", "kanrun/conf"),
+        ("experiments", "kanrun/experiments"),
+    ):
         files = [
             path
             for path in (ROOT / folder).rglob("*")
@@ -70,7 +83,9 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
 
 def test_the_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
     code = "import kanrun, sys; print(kanrun.__file__); from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    done = python("-c", code, "fit", "--cfg", "job", "study=toy_suite", cwd=tmp_path, path=installed)
+    done = python(
+        "-c", code, "fit", "--cfg", "job", "study=toy_suite", cwd=tmp_path, path=installed
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(installed))
     assert "exp_sin_square" in done.stdout
@@ -90,7 +105,9 @@ for name in ("conf", "experiments"):
 
 
 def test_hydra_is_new_enough_to_be_safe() -> None:
-    (hydra,) = [need for need in PROJECT["project"]["dependencies"] if need.startswith("hydra-core")]
+    (hydra,) = [
+        need for need in PROJECT["project"]["dependencies"] if need.startswith("hydra-core")
+    ]
     assert hydra == "hydra-core>=1.3.8,<1.4"
 
 
@@ -110,7 +127,9 @@ def test_every_package_that_is_imported_is_declared() -> None:
     }
     imported: dict[str, Path] = {}
     for folder in ("kanrun", "experiments"):
-        for path in set((ROOT / folder).rglob("*.py")) - set((ROOT / "experiments" / "bench").glob("*.py")):
+        for path in set((ROOT / folder).rglob("*.py")) - set(
+            (ROOT / "experiments" / "bench").glob("*.py")
+        ):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -122,11 +141,16 @@ def test_every_package_that_is_imported_is_declared() -> None:
         name: path
         for name, path in imported.items()
         if name not in own
-        and not {one.lower().replace("-", "_") for one in (*distributions.get(name, ()), name)} & declared
+        and not {one.lower().replace("-", "_") for one in (*distributions.get(name, ()), name)}
+        & declared
     }
     assert missing == {}
 
 
 def _extras() -> list[list[str]]:
     """What the extras for users bring: those for the project's own development do not count."""
-    return [packages for name, packages in PROJECT["project"]["optional-dependencies"].items() if name != "dev"]
+    return [
+        packages
+        for name, packages in PROJECT["project"]["optional-dependencies"].items()
+        if name != "dev"
+    ]

@@ -82,7 +82,9 @@ def test_every_key_is_on_its_page(generated: Any) -> None:
 def test_every_figure_of_the_lecture_has_its_command_in_the_gallery(generated: Any) -> None:
     page = generated.gallery()
     shown = set(re.findall(r"!\[[^\]]+\]\(figures/([\w.]+)\)", page))
-    assert shown == set(re.findall(r"\(figures/([\w.]+)\)", (DOCS / "lecture.md").read_text(encoding="utf-8")))
+    assert shown == set(
+        re.findall(r"\(figures/([\w.]+)\)", (DOCS / "lecture.md").read_text(encoding="utf-8"))
+    )
     assert page.count("```sh\nkanrun ") == page.count("![")
 
 
@@ -162,16 +164,23 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     length, g = rng.uniform(0.1, 2, 100), rng.uniform(5, 15, 100)
     period = 2 * np.pi * np.sqrt(length / g)
-    pd.DataFrame({"length": length, "g": g, "period": period}).to_csv(folder / "pendulum.csv", index=False)
+    pd.DataFrame({"length": length, "g": g, "period": period}).to_csv(
+        folder / "pendulum.csv", index=False
+    )
     names = {
         study: [
-            job["target"] for job in yaml.safe_load((ROOT / f"conf/study/interpret/{study}.yaml").read_text())["suite"]
+            job["target"]
+            for job in yaml.safe_load((ROOT / f"conf/study/interpret/{study}.yaml").read_text())[
+                "suite"
+            ]
         ]
         for study in ("feynman_raw", "nist")
     }
     ranges = {f"v{i + 1}": {"name": name, "sample_range": [1, 5]} for i, name in enumerate("ab")}
     formula = {"raw": "a*b**2", "n_variables": 2, "vars": ranges}
-    (folder / "feynman.yaml").write_text(yaml.safe_dump({target["id"]: formula for target in names["feynman_raw"]}))
+    (folder / "feynman.yaml").write_text(
+        yaml.safe_dump({target["id"]: formula for target in names["feynman_raw"]})
+    )
     (folder / "NIST_STRD").mkdir()
     for target in names["nist"]:
         rows = "".join(f"{3 * np.exp(-x / 2) + 1e-5 * (-1) ** x:.6f} {x}\n" for x in range(1, 7))
@@ -192,7 +201,13 @@ def run_shell(block: str, folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     call = ["bash", "-euo", "pipefail", "-c", block]
     done = subprocess.run(
-        call, cwd=folder, env={**os.environ, "PATH": path}, input="y\n", capture_output=True, text=True, check=False
+        call,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        input="y\n",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
 
@@ -200,7 +215,12 @@ def run_shell(block: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_block_of_a_page_runs(
-    name: str, furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any, space: dict[str, Any]
+    name: str,
+    furnished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: Any,
+    space: dict[str, Any],
 ) -> None:
     shutil.copytree(furnished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -224,7 +244,8 @@ def test_the_site_builds_without_the_network(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for page in tmp_path.rglob("*.html"):
         loaded = re.findall(
-            r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?://[^"]+)"', page.read_text()
+            r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?://[^"]+)"',
+            page.read_text(),
         )
         assert loaded == [], page
     assert "<math" in (tmp_path / "lecture" / "2-why-activations.html").read_text()

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 #: What measures the parts that are no parts of `all`.
-APART = {"tables": "table_suite:tables", "ablation": "ablation:ablation", "work": "measurements:search_work"}
+APART = {
+    "tables": "table_suite:tables",
+    "ablation": "ablation:ablation",
+    "work": "measurements:search_work",
+}
 
 
 def check(cfg: BenchConfig) -> None:
@@ -33,7 +37,9 @@ def check(cfg: BenchConfig) -> None:
     from kanrun.study.build import check_model
 
     if cfg.device != "cpu":
-        raise UsageError(f"device={cfg.device}: bench measures on the processor alone; use device=cpu.")
+        raise UsageError(
+            f"device={cfg.device}: bench measures on the processor alone; use device=cpu."
+        )
     if cfg.seeds != 1:
         raise UsageError(
             f"seeds={cfg.seeds}: bench repeats in rounds, not over seeds; raise rounds above {cfg.rounds}, "
@@ -59,7 +65,12 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     from kanrun.experiments.bench.measurements import PARTS
 
     yield Row(
-        "machine", {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
+        "machine",
+        {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        },
     )
     if cell["part"] in APART:
         yield from resolve(f"kanrun.experiments.bench.{APART[cell['part']]}")(cfg, seed)

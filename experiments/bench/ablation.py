@@ -56,7 +56,11 @@ class AblationCase:
     @property
     def kind(self) -> str:
         return (
-            "MLP" if isinstance(self.model, MLPConfig) else "LBFGS" if isinstance(self.solver, LBFGSSolver) else "KAN"
+            "MLP"
+            if isinstance(self.model, MLPConfig)
+            else "LBFGS"
+            if isinstance(self.solver, LBFGSSolver)
+            else "KAN"
         )
 
 
@@ -71,13 +75,19 @@ _ALL_ROWS = SamplingConfig(train=None, test=None, validation=0.2)
 
 _FEYNMAN = ("I.6.2", "I.12.11", "I.18.4", "I.29.16", "II.6.15a", "III.9.52")
 CASES: dict[str, AblationCase] = {
-    **{name: AblationCase(SpecialTarget(name)) for name in ("ellipj", "ellipkinc", "jv", "lpmv_1", "sph_harm_1_1")},
+    **{
+        name: AblationCase(SpecialTarget(name))
+        for name in ("ellipj", "ellipkinc", "jv", "lpmv_1", "sph_harm_1_1")
+    },
     **{name: AblationCase(FeynmanTarget(name)) for name in _FEYNMAN},
     "f1": AblationCase(_formula(f"100*{_PEAK.format(100, 0.3, 0.7)}+5*sin(2*pi*x0)*cos(2*pi*x1)")),
     "f2": AblationCase(_formula("tanh(50*x0)")),
-    "f3": AblationCase(_formula(
-        f"50*{_PEAK.format(80, 0.2, 0.2)}+30*{_PEAK.format(60, 0.8, 0.3)}+80*{_PEAK.format(100, 0.5, 0.8)}", UNIT
-    )),
+    "f3": AblationCase(
+        _formula(
+            f"50*{_PEAK.format(80, 0.2, 0.2)}+30*{_PEAK.format(60, 0.8, 0.3)}+80*{_PEAK.format(100, 0.5, 0.8)}",
+            UNIT,
+        )
+    ),
     "f4": AblationCase(_formula("1/(1+25*x0^2)")),
     "f5": AblationCase(_formula("sin(10*pi*x0^2)", UNIT)),
     "f6": AblationCase(_formula("x0-exp(-50*(1-x0))", UNIT)),
@@ -98,7 +108,7 @@ CASES: dict[str, AblationCase] = {
     "f4, MLP": AblationCase(_formula("1/(1+25*x0^2)"), model=_BY_MLP),
     "f7, MLP": AblationCase(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), model=_BY_MLP),
     "ellipkinc, MLP": AblationCase(SpecialTarget("ellipkinc"), model=_BY_MLP),
-}  # fmt: skip
+}
 """By name. The last third are of those whose rules others do not meet: LBFGS's and the MLP's."""
 
 HELD_BACK = frozenset(list(CASES)[2::3])
@@ -137,7 +147,9 @@ RULES: dict[str, TrainingRule] = {
     "further batches of starts": TrainingRule(_policy("multistart", batches=1), starts=True),
     "rounds after thinning": TrainingRule(_policy("multistart", rounds_after=0), starts=True),
     "settling of one start": TrainingRule(_policy("multistart", settles=False)),
-    "selection of a width": TrainingRule(lambda plan: replace(plan, select_width=False), starts=True),
+    "selection of a width": TrainingRule(
+        lambda plan: replace(plan, select_width=False), starts=True
+    ),
     "weight search": TrainingRule(_policy("penalty", searches=False)),
     "weights upwards": TrainingRule(_policy("penalty", upwards=False)),
     "second differences": TrainingRule(_policy("penalty", noisy=inf)),
@@ -158,7 +170,9 @@ def ablate(rule: str, case: AblationCase, seed: int, *, starts: bool = False) ->
     plan = plan if starts or plan.solver != "lm" else replace(plan, starts=1)
     plan = plan if rule == FULL else RULES[rule].without(plan)
     before = time.process_time()
-    trained = fit(factory(case.model, problem, plan.solver), problem.data, plan, generator(seed, "training"))
+    trained = fit(
+        factory(case.model, problem, plan.solver), problem.data, plan, generator(seed, "training")
+    )
     seconds, test = time.process_time() - before, trained.errors.test
     return {
         "rule": rule,
@@ -183,7 +197,9 @@ def ablation(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """Every case without each rule that it meets, one of `repeats` seeds after the other; then each rule's ratios."""
     rows: list[dict[str, Any]] = []
     for number, (name, case) in product(range(seed, seed + cfg.repeats), CASES.items()):
-        rules = [rule for rule in RULES if RULES[rule].of == case.kind and rule in (cfg.rules or RULES)]
+        rules = [
+            rule for rule in RULES if RULES[rule].of == case.kind and rule in (cfg.rules or RULES)
+        ]
         if not rules or name not in (cfg.cases or CASES):
             continue
         for starts in (False, True):

@@ -39,13 +39,17 @@ SLOW, SLOW_ROUNDS = 1.0, 3
 WARM_UP = 3
 
 
-def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str, NDArray[np.float64]]:
+def in_turn(
+    steps: Mapping[str, Step], rounds: int, seconds: float
+) -> dict[str, NDArray[np.float64]]:
     """Seconds per step of each competitor, one number per round; NaN in rounds that it sat out."""
     expected = {name: _expected(step) for name, step in steps.items()}
     found: dict[str, list[float]] = {name: [] for name in steps}
     began = time.perf_counter()
     for number in range(rounds):
-        if (number >= SLOW_ROUNDS and time.perf_counter() - began > seconds) or (number and time_is_up()):
+        if (number >= SLOW_ROUNDS and time.perf_counter() - began > seconds) or (
+            number and time_is_up()
+        ):
             break
         names = list(steps)
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -118,9 +122,11 @@ OURS, MLP_NAME = "kanrun", "MLP"
 COMPILED = " compiled"
 #: The package behind each competitor, and what is imported.
 PACKAGES = {
-    "pykan": ("pykan", "kan"), "inkan": ("inkan", "inkan"), "inkan compiled": ("inkan", "inkan"),
+    "pykan": ("pykan", "kan"),
+    "inkan": ("inkan", "inkan"),
+    "inkan compiled": ("inkan", "inkan"),
     "jaxkan": ("jaxkan", "jaxkan"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,9 @@ class LayerCase:
     @property
     def parameters(self) -> int:
         """Of a KAN layer with both scales: E (G + k + 2)."""
-        return kan_parameters(Size((self.inputs, self.outputs), self.intervals, EdgeSpec().degree), EdgeSpec())
+        return kan_parameters(
+            Size((self.inputs, self.outputs), self.intervals, EdgeSpec().degree), EdgeSpec()
+        )
 
     @property
     def hidden(self) -> int:
@@ -162,7 +170,9 @@ def missing(competitor: str) -> bool:
 def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], None]:
     """A training step of the competitor's layer; raises what its package raises."""
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-        torch.manual_seed(0)  # other libraries draw from the global generator, which the fork gives back
+        torch.manual_seed(
+            0
+        )  # other libraries draw from the global generator, which the fork gives back
         x = 2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1
         g = torch.rand(case.batch, case.outputs, dtype=dtype)
         if competitor == "jaxkan":
@@ -174,7 +184,9 @@ def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], 
 
 def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
     one = torch.ones(case.inputs, dtype=dtype)
-    layer = SplineLayer.on_grid(uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(), uniform=True)
+    layer = SplineLayer.on_grid(
+        uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(), uniform=True
+    )
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     return layer
 
@@ -194,13 +206,21 @@ def _inkan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
 
 
 TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
-    OURS: our_layer, OURS + COMPILED: our_layer, MLP_NAME: _mlp, MLP_NAME + COMPILED: _mlp,
-    "pykan": lambda case, dtype: _peer("kan", dtype, case.inputs, case.outputs, num=case.intervals, k=3),
-    "inkan": _inkan, "inkan compiled": _inkan,
-}  # fmt: skip
+    OURS: our_layer,
+    OURS + COMPILED: our_layer,
+    MLP_NAME: _mlp,
+    MLP_NAME + COMPILED: _mlp,
+    "pykan": lambda case, dtype: _peer(
+        "kan", dtype, case.inputs, case.outputs, num=case.intervals, k=3
+    ),
+    "inkan": _inkan,
+    "inkan compiled": _inkan,
+}
 
 
-def _torch_step(call: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor, g: Tensor) -> Callable[[], None]:
+def _torch_step(
+    call: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor, g: Tensor
+) -> Callable[[], None]:
     parameters = list(layer.parameters())
     at = x.clone().requires_grad_()
 
@@ -219,7 +239,9 @@ def _jax_step(case: LayerCase, x: Tensor, g: Tensor) -> Callable[[], None]:
     from flax import nnx  # type: ignore[import-not-found, unused-ignore]
     from jaxkan.layers.Spline import SplineLayer as Layer  # type: ignore[import-not-found, unused-ignore]
 
-    definition, state = nnx.split(Layer(n_in=case.inputs, n_out=case.outputs, k=3, G=case.intervals))
+    definition, state = nnx.split(
+        Layer(n_in=case.inputs, n_out=case.outputs, k=3, G=case.intervals)
+    )
     at, to = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(g.numpy())
 
     @jax.jit  # type: ignore[untyped-decorator, unused-ignore]

@@ -31,13 +31,20 @@ def layer_claims(table: DataFrame) -> Iterator[Claim]:
     for case, rows in table.groupby("case", sort=False):
         times = rows[rows["status"] == "ok"].set_index("competitor")
         fastest = times["ratio"].astype(float)
-        ours, mlp = (str(fastest.filter(items=[name, name + COMPILED]).idxmin()) for name in (OURS, MLP_NAME))
+        ours, mlp = (
+            str(fastest.filter(items=[name, name + COMPILED]).idxmin()) for name in (OURS, MLP_NAME)
+        )
         peers = fastest[~fastest.index.str.removesuffix(COMPILED).isin([OURS, MLP_NAME])]
         if not peers.empty:
             sentence = f"{case}: {ours} is not slower than the fastest other KAN"
             yield _ratio(sentence, times, str(peers.idxmin()), 1.0)
         if rows["intervals"].iloc[0] == 5 and rows["outputs"].iloc[0] == 64:
-            yield _ratio(f"{case}: {ours} takes at most {MLP_FACTOR:g} times an MLP's time", times, mlp, MLP_FACTOR)
+            yield _ratio(
+                f"{case}: {ours} takes at most {MLP_FACTOR:g} times an MLP's time",
+                times,
+                mlp,
+                MLP_FACTOR,
+            )
         if rows["intervals"].iloc[0] == 1000:
             sentence = f"{case}: {ours} is {WIDE_FACTOR:g} times faster than an MLP"
             yield _ratio(sentence, times, mlp, 1 / WIDE_FACTOR)
@@ -57,10 +64,14 @@ def _numbers(column: Series) -> dict[Any, float]:
 
 def growth_claims(table: DataFrame) -> Iterator[Claim]:
     grids = table[table["varied"] == "intervals"].set_index("value")
-    seconds, peak, held = (_numbers(grids[name]) for name in ("seconds", "peak_bytes", "coefficient_bytes"))
+    seconds, peak, held = (
+        _numbers(grids[name]) for name in ("seconds", "peak_bytes", "coefficient_bytes")
+    )
     if {50, 1000} <= set(seconds):
         ratio = seconds[1000] / seconds[50]
-        yield Claim("a step at G = 1000 against G = 50", ratio, f"ratio at most {GROWTH:g}", ratio <= GROWTH)
+        yield Claim(
+            "a step at G = 1000 against G = 50", ratio, f"ratio at most {GROWTH:g}", ratio <= GROWTH
+        )
         copies = (peak[1000] - peak[50]) / (held[1000] - held[50])
         sentence = "peak memory grows by copies of the coefficients alone from G = 50 to 1000"
         yield Claim(sentence, copies, f"at most {COPIES:g} copies", copies <= COPIES)
@@ -76,7 +87,10 @@ def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
     # A pykan that never got there is counted with all the time that it took: the ratio is at least that.
     theirs = seconds[PYKAN] if got_there else trained[PYKAN]
     remark = f"a lower bound: pykan stopped at {best[PYKAN]:.2g} after {trained[PYKAN]:.0f} s"
-    for how, names in {"with its own settings": (LM, LBFGS), "from one start": (LM_ONCE, LBFGS)}.items():
+    for how, names in {
+        "with its own settings": (LM, LBFGS),
+        "from one start": (LM_ONCE, LBFGS),
+    }.items():
         ours = [seconds[name] for name in names if np.isfinite(seconds.get(name, np.nan))]
         ratio = theirs / min(ours, default=float("inf"))
         sentence = f"kanrun, {how}, reaches a test RMSE of {goal:g} {TO_ACCURACY:g} times faster than pykan"
@@ -86,7 +100,9 @@ def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
 
 def startup_claims(table: DataFrame) -> Iterator[Claim]:
     seconds = _numbers(table.set_index("command")["seconds"])["--help"]
-    yield Claim("kanrun --help answers in time, in seconds", seconds, f"at most {HELP:g}", seconds <= HELP)
+    yield Claim(
+        "kanrun --help answers in time, in seconds", seconds, f"at most {HELP:g}", seconds <= HELP
+    )
 
 
 def work_claims(table: DataFrame) -> Iterator[Claim]:
@@ -99,6 +115,13 @@ def work_claims(table: DataFrame) -> Iterator[Claim]:
 
 
 def claims_of(tables: Mapping[str, DataFrame]) -> list[Claim]:
-    makers = {"layers": layer_claims, "growth": growth_claims, "accuracy": accuracy_claims, "startup": startup_claims}
+    makers = {
+        "layers": layer_claims,
+        "growth": growth_claims,
+        "accuracy": accuracy_claims,
+        "startup": startup_claims,
+    }
     makers["work"] = work_claims
-    return [claim for name, make in makers.items() if name in tables for claim in make(tables[name])]
+    return [
+        claim for name, make in makers.items() if name in tables for claim in make(tables[name])
+    ]

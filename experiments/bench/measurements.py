@@ -34,10 +34,26 @@ from kanrun.experiments.bench.competitors import (
     peak_bytes,
     version,
 )
-from kanrun.experiments.bench.peers import JAX_ADAM, JAX_LBFGS, PYKAN, Curve, PeerFailed, Race, curve
+from kanrun.experiments.bench.peers import (
+    JAX_ADAM,
+    JAX_LBFGS,
+    PYKAN,
+    Curve,
+    PeerFailed,
+    Race,
+    curve,
+)
 from pandas import DataFrame, concat
 
-from kanrun.config import BenchConfig, ExperimentConfig, KANConfig, LBFGSSolver, LMSolver, NamedTarget, SamplingConfig
+from kanrun.config import (
+    BenchConfig,
+    ExperimentConfig,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    NamedTarget,
+    SamplingConfig,
+)
 from kanrun.engine.symbolic import Budget, choose, match_edge, match_formulas, simplified
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.templates import kan_shape
@@ -55,10 +71,15 @@ COMMANDS = {
     "--help": ["--help"],
     "fit --cfg job": ["fit", "--cfg", "job"],
     "fit of one line": [
-        "fit", "target=expression", "target.formula=x0", "model.hidden=[]", "model.intervals=[3]", "sampling.train=20",
+        "fit",
+        "target=expression",
+        "target.formula=x0",
+        "model.hidden=[]",
+        "model.intervals=[3]",
+        "sampling.train=20",
         "sampling.test=20",
     ],
-}  # fmt: skip
+}
 
 
 def startup(rounds: int) -> Iterator[Row]:
@@ -70,9 +91,14 @@ def startup(rounds: int) -> Iterator[Row]:
                 began = time.perf_counter()
                 done = subprocess.run(
                     [sys.executable, "-c", ENTRY, *arguments],
-                    cwd=folder, capture_output=True, check=False, env=os.environ | {"NO_COLOR": "1"},
-                )  # fmt: skip
-                taken[name].append(time.perf_counter() - began if done.returncode == 0 else float("nan"))
+                    cwd=folder,
+                    capture_output=True,
+                    check=False,
+                    env=os.environ | {"NO_COLOR": "1"},
+                )
+                taken[name].append(
+                    time.perf_counter() - began if done.returncode == 0 else float("nan")
+                )
     for name, seconds in taken.items():
         values = {"seconds": float(np.median(seconds)), "least": min(seconds), "most": max(seconds)}
         yield Row("startup", {"command": name, **values})
@@ -106,7 +132,15 @@ def search_work(cfg: BenchConfig, seed: int) -> Iterator[Record]:
             measured = [_measured(case) for _ in range(min(cfg.rounds, 5))]
             units = float(np.median([each[0] for each in measured]))
             seconds = float(np.median([each[1] for each in measured]))
-            yield Row("work", {"case": name, "units": units, "seconds": seconds, "seconds_per_unit": seconds / units})
+            yield Row(
+                "work",
+                {
+                    "case": name,
+                    "units": units,
+                    "seconds": seconds,
+                    "seconds_per_unit": seconds / units,
+                },
+            )
 
 
 def _simplified_anew(points: np.ndarray) -> sympy.Expr:
@@ -134,9 +168,16 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
     parts = [part for part in (dataset.train, dataset.validation) if part is not None]
     assert dataset.test is not None
     track = Race(
-        np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]),
-        dataset.test.x, dataset.test.y, tuple(cfg.intervals), min(cfg.errors), cfg.limit, seed, threads_of(cfg),
-    )  # fmt: skip
+        np.concatenate([part.x for part in parts]),
+        np.concatenate([part.y for part in parts]),
+        dataset.test.x,
+        dataset.test.y,
+        tuple(cfg.intervals),
+        min(cfg.errors),
+        cfg.limit,
+        seed,
+        threads_of(cfg),
+    )
     return {
         LM: lambda: _ours(LMSolver(), problem, track),
         LM_ONCE: lambda: _ours(LMSolver(starts=1, select_width=False), problem, track),
@@ -150,7 +191,9 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
 def _ours(solver: Any, problem: Any, track: Race) -> Curve:
     model = KANConfig(hidden=[5], intervals=list(track.intervals))
     plan, _ = make_plan(model, solver, problem)
-    for event in train(factory(model, problem, plan.solver), problem.data, plan, generator(track.seed, "training")):
+    for event in train(
+        factory(model, problem, plan.solver), problem.data, plan, generator(track.seed, "training")
+    ):
         error = event.errors.test if isinstance(event, Step) else None
         if error is not None:
             yield event.seconds, error
@@ -193,20 +236,37 @@ def _layer_row(
     case: LayerCase, name: str, times: Mapping[str, Any], best: str, failed: Mapping[str, str]
 ) -> dict[str, Any]:
     row = {"case": case.name, "batch": case.batch, "inputs": case.inputs, "outputs": case.outputs}
-    row |= {"intervals": case.intervals, "competitor": name, "version": version(name), "status": failed.get(name, "ok")}
+    row |= {
+        "intervals": case.intervals,
+        "competitor": name,
+        "version": version(name),
+        "status": failed.get(name, "ok"),
+    }
     if name in failed:
-        return row | dict.fromkeys(("seconds", "ratio", "ratio_least", "ratio_most"), float("nan")) | {"rounds": 0}
+        return (
+            row
+            | dict.fromkeys(("seconds", "ratio", "ratio_least", "ratio_most"), float("nan"))
+            | {"rounds": 0}
+        )
     ratios = times[name] / times[best]
     low, middle, high = np.nanpercentile(ratios, [10, 50, 90])
     values = {"seconds": float(np.nanmedian(times[name])), "ratio": float(middle)}
-    return row | values | {
-        "ratio_least": float(low), "ratio_most": float(high), "rounds": int(np.isfinite(times[name]).sum()),
-    }  # fmt: skip
+    return (
+        row
+        | values
+        | {
+            "ratio_least": float(low),
+            "ratio_most": float(high),
+            "rounds": int(np.isfinite(times[name]).sum()),
+        }
+    )
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
     return (
-        f"{row['competitor']} {row['ratio']:.2f}x" if row["status"] == "ok" else f"{row['competitor']} {row['status']}"
+        f"{row['competitor']} {row['ratio']:.2f}x"
+        if row["status"] == "ok"
+        else f"{row['competitor']} {row['status']}"
     )
 
 
@@ -215,7 +275,9 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
     dtype, (inputs, outputs) = PRECISIONS[cfg.precision], cfg.growth_shape
     last = min(1000, max(cfg.growth_intervals))
     sweeps = {
-        "intervals": {g: LayerCase(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
+        "intervals": {
+            g: LayerCase(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals
+        },
         "batch": {b: LayerCase(b, inputs, outputs, last) for b in cfg.growth_batches},
     }
     found: list[dict[str, Any]] = []
@@ -225,10 +287,15 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
         for value, case in cases.items():
             held = our_layer(case, dtype).coefficients
             bytes_held = held.numel() * held.element_size()
-            found.append({
-                "varied": varied, "value": value, "seconds": float(np.nanmedian(times[str(value)])),
-                "peak_bytes": bytes_held + peak_bytes(steps[str(value)]), "coefficient_bytes": bytes_held,
-            })  # fmt: skip
+            found.append(
+                {
+                    "varied": varied,
+                    "value": value,
+                    "seconds": float(np.nanmedian(times[str(value)])),
+                    "peak_bytes": bytes_held + peak_bytes(steps[str(value)]),
+                    "coefficient_bytes": bytes_held,
+                }
+            )
             yield Row("growth", found[-1])
     for fit in exponents(DataFrame(found)).to_dict("records"):
         yield Row("exponents", {str(name): value for name, value in fit.items()})
@@ -246,20 +313,38 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
         if time_is_up():
             break
         peer = PACKAGE.get(name, name)
-        best, seconds, status, reached = float("inf"), 0.0, "ok", dict.fromkeys(cfg.errors, float("nan"))
+        best, seconds, status, reached = (
+            float("inf"),
+            0.0,
+            "ok",
+            dict.fromkeys(cfg.errors, float("nan")),
+        )
         try:
             for seconds, error in start():
-                yield Row("time_to_accuracy", {"competitor": name, "seconds": seconds, "test_rmse": error})
+                yield Row(
+                    "time_to_accuracy", {"competitor": name, "seconds": seconds, "test_rmse": error}
+                )
                 best = min(best, error)
-                reached |= {goal: seconds for goal in cfg.errors if error <= goal and np.isnan(reached[goal])}
+                reached |= {
+                    goal: seconds
+                    for goal in cfg.errors
+                    if error <= goal and np.isnan(reached[goal])
+                }
         except PeerFailed as failure:
             lacks = f"lacks {failure.module}" if failure.module else str(failure)
             status = "not installed" if missing(peer) else lacks
         for goal, taken in reached.items():
-            result: dict[str, Any] = {"competitor": name, "version": version(peer), "error": goal, "seconds": taken}
+            result: dict[str, Any] = {
+                "competitor": name,
+                "version": version(peer),
+                "error": goal,
+                "seconds": taken,
+            }
             result |= {"status": status}
             yield Row("accuracy", result | {"best": best, "trained": seconds})
-        yield Note(f"{name}: {best:.3g} after {seconds:.3g} s" if status == "ok" else f"{name}: {status}")
+        yield Note(
+            f"{name}: {best:.3g} after {seconds:.3g} s" if status == "ok" else f"{name}: {status}"
+        )
 
 
 PARTS: dict[str, Callable[[BenchConfig, int], Iterator[Record]]] = {

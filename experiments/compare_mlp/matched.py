@@ -37,8 +37,14 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Each KAN and, for each, the MLPs that match it; then MLPs of given widths, and the counts of growth."""
     found: list[dict[str, Any]] = []
     for case in matched_run.cases_of(cfg):
-        kans = [{"case": case, "hidden": hidden, "grid": g} for hidden in case["shapes"] for g in cfg.grids]
-        kinds: list[dict[str, Any]] = [{"depth": d, "activation": a} for d in cfg.depths for a in cfg.activations]
+        kans = [
+            {"case": case, "hidden": hidden, "grid": g}
+            for hidden in case["shapes"]
+            for g in cfg.grids
+        ]
+        kinds: list[dict[str, Any]] = [
+            {"depth": d, "activation": a} for d in cfg.depths for a in cfg.activations
+        ]
         found += [{"model": "kan", **kan} for kan in kans]
         if cfg.match is not None:
             found += [{"model": "mlp", **kan, **kind} for kan in kans for kind in kinds]
@@ -53,9 +59,13 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be compared."""
     if cfg.match is not None and min(cfg.depths) < 1:
-        raise UsageError(f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on.")
+        raise UsageError(
+            f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on."
+        )
     if cfg.match is None and not cfg.widths:
-        raise UsageError("match=null compares MLPs of given widths; add some, such as widths=[8,16,32].")
+        raise UsageError(
+            "match=null compares MLPs of given widths; add some, such as widths=[8,16,32]."
+        )
     if unknown := sorted(dict(cfg.growth).keys() - {"widths", "depths", "intervals"}):
         raise UsageError(f"growth has no {unknown[0]}; it takes widths, depths and intervals.")
     kans = []
@@ -71,7 +81,9 @@ def check(cfg: CompareMLPConfig) -> None:
         else:
             mlp = MLPConfig(list(cell.get("widths", [1])), cell["activation"])
             make_plan(mlp, case.settings.solver, case.problem)
-    matched_run.check_once(f"{target}: the KAN {name_of(shape, grid, cfg.grids)}" for target, shape, grid in kans)
+    matched_run.check_once(
+        f"{target}: the KAN {name_of(shape, grid, cfg.grids)}" for target, shape, grid in kans
+    )
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
@@ -95,7 +107,9 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     yield from _mlp(cfg, cell, case, seed, marks)
 
 
-def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[str, Any]) -> Iterator[Record]:
+def _mlp(
+    cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[str, Any]
+) -> Iterator[Record]:
     activation, kan, off = cell["activation"], None, None
     if "widths" in cell:
         hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case, cell["case"]["shapes"])
@@ -104,19 +118,30 @@ def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[s
         _, steps = matched_run.budget_of(case, model)
         network = matched_run.kan_of(case, model)
         match = matched(str(cfg.match), case, network, cell["depth"], activation)
-        hidden, kan, off = list(match.hidden), name_of(network.shape, cell["grid"], cfg.grids), match.off
+        hidden, kan, off = (
+            list(match.hidden),
+            name_of(network.shape, cell["grid"], cfg.grids),
+            match.off,
+        )
         if not match.close and seed == cfg.seed:
             layers = f"no MLP of depth {cell['depth']} matches {kan} in {cfg.match}"
-            nearest = f"the nearest has {' and '.join(map(str, hidden))} nodes and is off by {off:+.0%}"
+            nearest = (
+                f"the nearest has {' and '.join(map(str, hidden))} nodes and is off by {off:+.0%}"
+            )
             yield Note(f"{case.name}: {layers}; {nearest}", warning=True)
     trained = matched_run.train_mlp(case, MLPConfig(hidden, activation), steps, seed)
-    yield matched_run.result(case, trained, {**marks, "kan": kan, "activation": activation, "off": off})
+    yield matched_run.result(
+        case, trained, {**marks, "kan": kan, "activation": activation, "off": off}
+    )
 
 
 def steps_without_kan(cfg: CompareMLPConfig, case: Case, shapes: list[list[int]]) -> int:
     """The largest budget of the case's KANs, for MLPs that are matched to none."""
     kans = itertools.product(shapes, cfg.grids)
-    return max(matched_run.budget_of(case, matched_run.kan_settings(cfg, hidden, grid))[1] for hidden, grid in kans)
+    return max(
+        matched_run.budget_of(case, matched_run.kan_settings(cfg, hidden, grid))[1]
+        for hidden, grid in kans
+    )
 
 
 def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -> Match:
@@ -143,9 +168,15 @@ def widest(case: Case, depth: int) -> int:
     """The widest MLP of this depth whose steps the case's solver can pay; an MLP's pass is cheap for its size."""
     inputs, outputs = case.problem.inputs, case.problem.outputs
     rows, width = len(case.problem.data.train) * outputs, 1
-    if case.settings.solver.kind not in ("auto", "lm") or case.problem.data.task == "classification":
+    if (
+        case.settings.solver.kind not in ("auto", "lm")
+        or case.problem.data.task == "classification"
+    ):
         return WIDEST
-    while second_order_work(rows, mlp_parameters((inputs, *[width + 1] * depth, outputs))) <= MOST_WORK:
+    while (
+        second_order_work(rows, mlp_parameters((inputs, *[width + 1] * depth, outputs)))
+        <= MOST_WORK
+    ):
         width += 1
     return width
 
@@ -163,24 +194,45 @@ def count_rows(case: Case, kan: Network, name: str) -> Iterator[Row]:
     for convention in CONVENTIONS:
         marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **kan.flops()}
         words: dict[str, Value] = {"convention": convention.name, "formula": convention.formula}
-        yield Row("counts", {**marks, **words, "source": convention.source, "count": convention.count(size)})
+        yield Row(
+            "counts",
+            {**marks, **words, "source": convention.source, "count": convention.count(size)},
+        )
 
 
 def growth_rows(cell: Cell) -> Iterator[Row]:
     """Parameters of real modules with N nodes in each of L layers, beside the formulas."""
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     random = torch.Generator().manual_seed(0)
-    for width, depth in itertools.product(cell.get("widths", [8, 16, 32]), cell.get("depths", [2, 4])):
+    for width, depth in itertools.product(
+        cell.get("widths", [8, 16, 32]), cell.get("depths", [2, 4])
+    ):
         shape = [width] * (depth + 1)
         mlp = MLP(shape, "tanh", generator=torch.Generator())
         marks: dict[str, Value] = {"width": width, "depth": depth}
         counted = {"parameters": mlp.count(), "formula": mlp_parameters(shape)}
-        yield Row("growth", {"model": "mlp", **marks, "intervals": None, "functions": None, **counted})
+        yield Row(
+            "growth", {"model": "mlp", **marks, "intervals": None, "functions": None, **counted}
+        )
         for intervals in cell.get("intervals", [5]):
-            kan = KAN.create(shape, intervals, EdgeSpec(), domain=domain.expand(width, 2), generator=random)
-            counted = {"parameters": kan.count(), "formula": kan_parameters(size_of(kan), EdgeSpec())}
+            kan = KAN.create(
+                shape, intervals, EdgeSpec(), domain=domain.expand(width, 2), generator=random
+            )
+            counted = {
+                "parameters": kan.count(),
+                "formula": kan_parameters(size_of(kan), EdgeSpec()),
+            }
             functions = kan.layer(0).grid.functions
-            yield Row("growth", {"model": "kan", **marks, "intervals": intervals, "functions": functions, **counted})
+            yield Row(
+                "growth",
+                {
+                    "model": "kan",
+                    **marks,
+                    "intervals": intervals,
+                    "functions": functions,
+                    **counted,
+                },
+            )
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
@@ -194,10 +246,16 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
     """O(N^2 L) of the MLP and O(N^2 L (G + k)) of the KAN, on the larger half of each range, of two values at least."""
     wrong = maximum((growth["parameters"] - growth["formula"]).abs())
-    yield Claim("Formulas of parameters against the modules: largest difference", wrong, "= 0", wrong == 0)
+    yield Claim(
+        "Formulas of parameters against the modules: largest difference", wrong, "= 0", wrong == 0
+    )
     for model, name, law in (
-        ("mlp", "width", 2), ("mlp", "depth", 1), ("kan", "width", 2), ("kan", "depth", 1), ("kan", "functions", 1),
-    ):  # fmt: skip
+        ("mlp", "width", 2),
+        ("mlp", "depth", 1),
+        ("kan", "width", 2),
+        ("kan", "depth", 1),
+        ("kan", "functions", 1),
+    ):
         rows = growth[growth["model"] == model]
         others = [column for column in ("width", "depth", "functions") if column != name]
         for column in others:
@@ -207,6 +265,12 @@ def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
             continue
         upper = rows[rows[name].isin(values[-max(2, (len(values) + 1) // 2) :])]
         measured = exponent(upper[name], upper["parameters"])
-        what = {"width": "N nodes a layer", "depth": "L layers", "functions": "G + k functions an edge"}[name]
-        sentence = f"Parameters of {'an MLP' if model == 'mlp' else 'a KAN'} grow with {what} to the power"
+        what = {
+            "width": "N nodes a layer",
+            "depth": "L layers",
+            "functions": "G + k functions an edge",
+        }[name]
+        sentence = (
+            f"Parameters of {'an MLP' if model == 'mlp' else 'a KAN'} grow with {what} to the power"
+        )
         yield Claim(sentence, measured, f"{law} +- {GROWTH}", abs(measured - law) <= GROWTH)

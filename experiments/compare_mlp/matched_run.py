@@ -19,7 +19,14 @@ from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Row, Value
-from kanrun.study.build import check_model, edge_spec, factory, make_plan, network_shape, refuse_unused
+from kanrun.study.build import (
+    check_model,
+    edge_spec,
+    factory,
+    make_plan,
+    network_shape,
+    refuse_unused,
+)
 from kanrun.study.checkpoints import slider_checkpoint
 from kanrun.study.evaluation import relative_error, scores
 from kanrun.study.problem import LearningProblem, make_problem
@@ -36,10 +43,14 @@ SEARCH = 3
 class CaseSettings:
     """An entry of `cases`."""
 
-    target: dict[str, Any] = setting(MISSING, "what is learned, such as {kind: named, name: product}")
+    target: dict[str, Any] = setting(
+        MISSING, "what is learned, such as {kind: named, name: product}"
+    )
     shapes: list[list[int]] = setting([[]], "hidden widths, one list per KAN", least=1, minimum=1)
     sampling: dict[str, Any] = setting({}, "differences from sampling")
-    bound: float | None = setting(None, "kolmogorov_arnold: the relative error to be reached", above=0)
+    bound: float | None = setting(
+        None, "kolmogorov_arnold: the relative error to be reached", above=0
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,9 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
         shapes = [getattr(cfg.model, "hidden", None) or []]
         return [asdict(CaseSettings(asdict(cfg.target), shapes))]
     if not cfg.cases:
-        raise UsageError("cases=[] names nothing to learn; give a target, as target=product, or cases.")
+        raise UsageError(
+            "cases=[] names nothing to learn; give a target, as target=product, or cases."
+        )
     refuse_unused(cfg.model, {"hidden": "shapes of the cases, or with a target, as target=product"})
     return [asdict(typed(CaseSettings(), case, "cases")) for case in cfg.cases]
 
@@ -72,10 +85,14 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     problem = make_problem(settings, settings.target, settings.sampling, seed)
     name = problem.dataset.target.name
     if problem.data.test is None:
-        raise UsageError(f"{name} has no test points, by which networks are compared; sampling.test must be 1 or more.")
+        raise UsageError(
+            f"{name} has no test points, by which networks are compared; sampling.test must be 1 or more."
+        )
     y = problem.data.train.y
     if (y == y[0]).all():
-        raise UsageError(f"{name} is the same at all training points, so that there is nothing to compare.")
+        raise UsageError(
+            f"{name} is the same at all training points, so that there is nothing to compare."
+        )
     return Case(problem, settings, name + _apart(cfg, case))
 
 
@@ -91,7 +108,8 @@ def _apart(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
     if len(alike) < 2:
         return ""
     own, *others = (
-        {**asdict(one.target), **asdict(one.sampling)} for one in (_settings(cfg, each) for each in (case, *alike))
+        {**asdict(one.target), **asdict(one.sampling)}
+        for one in (_settings(cfg, each) for each in (case, *alike))
     )
     differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
     words = ", ".join(f"{key} {own[key]}" for key in differing if own[key] is not None)
@@ -103,7 +121,12 @@ def _target_name(case: Mapping[str, Any]) -> str:
     target = case["target"]
     if "path" in target:
         return Path(str(target["path"])).name
-    return str(next((target[key] for key in ("name", "formula", "id") if target.get(key)), target.get("kind")))
+    return str(
+        next(
+            (target[key] for key in ("name", "formula", "id") if target.get(key)),
+            target.get("kind"),
+        )
+    )
 
 
 def check_once(networks: Iterable[str]) -> None:
@@ -116,7 +139,9 @@ def check_once(networks: Iterable[str]) -> None:
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:
     """The KAN with these hidden widths, trained along `grid`: a number of intervals or a schedule."""
     if not isinstance(cfg.model, KANConfig):
-        raise UsageError(f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan.")
+        raise UsageError(
+            f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan."
+        )
     model = replace(cfg.model, hidden=hidden, intervals=grid)
     try:
         check_model(model, 1)
@@ -146,14 +171,22 @@ def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
     products, spec = tuple(model.products), edge_spec(model, plan.solver)
-    each = (plan.steps_for(kan_parameters(Size(shape, g, model.degree, products), spec)) for g in plan.intervals)
+    each = (
+        plan.steps_for(kan_parameters(Size(shape, g, model.degree, products), spec))
+        for g in plan.intervals
+    )
     return replace(plan, select_width=False), sum(each) * (SEARCH if plan.weight is None else 1)
 
 
 def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
     """Train along the schedule. Where validation chooses a coarser grid than the last, the KAN is the smaller one."""
     plan, _ = budget_of(case, model)
-    return fit(factory(model, case.problem, plan.solver), case.problem.data, plan, generator(seed, "training"))
+    return fit(
+        factory(model, case.problem, plan.solver),
+        case.problem.data,
+        plan,
+        generator(seed, "training"),
+    )
 
 
 def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int) -> Trained:
@@ -194,7 +227,9 @@ def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator
     """The KAN for the page of the run, where those of one case and shape share a slider."""
     shape = "-".join(map(str, trained.network.shape))
     named = {f"G = {words_of(grid)}": trained.network}
-    yield from slider_checkpoint(case.problem, named, "grid", f"The KAN {shape} on {case.name}", seed)
+    yield from slider_checkpoint(
+        case.problem, named, "grid", f"The KAN {shape} on {case.name}", seed
+    )
 
 
 def compared_by(rmse: float | None, quality: Mapping[str, Value]) -> dict[str, Value]:

@@ -20,7 +20,7 @@ from kanrun.figures.panels import (
     shape_name,
     small_multiples,
     two_lines,
-)  # fmt: skip
+)
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -34,7 +34,7 @@ from kanrun.figures.style import (
     only_some,
     say_above,
     styled,
-)  # fmt: skip
+)
 from kanrun.study.statistics import exponents
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
@@ -58,9 +58,14 @@ def pareto(summary: DataFrame) -> Figure:
             for model, (colour, marker, name) in MODELS.items():
                 some = (middle["model"] == model).to_numpy()
                 if some.any():
-                    x, y = middle.loc[some, size].to_numpy(float), middle.loc[some, "error"].to_numpy(float)
+                    x, y = (
+                        middle.loc[some, size].to_numpy(float),
+                        middle.loc[some, "error"].to_numpy(float),
+                    )
                     bars = np.array([np.maximum(y - low[some], 0), np.maximum(high[some] - y, 0)])
-                    panel.errorbar(x, y, bars, fmt=marker, color=colour, alpha=0.7, lw=0.7, label=name)
+                    panel.errorbar(
+                        x, y, bars, fmt=marker, color=colour, alpha=0.7, lw=0.7, label=name
+                    )
                     panel.plot(*_front(x, y), color=colour, drawstyle="steps-post", lw=1.0)
             panel.set(xscale="log", yscale="log", xlabel=label if target == targets[-1] else "")
         row[0].set_ylabel(f"{two_lines(str(target), 22)}\n{rows['error_name'].iloc[0]}")
@@ -69,7 +74,9 @@ def pareto(summary: DataFrame) -> Figure:
     return finished(figure, figure.axes[:1], ncols=2, **where)
 
 
-def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _front(
+    x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The points that no other one beats in both, by increasing x."""
     order = np.argsort(x, kind="stable")
     best = np.minimum.accumulate(y[order])
@@ -100,7 +107,13 @@ def scaling(middle: DataFrame, fits: DataFrame) -> Figure:
             if np.isfinite(power):
                 power_law(panel, rows["parameters"], rows["error"], power, color=colour, lw=0.9)
         word = middle.loc[middle["target"] == target, "error_name"].iloc[0]
-        panel.set(xscale="log", yscale="log", title=two_lines(str(target), 30), ylabel=word, xlabel="parameters $N$")
+        panel.set(
+            xscale="log",
+            yscale="log",
+            title=two_lines(str(target), 30),
+            ylabel=word,
+            xlabel="parameters $N$",
+        )
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
     return figure
 
@@ -153,7 +166,9 @@ def _grouped_bars(panel: Axes, heights: Sequence[Series[Any]]) -> None:
     width = 0.8 / max(1, len(heights))
     for index, series in enumerate(heights):
         offset = (index - (len(heights) - 1) / 2) * width
-        panel.bar(np.arange(len(series)) + offset, series.to_numpy(float), width, color=CYCLE[index])
+        panel.bar(
+            np.arange(len(series)) + offset, series.to_numpy(float), width, color=CYCLE[index]
+        )
     panel.grid(axis="x", visible=False)
 
 
@@ -186,7 +201,15 @@ def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
         for index, (activation, some) in enumerate(rows.groupby("activation", sort=False)):
             style, colour = f"{'osD^vPX'[index % 7]}-", CYCLE[index % len(CYCLE)]
             label = f"{activation}: median"
-            medians(panel, some, ("width", "relative_error"), style, color=colour, label=label, spread="dots")
+            medians(
+                panel,
+                some,
+                ("width", "relative_error"),
+                style,
+                color=colour,
+                label=label,
+                spread="dots",
+            )
         panel.plot([], [], "o", color=GREY, ms=2.5, alpha=0.5, label="a seed, in its colour")
         for error in wanted:
             panel.axhline(error, label="wanted errors", **DASHED)
@@ -202,7 +225,12 @@ def bars(summary: DataFrame) -> Figure:
     figure, panel = one_panel(0.32 * len(groups) + 1.0, 5.4)
     for place, rows in enumerate(groups):
         seeds_across(panel, rows["relative_error"], place)
-        panel.plot([rows["bound"].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION, label="bound")
+        panel.plot(
+            [rows["bound"].iloc[0]] * 2,
+            [place - 0.35, place + 0.35],
+            color=VERMILLION,
+            label="bound",
+        )
     several = summary["grid"].nunique() > 1
     named_rows(panel, [_network(rows.iloc[0], several) for rows in groups])
     panel.set(xscale="log", xlabel="test RMSE / deviation")
@@ -218,7 +246,10 @@ def _network(row: Series[Any], several: bool) -> str:
 @styled
 def differences(linear: DataFrame) -> Figure:
     """How far networks without activations are from least squares and from the product of their matrices."""
-    names = {"from_least_squares": "from ordinary least squares", "from_product": "from the product of the matrices"}
+    names = {
+        "from_least_squares": "from ordinary least squares",
+        "from_product": "from the product of the matrices",
+    }
     figure, panel = one_panel(2.9, 4.6)
     for index, (column, label) in enumerate(names.items()):
         values, beside = linear[column].clip(lower=SMALLEST), linear["depth"] + 0.08 * (index - 0.5)
@@ -257,12 +288,18 @@ def results(summary: DataFrame) -> Figure:
         return "" if np.isnan(low) else f"{low:.0f}" if low == high else f"{low:.0f} .. {high:.0f}"
 
     def median(column: str, form: str, scale: float = 1.0) -> Any:
-        return networks[column].median().map(lambda value: "" if np.isnan(value) else form.format(scale * value))
+        return (
+            networks[column]
+            .median()
+            .map(lambda value: "" if np.isnan(value) else form.format(scale * value))
+        )
 
     quartiles = networks["error"].quantile([0.25, 0.75]).unstack()
     columns = {"shape": networks["shape"].first()}
-    columns |= {name: networks[size].agg(sizes)
-                for name, size in {"G": "intervals", "parameters": "parameters", "FLOPs": "flops"}.items()}  # fmt: skip
+    columns |= {
+        name: networks[size].agg(sizes)
+        for name, size in {"G": "intervals", "parameters": "parameters", "FLOPs": "flops"}.items()
+    }
     columns |= {
         "train s": median("seconds", "{:.2f}"),
         "pass ms": median("inference_seconds", "{:.2f}", 1000),
@@ -281,7 +318,12 @@ def results(summary: DataFrame) -> Figure:
     say_above(figure, only_some(len(text), len(table), "networks"))
     panel = figure.subplots()
     panel.axis("off")
-    options: Any = {"colLabels": list(table.columns), "loc": "center", "cellLoc": "right", "edges": "horizontal"}
+    options: Any = {
+        "colLabels": list(table.columns),
+        "loc": "center",
+        "cellLoc": "right",
+        "edges": "horizontal",
+    }
     drawn = panel.table(text, **options)
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(7)
@@ -293,7 +335,9 @@ def results(summary: DataFrame) -> Figure:
 
 def _networks(rows: DataFrame) -> Any:
     """The rows of each network, one per seed."""
-    return rows.groupby([name for name in ("cell", "target", "model", "activation") if name in rows], sort=False)
+    return rows.groupby(
+        [name for name in ("cell", "target", "model", "activation") if name in rows], sort=False
+    )
 
 
 def _quartiles(rows: DataFrame) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -321,7 +365,10 @@ def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "results", results(summary)
         sizes = summary.groupby(["target", "error_name", "model", "parameters"], sort=False)
         middle = sizes["error"].median().reset_index()
-        yield "scaling", scaling(middle, exponents(middle, ["target", "model"], "parameters", "error"))
+        yield (
+            "scaling",
+            scaling(middle, exponents(middle, ["target", "model"], "parameters", "error")),
+        )
         yield "conventions", conventions(tables["counts"])
         if "growth" in tables:
             yield "growth", growth(tables["growth"])

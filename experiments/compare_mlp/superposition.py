@@ -18,7 +18,9 @@ Cell = Mapping[str, Any]
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Each target along each grid schedule."""
-    return [{"case": case, "grid": grid} for case in matched_run.cases_of(cfg) for grid in cfg.grids]
+    return [
+        {"case": case, "grid": grid} for case in matched_run.cases_of(cfg) for grid in cfg.grids
+    ]
 
 
 def check(cfg: CompareMLPConfig) -> None:
@@ -37,8 +39,10 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     model = matched_run.kan_settings(cfg, _hidden(case), cell["grid"])
     trained = matched_run.train_kan(case, model, seed)
     marks: dict[str, Value] = {
-        "comparison": cfg.comparison, "activation": model.base, "bound": cell["case"]["bound"],
-    }  # fmt: skip
+        "comparison": cfg.comparison,
+        "activation": model.base,
+        "bound": cell["case"]["bound"],
+    }
     yield matched_run.result(case, trained, {**marks, "grid": matched_run.words_of(cell["grid"])})
     if seed == cfg.seed:
         yield from matched_run.page_network(case, trained, cell["grid"], seed)
@@ -59,5 +63,13 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         shape = str(rows["shape"].iloc[0]).replace("-", ",")
         along = f" with G = {grid}" if several else ""
         sentence = f"[{shape}] fits {target}{along}: test RMSE over the target's deviation"
-        found.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, value_range(rows["relative_error"])))
+        found.append(
+            Claim(
+                sentence,
+                measured,
+                f"<= {bound:g}",
+                measured <= bound,
+                value_range(rows["relative_error"]),
+            )
+        )
     return found

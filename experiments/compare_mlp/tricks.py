@@ -52,7 +52,9 @@ def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for a KAN that cannot be built, or a solver that would not use its base."""
     for cell in cells(cfg):
         case = matched_run.case_of(cfg, cell["case"], cfg.seed)
-        plan, _ = matched_run.budget_of(case, matched_run.kan_settings(cfg, cell["hidden"], cell["grid"]))
+        plan, _ = matched_run.budget_of(
+            case, matched_run.kan_settings(cfg, cell["hidden"], cell["grid"])
+        )
         if plan.solver == "lm":
             raise UsageError(
                 "comparison=implementation_tricks needs a solver that trains w_b and w_s, and solver=lm keeps w_s "
@@ -86,15 +88,21 @@ def _unscaled(create: Create, random: Generator) -> Network:
         for layer in network.edge_layers:
             for name, parameter in layer.named_parameters():
                 if name in ("coefficients", "base_weight", "weight"):
-                    parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64))
+                    parameter.copy_(
+                        torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+                    )
     return network
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """Switching a trick off costs accuracy, on the targets together and with a bootstrap interval."""
     summary = tables["summary"]
-    summary = summary.assign(log=np.log10(summary["error"]), pair=summary["target"] + " " + summary["shape"])
-    logs: Any = summary.groupby(["variant", "seed", "pair"])["log"].agg(lambda each: each.mean(skipna=False))
+    summary = summary.assign(
+        log=np.log10(summary["error"]), pair=summary["target"] + " " + summary["shape"]
+    )
+    logs: Any = summary.groupby(["variant", "seed", "pair"])["log"].agg(
+        lambda each: each.mean(skipna=False)
+    )
     there = set(summary["variant"])
     found = []
     for variant in list(VARIANTS)[1:]:
@@ -106,5 +114,7 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         if differences.size:
             verdict = judge(differences)
             sentence = f"{variant}: test error over that with all tricks"
-            found.append(Claim(sentence, verdict.ratio, "interval above 1", verdict.above, verdict.interval))
+            found.append(
+                Claim(sentence, verdict.ratio, "interval above 1", verdict.above, verdict.interval)
+            )
     return found

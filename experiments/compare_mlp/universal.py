@@ -32,24 +32,32 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError where nothing could be found out."""
     if not cfg.errors:
-        raise UsageError(f"errors={cfg.errors} must list relative errors to be reached, such as [0.1, 0.01].")
+        raise UsageError(
+            f"errors={cfg.errors} must list relative errors to be reached, such as [0.1, 0.01]."
+        )
     if not cfg.widths:
         raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
     for cell in cells(cfg):
         case = matched_run.case_of(cfg, cell["case"], cfg.seed)
-        make_plan(MLPConfig([cell["width"]], cell["activation"]), case.settings.solver, case.problem)
+        make_plan(
+            MLPConfig([cell["width"]], cell["activation"]), case.settings.solver, case.problem
+        )
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one width; its relative error and which of the wanted errors it reaches."""
     case = matched_run.case_of(cfg, cell["case"], seed)
-    trained = matched_run.train_mlp(case, MLPConfig([cell["width"]], cell["activation"]), STEPS, seed)
+    trained = matched_run.train_mlp(
+        case, MLPConfig([cell["width"]], cell["activation"]), STEPS, seed
+    )
     marks = {"comparison": cfg.comparison, "activation": cell["activation"], "width": cell["width"]}
     row = matched_run.result(case, trained, marks)
     yield row
     for error in cfg.errors:
         reached = row.values["relative_error"]
-        yield Row("reached", {"target": case.name, **marks, "wanted": error, "relative_error": reached})
+        yield Row(
+            "reached", {"target": case.name, **marks, "wanted": error, "relative_error": reached}
+        )
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
@@ -61,7 +69,11 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     for (target, activation, wanted), rows in groups:
         enough = rows.loc[rows["relative_error"] <= wanted, "width"]
         most = rows["width"].max()
-        measured = float(enough.min()) if len(enough) else f"{rows['relative_error'].min():.2g} is the least reached"
+        measured = (
+            float(enough.min())
+            if len(enough)
+            else f"{rows['relative_error'].min():.2g} is the least reached"
+        )
         sentence = f"{target}: hidden {activation} nodes for a relative RMSE of {wanted:g}"
         found.append(Claim(sentence, measured, f"some width <= {most}", len(enough) > 0))
     return found

@@ -53,7 +53,9 @@ class Verdict:
         ends, level = f"{self.low:.3g} .. {self.high:.3g}", f"{100 * LEVEL:g} %"
         if self.enough:
             return f"{level} interval {ends} over {self.seeds} seeds"
-        return f"{ends}, the range of {self.seeds} seed{'s' * (self.seeds > 1)}, too few for {level}"
+        return (
+            f"{ends}, the range of {self.seeds} seed{'s' * (self.seeds > 1)}, too few for {level}"
+        )
 
 
 def judge(logs: NDArray[np.float64]) -> Verdict:
@@ -72,9 +74,14 @@ def judge(logs: NDArray[np.float64]) -> Verdict:
     from scipy import stats  # takes half a second, which workers that only train would each pay
 
     found = stats.bootstrap(
-        (each,), np.mean, n_resamples=RESAMPLES, batch=10_000, confidence_level=1 - 2 * tail, method="percentile",
+        (each,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=10_000,
+        confidence_level=1 - 2 * tail,
+        method="percentile",
         rng=np.random.default_rng(0),
-    )  # fmt: skip
+    )
     low, high = found.confidence_interval
     return Verdict(ratio, float(10**low), float(10**high), seeds, True)
 
@@ -123,7 +130,9 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
             verdict = judge(logs)
             spread = f"{verdict.interval}: {verdict.winner}{_unequal(rows, match)}"
             sentence = f"{target}: at equal {match} the KAN's test error is below the MLP's"
-            yield Claim(sentence, verdict.ratio, "MLP's over KAN's, interval above 1", verdict.above, spread)
+            yield Claim(
+                sentence, verdict.ratio, "MLP's over KAN's, interval above 1", verdict.above, spread
+            )
 
 
 def _unequal(rows: pd.DataFrame, match: str) -> str:
@@ -134,7 +143,9 @@ def _unequal(rows: pd.DataFrame, match: str) -> str:
     off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
     if match in rows:
         kans = rows[rows["model"] == "kan"].set_index(["seed", "kan"])[match]
-        mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()].set_index(["seed", "kan"])[match]
+        mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()].set_index(["seed", "kan"])[
+            match
+        ]
         off = (mlps / kans.reindex(mlps.index) - 1).dropna()
     if off.empty or off.abs().max() <= TOLERANCE.get(match, 0.0):
         return ""

@@ -50,9 +50,18 @@ def cells_of(cfg: ContinualConfig, part: str) -> Cells:
     if part == "intervals":
         return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
     if part == "overlap":
-        return [{"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared]
-    kept = {True: cfg.memories, False: cfg.memories[:1]}  # one layer alone is there to be compared with
-    return [{"hidden": list(hidden), "memory": memory} for hidden in cfg.shapes for memory in kept[len(hidden) > 0]]
+        return [
+            {"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared
+        ]
+    kept = {
+        True: cfg.memories,
+        False: cfg.memories[:1],
+    }  # one layer alone is there to be compared with
+    return [
+        {"hidden": list(hidden), "memory": memory}
+        for hidden in cfg.shapes
+        for memory in kept[len(hidden) > 0]
+    ]
 
 
 def check(cfg: ContinualConfig) -> None:
@@ -62,7 +71,9 @@ def check(cfg: ContinualConfig) -> None:
     from kanrun.study.build import make_plan
 
     if not isinstance(cfg.model, KANConfig):
-        raise UsageError(f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are among `learners`.")
+        raise UsageError(
+            f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are among `learners`."
+        )
     check_sequence(cfg)
     sequence = make_sequence(cfg, cfg.overlap, cfg.seed)
     for learner in (learner_of(cfg, cell) for cell in cells(cfg)):
@@ -78,7 +89,9 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
     if "learner" in cell:
         named = {learner.name: learner for learner in learners_of(cfg)}
         if cell["learner"] not in named:
-            raise UsageError(f"compared names {cell['learner']!r}, which is none of {', '.join(named)}.")
+            raise UsageError(
+                f"compared names {cell['learner']!r}, which is none of {', '.join(named)}."
+            )
         return named[cell["learner"]]
     learner = of_shape(cfg, cell["hidden"], cell["memory"])
     if "intervals" not in cell:
@@ -91,14 +104,25 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """All trials of one learner: a row each, and matrix, functions and summary of the best."""
     from kanrun.experiments.continual.learners import learners_of, twin_of
-    from kanrun.experiments.continual.summary import data, functions, matrix_rows, summary, trial_row
+    from kanrun.experiments.continual.summary import (
+        data,
+        functions,
+        matrix_rows,
+        summary,
+        trial_row,
+    )
     from kanrun.experiments.continual.task_sequence import make_sequence
     from kanrun.experiments.continual.training import go_through
 
     from kanrun.study.checkpoints import slider_checkpoint
 
     sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
-    place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory, "overlap": cell["overlap"]}
+    place = {
+        "part": cell["part"],
+        "learner": learner.name,
+        "memory": learner.memory,
+        "overlap": cell["overlap"],
+    }
     tried = []
     for number in range(cell["trials"]):
         if number and time_is_up():
@@ -112,8 +136,12 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
         yield functions(learner, sequence, best)
         yield from data(sequence)
         if seed == cfg.seed:
-            phases = {f"after phase {number}": network for number, network in enumerate(best.networks, 1)}
-            yield from slider_checkpoint(sequence.problem, phases, "phase", f"The network of {learner.name}", seed)
+            phases = {
+                f"after phase {number}": network for number, network in enumerate(best.networks, 1)
+            }
+            yield from slider_checkpoint(
+                sequence.problem, phases, "phase", f"The network of {learner.name}", seed
+            )
     twin = twin_of(learner, learners_of(cfg)) if "learner" in cell else None
     yield summary(place, learner, twin, sequence, best, tried)
 

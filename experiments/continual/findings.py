@@ -50,7 +50,11 @@ def _of_forgetting(parts: Mapping[str, pd.DataFrame]) -> Iterator[Claim]:
 
 def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
     for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
-        role, still, lost = some["role"].iloc[0], some["moving"].isna().all(), some["worst_forgetting"]
+        role, still, lost = (
+            some["role"].iloc[0],
+            some["moving"].isna().all(),
+            some["worst_forgetting"],
+        )
         if role == "kan" and still:
             yield _most(f"{name}: no phase is forgotten (worst phase)", lost, NOTHING)
         elif role == "kan":
@@ -67,7 +71,9 @@ def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
     for (name, twin), some in rows.groupby(["learner", "twin"], sort=False):
         shares = _shares(some, rows[rows["learner"] == twin], ["seed"])
         if len(shares):
-            sentence = f"{name}: forgets at most a tenth of what {twin} does, which keeps nothing (share)"
+            sentence = (
+                f"{name}: forgets at most a tenth of what {twin} does, which keeps nothing (share)"
+            )
             claim = _most(sentence, shares["worst_forgetting"], KEPT)
             learned = f"RMSE on everything {shares['rmse'].median():.2g} of that one's"
             yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
@@ -98,8 +104,14 @@ def _order(learned: pd.DataFrame) -> Iterator[Claim]:
     rows = _determined(learned, "intervals")
     if rows["intervals"].nunique() < 2:
         return
-    theory, low, high = -(rows["degree"].iloc[0] + 1), rows["intervals"].min(), rows["intervals"].max()
-    sentence = f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
+    theory, low, high = (
+        -(rows["degree"].iloc[0] + 1),
+        rows["intervals"].min(),
+        rows["intervals"].max(),
+    )
+    sentence = (
+        f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
+    )
     yield near(sentence, exponents(rows, ["seed"], "intervals", "rmse")["exponent"], theory, ORDER)
 
 
@@ -108,7 +120,9 @@ def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
     for name, some in rows.groupby("learner", sort=False):
         apart = some["overlap"] <= 0
         yield from _of_overlap(str(name), some[apart], "that do not overlap")
-        yield from _of_overlap(str(name), some[~apart], f"that overlap by up to {some['overlap'].max():g}")
+        yield from _of_overlap(
+            str(name), some[~apart], f"that overlap by up to {some['overlap'].max():g}"
+        )
     yield from _finer(rows[_still(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)])
 
 
@@ -139,7 +153,9 @@ def _of_overlap(name: str, rows: pd.DataFrame, phases: str) -> Iterator[Claim]:
     if (rows["role"] == "mlp").all() and (rows["memory"] == "none").all():
         yield _least(f"{name}: forgets with phases {phases} (worst phase)", lost, MUCH)
     elif _still(rows).all():
-        yield _most(f"{name}: no phase is forgotten, with phases {phases} (worst phase)", lost, NOTHING)
+        yield _most(
+            f"{name}: no phase is forgotten, with phases {phases} (worst phase)", lost, NOTHING
+        )
 
 
 def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
@@ -153,8 +169,15 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
             continue
         if memory == "hold":
             since = some["worst_since_learned"]
-            yield _most("memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])", since, NOTHING)
-        keeps, learns = f"memory={memory} keeps deeper KANs", f"memory={memory} lets deeper KANs learn"
+            yield _most(
+                "memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])",
+                since,
+                NOTHING,
+            )
+        keeps, learns = (
+            f"memory={memory} keeps deeper KANs",
+            f"memory={memory} lets deeper KANs learn",
+        )
         before = "at most a tenth is forgotten, errors before learning it counted too (share)"
         yield _most(f"{keeps}: {before}", shares["worst_forgetting"], KEPT)
         yield _most(f"{learns}: a tenth of the RMSE on everything (share)", shares["rmse"], KEPT)
@@ -165,4 +188,6 @@ def _most(sentence: str, values: pd.Series, bound: float) -> Claim:
 
 
 def _least(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_least(sentence, values, bound, value_range(values, "trainings"))  # several may share a seed
+    return at_least(
+        sentence, values, bound, value_range(values, "trainings")
+    )  # several may share a seed

@@ -83,7 +83,9 @@ class Replay(Memory):
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         count = min(self.points, len(phase))
-        chosen = phase.part(torch.linspace(0, len(phase) - 1, count, device=phase.x.device).round().long())
+        chosen = phase.part(
+            torch.linspace(0, len(phase) - 1, count, device=phase.x.device).round().long()
+        )
         past = self.samples(network, chosen, box)
         self.kept = [past.x, past.y]
 
@@ -133,8 +135,12 @@ class Elastic(Memory):
 
 
 MEMORIES: dict[str, type[Memory]] = {
-    "none": Memory, "replay": Replay, "rehearse": Rehearse, "hold": Hold, "ewc": Elastic,
-}  # fmt: skip
+    "none": Memory,
+    "replay": Replay,
+    "rehearse": Rehearse,
+    "hold": Hold,
+    "ewc": Elastic,
+}
 
 
 def _evenly(box: Tensor, count: int) -> Tensor:
@@ -158,7 +164,9 @@ class Learner:
     memory: str = setting("none", "what is kept of earlier phases", choices=tuple(MEMORIES))
     kept: int = setting(20, "points of each phase that memory=replay keeps", minimum=1)
     depths: list[int] = setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1, minimum=1)
-    strengths: list[float] = setting([1.0, 10.0, 100.0], "strengths of memory=ewc, by trial", least=1, minimum=0)
+    strengths: list[float] = setting(
+        [1.0, 10.0, 100.0], "strengths of memory=ewc, by trial", least=1, minimum=0
+    )
     kind: str = setting("kan", "a network", choices=("kan", "mlp"))
 
     def depth(self, trial: int) -> int:
@@ -179,12 +187,16 @@ class Learner:
 def learners_of(cfg: ContinualConfig) -> list[Learner]:
     """The learners that the settings list. Raises UsageError for what they do not know."""
     if not cfg.learners:
-        raise UsageError("learners=[] has nothing to train; give one, such as [{name: KAN, kind: kan}].")
+        raise UsageError(
+            "learners=[] has nothing to train; give one, such as [{name: KAN, kind: kan}]."
+        )
     found = [_learner(cfg, entry) for entry in cfg.learners]
     names = [learner.name for learner in found]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"learners has two of the name {name!r}; names tell them apart in tables and figures.")
+            raise UsageError(
+                f"learners has two of the name {name!r}; names tell them apart in tables and figures."
+            )
     return found
 
 
@@ -201,7 +213,9 @@ def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learne
     """A KAN of these hidden widths with as many coefficients as `model`, its grid solved for; at least 3 intervals."""
     edges = coefficients((cfg.dimension, *hidden, 1), 1, 0)
     intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
-    name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (f", {memory}" if memory != "none" else "")
+    name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (
+        f", {memory}" if memory != "none" else ""
+    )
     learner = typed(Learner(), {"name": name, "memory": memory}, "memories")
     learner.model = replace(cfg.model, hidden=list(hidden), intervals=intervals)
     _check(learner, cfg)
@@ -210,7 +224,9 @@ def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learne
 
 def size_of_all(cfg: ContinualConfig) -> int:
     """The spline coefficients of `model`: what every learner has about as many parameters as."""
-    return coefficients(network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0], cfg.model.degree)
+    return coefficients(
+        network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0], cfg.model.degree
+    )
 
 
 def make_network(
@@ -228,7 +244,11 @@ def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
     given = dict(entry) if isinstance(entry, Mapping) else {}
     own = {one.name for one in fields(Learner)} - {"model"}
     settings = {key: value for key, value in given.items() if key in own}
-    settings |= {key: [value] for key, value in settings.items() if key in _LISTS and not isinstance(value, list)}
+    settings |= {
+        key: [value]
+        for key, value in settings.items()
+        if key in _LISTS and not isinstance(value, list)
+    }
     learner = typed(Learner(), settings or entry, "learners")
     base = cfg.model if learner.kind == "kan" else MLPConfig()
     rest = {key: value for key, value in given.items() if key not in own}
@@ -241,10 +261,18 @@ def _check(learner: Learner, cfg: ContinualConfig) -> None:
     name, model, memory = learner.name, learner.model, learner.memory
     check_model(model, cfg.dimension)
     if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
-        raise UsageError(f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid.")
+        raise UsageError(
+            f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid."
+        )
     if memory == "hold" and not isinstance(model, KANConfig):
-        raise UsageError(f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of.")
+        raise UsageError(
+            f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of."
+        )
     if cfg.solver.kind == "auto":
-        raise UsageError("solver=auto could give learners different solvers; use solver=lbfgs, adam or lm.")
+        raise UsageError(
+            "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
+        )
     if cfg.solver.kind == "lm" and memory in ("hold", "ewc"):
-        raise UsageError(f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam.")
+        raise UsageError(
+            f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
+        )

@@ -68,17 +68,29 @@ def summary(
 ) -> Row:
     """One row per learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
     network = best.network
-    role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"  # for claims
+    role = (
+        ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"
+    )  # for claims
     values: dict[str, Value] = {
-        "role": role, "moving": moving(learner), "twin": twin, "shape": "-".join(map(str, network.shape)),
-        "layers": len(network.shape) - 1, "intervals": network.intervals,
-        "degree": network.edge_layers[0].spec.degree if network.edge_layers else None, "parameters": network.count(),
-        "phases": len(sequence.phases), "stored": best.stored, **measure_forgetting(best.matrix),
-        "between_rmse": best.between, "rmse": best.rmse,
+        "role": role,
+        "moving": moving(learner),
+        "twin": twin,
+        "shape": "-".join(map(str, network.shape)),
+        "layers": len(network.shape) - 1,
+        "intervals": network.intervals,
+        "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
+        "parameters": network.count(),
+        "phases": len(sequence.phases),
+        "stored": best.stored,
+        **measure_forgetting(best.matrix),
+        "between_rmse": best.between,
+        "rmse": best.rmse,
         "relative_error": best.rmse / float(sequence.everything.y.std()),
         "best_spline_rmse": best_spline(network, sequence) if learner.plain else None,
-        "trial": best.number, "steps": best.steps, "seconds": sum(trial.seconds for trial in tried),
-    }  # fmt: skip
+        "trial": best.number,
+        "steps": best.steps,
+        "seconds": sum(trial.seconds for trial in tried),
+    }
     return Row("summary", {**place, **values})
 
 

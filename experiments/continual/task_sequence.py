@@ -44,7 +44,9 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
     centres = centres_of(cfg)
     low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
-    target = build_target(ExpressionTarget(peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1).tolist()))
+    target = build_target(
+        ExpressionTarget(peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1).tolist())
+    )
     assert target.function is not None  # an invariant: formulas are functions
     points = [
         _lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
@@ -85,7 +87,9 @@ def centres_of(cfg: ContinualConfig) -> Array:
                 f"{cfg.dimension} finite number(s) each; or centres=null."
             )
         if len(np.unique(centres, axis=0)) < len(centres):
-            raise UsageError(f"centres={cfg.centres} has a place twice; each phase needs a place of its own.")
+            raise UsageError(
+                f"centres={cfg.centres} has a place twice; each phase needs a place of its own."
+            )
         return centres
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
     axis = np.array([round(float(c), 12) for c in axis])
@@ -96,19 +100,25 @@ def check_sequence(cfg: ContinualConfig) -> None:
     """Raise UsageError for too many phases or points, and for an order or centres that are none."""
     count = len(cfg.centres) if cfg.centres is not None else cfg.peaks**cfg.dimension
     if count > MOST_PEAKS or count * cfg.points > MOST_POINTS:
-        raise UsageError(f"{count} phases of {cfg.points} points are too many: {MOST_PEAKS} and {MOST_POINTS} in all.")
+        raise UsageError(
+            f"{count} phases of {cfg.points} points are too many: {MOST_PEAKS} and {MOST_POINTS} in all."
+        )
     _order(cfg.order, len(centres_of(cfg)), cfg.seed)
 
 
 def _order(order: Any, count: int, seed: int) -> Sequence[int]:
     """Which peak comes when; positions count from 0."""
     if order == "random":
-        drawn: list[int] = torch.randperm(count, generator=generator(seed, "order of the peaks")).tolist()
+        drawn: list[int] = torch.randperm(
+            count, generator=generator(seed, "order of the peaks")
+        ).tolist()
         return drawn
     if order in ORDERS:
         return list(range(count))[:: 1 if order == "ascending" else -1]
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, range(count))):
-        raise UsageError(f"order={order} must be one of {', '.join(ORDERS)}, or all of 0 .. {count - 1} in some order.")
+        raise UsageError(
+            f"order={order} must be one of {', '.join(ORDERS)}, or all of 0 .. {count - 1} in some order."
+        )
     return [int(position) for position in order]
 
 

@@ -8,7 +8,14 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from kanrun.experiments.continual.learners import MEMORIES, Elastic, Hold, Learner, Memory, make_network
+from kanrun.experiments.continual.learners import (
+    MEMORIES,
+    Elastic,
+    Hold,
+    Learner,
+    Memory,
+    make_network,
+)
 from kanrun.experiments.continual.task_sequence import TaskSequence
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
@@ -66,24 +73,32 @@ class LearnerTrial:
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
 
-def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int) -> LearnerTrial:
+def go_through(
+    learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int
+) -> LearnerTrial:
     """Train `learner` on one phase after the other. Raises TrainingFailed where a value is not finite."""
     start = perf_counter()
     draws = generator(seed, f"{learner.name}, trial {trial}")
     network = make_network(learner, cfg, sequence, trial, draws)
-    plan, _ = make_plan(replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem)
+    plan, _ = make_plan(
+        replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem
+    )
     memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
     matrix, functions, networks, steps = [], [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
         if isinstance(learner.model, KANConfig) and learner.model.update_grid:
             grid_eps = learner.model.grid_eps
-            network = network.regrid(phase.x, grid_eps=grid_eps, margin=MARGIN, inputs="follow").network
+            network = network.regrid(
+                phase.x, grid_eps=grid_eps, margin=MARGIN, inputs="follow"
+            ).network
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
         steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)
         matrix.append([_rmse(network, seen) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():
-            raise TrainingFailed(f"{learner.name}, trial {trial}: an error after phase {number} is not finite.")
+            raise TrainingFailed(
+                f"{learner.name}, trial {trial}: an error after phase {number} is not finite."
+            )
         networks.append(deepcopy(network))
         functions.append(outputs(network, sequence.everything.x)[:, 0])
     seconds = perf_counter() - start
@@ -91,9 +106,16 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     errors = (known[-1] - sequence.everything.y[:, 0])[sequence.between]
     stored = sum(tensor.numel() for tensor in memory.kept)
     return LearnerTrial(
-        trial, np.array(matrix), known.double().cpu().numpy(), _rmse(network, sequence.everything),
-        float(errors.square().mean().sqrt()), stored, steps, seconds, tuple(networks),
-    )  # fmt: skip
+        trial,
+        np.array(matrix),
+        known.double().cpu().numpy(),
+        _rmse(network, sequence.everything),
+        float(errors.square().mean().sqrt()),
+        stored,
+        steps,
+        seconds,
+        tuple(networks),
+    )
 
 
 def _budget(plan: Plan) -> int:
@@ -115,14 +137,18 @@ def _learn(solver: Solver, budget: int, where: str) -> int:
     return budget
 
 
-def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator) -> Solver:
+def _solver(
+    network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator
+) -> Solver:
     """The plan's, on an objective of their own for memories that have one; these take gradients alone."""
     weight, plan = plan.weight or 0.0, replace(plan, steps=_budget(plan))
     if not isinstance(memory, Hold | Elastic):
         return make_solver(network, TrainingData(samples), plan, weight, draws)
     size = output_scale(samples, "regression")
     objective = memory.anchored(
-        Objective(samples, size, weight=weight, freeze_unseen=plan.freeze_unseen, held=memory.held())
+        Objective(
+            samples, size, weight=weight, freeze_unseen=plan.freeze_unseen, held=memory.held()
+        )
     )
     if plan.solver == "adam":
         return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
@@ -145,7 +171,9 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     knots, x = grid.knots[0].double().cpu().numpy(), sample_points(grid, 20).double().cpu().numpy()
     best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
     judged = sequence.everything.x[:, 0].double().cpu().numpy()
-    return float(np.sqrt(np.mean((best(judged) - sequence.everything.y.double().cpu().numpy()) ** 2)))
+    return float(
+        np.sqrt(np.mean((best(judged) - sequence.everything.y.double().cpu().numpy()) ** 2))
+    )
 
 
 def _rmse(network: Network, samples: Samples) -> float:

@@ -31,7 +31,10 @@ ENDS = 0.8
 
 def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
     """The claims of every part of `kanrun curves` that left its tables."""
-    tables = {name: table.set_index("seed") if "seed" in table else table for name, table in tables.items()}
+    tables = {
+        name: table.set_index("seed") if "seed" in table else table
+        for name, table in tables.items()
+    }
     if "orders" in tables and tables["orders"]["default_function"].all():
         yield from growth_at_ends(tables["summary"])
         yield from convergence(tables["orders"])
@@ -44,7 +47,9 @@ def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
     if "planar_points" in tables:
         through = tables["summary"][tables["summary"]["curve"] == "planar, through the points"]
         miss = through["max_distance"] / through["size"]
-        yield _most("the planar curve goes through its points, as a share of their extent", miss, IDENTITY)
+        yield _most(
+            "the planar curve goes through its points, as a share of their extent", miss, IDENTITY
+        )
     if "identities" in tables:
         yield from identities(tables["identities"])
 
@@ -73,7 +78,9 @@ def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
         "each larger than the last",
         grows,
     )
-    yield _least("it lies at the ends (0 is the middle of the interval, 1 its end)", rising["place"], ENDS)
+    yield _least(
+        "it lies at the ends (0 is the middle of the interval, 1 its end)", rising["place"], ENDS
+    )
     yield Claim(
         f"through N = {many} Chebyshev points it falls with N",
         _listed(falling["max_error"]),
@@ -108,7 +115,11 @@ def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, fl
     if len(counts) < 2:
         return {"order": None, "first_points": None, "last_points": None}
     spacing, fitted = Series([1 / (n - 1) for n, _ in rows]), Series([error for _, error in rows])
-    return {"order": exponent(spacing, fitted), "first_points": min(counts), "last_points": max(counts)}
+    return {
+        "order": exponent(spacing, fitted),
+        "first_points": min(counts),
+        "last_points": max(counts),
+    }
 
 
 def continuity(jumps: DataFrame) -> Iterator[Claim]:
@@ -117,7 +128,11 @@ def continuity(jumps: DataFrame) -> Iterator[Claim]:
     simple, multiple = smooth[smooth["multiplicity"] == 1], smooth[smooth["multiplicity"] > 1]
     after = jumps[jumps["derivative"] == jumps["degree"] - jumps["multiplicity"] + 1]
     degrees = f"degrees {jumps['degree'].min():g} to {jumps['degree'].max():g}"
-    yield _most(f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})", simple["relative"], IDENTITY)
+    yield _most(
+        f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})",
+        simple["relative"],
+        IDENTITY,
+    )
     if len(multiple):
         sentence = "C^(k-m) at knots of multiplicity m > 1: no derivative up to it jumps"
         yield _most(sentence, multiple["relative"], IDENTITY)
@@ -132,11 +147,15 @@ def identities(found: DataFrame) -> Iterator[Claim]:
     yield _most("the B-spline basis sums to 1: largest deviation", found["partition"], IDENTITY)
     yield _least("the B-spline basis is nowhere negative: smallest value", found["lowest"], 0)
     missing = (found["pieces"] - found["pieces_expected"]).abs()
-    yield _most("a curve of n control points has n - k Bezier pieces: largest difference", missing, 0)
+    yield _most(
+        "a curve of n control points has n - k Bezier pieces: largest difference", missing, 0
+    )
     yield _most("these pieces are the curve: largest distance", found["reproduction"], IDENTITY)
     spans = found["most_spans"] - found["degree"] - 1
     yield _most("moving a control point changes at most k + 1 spans: spans above that", spans, 0)
-    yield _most("and no bit of the curve elsewhere: samples that changed", found["stray_samples"], 0)
+    yield _most(
+        "and no bit of the curve elsewhere: samples that changed", found["stray_samples"], 0
+    )
 
 
 def _errors_of(errors: DataFrame, curve: str) -> DataFrame:

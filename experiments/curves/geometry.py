@@ -35,7 +35,9 @@ def check_degree(degree: int, control_points: int) -> None:
 
 def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
     """Return `inner` between k + 1 knots at either end."""
-    return np.concatenate([np.full(degree + 1, low), np.asarray(inner, dtype=float), np.full(degree + 1, high)])
+    return np.concatenate(
+        [np.full(degree + 1, low), np.asarray(inner, dtype=float), np.full(degree + 1, high)]
+    )
 
 
 def polynomial_through(x: Array, y: Array, at: Array) -> Array:
@@ -48,7 +50,9 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
     products neither overflow nor vanish: of more than 1000 points they leave the range of a float64. The abscissae must
     differ.
     """
-    long: list[Any] = [np.asarray(v, np.longdouble) for v in (x, y, at)]  # 64 bits of fraction on most processors
+    long: list[Any] = [
+        np.asarray(v, np.longdouble) for v in (x, y, at)
+    ]  # 64 bits of fraction on most processors
     nodes, values, places = long
     quarter = np.ptp(nodes) / 4
     apart = (nodes[:, None] - nodes) / quarter
@@ -56,7 +60,9 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
     away = (places[:, None] - nodes) / quarter
     hit = away == 0
     result = away.prod(1, keepdims=True) * ((1 / apart.prod(1) / np.where(hit, 1.0, away)) @ values)
-    return np.asarray(np.where(hit.any(1, keepdims=True), values[hit.argmax(1)], result), dtype=np.float64)
+    return np.asarray(
+        np.where(hit.any(1, keepdims=True), values[hit.argmax(1)], result), dtype=np.float64
+    )
 
 
 def parameters_along(points: Array, spacing: str = "chord") -> Array:
@@ -70,7 +76,9 @@ def parameters_along(points: Array, spacing: str = "chord") -> Array:
     same = np.flatnonzero(distance == 0)
     if len(same):
         row = int(same[0]) + 1
-        raise UsageError(f"Points {row} and {row + 1} are the same: a curve needs different neighbours, remove one")
+        raise UsageError(
+            f"Points {row} and {row + 1} are the same: a curve needs different neighbours, remove one"
+        )
     steps = np.concatenate([[0.0], distance ** SPACINGS[spacing]]).cumsum()
     return check_parameters(steps / steps[-1])
 
@@ -108,7 +116,9 @@ def approximate(parameters: Array, points: Array, degree: int, control_points: i
     check_degree(degree, control_points)
     t, count = check_parameters(parameters), len(points)
     if control_points > count:
-        raise UsageError(f"control_points is {control_points}, but there are {count} points; take at most that many")
+        raise UsageError(
+            f"control_points is {control_points}, but there are {count} points; take at most that many"
+        )
     if control_points == count:
         return interpolate(parameters, points, degree)
     intervals = control_points - degree
@@ -126,7 +136,9 @@ def bernstein(u: Array, degree: int) -> Array:
 
 def de_casteljau(control: Array, u: Array) -> Array:
     """Return the points (samples, dims) at u by repeated division of the polygon's sides in the ratio u : 1 - u."""
-    return np.broadcast_to(construction(control[:, None], u[:, None])[-1][0], (len(u), control.shape[1]))
+    return np.broadcast_to(
+        construction(control[:, None], u[:, None])[-1][0], (len(u), control.shape[1])
+    )
 
 
 def construction(control: Array, u: float | Array) -> list[Array]:
@@ -182,7 +194,12 @@ def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
     for derivative in range(curve.k + 1):
         left, right = left_of(curve, at, derivative)[0], curve(at, derivative)[0]
         relative = np.abs(right - left).max() / np.abs(curve(samples(curve), derivative)).max()
-        yield {"derivative": derivative, "left": left[0], "right": right[0], "relative": float(relative)}
+        yield {
+            "derivative": derivative,
+            "left": left[0],
+            "right": right[0],
+            "relative": float(relative),
+        }
 
 
 def move_point(curve: BSpline, index: int, by: Array) -> BSpline:
@@ -202,7 +219,9 @@ def random_curve(degree: int, control_points: int, draws: np.random.Generator) -
     """Return a planar curve on [0, 1] with normal control points and simple knots at random."""
     gaps = 0.1 + draws.random(control_points - degree)
     inner = (gaps.cumsum() / gaps.sum())[:-1]
-    return BSpline(clamped_knots(inner, 0.0, 1.0, degree), draws.normal(size=(control_points, 2)), degree)
+    return BSpline(
+        clamped_knots(inner, 0.0, 1.0, degree), draws.normal(size=(control_points, 2)), degree
+    )
 
 
 def with_multiple_knot(degree: int, multiplicity: int) -> BSpline:
@@ -223,11 +242,16 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
     size, u = float(np.abs(curve.c).max()), np.linspace(0, 1, 101)
     basis = basis_on(curve, samples(curve))
     pieces, ends = bezier_pieces(curve)
-    t = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]  # without right ends, which belong to the next piece
+    t = (
+        ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]
+    )  # without right ends, which belong to the next piece
     apart = np.concatenate([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(t.ravel())
     reach = _reach(curve, moved)
     return {
-        "casteljau": float(np.abs(de_casteljau(curve.c, u) - bernstein(u, len(curve.c) - 1) @ curve.c).max()) / size,
+        "casteljau": float(
+            np.abs(de_casteljau(curve.c, u) - bernstein(u, len(curve.c) - 1) @ curve.c).max()
+        )
+        / size,
         "partition": float(np.abs(basis.sum(1) - 1).max()),
         "lowest": float(basis.min()),
         "pieces": len(pieces),
@@ -245,5 +269,7 @@ def _reach(curve: BSpline, by: Array) -> list[tuple[int, int]]:
     for index in range(len(curve.c)):
         changed = (move_point(curve, index, by)(t).view(np.int64) != before).any(1)
         outside = (t < curve.t[index]) | (t > curve.t[index + curve.k + 1])
-        found.append((int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()), int((changed & outside).sum())))
+        found.append(
+            (int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()), int((changed & outside).sum()))
+        )
     return found

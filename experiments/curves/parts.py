@@ -109,9 +109,15 @@ def function_of(cfg: CurvesConfig) -> Function:
     except UsageError as error:  # which names the key that other commands have
         raise UsageError(str(error).replace("target.domain", "function.domain")) from None
     if len(target.inputs) != 1 or target.function is None:
-        raise UsageError(f"function.formula={cfg.function.formula} must be a formula of the one variable x0.")
-    is_default = target.expression == default.expression and np.array_equal(target.domain, default.domain)
-    return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]), is_default)
+        raise UsageError(
+            f"function.formula={cfg.function.formula} must be a formula of the one variable x0."
+        )
+    is_default = target.expression == default.expression and np.array_equal(
+        target.domain, default.domain
+    )
+    return Function(
+        target.function, float(target.domain[0, 0]), float(target.domain[0, 1]), is_default
+    )
 
 
 def lecture_points() -> Array:
@@ -124,7 +130,9 @@ def lecture_points() -> Array:
 def polygon(name: str, points: list[list[float]]) -> Array:
     """The points (n, 2) of a control polygon, at least two of them different."""
     if all(point == points[0] for point in points):
-        raise UsageError(f"{name} has {len(points)} times the same point; a curve needs different control points.")
+        raise UsageError(
+            f"{name} has {len(points)} times the same point; a curve needs different control points."
+        )
     return np.array(points, dtype=float)
 
 
@@ -133,32 +141,47 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
     control = polygon("bspline", cfg.bspline)
     check_degree(cfg.degree, len(control))
     if cfg.moved >= len(control):
-        raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {len(control) - 1}.")
+        raise UsageError(
+            f"moved={cfg.moved} must be the number of a control point, 0 to {len(control) - 1}."
+        )
     needed = len(control) - cfg.degree - 1
-    inner = [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
+    inner = (
+        [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
+    )
     if len(inner) != needed or sorted(inner) != inner:
         raise UsageError(
             f"knots={inner} must be {needed} numbers that never decrease (control points less degree less 1); repeat "
             "one for a knot of higher multiplicity."
         )
     if any(inner.count(knot) > cfg.degree + 1 for knot in inner):
-        raise UsageError(f"A knot may be repeated at most {cfg.degree + 1} times in degree {cfg.degree}")
+        raise UsageError(
+            f"A knot may be repeated at most {cfg.degree + 1} times in degree {cfg.degree}"
+        )
     return BSpline(clamped_knots(inner, 0.0, 1.0, cfg.degree), control, cfg.degree)
 
 
 def planar_of(cfg: CurvesConfig) -> Planar:
     """The user's points in the plane (or kanrun's own), parametrised."""
     points, given = planar_points(cfg.target)
-    parameters, count = parameters_along(points, cfg.spacing) if given is None else check_parameters(given), len(points)
+    parameters, count = (
+        parameters_along(points, cfg.spacing) if given is None else check_parameters(given),
+        len(points),
+    )
     if count <= cfg.degree:
-        raise UsageError(f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}.")
+        raise UsageError(
+            f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}."
+        )
     if cfg.control_points is None:
         return Planar(points, parameters, max(cfg.degree + 1, min(count // 2, MOST_CONTROL_POINTS)))
     check_degree(cfg.degree, cfg.control_points)
     if cfg.control_points > count:
-        raise UsageError(f"control_points={cfg.control_points} must be at most {count}, the number of points.")
+        raise UsageError(
+            f"control_points={cfg.control_points} must be at most {count}, the number of points."
+        )
     if cfg.control_points * count > LARGEST_FIT:
-        raise UsageError(f"{cfg.control_points} control points for {count} points are too many for one fit.")
+        raise UsageError(
+            f"{cfg.control_points} control points for {count} points are too many for one fit."
+        )
     return Planar(points, parameters, cfg.control_points)
 
 
@@ -170,7 +193,9 @@ def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
 
 def family(name: str, columns: str, values: Array) -> Table:
     """A table of several curves (curves, rows, columns - 1), the first column numbering them."""
-    return table(name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values))
+    return table(
+        name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values)
+    )
 
 
 UNIT = np.linspace(0, 1, 401)
@@ -186,17 +211,27 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
     for count in cfg.polynomial_points:
         nodes, better, degree = f.equispaced(count), f.chebyshev(count), min(cfg.degree, count - 1)
-        polynomial, spline = polynomial_through(nodes, f(nodes), x), interpolate(nodes, f(nodes), degree)(x)
-        drawn.append(np.hstack([np.full_like(spline, count), x[:, None], f(x), polynomial, spline])[::8])
+        polynomial, spline = (
+            polynomial_through(nodes, f(nodes), x),
+            interpolate(nodes, f(nodes), degree)(x),
+        )
+        drawn.append(
+            np.hstack([np.full_like(spline, count), x[:, None], f(x), polynomial, spline])[::8]
+        )
         yield row("summary", "polynomial", count - 1, count, polynomial)
         chebyshev = polynomial_through(better, f(better), x)
         yield row("summary", "polynomial, Chebyshev points", count - 1, count, chebyshev)
         yield row("summary", "spline", degree, count, spline)
     yield table("interpolation", "points x truth polynomial spline", np.concatenate(drawn))
     for degree in cfg.degrees:
-        curves = [interpolate(f.equispaced(count), f(f.equispaced(count)), degree) for count in cfg.spline_points]
+        curves = [
+            interpolate(f.equispaced(count), f(f.equispaced(count)), degree)
+            for count in cfg.spline_points
+        ]
         yield from (row("errors", "spline", degree, len(curve.c), curve(x)) for curve in curves)
-        order = fitted_order(cfg.spline_points, [f.error(x, curve(x))["max_error"] for curve in curves])
+        order = fitted_order(
+            cfg.spline_points, [f.error(x, curve(x))["max_error"] for curve in curves]
+        )
         yield Row("orders", {"degree": degree, "default_function": f.is_default, **order})
 
 
@@ -208,7 +243,9 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
     quadratic = BSpline(geometry.clamped_knots([0.5], 0.0, 1.0, 2), points, 2)
     x = at[0] + (at[-1] - at[0]) * UNIT
     yield table("lecture_points", "x y polynomial", points, polynomial_through(at, values, at))
-    yield table("lecture_through", "x polynomial spline", x, polynomial_through(at, values, x), spline(x))
+    yield table(
+        "lecture_through", "x polynomial spline", x, polynomial_through(at, values, x), spline(x)
+    )
     drawn = de_casteljau(points, UNIT), quadratic(UNIT)
     yield table("lecture_drawn", "bezier_x bezier_y bspline_x bspline_y", *drawn)
 
@@ -216,7 +253,9 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
 def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """The Bernstein basis, and a Bézier curve's point by repeated division of lines."""
     control = polygon("bezier", cfg.bezier)
-    yield functions("bernstein_basis", "function u value", UNIT, geometry.bernstein(UNIT, len(control) - 1))
+    yield functions(
+        "bernstein_basis", "function u value", UNIT, geometry.bernstein(UNIT, len(control) - 1)
+    )
     yield table("bezier_curve", "u x y", UNIT, de_casteljau(control, UNIT))
     levels = geometry.construction(control, cfg.parameter)
     number = np.repeat(np.arange(len(levels)), [len(level) for level in levels])
@@ -235,7 +274,11 @@ def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     yield table("bspline_control", "x y moved_x moved_y", curve.c, moved.c)
     yield table("local_control", "t x y moved_x moved_y", t, curve(t), moved(t))
     yield family("bezier_control", "piece x y", pieces)
-    yield family("bezier_pieces", "piece x y", np.stack([de_casteljau(piece, UNIT[::10]) for piece in pieces]))
+    yield family(
+        "bezier_pieces",
+        "piece x y",
+        np.stack([de_casteljau(piece, UNIT[::10]) for piece in pieces]),
+    )
 
 
 def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
@@ -246,7 +289,12 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
             for jump in geometry.jumps(curve, 0.5):
                 yield Row("continuity", {"degree": degree, "multiplicity": multiplicity, **jump})
         if degree == cfg.degree:
-            yield functions("multiple_knots", "curve t value", UNIT, np.hstack([curve(UNIT) for curve in curves]))
+            yield functions(
+                "multiple_knots",
+                "curve t value",
+                UNIT,
+                np.hstack([curve(UNIT) for curve in curves]),
+            )
 
 
 def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
@@ -267,7 +315,9 @@ def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
     for degree in range(1, 13):
         draws = np.random.default_rng([seed, degree])
         curve = geometry.random_curve(degree, 2 * degree + 6, draws)
-        yield Row("identities", {"degree": degree, **geometry.identities(curve, draws.normal(size=2))})
+        yield Row(
+            "identities", {"degree": degree, **geometry.identities(curve, draws.normal(size=2))}
+        )
 
 
 def functions(name: str, columns: str, x: Array, values: Array) -> Record:
@@ -276,6 +326,11 @@ def functions(name: str, columns: str, x: Array, values: Array) -> Record:
 
 
 PARTS = {
-    "equispaced": equispaced, "lecture": lecture, "bezier": bezier, "bspline": bspline, "continuity": continuity,
-    "planar": planar, "identities": identities,
-}  # fmt: skip
+    "equispaced": equispaced,
+    "lecture": lecture,
+    "bezier": bezier,
+    "bspline": bspline,
+    "continuity": continuity,
+    "planar": planar,
+    "identities": identities,
+}

@@ -33,22 +33,38 @@ def cells(cfg: ExtendGridConfig) -> Cells:
 
 def cells_of(cfg: ExtendGridConfig, part: str) -> Cells:
     if part == "schedules":
-        return [{"hidden": hidden, "schedule": entry} for hidden in cfg.shapes for entry in cfg.schedules]
+        return [
+            {"hidden": hidden, "schedule": entry}
+            for hidden in cfg.shapes
+            for entry in cfg.schedules
+        ]
     if part == "scratch":
         from kanrun.experiments.extend_grid.schedules import schedule_of
 
-        grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
+        grids = cfg.scratch_intervals or (
+            schedule_of(cfg.schedules[0]).grids if cfg.schedules else ()
+        )
         return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
     if part == "order":
-        narrowest = min(cfg.shapes, key=sum)  # widths that race do not weigh the penalty on every grid
-        shared = {"hidden": narrowest, "schedule": listed(cfg.order_intervals), "points": cfg.order_points}
+        narrowest = min(
+            cfg.shapes, key=sum
+        )  # widths that race do not weigh the penalty on every grid
+        shared = {
+            "hidden": narrowest,
+            "schedule": listed(cfg.order_intervals),
+            "points": cfg.order_points,
+        }
         return [{"degree": degree, **shared} for degree in cfg.degrees]
     if part == "sizes":
         return [{"points": points, "schedule": listed(cfg.size_intervals)} for points in cfg.sizes]
     from kanrun.experiments.extend_grid.extension import penalises
 
     few, whole = {"points": cfg.overfit_points}, {"schedule": listed(cfg.overfit_intervals)}
-    bare = {**few, "penalised": False, "validation": 0.0}  # nothing but the training error may choose a network
+    bare = {
+        **few,
+        "penalised": False,
+        "validation": 0.0,
+    }  # nothing but the training error may choose a network
     alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
     both = [{**few, **whole}, {**bare, **whole}] if penalises(cfg.solver) else [{**bare, **whole}]
     noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
@@ -85,7 +101,10 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     problem = study.problem_of(cfg, cell, seed)
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)
     if one.left_out:
-        yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
+        yield Note(
+            f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}",
+            warning=True,
+        )
     plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
     if one.marks["start"] == "scratch":
         trained = study.from_scratch(one, problem, plan, seed)
@@ -111,11 +130,19 @@ def figures(tables: Tables) -> Figures:
     if "schedules" in parts:
         if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
             yield "staircase", plots.staircase(steps, parts["schedules"])
-        yield "error_against_intervals", plots.against_intervals(parts["schedules"], tables.get("published"))
+        yield (
+            "error_against_intervals",
+            plots.against_intervals(parts["schedules"], tables.get("published")),
+        )
     if "scratch" in parts:
-        yield "time_against_intervals", plots.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])
+        yield (
+            "time_against_intervals",
+            plots.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"]),
+        )
     if "order" in parts:
-        fits = exponents(parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse")
+        fits = exponents(
+            parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse"
+        )
         yield "order", plots.order(parts["order"], fits.groupby("degree")["exponent"].median())
     if "sizes" in parts:
         yield "error_against_points", plots.against_points(parts["sizes"])

@@ -13,7 +13,12 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from kanrun.experiments.extend_grid.schedules import Schedule, limited, schedule_of, threshold_intervals
+from kanrun.experiments.extend_grid.schedules import (
+    Schedule,
+    limited,
+    schedule_of,
+    threshold_intervals,
+)
 
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
 from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
@@ -56,22 +61,38 @@ class Extension:
 def check_settings(cfg: ExtendGridConfig) -> None:
     """Raise UsageError for a model without grids or slopes, and for settings of it that are not used here."""
     if not isinstance(cfg.model, KANConfig):
-        raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
-    refuse_unused(cfg.model, {"hidden": "shapes=[[...]]", "intervals": "schedules=[{kind: list, intervals: [...]}]"})
+        raise UsageError(
+            f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan."
+        )
+    refuse_unused(
+        cfg.model,
+        {"hidden": "shapes=[[...]]", "intervals": "schedules=[{kind: list, intervals: [...]}]"},
+    )
     if not all(isinstance(hidden, list) for hidden in cfg.shapes):
-        raise UsageError(f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]].")
+        raise UsageError(
+            f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]]."
+        )
     if cfg.model.degree < 1:
-        raise UsageError("model.degree: splines of degree 0 have no slope to learn by; use 1 or more.")
+        raise UsageError(
+            "model.degree: splines of degree 0 have no slope to learn by; use 1 or more."
+        )
 
 
-def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int) -> Extension:
+def extension(
+    cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int
+) -> Extension:
     """The settings that `cell` stands for. Raises UsageError for a schedule or a model that breaks a rule."""
     hidden = list(cell.get("hidden", cfg.shapes[0]))
     degree = cell.get("degree", cfg.model.degree)
     shape = (inputs, *hidden, outputs)
     sampling, compared = sampling_of(cfg, cell), cell["schedule"] == cfg.schedules[0]
     solver = cfg.solver if cell.get("penalised", True) else replace(cfg.solver, penalty=0.0)
-    cfg = replace(cfg, model=replace(cfg.model, hidden=hidden, degree=degree), sampling=sampling, solver=solver)
+    cfg = replace(
+        cfg,
+        model=replace(cfg.model, hidden=hidden, degree=degree),
+        sampling=sampling,
+        solver=solver,
+    )
     whole = schedule_of(cell["schedule"])
     schedule, left_out = limited(whole, lambda g: parameters(cfg, shape, g), cfg.most_parameters)
     cfg.model.intervals = list(schedule.grids)
@@ -92,7 +113,9 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
     """The cell's own number of training points, share held out and noise, where it has them."""
-    return replace(cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell})
+    return replace(
+        cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell}
+    )
 
 
 def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
@@ -108,7 +131,9 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Lea
         ) from error
     if problem.data.test is None:
         name = problem.dataset.target.name
-        raise UsageError(f"{name} has no test points to judge grids by; sampling.test must be 1 or more.")
+        raise UsageError(
+            f"{name} has no test points to judge grids by; sampling.test must be 1 or more."
+        )
     return problem
 
 
@@ -123,7 +148,9 @@ def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) ->
     return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
 
 
-def extend(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:
+def extend(
+    one: Extension, problem: LearningProblem, plan: Plan, seed: int
+) -> Generator[Event, None, Trained]:
     """The events of a training along the schedule."""
     create = factory(one.cfg.model, problem, plan.solver)
     return train(create, problem.data, one.schedule.applied(plan), generator(seed, "training"))
@@ -134,7 +161,10 @@ def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int
 
     Its seconds are those of all of them. Raises TrainingFailed when none stays finite.
     """
-    create, alone = factory(one.cfg.model, problem, plan.solver), replace(one.schedule.applied(plan), starts=1)
+    create, alone = (
+        factory(one.cfg.model, problem, plan.solver),
+        replace(one.schedule.applied(plan), starts=1),
+    )
     tries: list[Trained] = []
     for number in range(plan.starts):
         try:
@@ -154,7 +184,9 @@ def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> It
     size = baseline_error(problem.data)
     for stage in trained.stages:
         test = stage.errors.test
-        above = test is not None and not test <= ROUNDING * size  # NaN is left for the claims to see
+        above = (
+            test is not None and not test <= ROUNDING * size
+        )  # NaN is left for the claims to see
         assert stage.intervals is not None  # only KANs are trained here
         in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
         before, after = stage.transfer.before, stage.transfer.after
@@ -190,14 +222,22 @@ def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -
     setting = problem.dataset.target.name, one.cfg.sampling.train, one.cfg.model.degree
     if not one.marks["compared"] or setting != PUBLISHED:
         return
-    shape, errors = "-".join(map(str, trained.network.shape)), {s.intervals: s.errors.test for s in trained.stages}
+    shape, errors = (
+        "-".join(map(str, trained.network.shape)),
+        {s.intervals: s.errors.test for s in trained.stages},
+    )
     with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8") as file:
         for fact in csv.DictReader(file):
             intervals = int(fact["intervals"])
             if fact["shape"] == shape and intervals in errors:
-                theirs = {name: float(fact[name]) if fact[name] else None for name in ("paper", "pykan")}
+                theirs = {
+                    name: float(fact[name]) if fact[name] else None for name in ("paper", "pykan")
+                }
                 values = {"intervals": intervals, "test_rmse": errors[intervals], **theirs}
-                yield Row("published", {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values})
+                yield Row(
+                    "published",
+                    {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values},
+                )
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:

@@ -34,11 +34,20 @@ def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     """Knot insertion keeps the function; overfitted networks, whose edges cancel, are judged apart."""
     inserted = stages[stages["carried_by"] == "insertion"]
     overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
-    for rows, which in ((inserted[~overfitted], ""), (inserted[overfitted], " (networks overfitted on purpose)")):
+    for rows, which in (
+        (inserted[~overfitted], ""),
+        (inserted[overfitted], " (networks overfitted on purpose)"),
+    ):
         if len(rows):
             worst = maximum(rows["function_change"])
             sentence = f"A nested refinement changes the function by at most rounding, relative to its size{which}"
-            yield Claim(sentence, worst, f"<= {EXACT:g}", worst <= EXACT, f"largest of {len(rows)} extensions")
+            yield Claim(
+                sentence,
+                worst,
+                f"<= {EXACT:g}",
+                worst <= EXACT,
+                f"largest of {len(rows)} extensions",
+            )
 
 
 def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
@@ -83,10 +92,14 @@ def _turn_claim(rows: pd.DataFrame, where: str, penalised: bool) -> Iterator[Cla
     ratios = turn(rows)
     if len(ratios):
         measured = median(ratios)
-        text = "With the smoothness penalty, the test error does not turn up" if penalised else (
-            "Without the smoothness penalty, the test error turns up"
-        )  # fmt: skip
-        bound = f"final over lowest before {'<= ' + str(STAYS) if penalised else '>= ' + str(TURNS)}"
+        text = (
+            "With the smoothness penalty, the test error does not turn up"
+            if penalised
+            else ("Without the smoothness penalty, the test error turns up")
+        )
+        bound = (
+            f"final over lowest before {'<= ' + str(STAYS) if penalised else '>= ' + str(TURNS)}"
+        )
         holds = measured <= STAYS if penalised else measured >= TURNS
         left = rows[rows["intervals"] == rows["intervals"].max()]["train_rmse"].median()
         words = ", ".join(filter(None, [value_range(ratios), f"training RMSE there {left:.2g}"]))
@@ -97,7 +110,9 @@ def turn(rows: pd.DataFrame) -> pd.Series:
     """Of each seed the test RMSE at the finest grid over the lowest on grids below the threshold."""
     below = rows["intervals"] < rows["threshold"]
     lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)
-    finest = rows[~below].sort_values("intervals").groupby("seed").tail(1).set_index("seed")["test_rmse"]
+    finest = (
+        rows[~below].sort_values("intervals").groupby("seed").tail(1).set_index("seed")["test_rmse"]
+    )
     return (finest / lowest)[lowest.index.intersection(finest.index)].astype(float)
 
 
@@ -105,13 +120,17 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     """The fine grid's error, by extension and from scratch."""
     scratch = stages[stages["part"] == "scratch"]
     for shape, rows in scratch.groupby("shape", sort=False):
-        extended = stages[(stages["part"] == "schedules") & stages["compared"] & (stages["shape"] == shape)]
+        extended = stages[
+            (stages["part"] == "schedules") & stages["compared"] & (stages["shape"] == shape)
+        ]
         both = set(rows["intervals"]) & set(extended["intervals"])
         finest = max(both, default=0)
         ratios = _seconds_ratios(*(each[each["intervals"] == finest] for each in (extended, rows)))
         if len(ratios):
             network = f"[{str(shape).replace('-', ',')}]"
-            sentence = f"{network}: extending grids reaches the error at G = {finest} in fewer seconds"
+            sentence = (
+                f"{network}: extending grids reaches the error at G = {finest} in fewer seconds"
+            )
             measured = median(ratios)
             lost = f"never reached from scratch by {np.isinf(ratios).sum()} of {len(ratios)} seeds"
             shown = lost if np.isinf(measured) else measured

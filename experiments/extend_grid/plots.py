@@ -11,13 +11,36 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import BANDS, finished, log_log, medians, power_law, series, shape_name, small_multiples
-from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, one_panel, styled
+from kanrun.figures.panels import (
+    BANDS,
+    finished,
+    log_log,
+    medians,
+    power_law,
+    series,
+    shape_name,
+    small_multiples,
+)
+from kanrun.figures.style import (
+    BLACK,
+    CYCLE,
+    GREY,
+    SPLITS,
+    WIDTH,
+    grid_of_axes,
+    new_figure,
+    one_panel,
+    styled,
+)
 
 #: From which grid on networks can reproduce their points: column of the stages, label, look. One lies on the other.
 MARKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("threshold", "parameters = training points", {"color": GREY, "lw": 3.0, "alpha": 0.45}),
-    ("paper_threshold", "the paper's $E\\,G$ = training points", {"color": BLACK, "lw": 1.1, "ls": ":"}),
+    (
+        "paper_threshold",
+        "the paper's $E\\,G$ = training points",
+        {"color": BLACK, "lw": 1.1, "ls": ":"},
+    ),
 )
 FARTHEST = 10  # times the finest grid: a mark beyond it is named, not drawn
 CLOSEST = 0.09  # of the steps, between the numbers of two stages
@@ -40,7 +63,14 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
     for panel, ((shape, schedule), rows) in zip(panels, groups, strict=True):
         steps = np.arange(1, len(rows) + 1)
         for split in ("train", "test"):
-            panel.plot(steps, rows[f"{split}_rmse"], color=SPLITS[split], label=split, drawstyle="steps-post", lw=1.2)
+            panel.plot(
+                steps,
+                rows[f"{split}_rmse"],
+                color=SPLITS[split],
+                label=split,
+                drawstyle="steps-post",
+                lw=1.2,
+            )
         panel.set(yscale="log", title=f"{shape_name(shape)} {schedule}" if several else schedule)
         if len(positive):
             panel.set_ylim(positive.min() / 2, positive.max() * 3)
@@ -53,7 +83,12 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
     for panel in panels[::3]:
         panel.set_ylabel("RMSE")
     network = "" if several else f"{shape_name(first['shape'].iloc[0])}; "
-    return finished(figure, panels, "\n".join([f"{network}above each stage: its grid intervals $G$", *beyond]), ncols=2)
+    return finished(
+        figure,
+        panels,
+        "\n".join([f"{network}above each stage: its grid intervals $G$", *beyond]),
+        ncols=2,
+    )
 
 
 def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> None:
@@ -68,15 +103,21 @@ def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> No
         last = steps[start]
         text, place = f"{rows['intervals'].iloc[start]:g}", (last, 1.0)
         near: Any = {"xytext": (1.5, -1), "textcoords": "offset points", "va": "top"}
-        panel.annotate(text, place, xycoords=("data", "axes fraction"), fontsize=6.5, color=GREY, **near)
+        panel.annotate(
+            text, place, xycoords=("data", "axes fraction"), fontsize=6.5, color=GREY, **near
+        )
 
 
-def _mark_crossings(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame, stages: DataFrame) -> Iterator[str]:
+def _mark_crossings(
+    panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame, stages: DataFrame
+) -> Iterator[str]:
     """Mark the steps; yield a remark on each mark that no grid reaches."""
     for at, text, look in _marks(stages):
         past = np.flatnonzero(rows["intervals"].to_numpy() >= at)
         if len(past):
-            panel.axvline(steps[past[0]], zorder=0, label=f"from here on {text.replace(' = ', ' ≥ ')}", **look)
+            panel.axvline(
+                steps[past[0]], zorder=0, label=f"from here on {text.replace(' = ', ' ≥ ')}", **look
+            )
         else:
             yield f"{text}: not before $G = {at:g}$"
 
@@ -93,7 +134,10 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
         for panel, name in ((row[0], "test_rmse"), (row[1], "test_root_median_square")):
             for number, (schedule, some) in enumerate(rows.groupby("schedule", sort=False)):
                 # schedules on top of each other stay visible: later ones are smaller, dashed, and of another form
-                style, colour = f"{'osD^v'[number % 5]}{'-' if number == 0 else '--'}", CYCLE[number % len(CYCLE)]
+                style, colour = (
+                    f"{'osD^v'[number % 5]}{'-' if number == 0 else '--'}",
+                    CYCLE[number % len(CYCLE)],
+                )
                 medians(panel, some, ("intervals", name), style, color=colour, label=str(schedule))
                 panel.lines[-1].set_markersize(max(6.5 - number, 2.5))
             ticks = (rows[rows["compared"]] if rows["compared"].any() else rows)["intervals"]
@@ -101,9 +145,20 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
             beyond |= dict.fromkeys(_mark_thresholds(panel, rows, shape if len(shapes) > 1 else ""))
         if published is not None:
             known = published[published["shape"] == shape].drop_duplicates("intervals")
-            for column, marker, label in (("paper", "x", "paper, Figure 2.3"), ("pykan", "+", "pykan 0.2.8")):
+            for column, marker, label in (
+                ("paper", "x", "paper, Figure 2.3"),
+                ("pykan", "+", "pykan 0.2.8"),
+            ):
                 if len(known):
-                    row[0].plot(known["intervals"], known[column], marker, color=BLACK, ms=5, label=label, zorder=4)
+                    row[0].plot(
+                        known["intervals"],
+                        known[column],
+                        marker,
+                        color=BLACK,
+                        ms=5,
+                        label=label,
+                        zorder=4,
+                    )
         row[0].set_ylabel("test RMSE")
         row[1].set_ylabel("root of the median square")
     return finished(figure, [row[0] for row in axes], "\n".join([BANDS, *beyond]), ncols=3)
@@ -120,21 +175,33 @@ def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
         for rows, style, way in ((warm, "o-", "extended"), (alone, "s--", "from scratch")):
             if not len(rows):
                 continue
-            label, colour = f"{shape_name(str(shape))} {way}", CYCLE[(2 * index + (way != "extended")) % len(CYCLE)]
+            label, colour = (
+                f"{shape_name(str(shape))} {way}",
+                CYCLE[(2 * index + (way != "extended")) % len(CYCLE)],
+            )
             medians(left, rows, ("intervals", "seconds"), style, color=colour, label=label)
             middle = rows.groupby("intervals")[["seconds", "test_rmse"]].median()
             right.plot(middle["seconds"], middle["test_rmse"], style[0], color=colour, label=label)
-            named += [(at["seconds"], at["test_rmse"], f"{grid}", colour) for grid, at in middle.iterrows()]
+            named += [
+                (at["seconds"], at["test_rmse"], f"{grid}", colour)
+                for grid, at in middle.iterrows()
+            ]
     grids = [*scratch["intervals"], *schedules["intervals"][schedules["compared"]]]
     log_log(left, grids, title="seconds until a grid is done", xlabel=GRIDS, ylabel="seconds")
-    right.set(title="error and seconds of each grid $G$", xlabel="seconds of training", ylabel="test RMSE")
+    right.set(
+        title="error and seconds of each grid $G$", xlabel="seconds of training", ylabel="test RMSE"
+    )
     right.set(xscale="log", yscale="log")
     taken: list[np.ndarray[Any, Any]] = []
     for x, y, name, colour in named:
         place = right.transLimits.transform(np.log10([x, y]))
-        if all((np.abs(place - other) > (0.08, 0.05)).any() for other in taken):  # names do not lie on each other
+        if all(
+            (np.abs(place - other) > (0.08, 0.05)).any() for other in taken
+        ):  # names do not lie on each other
             taken.append(place)
-            right.annotate(name, (x, y), (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
+            right.annotate(
+                name, (x, y), (4, 2), textcoords="offset points", fontsize=6.5, color=colour
+            )
     return finished(figure, [left], BANDS, ncols=2)
 
 
@@ -145,11 +212,15 @@ def order(stages: DataFrame, exponents: Series) -> Figure:
     degrees: Any = stages.groupby("degree")
     for (degree, rows), colour in zip(degrees, CYCLE, strict=False):
         fitted = exponents.get(degree, np.nan)
-        label = f"$k = {degree}$: slope ${fitted:.2f}$" if np.isfinite(fitted) else f"$k = {degree}$"
+        label = (
+            f"$k = {degree}$: slope ${fitted:.2f}$" if np.isfinite(fitted) else f"$k = {degree}$"
+        )
         medians(panel, rows, ("intervals", "test_rmse"), "o", color=colour, label=label)
         ranged = rows[rows["in_order"]]
         if len(ranged):
-            power_law(panel, ranged["intervals"], ranged["test_rmse"], -(degree + 1), color=colour, lw=0.9)
+            power_law(
+                panel, ranged["intervals"], ranged["test_rmse"], -(degree + 1), color=colour, lw=0.9
+            )
     title = "lines: slope $-(k + 1)$ over the range that is fitted"
     log_log(panel, stages["intervals"], title=title, xlabel=GRIDS, ylabel="test RMSE")
     return finished(figure, [panel], where="outside right center")
@@ -166,10 +237,20 @@ def against_points(stages: DataFrame) -> Figure:
         for at, _, look in _marks(rows):
             if at <= FARTHEST * stages["intervals"].max():
                 left.axvline(at, zorder=0, **{**look, "color": colour})
-    log_log(left, stages["intervals"], title="marks in the colour of their $N$", xlabel=GRIDS, ylabel="test RMSE")
+    log_log(
+        left,
+        stages["intervals"],
+        title="marks in the colour of their $N$",
+        xlabel=GRIDS,
+        ylabel="test RMSE",
+    )
     chosen, finest = stages[stages["chosen"]], stages["intervals"].max()
-    medians(right, chosen, ("train_points", "test_rmse"), color=BLACK, label="median", spread="none")
-    right.plot(chosen["train_points"], chosen["test_rmse"], "o", color=GREY, alpha=0.6, label="a seed")
+    medians(
+        right, chosen, ("train_points", "test_rmse"), color=BLACK, label="median", spread="none"
+    )
+    right.plot(
+        chosen["train_points"], chosen["test_rmse"], "o", color=GREY, alpha=0.6, label="a seed"
+    )
     for name, text, look in MARKS:
         at = _points_at(stages, name, finest)
         if np.isfinite(at):
@@ -192,7 +273,14 @@ def overfit(stages: DataFrame) -> Figure:
         for penalised, label, style, colour in looks:
             some = rows[(rows["start"] == "warm") & (rows["penalised"] == penalised)]
             if len(some):
-                medians(panel, some, ("intervals", "test_rmse"), style, color=colour, label=f"{label}: test")
+                medians(
+                    panel,
+                    some,
+                    ("intervals", "test_rmse"),
+                    style,
+                    color=colour,
+                    label=f"{label}: test",
+                )
                 train: Any = {"color": colour, "label": f"{label}: train", "spread": "none"}
                 medians(panel, some, ("intervals", "train_rmse"), ":", **train)
         alone = rows[rows["start"] == "scratch"]

@@ -30,19 +30,25 @@ class Schedule:
     once two grids in a row gave no lower error.
     """
 
-    intervals: list[int] | None = setting(None, "grids of a schedule", least=1, minimum=1, increasing=True)
+    intervals: list[int] | None = setting(
+        None, "grids of a schedule", least=1, minimum=1, increasing=True
+    )
     kind: str = setting("list", "what a schedule is", choices=tuple(_GIVEN))
     first: int | None = setting(None, "the first of grids that double", minimum=1)
     last: int | None = setting(None, "how far grids double", minimum=1)
     nested: bool = True
-    patience: int | None = setting(None, "steps without a lower validation error; null is 2", minimum=1)
+    patience: int | None = setting(
+        None, "steps without a lower validation error; null is 2", minimum=1
+    )
     steps: int | None = setting(None, "most steps on a grid of a plateau; null is 200", minimum=1)
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Grids are given in one of two ways; patience and steps are a plateau's."""
         given = tuple(int(one is not None) for one in (self.intervals, self.first, self.last))
         if given not in _GIVEN[self.kind]:
-            ways = " or ".join("intervals" if way[0] else "first and last" for way in _GIVEN[self.kind])
+            ways = " or ".join(
+                "intervals" if way[0] else "first and last" for way in _GIVEN[self.kind]
+            )
             yield f"{at}kind={self.kind} needs {ways}."
         if self.kind != "plateau" and (self.patience or self.steps):
             yield f"{at}kind={self.kind} has no patience and steps; they are for kind=plateau."
@@ -81,7 +87,9 @@ def schedule_of(entry: Any) -> Schedule:
     return typed(Schedule(), entry, "schedules")
 
 
-def limited(schedule: Schedule, parameters_of: Callable[[int], int], most: int) -> tuple[Schedule, list[int]]:
+def limited(
+    schedule: Schedule, parameters_of: Callable[[int], int], most: int
+) -> tuple[Schedule, list[int]]:
     """The schedule without its grids of more than `most` parameters, and those grids.
 
     Raises UsageError when none would be left.
@@ -89,8 +97,12 @@ def limited(schedule: Schedule, parameters_of: Callable[[int], int], most: int) 
     kept = [g for g in schedule.grids if parameters_of(g) <= most]
     if not kept:
         least = parameters_of(schedule.grids[0])
-        raise UsageError(f"most_parameters={most} leaves no grid of {list(schedule.grids)}; the first has {least}.")
-    return replace(schedule, intervals=kept, first=None, last=None), [g for g in schedule.grids if g not in kept]
+        raise UsageError(
+            f"most_parameters={most} leaves no grid of {list(schedule.grids)}; the first has {least}."
+        )
+    return replace(schedule, intervals=kept, first=None, last=None), [
+        g for g in schedule.grids if g not in kept
+    ]
 
 
 def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:

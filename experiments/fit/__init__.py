@@ -98,7 +98,12 @@ def figures(tables: Tables) -> Figures:
 
         yield "pair_maps", pair_maps(tables["pair_maps"])
     if "metrics" in tables:
-        yield "loss", loss_curve(tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE")
+        yield (
+            "loss",
+            loss_curve(
+                tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE"
+            ),
+        )
     drawn = predictions(tables["predictions"])
     if (formula := formula_of(str(tables["summary"]["target"].iloc[0]))) is not None:
         drawn.suptitle(formula, fontsize=9)

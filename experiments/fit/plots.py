@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Values = NDArray[np.float64]
-DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}  # validation last: it often lies on test
+DASHES = {
+    "train": "-",
+    "test": "-",
+    "validation": (0, (3, 2)),
+}  # validation last: it often lies on test
 _LONGEST_TITLE = 160  # characters of LaTeX
 CLOSEST = 0.045  # of the axis, between two labels of stages
 
@@ -66,7 +70,9 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
                 axes.plot(steps, tried, ".", color=colour, ms=3, alpha=0.3, zorder=1)
         handles.append(Line2D([], [], color=colour, ls=dash, label=split))
     if runs and "best" in runs[0][1] and not truths(runs[0][1]["best"]).all():
-        handles.append(Line2D([], [], color=GREY, ls="", marker=".", ms=3, alpha=0.6, label="tried, not kept"))
+        handles.append(
+            Line2D([], [], color=GREY, ls="", marker=".", ms=3, alpha=0.6, label="tried, not kept")
+        )
     if len(runs) > 1:
         label = f"{len(runs) - 1} more seed{'s' if len(runs) > 2 else ''}"
         handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=label))
@@ -84,7 +90,9 @@ def _kept(rows: pandas.DataFrame, values: Values) -> Values:
     """Return `values`, where a step was not the best so far those of the best."""
     if "best" not in rows:
         return values
-    return np.asarray(values[np.maximum.accumulate(np.where(truths(rows["best"]), np.arange(len(values)), 0))])
+    return np.asarray(
+        values[np.maximum.accumulate(np.where(truths(rows["best"]), np.arange(len(values)), 0))]
+    )
 
 
 def _runs(metrics: pandas.DataFrame) -> list[tuple[Values, pandas.DataFrame]]:

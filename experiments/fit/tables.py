@@ -15,7 +15,13 @@ from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
 from kanrun.study.checkpoints import model_checkpoint
-from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, error_quantiles, loss_of
+from kanrun.study.cross_validation import (
+    OURS,
+    CrossValidation,
+    cross_validate,
+    error_quantiles,
+    loss_of,
+)
 from kanrun.study.effects import (
     distribution_table,
     effect_table,
@@ -45,7 +51,9 @@ class TableFitting:
     policy: TablePolicy
 
 
-def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None) -> TableFitting:
+def prepare_table(
+    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
+) -> TableFitting:
     """Read and split the table; `target` is the table where it is there.
 
     Raises UsageError as `make_problem` does, and for what is no table.
@@ -55,9 +63,13 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Ta
     check(cfg.model, "model.")
     model: AutoConfig = cfg.model
     if not TARGETS[cfg.target.kind].table:
-        raise UsageError("model=auto is for tables (target=table or bundled); for functions take model=kan.")
+        raise UsageError(
+            "model=auto is for tables (target=table or bundled); for functions take model=kan."
+        )
     if cfg.precision != "float64":
-        raise UsageError(f"model=auto computes in float64; for precision={cfg.precision} take model=kan.")
+        raise UsageError(
+            f"model=auto computes in float64; for precision={cfg.precision} take model=kan."
+        )
     problem = make_problem(cfg, target or cfg.target, all_rows(cfg.sampling), seed)
     if target is None and (rows := len(problem.dataset.train)) < FEWEST_ROWS:
         raise UsageError(
@@ -66,10 +78,13 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Ta
         )
     shapes = _shapes(model, problem)
     policy = TablePolicy(
-        scores=ScorePolicy(bounds=_bounds(model, problem)), pairs=model.pairs, shapes=shapes,
+        scores=ScorePolicy(bounds=_bounds(model, problem)),
+        pairs=model.pairs,
+        shapes=shapes,
         extrapolation=model.extrapolation,
-        folds=0 if model.selection == "evidence" else model.folds, one_fold=model.selection == "validation",
-    )  # fmt: skip
+        folds=0 if model.selection == "evidence" else model.folds,
+        one_fold=model.selection == "validation",
+    )
     return TableFitting(cfg, problem, policy)
 
 
@@ -79,7 +94,9 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
     asked = {**model.monotone, **model.curvature}
     for name in asked:
         if name not in names:
-            raise UsageError(f"there is no input {name!r} whose shape could be kept{near(name, names) or '.'}")
+            raise UsageError(
+                f"there is no input {name!r} whose shape could be kept{near(name, names) or '.'}"
+            )
     if asked and classes and len(classes) > 2:
         raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")
     return tuple((names.index(name), shape) for name, shape in asked.items())
@@ -92,9 +109,13 @@ def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
     low, high = model.bounds
     y = problem.dataset.train.y
     if problem.dataset.classes:
-        raise UsageError("model.bounds is for numbers; probabilities of classes lie between 0 and 1.")
+        raise UsageError(
+            "model.bounds is for numbers; probabilities of classes lie between 0 and 1."
+        )
     if y.min() < low or y.max() > high:
-        raise UsageError(f"model.bounds={model.bounds} is too narrow: the outputs go from {y.min():g} to {y.max():g}.")
+        raise UsageError(
+            f"model.bounds={model.bounds} is too narrow: the outputs go from {y.min():g} to {y.max():g}."
+        )
     return low, high
 
 
@@ -115,7 +136,9 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
         fitted = fit_table(dataset.train, classes, fitting.policy, seed)
         fit_seconds, checked = time.process_time() - before, None
         if fitted.folds is not None:
-            checked = cross_validate(dataset.train, classes, fitted.folds, baselines=model_cfg.baselines)
+            checked = cross_validate(
+                dataset.train, classes, fitted.folds, baselines=model_cfg.baselines
+            )
     yield from _said(fitted, checked, classes)
     if checked is not None:
         yield from _fold_rows(checked, classes)
@@ -124,7 +147,9 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     for name, rows in (("cv_r2", "left-out rows"), ("r2", "test rows")):
         if name in summary:
             yield from doubts(summary[name], rows)
-    yield Row("summary", {**summary, "fit_seconds": fit_seconds, "seconds": time.perf_counter() - started})
+    yield Row(
+        "summary", {**summary, "fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
+    )
     yield from bound_rows(cell, summary)
     names = dataset.classes or dataset.target.outputs
     yield effect_table(fitted, dataset.train, dataset.target.inputs, names)
@@ -143,13 +168,19 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x))
 
 
-def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | None) -> Iterator[Note]:
+def _said(
+    fitted: TableModel, checked: CrossValidation | None, classes: int | None
+) -> Iterator[Note]:
     """Which candidate was taken, who wins the comparison, and how many predictions were held."""
-    stack = ", ".join(f"{name} {weight:.0%}" for name, weight in member_weights(fitted) if weight > 0.005)
-    yield Note({
-        "linear": "the model is linear in its inputs: nothing else predicts left-out rows better",
-        "sparse": "the model is additive, with effects of few inputs: nothing else predicts left-out rows better",
-    }.get(fitted.chosen, f"the model is a weighted sum of {stack}"))  # fmt: skip
+    stack = ", ".join(
+        f"{name} {weight:.0%}" for name, weight in member_weights(fitted) if weight > 0.005
+    )
+    yield Note(
+        {
+            "linear": "the model is linear in its inputs: nothing else predicts left-out rows better",
+            "sparse": "the model is additive, with effects of few inputs: nothing else predicts left-out rows better",
+        }.get(fitted.chosen, f"the model is a weighted sum of {stack}")
+    )
     if checked is None:
         return
     what = "log loss" if classes else "RMSE"
@@ -163,10 +194,13 @@ def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | No
     if others > 0:  # 0 where the outputs are constant
         best = min(means, key=lambda name: means[name])
         if best == OURS:
-            yield Note(f"kanrun predicts left-out rows best, {1 - means[OURS] / others:.1%} below the next")
+            yield Note(
+                f"kanrun predicts left-out rows best, {1 - means[OURS] / others:.1%} below the next"
+            )
         else:
             yield Note(
-                f"{best} predicts left-out rows best; kanrun is {means[OURS] / others - 1:.1%} above it", warning=True
+                f"{best} predicts left-out rows best; kanrun is {means[OURS] / others - 1:.1%} above it",
+                warning=True,
             )
 
 
@@ -174,11 +208,17 @@ def _fold_rows(checked: CrossValidation, classes: int | None) -> Iterator[Row]:
     loss = "log_loss" if classes else "rmse"
     for name, losses in checked.losses.items():
         for fold, (error, seconds) in enumerate(zip(losses, checked.seconds[name], strict=True)):
-            yield Row("baselines", {"model": name, "fold": fold, loss: float(error), "cpu_seconds": float(seconds)})
+            yield Row(
+                "baselines",
+                {"model": name, "fold": fold, loss: float(error), "cpu_seconds": float(seconds)},
+            )
 
 
 def _summary(
-    fitting: TableFitting, fitted: TableModel, checked: CrossValidation | None, known: LearningProblem
+    fitting: TableFitting,
+    fitted: TableModel,
+    checked: CrossValidation | None,
+    known: LearningProblem,
 ) -> dict[str, Any]:
     dataset, train = known.dataset, known.dataset.train
     classes = len(dataset.classes) if dataset.classes else None
@@ -212,7 +252,9 @@ def _summary(
     else:
         summary["clipped"] = fitted.clipped(train.x)
     if not classes:
-        summary["relative_error"] = relative_error(summary.get("test_rmse", summary.get("cv_rmse")), dataset)
+        summary["relative_error"] = relative_error(
+            summary.get("test_rmse", summary.get("cv_rmse")), dataset
+        )
     summary["solver"] = "evidence"
     return summary
 

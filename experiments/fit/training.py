@@ -43,7 +43,9 @@ class Fit:
         return in_words(self.cfg.model, self.plan, self.problem)
 
 
-def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None) -> Fit:
+def make_fit(
+    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
+) -> Fit:
     """Build what the training of one cell and seed needs; `target` is what its settings describe, where it is there.
 
     Raises UsageError for settings that break a rule.
@@ -97,7 +99,9 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "test_rmse": trained.errors.test,
         "relative_error": relative_error(trained.errors.reported, dataset),
         **scores(network, problem),
-        "solver": fit.plan.solver if any(stage.steps for stage in trained.stages) else "least squares",
+        "solver": fit.plan.solver
+        if any(stage.steps for stage in trained.stages)
+        else "least squares",
         "seconds": trained.seconds,
     }
     if not dataset.classes and points_of(dataset.test):
@@ -105,10 +109,15 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
     if fit.cfg.target.kind in ("table", "bundled") and (linear := linear_rmse(problem)) is not None:
         beaten = trained.errors.test is not None and trained.errors.test < linear
         verdict = "beats" if beaten else "does not beat"
-        yield Note(f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}", warning=not beaten)
+        yield Note(
+            f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}",
+            warning=not beaten,
+        )
         summary["linear_rmse"] = linear
     if (kept := network.active_shape) != network.shape:
-        yield Note(f"validation kept the nodes {list(kept)} of {list(network.shape)} and pruned the others")
+        yield Note(
+            f"validation kept the nodes {list(kept)} of {list(network.shape)} and pruned the others"
+        )
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield prediction_table(network, problem)

@@ -35,9 +35,13 @@ def check(cfg: InterpretConfig) -> None:
     from kanrun.study.suite import with_cell
 
     if cfg.threads is not None and cfg.threads > 1:
-        raise UsageError(f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once.")
+        raise UsageError(
+            f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once."
+        )
     if cfg.device not in {"auto", "cpu"} or cfg.precision != "float64":
-        raise UsageError(f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and float64.")
+        raise UsageError(
+            f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and float64."
+        )
     from kanrun.experiments.interpret.problem import options_of, problems_of
 
     for cell in cells(cfg):
@@ -73,7 +77,12 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
 def figures(tables: Tables) -> Figures:
     """The stages side by side, the network at the last of them, and which candidate fits which edge; of a suite the
     score card."""
-    from kanrun.experiments.interpret.plots import candidate_map, captions, score_card, stages_side_by_side
+    from kanrun.experiments.interpret.plots import (
+        candidate_map,
+        captions,
+        score_card,
+        stages_side_by_side,
+    )
 
     from kanrun.figures import network_diagram
 
@@ -83,7 +92,10 @@ def figures(tables: Tables) -> Figures:
     if "edges" in tables and len(tables["edges"]):
         edges = tables["edges"]
         yield "stages", stages_side_by_side(edges, captions(tables["stages"], tables["summary"]))
-        yield "network", network_diagram(edges[edges["stage"] == sorted(edges["stage"].unique())[-1]])
+        yield (
+            "network",
+            network_diagram(edges[edges["stage"] == sorted(edges["stage"].unique())[-1]]),
+        )
     if "candidates" in tables and len(tables["candidates"]):
         yield "candidates", candidate_map(tables["candidates"])
 

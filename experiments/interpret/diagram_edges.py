@@ -45,7 +45,9 @@ def _paths(graph: Graph) -> dict[Key, list[tuple[int, int]]]:
     return paths
 
 
-def edge_tables(steps: Sequence[SearchStage], samples: SearchData, names: tuple[str, ...], output: str) -> Table | None:
+def edge_tables(
+    steps: Sequence[SearchStage], samples: SearchData, names: tuple[str, ...], output: str
+) -> Table | None:
     """The edges of the chosen structure at each stage, with the columns of the network diagram and `stage`.
 
     A graph whose edges are among the first stage's stands as that does, with the others as ghosts (`pruned`).
@@ -59,12 +61,24 @@ def edge_tables(steps: Sequence[SearchStage], samples: SearchData, names: tuple[
         within = here.keys() <= curves.keys()
         paths = _paths(first if within else step.graph)
         top = max(path[-1][0] for path in paths.values())
-        ghosts = {key: {**row, "pruned": True} for key, row in curves.items() if within and key not in here}
+        ghosts = {
+            key: {**row, "pruned": True}
+            for key, row in curves.items()
+            if within and key not in here
+        }
         for key, row in {**here, **ghosts}.items():
-            ends = names[key[0]] if key[0] < len(names) else "", output if paths[key][-1][0] == top else ""
-            rows += [{"stage": f"{number + 1} {step.stage}", **each} for each in _placed(row, paths[key], ends)]
+            ends = (
+                names[key[0]] if key[0] < len(names) else "",
+                output if paths[key][-1][0] == top else "",
+            )
+            rows += [
+                {"stage": f"{number + 1} {step.stage}", **each}
+                for each in _placed(row, paths[key], ends)
+            ]
     columns = {
-        key: np.concatenate([row[key] if key in "xy" else np.full(_POINTS, row[key]) for row in rows])
+        key: np.concatenate(
+            [row[key] if key in "xy" else np.full(_POINTS, row[key]) for row in rows]
+        )
         for key in rows[0]
     }
     return Table("edges", columns)
@@ -80,7 +94,11 @@ def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
     rows: dict[Key, dict[str, Any]] = {}
     for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
         low, high = float(values[edge.source].min()), float(values[edge.source].max())
-        t = np.linspace(low, high, _POINTS) if np.isfinite(high - low) else np.linspace(0.0, 1.0, _POINTS)
+        t = (
+            np.linspace(low, high, _POINTS)
+            if np.isfinite(high - low)
+            else np.linspace(0.0, 1.0, _POINTS)
+        )
         row = {
             "x": t,
             "y": edge.function.value(t),
@@ -115,7 +133,9 @@ def label(function: object) -> str:
     return PLAIN if isinstance(function, Identity) else ""
 
 
-def _placed(row: dict[str, Any], path: Sequence[tuple[int, int]], ends: tuple[str, str]) -> Iterator[dict[str, Any]]:
+def _placed(
+    row: dict[str, Any], path: Sequence[tuple[int, int]], ends: tuple[str, str]
+) -> Iterator[dict[str, Any]]:
     """The edge's row, and one more for every level that it skips; `ends` are the names of an input and an output."""
     for hop, ((layer, source), (_, target)) in enumerate(pairwise(path)):
         final = hop == len(path) - 2

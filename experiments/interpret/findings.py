@@ -29,12 +29,26 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
         share = float((rows["recovered"] == "yes").mean())
         largest = maximum(rows["formula_rmse"])
         spread = f"formula RMSE at most {largest:.2g}"
-        claims.append(Claim(f"{name}: share of seeds that recover it", share, f">= {SHARE:g}", share >= SHARE, spread))
+        claims.append(
+            Claim(
+                f"{name}: share of seeds that recover it",
+                share,
+                f">= {SHARE:g}",
+                share >= SHARE,
+                spread,
+            )
+        )
     every = known[~noisy & feynman]
     if len(every):
-        claims.append(_count(every, "recovered", "Feynman formulas that most seeds recover", FEYNMAN))
+        claims.append(
+            _count(every, "recovered", "Feynman formulas that most seeds recover", FEYNMAN)
+        )
     if noisy.any():
-        claims.append(_count(known[noisy], "form", "targets with noise that most seeds recover in form", NOISY))
+        claims.append(
+            _count(
+                known[noisy], "form", "targets with noise that most seeds recover in form", NOISY
+            )
+        )
     if len(known):
         claims.append(Claim(sentence, wrong, "<= 0", wrong == 0, None))
     if len(summary):

@@ -9,7 +9,14 @@ from dataclasses import replace
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
 from kanrun.experiments.interpret.peers import found_by
-from kanrun.experiments.interpret.result import Array, Check, Interpretation, InterpretationProblem, Options, tens
+from kanrun.experiments.interpret.result import (
+    Array,
+    Check,
+    Interpretation,
+    InterpretationProblem,
+    Options,
+    tens,
+)
 from kanrun.experiments.interpret.verdict import constant, verdict
 
 from kanrun.engine.symbolic import (
@@ -73,18 +80,24 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
         assert target.points is not None  # an invariant of targets in memory
         called, points, values = target.inputs, target.points.x, target.points.y[:, output]
     if len(values) < _LEAST_POINTS:
-        raise UsageError(f"{len(values)} points are too few to find a formula; give at least {_LEAST_POINTS}.")
+        raise UsageError(
+            f"{len(values)} points are too few to find a formula; give at least {_LEAST_POINTS}."
+        )
     check_inputs(points)
     inputs, unit = tens(points), float(tens(values[:, None]).scale[0])
     points, values = inputs.apply(points), values / unit
     order = np.random.default_rng(seed).permutation(len(values))
     held, rest = order[: len(order) // 5], order[len(order) // 5 :]
     cut = len(rest) // 5
-    samples = SearchData(points[rest[cut:]], values[rest[cut:]], points[rest[:cut]], values[rest[:cut]])
+    samples = SearchData(
+        points[rest[cut:]], values[rest[cut:]], points[rest[:cut]], values[rest[:cut]]
+    )
     check = Check(points[held], values[held], np.stack([points.min(0), points.max(0)], axis=1))
     widths = tuple(hidden) if hidden is not None else None
     options = Options(choose(candidates, own), widths, policy=SearchPolicy(budget=budget))
-    events = interpretation(InterpretationProblem(tuple(names or called), samples, check, inputs, unit), options, seed)
+    events = interpretation(
+        InterpretationProblem(tuple(names or called), samples, check, inputs, unit), options, seed
+    )
     return next(event for event in events if isinstance(event, Interpretation))
 
 
@@ -94,7 +107,9 @@ def check_inputs(x: Array) -> None:
         raise UsageError("No input varies: there is nothing that the output could depend on.")
 
 
-def interpretation(given: InterpretationProblem, options: Options, seed: int) -> Iterator[SearchStage | Interpretation]:
+def interpretation(
+    given: InterpretationProblem, options: Options, seed: int
+) -> Iterator[SearchStage | Interpretation]:
     """Every `SearchStage` as it happens, then the `Interpretation` in the user's units; from the given network, or else
     one trained here. One thread for linear algebra: the systems are small, and threads cost them more than they save.
     """
@@ -107,7 +122,9 @@ def interpretation(given: InterpretationProblem, options: Options, seed: int) ->
                 yield event
 
 
-def _interpreted(given: InterpretationProblem, options: Options, seed: int) -> Iterator[SearchStage | Interpretation]:
+def _interpreted(
+    given: InterpretationProblem, options: Options, seed: int
+) -> Iterator[SearchStage | Interpretation]:
     data, policy = given.samples, options.policy
     if float(np.std(data.y)) <= 1e-14 * max(float(np.abs(data.y).max()), 1e-300):
         yield constant(given)
@@ -136,7 +153,9 @@ def _events(
     data, source = problem.data, given.network
     if source is not None:
         name = "given network"
-        yield SearchStage("train", name, source.whole, data.error(source.itself), 0.0, source.itself)
+        yield SearchStage(
+            "train", name, source.whole, data.error(source.itself), 0.0, source.itself
+        )
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.nothing:
             yield from refine_to_formula(name, trained, problem)

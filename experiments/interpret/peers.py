@@ -17,7 +17,14 @@ from typing import Any
 import sympy
 from kanrun.experiments.interpret.result import Array
 
-from kanrun.engine.symbolic import SearchProblem, SearchStage, Tried, count_work, matched, tried_expression
+from kanrun.engine.symbolic import (
+    SearchProblem,
+    SearchStage,
+    Tried,
+    count_work,
+    matched,
+    tried_expression,
+)
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, variable
 
@@ -38,7 +45,9 @@ def check_program(program: str) -> None:
     """Raises UsageError where the package of another program is not installed."""
     package = PROGRAMS[program][0]
     if find_spec(package) is None:
-        raise UsageError(f"program={program}: {package} is not installed; install it by pip install 'kanrun[peers]'.")
+        raise UsageError(
+            f"program={program}: {package} is not installed; install it by pip install 'kanrun[peers]'."
+        )
 
 
 def found_by(program: str, problem: SearchProblem, seed: int) -> Iterator[SearchStage | Tried]:
@@ -55,13 +64,21 @@ def found_by(program: str, problem: SearchProblem, seed: int) -> Iterator[Search
             yield from matched(tried, began)
 
 
-def _operon(x: Array, y: Array, seconds: float, seed: int, policy: PeerPolicy = PeerPolicy()) -> list[sympy.Expr]:
+def _operon(
+    x: Array, y: Array, seconds: float, seed: int, policy: PeerPolicy = PeerPolicy()
+) -> list[sympy.Expr]:
     from pyoperon.sklearn import SymbolicRegressor
 
     model = SymbolicRegressor(
-        allowed_symbols=policy.symbols, objectives=["r2", "length"], optimizer_iterations=policy.steps, n_threads=1,
-        generations=_FOREVER, max_evaluations=_FOREVER, random_state=seed, warm_start=True,
-    )  # fmt: skip
+        allowed_symbols=policy.symbols,
+        objectives=["r2", "length"],
+        optimizer_iterations=policy.steps,
+        n_threads=1,
+        generations=_FOREVER,
+        max_evaluations=_FOREVER,
+        random_state=seed,
+        warm_start=True,
+    )
     began = time.process_time()
     while (left := seconds - (time.process_time() - began)) > 0:
         model.set_params(max_time=max(1, int(left / policy.slices)))
@@ -78,10 +95,14 @@ def _parsed(text: str, names: list[str]) -> sympy.Expr | None:
         return None
 
 
-def _gplearn(x: Array, y: Array, seconds: float, seed: int, policy: PeerPolicy = PeerPolicy()) -> list[sympy.Expr]:
+def _gplearn(
+    x: Array, y: Array, seconds: float, seed: int, policy: PeerPolicy = PeerPolicy()
+) -> list[sympy.Expr]:
     from gplearn.genetic import SymbolicRegressor
 
-    model = SymbolicRegressor(function_set=policy.functions, random_state=seed, warm_start=True, low_memory=True)
+    model = SymbolicRegressor(
+        function_set=policy.functions, random_state=seed, warm_start=True, low_memory=True
+    )
     began, generations = time.process_time(), 0
     while time.process_time() - began < seconds:
         generations += 1
@@ -100,10 +121,15 @@ def _from_prefix(nodes: Iterator[Any]) -> sympy.Expr:
 
 
 _BY_NAME: dict[str, Callable[..., sympy.Expr]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
-    "sin": sympy.sin, "cos": sympy.cos, "log": lambda a: sympy.log(sympy.Abs(a)),
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "log": lambda a: sympy.log(sympy.Abs(a)),
     "sqrt": lambda a: sympy.sqrt(sympy.Abs(a)),
-}  # fmt: skip
+}
 #: Generations and evaluations that no time suffices for; decimals of Operon's constants.
 _FOREVER, _DIGITS = 10**9, 17
 #: The package and the function of each program but kanrun.

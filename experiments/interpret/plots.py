@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 _GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
 _LEAST_WIDTH, _WIDEST = 1.9, 11.0
-_OUTCOMES = {"exact": GREEN, "formula": BLUE, "partly numeric": ORANGE, "failed": VERMILLION, "wrong": BLACK}
+_OUTCOMES = {
+    "exact": GREEN,
+    "formula": BLUE,
+    "partly numeric": ORANGE,
+    "failed": VERMILLION,
+    "wrong": BLACK,
+}
 _MOST_CANDIDATES = 30
 
 
@@ -39,7 +45,11 @@ def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
     return [
         f"{row.active_edges} edges, {row.parameters} parameters\n"
-        + (f"test RMSE {number(row.test_rmse)}" if np.isfinite(row.test_rmse) else "undefined on some points")
+        + (
+            f"test RMSE {number(row.test_rmse)}"
+            if np.isfinite(row.test_rmse)
+            else "undefined on some points"
+        )
         for row in rows.itertuples()
     ]
 
@@ -55,8 +65,10 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     stages = sorted(table["stage"].unique())
     every = [table[table["stage"] == stage] for stage in stages]
     parts = [strongest_of_all(part) for part in every]
-    titles = [letters(str(stage), 40) + ", the strongest edges" * (len(part) < len(whole))
-              for stage, part, whole in zip(stages, parts, every, strict=True)]  # fmt: skip
+    titles = [
+        letters(str(stage), 40) + ", the strongest edges" * (len(part) < len(whole))
+        for stage, part, whole in zip(stages, parts, every, strict=True)
+    ]
     layouts = [lay_out(part) for part in parts]
     rooms = [max(layout.width, _LEAST_WIDTH) + _GAP for layout in layouts]
     high, places = max(layout.height for layout in layouts) + _HEADING, list[tuple[float, int]]()
@@ -70,7 +82,11 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     height = high * (row + 1)
     figure = Figure(figsize=(width, height))
     for i, ((left, row), room, layout) in enumerate(zip(places, rooms, layouts, strict=True)):
-        start, bottom, top = left + (room - layout.width) / 2, height - high * (row + 1), height - high * row
+        start, bottom, top = (
+            left + (room - layout.width) / 2,
+            height - high * (row + 1),
+            height - high * row,
+        )
         box = start / width, bottom / height, layout.width / width, layout.height / height
         draw_network(figure.add_axes(box), parts[i], layout)
         place: Any = {"ha": "center", "va": "top"}
@@ -91,16 +107,22 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     best = table.groupby("candidate")["one_minus_r2"].min().sort_values()
     candidates = list(best.index[:_MOST_CANDIDATES])
     edges = table.drop_duplicates("index").set_index("index")["edge"]
-    losses = table.pivot(index="index", columns="candidate", values="one_minus_r2").loc[edges.index, candidates]
+    losses = table.pivot(index="index", columns="candidate", values="one_minus_r2").loc[
+        edges.index, candidates
+    ]
     digits = -np.log10(losses.clip(lower=1e-16).to_numpy(dtype=float))
-    figure = Figure(figsize=(1.8 + 0.3 * len(candidates), 1.4 + 0.25 * len(edges)), layout="constrained")
+    figure = Figure(
+        figsize=(1.8 + 0.3 * len(candidates), 1.4 + 0.25 * len(edges)), layout="constrained"
+    )
     axes = figure.add_subplot()
     for _, match in table[(table["rank"] == 0) & table["candidate"].isin(candidates)].iterrows():
         row = list(edges.index).index(match["index"])
         axes.plot(candidates.index(match["candidate"]), row, "o", color="white", ms=4, mec="black")
     image = axes.imshow(digits, cmap="viridis", vmin=0, aspect="auto")
     figure.colorbar(image, ax=axes, label="digits of R²: −log₁₀(1 − R²)")
-    axes.set_xticks(range(len(candidates)), [letters(str(name), 18) for name in candidates], rotation=90)
+    axes.set_xticks(
+        range(len(candidates)), [letters(str(name), 18) for name in candidates], rotation=90
+    )
     axes.set_yticks(range(len(edges)), [letters(str(edge), 24) for edge in edges])
     axes.grid(visible=False)
     say_above(figure, "dot: the best by error and complexity; white: not fitted")
@@ -123,9 +145,15 @@ def score_card(table: pandas.DataFrame) -> Figure:
         most = max(_OUTCOMES, key=lambda outcome: int(counts.get(outcome, 0)))
         seconds = float(rows["seconds"].median())
         axes.barh(place, seconds, color=_OUTCOMES[most], height=0.7)
-        text = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if outcome in counts)
+        text = ", ".join(
+            f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if outcome in counts
+        )
         axes.text(seconds + 0.01 * longest, place, text, va="center", fontsize=6)
     axes.set_yticks(range(len(names)), [letters(str(name), 42) for name in names], fontsize=6)
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1.35 * longest), xlabel="seconds (median over seeds)")
+    axes.set(
+        ylim=(len(names) - 0.4, -0.6),
+        xlim=(0, 1.35 * longest),
+        xlabel="seconds (median over seeds)",
+    )
     axes.grid(visible=False, axis="y")
     return figure

@@ -10,14 +10,27 @@ import numpy as np
 import sympy
 from kanrun.experiments.interpret.interpretation import check_inputs
 from kanrun.experiments.interpret.peers import check_program
-from kanrun.experiments.interpret.result import Array, Check, InterpretationProblem, Options, SourceNetwork, tens
+from kanrun.experiments.interpret.result import (
+    Array,
+    Check,
+    InterpretationProblem,
+    Options,
+    SourceNetwork,
+    tens,
+)
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.prune import prune_on_validation, pruned
-from kanrun.engine.symbolic import GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
+from kanrun.engine.symbolic import (
+    GraphTrainingPolicy,
+    SearchData,
+    SearchPolicy,
+    SimplificationPolicy,
+    choose,
+)
 from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, variable
@@ -27,7 +40,15 @@ from kanrun.runs.records import Note
 from kanrun.study.build import check_model
 from kanrun.study.saved import LoadedRun
 from kanrun.study.suite import with_cell
-from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target, build_target, make_dataset
+from kanrun.targets import (
+    Dataset,
+    PiecewiseScaling,
+    Points,
+    Scaling,
+    Target,
+    build_target,
+    make_dataset,
+)
 
 #: Share of the network's own error that turning it into a graph may change its values by without a warning, and what is
 #: rounding whatever the network's error is, relative to the spread.
@@ -42,54 +63,80 @@ def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int
     """
     folder = Path(str(cfg.from_run))
     if not folder.is_absolute():
-        raise UsageError(f"from_run={folder} is no absolute path; only the command line takes the name of a run.")
+        raise UsageError(
+            f"from_run={folder} is no absolute path; only the command line takes the name of a run."
+        )
     if not (folder / "run.json").is_file():
         raise UsageError(f"from_run={folder} is not the folder of a run: it holds no run.json.")
     loaded = LoadedRun(Run(folder))
     model = loaded.model()
     network = model.network
     if "cell" in loaded.tables.get("summary", ()):
-        raise UsageError(f"from_run={folder} holds trainings on several settings; name a run of one.")
+        raise UsageError(
+            f"from_run={folder} holds trainings on several settings; name a run of one."
+        )
     if not network.edge_layers:
-        raise UsageError(f"from_run={folder} holds a {type(network).__name__}, which has no edges to interpret.")
+        raise UsageError(
+            f"from_run={folder} holds a {type(network).__name__}, which has no edges to interpret."
+        )
     try:
         theirs: Any = OmegaConf.to_container(OmegaConf.create(loaded.config), resolve=True)
     except OmegaConfBaseException as error:
-        raise UsageError(f"The configuration of from_run={folder} is broken: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"The configuration of from_run={folder} is broken: {str(error).splitlines()[0]}"
+        ) from error
     cfg = with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]})
     return cfg, None if isinstance(model.input_scaling, PiecewiseScaling) else network, model.seed
 
 
-def source_network(network: Network, samples: SearchData, index: int, threshold: float | None) -> SourceNetwork:
+def source_network(
+    network: Network, samples: SearchData, index: int, threshold: float | None
+) -> SourceNetwork:
     """Output `index` of the network, and as a graph: whole, and without the edges whose score is below `threshold`
     (None: those that it does not need on the validation points)."""
     itself, whole = values_of(network, index), graph_of(network, samples.x, index)
     if threshold is not None:
         smaller = pruned(network, samples.x, threshold)
     else:
-        smaller = prune_on_validation(network, samples.x, samples.validation_x, samples.validation_y, index)
+        smaller = prune_on_validation(
+            network, samples.x, samples.validation_x, samples.validation_y, index
+        )
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
     allowed = max(_SMALL * samples.error(itself), _ROUNDING) * samples.spread
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
-    return SourceNetwork(itself, whole, graph_of(smaller, samples.x, index), float(np.abs(apart).max()), faithful)
+    return SourceNetwork(
+        itself, whole, graph_of(smaller, samples.x, index), float(np.abs(apart).max()), faithful
+    )
 
 
 def options_of(cfg: InterpretConfig) -> Options:
     """Raises UsageError for a setting that breaks a rule."""
     if not isinstance(cfg.model, KANConfig):
-        raise UsageError(f"model={cfg.model.kind} has no edge functions to interpret; use model=kan.")
+        raise UsageError(
+            f"model={cfg.model.kind} has no edge functions to interpret; use model=kan."
+        )
     plain = KANConfig(base="zero")
     for name in ("base", "scale", "extrapolation", "initialisation", "grid_eps"):
         if (given := getattr(cfg.model, name)) != (own := getattr(plain, name)):
-            raise UsageError(f"model.{name}={given}: kanrun interpret trains plain splines; leave it at {own}.")
+            raise UsageError(
+                f"model.{name}={given}: kanrun interpret trains plain splines; leave it at {own}."
+            )
     hidden, grids = cfg.model.hidden, cfg.model.intervals
     check_model(replace(cfg.model, hidden=hidden if hidden is not None else []), 1)
     if cfg.model.degree < 1:
-        raise UsageError(f"model.degree={cfg.model.degree} must be at least 1: steps have no slope to go by.")
+        raise UsageError(
+            f"model.degree={cfg.model.degree} must be at least 1: steps have no slope to go by."
+        )
     if cfg.program != "kanrun":
         check_program(cfg.program)
     usual = GraphTrainingPolicy()
-    given_grids = usual.grids if grids == "auto" else tuple(grids) if isinstance(grids, list) else (int(grids),)
+    given_grids = (
+        usual.grids
+        if grids == "auto"
+        else tuple(grids)
+        if isinstance(grids, list)
+        else (int(grids),)
+    )
     policy = SearchPolicy(
         budget=cfg.budget,
         degree=int(cfg.model.degree),
@@ -108,16 +155,26 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
         cfg, network, seed = from_run(cfg)
     dataset = make_dataset(build_target(cfg.target), cfg.sampling, seed)
     if dataset.classes:
-        raise UsageError("kanrun interpret needs numbers to explain; a classification target has classes.")
+        raise UsageError(
+            "kanrun interpret needs numbers to explain; a classification target has classes."
+        )
     inputs = tens(dataset.train.x) if network is None else dataset.input_scaling
     outputs = tens(dataset.train.y) if network is None else dataset.output_scaling
     assert isinstance(inputs, Scaling), "make_dataset scales by shift and scale"
     assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
-    return [_problem(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
+    return [
+        _problem(cfg, dataset, index, inputs, outputs, network)
+        for index in range(len(dataset.target.outputs))
+    ]
 
 
 def _problem(
-    cfg: InterpretConfig, dataset: Dataset, index: int, inputs: Scaling, outputs: Scaling, network: Network | None
+    cfg: InterpretConfig,
+    dataset: Dataset,
+    index: int,
+    inputs: Scaling,
+    outputs: Scaling,
+    network: Network | None,
 ) -> InterpretationProblem:
     target, validation = dataset.target, dataset.validation
     if validation is None or not len(validation):
@@ -142,14 +199,26 @@ def _problem(
     if given is not None:
         text = f"{name}: as a graph of splines the network changes by at most {given.difference * unit:.1e}"
         if not given.faithful:
-            text += "; that is not small beside its own error, and formulas are sought for the graph"
+            text += (
+                "; that is not small beside its own error, and formulas are sought for the graph"
+            )
         notes.append(Note(text, warning=not given.faithful))
     return InterpretationProblem(
-        tuple(target.inputs), samples,
+        tuple(target.inputs),
+        samples,
         Check(x, truth(x) if truth else y, inputs.apply(target.domain.T).T, truth, expression),
-        inputs, unit, float(outputs.shift[index]), given, _dimensions(cfg, target, index), name,
-        target.outputs[index], len(target.outputs) == 1, cfg.target.kind, cfg.sampling.noise, tuple(notes),
-    )  # fmt: skip
+        inputs,
+        unit,
+        float(outputs.shift[index]),
+        given,
+        _dimensions(cfg, target, index),
+        name,
+        target.outputs[index],
+        len(target.outputs) == 1,
+        cfg.target.kind,
+        cfg.sampling.noise,
+        tuple(notes),
+    )
 
 
 def _in_tens(target: Target, index: int, inputs: Scaling, outputs: Scaling) -> sympy.Expr | None:
@@ -167,7 +236,9 @@ def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | Non
     if not units:
         return None
     if cfg.from_run is not None:
-        raise UsageError("target.units do not apply to the network of a run, which is in units of its own.")
+        raise UsageError(
+            "target.units do not apply to the network of a run, which is in units of its own."
+        )
     every = dimensions(units, [*target.inputs, *target.outputs])
     return every[[*range(len(target.inputs)), len(target.inputs) + index]]
 
@@ -175,6 +246,10 @@ def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | Non
 def _notes(dataset: Dataset) -> list[Note]:
     """What was said of the data, and what the inputs are called in formulas where that is not their name."""
     names = dataset.target.inputs
-    pairs = [f"{short} is {name}" for short, name in zip(as_variables(names), names, strict=True) if short != name]
+    pairs = [
+        f"{short} is {name}"
+        for short, name in zip(as_variables(names), names, strict=True)
+        if short != name
+    ]
     called = [Note(f"in formulas {', '.join(pairs)}")] if pairs else []
     return [*(Note(text, warning=True) for text in dataset.notes), *called]

@@ -114,16 +114,26 @@ class InterpretationProblem:
         """The result with its formulas, network and errors in the user's units and, where they can stand in a formula,
         names."""
         network, certificate, names = result.network, result.certificate, as_variables(self.inputs)
-        formulas = [renamed(self._formula(f), names) if f else None for f in (result.formula, result.approximation)]
+        formulas = [
+            renamed(self._formula(f), names) if f else None
+            for f in (result.formula, result.approximation)
+        ]
         if network is not None:
             given = network
             network = lambda x: self.unit * given(self.scaling.apply(x)) + self.shift  # noqa: E731
         if certificate is not None:
             errors = {
-                name: self.unit * getattr(certificate, name) for name in ("difference", "formula_rmse", "network_rmse")
+                name: self.unit * getattr(certificate, name)
+                for name in ("difference", "formula_rmse", "network_rmse")
             }
             certificate = replace(certificate, **errors)
-        return replace(result, formula=formulas[0], approximation=formulas[1], network=network, certificate=certificate)
+        return replace(
+            result,
+            formula=formulas[0],
+            approximation=formulas[1],
+            network=network,
+            certificate=certificate,
+        )
 
     def _formula(self, formula: Formula) -> Formula:
         """A formula that was found on scaled data, in the user's units."""
@@ -137,9 +147,15 @@ class InterpretationProblem:
             return sympy.Rational(str(value)) if power_of_ten else sympy.Float(value, 17)
 
         names = formula.names
-        columns = zip(map(variable, names), self.scaling.shift.tolist(), self.scaling.scale.tolist(), strict=True)
+        columns = zip(
+            map(variable, names),
+            self.scaling.shift.tolist(),
+            self.scaling.scale.tolist(),
+            strict=True,
+        )
         swap = {
-            name: (name - (sympy.Float(shift, 17) if shift else 0)) / number(scale) for name, shift, scale in columns
+            name: (name - (sympy.Float(shift, 17) if shift else 0)) / number(scale)
+            for name, shift, scale in columns
         }
         expression = exactly(formula.expression).xreplace(swap) * number(self.unit)
         if self.shift:
@@ -149,9 +165,13 @@ class InterpretationProblem:
             values = to_numpy(expression, names)(points)
 
             def same(form: sympy.Expr) -> bool:
-                return np.allclose(to_numpy(form, names)(points), values, rtol=_SAME, atol=0, equal_nan=True)
+                return np.allclose(
+                    to_numpy(form, names)(points), values, rtol=_SAME, atol=0, equal_nan=True
+                )
 
-            expression = written(simplified(round_numbers(expression, same), names, points, _RESCALED))
+            expression = written(
+                simplified(round_numbers(expression, same), names, points, _RESCALED)
+            )
         return replace(formula, expression=expression)
 
 
@@ -177,12 +197,16 @@ class Interpretation:
     steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
-    relative: bool = False  # noise was found to be in proportion to y, so that errors are those of its logarithm
+    relative: bool = (
+        False  # noise was found to be in proportion to y, so that errors are those of its logarithm
+    )
 
     @property
     def stages(self) -> list[SearchStage]:
         """The steps of the structure chosen, the last one of each stage."""
-        return list({step.stage: step for step in self.steps if step.name == self.structure}.values())
+        return list(
+            {step.stage: step for step in self.steps if step.name == self.structure}.values()
+        )
 
     def __str__(self) -> str:
         return str(self.formula) if self.formula else self.sentence

@@ -38,24 +38,38 @@ _MOST_OTHERS, _SHOWN = 3, 5
 
 
 def records(
-    problem: InterpretationProblem, result: Interpretation, options: Options, seed: int, cpu_seconds: float
+    problem: InterpretationProblem,
+    result: Interpretation,
+    options: Options,
+    seed: int,
+    cpu_seconds: float,
 ) -> Iterator[Record]:
     """All that is recorded of a result, which is in the user's units."""
     formula, policy = result.formula, options.policy
     row = summary_row(problem, result, options.program, cpu_seconds)
     yield row
-    said = f"{problem.name}: {formula.expression if formula else 'no formula'}; {row.values['reason']}"
+    said = (
+        f"{problem.name}: {formula.expression if formula else 'no formula'}; {row.values['reason']}"
+    )
     apart = row.values["largest_difference"]
-    yield Note(said if apart is None else f"{said}; largest difference between formula and network {apart:.2g}")
+    yield Note(
+        said
+        if apart is None
+        else f"{said}; largest difference between formula and network {apart:.2g}"
+    )
     if formula is not None and problem.dimensions is not None:
-        yield Note(f"{problem.name}: the formula was sought in groups without units: its units are those of the output")
+        yield Note(
+            f"{problem.name}: the formula was sought in groups without units: its units are those of the output"
+        )
     if formula is not None and row.values["formula_rmse"] is not None:
         yield from doubts(row.values["r2"], "check points")
     if len(rows := input_rows(problem, result)) > 1:
         yield from rows
         yield Note(f"{problem.name}: {inputs_that_matter(rows)}")
     if formula is not None:
-        yield Row("formulas", {"output": problem.output, "kind": row.values["outcome"], **formula.forms()})
+        yield Row(
+            "formulas", {"output": problem.output, "kind": row.values["outcome"], **formula.forms()}
+        )
         yield formula_checkpoint(problem, result, formula, seed)
     if formula is not None and not formula.splines:
         yield from equivalent_rows(problem, formula, policy.proving * policy.budget)
@@ -69,11 +83,16 @@ def records(
         if constants and not result.sentence.startswith("the formula gives all points"):
             yield Note(f"{problem.name}: {intervals_of(constants)}")
     if result.approximation is not None:
-        yield Row("formulas", {"output": problem.output, "kind": "approximation", **result.approximation.forms()})
+        yield Row(
+            "formulas",
+            {"output": problem.output, "kind": "approximation", **result.approximation.forms()},
+        )
     if result.tried is not None:
         yield from candidate_rows(result.tried)
         yield from decision_rows(result, result.tried)
-        if (table := edge_tables(result.stages, problem.samples, problem.inputs, problem.output)) is not None:
+        if (
+            table := edge_tables(result.stages, problem.samples, problem.inputs, problem.output)
+        ) is not None:
             yield replace(table, name="edges" if problem.only else f"edges-{problem.output}")
 
 
@@ -92,7 +111,12 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
             ratio = float(np.sum((formula(found.x) - found.y) ** 2)) / found.sum_of_squares
     parameters = len(found.parameters)
     return _row(
-        "certified", target=found.name, parameters=parameters, **digits, residual_ratio=ratio, constants=constants
+        "certified",
+        target=found.name,
+        parameters=parameters,
+        **digits,
+        residual_ratio=ratio,
+        constants=constants,
     )
 
 
@@ -101,18 +125,28 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
     samples, check, graph = problem.samples, problem.check, step.graph
     with np.errstate(all="ignore"):
         train, test = (
-            float(np.sqrt(np.mean((step.model(x) - y) ** 2))) for x, y in ((samples.x, samples.y), (check.x, check.y))
+            float(np.sqrt(np.mean((step.model(x) - y) ** 2)))
+            for x, y in ((samples.x, samples.y), (check.x, check.y))
         )
     return _row(
-        "stages", stage=step.stage, structure=step.name, shape=shape_of(graph), active_edges=graph.active_edges,
-        parameters=int(graph.parameters.size), train_rmse=train, validation_rmse=step.error * samples.spread,
-        test_rmse=test, seconds=step.seconds,
-    )  # fmt: skip
+        "stages",
+        stage=step.stage,
+        structure=step.name,
+        shape=shape_of(graph),
+        active_edges=graph.active_edges,
+        parameters=int(graph.parameters.size),
+        train_rmse=train,
+        validation_rmse=step.error * samples.spread,
+        test_rmse=test,
+        seconds=step.seconds,
+    )
 
 
 def _row(table: str, **values: Value) -> Row:
     """None for numbers that are not finite: candidates are not defined on all points before they are refitted."""
-    finite = {n: None if isinstance(v, float) and not np.isfinite(v) else v for n, v in values.items()}
+    finite = {
+        n: None if isinstance(v, float) and not np.isfinite(v) else v for n, v in values.items()
+    }
     return Row(table, finite)
 
 
@@ -125,7 +159,9 @@ def shape_of(graph: Graph) -> str:
         nodes = [n for n in range(graph.inputs, graph.output + 1) if depth[n] == layer]
         products = sum(graph.operation(node) == "product" for node in nodes)
         sums = len(nodes) - products
-        widths.append(f"{sums}" if not products else f"{products}p" if not sums else f"{sums}+{products}p")
+        widths.append(
+            f"{sums}" if not products else f"{products}p" if not sums else f"{sums}+{products}p"
+        )
     return "-".join(widths)
 
 
@@ -135,9 +171,15 @@ def candidate_rows(tried: Tried) -> Iterator[Row]:
         name = edge_name(tried.network, index)
         for rank, match in enumerate(matches):
             yield _row(
-                "candidates", edge=name, index=index, candidate=match.name, r2=match.r2, one_minus_r2=match.loss,
-                complexity=match.complexity, rank=rank,
-            )  # fmt: skip
+                "candidates",
+                edge=name,
+                index=index,
+                candidate=match.name,
+                r2=match.r2,
+                one_minus_r2=match.loss,
+                complexity=match.complexity,
+                rank=rank,
+            )
 
 
 def decision_rows(result: Interpretation, tried: Tried) -> Iterator[Row]:
@@ -145,15 +187,24 @@ def decision_rows(result: Interpretation, tried: Tried) -> Iterator[Row]:
     snapped = next((step.graph for step in reversed(result.steps) if step.stage == "snap"), None)
     chosen = {decision.index: decision for decision in result.decisions}
     for index in tried.network.numeric_edges():
-        found = chosen.get(index) or Decision(index, False, "", np.nan, "no candidates fit the network together")
+        found = chosen.get(index) or Decision(
+            index, False, "", np.nan, "no candidates fit the network together"
+        )
         if index not in chosen and result.formula is not None and snapped is not None:
-            name = label(snapped.edges[index].function)  # the candidate that took over an edge of a good formula
+            name = label(
+                snapped.edges[index].function
+            )  # the candidate that took over an edge of a good formula
             r2 = next((match.r2 for match in tried.matches[index] if match.name == name), np.nan)
             found = Decision(index, True, name, r2, "the formula is as good as the network")
         yield _row(
-            "decisions", edge=edge_name(tried.network, index), index=index,
-            state="symbolic" if found.symbolic else "numeric", candidate=found.candidate, r2=found.r2, why=found.why,
-        )  # fmt: skip
+            "decisions",
+            edge=edge_name(tried.network, index),
+            index=index,
+            state="symbolic" if found.symbolic else "numeric",
+            candidate=found.candidate,
+            r2=found.r2,
+            why=found.why,
+        )
 
 
 def edge_name(graph: Graph, index: int) -> str:
@@ -167,7 +218,9 @@ def edge_name(graph: Graph, index: int) -> str:
     return f"{named(graph.edges[index].source)} to {named(graph.edges[index].target)}"
 
 
-def summary_row(problem: InterpretationProblem, result: Interpretation, program: str, cpu_seconds: float) -> Row:
+def summary_row(
+    problem: InterpretationProblem, result: Interpretation, program: str, cpu_seconds: float
+) -> Row:
     """The outcome, the largest difference between formula and network, and errors in the user's units."""
     formula, network = result.formula, result.tried.network if result.tried else None
     unknown = "unknown" if problem.check.truth is None else "no"
@@ -175,22 +228,39 @@ def summary_row(problem: InterpretationProblem, result: Interpretation, program:
     found, active = result.certificate or none, network.active_edges if network else 0
     varied = problem.unit * problem.samples.spread if np.ptp(problem.samples.y) else np.nan
     return _row(
-        "summary", target=problem.name, kind=problem.kind, program=program, noise=problem.noise,
-        outcome=result.outcome, formula=str(formula.expression) if formula else "", formula_rmse=found.formula_rmse,
-        network_rmse=found.network_rmse, relative_error=found.formula_rmse / varied,
-        largest_difference=found.difference, graph_difference=problem.graph_difference, recovered=found.recovered,
-        form=found.form, symbolically=found.symbolically, r2=found.r2, structure=result.structure,
-        shape=shape_of(network) if network else "", active_edges=active,
+        "summary",
+        target=problem.name,
+        kind=problem.kind,
+        program=program,
+        noise=problem.noise,
+        outcome=result.outcome,
+        formula=str(formula.expression) if formula else "",
+        formula_rmse=found.formula_rmse,
+        network_rmse=found.network_rmse,
+        relative_error=found.formula_rmse / varied,
+        largest_difference=found.difference,
+        graph_difference=problem.graph_difference,
+        recovered=found.recovered,
+        form=found.form,
+        symbolically=found.symbolically,
+        r2=found.r2,
+        structure=result.structure,
+        shape=shape_of(network) if network else "",
+        active_edges=active,
         numeric_edges=len(formula.splines) if formula else active,
-        complexity=formula.complexity if formula else None, seconds=result.seconds, cpu_seconds=cpu_seconds,
+        complexity=formula.complexity if formula else None,
+        seconds=result.seconds,
+        cpu_seconds=cpu_seconds,
         reason=result.sentence,
-    )  # fmt: skip
+    )
 
 
 def equivalent_rows(problem: InterpretationProblem, formula: Formula, work: float) -> Iterator[Row]:
     """A few other ways of writing a formula, as many as come within `work`, shortest first; all in the user's units."""
     points = problem.scaling.invert(problem.samples.validation_x)
-    forms = equivalent_forms(exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=work))
+    forms = equivalent_forms(
+        exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=work)
+    )
     others = {str(written(form)): written(form) for form in forms}
     others.pop(str(formula.expression), None)
     for other in list(others.values())[:_MOST_OTHERS]:
@@ -215,7 +285,11 @@ def input_rows(problem: InterpretationProblem, result: Interpretation) -> list[R
         exchanged = x.copy()
         exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
         with np.errstate(all="ignore"):
-            change = float(np.sqrt(np.mean((model(exchanged) - model(x)) ** 2))) / problem.unit / problem.samples.spread
+            change = (
+                float(np.sqrt(np.mean((model(exchanged) - model(x)) ** 2)))
+                / problem.unit
+                / problem.samples.spread
+            )
         rows.append(_row("inputs", output=problem.output, input=name, effect=change))
     return rows
 
@@ -223,7 +297,9 @@ def input_rows(problem: InterpretationProblem, result: Interpretation) -> list[R
 def inputs_that_matter(rows: Sequence[Row]) -> str:
     """A sentence: the inputs by their effect, and those without one."""
     effects = {str(row.values["input"]): float(row.values["effect"] or 0.0) for row in rows}
-    used = sorted((name for name, effect in effects.items() if effect > 0.0), key=lambda name: -effects[name])
+    used = sorted(
+        (name for name, effect in effects.items() if effect > 0.0), key=lambda name: -effects[name]
+    )
     idle = [name for name in effects if name not in used]
     text = "inputs by their effect: " + ", ".join(f"{name} ({effects[name]:.2g})" for name in used)
     return text + (f"; not needed: {', '.join(idle)}" if idle else "")
@@ -241,10 +317,16 @@ def formula_checkpoint(
         "inputs": list(problem.inputs),
         "output": problem.output,
         "rounded": [list(entry) for entry in formula.rounded],
-        "certificate": {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in certificate.items()},
+        "certificate": {
+            k: (v if not isinstance(v, float) or np.isfinite(v) else None)
+            for k, v in certificate.items()
+        },
         "seed": seed,
     }
     arrays = {"domain": problem.scaling.invert(problem.check.domain.T).T}
     for name, spline in formula.splines:
-        arrays |= {f"{name}.ends": np.array([spline.low, spline.high]), f"{name}.coefficients": spline.parameters}
+        arrays |= {
+            f"{name}.ends": np.array([spline.low, spline.high]),
+            f"{name}.coefficients": spline.parameters,
+        }
     return Checkpoint(f"formula-{problem.name}-seed{seed}", arrays, meta)

@@ -62,20 +62,24 @@ class _Outcome:
 
 
 def verdict(
-    problem: SearchProblem, given: InterpretationProblem, steps: Sequence[SearchStage], tried: Sequence[Tried],
-    slack: float, budget: Budget,
-) -> Iterator[SearchStage | Interpretation]:  # fmt: skip
+    problem: SearchProblem,
+    given: InterpretationProblem,
+    steps: Sequence[SearchStage],
+    tried: Sequence[Tried],
+    slack: float,
+    budget: Budget,
+) -> Iterator[SearchStage | Interpretation]:
     """The stages from the best structure to its formula, then the interpretation, certified against the network that
     was given, or else the one that was trained. A formula may be `slack` worse than its network; what is left of the
     budget goes into rounding and simplification."""
     data, check = problem.data, given.check
     numeric = [step for step in steps if step.stage in _NUMERIC]
-    best = min([*(step.error for step in numeric), *(each.network_error for each in tried)], default=inf)
+    best = min(
+        [*(step.error for step in numeric), *(each.network_error for each in tried)], default=inf
+    )
     choice = choose_formula(tried, problem)
     if best >= data.nothing or choice is None:
-        sentence = (
-            f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
-        )
+        sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
         if best >= data.nothing:
             sentence = "no structure found: no network predicts held-out points better than their mean does"
         yield Interpretation("failed", sentence, steps=tuple(steps))
@@ -93,20 +97,39 @@ def verdict(
     certificate = certify(formula, network, held, points, check.truth, check.expression, proof)
     if formula is not None:
         spent = time.monotonic() - start
-        stages = (*stages, SearchStage("verify", choice.name, formula.graph, data.error(formula), spent, formula))
+        stages = (
+            *stages,
+            SearchStage("verify", choice.name, formula.graph, data.error(formula), spent, formula),
+        )
         yield stages[-1]
     allowed = max((1 + slack) * reference, problem.policy.exact)
-    kind, sentence = _judged(outcome, choice.formula_error, certificate, check, data, reference, allowed)
+    kind, sentence = _judged(
+        outcome, choice.formula_error, certificate, check, data, reference, allowed
+    )
     yield Interpretation(
-        kind, sentence, formula, network, certificate, choice.name, 0.0, choice, (*steps, *stages),
-        outcome.approximation, outcome.decisions, data.relative,
-    )  # fmt: skip
+        kind,
+        sentence,
+        formula,
+        network,
+        certificate,
+        choice.name,
+        0.0,
+        choice,
+        (*steps, *stages),
+        outcome.approximation,
+        outcome.decisions,
+        data.relative,
+    )
 
 
 def _finishing(
-    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, budget: Budget,
+    choice: Tried,
+    tried: Sequence[Tried],
+    problem: SearchProblem,
+    slack: float,
+    budget: Budget,
     reference: tuple[float, Callable[[Array], Array]],
-) -> Generator[SearchStage, None, _Outcome]:  # fmt: skip
+) -> Generator[SearchStage, None, _Outcome]:
     """Rounds the formula if it is as good as the network with the error of `reference`, or where noise leaves it to
     chance which is better, else snaps what edges can be."""
     allowed = min(max((1 + slack) * reference[0], problem.policy.exact), 1.0)
@@ -121,7 +144,9 @@ def _finishing(
         with at_most(budget.left):
             formula = finished(graph, problem.data, names, problem.policy)
         error = problem.data.error(formula.graph)
-        return formula, SearchStage("round", choice.name, formula.graph, error, time.monotonic() - start)
+        return formula, SearchStage(
+            "round", choice.name, formula.graph, error, time.monotonic() - start
+        )
 
     if choice.formula is not None and good(choice.formula, choice.formula_error):
         formula, stage = rounded(choice.formula)
@@ -145,14 +170,19 @@ def _mixed(
     """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
     policy = problem.policy.mixing
     best = min(each.network_error for each in tried)
-    near = [each for each in tried if each.network_error <= policy.near * best][: policy.structures] or [choice]
+    near = [each for each in tried if each.network_error <= policy.near * best][
+        : policy.structures
+    ] or [choice]
     found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
     for each in near:
         allowed = max((1 + slack) * each.network_error, problem.policy.exact)
         for graph in variants(each.network, problem):
             mixed = PartlySymbolic(graph, problem.data.error(graph), ())
             allowance = policy.budget / (len(near) * problem.policy.selection.variants)
-            with contextlib.suppress(WorkSpent), at_most(0.7 * budget.left):  # the rest is for its formula
+            with (
+                contextlib.suppress(WorkSpent),
+                at_most(0.7 * budget.left),
+            ):  # the rest is for its formula
                 mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
             numeric = len(mixed.graph.numeric_edges())
             found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
@@ -163,20 +193,25 @@ def _mixed(
 
 
 def _judged(
-    outcome: _Outcome, formula_error: float, certificate: Certificate, check: Check, data: SearchData,
-    reference: float, allowed: float,
-) -> tuple[str, str]:  # fmt: skip
+    outcome: _Outcome,
+    formula_error: float,
+    certificate: Certificate,
+    check: Check,
+    data: SearchData,
+    reference: float,
+    allowed: float,
+) -> tuple[str, str]:
     """The outcome in a word and a sentence."""
     choice, formula = outcome.choice, outcome.formula
     if formula is not None and not formula.splines:
         error = data.overall_error(formula)
         if error <= EXACT_FORMULA and data.supports(formula.graph.parameters.size):
-            sentence = (
-                f"the formula gives all points {f'to {error:.1e} of their spread' if error else 'to the last digit'}"
-            )
+            sentence = f"the formula gives all points {f'to {error:.1e} of their spread' if error else 'to the last digit'}"
             if not (certificate.symbolically == "yes" or is_truth(formula, check)):
                 return "wrong", f"{sentence}; beyond them it is not the truth"
-            return "exact", sentence + " and agrees with the truth" * (certificate.recovered == "yes")
+            return "exact", sentence + " and agrees with the truth" * (
+                certificate.recovered == "yes"
+            )
     poor = ""
     if _POOR < choice.network_error < inf:
         by_mean = data.error(lambda x: np.full(x.shape[0], float(np.mean(data.y))))
@@ -185,17 +220,31 @@ def _judged(
     away = ""
     if outcome.approximation is not None:
         ratio = formula_error / max(reference, 1e-300)
-        away = f"; the best formula of candidates alone is {ratio:.3g} times as wrong as the network"
+        away = (
+            f"; the best formula of candidates alone is {ratio:.3g} times as wrong as the network"
+        )
     if formula is None:
         return "failed", f"no structure found: every edge stays numeric{away}{poor}"
     if formula.splines:
         count = f"{len(formula.splines)} of {choice.network.active_edges}"
-        return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
+        return (
+            "partly numeric",
+            f"{count} edges stay numeric: no candidate is as good there{away}{poor}",
+        )
     error, kind = data.error(formula), "exact" if certificate.recovered == "yes" else "formula"
     if reference == inf:
-        return kind, f"the shortest description of so few points; it leaves {error:.2g} of their spread"
-    said = f"its error on held-out points is {error / max(reference, 1e-300):.2g} times the network's"
-    said += f", a difference that {data.validation_y.size} points leave to chance" if error > allowed else ""
+        return (
+            kind,
+            f"the shortest description of so few points; it leaves {error:.2g} of their spread",
+        )
+    said = (
+        f"its error on held-out points is {error / max(reference, 1e-300):.2g} times the network's"
+    )
+    said += (
+        f", a difference that {data.validation_y.size} points leave to chance"
+        if error > allowed
+        else ""
+    )
     said = said if error > _ROUNDED else f"its relative error on held-out points is {error:.1g}"
     said += ", of the logarithm, as noise is in proportion to y" if data.relative else ""
     return kind, f"the formula is as good as the network ({said}){poor}"

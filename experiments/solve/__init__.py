@@ -33,7 +33,13 @@ def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
 def check(cfg: SolveConfig) -> None:
     """Read the equations, their conditions and the networks, without solving."""
     from kanrun.experiments.solve.checks import check_memory
-    from kanrun.experiments.solve.problem import make_solve_problem, network_choices, policy_of, settings_of, windows_of
+    from kanrun.experiments.solve.problem import (
+        make_solve_problem,
+        network_choices,
+        policy_of,
+        settings_of,
+        windows_of,
+    )
 
     for entry in cfg.suite or [{}]:
         chosen = settings_of(cfg, entry)
@@ -47,9 +53,17 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     """Solve with one network: a row for each grid as it ends, then the summary, the solution and its checkpoint."""
     from kanrun.experiments.solve.checks import notes
     from kanrun.experiments.solve.problem import make_solve_problem, network_choices, settings_of
-    from kanrun.experiments.solve.solved import SolvedEquation, measuring_points, solutions, stage_row
+    from kanrun.experiments.solve.solved import (
+        SolvedEquation,
+        measuring_points,
+        solutions,
+        stage_row,
+    )
 
-    cfg, bounds = settings_of(cfg, cell), {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()}
+    cfg, bounds = (
+        settings_of(cfg, cell),
+        {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()},
+    )
     problem = make_solve_problem(cfg, seed)
     choice = network_choices(cfg, problem.system.order)[cell["network"]]
     points, number = measuring_points(problem, seed), str(cell["network"])
@@ -60,7 +74,9 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
             row = stage_row(problem, each, points)
             yield Row("metrics", {"equation": problem.name, "network": choice.label, **row})
             continue
-        yield Note(f"{choice.label}: {each.verdict}; {each.reason}", warning=each.verdict != "solved")
+        yield Note(
+            f"{choice.label}: {each.verdict}; {each.reason}", warning=each.verdict != "solved"
+        )
         yield Row("summary", {**each.summary(), **bounds})
         if seed == cfg.seed:
             yield from each.tables(number)
@@ -69,11 +85,20 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """Errors by unknowns; for each network the solution, its error and residual, points and knots, and sections."""
-    from kanrun.experiments.solve.plots import convergence, sections_figure, solution_figure, solution_tables
+    from kanrun.experiments.solve.plots import (
+        convergence,
+        sections_figure,
+        solution_figure,
+        solution_tables,
+    )
 
     for name, rows in tables["metrics"].groupby("equation", sort=False):
         yield (
-            ("convergence" if tables["metrics"]["equation"].nunique() == 1 else f"convergence_{name}"),
+            (
+                "convergence"
+                if tables["metrics"]["equation"].nunique() == 1
+                else f"convergence_{name}"
+            ),
             convergence(rows),
         )
     for number, each in solution_tables(tables).items():

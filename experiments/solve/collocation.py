@@ -30,20 +30,32 @@ Array = NDArray[np.float64]
 class CollocationPolicy:
     """Resolutions by the number of variables, and what counts as one solution."""
 
-    sizes: tuple[tuple[int, ...], ...] = ((24, 48, 96), (16, 24, 32), (7, 9, 11))  #: functions of each variable
+    sizes: tuple[tuple[int, ...], ...] = (
+        (24, 48, 96),
+        (16, 24, 32),
+        (7, 9, 11),
+    )  #: functions of each variable
     oversampling: float = 1.4  #: points of each variable, of its functions
     weight: float = 1e4  #: of a condition's mean squared residual
-    agreement: float = 3e-5  #: relative difference of two resolutions at most, at `points` random points
+    agreement: float = (
+        3e-5  #: relative difference of two resolutions at most, at `points` random points
+    )
     points: int = 2000
     largest: int = 1400  #: coefficients in all
 
 
-def collocated(system: System, policy: CollocationPolicy = CollocationPolicy()) -> Callable[[Array], Array] | None:
+def collocated(
+    system: System, policy: CollocationPolicy = CollocationPolicy()
+) -> Callable[[Array], Array] | None:
     """The solution at points (points, variables) as values (points, unknowns); None where this method has none."""
     relations = [*system.equations, *(each.relation for each in system.conditions)]
     if system.vocabulary.constants or system.measured or not all(map(_linear, relations)):
         return None
-    points, variables, before = low_discrepancy(system.box, policy.points, 0).numpy(), len(system.box), None
+    points, variables, before = (
+        low_discrepancy(system.box, policy.points, 0).numpy(),
+        len(system.box),
+        None,
+    )
     for size in policy.sizes[variables - 1]:
         if size**variables * len(system.vocabulary.unknowns) > policy.largest:
             return None
@@ -51,7 +63,10 @@ def collocated(system: System, policy: CollocationPolicy = CollocationPolicy()) 
         values = None if solution is None else solution(points)
         if solution is None or values is None or not np.isfinite(values).all():
             return None
-        if before is not None and np.abs(values - before).max() <= policy.agreement * np.abs(values).max():
+        if (
+            before is not None
+            and np.abs(values - before).max() <= policy.agreement * np.abs(values).max()
+        ):
             return solution
         before = values
     return None
@@ -62,12 +77,20 @@ def _linear(relation: Relation) -> bool:
     return not any(sympy.diff(relation.expression, name).has(*names) for name in names)
 
 
-def _fitted(system: System, size: int, policy: CollocationPolicy) -> Callable[[Array], Array] | None:
+def _fitted(
+    system: System, size: int, policy: CollocationPolicy
+) -> Callable[[Array], Array] | None:
     """The fit of `size` polynomials of each variable; None where other functions fit as well."""
-    box, unknowns, each = system.box.numpy(), len(system.vocabulary.unknowns), int(policy.oversampling * size) + 2
+    box, unknowns, each = (
+        system.box.numpy(),
+        len(system.vocabulary.unknowns),
+        int(policy.oversampling * size) + 2,
+    )
     nodes = -np.cos(np.pi * (np.arange(each) + 0.5) / each)
     places = [low + (nodes + 1) / 2 * (high - low) for low, high in box]
-    inside = torch.as_tensor(np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, len(box)))
+    inside = torch.as_tensor(
+        np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, len(box))
+    )
     blocks = [Block("equation", relation, inside) for relation in system.equations]
     blocks += condition_blocks(system, each ** (len(box) - 1), policy.weight)
     rows, right = list[Array](), list[Array]()
@@ -79,19 +102,27 @@ def _fitted(system: System, size: int, policy: CollocationPolicy) -> Callable[[A
         rows.append(matrix * block.scale)
         right.append(-left * block.scale)
     matrix = np.concatenate(rows)
-    found, _, rank, _ = linalg.lstsq(matrix, np.concatenate(right), lapack_driver="gelsy", cond=1e-13)
+    found, _, rank, _ = linalg.lstsq(
+        matrix, np.concatenate(right), lapack_driver="gelsy", cond=1e-13
+    )
     if rank < matrix.shape[1]:
         return None
     coefficients = found.reshape(unknowns, -1)
-    return lambda points: np.asarray(_functions(points, box, size, (0,) * len(box)) @ coefficients.T)
+    return lambda points: np.asarray(
+        _functions(points, box, size, (0,) * len(box)) @ coefficients.T
+    )
 
 
-def _rows(relation: Relation, points: Array, box: Array, size: int, unknowns: int) -> tuple[Array, Array]:
+def _rows(
+    relation: Relation, points: Array, box: Array, size: int, unknowns: int
+) -> tuple[Array, Array]:
     """The derivatives of left - right by the coefficients (unknowns, size, ..., size), and its value at zero."""
     zeros = np.concatenate([points, np.zeros((len(points), len(relation.derivatives)))], axis=1)
     slopes, matrix = relation.slopes(zeros), np.zeros((len(points), unknowns, size ** len(box)))
     for column, each in enumerate(relation.derivatives):
-        matrix[:, each.unknown] += slopes[:, column, None] * _functions(points, box, size, each.index)
+        matrix[:, each.unknown] += slopes[:, column, None] * _functions(
+            points, box, size, each.index
+        )
     return matrix.reshape(len(points), -1), relation.residual(zeros)
 
 

@@ -18,7 +18,9 @@ STANDARD_ERRORS = 2.0
 
 def findings(summary: DataFrame) -> list[Claim]:
     """Claims about the first network of the settings; in a suite about the bounds of its entries too."""
-    bounded = [name for name in summary.columns if name.endswith("_bound") and summary[name].notna().any()]
+    bounded = [
+        name for name in summary.columns if name.endswith("_bound") and summary[name].notna().any()
+    ]
     if summary["equation"].nunique() > 1 or bounded:
         return [*_honest(summary), *_within(summary, bounded)]
     first = summary["network"].iloc[0]
@@ -27,17 +29,24 @@ def findings(summary: DataFrame) -> list[Claim]:
     made = [
         Claim(
             f"{first} solves {rows['equation'].iloc[0]}: share of the seeds with the verdict solved",
-            float(solved), "1", bool(solved == 1.0), _spread(rows, "change", "change from the last grid"),
+            float(solved),
+            "1",
+            bool(solved == 1.0),
+            _spread(rows, "change", "change from the last grid"),
         )
-    ]  # fmt: skip
+    ]
     made += _honest(summary)
-    made += [_found(rows, name.removesuffix("_true")) for name in rows.columns if name.endswith("_true")]
+    made += [
+        _found(rows, name.removesuffix("_true")) for name in rows.columns if name.endswith("_true")
+    ]
     return made
 
 
 def _honest(summary: DataFrame) -> list[Claim]:
     """Whether what was called solved has errors as small as the change from the last grid says."""
-    trusted = summary[(summary["verdict"] == "solved") & summary["l2"].notna() & summary["change"].notna()]
+    trusted = summary[
+        (summary["verdict"] == "solved") & summary["l2"].notna() & summary["change"].notna()
+    ]
     if not len(trusted):
         return []
     ratio = float((trusted["l2"] / (trusted["change"] + trusted["against"].map(ROUNDING))).max())
@@ -55,7 +64,10 @@ def _within(summary: DataFrame, bounded: list[str]) -> list[Claim]:
     for (equation, network), rows in summary.groupby(["equation", "network"], sort=False):
         for name in bounded:
             if rows[name].notna().any():
-                value, bound = float(rows[name.removesuffix("_bound")].median()), float(rows[name].iloc[0])
+                value, bound = (
+                    float(rows[name.removesuffix("_bound")].median()),
+                    float(rows[name].iloc[0]),
+                )
                 sentence = f"{equation}, {network}: median {name.removesuffix('_bound')}"
                 spread = _spread(rows, name.removesuffix("_bound"), "from")
                 made.append(Claim(sentence, value, f"<= {bound:g}", value <= bound, spread))
@@ -67,7 +79,9 @@ def _within(summary: DataFrame, bounded: list[str]) -> list[Claim]:
 def _found(rows: DataFrame, name: str) -> Claim:
     left = (rows[name] - rows[f"{name}_true"]).abs() / rows[f"{name}_error"]
     share = float((left <= STANDARD_ERRORS).mean())
-    values = f"{rows[name].min():.5g} .. {rows[name].max():.5g}, true {rows[f'{name}_true'].iloc[0]:.5g}"
+    values = (
+        f"{rows[name].min():.5g} .. {rows[name].max():.5g}, true {rows[f'{name}_true'].iloc[0]:.5g}"
+    )
     sentence = f"{name} is found within {STANDARD_ERRORS:g} standard errors: share of the seeds"
     return Claim(sentence, share, ">= 0.8", share >= 0.8, values)
 

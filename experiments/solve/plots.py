@@ -13,7 +13,16 @@ from pandas import DataFrame
 
 from kanrun.figures.maps import draw_map
 from kanrun.figures.panels import legend_of_all
-from kanrun.figures.style import BLACK, DIVERGING, GREY, SEQUENTIAL, WIDTH, grid_of_axes, new_figure, styled
+from kanrun.figures.style import (
+    BLACK,
+    DIVERGING,
+    GREY,
+    SEQUENTIAL,
+    WIDTH,
+    grid_of_axes,
+    new_figure,
+    styled,
+)
 
 #: Values of the second variable at which sections are drawn.
 SECTIONS = 5
@@ -26,7 +35,11 @@ PUBLISHED: dict[str, tuple[tuple[float, str], ...]] = {
         (2.6e-2, "KAN, pykan's example"),
         (1e-6, "MLP, natural gradient, arXiv 2302.13163: 1e-6 to 1e-8"),
     ),
-    "helmholtz": ((1.0e-3, "KAN, arXiv 2407.17611"), (1.3e-2, "KAN, arXiv 2509.03417"), (3.5e-3, "MLP")),
+    "helmholtz": (
+        (1.0e-3, "KAN, arXiv 2407.17611"),
+        (1.3e-2, "KAN, arXiv 2509.03417"),
+        (3.5e-3, "MLP"),
+    ),
     "allen_cahn": ((1.4e-2, "KAN"), (5.4e-5, "MLP on a GPU")),
     "burgers": ((2.4e-2, "KAN"), (8e-9, "MLP on a GPU")),
 }
@@ -49,12 +62,20 @@ class SolutionTables:
     @property
     def _plain(self) -> list[str]:
         names = map(str, self.solution)
-        return [name for name in names if not name.startswith("residual ") and not name.endswith(" true")]
+        return [
+            name
+            for name in names
+            if not name.startswith("residual ") and not name.endswith(" true")
+        ]
 
     @property
     def variables(self) -> list[str]:
         """The variables that change, one or two."""
-        return [name for name in self._plain[: -len(self.residuals)] if self.solution[name].nunique() > 1]
+        return [
+            name
+            for name in self._plain[: -len(self.residuals)]
+            if self.solution[name].nunique() > 1
+        ]
 
     @property
     def unknowns(self) -> list[str]:
@@ -78,7 +99,13 @@ def convergence(metrics: DataFrame) -> Figure:
             axes.plot(kept["unknowns"], kept[column], marker="o", label=str(label))
     if error == "l2":
         for number, (value, source) in enumerate(PUBLISHED.get(str(rows["equation"].iloc[0]), ())):
-            left.axhline(value, color=GREY, linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=source)
+            left.axhline(
+                value,
+                color=GREY,
+                linestyle=("--", ":", "-.")[number % 3],
+                linewidth=1,
+                label=source,
+            )
     left.set_ylabel("relative L2 error" if error == "l2" else "change from grid to grid")
     right.set_ylabel("relative residual")
     for axes in (left, right):
@@ -100,12 +127,16 @@ def sections_figure(tables: SolutionTables) -> Figure:
     figure = new_figure(3.0, WIDTH)
     values = np.unique(tables.solution[up])
     chosen = values[np.linspace(0, len(values) - 1, SECTIONS).round().astype(int)]
-    for axes, unknown in zip(grid_of_axes(figure, 1, len(tables.unknowns))[0], tables.unknowns, strict=True):
+    for axes, unknown in zip(
+        grid_of_axes(figure, 1, len(tables.unknowns))[0], tables.unknowns, strict=True
+    ):
         for value in chosen:
             rows = tables.solution[tables.solution[up] == value]
             axes.plot(rows[across], rows[unknown], label=f"{up} = {value:.3g}")
             if f"{unknown} true" in rows:
-                axes.plot(rows[across], rows[f"{unknown} true"], linestyle=":", color=BLACK, linewidth=1)
+                axes.plot(
+                    rows[across], rows[f"{unknown} true"], linestyle=":", color=BLACK, linewidth=1
+                )
         axes.set(title=f"{unknown}, {tables.label}", xlabel=across, ylabel=unknown)
     legend_of_all(figure, [axes], ncols=SECTIONS)
     return figure
@@ -118,7 +149,12 @@ def _curves(tables: SolutionTables) -> Figure:
         (line,) = left.plot(table[at], table[name], label=name)
         if f"{name} true" in table:
             left.plot(table[at], table[f"{name} true"], linestyle=":", color=BLACK)
-            middle.plot(table[at], (table[name] - table[f"{name} true"]).abs(), color=line.get_color(), label=name)
+            middle.plot(
+                table[at],
+                (table[name] - table[f"{name} true"]).abs(),
+                color=line.get_color(),
+                label=name,
+            )
         right.plot(table[at], table[residual].abs(), label=residual)
     if tables.knots is not None:
         zeros, across = np.zeros(len(tables.knots)), left.get_xaxis_transform()
@@ -127,7 +163,9 @@ def _curves(tables: SolutionTables) -> Figure:
     titles = (tables.label, "error" if middle.lines else "no solution is known", "residual")
     for axes, title in zip((left, middle, right), titles, strict=True):
         axes.set(title=title, xlabel=at)
-        if axes is not left and any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
+        if axes is not left and any(
+            np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines
+        ):
             axes.set_yscale("log")
     return figure
 
@@ -144,9 +182,15 @@ def _maps(tables: SolutionTables) -> Figure:
         panels.append((residual if len(lines) > 1 else "residual", table[residual], DIVERGING))
         for axes, (title, shown, colours) in zip(line, panels, strict=False):
             reach = float(shown.abs().max()) or 1.0
-            limits = (float(shown.min()), float(shown.max())) if colours == SEQUENTIAL else (-reach, reach)
+            limits = (
+                (float(shown.min()), float(shown.max()))
+                if colours == SEQUENTIAL
+                else (-reach, reach)
+            )
             limits = limits if limits[0] < limits[1] else (limits[0] - 0.5, limits[0] + 0.5)
-            x, y, values = (each.to_numpy(dtype=float) for each in (table[across], table[up], shown))
+            x, y, values = (
+                each.to_numpy(dtype=float) for each in (table[across], table[up], shown)
+            )
             image = draw_map(axes, x, y, values, limits, colours)
             figure.colorbar(image, ax=axes, pad=0.03, aspect=20, location="bottom")
             axes.set(title=title, xlabel=across)
@@ -163,7 +207,8 @@ def _draw_points(axes: Axes, tables: SolutionTables, across: str, up: str) -> No
         axes.plot(tables.points[across], tables.points[up], ".", markersize=1, color=GREY)
     if tables.knots is not None:
         below, beside = (
-            tables.knots.loc[tables.knots["variable"] == name, "at"].to_numpy(dtype=float) for name in (across, up)
+            tables.knots.loc[tables.knots["variable"] == name, "at"].to_numpy(dtype=float)
+            for name in (across, up)
         )
         look: dict[str, Any] = {"color": BLACK, "markersize": 6}
         axes.plot(below, np.zeros(len(below)), "|", transform=axes.get_xaxis_transform(), **look)
@@ -178,5 +223,7 @@ def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables
         at = int(name.rpartition("_")[2])
         solution = tables[f"solution_{name}"].drop(columns=["cell", "seed"], errors="ignore")
         label = str(labels[at]) if at < len(labels) else name
-        found[name] = SolutionTables(label, solution, tables.get(f"points_{name}"), tables.get(f"knots_{name}"))
+        found[name] = SolutionTables(
+            label, solution, tables.get(f"points_{name}"), tables.get(f"knots_{name}")
+        )
     return found

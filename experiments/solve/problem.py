@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
-from kanrun.experiments.solve.checks import check_agreement, check_determined, check_exact, differing
+from kanrun.experiments.solve.checks import (
+    check_agreement,
+    check_determined,
+    check_exact,
+    differing,
+)
 from kanrun.experiments.solve.collocation import collocated
 from kanrun.experiments.solve.reading import Reader, read_box, read_conditions
 from kanrun.experiments.solve.reference import Reference, reference_of
@@ -73,7 +78,11 @@ class SolveProblem:
         names = self.system.vocabulary.variables
         if self.exact is not None:
             values = [to_numpy(formula, names) for formula in self.exact]
-            slopes = [to_numpy(sympy.diff(each, variable(name)), names) for each in self.exact for name in names]
+            slopes = [
+                to_numpy(sympy.diff(each, variable(name)), names)
+                for each in self.exact
+                for name in names
+            ]
             return Comparison("exact", _side_by_side(values), _side_by_side(slopes))
         found = None if self.known is None else reference_of(self.known) or collocated(self.known)
         return None if found is None else Comparison("reference", found)
@@ -101,11 +110,18 @@ def settings_of(cfg: SolveConfig, cell: Mapping[str, Any]) -> SolveConfig:
     if "equation" in cell:
         entry = files("kanrun.conf").joinpath("equation", f"{cell['equation']}.yaml")
         if not entry.is_file():
-            raise UsageError(f"suite names the equation {cell['equation']}, which the group does not have.")
-        merged = OmegaConf.merge(OmegaConf.structured(EquationConfig), OmegaConf.create(entry.read_text()))
+            raise UsageError(
+                f"suite names the equation {cell['equation']}, which the group does not have."
+            )
+        merged = OmegaConf.merge(
+            OmegaConf.structured(EquationConfig), OmegaConf.create(entry.read_text())
+        )
         equation: Any = OmegaConf.to_object(merged)
         cfg = replace(cfg, equation=equation)
-    return with_cell(cfg, {name: each for name, each in cell.items() if name not in ("network", "name", "equation")})
+    return with_cell(
+        cfg,
+        {name: each for name, each in cell.items() if name not in ("network", "name", "equation")},
+    )
 
 
 def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
@@ -117,14 +133,22 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
     system = _checked(system)
     exact = None
     if equation.exact is not None:
-        texts = list(equation.exact) if isinstance(equation.exact, list | tuple) else [equation.exact]
+        texts = (
+            list(equation.exact) if isinstance(equation.exact, list | tuple) else [equation.exact]
+        )
         if len(texts) != len(equation.unknowns):
-            raise UsageError(f"equation.exact has {len(texts)} formulas for {len(equation.unknowns)} unknowns.")
+            raise UsageError(
+                f"equation.exact has {len(texts)} formulas for {len(equation.unknowns)} unknowns."
+            )
         exact = [read.formula(text) for text in texts]
         check_exact(system, exact, truth)
-    easier = [_checked(_system(replace(equation, constants=values))[0]) for values in _continued(equation)]
+    easier = [
+        _checked(_system(replace(equation, constants=values))[0]) for values in _continued(equation)
+    ]
     if any(not torch.equal(each.box, system.box) for each in easier):
-        raise UsageError("equation.continuation has a constant that a range of equation.variables holds; leave it out.")
+        raise UsageError(
+            "equation.continuation has a constant that a range of equation.variables holds; leave it out."
+        )
     return SolveProblem(equation.name, system, exact, truth, _known(equation, truth), easier)
 
 
@@ -137,7 +161,9 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
     """The system with sought constants at their true values; None where one is not known."""
     if set(equation.find or ()) - set(truth):
         return None
-    return _system(replace(equation, constants={**(equation.constants or {}), **truth}, find=None))[0]
+    return _system(replace(equation, constants={**(equation.constants or {}), **truth}, find=None))[
+        0
+    ]
 
 
 def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
@@ -149,10 +175,17 @@ def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
                 f"equation.continuation has {name}, which equation.constants does not have; give it there."
             )
         if not isinstance(values, list | tuple) or len(values) != len(next(iter(given.values()))):
-            raise UsageError(f"equation.continuation.{name}={values} must be a list, as long as those of others.")
+            raise UsageError(
+                f"equation.continuation.{name}={values} must be a list, as long as those of others."
+            )
     if given and equation.windows not in ("auto", 1, None):
-        raise UsageError("equation.continuation solves the whole range at once; leave out equation.windows.")
-    return [{**constants, **dict(zip(given, row, strict=True))} for row in zip(*given.values(), strict=True)]
+        raise UsageError(
+            "equation.continuation solves the whole range at once; leave out equation.windows."
+        )
+    return [
+        {**constants, **dict(zip(given, row, strict=True))}
+        for row in zip(*given.values(), strict=True)
+    ]
 
 
 def _system(equation: EquationConfig) -> tuple[System, Reader]:
@@ -163,7 +196,9 @@ def _system(equation: EquationConfig) -> tuple[System, Reader]:
     box, unknowns = read_box(equation.variables, fixed), tuple(equation.unknowns)
     vocabulary = Vocabulary(tuple(equation.variables), unknowns, tuple(equation.find or ()))
     read = Reader(vocabulary, fixed)
-    formulas = list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]
+    formulas = (
+        list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]
+    )
     if len(formulas) != len(unknowns):
         raise UsageError(
             f"equation.formula has {len(formulas)} equations for {len(unknowns)} unknowns ({', '.join(unknowns)}); "
@@ -177,7 +212,12 @@ def _system(equation: EquationConfig) -> tuple[System, Reader]:
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
     usual = EquationPolicy()
-    return replace(usual, points=cfg.points, face_points=cfg.face_points, stage=replace(usual.stage, steps=cfg.steps))
+    return replace(
+        usual,
+        points=cfg.points,
+        face_points=cfg.face_points,
+        stage=replace(usual.stage, steps=cfg.steps),
+    )
 
 
 def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | None:
@@ -190,7 +230,9 @@ def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | 
     elif windows is None or windows == 1:
         windows = None
     elif isinstance(windows, bool) or not isinstance(windows, int) or not 1 <= windows <= 1000:
-        raise UsageError(f"equation.windows={windows} must be a whole number from 1 to 1000, or auto.")
+        raise UsageError(
+            f"equation.windows={windows} must be a whole number from 1 to 1000, or auto."
+        )
     elif not possible:
         raise UsageError(
             f"equation.windows={windows} needs an equation that evolves from conditions at the lower end of its last "
@@ -201,9 +243,15 @@ def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | 
     return windows
 
 
-def _with_data(equation: EquationConfig, system: System, seed: int) -> tuple[System, dict[str, float]]:
+def _with_data(
+    equation: EquationConfig, system: System, seed: int
+) -> tuple[System, dict[str, float]]:
     """The system with measured values, from a table or drawn from a reference solution with noise."""
-    data, names, unknowns = equation.data, system.vocabulary.variables, list(system.vocabulary.unknowns)
+    data, names, unknowns = (
+        equation.data,
+        system.vocabulary.variables,
+        list(system.vocabulary.unknowns),
+    )
     truth = dict[str, float]()
     if isinstance(data, str):
         unknowns = [name for name in unknowns if name in column_names(data)] or unknowns
@@ -217,14 +265,18 @@ def _with_data(equation: EquationConfig, system: System, seed: int) -> tuple[Sys
     low, high = system.box.numpy().T
     outside = ((points < low) | (points > high)).any(axis=1)
     if outside.any():
-        first = ", ".join(f"{name}={value:g}" for name, value in zip(names, points[outside][0], strict=True))
+        first = ", ".join(
+            f"{name}={value:g}" for name, value in zip(names, points[outside][0], strict=True)
+        )
         raise UsageError(
             f"equation.data has rows outside the box of equation.variables, {int(outside.sum())} of {len(points)}, the "
             f"first at {first}; widen the box or leave them out."
         )
     at = torch.as_tensor(points)
     measured = tuple(
-        Measured(parse_relation(f"{name} = 0", system.vocabulary), at, torch.as_tensor(values[:, i]))
+        Measured(
+            parse_relation(f"{name} = 0", system.vocabulary), at, torch.as_tensor(values[:, i])
+        )
         for i, name in enumerate(unknowns)
     )
     return replace(system, measured=measured), truth
@@ -233,9 +285,13 @@ def _with_data(equation: EquationConfig, system: System, seed: int) -> tuple[Sys
 def _columns(data: Mapping[str, Any], names: Sequence[str]) -> Array:
     """These columns side by side. Raises UsageError where one is missing, not finite, or of another length."""
     if missing := [name for name in names if name not in data]:
-        raise UsageError(f"equation.data has no column {missing[0]}; its columns are {', '.join(map(str, data))}.")
+        raise UsageError(
+            f"equation.data has no column {missing[0]}; its columns are {', '.join(map(str, data))}."
+        )
     try:
-        found = np.stack([np.asarray(data[name], dtype=np.float64).reshape(-1) for name in names], axis=1)
+        found = np.stack(
+            [np.asarray(data[name], dtype=np.float64).reshape(-1) for name in names], axis=1
+        )
     except (TypeError, ValueError):
         raise UsageError("equation.data needs columns of numbers, all of one length.") from None
     if not np.isfinite(found).all():
@@ -243,20 +299,30 @@ def _columns(data: Mapping[str, Any], names: Sequence[str]) -> Array:
     return found
 
 
-def _drawn(data: Any, equation: EquationConfig, system: System, seed: int) -> tuple[Array, dict[str, float]]:
+def _drawn(
+    data: Any, equation: EquationConfig, system: System, seed: int
+) -> tuple[Array, dict[str, float]]:
     if not isinstance(data, Mapping) or set(data) - {"points", "noise", "constants"}:
-        raise UsageError(f"equation.data={data} must be a file, or have the keys points, noise and constants.")
+        raise UsageError(
+            f"equation.data={data} must be a file, or have the keys points, noise and constants."
+        )
     truth = {name: constant(value) for name, value in dict(data.get("constants", {})).items()}
     known = _known(equation, truth)
     found = None if known is None else reference_of(known)
     if found is None:
-        raise UsageError("equation.data can be drawn for initial value problems only, with all constants given in it.")
+        raise UsageError(
+            "equation.data can be drawn for initial value problems only, with all constants given in it."
+        )
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator(seed, "data"))))
     box = system.box.numpy()
-    points = box[:, 0] + rng.random((int(data.get("points", 200)), len(box))) * (box[:, 1] - box[:, 0])
+    points = box[:, 0] + rng.random((int(data.get("points", 200)), len(box))) * (
+        box[:, 1] - box[:, 0]
+    )
     values = found(points)
     noise = constant(data.get("noise", 0.0)) * values.std(axis=0)
-    return np.concatenate([points, values + noise * rng.standard_normal(values.shape)], axis=1), truth
+    return np.concatenate(
+        [points, values + noise * rng.standard_normal(values.shape)], axis=1
+    ), truth
 
 
 def network_choices(cfg: SolveConfig, orders: int) -> list[NetworkChoice]:
@@ -270,7 +336,9 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
         raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
     if unknown := set(entry) - _NETWORK_KEYS[kind]:
         keys = ", ".join(sorted(_NETWORK_KEYS[kind]))
-        raise UsageError(f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are {keys}.")
+        raise UsageError(
+            f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are {keys}."
+        )
     inputs, mlp, form = len(equation.variables), kind == "mlp", equation.form
     hidden = [int(width) for width in entry.get("hidden", [16, 16] if mlp else [])]
     if any(width < 1 for width in hidden):
@@ -288,8 +356,13 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
             raise UsageError(
                 f"networks has an MLP with the activation {activation}, which has no second derivatives; take tanh."
             )
-        create, numbers = _mlps(inputs, hidden, activation), sum((a + 1) * b for a, b in pairwise(shape))
-        return NetworkChoice(f"MLP {widths}", Ansatz(create, outputs, (None,) * len(intervals), hard=hard), numbers)
+        create, numbers = (
+            _mlps(inputs, hidden, activation),
+            sum((a + 1) * b for a, b in pairwise(shape)),
+        )
+        return NetworkChoice(
+            f"MLP {widths}", Ansatz(create, outputs, (None,) * len(intervals), hard=hard), numbers
+        )
     degree = int(entry.get("degree", max(5, orders + 2)))
     if not orders < degree <= 20:
         raise UsageError(
@@ -305,7 +378,9 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
 
 
 def _mlps(inputs: int, hidden: list[int], activation: str) -> Create:
-    return lambda outputs, drawn: MLP((inputs, *hidden, outputs), activation, dtype=torch.float64, generator=drawn)
+    return lambda outputs, drawn: MLP(
+        (inputs, *hidden, outputs), activation, dtype=torch.float64, generator=drawn
+    )
 
 
 def _kans(inputs: int, hidden: list[int], degree: int, intervals: int) -> Create:
@@ -314,6 +389,8 @@ def _kans(inputs: int, hidden: list[int], degree: int, intervals: int) -> Create
 
     def create(outputs: int, drawn: Generator) -> Network:
         shape = (inputs, *hidden, outputs)
-        return KAN.create(shape, intervals, spec, domain=domain, initialisation="spline", generator=drawn)
+        return KAN.create(
+            shape, intervals, spec, domain=domain, initialisation="spline", generator=drawn
+        )
 
     return create

@@ -39,13 +39,17 @@ class Reader:
         return self.put(parse_expression(str(text), names))
 
     def put(self, expression: sympy.Expr) -> sympy.Expr:
-        return expression.subs({variable(name): sympy.Rational(repr(value)) for name, value in self.fixed.items()})
+        return expression.subs(
+            {variable(name): sympy.Rational(repr(value)) for name, value in self.fixed.items()}
+        )
 
 
 def read_box(variables: Mapping[str, Any], fixed: Mapping[str, float]) -> Array:
     """The ranges of the variables, (variables, 2). Raises UsageError for one that is none."""
     if not 1 <= len(variables) <= _MOST_VARIABLES:
-        raise UsageError(f"equation.variables has {len(variables)} variables; 1 to {_MOST_VARIABLES} are possible.")
+        raise UsageError(
+            f"equation.variables has {len(variables)} variables; 1 to {_MOST_VARIABLES} are possible."
+        )
     rows = []
     for name, ends in variables.items():
         if not isinstance(ends, list | tuple) or len(ends) != 2:
@@ -62,9 +66,13 @@ def read_box(variables: Mapping[str, Any], fixed: Mapping[str, float]) -> Array:
     return np.array(rows, dtype=np.float64)
 
 
-def read_conditions(given: Any, read: Reader, equations: Sequence[Relation], box: Array) -> tuple[Condition, ...]:
+def read_conditions(
+    given: Any, read: Reader, equations: Sequence[Relation], box: Array
+) -> tuple[Condition, ...]:
     """The conditions of the setting `equation.conditions`. Raises UsageError for one that breaks a rule."""
-    return tuple(_condition(name, each, read, box) for name, each in _by_name(given, equations).items())
+    return tuple(
+        _condition(name, each, read, box) for name, each in _by_name(given, equations).items()
+    )
 
 
 def _by_name(given: Any, equations: Sequence[Relation]) -> dict[str, Any]:
@@ -84,14 +92,18 @@ def _by_name(given: Any, equations: Sequence[Relation]) -> dict[str, Any]:
         elif match := re.fullmatch(r"(.+=.+?)\s+at\s+(.+)", str(text)):
             found[f"[{text}]"] = {"at": match[2], "formula": match[1]}
         else:
-            raise UsageError(f'equation.conditions has {str(text)!r}; write "u = 0 at x=0, x=1" or "u periodic in x".')
+            raise UsageError(
+                f'equation.conditions has {str(text)!r}; write "u = 0 at x=0, x=1" or "u periodic in x".'
+            )
     return found
 
 
 def _periodic(variable_name: str, equations: Sequence[Relation]) -> list[str]:
     vocabulary = equations[0].vocabulary
     if variable_name not in vocabulary.variables:
-        raise UsageError(f"periodic in {variable_name}: the variables are {', '.join(vocabulary.variables)}.")
+        raise UsageError(
+            f"periodic in {variable_name}: the variables are {', '.join(vocabulary.variables)}."
+        )
     number, highest = vocabulary.variables.index(variable_name), [1] * len(vocabulary.unknowns)
     for each in (derivative for relation in equations for derivative in relation.derivatives):
         highest[each.unknown] = max(highest[each.unknown], each.index[number])
@@ -104,17 +116,25 @@ def _periodic(variable_name: str, equations: Sequence[Relation]) -> list[str]:
 
 def _condition(name: str, given: Any, read: Reader, box: Array) -> Condition:
     where = f"equation.conditions.{name}"
-    if not isinstance(given, Mapping) or "formula" not in given or ("at" in given) == ("periodic" in given):
+    if (
+        not isinstance(given, Mapping)
+        or "formula" not in given
+        or ("at" in given) == ("periodic" in given)
+    ):
         raise UsageError(
             f'{where}={given} must be {{at: "x=0", formula: "u = 0"}} or {{periodic: x, formula: "u = 0"}}.'
         )
     if unknown := set(given) - {"at", "periodic", "formula"}:
-        raise UsageError(f"{where} has the key {sorted(unknown)[0]}; the keys are at, periodic, formula.")
+        raise UsageError(
+            f"{where} has the key {sorted(unknown)[0]}; the keys are at, periodic, formula."
+        )
     relation = read.relation(given["formula"])
     variables = read.vocabulary.variables
     if "periodic" in given:
         if given["periodic"] not in variables:
-            raise UsageError(f"{where}.periodic={given['periodic']} is none of the variables {', '.join(variables)}.")
+            raise UsageError(
+                f"{where}.periodic={given['periodic']} is none of the variables {', '.join(variables)}."
+            )
         return Condition(name, relation, (), variables.index(given["periodic"]))
     faces = tuple(_face(where, part, read, box) for part in str(given["at"]).split(","))
     return Condition(name, relation, faces)

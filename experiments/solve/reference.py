@@ -42,7 +42,9 @@ class ReferencePolicy:
     rings: tuple[int, ...] = (128, 256, 512, 1024)
     tail: float = 1e-9
     times: int = 401  #: kept, between which cubic splines interpolate
-    relative: float = 1e-10  #: tolerances of the time steps, of ordinary equations at first `ordinary`
+    relative: float = (
+        1e-10  #: tolerances of the time steps, of ordinary equations at first `ordinary`
+    )
     ordinary: float = 1e-13
     absolute: float = 1e-12
     explicit: int = 60_000  #: evaluations of an explicit method on a periodic grid, before an implicit one is tried
@@ -107,27 +109,42 @@ def differences(low: float, high: float, nodes: int, ends: Sequence[Relation]) -
     powers = (columns - number).astype(float)[:, None, :] ** np.arange(_STENCIL)[:, None]
     matrices = []
     for order in range(1, MAX_ORDER + 1):
-        wanted = np.broadcast_to(np.eye(_STENCIL)[order][:, None] * math.factorial(order), (nodes, _STENCIL, 1))
+        wanted = np.broadcast_to(
+            np.eye(_STENCIL)[order][:, None] * math.factorial(order), (nodes, _STENCIL, 1)
+        )
         weights = np.linalg.solve(powers, wanted)[..., 0] / step**order
         rows = np.broadcast_to(number, columns.shape)
-        matrices.append(sparse.csr_array((weights.ravel(), (rows.ravel(), columns.ravel())), shape=(nodes, nodes)))
+        matrices.append(
+            sparse.csr_array(
+                (weights.ravel(), (rows.ravel(), columns.ravel())), shape=(nodes, nodes)
+            )
+        )
     return SpaceGrid(
-        np.linspace(low, high, nodes), [_product(each) for each in matrices], ends, matrices[0][[0, -1]].toarray()
+        np.linspace(low, high, nodes),
+        [_product(each) for each in matrices],
+        ends,
+        matrices[0][[0, -1]].toarray(),
     )
 
 
-def chebyshev_points(low: float, high: float, nodes: int, ends: Sequence[Relation], even: int) -> SpaceGrid:
+def chebyshev_points(
+    low: float, high: float, nodes: int, ends: Sequence[Relation], even: int
+) -> SpaceGrid:
     """Chebyshev's points; derivatives of the polynomial through all of them."""
     points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
     inverse = np.linalg.inv(chebyshev.chebvander(points, nodes - 1))
     matrices = [
         chebyshev.chebvander(points, nodes - 1 - order)
-        @ chebyshev.chebder(np.eye(nodes), order) @ inverse * (2 / (high - low)) ** order
+        @ chebyshev.chebder(np.eye(nodes), order)
+        @ inverse
+        * (2 / (high - low)) ** order
         for order in range(1, MAX_ORDER + 1)
-    ]  # fmt: skip
+    ]
     places = chebyshev.chebvander(np.linspace(-1, 1, even), nodes - 1) @ inverse
     x = low + (points + 1) / 2 * (high - low)
-    return SpaceGrid(x, [_product(each) for each in matrices], ends, matrices[0][[0, -1]], _product(places))
+    return SpaceGrid(
+        x, [_product(each) for each in matrices], ends, matrices[0][[0, -1]], _product(places)
+    )
 
 
 @dataclass(frozen=True)
@@ -163,27 +180,39 @@ def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) ->
         return None
     (left, right), (low, high) = system.box.tolist()
     x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, policy.times)
-    made = [interpolate.RectBivariateSpline(times, x, table[..., u], kx=3, ky=5) for u in range(table.shape[2])]
-    return lambda points: np.stack([each(points[:, 1], points[:, 0], grid=False) for each in made], axis=1)
+    made = [
+        interpolate.RectBivariateSpline(times, x, table[..., u], kx=3, ky=5)
+        for u in range(table.shape[2])
+    ]
+    return lambda points: np.stack(
+        [each(points[:, 1], points[:, 0], grid=False) for each in made], axis=1
+    )
 
 
 def _evolution(system: System) -> _Evolution | None:
     """None where the equations are not linear in the highest time derivatives, or not all begin somewhere."""
     unknowns, last = range(len(system.vocabulary.unknowns)), len(system.box) - 1
     held = [each for relation in system.equations for each in relation.derivatives]
-    orders = [max((d.index[-1] for d in held if d.unknown == u and not sum(d.index[:-1])), default=0) for u in unknowns]
+    orders = [
+        max((d.index[-1] for d in held if d.unknown == u and not sum(d.index[:-1])), default=0)
+        for u in unknowns
+    ]
     if not all(orders) or any(d.index[-1] and sum(d.index[:-1]) for d in held):
         return None
     names = [variable(_in_time(system, u, orders[u])) for u in unknowns]
     found = sympy.solve([relation.expression for relation in system.equations], names, dict=True)
-    if len(found) != 1 or any(found[0].get(name) is None or found[0][name].has(*names) for name in names):
+    if len(found) != 1 or any(
+        found[0].get(name) is None or found[0][name].has(*names) for name in names
+    ):
         return None
     states, starts = tuple((u, o) for u in unknowns for o in range(orders[u])), list[Condition]()
     begin = (last, float(system.box[-1, 0]))
     for u, o in states:
         for condition in system.conditions:
             at_start = condition.faces and all(begin in face for face in condition.faces)
-            if at_start and [(d.unknown, d.index) for d in condition.relation.derivatives] == [(u, (0,) * last + (o,))]:
+            if at_start and [(d.unknown, d.index) for d in condition.relation.derivatives] == [
+                (u, (0,) * last + (o,))
+            ]:
                 starts.append(condition)
                 break
     if len(starts) < len(states):
@@ -205,7 +234,10 @@ def _ordinary(evolution: _Evolution, policy: ReferencePolicy) -> Reference | Non
     found = _integrated(evolution, grids, tries, atol=policy.absolute, dense_output=True)
     if found is None or found.sol is None:
         return None
-    values, kept = found.sol, [number for number, (_, order) in enumerate(evolution.states) if order == 0]
+    values, kept = (
+        found.sol,
+        [number for number, (_, order) in enumerate(evolution.states) if order == 0],
+    )
     return lambda points: np.asarray(values(points[:, 0])[kept].T)
 
 
@@ -214,7 +246,9 @@ def _in_ring(evolution: _Evolution, policy: ReferencePolicy) -> Array | None:
     tries = [(policy.explicit, {"method": "DOP853"}), (policy.evaluations, {"method": "LSODA"})]
     table = None  # waves in a ring need no implicit steps, which damp them
     for nodes in policy.rings:
-        table = _by_lines(evolution, [ring(low, high, nodes)] * len(evolution.formulas), tries, policy)
+        table = _by_lines(
+            evolution, [ring(low, high, nodes)] * len(evolution.formulas), tries, policy
+        )
         if table is None:
             return None
         spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
@@ -223,7 +257,9 @@ def _in_ring(evolution: _Evolution, policy: ReferencePolicy) -> Array | None:
     return table
 
 
-def _between_walls(evolution: _Evolution, ends: list[Condition], policy: ReferencePolicy) -> Array | None:
+def _between_walls(
+    evolution: _Evolution, ends: list[Condition], policy: ReferencePolicy
+) -> Array | None:
     low, high = evolution.system.box[0].tolist()
     known = [_at_walls(evolution.system, number, ends) for number in range(len(evolution.formulas))]
     walls = [each for each in known if each is not None]
@@ -241,13 +277,17 @@ def _between_walls(evolution: _Evolution, ends: list[Condition], policy: Referen
 
 
 def _by_lines(
-    evolution: _Evolution, grids: Sequence[SpaceGrid], tries: Sequence[tuple[int, dict[str, Any]]],
+    evolution: _Evolution,
+    grids: Sequence[SpaceGrid],
+    tries: Sequence[tuple[int, dict[str, Any]]],
     policy: ReferencePolicy,
-) -> Array | None:  # fmt: skip
+) -> Array | None:
     """The unknowns (times, nodes, unknowns) at evenly spaced times and nodes, both ends included."""
     begin, end = evolution.system.box[1].tolist()
     times = np.linspace(begin, end, policy.times)
-    found = _integrated(evolution, grids, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute)
+    found = _integrated(
+        evolution, grids, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute
+    )
     if found is None or not np.isfinite(found.y).all():
         return None
     kept = found.y.reshape(len(grids[0].x), len(evolution.states), -1)
@@ -260,16 +300,33 @@ def _by_lines(
 
 
 def _integrated(
-    evolution: _Evolution, grids: Sequence[SpaceGrid], tries: Sequence[tuple[int, dict[str, Any]]], **settings: Any
+    evolution: _Evolution,
+    grids: Sequence[SpaceGrid],
+    tries: Sequence[tuple[int, dict[str, Any]]],
+    **settings: Any,
 ) -> Any | None:
     """The first of `tries`, a method with the evaluations that it may take, that reaches the end; None without one."""
-    system, states, unknowns = evolution.system, evolution.states, evolution.system.vocabulary.unknowns
+    system, states, unknowns = (
+        evolution.system,
+        evolution.states,
+        evolution.system.vocabulary.unknowns,
+    )
     space, (low, high) = system.vocabulary.variables[:-1], system.box[-1].tolist()
     x, count = grids[0].x, len(states)
-    held = sorted({(d.unknown, sum(d.index[:-1])) for relation in system.equations for d in relation.derivatives})
+    held = sorted(
+        {
+            (d.unknown, sum(d.index[:-1]))
+            for relation in system.equations
+            for d in relation.derivatives
+        }
+    )
     named = [f"{unknowns[u]}_{space[0] * order}" if order else unknowns[u] for u, order in held]
     lower = [number for number, (_, order) in enumerate(states) if order]
-    names = [*system.vocabulary.variables, *named, *(_in_time(system, *states[number]) for number in lower)]
+    names = [
+        *system.vocabulary.variables,
+        *named,
+        *(_in_time(system, *states[number]) for number in lower),
+    ]
     right = [to_numpy(formula, names) for formula in evolution.formulas]
     places = [x] if space else []
 
@@ -277,7 +334,9 @@ def _integrated(
         rows = y.reshape(len(x), count)
         now = [grid.filled(rows[:, states.index((u, 0))], t) for u, grid in enumerate(grids)]
         parts = [grids[u].derivatives[order - 1](now[u]) if order else now[u] for u, order in held]
-        columns = np.stack([*places, np.full_like(x, t), *parts, *(rows[:, number] for number in lower)], axis=1)
+        columns = np.stack(
+            [*places, np.full_like(x, t), *parts, *(rows[:, number] for number in lower)], axis=1
+        )
         result = np.empty_like(rows)
         for i, (u, o) in enumerate(states):
             result[:, i] = rows[:, i + 1] if (u, o + 1) in states else right[u](columns)
@@ -286,11 +345,15 @@ def _integrated(
         return result.reshape(-1)
 
     at = np.stack([*places, np.full_like(x, low)], axis=1)
-    begun = np.stack([value_of(condition.relation, at) for condition in evolution.starts], axis=1).reshape(-1)
+    begun = np.stack(
+        [value_of(condition.relation, at) for condition in evolution.starts], axis=1
+    ).reshape(-1)
     for most, method in tries:
         calls = itertools.count()
 
-        def counted(t: float, y: Array, calls: itertools.count[int] = calls, most: int = most) -> Array:
+        def counted(
+            t: float, y: Array, calls: itertools.count[int] = calls, most: int = most
+        ) -> Array:
             if next(calls) >= most:
                 raise ValueError("too many evaluations")
             return slope(t, y)
@@ -305,7 +368,9 @@ def _integrated(
 def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
     """The conditions of an unknown at both ends, [] where it has none and needs none; None for others than one each."""
     of_it = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
-    held = [d for relation in system.equations for d in relation.derivatives if d.unknown == unknown]
+    held = [
+        d for relation in system.equations for d in relation.derivatives if d.unknown == unknown
+    ]
     if not of_it and not any(d.index[0] for d in held):
         return []
     found: list[Relation] = []

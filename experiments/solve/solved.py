@@ -26,7 +26,16 @@ from pandas import DataFrame
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.config.equations import FormConfig
 from kanrun.config.rules import check
-from kanrun.engine.equations import EquationStage, Field, Monomials, Solution, System, Windows, edges_of, evaluate
+from kanrun.engine.equations import (
+    EquationStage,
+    Field,
+    Monomials,
+    Solution,
+    System,
+    Windows,
+    edges_of,
+    evaluate,
+)
 from kanrun.engine.equations import solve as solve_system
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.errors import UsageError
@@ -53,7 +62,9 @@ class VerdictPolicy:
     """
 
     solved_change: float = 2e-3  #: of the solution from the last grid but one to the last
-    solved_residual: float = 1e-2  #: root mean square at fresh points, and of the conditions at points between
+    solved_residual: float = (
+        1e-2  #: root mean square at fresh points, and of the conditions at points between
+    )
     failed: float = 0.1  #: from here on of either, nothing of the solution is to be trusted
     #: Residual of a network without grids: its change from stage to stage says nothing of what it cannot represent.
     unrefined_residual: float = 1e-4
@@ -76,7 +87,10 @@ class VerdictPolicy:
 
 
 def verdict(
-    solution: Solution, system: System, error: float | None = None, policy: VerdictPolicy = VerdictPolicy()
+    solution: Solution,
+    system: System,
+    error: float | None = None,
+    policy: VerdictPolicy = VerdictPolicy(),
 ) -> tuple[str, str]:
     """`solved`, `doubtful` or `failed`, and the reason in one sentence; the worst window decides.
 
@@ -85,9 +99,14 @@ def verdict(
     last = solution.last
     worst_change = max((stage.change for stage in last if stage.change is not None), default=None)
     worst = max((stage.equation for stage in last), key=lambda found: found.rms)
-    place = ", ".join(f"{name}={at:.3g}" for name, at in zip(system.vocabulary.variables, worst.place, strict=True))
+    place = ", ".join(
+        f"{name}={at:.3g}"
+        for name, at in zip(system.vocabulary.variables, worst.place, strict=True)
+    )
     residual, conditions = worst.rms, max(stage.conditions.rms for stage in last)
-    open_by = max((stage.sensitivity for stage in last if stage.sensitivity is not None), default=0.0)
+    open_by = max(
+        (stage.sensitivity for stage in last if stage.sensitivity is not None), default=0.0
+    )
     changed = f"the last grid changed the solution by {worst_change or 0:.1e}"
     reason = (
         f"{'there was one grid only' if worst_change is None else changed}, the residual at fresh points is "
@@ -107,16 +126,22 @@ def verdict(
         return "doubtful", f"{open_to} (sensitivity {open_by:.1e}); {reason}"
     if any(each.data > max(policy.misfit * each.least_data, policy.solved_change) for each in last):
         data = ", ".join(
-            f"{each.data:.1e} of the solution's size, on another grid {each.least_data:.1e}" for each in last
+            f"{each.data:.1e} of the solution's size, on another grid {each.least_data:.1e}"
+            for each in last
         )
-        return "doubtful", f"the measured values are not what the equation gives (they differ by {data}); {reason}"
+        return (
+            "doubtful",
+            f"the measured values are not what the equation gives (they differ by {data}); {reason}",
+        )
     if (inflated := max(stage.inflated for stage in last)) > policy.inseparable:
         return "doubtful", (
             "the measured values hardly tell the sought constants apart (not knowing the others makes a standard error "
             f"{inflated:.0f} times as large); {reason}"
         )
     refined = all(stage.intervals is not None for stage in last)
-    small = max(residual, conditions) <= (policy.solved_residual if refined else policy.unrefined_residual)
+    small = max(residual, conditions) <= (
+        policy.solved_residual if refined else policy.unrefined_residual
+    )
     right = error is None or error <= policy.solved_error
     if small and right and worst_change is not None and worst_change <= policy.solved_change:
         return "solved", reason
@@ -140,7 +165,9 @@ class SolvedEquation:
     seed: int = 0
 
     def __repr__(self) -> str:
-        return f"SolvedEquation({self.problem.name} by {self.network}: {self.verdict}, {self.reason})"
+        return (
+            f"SolvedEquation({self.problem.name} by {self.network}: {self.verdict}, {self.reason})"
+        )
 
     def _repr_html_(self) -> str:
         facts = DataFrame.from_dict(self.summary(), orient="index").to_html(header=False, border=0)
@@ -160,15 +187,27 @@ class SolvedEquation:
 
     def residual(self, x: ArrayLike) -> Array:
         """left - right of every equation at points, (points, equations)."""
-        at, network, equations = torch.as_tensor(self._points(x)), self.solution.network, self.problem.system.equations
+        at, network, equations = (
+            torch.as_tensor(self._points(x)),
+            self.solution.network,
+            self.problem.system.equations,
+        )
         constants = self.solution.last[-1].constants
-        parts = network.split(at) if isinstance(network, Windows) else [(network, torch.arange(len(at)))]
+        parts = (
+            network.split(at)
+            if isinstance(network, Windows)
+            else [(network, torch.arange(len(at)))]
+        )
         found = torch.zeros(len(at), len(equations), dtype=at.dtype)
         for number, relation in enumerate(equations):
-            monomials = Monomials.covering((each.index for each in relation.derivatives), at.shape[1])
+            monomials = Monomials.covering(
+                (each.index for each in relation.derivatives), at.shape[1]
+            )
             for part, where in parts:
                 if len(where):
-                    left, _ = evaluate(relation, part, at[where], constants, monomials, jacobian=False)
+                    left, _ = evaluate(
+                        relation, part, at[where], constants, monomials, jacobian=False
+                    )
                     found[where, number] = left.detach()
         return found.numpy()
 
@@ -176,20 +215,28 @@ class SolvedEquation:
     def constants(self) -> dict[str, float]:
         """The sought constants."""
         return dict(
-            zip(self.problem.system.vocabulary.constants, self.solution.last[-1].constants.tolist(), strict=True)
+            zip(
+                self.problem.system.vocabulary.constants,
+                self.solution.last[-1].constants.tolist(),
+                strict=True,
+            )
         )
 
     @property
     def standard_errors(self) -> dict[str, float]:
         """Their standard errors, NaN without measured values."""
-        return dict(zip(self.constants, self.solution.last[-1].standard_errors.tolist(), strict=True))
+        return dict(
+            zip(self.constants, self.solution.last[-1].standard_errors.tolist(), strict=True)
+        )
 
     def summary(self) -> dict[str, Any]:
         """The certificate as one row."""
         last, found = self.solution.last, dict[str, float]()
         for name, value in self.constants.items():
             found |= {name: value, f"{name}_error": self.standard_errors[name]}
-            found |= {f"{name}_true": self.problem.truth[name]} if name in self.problem.truth else {}
+            found |= (
+                {f"{name}_true": self.problem.truth[name]} if name in self.problem.truth else {}
+            )
         return {
             "equation": self.problem.name,
             "network": self.network,
@@ -199,7 +246,9 @@ class SolvedEquation:
             "residual_rms": max(each.equation.rms for each in last),
             "conditions_rms": max(each.conditions.rms for each in last),
             "change": max((each.change for each in last if each.change is not None), default=None),
-            "sensitivity": max((each.sensitivity for each in last if each.sensitivity is not None), default=None),
+            "sensitivity": max(
+                (each.sensitivity for each in last if each.sensitivity is not None), default=None
+            ),
             "terms": last[-1].solution.form.terms,
             "unknowns": sum(each.unknowns for each in last),
             "intervals": last[-1].intervals,
@@ -211,7 +260,11 @@ class SolvedEquation:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """The solution as `kanrun predict` and `load_run` read it, in the user's units."""
-        vocabulary, box, network = self.problem.system.vocabulary, self.problem.system.box, self.solution.network
+        vocabulary, box, network = (
+            self.problem.system.vocabulary,
+            self.problem.system.box,
+            self.solution.network,
+        )
         scalings = {
             f"{what}_scaling": {"shift": [0.0] * len(names), "scale": [1.0] * len(names)}
             for what, names in (("input", vocabulary.variables), ("output", vocabulary.unknowns))
@@ -239,28 +292,43 @@ class SolvedEquation:
         truth = None if comparison is None else comparison.values(points)
         columns = dict(zip(vocabulary.variables, points.T, strict=True))
         for i, unknown in enumerate(vocabulary.unknowns):
-            columns |= {unknown: values[:, i]} | ({} if truth is None else {f"{unknown} true": truth[:, i]})
-        yield Table(f"solution_{name}", columns | {f"residual {i}": each for i, each in enumerate(residual.T)})
+            columns |= {unknown: values[:, i]} | (
+                {} if truth is None else {f"{unknown} true": truth[:, i]}
+            )
+        yield Table(
+            f"solution_{name}",
+            columns | {f"residual {i}": each for i, each in enumerate(residual.T)},
+        )
         inside = np.concatenate([stage.points.numpy() for stage in self.solution.last])
         yield Table(f"points_{name}", dict(zip(vocabulary.variables, inside.T, strict=True)))
         knots = [
             (number, variable, at)
             for number, stage in enumerate(self.solution.last)
             if (edges := edges_of(stage.solution)) is not None
-            for variable, row, (low, high) in zip(vocabulary.variables, edges, stage.solution.box.tolist(), strict=True)
+            for variable, row, (low, high) in zip(
+                vocabulary.variables, edges, stage.solution.box.tolist(), strict=True
+            )
             for at in ((low + high + row * (high - low)) / 2).tolist()
         ]
         if knots:
             yield Table(
                 f"knots_{name}",
-                dict(zip(("window", "variable", "at"), map(np.array, zip(*knots, strict=True)), strict=True)),
+                dict(
+                    zip(
+                        ("window", "variable", "at"),
+                        map(np.array, zip(*knots, strict=True)),
+                        strict=True,
+                    )
+                ),
             )
 
     def _points(self, x: ArrayLike) -> Array:
         points, variables = np.asarray(x, dtype=np.float64), len(self.problem.system.box)
         points = points[:, None] if points.ndim == 1 and variables == 1 else points
         if points.ndim != 2 or points.shape[1] != variables:
-            raise UsageError(f"points must have the shape (points, {variables}), not {points.shape}.")
+            raise UsageError(
+                f"points must have the shape (points, {variables}), not {points.shape}."
+            )
         return points
 
 
@@ -269,7 +337,9 @@ def measuring_points(problem: SolveProblem, seed: int) -> Array:
     return low_discrepancy(problem.system.box, MEASURED, seed).numpy()
 
 
-def errors(problem: SolveProblem, network: Field | Windows, points: Array) -> dict[str, float | None]:
+def errors(
+    problem: SolveProblem, network: Field | Windows, points: Array
+) -> dict[str, float | None]:
     """Relative L2 and H1 errors, mean squared and largest error at `points` (points, variables)."""
     found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
     if problem.comparison is None or not len(points):
@@ -282,14 +352,18 @@ def errors(problem: SolveProblem, network: Field | Windows, points: Array) -> di
         found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
         if problem.comparison.slopes is not None:
             unit = np.eye(points.shape[1], dtype=int).tolist()
-            slopes = np.stack([network.derivative(at, row).numpy() for row in unit], axis=2).reshape(len(points), -1)
+            slopes = np.stack(
+                [network.derivative(at, row).numpy() for row in unit], axis=2
+            ).reshape(len(points), -1)
             known = problem.comparison.slopes(points)
             square = np.sum(difference**2) + np.sum((slopes - known) ** 2)
             found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(known**2))))
     return found
 
 
-def stage_row(problem: SolveProblem, stage: EquationStage, points: Array) -> dict[str, float | int | None]:
+def stage_row(
+    problem: SolveProblem, stage: EquationStage, points: Array
+) -> dict[str, float | int | None]:
     """A grid as a row of stages.csv; errors are of this window's part of the box."""
     low, high = stage.solution.box.numpy().T
     inside = points[((points >= low) & (points <= high)).all(axis=1)]
@@ -317,15 +391,23 @@ def solutions(
     solved, began = list[Solution](), time.process_time()
 
     for system in (*problem.easier, problem.system):
-        ansatz = choice.ansatz if system is problem.system else replace(choice.ansatz, grows=False, widens=False)
+        ansatz = (
+            choice.ansatz
+            if system is problem.system
+            else replace(choice.ansatz, grows=False, widens=False)
+        )
         start = solved[-1].last[-1].solution if solved else None
-        solved.append((yield from solve_system(system, ansatz, policy_of(cfg), drawn, windows, start)))
+        solved.append(
+            (yield from solve_system(system, ansatz, policy_of(cfg), drawn, windows, start))
+        )
     seconds = time.process_time() - began
     measured = errors(problem, solved[-1].network, measuring_points(problem, seed))
     outcome, reason = verdict(solved[-1], problem.system, measured["l2"])
     if outcome != "solved" and (remarks := notes(problem.system)):
         reason += f"; {remarks[0]}"
-    yield SolvedEquation(problem, choice.label, solved[-1], measured, outcome, reason, seconds, seed)
+    yield SolvedEquation(
+        problem, choice.label, solved[-1], measured, outcome, reason, seconds, seed
+    )
 
 
 def solve(  # noqa: PLR0913 (keywords of a public function)
@@ -383,4 +465,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     check(cfg)
     problem = make_solve_problem(cfg, seed)
     (choice,) = network_choices(cfg, problem.system.order)
-    return next(each for each in solutions(cfg, problem, choice, seed) if isinstance(each, SolvedEquation))
+    return next(
+        each for each in solutions(cfg, problem, choice, seed) if isinstance(each, SolvedEquation)
+    )

@@ -40,7 +40,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _kanrun(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
     plugin: Plugins = None,
 ) -> None:
@@ -93,7 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: Any = None,
 ) -> None:
     """Warnings for the user as one line like all else; those of libraries to developers are not for a terminal."""
     if category is UserWarning:
@@ -103,7 +111,9 @@ def _show_warning(
 def _load_plugins(words: Sequence[str]) -> None:
     """Before anything is parsed: they add commands and choices. While TAB is answered, the words are elsewhere."""
     completing = "_KANRUN_COMPLETE" in os.environ
-    typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")).split()
+    typed = " ".join(
+        os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+    ).split()
     try:
         add_plugins(named_in(typed if completing else words))
     except KanrunError:
@@ -114,7 +124,11 @@ def _load_plugins(words: Sequence[str]) -> None:
 
 def _usage(message: str) -> str:
     text = " ".join(message.split())
-    return text if text.endswith("?") or "--help" in text else f"{text.rstrip('.')} (see kanrun --help)."
+    return (
+        text
+        if text.endswith("?") or "--help" in text
+        else f"{text.rstrip('.')} (see kanrun --help)."
+    )
 
 
 def _say(sentence: str, code: int) -> int:

@@ -14,7 +14,17 @@ from kanrun.config.keys import listed_values
 from kanrun.config.rules import MISSING
 from kanrun.errors import KanrunError
 
-_COLUMNS = ("inputs", "outputs", "exclude", "categories", "columns", "weights", "split", "monotone", "units")
+_COLUMNS = (
+    "inputs",
+    "outputs",
+    "exclude",
+    "categories",
+    "columns",
+    "weights",
+    "split",
+    "monotone",
+    "units",
+)
 _RUNS = ("from_run",)
 #: Settings that take these names beside others.
 _NAMES = {
@@ -44,7 +54,9 @@ def complete_override(ctx: Any, incomplete: str) -> list[str]:
     return [whole[cut:] for whole in completed]
 
 
-def completions(command: str, words: Sequence[str], word: str, outputs: Path = Path("outputs")) -> list[str]:
+def completions(
+    command: str, words: Sequence[str], word: str, outputs: Path = Path("outputs")
+) -> list[str]:
     """All groups, choices, settings and values that begin with `word`, given the other overrides `words`.
 
     A single one that ends with `=`, `.`, `/` or `:` is followed by what may come after it, so that the shell
@@ -54,8 +66,14 @@ def completions(command: str, words: Sequence[str], word: str, outputs: Path = P
         return []
     sign = word[: len(word) - len(word.lstrip("+~"))]
     found = _matching(command, words, word[len(sign) :], outputs)
-    while len(found) == 1 and found[0] != word[len(sign) :] and found[0].endswith(("=", ".", "/", ":")):
-        following = [name for name in _matching(command, words, found[0], outputs) if name != found[0]]
+    while (
+        len(found) == 1
+        and found[0] != word[len(sign) :]
+        and found[0].endswith(("=", ".", "/", ":"))
+    ):
+        following = [
+            name for name in _matching(command, words, found[0], outputs) if name != found[0]
+        ]
         if not following:
             break
         found = [found[0], *following]
@@ -67,9 +85,15 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
     from kanrun.runs import find_runs
 
     runs = find_runs(outputs)[::-1]
-    names = ["latest", *dict.fromkeys(f"{run.path.parent.name}/latest" for run in runs), *(run.name for run in runs)]
+    names = [
+        "latest",
+        *dict.fromkeys(f"{run.path.parent.name}/latest" for run in runs),
+        *(run.name for run in runs),
+    ]
     if beginning.count("/") == 2:
-        names = [job.name for run in runs if beginning.startswith(f"{run.name}/") for job in run.jobs]
+        names = [
+            job.name for run in runs if beginning.startswith(f"{run.name}/") for job in run.jobs
+        ]
     elif "/" not in beginning:
         names += list(dict.fromkeys(tag for run in runs for tag in run.labels.tags))
     return [name for name in names if name.startswith(beginning)]
@@ -114,7 +138,11 @@ def _groups(loader: Any, beginning: str, module: str) -> list[str]:
     """Groups, with = after them; those of Hydra only once they are begun."""
     parent = beginning.rpartition("/")[0]
     named = [f"{parent}/{name}" if parent else name for name in loader.list_groups(parent)]
-    own = [name for name in named if name.partition("/")[0] not in ("schema", _HYDRA) or beginning.startswith("h")]
+    own = [
+        name
+        for name in named
+        if name.partition("/")[0] not in ("schema", _HYDRA) or beginning.startswith("h")
+    ]
     return [f"{name}=" for name in own if name != "schema" and _choices(loader, name, module)]
 
 
@@ -150,9 +178,14 @@ def _values(settings: Any, key: str, value: str, outputs: Path) -> list[str]:
         return _columns(str(table), value)
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(settings, parent, throw_on_missing=False) if parent else settings
-    if not isinstance(node, DictConfig) or name not in list(node):  # in which one without a value counts too
+    if not isinstance(node, DictConfig) or name not in list(
+        node
+    ):  # in which one without a value counts too
         return []
-    present, schema = MISSING if OmegaConf.is_missing(node, name) else node[name], OmegaConf.get_type(node)
+    present, schema = (
+        MISSING if OmegaConf.is_missing(node, name) else node[name],
+        OmegaConf.get_type(node),
+    )
     ruled = {one.name: listed_values(one) for one in fields(schema)} if is_dataclass(schema) else {}
     names = [*(_known_names(key, schema) or ruled.get(name, ()))]
     if isinstance(present, bool):
@@ -172,9 +205,11 @@ def _known_names(key: str, schema: Any) -> Iterable[str]:
     from kanrun.targets.table_targets import BUNDLED
 
     known: dict[Any, Iterable[str]] = {
-        kinds.NamedTarget: targets.NAMED, kinds.SpecialTarget: targets.SPECIAL, kinds.BundledTarget: BUNDLED,
+        kinds.NamedTarget: targets.NAMED,
+        kinds.SpecialTarget: targets.SPECIAL,
+        kinds.BundledTarget: BUNDLED,
         kinds.FeynmanTarget: targets.feynman_formulas(),
-    }  # fmt: skip
+    }
     return known.get(schema, ())
 
 
@@ -198,7 +233,8 @@ def _files(beginning: str) -> list[str]:
         return [
             f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
             for path in there
-            if path.name.startswith(name) and (name.startswith(".") or not path.name.startswith("."))
+            if path.name.startswith(name)
+            and (name.startswith(".") or not path.name.startswith("."))
         ]
     return []
 
@@ -209,7 +245,9 @@ def _outputs(ctx: Any) -> Path:
 
 def _bash_words() -> list[str]:
     """The words typed so far as the user sees them, the last one incomplete; empty in other shells."""
-    if "COMP_WORDS" not in os.environ or not os.environ.get("_KANRUN_COMPLETE", "").endswith("bash"):
+    if "COMP_WORDS" not in os.environ or not os.environ.get("_KANRUN_COMPLETE", "").endswith(
+        "bash"
+    ):
         return []
     pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
     words: list[str] = []

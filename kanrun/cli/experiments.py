@@ -44,36 +44,67 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Run once for each of the comma-separated values.")]
-Outputs = Annotated[
-    Path, typer.Option("--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Where run folders are made.")
+Multirun = Annotated[
+    bool, typer.Option("--multirun", "-m", help="Run once for each of the comma-separated values.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also how choices were made, such as the solver.")]
+Outputs = Annotated[
+    Path,
+    typer.Option(
+        "--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Where run folders are made."
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also how choices were made, such as the solver.")
+]
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
-        "--plugin", metavar="MODULE", show_default=False,
+        "--plugin",
+        metavar="MODULE",
+        show_default=False,
         help="Load a module of your own that declares models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
     ),
-]  # fmt: skip
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
-Force = Annotated[bool, typer.Option("--force", help="Run also what this machine's memory does not seem to hold.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long and how large; write nothing.")]
-Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")]
-Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")]
-Package = Annotated[str | None, typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only.")]
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Run also what this machine's memory does not seem to hold.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would run, how long and how large; write nothing."),
+]
+Cfg = Annotated[
+    Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")
+]
+Resolve = Annotated[
+    bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")
+]
+Package = Annotated[
+    str | None,
+    typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only."),
+]
 InfoOf = Annotated[
-    Info | None, typer.Option("--info", "-i", help="Show how the configuration comes about (default: all).")
+    Info | None,
+    typer.Option("--info", "-i", help="Show how the configuration comes about (default: all)."),
 ]
 ConfigDir = Annotated[
-    str | None, typer.Option("--config-dir", "-cd", metavar="DIR", help="Add groups and choices of your own.")
+    str | None,
+    typer.Option("--config-dir", "-cd", metavar="DIR", help="Add groups and choices of your own."),
 ]
 ConfigName = Annotated[
-    str | None, typer.Option("--config-name", "-cn", metavar="NAME", help="Use another primary configuration.")
+    str | None,
+    typer.Option("--config-name", "-cn", metavar="NAME", help="Use another primary configuration."),
 ]
 ConfigPath = Annotated[
-    str | None, typer.Option("--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's.")
+    str | None,
+    typer.Option(
+        "--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."
+    ),
 ]
 
 
@@ -109,23 +140,40 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         located = with_run_folders(with_table_model(experiment, completed), outputs, multirun)
         words = hydra_words(located, experiment.name, multirun)
         request = Request(
-            command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,
-            multirun=multirun, quiet=quiet, verbose=verbose, strict=strict, force=force,
-            dry_run=dry_run, cfg=cfg, resolve=resolve, package=package, info=info, config_dir=config_dir,
-            config_name=config_name, config_path=config_path,
-        )  # fmt: skip
+            command=experiment.name,
+            overrides=tuple(words),
+            argv=("kanrun", *sys.argv[1:]),
+            outputs=outputs,
+            multirun=multirun,
+            quiet=quiet,
+            verbose=verbose,
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+            cfg=cfg,
+            resolve=resolve,
+            package=package,
+            info=info,
+            config_dir=config_dir,
+            config_name=config_name,
+            config_path=config_path,
+        )
         raise typer.Exit(launch(request))
 
     command.__doc__ = experiment.summary
     command.__name__ = experiment.file
-    app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": experiment})(command)
+    app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": experiment})(
+        command
+    )
 
 
 def with_info_value(words: Sequence[str]) -> list[str]:
     """Writes a bare `--info` as `--info all`, since Typer's options always take their value."""
     filled = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
-        bare = word in ("--info", "-i") and (not following or "=" in following or following[0] in "-+~")
+        bare = word in ("--info", "-i") and (
+            not following or "=" in following or following[0] in "-+~"
+        )
         filled += [word, Info.ALL] if bare else [word]
     return filled
 
@@ -148,7 +196,9 @@ def _located(word: str, outputs: Path, multirun: bool) -> str:
 
     names = split(text) if multirun else [text]
     folders = [find_run(_bare(name), outputs, sweeps=False).path.absolute() for name in names]
-    return f"{key}={','.join(_quoted(str(folder)) if multirun else str(folder) for folder in folders)}"
+    return (
+        f"{key}={','.join(_quoted(str(folder)) if multirun else str(folder) for folder in folders)}"
+    )
 
 
 def _bare(name: str) -> str:

@@ -47,17 +47,25 @@ def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
 
 def _groups_in(primary: Path) -> Iterator[str]:
     for line in primary.read_text(encoding="utf-8").splitlines():
-        name = line.strip().removeprefix("- ").partition(":")[0].removeprefix("optional ").lstrip("/")
+        name = (
+            line.strip().removeprefix("- ").partition(":")[0].removeprefix("optional ").lstrip("/")
+        )
         if line.startswith("  - ") and ":" in line and not name.startswith(("override ", "hydra")):
             yield name
 
 
 def keys(
     prefix: Annotated[
-        str, typer.Argument(metavar="PREFIX", help="Only keys that begin so, such as model or solver.pen.")
+        str,
+        typer.Argument(
+            metavar="PREFIX", help="Only keys that begin so, such as model or solver.pen."
+        ),
     ] = "",
     command: Annotated[
-        str | None, typer.Option("--command", metavar="NAME", help="Only keys of this experiment, such as fit.")
+        str | None,
+        typer.Option(
+            "--command", metavar="NAME", help="Only keys of this experiment, such as fit."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
@@ -65,7 +73,9 @@ def keys(
     known = keys_of(command)
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:
-        raise UsageError(f"no key begins with {prefix!r}{near(prefix, [key.path for key in known]) or '.'}")
+        raise UsageError(
+            f"no key begins with {prefix!r}{near(prefix, [key.path for key in known]) or '.'}"
+        )
     if as_json:
         print(json.dumps([asdict(key) for key in found], indent=2))
         return
@@ -74,7 +84,15 @@ def keys(
 
 def _lines(key: Key) -> str:
     values = key.allowed or ", ".join(key.choices)
-    parts = [key.type, f"default {key.default}" if key.default else "", values if values != key.type else ""]
+    parts = [
+        key.type,
+        f"default {key.default}" if key.default else "",
+        values if values != key.type else "",
+    ]
     facts = "; ".join(part for part in parts if part)
     where = "" if len(key.where) > 3 else f" ({', '.join(key.where)})"
-    return f"{key.path}{where}\n    {key.about}\n    {facts}" if key.about else f"{key.path}{where}\n    {facts}"
+    return (
+        f"{key.path}{where}\n    {key.about}\n    {facts}"
+        if key.about
+        else f"{key.path}{where}\n    {facts}"
+    )

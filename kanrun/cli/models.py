@@ -16,19 +16,30 @@ from kanrun.watch import start_collecting
 
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Which of its models, by its file's name. Default: the first seed's."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Which of its models, by its file's name. Default: the first seed's.",
+    ),
 ]
 
 
 def predict(  # noqa: PLR0913  # options of a command
     run: RunName,
     input: Annotated[
-        Path, typer.Option("--input", metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns.")
+        Path,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A table (CSV, TSV, Parquet) with the run's input columns.",
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", metavar="FILE", help="Where the predictions go; the ending says as what (CSV, TSV, Parquet)."
+            "--output",
+            metavar="FILE",
+            help="Where the predictions go; the ending says as what (CSV, TSV, Parquet).",
         ),
     ],
     *,
@@ -36,15 +47,25 @@ def predict(  # noqa: PLR0913  # options of a command
     interval: Annotated[
         float | None,
         typer.Option(
-            "--interval", metavar="SHARE", help="Add the ends between which the output lies with this probability."
+            "--interval",
+            metavar="SHARE",
+            help="Add the ends between which the output lies with this probability.",
         ),
     ] = None,
     derivatives: Annotated[
-        str, typer.Option("--derivatives", metavar="NAMES", help="Add derivatives of an equation's solution: u_x,u_xx.")
+        str,
+        typer.Option(
+            "--derivatives",
+            metavar="NAMES",
+            help="Add derivatives of an equation's solution: u_x,u_xx.",
+        ),
     ] = "",
     spreadsheet_safe: Annotated[
         bool,
-        typer.Option("--spreadsheet-safe", help="Write the input's cells that a spreadsheet would run as text: '=A1."),
+        typer.Option(
+            "--spreadsheet-safe",
+            help="Write the input's cells that a spreadsheet would run as text: '=A1.",
+        ),
     ] = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
@@ -57,8 +78,13 @@ def predict(  # noqa: PLR0913  # options of a command
 
     start_collecting()
     if output.exists() and input.exists() and output.samefile(input):
-        raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
-    found, names = find_run(run, outputs, sweeps=False).path, [name for name in derivatives.split(",") if name.strip()]
+        raise UsageError(
+            f"--output {output} is the input's file, whose other columns would be lost; name another one."
+        )
+    found, names = (
+        find_run(run, outputs, sweeps=False).path,
+        [name for name in derivatives.split(",") if name.strip()],
+    )
     wanted = [name.strip() for name in names]
     for warning in predict_table(found, input, output, model, interval, wanted, spreadsheet_safe):
         print(f"kanrun: {warning}", file=sys.stderr)
@@ -80,11 +106,18 @@ def export(
     form: Annotated[
         ExportFormat,
         typer.Option(
-            "--format", help="c, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun interpret."
+            "--format",
+            help="c, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun interpret.",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The file; a formula's is LaTeX for .tex, else text.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file; a formula's is LaTeX for .tex, else text.",
+        ),
     ],
     model: ModelName = None,
     outputs: Outputs = Path("outputs"),

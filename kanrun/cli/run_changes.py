@@ -15,13 +15,22 @@ from kanrun.errors import UsageError
 __all__ = ["app"]
 
 Force = Annotated[
-    bool, typer.Option("--force", help="Also where another host started it, on which it must have ended.")
+    bool,
+    typer.Option(
+        "--force", help="Also where another host started it, on which it must have ended."
+    ),
 ]
 Address = Annotated[
-    str | None, typer.Option("--address", metavar="ADDRESS", help="The Dask scheduler's, of a run with executor=dask.")
+    str | None,
+    typer.Option(
+        "--address", metavar="ADDRESS", help="The Dask scheduler's, of a run with executor=dask."
+    ),
 ]
 Elsewhere = Annotated[
-    str | None, typer.Option("--executor", metavar="KIND", help="Go on in serial, local or dask, whatever the run had.")
+    str | None,
+    typer.Option(
+        "--executor", metavar="KIND", help="Go on in serial, local or dask, whatever the run had."
+    ),
 ]
 
 
@@ -30,7 +39,9 @@ def rerun_run(
     run: RunName,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OVERRIDES", help="Further changes.", autocompletion=complete_override),
+        typer.Argument(
+            metavar="OVERRIDES", help="Further changes.", autocompletion=complete_override
+        ),
     ] = None,
     outputs: Outputs = Path("outputs"),
     quiet: Quiet = False,
@@ -43,7 +54,9 @@ def rerun_run(
     from kanrun.launch.resuming import rerun
     from kanrun.runs import find_run
 
-    raise typer.Exit(rerun(find_run(run, outputs), overrides or [], outputs, quiet=quiet, strict=strict))
+    raise typer.Exit(
+        rerun(find_run(run, outputs), overrides or [], outputs, quiet=quiet, strict=strict)
+    )
 
 
 @app.command("resume")
@@ -68,8 +81,12 @@ def resume_run(
 @app.command("tag")
 def tag_run(
     run: RunName,
-    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take these tags away; without tags, all.")] = False,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take these tags away; without tags, all.")
+    ] = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Give a run tags, by which it is found and listed; without tags, say which it has."""
@@ -81,7 +98,9 @@ def tag_run(
     before = found.labels.tags
     if remove:
         if missing := [tag for tag in tags or () if tag not in before]:
-            raise UsageError(f"{found.name} does not bear the tag {missing[0]}; it has {', '.join(before) or 'none'}.")
+            raise UsageError(
+                f"{found.name} does not bear the tag {missing[0]}; it has {', '.join(before) or 'none'}."
+            )
         after = tuple(tag for tag in before if tags and tag not in tags)
     else:
         after = tuple(dict.fromkeys((*before, *(tags or ()))))
@@ -93,7 +112,9 @@ def tag_run(
 @app.command("note")
 def note_run(
     run: RunName,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it.")
+    ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Write a sentence about a run, which replaces the last one; without TEXT, say it."""
@@ -133,7 +154,10 @@ def remove_runs(
 def redraw_figures(
     run: RunName,
     format: Annotated[
-        str | None, typer.Option("--format", metavar="FORMAT", help="A further format beside PNG and SVG: pdf.")
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="A further format beside PNG and SVG: pdf."
+        ),
     ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:

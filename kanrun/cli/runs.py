@@ -19,35 +19,64 @@ if TYPE_CHECKING:
     from kanrun.runs import Run
     from kanrun.study.report import Columns
 
-app = typer.Typer(help="List, show, compare, label, repeat, continue and remove runs.", rich_markup_mode=None)
+app = typer.Typer(
+    help="List, show, compare, label, repeat, continue and remove runs.", rich_markup_mode=None
+)
 
 _RUN = "A run: latest, fit/latest, fit/v0003, a path, a tag, or the beginning of a name."
 _MOST_LISTED = 20
-_ABOUT = ("command", "started", "ended", "seconds", "seeds", "device", "precision", "threads", "overrides")
+_ABOUT = (
+    "command",
+    "started",
+    "ended",
+    "seconds",
+    "seeds",
+    "device",
+    "precision",
+    "threads",
+    "overrides",
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV, for programs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN, autocompletion=complete_run)]
-RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN, autocompletion=complete_run)]
+RunNames = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help=_RUN, autocompletion=complete_run)
+]
 
 
 @app.command("list")
 def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
     most: Annotated[
         int | None,
-        typer.Option("-n", metavar="N", min=1, help=f"How many. Default: {_MOST_LISTED}; all as JSON or CSV."),
+        typer.Option(
+            "-n", metavar="N", min=1, help=f"How many. Default: {_MOST_LISTED}; all as JSON or CSV."
+        ),
     ] = None,
     where: Annotated[
-        str | None, typer.Option("--where", metavar="CONDITION", help='Such as "test_rmse < 1e-4 and seeds > 1".')
+        str | None,
+        typer.Option(
+            "--where", metavar="CONDITION", help='Such as "test_rmse < 1e-4 and seeds > 1".'
+        ),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", metavar="COLUMN", help="By a column; with - in front, from the largest.")
+        str | None,
+        typer.Option(
+            "--sort", metavar="COLUMN", help="By a column; with - in front, from the largest."
+        ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,...", help="These columns, such as name,model.hidden,r2.")
+        str | None,
+        typer.Option(
+            "--columns", metavar="A,B,...", help="These columns, such as name,model.hidden,r2."
+        ),
     ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Those that bear it.")] = None,
-    status: Annotated[str | None, typer.Option("--status", metavar="WORD", help="Such as completed or killed.")] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TAG", help="Those that bear it.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="WORD", help="Such as completed or killed.")
+    ] = None,
     outputs: Outputs = Path("outputs"),
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -66,21 +95,32 @@ def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
     index = RunIndex(outputs)
     runs, total = Selection(most, where, sort, named, tag, status).runs(index)
     chosen = Selection(columns=named).table(runs) if named or not as_json else {}
-    rows = [{"folder": str(run.run.path), **run.row()} for run in runs] if as_json and not named else None
+    rows = (
+        [{"folder": str(run.run.path), **run.row()} for run in runs]
+        if as_json and not named
+        else None
+    )
     index.save()
     if rows is not None:
         print(json.dumps(rows, indent=2, default=str))
     elif for_programs or runs:
-        _print_columns(chosen, as_json, as_csv, total - len(runs), first=("name", "status", *chosen))
+        _print_columns(
+            chosen, as_json, as_csv, total - len(runs), first=("name", "status", *chosen)
+        )
     elif index.runs:
-        print(f"kanrun: none of the {len(index.runs)} runs in {outputs} is meant by that", file=sys.stderr)
+        print(
+            f"kanrun: none of the {len(index.runs)} runs in {outputs} is meant by that",
+            file=sys.stderr,
+        )
     else:
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
 
 
 @app.command("query")
 def query_runs(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help='Such as "SELECT name, test_rmse FROM runs".')],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help='Such as "SELECT name, test_rmse FROM runs".')
+    ],
     outputs: Outputs = Path("outputs"),
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -99,14 +139,20 @@ def query_runs(
 
 
 @app.command("show")
-def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> None:
+def show_run(
+    run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False
+) -> None:
     """Show one run or sweep: what was asked, how far it came, its results, claims and files, and how to continue it."""
     from kanrun.runs import find_run
     from kanrun.runs.reader import unfinished
 
     found = find_run(run, outputs)
     if as_json:
-        jobs = {"status": found.status, "jobs": [job.name for job in found.jobs]} if found.is_sweep else {}
+        jobs = (
+            {"status": found.status, "jobs": [job.name for job in found.jobs]}
+            if found.is_sweep
+            else {}
+        )
         content = jobs or found.manifest.to_dict()
         labels = {"tags": list(found.labels.tags), "note": found.labels.note}
         print(json.dumps({"folder": str(found.path), **content, **labels}, indent=2, default=str))
@@ -117,7 +163,9 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
     console = report.output_console()
     lines = []
     if found.is_sweep:
-        report.print_line(console, f"{found.path}: {found.status}, a sweep of {len(found.jobs)} jobs")
+        report.print_line(
+            console, f"{found.path}: {found.status}, a sweep of {len(found.jobs)} jobs"
+        )
         print_jobs(console, found)
     else:
         _print_about(found)
@@ -136,7 +184,11 @@ def compare_runs(
     outputs: Outputs = Path("outputs"),
     figure: Annotated[
         Path | None,
-        typer.Option("--figure", metavar="FILE", help="Where the figure goes. Default: in OUTPUTS/comparisons."),
+        typer.Option(
+            "--figure",
+            metavar="FILE",
+            help="Where the figure goes. Default: in OUTPUTS/comparisons.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +201,13 @@ def compare_runs(
 
     comparison = RunComparison([find_run(word, outputs).single for word in runs])
     if as_json:
-        print(json.dumps({"settings": comparison.settings, "results": comparison.results}, indent=2, default=str))
+        print(
+            json.dumps(
+                {"settings": comparison.settings, "results": comparison.results},
+                indent=2,
+                default=str,
+            )
+        )
         return
     for title, part in (("settings", comparison.settings), ("results", comparison.results)):
         if part:
@@ -157,7 +215,9 @@ def compare_runs(
             _print_columns(rows, first=tuple(rows))
         else:
             print("no setting differs" if title == "settings" else "no run has results")
-    stem = figure or outputs / "comparisons" / "-".join(name.replace("/", "-") for name in comparison.names)
+    stem = figure or outputs / "comparisons" / "-".join(
+        name.replace("/", "-") for name in comparison.names
+    )
     for path in write_figure_of(comparison, stem):
         print(path)
 
@@ -165,9 +225,9 @@ def compare_runs(
 @app.command("report")
 def report_runs(
     runs: RunNames,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")
+    ] = Path("report.html"),
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Write one HTML page of runs: settings, claims, tables, figures, and the networks themselves to touch and drag.
@@ -203,7 +263,11 @@ def diff_runs(
 
 
 def _print_columns(
-    columns: Columns, as_json: bool = False, as_csv: bool = False, more: int = 0, first: Sequence[str] = ()
+    columns: Columns,
+    as_json: bool = False,
+    as_csv: bool = False,
+    more: int = 0,
+    first: Sequence[str] = (),
 ) -> None:
     """Columns as a table, or for programs; `more` rows are left out, which the table says."""
     names = list(columns)
@@ -223,7 +287,9 @@ def _print_columns(
     console = report.output_console()
     _, narrow = report.print_table(console, columns, first=first)
     said = [f"{more} more runs (-n, --where)"] if more else []
-    said += [f"{len(narrow)} more columns (--columns, --csv): {', '.join(narrow)}"] if narrow else []
+    said += (
+        [f"{len(narrow)} more columns (--columns, --csv): {', '.join(narrow)}"] if narrow else []
+    )
     for line in said:
         report.print_line(console, Text(line, style="dim"))
 

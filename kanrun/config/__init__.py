@@ -18,7 +18,14 @@ from kanrun.config.experiments import (
     FitConfig,
     InterpretConfig,
 )
-from kanrun.config.models import AutoConfig, BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
+from kanrun.config.models import (
+    AutoConfig,
+    BezierConfig,
+    BSplineConfig,
+    KANConfig,
+    MLPConfig,
+    PolynomialConfig,
+)
 from kanrun.config.registry import (
     CANDIDATES,
     EXPERIMENTS,

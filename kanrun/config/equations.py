@@ -31,11 +31,14 @@ class EquationConfig:
 
     name: str = setting("own", "name in tables and figures")
     # Any, not dict: what is typed in the shell replaces a mapping that is not there yet, key by key
-    variables: Any = setting(MISSING, "each variable with its range, such as {x: [0,1], t: [0,1]}; time comes last")
+    variables: Any = setting(
+        MISSING, "each variable with its range, such as {x: [0,1], t: [0,1]}; time comes last"
+    )
     unknowns: list[str] = setting(["u"], "the functions that are sought", least=1, distinct=True)
     constants: Any = setting(None, "numbers by name, for use in all formulas")
     continuation: Any = setting(
-        None, "values of constants that are solved for first, each solution a start for the next: {nu: [0.1, 0.03]}"
+        None,
+        "values of constants that are solved for first, each solution a start for the next: {nu: [0.1, 0.03]}",
     )
     formula: Any = setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
     conditions: Any = setting(
@@ -46,25 +49,36 @@ class EquationConfig:
     exact: Any = setting(None, "the solution where it is known, a formula; a list for a system")
     find: Any = setting(None, "constants that are sought, with first guesses")
     data: Any = setting(
-        None, "measured values: a table with the variables and unknowns as columns, or "
-        "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution"
-    )  # fmt: skip
+        None,
+        "measured values: a table with the variables and unknowns as columns, or "
+        "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
+    )
     form: FormConfig = setting(FormConfig(), "how outputs become unknowns")
     intervals: list[int] | None = setting(
-        None, "grids, one after another; null is 5, 10, 20, 40 and finer ones where they help",
-        whole=True, minimum=1, least=1, increasing=True,
-    )  # fmt: skip
+        None,
+        "grids, one after another; null is 5, 10, 20, 40 and finer ones where they help",
+        whole=True,
+        minimum=1,
+        least=1,
+        increasing=True,
+    )
     windows: Any = setting(
-        "auto", "parts of the last variable, solved one after another: a number, or auto, which cuts an equation that "
-        "evolves where a network with grids needs it"
-    )  # fmt: skip
+        "auto",
+        "parts of the last variable, solved one after another: a number, or auto, which cuts an equation that "
+        "evolves where a network with grids needs it",
+    )
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Mappings are mappings."""
         for name in ("variables", "constants", "continuation", "conditions", "find"):
             value = getattr(self, name)
             sentences = name == "conditions" and isinstance(value, list | tuple)
-            if value is not None and value != MISSING and not isinstance(value, Mapping) and not sentences:
+            if (
+                value is not None
+                and value != MISSING
+                and not isinstance(value, Mapping)
+                and not sentences
+            ):
                 yield f"{at}{name}={value} must be a mapping, such as {{x: [0,1]}}."
 
 
@@ -94,10 +108,13 @@ class SolveConfig(ExperimentConfig):
         [{"kind": "kan"}, {"kind": "mlp"}], "what it is solved with, one after another", least=1
     )
     conditions: str = setting(
-        "soft", "soft: residuals with a weight; hard: built into the form of the solution where they can be",
+        "soft",
+        "soft: residuals with a weight; hard: built into the form of the solution where they can be",
         choices=("soft", "hard"),
-    )  # fmt: skip
+    )
     points: int = setting(2000, "collocation points inside the box", minimum=10, maximum=1_000_000)
     face_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
-    suite: list[Any] = setting([], "equations of the group with differences, each {equation: heat, bounds: {l2: 1e-6}}")
+    suite: list[Any] = setting(
+        [], "equations of the group with differences, each {equation: heat, bounds: {l2: 1e-6}}"
+    )
     steps: int = setting(30, "steps of Levenberg-Marquardt on each grid", minimum=1)

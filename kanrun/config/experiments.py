@@ -20,9 +20,14 @@ _PLACE: dict[str, Any] = {"minimum": -1e300, "maximum": 1e300}  # a finite numbe
 class ExecutorConfig:
     """Where cells run."""
 
-    kind: str = setting("serial", "in this process, in processes of this machine, or on a Dask cluster",
-                        choices=("serial", "local", "dask"))  # fmt: skip
-    workers: int | None = setting(None, "processes of executor=local; null is one per core", minimum=1)
+    kind: str = setting(
+        "serial",
+        "in this process, in processes of this machine, or on a Dask cluster",
+        choices=("serial", "local", "dask"),
+    )
+    workers: int | None = setting(
+        None, "processes of executor=local; null is one per core", minimum=1
+    )
     address: str | None = setting(None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786")
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -43,10 +48,14 @@ class ExperimentConfig:
     seeds: int = setting(1, "how many: seed, seed + 1, ...", minimum=1)
     precision: str = setting("float64", "numbers of training", choices=PRECISIONS)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    threads: int | None = setting(None, "threads of one training; null is 1: small matrices gain little", minimum=1)
+    threads: int | None = setting(
+        None, "threads of one training; null is 1: small matrices gain little", minimum=1
+    )
     executor: ExecutorConfig = setting(ExecutorConfig(), "where cells run")
     max_seconds: float | None = setting(
-        None, "CPU seconds after which the run ends in order with the best it has; null is no limit", above=0
+        None,
+        "CPU seconds after which the run ends in order with the best it has; null is no limit",
+        above=0,
     )
     format: str | None = setting(None, "a format of figures beside PNG and SVG", choices=("pdf",))
     tracker: str | None = setting(
@@ -68,7 +77,11 @@ class ExperimentConfig:
 
 
 #: Keys that one target alone has for users stand for it.
-_TARGETS = {"target.formula": "target=expression", "target.path": "target=table", "target.outputs": "target=table"}
+_TARGETS = {
+    "target.formula": "target=expression",
+    "target.path": "target=table",
+    "target.outputs": "target=table",
+}
 
 
 @experiment(
@@ -113,19 +126,43 @@ class CurvesConfig(ExperimentConfig):
     target: Any = setting(PointsTarget(), "points of the plane")
     parts: list[str] = setting(
         ["equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"],
-        "what is run", least=1, distinct=True,
-        choices=("equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"),
-    )  # fmt: skip
-    function: ExpressionTarget = setting(ExpressionTarget("1/(1 + 25*x0^2)"), "function of the one variable x0")
+        "what is run",
+        least=1,
+        distinct=True,
+        choices=(
+            "equispaced",
+            "lecture",
+            "bezier",
+            "bspline",
+            "continuity",
+            "planar",
+            "identities",
+        ),
+    )
+    function: ExpressionTarget = setting(
+        ExpressionTarget("1/(1 + 25*x0^2)"), "function of the one variable x0"
+    )
     polynomial_points: list[int] = setting(
-        [10, 20, 40], "points that polynomials go through", least=1, distinct=True, minimum=2, maximum=1000
+        [10, 20, 40],
+        "points that polynomials go through",
+        least=1,
+        distinct=True,
+        minimum=2,
+        maximum=1000,
     )
     spline_points: list[int] = setting(
-        [10, 14, 20, 28, 40, 57, 80, 113, 160], "points that splines go through", least=1, distinct=True
+        [10, 14, 20, 28, 40, 57, 80, 113, 160],
+        "points that splines go through",
+        least=1,
+        distinct=True,
     )
     degree: int = setting(3, "degree of the B-splines drawn", minimum=1)
-    degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of those compared", least=1, distinct=True, minimum=1)
-    bezier: Any = setting(MISSING, "control points, one more than the degree", least=2, width=2, **_PLACE)
+    degrees: list[int] = setting(
+        [1, 2, 3, 4, 5], "degrees of those compared", least=1, distinct=True, minimum=1
+    )
+    bezier: Any = setting(
+        MISSING, "control points, one more than the degree", least=2, width=2, **_PLACE
+    )
     parameter: float = setting(0.4, "place of de Casteljau's construction", minimum=0, maximum=1)
     bspline: Any = setting(MISSING, "control points", least=2, width=2, **_PLACE)
     knots: list[float] | None = setting(
@@ -133,9 +170,12 @@ class CurvesConfig(ExperimentConfig):
     )
     moved: int = setting(4, "control point of the B-spline that moves, counted from 0", minimum=0)
     by: list[float] = setting([0.0, 1.5], "how far it moves", length=2, **_PLACE)
-    spacing: str = setting("chord", "parameters of planar points", choices=("chord", "centripetal", "uniform"))
+    spacing: str = setting(
+        "chord", "parameters of planar points", choices=("chord", "centripetal", "uniform")
+    )
     control_points: int | None = setting(
-        None, "control points of the curve near the planar points; null is half as many, at most 100"
+        None,
+        "control points of the curve near the planar points; null is half as many, at most 100",
     )
 
 
@@ -162,25 +202,35 @@ class ExtendGridConfig(ExperimentConfig):
     solver: Any = setting(MISSING, "how it is trained")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
     parts: list[str] = setting(
-        ["schedules", "scratch", "order", "sizes", "overfit"], "what is run",
-        least=1, choices=("schedules", "scratch", "order", "sizes", "overfit"),
-    )  # fmt: skip
-    shapes: list[list[int]] = setting([[1]], "hidden widths, one list per network", least=1, distinct=True, minimum=1)
+        ["schedules", "scratch", "order", "sizes", "overfit"],
+        "what is run",
+        least=1,
+        choices=("schedules", "scratch", "order", "sizes", "overfit"),
+    )
+    shapes: list[list[int]] = setting(
+        [[1]], "hidden widths, one list per network", least=1, distinct=True, minimum=1
+    )
     schedules: list[Any] = setting(MISSING, "schedules of grids", least=1)
     most_parameters: int = setting(4000, "grids with more parameters are left out")
     scratch_intervals: list[int] | None = setting(
         None, "grids of the part scratch; null is all of the first schedule", distinct=True
     )
-    degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of the part order", distinct=True, minimum=1)
+    degrees: list[int] = setting(
+        [1, 2, 3, 4, 5], "degrees of the part order", distinct=True, minimum=1
+    )
     order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
     order_from: int = setting(12, "the first grid past the bends of the target")
     order_points: int = setting(3000, "training points of the part order", minimum=10)
-    sizes: list[int] = setting([100, 300, 1000], "training points of the part sizes", distinct=True, minimum=10)
+    sizes: list[int] = setting(
+        [100, 300, 1000], "training points of the part sizes", distinct=True, minimum=10
+    )
     size_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part sizes")
     overfit_points: int = setting(200, "training points of the part overfit", minimum=10)
     overfit_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part overfit")
     overfit_noise: float = setting(
-        0.01, "noise, as sampling.noise, with which the part overfit is run too; 0 leaves that out", minimum=0
+        0.01,
+        "noise, as sampling.noise, with which the part overfit is run too; 0 leaves that out",
+        minimum=0,
     )
 
 
@@ -202,23 +252,38 @@ class InterpretConfig(ExperimentConfig):
     """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it."""
 
     target: Any = setting(MISSING, "what is interpreted")
-    model: Any = setting(MISSING, "the KAN whose edges become formulas; model.intervals are its grids")
+    model: Any = setting(
+        MISSING, "the KAN whose edges become formulas; model.intervals are its grids"
+    )
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
-    from_run: str | None = setting(None, "run of kanrun fit whose target, sampling and network are interpreted")
+    from_run: str | None = setting(
+        None, "run of kanrun fit whose target, sampling and network are interpreted"
+    )
     program: str = setting(
-        "kanrun", "what searches; the others are for comparison, on the same points and CPU seconds",
+        "kanrun",
+        "what searches; the others are for comparison, on the same points and CPU seconds",
         choices=("kanrun", "operon", "gplearn"),
-    )  # fmt: skip
-    candidates: list[str] | None = setting(None, "names of the table of functions; null is all of them")
+    )
+    candidates: list[str] | None = setting(
+        None, "names of the table of functions; null is all of them"
+    )
     own_candidates: dict[str, str] = setting({}, "your own functions of x0 by name")
     sparsity: float = setting(
-        1e-3, "weight of L1 and entropy of a fixed shape, relative to the variance of the output", minimum=0
+        1e-3,
+        "weight of L1 and entropy of a fixed shape, relative to the variance of the output",
+        minimum=0,
     )
-    prune: float | None = setting(None, "least edge score of a network from a run; null is chosen on validation points")
-    slack: float = setting(0.1, "how much worse than the network a formula may be and still stand for it", minimum=0)
+    prune: float | None = setting(
+        None, "least edge score of a network from a run; null is chosen on validation points"
+    )
+    slack: float = setting(
+        0.1, "how much worse than the network a formula may be and still stand for it", minimum=0
+    )
     starts: int = setting(6, "starts of each structure at the coarse grid", minimum=1)
     budget: float = setting(60.0, "work in all, in about seconds of one core", above=0)
-    simplify: float = setting(5.0, "work for simplification, in about seconds of one core", minimum=0)
+    simplify: float = setting(
+        5.0, "work for simplification, in about seconds of one core", minimum=0
+    )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 
 
@@ -247,22 +312,30 @@ class CompareMLPConfig(ExperimentConfig):
     solver: Any = setting(MISSING, "how both are trained")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the targets")
     comparison: str = setting(
-        "matched", "what is compared, and which of the settings below it reads",
+        "matched",
+        "what is compared, and which of the settings below it reads",
         choices=(
-            "matched", "universal_approximation", "kolmogorov_arnold", "no_activation", "implementation_tricks"
+            "matched",
+            "universal_approximation",
+            "kolmogorov_arnold",
+            "no_activation",
+            "implementation_tricks",
         ),
-    )  # fmt: skip
+    )
     target: Any = setting(None, "the only target, instead of cases")
     cases: list[Any] = setting(MISSING, "targets with the shapes of their KANs")
     grids: list[Any] = setting([[5], [5, 10, 20]], "grids, each a number or a schedule", least=1)
     match: str | None = setting(
-        "parameters", "what MLPs have as much of as the KAN; null takes widths instead",
+        "parameters",
+        "what MLPs have as much of as the KAN; null takes widths instead",
         choices=("parameters", "flops", "time"),
-    )  # fmt: skip
+    )
     depths: list[int] = setting([1, 2], "hidden layers of the MLPs", least=1, minimum=0)
     activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs", least=1)
     widths: list[int] = setting([], "widths of MLPs in any case, matched or not", minimum=1)
-    errors: list[float] = setting([], "universal_approximation: relative errors to be reached", above=0)
+    errors: list[float] = setting(
+        [], "universal_approximation: relative errors to be reached", above=0
+    )
     growth: dict[str, list[int]] = setting({}, "widths, depths, intervals: parameters are counted")
 
 
@@ -286,30 +359,48 @@ class ContinualConfig(ExperimentConfig):
     model: Any = setting(MISSING, "the KAN of the learners")
     solver: Any = setting(MISSING, "how each phase is trained")
     centres: list[Any] | None = setting(
-        None, "places of the peaks, pairs in two dimensions; null: `peaks` along each axis, around 0"
+        None,
+        "places of the peaks, pairs in two dimensions; null: `peaks` along each axis, around 0",
     )
     peaks: int = setting(5, "peaks along each axis", minimum=1)
     spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
     dimension: int = setting(1, "number of variables", minimum=1, maximum=2)
-    order: Any = setting("ascending", "ascending, descending, random (from the seed), or a list of positions from 0")
+    order: Any = setting(
+        "ascending", "ascending, descending, random (from the seed), or a list of positions from 0"
+    )
     overlap: float = setting(
-        0.0, "share by which a phase is wider: 0 touches its neighbours, 1 reaches their centres", above=-1, below=2
+        0.0,
+        "share by which a phase is wider: 0 touches its neighbours, 1 reaches their centres",
+        above=-1,
+        below=2,
     )
     points: int = setting(100, "points of a phase, evenly spaced", minimum=2, maximum=200_000)
-    evaluation: int = setting(500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000)
+    evaluation: int = setting(
+        500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000
+    )
     trials: int = setting(
-        2, "trials of every learner; the best on all phases' data after the last one counts", minimum=1
+        2,
+        "trials of every learner; the best on all phases' data after the last one counts",
+        minimum=1,
     )
     parts: list[str] = setting(
-        ["learners", "intervals", "overlap", "depth"], "what is run",
-        least=1, choices=("learners", "intervals", "overlap", "depth"),
-    )  # fmt: skip
+        ["learners", "intervals", "overlap", "depth"],
+        "what is run",
+        least=1,
+        choices=("learners", "intervals", "overlap", "depth"),
+    )
     learners: list[Any] = setting(MISSING, "networks and what they keep")
-    intervals: list[int] = setting([100, 200, 400], "grids of `model` in the part intervals", minimum=1)
-    overlaps: list[float] = setting([0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2)
+    intervals: list[int] = setting(
+        [100, 200, 400], "grids of `model` in the part intervals", minimum=1
+    )
+    overlaps: list[float] = setting(
+        [0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2
+    )
     compared: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
-    shapes: list[list[int]] = setting([[], [5], [3, 3]], "hidden widths of the part depth", minimum=1)
+    shapes: list[list[int]] = setting(
+        [[], [5], [3, 3]], "hidden widths of the part depth", minimum=1
+    )
     memories: list[str] = setting(["none", "hold", "rehearse"], "memories of the part depth")
 
 
@@ -327,31 +418,54 @@ class ContinualConfig(ExperimentConfig):
 class BenchConfig(ExperimentConfig):
     """`kanrun bench`: competitors run in turn in one process, and are compared by medians over rounds."""
 
-    precision: str = setting("float32", "numbers of the layers; time_to_accuracy is in float64", choices=PRECISIONS)
+    precision: str = setting(
+        "float32", "numbers of the layers; time_to_accuracy is in float64", choices=PRECISIONS
+    )
     part: str = setting(
-        "all", "what is measured; tables, ablation and work are no parts of all",
-        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables", "ablation", "work"),
-    )  # fmt: skip
+        "all",
+        "what is measured; tables, ablation and work are no parts of all",
+        choices=(
+            "all",
+            "layers",
+            "growth",
+            "time_to_accuracy",
+            "startup",
+            "tables",
+            "ablation",
+            "work",
+        ),
+    )
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
     tables: list[str] = setting(
-        [], "tables of the part tables by name, or the sets develop and held; none named are all", distinct=True
+        [],
+        "tables of the part tables by name, or the sets develop and held; none named are all",
+        distinct=True,
     )
     rules: list[str] = setting(
         [], "rules of training that the part ablation leaves out; none named are all", distinct=True
     )
-    cases: list[str] = setting([], "trainings of the part ablation; none named are all", distinct=True)
+    cases: list[str] = setting(
+        [], "trainings of the part ablation; none named are all", distinct=True
+    )
     repeats: int = setting(3, "seeds of the part ablation", minimum=1)
     rounds: int = setting(20, "rounds of each measurement", minimum=1)
-    case_seconds: float = setting(30.0, "seconds after which a case is left, once it has had three rounds", above=0)
+    case_seconds: float = setting(
+        30.0, "seconds after which a case is left, once it has had three rounds", above=0
+    )
     layers: list[list[int]] = setting(
         MISSING, "layers as [batch, inputs, outputs, intervals]", least=1, width=4, minimum=1
     )
-    compiled: bool = setting(True, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler")
+    compiled: bool = setting(
+        True, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler"
+    )
     peers: list[str] = setting(
-        ["pykan", "inkan", "inkan compiled", "jaxkan"], "other libraries; those not installed are named as such",
+        ["pykan", "inkan", "inkan compiled", "jaxkan"],
+        "other libraries; those not installed are named as such",
         choices=("pykan", "inkan", "inkan compiled", "jaxkan"),
-    )  # fmt: skip
-    growth_shape: list[int] = setting([8, 8], "inputs and outputs of the part growth", length=2, minimum=1)
+    )
+    growth_shape: list[int] = setting(
+        [8, 8], "inputs and outputs of the part growth", length=2, minimum=1
+    )
     growth_batch: int = setting(4096, "samples of the part growth", minimum=1)
     growth_intervals: list[int] = setting(
         [5, 10, 20, 50, 100, 200, 500, 1000, 2000], "grids of the part growth", least=1, minimum=1
@@ -359,7 +473,9 @@ class BenchConfig(ExperimentConfig):
     growth_batches: list[int] = setting(
         [256, 512, 1024, 2048, 4096, 8192], "batches of the part growth", least=1, minimum=1
     )
-    errors: list[float] = setting([1e-3, 2.5e-4, 8.2e-5], "test RMSEs to be reached on fresh points", least=1, above=0)
+    errors: list[float] = setting(
+        [1e-3, 2.5e-4, 8.2e-5], "test RMSEs to be reached on fresh points", least=1, above=0
+    )
     intervals: list[int] = setting(
         [3, 5, 10, 20], "grid schedule of time_to_accuracy", least=1, minimum=1, increasing=True
     )

@@ -21,9 +21,17 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def former_keys(group: str) -> dict[str, tuple[str, Rule]]:
     """The old keys of a group's kinds, each with its new key and rule."""
-    declared = (one for kind in GROUPS[group].values() for one in fields(kind.settings) if "rule" in one.metadata)
-    return {one.metadata["rule"].formerly: (one.name, one.metadata["rule"])
-            for one in declared if one.metadata["rule"].formerly}  # fmt: skip
+    declared = (
+        one
+        for kind in GROUPS[group].values()
+        for one in fields(kind.settings)
+        if "rule" in one.metadata
+    )
+    return {
+        one.metadata["rule"].formerly: (one.name, one.metadata["rule"])
+        for one in declared
+        if one.metadata["rule"].formerly
+    }
 
 
 def rename(config: Any, *, stored: bool = False) -> list[str]:
@@ -39,7 +47,9 @@ def rename(config: Any, *, stored: bool = False) -> list[str]:
                 continue
             value = entry.pop(old)
             if stored:
-                entry.setdefault(new, value if rule.converted is None else rule.converted(float(value)))
+                entry.setdefault(
+                    new, value if rule.converted is None else rule.converted(float(value))
+                )
             else:
                 entry[new] = value
                 warnings.append(_renamed(f"{path}{old}", f"{path}{new}", rule, str(value)))
@@ -92,4 +102,8 @@ def _places(config: Any) -> Iterator[tuple[str, str, MutableMapping[str, Any]]]:
 def _entries(config: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
     listed = config.get(name)
     if isinstance(listed, Sequence) and not isinstance(listed, str):
-        yield from ((f"{name}.{i}.", entry) for i, entry in enumerate(listed) if isinstance(entry, MutableMapping))
+        yield from (
+            (f"{name}.{i}.", entry)
+            for i, entry in enumerate(listed)
+            if isinstance(entry, MutableMapping)
+        )

@@ -42,23 +42,34 @@ def keys_of(command: str | None = None) -> list[Key]:
             mark = (key.path, key.default, key.about, *(key.where if "=" in key.where[0] else ()))
             there = found.get(mark)
             shared = there is not None and "=" not in key.where[0]
-            found[mark] = replace(key, where=(*there.where, *key.where)) if there and shared else there or key
-    order = {path: number for number, path in enumerate(dict.fromkeys(key.path for key in found.values()))}
+            found[mark] = (
+                replace(key, where=(*there.where, *key.where)) if there and shared else there or key
+            )
+    order = {
+        path: number
+        for number, path in enumerate(dict.fromkeys(key.path for key in found.values()))
+    }
     return sorted(found.values(), key=lambda key: order[key.path])
 
 
 def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
     for one in fields(experiment.settings):
         if one.name in GROUPS and one.type == "Any":
-            kinds = [kind for name, kind in GROUPS[one.name].items() if not kind.name.startswith("_")]
+            kinds = [
+                kind for name, kind in GROUPS[one.name].items() if not kind.name.startswith("_")
+            ]
             names = tuple(choices_of(one.name, Path(kanrun.conf.__path__[0], one.name)))
             rule = _rule(one)
-            yield Key(one.name, "group", "", "", rule.about if rule else "", (experiment.name,), names)
+            yield Key(
+                one.name, "group", "", "", rule.about if rule else "", (experiment.name,), names
+            )
             for kind in kinds:
                 yield from _of_settings(kind.settings, f"{one.name}.", f"{one.name}={kind.name}")
         else:
             settings = get_type_hints(experiment.settings)[one.name]
-            if is_dataclass(settings) and one.default == MISSING:  # a group with one kind of settings
+            if (
+                is_dataclass(settings) and one.default == MISSING
+            ):  # a group with one kind of settings
                 yield from _of_settings(settings, f"{one.name}.", experiment.name)
             else:
                 yield from _of_field(one, "", experiment.name)
@@ -82,13 +93,21 @@ def _of_field(one: Field[Any], at: str, where: str) -> Iterator[Key]:
         for inner in fields(default):
             if inner.name == "kind" and _rule(inner) is None:
                 continue
-            path = f"{at}{one.name}.".removesuffix(".") if inner.name == "kind" else f"{at}{one.name}."
+            path = (
+                f"{at}{one.name}.".removesuffix(".") if inner.name == "kind" else f"{at}{one.name}."
+            )
             yield from _of_field(inner, path, where)
         return
     rule = _rule(one)
     path = at if one.name == "kind" else f"{at}{one.name}"
     yield Key(
-        path, _type(one), _shown(default), _allowed(rule), rule.about if rule else "", (where,), listed_values(one)
+        path,
+        _type(one),
+        _shown(default),
+        _allowed(rule),
+        rule.about if rule else "",
+        (where,),
+        listed_values(one),
     )
 
 
@@ -97,8 +116,16 @@ def _rule(one: Field[Any]) -> Rule | None:
 
 
 def _type(one: Field[Any]) -> str:
-    text = re.sub(r"\bdict\b", "mapping", str(one.type)).replace("float", "number").replace("str", "text")
-    text = re.sub(r"\bint\b", "whole number", text).replace("bool", "true or false").replace(" | None", " or null")
+    text = (
+        re.sub(r"\bdict\b", "mapping", str(one.type))
+        .replace("float", "number")
+        .replace("str", "text")
+    )
+    text = (
+        re.sub(r"\bint\b", "whole number", text)
+        .replace("bool", "true or false")
+        .replace(" | None", " or null")
+    )
     return re.sub(r"list\[(.+)\]", r"list of \1", text).replace("Any", "any")
 
 

@@ -20,29 +20,45 @@ HIGHEST_DEGREE = 20  # of a spline
 class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
-    hidden: list[int] | None = setting([5], "nodes of each hidden layer; null: kanrun interpret searches", minimum=1)
+    hidden: list[int] | None = setting(
+        [5], "nodes of each hidden layer; null: kanrun interpret searches", minimum=1
+    )
     products: list[int] = setting(
-        [], "of each hidden layer, how many of its nodes multiply two sums (KAN 2.0); [] is none", minimum=0
+        [],
+        "of each hidden layer, how many of its nodes multiply two sums (KAN 2.0); [] is none",
+        minimum=0,
     )
     intervals: Any = setting(
         [5, 10, 20, 50],
         "intervals of the grid: one number, a schedule of finer and finer grids, or auto",
-        whole=True, minimum=1, least=1, increasing=True, words=("auto",),
-    )  # fmt: skip
+        whole=True,
+        minimum=1,
+        least=1,
+        increasing=True,
+        words=("auto",),
+    )
     degree: int = setting(3, "degree of the splines", minimum=0, maximum=HIGHEST_DEGREE)
     base: str = setting("zero", "base function b of phi = w_b b + w_s spline", choices=BASES)
     scale: str = setting(
-        "separate", "w_b and w_s apart, or the single w of phi = w (b + spline)", choices=("separate", "single")
+        "separate",
+        "w_b and w_s apart, or the single w of phi = w (b + spline)",
+        choices=("separate", "single"),
     )
     extrapolation: str = setting(
-        "linear", "what a spline does beyond its grid", choices=("linear", "constant", "zero"), formerly="outside"
+        "linear",
+        "what a spline does beyond its grid",
+        choices=("linear", "constant", "zero"),
+        formerly="outside",
     )
     initialisation: str = setting("auto", "how edges start", choices=INITIALISATIONS)
     grid_eps: float = setting(
         1.0,
         "share of uniform spacing in a grid drawn from data; 0 is quantiles",
-        minimum=0, maximum=1, formerly="adapt", converted=lambda adapt: 1.0 - adapt,
-    )  # fmt: skip
+        minimum=0,
+        maximum=1,
+        formerly="adapt",
+        converted=lambda adapt: 1.0 - adapt,
+    )
     update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
     frozen_scales: bool = setting(False, "whether w_b and w_s stay where they start")
     selection: str = setting(
@@ -66,9 +82,12 @@ class MLPConfig:
 
 
 @model(
-    "kanrun.study.build:create_polynomial", network="kanrun.engine.networks.curves:Polynomial", label="polynomial",
-    inputs=1, closed_form=True,
-)  # fmt: skip
+    "kanrun.study.build:create_polynomial",
+    network="kanrun.engine.networks.curves:Polynomial",
+    label="polynomial",
+    inputs=1,
+    closed_form=True,
+)
 @dataclass
 class PolynomialConfig:
     """One polynomial by least squares, for one input variable."""
@@ -78,21 +97,29 @@ class PolynomialConfig:
 
 
 @model(
-    "kanrun.study.build:create_bezier", network="kanrun.engine.networks.curves:Bezier", label="Bezier curve",
-    inputs=1, closed_form=True,
-)  # fmt: skip
+    "kanrun.study.build:create_bezier",
+    network="kanrun.engine.networks.curves:Bezier",
+    label="Bezier curve",
+    inputs=1,
+    closed_form=True,
+)
 @dataclass
 class BezierConfig:
     """One Bezier curve by least squares, for one input variable."""
 
-    control_points: int = setting(8, "control points, one more than the degree", minimum=2, maximum=1001)
+    control_points: int = setting(
+        8, "control points, one more than the degree", minimum=2, maximum=1001
+    )
     kind: str = "bezier"
 
 
 @model(
-    "kanrun.study.build:create_bspline", network="kanrun.engine.networks.curves:BSpline", label="B-spline",
-    inputs=1, closed_form=True,
-)  # fmt: skip
+    "kanrun.study.build:create_bspline",
+    network="kanrun.engine.networks.curves:BSpline",
+    label="B-spline",
+    inputs=1,
+    closed_form=True,
+)
 @dataclass
 class BSplineConfig:
     """One B-spline by least squares, for one input variable."""
@@ -125,9 +152,13 @@ class AutoConfig:
     monotone: dict[str, str] = setting(
         {}, "inputs whose effect only goes up or down, such as {age: up}", choices=("up", "down")
     )
-    curvature: dict[str, str] = setting({}, "inputs whose effect is convex or concave", choices=("convex", "concave"))
+    curvature: dict[str, str] = setting(
+        {}, "inputs whose effect is convex or concave", choices=("convex", "concave")
+    )
     bounds: list[float] | None = setting(
-        None, "least and largest value that outputs can have, such as [0,1]; predictions never leave them", length=2
+        None,
+        "least and largest value that outputs can have, such as [0,1]; predictions never leave them",
+        length=2,
     )
     selection: str = setting(
         "cv",
@@ -136,7 +167,9 @@ class AutoConfig:
         choices=("cv", "validation", "evidence"),
     )
     folds: int = setting(5, "folds of the cross-validation", minimum=2)
-    baselines: bool = setting(True, "whether mean, ridge and boosting are cross-validated on the same folds")
+    baselines: bool = setting(
+        True, "whether mean, ridge and boosting are cross-validated on the same folds"
+    )
     kind: str = "auto"
 
     def conflicts(self, at: str) -> Iterator[str]:

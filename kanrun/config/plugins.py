@@ -17,7 +17,13 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from importlib.metadata import (
+    EntryPoint,
+    PackageNotFoundError,
+    entry_points,
+    packages_distributions,
+    version,
+)
 
 from kanrun.errors import UsageError
 
@@ -35,7 +41,9 @@ class Plugin:
 
 _loaded: dict[str, Plugin] = {}
 _left_out: dict[str, str] = {}  # typed modules, and why
-_seen: list[str | None] = [None]  # the variable when it was last read; None before the entry points were
+_seen: list[str | None] = [
+    None
+]  # the variable when it was last read; None before the entry points were
 
 
 def load_plugins() -> None:
@@ -64,7 +72,9 @@ def _load_point(point: EntryPoint) -> None:
         warnings.warn(f"the plug-in {point.value} is left out: {_why(error)}", stacklevel=2)
         return
     module = point.value.partition(":")[0]
-    origin = f"{point.dist.name} {point.dist.version}" if point.dist is not None else _origin(module)
+    origin = (
+        f"{point.dist.name} {point.dist.version}" if point.dist is not None else _origin(module)
+    )
     _loaded[module] = Plugin(module, origin)
 
 
@@ -127,10 +137,16 @@ def loaded_plugins() -> tuple[Plugin, ...]:
 def require_plugins(versions: Iterable[str]) -> None:
     """Raise UsageError where a run whose recorded `versions` name plug-ins is read without them."""
     there = {f"{RECORDED}{plugin.module}" for plugin in loaded_plugins()}
-    missing = [name.removeprefix(RECORDED) for name in versions if name.startswith(RECORDED) and name not in there]
+    missing = [
+        name.removeprefix(RECORDED)
+        for name in versions
+        if name.startswith(RECORDED) and name not in there
+    ]
     if missing:
         words = " ".join(f"{OPTION} {name}" for name in missing)
-        raise UsageError(f"the run used the plug-in {missing[0]}, which is not loaded; if you trust it, add {words}.")
+        raise UsageError(
+            f"the run used the plug-in {missing[0]}, which is not loaded; if you trust it, add {words}."
+        )
 
 
 def named_in(words: Sequence[str]) -> list[str]:

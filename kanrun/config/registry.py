@@ -63,7 +63,9 @@ class ModelKind(Kind):
     label: str = ""  # in tables and figures
     inputs: int | None = None  # how many inputs it takes, if not any number
     closed_form: bool = False  # fitted by linear least squares, whatever the solver
-    tables_only: bool = False  # its builder fits targets that are tables, and returns a network of another kind
+    tables_only: bool = (
+        False  # its builder fits targets that are tables, and returns a network of another kind
+    )
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,15 @@ class ExperimentKind(Kind):
     """
 
     examples: tuple[str, ...] = ()
-    groups: Mapping[str, str] = field(default_factory=dict)  # a plug-in's groups and their default choices
-    table_model: str = ""  # the default model where the target is a table, if another than for functions
-    implied: Mapping[str, str] = field(default_factory=dict)  # a key, and the choice that setting it stands for
+    groups: Mapping[str, str] = field(
+        default_factory=dict
+    )  # a plug-in's groups and their default choices
+    table_model: str = (
+        ""  # the default model where the target is a table, if another than for functions
+    )
+    implied: Mapping[str, str] = field(
+        default_factory=dict
+    )  # a key, and the choice that setting it stands for
 
     def completed(self, overrides: Sequence[str]) -> list[str]:
         """The overrides with the choices that they imply in front, each unless its group is chosen, or a study is."""
@@ -113,7 +121,14 @@ class ExperimentKind(Kind):
     def defaults(self) -> list[Any]:
         """Hydra's defaults list of a primary configuration that no file holds; `study/<file>` may hold studies."""
         chosen = [{group: choice} for group, choice in self.groups.items()]
-        return [f"schema/{self.file}", "common", *chosen, {"executor": "serial"}, "_self_", {"study": None}]
+        return [
+            f"schema/{self.file}",
+            "common",
+            *chosen,
+            {"executor": "serial"},
+            "_self_",
+            {"study": None},
+        ]
 
 
 def resolve(place: str) -> Any:
@@ -156,7 +171,9 @@ class Kinds(Mapping[str, K], Generic[K]):
     def find(self, name: object, key: str = "") -> K:
         """The kind called `name`, which the setting `key` gives. Raises UsageError for one that is not there."""
         if name not in self:
-            raise UsageError(f"{key or self.what}={name} is not one of {', '.join(self)}{near(name, self) or '.'}")
+            raise UsageError(
+                f"{key or self.what}={name} is not one of {', '.join(self)}{near(name, self) or '.'}"
+            )
         return self[str(name)]
 
 
@@ -194,7 +211,9 @@ def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Cal
 
     def declare(settings: C) -> C:
         EXPERIMENTS.add(
-            ExperimentKind(name, summary, settings, module or f"kanrun.experiments.{module_of(name)}", **more)
+            ExperimentKind(
+                name, summary, settings, module or f"kanrun.experiments.{module_of(name)}", **more
+            )
         )
         return settings
 
@@ -223,7 +242,11 @@ def with_group(experiment: ExperimentKind, word: str) -> str:
         return word
     kinds = {name: [kind.settings for kind in group.values()] for name, group in GROUPS.items()}
     kinds["sampling"] = [type(own["sampling"].default_factory())] if "sampling" in own else []
-    found = [name for name in kinds if name in own and any(key in one.__dataclass_fields__ for one in kinds[name])]
+    found = [
+        name
+        for name in kinds
+        if name in own and any(key in one.__dataclass_fields__ for one in kinds[name])
+    ]
     return f"{signs}{found[0]}.{word.removeprefix(signs)}" if len(found) == 1 else word
 
 
@@ -232,9 +255,16 @@ def with_table_model(experiment: ExperimentKind, words: Sequence[str]) -> list[s
 
     A study, a solver or a key of another model keeps the model of functions, as do targets that are no tables.
     """
-    settings = dict(word.lstrip("+").partition("=")[::2] for word in words if not word.startswith("~"))
+    settings = dict(
+        word.lstrip("+").partition("=")[::2] for word in words if not word.startswith("~")
+    )
     chosen = settings.get("target", "")
-    if not experiment.table_model or chosen not in TARGETS or not TARGETS[chosen].table or "model" in settings:
+    if (
+        not experiment.table_model
+        or chosen not in TARGETS
+        or not TARGETS[chosen].table
+        or "model" in settings
+    ):
         return list(words)
     own = {f"model.{name}" for name in MODELS[experiment.table_model].settings.__dataclass_fields__}
     other = any(key not in own and key.partition(".")[0] in _TRAINING for key in settings)

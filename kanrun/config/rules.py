@@ -59,7 +59,11 @@ class Rule:
             return broken
         for _, leaf in _leaves(value):
             if (rule := self._breaks(leaf)) is not None:
-                shown = f"{path}={value} has {leaf!r}, which" if isinstance(value, list | dict) else f"{path}={value}"
+                shown = (
+                    f"{path}={value} has {leaf!r}, which"
+                    if isinstance(value, list | dict)
+                    else f"{path}={value}"
+                )
                 offer = near(leaf, self.choices, most=1)
                 return f"{shown} {rule} ({self.about})" + (offer or ".")
         return None
@@ -81,13 +85,24 @@ class Rule:
     def _within(self, number: float) -> bool:
         if math.isinf(number):
             return False
-        low = (self.minimum is None or number >= self.minimum) and (self.above is None or number > self.above)
-        return low and (self.maximum is None or number <= self.maximum) and (self.below is None or number < self.below)
+        low = (self.minimum is None or number >= self.minimum) and (
+            self.above is None or number > self.above
+        )
+        return (
+            low
+            and (self.maximum is None or number <= self.maximum)
+            and (self.below is None or number < self.below)
+        )
 
     @property
     def phrase(self) -> str:
         """The numeric rule in words, to follow "must be"."""
-        bounds = (("at least", self.minimum), ("above", self.above), ("at most", self.maximum), ("below", self.below))
+        bounds = (
+            ("at least", self.minimum),
+            ("above", self.above),
+            ("at most", self.maximum),
+            ("below", self.below),
+        )
         phrase = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
         if self.minimum is not None and self.maximum is not None:
             phrase = f"from {self.minimum:g} to {self.maximum:g}"
@@ -98,13 +113,17 @@ class Rule:
     def _list(self, path: str, entries: Any) -> str | None:
         if len(entries) < self.least:
             known = f" of {', '.join(self.choices)}" if self.choices else ""
-            return f"{path}={list(entries)} needs at least {_count(self.least)}{known} ({self.about})."
+            return (
+                f"{path}={list(entries)} needs at least {_count(self.least)}{known} ({self.about})."
+            )
         if self.length is not None and len(entries) != self.length:
             return f"{path}={list(entries)} must have {_count(self.length)} ({self.about})."
         for entry in entries:
             if self.whole and self.width is None and isinstance(entry, list | tuple | dict):
                 return f"{path}={list(entries)} has {entry}, where a whole number is needed ({self.about})."
-            if self.width is not None and (not isinstance(entry, list | tuple) or len(entry) != self.width):
+            if self.width is not None and (
+                not isinstance(entry, list | tuple) or len(entry) != self.width
+            ):
                 return f"{path} has {entry}, where a list of {self.width} is needed ({self.about})."
             if self.distinct and list(entries).count(entry) > 1:
                 return f"{path} has {entry} twice or more; name each once ({self.about})."
@@ -137,7 +156,12 @@ def check_files(settings: Any) -> None:
         value, rule = getattr(settings, one.name), one.metadata.get("rule")
         if is_dataclass(value):
             check_files(value)
-        elif rule is not None and rule.file and value and not os.path.exists(os.path.expanduser(value)):
+        elif (
+            rule is not None
+            and rule.file
+            and value
+            and not os.path.exists(os.path.expanduser(value))
+        ):
             raise UsageError(f"there is no file {value!r}.")
 
 
@@ -150,7 +174,9 @@ def _broken(settings: Any, at: str) -> Iterator[str]:
         if is_dataclass(value):
             yield from _broken(value, f"{path}.")
             continue
-        if str(one.type).startswith(_FLAT) and any(isinstance(entry, list | dict) for entry in value or ()):
+        if str(one.type).startswith(_FLAT) and any(
+            isinstance(entry, list | dict) for entry in value or ()
+        ):
             yield f"{path}={value} has a list where each entry is one value, as {path}=[1,2]."
             continue
         numbers = ((where, leaf) for where, leaf in _leaves(value, path) if isinstance(leaf, float))

@@ -40,11 +40,17 @@ class LMSolver:
 
     steps: int | None = setting(None, _STEPS, minimum=1)
     damping: float | None = setting(
-        None, "damping of the first step on a grid, relative to columns of unit norm; null: chosen by size", above=0
+        None,
+        "damping of the first step on a grid, relative to columns of unit norm; null: chosen by size",
+        above=0,
     )
-    tolerance: float = setting(1e-3, "a grid is left after a step that lowers the loss by a smaller share", minimum=0)
+    tolerance: float = setting(
+        1e-3, "a grid is left after a step that lowers the loss by a smaller share", minimum=0
+    )
     slow_tolerance: float = setting(
-        0.02, "a grid is left after two steps in a row that each lower the loss by a smaller share", minimum=0
+        0.02,
+        "a grid is left after two steps in a row that each lower the loss by a smaller share",
+        minimum=0,
     )
     starts: int | None = setting(None, _STARTS, minimum=1)
     select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")

@@ -28,7 +28,9 @@ class NamedTarget:
 class GaussianPeaksTarget:
     """Sum of exp(-sharpness |x - c|^2) over the centres c, on [-1, 1]^dimension."""
 
-    centres: list[float] = setting([-0.8, -0.4, 0.0, 0.4, 0.8], "places of the peaks on the diagonal", least=1)
+    centres: list[float] = setting(
+        [-0.8, -0.4, 0.0, 0.4, 0.8], "places of the peaks on the diagonal", least=1
+    )
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
     dimension: int = setting(1, "number of variables", minimum=1, maximum=10)
     domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]")
@@ -63,7 +65,9 @@ class FeynmanTarget:
 
     id: str = setting(MISSING, "equation in the lectures, or name in the file")
     path: str | None = setting(
-        None, "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun", file=True
+        None,
+        "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun",
+        file=True,
     )
     domain: Any = setting(None, f"{_DOMAIN}; null is its own")
     units: dict[str, str] = setting({}, _UNITS)
@@ -79,15 +83,19 @@ class TableTarget:
     inputs: list[str] = setting(["all"], "columns to predict from", least=1, distinct=True)
     outputs: list[str] = setting(MISSING, "columns to predict", least=1, distinct=True)
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
-    exclude: list[str] = setting([], "columns that are no inputs, where inputs is all", distinct=True)
+    exclude: list[str] = setting(
+        [], "columns that are no inputs, where inputs is all", distinct=True
+    )
     categories: list[str] = setting([], "columns of numbers whose values are names", distinct=True)
     missing: str = setting(
-        "indicator", "missing inputs: median and an indicator, rows dropped, or refused",
+        "indicator",
+        "missing inputs: median and an indicator, rows dropped, or refused",
         choices=("indicator", "drop", "refuse"),
-    )  # fmt: skip
+    )
     weights: str | None = setting(None, "column of the rows' weights; null: all count the same")
     split: str = setting(
-        "random", "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)"
+        "random",
+        "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
     )
     test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
     units: dict[str, str] = setting({}, _UNITS)
@@ -110,7 +118,10 @@ class TableTarget:
         if (way, bool(column)) not in (("random", False), ("group", True), ("time", True)):
             yield f"{at}split={self.split} must be random, group:COLUMN or time:COLUMN."
         for key, name in (("weights", self.weights), (f"split={way}:", column)):
-            if name and name in (*self.outputs, *(self.inputs if way != "time" or key == "weights" else ())):
+            if name and name in (
+                *self.outputs,
+                *(self.inputs if way != "time" or key == "weights" else ()),
+            ):
                 yield f"the column {name!r} of {at}{key} is an input or an output too."
         if self.task == "classification" and len(self.outputs) != 1:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
@@ -142,9 +153,13 @@ class PointsTarget:
 
     path: str | None = setting(None, "file of the points; null is kanrun's own", file=True)
     columns: list[str] | None = setting(
-        None, "columns of the coordinates; null: x and y where they exist, else the first two of numbers", length=2
+        None,
+        "columns of the coordinates; null: x and y where they exist, else the first two of numbers",
+        length=2,
     )
-    parameter: str | None = setting(None, "column of increasing parameters; null: from the distances, see spacing")
+    parameter: str | None = setting(
+        None, "column of increasing parameters; null: from the distances, see spacing"
+    )
     kind: str = "points"
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -159,5 +174,9 @@ class SamplingConfig:
 
     train: int | None = setting(1000, "training points, validation points included", minimum=1)
     test: int | None = setting(1000, "test points", minimum=0)
-    noise: float = setting(0.0, "standard deviation of the noise relative to the target's", minimum=0)
-    validation: float = setting(0.1, "share of the training points that selections may use", minimum=0, maximum=0.5)
+    noise: float = setting(
+        0.0, "standard deviation of the noise relative to the target's", minimum=0
+    )
+    validation: float = setting(
+        0.1, "share of the training points that selections may use", minimum=0, maximum=0.5
+    )

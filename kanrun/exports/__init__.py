@@ -37,7 +37,9 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     """
     if form not in FORMATS:
         known = [*FORMATS, "formula"]
-        raise UsageError(f"--format {form} is not one of {', '.join(known)}{near(form, known) or '.'}")
+        raise UsageError(
+            f"--format {form} is not one of {', '.join(known)}{near(form, known) or '.'}"
+        )
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(
             "a solution with conditions=hard is computed from formulas of its own, which no export holds; "
@@ -65,7 +67,9 @@ def _python_source(pieces: Document) -> str:
     """A file that needs NumPy alone: the module `runtime`, what it uses, and the model's data as literals."""
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
-    used = "".join(f"\n\n{inspect.getsource(function)}" for function in (days_from, place_of, text_of))
+    used = "".join(
+        f"\n\n{inspect.getsource(function)}" for function in (days_from, place_of, text_of)
+    )
     return f"{own}{used}\n\n#: The data of the model.\nMODEL = {_literal(pieces, '')}\n{_PREDICT}"
 
 
@@ -76,7 +80,9 @@ def _literal(value: Any, indent: str) -> str:
         entries = [f"{inner}{key!a}: {_literal(entry, inner)}," for key, entry in value.items()]
         return "\n".join(["{", *entries, f"{indent}}}"])
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "\n".join(["[", *(f"{inner}{_literal(entry, inner)}," for entry in value), f"{indent}]"])
+        return "\n".join(
+            ["[", *(f"{inner}{_literal(entry, inner)}," for entry in value), f"{indent}]"]
+        )
     return ascii(value)
 
 

@@ -27,9 +27,15 @@ def c_source(pieces: Document, name: str) -> str:
 def _data(pieces: Document) -> str:
     outputs, columns = pieces["classes"] or pieces["outputs"], pieces["columns"]
     encoded = any(column["levels"] is not None or column["fill"] is not None for column in columns)
-    sizes = {"@_INPUTS": len(pieces["inputs"]), "@_OUTPUTS": len(outputs), "@_WIDEST": max(_widths(pieces))}
+    sizes = {
+        "@_INPUTS": len(pieces["inputs"]),
+        "@_OUTPUTS": len(outputs),
+        "@_WIDEST": max(_widths(pieces)),
+    }
     lines = [f"enum {{ {', '.join(f'{key} = {size}' for key, size in sizes.items())} }};"]
-    lines += [f"enum {{ CLASSIFIES = {int(pieces['classes'] is not None)}, DAY_OF_YEAR = 0, WEEKDAY, HOUR }};"]
+    lines += [
+        f"enum {{ CLASSIFIES = {int(pieces['classes'] is not None)}, DAY_OF_YEAR = 0, WEEKDAY, HOUR }};"
+    ]
     lines += [f"#define COLUMNS {len(columns) if encoded else 0}"]
     for what, texts in (("inputs", pieces["inputs"]), ("outputs", outputs)):
         lines.append(f"const char *const @_{what}[] = {_texts(texts)};")
@@ -38,7 +44,9 @@ def _data(pieces: Document) -> str:
     lines.append(f"static const unit output_units[] = {units};")
     lines.append(f"static const network model = {_network(pieces)};")
     if encoded:
-        lines.append(f"const char *const @_columns[] = {_texts([column['name'] for column in columns])};")
+        lines.append(
+            f"const char *const @_columns[] = {_texts([column['name'] for column in columns])};"
+        )
         lines.append(f"static const column columns[] = {_list(map(_column, columns))};")
     return "\n".join([*lines, ""])
 
@@ -47,7 +55,12 @@ def _widths(part: Document) -> Iterator[int]:
     """The lengths that the arrays of one evaluation must have room for."""
     yield len(part["input_map"])
     for layer in part["layers"]:
-        yield max([layer.get("sums", 0), *(len(layer.get(key, ())) for key in ("biases", "coefficients", "sizes"))])
+        yield max(
+            [
+                layer.get("sums", 0),
+                *(len(layer.get(key, ())) for key in ("biases", "coefficients", "sizes")),
+            ]
+        )
         yield np.shape(layer.get("coefficients", [[]]))[-1]
         for window in layer.get("windows", ()):
             yield from _widths(window)
@@ -61,7 +74,8 @@ def _list(entries: Any) -> str:
 def _text(text: str) -> str:
     """A string literal: of letters, digits and blanks as they are, every other byte of UTF-8 as three octal digits."""
     harmless = (
-        chr(b) if re.match(rb"[A-Za-z0-9 _.]", bytes([b])) else f"\\{b:03o}" for b in text.encode("utf-8", "replace")
+        chr(b) if re.match(rb"[A-Za-z0-9 _.]", bytes([b])) else f"\\{b:03o}"
+        for b in text.encode("utf-8", "replace")
     )
     return f'"{"".join(harmless)}"'
 
@@ -94,11 +108,16 @@ def _units(maps: Sequence[Document]) -> str:
 
 
 def _column(column: Document) -> str:
-    levels, parts = column["levels"] or [], [str(_PARTS.index(part)) for part in column["parts"] or ()]
+    levels, parts = (
+        column["levels"] or [],
+        [str(_PARTS.index(part)) for part in column["parts"] or ()],
+    )
     fill = "NAN" if column["fill"] is None else float(column["fill"])
     arrays = {"texts": f"(const char *const[]){_texts(levels)}"} if levels else {}
     arrays |= {"part": f"(const int[]){_list(parts)}"} if parts else {}
-    return _row(levels=len(levels), fill=fill, indicator=column["indicator"], parts=len(parts), **arrays)
+    return _row(
+        levels=len(levels), fill=fill, indicator=column["indicator"], parts=len(parts), **arrays
+    )
 
 
 def _network(part: Document) -> str:
@@ -107,23 +126,42 @@ def _network(part: Document) -> str:
         fields, width = _layer(layer, width)
         written.append(_row(kind=layer["kind"].upper(), **fields))
     return _row(
-        inputs=len(part["input_map"]), outputs=width, count=len(layers),
-        units=f"(const unit[]){_units(part['input_map'])}", layers=f"(const layer[]){_list(written)}",
-    )  # fmt: skip
+        inputs=len(part["input_map"]),
+        outputs=width,
+        count=len(layers),
+        units=f"(const unit[]){_units(part['input_map'])}",
+        layers=f"(const layer[]){_list(written)}",
+    )
 
 
 def _layer(layer: Document, inputs: int) -> tuple[dict[str, Any], int]:
     """The fields of a layer beside its kind, and how many outputs it has."""
-    own = {key: value for key, value in layer.items() if key not in ("kind", "edges", "windows", "activation")}
+    own = {
+        key: value
+        for key, value in layer.items()
+        if key not in ("kind", "edges", "windows", "activation")
+    }
     if layer["kind"] == "splines":
-        own |= {"intervals": len(layer["breakpoints"][0]) - 1, "count": len(layer["edges"]), "outputs": layer["sums"]}
-        own |= {"extrapolation": own["extrapolation"].upper(), "base": own["base"].upper().replace("ZERO", "NONE")}
+        own |= {
+            "intervals": len(layer["breakpoints"][0]) - 1,
+            "count": len(layer["edges"]),
+            "outputs": layer["sums"],
+        }
+        own |= {
+            "extrapolation": own["extrapolation"].upper(),
+            "base": own["base"].upper().replace("ZERO", "NONE"),
+        }
         if layer["edges"]:
             own["edges"] = f"(const edge[]){_list(_row(**edge) for edge in layer['edges'])}"
         return own, layer["sums"] - layer["products"]
     if layer["kind"] == "dense":
         outputs = len(layer["biases"])
-        return {**own, "inputs": inputs, "outputs": outputs, "base": layer["activation"].upper()}, outputs
+        return {
+            **own,
+            "inputs": inputs,
+            "outputs": outputs,
+            "base": layer["activation"].upper(),
+        }, outputs
     if layer["kind"] == "windows":
         own |= {"inputs": inputs, "count": len(layer["ends"])}
         windows = _list(map(_network, layer["windows"]))

@@ -75,7 +75,9 @@ def document_of(model: Exportable) -> Document:
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
     document = {
         "schema": SCHEMA,
-        "columns": _columns(model.code) if model.code else [{"name": name, **plain} for name in model.inputs],
+        "columns": _columns(model.code)
+        if model.code
+        else [{"name": name, **plain} for name in model.inputs],
         "inputs": list(model.inputs),
         "outputs": list(model.outputs),
         "classes": list(model.classes) if model.classes else None,
@@ -87,7 +89,9 @@ def document_of(model: Exportable) -> Document:
     try:
         json.dumps(document, allow_nan=False)
     except ValueError as error:
-        raise UsageError("the model holds NaN or infinite numbers, which no export can stand for.") from error
+        raise UsageError(
+            "the model holds NaN or infinite numbers, which no export can stand for."
+        ) from error
     return document
 
 
@@ -101,7 +105,10 @@ def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
 
 def _columns(code: TableCode) -> list[dict[str, Any]]:
     lists = ("levels", "parts")
-    return [column | {key: column[key] and list(column[key]) for key in lists} for column in code.plain()]
+    return [
+        column | {key: column[key] and list(column[key]) for key in lists}
+        for column in code.plain()
+    ]
 
 
 def _maps(scaling: Scaling | PiecewiseScaling) -> list[dict[str, Any]]:
@@ -124,21 +131,36 @@ def _layers(network: Network) -> list[dict[str, Any]]:
         ]
     if isinstance(network, BSpline):
         rows = network.coefficients.detach().T.tolist()
-        edges = [{"from": 0, "to": o, "coefficients": row, "base_weight": 0.0} for o, row in enumerate(rows)]
+        edges = [
+            {"from": 0, "to": o, "coefficients": row, "base_weight": 0.0}
+            for o, row in enumerate(rows)
+        ]
         return [_spline_layer(network.knots.tolist(), network.degree, len(rows), edges)]
     if isinstance(network, Polynomial | Bezier):
         kind = "chebyshev" if isinstance(network, Polynomial) else "bernstein"
-        return [{
-            "kind": kind, "domain": network.domain[0].tolist(), "coefficients": network.coefficients.detach().tolist()
-        }]  # fmt: skip
+        return [
+            {
+                "kind": kind,
+                "domain": network.domain[0].tolist(),
+                "coefficients": network.coefficients.detach().tolist(),
+            }
+        ]
     if isinstance(network, Field):
         form = network.form
-        return [*_layers(network.network), {
-            "kind": "sums_of_products", "terms": form.terms, "factors": form.factors, "sizes": network.sizes.tolist()
-        }]  # fmt: skip
+        return [
+            *_layers(network.network),
+            {
+                "kind": "sums_of_products",
+                "terms": form.terms,
+                "factors": form.factors,
+                "sizes": network.sizes.tolist(),
+            },
+        ]
     if isinstance(network, Windows):
         windows = [
-            _part(field, Scaling.identity(network.shape[0])) for field in network.fields if isinstance(field, Field)
+            _part(field, Scaling.identity(network.shape[0]))
+            for field in network.fields
+            if isinstance(field, Field)
         ]
         return [{"kind": "windows", "ends": network.ends.tolist(), "windows": windows}]
     raise UsageError(
@@ -151,11 +173,13 @@ def _edges(layer: SplineLayer, products: int) -> dict[str, Any]:
     coefficients, alive = layer.coefficients.detach().numpy(), layer.mask.numpy()
     edges = [
         {
-            "from": int(i), "to": int(o), "coefficients": (coefficients[o, i] * spline[o, i]).tolist(),
+            "from": int(i),
+            "to": int(o),
+            "coefficients": (coefficients[o, i] * spline[o, i]).tolist(),
             "base_weight": float(base[o, i]) if layer.spec.base != "zero" else 0.0,
         }
         for o, i in np.argwhere(alive)
-    ]  # fmt: skip
+    ]
     knots = layer.knots.numpy()
     if layer.uniform:  # in float32 their spacing is rounded, which a uniform layer never sees
         k, count = layer.spec.degree, knots.shape[1] - 2 * layer.spec.degree - 1
@@ -164,16 +188,28 @@ def _edges(layer: SplineLayer, products: int) -> dict[str, Any]:
         knots[:, k + count] = high[:, 0]
     spec = layer.spec
     return _spline_layer(knots.tolist(), spec.degree, layer.outputs, edges) | {
-        "products": products, "extrapolation": spec.extrapolation, "base": spec.base,
+        "products": products,
+        "extrapolation": spec.extrapolation,
+        "base": spec.base,
         "base_continues": spec.base_goes_on,
-    }  # fmt: skip
+    }
 
 
-def _spline_layer(knots: list[list[float]], degree: int, sums: int, edges: Sequence[Document]) -> dict[str, Any]:
+def _spline_layer(
+    knots: list[list[float]], degree: int, sums: int, edges: Sequence[Document]
+) -> dict[str, Any]:
     return {
-        "kind": "splines", "inputs": len(knots), "sums": sums, "products": 0, "degree": degree,
-        "extrapolation": "linear", "base": "zero", "base_continues": False, "knots": knots, "edges": list(edges),
-    }  # fmt: skip
+        "kind": "splines",
+        "inputs": len(knots),
+        "sums": sums,
+        "products": 0,
+        "degree": degree,
+        "extrapolation": "linear",
+        "base": "zero",
+        "base_continues": False,
+        "knots": knots,
+        "edges": list(edges),
+    }
 
 
 def in_pieces(document: Document) -> Document:
@@ -190,7 +226,10 @@ def _pieces(layer: Document) -> Document:
         return layer
     degree, knots = layer["degree"], np.asarray(layer["knots"])
     breakpoints = knots[:, degree : knots.shape[1] - degree]
-    middle, half = (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2, (breakpoints[:, 1:] - breakpoints[:, :-1]) / 2
+    middle, half = (
+        (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2,
+        (breakpoints[:, 1:] - breakpoints[:, :-1]) / 2,
+    )
     edges = []
     for edge in layer["edges"]:
         i, rest = edge["from"], {key: value for key, value in edge.items() if key != "coefficients"}

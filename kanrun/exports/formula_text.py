@@ -18,7 +18,9 @@ from kanrun.formulas import parse, to_latex, to_python
 DIGITS = 17  # of a constant in sources; decimals are read as exact fractions
 
 
-def formula_bytes(stored: Sequence[Mapping[str, Any]], form: str, file: str | Path, name: str) -> bytes:
+def formula_bytes(
+    stored: Sequence[Mapping[str, Any]], form: str, file: str | Path, name: str
+) -> bytes:
     """The content of `file`; `stored` are the descriptions of formula checkpoints, one for each output.
 
     `form` is `formula` (LaTeX for .tex, Python for .py, else text), `python` or `c`. Raises UsageError for others, and
@@ -27,15 +29,24 @@ def formula_bytes(stored: Sequence[Mapping[str, Any]], form: str, file: str | Pa
     kinds = {".tex": "latex", ".py": "python"}
     kind = kinds.get(Path(file).suffix.lower(), "text") if form == "formula" else form
     if kind not in ("text", "latex", "python", "c"):
-        raise UsageError(f"a formula has no form --format {form}; export it as formula, python or c.")
+        raise UsageError(
+            f"a formula has no form --format {form}; export it as formula, python or c."
+        )
     if kind == "text":
-        lines = [f"{json.dumps(one['output'])} = {_printable(one['formula']['text'])}" for one in stored]
+        lines = [
+            f"{json.dumps(one['output'])} = {_printable(one['formula']['text'])}" for one in stored
+        ]
         pairs = zip(stored[0]["variables"], stored[0]["inputs"], strict=True)
         lines += [f"{_printable(v)}: {json.dumps(i)}" for v, i in pairs if v != i]
         return ("\n".join(lines) + "\n").encode()
-    parts = [_source(one, kind, name if len(stored) == 1 else f"{name}_{o}") for o, one in enumerate(stored)]
+    parts = [
+        _source(one, kind, name if len(stored) == 1 else f"{name}_{o}")
+        for o, one in enumerate(stored)
+    ]
     if kind == "c":
-        parts.insert(0, "/* Formulas found by kanrun, as C99; compile with -lm. */\n\n#include <math.h>\n")
+        parts.insert(
+            0, "/* Formulas found by kanrun, as C99; compile with -lm. */\n\n#include <math.h>\n"
+        )
     return "\n".join(parts).encode()
 
 
@@ -53,18 +64,31 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
             "export it with --format formula to a file that ends with .txt."
         ) from error
     names = [f"x{i}" for i in range(len(given))]
-    symbols = {symbol: sympy.Symbol(names[given.index(str(symbol))], real=True) for symbol in expression.free_symbols}
-    exact = {number: sympy.Float(number, DIGITS) for number in expression.atoms(sympy.Rational) if number.q > 1000}
+    symbols = {
+        symbol: sympy.Symbol(names[given.index(str(symbol))], real=True)
+        for symbol in expression.free_symbols
+    }
+    exact = {
+        number: sympy.Float(number, DIGITS)
+        for number in expression.atoms(sympy.Rational)
+        if number.q > 1000
+    }
     expression = expression.xreplace(symbols | exact)
     if kind == "latex":
         return f"{to_latex(expression)}\n"
     if kind == "python":
         source = to_python(expression, names)
         return source if name == "formula" else source.replace("def formula(", f"def {name}(")
-    named = {number: number.evalf(DIGITS) for number in expression.atoms(sympy.NumberSymbol)}  # C99 has no M_PI
+    named = {
+        number: number.evalf(DIGITS) for number in expression.atoms(sympy.NumberSymbol)
+    }  # C99 has no M_PI
     body = sympy.ccode(expression.xreplace(named), standard="c99")
     if "Not supported" in body:
-        raise UsageError(f"the formula of {json.dumps(one['output'])} has a function that C99 does not; take python.")
-    unused = "".join(f"(void){v}; " for v in names if sympy.Symbol(v, real=True) not in expression.free_symbols)
+        raise UsageError(
+            f"the formula of {json.dumps(one['output'])} has a function that C99 does not; take python."
+        )
+    unused = "".join(
+        f"(void){v}; " for v in names if sympy.Symbol(v, real=True) not in expression.free_symbols
+    )
     parameters = ", ".join(f"double {v}" for v in names)
     return f"\ndouble {name}({parameters});\n\ndouble {name}({parameters})\n{{\n    {unused}return {body};\n}}\n"

@@ -20,7 +20,9 @@ from kanrun.exports.document import Document
 
 OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime of today reads
 _EXTREME = 1e30  # units of inputs and outputs from its inverse to itself are far enough from the ends of float32
-_LARGEST = 1e18  # of a constant, such as how far splines continue beyond a grid: float32 ends at 3e38
+_LARGEST = (
+    1e18  # of a constant, such as how far splines continue beyond a grid: float32 ends at 3e38
+)
 
 
 def onnx_bytes(pieces: Document) -> bytes:
@@ -29,7 +31,9 @@ def onnx_bytes(pieces: Document) -> bytes:
         import onnx
         from onnx import TensorProto, helper
     except ImportError as error:
-        raise UsageError("--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'.") from error
+        raise UsageError(
+            "--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'."
+        ) from error
     _check_units(pieces)
     graph = _Graph()
     x = _network(graph, pieces, _Traced(graph, "x"))
@@ -46,20 +50,30 @@ def onnx_bytes(pieces: Document) -> bytes:
     ]
     whole = helper.make_graph(graph.nodes, "kanrun", ends[:1], ends[1:], graph.constants)
     model = helper.make_model(
-        whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kanrun"
+        whole,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="kanrun",
     )
     for key in ("inputs", "outputs", "classes", "columns", "domain"):
-        helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {
-            key: json.dumps(pieces[key])
-        })  # fmt: skip
+        helper.set_model_props(
+            model,
+            {entry.key: entry.value for entry in model.metadata_props}
+            | {key: json.dumps(pieces[key])},
+        )
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
 def _check_units(pieces: Document) -> None:
-    sizes = {name: np.abs(ends).max() for name, ends in zip(pieces["inputs"], pieces["domain"], strict=True)}
+    sizes = {
+        name: np.abs(ends).max()
+        for name, ends in zip(pieces["inputs"], pieces["domain"], strict=True)
+    }
     for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
-        sizes[name] = np.abs(one["points"] if "points" in one else (one["shift"], one["scale"])).max()
+        sizes[name] = np.abs(
+            one["points"] if "points" in one else (one["shift"], one["scale"])
+        ).max()
     for name, size in sizes.items():
         if size and not 1 / _EXTREME <= size <= _EXTREME:
             raise UsageError(
@@ -91,7 +105,9 @@ class _Graph:
             return value.name
         array = np.asarray(value)
         if array.dtype.kind == "f":
-            array = (array.clip(-_LARGEST, _LARGEST) if self.kind == np.float32 else array).astype(self.kind)
+            array = (array.clip(-_LARGEST, _LARGEST) if self.kind == np.float32 else array).astype(
+                self.kind
+            )
         self.constants.append(numpy_helper.from_array(array, f"c{len(self.constants)}"))
         return str(self.constants[-1].name)
 
@@ -99,14 +115,18 @@ class _Graph:
         from onnx import helper
 
         name = name or f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(map(self.name_of, inputs)), [name], **attributes))
+        self.nodes.append(
+            helper.make_node(operator, list(map(self.name_of, inputs)), [name], **attributes)
+        )
         return _Traced(self, name)
 
     def cast(self, value: _Traced, name: str = "") -> _Traced:
         """A value as numbers of the present kind."""
         from onnx import helper
 
-        return self.add("Cast", value, name=name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.kind)))
+        return self.add(
+            "Cast", value, name=name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
+        )
 
 
 class _Traced(NDArrayOperatorsMixin):
@@ -156,16 +176,35 @@ class _Traced(NDArrayOperatorsMixin):
 
 
 _OPERATORS: dict[Any, str] = {
-    np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.true_divide: "Div", np.negative: "Neg", np.power: "Pow",
-    np.matmul: "MatMul", np.minimum: "Min", np.maximum: "Max", np.greater: "Greater", np.less: "Less",
-    np.greater_equal: "GreaterOrEqual", np.bitwise_or: "Or", np.exp: "Exp", np.tanh: "Tanh", np.sin: "Sin",
-    np.cos: "Cos", np.logaddexp: "Softplus", runtime.ERF: "Erf",
-}  # fmt: skip
+    np.add: "Add",
+    np.subtract: "Sub",
+    np.multiply: "Mul",
+    np.true_divide: "Div",
+    np.negative: "Neg",
+    np.power: "Pow",
+    np.matmul: "MatMul",
+    np.minimum: "Min",
+    np.maximum: "Max",
+    np.greater: "Greater",
+    np.less: "Less",
+    np.greater_equal: "GreaterOrEqual",
+    np.bitwise_or: "Or",
+    np.exp: "Exp",
+    np.tanh: "Tanh",
+    np.sin: "Sin",
+    np.cos: "Cos",
+    np.logaddexp: "Softplus",
+    runtime.ERF: "Erf",
+}
 _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.where: lambda graph, *values: graph.add("Where", *values),
     np.concatenate: lambda graph, parts, axis: graph.add("Concat", *parts, axis=axis),
-    np.stack: lambda graph, parts, axis: graph.add("Concat", *(part[:, None] for part in parts), axis=axis),
-    np.interp: lambda _, x, points, values: _interpolated(x, np.asarray(points), np.asarray(values)),
+    np.stack: lambda graph, parts, axis: graph.add(
+        "Concat", *(part[:, None] for part in parts), axis=axis
+    ),
+    np.interp: lambda _, x, points, values: _interpolated(
+        x, np.asarray(points), np.asarray(values)
+    ),
 }
 
 
@@ -182,7 +221,11 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
         x = runtime.mapped(part["input_map"], graph.cast(x), "points", "values")
     x = graph.cast(x)
     for layer in part["layers"]:
-        x = _windows(graph, layer, x) if layer["kind"] == "windows" else runtime.LAYERS[layer["kind"]](layer, x)
+        x = (
+            _windows(graph, layer, x)
+            if layer["kind"] == "windows"
+            else runtime.LAYERS[layer["kind"]](layer, x)
+        )
     return x
 
 

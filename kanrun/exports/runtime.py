@@ -20,7 +20,9 @@ from kanrun.targets.encoding import days_from, place_of, text_of
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
 
-FARTHEST = 1e154  # beyond a grid, in its units, as far as splines continue linearly: nothing overflows
+FARTHEST = (
+    1e154  # beyond a grid, in its units, as far as splines continue linearly: nothing overflows
+)
 ROWS = 500  # computed at once: a layer has rows x inputs x outputs numbers
 ERF = np.frompyfunc(math.erf, 1, 1)
 
@@ -32,12 +34,16 @@ def encode(model: Data, table: Any) -> Array:
         if rows.ndim == 1:
             rows = rows[:, None] if len(model["inputs"]) == 1 else rows[None]
         if rows.ndim != 2 or rows.shape[1] != len(model["inputs"]):
-            raise ValueError(f"the model has {len(model['inputs'])} inputs, the rows have the shape {rows.shape}")
+            raise ValueError(
+                f"the model has {len(model['inputs'])} inputs, the rows have the shape {rows.shape}"
+            )
         return rows
     missing = [column["name"] for column in model["columns"] if column["name"] not in table]
     if missing:
         raise ValueError(f"the table has no column {missing[0]!r}")
-    return np.concatenate([_encoded(column, list(table[column["name"]])) for column in model["columns"]], axis=1)
+    return np.concatenate(
+        [_encoded(column, list(table[column["name"]])) for column in model["columns"]], axis=1
+    )
 
 
 def _encoded(column: Data, values: list[Any]) -> Array:
@@ -47,20 +53,28 @@ def _encoded(column: Data, values: list[Any]) -> Array:
     if column["parts"] is not None:
         numbers = _days(values)
     else:
-        numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        numbers = np.array(
+            [np.nan if value is None else value for value in values], dtype=np.float64
+        )
     missing = np.isnan(numbers)
     if column["fill"] is None and missing.any():
-        raise ValueError(f"the column {column['name']!r} has missing values, and the model was trained on none")
+        raise ValueError(
+            f"the column {column['name']!r} has missing values, and the model was trained on none"
+        )
     filled = np.where(missing, 0.0 if column["fill"] is None else column["fill"], numbers)
     parts = [place_of(filled, part) for part in column["parts"] or ()]
-    return np.stack([filled, *parts, *([missing.astype(np.float64)] if column["indicator"] else [])], axis=1)
+    return np.stack(
+        [filled, *parts, *([missing.astype(np.float64)] if column["indicator"] else [])], axis=1
+    )
 
 
 def _days(values: list[Any]) -> Array:
     """Dates, such as 2024-12-31 or 2024-12-31T18:00, as days since 1970-01-01; numbers are days already."""
     if all(isinstance(value, float | int) for value in values):
         return np.asarray(values, dtype=np.float64)
-    return days_from(["" if text_of(value) in ("(missing)", "NaT") else text_of(value) for value in values])
+    return days_from(
+        ["" if text_of(value) in ("(missing)", "NaT") else text_of(value) for value in values]
+    )
 
 
 def evaluate(model: Data, x: Any) -> Array:
@@ -85,7 +99,9 @@ def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
     if "points" not in maps[0]:
         shift, scale = (np.array([one[key] for one in maps]) for key in ("shift", "scale"))
         return (x - shift) / scale if source == "points" else x * scale + shift
-    return np.stack([np.interp(x[:, i], one[source], one[to]) for i, one in enumerate(maps)], axis=1)
+    return np.stack(
+        [np.interp(x[:, i], one[source], one[to]) for i, one in enumerate(maps)], axis=1
+    )
 
 
 def _between(x: Any, low: Any, high: Any) -> Any:
@@ -101,7 +117,10 @@ def _splines(layer: Data, x: Any) -> Any:
     """The sums of a layer of edges, then its nodes: the last 2 m sums are the factors of m products."""
     points, sums, policy = np.asarray(layer["breakpoints"]), layer["sums"], layer["extrapolation"]
     inputs, intervals = points.shape[0], points.shape[1] - 1
-    pieces, weights = np.zeros((layer["degree"] + 1, inputs, intervals, sums)), np.zeros((inputs, sums))
+    pieces, weights = (
+        np.zeros((layer["degree"] + 1, inputs, intervals, sums)),
+        np.zeros((inputs, sums)),
+    )
     for edge in layer["edges"]:
         pieces[:, edge["from"], :, edge["to"]] = np.transpose(edge["pieces"])
         weights[edge["from"], edge["to"]] = edge["base_weight"]
@@ -110,7 +129,9 @@ def _splines(layer: Data, x: Any) -> Any:
     at = np.where(held[:, :, None] >= points[:, 1:-1], 1, 0).sum(2) + np.arange(inputs) * intervals
     steep = 1 / _entries(half.ravel(), at)
     u = ((held - _entries(points[:, :-1].ravel(), at)) * steep - 1)[:, :, None]
-    *lower, value = (_entries(power.reshape(-1, sums), at) for power in pieces)  # (rows, inputs, sums)
+    *lower, value = (
+        _entries(power.reshape(-1, sums), at) for power in pieces
+    )  # (rows, inputs, sums)
     slope = value * 0
     for power in reversed(lower):
         slope = slope * u + value
@@ -136,7 +157,9 @@ def _splines(layer: Data, x: Any) -> Any:
 
 
 def _dense(layer: Data, x: Any) -> Any:
-    return BASES[layer["activation"]][0](x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"]))
+    return BASES[layer["activation"]][0](
+        x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"])
+    )
 
 
 def _chebyshev(layer: Data, x: Any) -> Any:
@@ -183,9 +206,13 @@ def _density(x: Any) -> Any:
 
 
 LAYERS: dict[str, Callable[[Data, Any], Any]] = {
-    "splines": _splines, "dense": _dense, "chebyshev": _chebyshev, "bernstein": _bernstein,
-    "sums_of_products": _sums_of_products, "windows": _windows,
-}  # fmt: skip
+    "splines": _splines,
+    "dense": _dense,
+    "chebyshev": _chebyshev,
+    "bernstein": _bernstein,
+    "sums_of_products": _sums_of_products,
+    "windows": _windows,
+}
 
 #: Base functions and activations by name, each with its slope.
 BASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {

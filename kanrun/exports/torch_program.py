@@ -20,10 +20,14 @@ def program_bytes(model: Exportable) -> bytes:
     Rows are of any number; torch itself suffices to load and run it.
     """
     whole = _InUnits(model)
-    x = torch.as_tensor(model.domain.mean(1), dtype=next(model.network.parameters()).dtype).expand(3, -1)
+    x = torch.as_tensor(model.domain.mean(1), dtype=next(model.network.parameters()).dtype).expand(
+        3, -1
+    )
     rows = torch.export.Dim("rows", min=1)
     with torch.no_grad():
-        program = torch.export.export(whole, (x.contiguous(),), dynamic_shapes=({0: rows},), strict=False)
+        program = torch.export.export(
+            whole, (x.contiguous(),), dynamic_shapes=({0: rows},), strict=False
+        )
     stored = io.BytesIO()
     torch.export.save(program, stored)
     return stored.getvalue()
@@ -48,7 +52,9 @@ class _Chosen(nn.Module):
     def __init__(self, windows: Windows) -> None:
         super().__init__()
         self.fields = windows.fields
-        self.register_buffer("ends", windows.ends.clone())  # a view would be stored with all that it is of
+        self.register_buffer(
+            "ends", windows.ends.clone()
+        )  # a view would be stored with all that it is of
 
     ends: Tensor
 
@@ -68,7 +74,9 @@ class _Map(nn.Module):
         if isinstance(scaling, PiecewiseScaling):
             widest = max(map(len, scaling.points))
             pairs = (_padded(scaling.points, widest), _padded(scaling.values, widest))
-            for name, value in zip(("source", "goal"), reversed(pairs) if inverse else pairs, strict=True):
+            for name, value in zip(
+                ("source", "goal"), reversed(pairs) if inverse else pairs, strict=True
+            ):
                 self.register_buffer(name, torch.as_tensor(value))
         else:
             self.register_buffer("shift", torch.as_tensor(scaling.shift))

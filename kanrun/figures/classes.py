@@ -14,7 +14,17 @@ from matplotlib.ticker import MaxNLocator
 
 from kanrun.figures.maps import lattice
 from kanrun.figures.panels import finished, named_rows
-from kanrun.figures.style import BLACK, CYCLE, SPLITS, grid_of_axes, is_numeric, letters, new_figure, one_panel, thinned
+from kanrun.figures.style import (
+    BLACK,
+    CYCLE,
+    SPLITS,
+    grid_of_axes,
+    is_numeric,
+    letters,
+    new_figure,
+    one_panel,
+    thinned,
+)
 
 _MOST_CLASSES = 30
 _MOST_NUMBERED = 12  # of more classes, no numbers would fit into the cells
@@ -24,7 +34,9 @@ def has_classes(table: pandas.DataFrame, output: str) -> bool:
     """Return whether an output is a class: text, or whole numbers in the truth and in what the network says."""
     names = [name for name in (f"truth:{output}", f"prediction:{output}") if name in table]
     columns = [table[name].dropna() for name in names]
-    if not is_numeric(table, [name for name, column in zip(names, columns, strict=True) if len(column)]):
+    if not is_numeric(
+        table, [name for name, column in zip(names, columns, strict=True) if len(column)]
+    ):
         return True
     return len(columns) == 2 and all(len(column) and not (column % 1).any() for column in columns)
 
@@ -41,20 +53,30 @@ def _labelled(table: pandas.DataFrame, output: str) -> tuple[pandas.DataFrame, l
     sides = {"truth": table.get(f"truth:{output}", missing), "guess": table[f"prediction:{output}"]}
     values: set[Any] = {value for side in sides.values() for value in side.dropna().unique()}
     number = all(isinstance(value, int | float | np.number) for value in values)
-    shown = [_text_of(value) for value in sorted(values, key=None if number else str)][:_MOST_CLASSES]
-    texts = {name: side.astype(object).map(_text_of, na_action="ignore") for name, side in sides.items()}
+    shown = [_text_of(value) for value in sorted(values, key=None if number else str)][
+        :_MOST_CLASSES
+    ]
+    texts = {
+        name: side.astype(object).map(_text_of, na_action="ignore") for name, side in sides.items()
+    }
     return pandas.DataFrame({"split": table["split"], **texts}), shown
 
 
 def draw_classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
     """Return a confusion matrix for each output, and, beside that of classes in the plane, a map of them."""
     rows, labels = _labelled(table, outputs[0])
-    flat = len(inputs) == 2 and len(outputs) == 1 and is_numeric(table, [f"input:{name}" for name in inputs])
+    flat = (
+        len(inputs) == 2
+        and len(outputs) == 1
+        and is_numeric(table, [f"input:{name}" for name in inputs])
+    )
     grid, cells = rows["split"] == "grid", None
     if flat and len(labels) <= len(CYCLE) and grid.any():
         x, y = (table.loc[grid, f"input:{name}"].to_numpy(float) for name in inputs)
         numbers = {label: float(number) for number, label in enumerate(labels)}
-        cells = lattice(x, y, np.array([numbers.get(guess, np.nan) for guess in rows.loc[grid, "guess"]]))
+        cells = lattice(
+            x, y, np.array([numbers.get(guess, np.nan) for guess in rows.loc[grid, "guess"]])
+        )
     if cells is None:
         figure = new_figure(3.4 * len(outputs), 4.2)
         for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
@@ -62,8 +84,17 @@ def draw_classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequen
         return figure
     figure = new_figure(3.3, 7.2)
     left, right = figure.subplots(1, 2)
-    _class_map(left, cells, rows.assign(x=table[f"input:{inputs[0]}"], y=table[f"input:{inputs[1]}"]), labels)
-    left.set(xlabel=letters(inputs[0], 30), ylabel=letters(inputs[1], 30), title="areas: prediction; points: truth")
+    _class_map(
+        left,
+        cells,
+        rows.assign(x=table[f"input:{inputs[0]}"], y=table[f"input:{inputs[1]}"]),
+        labels,
+    )
+    left.set(
+        xlabel=letters(inputs[0], 30),
+        ylabel=letters(inputs[1], 30),
+        title="areas: prediction; points: truth",
+    )
     _confusion(right, outputs[0], rows, labels)
     return figure
 
@@ -81,7 +112,9 @@ def draw_wrong(table: pandas.DataFrame, output: str) -> Figure:
             bars = axes.barh(places, shares, 0.38, color=SPLITS[split], label=label)
             axes.bar_label(bars, [f"{share:.3g}" for share in shares], fontsize=6, padding=2)
     named_rows(axes, [letters(label, 20) for label in labels])
-    axes.set(xlabel="points taken for another class, %", xlim=(0, max(1.0, 1.15 * axes.get_xlim()[1])))
+    axes.set(
+        xlabel="points taken for another class, %", xlim=(0, max(1.0, 1.15 * axes.get_xlim()[1]))
+    )
     return finished(figure, [axes], where="outside upper center", ncols=2)
 
 
@@ -93,25 +126,42 @@ def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str
         return
     table = pandas.crosstab(rows["truth"], rows["guess"])
     counts = table.reindex(index=labels, columns=labels, fill_value=0).to_numpy(dtype=int)
-    image = axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max(initial=0)), aspect="auto")
+    image = axes.imshow(
+        counts, cmap="Blues", vmin=0, vmax=max(1, counts.max(initial=0)), aspect="auto"
+    )
     axes.grid(visible=False)
     names = [letters(name, 14) for name in labels]
     turned = sum(len(name) + 2 for name in names) > 34  # more letters would touch each other
-    axes.set_xticks(range(len(labels)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_xticks(
+        range(len(labels)), names, rotation=45 if turned else 0, ha="right" if turned else "center"
+    )
     axes.set_yticks(range(len(labels)), names)
     if len(labels) <= _MOST_NUMBERED:
         for (i, j), count in np.ndenumerate(counts):
             dark = count > counts.max() / 2
             axes.text(j, i, str(count), ha="center", va="center", color="white" if dark else BLACK)
     right = float((rows["truth"] == rows["guess"]).mean()) if len(rows) else 0.0
-    axes.set(xlabel="prediction", ylabel="truth", title=f"{letters(output, 30)}, {split}: {right:.1%} right")
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points", ticks=MaxNLocator(5, integer=True))
+    axes.set(
+        xlabel="prediction",
+        ylabel="truth",
+        title=f"{letters(output, 30)}, {split}: {right:.1%} right",
+    )
+    axes.figure.colorbar(
+        image, ax=axes, shrink=0.8, label="points", ticks=MaxNLocator(5, integer=True)
+    )
 
 
-def _class_map(axes: Axes, cells: tuple[Any, Any, Any], rows: pandas.DataFrame, labels: list[str]) -> None:
+def _class_map(
+    axes: Axes, cells: tuple[Any, Any, Any], rows: pandas.DataFrame, labels: list[str]
+) -> None:
     """The prediction everywhere as a pale colour, training and test points in the colour of their truth."""
     colours = list(CYCLE[: len(labels)])
-    options: Any = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": len(colours) - 0.5, "rasterized": True}
+    options: Any = {
+        "cmap": ListedColormap(colours),
+        "vmin": -0.5,
+        "vmax": len(colours) - 0.5,
+        "rasterized": True,
+    }
     axes.grid(visible=False)
     axes.pcolormesh(*cells, shading="nearest", alpha=0.25, lw=0, **options)
     points = thinned(rows[rows["split"].isin(["train", "validation", "test"])]).dropna()

@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from kanrun.figures.edge_panels import KEYS, pruned_rows, strongest, title_of
 from kanrun.figures.panels import legend_of_all
-from kanrun.figures.style import CYCLE, first_seed, grid_of_axes, letters, new_figure, only_some, say_above, styled
+from kanrun.figures.style import (
+    CYCLE,
+    first_seed,
+    grid_of_axes,
+    letters,
+    new_figure,
+    only_some,
+    say_above,
+    styled,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -26,12 +35,20 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
 
     `runs` maps a run's name to its tables `metrics` (columns stage, step and errors) and `edges` (as for `edges`).
     """
-    metrics = {name: first_seed(tables["metrics"]) for name, tables in runs.items() if "metrics" in tables}
-    edges = {name: first_seed(tables["edges"]) for name, tables in runs.items() if "edges" in tables}
+    metrics = {
+        name: first_seed(tables["metrics"]) for name, tables in runs.items() if "metrics" in tables
+    }
+    edges = {
+        name: first_seed(tables["edges"]) for name, tables in runs.items() if "edges" in tables
+    }
     groups = strongest(_drawn(next(iter(edges.values()))), _MOST) if len(edges) > 1 else []
     rows = -(-len(groups) // _COLUMNS)
     figure = new_figure(2.8 * bool(metrics) + 1.35 * rows + 0.4)
-    both: Any = figure.subfigures(2, 1, height_ratios=[2.8, 1.35 * rows]) if metrics and rows else (figure, figure)
+    both: Any = (
+        figure.subfigures(2, 1, height_ratios=[2.8, 1.35 * rows])
+        if metrics and rows
+        else (figure, figure)
+    )
     upper, lower = both
     colours = dict(zip(runs, [CYCLE[i % len(CYCLE)] for i in range(len(runs))], strict=True))
     panels: list[Axes] = []
@@ -39,7 +56,9 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
         panels.append(upper.subplots())
         _draw_errors(panels[0], metrics, colours)
     if rows:
-        flat = [axes for line in grid_of_axes(lower, rows, min(_COLUMNS, len(groups))) for axes in line]
+        flat = [
+            axes for line in grid_of_axes(lower, rows, min(_COLUMNS, len(groups))) for axes in line
+        ]
         for axes in flat[len(groups) :]:
             axes.remove()
         panels += flat[: len(groups)]
@@ -56,9 +75,15 @@ def _drawn(table: pandas.DataFrame) -> pandas.DataFrame:
     return table[~pruned_rows(table)]
 
 
-def _draw_errors(axes: Axes, metrics: Mapping[str, pandas.DataFrame], colours: Mapping[str, str]) -> None:
+def _draw_errors(
+    axes: Axes, metrics: Mapping[str, pandas.DataFrame], colours: Mapping[str, str]
+) -> None:
     """The lowest error so far over steps, since that network is kept, of the first error that every run has."""
-    errors = [name for name in _ERRORS if all(name in table and (table[name] > 0).any() for table in metrics.values())]
+    errors = [
+        name
+        for name in _ERRORS
+        if all(name in table and (table[name] > 0).any() for table in metrics.values())
+    ]
     for name, table in metrics.items():
         if errors:
             values = table[errors[0]].to_numpy(dtype=float)
@@ -70,7 +95,10 @@ def _draw_errors(axes: Axes, metrics: Mapping[str, pandas.DataFrame], colours: M
 
 
 def _draw_edge(
-    axes: Axes, key: tuple[int, int, int], edges: Mapping[str, pandas.DataFrame], colours: Mapping[str, str]
+    axes: Axes,
+    key: tuple[int, int, int],
+    edges: Mapping[str, pandas.DataFrame],
+    colours: Mapping[str, str],
 ) -> None:
     for name, table in edges.items():
         rows = table[(table[KEYS] == list(key)).all(axis=1)].sort_values("x")

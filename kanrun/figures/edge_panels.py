@@ -11,7 +11,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from kanrun.figures.panels import small_multiples
-from kanrun.figures.style import BLUE, GREY, first_seed, letters, number, only_some, say_above, styled, truths
+from kanrun.figures.style import (
+    BLUE,
+    GREY,
+    first_seed,
+    letters,
+    number,
+    only_some,
+    say_above,
+    styled,
+    truths,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +54,10 @@ def edges(table: pandas.DataFrame) -> Figure:
         remark = f"{remark}; {said}" if remark else said
     wide, high = (1.45, 1.42) if columns > 3 else (1.95, 1.72)
     figure, panels = small_multiples(len(groups), columns, high, 0.2, wide * columns + 0.1)
-    spans = {layer: max((_span(rows) for (at, _, _), rows in groups if at == layer), default=0.0)
-             for layer in {key[0] for key, _ in groups}}  # fmt: skip
+    spans = {
+        layer: max((_span(rows) for (at, _, _), rows in groups if at == layer), default=0.0)
+        for layer in {key[0] for key, _ in groups}
+    }
     for axes, (key, group) in zip(panels, groups, strict=True):
         score = f"\nscore {number(float(group['score'].iloc[0]))}" if "score" in group else ""
         _panel(axes, group, title_of(key, group) + score, spans[key[0]])
@@ -60,9 +72,13 @@ def pruned_rows(table: pandas.DataFrame) -> pandas.Series[bool]:
     return truths(table["pruned"])
 
 
-def strongest(table: pandas.DataFrame, most: int) -> list[tuple[tuple[int, int, int], pandas.DataFrame]]:
+def strongest(
+    table: pandas.DataFrame, most: int
+) -> list[tuple[tuple[int, int, int], pandas.DataFrame]]:
     """Return keys (layer, out, in) and rows of the `most` edges with the highest score, in order of the keys."""
-    scores = table.groupby(KEYS)["score"].first() if "score" in table else table.groupby(KEYS).size()
+    scores = (
+        table.groupby(KEYS)["score"].first() if "score" in table else table.groupby(KEYS).size()
+    )
     kept = set(scores.fillna(0.0).sort_values(ascending=False, kind="stable").index[:most])
     groups = []
     for name, rows in table.groupby(KEYS):

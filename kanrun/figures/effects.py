@@ -8,7 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.panels import small_multiples
-from kanrun.figures.style import BLUE, CYCLE, GREY, first_seed, letters, only_some, say_above, styled
+from kanrun.figures.style import (
+    BLUE,
+    CYCLE,
+    GREY,
+    first_seed,
+    letters,
+    only_some,
+    say_above,
+    styled,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -19,7 +28,9 @@ _MOST_OUTPUTS = 4
 
 
 @styled
-def effects(table: pandas.DataFrame, importance: pandas.DataFrame, values: pandas.DataFrame) -> Figure:
+def effects(
+    table: pandas.DataFrame, importance: pandas.DataFrame, values: pandas.DataFrame
+) -> Figure:
     """One panel per input, the most important first: the prediction while it moves, all other effects at their mean.
 
     `table` has the columns input, output, x, value, lower, upper; `importance` orders the inputs; `values` holds
@@ -44,14 +55,32 @@ def effects(table: pandas.DataFrame, importance: pandas.DataFrame, values: panda
     return figure
 
 
-def _draw(axes: Axes, table: pandas.DataFrame, outputs: list[str], values: pandas.DataFrame) -> None:
+def _draw(
+    axes: Axes, table: pandas.DataFrame, outputs: list[str], values: pandas.DataFrame
+) -> None:
     for colour, output in zip((BLUE, *CYCLE[1:]), outputs, strict=False):
         rows = table[table["output"] == output].sort_values("x")
         few = len(rows) <= 2
-        axes.fill_between(rows["x"], rows["lower"], rows["upper"], color=colour, alpha=0.18, linewidth=0)
-        axes.plot(rows["x"], rows["value"], color=colour, marker="o" if few else "", label=letters(str(output), 18))
+        axes.fill_between(
+            rows["x"], rows["lower"], rows["upper"], color=colour, alpha=0.18, linewidth=0
+        )
+        axes.plot(
+            rows["x"],
+            rows["value"],
+            color=colour,
+            marker="o" if few else "",
+            label=letters(str(output), 18),
+        )
     at = np.asarray(values["x"], dtype=float)
-    axes.plot(at, np.zeros_like(at), "|", color=GREY, markersize=5, transform=axes.get_xaxis_transform(), clip_on=False)
+    axes.plot(
+        at,
+        np.zeros_like(at),
+        "|",
+        color=GREY,
+        markersize=5,
+        transform=axes.get_xaxis_transform(),
+        clip_on=False,
+    )
 
 
 @styled
@@ -66,11 +95,18 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
     low, high = float(table["value"].min()), float(table["value"].max())
     for axes, ((first, second), rows) in zip(panels, pairs, strict=True):
         across, up = np.unique(rows["x"]), np.unique(rows["y"])
-        values, count = (rows.pivot_table(index="y", columns="x", values=name).to_numpy() for name in ("value", "rows"))
-        image = axes.pcolormesh(across, up, values, shading="nearest", vmin=low, vmax=high, cmap="viridis")
+        values, count = (
+            rows.pivot_table(index="y", columns="x", values=name).to_numpy()
+            for name in ("value", "rows")
+        )
+        image = axes.pcolormesh(
+            across, up, values, shading="nearest", vmin=low, vmax=high, cmap="viridis"
+        )
         places = np.argwhere(count > 0)
         size = 1 + 14 * np.sqrt(count[count > 0] / count.max())
-        axes.scatter(across[places[:, 1]], up[places[:, 0]], s=size, color="white", alpha=0.6, linewidths=0)
+        axes.scatter(
+            across[places[:, 1]], up[places[:, 0]], s=size, color="white", alpha=0.6, linewidths=0
+        )
         axes.set(xlabel=letters(str(first), 24), ylabel=letters(str(second), 24))
         figure.colorbar(image, ax=axes).set_label(letters(str(rows["output"].iloc[0]), 20))
     return figure

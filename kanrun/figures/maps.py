@@ -11,7 +11,17 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
-from kanrun.figures.style import DIVERGING, SEQUENTIAL, WIDTH, grid_of_axes, letters, new_figure, number, reach, thinned
+from kanrun.figures.style import (
+    DIVERGING,
+    SEQUENTIAL,
+    WIDTH,
+    grid_of_axes,
+    letters,
+    new_figure,
+    number,
+    reach,
+    thinned,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +35,9 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
 
     Truth and prediction share their colours; the error's are centred at zero.
     """
-    split = next((name for name in ("grid", "test", "train") if (table["split"] == name).any()), "test")
+    split = next(
+        (name for name in ("grid", "test", "train") if (table["split"] == name).any()), "test"
+    )
     rows = thinned(table[table["split"] == split], 40_000)
     x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
     missing = np.full(len(rows), np.nan)
@@ -33,7 +45,9 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
     known = bool(np.isfinite(truths).any())
     figure = new_figure((2.9 if known else 2.3) * len(outputs) + 0.2, WIDTH if known else 3.2)
     below: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
-    for line, output, truth in zip(grid_of_axes(figure, len(outputs), 3 if known else 1), outputs, truths, strict=True):
+    for line, output, truth in zip(
+        grid_of_axes(figure, len(outputs), 3 if known else 1), outputs, truths, strict=True
+    ):
         prediction, label = rows[f"prediction:{output}"].to_numpy(dtype=float), letters(output, 24)
         limits = _limits(np.concatenate([truth, prediction]))
         shown = {"truth": truth, "prediction": prediction} if known else {"prediction": prediction}
@@ -58,12 +72,19 @@ def _draw_error(axes: Axes, x: Values, y: Values, error: Values, below: dict[str
     image = draw_map(axes, x, y, error, (-most, most), DIVERGING)
     axes.set_title("prediction - truth")
     beyond = "both" if largest > most else "neither"
-    bar = axes.figure.colorbar(image, ax=axes, aspect=22, extend=beyond, ticks=MaxNLocator(3), **below)
+    bar = axes.figure.colorbar(
+        image, ax=axes, aspect=22, extend=beyond, ticks=MaxNLocator(3), **below
+    )
     bar.set_label(f"largest {number(largest)}", loc="left")
 
 
 def draw_map(
-    axes: Axes, x: Values, y: Values, values: Values, limits: tuple[float, float], colours: str = SEQUENTIAL
+    axes: Axes,
+    x: Values,
+    y: Values,
+    values: Values,
+    limits: tuple[float, float],
+    colours: str = SEQUENTIAL,
 ) -> Any:
     """Draw `values` at the points (x, y), all of shape (N,), and return what a colour bar needs.
 
@@ -71,7 +92,12 @@ def draw_map(
     on a line.
     """
     axes.grid(visible=False)
-    options: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "cmap": colours, "rasterized": True}
+    options: dict[str, Any] = {
+        "vmin": limits[0],
+        "vmax": limits[1],
+        "cmap": colours,
+        "rasterized": True,
+    }
     there = np.isfinite(x) & np.isfinite(y) & np.isfinite(values)
     x, y, values = x[there], y[there], values[there]
     cells = lattice(x, y, values)

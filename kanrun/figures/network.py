@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kanrun.figures.edge_panels import KEYS, pruned_rows, strongest, text_of
-from kanrun.figures.style import BLACK, BLUE, GREY, VERMILLION, first_seed, letters, only_some, styled
+from kanrun.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILLION,
+    first_seed,
+    letters,
+    only_some,
+    styled,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +52,9 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     table = first_seed(table)
     there = len(table.drop_duplicates(KEYS))
     table = strongest_of_all(table)
-    remark = only_some(len(table.drop_duplicates(KEYS)), there, "edges, the strongest of their layers")
+    remark = only_some(
+        len(table.drop_duplicates(KEYS)), there, "edges, the strongest of their layers"
+    )
     layout = lay_out(table, heading=bool(remark))
     figure = Figure(figsize=(layout.width, layout.height))  # the layout's inches are the figure's
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -72,7 +83,9 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     axes.set_axis_off()
     for layer, count in enumerate(layout.counts):
         _draw_layer(axes, layout, layer, strongest(table[table["layer"] == layer], count))
-    places = [layout.node(layer, i) for layer, count in enumerate(layout.nodes) for i in range(count)]
+    places = [
+        layout.node(layer, i) for layer, count in enumerate(layout.nodes) for i in range(count)
+    ]
     x, y = np.transpose(places)
     axes.scatter(x, y, s=26 if max(layout.nodes) <= 30 else 8, c=BLACK, lw=0, zorder=5)
     products = table[table["operation"] == "product"] if "operation" in table else table[:0]
@@ -96,11 +109,16 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, groups: list[Group]) -> 
     for number, ((_, out, source), rows) in enumerate(groups):
         x, y = layout.box(layer, number)
         half = side / 2 if boxed[number] else 0.0
-        lines += [[layout.node(layer, source), (x, y - half)], [(x, y + half), layout.node(layer + 1, out)]]
+        lines += [
+            [layout.node(layer, source), (x, y - half)],
+            [(x, y + half), layout.node(layer + 1, out)],
+        ]
         if boxed[number]:
             boxes.append(corners + np.array([x, y]))
             curves.append(_curve(rows, (x, y), 0.84 * side))
-            colours.append(GREY if ghosts[number] else VERMILLION if text_of(rows, "symbolic") else BLUE)
+            colours.append(
+                GREY if ghosts[number] else VERMILLION if text_of(rows, "symbolic") else BLUE
+            )
             if not ghosts[number]:
                 _write_symbolic(axes, text_of(rows, "symbolic"), (x, y + half), layout.slot(layer))
     strength = np.where(ghosts, 0.0, _strengths(groups))
@@ -109,8 +127,15 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, groups: list[Group]) -> 
     twice: Any = {"linewidths": np.repeat(width, 2), "alpha": list(np.repeat(alpha, 2))}
     axes.add_collection(LineCollection(lines, colors=_LINE, zorder=1, **twice))
     if boxes:
-        frame: Any = {"edgecolors": _LINE, "linewidths": min(0.6, 2 * side), "alpha": list(alpha[boxed].clip(0.2))}
-        pen: Any = {"linewidths": float(np.clip(2.6 * side, 0.5, 1.3)), "alpha": list(alpha[boxed].clip(0.25))}
+        frame: Any = {
+            "edgecolors": _LINE,
+            "linewidths": min(0.6, 2 * side),
+            "alpha": list(alpha[boxed].clip(0.2)),
+        }
+        pen: Any = {
+            "linewidths": float(np.clip(2.6 * side, 0.5, 1.3)),
+            "alpha": list(alpha[boxed].clip(0.25)),
+        }
         axes.add_collection(PolyCollection(boxes, facecolors="white", edgecolors="none", zorder=2))
         axes.add_collection(PolyCollection(boxes, facecolors="none", zorder=3, **frame))
         axes.add_collection(LineCollection(curves, colors=colours, zorder=4, **pen))
@@ -118,7 +143,9 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, groups: list[Group]) -> 
 
 def _strengths(groups: list[Group]) -> NDArray[np.float64]:
     """Return the square root of score / highest score of the layer, in [0, 1]; ones without scores."""
-    scores = np.array([float(rows["score"].iloc[0]) if "score" in rows else 1.0 for _, rows in groups])
+    scores = np.array(
+        [float(rows["score"].iloc[0]) if "score" in rows else 1.0 for _, rows in groups]
+    )
     scores = np.nan_to_num(np.abs(scores), posinf=0.0)
     if not scores.size or scores.max() <= 0:
         return np.ones_like(scores)
@@ -142,7 +169,13 @@ def _write_symbolic(axes: Axes, text: str, place: Place, slot: float) -> None:
     size = min(7.0, 14 * slot)
     if text and size >= 3:
         x, y = place[0], place[1] + 0.04
-        look: Any = {"ha": "center", "va": "bottom", "fontsize": size, "color": VERMILLION, "zorder": 6}
+        look: Any = {
+            "ha": "center",
+            "va": "bottom",
+            "fontsize": size,
+            "color": VERMILLION,
+            "zorder": 6,
+        }
         written = axes.text(x, y, letters(text, 16), **look)
         written.set_bbox({"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6})
 
@@ -155,7 +188,16 @@ def _write_labels(axes: Axes, layout: Layout) -> None:
         for number, text in layout.labels[side].items():
             x, y = layout.node(layer, number)
             rotation = 90 if upright else 0
-            axes.text(x, y + shift, text, ha="center", va=align, fontsize=size, rotation=rotation, zorder=6)
+            axes.text(
+                x,
+                y + shift,
+                text,
+                ha="center",
+                va=align,
+                fontsize=size,
+                rotation=rotation,
+                zorder=6,
+            )
 
 
 @dataclass(frozen=True)
@@ -196,7 +238,9 @@ def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
     depth = int(edges["layer"].max()) + 1 if len(edges) else 1
     nodes = tuple(_count(edges, layer) for layer in range(depth + 1))
     counts = tuple(max(1, int((edges["layer"] == layer).sum())) for layer in range(depth))
-    width = float(np.clip(max(0.62 * max(counts), 0.45 * max(nodes)) + 2 * _MARGIN, _NARROWEST, _WIDEST))
+    width = float(
+        np.clip(max(0.62 * max(counts), 0.45 * max(nodes)) + 2 * _MARGIN, _NARROWEST, _WIDEST)
+    )
     labels = (
         _labels(edges[edges["layer"] == 0], "in", "input_name", "x"),
         _labels(edges[edges["layer"] == depth - 1], "out", "output_name", "y"),
@@ -204,7 +248,9 @@ def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
     longest = [_LETTER * max((len(text) for text in side.values()), default=1) for side in labels]
     usable = width - 2 * _MARGIN
     upright = (longest[0] > usable / nodes[0], longest[1] > usable / nodes[-1])
-    below, above = (0.2 + (size if stands else 0.15) for size, stands in zip(longest, upright, strict=True))
+    below, above = (
+        0.2 + (size if stands else 0.15) for size, stands in zip(longest, upright, strict=True)
+    )
     rows = [2 * _GAP + 1.25 * min(_BOX, 0.8 * usable / count) for count in counts]
     levels = below + np.concatenate([[0.0], np.cumsum(rows)])
     height = float(levels[-1]) + above + (0.3 if heading else 0.0)

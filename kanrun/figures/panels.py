@@ -10,7 +10,16 @@ import numpy as np
 import pandas
 from matplotlib.ticker import NullLocator
 
-from kanrun.figures.style import BLACK, BLUE, CYCLE, WIDTH, grid_of_axes, letters, new_figure, say_above
+from kanrun.figures.style import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    WIDTH,
+    grid_of_axes,
+    letters,
+    new_figure,
+    say_above,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +34,9 @@ BANDS = "lines: medians; bands: from the least to the largest of all seeds"
 DOTS = "dots: seeds; lines: medians"
 
 
-def small_multiples(count: int, columns: int, height: float, room: float = 0.4, width: float = WIDTH) -> Panels:
+def small_multiples(
+    count: int, columns: int, height: float, room: float = 0.4, width: float = WIDTH
+) -> Panels:
     """Return a figure and `count` axes in rows of at most `columns`, each row `height` inches high.
 
     `room` are further inches for legends and titles; `width` is that of the figure in inches.
@@ -66,7 +77,12 @@ def medians(
 
 
 def series(
-    panel: Axes, table: pandas.DataFrame, columns: tuple[str, str], by: str, style: str = "o-", **look: Any
+    panel: Axes,
+    table: pandas.DataFrame,
+    columns: tuple[str, str],
+    by: str,
+    style: str = "o-",
+    **look: Any,
 ) -> None:
     """Draw `medians` of each group of the column `by`, in the colours of the cycle and under its name.
 
@@ -74,7 +90,10 @@ def series(
     """
     label = look.pop("label", "{}")
     for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
-        own: Any = {"color": CYCLE[number % len(CYCLE)], "label": label.format(letters(str(name), 30))}
+        own: Any = {
+            "color": CYCLE[number % len(CYCLE)],
+            "label": label.format(letters(str(name), 30)),
+        }
         medians(panel, rows, columns, style, **{**look, **own})
 
 
@@ -105,7 +124,9 @@ def named_rows(panel: Axes, names: Sequence[str]) -> None:
     panel.grid(axis="y", visible=False)
 
 
-def legend_of_all(figure: Figure, panels: Iterable[Axes], where: Any = "outside lower center", **options: Any) -> None:
+def legend_of_all(
+    figure: Figure, panels: Iterable[Axes], where: Any = "outside lower center", **options: Any
+) -> None:
     """Write one legend for all panels, in which what several of them draw stands once."""
     handles: dict[str, Any] = {}
     for panel in panels:

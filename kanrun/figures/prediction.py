@@ -88,13 +88,22 @@ def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figur
     for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
         truth = truth_of(line, output)
         size = 14 if len(given) <= 30 else 5
-        points = axes.scatter(given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1)
+        points = axes.scatter(
+            given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1
+        )
         points.set_rasterized(len(given) > 500)
         if len(given):
             points.set_label("training points")
         if truth.notna().any():
             axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
-        axes.plot(line[x], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3)
+        axes.plot(
+            line[x],
+            line[f"prediction:{output}"],
+            color=VERMILLION,
+            lw=1.2,
+            label="prediction",
+            zorder=3,
+        )
         axes.set(xlabel=letters(name, 40), ylabel=letters(output, 40))
         axes.margins(x=0.01)
         axes.legend(loc="best")
@@ -113,16 +122,22 @@ def _pairs(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
     found = {}
     for split in ("train", "test"):
         rows = table[table["split"] == split]
-        both = pandas.DataFrame({"truth": truth_of(rows, output), "guess": rows[f"prediction:{output}"]}).dropna()
+        both = pandas.DataFrame(
+            {"truth": truth_of(rows, output), "guess": rows[f"prediction:{output}"]}
+        ).dropna()
         if len(both):
             both = both.assign(error=both["guess"] - both["truth"])
             found[split] = both[np.isfinite(both["error"])]
     return {split: both for split, both in found.items() if len(both)}
 
 
-def _scatter(axes: Axes, x: pandas.Series[Any], y: pandas.Series[Any], split: str, label: str = "") -> None:
+def _scatter(
+    axes: Axes, x: pandas.Series[Any], y: pandas.Series[Any], split: str, label: str = ""
+) -> None:
     pairs, order = thinned(x.to_frame("x").assign(y=y)), 2 + (split == "test")
-    points = axes.scatter(pairs["x"], pairs["y"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=order, label=label)
+    points = axes.scatter(
+        pairs["x"], pairs["y"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=order, label=label
+    )
     points.set_rasterized(len(pairs) > 500)
 
 
@@ -132,7 +147,9 @@ def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
         rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
         _scatter(axes, part["truth"], part["guess"], split, f"{split}, RMSE {number(rmse)}")
     if parts:
-        ends = np.concatenate([part[["truth", "guess"]].to_numpy(float).ravel() for part in parts.values()])
+        ends = np.concatenate(
+            [part[["truth", "guess"]].to_numpy(float).ravel() for part in parts.values()]
+        )
         low, high = ends.min(), ends.max()
         axes.plot([low, high], [low, high], color=BLACK, lw=0.8, zorder=1)
         margin = 0.05 * (high - low or 1.0)
@@ -158,7 +175,9 @@ def residuals(table: pandas.DataFrame) -> Figure:
     outputs = [name for name in every if is_numeric(table, [f"prediction:{name}"])]
     shown = outputs[:_MOST_OUTPUTS]
     figure = new_figure(2.5 * max(1, len(shown)) + 0.1)
-    for (left, right), output in zip(grid_of_axes(figure, max(1, len(shown)), 2), shown, strict=False):
+    for (left, right), output in zip(
+        grid_of_axes(figure, max(1, len(shown)), 2), shown, strict=False
+    ):
         _residuals(left, right, table, output)
     say_above(figure, only_some(len(shown), len(outputs), "outputs"))
     return figure
@@ -167,17 +186,25 @@ def residuals(table: pandas.DataFrame) -> Figure:
 def _residuals(left: Axes, right: Axes, table: pandas.DataFrame, output: str) -> None:
     parts = _pairs(table, output)
     if parts:
-        limit = reach(np.concatenate([part["error"].to_numpy(dtype=float) for part in parts.values()]))
+        limit = reach(
+            np.concatenate([part["error"].to_numpy(dtype=float) for part in parts.values()])
+        )
         bins = list(np.linspace(-limit, limit, _BINS + 1))
         for split, part in parts.items():
             errors, colour = part["error"].clip(-limit, limit), SPLITS[split]
-            look: Any = {"bins": bins, "weights": np.full(len(errors), 100 / len(errors)), "color": colour}
+            look: Any = {
+                "bins": bins,
+                "weights": np.full(len(errors), 100 / len(errors)),
+                "color": colour,
+            }
             left.hist(errors, alpha=0.35, lw=0, label=split, **look)
             left.hist(errors, histtype="step", lw=1, **look)
             _scatter(right, part["guess"], errors, split)
         left.legend(loc="best")
         if beyond := sum(int((part["error"].abs() > limit).sum()) for part in parts.values()):
-            right.set_title(f"{beyond} points lie beyond, drawn at the border", fontsize=7, color=GREY)
+            right.set_title(
+                f"{beyond} points lie beyond, drawn at the border", fontsize=7, color=GREY
+            )
     right.axhline(0, color=BLACK, lw=0.8, zorder=1)
     left.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     left.set(xlabel="prediction - truth", ylabel="points, %")

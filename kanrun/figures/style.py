@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import (
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    ScalarFormatter,
+)
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -19,7 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for lines.
-BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#CC79A7",
+)
 BLACK, GREY, PALE = "#1A1A1A", "#7F7F7F", "#D9D9D9"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 SPLITS = {"train": BLUE, "validation": ORANGE, "test": VERMILLION}
@@ -41,7 +54,9 @@ class PlainTicks(ScalarFormatter):
 
 @functools.cache
 def _look() -> Any:
-    return mpl.rc_params_from_file(str(resources.files(__package__) / "kanrun.mplstyle"), use_default_template=False)
+    return mpl.rc_params_from_file(
+        str(resources.files(__package__) / "kanrun.mplstyle"), use_default_template=False
+    )
 
 
 P = ParamSpec("P")
@@ -82,8 +97,12 @@ def _finish_log_axis(axes: Axes, name: str) -> None:
     decades = np.log10(high / low)
     if decades < 2:
         factors = (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
-        axis.set_major_locator(LogLocator(subs=factors) if decades > 0.8 else MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+        axis.set_major_locator(
+            LogLocator(subs=factors) if decades > 0.8 else MaxNLocator(4, steps=[1, 2, 5, 10])
+        )
+        axis.set_major_formatter(
+            LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf))
+        )
         axis.set_minor_locator(NullLocator())
     if low >= 1e-3 and high < 1e5:
         axis.set_major_formatter("{x:g}")

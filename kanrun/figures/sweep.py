@@ -47,7 +47,11 @@ def _curve(panel: Any, table: pandas.DataFrame, name: str, result: str) -> None:
         words = list(dict.fromkeys(table[name]))
         table = table.assign(place=[words.index(word) for word in table[name]])
         medians(panel, table, ("place", result), "_", spread="dots", color=BLUE, ms=14, mew=1.8)
-        panel.set_xticks(range(len(words)), [letters(word, 24) for word in words], rotation=20 if len(words) > 4 else 0)
+        panel.set_xticks(
+            range(len(words)),
+            [letters(word, 24) for word in words],
+            rotation=20 if len(words) > 4 else 0,
+        )
         panel.margins(x=0.1)
     else:
         table = table.assign(place=numbers)
@@ -61,14 +65,22 @@ def _curve(panel: Any, table: pandas.DataFrame, name: str, result: str) -> None:
     panel.set(xlabel=letters(name, 40), ylabel=letters(result, 30))
 
 
-def _map(figure: Figure, panel: Any, table: pandas.DataFrame, axes: tuple[str, str], result: str) -> None:
+def _map(
+    figure: Figure, panel: Any, table: pandas.DataFrame, axes: tuple[str, str], result: str
+) -> None:
     across, up = axes
     grid = table.groupby([up, across], sort=False)[result].median().unstack()
     grid = grid.reindex(index=_in_order(grid.index), columns=_in_order(grid.columns))
     values = grid.to_numpy(float)
     positive = values[np.isfinite(values) & (values > 0)]
-    spread = positive.size == np.isfinite(values).sum() and positive.size and positive.max() >= _DECADE * positive.min()
-    image = panel.imshow(values, aspect="auto", origin="lower", cmap="viridis_r", norm=LogNorm() if spread else None)
+    spread = (
+        positive.size == np.isfinite(values).sum()
+        and positive.size
+        and positive.max() >= _DECADE * positive.min()
+    )
+    image = panel.imshow(
+        values, aspect="auto", origin="lower", cmap="viridis_r", norm=LogNorm() if spread else None
+    )
     panel.grid(visible=False)
     panel.set_xticks(range(len(grid.columns)), [letters(word, 16) for word in grid.columns])
     panel.set_yticks(range(len(grid.index)), [letters(word, 16) for word in grid.index])
@@ -76,7 +88,15 @@ def _map(figure: Figure, panel: Any, table: pandas.DataFrame, axes: tuple[str, s
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 dark = image.norm(value) > 0.5
-                panel.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=7, color="white" if dark else BLACK)
+                panel.text(
+                    j,
+                    i,
+                    f"{value:.2g}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if dark else BLACK,
+                )
     panel.set(xlabel=letters(across, 40), ylabel=letters(up, 40))
     figure.colorbar(image, ax=panel, label=letters(result, 30))
 
@@ -84,4 +104,8 @@ def _map(figure: Figure, panel: Any, table: pandas.DataFrame, axes: tuple[str, s
 def _in_order(words: Any) -> list[str]:
     """Numbers by their size, other words as they came."""
     numbers = pandas.to_numeric(pandas.Series(list(words)), errors="coerce")
-    return list(words) if numbers.isna().any() else [words[i] for i in np.argsort(numbers.to_numpy(), kind="stable")]
+    return (
+        list(words)
+        if numbers.isna().any()
+        else [words[i] for i in np.argsort(numbers.to_numpy(), kind="stable")]
+    )

@@ -46,11 +46,17 @@ class Vocabulary:
         names = [*self.variables, *self.unknowns, *self.constants]
         for name in names:
             if not _PLAIN.fullmatch(name):
-                raise UsageError(f"{name!r} is no name for an equation; take letters and digits, a letter first.")
+                raise UsageError(
+                    f"{name!r} is no name for an equation; take letters and digits, a letter first."
+                )
             if name in FUNCTIONS:
-                raise UsageError(f"{name!r} is a function of formulas; call the quantity something else.")
+                raise UsageError(
+                    f"{name!r} is a function of formulas; call the quantity something else."
+                )
             if names.count(name) > 1:
-                raise UsageError(f"{name!r} names two things: variables, unknowns and constants need different names.")
+                raise UsageError(
+                    f"{name!r} names two things: variables, unknowns and constants need different names."
+                )
 
     def derivative(self, name: str) -> Derivative | None:
         """What `name` (u, u_xx, u_xt, ...) stands for; None where it is no derivative of an unknown.
@@ -61,7 +67,9 @@ class Vocabulary:
         if unknown not in self.unknowns:
             return None
         if "_" in name and not suffix:
-            raise UsageError(f"{name} ends in an underscore; a derivative is written {unknown}_{self.variables[0]}.")
+            raise UsageError(
+                f"{name} ends in an underscore; a derivative is written {unknown}_{self.variables[0]}."
+            )
         index = self.index(suffix)
         if index is None:
             raise UsageError(
@@ -69,7 +77,9 @@ class Vocabulary:
                 f"{', '.join(self.variables)}."
             )
         if sum(index) > MAX_ORDER:
-            raise UsageError(f"{name} is a derivative of order {sum(index)}; at most {MAX_ORDER} is possible.")
+            raise UsageError(
+                f"{name} is a derivative of order {sum(index)}; at most {MAX_ORDER} is possible."
+            )
         return Derivative(name, self.unknowns.index(unknown), index)
 
     def index(self, suffix: str) -> tuple[int, ...] | None:
@@ -114,7 +124,9 @@ class Relation:
     @cached_property
     def _slopes(self) -> tuple[RowFunction, ...]:
         varied = self.names[len(self.vocabulary.variables) :]
-        return tuple(to_numpy(sympy.diff(self.expression, variable(name)), self.names) for name in varied)
+        return tuple(
+            to_numpy(sympy.diff(self.expression, variable(name)), self.names) for name in varied
+        )
 
     def slopes(self, arguments: Array) -> Array:
         """The derivatives of the residual by each derivative and each constant, (points, derivatives + constants)."""
@@ -133,10 +145,14 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     whitelist refuses, and for a relation that holds no unknown.
     """
     if not isinstance(text, str) or text.count("=") != 1:
-        raise UsageError(f"equation {text!r}: write two formulas with one = between them, such as u_xx = -sin(x).")
+        raise UsageError(
+            f"equation {text!r}: write two formulas with one = between them, such as u_xx = -sin(x)."
+        )
     found: dict[str, Derivative] = {}
     primes = rf"\b({'|'.join(vocabulary.unknowns)})'"
-    below = "|".join(name for name in vocabulary.variables if f"d{name}" not in vocabulary.constants)
+    below = "|".join(
+        name for name in vocabulary.variables if f"d{name}" not in vocabulary.constants
+    )
     if re.search(rf"{primes}|\bd\w+/d({below})\b", text):
         raise UsageError(
             f"equation {text!r}: derivatives are written {vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
@@ -144,7 +160,11 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
         )
     for name in _NAME.findall(text):
         unknown, _, suffix = name.partition("_")
-        if suffix and unknown not in vocabulary.unknowns + vocabulary.constants and vocabulary.index(suffix):
+        if (
+            suffix
+            and unknown not in vocabulary.unknowns + vocabulary.constants
+            and vocabulary.index(suffix)
+        ):
             raise UsageError(
                 f"equation {text!r} has {name}, but {unknown} is none of the unknowns {', '.join(vocabulary.unknowns)}."
             )
@@ -158,7 +178,11 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     names = (*vocabulary.variables, *found, *vocabulary.constants)
     left, right = (parse_expression(side.strip(), names) for side in text.split("="))
     expression = left - right
-    present = tuple(derivative for name, derivative in found.items() if expression.has(variable(name)))
+    present = tuple(
+        derivative for name, derivative in found.items() if expression.has(variable(name))
+    )
     if not present:
-        raise UsageError(f"equation {text!r}: the unknown cancels out; both sides are the same in it.")
+        raise UsageError(
+            f"equation {text!r}: the unknown cancels out; both sides are the same in it."
+        )
     return Relation(text, expression, vocabulary, present)

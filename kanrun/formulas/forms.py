@@ -45,7 +45,9 @@ class NumpyFunction:
     def __call__(self, x: ArrayLike) -> NDArray[np.float64]:
         points = np.asarray(x, dtype=np.float64)
         if points.shape[-1:] != (self.width,):
-            raise ValueError(f"the last axis of the points must be {self.width}, their shape is {points.shape}")
+            raise ValueError(
+                f"the last axis of the points must be {self.width}, their shape is {points.shape}"
+            )
         registers: list[Any] = []
         with np.errstate(all="ignore"):
             for line in self.lines:
@@ -54,10 +56,16 @@ class NumpyFunction:
                 else:
                     registers.append(points[..., line] if isinstance(line, int) else line)
         value = registers[-1]
-        return np.array(np.broadcast_to(value, points.shape[:-1])) if np.ndim(value) == 0 else np.asarray(value)
+        return (
+            np.array(np.broadcast_to(value, points.shape[:-1]))
+            if np.ndim(value) == 0
+            else np.asarray(value)
+        )
 
 
-def to_numpy(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[ArrayLike], NDArray[np.float64]]:
+def to_numpy(
+    expression: sympy.Expr, variables: Sequence[str]
+) -> Callable[[ArrayLike], NDArray[np.float64]]:
     """The expression as a function of points (N, d), d = len(variables), to values (N,) in float64.
 
     Column i is the variable named variables[i]; a constant expression is broadcast. Raises UsageError where
@@ -65,7 +73,9 @@ def to_numpy(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[Arra
     """
     names = list(variables)
     if unknown := sorted({str(symbol) for symbol in expression.free_symbols} - set(names)):
-        raise UsageError(f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}")
+        raise UsageError(
+            f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}"
+        )
     compiler = _Compiler(names)
     compiler.visit(expression)
     return NumpyFunction(len(names), tuple(compiler.lines))
@@ -76,10 +86,14 @@ def _elementwise() -> Mapping[Any, Callable[[Any], Any]]:
     """sympy's functions of one argument to NumPy's."""
     names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     table: dict[Any, Callable[[Any], Any]]
-    table = {getattr(sympy, name): getattr(np, name) for name in (*names, "exp", "log", "sign", "floor")}
+    table = {
+        getattr(sympy, name): getattr(np, name) for name in (*names, "exp", "log", "sign", "floor")
+    }
     table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
     table |= {sympy.Abs: np.abs, sympy.erf: _erf}
-    return table | {function: partial(_reciprocal, table[other]) for function, other in RECIPROCALS.items()}
+    return table | {
+        function: partial(_reciprocal, table[other]) for function, other in RECIPROCALS.items()
+    }
 
 
 def _erf(argument: Any) -> Any:
@@ -124,12 +138,16 @@ class _Compiler:
         if node.is_Pow:
             return self._power(node.base, node.exp)
         if (fold := _FOLDS.get(node.func)) is not None:
-            return _Operation(partial(_folded, fold), tuple(self.visit(argument) for argument in node.args))
+            return _Operation(
+                partial(_folded, fold), tuple(self.visit(argument) for argument in node.args)
+            )
         if node.func is sympy.besselj and node.args[0].is_Integer:
             return _Operation(_bessel(int(node.args[0])), (self.visit(node.args[1]),))
         if (function := _elementwise().get(node.func)) is not None:
             return _Operation(function, (self.visit(node.args[0]),))
-        raise UsageError(f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}")
+        raise UsageError(
+            f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
+        )
 
     def _power(self, base: sympy.Expr, exponent: sympy.Expr) -> _Operation:
         if exponent == sympy.Rational(1, 2):
@@ -188,7 +206,11 @@ class _Printer(SciPyPrinter):  # type: ignore[misc]
 
     def _nested(self, name: str, arguments: Sequence[sympy.Expr]) -> str:
         first, *rest = arguments
-        return f"{name}({self._print(first)}, {self._nested(name, rest)})" if rest else str(self._print(first))
+        return (
+            f"{name}({self._print(first)}, {self._nested(name, rest)})"
+            if rest
+            else str(self._print(first))
+        )
 
 
 def to_python(expression: sympy.Expr, variables: Sequence[str] | None = None) -> str:
@@ -198,7 +220,9 @@ def to_python(expression: sympy.Expr, variables: Sequence[str] | None = None) ->
     """
     names = variables_of(expression) if variables is None else tuple(variables)
     if unfit := [name for name in names if not name.isidentifier()]:
-        raise UsageError(f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python")
+        raise UsageError(
+            f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
+        )
     written = expression.replace(
         lambda node: node.func in RECIPROCALS, lambda node: 1 / RECIPROCALS[node.func](*node.args)
     )

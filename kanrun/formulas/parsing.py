@@ -58,7 +58,13 @@ def _table() -> dict[str, KnownFunction]:
     circular, hyperbolic = ("sin", "cos", "tan"), ("sinh", "cosh", "tanh")
     inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
     others = ("exp", "log", "sqrt", "sign", "erf", "floor")
-    names = (*circular, *hyperbolic, *inverses, *(function.__name__ for function in RECIPROCALS), *others)
+    names = (
+        *circular,
+        *hyperbolic,
+        *inverses,
+        *(function.__name__ for function in RECIPROCALS),
+        *others,
+    )
     unary: dict[str, Callable[..., Any]] = {name: getattr(sympy, name) for name in names}
     unary |= {f"arc{name}": getattr(sympy, f"a{name}") for name in (*circular, "tanh")}
     unary |= {
@@ -93,14 +99,16 @@ class FormulaLimits:
     characters: int = 20_000
     nodes: int = 12_000  # of Python's syntax tree
     nesting: int = 100  # levels of operators
-    call_levels: int = (
-        10  # levels that a call or an exponent counts for: sympy takes exponential time in exp(-exp(-...))
-    )
+    call_levels: int = 10  # levels that a call or an exponent counts for: sympy takes exponential time in exp(-exp(-...))
     index: int = 9_999  # of a variable
-    pairs: int = 300  # of terms in min and max, which sympy compares with one another: about 3 seconds
+    pairs: int = (
+        300  # of terms in min and max, which sympy compares with one another: about 3 seconds
+    )
     digits: int = 5_000  # of a number that is computed exactly
     exponent: int = 1_000  # of a power with a variable in its base
-    magnitude: float = 1e300  # constants lie between 1/magnitude and magnitude, so that float64 holds them
+    magnitude: float = (
+        1e300  # constants lie between 1/magnitude and magnitude, so that float64 holds them
+    )
 
 
 _INDEXED = re.compile(r"x(0|[1-9]\d*)")
@@ -113,7 +121,9 @@ class _Refused(Exception):
     """Why a text is not a formula; becomes a UsageError that quotes the text."""
 
 
-def parse(text: str, variables: Sequence[str] | None = None, limits: FormulaLimits = FormulaLimits()) -> sympy.Expr:
+def parse(
+    text: str, variables: Sequence[str] | None = None, limits: FormulaLimits = FormulaLimits()
+) -> sympy.Expr:
     """The expression that `text` writes, in real symbols.
 
     Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the constants pi and e.
@@ -128,7 +138,9 @@ def parse(text: str, variables: Sequence[str] | None = None, limits: FormulaLimi
     return expression
 
 
-def parse_expression(text: str, names: Sequence[str], limits: FormulaLimits = FormulaLimits()) -> sympy.Expr:
+def parse_expression(
+    text: str, names: Sequence[str], limits: FormulaLimits = FormulaLimits()
+) -> sympy.Expr:
     """As `parse`, with `names` as variables; a formula without a variable is allowed."""
     return _read(text, names, limits, what="formula")
 
@@ -136,8 +148,12 @@ def parse_expression(text: str, names: Sequence[str], limits: FormulaLimits = Fo
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
     """A finite number from a number or from text such as "0.4*pi", in which `known` names may stand. UsageError."""
     if isinstance(value, str):
-        put = {variable(name): sympy.Rational(repr(number)) for name, number in (known or {}).items()}
-        return float(_read(value, tuple(known or ()), FormulaLimits(), what="number").subs(put).evalf(20))
+        put = {
+            variable(name): sympy.Rational(repr(number)) for name, number in (known or {}).items()
+        }
+        return float(
+            _read(value, tuple(known or ()), FormulaLimits(), what="number").subs(put).evalf(20)
+        )
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):
@@ -147,7 +163,9 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
     """x0, x1, ... up to the highest index that `text` writes, also where it cancels (as x2 in x0 + 0*x2)."""
-    indices = [int(match[1]) for name in names_in(text, limits) if (match := _INDEXED.fullmatch(name))]
+    indices = [
+        int(match[1]) for name in names_in(text, limits) if (match := _INDEXED.fullmatch(name))
+    ]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 
@@ -173,12 +191,16 @@ def as_variables(names: Sequence[str]) -> tuple[str, ...]:
 
     def usable(name: str, own: str) -> bool:
         numbered_otherwise = name != own and re.fullmatch(r"[fx]\d+", name)
-        return name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
+        return (
+            name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
+        )
 
     return tuple(names) if all(map(usable, names, numbered)) else numbered
 
 
-def _read(text: str, variables: Sequence[str] | None, limits: FormulaLimits, what: str) -> sympy.Expr:
+def _read(
+    text: str, variables: Sequence[str] | None, limits: FormulaLimits, what: str
+) -> sympy.Expr:
     try:
         return _Reader(variables, limits).read_all(_tree(text, limits))
     except _Refused as refusal:
@@ -199,15 +221,23 @@ def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
     source = " ".join(text.split())
     if match := _NUMBER_THEN_NAME.search(source):
         number = source[match.start() : match.end()]
-        raise _Refused(f"a name follows the number {number} at once; write a product as {number}*...")
+        raise _Refused(
+            f"a name follows the number {number} at once; write a product as {number}*..."
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's advice on odd code; such text is refused anyway
+            warnings.simplefilter(
+                "ignore"
+            )  # Python's advice on odd code; such text is refused anyway
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:
-        raise _Refused(f"it cannot be read ({error.msg}); write products with * and close parentheses") from None
+        raise _Refused(
+            f"it cannot be read ({error.msg}); write products with * and close parentheses"
+        ) from None
     except (ValueError, RecursionError, MemoryError):
-        raise _Refused("it cannot be read: it is nested too deeply or has unreadable characters") from None
+        raise _Refused(
+            "it cannot be read: it is nested too deeply or has unreadable characters"
+        ) from None
     if sum(1 for _ in ast.walk(tree)) > limits.nodes:
         raise _Refused("it has too many terms")
     return tree
@@ -233,7 +263,9 @@ class _Reader:
     def read(self, node: ast.AST, depth: int) -> sympy.Expr:
         if depth > self.limits.nesting:
             functions = self.limits.nesting // self.limits.call_levels
-            raise _Refused(f"it is nested too deeply (at most {functions} functions inside each other)")
+            raise _Refused(
+                f"it is nested too deeply (at most {functions} functions inside each other)"
+            )
         match node:
             case ast.Constant():
                 return self._number(node.value)
@@ -254,10 +286,16 @@ class _Reader:
                 return self._checked(base**exponent)
             case ast.Call():
                 return self._call(node, depth)
-        raise _Refused(f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and functions")
+        raise _Refused(
+            f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and functions"
+        )
 
     def _chain(
-        self, node: ast.BinOp, operators: tuple[type, type], build: Callable[..., sympy.Expr], depth: int
+        self,
+        node: ast.BinOp,
+        operators: tuple[type, type],
+        build: Callable[..., sympy.Expr],
+        depth: int,
     ) -> sympy.Expr:
         """A sum or product of any length, built once; operators[1] is the inverse one (- or /)."""
         parts: list[sympy.Expr] = []
@@ -288,7 +326,9 @@ class _Reader:
     def _name(self, name: str) -> sympy.Expr:
         if self._is_variable(name):
             if self.variables is None and len(name) > len(str(self.limits.index)) + 1:
-                raise _Refused(f"the variable {name} has too high a number; at most x{self.limits.index} is allowed")
+                raise _Refused(
+                    f"the variable {name} has too high a number; at most x{self.limits.index} is allowed"
+                )
             return variable(name)
         if name in CONSTANTS:
             return CONSTANTS[name]
@@ -298,7 +338,9 @@ class _Reader:
             known = _suggestion(name, [*CONSTANTS, *FUNCTIONS])
             raise _Refused(f"unknown name {name!r}{known}; use x0, x1, ... for variables")
         if not self.variables:
-            raise _Refused(f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed")
+            raise _Refused(
+                f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed"
+            )
         raise _Refused(
             f"unknown name {name!r}{_suggestion(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
             f"the variables are {', '.join(sorted(self.variables))}"
@@ -306,7 +348,9 @@ class _Reader:
 
     def _call(self, node: ast.Call, depth: int) -> sympy.Expr:
         if not isinstance(node.func, ast.Name):
-            raise _Refused(f"{ast.unparse(node.func)[:40]!r} cannot be called; write products with *")
+            raise _Refused(
+                f"{ast.unparse(node.func)[:40]!r} cannot be called; write products with *"
+            )
         name = node.func.id
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
@@ -315,10 +359,17 @@ class _Reader:
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")
-        function, arguments = FUNCTIONS[name], [self.read(part, depth + self.limits.call_levels) for part in node.args]
-        if len(arguments) != function.arguments and (function.arguments is not None or len(arguments) < 2):
+        function, arguments = (
+            FUNCTIONS[name],
+            [self.read(part, depth + self.limits.call_levels) for part in node.args],
+        )
+        if len(arguments) != function.arguments and (
+            function.arguments is not None or len(arguments) < 2
+        ):
             wanted = "two or more" if function.arguments is None else function.arguments
-            raise _Refused(f"{name} takes {wanted} argument{'' if wanted == 1 else 's'}, not {len(arguments)}")
+            raise _Refused(
+                f"{name} takes {wanted} argument{'' if wanted == 1 else 's'}, not {len(arguments)}"
+            )
         if function.arguments is None:
             self._count_pairs(arguments)
         try:
@@ -328,7 +379,9 @@ class _Reader:
 
     def _count_pairs(self, arguments: Sequence[sympy.Expr]) -> None:
         """Refuses min and max that would take long; one inside another joins its terms."""
-        terms = sum(len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments)
+        terms = sum(
+            len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments
+        )
         self.pairs += terms * (terms - 1) // 2
         if self.pairs > self.limits.pairs:
             raise _Refused("it has too many terms in min and max")
@@ -339,8 +392,13 @@ class _Reader:
             return
         size = abs(float(exponent.evalf(20)))
         if base.free_symbols and size > self.limits.exponent:
-            raise _Refused(f"the exponent {size:.3g} is too large; at most {self.limits.exponent} is allowed")
-        digits = max((len(str(part)) for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)), default=1)
+            raise _Refused(
+                f"the exponent {size:.3g} is too large; at most {self.limits.exponent} is allowed"
+            )
+        digits = max(
+            (len(str(part)) for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)),
+            default=1,
+        )
         if digits > 1 and size * digits > self.limits.digits:
             raise _Refused(_ABSURD)
         magnitude = abs(float(base.evalf(20))) if base.is_number else 1.0
@@ -350,7 +408,9 @@ class _Reader:
     def _checked(self, value: sympy.Expr) -> sympy.Expr:
         """`value`, refused where it is a constant that is not real, not finite or of absurd size."""
         if value.has(*_NOT_REAL):
-            raise _Refused("it is not finite and real (a division by zero, or a root or log of a number out of range)")
+            raise _Refused(
+                "it is not finite and real (a division by zero, or a root or log of a number out of range)"
+            )
         if value.free_symbols or value == 0:
             return value
         number = value.evalf(20)

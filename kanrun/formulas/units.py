@@ -14,9 +14,25 @@ from kanrun.errors import UsageError
 from kanrun.formulas.parsing import parse_expression
 
 #: Names of dimensions in the order of the exponents.
-BASE = ("length", "mass", "time", "current", "temperature", "amount_of_substance", "luminous_intensity")
+BASE = (
+    "length",
+    "mass",
+    "time",
+    "current",
+    "temperature",
+    "amount_of_substance",
+    "luminous_intensity",
+)
 #: Spellings that sympy's table of units has under another name, or not at all.
-_OTHERS = {"l": "liter", "L": "liter", "min": "minute", "h": "hour", "bar": "bar", "degC": "kelvin", "atm": "atm"}
+_OTHERS = {
+    "l": "liter",
+    "L": "liter",
+    "min": "minute",
+    "h": "hour",
+    "bar": "bar",
+    "degC": "kelvin",
+    "atm": "atm",
+}
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> NDArray[np.float64]:
@@ -25,7 +41,9 @@ def dimensions(units: Mapping[str, str], names: Sequence[str]) -> NDArray[np.flo
     Raises UsageError for units of a name that is not there, and for text that is no product of powers of known units.
     """
     if unknown := [name for name in units if name not in names]:
-        raise UsageError(f"target.units has {unknown[0]!r}, which is not one of {', '.join(names)}.")
+        raise UsageError(
+            f"target.units has {unknown[0]!r}, which is not one of {', '.join(names)}."
+        )
     return np.array([_exponents(str(units.get(name, "1"))) for name in names])
 
 
@@ -51,11 +69,18 @@ def _known(word: str, text: str) -> NDArray[np.float64]:
 
     found: Any = getattr(units, _OTHERS.get(word, word), None)
     if not isinstance(found, units.Quantity) and len(word) > 1:
-        found = getattr(units, _OTHERS.get(word[1:], word[1:]), None) if word[0] in "yzafpnumcdhkMGTPEZY" else None
+        found = (
+            getattr(units, _OTHERS.get(word[1:], word[1:]), None)
+            if word[0] in "yzafpnumcdhkMGTPEZY"
+            else None
+        )
     if not isinstance(found, units.Quantity):
         raise UsageError(
             f"The unit {text!r} has {word!r}, which is not known; write it in base units such as kg*m/s^2."
         )
     powers = dimsys_SI.get_dimensional_dependencies(SI.get_quantity_dimension(found))
-    by_name = {str(getattr(dimension, "name", dimension)): float(power) for dimension, power in powers.items()}
+    by_name = {
+        str(getattr(dimension, "name", dimension)): float(power)
+        for dimension, power in powers.items()
+    }
     return np.array([by_name.get(name, 0.0) for name in BASE])

@@ -74,7 +74,9 @@ def opened(request: Request) -> Iterator[ConfigLoader]:
     check_folders(request)
     register()
     Plugins.instance().register(AddedFolder)
-    AddedFolder.folder = None if request.config_dir is None else str(Path(request.config_dir).absolute())
+    AddedFolder.folder = (
+        None if request.config_dir is None else str(Path(request.config_dir).absolute())
+    )
     scheme, found, rest = (request.config_path or f"pkg://{CONFIGURATIONS}").partition("://")
     hydra: initialize_config_module | initialize_config_dir
     try:
@@ -91,7 +93,11 @@ def opened(request: Request) -> Iterator[ConfigLoader]:
 
 def check_flags(request: Request) -> None:
     """Raises UsageError for flags that do not go together."""
-    shows = [flag for flag, given in (("--cfg", request.cfg), ("--info", request.info)) if given is not None]
+    shows = [
+        flag
+        for flag, given in (("--cfg", request.cfg), ("--info", request.info))
+        if given is not None
+    ]
     if len(shows) + request.multirun > 1:
         flags = [*shows, *(["--multirun"] if request.multirun else [])]
         raise UsageError(f"{' and '.join(flags)} do not go together; give one of them.")
@@ -102,14 +108,21 @@ def check_flags(request: Request) -> None:
 
 def check_folders(request: Request) -> None:
     """Raises UsageError for a --config-dir or --config-path that cannot be what is meant."""
-    for option, folder in (("--config-path", request.config_path), ("--config-dir", request.config_dir)):
+    for option, folder in (
+        ("--config-path", request.config_path),
+        ("--config-dir", request.config_dir),
+    ):
         if folder is None or "://" in folder:
             continue
         path = Path(folder)
         if not path.is_dir():
             raise UsageError(f"{option} {folder} is not a folder.")
         refusals.check_expansion(path)
-        if option == "--config-dir" and (path / "overrides.yaml").exists() and (path / "config.yaml").exists():
+        if (
+            option == "--config-dir"
+            and (path / "overrides.yaml").exists()
+            and (path / "config.yaml").exists()
+        ):
             raise UsageError(
                 f"--config-dir {folder} would only add groups to kanrun's own configuration; "
                 f"to take a run's configuration write --config-path {folder} --config-name config."
@@ -125,7 +138,11 @@ def compose(request: Request, loader: ConfigLoader) -> Composition:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     refusals.check_overrides(parsed)
     refusals.check_search_path(request, parsed)
-    modes = {str(override.value()).upper() for override in parsed if override.key_or_group == "hydra.mode"}
+    modes = {
+        str(override.value()).upper()
+        for override in parsed
+        if override.key_or_group == "hydra.mode"
+    }
     several = request.multirun or "MULTIRUN" in modes
     if not several:
         single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
@@ -164,13 +181,17 @@ def readable(overrides: Sequence[str]) -> list[str]:
 def sweep_overrides(master: DictConfig, loader: ConfigLoader) -> tuple[tuple[str, ...], ...]:
     """The overrides of each job of a sweep, in the order in which Hydra's basic sweeper numbers them."""
     parameters = master.hydra.sweeper.get("params") or {}
-    words = [f"{key}={value}" for key, value in parameters.items()] + list(master.hydra.overrides.task)
+    words = [f"{key}={value}" for key, value in parameters.items()] + list(
+        master.hydra.overrides.task
+    )
     values: dict[str, list[str]] = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
         key = override.get_key_element()
         if override.is_sweep_override() and not override.is_discrete_sweep():
             kind = override.value_type.name if override.value_type is not None else "of this kind"
-            raise ConfigCompositionException(f"the basic sweeper does not support sweeps {kind}: {override.input_line}")
+            raise ConfigCompositionException(
+                f"the basic sweeper does not support sweeps {kind}: {override.input_line}"
+            )
         if override.is_sweep_override():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
@@ -192,15 +213,25 @@ def register() -> None:
         for name, kind in kinds.items():
             store.store(group=f"schema/{group}", name=name, node=kind.settings, provider="kanrun")
             if kind.is_plugin:
-                store.store(group=group, name=name, node=kind.settings, provider=kind.settings.__module__)
+                store.store(
+                    group=group, name=name, node=kind.settings, provider=kind.settings.__module__
+                )
     for one in EXPERIMENTS.values():
-        store.store(group="schema", name=one.file, node=one.settings, package="_global_", provider="kanrun")
+        store.store(
+            group="schema", name=one.file, node=one.settings, package="_global_", provider="kanrun"
+        )
         if one.is_plugin:
-            store.store(name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__)
+            store.store(
+                name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__
+            )
 
 
 def typed(
-    command: str, composed: DictConfig, *, extras: bool = False, warn: Callable[[str], None] = lambda _: None
+    command: str,
+    composed: DictConfig,
+    *,
+    extras: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> ExperimentConfig:
     """The dataclass that a composed configuration is, its groups included; `warn` is told of renamed keys.
 
@@ -220,7 +251,9 @@ def typed(
             OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}={_columns(composed, missing[0])}.")
+        raise UsageError(
+            f"{' and '.join(missing)} must be given, as {missing[0]}={_columns(composed, missing[0])}."
+        )
     settings: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     check(settings)
     return settings
@@ -240,7 +273,9 @@ def _columns(composed: DictConfig, missing: str) -> str:
 def _group(group: str, node: Any, extras: bool) -> DictConfig:
     kinds = {name: kind.settings for name, kind in GROUPS[group].items()}
     if not isinstance(node, DictConfig) or node.get("kind") is None:
-        raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}.")
+        raise UsageError(
+            f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}."
+        )
     kind = str(node.kind)
     if kind not in kinds:
         raise UsageError(f"{group}.kind is {kind}, which is not one of {', '.join(kinds)}.")

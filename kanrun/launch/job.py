@@ -52,12 +52,17 @@ class Job:
             end_with_launcher()
         settings = HydraConfig.get()
         overrides = [str(override) for override in settings.overrides.task]
-        self.run(Path(settings.runtime.output_dir), overrides, lambda: typed(self.command, composed))
+        self.run(
+            Path(settings.runtime.output_dir), overrides, lambda: typed(self.command, composed)
+        )
 
     def run(
-        self, path: Path, overrides: Sequence[str], configuration: Callable[[], ExperimentConfig],
+        self,
+        path: Path,
+        overrides: Sequence[str],
+        configuration: Callable[[], ExperimentConfig],
         prepared: Prepared | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A new run in the folder `path`. Raises UsageError where it is refused before it starts."""
         from kanrun.study import execute as study
 
@@ -83,7 +88,9 @@ class Job:
                     raise
                 self._end(folder, overrides, Status.FAILED, error)
 
-    def resume(self, run: Run, config: ExperimentConfig, force: bool, prepared: Prepared | None = None) -> None:
+    def resume(
+        self, run: Run, config: ExperimentConfig, force: bool, prepared: Prepared | None = None
+    ) -> None:
         """What is left of `run`; a new run where none began."""
         if not run.has_begun:
             self.run(run.path, run.manifest.overrides, lambda: config, prepared)
@@ -94,10 +101,16 @@ class Job:
         with logging_to(run.path / "run.log"):
             folder = RunFolder.reopen(run.path, force=force)
             experiment = load_experiment(self.command)
-            study.execute(experiment, config, folder, resume=True, quiet=self.quiet, prepared=prepared)
+            study.execute(
+                experiment, config, folder, resume=True, quiet=self.quiet, prepared=prepared
+            )
 
     def run_jobs(
-        self, folder: Path, sweep: Sweep, configs: Mapping[int, ExperimentConfig], force: bool = False
+        self,
+        folder: Path,
+        sweep: Sweep,
+        configs: Mapping[int, ExperimentConfig],
+        force: bool = False,
     ) -> None:
         """These jobs of a sweep one after the other, or what is left of them; one that fails does not stop the rest."""
         for number, config in configs.items():
@@ -113,7 +126,9 @@ class Job:
             except Exception as error:  # whatever it is, it is recorded, and the others go on
                 print(f"kanrun: job {number}: {Failure.of(error).reason}", file=sys.stderr)
 
-    def _end(self, folder: RunFolder, overrides: Sequence[str], status: Status, error: Exception | None) -> None:
+    def _end(
+        self, folder: RunFolder, overrides: Sequence[str], status: Status, error: Exception | None
+    ) -> None:
         """Records how a run ended that could not do so itself; one that another process began is left to that."""
         if os.environ.get("KANRUN_DEBUG") == "1":
             traceback.print_exc(file=sys.stderr)
@@ -144,7 +159,11 @@ def store_settings(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     hydra = folder / ".hydra"
     with storing(hydra):
         hydra.mkdir(parents=True, exist_ok=True)
-    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode(), durable=True)
+    write_atomic(
+        hydra / "config.yaml",
+        OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode(),
+        durable=True,
+    )
     write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(overrides)).encode())
 
 
@@ -152,14 +171,20 @@ def ended_well(manifest: Manifest, quiet: bool, strict: bool, name: str = "") ->
     """Whether a run did what was asked of it; says why not, and `name` of whom."""
     good = is_complete(manifest)
     if not good and (name or manifest.status != Status.COMPLETED):
-        print(f"kanrun: {name}{manifest.reason or f'the run ended {manifest.status}'}", file=sys.stderr)
+        print(
+            f"kanrun: {name}{manifest.reason or f'the run ended {manifest.status}'}",
+            file=sys.stderr,
+        )
     # a study with several trainings has listed what failed already, unless it was told to be quiet
     for failure in manifest.failures if quiet and len(manifest.failures) > 1 else ():
         where = ", ".join(f"{key} {failure[key]}" for key in ("cell", "seed") if key in failure)
         print(f"kanrun: {name}{where}: {failure.get('reason', 'failed')}", file=sys.stderr)
     broken = [claim for claim in manifest.claims if not claim.holds] if strict else []
     for claim in broken:
-        print(f"kanrun: {name}does not hold: {claim.sentence} ({claim.measured}, {claim.bound})", file=sys.stderr)
+        print(
+            f"kanrun: {name}does not hold: {claim.sentence} ({claim.measured}, {claim.bound})",
+            file=sys.stderr,
+        )
     return good and not broken
 
 
@@ -179,7 +204,10 @@ def sweep_verdict(folder: Path, quiet: bool, strict: bool) -> int:
     try:
         draw_sweep(sweep)
     except Exception as error:  # the jobs are recorded, and nothing of them is lost
-        print(f"kanrun: the sweep's figure was not drawn: {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            f"kanrun: the sweep's figure was not drawn: {type(error).__name__}: {error}",
+            file=sys.stderr,
+        )
     jobs, good = Sweep.read(folder).jobs, 0
     for number, job in enumerate(jobs):
         name = f"job {number} ({' '.join(job.overrides)}): "
@@ -209,7 +237,10 @@ def gather_summaries(folder: Path) -> None:
         if path.is_file():
             header, lines = read_rows(path)
             varying = {key: settings.get(key, "") for key in sweep.varied}
-            rows += [{"job": str(number), **varying, **dict(zip(header, line, strict=False))} for line in lines]
+            rows += [
+                {"job": str(number), **varying, **dict(zip(header, line, strict=False))}
+                for line in lines
+            ]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if rows:
         body = ([row.get(column, "") for column in columns] for row in rows)

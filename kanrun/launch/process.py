@@ -37,7 +37,11 @@ def logging_to(path: Path) -> Iterator[None]:
     if path.is_symlink():
         raise UsageError(f"{path} is a link; a run that goes on must lie in one folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    file, console, root = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(), logging.getLogger()
+    file, console, root = (
+        logging.FileHandler(path, encoding="utf-8"),
+        logging.StreamHandler(),
+        logging.getLogger(),
+    )
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console.setFormatter(logging.Formatter("kanrun: %(message)s"))
     console.setLevel(logging.WARNING)

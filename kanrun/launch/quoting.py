@@ -50,7 +50,9 @@ def _hydra_word(word: str, module: str, sweeping: bool) -> str:
     if name == "study":
         return f"{key}={_each(value, lambda text: _study(text, module), sweeping=True)}"
     if name.startswith(_OWN):
-        key = key if key.startswith(("+", "~")) else f"++{key}"  # new entries need no sign of their own
+        key = (
+            key if key.startswith(("+", "~")) else f"++{key}"
+        )  # new entries need no sign of their own
         return f"{key}={_each(value, _formula, sweeping)}"
     if name in _BY_NAME:
         return f"{key if key.startswith(('+', '~')) else f'++{key}'}={_each(value, _mapping, sweeping)}"
@@ -128,10 +130,17 @@ _QUOTERS: dict[str, Callable[[str], str]] = {
     "domain": _domain,
 }
 _TOP: dict[str, Callable[[str], str]] = {
-    "candidates": _columns, "from_run": _string, "note": _string, "tags": _columns
-}  # fmt: skip
+    "candidates": _columns,
+    "from_run": _string,
+    "note": _string,
+    "tags": _columns,
+}
 _OWN = "own_candidates."
-_BY_NAME = ("model.monotone", "model.curvature", "target.units")  # mappings, whose new keys need no sign of their own
+_BY_NAME = (
+    "model.monotone",
+    "model.curvature",
+    "target.units",
+)  # mappings, whose new keys need no sign of their own
 
 
 def split(text: str) -> list[str]:

@@ -44,10 +44,26 @@ NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.out
 _PRE_DISPATCH = re.compile(r"\d+|all|(\d+ ?\* ?)?n_jobs")
 SETTABLE = ("launcher", "sweeper.params", "mode", "searchpath", "job.env_set")
 # What Hydra writes itself, and the folders that kanrun sets whatever a file says of them.
-_WRITTEN = ("run", "sweep.dir", "sweep.mode", "runtime", "overrides", "help", "hydra_help", "job.override_dirname",
-            "job.id", "job.num", "job.config_name", "job.config", "env", "output")  # fmt: skip
+_WRITTEN = (
+    "run",
+    "sweep.dir",
+    "sweep.mode",
+    "runtime",
+    "overrides",
+    "help",
+    "hydra_help",
+    "job.override_dirname",
+    "job.id",
+    "job.num",
+    "job.config_name",
+    "job.config",
+    "env",
+    "output",
+)
 _IN_SWEEP = re.compile(r"\$\{hydra\.sweep\.dir\}(/[\w%.-]+)*")
-_MOST_VALUES = 10**6  # of a YAML file, those behind its aliases counted: aliases of aliases grow like a power
+_MOST_VALUES = (
+    10**6
+)  # of a YAML file, those behind its aliases counted: aliases of aliases grow like a power
 
 
 def check_overrides(parsed: Sequence[Override]) -> None:
@@ -71,7 +87,9 @@ def check_added(command: str, parsed: Sequence[Override]) -> None:
         if parts in known or not (override.is_add() or override.is_force_add()):
             continue
         for depth, part in enumerate(parts):
-            names = {path[depth] for path in known if path[:depth] == parts[:depth] and len(path) > depth}
+            names = {
+                path[depth] for path in known if path[:depth] == parts[:depth] and len(path) > depth
+            }
             if part in names:
                 continue
             for name in sorted(name for name in names if one_letter_off(part, name)):
@@ -90,10 +108,16 @@ def check_search_path(request: Request, parsed: Sequence[Override]) -> None:
     """
     places: Any = None
     for folder in (request.config_path, request.config_dir):
-        file = Path((folder or "").removeprefix("file://"), f"{request.primary.removesuffix('.yaml')}.yaml")
+        file = Path(
+            (folder or "").removeprefix("file://"), f"{request.primary.removesuffix('.yaml')}.yaml"
+        )
         if folder is not None and places is None and file.is_file():
-            with contextlib.suppress(yaml.YAMLError, RecursionError, ValueError):  # Hydra tells what is wrong with it
-                places = OmegaConf.select(OmegaConf.load(file), "hydra.searchpath", throw_on_missing=False)
+            with contextlib.suppress(
+                yaml.YAMLError, RecursionError, ValueError
+            ):  # Hydra tells what is wrong with it
+                places = OmegaConf.select(
+                    OmegaConf.load(file), "hydra.searchpath", throw_on_missing=False
+                )
     for override in parsed:
         if override.get_key_element().lstrip("+~") == "hydra.searchpath":
             places = override.value()
@@ -102,7 +126,9 @@ def check_search_path(request: Request, parsed: Sequence[Override]) -> None:
         if not found or scheme == "file":
             check_expansion(Path(rest if found else str(place)))
         elif (scheme, rest) != ("pkg", "kanrun.conf"):
-            raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder.")
+            raise UsageError(
+                f"hydra.searchpath={place} is refused, since it would import a module; name a folder."
+            )
 
 
 def check_hydra(module: str, settings: DictConfig, parsed: Sequence[Override]) -> None:
@@ -115,7 +141,9 @@ def check_hydra(module: str, settings: DictConfig, parsed: Sequence[Override]) -
     _check_folders(OmegaConf.to_container(settings.launcher, resolve=False), typed)
     for name in settings.job.env_set:
         if not str(name).startswith(VARIABLES):
-            raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}.")
+            raise UsageError(
+                f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}."
+            )
 
 
 def _check_settable(module: str, given: Any) -> None:
@@ -125,7 +153,9 @@ def _check_settable(module: str, given: Any) -> None:
     usual["sweeper"] = {"_target_": f"{_OWN}.basic_sweeper.BasicSweeper", "max_batch_size": None}
     for name in ("job_logging", "hydra_logging"):
         files = (
-            file for one in (kanrun.conf, hydra.conf) for file in Path(one.__path__[0], "hydra", name).glob("*.yaml")
+            file
+            for one in (kanrun.conf, hydra.conf)
+            for file in Path(one.__path__[0], "hydra", name).glob("*.yaml")
         )
         known = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
         usual[name] = given[name] if given[name] in known else known[0]
@@ -134,12 +164,17 @@ def _check_settable(module: str, given: Any) -> None:
         free = any(f"{path}.".startswith(f"{name}.") for name in (*SETTABLE, *_WRITTEN))
         if free or (path in own and own[path] == value):
             continue
-        raise UsageError(f"hydra.{path}={value} is refused; of hydra, a configuration may set {', '.join(SETTABLE)}.")
+        raise UsageError(
+            f"hydra.{path}={value} is refused; of hydra, a configuration may set {', '.join(SETTABLE)}."
+        )
 
 
 def check_slurm(launcher: DictConfig) -> None:
     """Raises UsageError where jobs are to go to a Slurm that is not there."""
-    if LAUNCHERS.get(str(launcher.get("_target_"))) == "submitit_slurm" and shutil.which("srun") is None:
+    if (
+        LAUNCHERS.get(str(launcher.get("_target_"))) == "submitit_slurm"
+        and shutil.which("srun") is None
+    ):
         raise UsageError(
             "hydra/launcher=submitit_slurm needs Slurm, whose srun is not found here; start from a node of the "
             "cluster, or use hydra/launcher=submitit_local."
@@ -170,7 +205,9 @@ def address_of(executor: ExecutorConfig, given: str | None, folder: Path) -> str
             "with --address, since who answers there can run code here, or go on with --executor local."
         )
     if executor.kind != "dask" and given is not None:
-        raise UsageError(f"--address is for runs with executor=dask; {folder} has executor={executor.kind}.")
+        raise UsageError(
+            f"--address is for runs with executor=dask; {folder} has executor={executor.kind}."
+        )
     return given
 
 
@@ -186,9 +223,13 @@ def _check_folders(launcher: Any, typed: set[str]) -> None:
 def _check_script(launcher: DictConfig, typed: set[str]) -> None:
     for path, key, value in _walk(OmegaConf.to_container(launcher, resolve=True)):
         if key in SHELL_KEYS and value and f"hydra.launcher.{key}" not in typed:
-            raise UsageError(f"hydra.launcher.{key} holds shell commands: give it on the command line, not in a file.")
+            raise UsageError(
+                f"hydra.launcher.{key} holds shell commands: give it on the command line, not in a file."
+            )
         if isinstance(value, str) and ("\n" in value or "\r" in value):
-            raise UsageError(f"hydra.launcher.{path} has a line break, which a job's script must not get.")
+            raise UsageError(
+                f"hydra.launcher.{path} has a line break, which a job's script must not get."
+            )
         if key == "pre_dispatch" and not _PRE_DISPATCH.fullmatch(str(value)):
             raise UsageError(
                 f"hydra.launcher.pre_dispatch={value} is refused, since joblib would evaluate it; give a whole number, "
@@ -201,15 +242,25 @@ def _check_launcher(node: Any) -> None:
     target = plain.get("_target_") if isinstance(plain, dict) else None
     if target not in LAUNCHERS:
         choices = ", ".join(LAUNCHERS.values())
-        raise UsageError(f"hydra/launcher names {target}, which is refused; choose one of {choices}.")
+        raise UsageError(
+            f"hydra/launcher names {target}, which is refused; choose one of {choices}."
+        )
     inner = [path for path, key, _ in _walk(plain) if key == "_target_" and path != "_target_"]
     if inner:
-        raise UsageError(f"hydra.launcher.{inner[0]} is refused, since a configuration may not name code to run.")
+        raise UsageError(
+            f"hydra.launcher.{inner[0]} is refused, since a configuration may not name code to run."
+        )
 
 
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
     """All (path, key, value) of nested dicts and lists."""
-    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items: Any = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         where = f"{path}.{key}" if path else str(key)
         yield where, str(key), inner
@@ -218,7 +269,11 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
 
 def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
     """All (path, value) of nested dicts that are not dicts with something in them."""
-    return ((path, inner) for path, _, inner in _walk(value) if not (isinstance(inner, dict | list) and inner))
+    return (
+        (path, inner)
+        for path, _, inner in _walk(value)
+        if not (isinstance(inner, dict | list) and inner)
+    )
 
 
 def check_expansion(folder: Path) -> None:
@@ -231,7 +286,9 @@ def check_expansion(folder: Path) -> None:
         with contextlib.suppress(OSError, yaml.YAMLError, RecursionError, AttributeError):
             text = path.read_text(encoding="utf-8", errors="replace")
             if "&" in text and "*" in text and _values(yaml.compose(text), {}) > _MOST_VALUES:
-                raise UsageError(f"{path} stands for more than {_MOST_VALUES} values by its aliases; write fewer.")
+                raise UsageError(
+                    f"{path} stands for more than {_MOST_VALUES} values by its aliases; write fewer."
+                )
             if "defaults" in text and ".." in text:
                 for _, key, value in _walk(yaml.safe_load(text).get("defaults")):
                     if ".." in f"{key}/{value}".split("/"):
@@ -252,6 +309,10 @@ def _values(node: Any, known: dict[int, float]) -> float:
         return 1
     if id(node) not in known:
         known[id(node)] = float("inf")
-        inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        inner = (
+            node.value
+            if isinstance(node, yaml.SequenceNode)
+            else [part for pair in node.value for part in pair]
+        )
         known[id(node)] = 1 + sum(_values(part, known) for part in inner)
     return known[id(node)]

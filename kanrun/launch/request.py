@@ -30,7 +30,9 @@ class Request:
     config_dir: str | None = None
     config_name: str | None = None
     config_path: str | None = None
-    began: float = field(default_factory=process_time)  # CPU seconds of this process when the command was given
+    began: float = field(
+        default_factory=process_time
+    )  # CPU seconds of this process when the command was given
 
     @property
     def module(self) -> str:

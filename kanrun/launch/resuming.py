@@ -37,8 +37,14 @@ from kanrun.study import execute as study
 
 #: Columns that measure the machine and not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
-_FOLDERS = {"--config-dir": "config_dir", "-cd": "config_dir", "--config-path": "config_path",
-            "-cp": "config_path", "--config-name": "config_name", "-cn": "config_name"}  # fmt: skip
+_FOLDERS = {
+    "--config-dir": "config_dir",
+    "-cd": "config_dir",
+    "--config-path": "config_path",
+    "-cp": "config_path",
+    "--config-name": "config_name",
+    "-cn": "config_name",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ def resume(folder: Path, how: GoingOn) -> int:
         with signals_raise() as signals:
             try:
                 with stdout_kept_clean():
-                    Job(command, run.manifest.argv, how.quiet).resume(run, config, how.force, prepared)
+                    Job(command, run.manifest.argv, how.quiet).resume(
+                        run, config, how.force, prepared
+                    )
             except KeyboardInterrupt:
                 say_how_to_go_on(folder, how.executor, how.address)
                 return signals.exit_code
@@ -93,7 +101,9 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
         try:
             configs = _what_is_left(folder, sweep, how)
             with stdout_kept_clean():
-                Job(sweep.command, sweep.argv, how.quiet, sweep=True).run_jobs(folder, sweep, configs, how.force)
+                Job(sweep.command, sweep.argv, how.quiet, sweep=True).run_jobs(
+                    folder, sweep, configs, how.force
+                )
         except KeyboardInterrupt:
             gather_summaries(folder)
             say_how_to_go_on(folder, how.executor, how.address)
@@ -104,21 +114,33 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
 
 def _what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> dict[int, ExperimentConfig]:
     runs = [Run(folder / str(number)) for number in range(len(sweep.jobs))]
-    left = [number for number, run in enumerate(runs) if not (run.has_begun and is_complete(run.manifest))]
+    left = [
+        number
+        for number, run in enumerate(runs)
+        if not (run.has_begun and is_complete(run.manifest))
+    ]
     for number in left:
         if runs[number].has_begun:
             runs[number].check_ended(how.force)
     file = folder / SWEEP_FILE
-    configs = {number: _config(sweep.command, sweep.jobs[number].config, file, folder, how) for number in left}
+    configs = {
+        number: _config(sweep.command, sweep.jobs[number].config, file, folder, how)
+        for number in left
+    }
     for config in configs.values():
         study.check(load_experiment(sweep.command), config, force=True)
     if not how.quiet:
         kept = f"{len(runs) - len(left)} of {len(runs)} jobs are finished and kept"
-        print(f"kanrun: {folder} is complete; there is nothing left to do" if not left else kept, file=sys.stderr)
+        print(
+            f"kanrun: {folder} is complete; there is nothing left to do" if not left else kept,
+            file=sys.stderr,
+        )
     return configs
 
 
-def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, how: GoingOn) -> ExperimentConfig:
+def _config(
+    command: str, stored: Mapping[str, Any], file: Path, folder: Path, how: GoingOn
+) -> ExperimentConfig:
     """What is stored in `file` with its types, and where it is to go on. Raises UsageError."""
     try:
         config = typed(command, OmegaConf.create(dict(stored)), extras=True)
@@ -127,12 +149,16 @@ def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, h
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from error
     if how.executor not in (None, config.executor.kind):
-        config.executor = ExecutorConfig(str(how.executor))  # how many workers the other had says nothing of this one
+        config.executor = ExecutorConfig(
+            str(how.executor)
+        )  # how many workers the other had says nothing of this one
     config.executor.address = address_of(config.executor, how.address, folder)
     return config
 
 
-def rerun(run: Run, further: Sequence[str], outputs: Path, *, quiet: bool = False, strict: bool = False) -> int:
+def rerun(
+    run: Run, further: Sequence[str], outputs: Path, *, quiet: bool = False, strict: bool = False
+) -> int:
     """Run `run` again into a new folder, with `further` overrides, and return the exit code.
 
     Without further overrides the numbers of `summary.csv` are compared, and what was found is said on standard error; 1
@@ -147,9 +173,15 @@ def rerun(run: Run, further: Sequence[str], outputs: Path, *, quiet: bool = Fals
         if option in _FOLDERS:
             options[_FOLDERS[option]] = value
     request = Request(
-        command=command, overrides=overrides, argv=("kanrun", *sys.argv[1:]), outputs=outputs,
-        multirun=run.is_sweep, quiet=quiet, strict=strict, **options,
-    )  # fmt: skip
+        command=command,
+        overrides=overrides,
+        argv=("kanrun", *sys.argv[1:]),
+        outputs=outputs,
+        multirun=run.is_sweep,
+        quiet=quiet,
+        strict=strict,
+        **options,
+    )
     code, folder = launched(request)
     if further or folder is None or code:
         return code

@@ -64,7 +64,11 @@ def launched(request: Request) -> tuple[int, Path | None]:
                     _show(request)
                 return 0, None
             settings = [
-                typed(request.command, composed, warn=lambda text: print(f"kanrun: {text}", file=sys.stderr))
+                typed(
+                    request.command,
+                    composed,
+                    warn=lambda text: print(f"kanrun: {text}", file=sys.stderr),
+                )
                 for composed in plan.jobs
             ]
         for one in settings:
@@ -89,9 +93,13 @@ def _checked_and_run(
     if request.dry_run:
         return 0, None
     if "${" in str(request.outputs.absolute()):
-        raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
+        raise UsageError(
+            f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace."
+        )
     with signals_raise() as signals:
-        folder = RunFolder.create(request.outputs, request.command, lambda new: _store(request, plan, new)).path
+        folder = RunFolder.create(
+            request.outputs, request.command, lambda new: _store(request, plan, new)
+        ).path
         try:
             # while a sweep runs, no other process continues it; a run sees to that itself
             held = holding(folder) if plan.sweep else contextlib.nullcontext()
@@ -113,12 +121,21 @@ def _checked_and_run(
 
 
 def _run(
-    request: Request, loader: ConfigLoader, plan: Composition, settings: list[ExperimentConfig], prepared: Prepared,
+    request: Request,
+    loader: ConfigLoader,
+    plan: Composition,
+    settings: list[ExperimentConfig],
+    prepared: Prepared,
     folder: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Run the job, or those of the sweep here or through Hydra's launcher, in `folder`."""
     job = Job(
-        request.command, request.argv, request.quiet, request.verbose, plan.sweep, None if plan.sweep else request.began
+        request.command,
+        request.argv,
+        request.quiet,
+        request.verbose,
+        plan.sweep,
+        None if plan.sweep else request.began,
     )
     if not plan.sweep:
         job.run(folder, plan.overrides[0], lambda: settings[0], prepared)
@@ -130,11 +147,15 @@ def _run(
     if request.quiet:
         whole.hydra.hydra_logging.root.level = "WARNING"
     whole.hydra.sweep.dir = place
-    whole.hydra.overrides.hydra.append(f"hydra.sweep.dir={literal(place)}")  # from which jobs are composed
+    whole.hydra.overrides.hydra.append(
+        f"hydra.sweep.dir={literal(place)}"
+    )  # from which jobs are composed
     context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type]  # what is called of it
     with logging_kept():
         configure_log(whole.hydra.hydra_logging)
-        sweeper = Plugins.instance().instantiate_sweeper(config=whole, hydra_context=context, task_function=job)
+        sweeper = Plugins.instance().instantiate_sweeper(
+            config=whole, hydra_context=context, task_function=job
+        )
         sweeper.sweep(arguments=list(whole.hydra.overrides.task))
 
 
@@ -155,7 +176,12 @@ def _store(request: Request, plan: Composition, folder: Path) -> None:
         return
     store_settings(folder, _plain(plan.jobs[0]), plan.overrides[0])
     manifest = Manifest(
-        request.command, request.argv, plan.overrides[0], status=Status.STARTING, started=now(), **process()
+        request.command,
+        request.argv,
+        plan.overrides[0],
+        status=Status.STARTING,
+        started=now(),
+        **process(),
     )
     write_json(folder / MANIFEST_FILE, manifest.to_dict(), durable=True)
 
@@ -174,7 +200,9 @@ def _show(request: Request) -> None:
             if request.info is not None:
                 hydra.show_info(request.info, request.primary, overrides)
             else:
-                hydra.show_cfg(request.primary, overrides, str(request.cfg), request.package, request.resolve)
+                hydra.show_cfg(
+                    request.primary, overrides, str(request.cfg), request.package, request.resolve
+                )
     except SystemExit as error:
         raise UsageError(" ".join(said.getvalue().split()) or "Hydra refused the call") from error
     sys.stderr.write(said.getvalue())

@@ -21,33 +21,59 @@ from kanrun.errors import UsageError
 from kanrun.launch.request import Request
 from kanrun.suggestions import near, near_names
 
-CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError)
+CONFIGURATION_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ValueError,
+    OSError,
+    RecursionError,
+)
 
 _TYPES = {
-    **dict.fromkeys(("Integer", "int"), "a whole number"), **dict.fromkeys(("Float", "float"), "a number"),
-    **dict.fromkeys(("Boolean", "bool"), "true or false"), **dict.fromkeys(("String", "str"), "text"),
-}  # fmt: skip
+    **dict.fromkeys(("Integer", "int"), "a whole number"),
+    **dict.fromkeys(("Float", "float"), "a number"),
+    **dict.fromkeys(("Boolean", "bool"), "true or false"),
+    **dict.fromkeys(("String", "str"), "text"),
+}
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 _UNKNOWN = re.compile(
-    r"Could not (?:override|delete(?: from config\.)?) '([^']*)'|.*config group '([^']*)' does not\s+exist", re.DOTALL
+    r"Could not (?:override|delete(?: from config\.)?) '([^']*)'|.*config group '([^']*)' does not\s+exist",
+    re.DOTALL,
 )
 #: Of Hydra's sentences these have a remedy.
 _REMEDIES = (
-    (r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)=(.*?)'(?: requires|\n)",
-     r"\1=\2 has several values: add -m to run each of them, or write a list as \1=[...]"),
-    (r"Could not append to config\. An item is already at '([^']*)'", r"\1 exists already: leave out the +"),
-)  # fmt: skip
+    (
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)=(.*?)'(?: requires|\n)",
+        r"\1=\2 has several values: add -m to run each of them, or write a list as \1=[...]",
+    ),
+    (
+        r"Could not append to config\. An item is already at '([^']*)'",
+        r"\1 exists already: leave out the +",
+    ),
+)
 #: And of OmegaConf's on a value these, as what follows `key=value: `.
 _WRONG = (
-    (r"Value ('.*'|.*) (?:of type '.*' could not be converted to|is not a valid|\(\w+\) is incompatible with type hint)"
-     r" '?(\w+)", "{0} is not {type}"),
-    (r"(?:Incompatible value 'None' for field of type '(\w+)'|field '.*' is not Optional)", "{key} may not be null"),
+    (
+        r"Value ('.*'|.*) (?:of type '.*' could not be converted to|is not a valid|\(\w+\) is incompatible with type hint)"
+        r" '?(\w+)",
+        "{0} is not {type}",
+    ),
+    (
+        r"(?:Incompatible value 'None' for field of type '(\w+)'|field '.*' is not Optional)",
+        "{key} may not be null",
+    ),
     (r"(?:.*is not a ListConfig, list or tuple)", "{list}"),
-    (r"Cannot (?:assign|merge) .* (?:dict|DictConfig|Dict\[.*\])|.*is not a subclass of|.*to a dict",
-     "{key} has keys of its own; set those, as {key}.KEY=VALUE"),
+    (
+        r"Cannot (?:assign|merge) .* (?:dict|DictConfig|Dict\[.*\])|.*is not a subclass of|.*to a dict",
+        "{key} has keys of its own; set those, as {key}.KEY=VALUE",
+    ),
     (r".*does not support deletion", "{key} cannot be taken away; set it to another value"),
-)  # fmt: skip
-_LIST = "{0} is a list; write it in brackets, as {0}=[...]", "each entry of {0} is a list itself, as {0}=[[...]]"
+)
+_LIST = (
+    "{0} is a list; write it in brackets, as {0}=[...]",
+    "each entry of {0} is a list itself, as {0}=[[...]]",
+)
 
 
 def explain(error: Exception, request: Request, loader: ConfigLoader) -> UsageError:
@@ -57,7 +83,11 @@ def explain(error: Exception, request: Request, loader: ConfigLoader) -> UsageEr
 
 def explain_stored(error: Exception, file: Path) -> UsageError:
     """The UsageError for a stored configuration that cannot be used."""
-    said = _wrong_value(error, "") if isinstance(error, OmegaConfBaseException) else _one_line(str(error))
+    said = (
+        _wrong_value(error, "")
+        if isinstance(error, OmegaConfBaseException)
+        else _one_line(str(error))
+    )
     return UsageError(_ended(f"{file}: {said}"))
 
 
@@ -108,7 +138,11 @@ def _unreadable(error: OverrideParseException) -> str:
 
 def _no_such_choice(error: MissingConfigException, request: Request, loader: ConfigLoader) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    options = [one for one in loader.get_group_options(group, ObjectType.CONFIG) if one != "_dummy_empty_config_"]
+    options = [
+        one
+        for one in loader.get_group_options(group, ObjectType.CONFIG)
+        if one != "_dummy_empty_config_"
+    ]
     offer = _offer(name, options)
     if not group:
         return f"there is no configuration {name} in {request.config_path or request.config_dir or 'kanrun'}{offer}"
@@ -124,17 +158,27 @@ def _no_such_choice(error: MissingConfigException, request: Request, loader: Con
 def _unknown_key(key: str, cause: Any, request: Request, loader: ConfigLoader) -> str:
     """The keys beside it are those of the part of the configuration where OmegaConf missed it."""
     missed = str(getattr(cause, "full_key", None) or "")
-    key = missed if missed.startswith(f"{key}.") else key  # of a whole group that is set, as group={key: ...}
+    key = (
+        missed if missed.startswith(f"{key}.") else key
+    )  # of a whole group that is set, as group={key: ...}
     if now := new_spelling(key):
         return f"there is no key {key}{now}"
     if key in loader.list_groups(""):
         return f"{key} is not in this configuration; to add it write +{key}=NAME"
     parent, _, last = key.rpartition(".")
     if cause is None or missed != key:
-        known = (*(one.path for one in keys_of(request.command)), *EXPERIMENTS[request.command].implied)
+        known = (
+            *(one.path for one in keys_of(request.command)),
+            *EXPERIMENTS[request.command].implied,
+        )
         return f"there is no key {key}{near(key, known, most=1)}"
-    there = sorted({*map(str, cause.parent_node), *([] if parent else ["study"])} - {"hydra", "kind"})
-    close = "".join(f"; did you mean {parent}{'.' * bool(parent)}{name}?" for name in near_names(last, there, most=1))
+    there = sorted(
+        {*map(str, cause.parent_node), *([] if parent else ["study"])} - {"hydra", "kind"}
+    )
+    close = "".join(
+        f"; did you mean {parent}{'.' * bool(parent)}{name}?"
+        for name in near_names(last, there, most=1)
+    )
     return f"there is no key {key}{close} ({f'keys of {parent}' if parent else 'keys'}: {', '.join(there)})"
 
 
@@ -156,9 +200,13 @@ def _wrong_value(error: OmegaConfBaseException, override: str) -> str:
         if match := re.match(pattern, text, re.DOTALL):
             said = (*match.groups(), "")
             kind = _TYPES.get(str(said[-2]), said[-2]) if match.groups() else ""
-            return shown + rule.format(said[0], key=key, type=kind, list=_LIST[value.startswith("[")].format(key))
+            return shown + rule.format(
+                said[0], key=key, type=kind, list=_LIST[value.startswith("[")].format(key)
+            )
     if match := re.match(r"Key '(.*)' (not in|is not in struct)", text):
-        return f"there is no key {key or match[1]}" + (new_spelling(key) or (f" ({override})" if override else ""))
+        return f"there is no key {key or match[1]}" + (
+            new_spelling(key) or (f" ({override})" if override else "")
+        )
     return shown + _one_line(text)
 
 

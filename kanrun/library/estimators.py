@@ -65,27 +65,42 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _fit(self, X: Data, y: Data, sample_weight: Data, *, classification: bool) -> Self:
         columns, y, names = self._checked(X, y, classification)
         rows, self._several = len(y), y.ndim > 1
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, np.empty((rows, 1)))
+        weights = (
+            None
+            if sample_weight is None
+            else _check_sample_weight(sample_weight, np.empty((rows, 1)))
+        )
         columns, y, weights = _merged(columns, y, np.ones(rows) if weights is None else weights)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
         target = array_target(x, y, classification=classification, weights=weights)
         task = "classification" if classification else "regression"
         described = TableTarget("X", list(target.inputs), list(target.outputs), task)
-        given = {"hidden": self.hidden, "intervals": self.intervals, "degree": self.degree, "steps": self.steps}
-        settings = {key: value for key, value in given.items() if value is not None} | dict(self.settings or {})
+        given = {
+            "hidden": self.hidden,
+            "intervals": self.intervals,
+            "degree": self.degree,
+            "steps": self.steps,
+        }
+        settings = {key: value for key, value in given.items() if value is not None} | dict(
+            self.settings or {}
+        )
         if self.model == "auto" and len(y) < FEWEST_ROWS:  # too few to leave some of them out
             settings = {"selection": "evidence", **settings}
         sampling = SamplingConfig(train=None, test=0, validation=self.validation)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(0 if seed is None else seed).randint(2**31)
-        cfg = configuration(described, sampling, self.model, self.solver, {"seed": int(seed), **settings})
+        cfg = configuration(
+            described, sampling, self.model, self.solver, {"seed": int(seed), **settings}
+        )
         self.model_ = fit_target(cfg, target, additive=self.model == ADDITIVE)
         if classification:
             self.classes_ = np.unique(y)
         return self
 
-    def _checked(self, x: Data, y: Data, classification: bool) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
+    def _checked(
+        self, x: Data, y: Data, classification: bool
+    ) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
         """Rows of x and y after scikit-learn's rules, and the names of the columns, none for an array."""
         if _has_text(x):
             validate_data(self, x, skip_check_array=True)
@@ -210,16 +225,22 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
 def _has_text(x: Data) -> bool:
     """Whether `x` is a frame with columns that are not numbers."""
     return (
-        is_frame(x) and not isinstance(x, Mapping) and any(np.asarray(x[c]).dtype.kind not in "biuf" for c in x.columns)
+        is_frame(x)
+        and not isinstance(x, Mapping)
+        and any(np.asarray(x[c]).dtype.kind not in "biuf" for c in x.columns)
     )
 
 
-def _merged(x: NDArray[Any], y: NDArray[Any], weights: Array) -> tuple[NDArray[Any], NDArray[Any], Array]:
+def _merged(
+    x: NDArray[Any], y: NDArray[Any], weights: Array
+) -> tuple[NDArray[Any], NDArray[Any], Array]:
     """The different rows (x, y) in a fixed order, and the sums of their weights; rows without weight are left out."""
     kept = np.flatnonzero(weights)
     x, y, weights = x[kept], y[kept], weights[kept]
-    keys = [np.unique(column.astype(str) if column.dtype == object else column, return_inverse=True)[1]
-            for column in (*x.T, *np.reshape(y, (len(y), -1)).T)]  # fmt: skip
+    keys = [
+        np.unique(column.astype(str) if column.dtype == object else column, return_inverse=True)[1]
+        for column in (*x.T, *np.reshape(y, (len(y), -1)).T)
+    ]
     _, first, where = np.unique(np.stack(keys, 1), axis=0, return_index=True, return_inverse=True)
     sums = np.zeros(len(first))
     np.add.at(sums, where.ravel(), weights)

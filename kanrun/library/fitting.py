@@ -55,7 +55,14 @@ from kanrun.watch import Advance, end_now, watching
 
 ADDITIVE = "additive"  # the model of tables with one effect per input alone
 RESUME = "resume"  # the name of the checkpoints from which a training resumes
-NOT_HERE = {"kind", "executor", "seeds", "format", "tags", "note"}  # settings of runs, or given in other ways
+NOT_HERE = {
+    "kind",
+    "executor",
+    "seeds",
+    "format",
+    "tags",
+    "note",
+}  # settings of runs, or given in other ways
 SHOWN_EVERY = 0.2  # seconds between two states of the progress line
 
 
@@ -114,7 +121,9 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         if domain is not None:
             raise UsageError("domain is for formulas; the domain of data is their range.")
         classification = _is_classification(y, task)
-        target = array_target(x, y, classification=classification, categories=categories, weights=sample_weight)
+        target = array_target(
+            x, y, classification=classification, categories=categories, weights=sample_weight
+        )
         task = "classification" if classification else "regression"
         described = TableTarget("x", list(target.inputs), list(target.outputs), task)
         sampling = SamplingConfig(train=None, test=0, validation=0.2)
@@ -127,7 +136,9 @@ def _is_classification(y: Data, task: str | None) -> bool:
     """As `task` says, else whether y is text or bool."""
     tasks = ("regression", "classification")
     if task is not None and task not in tasks:
-        raise UsageError(f"task={task!r} is not one of {', '.join(tasks)}{near(task, tasks) or '.'}")
+        raise UsageError(
+            f"task={task!r} is not one of {', '.join(tasks)}{near(task, tasks) or '.'}"
+        )
     if task is not None or hasattr(y, "detach"):
         return task == "classification"
     columns = frame_columns(y, frame_names(y, "y"), "y") if is_frame(y) else {"y": as_array(y, "y")}
@@ -135,7 +146,11 @@ def _is_classification(y: Data, task: str | None) -> bool:
 
 
 def configuration(
-    target: Any, sampling: SamplingConfig, model: str | None, solver: str | None, settings: Mapping[str, Any]
+    target: Any,
+    sampling: SamplingConfig,
+    model: str | None,
+    solver: str | None,
+    settings: Mapping[str, Any],
 ) -> FitConfig:
     """The configuration of the command line with these settings, each found in the group that has it.
 
@@ -149,10 +164,18 @@ def configuration(
         model = "auto" if table and solver is None and settings.keys() <= automatic else "kan"
     if model == ADDITIVE:
         model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
-    chosen, trained = MODELS.find(model, "model").settings(), SOLVERS.find(solver or "auto", "solver").settings()
+    chosen, trained = (
+        MODELS.find(model, "model").settings(),
+        SOLVERS.find(solver or "auto", "solver").settings(),
+    )
     if isinstance(chosen, AutoConfig):
         chosen.baselines = False
-    groups = {"": whole, "sampling": points, "model": set(vars(chosen)), "solver": set(vars(trained))}
+    groups = {
+        "": whole,
+        "sampling": points,
+        "model": set(vars(chosen)),
+        "solver": set(vars(trained)),
+    }
     differences: dict[str, Any] = {}
     for key, value in settings.items():
         group = next((name for name, names in groups.items() if key in names - NOT_HERE), None)
@@ -173,20 +196,32 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def fit_target(cfg: FitConfig, target: Target, *, additive: bool = False, progress: bool = False) -> Model:
+def fit_target(
+    cfg: FitConfig, target: Target, *, additive: bool = False, progress: bool = False
+) -> Model:
     """The model that the recipe of `kanrun fit` trains on `target`, with the tables that a run would record.
 
     `additive` leaves the automatic model its effects of single inputs, see `TablePolicy.additive`.
     """
     automatic = MODELS[cfg.model.kind].tables_only
-    prepared = prepare_table(cfg, {}, cfg.seed, target) if automatic else make_fit(cfg, {}, cfg.seed, target)
+    prepared = (
+        prepare_table(cfg, {}, cfg.seed, target)
+        if automatic
+        else make_fit(cfg, {}, cfg.seed, target)
+    )
     if additive and isinstance(prepared, TableFitting):
         plain = TablePolicy.additive()
-        policy = replace(prepared.policy, evidence=plain.evidence, lottery=plain.lottery, folds=plain.folds)
+        policy = replace(
+            prepared.policy, evidence=plain.evidence, lottery=plain.lottery, folds=plain.folds
+        )
         prepared = replace(prepared, policy=policy)
     recorded, line = _Recorded(cfg.seed), _ProgressLine()
     seconds = cfg.max_seconds
-    limit = None if seconds is None else TimeLimit(seconds, time.process_time(), results=0.0, program=0.0).end
+    limit = (
+        None
+        if seconds is None
+        else TimeLimit(seconds, time.process_time(), results=0.0, program=0.0).end
+    )
     watched = watching(line.show if progress else None, limit)
     with using_threads(threads_of(cfg)), watched, _ctrl_c(not automatic) as stop:
         for record in run(cfg, {}, cfg.seed, prepared=prepared):
@@ -238,7 +273,9 @@ class _Recorded:
             self.tables[record.name] = pd.DataFrame(dict(record.columns))
         elif isinstance(record, Note):
             self.notes.append(record)
-        elif record.name != RESUME and self.checkpoint is None:  # the model comes before other checkpoints
+        elif (
+            record.name != RESUME and self.checkpoint is None
+        ):  # the model comes before other checkpoints
             self.checkpoint = record
 
     def model(self) -> Model:

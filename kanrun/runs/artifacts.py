@@ -56,13 +56,19 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
     arrays = {key: np.asarray(value, order="C") for key, value in checkpoint.arrays.items()}
     for key, array in arrays.items():
-        if array.dtype.kind not in "biuf":  # what both numpy and safetensors have, without objects and text
-            raise ValueError(f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}")
+        if (
+            array.dtype.kind not in "biuf"
+        ):  # what both numpy and safetensors have, without objects and text
+            raise ValueError(
+                f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}"
+            )
     try:
         description = plain({"name": checkpoint.name, "meta": checkpoint.meta, "format": _FORMAT})
         header = {_KEY: (text := json.dumps(description)), _CHECKSUM: _checksum(arrays, text)}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}") from error
+        raise ValueError(
+            f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}"
+        ) from error
     path = checkpoint_path(folder, checkpoint.name)
     write_atomic(path, safetensors.numpy.save(arrays, metadata=header), durable=True)
     write_atomic(path.with_suffix(".json"), to_json(description).encode() + b"\n")
@@ -85,7 +91,9 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     except (OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
         raise StorageFailed(f"{path} is not a readable safetensors file: {error}.") from error
     if _KEY not in header:
-        raise StorageFailed(f"{path} has no description of kanrun: it is damaged or was written by another program.")
+        raise StorageFailed(
+            f"{path} has no description of kanrun: it is damaged or was written by another program."
+        )
     text = header[_KEY]
     if len(text) > JSON_LIMIT:
         raise StorageFailed(f"the description inside {path} has more than {JSON_LIMIT} bytes.")
@@ -94,13 +102,17 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
         if header[_CHECKSUM] != _checksum(arrays, text):
             raise StorageFailed(f"{path} is damaged: its checksum does not fit its content.")
         if checksum not in (None, header[_CHECKSUM]):
-            raise StorageFailed(f"{path} is not the checkpoint that its run wrote; run.json has another checksum.")
+            raise StorageFailed(
+                f"{path} is not the checkpoint that its run wrote; run.json has another checksum."
+            )
     elif described.format > 1 or checksum is not None:
         raise StorageFailed(f"{path} is damaged: it has no checksum.")
     else:
         text = f"{path} is of kanrun 0.1.0 and carries no checksum: damage to it would not be seen"
         warnings.warn(text, UserWarning, stacklevel=2)
-    return Checkpoint(path.stem if described.name is None else described.name, arrays, described.meta)
+    return Checkpoint(
+        path.stem if described.name is None else described.name, arrays, described.meta
+    )
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -109,7 +121,10 @@ def checksums(folder: Path) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with contextlib.suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(path, "numpy") as stored:
+        with (
+            contextlib.suppress(OSError, safetensors.SafetensorError),
+            safetensors.safe_open(path, "numpy") as stored,
+        ):
             header = stored.metadata() or {}
             if _CHECKSUM in header:
                 found[path.stem] = header[_CHECKSUM]
@@ -137,7 +152,9 @@ def write_figure(stem: Path, figure: Figure, further: str | None = None) -> list
     import matplotlib
 
     if further not in (None, *FURTHER_FORMATS):
-        raise UsageError(f"figures are not written as {further}; beside PNG and SVG there is {FURTHER_FORMATS[0]}.")
+        raise UsageError(
+            f"figures are not written as {further}; beside PNG and SVG there is {FURTHER_FORMATS[0]}."
+        )
     written = []
     settings: Any = {
         "svg.hashsalt": "kanrun",

@@ -74,7 +74,12 @@ def _differs(source: Path) -> bool | None:
         return None
     entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
     committed = {name: kind.split()[2] for kind, _, name in entries}
-    files = (path for folder in _CODE for path in (source / folder).rglob("*") if path.suffix in _SUFFIXES)
+    files = (
+        path
+        for folder in _CODE
+        for path in (source / folder).rglob("*")
+        if path.suffix in _SUFFIXES
+    )
     there = {path.relative_to(source).as_posix(): path for path in files if path.is_file()}
     if {name for name in committed if Path(name).suffix in _SUFFIXES} != there.keys():
         return True
@@ -88,7 +93,9 @@ def _blob(path: Path, like: str) -> str:
     """The name that git gives the content of a file, by the hash of which `like` is one."""
     content = path.read_bytes()
     algorithm = "sha256" if len(like) == 64 else "sha1"
-    return hashlib.new(algorithm, b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return hashlib.new(
+        algorithm, b"blob %d\0" % len(content) + content, usedforsecurity=False
+    ).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -100,8 +107,13 @@ def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", *arguments],
-            cwd=folder, env=environment, capture_output=True, text=True, timeout=5, check=False,
-        )  # fmt: skip
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

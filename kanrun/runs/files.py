@@ -31,7 +31,9 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageFailed(f"cannot write {path}: {error.strerror or error or type(error).__name__}.") from error
+        raise StorageFailed(
+            f"cannot write {path}: {error.strerror or error or type(error).__name__}."
+        ) from error
 
 
 def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:

@@ -47,7 +47,9 @@ class RunFolder:
         self._held = contextlib.ExitStack()
 
     @classmethod
-    def create(cls, outputs: Path, command: str, fill: Callable[[Path], None] | None = None) -> RunFolder:
+    def create(
+        cls, outputs: Path, command: str, fill: Callable[[Path], None] | None = None
+    ) -> RunFolder:
         """Return a new folder `outputs/<command>/vNNNN`; UsageError if `outputs` cannot be written.
 
         What `fill` writes into the folder that it is given appears together with the folder.
@@ -65,7 +67,9 @@ class RunFolder:
         folder = cls(path, Run(path).manifest.command)
         folder._held.enter_context(holding(path))
         try:
-            folder._take_over(Run(path), force)  # read again: until the lock was held, others might have written it
+            folder._take_over(
+                Run(path), force
+            )  # read again: until the lock was held, others might have written it
         except BaseException:
             folder._held.close()
             raise
@@ -74,13 +78,24 @@ class RunFolder:
     def _take_over(self, run: Run, force: bool) -> None:
         run.check_ended(force)
         manifest = run.manifest
-        for place in (self.path, *(self.path / name for name in ("tables", "checkpoints", "figures"))):
+        for place in (
+            self.path,
+            *(self.path / name for name in ("tables", "checkpoints", "figures")),
+        ):
             if place != self.path and place.is_symlink():
-                raise UsageError(f"{place} is a link; a run that is resumed must lie in one folder.")
+                raise UsageError(
+                    f"{place} is a link; a run that is resumed must lie in one folder."
+                )
             remove_temporary(place)
         self._earlier = manifest.seconds or 0.0
         again = (*manifest.resumed, environment.now())
-        changes: dict[str, Any] = {"reason": None, "trace": None, "ended": None, "failures": (), "checkpoints": {}}
+        changes: dict[str, Any] = {
+            "reason": None,
+            "trace": None,
+            "ended": None,
+            "failures": (),
+            "checkpoints": {},
+        }
         changes |= {"status": Status.RUNNING, "resumed": again, **environment.process()}
         self._manifest = dataclasses.replace(manifest, **changes)
         self._save()
@@ -162,7 +177,9 @@ class RunFolder:
         self._manifest = dataclasses.replace(self.manifest, **changes)
         self._save()
 
-    def finish(self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any) -> None:
+    def finish(
+        self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any
+    ) -> None:
         """Write the final `run.json`, with further `changes` of the manifest, close all tables and release the run.
 
         It says nothing of rows that a power cut could still take away.
@@ -170,7 +187,13 @@ class RunFolder:
         for path in (*self._paths().values(), self.path / "tables"):
             sync(path)
         seconds = round(self._earlier + time.monotonic() - self._clock, 3)
-        changes |= {"status": status, "reason": reason, "trace": trace, "ended": environment.now(), "seconds": seconds}
+        changes |= {
+            "status": status,
+            "reason": reason,
+            "trace": trace,
+            "ended": environment.now(),
+            "seconds": seconds,
+        }
         changes["checkpoints"] = checksums(self.path / "checkpoints")
         try:
             self.update(**changes)
@@ -205,7 +228,9 @@ class RunFolder:
     def forget(self, pair: Pair, table: str | None = None) -> None:
         """Drop the rows of one cell and seed, in one table or in all."""
         own = None if table is None else file_name(table)
-        self._rewrite(lambda name, rows: (one for one in rows if own not in (None, name) or one[0] != pair))
+        self._rewrite(
+            lambda name, rows: (one for one in rows if own not in (None, name) or one[0] != pair)
+        )
 
     def order(self) -> None:
         """Sort the rows of every table by `cell` and `seed`, whatever the order in which tasks finished."""

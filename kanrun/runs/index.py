@@ -29,9 +29,29 @@ from kanrun.runs.manifest import MANIFEST_FILE, Status, Sweep
 from kanrun.runs.reader import Run, status_of_all, subfolders
 
 FIELDS = (
-    "name", "command", "status", "reason", "started", "ended", "seconds", "seeds", "cells", "device", "precision",
-    "threads", "executor", "host", "overrides", "claims", "claims_hold", "failures", "tags", "note", "jobs", "best",
-)  # fmt: skip
+    "name",
+    "command",
+    "status",
+    "reason",
+    "started",
+    "ended",
+    "seconds",
+    "seeds",
+    "cells",
+    "device",
+    "precision",
+    "threads",
+    "executor",
+    "host",
+    "overrides",
+    "claims",
+    "claims_hold",
+    "failures",
+    "tags",
+    "note",
+    "jobs",
+    "best",
+)
 """Columns of a row that are neither metrics nor settings."""
 _FILE = ".index.msgpack"
 _FORMAT = 2  # of the index; another one is built anew
@@ -78,7 +98,11 @@ class IndexedRun:
     def best(self) -> IndexedRun:
         """The job with the lowest error; a run that is no sweep, itself."""
         known = [job for job in self.jobs if job.entry.error is not None]
-        return min(known, key=lambda job: job.entry.error or 0.0, default=self.jobs[0] if self.jobs else self)
+        return min(
+            known,
+            key=lambda job: job.entry.error or 0.0,
+            default=self.jobs[0] if self.jobs else self,
+        )
 
     @property
     def tags(self) -> list[str]:
@@ -99,7 +123,9 @@ class IndexedRun:
         if self.jobs:
             own = msgspec.msgpack.decode(self.entry.facts)
             row |= {"jobs": len(self.jobs), "tags": own["tags"], "note": own["note"]}
-            row["seconds"] = sum(msgspec.msgpack.decode(job.entry.facts).get("seconds") or 0.0 for job in self.jobs)
+            row["seconds"] = sum(
+                msgspec.msgpack.decode(job.entry.facts).get("seconds") or 0.0 for job in self.jobs
+            )
             row["best"] = best.name if best.entry.error is not None else None
         return row
 
@@ -149,7 +175,10 @@ class RunIndex:
             jobs: tuple[IndexedRun, ...] = ()
             if not found.stamp[1]:  # no record of its own: a sweep, or killed before it began
                 declared = msgspec.msgpack.decode(found.facts).get("jobs") or 0
-                numbers = {*(job for job in subfolders(Path(folder)) if job.isdecimal()), *map(str, range(declared))}
+                numbers = {
+                    *(job for job in subfolders(Path(folder)) if job.isdecimal()),
+                    *map(str, range(declared)),
+                }
                 each = [(f"{name}/{job}", f"{folder}/{job}") for job in sorted(numbers, key=int)]
                 jobs = tuple(IndexedRun(self, job, self._entry(place, job)) for job, place in each)
             yield IndexedRun(self, name, found, jobs)
@@ -157,7 +186,11 @@ class RunIndex:
     def _entry(self, folder: str, name: str) -> Entry:
         stamp = _stamp(folder)
         known = self._known.get(name)
-        if known is None or known.stamp != stamp or known.status in {Status.STARTING, Status.RUNNING}:
+        if (
+            known is None
+            or known.stamp != stamp
+            or known.status in {Status.STARTING, Status.RUNNING}
+        ):
             known = _entry_of(Run(Path(folder), name), stamp)
             self._changed = True
         self._entries[name] = known
@@ -176,7 +209,11 @@ def flattened(settings: Any, prefix: str = "") -> Record:
 def _stamp(folder: str) -> Stamp:
     place = (0, 0, 0)
     with contextlib.suppress(OSError):
-        place = (os.stat(folder).st_mtime_ns, 0, 0)  # which changes with every file that is renamed into it
+        place = (
+            os.stat(folder).st_mtime_ns,
+            0,
+            0,
+        )  # which changes with every file that is renamed into it
         record = os.stat(f"{folder}/{MANIFEST_FILE}")
         return place[0], record.st_mtime_ns, record.st_size
     return place
@@ -184,14 +221,20 @@ def _stamp(folder: str) -> Stamp:
 
 def _entry_of(run: Run, stamp: Stamp) -> Entry:
     labels = run.labels
-    facts: Record = {"tags": list(labels.tags), "note": labels.note or None, "command": run.path.parent.name}
+    facts: Record = {
+        "tags": list(labels.tags),
+        "note": labels.note or None,
+        "command": run.path.parent.name,
+    }
     try:
         manifest = run.manifest
     except KanrunError:
         with contextlib.suppress(StorageFailed):
             facts["jobs"] = len(Sweep.read(run.path).jobs)
         return Entry(stamp, run.status, stamp[0] / 1e9, None, _raw(facts))
-    metrics: Record = {name: value for name, value in manifest.metrics.items() if name not in FIELDS}
+    metrics: Record = {
+        name: value for name, value in manifest.metrics.items() if name not in FIELDS
+    }
     facts = metrics | facts
     kept = ("command", "reason", "seconds", "cells", "device", "precision", "threads", "host")
     facts |= {name: getattr(manifest, name) for name in kept}

@@ -19,16 +19,33 @@ from kanrun.suggestions import near
 #: Results that a list shows where some run has them.
 RESULTS = ("test_rmse", "test_accuracy", "rmse")
 _LABELS = ("tags", "note")
-_ABOUT_A_RUN = ("from_run", "max_seconds", "format", "tracker", *_LABELS)  # settings that say nothing of a training
+_ABOUT_A_RUN = (
+    "from_run",
+    "max_seconds",
+    "format",
+    "tracker",
+    *_LABELS,
+)  # settings that say nothing of a training
 _MOST_COLUMNS = 1900  # of an SQL table; sqlite's own limit is 2000
-_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_READS = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
 Part = Callable[[Record], Any]
 _LONGEST = 2000
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
-    ast.GtE: operator.ge, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
-}  # fmt: skip
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,9 @@ class Selection:
             runs = _with_tag(runs, self.tag)
         if condition is not None or self.sort is not None:
             by = (self.sort or "").lstrip("-")
-            rows = _rows_with(runs, {*(condition.columns if condition else ()), *([by] if by else ())})
+            rows = _rows_with(
+                runs, {*(condition.columns if condition else ()), *([by] if by else ())}
+            )
             if condition is not None:
                 rows = [(run, row) for run, row in rows if condition.holds(row)]
             if by:
@@ -88,8 +107,12 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for each in settings:
         for name, value in each.items():
             values.setdefault(name, []).append(value)
-    telling = [name for name, found in values.items() if any(value != found[0] for value in found[1:])]
-    return sorted((name for name in telling if name not in _ABOUT_A_RUN), key=lambda name: -len(values[name]))
+    telling = [
+        name for name, found in values.items() if any(value != found[0] for value in found[1:])
+    ]
+    return sorted(
+        (name for name in telling if name not in _ABOUT_A_RUN), key=lambda name: -len(values[name])
+    )
 
 
 def query(index: RunIndex, sql: str) -> dict[str, list[Any]]:
@@ -105,9 +128,12 @@ def query(index: RunIndex, sql: str) -> dict[str, list[Any]]:
         connection.execute(f"CREATE TABLE runs ({columns})")
         places = ", ".join("?" * len(names))
         connection.executemany(
-            f"INSERT INTO runs VALUES ({places})", ([_sql_value(row.get(name)) for name in names] for row in rows)
+            f"INSERT INTO runs VALUES ({places})",
+            ([_sql_value(row.get(name)) for name in names] for row in rows),
         )
-        connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY)
+        connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
+        )
         try:
             answer = connection.execute(sql)
             header = [column[0] for column in answer.description or ()]
@@ -147,7 +173,9 @@ def _missing(rows: Iterable[tuple[IndexedRun, Record]], names: set[str]) -> set[
 
 def _with_status(runs: Sequence[IndexedRun], word: str) -> list[IndexedRun]:
     statuses = [run.status for run in runs]
-    kept = [run for run, status in zip(runs, statuses, strict=True) if word.lower() in status.lower()]
+    kept = [
+        run for run, status in zip(runs, statuses, strict=True) if word.lower() in status.lower()
+    ]
     if not kept and runs:
         there = sorted({status.partition(" (")[0] for status in statuses})
         raise UsageError(f"no run has the status {word!r}; there are {', '.join(there)}.")
@@ -197,7 +225,11 @@ class RunFilter:
                 raise ValueError(f"it is longer than {_LONGEST} characters")
             self._holds = self._part(ast.parse(text.strip(), mode="eval").body)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            cause = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
+            cause = (
+                error.msg
+                if isinstance(error, SyntaxError)
+                else str(error) or "it is nested too deeply"
+            )
             raise UsageError(
                 f"the condition {text!r} cannot be read: {cause}; write it like test_rmse < 1e-4 and seed == 0."
             ) from error
@@ -209,7 +241,10 @@ class RunFilter:
     def _part(self, node: ast.AST) -> Part:
         match node:
             case ast.BoolOp(op=op, values=values):
-                parts, combine = [self._part(value) for value in values], all if isinstance(op, ast.And) else any
+                parts, combine = (
+                    [self._part(value) for value in values],
+                    all if isinstance(op, ast.And) else any,
+                )
                 return lambda row: combine(part(row) for part in parts)
             case ast.UnaryOp(op=ast.Not(), operand=inner):
                 part = self._part(inner)
@@ -217,7 +252,9 @@ class RunFilter:
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
                 return lambda row: -number
             case ast.Compare(left=left, ops=ops, comparators=rest):
-                return self._comparison([self._part(one) for one in (left, *rest)], [type(op) for op in ops])
+                return self._comparison(
+                    [self._part(one) for one in (left, *rest)], [type(op) for op in ops]
+                )
             case ast.Constant(value=None | str() | int() | float() as value):
                 return lambda row: value
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
@@ -246,7 +283,9 @@ class RunFilter:
         def compare(row: Record) -> bool:
             values = [part(row) for part in parts]
             try:
-                return all(test(a, b) for test, a, b in zip(tests, values, values[1:], strict=False))
+                return all(
+                    test(a, b) for test, a, b in zip(tests, values, values[1:], strict=False)
+                )
             except TypeError:
                 return False
 
@@ -256,4 +295,6 @@ class RunFilter:
 def unknown_column(name: str, known: Collection[str], where: str = "") -> UsageError:
     """The error of a column that no run has."""
     place = f" {where}" if where else ""
-    return UsageError(f"no run has a column {name!r}{place}{near(name, known) or '; see them with --json.'}")
+    return UsageError(
+        f"no run has a column {name!r}{place}{near(name, known) or '; see them with --json.'}"
+    )

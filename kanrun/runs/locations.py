@@ -65,7 +65,10 @@ def _numbered(hidden: Path, parent: Path) -> Path:
                 hidden.rename(folder)
                 return folder
         except OSError as error:
-            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.EACCES} or not folder.exists():
+            if (
+                error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.EACCES}
+                or not folder.exists()
+            ):
                 raise
         number += 1
 
@@ -73,7 +76,9 @@ def _numbered(hidden: Path, parent: Path) -> Path:
 def _remove_abandoned(parent: Path) -> None:
     """Delete hidden folders whose process was killed before it gave them a number."""
     for hidden in parent.glob(f"{_HIDDEN}*"):
-        with contextlib.suppress(KanrunError, OSError):  # one without run.json may be about to get it
+        with contextlib.suppress(
+            KanrunError, OSError
+        ):  # one without run.json may be about to get it
             if not Run(hidden).is_alive:
                 shutil.rmtree(hidden, ignore_errors=True)
 
@@ -108,7 +113,9 @@ def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
     if run.path.is_symlink() or path.parent.parent != place or not _VERSION.fullmatch(path.name):
         job = path.parent.parent.parent == place and _VERSION.fullmatch(path.parent.name)
         why = (
-            f"is a job of the sweep {run.name.rpartition('/')[0]}; remove that" if job else f"is not a run in {outputs}"
+            f"is a job of the sweep {run.name.rpartition('/')[0]}; remove that"
+            if job
+            else f"is not a run in {outputs}"
         )
         raise UsageError(f"{run.name} {why}; nothing was deleted.")
     for one in run.jobs or (run,):
@@ -126,7 +133,11 @@ def find_runs(outputs: Path) -> list[Run]:
 
 def run_folders(outputs: Path) -> list[tuple[str, str]]:
     """The command and the number, such as ("fit", "v0003"), of each run folder below `outputs`, in their order."""
-    return [(command, version) for command in sorted(subfolders(outputs)) for version in _versions(outputs / command)]
+    return [
+        (command, version)
+        for command in sorted(subfolders(outputs))
+        for version in _versions(outputs / command)
+    ]
 
 
 def find_run(text: str, outputs: Path, *, sweeps: bool = True) -> Run:
@@ -157,7 +168,11 @@ def _named(wanted: str, outputs: Path) -> Run | None:
     """Rule 1: the last part of a name may be a job's number."""
     parts = wanted.split("/")
     if wanted == _LATEST:
-        newest = [versions[-1] for command in subfolders(outputs) if (versions := _runs_of(outputs, command))]
+        newest = [
+            versions[-1]
+            for command in subfolders(outputs)
+            if (versions := _runs_of(outputs, command))
+        ]
         return max(newest, key=_began, default=None)
     if len(parts) not in (2, 3) or parts[0] not in subfolders(outputs):
         return None
@@ -168,12 +183,18 @@ def _named(wanted: str, outputs: Path) -> Run | None:
     if not runs:
         return None
     run = runs[-1]
-    return next((job for job in run.jobs if job.path.name == parts[2]), None) if len(parts) == 3 else run
+    return (
+        next((job for job in run.jobs if job.path.name == parts[2]), None)
+        if len(parts) == 3
+        else run
+    )
 
 
 def _at_path(text: str, outputs: Path) -> Run | None:
     """Rule 2; links are followed, so that what is stored of it stays true when `latest` moves on."""
-    path = Path(os.path.expanduser(text)).resolve()  # unlike Path's, it takes a name such as ~old for what it is
+    path = Path(
+        os.path.expanduser(text)
+    ).resolve()  # unlike Path's, it takes a name such as ~old for what it is
     if not text.strip() or not ((path / MANIFEST_FILE).is_file() or Run(path).is_sweep):
         return None
     with contextlib.suppress(ValueError):
@@ -188,10 +209,14 @@ def _only(wanted: str, outputs: Path) -> Run | None:
     runs = find_runs(outputs)
     tagged = [one for run in runs for one in (run, *run.jobs) if wanted in one.labels.tags]
     if len(tagged) > 1:
-        raise UsageError(f"{len(tagged)} runs bear the tag {wanted}: {_some(tagged)}; name one of them.")
+        raise UsageError(
+            f"{len(tagged)} runs bear the tag {wanted}: {_some(tagged)}; name one of them."
+        )
     begun = [run for run in runs if run.name.startswith(wanted)]
     if not tagged and len(begun) > 1:
-        raise UsageError(f"{len(begun)} runs begin with {wanted!r}: {_some(begun)}; write more of the name.")
+        raise UsageError(
+            f"{len(begun)} runs begin with {wanted!r}: {_some(begun)}; write more of the name."
+        )
     return next(iter(tagged or begun), None)
 
 
@@ -220,9 +245,15 @@ def _began(run: Run) -> float:
 
 
 def _runs_of(outputs: Path, command: str) -> list[Run]:
-    return [Run(outputs / command / version, f"{command}/{version}") for version in _versions(outputs / command)]
+    return [
+        Run(outputs / command / version, f"{command}/{version}")
+        for version in _versions(outputs / command)
+    ]
 
 
 def _versions(command: Path) -> list[str]:
     """Names of the run folders of a command, in order of their numbers."""
-    return sorted((name for name in subfolders(command) if _VERSION.fullmatch(name)), key=lambda name: int(name[1:]))
+    return sorted(
+        (name for name in subfolders(command) if _VERSION.fullmatch(name)),
+        key=lambda name: int(name[1:]),
+    )

@@ -16,7 +16,12 @@ from msgspec import Meta
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.files import plain, read_json, storing, write_json
 
-MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = "run.json", "progress.json", "sweep.json", "labels.json"
+MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = (
+    "run.json",
+    "progress.json",
+    "sweep.json",
+    "labels.json",
+)
 Time = Annotated[datetime, Meta(tz=True)]
 T = TypeVar("T")
 
@@ -88,9 +93,13 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The content as JSON has it: metrics that are not finite become null, such measured values text."""
         content: dict[str, Any] = plain(self)
-        content["metrics"] = {name: value if _finite(value) else None for name, value in content["metrics"].items()}
+        content["metrics"] = {
+            name: value if _finite(value) else None for name, value in content["metrics"].items()
+        }
         for claim in content["claims"]:
-            claim["measured"] = claim["measured"] if _finite(claim["measured"]) else str(claim["measured"])
+            claim["measured"] = (
+                claim["measured"] if _finite(claim["measured"]) else str(claim["measured"])
+            )
         if self.git is None:
             del content["git"]
         return content
@@ -139,7 +148,9 @@ class Sweep:
     @property
     def settings(self) -> list[dict[str, str]]:
         """The overrides of each job as typed, by their key."""
-        return [dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in self.jobs]
+        return [
+            dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in self.jobs
+        ]
 
     @property
     def varied(self) -> list[str]:

@@ -70,7 +70,9 @@ class Run:
         if (self.path / SWEEP_FILE).is_file():
             with contextlib.suppress(StorageFailed):
                 names |= {str(number) for number in range(len(Sweep.read(self.path).jobs))}
-        return tuple(Run(self.path / name, f"{self.name}/{name}") for name in sorted(names, key=int))
+        return tuple(
+            Run(self.path / name, f"{self.name}/{name}") for name in sorted(names, key=int)
+        )
 
     @property
     def is_sweep(self) -> bool:
@@ -136,7 +138,11 @@ class Run:
             return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"
         try:
             if self.manifest.is_open and not self.is_alive:
-                return "INTERRUPTED (killed)" if self.has_begun else "INTERRUPTED (killed before it started)"
+                return (
+                    "INTERRUPTED (killed)"
+                    if self.has_begun
+                    else "INTERRUPTED (killed before it started)"
+                )
             return str(self.manifest.status)
         except KanrunError:
             return "UNREADABLE"
@@ -150,7 +156,9 @@ class Run:
         path = self.path / ".hydra" / "config.yaml"
         config = yaml_as_plain(read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace"), path)
         if not isinstance(config, dict):
-            raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
+            raise StorageFailed(
+                f"{path} is not a configuration: it holds a {type(config).__name__}."
+            )
         return {str(key): value for key, value in config.items()}
 
     @property
@@ -184,7 +192,9 @@ class Run:
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Names of the checkpoints that are there."""
-        return tuple(path.stem for path in sorted((self.path / "checkpoints").glob("*.safetensors")))
+        return tuple(
+            path.stem for path in sorted((self.path / "checkpoints").glob("*.safetensors"))
+        )
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint; KanrunError if there is none of that name or it is damaged."""
@@ -192,12 +202,20 @@ class Run:
         if not path.is_file():
             there = ", ".join(self.checkpoints) or "none yet"
             raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}.")
-        return read_checkpoint(path, self.manifest.checkpoints.get(path.stem) if self._ended else None)
+        return read_checkpoint(
+            path, self.manifest.checkpoints.get(path.stem) if self._ended else None
+        )
 
     def check_checkpoints(self) -> None:
         """Raise StorageFailed if a checkpoint that the run left, by its `run.json`, is no longer there."""
-        if gone := sorted(set(self.manifest.checkpoints) - set(self.checkpoints)) if self._ended else []:
-            raise StorageFailed(f"{self.path} has lost its checkpoint {gone[0]}, which run.json names.")
+        if (
+            gone := sorted(set(self.manifest.checkpoints) - set(self.checkpoints))
+            if self._ended
+            else []
+        ):
+            raise StorageFailed(
+                f"{self.path} has lost its checkpoint {gone[0]}, which run.json names."
+            )
 
     @property
     def _ended(self) -> bool:
@@ -253,7 +271,11 @@ def subfolders(parent: Path) -> list[str]:
     """Names of the folders in `parent`, links and hidden ones left out; none where it cannot be read."""
     try:
         with os.scandir(parent) as entries:
-            return [one.name for one in entries if one.name[0] != "." and one.is_dir(follow_symlinks=False)]
+            return [
+                one.name
+                for one in entries
+                if one.name[0] != "." and one.is_dir(follow_symlinks=False)
+            ]
     except OSError:
         return []
 
@@ -266,7 +288,9 @@ def unfinished(run: Run) -> Iterator[str]:
     status = run.status
     if status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"} and not _failed(run):
         return
-    path = os.path.relpath(run.path)  # also of other outputs than the ones that a name is looked for in
+    path = os.path.relpath(
+        run.path
+    )  # also of other outputs than the ones that a name is looked for in
     if status == "NOT BEGUN":
         yield f"it never began; `kanrun runs resume {os.path.dirname(path)}` runs it with the rest of its sweep"
         return
@@ -286,7 +310,9 @@ def unfinished(run: Run) -> Iterator[str]:
     if begun:
         parts.append(f"{begun} continue{'s' if begun == 1 else ''} from the last checkpoint")
     if (rest := total - finished - begun) > 0:
-        parts.append("it starts again" if total == 1 else f"{rest} start{'s' if rest == 1 else ''} anew")
+        parts.append(
+            "it starts again" if total == 1 else f"{rest} start{'s' if rest == 1 else ''} anew"
+        )
     yield f"`kanrun runs resume {path}`: {', '.join(part for part in parts if part)}"
 
 
@@ -312,4 +338,6 @@ def _last_step(run: Run) -> str:
         return ""
     last = {name: values[-1] for name, values in metrics.items() if values}
     shown = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
-    return ", ".join(f"{name} {last[name]:.3g}" for name in shown if isinstance(last.get(name), int | float))
+    return ", ".join(
+        f"{name} {last[name]:.3g}" for name in shown if isinstance(last.get(name), int | float)
+    )

@@ -45,7 +45,9 @@ class CsvFile:
         lists, rows = _lists(columns)
         descriptor = self._open_with(list(lists))
         empty = [None] * rows
-        rest = memoryview(csv_lines(zip(*(lists.get(name, empty) for name in self._header), strict=True)))
+        rest = memoryview(
+            csv_lines(zip(*(lists.get(name, empty) for name in self._header), strict=True))
+        )
         with storing(self.path):
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -79,7 +81,12 @@ class CsvFile:
             padding = [""] * len(further)
             write_atomic(self.path, csv_lines([self._header, *(row + padding for row in rows)]))
         if self._descriptor is None:
-            flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            flags = (
+                os.O_WRONLY
+                | os.O_APPEND
+                | getattr(os, "O_NOFOLLOW", 0)
+                | getattr(os, "O_BINARY", 0)
+            )
             with storing(self.path):
                 self._descriptor = os.open(self.path, flags)
         return self._descriptor
@@ -110,13 +117,20 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
     header, rows = read_rows(path)
     columns = zip(*rows, strict=True) if header else iter(())
     try:
-        return {name: _typed(values) for name, values in zip(header, [*columns] or [()] * len(header), strict=True)}
+        return {
+            name: _typed(values)
+            for name, values in zip(header, [*columns] or [()] * len(header), strict=True)
+        }
     except ValueError as error:
-        raise StorageFailed(f"{path} is not a CSV table: its rows have different lengths.") from error
+        raise StorageFailed(
+            f"{path} is not a CSV table: its rows have different lengths."
+        ) from error
 
 
 def _typed(values: Sequence[str]) -> list[Any]:
-    for kind in (int, float, _truth) if not any("_" in value for value in values) else ():  # 1_0 is no number here
+    for kind in (
+        (int, float, _truth) if not any("_" in value for value in values) else ()
+    ):  # 1_0 is no number here
         with contextlib.suppress(ValueError):
             return [kind(value) if value else None for value in values]
     return [None if value in ("", "nan") else value for value in values]
@@ -133,7 +147,11 @@ def read_table(path: Path) -> pandas.DataFrame:
     import pandas
 
     columns = read_columns(path)
-    empty = [name for name, values in columns.items() if values and all(value is None for value in values)]
+    empty = [
+        name
+        for name, values in columns.items()
+        if values and all(value is None for value in values)
+    ]
     return pandas.DataFrame(columns).astype(dict.fromkeys(empty, float))
 
 

@@ -70,18 +70,26 @@ def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
     usual = KANConfig()
     for name, place in instead.items():
         if isinstance(model, KANConfig) and getattr(model, name) != getattr(usual, name):
-            raise UsageError(f"model.{name}={getattr(model, name)} is not used here; give it as {place}.")
+            raise UsageError(
+                f"model.{name}={getattr(model, name)} is not used here; give it as {place}."
+            )
 
 
 def check_model(model: Any, inputs: int) -> None:
     """Raise UsageError for the first setting of `model` that breaks a rule, or if it does not take so many inputs."""
     if vars(model).get("hidden", ()) is None:
-        raise UsageError("model.hidden=null is for kanrun interpret, which searches the shape; give the widths here.")
+        raise UsageError(
+            "model.hidden=null is for kanrun interpret, which searches the shape; give the widths here."
+        )
     check(model, "model.")
     if MODELS[model.kind].tables_only:
-        raise UsageError(f"model={model.kind} is for tables, and for kanrun fit alone; take model=kan or mlp here.")
+        raise UsageError(
+            f"model={model.kind} is for tables, and for kanrun fit alone; take model=kan or mlp here."
+        )
     products, hidden = vars(model).get("products", ()), vars(model).get("hidden", ())
-    if products and (len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))):
+    if products and (
+        len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))
+    ):
         raise UsageError(
             f"model.products={list(products)} must have a number for each layer of model.hidden={list(hidden)}, "
             "no larger than its nodes."
@@ -121,15 +129,21 @@ def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
 
 def create_kan(model: KANConfig, problem: LearningProblem, generator: Generator) -> Network:
     return KAN.create(
-        network_shape(model, problem.inputs, problem.outputs), intervals_of(model)[0], edge_spec(model, "adam"),
-        domain=problem.domain, initialisation=model.initialisation, generator=generator,
+        network_shape(model, problem.inputs, problem.outputs),
+        intervals_of(model)[0],
+        edge_spec(model, "adam"),
+        domain=problem.domain,
+        initialisation=model.initialisation,
+        generator=generator,
         products=model.products,
-    )  # fmt: skip
+    )
 
 
 def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
     """The edges of a KAN once `solver` trains it; `auto` counts as lm, as `KAN.for_second_order` says."""
-    trained: TrainedScales = "none" if model.frozen_scales else "base" if solver in ("lm", "auto") else "all"
+    trained: TrainedScales = (
+        "none" if model.frozen_scales else "base" if solver in ("lm", "auto") else "all"
+    )
     return EdgeSpec(model.degree, model.base, model.scale, model.extrapolation, trained)  # type: ignore[arg-type]
 
 
@@ -163,7 +177,10 @@ def make_plan(
     check(solver, "solver.")
     _check_solver(model, solver, problem)
     classifies = problem.data.task == "classification"
-    intervals, shape = intervals_of(model, policy), network_shape(model, problem.inputs, problem.outputs)
+    intervals, shape = (
+        intervals_of(model, policy),
+        network_shape(model, problem.inputs, problem.outputs),
+    )
     name, why = solver.kind, f"{solver.kind}: asked for."
     if isinstance(solver, AutoSolver):
         name, why = choose_solver(_work(model, shape, problem, policy), problem.data.task)
@@ -178,26 +195,29 @@ def make_plan(
     if settings.get("selection") == "evidence":
         settings["select_width"] = False  # whose choice needs points that are held out
     if settings.get("freeze_unseen") and name != "lm" and not settings.get("frozen_scales", True):
-        why += (
-            " solver.freeze_unseen holds coefficients and w_b; w_s moves the function unless model.frozen_scales=true."
-        )
+        why += " solver.freeze_unseen holds coefficients and w_b; w_s moves the function unless model.frozen_scales=true."
     given = {key: value for key, value in settings.items() if key in known}
     automatic = settings.get("intervals") == "auto"
     unsmoothed = not intervals and not MODELS[model.kind].closed_form
-    return Plan(**{
-        **given,
-        "solver": name,
-        "settings": solver,
-        "intervals": intervals,
-        "starts": solver.starts or _starts(intervals, shape, name, policy),
-        "weight": _weight(settings, name, problem.data.task, policy),
-        "order": policy.classification_order if classifies else None,
-        "patience": settings.get("patience") or (policy.patience if name == "lm" and unsmoothed else None),
-        "stop_early": automatic,
-        "most_unknowns": policy.coefficients + _edges(shape) if automatic else None,
-        "adam": solver if isinstance(solver, AdamSolver) else AdamSolver(batch=policy.adam_batch),
-        "policy": _training_policy(solver),
-    }), why  # fmt: skip
+    return Plan(
+        **{
+            **given,
+            "solver": name,
+            "settings": solver,
+            "intervals": intervals,
+            "starts": solver.starts or _starts(intervals, shape, name, policy),
+            "weight": _weight(settings, name, problem.data.task, policy),
+            "order": policy.classification_order if classifies else None,
+            "patience": settings.get("patience")
+            or (policy.patience if name == "lm" and unsmoothed else None),
+            "stop_early": automatic,
+            "most_unknowns": policy.coefficients + _edges(shape) if automatic else None,
+            "adam": solver
+            if isinstance(solver, AdamSolver)
+            else AdamSolver(batch=policy.adam_batch),
+            "policy": _training_policy(solver),
+        }
+    ), why
 
 
 def in_words(model: Any, plan: Plan, problem: LearningProblem) -> str:
@@ -221,16 +241,22 @@ def _parameters(model: Any, plan: Plan, shape: tuple[int, ...], problem: Learnin
 
 def _check_solver(model: Any, solver: Any, problem: LearningProblem) -> None:
     if isinstance(solver, LMSolver) and problem.data.task == "classification":
-        raise UsageError("solver=lm minimises squares, not cross-entropy; use solver=auto, lbfgs or adam for classes.")
+        raise UsageError(
+            "solver=lm minimises squares, not cross-entropy; use solver=auto, lbfgs or adam for classes."
+        )
     if isinstance(solver, LMSolver) and problem.domain.element_size() < 8:
-        raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
+        raise UsageError(
+            "solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32."
+        )
     if vars(solver).get("sparsity") and not intervals_of(model):
         raise UsageError(
             f"solver.sparsity={solver.sparsity} weighs edges of a KAN, which model={model.kind} has none of."
         )
 
 
-def _starts(intervals: tuple[int, ...], shape: tuple[int, ...], solver: str, policy: PlanningPolicy) -> int:
+def _starts(
+    intervals: tuple[int, ...], shape: tuple[int, ...], solver: str, policy: PlanningPolicy
+) -> int:
     """How many starts are worth their time: one where the model is linear in its unknowns, few for wide networks."""
     if solver != "lm" or (len(shape) == 2 and intervals):
         return 1
@@ -246,11 +272,15 @@ def _training_policy(solver: Any) -> TrainingPolicy:
     policy = TrainingPolicy()
     if not isinstance(solver, LMSolver):
         return policy
-    policy = replace(policy, grids=replace(policy.grids, hardly=solver.tolerance, stalled=solver.slow_tolerance))
+    policy = replace(
+        policy, grids=replace(policy.grids, hardly=solver.tolerance, stalled=solver.slow_tolerance)
+    )
     return policy if solver.damping is None else policy.damped(solver.damping)
 
 
-def _weight(settings: Mapping[str, Any], name: str, task: Task, policy: PlanningPolicy) -> float | None:
+def _weight(
+    settings: Mapping[str, Any], name: str, task: Task, policy: PlanningPolicy
+) -> float | None:
     """The penalty's weight, None where validation chooses it (Levenberg-Marquardt).
 
     LBFGS takes a small one that its metric includes; Adam, whose metric does not, would be slowed down by it.
@@ -266,12 +296,17 @@ def _weight(settings: Mapping[str, Any], name: str, task: Task, policy: Planning
     return policy.lbfgs_weight(settings.get("degree", 0)) if name == "lbfgs" else 0.0
 
 
-def _work(model: Any, shape: tuple[int, ...], problem: LearningProblem, policy: PlanningPolicy) -> Work:
+def _work(
+    model: Any, shape: tuple[int, ...], problem: LearningProblem, policy: PlanningPolicy
+) -> Work:
     edges, rows = _edges(shape), len(problem.data.train) * problem.outputs
     if not isinstance(model, KANConfig):
         size = factory(model, problem)(Generator()).count()
         return Work(rows, size, size, size)
-    sizes = (Size(shape, intervals_of(model, policy)[at], model.degree, tuple(model.products)) for at in (-1, 0))
+    sizes = (
+        Size(shape, intervals_of(model, policy)[at], model.degree, tuple(model.products))
+        for at in (-1, 0)
+    )
     last, first = (kan_parameters(size, edge_spec(model, "lm")) for size in sizes)
     if model.intervals == "auto":
         last = max(min(last, policy.coefficients + edges), first)

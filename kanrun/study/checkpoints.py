@@ -34,10 +34,21 @@ def model_checkpoint(
     """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
     dataset, target = problem.dataset, problem.dataset.target
     model = Model(
-        network, target.inputs, target.outputs, target.domain, dataset.input_scaling, dataset.output_scaling,
-        dataset.classes, seed, target.code, errors, gaps,
-    )  # fmt: skip
-    return checkpoint_of(model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}")
+        network,
+        target.inputs,
+        target.outputs,
+        target.domain,
+        dataset.input_scaling,
+        dataset.output_scaling,
+        dataset.classes,
+        seed,
+        target.code,
+        errors,
+        gaps,
+    )
+    return checkpoint_of(
+        model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    )
 
 
 def slider_checkpoint(
@@ -58,7 +69,11 @@ def slider_checkpoint(
     points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
     summary = dict.fromkeys(("target", "shape", "train_points"))
-    meta = model_checkpoint(network, problem, summary, seed).meta | {"slider": slider, "title": title, "stages": stages}
+    meta = model_checkpoint(network, problem, summary, seed).meta | {
+        "slider": slider,
+        "title": title,
+        "stages": stages,
+    }
     arrays |= {"points/x": points.x[some], "points/y": points.y[some]}
     yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
 
@@ -68,9 +83,15 @@ def checkpoint_of(model: Model, name: str) -> Checkpoint:
     arrays, texts = pack(model.network), dict[str, dict[str, Any]]()
     for table, columns in model.tables.items():
         numeric = {str(column): values.dtype.kind in "biuf" for column, values in columns.items()}
-        arrays |= {f"{TABLES}{table}/{column}": columns[column].to_numpy() for column in numeric if numeric[column]}
+        arrays |= {
+            f"{TABLES}{table}/{column}": columns[column].to_numpy()
+            for column in numeric
+            if numeric[column]
+        }
         texts[table] = {
-            column: None if is_number else [None if pd.isna(value) else str(value) for value in columns[column]]
+            column: None
+            if is_number
+            else [None if pd.isna(value) else str(value) for value in columns[column]]
             for column, is_number in numeric.items()
         }
     meta = {
@@ -96,7 +117,10 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
     meta = checkpoint.meta
     try:
         model = Model(
-            unpack(meta["network"], {name: a for name, a in checkpoint.arrays.items() if not name.startswith(TABLES)}),
+            unpack(
+                meta["network"],
+                {name: a for name, a in checkpoint.arrays.items() if not name.startswith(TABLES)},
+            ),
             tuple(meta["inputs"]),
             tuple(meta["outputs"]),
             np.array(meta["domain"], dtype=np.float64),
@@ -106,13 +130,18 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             int(meta["seed"]),
             TableCode.from_plain(meta["code"]) if meta.get("code") else None,
             np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
-            tuple(np.array(inside, dtype=np.float64).reshape(-1, 2) for inside in meta.get("gaps") or ()),
+            tuple(
+                np.array(inside, dtype=np.float64).reshape(-1, 2)
+                for inside in meta.get("gaps") or ()
+            ),
             _tables(meta.get("tables", {}), checkpoint.arrays),
             tuple(map(str, meta.get("notes", ()))),
         )
         _check_sizes(model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
+        raise KanrunError(
+            f"Checkpoint {checkpoint.name} does not describe a model: {error!r}."
+        ) from error
     return model
 
 
@@ -141,7 +170,10 @@ def _tables(texts: dict[str, dict[str, Any]], arrays: Arrays) -> dict[str, pd.Da
     """The tables that `Model.save` stored."""
     return {
         str(name): pd.DataFrame(
-            {c: arrays[f"{TABLES}{name}/{c}"] if values is None else values for c, values in columns.items()}
+            {
+                c: arrays[f"{TABLES}{name}/{c}"] if values is None else values
+                for c, values in columns.items()
+            }
         )
         for name, columns in texts.items()
     }

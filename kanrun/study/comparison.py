@@ -45,9 +45,16 @@ class RunComparison:
     def settings(self) -> Side:
         """The settings that differ, also those that a run does not have."""
         each = [_known(run, lambda run: flattened(run.config)) for run in self.runs]
-        telling = {*differing(each), *(name for one in each for other in each for name in one.keys() - other.keys())}
+        telling = {
+            *differing(each),
+            *(name for one in each for other in each for name in one.keys() - other.keys()),
+        }
         return _differing(
-            {name: list(map(_words, values)) for name, values in _beside(each).items() if name in telling}
+            {
+                name: list(map(_words, values))
+                for name, values in _beside(each).items()
+                if name in telling
+            }
         )
 
     @cached_property
@@ -70,7 +77,9 @@ def _beside(each: Sequence[dict[str, Any]]) -> Side:
 
 
 def _differing(side: Side) -> Side:
-    return {name: values for name, values in side.items() if any(value != values[0] for value in values)}
+    return {
+        name: values for name, values in side.items() if any(value != values[0] for value in values)
+    }
 
 
 def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
@@ -81,7 +90,10 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
     from kanrun.figures.comparison import overlaid
 
     drawn: tuple[str, ...] = ("metrics", "edges")
-    tables = {run.name: {name: run.table(name) for name in drawn if name in run.tables} for run in comparison.runs}
+    tables = {
+        run.name: {name: run.table(name) for name in drawn if name in run.tables}
+        for run in comparison.runs
+    }
     if not any(tables.values()):
         return []
     stem = stem.with_suffix("") if stem.suffix in {".png", ".svg"} else stem
@@ -150,7 +162,9 @@ def print_jobs(console: Console, sweep: Run) -> None:
             columns[name] = [each.get(name) for each in metrics]
     _, left_out = report.print_table(console, columns, first=("job", *RESULTS, *columns))
     if left_out:
-        report.print_line(console, f"  more columns in {sweep.path / 'summary.csv'}: {', '.join(left_out)}")
+        report.print_line(
+            console, f"  more columns in {sweep.path / 'summary.csv'}: {', '.join(left_out)}"
+        )
     if best is not None:
         report.print_line(console, f"  *: the best job, {best.name}")
 
@@ -164,7 +178,9 @@ def _swept(sweep: Run) -> list[dict[str, Any]]:
     for job in sweep.jobs:
         number = int(job.path.name)
         try:
-            settings.append(flattened(stored[number].config if number < len(stored) else job.config))
+            settings.append(
+                flattened(stored[number].config if number < len(stored) else job.config)
+            )
         except KanrunError:
             settings.append({})
     return settings
@@ -178,7 +194,10 @@ def draw_sweep(sweep: Run) -> list[Path]:
     if "summary" not in sweep.tables:
         return []
     table, varied = sweep.table("summary"), Sweep.read(sweep.path).varied
-    result = next((name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1), None)
+    result = next(
+        (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
+        None,
+    )
     if result is None or not varied:
         return []
     from kanrun.figures.sweep import over_settings
@@ -187,4 +206,6 @@ def draw_sweep(sweep: Run) -> list[Path]:
     place = sweep.path / "figures"
     with storing(place):
         place.mkdir(exist_ok=True)
-    return write_figure(place / "sweep", over_settings(table, [key for key in varied if key not in _SEEDS], result))
+    return write_figure(
+        place / "sweep", over_settings(table, [key for key in varied if key not in _SEEDS], result)
+    )

@@ -43,7 +43,9 @@ class CrossValidation:
         return float(deviation(self.losses[name]))
 
 
-def cross_validate(points: Points, classes: int | None, folds: Folds, *, baselines: bool) -> CrossValidation:
+def cross_validate(
+    points: Points, classes: int | None, folds: Folds, *, baselines: bool
+) -> CrossValidation:
     """The errors of the automatic model on its folds, and with `baselines` those of others on the same folds."""
     losses: dict[str, list[float]] = {OURS: []}
     seconds: dict[str, list[float]] = {OURS: list(folds.seconds)}
@@ -66,7 +68,10 @@ def cross_validate(points: Points, classes: int | None, folds: Folds, *, baselin
 
 
 def loss_of(
-    predicted: Float[ndarray, "rows outputs"], y: ndarray, classes: int | None, weights: ndarray | None = None
+    predicted: Float[ndarray, "rows outputs"],
+    y: ndarray,
+    classes: int | None,
+    weights: ndarray | None = None,
 ) -> float:
     """Root mean square error, or log loss of probabilities."""
     if classes:
@@ -96,15 +101,21 @@ def _baselines(classes: int | None) -> dict[str, Callable[[Points], Callable[[nd
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    estimators = {
-        "majority": DummyClassifier(strategy="prior"),
-        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
-        "gradient boosting": HistGradientBoostingClassifier(random_state=0),
-    } if classes else {
-        "mean": DummyRegressor(),
-        "ridge regression": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
-        "gradient boosting": HistGradientBoostingRegressor(random_state=0),
-    }  # fmt: skip
+    estimators = (
+        {
+            "majority": DummyClassifier(strategy="prior"),
+            "logistic regression": make_pipeline(
+                StandardScaler(), LogisticRegression(max_iter=2000)
+            ),
+            "gradient boosting": HistGradientBoostingClassifier(random_state=0),
+        }
+        if classes
+        else {
+            "mean": DummyRegressor(),
+            "ridge regression": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
+            "gradient boosting": HistGradientBoostingRegressor(random_state=0),
+        }
+    )
     return {name: partial(_fitted, estimator, classes) for name, estimator in estimators.items()}
 
 
@@ -114,7 +125,9 @@ def _fitted(estimator: Any, classes: int | None, train: Points) -> Callable[[nda
     from sklearn.multioutput import MultiOutputRegressor
 
     estimator, y = clone(estimator), train.y[:, 0] if train.y.shape[1] == 1 else train.y
-    if y.ndim > 1 and type(estimator).__name__ == "HistGradientBoostingRegressor":  # which takes one output
+    if (
+        y.ndim > 1 and type(estimator).__name__ == "HistGradientBoostingRegressor"
+    ):  # which takes one output
         estimator = MultiOutputRegressor(estimator)
     last = f"{estimator.steps[-1][0]}__" if hasattr(estimator, "steps") else ""
     weights = {} if train.weights is None else {f"{last}sample_weight": train.weights}

@@ -15,10 +15,24 @@ from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.records import Checkpoint
-from kanrun.study.executors import ATTEMPTS, Failed, Resume, Retried, Started, TaskEvent, TaskEvents, Warned, events_of
+from kanrun.study.executors import (
+    ATTEMPTS,
+    Failed,
+    Resume,
+    Retried,
+    Started,
+    TaskEvent,
+    TaskEvents,
+    Warned,
+    events_of,
+)
 from kanrun.study.experiment import Failure, Task, TaskRunner
 
-_CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02  # seconds: to connect in, between looks at the workers and at what is ready
+_CONNECT, _LOOK, _POLL = (
+    3.0,
+    2.0,
+    0.02,
+)  # seconds: to connect in, between looks at the workers and at what is ready
 _NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
 
 
@@ -33,7 +47,9 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
     """
     distributed: Any = importlib.import_module("distributed")
     with _client(address) as client:
-        futures = {client.submit(run_task, runner, task, resume(task), pure=False): task for task in tasks}
+        futures = {
+            client.submit(run_task, runner, task, resume(task), pure=False): task for task in tasks
+        }
         attempts = dict.fromkeys((task.pair for task in tasks), 1)
         for task in tasks:
             yield Started(task)
@@ -43,7 +59,9 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
                 if future is None:
                     yield Warned(_NO_WORKERS.format(address=address))
                     continue
-                if future.status == "lost":  # its worker died with the result; the scheduler runs it again
+                if (
+                    future.status == "lost"
+                ):  # its worker died with the result; the scheduler runs it again
                     completed.add(future)
                     continue
                 task = futures.pop(future)
@@ -54,7 +72,10 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
                     attempts[task.pair] += 1
                     yield Retried(task, end.failure)
                     others = [name for name in client.nthreads() if name != worker] or None
-                    where: dict[str, Any] = {"workers": others, "allow_other_workers": others is not None}
+                    where: dict[str, Any] = {
+                        "workers": others,
+                        "allow_other_workers": others is not None,
+                    }
                     retry = client.submit(run_task, runner, task, None, pure=False, **where)
                     futures[retry] = task
                     completed.add(retry)
@@ -89,7 +110,9 @@ def probe(address: str) -> None:
         pass
 
 
-def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> tuple[list[TaskEvent], str | None]:
+def run_task(
+    runner: TaskRunner, task: Task, resume: Checkpoint | None
+) -> tuple[list[TaskEvent], str | None]:
     """The events of `task` in a worker of the cluster, and the worker's address."""
     from distributed import get_worker
 
@@ -123,11 +146,17 @@ def _client(address: str) -> Iterator[Any]:
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
-        raise UsageError("executor=dask needs the package `distributed`: pip install 'kanrun[dask]'.") from error
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+        raise UsageError(
+            "executor=dask needs the package `distributed`: pip install 'kanrun[dask]'."
+        ) from error
+    names = [
+        name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"
+    ]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters comes back as an event or an exception
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL + 1
+        )  # what matters comes back as an event or an exception
     try:
         client = _connected(distributed, address)
         if client is None:

@@ -16,7 +16,17 @@ from kanrun.study.experiment import Experiment, Prepared, names_of, tasks_of
 from kanrun.study.resources import need_of
 
 #: Settings by which trainings do not take longer.
-_EVEN = ("seed", "seeds", "tags", "note", "tracker", "format", "max_seconds", "executor.", "sampling.test")
+_EVEN = (
+    "seed",
+    "seeds",
+    "tags",
+    "note",
+    "tracker",
+    "format",
+    "max_seconds",
+    "executor.",
+    "sampling.test",
+)
 _MOST_CELLS = 12
 
 
@@ -35,7 +45,9 @@ def plan_in_words(
     first: Any = next(iter(prepared.values()), None)
     if (words := getattr(first, "words", None)) is not None:
         yield f"the first: {words}"
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
     least = need_of(cfg).memory / 2**20
     yield f"memory: {megabytes:.0f} MiB with the data of the first training, and at least {least:.3g} MiB to train"
     yield _time_of(command, cfg, len(tasks), outputs)
@@ -48,7 +60,11 @@ def _time_of(command: str, cfg: ExperimentConfig, trainings: int, outputs: Path)
     index = RunIndex(outputs)
     for run in index.single_runs:
         row = run.row(settings=False)
-        if run.entry.status != Status.COMPLETED or row.get("command") != command or not row.get("seconds"):
+        if (
+            run.entry.status != Status.COMPLETED
+            or row.get("command") != command
+            or not row.get("seconds")
+        ):
             continue
         settings = _telling(run.settings)
         differ = [name for name in {*wanted, *settings} if settings.get(name) != wanted.get(name)]
@@ -58,7 +74,11 @@ def _time_of(command: str, cfg: ExperimentConfig, trainings: int, outputs: Path)
     if nearest is None:
         return f"time: unknown, since no run of {command} in {outputs} has ended"
     _, seconds, name, differ = nearest
-    unlike = f", which differs in {', '.join(differ[:4])}{' and more' if len(differ) > 4 else ''}" if differ else ""
+    unlike = (
+        f", which differs in {', '.join(differ[:4])}{' and more' if len(differ) > 4 else ''}"
+        if differ
+        else ""
+    )
     return f"time: about {seconds:.3g} s a training, {seconds * trainings:.3g} s in all, by {name}{unlike}"
 
 

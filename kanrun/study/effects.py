@@ -18,11 +18,16 @@ from kanrun.targets import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of the input below it
 MOST_ROWS, MOST_PAIRS, MOST_MAPS = 2000, 12, 4
-MAP_POINTS, QUANTILE_ENDS = 25, (0.01, 0.99)  # of a side of a map over two inputs, and where it begins and ends
+MAP_POINTS, QUANTILE_ENDS = (
+    25,
+    (0.01, 0.99),
+)  # of a side of a map over two inputs, and where it begins and ends
 BAND = 1.96  # standard deviations: 95 % pointwise
 
 
-def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]) -> Table:
+def effect_table(
+    model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]
+) -> Table:
     """For each input and output, the prediction while the input moves and all other effects are at their mean.
 
     Columns input, output, x, value, lower, upper in the user's units (probabilities of a class for classes); the band
@@ -43,15 +48,25 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
         h = fit.design.functions(u)[:, fit.design.basis.places[j]]
 
         middles = [part.fit.effect(j, u) for part in model.parts]
-        spreads = [np.sqrt(np.maximum(((h @ part.fit.covariance[j]) * h).sum(1), 0))[:, None] for part in model.parts]
+        spreads = [
+            np.sqrt(np.maximum(((h @ part.fit.covariance[j]) * h).sum(1), 0))[:, None]
+            for part in model.parts
+        ]
         curves = [
-            _in_units(model, [middle + d * spread for middle, spread in zip(middles, spreads, strict=True)])
+            _in_units(
+                model,
+                [middle + d * spread for middle, spread in zip(middles, spreads, strict=True)],
+            )
             for d in (0.0, -BAND, BAND)
         ]
         low_ends, high_ends = np.minimum(*curves[1:]), np.maximum(*curves[1:])
         for o, output in enumerate(outputs):
             ends = {"lower": low_ends[:, o], "upper": high_ends[:, o]}
-            parts.append(DataFrame({"input": name, "output": output, "x": at, "value": curves[0][:, o], **ends}))
+            parts.append(
+                DataFrame(
+                    {"input": name, "output": output, "x": at, "value": curves[0][:, o], **ends}
+                )
+            )
     return _table("effects", parts)
 
 
@@ -70,7 +85,9 @@ def _in_units(model: TableModel, effects: Sequence[ndarray]) -> ndarray:
     return np.asarray(total)
 
 
-def importance_table(model: TableModel, points: Points, inputs: Sequence[str], classes: int | None, seed: int) -> Table:
+def importance_table(
+    model: TableModel, points: Points, inputs: Sequence[str], classes: int | None, seed: int
+) -> Table:
     """For each input, the largest first: how far its effect moves the output, and the error when it is shuffled.
 
     `effect` is the standard deviation of its main effect over the training rows as a share of the sum of all inputs';
@@ -84,9 +101,11 @@ def importance_table(model: TableModel, points: Points, inputs: Sequence[str], c
     order = np.random.default_rng([seed, 32]).permutation(len(some))
     for j in range(len(inputs)):
         effect[j] = sum(
-            part.weight * np.sqrt(part.fit.effect(j, model.inputs.apply(some.x)).var(0).sum())
-            * (1.0 if part.outputs is None else float(part.outputs.scale.mean())) for part in model.parts
-        )  # fmt: skip
+            part.weight
+            * np.sqrt(part.fit.effect(j, model.inputs.apply(some.x)).var(0).sum())
+            * (1.0 if part.outputs is None else float(part.outputs.scale.mean()))
+            for part in model.parts
+        )
         moved = some.x.copy()
         moved[:, j] = moved[order, j]
         shuffled[j] = loss_of(model.values(moved), some.y, classes) - before
@@ -108,7 +127,10 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
     strongest = design.strongest_pairs(np.sum([p**2 for p in pairs], axis=0), 2 * MOST_PAIRS)
     if not len(strongest):
         return None
-    h, column = model.fit.functions()[:MOST_ROWS][:, design.places], design.basis.column[design.places]
+    h, column = (
+        model.fit.functions()[:MOST_ROWS][:, design.places],
+        design.basis.column[design.places],
+    )
     sizes = []
     for i, j in strongest:
         a, b = column == i, column == j
@@ -119,7 +141,9 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
     return Table("pairs", {"input": first, "with": second, "deviation": np.array(sizes)[order]})
 
 
-def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]) -> Table | None:
+def pair_map_table(
+    model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]
+) -> Table | None:
     """The prediction over two inputs of a strong pair, all else at its mean, in the user's units.
 
     Columns input, with, output, x, y, value for MAP_POINTS^2 places over the middle of both ranges (QUANTILE_ENDS), and
@@ -131,7 +155,9 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
     fit, x = model.fit, points.x
     o = len(outputs) - 1 if model.outputs is None else 0
     parts = []
-    for first, second in list(zip(pairs.columns["input"], pairs.columns["with"], strict=True))[:MOST_MAPS]:
+    for first, second in list(zip(pairs.columns["input"], pairs.columns["with"], strict=True))[
+        :MOST_MAPS
+    ]:
         i, j = list(inputs).index(first), list(inputs).index(second)
         sides = [_side(x[:, k]) for k in (i, j)]
         grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
@@ -141,10 +167,21 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
         functions = replace(fit.design, radial=None).functions
         h = np.where(mine, functions(model.inputs.apply(moved)), 0.0)
 
-        joint = [np.stack([one.values(h) - one.offset for one in part.fit.terms], 1) for part in model.parts]
-        nearest = [np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)]
+        joint = [
+            np.stack([one.values(h) - one.offset for one in part.fit.terms], 1)
+            for part in model.parts
+        ]
+        nearest = [
+            np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)
+        ]
         rows = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
-        marks = {"input": first, "with": second, "output": outputs[o], "x": grid[:, 0], "y": grid[:, 1]}
+        marks = {
+            "input": first,
+            "with": second,
+            "output": outputs[o],
+            "x": grid[:, 0],
+            "y": grid[:, 1],
+        }
         parts.append(DataFrame({**marks, "value": _in_units(model, joint)[:, o], "rows": rows}))
     return _table("pair_maps", parts)
 

@@ -53,7 +53,9 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
     difference = predict_points(network, problem, points.x) - points.y
     if problem.dataset.classes:
         assert problem.data.test is not None
-        loss = mean_loss(predict(network, problem.data.test.x), problem.data.test, "classification", 1.0)
+        loss = mean_loss(
+            predict(network, problem.data.test.x), problem.data.test, "classification", 1.0
+        )
         return {
             "test_max_error": None,
             "r2": None,
@@ -96,17 +98,25 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
     if r2 is None:
         yield Note(f"R^2 is undefined: the outputs of the {points} are constant", warning=True)
     elif isinstance(r2, float) and not r2 >= 0:
-        yield Note(f"R^2 of the {points} is {r2:.3g}: their mean would predict them better", warning=True)
+        yield Note(
+            f"R^2 of the {points} is {r2:.3g}: their mean would predict them better", warning=True
+        )
 
 
-def effective_parameters(network: Network, problem: LearningProblem, smoothing: Smoothing) -> float | None:
+def effective_parameters(
+    network: Network, problem: LearningProblem, smoothing: Smoothing
+) -> float | None:
     """Effective degrees of freedom: how many of the parameters the training points determine.
 
     None for classes and where the matrices would be large.
     """
     samples = problem.data.everything
     unknowns = network.get_unknowns().numel()
-    if problem.dataset.classes or unknowns > MOST_UNKNOWNS or unknowns * len(samples) * problem.outputs > MOST_NUMBERS:
+    if (
+        problem.dataset.classes
+        or unknowns > MOST_UNKNOWNS
+        or unknowns * len(samples) * problem.outputs > MOST_NUMBERS
+    ):
         return None
     return determined(network, samples, smoothing).effective
 
@@ -124,7 +134,10 @@ def linear_rmse(problem: LearningProblem) -> float | None:
         return np.column_stack([dataset.input_scaling.apply(x), np.ones(len(x))])
 
     shown = [points for points in (dataset.train, dataset.validation) if points is not None]
-    x, y = np.concatenate([points.x for points in shown]), np.concatenate([points.y for points in shown])
+    x, y = (
+        np.concatenate([points.x for points in shown]),
+        np.concatenate([points.y for points in shown]),
+    )
     roots = np.sqrt(np.concatenate([points.shares for points in shown]))[:, None]
     solution, *_ = np.linalg.lstsq(rows(x) * roots, y * roots, rcond=None)
     difference = rows(dataset.test.x) @ solution - dataset.test.y
@@ -139,19 +152,27 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
     dataset = problem.dataset
     parts: list[tuple[str, Array, Array | None]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
-        for name, points in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+        for name, points in (
+            ("train", dataset.train),
+            ("validation", dataset.validation),
+            ("test", dataset.test),
+        )
         if points is not None and len(points.x)
     ]
     grid = _grid(dataset.target.domain)
     if grid is not None:
         truth = dataset.target.function(grid) if dataset.target.function else None
         parts.append(("grid", grid, truth))
-    columns: dict[str, Any] = {"split": np.concatenate([np.full(len(x), name) for name, x, _ in parts])}
+    columns: dict[str, Any] = {
+        "split": np.concatenate([np.full(len(x), name) for name, x, _ in parts])
+    }
     inputs = np.concatenate([x for _, x, _ in parts])
     for i, name in enumerate(dataset.target.inputs):
         columns[f"input:{name}"] = inputs[:, i]
     predicted = predict_points(network, problem, inputs)
-    truth = np.concatenate([np.full((len(x), predicted.shape[1]), np.nan) if y is None else y for _, x, y in parts])
+    truth = np.concatenate(
+        [np.full((len(x), predicted.shape[1]), np.nan) if y is None else y for _, x, y in parts]
+    )
     for o, name in enumerate(dataset.target.outputs):
         columns[f"truth:{name}"] = _labelled(truth[:, o], dataset.classes)
         columns[f"prediction:{name}"] = _labelled(predicted[:, o], dataset.classes)
@@ -169,7 +190,9 @@ def _grid(domain: Array) -> Array | None:
     if len(domain) == 1:
         return np.linspace(domain[0, 0], domain[0, 1], CURVE_POINTS)[:, None]
     if len(domain) == 2:
-        sides = np.meshgrid(*(np.linspace(low, high, MAP_POINTS) for low, high in domain), indexing="ij")
+        sides = np.meshgrid(
+            *(np.linspace(low, high, MAP_POINTS) for low, high in domain), indexing="ij"
+        )
         return np.stack([side.ravel() for side in sides], axis=1)
     return None
 
@@ -188,15 +211,27 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
     return Table("edges", edge_columns(network, problem.data.train.x[:MOST_POINTS], *names, invert))
 
 
-def network_figure(network: Network, x: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+def network_figure(
+    network: Network, x: Any, inputs: Sequence[str], outputs: Sequence[str]
+) -> Figure:
     """The diagram of `KAN.plot`, scored on x or on uniform points of the first grid."""
     from kanrun.figures import network_diagram
 
     first = network.edge_layers[0]
     if x is None:
-        drawn = torch.rand(MOST_POINTS, first.inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        x = torch.lerp(first.grid.low.double(), first.grid.high.double(), drawn.to(first.knots.device))
-    names = inputs or [f"x{i}" for i in range(network.shape[0])], outputs or [f"y{i}" for i in range(network.shape[-1])]
+        drawn = torch.rand(
+            MOST_POINTS,
+            first.inputs,
+            generator=torch.Generator().manual_seed(0),
+            dtype=torch.float64,
+        )
+        x = torch.lerp(
+            first.grid.low.double(), first.grid.high.double(), drawn.to(first.knots.device)
+        )
+    names = (
+        inputs or [f"x{i}" for i in range(network.shape[0])],
+        outputs or [f"y{i}" for i in range(network.shape[-1])],
+    )
     columns = edge_columns(network, torch.as_tensor(x).to(first.knots)[:MOST_POINTS], *names)
     return network_diagram(pd.DataFrame({"seed": 0, **columns}))
 
@@ -217,27 +252,41 @@ def edge_columns(
         depth, multiply = 0, any(network.products)
         for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
-            share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[:, None]
+            share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[
+                :, None
+            ]
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share)
             y, at = layer.edge_values(on_grid), on_grid.double().cpu().numpy()
             ends = reaching[index].double().cpu().numpy()
             seen = (at >= ends.min(0)) & (at <= ends.max(0))
             data = invert(at) if index == 0 else at
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
-                rows.append({
-                    "layer": depth, "out": out, "in": into, "x": at[:, into], "x_data": data[:, into],
-                    "seen": seen[:, into], "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
-                    "pruned": not bool(layer.mask[out, into]),
-                    "input_name": str(names[0][into]) if index == 0 else "",
-                    "output_name": str(names[1][out]) if index == last else "",
-                } | ({"symbolic": "", "operation": "sum"} if multiply else {}))  # fmt: skip
+                rows.append(
+                    {
+                        "layer": depth,
+                        "out": out,
+                        "in": into,
+                        "x": at[:, into],
+                        "x_data": data[:, into],
+                        "seen": seen[:, into],
+                        "y": y[:, out, into].cpu().numpy(),
+                        "score": float(score[out, into]),
+                        "pruned": not bool(layer.mask[out, into]),
+                        "input_name": str(names[0][into]) if index == 0 else "",
+                        "output_name": str(names[1][out]) if index == last else "",
+                    }
+                    | ({"symbolic": "", "operation": "sum"} if multiply else {})
+                )
             depth += 1
             if multiply and network.products[index]:
                 rows += _joints(layer(reaching[index]), network.products[index], depth)
                 depth += 1
     kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
     kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
-    return {key: np.concatenate([np.broadcast_to(row[key], EDGE_POINTS) for row in kept]) for key in kept[0]}
+    return {
+        key: np.concatenate([np.broadcast_to(row[key], EDGE_POINTS) for row in kept])
+        for key in kept[0]
+    }
 
 
 def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]:
@@ -247,10 +296,20 @@ def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]
         x = np.linspace(each.min(), each.max(), EDGE_POINTS)
         multiplies = number >= plain
         yield {
-            "layer": depth, "out": plain + (number - plain) // 2 if multiplies else number, "in": number,
-            "x": x, "x_data": x, "seen": True, "y": x, "score": float(each.std()), "pruned": False,
-            "input_name": "", "output_name": "", "symbolic": "=", "operation": "product" if multiplies else "sum",
-        }  # fmt: skip
+            "layer": depth,
+            "out": plain + (number - plain) // 2 if multiplies else number,
+            "in": number,
+            "x": x,
+            "x_data": x,
+            "seen": True,
+            "y": x,
+            "score": float(each.std()),
+            "pruned": False,
+            "input_name": "",
+            "output_name": "",
+            "symbolic": "=",
+            "operation": "product" if multiplies else "sum",
+        }
 
 
 def points_of(dataset_points: Points | None) -> int:

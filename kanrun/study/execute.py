@@ -19,8 +19,25 @@ from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, check_tags
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Note, Row
 from kanrun.study import report
-from kanrun.study.executors import Recorded, Resume, TaskEvent, TaskEvents, Warned, run_local, run_serial
-from kanrun.study.experiment import Experiment, Failure, Prepared, Task, TaskRunner, prepare, takes_resume, tasks_of
+from kanrun.study.executors import (
+    Recorded,
+    Resume,
+    TaskEvent,
+    TaskEvents,
+    Warned,
+    run_local,
+    run_serial,
+)
+from kanrun.study.experiment import (
+    Experiment,
+    Failure,
+    Prepared,
+    Task,
+    TaskRunner,
+    prepare,
+    takes_resume,
+    tasks_of,
+)
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import check_memory, cores, device_of, threads_of
@@ -87,11 +104,15 @@ def execute(  # noqa: PLR0913  (each is an option)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
     limit = None
     if cfg.max_seconds is not None:
-        limit = TimeLimit.of(cfg.max_seconds, process_time() if began is None else began, experiment)
+        limit = TimeLimit.of(
+            cfg.max_seconds, process_time() if began is None else began, experiment
+        )
     tracker = None
     if cfg.tracker is not None:
         tracker = Tracker(cfg.tracker, folder.manifest.command, folder.path, asdict(cfg))
-    execution = _Execution(runner, folder, tasks, report.error_console(), quiet, verbose, limit, tracker)
+    execution = _Execution(
+        runner, folder, tasks, report.error_console(), quiet, verbose, limit, tracker
+    )
     try:
         ended = execution.run(resume)
         if tracker is not None:
@@ -130,7 +151,9 @@ class TimeLimit:
     @property
     def end(self) -> float:
         """CPU seconds of the process at which trainings end; they have a third of the seconds in any case."""
-        return self.began + max(self.share * self.seconds - self.results - self.program, self.seconds / 3)
+        return self.began + max(
+            self.share * self.seconds - self.results - self.program, self.seconds / 3
+        )
 
     @classmethod
     def of(cls, seconds: float, began: float, experiment: Experiment) -> TimeLimit:
@@ -152,9 +175,16 @@ class _Execution:
     """One execution of a study."""
 
     def __init__(  # noqa: PLR0913, PLR0917  (what `execute` was asked for)
-        self, runner: TaskRunner, folder: RunFolder, tasks: Sequence[Task], console: Console, quiet: bool,
-        verbose: bool = False, limit: TimeLimit | None = None, tracker: Tracker | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        runner: TaskRunner,
+        folder: RunFolder,
+        tasks: Sequence[Task],
+        console: Console,
+        quiet: bool,
+        verbose: bool = False,
+        limit: TimeLimit | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
         self._runner, self._folder, self._tasks, self._limit = runner, folder, tasks, limit
         self._ended_early, self._tracker = False, tracker
         self._console, self._quiet, self._verbose = console, quiet, verbose
@@ -182,13 +212,17 @@ class _Execution:
     def report(self, manifest: Manifest) -> None:
         """Print the summary, the claims and the failures."""
         if self._summary is not None:
-            report.print_summary(self._console, {str(name): [*values] for name, values in self._summary.items()})
+            report.print_summary(
+                self._console, {str(name): [*values] for name, values in self._summary.items()}
+            )
         report.print_claims(self._console, manifest.claims)
         if len(self._tasks) > 1:
             report.print_failures(self._console, manifest.failures)
 
     def _train(self, resume: bool) -> None:
-        checkpoints = self._recorder.restore(takes_resume(self._runner.experiment)) if resume else {}
+        checkpoints = (
+            self._recorder.restore(takes_resume(self._runner.experiment)) if resume else {}
+        )
         left = [task for task in self._tasks if task.pair not in self._recorder.finished]
         with Reporter(self._console, len(self._tasks), self._quiet, self._verbose) as reporter:
             reporter.skip(len(self._tasks) - len(left))
@@ -205,13 +239,20 @@ class _Execution:
                         self._track(event)
                 finally:
                     events.close()
-                ended = {*self._recorder.finished, *(task.pair for task, _ in self._recorder.failures)}
+                ended = {
+                    *self._recorder.finished,
+                    *(task.pair for task, _ in self._recorder.failures),
+                }
                 # only the end of the time leaves trainings out
                 self._ended_early = time_is_up() or any(task.pair not in ended for task in left)
 
     def _track(self, event: TaskEvent) -> None:
         """Tell the tracker, where there is one, of a row of metrics."""
-        if self._tracker is None or not isinstance(event, Recorded) or not isinstance(event.record, Row):
+        if (
+            self._tracker is None
+            or not isinstance(event, Recorded)
+            or not isinstance(event.record, Row)
+        ):
             return
         if event.record.table == "metrics":
             several = len(self._tasks) > 1
@@ -238,7 +279,9 @@ class _Execution:
             return run_dask(self._runner, tasks, resume, str(executor.address))
         return run_serial(self._runner, tasks, resume)
 
-    def _evaluate(self, tables: Mapping[str, pandas.DataFrame]) -> tuple[tuple[Claim, ...], Failure | None]:
+    def _evaluate(
+        self, tables: Mapping[str, pandas.DataFrame]
+    ) -> tuple[tuple[Claim, ...], Failure | None]:
         """Draw figures and check claims; one that fails does not keep the other from being made."""
         experiment = self._runner.experiment
         broken = None
@@ -249,11 +292,15 @@ class _Execution:
         except StorageFailed:
             raise
         except Exception as error:  # the trainings are recorded and stay
-            broken = Failure(f"drawing the figures failed: {Failure.of(error).reason}", traceback.format_exc())
+            broken = Failure(
+                f"drawing the figures failed: {Failure.of(error).reason}", traceback.format_exc()
+            )
         try:
             claims = tuple(self._supported(claim) for claim in experiment.claims(tables))
         except Exception as error:
-            broken = Failure(f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc())
+            broken = Failure(
+                f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc()
+            )
         return claims, broken
 
     def _supported(self, claim: Claim) -> Claim:
@@ -263,7 +310,9 @@ class _Execution:
             return claim
         why = "the others failed" if self._recorder.failures else "ended by max_seconds"
         came = f"from {len(self._recorder.finished)} of {len(self._tasks)} trainings, {why}"
-        return replace(claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came)
+        return replace(
+            claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came
+        )
 
     def _failure(self, broken: Failure | None) -> Failure | None:
         """Why the run failed, if it did: the first training that failed, else `broken`, of its figures or claims."""
@@ -276,12 +325,17 @@ class _Execution:
         if len(self._tasks) == 1:
             return first
         return Failure(
-            f"{len(failures)} of {len(self._tasks)} trainings failed; the first: {first.reason}", first.trace
+            f"{len(failures)} of {len(self._tasks)} trainings failed; the first: {first.reason}",
+            first.trace,
         )
 
 
 def _filled(
-    manifest: Manifest, experiment: Experiment, cfg: ExperimentConfig, folder: RunFolder, tasks: Sequence[Task]
+    manifest: Manifest,
+    experiment: Experiment,
+    cfg: ExperimentConfig,
+    folder: RunFolder,
+    tasks: Sequence[Task],
 ) -> Manifest:
     name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
     return replace(

@@ -109,7 +109,11 @@ def events_of(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> Task
 
 
 def run_local(
-    runner: TaskRunner, tasks: Sequence[Task], resume: Resume, workers: int, seconds: float | None = None
+    runner: TaskRunner,
+    tasks: Sequence[Task],
+    resume: Resume,
+    workers: int,
+    seconds: float | None = None,
 ) -> TaskEvents:
     """Run the tasks in `workers` processes; records come as the experiments yield them.
 
@@ -161,14 +165,18 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         arguments = (theirs, runner, seconds)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True, name="kanrun-worker")
+        self._process = context.Process(
+            target=_serve, args=arguments, daemon=True, name="kanrun-worker"
+        )
         self._process.start()
         theirs.close()
         self._task: Task | None = None
 
     def give(self, task: Task, resume: Checkpoint | None) -> None:
         self._task = task
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle, which `next_event` reports
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # it died idle, which `next_event` reports
             self.connection.send((task, resume))
 
     def next_event(self) -> Recorded | Progressed | Finished | Failed:
@@ -202,7 +210,9 @@ class _Worker:
 
 def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) -> None:
     """Run in a worker process, which may use so many CPU seconds: take tasks, send back their records."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:

@@ -88,7 +88,9 @@ class Failure:
     def of(cls, error: BaseException) -> Failure:
         """Return `error` as a failure: the message alone of an error of kanrun, the type in front of others."""
         text, name = " ".join(str(error).split()), type(error).__name__
-        reason = text if isinstance(error, KanrunError) and text else f"{name}: {text}" if text else name
+        reason = (
+            text if isinstance(error, KanrunError) and text else f"{name}: {text}" if text else name
+        )
         return cls(reason, "".join(traceback.format_exception(error)))
 
 
@@ -116,11 +118,15 @@ class TaskRunner:
             yield from self.experiment.run(self.cfg, task.cell, task.seed, **further)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = self.experiment.__name__ if isinstance(self.experiment, ModuleType) else self.experiment
+        place = (
+            self.experiment.__name__ if isinstance(self.experiment, ModuleType) else self.experiment
+        )
         return _runner, (typed_plugins(), place, self.cfg, self.threads)
 
 
-def _runner(plugins: tuple[str, ...], place: Any, cfg: ExperimentConfig, threads: int) -> TaskRunner:
+def _runner(
+    plugins: tuple[str, ...], place: Any, cfg: ExperimentConfig, threads: int
+) -> TaskRunner:
     add_plugins(plugins)
     experiment: Any = importlib.import_module(place) if isinstance(place, str) else place
     return TaskRunner(experiment, cfg, threads)
@@ -155,7 +161,9 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
     if not cells:
         raise UsageError("the study has no cells: give it at least one setting to run.")
     if len(cells) * cfg.seeds > MOST_TASKS:
-        raise UsageError(f"{len(cells)} cells with seeds={cfg.seeds} are more than {MOST_TASKS} trainings; take fewer.")
+        raise UsageError(
+            f"{len(cells)} cells with seeds={cfg.seeds} are more than {MOST_TASKS} trainings; take fewer."
+        )
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     if len(cells) == 1:
         return [Task(0, cells[0], seed, f"seed {seed}") for seed in seeds]

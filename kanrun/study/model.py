@@ -49,7 +49,10 @@ class SampleCounts:
 
     def __add__(self, other: SampleCounts) -> SampleCounts:
         return SampleCounts(
-            self.samples + other.samples, self.outside + other.outside, self.gaps + other.gaps, self.held + other.held
+            self.samples + other.samples,
+            self.outside + other.outside,
+            self.gaps + other.gaps,
+            self.held + other.held,
         )
 
 
@@ -83,11 +86,21 @@ class Model:
     output_scaling: Scaling | PiecewiseScaling
     classes: tuple[str, ...] | None
     seed: int = 0  # of its training, whose split and scaling come from it
-    code: TableCode | None = None  # how its inputs are made of a table's columns, where these are not plain numbers
-    errors: Array | None = None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
-    gaps: tuple[Array, ...] = ()  # of each input, (gaps, 2): inside the trained range, where no training rows lie
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, compare=False, repr=False)  # of its training
-    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what was said of its training
+    code: TableCode | None = (
+        None  # how its inputs are made of a table's columns, where these are not plain numbers
+    )
+    errors: Array | None = (
+        None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
+    )
+    gaps: tuple[
+        Array, ...
+    ] = ()  # of each input, (gaps, 2): inside the trained range, where no training rows lie
+    tables: Mapping[str, pd.DataFrame] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # of its training
+    notes: tuple[str, ...] = field(
+        default=(), compare=False, repr=False
+    )  # what was said of its training
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.shape))
@@ -111,7 +124,9 @@ class Model:
         rows, single = input_rows(x, self.inputs, self.code)
         values = self.values(rows)
         if self.classes:
-            labels = np.array([int(c) if _WHOLE.fullmatch(c) else c for c in self.classes], dtype=None)
+            labels = np.array(
+                [int(c) if _WHOLE.fullmatch(c) else c for c in self.classes], dtype=None
+            )
             values = labels[values.argmax(1)]
         elif values.shape[1] == 1:
             values = values[:, 0]
@@ -125,12 +140,16 @@ class Model:
         predicted = self.predict(x)
         truth = np.asarray(as_array(y, "y") if self.classes else as_numbers(y, "y"))
         if truth.size != np.size(predicted):
-            raise InvalidData(f"y has {len(np.atleast_1d(truth))} rows, and x has {len(predicted)}.")
+            raise InvalidData(
+                f"y has {len(np.atleast_1d(truth))} rows, and x has {len(predicted)}."
+            )
         truth = truth.reshape(np.shape(predicted))
         if self.classes:
             return float(np.mean([str(a) == str(b) for a, b in zip(truth, predicted, strict=True)]))
         spread = ((truth - truth.mean(0)) ** 2).sum(0)
-        return float(np.mean(1 - ((truth - predicted) ** 2).sum(0) / np.where(spread > 0, spread, np.nan)))
+        return float(
+            np.mean(1 - ((truth - predicted) ** 2).sum(0) / np.where(spread > 0, spread, np.nan))
+        )
 
     def summary(self) -> ModelSummary:
         """What was fitted and how well: errors, parameters, effective degrees of freedom, each input's contribution.
@@ -170,7 +189,9 @@ class Model:
         """
         from kanrun.study.checkpoints import model_from_checkpoint
 
-        return model_from_checkpoint(read_checkpoint(Path(path) if Path(path).is_file() else _with_ending(path)))
+        return model_from_checkpoint(
+            read_checkpoint(Path(path) if Path(path).is_file() else _with_ending(path))
+        )
 
     def sample(self) -> Array:
         """Encoded inputs (samples, inputs) that it was trained on, or without its tables 1000 points of its domain."""
@@ -178,7 +199,9 @@ class Model:
             share = np.random.default_rng(self.seed).random((1000, len(self.inputs)))
             return self.domain[:, 0] + share * (self.domain[:, 1] - self.domain[:, 0])
         table = self.tables["predictions"]
-        rows = table[table["split"] == "train"].drop_duplicates([f"input:{name}" for name in self.inputs])
+        rows = table[table["split"] == "train"].drop_duplicates(
+            [f"input:{name}" for name in self.inputs]
+        )
         return rows[[f"input:{name}" for name in self.inputs]].to_numpy(dtype=np.float64)
 
     def _repr_html_(self) -> str:
@@ -196,7 +219,9 @@ class Model:
     def raw(self, x: Array) -> Array:
         """The network's outputs, in its units."""
         parameter = next(self.network.parameters())
-        inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
+        inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(
+            parameter
+        )
         return predict(self.network, inside).double().cpu().numpy()
 
     def derivative(self, name: str, x: Array) -> Array:
@@ -208,7 +233,9 @@ class Model:
         from kanrun.formulas.equations import Vocabulary
 
         if not isinstance(self.network, Field | Windows):
-            raise UsageError("derivatives need a run of kanrun solve; this model is of another command.")
+            raise UsageError(
+                "derivatives need a run of kanrun solve; this model is of another command."
+            )
         found = Vocabulary(self.inputs, self.outputs).derivative(name)
         if found is None:
             raise UsageError(
@@ -232,7 +259,9 @@ class Model:
     def ends(self, x: Array, level: float, raw: Array | None = None) -> tuple[Array, Array]:
         """As `interval`, for encoded inputs x (samples, inputs); `raw` is theirs where it is known."""
         if self.errors is None:
-            raise UsageError("prediction intervals need a regression with model=auto; this model has none.")
+            raise UsageError(
+                "prediction intervals need a regression with model=auto; this model has none."
+            )
         if not 0 < level < 1:
             raise UsageError(f"an interval's level is a share between 0 and 1, not {level}.")
         raw, levels = self.raw(x) if raw is None else raw, error_levels(self.errors.shape[1])
@@ -253,13 +282,17 @@ class Model:
         at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
         gaps = np.zeros(len(low))
         for j, inside in enumerate(self.gaps):
-            gaps[j] = sum(int(((at[:, j] > first) & (at[:, j] < last)).sum()) for first, last in inside)
+            gaps[j] = sum(
+                int(((at[:, j] > first) & (at[:, j] < last)).sum()) for first, last in inside
+            )
         held = 0
         if self.classes is None and isinstance(self.output_scaling, PiecewiseScaling) and len(at):
             ends = np.array([(values[0], values[-1]) for values in self.output_scaling.values])
             raw = self.raw(at) if raw is None else raw
             held = int(((raw < ends[:, 0]) | (raw > ends[:, 1])).any(1).sum())
-        return SampleCounts(len(at), ((at < low) | (at > high)).sum(0).astype(np.float64), gaps, held)
+        return SampleCounts(
+            len(at), ((at < low) | (at > high)).sum(0).astype(np.float64), gaps, held
+        )
 
     def cautions(self, x: Array) -> list[str]:
         """A sentence an input that leaves the trained rows: in how many samples, and what the model does there."""
@@ -268,7 +301,9 @@ class Model:
     def sentences(self, counts: SampleCounts) -> list[str]:
         """As `cautions`, of samples that were counted."""
         rows, said = max(counts.samples, 1), []
-        for name, share, (low, high) in zip(self.inputs, counts.outside / rows, self.domain, strict=True):
+        for name, share, (low, high) in zip(
+            self.inputs, counts.outside / rows, self.domain, strict=True
+        ):
             if share > 0:
                 said.append(
                     f"{share:.1%} of the samples have {name} outside the trained range [{low:.6g}, {high:.6g}], where "
@@ -281,7 +316,9 @@ class Model:
                     f"({inside[0][0]:.6g}, {inside[0][1]:.6g}): nothing was learned there"
                 )
         if counts.held:
-            said.append(f"{counts.held / rows:.1%} of the predictions are held at an end of the allowed range")
+            said.append(
+                f"{counts.held / rows:.1%} of the predictions are held at an end of the allowed range"
+            )
         return said
 
     @property

@@ -64,14 +64,23 @@ class ModelSummary:
     def __str__(self) -> str:
         width = max(map(len, self.facts))
         lines = [f"{name:<{width}}  {_shown(value)}" for name, value in self.facts.items()]
-        table = self.contributions.to_string(index=False, float_format=lambda number: f"{number:.4g}")
-        return "\n".join([*lines, "", *table.splitlines(), *(f"note: {note}" for note in self.notes)])
+        table = self.contributions.to_string(
+            index=False, float_format=lambda number: f"{number:.4g}"
+        )
+        return "\n".join(
+            [*lines, "", *table.splitlines(), *(f"note: {note}" for note in self.notes)]
+        )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = (f"<tr><th>{html.escape(n)}</th><td>{html.escape(_shown(v))}</td></tr>" for n, v in self.facts.items())
-        table = self.contributions.to_html(index=False, float_format=lambda number: f"{number:.4g}", border=0)
+        rows = (
+            f"<tr><th>{html.escape(n)}</th><td>{html.escape(_shown(v))}</td></tr>"
+            for n, v in self.facts.items()
+        )
+        table = self.contributions.to_html(
+            index=False, float_format=lambda number: f"{number:.4g}", border=0
+        )
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<table>{''.join(rows)}</table>{table}" + (f"<ul>{notes}</ul>" if notes else "")
 
@@ -79,10 +88,16 @@ class ModelSummary:
 def summary_of(model: Model) -> ModelSummary:
     """See `Model.summary`."""
     if "summary" not in model.tables:
-        raise UsageError("this model was stored without the tables of its training, so it has no summary.")
+        raise UsageError(
+            "this model was stored without the tables of its training, so it has no summary."
+        )
     row = _of_seed(model, "summary").iloc[0]
     facts = {"inputs": ", ".join(model.inputs), "outputs": ", ".join(model.outputs)}
-    facts |= {words: row[column] for column, words in FACTS.items() if column in row and not pd.isna(row[column])}
+    facts |= {
+        words: row[column]
+        for column, words in FACTS.items()
+        if column in row and not pd.isna(row[column])
+    }
     return ModelSummary(facts, _contributions(model), model.notes)
 
 
@@ -97,7 +112,9 @@ def _contributions(model: Model) -> pd.DataFrame:
     def error(at: np.ndarray) -> float:
         values = model.values(at)
         if model.classes:
-            return float((np.array(model.classes)[values.argmax(1)] != truth[:, 0].astype(str)).mean())
+            return float(
+                (np.array(model.classes)[values.argmax(1)] != truth[:, 0].astype(str)).mean()
+            )
         return float(root_mean_square((values - truth.astype(float)).ravel()))
 
     order, before, shuffled = np.random.default_rng(0).permutation(len(x)), error(x), []
@@ -106,7 +123,9 @@ def _contributions(model: Model) -> pd.DataFrame:
         moved[:, column] = moved[order, column]
         shuffled.append(error(moved) - before)
     largest = np.argsort(shuffled, kind="stable")[::-1]
-    return pd.DataFrame({"input": np.array(model.inputs)[largest], "shuffled": np.array(shuffled)[largest]})
+    return pd.DataFrame(
+        {"input": np.array(model.inputs)[largest], "shuffled": np.array(shuffled)[largest]}
+    )
 
 
 def _of_seed(model: Model, name: str) -> pd.DataFrame:
@@ -123,7 +142,9 @@ def figure_of(model: Model, name: str) -> Figure:
     if name == "network" and "edges" not in model.tables:
         if not model.network.edge_layers:
             raise UsageError(f"a model of kind {model.network.kind} has no edges to draw.")
-        figure: Figure = model.network.plot(inputs=model.inputs, outputs=model.classes or model.outputs)  # type: ignore[operator]
+        figure: Figure = model.network.plot(
+            inputs=model.inputs, outputs=model.classes or model.outputs
+        )  # type: ignore[operator]
         return figure
     tables = {table: _of_seed(model, table) for table in model.tables}
     drawn: Iterator[tuple[str, Figure]] = (
@@ -134,7 +155,9 @@ def figure_of(model: Model, name: str) -> Figure:
         if found == name:
             return figure
         names.append(found)
-    raise UsageError(f"this model has no figure {name!r}; it has {', '.join(names) or 'none, without its tables'}.")
+    raise UsageError(
+        f"this model has no figure {name!r}; it has {', '.join(names) or 'none, without its tables'}."
+    )
 
 
 def html_of(model: Model) -> str:
@@ -152,7 +175,9 @@ def run_html(run: LoadedRun) -> str:
     if run.jobs:
         jobs = [(job.run.name, job.run.status) for job in run.jobs]
         return head + pd.DataFrame(jobs, columns=["job", "status"]).to_html(index=False, border=0)
-    summary = run.tables["summary"].to_html(index=False, border=0) if "summary" in run.tables else ""
+    summary = (
+        run.tables["summary"].to_html(index=False, border=0) if "summary" in run.tables else ""
+    )
     pictures = (path for path in run.run.figures if path.suffix == ".png")
     return head + summary + "".join(_img(path.read_bytes()) for path in pictures)
 

@@ -34,12 +34,19 @@ class LearningProblem:
     @property
     def outputs(self) -> int:
         """Outputs of a network: the target's, or one for each class."""
-        return len(self.dataset.classes) if self.dataset.classes else len(self.dataset.target.outputs)
+        return (
+            len(self.dataset.classes) if self.dataset.classes else len(self.dataset.target.outputs)
+        )
 
 
-def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> LearningProblem:
+def make_problem(
+    cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
+) -> LearningProblem:
     """Sample `target`, settings or a target as it is, for `seed`. Raises UsageError for what breaks a rule."""
-    from kanrun.targets import build_target, make_dataset  # they load sympy, which a stored model does not need
+    from kanrun.targets import (
+        build_target,
+        make_dataset,
+    )  # they load sympy, which a stored model does not need
 
     known = target if isinstance(target, Target) else build_target(target)
     dataset = make_dataset(known, sampling, seed)
@@ -50,7 +57,11 @@ def with_scalings(
     problem: LearningProblem, inputs: PiecewiseScaling, outputs: PiecewiseScaling | None
 ) -> LearningProblem:
     """The same points with other units for the model; `outputs` None leaves those of the output."""
-    dataset = replace(problem.dataset, input_scaling=inputs, output_scaling=outputs or problem.dataset.output_scaling)
+    dataset = replace(
+        problem.dataset,
+        input_scaling=inputs,
+        output_scaling=outputs or problem.dataset.output_scaling,
+    )
     return _problem(dataset, problem.domain.dtype, problem.domain.device)
 
 
@@ -71,7 +82,9 @@ def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Lear
         train,
         samples(dataset.validation),
         samples(dataset.test),
-        torch.tensor(dataset.output_scaling.scale, dtype=torch.float64),  # float32 would not hold every unit
+        torch.tensor(
+            dataset.output_scaling.scale, dtype=torch.float64
+        ),  # float32 would not hold every unit
         "classification" if dataset.classes else "regression",
     )
     domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)

@@ -8,31 +8,58 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Column
 from rich.text import Text
 
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.executors import Failed, Finished, Progressed, Recorded, Retried, Started, TaskEvent, Warned
+from kanrun.study.executors import (
+    Failed,
+    Finished,
+    Progressed,
+    Recorded,
+    Retried,
+    Started,
+    TaskEvent,
+    Warned,
+)
 from kanrun.study.experiment import Task
 from kanrun.study.report import shown
 from kanrun.watch import Advance
 
 SECONDS_BETWEEN_LINES = 5.0  # on how far a training is, where there is no terminal
-_ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # trainings are compared by the first that is there
+_ERRORS = (
+    "validation_rmse",
+    "test_rmse",
+    "train_rmse",
+    "rmse",
+)  # trainings are compared by the first that is there
 
 
 class Reporter:
     """Shows events: only warnings when quiet, details when verbose, one line per stage or task unless on a terminal."""
 
-    def __init__(self, console: Console, total: int, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, console: Console, total: int, quiet: bool = False, verbose: bool = False
+    ) -> None:
         self._console, self._total, self._quiet, self._verbose = console, total, quiet, verbose
         self._done = 0
         self._stage: tuple[Any, ...] = ()
         self._last = ""  # the best step of the stage
         self._shown: set[str] = set()  # the same note of the next seed is not shown again
-        self._results: dict[tuple[int, int], Mapping[str, Any]] = {}  # the summary of a training, until it ends
-        self._best: dict[Any, tuple[float, str]] = {}  # error and training by target: only these errors compare
+        self._results: dict[
+            tuple[int, int], Mapping[str, Any]
+        ] = {}  # the summary of a training, until it ends
+        self._best: dict[
+            Any, tuple[float, str]
+        ] = {}  # error and training by target: only these errors compare
         self._target: Any = None  # of the training that finished last
         self._clock = self._began = time.monotonic()
         self._part = Advance("", 0)
@@ -87,7 +114,10 @@ class Reporter:
         if self._quiet:
             return
         now, before = time.monotonic(), self._part
-        if (before.part, before.total) != (advance.part, advance.total) or advance.done < before.done:
+        if (before.part, before.total) != (
+            advance.part,
+            advance.total,
+        ) or advance.done < before.done:
             self._began = now
         self._part, text = advance, _advance_line(advance, now - self._began)
         if self._bar is not None:
@@ -102,7 +132,10 @@ class Reporter:
                 return
             self._shown.add(record.text)
             self._end_stage()
-            self._say(f"warning: {record.text}" if record.warning else record.text, "yellow" if record.warning else "")
+            self._say(
+                f"warning: {record.text}" if record.warning else record.text,
+                "yellow" if record.warning else "",
+            )
         elif isinstance(record, Row) and not self._quiet:
             if record.table == "metrics" and self._total == 1:
                 self._step(record.values)
@@ -113,7 +146,9 @@ class Reporter:
         stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
         if stage != self._stage:
             self._end_stage()
-        if stage != self._stage or values.get("best", True):  # later steps may be trials that are not kept
+        if stage != self._stage or values.get(
+            "best", True
+        ):  # later steps may be trials that are not kept
             self._last = text
         self._stage = stage
         if self._bar is not None:
@@ -190,7 +225,13 @@ def _make_bar(console: Console, total: int) -> Progress:
     count = [MofNCompleteColumn()] if total > 1 else []
     width = max(6, min(24, console.width // 5))
     bar = Progress(
-        SpinnerColumn(), BarColumn(bar_width=width), *count, TimeElapsedColumn(), text, console=console, expand=True
+        SpinnerColumn(),
+        BarColumn(bar_width=width),
+        *count,
+        TimeElapsedColumn(),
+        text,
+        console=console,
+        expand=True,
     )
     bar.add_task("", total=None if total == 1 else total, text="starting")
     return bar

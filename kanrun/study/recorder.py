@@ -61,10 +61,18 @@ class Recorder:
         """
         progress = StudyProgress.read(self._folder.path)
         if progress.cells not in (None, self._cells):
-            raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these.")
+            raise UsageError(
+                f"{self._folder.path} was a study of other cells; it cannot be resumed with these."
+            )
         there = self._count_rows()
-        had_finished = {(cell, seed): counts for cell, seed, counts in progress.finished if (cell, seed) in self._rows}
-        self._finished = {pair: counts for pair, counts in had_finished.items() if _has(there, pair, counts)}
+        had_finished = {
+            (cell, seed): counts
+            for cell, seed, counts in progress.finished
+            if (cell, seed) in self._rows
+        }
+        self._finished = {
+            pair: counts for pair, counts in had_finished.items() if _has(there, pair, counts)
+        }
         self.lost = len(had_finished) - len(self._finished)
         checkpoints = self._resumable(there) if continuing else {}
         self._folder.retain(self.finished, {pair: self._rows[pair] for pair in checkpoints})
@@ -92,12 +100,20 @@ class Recorder:
         elif isinstance(event, Failed):
             self.failures.append((event.task, event.failure))
             self._folder.update(failures=self.failure_entries())
-            _logger.info("%s failed: %s\n%s", event.task, event.failure.reason, event.failure.trace or "")
+            _logger.info(
+                "%s failed: %s\n%s", event.task, event.failure.reason, event.failure.trace or ""
+            )
 
     def failure_entries(self) -> tuple[dict[str, Any], ...]:
         """Return the failures as `run.json` lists them."""
         return tuple(
-            {"cell": task.index, "settings": dict(task.cell), "seed": task.seed, "reason": f.reason, "trace": f.trace}
+            {
+                "cell": task.index,
+                "settings": dict(task.cell),
+                "seed": task.seed,
+                "reason": f.reason,
+                "trace": f.trace,
+            }
             for task, f in sorted(self.failures, key=lambda failed: failed[0].pair)
         )
 
@@ -120,7 +136,9 @@ class Recorder:
             self._folder.record(Note(text, record.warning))
             _logger.info("%s%s", "warning: " if record.warning else "", text)
         else:
-            raise KanrunError(f"the experiment yielded a {type(record).__name__}, which is not a record.")
+            raise KanrunError(
+                f"the experiment yielded a {type(record).__name__}, which is not a record."
+            )
 
     def _marked(self, table: str, values: Mapping[str, Any], task: Task) -> dict[str, Any]:
         marks = {"cell": task.index, "seed": task.seed} if self._several else {"seed": task.seed}
@@ -136,7 +154,10 @@ class Recorder:
         name = file_name(record.name)
         rows = len(next(iter(record.columns.values()), ()))
         columns: dict[str, Any] = self._marked(record.name, record.columns, task)
-        columns = {key: np.full(rows, value) if np.ndim(value) == 0 else value for key, value in columns.items()}
+        columns = {
+            key: np.full(rows, value) if np.ndim(value) == 0 else value
+            for key, value in columns.items()
+        }
         table = Table(record.name, columns)
         if len(self._rows) == 1:
             self._folder.record(table)
@@ -153,7 +174,9 @@ class Recorder:
             try:
                 table = run.table(name)
                 cells = table["cell"] if "cell" in table else [0] * len(table)
-                pairs = [(int(cell), int(seed)) for cell, seed in zip(cells, table["seed"], strict=True)]
+                pairs = [
+                    (int(cell), int(seed)) for cell, seed in zip(cells, table["seed"], strict=True)
+                ]
             except (KanrunError, KeyError, ValueError):
                 self._folder.remove(name)
                 continue
@@ -172,7 +195,11 @@ class Recorder:
             except KanrunError:
                 continue  # none, or damaged: the task starts again
             counts, meta = stored.meta.get(_ROWS), stored.meta.get("meta")
-            if isinstance(counts, dict) and isinstance(meta, dict) and _has(there, task.pair, counts):
+            if (
+                isinstance(counts, dict)
+                and isinstance(meta, dict)
+                and _has(there, task.pair, counts)
+            ):
                 checkpoints[task.pair] = Checkpoint(_RESUME, stored.arrays, meta)
                 self._rows[task.pair] = Counter(counts)
         return checkpoints

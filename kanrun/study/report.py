@@ -16,11 +16,36 @@ from kanrun.runs.manifest import Claim
 Columns = Mapping[str, Sequence[Any]]
 # Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
 _FIRST = (
-    "cell", "seed", "test_rmse", "relative_error", "test_accuracy", "test_cross_entropy", "rmse", "worst_forgetting",
-    "quartiles", "learner", "target", "model", "variant", "part", "overlap", "schedule", "degree", "train_points",
-    "noise", "penalised", "shape", "parameters", "intervals", "activation", "seconds", "flops", "inference_seconds",
-    "validation_rmse", "train_rmse",
-)  # fmt: skip
+    "cell",
+    "seed",
+    "test_rmse",
+    "relative_error",
+    "test_accuracy",
+    "test_cross_entropy",
+    "rmse",
+    "worst_forgetting",
+    "quartiles",
+    "learner",
+    "target",
+    "model",
+    "variant",
+    "part",
+    "overlap",
+    "schedule",
+    "degree",
+    "train_points",
+    "noise",
+    "penalised",
+    "shape",
+    "parameters",
+    "intervals",
+    "activation",
+    "seconds",
+    "flops",
+    "inference_seconds",
+    "validation_rmse",
+    "train_rmse",
+)
 # The errors whose quartiles over seeds stand beside their median.
 _ERRORS = ("test_rmse", "rmse")
 _MOST_ROWS = 40
@@ -43,7 +68,11 @@ def output_console() -> Console:
 
 def printable(text: str) -> str:
     """Return `text` with blanks for control characters: a folder from elsewhere may hold any text."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(letter if letter.isprintable() else " " for letter in text)
+    )
 
 
 def print_line(console: Console, line: str | Text) -> None:
@@ -53,7 +82,12 @@ def print_line(console: Console, line: str | Text) -> None:
 
 
 def print_table(
-    console: Console, columns: Columns, *, first: Sequence[str] = (), title: str | None = None, most: int | None = None
+    console: Console,
+    columns: Columns,
+    *,
+    first: Sequence[str] = (),
+    title: str | None = None,
+    most: int | None = None,
 ) -> tuple[int, list[str]]:
     """Print the columns that fit the console's width, in their order, and return how many rows and which columns not.
 
@@ -73,7 +107,12 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for name in (name for name in names if name in chosen):
         right = _is_numeric(columns[name])
-        table.add_column(Text(printable(name)), justify="right" if right else "left", overflow="ellipsis", no_wrap=True)
+        table.add_column(
+            Text(printable(name)),
+            justify="right" if right else "left",
+            overflow="ellipsis",
+            no_wrap=True,
+        )
     for number in range(kept):
         table.add_row(*(Text(cells[name][number]) for name in names if name in chosen))
     console.print(table)
@@ -82,7 +121,9 @@ def print_table(
 
 def _is_numeric(values: Sequence[Any]) -> bool:
     numbers = [value for value in values if value is not None]
-    return bool(numbers) and all(hasattr(value, "__float__") and not isinstance(value, bool) for value in numbers)
+    return bool(numbers) and all(
+        hasattr(value, "__float__") and not isinstance(value, bool) for value in numbers
+    )
 
 
 def print_summary(console: Console, summary: Columns) -> None:
@@ -106,7 +147,9 @@ def print_summary(console: Console, summary: Columns) -> None:
     elif seeds > 1 and rows <= _MOST_ROWS:
         table = {name: [*values, _agreed(values)] for name, values in summary.items()}
         table["seed"] = [*map(str, summary["seed"]), "median"]
-    there = {name: values for name, values in table.items() if any(shown(value) for value in values)} or table
+    there = {
+        name: values for name, values in table.items() if any(shown(value) for value in values)
+    } or table
     more, left_out = print_table(console, there, first=_order(there), title=title, most=_MOST_ROWS)
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
     if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
@@ -122,7 +165,9 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
         detail = f"measured {shown(claim.measured) or 'not a number'}{spread}, bound {claim.bound}"
-        print_line(console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}")))
+        print_line(
+            console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}"))
+        )
 
 
 def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> None:
@@ -131,7 +176,9 @@ def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> N
         return
     console.print(Text(f"{len(failures)} failed", style="bold red"))
     for failure in failures[:_MOST_ROWS]:
-        print_line(console, f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}")
+        print_line(
+            console, f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}"
+        )
     if len(failures) > _MOST_ROWS:
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
 
@@ -172,7 +219,9 @@ def _medians_of_cells(summary: Columns) -> dict[str, list[Any]]:
         if name not in {"cell", "seed"}:
             merged[name] = [_agreed([values[row] for row in rows]) for rows in groups.values()]
         if name == error:
-            merged["quartiles"] = [_quartiles([values[row] for row in rows]) for rows in groups.values()]
+            merged["quartiles"] = [
+                _quartiles([values[row] for row in rows]) for rows in groups.values()
+            ]
     return merged
 
 
@@ -194,6 +243,9 @@ def _quartiles(values: Sequence[Any]) -> str:
 
 def _order(columns: Columns) -> list[str]:
     """The columns in the order of their weight, those in which rows differ first."""
-    alike = {name: name not in _ERRORS and len({shown(value) for value in columns[name]}) == 1 for name in columns}
+    alike = {
+        name: name not in _ERRORS and len({shown(value) for value in columns[name]}) == 1
+        for name in columns
+    }
     weight = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) for name in columns}
     return sorted(columns, key=lambda name: (alike[name], weight[name]))

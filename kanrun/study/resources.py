@@ -50,12 +50,20 @@ def device_of(cfg: ExperimentConfig) -> str:
 
     mps = torch.backends.mps.is_available()
     if cfg.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if mps and cfg.precision == "float32" else "cpu"
+        return (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if mps and cfg.precision == "float32"
+            else "cpu"
+        )
     if cfg.device == "mps" and cfg.precision == "float64":
         raise UsageError("device=mps computes in float32 only; add precision=float32.")
     number = int(cfg.device.partition(":")[2] or 0)
     if not (mps if cfg.device == "mps" else number < torch.cuda.device_count()):
-        raise UsageError(f"device={cfg.device} is not there: torch finds no such device; use device=auto or cpu.")
+        raise UsageError(
+            f"device={cfg.device} is not there: torch finds no such device; use device=auto or cpu."
+        )
     return cfg.device
 
 
@@ -120,20 +128,30 @@ def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Nee
         for name in ("inputs", "outputs")
     )
     parameters = max((_parameters(part, inputs, outputs) for part in parts), default=0)
-    drawn = ([part.get(name) for name in ("train", "validation", "test")] for part in parts if "train" in part)
-    points = max((sum(each for each in sample if isinstance(each, int)) for sample in drawn), default=0)
+    drawn = (
+        [part.get(name) for name in ("train", "validation", "test")]
+        for part in parts
+        if "train" in part
+    )
+    points = max(
+        (sum(each for each in sample if isinstance(each, int)) for sample in drawn), default=0
+    )
     bytes_each = 4 if cfg.precision == "float32" else 8
     width = inputs + outputs + max((sum(part.get("hidden") or ()) for part in parts), default=0)
     memory = bytes_each * policy.copies * (float(parameters) + float(points) * width)
     return Needed(parameters, points, memory)
 
 
-def check_memory(cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPolicy = MemoryPolicy()) -> None:
+def check_memory(
+    cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPolicy = MemoryPolicy()
+) -> None:
     """Raise UsageError where a training of `cfg` cannot fit into this machine, unless `force`d; names what is large."""
     import psutil  # type: ignore[import-untyped]
 
     if cfg.threads is not None and cfg.threads > policy.threads * cores():
-        raise UsageError(f"threads={cfg.threads} is more than {policy.threads} for each of the {cores()} cores here.")
+        raise UsageError(
+            f"threads={cfg.threads} is more than {policy.threads} for each of the {cores()} cores here."
+        )
     (parameters, points, memory), there = need_of(cfg, policy), psutil.virtual_memory().total
     if memory <= policy.share * there or force:
         return
@@ -165,6 +183,11 @@ def _parameters(part: Mapping[str, Any], inputs: int, outputs: int) -> int:
     if "hidden" in part:
         grids = [int(each) for each in listed(part.get("intervals")) if isinstance(each, int)]
         each = degree + max(grids, default=0) if "intervals" in part else 1
-        return sum(before * after * each for before, after in pairwise((inputs, *(part["hidden"] or ()), outputs)))
-    functions = part.get("control_points") or (degree + 1 if part.get("kind") == "polynomial" else 0)
+        return sum(
+            before * after * each
+            for before, after in pairwise((inputs, *(part["hidden"] or ()), outputs))
+        )
+    functions = part.get("control_points") or (
+        degree + 1 if part.get("kind") == "polynomial" else 0
+    )
     return sum(map(int, listed(functions))) * outputs

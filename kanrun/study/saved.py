@@ -74,7 +74,11 @@ class LoadedRun:
     @property
     def models(self) -> list[str]:
         """Names of the stored models: by cell, if there are several, then the lowest seed first."""
-        names = (name for name in self.run.checkpoints if not re.fullmatch(r"resume-\d+-\d+|.*-seed\d+-stages", name))
+        names = (
+            name
+            for name in self.run.checkpoints
+            if not re.fullmatch(r"resume-\d+-\d+|.*-seed\d+-stages", name)
+        )
         return sorted(names, key=_place)
 
     def model(self, name: str | None = None) -> Model:
@@ -83,13 +87,19 @@ class LoadedRun:
         Raises UsageError for a run without models, for a sweep, and for a name that is not there.
         """
         if self.run.is_sweep:
-            raise UsageError(f"{self.run.name} is a sweep of {len(self.run.jobs)} runs; take one of its jobs.")
+            raise UsageError(
+                f"{self.run.name} is a sweep of {len(self.run.jobs)} runs; take one of its jobs."
+            )
         self.run.check_checkpoints()
         if not self.models:
-            raise UsageError(f"{self.run.path} holds no trained model; only finished trainings leave one.")
+            raise UsageError(
+                f"{self.run.path} holds no trained model; only finished trainings leave one."
+            )
         chosen = name or self.models[0]
         if chosen not in self.models:
-            raise UsageError(f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}.")
+            raise UsageError(
+                f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}."
+            )
         return replace(model_from_checkpoint(self.run.checkpoint(chosen)), tables=self.tables)
 
     def _repr_html_(self) -> str:
@@ -109,11 +119,19 @@ class LoadedRun:
         found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
         if "formula" in found:
             seeds = [self.run.checkpoint(other).meta for other in ([name] if name else self.models)]
-            stored = [meta for meta in seeds if "formula" in meta and meta.get("seed") == found.get("seed")]
-            write_named_file(Path(file), formula_bytes(stored, form, file, identifier(Path(file).stem)))
+            stored = [
+                meta
+                for meta in seeds
+                if "formula" in meta and meta.get("seed") == found.get("seed")
+            ]
+            write_named_file(
+                Path(file), formula_bytes(stored, form, file, identifier(Path(file).stem))
+            )
             return []
         if form == "formula":
-            raise UsageError(f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN.")
+            raise UsageError(
+                f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN."
+            )
         model = self.model(name)
         model.export(form, file)
         if model.code is None or form in TABLE_FORMATS:
@@ -188,8 +206,12 @@ def predict_table(
             x, new = _inputs(trained, source, block, row)
             raw = trained.raw(x)
             counts, unknown = counts + trained.counts(x, raw), unknown + new
-            added = _columns(trained, x, raw, level, row) | {name: trained.derivative(name, x) for name in derivatives}
-            names = {name: f"prediction:{name}" if name in block else as_text(name) for name in added}
+            added = _columns(trained, x, raw, level, row) | {
+                name: trained.derivative(name, x) for name in derivatives
+            }
+            names = {
+                name: f"prediction:{name}" if name in block else as_text(name) for name in added
+            }
             if not is_parquet(output):
                 formulas += sum(map(formulas_in, block.values()))
                 if spreadsheet_safe:
@@ -208,7 +230,9 @@ def _safe(values: Sequence[Any]) -> list[Any]:
     return [as_text(value) if isinstance(value, str) else value for value in values]
 
 
-def _inputs(model: Model, source: Path, block: dict[str, list[Any]], row: int) -> tuple[np.ndarray, Counter[str]]:
+def _inputs(
+    model: Model, source: Path, block: dict[str, list[Any]], row: int
+) -> tuple[np.ndarray, Counter[str]]:
     """The model's inputs of a block that begins with data row `row`."""
     if model.code is not None:
         return model.code.encode(block)
@@ -219,16 +243,22 @@ def _inputs(model: Model, source: Path, block: dict[str, list[Any]], row: int) -
         i, j = np.argwhere(np.isnan(x))[0]
         value = block[model.inputs[j]][i]
         rule = "missing" if str(value).casefold() in MISSING_WORDS else "no finite number"
-        raise UsageError(f"column {model.inputs[j]!r} of {source.name} is {rule} in data row {row + i}.")
+        raise UsageError(
+            f"column {model.inputs[j]!r} of {source.name} is {rule} in data row {row + i}."
+        )
     return x, Counter()
 
 
-def _columns(model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, row: int) -> dict[str, np.ndarray]:
+def _columns(
+    model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, row: int
+) -> dict[str, np.ndarray]:
     """The added columns of a block that begins with data row `row`."""
     values = model.values(x, raw)
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
-        raise UsageError(f"the prediction of data row {row + bad[0]} is not finite; are there inputs of extreme size?")
+        raise UsageError(
+            f"the prediction of data row {row + bad[0]} is not finite; are there inputs of extreme size?"
+        )
     if model.classes:
         labels = {model.outputs[0]: np.array(_safe(model.classes))[values.argmax(1)]}
         return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}

@@ -54,7 +54,13 @@ def at_least(sentence: str, values: pd.Series, bound: float, spread: str | None 
 def near(sentence: str, slopes: pd.Series, theory: float, within: float) -> Claim:
     """The claim that the median of the exponents of all seeds is `theory`, give or take `within`."""
     slope = median(slopes)
-    return Claim(sentence, slope, f"{theory:g} +- {within:g}", abs(slope - theory) <= within, value_range(slopes))
+    return Claim(
+        sentence,
+        slope,
+        f"{theory:g} +- {within:g}",
+        abs(slope - theory) <= within,
+        value_range(slopes),
+    )
 
 
 def exponent(x: pd.Series, y: pd.Series) -> float:
@@ -73,5 +79,12 @@ def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFram
     rows = []
     for key, group in table.groupby(by, sort=False):
         names = dict(zip(by, key, strict=True))
-        rows.append({**names, "exponent": exponent(group[x], group[y]), "low": group[x].min(), "high": group[x].max()})
+        rows.append(
+            {
+                **names,
+                "exponent": exponent(group[x], group[y]),
+                "low": group[x].min(),
+                "high": group[x].max(),
+            }
+        )
     return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])

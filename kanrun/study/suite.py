@@ -70,7 +70,9 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
     takes = f"it takes {', '.join(sorted(one.name for one in fields(settings)))}"  # type: ignore[arg-type]
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} has {entry}, where keys with values are needed; {takes}.")
-    result: Entry = _merged(OmegaConf.structured(settings), dict(entry), f"{where} has {dict(entry)}", f"; {takes}")
+    result: Entry = _merged(
+        OmegaConf.structured(settings), dict(entry), f"{where} has {dict(entry)}", f"; {takes}"
+    )
     check(result, f"{where}.")
     return result
 
@@ -87,19 +89,32 @@ def check_bounds(cell: Mapping[str, Any]) -> None:
     """Raise UsageError for bounds on columns that are not bounded, and for bounds that are not positive numbers."""
     bounds = cell.get("bounds", {})
     if not isinstance(bounds, Mapping):
-        raise UsageError(f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6, seconds: 10}}.")
+        raise UsageError(
+            f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6, seconds: 10}}."
+        )
     for column, bound in bounds.items():
         if column not in BOUNDED:
-            raise UsageError(f"bounds of a suite's entry has {column}; choose from {', '.join(BOUNDED)}.")
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
-            raise UsageError(f"bounds of a suite's entry has {column}: {bound}, which must be a positive number.")
+            raise UsageError(
+                f"bounds of a suite's entry has {column}; choose from {', '.join(BOUNDED)}."
+            )
+        if (
+            isinstance(bound, bool)
+            or not isinstance(bound, int | float)
+            or not 0 < bound < math.inf
+        ):
+            raise UsageError(
+                f"bounds of a suite's entry has {column}: {bound}, which must be a positive number."
+            )
 
 
 def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
     """One row per bound of `cell`, beside the value that it bounds."""
     for column, bound in cell.get("bounds", {}).items():
         label = f"{summary['target']} [{summary['shape'].replace('-', ',')}], N = {summary['train_points']}"
-        yield Row("bounds", {"label": label, "column": column, "bound": float(bound), "value": summary[column]})
+        yield Row(
+            "bounds",
+            {"label": label, "column": column, "bound": float(bound), "value": summary[column]},
+        )
 
 
 def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
@@ -111,9 +126,15 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = maximum(values) if column == "seconds" else median(values)
         sentence = f"{label}: {BOUNDED[str(column)]}"
-        claims.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, value_range(values)))
+        claims.append(
+            Claim(sentence, measured, f"<= {bound:g}", measured <= bound, value_range(values))
+        )
         if column == "test_rmse" and len(values) > 1:
             worst = maximum(values) / max(median(values), sys.float_info.min)
             sentence = f"{label}: worst seed over the median"
-            claims.append(Claim(sentence, worst, f"<= {WORST_OVER_MEDIAN:g}", worst <= WORST_OVER_MEDIAN, None))
+            claims.append(
+                Claim(
+                    sentence, worst, f"<= {WORST_OVER_MEDIAN:g}", worst <= WORST_OVER_MEDIAN, None
+                )
+            )
     return claims

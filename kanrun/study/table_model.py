@@ -20,7 +20,14 @@ from numpy import ndarray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from kanrun.engine.evidence import TableFit, all_logits, blended, fit_classes, fit_numbers, network_of
+from kanrun.engine.evidence import (
+    TableFit,
+    all_logits,
+    blended,
+    fit_classes,
+    fit_numbers,
+    network_of,
+)
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
 from kanrun.study.table_policy import TablePolicy
@@ -37,7 +44,9 @@ from kanrun.watch import advanced, time_is_up
 DEFAULT_POLICY = TablePolicy()
 PLAIN_POWER = 0.15  # so near to 1 a transform changes nothing
 CLASS_NOISE = 0.3  # in logits, beside which a hidden node of a classifier is small
-LEAST_LIKELY = 1e-12  # probability, so that the logarithm of a class that a model excludes stays finite
+LEAST_LIKELY = (
+    1e-12  # probability, so that the logarithm of a class that a model excludes stays finite
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +78,11 @@ class Part:
         """As `TableModel.values`, without building a network."""
         h = self.fit.design.functions(self.inputs.apply(x))
         raw = np.stack([one.values(h) for one in self.fit.terms], 1)
-        return np.asarray(softmax(all_logits(raw), 1)) if self.outputs is None else self.outputs.invert(raw)
+        return (
+            np.asarray(softmax(all_logits(raw), 1))
+            if self.outputs is None
+            else self.outputs.invert(raw)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +121,19 @@ class TableModel:
         inputs, folds = self.inputs.times(x), self.folds
         if self.outputs is None:
             return replace(self, inputs=inputs)
-        parts = tuple(replace(one, outputs=one.outputs and one.outputs.times(y)) for one in self.parts)
+        parts = tuple(
+            replace(one, outputs=one.outputs and one.outputs.times(y)) for one in self.parts
+        )
         folds = folds and replace(folds, values=np.ldexp(folds.values, y))
         left_out = np.ldexp(self.left_out, y)
-        return replace(self, inputs=inputs, outputs=self.outputs.times(y), parts=parts, left_out=left_out, folds=folds)
+        return replace(
+            self,
+            inputs=inputs,
+            outputs=self.outputs.times(y),
+            parts=parts,
+            left_out=left_out,
+            folds=folds,
+        )
 
     def clipped(self, x: Float[ndarray, "rows inputs"]) -> float:
         """The share of rows whose prediction was held at an end of the allowed range."""
@@ -131,12 +153,20 @@ class _Choice:
     def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
         """What it makes of the candidates' predictions in the user's units."""
         if self.name == "blend":
-            return np.asarray((1 - self.amount) * predictions["stack"] + self.amount * predictions["transformed"])
+            return np.asarray(
+                (1 - self.amount) * predictions["stack"] + self.amount * predictions["transformed"]
+            )
         one = predictions[self.name]
-        return one if self.amount == 1 else np.asarray(softmax(self.amount * np.log(np.maximum(one, LEAST_LIKELY)), 1))
+        return (
+            one
+            if self.amount == 1
+            else np.asarray(softmax(self.amount * np.log(np.maximum(one, LEAST_LIKELY)), 1))
+        )
 
 
-def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT_POLICY, seed: int = 0) -> TableModel:
+def fit_table(
+    points: Points, classes: int | None, policy: TablePolicy = DEFAULT_POLICY, seed: int = 0
+) -> TableModel:
     """The model of these training rows; `classes` is how many classes y numbers, None for numbers."""
     points, x, y = ordinary_units(points, classes, policy.scores)
     if y.any():
@@ -149,47 +179,81 @@ def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT
 def _fitted(points: Points, classes: int | None, policy: TablePolicy, seed: int) -> TableModel:
     """As `fit_table`, of columns of ordinary size."""
     every = {one.name: one for one in _candidates(points, classes, policy)}
-    predictions, inside, folds = [{name: one.left_out for name, one in every.items()}], np.arange(len(points)), None
+    predictions, inside, folds = (
+        [{name: one.left_out for name, one in every.items()}],
+        np.arange(len(points)),
+        None,
+    )
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        if policy.one_fold or len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work:
+        if (
+            policy.one_fold
+            or len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work
+        ):
             policy = replace(policy, most_rows=0)
         found, number, seconds = _without_folds(points, classes, policy, seed, every)
         if (number >= 0).any():  # else the time was up before
-            predictions.append(found)  # the first vary less, these see what lies beyond the other rows
+            predictions.append(
+                found
+            )  # the first vary less, these see what lies beyond the other rows
             inside = np.flatnonzero(number >= 0)
             folds = Folds(np.full_like(next(iter(found.values())), np.nan), number, seconds)
             for k in range(number.max() + 1):
                 others = inside[number[inside] != k]
-                elsewhere = _choice(points, classes, predictions, others if len(others) else inside, policy)
+                elsewhere = _choice(
+                    points, classes, predictions, others if len(others) else inside, policy
+                )
                 folds.values[number == k] = elsewhere.of(found)[number == k]
     choice = _choice(points, classes, predictions, inside, policy)
     return _assembled(every, choice, choice.of(predictions[-1]), folds, classes, policy)
 
 
-def _assembled(every: Mapping[str, Part], choice: _Choice, left_out: ndarray, folds: Folds | None,
-               classes: int | None, policy: TablePolicy) -> TableModel:  # fmt: skip
+def _assembled(
+    every: Mapping[str, Part],
+    choice: _Choice,
+    left_out: ndarray,
+    folds: Folds | None,
+    classes: int | None,
+    policy: TablePolicy,
+) -> TableModel:
     """The network of what was chosen."""
     shares = (
-        {"stack": 1 - choice.amount, "transformed": choice.amount} if choice.name == "blend" else {choice.name: 1.0}
+        {"stack": 1 - choice.amount, "transformed": choice.amount}
+        if choice.name == "blend"
+        else {choice.name: 1.0}
     )
     parts = []
     for name, weight in sorted(shares.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit
-        parts.append(replace(every[name], weight=weight, fit=fit.times(choice.amount) if classes else fit))
+        parts.append(
+            replace(every[name], weight=weight, fit=fit.times(choice.amount) if classes else fit)
+        )
     local = any(one.fit.design.radial for one in parts)
     networks = [
         network_of(
-            one.fit.terms, one.fit.design, one.fit.functions(), one.fit.noise if not classes else CLASS_NOISE,
-            replace(policy.evidence, shapes=policy.shapes), split=classes == 2, hidden=len(parts) > 1, local=local,
+            one.fit.terms,
+            one.fit.design,
+            one.fit.functions(),
+            one.fit.noise if not classes else CLASS_NOISE,
+            replace(policy.evidence, shapes=policy.shapes),
+            split=classes == 2,
+            hidden=len(parts) > 1,
+            local=local,
             extrapolation="zero" if policy.extrapolation == "zero" else "linear",
-        ) for one in parts
-    ]  # fmt: skip
+        )
+        for one in parts
+    ]
     network = networks[0]
     if len(parts) > 1:
-        maps = [(one.outputs.values[0], one.weight * one.outputs.points[0]) for one in parts if one.outputs]
+        maps = [
+            (one.outputs.values[0], one.weight * one.outputs.points[0])
+            for one in parts
+            if one.outputs
+        ]
         network = blended(networks, maps)
     first = every["stack" if choice.name == "blend" else choice.name]
-    return TableModel(network, first.inputs, first.outputs, tuple(parts), choice.name, left_out, folds)
+    return TableModel(
+        network, first.inputs, first.outputs, tuple(parts), choice.name, left_out, folds
+    )
 
 
 def _choice(
@@ -211,7 +275,9 @@ def _choice(
 
     def factor(name: str) -> _Choice:
         found = minimize_scalar(
-            lambda a: losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2, bounds=(-2, 2), method="bounded"
+            lambda a: losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2,
+            bounds=(-2, 2),
+            method="bounded",
         )
         return _Choice(name, float(np.exp(found.x)))
 
@@ -223,7 +289,11 @@ def _choice(
     best = single["stack"]
     if "transformed" in names:
         ends = {0: best, 1: single["transformed"]}
-        share = float(minimize_scalar(lambda a: losses(_Choice("blend", a)).sum(), bounds=(0, 1), method="bounded").x)
+        share = float(
+            minimize_scalar(
+                lambda a: losses(_Choice("blend", a)).sum(), bounds=(0, 1), method="bounded"
+            ).x
+        )
         near = min(ends, key=lambda end: abs(end - share))
         best = ends[near] if abs(near - share) < policy.pure else _Choice("blend", share)
     if "sparse" in names:
@@ -237,7 +307,9 @@ def _choice(
     return single["linear"] if float(apart.mean()) <= enough else best
 
 
-def folds_of(points: Points, policy: TablePolicy, seed: int, labels: ndarray | None = None) -> ndarray:
+def folds_of(
+    points: Points, policy: TablePolicy, seed: int, labels: ndarray | None = None
+) -> ndarray:
     """The fold that each row is left out of, stratified by label; -1 for rows of a long table that never are.
 
     Groups stay together. Where rows are in time, folds are parts of it, each left out by the rows before it, and the
@@ -249,9 +321,17 @@ def folds_of(points: Points, policy: TablePolicy, seed: int, labels: ndarray | N
         if not points.forward:
             place = rng.permutation(place.max() + 1)[place]
         parts = min(policy.folds, int(place.max()) + 1 - points.forward)
-        share = (np.searchsorted(np.sort(place), place) / rows) if points.forward else place / (place.max() + 1)
+        share = (
+            (np.searchsorted(np.sort(place), place) / rows)
+            if points.forward
+            else place / (place.max() + 1)
+        )
         number = np.floor(share * (parts + points.forward)).astype(int) - points.forward
-        return np.where(number < parts - 1, -1, 0) if points.forward and rows > policy.most_rows else number
+        return (
+            np.where(number < parts - 1, -1, 0)
+            if points.forward and rows > policy.most_rows
+            else number
+        )
     order = rng.permutation(rows)
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
@@ -267,7 +347,9 @@ def training_rows(points: Points, number: ndarray, fold: int) -> ndarray:
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
-def row_losses(predicted: Float[ndarray, "rows outputs"], y: ndarray, classes: int | None) -> Float[ndarray, " rows"]:
+def row_losses(
+    predicted: Float[ndarray, "rows outputs"], y: ndarray, classes: int | None
+) -> Float[ndarray, " rows"]:
     """Of each row: the mean over outputs of squared errors in units of the output's variance, or log loss."""
     if classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
@@ -279,7 +361,9 @@ def row_losses(predicted: Float[ndarray, "rows outputs"], y: ndarray, classes: i
 def _robust(losses: ndarray, classes: int | None, policy: TablePolicy) -> ndarray:
     """Squared errors in units of the output's variance, those beyond the square of `robust` as their root grows."""
     most = policy.robust**2
-    return losses if classes else np.where(losses <= most, losses, 2 * np.sqrt(most * losses) - most)
+    return (
+        losses if classes else np.where(losses <= most, losses, 2 * np.sqrt(most * losses) - most)
+    )
 
 
 def _without_folds(
@@ -308,7 +392,10 @@ def _without_folds(
 
 
 def _candidates(
-    points: Points, classes: int | None, policy: TablePolicy, start: Mapping[str, Part] | None = None
+    points: Points,
+    classes: int | None,
+    policy: TablePolicy,
+    start: Mapping[str, Part] | None = None,
 ) -> Iterator[Part]:
     """The stack, the sparse fit, where it may be chosen the stack for the transformed output, and the linear model."""
     x, y, weights = points.x, points.y, points.weights
@@ -319,7 +406,9 @@ def _candidates(
     wanted = {"pairs": policy.pairs, "neighbourhoods": local}
     kept = tuple(name for name in policy.evidence.candidates if wanted.get(name, True))
     bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]
-    room = {"linear": policy.scores.straight_room, "constant": 0.0}.get(policy.extrapolation, policy.scores.room)
+    room = {"linear": policy.scores.straight_room, "constant": 0.0}.get(
+        policy.extrapolation, policy.scores.room
+    )
     scoring = replace(policy.scores, room=room, straight_room=room)
     base = replace(policy.evidence, shapes=policy.shapes)
     scores, stack = input_scores(x, scoring, weights, straight=bent), replace(base, candidates=kept)
@@ -328,13 +417,19 @@ def _candidates(
     def known(name: str) -> TableFit | None:
         return start[name].fit if start else None
 
-    def numbers(name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None) -> Part:
+    def numbers(
+        name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None
+    ) -> Part:
         linear = name == "linear"
-        evidence = lines if linear else stack if transform is None else replace(stack, sparse_rounds=0)
+        evidence = (
+            lines if linear else stack if transform is None else replace(stack, sparse_rounds=0)
+        )
         fit = fit_numbers(inputs.apply(x), t, evidence, weights, known(name))
         clip = policy.extrapolation != "linear"  # the ends of the outputs
         margin = policy.scores.linear_margin if linear else policy.scores.margin
-        outputs = output_map(y, transform, (t - fit.left_out)[:, 0], policy.scores, margin=margin if clip else np.inf)
+        outputs = output_map(
+            y, transform, (t - fit.left_out)[:, 0], policy.scores, margin=margin if clip else np.inf
+        )
         return Part(name, inputs, outputs, fit, outputs.invert(fit.left_out))
 
     def labels(name: str, inputs: PiecewiseScaling) -> Part:
@@ -348,12 +443,22 @@ def _candidates(
         return
     if (sparse := whole.fit.sparse) is not None:
         outputs = whole.outputs
-        left_out = softmax(all_logits(sparse.left_out), 1) if outputs is None else outputs.invert(sparse.left_out)
+        left_out = (
+            softmax(all_logits(sparse.left_out), 1)
+            if outputs is None
+            else outputs.invert(sparse.left_out)
+        )
         yield Part("sparse", scores, outputs, sparse, np.asarray(left_out))
     if start is None or "transformed" in start:
-        transform = PowerTransform.of(y[:, 0]) if y.shape[1] == 1 and not (classes or bent) else None
+        transform = (
+            PowerTransform.of(y[:, 0]) if y.shape[1] == 1 and not (classes or bent) else None
+        )
         if transform is not None and (start is not None or abs(transform.power - 1) > PLAIN_POWER):
             yield numbers("transformed", scores, transform.apply(y), transform)
-    scoring = replace(policy.scores, straight_room=0.0) if policy.extrapolation == "constant" else policy.scores
+    scoring = (
+        replace(policy.scores, straight_room=0.0)
+        if policy.extrapolation == "constant"
+        else policy.scores
+    )
     straight = input_scores(x, scoring, weights, straight=range(x.shape[1]))
     yield labels("linear", straight) if classes else numbers("linear", straight, y, None)

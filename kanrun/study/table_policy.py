@@ -52,5 +52,7 @@ class TablePolicy:
 
         The work does not grow with rows times functions squared more than once, and weights are repeated rows exactly.
         """
-        evidence = EvidencePolicy(candidates=("additive",), step_functions=0, most_functions=10**9, sparse_rounds=0)
+        evidence = EvidencePolicy(
+            candidates=("additive",), step_functions=0, most_functions=10**9, sparse_rounds=0
+        )
         return TablePolicy(evidence, extrapolation="linear", lottery=False, folds=0)

@@ -40,7 +40,9 @@ class Tracker:
         """A row of `metrics`: its numbers under the name of the training where there are several."""
         pair = values.get("cell"), values.get("seed")
         step = self._steps[pair] = self._steps.get(pair, -1) + 1
-        prefix = "".join(f"{name} {value}/" for name, value in zip(("cell", "seed"), pair, strict=True) if value)
+        prefix = "".join(
+            f"{name} {value}/" for name, value in zip(("cell", "seed"), pair, strict=True) if value
+        )
         numbers = {f"{prefix}{name}": number for name, number in _numbers(values)}
         if self._backend is not None and numbers:
             backend = self._backend
@@ -60,7 +62,10 @@ class Tracker:
             self._backend = None
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""
-            print(f"kanrun: tracker={self._name} does not work and is left out: {cause}{hint}", file=sys.stderr)
+            print(
+                f"kanrun: tracker={self._name} does not work and is left out: {cause}{hint}",
+                file=sys.stderr,
+            )
             return None
 
 
@@ -68,15 +73,24 @@ class _MLflow:
     """Into an SQLite file beside the runs, or the server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # or a training waits minutes for a dead server
+        os.environ.setdefault(
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
+        )  # or a training waits minutes for a dead server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # of its own database it says every step
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
+        logging.getLogger("mlflow").setLevel(
+            logging.WARNING
+        )  # of its own database it says every step
+        uri = (
+            os.environ.get("MLFLOW_TRACKING_URI")
+            or f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
+        )
         self._client = MlflowClient(uri)
         found = self._client.get_experiment_by_name(f"kanrun-{command}")
-        experiment = found.experiment_id if found else self._client.create_experiment(f"kanrun-{command}")
+        experiment = (
+            found.experiment_id if found else self._client.create_experiment(f"kanrun-{command}")
+        )
         self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
         for key, value in settings.items():
             self._client.log_param(self._run, key, str(value)[:500])
@@ -97,7 +111,9 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-        self._writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
+        self._writer.add_text(
+            "settings", "\n".join(f"    {key}: {value}" for key, value in settings.items())
+        )
 
     def log(self, numbers: Numbers, step: int) -> None:
         for key, value in numbers.items():
@@ -119,7 +135,9 @@ class _Trackio:
         trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
 
     def log(self, numbers: Numbers, step: int) -> None:
-        self._package.log({name: value for name, value in numbers.items() if name != "step"}, step=step)
+        self._package.log(
+            {name: value for name, value in numbers.items() if name != "step"}, step=step
+        )
 
     def end(self, results: Numbers, _: str) -> None:
         self._package.log({f"result/{key}": value for key, value in results.items()})
@@ -127,12 +145,16 @@ class _Trackio:
 
 
 BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {
-    "mlflow": _MLflow, "tensorboard": _TensorBoard, "trackio": _Trackio
-}  # fmt: skip
+    "mlflow": _MLflow,
+    "tensorboard": _TensorBoard,
+    "trackio": _Trackio,
+}
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
         if number and name not in ("cell", "seed"):
             yield name, float(value)

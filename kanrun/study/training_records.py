@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.networks import Network, from_description
-from kanrun.engine.training import Errors, Event, GridTransfer, Smoothing, Snapshot, Stage, Step, Trained, TrainingState
+from kanrun.engine.training import (
+    Errors,
+    Event,
+    GridTransfer,
+    Smoothing,
+    Snapshot,
+    Stage,
+    Step,
+    Trained,
+    TrainingState,
+)
 from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint, Record, Value
 
@@ -22,7 +32,9 @@ Arrays = dict[str, NDArray[Any]]
 
 def pack(network: Network, prefix: str = "") -> Arrays:
     """The network's parameters and buffers as arrays, each name after `prefix`."""
-    return {prefix + name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    return {
+        prefix + name: value.detach().cpu().numpy() for name, value in network.state_dict().items()
+    }
 
 
 def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
@@ -31,16 +43,24 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
     Raises KanrunError where arrays and description do not belong together.
     """
     state = {
-        name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)
+        name[len(prefix) :]: torch.from_numpy(np.array(a))
+        for name, a in arrays.items()
+        if name.startswith(prefix)
     }
     try:
         if bad := [name for name, value in state.items() if not value.isfinite().all()]:
-            raise ValueError(f"{bad[0]} holds {int((~state[bad[0]].isfinite()).sum())} numbers that are not finite")
+            raise ValueError(
+                f"{bad[0]} holds {int((~state[bad[0]].isfinite()).sum())} numbers that are not finite"
+            )
         floats = {value.dtype for value in state.values() if value.is_floating_point()}
         if len(floats) != 1 or not floats <= {torch.float32, torch.float64}:
-            raise ValueError(f"its numbers are of {', '.join(sorted(map(str, floats))) or 'no'} precision, not of one")
+            raise ValueError(
+                f"its numbers are of {', '.join(sorted(map(str, floats))) or 'no'} precision, not of one"
+            )
         if _described(description) > sum(value.numel() for value in state.values()):
-            raise ValueError("it describes more numbers than are stored")  # and memory would be taken for all of them
+            raise ValueError(
+                "it describes more numbers than are stored"
+            )  # and memory would be taken for all of them
         network = from_description(description)
         network.to(floats.pop())
         network.load_state_dict(state)
@@ -55,7 +75,9 @@ def _described(description: dict[str, Any]) -> int:
     """How many numbers at least the network of a description has."""
     if "layers" in description:
         sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
-        return sum(inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes)
+        return sum(
+            inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes
+        )
     if "shape" in description:
         return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
     return int(description.get("functions", 0) * description.get("outputs", 0))
@@ -102,7 +124,11 @@ def stage_row(stage: Stage) -> dict[str, Value]:
 
 
 def _errors(errors: Errors) -> dict[str, Value]:
-    return {"train_rmse": errors.train, "validation_rmse": errors.validation, "test_rmse": errors.test}
+    return {
+        "train_rmse": errors.train,
+        "validation_rmse": errors.validation,
+        "test_rmse": errors.test,
+    }
 
 
 def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:
@@ -111,12 +137,18 @@ def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoin
     stages = []
     for stage in state.stages:
         prefix = f"{stage.stage}/"
-        arrays |= pack(stage.network, f"{prefix}network/") | {f"{prefix}random": stage.random.numpy()}
+        arrays |= pack(stage.network, f"{prefix}network/") | {
+            f"{prefix}random": stage.random.numpy()
+        }
         stages.append({**_plain(stage), "network": stage.network.describe()})
     described: dict[str, Any] = {**meta, "stages": stages, "snapshot": None}
     if (snapshot := state.snapshot) is not None:
-        arrays |= pack(snapshot.network, "snapshot/network/") | pack(snapshot.best, "snapshot/best/")
-        arrays |= _packed(snapshot.solver, "snapshot/solver/") | {"snapshot/random": snapshot.random.numpy()}
+        arrays |= pack(snapshot.network, "snapshot/network/") | pack(
+            snapshot.best, "snapshot/best/"
+        )
+        arrays |= _packed(snapshot.solver, "snapshot/solver/") | {
+            "snapshot/random": snapshot.random.numpy()
+        }
         networks = {"network": snapshot.network.describe(), "best": snapshot.best.describe()}
         described["snapshot"] = {**_plain(snapshot), **networks}
     return Checkpoint("resume", arrays, described)
@@ -152,7 +184,9 @@ def _current(meta: dict[str, Any]) -> dict[str, Any]:
     its solver's state is of other unknowns."""
     if "snapshot" in meta:
         return meta
-    stages = [{key: value for key, value in entry.items() if key != "reached"} for entry in meta["stages"]]
+    stages = [
+        {key: value for key, value in entry.items() if key != "reached"} for entry in meta["stages"]
+    ]
     for entry, reached in zip(stages, (entry["reached"] for entry in meta["stages"]), strict=True):
         transfer = {"method": reached["how"], "error": reached["change"]}
         entry["transfer"] = {**transfer, "before": reached["before"], "after": reached["after"]}
@@ -163,12 +197,18 @@ def _plain(part: Stage | Snapshot) -> dict[str, Any]:
     """The fields that JSON holds."""
     kept = {key: value for key, value in vars(part).items() if key not in APART}
     nested = (Errors, Smoothing, GridTransfer)
-    return {key: asdict(value) if isinstance(value, nested) else value for key, value in kept.items()}
+    return {
+        key: asdict(value) if isinstance(value, nested) else value for key, value in kept.items()
+    }
 
 
 def _parts(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields of a stage or snapshot that are made of plain values."""
-    return {**entry, "smoothing": Smoothing(**entry["smoothing"]), "transfer": GridTransfer(**entry["transfer"])}
+    return {
+        **entry,
+        "smoothing": Smoothing(**entry["smoothing"]),
+        "transfer": GridTransfer(**entry["transfer"]),
+    }
 
 
 def _packed(tensors: dict[str, Tensor], prefix: str) -> Arrays:

@@ -40,7 +40,14 @@ if TYPE_CHECKING:
         named_formula,
         peaks_formula,
     )
-    from kanrun.targets.scores import PowerTransform, ScorePolicy, gaps_of, input_scores, ordinary_units, output_map
+    from kanrun.targets.scores import (
+        PowerTransform,
+        ScorePolicy,
+        gaps_of,
+        input_scores,
+        ordinary_units,
+        output_map,
+    )
     from kanrun.targets.table_file import TableLimits, check_output, is_parquet
     from kanrun.targets.table_targets import classes_of, planar_points
     from kanrun.targets.tables import lenient_numbers, read_inputs, read_values

@@ -37,7 +37,9 @@ def frame_columns(x: Data, names: Sequence[str], what: str = "x") -> dict[str, n
     for name in names:
         if name not in keys:
             there = ", ".join(map(repr, own[:10])) or "none"
-            raise InvalidData(f"{what} has no column {name!r}; its columns are {there}{near(name, own) or '.'}")
+            raise InvalidData(
+                f"{what} has no column {name!r}; its columns are {there}{near(name, own) or '.'}"
+            )
     columns = {name: np.asarray(x[keys[name]]) for name in names}
     if len({column.shape for column in columns.values()}) > 1:
         lengths = ", ".join(str(column.size) for column in columns.values())
@@ -50,7 +52,9 @@ def as_array(x: Data, what: str = "x") -> np.ndarray:
     if x is None or isinstance(x, str):
         raise InvalidData(f"{what} is {x!r}, where an array, a tensor or a DataFrame is needed.")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
-        raise InvalidData(f"{what} is a sparse matrix, which kanrun does not take; give {what}.toarray().")
+        raise InvalidData(
+            f"{what} is a sparse matrix, which kanrun does not take; give {what}.toarray()."
+        )
     if hasattr(x, "detach"):
         x = x.detach().cpu().to_dense()
         x = x.double() if x.is_floating_point() else x  # bfloat16 is no type of numpy
@@ -59,7 +63,9 @@ def as_array(x: Data, what: str = "x") -> np.ndarray:
     except ValueError:
         raise InvalidData(f"{what} is not an array: its rows differ in length.") from None
     if np.iscomplexobj(array):
-        raise InvalidData(f"{what} holds complex numbers. Complex data not supported: give real and imaginary parts.")
+        raise InvalidData(
+            f"{what} holds complex numbers. Complex data not supported: give real and imaginary parts."
+        )
     return array
 
 
@@ -73,7 +79,11 @@ def as_numbers(x: Data, what: str = "x") -> Array:
         raise InvalidData(f"{what} holds {str(first)!r}, which is not a number.") from None
     if not (finite := np.isfinite(numbers)).all():
         where = np.argwhere(~finite)[0]
-        place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "") if len(where) else "its place"
+        place = (
+            f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
+            if len(where)
+            else "its place"
+        )
         missing = "NaN" if np.isnan(numbers[tuple(where)]) else "infinity"
         raise InvalidData(
             f"{what} contains {missing} ({(~finite).sum()} in all, the first in {place}, counted from 0)."
@@ -94,14 +104,20 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
         single = isinstance(x, Mapping) and np.ndim(x[next(iter(x))]) == 0
         if code:
             return code.encode({name: list(values) for name, values in columns.items()})[0], single
-        return np.stack([as_numbers(values, f"the column {name!r}") for name, values in columns.items()], 1), single
+        return np.stack(
+            [as_numbers(values, f"the column {name!r}") for name, values in columns.items()], 1
+        ), single
     array = as_array(x)
-    if hasattr(x, "index") and not callable(x.index) and set(map(str, x.index)) == set(raw):  # one point, by name
+    if (
+        hasattr(x, "index") and not callable(x.index) and set(map(str, x.index)) == set(raw)
+    ):  # one point, by name
         array = np.array([dict(zip(map(str, x.index), array, strict=True))[name] for name in raw])
     single = array.ndim == 1 and len(raw) > 1
     array = array[None] if single else array[:, None] if array.ndim == 1 else array
     if array.ndim != 2:
-        raise InvalidData(f"x has {array.ndim} dimensions; give (rows, {len(raw)}), or one point ({len(raw)},).")
+        raise InvalidData(
+            f"x has {array.ndim} dimensions; give (rows, {len(raw)}), or one point ({len(raw)},)."
+        )
     if code and array.shape[1] == len(raw):
         return code.encode({name: list(array[:, i]) for i, name in enumerate(raw)})[0], single
     if array.shape[1] != len(names):
@@ -113,7 +129,12 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
 
 
 def array_target(
-    x: Data, y: Data, *, classification: bool = False, categories: Sequence[str] = (), weights: Data = None
+    x: Data,
+    y: Data,
+    *,
+    classification: bool = False,
+    categories: Sequence[str] = (),
+    weights: Data = None,
 ) -> Target:
     """Rows in memory as a target: x (rows, inputs) or a DataFrame, y (rows,) or (rows, outputs) or labels (rows,).
 
@@ -130,29 +151,51 @@ def array_target(
         kept = np.flatnonzero(shares)
         inputs, values, shares = inputs[kept], values[kept], shares[kept]
     if len(values) < 2:
-        raise InvalidData(f"there is {len(values)} row of data, and nothing can be learned from fewer than 2.")
+        raise InvalidData(
+            f"there is {len(values)} row of data, and nothing can be learned from fewer than 2."
+        )
     if classes is not None and len(set(values[:, 0])) < 2:
-        raise InvalidData(f"y has one class only, {classes[int(values[0, 0])]!r}; at least two classes are needed.")
+        raise InvalidData(
+            f"y has one class only, {classes[int(values[0, 0])]!r}; at least two classes are needed."
+        )
     points = Points(inputs, values, shares)
     return Target(
-        "data", names, outputs, points.box, points=points, is_table=True, classes=classes, code=code, notes=notes
+        "data",
+        names,
+        outputs,
+        points.box,
+        points=points,
+        is_table=True,
+        classes=classes,
+        code=code,
+        notes=notes,
     )
 
 
-def _inputs(x: Data, categories: Sequence[str]) -> tuple[tuple[str, ...], Array, TableCode | None, tuple[str, ...]]:
+def _inputs(
+    x: Data, categories: Sequence[str]
+) -> tuple[tuple[str, ...], Array, TableCode | None, tuple[str, ...]]:
     if not is_frame(x):
         if categories:
-            raise InvalidData(f"categories={list(categories)} name columns of a DataFrame, and x is an array.")
+            raise InvalidData(
+                f"categories={list(categories)} name columns of a DataFrame, and x is an array."
+            )
         array = as_array(x)
         array = array[:, None] if array.ndim == 1 else array
         if array.ndim != 2:
-            raise InvalidData(f"x has {array.ndim} dimensions; give (rows, inputs). Reshape your data.")
+            raise InvalidData(
+                f"x has {array.ndim} dimensions; give (rows, inputs). Reshape your data."
+            )
         if 0 in array.shape:
-            raise InvalidData(f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s).")
+            raise InvalidData(
+                f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s)."
+            )
         return tuple(f"x{i}" for i in range(array.shape[1])), as_numbers(array), None, ()
     names = frame_names(x)
     if unknown := [name for name in categories if name not in names]:
-        raise InvalidData(f"categories names {unknown[0]!r}, which is no column of x{near(unknown[0], names) or '.'}")
+        raise InvalidData(
+            f"categories names {unknown[0]!r}, which is no column of x{near(unknown[0], names) or '.'}"
+        )
     columns = frame_columns(x, names)
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
@@ -169,7 +212,9 @@ def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
         names = frame_names(y, "y")
         return (
             tuple(names),
-            np.stack([as_numbers(v, f"y's column {n!r}") for n, v in frame_columns(y, names).items()], 1),
+            np.stack(
+                [as_numbers(v, f"y's column {n!r}") for n, v in frame_columns(y, names).items()], 1
+            ),
             None,
         )
     values = as_numbers(y, "y")
@@ -204,7 +249,9 @@ def _weights(weights: Data, rows: int) -> Array | None:
         return None
     shares = as_numbers(weights, "sample_weight")
     if shares.shape != (rows,):
-        raise InvalidData(f"sample_weight must be one number for each of {rows} rows, not {shares.shape}.")
+        raise InvalidData(
+            f"sample_weight must be one number for each of {rows} rows, not {shares.shape}."
+        )
     if (shares < 0).any() or not shares.any():
         raise InvalidData("sample_weight must not be negative, nor zero for all rows.")
     return None if (shares == 1).all() else shares

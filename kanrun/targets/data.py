@@ -52,7 +52,9 @@ class Points:
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.ndim != 2 or len(self.x) != len(self.y):
-            raise ValueError(f"x and y must be (N, d) and (N, m), not {self.x.shape} and {self.y.shape}")
+            raise ValueError(
+                f"x and y must be (N, d) and (N, m), not {self.x.shape} and {self.y.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -93,7 +95,9 @@ class Target:
     test: Points | None = None  # of a table whose test rows have a file of their own
     is_table: bool = False
     classes: tuple[str, ...] | None = None
-    code: TableCode | None = None  # how the inputs are made of a table's columns, where these are not plain numbers
+    code: TableCode | None = (
+        None  # how the inputs are made of a table's columns, where these are not plain numbers
+    )
     notes: tuple[str, ...] = ()  # what to say of a table that was read
 
 
@@ -133,7 +137,10 @@ class PiecewiseScaling:
 
     def plain(self) -> dict[str, Any]:
         """JSON values, for `scaling_from_plain`."""
-        return {"points": [a.tolist() for a in self.points], "values": [a.tolist() for a in self.values]}
+        return {
+            "points": [a.tolist() for a in self.points],
+            "values": [a.tolist() for a in self.values],
+        }
 
     def times(self, exponent: NDArray[np.intp]) -> PiecewiseScaling:
         """The map of a multiplied by 2^exponent (features,)."""
@@ -155,15 +162,21 @@ class PiecewiseScaling:
 
     @staticmethod
     def _mapped(a: Array, from_: tuple[Array, ...], to: tuple[Array, ...]) -> Array:
-        return np.stack([np.interp(a[..., j], x, y) for j, (x, y) in enumerate(zip(from_, to, strict=True))], -1)
+        return np.stack(
+            [np.interp(a[..., j], x, y) for j, (x, y) in enumerate(zip(from_, to, strict=True))], -1
+        )
 
 
 def scaling_from_plain(plain: Mapping[str, Any]) -> Scaling | PiecewiseScaling:
     """The scaling of `plain()`. Raises KeyError, TypeError or ValueError for what is none."""
     if "points" in plain:
-        points, values = (tuple(np.array(a, dtype=np.float64) for a in plain[key]) for key in ("points", "values"))
+        points, values = (
+            tuple(np.array(a, dtype=np.float64) for a in plain[key]) for key in ("points", "values")
+        )
         return PiecewiseScaling(points, values)
-    return Scaling(np.array(plain["shift"], dtype=np.float64), np.array(plain["scale"], dtype=np.float64))
+    return Scaling(
+        np.array(plain["shift"], dtype=np.float64), np.array(plain["scale"], dtype=np.float64)
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,10 +45,14 @@ def with_noise(points: Points, noise: float, rng: np.random.Generator) -> Points
     """Normal noise on y; its standard deviation is `noise` times that of each output over these points."""
     if not noise:
         return points
-    return replace(points, y=points.y + noise * deviation(points.y) * rng.standard_normal(points.y.shape))
+    return replace(
+        points, y=points.y + noise * deviation(points.y) * rng.standard_normal(points.y.shape)
+    )
 
 
-def split_order(count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+def split_order(
+    count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
     """All rows in a random order of which any first part is a fair sample.
 
     With class `labels` (count,) it is stratified: one row of every class comes first, then each class is
@@ -62,7 +66,9 @@ def split_order(count: int, rng: np.random.Generator, labels: NDArray[np.intp] |
     sizes = np.bincount(shuffled)
     rank = np.empty(count, dtype=np.intp)  # of each row within its class
     rank[by_class] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    position = np.where(rank == 0, -1.0, (rank + rng.random(len(sizes))[shuffled]) / sizes[shuffled])
+    position = np.where(
+        rank == 0, -1.0, (rank + rng.random(len(sizes))[shuffled]) / sizes[shuffled]
+    )
     return order[np.argsort(position, kind="stable")]
 
 
@@ -81,12 +87,18 @@ class SplitPolicy:
     test_share: float = 0.2  # of a table's rows
     fewest_train: int = 2  # rows of a table: one has no deviation to standardise by
     fewest_for_validation: int = 20  # training points: of fewer, none are set aside
-    ordinary: float = 100.0  # sizes of 1/this to this, and means up to this many sizes: not standardised
+    ordinary: float = (
+        100.0  # sizes of 1/this to this, and means up to this many sizes: not standardised
+    )
     numbers: int = 10**9  # most of one draw, points times variables
-    constant: float = 1e-13  # a column whose range is within this share of its values only differs by rounding
+    constant: float = (
+        1e-13  # a column whose range is within this share of its values only differs by rounding
+    )
 
 
-def make_dataset(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy = SplitPolicy()) -> Dataset:
+def make_dataset(
+    target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy = SplitPolicy()
+) -> Dataset:
     """The points of one seed.
 
     Functions: uniform random training and test points, each from its own stream; noise (relative to the
@@ -114,35 +126,54 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int, policy: Sp
     )
 
 
-def _drawn(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy) -> tuple[Points, Points | None]:
+def _drawn(
+    target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy
+) -> tuple[Points, Points | None]:
     """Training points (those for validation included) without noise, and test points."""
     if target.points is None:
         counts = {"train": sampling.train, "test": sampling.test}
         for part, count in counts.items():
             if count is None:
-                raise UsageError("sampling.train and sampling.test must be numbers; null is for tables.")
+                raise UsageError(
+                    "sampling.train and sampling.test must be numbers; null is for tables."
+                )
             if count * len(target.domain) > policy.numbers:
                 variables = f"{len(target.domain)} variables"
-                raise UsageError(f"sampling.{part}={count} points of {variables} are more than memory is planned for.")
-        drawn, test = (draw(target, count or 0, generator(seed, part)) for part, count in counts.items())
+                raise UsageError(
+                    f"sampling.{part}={count} points of {variables} are more than memory is planned for."
+                )
+        drawn, test = (
+            draw(target, count or 0, generator(seed, part)) for part, count in counts.items()
+        )
         return drawn, test if len(test) else None
     if not target.is_table:
         return target.points, None
     if target.classes is not None and sampling.noise:
-        raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0.")
+        raise UsageError(
+            f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0."
+        )
     if target.test is not None:
         if sampling.test or sampling.train is not None:
-            raise UsageError("the test rows come from target.test_path; leave sampling.train and sampling.test out.")
+            raise UsageError(
+                "the test rows come from target.test_path; leave sampling.train and sampling.test out."
+            )
         return target.points, target.test
     train_count, test_count = _counts(len(target.points), sampling, target.name, policy)
     order = _row_order(target, generator(seed, "rows"))
     groups = target.points.groups
-    if groups is not None and not target.points.forward and train_count < len(order):  # no group is torn
+    if (
+        groups is not None and not target.points.forward and train_count < len(order)
+    ):  # no group is torn
         torn = int((groups[order[:train_count]] == groups[order[train_count]]).sum())
         train_count, test_count = train_count - torn, test_count + torn
         if train_count < policy.fewest_train:
-            raise UsageError(f"{target.name} has too few groups for test rows; ask for less with sampling.test.")
-    chosen, others = np.sort(order[:train_count]), np.sort(order[train_count : train_count + test_count])
+            raise UsageError(
+                f"{target.name} has too few groups for test rows; ask for less with sampling.test."
+            )
+    chosen, others = (
+        np.sort(order[:train_count]),
+        np.sort(order[train_count : train_count + test_count]),
+    )
     return target.points.take(chosen), target.points.take(others) if test_count else None
 
 
@@ -173,7 +204,9 @@ def _counts(rows: int, sampling: SamplingConfig, name: str, policy: SplitPolicy)
         train = max(rows - test, least)
     if train + test > rows:
         has = f"has {rows} row{'' if rows == 1 else 's'}"
-        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} {has}.")
+        raise UsageError(
+            f"{train} training and {test} test rows are {train + test}, but {name} {has}."
+        )
     return train, test
 
 
@@ -182,7 +215,9 @@ def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scali
     as they are; class indices never."""
     if not target.is_table:
         middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
-        return _where_needed(middle, half, policy), _where_needed(train.y.mean(0), deviation(train.y), policy)
+        return _where_needed(middle, half, policy), _where_needed(
+            train.y.mean(0), deviation(train.y), policy
+        )
     inputs = _standardised(train.x, train.weights, policy)
     if target.classes is not None:
         return inputs, Scaling.identity(1)
@@ -192,14 +227,20 @@ def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scali
 def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
     """By middle and size, the identity for features of ordinary size."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
-    plain = (size >= 1 / policy.ordinary) & (size <= policy.ordinary) & (np.abs(middle) <= policy.ordinary * size)
+    plain = (
+        (size >= 1 / policy.ordinary)
+        & (size <= policy.ordinary)
+        & (np.abs(middle) <= policy.ordinary * size)
+    )
     return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))
 
 
 def _standardised(values: Array, weights: Array | None, policy: SplitPolicy) -> Scaling:
     """By weighted mean and standard deviation; a column that is constant (to rounding) is only shifted."""
     largest = np.abs(values).max(axis=0)
-    relative = values / np.where(largest > 0, largest, 1.0)  # whose sums and squares neither over- nor underflow
+    relative = values / np.where(
+        largest > 0, largest, 1.0
+    )  # whose sums and squares neither over- nor underflow
     mean = np.average(relative, 0, weights)
     mean, size = mean * largest, np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
     return Scaling(mean, np.where(constant(values, policy), 1.0, size))
@@ -229,5 +270,7 @@ def _notes(target: Target, train: Points, policy: SplitPolicy) -> list[str]:
     ]
     for i, name in enumerate(target.classes or ()):
         if not (train.y[:, 0] == i).any():
-            notes.append(f"class {name!r} of {target.name} is in no training row, so it cannot be learned")
+            notes.append(
+                f"class {name!r} of {target.name} is in no training row, so it cannot be learned"
+            )
     return notes

@@ -91,7 +91,9 @@ def _pair(pair: Any, index: int) -> tuple[float, float]:
     except UsageError as error:
         raise UsageError(f"target.domain of x{index}: {str(error).rstrip('.')}.") from None
     if not lower < upper:
-        raise UsageError(f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper.")
+        raise UsageError(
+            f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper."
+        )
     if not np.isfinite(upper - lower):
         raise UsageError(f"target.domain of x{index} is too wide for float64.")
     return lower, upper
@@ -115,7 +117,9 @@ def check_finite(target: Target, probes: Probes = Probes()) -> Target:
             f"and {others} of the {len(points)} points tried; change target.domain."
         )
     for zero in _zeros_of_denominators(target, points, probes):
-        beside = np.abs(target.function(zero))  # NaN where a zero is divided by zero, which may be no pole
+        beside = np.abs(
+            target.function(zero)
+        )  # NaN where a zero is divided by zero, which may be no pole
         if np.nanmax(beside, initial=0.0) > probes.pole * np.median(np.abs(values)):
             raise UsageError(
                 f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; change target.domain."
@@ -126,7 +130,8 @@ def check_finite(target: Target, probes: Probes = Probes()) -> Target:
 def shown(point: Array, names: Sequence[str] = ()) -> str:
     """The first coordinates of a point (d,), such as x0=1, x1=2; `names` are x0, x1, ... by default."""
     texts = [
-        f"{name}={value:.6g}" for name, value in zip(names or [f"x{i}" for i in range(len(point))], point, strict=True)
+        f"{name}={value:.6g}"
+        for name, value in zip(names or [f"x{i}" for i in range(len(point))], point, strict=True)
     ]
     return ", ".join(texts if len(texts) <= 8 else [*texts[:8], "..."])
 
@@ -135,7 +140,9 @@ def _zeros_of_denominators(target: Target, points: Array, probes: Probes) -> Ite
     """For each denominator that has both signs among `points`: two neighbours (2, d) of a zero of it."""
     if target.expression is None:
         return
-    denominators = {power.base for power in target.expression.atoms(sympy.Pow) if power.exp.is_negative}
+    denominators = {
+        power.base for power in target.expression.atoms(sympy.Pow) if power.exp.is_negative
+    }
     for function, zero in _POLES.items():
         denominators |= {zero(call.args[0]) for call in target.expression.atoms(function)}
     for denominator in sorted(denominators, key=str):

@@ -20,8 +20,14 @@ from kanrun.targets.tables import MISSING_WORDS, lenient_numbers
 
 MOST_LEVELS = 128  # of a category that get an indicator of their own, the most frequent first
 FEWEST_ROWS = 2  # with a level; rarer ones are all zeros, like levels that were never seen
-DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}  # of a date, and the days after which each comes back
-LONG_ENOUGH = 1.2  # times its period that dates must span for a place in it to be told from the date itself
+DAYS = {
+    "day of year": 365.2425,
+    "weekday": 7.0,
+    "hour": 1.0,
+}  # of a date, and the days after which each comes back
+LONG_ENOUGH = (
+    1.2  # times its period that dates must span for a place in it to be told from the date itself
+)
 
 
 # The next three are written into exported Python files, and stand on NumPy alone.
@@ -35,7 +41,9 @@ def text_of(value: Any) -> str:
 
 def days_from(texts: list[str]) -> Array:
     """Dates in ISO 8601 as days since 1970-01-01, NaN for an empty one. Raises ValueError for other texts."""
-    instants = np.array([text.split("+")[0].rstrip("Zz") or "NaT" for text in texts], dtype="M8[us]")
+    instants = np.array(
+        [text.split("+")[0].rstrip("Zz") or "NaT" for text in texts], dtype="M8[us]"
+    )
     return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 86_400e6)
 
 
@@ -87,11 +95,15 @@ class ColumnCode:
             numbers, text = (days, None) if days is not None else (numbers, text)
         if text is not None:
             kind = "numbers" if self.parts is None else "dates such as 2024-12-31"
-            raise UsageError(f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}.")
+            raise UsageError(
+                f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
+            )
         missing = np.isnan(numbers)
         filled = np.where(missing, self.fill, numbers)
         parts = [place_of(filled, part) for part in self.parts or ()]
-        return np.stack([filled, *parts, *([missing.astype(np.float64)] if self.indicator else [])], 1), 0
+        return np.stack(
+            [filled, *parts, *([missing.astype(np.float64)] if self.indicator else [])], 1
+        ), 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,9 @@ def code_of(
             numbers, text, parts = days, None, _parts(days)
         if name in categories or text is not None:
             if name not in categories and _share_of_text(values) <= 0.5:
-                raise UsageError(f"column {name!r} has numbers and text, such as {text!r}; {advice}.")
+                raise UsageError(
+                    f"column {name!r} has numbers and text, such as {text!r}; {advice}."
+                )
             levels = _levels(values)
             if not levels:
                 notes.append(
@@ -153,7 +167,9 @@ def code_of(
         if missing.all():
             notes.append(f"the column {name!r} is left out: it is empty")
             continue
-        codes.append(ColumnCode(name, None, float(np.median(numbers[~missing])), bool(missing.any()), parts))
+        codes.append(
+            ColumnCode(name, None, float(np.median(numbers[~missing])), bool(missing.any()), parts)
+        )
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     plain = (code.levels is None and not code.indicator and code.parts is None for code in codes)
@@ -175,8 +191,12 @@ def days_of(values: Sequence[Any]) -> Array | None:
 
     These are 2024-12-31 with or without a time after a blank or a T, and what Parquet holds as dates and times.
     """
-    texts = [EMPTY if text_of(value).casefold() in MISSING_WORDS else text_of(value) for value in values]
-    if not any(text != EMPTY for text in texts) or not all(text == EMPTY or _DATE.match(text) for text in texts):
+    texts = [
+        EMPTY if text_of(value).casefold() in MISSING_WORDS else text_of(value) for value in values
+    ]
+    if not any(text != EMPTY for text in texts) or not all(
+        text == EMPTY or _DATE.match(text) for text in texts
+    ):
         return None
     try:
         return days_from(["" if text == EMPTY else text for text in texts])
@@ -198,7 +218,11 @@ def _parts(days: Array) -> tuple[str, ...]:
 
 
 def _share_of_text(values: Sequence[Any]) -> float:
-    held = [value for value in values if text_of(value).casefold() not in MISSING_WORDS and text_of(value) != EMPTY]
+    held = [
+        value
+        for value in values
+        if text_of(value).casefold() not in MISSING_WORDS and text_of(value) != EMPTY
+    ]
     return sum(lenient_numbers([value])[1] is not None for value in held) / max(len(held), 1)
 
 

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import sympy
 
-from kanrun.config import ExpressionTarget, FeynmanTarget, GaussianPeaksTarget, NamedTarget, NistTarget, SpecialTarget
+from kanrun.config import (
+    ExpressionTarget,
+    FeynmanTarget,
+    GaussianPeaksTarget,
+    NamedTarget,
+    NistTarget,
+    SpecialTarget,
+)
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.formulas.parsing import parse_expression
@@ -47,11 +54,15 @@ def read_nist(folder: str, name: str) -> NistSet:
     path = Path(folder) / f"{name}.dat"
     if not path.is_file():
         known = sorted(each.stem for each in Path(folder).glob("*.dat"))
-        raise UsageError(f"target.name={name!r}: {folder} has no file {name}.dat{near(name, known) or '.'}")
+        raise UsageError(
+            f"target.name={name!r}: {folder} has no file {name}.dat{near(name, known) or '.'}"
+        )
     try:
         return _read(name, path.read_text(encoding="ascii"))
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is not a file of NIST's nonlinear regression sets: {error}.") from error
+        raise UsageError(
+            f"{path} is not a file of NIST's nonlinear regression sets: {error}."
+        ) from error
 
 
 def _read(name: str, text: str) -> NistSet:
@@ -71,7 +82,16 @@ def _read(name: str, text: str) -> NistSet:
     model = parse_expression(right, [*inputs, *parameters])
     residual = next(line for line in lines if line.startswith("Residual Sum of Squares"))
     y = np.log(data[:, 0]) if match["left"].startswith("log") else data[:, 0]
-    return NistSet(name, data[:, 1:], y, model, parameters, numbers[:, :2].T, numbers[:, 2], _floats(residual)[0])
+    return NistSet(
+        name,
+        data[:, 1:],
+        y,
+        model,
+        parameters,
+        numbers[:, :2].T,
+        numbers[:, 2],
+        _floats(residual)[0],
+    )
 
 
 def _floats(text: str) -> list[float]:
@@ -98,7 +118,9 @@ NAMED: dict[str, str] = {
 arXiv 2404.19756, section 3.1."""
 
 GIVEN_POINTS: dict[str, Points] = {
-    "lecture_points": Points(np.array([[0.0], [1.0], [2.0], [5.0]]), np.array([[5.0], [1.0], [3.0], [2.0]]))
+    "lecture_points": Points(
+        np.array([[0.0], [1.0], [2.0], [5.0]]), np.array([[5.0], [1.0], [3.0], [2.0]])
+    )
 }
 """Points without a truth between them."""
 
@@ -114,7 +136,9 @@ def formula_target(
 ) -> Target:
     """The target of an expression in `inputs`, with its domain read and its values on it checked."""
     box = read_domain(domain, len(inputs), default)
-    return check_finite(Target(name, tuple(inputs), ("y",), box, expression, _function(expression, inputs)))
+    return check_finite(
+        Target(name, tuple(inputs), ("y",), box, expression, _function(expression, inputs))
+    )
 
 
 def build_named(config: NamedTarget) -> Target:
@@ -130,7 +154,9 @@ def build_named(config: NamedTarget) -> Target:
 def build_peaks(config: GaussianPeaksTarget) -> Target:
     """Sum over the centres c of exp(-sharpness |x - (c, ..., c)|^2): narrow peaks along the diagonal."""
     inputs = [f"x{i}" for i in range(config.dimension)]
-    peaks = peaks_formula(np.repeat([[constant(c)] for c in config.centres], config.dimension, 1), config.sharpness)
+    peaks = peaks_formula(
+        np.repeat([[constant(c)] for c in config.centres], config.dimension, 1), config.sharpness
+    )
     return formula_target("gaussian_peaks", parse(peaks), inputs, config.domain)
 
 
@@ -166,7 +192,9 @@ def named_formula(text: str, domain: Any = None) -> Target:
     expression = parse(text, names)
     numbered = {variable(name): variable(f"x{i}") for i, name in enumerate(names)}
     shown = text if len(text) <= 60 else text[:57] + "..."
-    target = formula_target(shown, expression.xreplace(numbered), list(map(str, numbered.values())), domain)
+    target = formula_target(
+        shown, expression.xreplace(numbered), list(map(str, numbered.values())), domain
+    )
     return replace(target, inputs=names)
 
 
@@ -205,14 +233,27 @@ _ANGLE_PARAMETER: Pairs = ((-np.pi, np.pi), (-1.0, 0.9))
 
 SPECIAL: dict[str, SpecialFunction] = {
     "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9))),  # Jacobi's sn(u, m)
-    "ellipkinc": SpecialFunction(partial(_scipy, "ellipkinc"), _ANGLE_PARAMETER),  # elliptic F(phi, m), first kind
-    "ellipeinc": SpecialFunction(partial(_scipy, "ellipeinc"), _ANGLE_PARAMETER),  # E(phi, m), second kind
-    "jv": SpecialFunction(partial(_scipy, "jv"), ((0.0, 5.0), (1.0, 10.0))),  # Bessel functions J_v(x), first kind
+    "ellipkinc": SpecialFunction(
+        partial(_scipy, "ellipkinc"), _ANGLE_PARAMETER
+    ),  # elliptic F(phi, m), first kind
+    "ellipeinc": SpecialFunction(
+        partial(_scipy, "ellipeinc"), _ANGLE_PARAMETER
+    ),  # E(phi, m), second kind
+    "jv": SpecialFunction(
+        partial(_scipy, "jv"), ((0.0, 5.0), (1.0, 10.0))
+    ),  # Bessel functions J_v(x), first kind
     "yv": SpecialFunction(partial(_scipy, "yv"), ((0.0, 3.0), (1.0, 10.0))),  # Y_v(x), second kind
-    "kv": SpecialFunction(partial(_scipy, "kv"), ((0.0, 3.0), (1.0, 5.0))),  # K_v(x), modified, second kind
-    "iv": SpecialFunction(partial(_scipy, "iv"), ((0.0, 3.0), (1.0, 5.0))),  # I_v(x), modified, first kind
+    "kv": SpecialFunction(
+        partial(_scipy, "kv"), ((0.0, 3.0), (1.0, 5.0))
+    ),  # K_v(x), modified, second kind
+    "iv": SpecialFunction(
+        partial(_scipy, "iv"), ((0.0, 3.0), (1.0, 5.0))
+    ),  # I_v(x), modified, first kind
     # Associated Legendre functions P_v^m(x).
-    **{f"lpmv_{m}": SpecialFunction(partial(_scipy, "lpmv", m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
+    **{
+        f"lpmv_{m}": SpecialFunction(partial(_scipy, "lpmv", m), ((0.0, 5.0), (-0.9, 0.9)))
+        for m in (0, 1, 2)
+    },
     # Real parts of spherical harmonics of order m and degree n; x0 is the azimuth, x1 the polar angle.
     **{
         f"sph_harm_{m}_{n}": SpecialFunction(partial(_harmonic, order=m, degree=n), _AZIMUTH_POLAR)
@@ -241,12 +282,18 @@ class FeynmanFormula:
 @cache
 def feynman_formulas() -> dict[str, FeynmanFormula]:
     """Equation id (volume.chapter.equation) to formula: the 27 of the KAN paper's Table 2 (arXiv 2404.19756)."""
-    text = resources.files("kanrun.targets").joinpath("feynman_dimensionless.csv").read_text(encoding="utf-8")
+    text = (
+        resources.files("kanrun.targets")
+        .joinpath("feynman_dimensionless.csv")
+        .read_text(encoding="utf-8")
+    )
     formulas = {}
     for row in csv.DictReader(text.splitlines()):
         ends = [pair.split(":") for pair in row["domain"].split()]
         domain = tuple((lower, upper) for lower, upper in ends)
-        formulas[row["id"]] = FeynmanFormula(row["formula"], tuple(row["variables"].split()), domain)
+        formulas[row["id"]] = FeynmanFormula(
+            row["formula"], tuple(row["variables"].split()), domain
+        )
     return formulas
 
 
@@ -271,7 +318,10 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
     entry = _formulas_of_file(path)[name]
     try:
         variables = [entry["vars"][f"v{i + 1}"] for i in range(int(entry["n_variables"]))]
-        names, ranges = [str(each["name"]) for each in variables], [list(each["sample_range"]) for each in variables]
+        names, ranges = (
+            [str(each["name"]) for each in variables],
+            [list(each["sample_range"]) for each in variables],
+        )
         expression = parse(str(entry["raw"]), names)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
@@ -279,7 +329,9 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
         ) from error
     inputs = [f"x{i}" for i in range(len(names))]
     swap = {variable(old): variable(new) for old, new in zip(names, inputs, strict=True)}
-    expression = expression.xreplace(swap)  # 0/0 on part of a published range is no reason to refuse it
+    expression = expression.xreplace(
+        swap
+    )  # 0/0 on part of a published range is no reason to refuse it
     box = read_domain(domain, len(inputs), ranges)
     return Target(name, tuple(inputs), ("y",), box, expression, _function(expression, inputs))
 
@@ -292,7 +344,9 @@ def _formulas_of_file(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as stream:
             entries = yaml.safe_load(stream)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"target.path={path} cannot be read as YAML: {str(error).splitlines()[0]}.") from error
+        raise UsageError(
+            f"target.path={path} cannot be read as YAML: {str(error).splitlines()[0]}."
+        ) from error
     if not isinstance(entries, dict) or not entries:
         raise UsageError(f"target.path={path} has no formulas by name.")
     return {str(name): entry for name, entry in entries.items()}
@@ -302,4 +356,6 @@ def _check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
     """Raises UsageError for a name that is not among `known`."""
     names = list(known)
     if name not in names:
-        raise UsageError(f"{key}={name!r} is not one of the {what}{near(name, names)}; known are {', '.join(names)}.")
+        raise UsageError(
+            f"{key}={name!r} is not one of the {what}{near(name, names)}; known are {', '.join(names)}."
+        )

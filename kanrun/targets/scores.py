@@ -42,7 +42,9 @@ class ScorePolicy:
     bounds: tuple[Any, Any] = (-np.inf, np.inf)
 
 
-def ordinary_units(points: Points, classes: int | None, policy: ScorePolicy = ScorePolicy()) -> tuple[Points, Any, Any]:
+def ordinary_units(
+    points: Points, classes: int | None, policy: ScorePolicy = ScorePolicy()
+) -> tuple[Points, Any, Any]:
     """The points with every column over 2^exponent, and the exponents of x and y, which are 0 for ordinary sizes."""
 
     def exponents(a: Array) -> NDArray[np.intp]:
@@ -56,7 +58,11 @@ def ordinary_units(points: Points, classes: int | None, policy: ScorePolicy = Sc
 
 
 def input_scores(
-    x: Array, policy: ScorePolicy = ScorePolicy(), weights: Array | None = None, *, straight: Sequence[int] = ()
+    x: Array,
+    policy: ScorePolicy = ScorePolicy(),
+    weights: Array | None = None,
+    *,
+    straight: Sequence[int] = (),
 ) -> PiecewiseScaling:
     """The map of each column of the training rows x (rows, inputs), those of `straight` only standardised.
 
@@ -64,14 +70,20 @@ def input_scores(
     """
     weights = np.ones(len(x)) if weights is None else weights
     maps = [_scores(column, weights, policy, j in straight) for j, column in enumerate(x.T)]
-    return PiecewiseScaling(tuple(points for points, _ in maps), tuple(values for _, values in maps))
+    return PiecewiseScaling(
+        tuple(points for points, _ in maps), tuple(values for _, values in maps)
+    )
 
 
 def _scores(x: Array, weights: Array, policy: ScorePolicy, straight: bool) -> tuple[Array, Array]:
     distinct = np.unique(x)
     count = float(weights.sum())
     mean = float(weights @ x) / count
-    low, high, deviation = distinct[0], distinct[-1], float(np.sqrt(weights @ (x - mean) ** 2 / count))
+    low, high, deviation = (
+        distinct[0],
+        distinct[-1],
+        float(np.sqrt(weights @ (x - mean) ** 2 / count)),
+    )
     if deviation <= 1e-12 * max(abs(low), abs(high)):
         size = max(abs(low), 1.0)
         return np.array([low - size, low + size]), np.array([-1.0, 1.0])
@@ -82,7 +94,9 @@ def _scores(x: Array, weights: Array, policy: ScorePolicy, straight: bool) -> tu
         apart = np.diff(points) > 1e-12 * (high - low)  # nearer ones have slopes that overflow
         points = np.append(points[:-1][apart], high)
         order = np.argsort(x, kind="stable")
-        below = np.concatenate([[0.0], np.cumsum(weights[order])])  # the weight of the first k rows in order
+        below = np.concatenate(
+            [[0.0], np.cumsum(weights[order])]
+        )  # the weight of the first k rows in order
         ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
         rank = sum(ends) / (2 * count)
         normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
@@ -106,7 +120,9 @@ def gaps_of(x: Array, policy: ScorePolicy = ScorePolicy()) -> tuple[Array, ...]:
         distinct = np.unique(column)
         wide = np.flatnonzero(np.diff(distinct) > policy.gap * (distinct[-1] - distinct[0]))
         wide = wide if len(distinct) > policy.few else wide[:0]
-        found.append(np.stack([distinct[wide], distinct[wide + 1]], 1) if len(wide) else np.zeros((0, 2)))
+        found.append(
+            np.stack([distinct[wide], distinct[wide + 1]], 1) if len(wide) else np.zeros((0, 2))
+        )
     return tuple(found)
 
 
@@ -141,12 +157,16 @@ class PowerTransform:
     def apply(self, y: Array) -> Array:
         from scipy import stats
 
-        return np.asarray((stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.deviation)
+        return np.asarray(
+            (stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.deviation
+        )
 
     def invert(self, t: Array) -> Array:
         """y, for t of the outputs."""
         t = t * self.deviation + self.mean
-        up, down = (special.inv_boxcox1p(np.abs(t), power) for power in (self.power, 2 - self.power))
+        up, down = (
+            special.inv_boxcox1p(np.abs(t), power) for power in (self.power, 2 - self.power)
+        )
         return np.asarray(self.unit * np.where(t >= 0, up, -down))
 
 
@@ -167,21 +187,32 @@ def output_map(
     """
     low, high = y.min(0), y.max(0)
     room = min(margin, _UNHELD) * np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
-    least, most = np.maximum(low - room, policy.bounds[0]), np.minimum(high + room, policy.bounds[1])
+    least, most = (
+        np.maximum(low - room, policy.bounds[0]),
+        np.minimum(high + room, policy.bounds[1]),
+    )
     if transform is None:
         ends = tuple(np.array(pair) for pair in zip(least, most, strict=True))
         return PiecewiseScaling(ends, ends)
     first, last = transform.apply(np.array([low[0], high[0]]))
     inside = np.linspace(first, last, policy.output_knots)
     step = (inside[-1] - inside[0]) / 8
-    t = np.concatenate([inside[0] - step * np.arange(4, 0, -1), inside, inside[-1] + step * np.arange(1, 5)])
+    t = np.concatenate(
+        [inside[0] - step * np.arange(4, 0, -1), inside, inside[-1] + step * np.arange(1, 5)]
+    )
     errors = np.quantile(residuals, np.linspace(0.025, 0.975, 20))
     ends = (least[0], most[0])
     with_errors = t[:, None] + errors
     known = np.clip(with_errors, first, last)
-    means = np.clip(transform.invert(known) + (with_errors - known) * (high - low) / (last - first), *ends).mean(1)
-    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(means)) > 1e-12 * (ends[1] - ends[0])])
+    means = np.clip(
+        transform.invert(known) + (with_errors - known) * (high - low) / (last - first), *ends
+    ).mean(1)
+    rising = np.concatenate(
+        [[True], np.diff(np.maximum.accumulate(means)) > 1e-12 * (ends[1] - ends[0])]
+    )
     return PiecewiseScaling((means[rising],), (t[rising],))
 
 
-_UNHELD = 1e6  # ranges of the output, beyond which predictions that may leave it are held nevertheless
+_UNHELD = (
+    1e6  # ranges of the output, beyond which predictions that may leave it are held nevertheless
+)

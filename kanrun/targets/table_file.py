@@ -32,17 +32,28 @@ _PARQUET = (".parquet", ".pq")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}) and {_PARQUET[0]}"
 _PART = 2**20  # characters that are read at once
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
+_DAMAGED = (
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
 class TableLimits:
     """The most that is read of one file; a small compressed file may hold any amount of text."""
 
-    characters: int = 2**30  # of a text file; bytes of a column in one group of rows of a Parquet file
+    characters: int = (
+        2**30
+    )  # of a text file; bytes of a column in one group of rows of a Parquet file
     line: int = 2**24  # characters of one line
     cells: int = 10**8  # rows times columns
-    block: int = 1000  # rows that are converted at once; more of them keep Python's garbage collector busy
+    block: int = (
+        1000  # rows that are converted at once; more of them keep Python's garbage collector busy
+    )
 
     def check_cells(self, rows: int, columns: int, file: Path) -> None:
         """Raises UsageError for a table that memory is not planned for."""
@@ -56,7 +67,9 @@ def check_path(path: str | Path) -> Path:
     """The path of a file that has something in it and a known ending. Raises UsageError."""
     if not str(path):
         raise UsageError("the path of the table is empty; name a file.")
-    file = Path(os.path.expanduser(path))  # unlike Path's, it takes a name such as ~data.csv for what it is
+    file = Path(
+        os.path.expanduser(path)
+    )  # unlike Path's, it takes a name such as ~data.csv for what it is
     try:
         if file.is_dir():
             raise UsageError(f"{str(path)!r} is a directory; name a file in it.")
@@ -67,9 +80,13 @@ def check_path(path: str | Path) -> Path:
         if file.stat().st_size == 0:
             raise UsageError(f"{str(path)!r} is empty.")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise UsageError(
+            f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
     if not is_parquet(file) and ending_of(file) not in (*SEPARATORS, ".zip"):
-        raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}.")
+        raise UsageError(
+            f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}."
+        )
     return file
 
 
@@ -101,7 +118,9 @@ def positions(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[i
         if name not in places:
             known = [column for column in names if column]
             listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-            raise UsageError(f"{file.name} has no column {name!r}{near(name, known)}; its columns are {listed}.")
+            raise UsageError(
+                f"{file.name} has no column {name!r}{near(name, known)}; its columns are {listed}."
+            )
     return [places[name] for name in wanted]
 
 
@@ -117,10 +136,17 @@ def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
     try:
         with _text(file) as stream:
             separator = _separator(file, stream, limits)
-            reader = csv.reader(_lines(file, stream, limits), delimiter=separator, skipinitialspace=True, strict=True)
+            reader = csv.reader(
+                _lines(file, stream, limits),
+                delimiter=separator,
+                skipinitialspace=True,
+                strict=True,
+            )
             while True:
                 block = []
-                block.extend(itertools.islice(reader, limits.block if count else 1))  # keeps the rows before an error
+                block.extend(
+                    itertools.islice(reader, limits.block if count else 1)
+                )  # keeps the rows before an error
                 if not block:
                     break
                 where, rows = _filled(file, range(number, number + len(block)), block, width)
@@ -137,11 +163,17 @@ def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
                 count += len(rows)
                 yield where, columns
     except csv.Error as error:
-        raise UsageError(f"{file.name}: row {number + len(block)} cannot be read as a table ({error}).") from None
+        raise UsageError(
+            f"{file.name}: row {number + len(block)} cannot be read as a table ({error})."
+        ) from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file.name} is binary or not UTF-8 ({error.reason}); save it as text in UTF-8.") from None
+        raise UsageError(
+            f"{file.name} is binary or not UTF-8 ({error.reason}); save it as text in UTF-8."
+        ) from None
     except _DAMAGED as error:
-        raise UsageError(f"{file.name} is damaged or not compressed as its name says ({error}).") from None
+        raise UsageError(
+            f"{file.name} is damaged or not compressed as its name says ({error})."
+        ) from None
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None
     if count < 2:
@@ -162,11 +194,17 @@ def _filled(
     """The rows that are not blank, filled up to `width`, by default that of the first; and their numbers."""
     if width > 1 and set(map(len, rows)) == {width}:
         return numbers, rows
-    kept = [(n, row) for n, row in zip(numbers, rows, strict=True) if len(row) > 1 or any(map(str.strip, row))]
+    kept = [
+        (n, row)
+        for n, row in zip(numbers, rows, strict=True)
+        if len(row) > 1 or any(map(str.strip, row))
+    ]
     width = width or max((len(row) for _, row in kept[:1]), default=0)
     for number, row in kept:
         if len(row) > width:
-            raise UsageError(f"{file.name}: row {number} has {len(row)} fields, but the header has {width}.")
+            raise UsageError(
+                f"{file.name}: row {number} has {len(row)} fields, but the header has {width}."
+            )
         row += [""] * (width - len(row))  # noqa: PLW2901  # in place
     return [number for number, _ in kept], [row for _, row in kept]
 
@@ -177,9 +215,13 @@ def _lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterato
     while part := stream.read(_PART):
         characters += len(part)
         if characters > limits.characters:
-            raise UsageError(f"{file.name} holds more than {limits.characters} characters; larger tables are not read.")
+            raise UsageError(
+                f"{file.name} holds more than {limits.characters} characters; larger tables are not read."
+            )
         text = rest + part
-        end = max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1  # \r at the end may be the first half of \r\n
+        end = (
+            max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1
+        )  # \r at the end may be the first half of \r\n
         if len(text) > limits.line and max(map(len, io.StringIO(text, newline=""))) > limits.line:
             raise UsageError(
                 f"{file.name} has a line of more than {limits.line} characters, too long for a row of a table."
@@ -195,7 +237,9 @@ def _separator(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> str
     first = next((line for line in _lines(file, stream, limits) if line.strip()), "")
     stream.seek(0)
     separator = SEPARATORS.get(ending_of(file), ",")
-    return separator if separator != "," else next((other for other in ",;\t" if other in first), ",")
+    return (
+        separator if separator != "," else next((other for other in ",;\t" if other in first), ",")
+    )
 
 
 @contextlib.contextmanager
@@ -209,15 +253,25 @@ def _text(file: Path) -> Iterator[io.TextIOWrapper]:
 @contextlib.contextmanager
 def _bytes(file: Path) -> Iterator[Any]:
     ending = file.suffix.lower()
-    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    openers: dict[str, Callable[[Path, str], Any]] = {
+        ".gz": gzip.open,
+        ".bz2": bz2.open,
+        ".xz": lzma.open,
+    }
     if ending != ".zip":
         with openers.get(ending, open)(file, "rb") as raw:
             yield raw
         return
     with zipfile.ZipFile(file) as archive:
-        members = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        members = [
+            name
+            for name in archive.namelist()
+            if not name.endswith("/") and not name.startswith("__MACOSX/")
+        ]
         if len(members) != 1:
-            raise UsageError(f"{file.name} holds {len(members)} files; an archive with one table is needed.")
+            raise UsageError(
+                f"{file.name} holds {len(members)} files; an archive with one table is needed."
+            )
         if archive.getinfo(members[0]).flag_bits & 1:
             raise UsageError(f"{file.name} is encrypted; unpack it first.")
         with archive.open(members[0]) as raw:
@@ -225,14 +279,19 @@ def _bytes(file: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def opened_parquet(file: Path, limits: TableLimits, wanted: Sequence[str] | None = None) -> Iterator[Any]:
+def opened_parquet(
+    file: Path, limits: TableLimits, wanted: Sequence[str] | None = None
+) -> Iterator[Any]:
     """The opened file, for the body to read its wanted columns (None: all).
 
     Raises UsageError for a file that is not Parquet, columns that are not there, more cells or data than `limits`,
     and where pyarrow is missing.
     """
     try:
-        pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        pyarrow, parquet = (
+            importlib.import_module("pyarrow"),
+            importlib.import_module("pyarrow.parquet"),
+        )
     except ImportError:
         raise UsageError(_without_pyarrow("reading", file)) from None
     try:
@@ -243,14 +302,18 @@ def opened_parquet(file: Path, limits: TableLimits, wanted: Sequence[str] | None
             limits.check_cells(stored.metadata.num_rows, columns, file)
             for group in (stored.metadata.row_group(i) for i in groups):
                 if (
-                    largest := max(group.column(i).total_uncompressed_size for i in range(group.num_columns))
+                    largest := max(
+                        group.column(i).total_uncompressed_size for i in range(group.num_columns)
+                    )
                 ) > limits.characters:
                     raise UsageError(
                         f"{file.name} has a column of {largest} bytes in one group of rows; write it in smaller groups."
                     )
             yield stored
     except (pyarrow.ArrowException, OSError) as error:
-        raise UsageError(f"{file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]}).") from None
+        raise UsageError(
+            f"{file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]})."
+        ) from None
 
 
 def _without_pyarrow(doing: str, file: Path) -> str:
@@ -265,4 +328,6 @@ def check_output(file: Path) -> None:
         except ImportError:
             raise UsageError(_without_pyarrow("writing", file)) from None
     elif ending_of(file) not in SEPARATORS:
-        raise UsageError(f"{str(file)!r} is not a kind of table that kanrun writes; it writes {_KINDS}.")
+        raise UsageError(
+            f"{str(file)!r} is not a kind of table that kanrun writes; it writes {_KINDS}."
+        )

@@ -47,14 +47,19 @@ def build_table(config: TableTarget) -> Target:
     files = [check_path(path) for path in (config.path, config.test_path) if path]
     states = [file.stat() for file in files]
     return _read_table(
-        msgspec.json.encode(config), tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+        msgspec.json.encode(config),
+        tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states),
     )
 
 
 def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
     """The columns that are inputs. Raises UsageError for an excluded one that is not there, and where none is left."""
     names = [name for name in column_names(file) if name]
-    positions([*config.exclude, *(name for name in (config.weights, config.split_column) if name)], names, file)
+    positions(
+        [*config.exclude, *(name for name in (config.weights, config.split_column) if name)],
+        names,
+        file,
+    )
     if list(config.inputs) != ["all"] or "all" in names:
         return tuple(config.inputs)
     taken = {*config.outputs, *config.exclude, config.weights}
@@ -62,7 +67,9 @@ def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
         taken.add(config.split_column)
     kept = tuple(name for name in names if name not in taken)
     if not kept:
-        raise UsageError(f"{file.name} has no column left to predict from; name some in target.inputs.")
+        raise UsageError(
+            f"{file.name} has no column left to predict from; name some in target.inputs."
+        )
     return kept
 
 
@@ -76,18 +83,27 @@ def _read_table(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target
     weights, groups = _roles(file, asked)
     there = _known(y, labels)
     if not there.all():
-        notes = (*notes, f"{(~there).sum()} of {len(there)} rows of {file.name} have missing outputs and are left out")
+        notes = (
+            *notes,
+            f"{(~there).sum()} of {len(there)} rows of {file.name} have missing outputs and are left out",
+        )
     keep, x = np.flatnonzero(kept & there), x[there[kept]]
     if len(keep) < min(2, len(there)):
-        raise UsageError(f"{file.name} has {len(keep)} rows without missing values; set target.missing=indicator.")
+        raise UsageError(
+            f"{file.name} has {len(keep)} rows without missing values; set target.missing=indicator."
+        )
     if weights is not None and (weights < 0).any():
         raise UsageError(f"the column {asked.weights!r} of {file.name} has a negative weight.")
     if weights is not None:
         keep = keep[weights[keep] > 0]
         x = x[weights[kept & there] > 0]
         if len(keep) < 2:
-            raise UsageError(f"the column {asked.weights!r} of {file.name} leaves {len(keep)} rows with a weight.")
-        weights = weights[keep] * len(keep) / weights[keep].sum()  # of mean 1: they say how rows compare
+            raise UsageError(
+                f"the column {asked.weights!r} of {file.name} leaves {len(keep)} rows with a weight."
+            )
+        weights = (
+            weights[keep] * len(keep) / weights[keep].sum()
+        )  # of mean 1: they say how rows compare
     classes = None
     if labels is not None:
         classes, index = classes_of([labels[i] for i in keep], outputs[0])
@@ -99,9 +115,17 @@ def _read_table(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target
     names = code.features if code else inputs
     test = _test_points(asked, inputs, code, classes) if asked.test_path else None
     return Target(
-        file.name, names, outputs, points.box, points=points, test=test, is_table=True, classes=classes, code=code,
+        file.name,
+        names,
+        outputs,
+        points.box,
+        points=points,
+        test=test,
+        is_table=True,
+        classes=classes,
+        code=code,
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 def _outputs(file: Path, asked: TableTarget) -> tuple[Array, list[str] | None]:
@@ -126,13 +150,18 @@ def _roles(file: Path, asked: TableTarget) -> tuple[Array | None, Array | None]:
         return weights, None
     values = read_values(file, (column,))[column]
     if way == "group":
-        return weights, np.unique([str(value) for value in values], return_inverse=True)[1].astype(np.float64)
+        return weights, np.unique([str(value) for value in values], return_inverse=True)[1].astype(
+            np.float64
+        )
     times = days_of(values)
     return weights, read_columns(file, (column,))[0][:, 0] if times is None else times
 
 
 def _test_points(
-    asked: TableTarget, inputs: tuple[str, ...], code: TableCode | None, classes: tuple[str, ...] | None
+    asked: TableTarget,
+    inputs: tuple[str, ...],
+    code: TableCode | None,
+    classes: tuple[str, ...] | None,
 ) -> Points:
     """The rows of the file of test rows. Raises UsageError for a class that is in no training row."""
     file = check_path(asked.test_path or "")
@@ -145,7 +174,9 @@ def _test_points(
     labels = [label for label in labels if label]
     names, index = classes_of([*labels, *classes], asked.outputs[0])
     if unknown := [name for name in names if name not in classes]:
-        raise UsageError(f"{file.name} has the class {unknown[0]!r}, which is in no row of {Path(asked.path).name}.")
+        raise UsageError(
+            f"{file.name} has the class {unknown[0]!r}, which is in no row of {Path(asked.path).name}."
+        )
     return Points(x, index[: len(labels), None].astype(np.float64))
 
 
@@ -154,7 +185,9 @@ def _encoded(
 ) -> tuple[TableCode | None, Array, NDArray[np.bool_], tuple[str, ...]]:
     """How the inputs are encoded, their numbers, which rows are kept, and what to say of it."""
     if missing == "refuse" and not categories:
-        x, _ = read_columns(file, inputs, advice=dict.fromkeys(inputs, "or set target.missing=indicator"))
+        x, _ = read_columns(
+            file, inputs, advice=dict.fromkeys(inputs, "or set target.missing=indicator")
+        )
         return None, x, np.ones(len(x), dtype=bool), ()
     raw = read_values(file, inputs)
     kept = np.ones(len(next(iter(raw.values()))), dtype=bool)
@@ -162,16 +195,32 @@ def _encoded(
     if missing == "drop":
         for values in raw.values():
             numbers, text = lenient_numbers(values)
-            kept &= np.array([str(v).strip() != "" for v in values]) if text is not None else ~np.isnan(numbers)
-        raw = {name: [v for v, keep in zip(values, kept, strict=True) if keep] for name, values in raw.items()}
+            kept &= (
+                np.array([str(v).strip() != "" for v in values])
+                if text is not None
+                else ~np.isnan(numbers)
+            )
+        raw = {
+            name: [v for v, keep in zip(values, kept, strict=True) if keep]
+            for name, values in raw.items()
+        }
         if not kept.all():
-            notes.append(f"{(~kept).sum()} of {len(kept)} rows of {file.name} have missing inputs and are left out")
+            notes.append(
+                f"{(~kept).sum()} of {len(kept)} rows of {file.name} have missing inputs and are left out"
+            )
         if not kept.any():
-            raise UsageError(f"{file.name} has no row without missing inputs; set target.missing=indicator.")
+            raise UsageError(
+                f"{file.name} has no row without missing inputs; set target.missing=indicator."
+            )
     advice = f"correct such rows of {file.name}, or name the column in target.categories"
     code, said = code_of(raw, categories, advice)
     if code is None:
-        return None, np.stack([lenient_numbers(values)[0] for values in raw.values()], 1), kept, tuple(notes)
+        return (
+            None,
+            np.stack([lenient_numbers(values)[0] for values in raw.values()], 1),
+            kept,
+            tuple(notes),
+        )
     return code, code.encode(raw)[0], kept, (*notes, *said)
 
 
@@ -185,7 +234,9 @@ def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDAr
         names = [str(number) for number in sorted(set(numbers.values()))]
         key = {text: str(number) for text, number in numbers.items()}
     if len(names) < 2:
-        raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed.")
+        raise UsageError(
+            f"column {column!r} has the one class {names[0]!r} only; at least two are needed."
+        )
     index = {name: i for i, name in enumerate(names)}
     return tuple(names), np.array([index[key[text]] for text in texts], dtype=np.intp)
 

@@ -27,7 +27,9 @@ Block = Mapping[str, Any]
 
 
 @contextmanager
-def table_writer(file: Path, kinds: Mapping[str, Any] | None = None) -> Iterator[Callable[[Block], None]]:
+def table_writer(
+    file: Path, kinds: Mapping[str, Any] | None = None
+) -> Iterator[Callable[[Block], None]]:
     """A function that appends a block to `file`, which is there when the body ends without an error, and whole.
 
     `file` is one that `check_output` accepts. In Parquet, columns become what `kinds` (see `column_kinds`) says of
@@ -38,10 +40,16 @@ def table_writer(file: Path, kinds: Mapping[str, Any] | None = None) -> Iterator
         with ExitStack() as stack:
             stack.callback(temporary.unlink, missing_ok=True)
             with ExitStack() as opened:
-                yield _parquet(opened, temporary, kinds or {}) if is_parquet(file) else _text(opened, temporary, file)
+                yield (
+                    _parquet(opened, temporary, kinds or {})
+                    if is_parquet(file)
+                    else _text(opened, temporary, file)
+                )
             os.replace(temporary, file)
     except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror or error}; choose another --output.") from error
+        raise UsageError(
+            f"cannot write {file}: {error.strerror or error}; choose another --output."
+        ) from error
 
 
 def _text(opened: ExitStack, temporary: Path, file: Path) -> Callable[[Block], None]:
@@ -64,11 +72,20 @@ def _text(opened: ExitStack, temporary: Path, file: Path) -> Callable[[Block], N
         if not started:
             writer.writerow(block)
             started = True
-        columns = [column.tolist() if isinstance(column, np.ndarray) else column for column in block.values()]
-        texts = [column if {*map(type, column)} <= {str} else list(map(_text_of, column)) for column in columns]
+        columns = [
+            column.tolist() if isinstance(column, np.ndarray) else column
+            for column in block.values()
+        ]
+        texts = [
+            column if {*map(type, column)} <= {str} else list(map(_text_of, column))
+            for column in columns
+        ]
         plain = "".join([f"{separator.join(row)}\n" for row in zip(*texts, strict=True)])
         signs = len(columns[0]) * np.array([len(columns) - 1, 1, 0, 0])
-        if len(columns) > 1 and [plain.count(sign) for sign in (separator, "\n", "\r", '"')] == signs.tolist():
+        if (
+            len(columns) > 1
+            and [plain.count(sign) for sign in (separator, "\n", "\r", '"')] == signs.tolist()
+        ):
             stream.write(plain)  # nothing needs quotes: in a third of csv's time
         else:
             writer.writerows(zip(*texts, strict=True))
@@ -84,8 +101,13 @@ def _text_of(value: Any) -> str:
 _PLAIN: dict[str | None, Callable[..., Any]] = {"bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
 
 
-def _parquet(opened: ExitStack, temporary: Path, kinds: Mapping[str, Any]) -> Callable[[Block], None]:
-    pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+def _parquet(
+    opened: ExitStack, temporary: Path, kinds: Mapping[str, Any]
+) -> Callable[[Block], None]:
+    pyarrow, parquet = (
+        importlib.import_module("pyarrow"),
+        importlib.import_module("pyarrow.parquet"),
+    )
     writer: Any = None
 
     def column(name: str, values: Sequence[Any]) -> Any:
@@ -93,7 +115,9 @@ def _parquet(opened: ExitStack, temporary: Path, kinds: Mapping[str, Any]) -> Ca
         if kind == "whole":
             return pyarrow.array([int(value) for value in values])
         if kind == "numbers":
-            numbers = [None if str(value).casefold() in MISSING_WORDS else float(value) for value in values]
+            numbers = [
+                None if str(value).casefold() in MISSING_WORDS else float(value) for value in values
+            ]
             return pyarrow.array(numbers, pyarrow.float64())
         return pyarrow.array(values, pyarrow.string() if kind == "text" else kind)
 

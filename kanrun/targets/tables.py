@@ -16,12 +16,23 @@ import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.targets.data import Array
-from kanrun.targets.table_file import TableLimits, check_path, is_parquet, opened_parquet, positions, text_blocks
+from kanrun.targets.table_file import (
+    TableLimits,
+    check_path,
+    is_parquet,
+    opened_parquet,
+    positions,
+    text_blocks,
+)
 
-MISSING_WORDS = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"})
+MISSING_WORDS = frozenset(
+    {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"}
+)
 
 
-def read_inputs(path: str | Path, names: Sequence[str], limits: TableLimits = TableLimits()) -> Array:
+def read_inputs(
+    path: str | Path, names: Sequence[str], limits: TableLimits = TableLimits()
+) -> Array:
     """The columns `names` of a table, (rows, len(names)), in that order; see `read_columns`."""
     return read_columns(check_path(path), names, limits=limits)[0]
 
@@ -47,7 +58,9 @@ def read_columns(
     parts: list[Array] = []
     texts: list[list[str]] = [[] for _ in labels]
     for rows, block in (
-        _parquet_blocks(file, wanted, limits) if is_parquet(file) else _text_blocks(file, wanted, limits)
+        _parquet_blocks(file, wanted, limits)
+        if is_parquet(file)
+        else _text_blocks(file, wanted, limits)
     ):
         parts.append(np.empty((len(rows), len(numbers))))
         for i, name in enumerate(numbers):
@@ -60,7 +73,11 @@ def read_columns(
     bad = [name for name in faults if faults[name].first]
     if bad:
         others = f"; so have {', '.join(bad[1:6])}" if len(bad) > 1 else ""
-        hint = f"; {advice[bad[0]]}" if advice and bad[0] in advice and "text" in faults[bad[0]].first else ""
+        hint = (
+            f"; {advice[bad[0]]}"
+            if advice and bad[0] in advice and "text" in faults[bad[0]].first
+            else ""
+        )
         hint = offered if set(faults[bad[0]].first) == {"missing"} else hint
         raise UsageError(
             f"column {bad[0]!r} of {file.name} has {faults[bad[0]]}{others}; correct or remove such rows{hint}."
@@ -87,8 +104,14 @@ def value_blocks(
 ) -> Iterator[dict[str, list[Any]]]:
     """As `read_values`, some thousand rows at a time."""
     file = check_path(path)
-    wanted = [*(names if names is not None else (name for name in column_names(file, limits) if name))]
-    for _, block in _parquet_blocks(file, wanted, limits) if is_parquet(file) else _text_blocks(file, wanted, limits):
+    wanted = [
+        *(names if names is not None else (name for name in column_names(file, limits) if name))
+    ]
+    for _, block in (
+        _parquet_blocks(file, wanted, limits)
+        if is_parquet(file)
+        else _text_blocks(file, wanted, limits)
+    ):
         yield dict(zip(wanted, block, strict=True))
 
 
@@ -106,8 +129,12 @@ def column_kinds(path: str | Path, limits: TableLimits = TableLimits()) -> dict[
         for name, values in block.items():
             texts = [str(value) for value in values]
             whole[name] = whole.get(name, True) and all(_WHOLE.match(text) for text in texts)
-            numbers[name] = numbers.get(name, True) and (whole[name] or all(_reads_as_number(text) for text in texts))
-    return {name: "whole" if whole[name] else "numbers" if numbers[name] else "text" for name in whole}
+            numbers[name] = numbers.get(name, True) and (
+                whole[name] or all(_reads_as_number(text) for text in texts)
+            )
+    return {
+        name: "whole" if whole[name] else "numbers" if numbers[name] else "text" for name in whole
+    }
 
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)  # 007 is a name
@@ -143,12 +170,19 @@ def columns_of(path: str | Path, limits: TableLimits = TableLimits()) -> dict[st
     if is_parquet(file):
         with opened_parquet(file, limits) as stored:
             types = import_module("pyarrow.types")
-            return {f.name: types.is_integer(f.type) or types.is_floating(f.type) for f in stored.schema_arrow}
+            return {
+                f.name: types.is_integer(f.type) or types.is_floating(f.type)
+                for f in stored.schema_arrow
+            }
     blocks = text_blocks(file, limits)
     header = next(blocks)[1]
     numeric = set(range(len(header)))
     for _, columns in blocks:
-        numeric = {i for i in numeric if all(t.casefold() in MISSING_WORDS or is_number(t) for t in columns[i])}
+        numeric = {
+            i
+            for i in numeric
+            if all(t.casefold() in MISSING_WORDS or is_number(t) for t in columns[i])
+        }
     return {name or f"column {i + 1}": i in numeric for i, (name,) in enumerate(header)}
 
 
@@ -177,10 +211,16 @@ class _Faults:
         for rule in ("missing", "infinite"):
             if rule in self.first:
                 many = "s" * (self.count[rule] > 1)
-                sentences.append(f"{self.count[rule]} {rule} value{many} (first in row {self.first[rule][0]})")
+                sentences.append(
+                    f"{self.count[rule]} {rule} value{many} (first in row {self.first[rule][0]})"
+                )
         if "text" in self.first:
             row, example = self.first["text"]
-            values = "value that is not a number" if self.count["text"] == 1 else "values that are not numbers"
+            values = (
+                "value that is not a number"
+                if self.count["text"] == 1
+                else "values that are not numbers"
+            )
             sentences.append(f"{self.count['text']} {values} (first {example!r} in row {row})")
         return ", ".join(sentences)
 
@@ -203,13 +243,18 @@ def _parquet_blocks(file: Path, wanted: Sequence[str], limits: TableLimits) -> I
             raise UsageError(f"{file.name} has no rows.")
         start = 1
         for part in stored.iter_batches(batch_size=limits.block, columns=list(wanted)):
-            yield range(start, start + part.num_rows), [part.column(name).to_pylist() for name in wanted]
+            yield (
+                range(start, start + part.num_rows),
+                [part.column(name).to_pylist() for name in wanted],
+            )
             start += part.num_rows
 
 
 def _to_numbers(values: list[Any], rows: Sequence[int], faults: _Faults) -> Array:
     """All at once where all are finite numbers, else one by one."""
-    with contextlib.suppress(TypeError, ValueError):  # numbers as JSON writes them are read twice as fast
+    with contextlib.suppress(
+        TypeError, ValueError
+    ):  # numbers as JSON writes them are read twice as fast
         numbers = np.array(_NUMBERS.decode(f"[{','.join(values)}]"))
         if len(numbers) == len(values) and np.isfinite(numbers).all():
             return numbers

@@ -30,7 +30,9 @@ def test_in_a_launcher_that_hides_a_known_one(refused: Refused, tmp_path: Path) 
     assert "os.getcwd" in refused("fit", "-m", "--config-dir", "mine", "seed=0,1")
 
 
-def test_a_launchers_folder_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_launchers_folder_in_a_file(
+    refused: Refused, kanrun: Callable[..., Any], tmp_path: Path
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "sent.yaml").write_text(
@@ -38,27 +40,45 @@ def test_a_launchers_folder_in_a_file(refused: Refused, kanrun: Callable[..., An
     )
     words = ["-m", "hydra/launcher=joblib", "--config-dir", "mine", "+extra=sent"]
     assert "temp_folder" in refused("fit", *words)
-    assert kanrun("fit", "--cfg", "hydra", *words[1:], "hydra.launcher.temp_folder=elsewhere").code == 0
+    assert (
+        kanrun("fit", "--cfg", "hydra", *words[1:], "hydra.launcher.temp_folder=elsewhere").code
+        == 0
+    )
 
 
 def test_a_cluster_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_path: Path) -> None:
     """What a Dask scheduler sends is unpickled, so a file may not choose whom to ask."""
     (tmp_path / "mine" / "executor").mkdir(parents=True)
-    (tmp_path / "mine" / "executor" / "theirs.yaml").write_text("kind: dask\naddress: tcp://127.0.0.1:1\n")
+    (tmp_path / "mine" / "executor" / "theirs.yaml").write_text(
+        "kind: dask\naddress: tcp://127.0.0.1:1\n"
+    )
     words = ["--config-dir", "mine", "executor=theirs"]
     for more in ([], ["-m", "seed=0,1"]):
-        assert "executor.address=tcp://127.0.0.1:1 is refused in a file" in refused("fit", *words, *more)
-    assert "no Dask scheduler answers" in refused("fit", *words, "executor.address=tcp://127.0.0.1:1")
-    assert "no Dask scheduler answers" in refused("fit", "executor={kind:dask,address:'tcp://127.0.0.1:1'}")
+        assert "executor.address=tcp://127.0.0.1:1 is refused in a file" in refused(
+            "fit", *words, *more
+        )
+    assert "no Dask scheduler answers" in refused(
+        "fit", *words, "executor.address=tcp://127.0.0.1:1"
+    )
+    assert "no Dask scheduler answers" in refused(
+        "fit", "executor={kind:dask,address:'tcp://127.0.0.1:1'}"
+    )
 
 
 def test_a_cluster_in_a_run_that_goes_on(kanrun: Callable[..., Any], fit: Any) -> None:
     fit.stop_at = 0
     stored = kanrun("fit", "-q").folder / ".hydra" / "config.yaml"
-    assert "--address is for runs with executor=dask" in kanrun("runs", "resume", "latest", "--address", "x").err
+    assert (
+        "--address is for runs with executor=dask"
+        in kanrun("runs", "resume", "latest", "--address", "x").err
+    )
     text = stored.read_text()
     assert "kind: serial" in text
-    stored.write_text(text.replace("kind: serial", "kind: dask").replace("address: null", "address: tcp://127.0.0.1:1"))
+    stored.write_text(
+        text.replace("kind: serial", "kind: dask").replace(
+            "address: null", "address: tcp://127.0.0.1:1"
+        )
+    )
     result = kanrun("runs", "resume", "latest")
     assert (result.code, result.out) == (2, "")
     assert "name the scheduler again with --address" in result.err
@@ -81,13 +101,18 @@ LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(
 
 
 @pytest.mark.parametrize(
-    "words", [["--config-dir", "mine"], ["hydra.searchpath=[mine]"], ["hydra.searchpath=[file://mine]"]]
+    "words",
+    [["--config-dir", "mine"], ["hydra.searchpath=[mine]"], ["hydra.searchpath=[file://mine]"]],
 )
 @pytest.mark.parametrize("suite", [f"\n  - &a [0, 0]\n{LINES}", " &a [*a]\n"])
-def test_a_few_lines_that_stand_for_any_amount(refused: Refused, tmp_path: Path, words: list[str], suite: str) -> None:
+def test_a_few_lines_that_stand_for_any_amount(
+    refused: Refused, tmp_path: Path, words: list[str], suite: str
+) -> None:
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\nsuite:{suite}")
-    assert "stands for more than 1000000 values by its aliases" in refused("fit", *words, "+extra=sent")
+    assert "stands for more than 1000000 values by its aliases" in refused(
+        "fit", *words, "+extra=sent"
+    )
 
 
 def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Path) -> None:
@@ -99,8 +124,13 @@ def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Pat
 
 def test_nested_too_deeply(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "mine" / "extra").mkdir(parents=True)
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\nsuite: {'[' * 5000}{']' * 5000}\n")
-    assert refused("fit", "--config-dir", "mine", "+extra=sent") == "the configuration is nested too deeply."
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(
+        f"# @package _global_\nsuite: {'[' * 5000}{']' * 5000}\n"
+    )
+    assert (
+        refused("fit", "--config-dir", "mine", "+extra=sent")
+        == "the configuration is nested too deeply."
+    )
 
 
 def test_a_target_is_a_value_like_others(kanrun: Callable[..., Any], tmp_path: Path) -> None:

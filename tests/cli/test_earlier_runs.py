@@ -42,7 +42,14 @@ def test_a_sweep_names_several(outputs: Path) -> None:
 
 
 def test_other_words_stay(outputs: Path) -> None:
-    words = ["from_run=null", "from_run=", "from_run=${oc.env:RUN}", "target=runge", "~from_run", "from_run"]
+    words = [
+        "from_run=null",
+        "from_run=",
+        "from_run=${oc.env:RUN}",
+        "target=runge",
+        "~from_run",
+        "from_run",
+    ]
     assert with_run_folders(words, outputs, multirun=False) == words
 
 

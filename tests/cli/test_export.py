@@ -25,12 +25,28 @@ def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[st
     pytest.importorskip("onnx")
     for form in FORMATS:
         file = outputs / f"model.{form}"
-        assert main(["export", "fit/latest", "--format", form, "-o", str(file), "--outputs", str(outputs)]) == 0
+        assert (
+            main(
+                [
+                    "export",
+                    "fit/latest",
+                    "--format",
+                    form,
+                    "-o",
+                    str(file),
+                    "--outputs",
+                    str(outputs),
+                ]
+            )
+            == 0
+        )
         assert capsys.readouterr().out == f"{file}\n"
     model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
     document = json.loads((outputs / "model.json").read_text())
     np.testing.assert_allclose(evaluate(in_pieces(document), x), model.values(x), rtol=1e-12)
-    np.testing.assert_allclose(runpy.run_path(str(outputs / "model.python"))["predict"](x), model.values(x), rtol=1e-12)
+    np.testing.assert_allclose(
+        runpy.run_path(str(outputs / "model.python"))["predict"](x), model.values(x), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,9 +61,13 @@ def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_a_refusal_is_one_sentence(
-    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    words: list[str], sentence: str,
-) -> None:  # fmt: skip
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    sentence: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["export", *words, "--outputs", str(outputs)]) == 2
     said = capsys.readouterr()

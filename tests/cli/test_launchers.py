@@ -50,7 +50,9 @@ def test_a_launcher(tmp_path: Path, plugin: str, name: str) -> None:
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = ["fit", "-q", "-m", f"hydra/launcher={name}", "model.degree=3,4,7"]
     command = [sys.executable, "-c", code, *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "outputs/fit/v0001\n"), done.stderr
     folder = tmp_path / done.stdout.strip()
     status = [json.loads((folder / job / "run.json").read_text())["status"] for job in "012"]
@@ -74,12 +76,26 @@ def test_slurm_is_asked_for_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_sweep_whose_launcher_is_killed_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    words = ["fit", "-q", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=range(6)", "solver=adam",
-             "solver.steps=150", "target=runge", "model.intervals=[5]"]  # fmt: skip
+    words = [
+        "fit",
+        "-q",
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "seed=range(6)",
+        "solver=adam",
+        "solver.steps=150",
+        "target=runge",
+        "model.intervals=[5]",
+    ]
     command = [sys.executable, "-c", code, *words]
-    done = subprocess.run([*command, "--outputs", "whole"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--outputs", "whole"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen([*command, "--outputs", "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--outputs", "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     whole, killed = (Run(tmp_path / name / "fit" / "v0001") for name in ("whole", "killed"))
     until = time.monotonic() + 300
     while not list(killed.path.glob("*/summary.csv")) and time.monotonic() < until:
@@ -96,4 +112,6 @@ def test_a_sweep_whose_launcher_is_killed_is_resumed_to_the_same_numbers(tmp_pat
     for before, after in zip(whole.jobs, killed.jobs, strict=True):
         errors = [list(run.table("summary")["test_rmse"]) for run in (before, after)]
         assert errors[0] == errors[1]
-    print(f"\nlauncher killed when {begun} of 6 jobs had begun: all 6 have the numbers of an undisturbed sweep")
+    print(
+        f"\nlauncher killed when {begun} of 6 jobs had begun: all 6 have the numbers of an undisturbed sweep"
+    )

@@ -36,14 +36,20 @@ def arrives(word: str, multirun: bool = False) -> Any:
 
 def jobs(word: str) -> list[Any]:
     """The values of a sweep, as its jobs have them."""
-    request = Request("fit", tuple(hydra_words(["target=expression", word], "fit", multirun=True)), multirun=True)
+    request = Request(
+        "fit", tuple(hydra_words(["target=expression", word], "fit", multirun=True)), multirun=True
+    )
     with opened(request) as loader:
         return [job.target.formula for job in compose(request, loader).jobs]
 
 
 def is_plain(text: str) -> bool:
     """Not quoted or in brackets already, and no words with a meaning of their own."""
-    special = text.lower() in ("null", "???") or text.startswith(("choice", "shuffle", "[")) or "${" in text
+    special = (
+        text.lower() in ("null", "???")
+        or text.startswith(("choice", "shuffle", "["))
+        or "${" in text
+    )
     return not special and not (text[0] in "'\"" and text[-1] == text[0])
 
 
@@ -59,13 +65,21 @@ def test_a_formula_arrives_as_typed(text: str) -> None:
     assert arrives(f"target.formula={text}") == text
 
 
-@given(st.lists(TEXTS.filter(is_plain).filter(lambda text: not set(text) & set(",()[]{}'\"")), min_size=1, max_size=4))
+@given(
+    st.lists(
+        TEXTS.filter(is_plain).filter(lambda text: not set(text) & set(",()[]{}'\"")),
+        min_size=1,
+        max_size=4,
+    )
+)
 @settings(deadline=None, max_examples=200)
 def test_columns_arrive_as_typed(names: list[str]) -> None:
     assert arrives(f"target.inputs=[{', '.join(names)}]") == names
 
 
-@given(st.text(LETTERS, max_size=14).filter(lambda text: text != "???"))  # OmegaConf's sign for what is not given
+@given(
+    st.text(LETTERS, max_size=14).filter(lambda text: text != "???")
+)  # OmegaConf's sign for what is not given
 @settings(deadline=None, max_examples=300)
 def test_a_literal_is_read_back(text: str) -> None:
     assert arrives(f"other.key={literal(text)}") == text
@@ -75,7 +89,9 @@ def test_a_literal_is_read_back(text: str) -> None:
 
 @given(st.text(st.sampled_from("ab,()[]'\" "), max_size=12))
 def test_splitting_loses_nothing(text: str) -> None:
-    assert "".join(split(text)).replace(" ", "").replace(",", "") == text.replace(" ", "").replace(",", "")
+    assert "".join(split(text)).replace(" ", "").replace(",", "") == text.replace(" ", "").replace(
+        ",", ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,13 +191,21 @@ def test_words_of_other_kinds(word: str, quoted: str) -> None:
 
 
 def test_studies_of_a_command_with_a_dash() -> None:
-    assert hydra_words(["study=paper"], "extend-grid", multirun=False) == ["study=extend_grid/paper"]
+    assert hydra_words(["study=paper"], "extend-grid", multirun=False) == [
+        "study=extend_grid/paper"
+    ]
 
 
 def test_what_is_composed_is_what_was_typed() -> None:
-    words = ["target=expression", "target.formula=exp(-x0)*sin(3*x1)", "target.domain=[[-pi,pi],[0,2]]"]
+    words = [
+        "target=expression",
+        "target.formula=exp(-x0)*sin(3*x1)",
+        "target.domain=[[-pi,pi],[0,2]]",
+    ]
     with opened(Request("fit")) as loader:
-        composed = loader.load_configuration("fit", hydra_words(words, "fit", multirun=False), RunMode.RUN)
+        composed = loader.load_configuration(
+            "fit", hydra_words(words, "fit", multirun=False), RunMode.RUN
+        )
     assert composed.target.formula == "exp(-x0)*sin(3*x1)"
     assert composed.target.domain == [["-pi", "pi"], [0, 2]]
 

@@ -45,7 +45,10 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (["model.intervals=[]"], ["model.intervals=[]"]),
         (["model.intervals=abc"], ["model.intervals=abc"]),
         (["solver=lm", "precision=float32"], ["solver=lm", "float64"]),
-        (["solver=lm", "target.task=classification", *TABLE, "target.path=good (1).csv"], ["solver=lm", "classes"]),
+        (
+            ["solver=lm", "target.task=classification", *TABLE, "target.path=good (1).csv"],
+            ["solver=lm", "classes"],
+        ),
         (["model.intervals=[10,5]"], ["model.intervals=[10, 5]", "increase"]),
         (["model.degree=-1"], ["model.degree=-1"]),
         (["model.hidden=[3,0]"], ["model.hidden=[3, 0]"]),
@@ -68,17 +71,28 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ([*TABLE, "target.path=."], ["'.'"]),
         ([*TABLE, "target.path=text.csv"], ["'b'", "'x'"]),
         ([*TABLE, "target.path=short.csv", "sampling.train=100"], ["100 training", "short.csv"]),
-        ([*TABLE, "target.path=one.csv", "model=kan"], ["2 training and 1 test", "one.csv has 1 row"]),
-        ([*TABLE, "target.path=two.csv", "model=kan"], ["2 training and 1 test", "two.csv has 2 rows"]),
+        (
+            [*TABLE, "target.path=one.csv", "model=kan"],
+            ["2 training and 1 test", "one.csv has 1 row"],
+        ),
+        (
+            [*TABLE, "target.path=two.csv", "model=kan"],
+            ["2 training and 1 test", "two.csv has 2 rows"],
+        ),
         ([*TABLE, "target.path=two.csv"], ["at least 10 training rows", "two.csv has 2"]),
         ([*TABLE, "target.path=one.csv", "sampling.test=0"], ["2 training", "one.csv has 1 row"]),
-        ([*TABLE, "target.path=good (1).csv", "sampling.train=1"], ["sampling.train=1", "at least 2"]),
+        (
+            [*TABLE, "target.path=good (1).csv", "sampling.train=1"],
+            ["sampling.train=1", "at least 2"],
+        ),
         ([*TABLE, "target.path=none.csv"], ["none.csv"]),
         ([*TABLE, "target.path=twice.csv"], ["twice.csv", "'b'"]),
         ([*TABLE, "target.path=good (1).csv", "target.outputs=prize"], ["'prize'", "price"]),
     ],
 )
-def test_bad_input(words: list[str], parts: list[str], place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(
+    words: list[str], parts: list[str], place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     code = main(["fit", *words])
     out, err = capfd.readouterr()
     assert (code, out) == (2, "")
@@ -103,7 +117,21 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
     capfd.readouterr()
     name = next((place / "outputs" / "fit" / "v0001" / "checkpoints").glob("*.safetensors")).stem
     for model, code in ((name, 0), ("none", 2)):
-        assert main(["predict", "latest", "--input", "good (1).csv", "--output", "x.csv", "--model", model]) == code
+        assert (
+            main(
+                [
+                    "predict",
+                    "latest",
+                    "--input",
+                    "good (1).csv",
+                    "--output",
+                    "x.csv",
+                    "--model",
+                    model,
+                ]
+            )
+            == code
+        )
     assert f"has no model none; it has {name}" in capfd.readouterr().err
     before = (place / "good (1).csv").read_bytes()
     assert main(["predict", "latest", "--input", "good (1).csv", "--output", "./good (1).csv"]) == 2
@@ -118,11 +146,19 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_labels_are_learned_and_stand_in_every_table(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_labels_are_learned_and_stand_in_every_table(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows = [f"{i / 50},{'low' if i < 50 else 'high'}\n" for i in range(100)]
     (place / "levels.csv").write_text("x,level\n" + "".join(rows))
     table = ["target=table", "target.path=levels.csv", "target.inputs=x", "target.outputs=level"]
-    settings = ["target.task=classification", "model.hidden=[]", "model.intervals=5", "solver=lbfgs", "solver.steps=15"]
+    settings = [
+        "target.task=classification",
+        "model.hidden=[]",
+        "model.intervals=5",
+        "solver=lbfgs",
+        "solver.steps=15",
+    ]
     assert main(["fit", "-q", *table, *settings]) == 0
     folder = place / capfd.readouterr().out.strip()
     assert pd.read_csv(folder / "summary.csv")["test_accuracy"][0] > 0.9
@@ -138,8 +174,12 @@ def test_labels_are_learned_and_stand_in_every_table(place: Path, capfd: pytest.
 
 
 @pytest.mark.usefixtures("unwritten")
-@pytest.mark.filterwarnings("error", "ignore:'.*deprecated:DeprecationWarning")  # of pyparsing, by older matplotlibs
-def test_rows_outside_the_trained_range_are_counted_in_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings(
+    "error", "ignore:'.*deprecated:DeprecationWarning"
+)  # of pyparsing, by older matplotlibs
+def test_rows_outside_the_trained_range_are_counted_in_one_line(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
     (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
     capfd.readouterr()
@@ -160,7 +200,9 @@ def test_predictions_are_what_the_ending_says(
     for name in ("p.tsv", "p.csv.gz", "P.CSV.XZ", "p.tab.bz2", "p.csv.zip"):
         assert main([*words, name]) == 0
         separator = "," if "csv" in name.lower() else "\t"
-        compression = {"gz": "gzip", "XZ": "xz", "bz2": "bz2", "zip": "zip"}.get(name.rpartition(".")[2])
+        compression = {"gz": "gzip", "XZ": "xz", "bz2": "bz2", "zip": "zip"}.get(
+            name.rpartition(".")[2]
+        )
         pd.testing.assert_frame_equal(
             pd.read_csv(name, sep=separator, compression=compression),  # type: ignore[call-overload]
             expected,
@@ -170,7 +212,9 @@ def test_predictions_are_what_the_ending_says(
     assert main([*words, "p.parquet"]) == 0
     np.testing.assert_array_equal(pd.read_parquet("p.parquet")["prediction:price"], exact)
     np.testing.assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
-    monkeypatch.setattr("kanrun.study.saved.load_run", None)  # so much is said before anything is computed
+    monkeypatch.setattr(
+        "kanrun.study.saved.load_run", None
+    )  # so much is said before anything is computed
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name, said in (
         ("x.pq", "pip install 'kanrun[parquet]'"),
@@ -185,7 +229,11 @@ def test_predictions_are_what_the_ending_says(
 
 
 def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["target.formula=exp(-x0)*sin(3*x1)", "target.domain=[[-1,1],[0,0.4*pi]]", "sampling.train=50"]
+    words = [
+        "target.formula=exp(-x0)*sin(3*x1)",
+        "target.domain=[[-1,1],[0,0.4*pi]]",
+        "sampling.train=50",
+    ]
     assert main(["fit", *QUICK, *FORMULA, *words]) == 0
     assert capfd.readouterr().out == "outputs/fit/v0001\n"
     assert list((place / "outputs" / "fit" / "v0001" / "figures").glob("*.png"))
@@ -194,9 +242,21 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_steps_say_which_network_was_the_best_so_far(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_steps_say_which_network_was_the_best_so_far(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert (
-        main(["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]", "sampling.train=60", "sampling.test=20"]) == 0
+        main(
+            [
+                "fit",
+                "-q",
+                "model.intervals=[3,5]",
+                "model.hidden=[1]",
+                "sampling.train=60",
+                "sampling.test=20",
+            ]
+        )
+        == 0
     )
     with (place / capfd.readouterr().out.strip() / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -237,7 +297,10 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
 def metrics(run: Path) -> list[dict[str, str]]:
     """Rows of metrics.csv but for the seconds."""
     with (run / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key != "seconds"}
+            for row in csv.DictReader(file)
+        ]
 
 
 @pytest.mark.slow
@@ -246,6 +309,10 @@ def metrics(run: Path) -> list[dict[str, str]]:
 )
 def test_a_run_ends_within_a_tenth_of_its_seconds(words: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "kanrun", *words, "max_seconds=15"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "kanrun", *words, "max_seconds=15"], check=True, capture_output=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime == pytest.approx(15, rel=0.1)
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime == pytest.approx(
+        15, rel=0.1
+    )

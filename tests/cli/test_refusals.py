@@ -40,7 +40,10 @@ def test_unknown_key(refused: Refused, words: list[str], parts: list[str]) -> No
     ("words", "parts"),
     [
         (["target=prodct"], ["target=prodct", "did you mean product?", "choices: bessel_j0"]),
-        (["model=cnn"], ["model=cnn is not a choice of model", "bezier, bspline, kan, mlp, polynomial"]),
+        (
+            ["model=cnn"],
+            ["model=cnn is not a choice of model", "bezier, bspline, kan, mlp, polynomial"],
+        ),
         (["model=5"], ["model=5", "choose one of auto, bezier"]),
         (["model=null"], ["model=null", "choose one of auto, bezier"]),
         (["study=toy_suit"], ["study=toy_suit is not a choice of study", "toy_suite"]),
@@ -92,7 +95,10 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
         (["device=tpu"], ["device=tpu"]),
         (["seeds=0"], ["seeds=0"]),
         (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
-        (["target=gaussian_peaks", "target.centres=[0,nan]"], ["target.centres.1=nan is not a number"]),
+        (
+            ["target=gaussian_peaks", "target.centres=[0,nan]"],
+            ["target.centres.1=nan is not a number"],
+        ),
         (["target=expression"], ["target.formula must be given"]),
         (["target=table", "target.path=x.csv"], ["there is no file 'x.csv'"]),
         (
@@ -151,7 +157,8 @@ def test_flags(refused: Refused, words: list[str], parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["nonsense"], ["fitt"], ["runs"], ["runs", "show", "nope"], ["runs", "resume", "nope"]]
+    "words",
+    [["nonsense"], ["fitt"], ["runs"], ["runs", "show", "nope"], ["runs", "resume", "nope"]],
 )
 def test_commands(refused: Refused, words: list[str]) -> None:
     assert refused(*words)

@@ -60,7 +60,9 @@ def test_every_run_gets_a_folder(kanrun: Command) -> None:
     assert kanrun("fit", "-q").folder.name == "v0002"
 
 
-def test_outputs_of_strange_names(kanrun: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_of_strange_names(
+    kanrun: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "a 'b' (c), d=$e {f} \\"
     result = kanrun("fit", "-q", "--outputs", name)
     assert result.code == 0
@@ -95,7 +97,9 @@ def test_interrupted(kanrun: Command) -> None:
 
 def test_resume(kanrun: Command, fit: Any) -> None:
     fit.stop_at = 2
-    stopped = kanrun("fit", "-q", "seeds=3", "+note=kept", "target=expression", "target.formula=sqrt(x0)")
+    stopped = kanrun(
+        "fit", "-q", "seeds=3", "+note=kept", "target=expression", "target.formula=sqrt(x0)"
+    )
     assert stopped.code == 130
     fit.stop_at = None
     result = kanrun("runs", "resume", "latest", "-q")
@@ -112,14 +116,28 @@ def test_resume(kanrun: Command, fit: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["latest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fit/v0001", "outputs/fit/v0001"))]
+    "name",
+    [
+        "latest",
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ("fit/v0001", "outputs/fit/v0001")
+        ),
+    ],
 )
 def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
     kanrun: Command, fit: Any, tmp_path: Path, name: str
 ) -> None:
     fit.stop_at = 2
     stopped = kanrun(
-        "fit", "-q", "-m", "seed=0,1", "model.degree=3,7", "seeds=3", "target.formula=sqrt(x0)", "target=expression"
+        "fit",
+        "-q",
+        "-m",
+        "seed=0,1",
+        "model.degree=3,7",
+        "seeds=3",
+        "target.formula=sqrt(x0)",
+        "target=expression",
     )
     assert stopped.code == 130
     assert "`kanrun runs resume outputs/fit/v0001` goes on" in stopped.err
@@ -146,7 +164,9 @@ def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
     assert json.loads(shown.out)["status"] == "COMPLETED"
 
 
-def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(kanrun: Command, fit: Any) -> None:
+def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(
+    kanrun: Command, fit: Any
+) -> None:
     fit.stop_at = 0
     folder = kanrun("fit", "-q", "-m", "seed=0,1,2").folder
     stored = json.loads((folder / "sweep.json").read_text())
@@ -171,7 +191,11 @@ def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(kanrun: C
     assert manifest(folder / "0")["executor"]["kind"] == "serial"
     fit.stop_at = None
     record = folder / "1" / "run.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "RUNNING", "host": "node17", "pid": 1}))
+    record.write_text(
+        json.dumps(
+            json.loads(record.read_text()) | {"status": "RUNNING", "host": "node17", "pid": 1}
+        )
+    )
     words = ("runs", "resume", "fit/v0001", "-q", "--executor", "serial")
     elsewhere = kanrun(*words)
     assert elsewhere.code == 2
@@ -181,7 +205,9 @@ def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(kanrun: C
     assert fit.seeds == [0, 0, 1, 1, 2]
 
 
-def test_a_job_that_cannot_go_on_does_not_stop_the_rest_of_its_sweep(kanrun: Command, fit: Any) -> None:
+def test_a_job_that_cannot_go_on_does_not_stop_the_rest_of_its_sweep(
+    kanrun: Command, fit: Any
+) -> None:
     fit.stop_at = 0
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
     fit.stop_at = None
@@ -206,7 +232,9 @@ def test_one_process_at_a_time_goes_on_with_a_sweep(kanrun: Command, fit: Any) -
 
 def test_resume_of_a_sweep_that_is_over_or_runs_or_is_damaged(kanrun: Command, fit: Any) -> None:
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
-    (folder / "summary.csv").unlink()  # as after the death of a launcher whose jobs went on elsewhere
+    (
+        folder / "summary.csv"
+    ).unlink()  # as after the death of a launcher whose jobs went on elsewhere
     again = kanrun("runs", "resume", "latest")
     assert (again.code, again.folder) == (0, folder)
     assert "nothing left to do" in again.err
@@ -214,7 +242,11 @@ def test_resume_of_a_sweep_that_is_over_or_runs_or_is_damaged(kanrun: Command, f
     assert not kanrun("runs", "resume", "latest", "-q").err
     assert kanrun("runs", "resume", "latest", "-q", "--strict").code == 1
     record = folder / "1" / "run.json"
-    content = json.loads(record.read_text()) | {"status": "RUNNING", "pid": os.getpid(), "process_start": None}
+    content = json.loads(record.read_text()) | {
+        "status": "RUNNING",
+        "pid": os.getpid(),
+        "process_start": None,
+    }
     record.write_text(json.dumps(content))
     refused = kanrun("runs", "resume", "latest")
     assert (refused.code, refused.out) == (2, "")
@@ -264,7 +296,9 @@ def test_resume_of_a_run_that_is_being_resumed(kanrun: Command, fit: Any) -> Non
     first.update(reason=None)
 
 
-def test_resume_follows_no_link_out_of_the_folder(kanrun: Command, fit: Any, tmp_path: Path) -> None:
+def test_resume_follows_no_link_out_of_the_folder(
+    kanrun: Command, fit: Any, tmp_path: Path
+) -> None:
     fit.stop_at = 0
     log = kanrun("fit", "-q").folder / "run.log"
     log.unlink(missing_ok=True)
@@ -301,7 +335,9 @@ def test_strict(kanrun: Command) -> None:
     assert "the error is small" in result.err
 
 
-def test_a_refusal_inside_a_run_leaves_nothing(kanrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_inside_a_run_leaves_nothing(
+    kanrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from kanrun.errors import UsageError
     from kanrun.study import execute
 
@@ -321,7 +357,10 @@ def test_a_sweep(kanrun: Command, fit: Any) -> None:
     assert manifest(result.folder / "0")["overrides"] == ["model.degree=2", "seed=1"]
     with (result.folder / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["job"], row["model.degree"], row["degree"]) for row in rows] == [("0", "2", "2"), ("1", "4", "4")]
+    assert [(row["job"], row["model.degree"], row["degree"]) for row in rows] == [
+        ("0", "2", "2"),
+        ("1", "4", "4"),
+    ]
     assert "seed=1" not in rows[0]
 
 
@@ -346,8 +385,12 @@ def test_an_interrupted_sweep_ends(kanrun: Command, fit: Any) -> None:
     assert (result.folder / "summary.csv").exists()
 
 
-def test_a_signal_while_a_run_begins_is_recorded(kanrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanrun.runs.environment.repository", lambda: os.kill(os.getpid(), signal.SIGTERM))
+def test_a_signal_while_a_run_begins_is_recorded(
+    kanrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "kanrun.runs.environment.repository", lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
     result = kanrun("fit", "-q", "-m", "seed=0,1")
     assert result.code == 143
     assert "still running" not in result.err
@@ -363,8 +406,14 @@ def test_a_signal_while_a_run_begins_is_recorded(kanrun: Command, monkeypatch: p
         (["+note=hello"], lambda cfg: cfg.note == "hello"),
         (["++seed=3"], lambda cfg: cfg.seed == 3),
         (["~solver.starts", "++solver.starts=2"], lambda cfg: True),
-        (["target=table", "target.path=a b.csv", "target.inputs=[a (m),b]", "target.outputs=c"], lambda cfg: True),
-        (["model=bspline", "solver=adam", "executor=serial"], lambda cfg: cfg.model.kind == "bspline"),
+        (
+            ["target=table", "target.path=a b.csv", "target.inputs=[a (m),b]", "target.outputs=c"],
+            lambda cfg: True,
+        ),
+        (
+            ["model=bspline", "solver=adam", "executor=serial"],
+            lambda cfg: cfg.model.kind == "bspline",
+        ),
     ],
 )
 def test_overrides_as_in_any_hydra_program(
@@ -399,7 +448,12 @@ def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
     assert kanrun("fit", "-q", "--config-dir", "mine", "target=wave").code == 0
     assert kanrun("fit", "-q", "--config-dir", "mine", "target=plain").code == 0
     assert kanrun("fit", "-q", "--config-dir", "mine", "study=deep", "-m", "seed=0,1").code == 0
-    assert [cfg.target.formula for cfg in fit.configs] == ["sin(x0)", "cos(x0)", "sin(x0)", "sin(x0)"]
+    assert [cfg.target.formula for cfg in fit.configs] == [
+        "sin(x0)",
+        "cos(x0)",
+        "sin(x0)",
+        "sin(x0)",
+    ]
     assert fit.configs[-1].model.hidden == [2, 2]
     refused = kanrun("fit", "-q", "--config-dir", "mine", "target=typo")
     assert refused.code == 2
@@ -408,7 +462,9 @@ def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
 
 def test_a_stored_configuration_runs_again(kanrun: Command, fit: Any) -> None:
     folder = kanrun("fit", "-q", "model.degree=2").folder
-    result = kanrun("fit", "-q", "--config-path", f"{folder}/.hydra", "--config-name", "config", "seed=7")
+    result = kanrun(
+        "fit", "-q", "--config-path", f"{folder}/.hydra", "--config-name", "config", "seed=7"
+    )
     assert result.code == 0, result.err
     assert result.folder.name == "v0002"
     assert (fit.configs[1].model.degree, fit.configs[1].seed) == (2, 7)
@@ -424,10 +480,20 @@ def test_the_process_is_left_as_it_was(kanrun: Command) -> None:
 
     from hydra.core.global_hydra import GlobalHydra
 
-    before = (list(sys.argv), dict(os.environ), list(logging.getLogger().handlers), logging.getLogger().level)
+    before = (
+        list(sys.argv),
+        dict(os.environ),
+        list(logging.getLogger().handlers),
+        logging.getLogger().level,
+    )
     kanrun("fit", "-q", "-m", "seed=0,1")
     kanrun("fit", "model.degree=abc")
-    after = (list(sys.argv), dict(os.environ), list(logging.getLogger().handlers), logging.getLogger().level)
+    after = (
+        list(sys.argv),
+        dict(os.environ),
+        list(logging.getLogger().handlers),
+        logging.getLogger().level,
+    )
     assert after == before
     assert not GlobalHydra.instance().is_initialized()
 
@@ -477,6 +543,12 @@ def test_signals(tmp_path: Path, number: int, code: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "outputs/fit/v0001\n")
-    stopping = "kanrun: stopping after this step; Ctrl-C once more ends at once\n" if number == 2 else ""
-    assert err == stopping + "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` goes on from there\n"
+    stopping = (
+        "kanrun: stopping after this step; Ctrl-C once more ends at once\n" if number == 2 else ""
+    )
+    assert (
+        err
+        == stopping
+        + "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` goes on from there\n"
+    )
     assert manifest(record.parent)["status"] == "INTERRUPTED"

@@ -26,7 +26,9 @@ def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun: Command, two
     assert kanrun("runs", "tag", "fit/1", "good", "final").out == "fit/v0001: good, final\n"
     assert kanrun("runs", "note", "good", "the  best one").out == "fit/v0001: the best one\n"
     assert json.loads(kanrun("runs", "show", "final", "--json").out)["note"] == "the best one"
-    assert [row["name"] for row in json.loads(kanrun("runs", "list", "--tag", "good", "--json").out)] == ["fit/v0001"]
+    assert [
+        row["name"] for row in json.loads(kanrun("runs", "list", "--tag", "good", "--json").out)
+    ] == ["fit/v0001"]
     assert runs_beginning("go", two) == ["good"]
     assert kanrun("runs", "tag", "fit/1", "--remove", "good").out == "fit/v0001: final\n"
     assert kanrun("runs", "tag", "fit/1", "--remove", "good").code == 2
@@ -79,7 +81,9 @@ def test_a_sweep_is_repeated_with_all_its_jobs(kanrun: Command, two: Path) -> No
     assert "the same numbers as fit/v0003: all 6 columns" in again.err
 
 
-def test_removing_asks_and_stays_inside_outputs(kanrun: Command, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removing_asks_and_stays_inside_outputs(
+    kanrun: Command, two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
     assert kanrun("runs", "remove", "fit/1").code == 2
     outside = Path("elsewhere/fit/v0001")
@@ -90,7 +94,9 @@ def test_removing_asks_and_stays_inside_outputs(kanrun: Command, two: Path, monk
     assert kanrun("runs", "remove", str(two / "fit/v0009"), "--yes").code == 2
     assert (outside / "run.json").exists()
     (two / "fit/v0009").unlink()
-    assert kanrun("runs", "remove", "fit/1", "fit/v0001", "--yes").out == "deleted outputs/fit/v0001\n"
+    assert (
+        kanrun("runs", "remove", "fit/1", "fit/v0001", "--yes").out == "deleted outputs/fit/v0001\n"
+    )
     assert kanrun("fit", "-q").folder.name == "v0003"  # no number is used again
 
 
@@ -104,11 +110,20 @@ def test_a_job_of_a_sweep_is_not_removed_alone(kanrun: Command, two: Path) -> No
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_list_fits_the_width(kanrun: Command, two: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kanrun("runs", "note", "fit/1", "a sentence that is longer than any table can hold in one of its columns")
+def test_the_list_fits_the_width(
+    kanrun: Command, two: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kanrun(
+        "runs",
+        "note",
+        "fit/1",
+        "a sentence that is longer than any table can hold in one of its columns",
+    )
     from rich.console import Console
 
-    monkeypatch.setattr("kanrun.study.report.output_console", lambda: Console(width=width, color_system=None))
+    monkeypatch.setattr(
+        "kanrun.study.report.output_console", lambda: Console(width=width, color_system=None)
+    )
     lines = kanrun("runs", "list").out.splitlines()
     assert max(map(len, lines)) <= width
     assert lines[0].split()[:2] == ["name", "status"]
@@ -116,11 +131,15 @@ def test_the_list_fits_the_width(kanrun: Command, two: Path, width: int, monkeyp
 
 
 def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
-    found = kanrun("runs", "list", "--where", "model.degree == 4", "--columns", "name,model.degree", "--csv").out
+    found = kanrun(
+        "runs", "list", "--where", "model.degree == 4", "--columns", "name,model.degree", "--csv"
+    ).out
     assert found == "name,model.degree\nfit/v0002,4\n"
     refused = kanrun("runs", "list", "--where", "model.degree ==")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    answer = kanrun("runs", "query", 'SELECT count(*) AS n, max("model.degree") AS d FROM runs', "--json")
+    answer = kanrun(
+        "runs", "query", 'SELECT count(*) AS n, max("model.degree") AS d FROM runs', "--json"
+    )
     assert json.loads(answer.out) == [{"n": 2, "d": 4}]
     assert kanrun("runs", "query", "DROP TABLE runs").code == 2
 
@@ -130,10 +149,15 @@ def test_a_sweep_ends_with_its_jobs_and_a_figure_over_its_settings(kanrun: Comma
     assert "the best job, fit/v0001/0" in done.err
     header = next(line for line in done.err.splitlines() if line.startswith("job "))
     assert header.split()[:4] == ["job", "status", "seed", "model.degree"]
-    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["sweep.png", "sweep.svg"]
+    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == [
+        "sweep.png",
+        "sweep.svg",
+    ]
 
 
-def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(kanrun: Command) -> None:
+def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(
+    kanrun: Command,
+) -> None:
     for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1", "+modle.hidden=[3]"):
         refused = kanrun("fit", word)
         assert refused.code == 2

@@ -15,7 +15,11 @@ FILES = sorted(path for room in ROOMS for path in (ROOT / "kanrun" / room).glob(
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_errors_end_with_a_full_stop(path: Path) -> None:
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "UsageError":
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id == "UsageError"
+        ):
             text = call.args[0]
             last = text.values[-1] if isinstance(text, ast.JoinedStr) else text
             if isinstance(last, ast.Constant):

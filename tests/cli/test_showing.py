@@ -25,14 +25,18 @@ Command = Callable[..., Any]
 CONF = Path(__file__).parents[2] / "conf"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["runs", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["fit", "--help"], ["runs", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys\nfrom kanrun.cli.app import main\nmain(sys.argv[1:])\n"
         "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'matplotlib', 'scipy', 'sympy', 'rich', 'yaml'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
     assert done.stderr.strip() == "[]"
     assert done.stdout
 
@@ -51,7 +55,9 @@ def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
 def test_the_groups_in_help_are_hydras(kanrun: Command) -> None:
     with opened(Request("fit")) as loader:
         for group, choices in groups_of("fit"):
-            assert choices == loader.get_group_options(f"{group}/fit" if group == "study" else group)
+            assert choices == loader.get_group_options(
+                f"{group}/fit" if group == "study" else group
+            )
 
 
 def test_no_words_is_help(kanrun: Command) -> None:
@@ -60,7 +66,9 @@ def test_no_words_is_help(kanrun: Command) -> None:
     assert "fit" in result.out
 
 
-@pytest.mark.parametrize("words", [[], ["target=table"], ["study=toy_suite"], ["model=mlp", "--resolve"]])
+@pytest.mark.parametrize(
+    "words", [[], ["target=table"], ["study=toy_suite"], ["model=mlp", "--resolve"]]
+)
 def test_cfg(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
     result = kanrun("fit", "--cfg", "job", *words)
     assert (result.code, result.err) == (0, "")
@@ -69,11 +77,21 @@ def test_cfg(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
 
 
 def test_cfg_of_a_part(kanrun: Command) -> None:
-    result = kanrun("fit", "--cfg", "job", "-p", "target", "target=expression", "target.formula=exp(-x0)*sin(3*x1)")
+    result = kanrun(
+        "fit",
+        "--cfg",
+        "job",
+        "-p",
+        "target",
+        "target=expression",
+        "target.formula=exp(-x0)*sin(3*x1)",
+    )
     assert yaml.safe_load(result.out)["formula"] == "exp(-x0)*sin(3*x1)"
 
 
-@pytest.mark.parametrize("words", [["--info"], ["--info", "defaults-tree"], ["--info", "target=runge"]])
+@pytest.mark.parametrize(
+    "words", [["--info"], ["--info", "defaults-tree"], ["--info", "target=runge"]]
+)
 def test_info(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
     before = list(logging.getLogger().handlers)
     result = kanrun("fit", *words)
@@ -96,13 +114,17 @@ def test_every_choice_is_typed(group: str, choices: list[str]) -> None:
                 compose(Request("fit", (f"{group}={choice}", f"{group}.nonsense=1")), loader)
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF))
+)
 def test_every_file_says_what_it_is(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("# ")
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("study/*/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+@pytest.mark.parametrize(
+    "path", sorted(CONF.glob("study/*/*.yaml")), ids=lambda path: str(path.relative_to(CONF))
+)
 def test_every_study_composes(path: Path) -> None:
     command = path.parent.name.replace("_", "-")
     of_a_folder = ("target.path=data",) if "target.path=FOLDER" in path.read_text() else ()
@@ -114,7 +136,10 @@ def test_every_study_composes(path: Path) -> None:
 
 def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
     record = kanrun("fit", "-q").folder / "run.json"
-    content = json.loads(record.read_text()) | {"notes": ["\x1b[2Jgone\x07"], "overrides": ["a=\x1b]0;title\x07"]}
+    content = json.loads(record.read_text()) | {
+        "notes": ["\x1b[2Jgone\x07"],
+        "overrides": ["a=\x1b]0;title\x07"],
+    }
     content["claims"][0] |= {"sentence": "\x1b[2J", "measured": "\x1b[2J"}
     record.write_text(json.dumps(content))
     (record.parent / "summary.csv").write_text("seed,\x1b[2Ja\n0,\x1b[2Jb\n1,c\n")
@@ -132,12 +157,19 @@ def test_names_in_a_narrow_terminal_are_not_wrapped(capsys: pytest.CaptureFixtur
 
     from kanrun.study import report
 
-    columns = {"name": ["extend-grid/v0001"], "status": ["COMPLETED"], "test_rmse": [None], "overrides": ["a=1 " * 30]}
+    columns = {
+        "name": ["extend-grid/v0001"],
+        "status": ["COMPLETED"],
+        "test_rmse": [None],
+        "overrides": ["a=1 " * 30],
+    }
     _, left_out = report.print_table(Console(width=50), columns, first=("name", "status"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["extend-grid/v0001", "COMPLETED", "-"]
     assert left_out == ["overrides"]
-    report.print_table(report.output_console(), {"name": ["fit/v0001"], "overrides": ["a=1 " * 300]})
+    report.print_table(
+        report.output_console(), {"name": ["fit/v0001"], "overrides": ["a=1 " * 300]}
+    )
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -151,13 +183,19 @@ def test_runs_list_and_show(kanrun: Command) -> None:
     names = [entry["name"] for entry in json.loads(kanrun("runs", "list", "--json").out)]
     assert names == ["fit/v0003", "fit/v0002", "fit/v0001"]  # a sweep is one run
     listed = kanrun("runs", "list").out.splitlines()
-    assert [line.split()[:2] for line in listed[2:]] == [["fit/v0002", "FAILED"], ["fit/v0001", "COMPLETED"]]
+    assert [line.split()[:2] for line in listed[2:]] == [
+        ["fit/v0002", "FAILED"],
+        ["fit/v0001", "COMPLETED"],
+    ]
     shown = kanrun("runs", "show", "fit/v0001")
     assert (shown.code, shown.err) == (0, "")
     assert "model.degree=2" in shown.out
     assert "DOES NOT HOLD  the error is small: measured 0.5, bound <= 0.1" in shown.out
     assert json.loads(kanrun("runs", "show", "fit/v0002", "--json").out)["status"] == "FAILED"
-    assert json.loads(kanrun("runs", "show", "--json").out)["jobs"] == ["fit/v0003/0", "fit/v0003/1"]
+    assert json.loads(kanrun("runs", "show", "--json").out)["jobs"] == [
+        "fit/v0003/0",
+        "fit/v0003/1",
+    ]
     sweep = kanrun("runs", "show").out
     assert "a sweep of 2 jobs" in sweep
     assert [line.split()[0] for line in sweep.splitlines() if line.startswith("fit/v0003/")] == [
@@ -194,7 +232,9 @@ def test_completions(words: list[str], word: str, found: list[str]) -> None:
 
 def test_completion_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "houses.csv").write_text("")
-    assert completions("fit", ["target=table"], f"target.path={tmp_path}/ho") == [f"target.path={tmp_path}/houses.csv"]
+    assert completions("fit", ["target=table"], f"target.path={tmp_path}/ho") == [
+        f"target.path={tmp_path}/houses.csv"
+    ]
 
 
 def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
@@ -206,19 +246,28 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
     assert completions("fit", words, "target.split=t")[1:] == [
         f"target.split=time:{n}" for n in ("area", "price", "rooms")
     ]
-    assert completions("fit", words, "target.monotone={rooms: up,p") == ["target.monotone={rooms: up,price"]
+    assert completions("fit", words, "target.monotone={rooms: up,p") == [
+        "target.monotone={rooms: up,price"
+    ]
 
 
 @pytest.mark.parametrize(
     ("shell", "variables", "found"),
     [
         ("bash", {"COMP_WORDS": "kanrun\nfit\ntarget\n=\nbe", "COMP_CWORD": "4"}, "bessel_j0"),
-        ("bash", {"COMP_WORDS": "kanrun\nfit\nmodel\n=\nmlp\nmodel.act", "COMP_CWORD": "5"}, "model.activation="),
+        (
+            "bash",
+            {"COMP_WORDS": "kanrun\nfit\nmodel\n=\nmlp\nmodel.act", "COMP_CWORD": "5"},
+            "model.activation=",
+        ),
         ("bash", {"COMP_WORDS": "kanrun\nfit\n--mul", "COMP_CWORD": "2"}, "--multirun"),
         ("zsh", {"_TYPER_COMPLETE_ARGS": "kanrun fit target=be"}, "target=bessel_j0"),
         (
             "fish",
-            {"_TYPER_COMPLETE_ARGS": "kanrun fit target=be", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+            {
+                "_TYPER_COMPLETE_ARGS": "kanrun fit target=be",
+                "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            },
             "target=b",
         ),
     ],
@@ -226,6 +275,8 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
 def test_completion_in_a_shell(shell: str, variables: dict[str, str], found: str) -> None:
     environment = {**os.environ, **variables, "_KANRUN_COMPLETE": f"complete_{shell}"}
     code = "from kanrun.cli.app import main; raise SystemExit(main([]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert found in done.stdout
     assert not done.stderr

@@ -64,16 +64,24 @@ def test_cells_and_learners() -> None:
     }
     assert len(rename(config)) == 3
     assert config == {
-        "suite": [{"solver": {"freeze_unseen": True}, "model": {"kind": "kan", "extrapolation": "zero"}}, {}],
+        "suite": [
+            {"solver": {"freeze_unseen": True}, "model": {"kind": "kan", "extrapolation": "zero"}},
+            {},
+        ],
         "learners": [{"name": "KAN", "kind": "kan", "extrapolation": "zero"}],
         "own_candidates": {"local": "x0"},
     }
-    with pytest.raises(UsageError, match=r"suite\.0\.model\.adapt=0\.25 has become suite\.0\.model\.grid_eps=0\.75"):
+    with pytest.raises(
+        UsageError, match=r"suite\.0\.model\.adapt=0\.25 has become suite\.0\.model\.grid_eps=0\.75"
+    ):
         rename({"suite": [{"model": {"adapt": 0.25}}]})
 
 
 def test_stored_configurations_are_translated() -> None:
-    config: dict[str, Any] = {"model": {"adapt": 0.25, "outside": "zero"}, "solver": {"local": True, "narrow": False}}
+    config: dict[str, Any] = {
+        "model": {"adapt": 0.25, "outside": "zero"},
+        "solver": {"local": True, "narrow": False},
+    }
     assert rename(config, stored=True) == []
     assert config == {
         "model": {"grid_eps": 0.75, "extrapolation": "zero"},
@@ -81,7 +89,9 @@ def test_stored_configurations_are_translated() -> None:
     }
 
 
-@pytest.mark.parametrize("path", sorted(RUNS.glob("*/v*/.hydra/config.yaml")), ids=lambda path: path.parts[-4])
+@pytest.mark.parametrize(
+    "path", sorted(RUNS.glob("*/v*/.hydra/config.yaml")), ids=lambda path: path.parts[-4]
+)
 def test_runs_of_version_0_1_0_have_the_keys_of_today(path: Path) -> None:
     from omegaconf import OmegaConf
 
@@ -91,7 +101,9 @@ def test_runs_of_version_0_1_0_have_the_keys_of_today(path: Path) -> None:
     config = run.config
     assert not {"adapt", "outside"} & set(config.get("model") or {})
     assert not {"narrow", "local"} & set(config.get("solver") or {})
-    assert typed(run.run.manifest.command, OmegaConf.create(run.run.config), extras=True) is not None
+    assert (
+        typed(run.run.manifest.command, OmegaConf.create(run.run.config), extras=True) is not None
+    )
 
 
 def test_what_has_become_of_a_key() -> None:
@@ -111,6 +123,10 @@ def test_through_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert run("model.adapt=0.1") == 2
     assert "model.grid_eps=0.9" in capfd.readouterr().err
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine.yaml").write_text("defaults: [/schema/model/kan@_here_]\noutside: zero\n")
+    (tmp_path / "model" / "mine.yaml").write_text(
+        "defaults: [/schema/model/kan@_here_]\noutside: zero\n"
+    )
     assert run("--config-dir", str(tmp_path), "model=mine") == 2
-    assert "Key 'outside' not in 'KANConfig'; it is model.extrapolation now" in capfd.readouterr().err
+    assert (
+        "Key 'outside' not in 'KANConfig'; it is model.extrapolation now" in capfd.readouterr().err
+    )

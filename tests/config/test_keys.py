@@ -48,8 +48,14 @@ def test_unknown_prefixes_and_commands_are_refused(capsys: pytest.CaptureFixture
 
 
 def test_tab_offers_the_values_of_a_key() -> None:
-    values = next(key.choices for key in keys_of("fit") if (key.path, key.where[0]) == ("model.base", "model=kan"))
-    assert completions("fit", [], "model.base=") == [f"model.base={value}" for value in sorted(values)]
+    values = next(
+        key.choices
+        for key in keys_of("fit")
+        if (key.path, key.where[0]) == ("model.base", "model=kan")
+    )
+    assert completions("fit", [], "model.base=") == [
+        f"model.base={value}" for value in sorted(values)
+    ]
     assert completions("fit", [], "model.frozen_scales=t") == ["model.frozen_scales=true"]
 
 

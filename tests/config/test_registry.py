@@ -47,7 +47,9 @@ def plugin(tmp_path: Path) -> dict[str, str]:
 
 
 def python(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 COMMAND = "import sys; from kanrun.cli.app import main; code = main(sys.argv[1:])"
@@ -55,7 +57,9 @@ LOADED = "; print('torch' in sys.modules, file=sys.stderr)"
 
 
 def kanrun(words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.argv = ['kanrun', *{words.split()!r}]; {COMMAND}{LOADED}; sys.exit(code)"
+    code = (
+        f"import sys; sys.argv = ['kanrun', *{words.split()!r}]; {COMMAND}{LOADED}; sys.exit(code)"
+    )
     return python(code, environment)
 
 
@@ -105,7 +109,9 @@ def test_names_are_those_of_kind() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"model\.kind=kann is not one of kan, mlp.*did you mean kan"):
+    with pytest.raises(
+        UsageError, match=r"model\.kind=kann is not one of kan, mlp.*did you mean kan"
+    ):
         MODELS.find("kann", "model.kind")
 
 
@@ -120,5 +126,9 @@ def test_a_key_of_one_target_alone_selects_it_unless_a_target_or_a_study_is_chos
     fit = EXPERIMENTS["fit"]
     assert fit.completed(["target.formula=x0"]) == ["target=expression", "target.formula=x0"]
     assert fit.completed(["target.path=a.csv", "target.outputs=y"])[0] == "target=table"
-    for words in (["target=feynman", "target.path=all.yaml"], ["study=toy_suite", "target.path=a.csv"], ["seed=1"]):
+    for words in (
+        ["target=feynman", "target.path=all.yaml"],
+        ["study=toy_suite", "target.path=a.csv"],
+        ["seed=1"],
+    ):
         assert fit.completed(words) == words

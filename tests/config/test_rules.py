@@ -52,7 +52,10 @@ class Settings:
         ({"grid": 1.5}, "grid=1.5 must be a whole number of at least 1, or auto (a grid)."),
         ({"grid": True}, "grid=True must be a whole number of at least 1, or auto (a grid)."),
         ({"grid": [3, 3]}, "grid=[3, 3] must increase from entry to entry (a grid)."),
-        ({"grid": [0, 3]}, "grid=[0, 3] has 0, which must be a whole number of at least 1, or auto (a grid)."),
+        (
+            {"grid": [0, 3]},
+            "grid=[0, 3] has 0, which must be a whole number of at least 1, or auto (a grid).",
+        ),
         ({"pairs": [[1]]}, "pairs has [1], where a list of 2 is needed (pairs)."),
         ({"pairs": [[1, -1]]}, "pairs=[[1, -1]] has -1, which must be at least 0 (pairs)."),
         ({"three": [1]}, "three=[1] must have 3 entries (three numbers)."),
@@ -90,7 +93,10 @@ def test_defaults_are_not_shared() -> None:
         (MLPConfig(activation="selu"), ["model.activation=selu is not one of"]),
         (PolynomialConfig(degree=501), ["model.degree=501 must be from 0 to 500"]),
         (BezierConfig(control_points=1), ["model.control_points=1 must be", "from 2 to 1001"]),
-        (BSplineConfig(control_points=3, degree=3), ["model.control_points=3 is too few", "at least 4"]),
+        (
+            BSplineConfig(control_points=3, degree=3),
+            ["model.control_points=3 is too few", "at least 4"],
+        ),
     ],
 )
 def test_models(settings: Any, parts: list[str]) -> None:
@@ -105,14 +111,32 @@ def test_models(settings: Any, parts: list[str]) -> None:
         (FitConfig(seeds=0), "seeds=0 must be at least 1"),
         (FitConfig(seed=2**32 - 1, seeds=2), "goes beyond 4294967295, the largest seed"),
         (FitConfig(device="mps"), "device=mps has no float64; add precision=float32"),
-        (FitConfig(executor=ExecutorConfig("cloud")), "executor=cloud is not one of serial, local, dask"),
-        (FitConfig(executor=ExecutorConfig("serial", workers=2)), "executor.workers=2 is for executor=local"),
+        (
+            FitConfig(executor=ExecutorConfig("cloud")),
+            "executor=cloud is not one of serial, local, dask",
+        ),
+        (
+            FitConfig(executor=ExecutorConfig("serial", workers=2)),
+            "executor.workers=2 is for executor=local",
+        ),
         (FitConfig(executor=ExecutorConfig("dask")), "executor=dask needs executor.address"),
-        (FitConfig(executor=ExecutorConfig("local", address="x")), "executor.address=x is for executor=dask"),
-        (FitConfig(solver=AdamSolver(learning_rate=0.0)), "solver.learning_rate=0.0 must be above 0"),
+        (
+            FitConfig(executor=ExecutorConfig("local", address="x")),
+            "executor.address=x is for executor=dask",
+        ),
+        (
+            FitConfig(solver=AdamSolver(learning_rate=0.0)),
+            "solver.learning_rate=0.0 must be above 0",
+        ),
         (FitConfig(solver=AdamSolver(penalty=True)), "solver.penalty=True must be"),
-        (FitConfig(sampling=SamplingConfig(validation=0.6)), "sampling.validation=0.6 must be from 0 to 0.5"),
-        (FitConfig(target=TableTarget("x.csv", ["a"], ["a"])), "the column 'a' is both in target.inputs and"),
+        (
+            FitConfig(sampling=SamplingConfig(validation=0.6)),
+            "sampling.validation=0.6 must be from 0 to 0.5",
+        ),
+        (
+            FitConfig(target=TableTarget("x.csv", ["a"], ["a"])),
+            "the column 'a' is both in target.inputs and",
+        ),
     ],
 )
 def test_experiments(settings: Any, sentence: str) -> None:

@@ -20,5 +20,7 @@ heavy = {{"torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"}} &
 missing = [each for each in ("cells", "run", "figures", "claims") if not callable(getattr(recipe, each, None))]
 sys.exit(str(heavy or missing) if heavy or missing else 0)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

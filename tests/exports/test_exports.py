@@ -25,7 +25,15 @@ from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
-from kanrun.exports import FORMATS, document_of, encode, evaluate, export_bytes, identifier, in_pieces
+from kanrun.exports import (
+    FORMATS,
+    document_of,
+    encode,
+    evaluate,
+    export_bytes,
+    identifier,
+    in_pieces,
+)
 from kanrun.study.model import Model
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.encoding import ColumnCode, TableCode, days_of
@@ -46,12 +54,22 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 5, products: tuple[int, ...] = (), **spec: Any) -> KAN:
+def kan(
+    shape: tuple[int, ...] = (2, 3, 1),
+    intervals: int = 5,
+    products: tuple[int, ...] = (),
+    **spec: Any,
+) -> KAN:
     domain = torch.tensor([[-1.0, 2.0]] * shape[0], dtype=torch.float64)
     network = KAN.create(
-        shape, intervals, EdgeSpec(**spec), domain=domain, initialisation="paper", generator=generator(),
+        shape,
+        intervals,
+        EdgeSpec(**spec),
+        domain=domain,
+        initialisation="paper",
+        generator=generator(),
         products=products,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         for layer in network:
             layer.coefficients.normal_(0, 1, generator=generator())
@@ -64,10 +82,14 @@ def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 5, products: tuple[
 def model(network: Network, **more: Any) -> Model:
     count, outputs = network.shape[0], network.shape[-1]
     named = Model(
-        network, tuple(f"x{i}" for i in range(count)), tuple(f"y{o}" for o in range(outputs)),
-        np.array([[8.0, 14.0]] * count), Scaling(np.full(count, 10.0), np.full(count, 2.0)),
-        Scaling(np.full(outputs, -3.0), np.full(outputs, 7.0)), None,
-    )  # fmt: skip
+        network,
+        tuple(f"x{i}" for i in range(count)),
+        tuple(f"y{o}" for o in range(outputs)),
+        np.array([[8.0, 14.0]] * count),
+        Scaling(np.full(count, 10.0), np.full(count, 2.0)),
+        Scaling(np.full(outputs, -3.0), np.full(outputs, 7.0)),
+        None,
+    )
     return replace(named, **more)
 
 
@@ -101,18 +123,27 @@ def windows() -> Model:
 
 def table() -> Model:
     """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
-    code = TableCode((
-        ColumnCode("size", None, 11.0, True), ColumnCode("colour", ("blue", "red \u00e4")),
-        ColumnCode("age", None, 9.5),
-        ColumnCode("day", None, 11000.5, True, ("day of year", "weekday", "hour")),
-    ))  # fmt: skip
+    code = TableCode(
+        (
+            ColumnCode("size", None, 11.0, True),
+            ColumnCode("colour", ("blue", "red \u00e4")),
+            ColumnCode("age", None, 9.5),
+            ColumnCode("day", None, 11000.5, True, ("day of year", "weekday", "hour")),
+        )
+    )
     points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(10))
     values = tuple(np.linspace(-1, 2, len(one)) for one in points)
-    outputs = PiecewiseScaling((np.array([-9.0, -4.0, 0.0, 9.0]),), (np.array([-2.0, -1.0, 0.5, 2.0]),))
+    outputs = PiecewiseScaling(
+        (np.array([-9.0, -4.0, 0.0, 9.0]),), (np.array([-2.0, -1.0, 0.5, 2.0]),)
+    )
     return model(
-        kan((10, 2, 1)), inputs=code.features, input_scaling=PiecewiseScaling(points, values), output_scaling=outputs,
-        code=code, errors=np.linspace(-1, 1, 199)[None],
-    )  # fmt: skip
+        kan((10, 2, 1)),
+        inputs=code.features,
+        input_scaling=PiecewiseScaling(points, values),
+        output_scaling=outputs,
+        code=code,
+        errors=np.linspace(-1, 1, 199)[None],
+    )
 
 
 MODELS: dict[str, Any] = {
@@ -149,7 +180,9 @@ def rows_for(one: Model) -> np.ndarray:
 
 
 def agree(found: Any, expected: np.ndarray, relative: float = 1e-12) -> None:
-    np.testing.assert_allclose(found, expected, rtol=relative, atol=relative * np.abs(expected).max())
+    np.testing.assert_allclose(
+        found, expected, rtol=relative, atol=relative * np.abs(expected).max()
+    )
 
 
 def written(one: Model, form: str, file: Path) -> Path:
@@ -158,7 +191,17 @@ def written(one: Model, form: str, file: Path) -> Path:
 
 
 def compiled(source: Path, name: str) -> ctypes.CDLL:
-    command = ["cc", "-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c99", "-O1", "-shared", "-fPIC"]
+    command = [
+        "cc",
+        "-Wall",
+        "-Wextra",
+        "-pedantic",
+        "-Werror",
+        "-std=c99",
+        "-O1",
+        "-shared",
+        "-fPIC",
+    ]
     done = subprocess.run(
         [*command, str(source), "-o", str(source.with_suffix(".so")), "-lm"],
         capture_output=True,
@@ -175,7 +218,9 @@ def through_c(library: ctypes.CDLL, name: str, x: np.ndarray, outputs: int) -> n
     y, pointer = np.empty((len(x), outputs)), ctypes.POINTER(ctypes.c_double)
     x = np.ascontiguousarray(x)
     for one, into in zip(x, y, strict=True):
-        getattr(library, f"{name}_evaluate")(one.ctypes.data_as(pointer), into.ctypes.data_as(pointer))
+        getattr(library, f"{name}_evaluate")(
+            one.ctypes.data_as(pointer), into.ctypes.data_as(pointer)
+        )
     return y
 
 
@@ -193,7 +238,13 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C 
 
 @needs_cc
 @pytest.mark.parametrize(
-    "name", [*(n for n in MODELS if not n.startswith(("base", "degree"))), "base gelu", "base identity", "degree 0"]
+    "name",
+    [
+        *(n for n in MODELS if not n.startswith(("base", "degree"))),
+        "base gelu",
+        "base identity",
+        "degree 0",
+    ],
 )
 def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
     one = MODELS[name]()
@@ -201,7 +252,9 @@ def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
     x = rows_for(one)
     expected = one.values(x)
     agree(through_c(library, "a_model", x, expected.shape[1]), expected)
-    assert np.isnan(through_c(library, "a_model", np.full((1, x.shape[1]), np.nan), expected.shape[1])).any()
+    assert np.isnan(
+        through_c(library, "a_model", np.full((1, x.shape[1]), np.nan), expected.shape[1])
+    ).any()
 
 
 @pytest.mark.parametrize("name", ["table", "classes", "mlp", "windows"])
@@ -252,11 +305,14 @@ def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
     for number in range(4):
         raw = {name: RAW[name][number] for name in names}
         (raw["day"],) = days_of([raw["day"]]) if raw["day"] else (None,)
-        row = (Value * 4)(*(
-            Value(0.0, raw[n] and str(raw[n]).strip().encode()) if n == "colour"
-            else Value(float("nan") if raw[n] is None else raw[n], None)
-            for n in names
-        ))  # fmt: skip
+        row = (Value * 4)(
+            *(
+                Value(0.0, raw[n] and str(raw[n]).strip().encode())
+                if n == "colour"
+                else Value(float("nan") if raw[n] is None else raw[n], None)
+                for n in names
+            )
+        )
         into = np.empty(x.shape[1])
         unknown = library.m_encode(row, into.ctypes.data_as(ctypes.POINTER(ctypes.c_double)))
         assert unknown == (number >= 2)
@@ -264,10 +320,12 @@ def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
 
 
 def hostile() -> Model:
-    code = TableCode((ColumnCode(HOSTILE[0], HOSTILE[1:4]), *(ColumnCode(name) for name in HOSTILE[4:])))
+    code = TableCode(
+        (ColumnCode(HOSTILE[0], HOSTILE[1:4]), *(ColumnCode(name) for name in HOSTILE[4:]))
+    )
     return model(
         kan((6, 2, 2)), inputs=code.features, outputs=HOSTILE[:1], classes=HOSTILE[1:3], code=code
-    )  # fmt: skip
+    )
 
 
 def test_names_of_columns_stay_texts_in_python(tmp_path: Path) -> None:
@@ -293,7 +351,8 @@ def test_names_of_columns_stay_texts_in_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "name"), [("a b", "a_b"), ("3d", "model_3d"), ("!!", "model"), ("class", "model_class"), ("m\n;", "m")]
+    ("stem", "name"),
+    [("a b", "a_b"), ("3d", "model_3d"), ("!!", "model"), ("class", "model_class"), ("m\n;", "m")],
 )
 def test_the_name_of_a_file_becomes_an_identifier(stem: str, name: str) -> None:
     assert identifier(stem) == name
@@ -305,11 +364,14 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     one = MODELS[name]()
-    session = runtime.InferenceSession(export_bytes(one, "onnx", "m.onnx"), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        export_bytes(one, "onnx", "m.onnx"), providers=["CPUExecutionProvider"]
+    )
     x = rows_for(one).astype(np.float32)
     expected = one.values(x)
     own = (
-        np.abs(replace(one, network=deepcopy(one.network).float()).values(x) - expected).max() / np.abs(expected).max()
+        np.abs(replace(one, network=deepcopy(one.network).float()).values(x) - expected).max()
+        / np.abs(expected).max()
     )
     (found,) = session.run(None, {"x": x})
     assert found.dtype == np.float32
@@ -321,7 +383,9 @@ def test_onnx_refuses_units_beyond_float32() -> None:
 
     pytest.importorskip("onnx")
     one = MODELS["table"]()
-    with pytest.raises(UsageError, match=r"has values near \d.*e-\d+, and the inputs and outputs of --format onnx"):
+    with pytest.raises(
+        UsageError, match=r"has values near \d.*e-\d+, and the inputs and outputs of --format onnx"
+    ):
         export_bytes(replace(one, domain=one.domain * 1e-40), "onnx", "m.onnx")
 
 

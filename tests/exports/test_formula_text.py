@@ -14,8 +14,16 @@ from kanrun.errors import UsageError
 from kanrun.exports.formula_text import formula_bytes
 
 
-def stored(text: str = "0.12345678901234567*sin(pi*x0) + exp(-x1**2)/3", **more: Any) -> dict[str, Any]:
-    return {"formula": {"text": text}, "variables": ["x0", "x1"], "inputs": ["x0", "b c"], "output": "y", **more}
+def stored(
+    text: str = "0.12345678901234567*sin(pi*x0) + exp(-x1**2)/3", **more: Any
+) -> dict[str, Any]:
+    return {
+        "formula": {"text": text},
+        "variables": ["x0", "x1"],
+        "inputs": ["x0", "b c"],
+        "output": "y",
+        **more,
+    }
 
 
 def value(x0: Any, x1: Any) -> Any:
@@ -25,7 +33,9 @@ def value(x0: Any, x1: Any) -> Any:
 def test_python_has_the_formulas_numbers(tmp_path: Path) -> None:
     (tmp_path / "f.py").write_bytes(formula_bytes([stored()], "formula", "f.py", "area"))
     x = np.linspace(-2, 2, 50)
-    np.testing.assert_allclose(runpy.run_path(str(tmp_path / "f.py"))["area"](x, x / 2), value(x, x / 2), rtol=1e-14)
+    np.testing.assert_allclose(
+        runpy.run_path(str(tmp_path / "f.py"))["area"](x, x / 2), value(x, x / 2), rtol=1e-14
+    )
 
 
 def test_c_has_the_formulas_numbers(tmp_path: Path) -> None:
@@ -34,17 +44,30 @@ def test_c_has_the_formulas_numbers(tmp_path: Path) -> None:
     (tmp_path / "f.c").write_text(text)
     command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    said = subprocess.run([tmp_path / "f"], capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [tmp_path / "f"], capture_output=True, text=True, check=True
+    ).stdout.split()
     np.testing.assert_allclose([float(word) for word in said], [value(0.3, 0.7), 3.0], rtol=1e-15)
 
 
 def test_text_and_latex_name_the_inputs() -> None:
-    assert formula_bytes([stored("x0 + x1")], "formula", "f.txt", "f") == b'"y" = x0 + x1\nx1: "b c"\n'
-    assert formula_bytes([stored("x0/x1^2")], "formula", "f.tex", "f") == b"\\frac{x_{0}}{x_{1}^{2}}\n"
+    assert (
+        formula_bytes([stored("x0 + x1")], "formula", "f.txt", "f") == b'"y" = x0 + x1\nx1: "b c"\n'
+    )
+    assert (
+        formula_bytes([stored("x0/x1^2")], "formula", "f.tex", "f") == b"\\frac{x_{0}}{x_{1}^{2}}\n"
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["__import__('os').system('id')", "x0); import os; (x1", "f1(x0) + x1", "x0.__class__", "lambda: x0"]
+    "text",
+    [
+        "__import__('os').system('id')",
+        "x0); import os; (x1",
+        "f1(x0) + x1",
+        "x0.__class__",
+        "lambda: x0",
+    ],
 )
 @pytest.mark.parametrize("form", ["python", "c"])
 def test_what_is_no_formula_becomes_no_source(text: str, form: str) -> None:

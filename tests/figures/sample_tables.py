@@ -9,7 +9,9 @@ import numpy as np
 import pandas
 
 
-def predictions(inputs: int, truth: bool = True, lattice: bool = False, rows: int = 60) -> pandas.DataFrame:
+def predictions(
+    inputs: int, truth: bool = True, lattice: bool = False, rows: int = 60
+) -> pandas.DataFrame:
     """Rows of train, test and grid; the prediction is 0.1 above the truth."""
     generator = np.random.default_rng(0)
     parts = []
@@ -22,7 +24,9 @@ def predictions(inputs: int, truth: bool = True, lattice: bool = False, rows: in
         columns = {f"input:x{i}": x[:, i] for i in range(inputs)}
         known = y if truth or split == "train" else np.nan
         parts.append(
-            pandas.DataFrame({"seed": 0, "split": split, **columns, "truth:y": known, "prediction:y": y + 0.1})
+            pandas.DataFrame(
+                {"seed": 0, "split": split, **columns, "truth:y": known, "prediction:y": y + 0.1}
+            )
         )
     table = pandas.concat(parts, ignore_index=True)
     return pandas.concat([table, table.assign(seed=1)], ignore_index=True)
@@ -36,7 +40,14 @@ def edges(shape: Sequence[int], points: int = 21) -> pandas.DataFrame:
     for layer, (sources, outs) in enumerate(itertools.pairwise(shape)):
         for out in range(outs):
             for source in range(sources):
-                part = {"seed": 0, "layer": layer, "out": out, "in": source, "x": x, "y": (source + 1) * x + out}
+                part = {
+                    "seed": 0,
+                    "layer": layer,
+                    "out": out,
+                    "in": source,
+                    "x": x,
+                    "y": (source + 1) * x + out,
+                }
                 names = {
                     "input_name": f"column {source}" if layer == 0 else None,
                     "output_name": "target" if layer == len(shape) - 2 else None,

@@ -46,7 +46,11 @@ def test_two_inputs_give_a_map_of_the_labels() -> None:
     plane = figure.axes[0]
     legend = plane.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["setosa", "virginica", "taken for another"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "setosa",
+        "virginica",
+        "taken for another",
+    ]
     assert (plane.get_xlabel(), plane.get_ylabel()) == ("x0", "x1")
     assert len(np.asarray(plane.collections[-1].get_offsets())) == 6
     figure.savefig(io.BytesIO(), dpi=50)
@@ -59,7 +63,8 @@ def test_in_place_of_residuals_stands_how_many_points_are_wrong() -> None:
     assert [bar.get_width() for bar in train] == [0, 0]
     first = flowers().query("seed == 0 and split == 'test'")
     wrong = [
-        100 * (first.loc[first["truth:kind"] == name, "prediction:kind"] != name).mean() for name in NAMES.values()
+        100 * (first.loc[first["truth:kind"] == name, "prediction:kind"] != name).mean()
+        for name in NAMES.values()
     ]
     assert [bar.get_width() for bar in test] == pytest.approx(wrong)
 
@@ -67,8 +72,15 @@ def test_in_place_of_residuals_stands_how_many_points_are_wrong() -> None:
 @pytest.mark.parametrize("inputs", [1, 2, 3])
 def test_odd_tables_of_classes_can_be_drawn(inputs: int) -> None:
     table = flowers(inputs)
-    broken = table.assign(**{"prediction:kind": table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)})
-    for odd in (broken, table.drop(columns="truth:kind"), table.query("split == 'train'"), table.head(0)):
+    broken = table.assign(
+        **{"prediction:kind": table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)}
+    )
+    for odd in (
+        broken,
+        table.drop(columns="truth:kind"),
+        table.query("split == 'train'"),
+        table.head(0),
+    ):
         for figure in (figures.predictions(odd), figures.residuals(odd)):
             figure.savefig(io.BytesIO(), dpi=50)
 

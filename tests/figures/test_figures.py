@@ -23,7 +23,9 @@ def stored(figure: Figure) -> None:
     """Draw the figure in both formats; matplotlib must have nothing to complain about."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "'.*deprecated", DeprecationWarning)  # of pyparsing, by older matplotlibs
+        warnings.filterwarnings(
+            "ignore", "'.*deprecated", DeprecationWarning
+        )  # of pyparsing, by older matplotlibs
         for kind in ("png", "svg"):
             figure.savefig(io.BytesIO(), format=kind, dpi=60)
 
@@ -43,7 +45,9 @@ def test_one_input_gives_curves_and_training_points() -> None:
     truth, prediction = axes.lines
     assert (truth.get_label(), prediction.get_label()) == ("truth", "prediction")
     assert np.all(np.diff(np.asarray(prediction.get_xdata(), dtype=float)) > 0)
-    np.testing.assert_allclose(np.asarray(prediction.get_ydata()) - np.asarray(truth.get_ydata()), 0.1)
+    np.testing.assert_allclose(
+        np.asarray(prediction.get_ydata()) - np.asarray(truth.get_ydata()), 0.1
+    )
     (points,) = axes.collections
     assert len(points.get_offsets()) == 60  # of the first seed
     stored(figure)
@@ -130,7 +134,9 @@ def test_residuals_are_prediction_minus_truth() -> None:
     offsets = np.asarray(right.collections[0].get_offsets())
     np.testing.assert_allclose(offsets[:, 1], 0.1)
     assert legend(left) == ["train", "test"]
-    assert sum(patch.get_height() for patch in left.patches if hasattr(patch, "get_height")) == pytest.approx(200)
+    assert sum(
+        patch.get_height() for patch in left.patches if hasattr(patch, "get_height")
+    ) == pytest.approx(200)
     stored(figure)
     stored(figures.residuals(sample.predictions(2, truth=False)))
     stored(figures.residuals(sample.predictions(2).assign(**{"prediction:y": "text"})))
@@ -140,7 +146,12 @@ def test_a_few_large_errors_do_not_hide_the_others() -> None:
     table = sample.predictions(2, rows=400)
     table["prediction:y"] = table["truth:y"] + np.where(np.arange(len(table)) % 399 == 0, 1.0, 1e-6)
     right = figures.residuals(table).axes[1]
-    assert np.abs(np.concatenate([np.asarray(points.get_offsets()) for points in right.collections])[:, 1]).max() < 1e-5
+    assert (
+        np.abs(
+            np.concatenate([np.asarray(points.get_offsets()) for points in right.collections])[:, 1]
+        ).max()
+        < 1e-5
+    )
     assert "points lie beyond" in right.get_title()
     figure = figures.predictions(table)
     mesh = next(item for item in figure.axes[2].collections if isinstance(item, TriMesh))
@@ -166,7 +177,9 @@ def test_each_edge_has_a_panel_with_its_function() -> None:
     assert titles[-1] == "h1.2 → target"
     np.testing.assert_array_equal(drawn[1].lines[0].get_ydata(), 2 * np.linspace(-1, 1, 21))
     heights = [np.ptp(axes.get_ylim()) for axes in drawn]
-    np.testing.assert_allclose(heights[:6], 4 * 1.1)  # one scale for the layer, that of its largest edge
+    np.testing.assert_allclose(
+        heights[:6], 4 * 1.1
+    )  # one scale for the layer, that of its largest edge
     stored(figure)
 
 
@@ -245,7 +258,9 @@ def test_hundreds_of_edges_take_seconds() -> None:
     figure.savefig(io.BytesIO(), format="svg")
     assert time.process_time() - clock < 10
     (axes,) = figure.axes
-    segments = [len(item.get_segments()) for item in axes.collections if isinstance(item, LineCollection)]
+    segments = [
+        len(item.get_segments()) for item in axes.collections if isinstance(item, LineCollection)
+    ]
     assert sum(segments[1::2]) == 60  # the strongest of all, and that is said
     assert "60 of 610 edges, the strongest of their layers" in texts(axes)
     assert max(figure.get_size_inches()) <= 20

@@ -36,7 +36,9 @@ def test_powers_of_ten_are_written_as_such() -> None:
 def test_a_common_factor_is_a_power(exponent: int) -> None:
     figure = plot([0.0, 4.0 * 10.0**exponent], "linear")
     assert {"1", "2"} <= {label.removesuffix(".0") for label in labels(figure)}
-    assert f"10^{{{exponent}}}" in figure.axes[0].yaxis.get_offset_text().get_text().replace("\N{MINUS SIGN}", "-")
+    assert f"10^{{{exponent}}}" in figure.axes[0].yaxis.get_offset_text().get_text().replace(
+        "\N{MINUS SIGN}", "-"
+    )
 
 
 def test_an_axis_that_spans_little_around_one_has_numbers() -> None:

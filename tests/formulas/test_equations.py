@@ -14,24 +14,35 @@ PLANE = Vocabulary(("x", "t"), ("u",), ("k",))
 def test_a_relation_is_left_minus_right_and_knows_its_slopes() -> None:
     relation = parse_relation("u_t = k*u_xx - u*u_x + sin(x)", PLANE)
     assert [(each.name, each.index) for each in relation.derivatives] == [
-        ("u_t", (0, 1)), ("u_xx", (2, 0)), ("u", (0, 0)), ("u_x", (1, 0))
-    ]  # fmt: skip
+        ("u_t", (0, 1)),
+        ("u_xx", (2, 0)),
+        ("u", (0, 0)),
+        ("u_x", (1, 0)),
+    ]
     assert relation.names == ("x", "t", "u_t", "u_xx", "u", "u_x", "k")
     row = np.array([[0.3, 0.1, 5.0, 2.0, 0.7, -1.5, 0.25]])
-    assert relation.residual(row)[0] == pytest.approx(5.0 - 0.25 * 2.0 + 0.7 * -1.5 - np.sin(0.3), rel=1e-14)
+    assert relation.residual(row)[0] == pytest.approx(
+        5.0 - 0.25 * 2.0 + 0.7 * -1.5 - np.sin(0.3), rel=1e-14
+    )
     np.testing.assert_allclose(relation.slopes(row), [[1.0, -0.25, -1.5, 0.7, -2.0]], rtol=1e-14)
     assert relation.order == 2
 
 
 def test_variables_of_several_letters_and_mixed_derivatives() -> None:
     relation = parse_relation("v_xtime + u_timetime = 0", Vocabulary(("x", "time"), ("u", "v")))
-    assert [(each.unknown, each.index) for each in relation.derivatives] == [(1, (1, 1)), (0, (0, 2))]
+    assert [(each.unknown, each.index) for each in relation.derivatives] == [
+        (1, (1, 1)),
+        (0, (0, 2)),
+    ]
 
 
 def test_a_declared_name_wins_over_a_constant_of_formulas() -> None:
     relation = parse_relation("e_t = E*e + pi", Vocabulary(("t",), ("e",), ("E",)))
     assert relation.residual(np.array([[0.0, 5.0, 2.0, 3.0]]))[0] == pytest.approx(5 - 6 - np.pi)
-    assert parse_relation("u_t = e", Vocabulary(("t",), ("u",))).residual(np.array([[0.0, 0.0]]))[0] == -np.e
+    assert (
+        parse_relation("u_t = e", Vocabulary(("t",), ("u",))).residual(np.array([[0.0, 0.0]]))[0]
+        == -np.e
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,6 +73,8 @@ def test_refusals(text: str, sentence: str) -> None:
         (("x_1",), ("u",), "no name for an equation"),
     ],
 )
-def test_names_that_are_refused(variables: tuple[str, ...], unknowns: tuple[str, ...], sentence: str) -> None:
+def test_names_that_are_refused(
+    variables: tuple[str, ...], unknowns: tuple[str, ...], sentence: str
+) -> None:
     with pytest.raises(UsageError, match=sentence):
         Vocabulary(variables, unknowns)

@@ -32,7 +32,11 @@ def _expressions() -> st.SearchStrategy[str]:
         return st.one_of(
             st.builds("{}({})".format, st.sampled_from(unary), inner),
             st.builds("({}{}{})".format, inner, st.sampled_from("+-*/"), inner),
-            st.builds("({})^{}".format, inner, st.sampled_from(["2", "3", "(-1)", "0.5", "(-0.5)", "(1/3)"])),
+            st.builds(
+                "({})^{}".format,
+                inner,
+                st.sampled_from(["2", "3", "(-1)", "0.5", "(-0.5)", "(1/3)"]),
+            ),
             st.builds("{}({},{})".format, st.sampled_from(["min", "max"]), inner, inner),
             st.builds("besselj({},{})".format, st.integers(0, 8), inner),
             st.builds("(-{})".format, inner),
@@ -43,7 +47,9 @@ def _expressions() -> st.SearchStrategy[str]:
 
 def _exactly(expression: sympy.Expr, point: np.ndarray) -> float:
     """sympy's value in 30 digits, nan where it is not real and finite."""
-    values = {variable(name): sympy.Float(float(v), 30) for name, v in zip(VARIABLES, point, strict=True)}
+    values = {
+        variable(name): sympy.Float(float(v), 30) for name, v in zip(VARIABLES, point, strict=True)
+    }
     value = expression.subs(values).evalf(30)
     return float(value) if value.is_Number and value.is_finite else float("nan")
 
@@ -70,16 +76,28 @@ def test_numpy_and_sympy_agree_and_text_reads_back(text: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_every_function_has_a_numpy_form(name: str) -> None:
-    arguments = {"besselj": "2, x0"}.get(name, "x0" if FUNCTIONS[name].arguments == 1 else "x0, 1/2, x0^2")
+    arguments = {"besselj": "2, x0"}.get(
+        name, "x0" if FUNCTIONS[name].arguments == 1 else "x0, 1/2, x0^2"
+    )
     expression = parse(f"{name}({arguments})")
     x = np.linspace(1.05, 3, 9)[:, None] if name == "acosh" else np.linspace(0.05, 0.95, 9)[:, None]
     by_numpy = to_numpy(expression, ["x0"])(x)
-    exact = [float(expression.subs(variable("x0"), sympy.Float(float(v), 30)).evalf(25)) for v in x[:, 0]]
+    exact = [
+        float(expression.subs(variable("x0"), sympy.Float(float(v), 30)).evalf(25)) for v in x[:, 0]
+    ]
     np.testing.assert_allclose(by_numpy, exact, rtol=2e-15, atol=1e-15)
 
 
 @pytest.mark.parametrize(
-    "text", ["sqrt(2)*x0 + pi*x1", "2^x0", "x0^pi", "max(x0, sqrt(2))*min(1, x1)", "x0^-3 + 1/x1", "x1^0.5/x0^0.5"]
+    "text",
+    [
+        "sqrt(2)*x0 + pi*x1",
+        "2^x0",
+        "x0^pi",
+        "max(x0, sqrt(2))*min(1, x1)",
+        "x0^-3 + 1/x1",
+        "x1^0.5/x0^0.5",
+    ],
 )
 def test_constants_keep_float64_digits(text: str) -> None:
     expression = parse(text)
@@ -110,7 +128,9 @@ def test_a_constant_expression_is_broadcast(expression: sympy.Expr) -> None:
 
 def test_not_real_values_are_nan_without_a_warning() -> None:
     with np.errstate(all="raise"):
-        value = to_numpy(parse("sqrt(x0) + log(x0) + 1/x0"), ["x0"])(np.array([[-1.0], [0.0], [1.0]]))
+        value = to_numpy(parse("sqrt(x0) + log(x0) + 1/x0"), ["x0"])(
+            np.array([[-1.0], [0.0], [1.0]])
+        )
     assert np.isnan(value[0])
     assert not np.isfinite(value[1])
     assert value[2] == 2
@@ -132,7 +152,9 @@ def test_reciprocals_have_every_form(name: str, tmp_path: Path) -> None:
 def test_reciprocals_that_sympy_introduces_are_evaluated() -> None:
     expression = parse("tan(x0 + pi/2)")
     assert expression == -sympy.cot(variable("x0"))
-    np.testing.assert_allclose(to_numpy(expression, ["x0"])(POINTS[:, :1]), -1 / np.tan(POINTS[:, 0]), rtol=1e-15)
+    np.testing.assert_allclose(
+        to_numpy(expression, ["x0"])(POINTS[:, :1]), -1 / np.tan(POINTS[:, 0]), rtol=1e-15
+    )
 
 
 def test_forms_refuse_what_it_cannot_evaluate() -> None:
@@ -142,7 +164,9 @@ def test_forms_refuse_what_it_cannot_evaluate() -> None:
         to_numpy(sympy.gamma(variable("x0")), ["x0"])
     with pytest.raises(UsageError, match="the constant I is not a real number"):
         to_numpy(sympy.I * variable("x0"), ["x0"])
-    with pytest.raises(ValueError, match=r"the last axis of the points must be 1, their shape is \(3, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"the last axis of the points must be 1, their shape is \(3, 2\)"
+    ):
         to_numpy(parse("x0"), ["x0"])(np.zeros((3, 2)))
 
 
@@ -161,7 +185,13 @@ def test_bessel_values(order: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["exp(sin(pi*x0) + x1^2)", "j0(20*x0)/2 + erf(x1)", "max(x0, x1, 1)*abs(x0)", "cot(x0) - sec(x1)*csc(x0)"]
+    "text",
+    [
+        "exp(sin(pi*x0) + x1^2)",
+        "j0(20*x0)/2 + erf(x1)",
+        "max(x0, x1, 1)*abs(x0)",
+        "cot(x0) - sec(x1)*csc(x0)",
+    ],
 )
 def test_python_source_is_the_same_function(text: str, tmp_path: Path) -> None:
     expression = parse(text)
@@ -181,7 +211,14 @@ def test_latex_and_python_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1.5e-9*x0/(x1+0.7)", "exp(-x0^2/2)/sqrt(2*pi)", "abs(x0)^(3/2)*atan(x1)", "asinh(x0*x1)", "x0^x1*sec(x0)"]
+    "text",
+    [
+        "1.5e-9*x0/(x1+0.7)",
+        "exp(-x0^2/2)/sqrt(2*pi)",
+        "abs(x0)^(3/2)*atan(x1)",
+        "asinh(x0*x1)",
+        "x0^x1*sec(x0)",
+    ],
 )
 def test_latex_is_accepted_by_a_typesetter(text: str) -> None:
     MathTextParser("path").parse(f"${to_latex(parse(text))}$")

@@ -64,8 +64,18 @@ def test_text_becomes_the_expression_it_writes(text: str, expected: sympy.Expr) 
 @pytest.mark.parametrize(
     "text",
     [
-        *["exp(sin(pi*x0) + x1^2)", "j0(20*x0)/3 + 1e-3", "sqrt(2)*x0^1.5/(x1 - 0.3)", "e^(2*x0)*max(x0, 1/2)"],
-        *["abs(x0) + sign(x1)*floor(x0)", "log10(x0)*asin(x1)", "sigmoid(x0)*acosh(x1)", "2^x0 - erf(x1)^2"],
+        *[
+            "exp(sin(pi*x0) + x1^2)",
+            "j0(20*x0)/3 + 1e-3",
+            "sqrt(2)*x0^1.5/(x1 - 0.3)",
+            "e^(2*x0)*max(x0, 1/2)",
+        ],
+        *[
+            "abs(x0) + sign(x1)*floor(x0)",
+            "log10(x0)*asin(x1)",
+            "sigmoid(x0)*acosh(x1)",
+            "2^x0 - erf(x1)^2",
+        ],
     ],
 )
 def test_the_text_of_an_expression_reads_back_as_it(text: str) -> None:
@@ -172,15 +182,23 @@ REFUSALS = [
     ("1e200*1e200*x0", "it holds a number of absurd size"),
     ("-" * 5000 + "x0", "it "),
     ("(" * 5000 + "x0" + ")" * 5000, "it cannot be read"),
-    ("sin(" * 30 + "x0" + ")" * 30, "it is nested too deeply (at most 10 functions inside each other)"),
+    (
+        "sin(" * 30 + "x0" + ")" * 30,
+        "it is nested too deeply (at most 10 functions inside each other)",
+    ),
     ("-" * 101 + "x0", "it is nested too deeply"),
     ("e^-" * 30 + "x0", "it is nested too deeply"),
     ("x0+" * 10_000 + "x0", "it has 30002 characters, at most 20000 are allowed"),
     ("x0+" * 6_000 + "x0", "it "),
     ("sin(x0)*(" * 60 + "x0" + ")" * 60 + "+sin(x0)" * 1900, "it has too many terms"),
-    (f"max({','.join(f'sin({i}*x0)' for i in range(1, 60))})", "it has too many terms in min and max"),
     (
-        "max({},{})".format(*(f"max({','.join(f'x{i}' for i in part)})" for part in (range(18), range(18, 31)))),
+        f"max({','.join(f'sin({i}*x0)' for i in range(1, 60))})",
+        "it has too many terms in min and max",
+    ),
+    (
+        "max({},{})".format(
+            *(f"max({','.join(f'x{i}' for i in part)})" for part in (range(18), range(18, 31)))
+        ),
         "it has too many terms in min and max",
     ),
 ]
@@ -226,7 +244,9 @@ def test_long_sums_are_read() -> None:
 def test_listed_variables_replace_x0_and_win_over_constants() -> None:
     age, e = variable("age"), variable("e")
     assert parse("age^2 + e", ["age", "e"]) == age**2 + e
-    with pytest.raises(UsageError, match=r"unknown name 'aeg'; did you mean age.*the variables are age, size"):
+    with pytest.raises(
+        UsageError, match=r"unknown name 'aeg'; did you mean age.*the variables are age, size"
+    ):
         parse("aeg + size", ["age", "size"])
     with pytest.raises(UsageError, match="unknown name 'x0'"):
         parse("x0", ["age"])
@@ -253,7 +273,13 @@ def test_variables_in_counts_those_that_cancel() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        *[("0.4*pi", 0.4 * math.pi), ("-pi/2", -math.pi / 2), (2, 2.0), (-0.5, -0.5), ("1e-3", 1e-3)],
+        *[
+            ("0.4*pi", 0.4 * math.pi),
+            ("-pi/2", -math.pi / 2),
+            (2, 2.0),
+            (-0.5, -0.5),
+            ("1e-3", 1e-3),
+        ],
         *[("e^2", math.e**2), (np.float64(3), 3.0), ("0", 0.0), ("sqrt(2)", math.sqrt(2))],
     ],
 )
@@ -265,7 +291,10 @@ def test_constant_reads_numbers_and_text(value: str | float, expected: float) ->
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("x0", "number 'x0': unknown name 'x0'; only numbers, pi, e and functions of them are allowed"),
+        (
+            "x0",
+            "number 'x0': unknown name 'x0'; only numbers, pi, e and functions of them are allowed",
+        ),
         ("one", "unknown name 'one'"),
         ("nan", "unknown name 'nan'"),
         ("", "a text such as"),
@@ -296,5 +325,7 @@ def test_constant_refuses(value: str | float, sentence: str) -> None:
         (["f1", "g"], ("x0", "x1")),
     ],
 )
-def test_names_of_columns_are_variables_where_a_formula_can_have_them(names: list[str], variables: object) -> None:
+def test_names_of_columns_are_variables_where_a_formula_can_have_them(
+    names: list[str], variables: object
+) -> None:
     assert as_variables(names) == variables

@@ -92,69 +92,108 @@ def link(name: str, target: str) -> Callable[[Path], object]:
 
 RESUME = ("runs", "resume", "run")
 CODE: dict[str, Attack] = {
-    **{word: ["fit", word] for word in (
-        "+hydra.callbacks.x._target_=os.getcwd",
-        "++hydra.callbacks={x:{_target_:os.getcwd}}",
-        "hydra.launcher._target_=os.getcwd",
-        "hydra.sweeper._target_=os.getcwd",
-        "+hydra.launcher.x._target_=os.getcwd",
-        "+hydra.launcher.x=[{_target_:os.getcwd}]",
-        "hydra.job_logging.handlers.console.class=os.getcwd",
-        "hydra.hydra_logging.handlers.console.class=os.getcwd",
-        "+hydra.job_logging.handlers.console.()=os.getcwd",
-        "++hydra.job_logging.formatters.plain={(): os.getcwd}",
-        "hydra.job_logging.handlers.console.stream=ext://os.environ",
-        "hydra.job_logging.handlers.console.stream=${seed}",
-        "+hydra.job.env_set.LD_PRELOAD=x",
-        "hydra.searchpath=[pkg://antigravity]",
-        "hydra.searchpath=[structured://antigravity]",
-        "hydra/job_logging=colorlog",
-        "hydra/launcher=os.system",
-    )},
+    **{
+        word: ["fit", word]
+        for word in (
+            "+hydra.callbacks.x._target_=os.getcwd",
+            "++hydra.callbacks={x:{_target_:os.getcwd}}",
+            "hydra.launcher._target_=os.getcwd",
+            "hydra.sweeper._target_=os.getcwd",
+            "+hydra.launcher.x._target_=os.getcwd",
+            "+hydra.launcher.x=[{_target_:os.getcwd}]",
+            "hydra.job_logging.handlers.console.class=os.getcwd",
+            "hydra.hydra_logging.handlers.console.class=os.getcwd",
+            "+hydra.job_logging.handlers.console.()=os.getcwd",
+            "++hydra.job_logging.formatters.plain={(): os.getcwd}",
+            "hydra.job_logging.handlers.console.stream=ext://os.environ",
+            "hydra.job_logging.handlers.console.stream=${seed}",
+            "+hydra.job.env_set.LD_PRELOAD=x",
+            "hydra.searchpath=[pkg://antigravity]",
+            "hydra.searchpath=[structured://antigravity]",
+            "hydra/job_logging=colorlog",
+            "hydra/launcher=os.system",
+        )
+    },
     "callbacks in a file": group("hydra: {callbacks: {x: {_target_: os.getcwd}}}"),
     "a launcher in a file": group("hydra: {launcher: {_target_: os.getcwd}}"),
     "a sweeper in a file": group("hydra: {sweeper: {_target_: os.getcwd}}"),
     "a target inside": group("hydra: {launcher: {x: {y: {_target_: os.getcwd}}}}"),
     "a logging class": group("hydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}"),
     "a logging factory": group("hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}"),
-    "a logging stream": group("hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}"),
+    "a logging stream": group(
+        "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}"
+    ),
     "an environment": group("hydra: {job: {env_set: {PYTHONPATH: x}}}"),
     "a tag of YAML": group("note: !!python/object/apply:os.system ['touch canary']"),
     "a name of YAML": group("note: !!python/name:os.system"),
-    "a resolver that is none": group(f"note: ${{eval:\"{RUN_IT}\"}}"),
-    "a target in kanrun's part": group("model: {_target_: os.system, command: \"touch canary\"}"),
+    "a resolver that is none": group(f'note: ${{eval:"{RUN_IT}"}}'),
+    "a target in kanrun's part": group('model: {_target_: os.system, command: "touch canary"}'),
     "a formula that imports": ["fit", "target=expression", f"target.formula={RUN_IT}", "--dry-run"],
-    "a formula of attributes": ["fit", "target=expression", "target.formula=x0.__class__.__bases__", "--dry-run"],
-    "a formula with lambda": ["fit", "target=expression", "target.formula=(lambda: x0)()", "--dry-run"],
+    "a formula of attributes": [
+        "fit",
+        "target=expression",
+        "target.formula=x0.__class__.__bases__",
+        "--dry-run",
+    ],
+    "a formula with lambda": [
+        "fit",
+        "target=expression",
+        "target.formula=(lambda: x0)()",
+        "--dry-run",
+    ],
     "a formula of text": ["fit", "target=expression", "target.formula='touch canary'", "--dry-run"],
     "a domain of code": ["fit", "target.domain=[[0," + RUN_IT + "]]", "--dry-run"],
     "a candidate of code": ["interpret", f"own_candidates.evil={RUN_IT}", "--dry-run"],
     "a condition of code": ["runs", "list", "--where", RUN_IT],
     "a condition of attributes": ["runs", "list", "--where", "name.__class__ == 1"],
     "a plug-in that is code": ["--plugin", "os;system", "fit", "--dry-run"],
-    "a plug-in that a run names": run(record(versions={"plug-in antigravity": "1"}, status="FAILED"), *RESUME),
-    "a cluster in a run": run(lambda f: text(".hydra/config.yaml", (f / ".hydra/config.yaml").read_text().replace(
-        "kind: serial", "kind: dask").replace("address: null", "address: tcp://127.0.0.1:1"))(f), *RESUME),
+    "a plug-in that a run names": run(
+        record(versions={"plug-in antigravity": "1"}, status="FAILED"), *RESUME
+    ),
+    "a cluster in a run": run(
+        lambda f: text(
+            ".hydra/config.yaml",
+            (f / ".hydra/config.yaml")
+            .read_text()
+            .replace("kind: serial", "kind: dask")
+            .replace("address: null", "address: tcp://127.0.0.1:1"),
+        )(f),
+        *RESUME,
+    ),
     "a command of a run": run(record(command="os.system", status="FAILED"), *RESUME),
-    "YAML of objects in a run": run(text(".hydra/config.yaml", "a: !!python/object/apply:os.system ['touch canary']"),
-                                    "runs", "show", "run"),
+    "YAML of objects in a run": run(
+        text(".hydra/config.yaml", "a: !!python/object/apply:os.system ['touch canary']"),
+        "runs",
+        "show",
+        "run",
+    ),
     "a pickled checkpoint": run(checkpoint(lambda _: pickle.dumps(Canary()))),
     "a pickle as a table": table(pickle.dumps(Canary())),
     "a pickle as Parquet": table(pickle.dumps(Canary()), "t.parquet"),
-    "joblib's pre_dispatch": ["fit", "-m", "seed=0,1", "hydra/launcher=joblib", "--dry-run",
-                              "hydra.launcher.n_jobs=1", f"hydra.launcher.pre_dispatch=\"{RUN_IT}\""],
-}  # fmt: skip
+    "joblib's pre_dispatch": [
+        "fit",
+        "-m",
+        "seed=0,1",
+        "hydra/launcher=joblib",
+        "--dry-run",
+        "hydra.launcher.n_jobs=1",
+        f'hydra.launcher.pre_dispatch="{RUN_IT}"',
+    ],
+}
 ELSEWHERE: dict[str, Attack] = {
-    **{word: ["fit", word] for word in (
-        "hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log",
-        "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x",
-        "hydra.job.name=../x",
-        "hydra.run.dir=elsewhere",
-        "hydra.sweep.dir=elsewhere",
-        "hydra.output_subdir=../../elsewhere",
-        "target=../../../secret",
-        "study=../../secret",
-    )},
+    **{
+        word: ["fit", word]
+        for word in (
+            "hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log",
+            "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x",
+            "hydra.job.name=../x",
+            "hydra.run.dir=elsewhere",
+            "hydra.sweep.dir=elsewhere",
+            "hydra.output_subdir=../../elsewhere",
+            "target=../../../secret",
+            "study=../../secret",
+        )
+    },
     "a configuration's folder": group("hydra: {output_subdir: ../../elsewhere}"),
     "the folders of jobs": group("hydra: {sweep: {subdir: '../${hydra.job.num}'}}"),
     "defaults from outside": group("defaults: [/../../secret]"),
@@ -169,13 +208,28 @@ ELSEWHERE: dict[str, Attack] = {
     "a linked configuration": run(link(".hydra/config.yaml", "secret.yaml"), "runs", "show", "run"),
     "a linked record": run(link("run.json", "secret.yaml"), "runs", "show", "run"),
     "a linked table": run(link("tables/predictions.csv", "secret.yaml"), "runs", "show", "run"),
-    "linked checkpoints": run(lambda f: [link(f"checkpoints/{p.name}", "secret.yaml")(f)
-                                         for p in (f / "checkpoints").glob("*.safetensors")]),
-    "a linked folder in a run": run(lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), *RESUME),
-    "a model's name": run(lambda f: f, "predict", "run", "--input", "new.csv", "--output", "out.csv",
-                          "--model", "../../secret"),
+    "linked checkpoints": run(
+        lambda f: [
+            link(f"checkpoints/{p.name}", "secret.yaml")(f)
+            for p in (f / "checkpoints").glob("*.safetensors")
+        ]
+    ),
+    "a linked folder in a run": run(
+        lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), *RESUME
+    ),
+    "a model's name": run(
+        lambda f: f,
+        "predict",
+        "run",
+        "--input",
+        "new.csv",
+        "--output",
+        "out.csv",
+        "--model",
+        "../../secret",
+    ),
     "an archive that climbs": table(b"PK\x05\x06" + bytes(18), "t.zip"),
-}  # fmt: skip
+}
 DEEP = "[" * 200_000
 HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
 MEMORY: dict[str, Attack] = {
@@ -183,34 +237,52 @@ MEMORY: dict[str, Attack] = {
     "brackets in a file": group(f"note: {DEEP}"),
     "brackets in a run": run(text(".hydra/config.yaml", DEEP), "runs", "show", "run"),
     "brackets in a record": run(text("run.json", DEEP), "runs", "show", "run"),
-    "aliases of aliases in a file": group("suite: &a [0,0,0,0,0,0,0,0,0]\nx1: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+    "aliases of aliases in a file": group(
+        "suite: &a [0,0,0,0,0,0,0,0,0]\nx1: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
         "x2: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nx3: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\nx4: &e [*d,*d,*d,*d,*d,*d,*d,*d]\n"
-        "x5: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nx6: [*f,*f,*f,*f,*f,*f,*f,*f,*f]"),
+        "x5: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nx6: [*f,*f,*f,*f,*f,*f,*f,*f,*f]"
+    ),
     "aliases in a run": run(text(".hydra/config.yaml", "a: &a [0]\nb: *a"), "runs", "show", "run"),
     "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
     "an array of 10^12 numbers": run(checkpoint(lambda _: len(HUGE).to_bytes(8, "little") + HUGE)),
-    "a record of a gigabyte": run(lambda f: os.truncate(f / "run.json", 2**30), "runs", "show", "run"),
+    "a record of a gigabyte": run(
+        lambda f: os.truncate(f / "run.json", 2**30), "runs", "show", "run"
+    ),
     "a packed gigabyte": table(gzip.compress(b"x,y\n" + bytes(2**24) * 4, 1), "t.csv.gz"),
     "a line without end": table(gzip.compress(b"x,y\n1" + b"1" * 2**25, 1), "t.csv.gz"),
-    "a million columns": table(",".join(f"c{i}" for i in range(10**5)) + ",y\n" + "1," * 10**5 + "1\n"),
+    "a million columns": table(
+        ",".join(f"c{i}" for i in range(10**5)) + ",y\n" + "1," * 10**5 + "1\n"
+    ),
     "a power of powers": ["fit", "target=expression", "target.formula=9**9**9**9*x0", "--dry-run"],
     "a fine grid": ["fit", "model.intervals=1000000000"],
     "many threads": ["fit", "threads=100000"],
-}  # fmt: skip
+}
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
 TERMINAL: dict[str, Attack] = {
     "escape sequences in a word": ["fit", f"no{ESCAPE}key=1"],
     "escape sequences in a value": ["fit", f"target={ESCAPE}"],
     "escape sequences in a column": table(f"x,{ESCAPE}\n1,2\n"),
     "escape sequences in a cell": table(f"x,y\n1,{ESCAPE}\n2,3\n3,4\n", "t.csv", "model=kan"),
-    "escape sequences in a file's name": ["fit", "target=table", f"target.path={ESCAPE}.csv", "target.outputs=y"],
+    "escape sequences in a file's name": [
+        "fit",
+        "target=table",
+        f"target.path={ESCAPE}.csv",
+        "target.outputs=y",
+    ],
     "escape sequences in a run's name": ["runs", "show", ESCAPE],
-    "escape sequences in a record": run(record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), "runs", "show", "run"),
-    "escape sequences in a note": run(text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})),
-                                      "runs", "show", "run"),
-    "escape sequences in a table": run(text("summary.csv", f"seed,a\n0,{ESCAPE}\n"), "runs", "show", "run"),
-    "escape sequences in a failure": run(record(failures=[{"seed": 0, "reason": ESCAPE}]), "runs", "show", "run"),
-}  # fmt: skip
+    "escape sequences in a record": run(
+        record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), "runs", "show", "run"
+    ),
+    "escape sequences in a note": run(
+        text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), "runs", "show", "run"
+    ),
+    "escape sequences in a table": run(
+        text("summary.csv", f"seed,a\n0,{ESCAPE}\n"), "runs", "show", "run"
+    ),
+    "escape sequences in a failure": run(
+        record(failures=[{"seed": 0, "reason": ESCAPE}]), "runs", "show", "run"
+    ),
+}
 ATTACKS = {"code": CODE, "elsewhere": ELSEWHERE, "memory": MEMORY, "terminal": TERMINAL}
 CASES = [(kind, name) for kind, attacks in ATTACKS.items() for name in attacks]
 SECRET = "hunter2"
@@ -219,7 +291,20 @@ SECRET = "hunter2"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("trained")
-    assert main(["fit", "target=runge", "model=polynomial", "sampling.train=30", "-q", "--outputs", str(outputs)]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                "target=runge",
+                "model=polynomial",
+                "sampling.train=30",
+                "-q",
+                "--outputs",
+                str(outputs),
+            ]
+        )
+        == 0
+    )
     return outputs / "fit" / "v0001"
 
 
@@ -257,13 +342,17 @@ def test_an_attack_fails(
     assert "\u202e" not in said
     assert SECRET not in said
     new = {path for path in tmp_path.rglob("*") if path.name != "outputs"} - before
-    assert not [path for path in new if not path.is_relative_to(place / "run") and path.name != "out.csv"]
+    assert not [
+        path for path in new if not path.is_relative_to(place / "run") and path.name != "out.csv"
+    ]
     assert not any(path.is_file() and SECRET in path.read_text(errors="replace") for path in new)
 
 
 def test_the_attacks_are_counted() -> None:
     counts = {kind: len(attacks) for kind, attacks in ATTACKS.items()}
     print(f"\n{sum(counts.values())} attacks: {counts}")
-    promised = re.search(r"(\d+) attacks", Path(__file__).parents[2].joinpath("docs/promises.md").read_text())
+    promised = re.search(
+        r"(\d+) attacks", Path(__file__).parents[2].joinpath("docs/promises.md").read_text()
+    )
     assert promised is not None
     assert int(promised[1]) == sum(counts.values()) >= 60

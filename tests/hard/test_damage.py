@@ -54,7 +54,9 @@ def damaged(content: bytes, count: int) -> Iterator[tuple[str, bytes]]:
             changed[stretch] = zeros if changed[stretch] != zeros else b"\1" * len(zeros)
             yield "zeros", bytes(changed)
         else:
-            changed[place:] = changed[place:][::-1] if changed[place:] != changed[place:][::-1] else b"\0"
+            changed[place:] = (
+                changed[place:][::-1] if changed[place:] != changed[place:][::-1] else b"\0"
+            )
             yield "reversed", bytes(changed)
 
 
@@ -69,11 +71,19 @@ def check_damage(trained: Path, folder: Path, count: int) -> None:
         path.write_bytes(changed)
         try:
             found = load_run(folder).model(name).values(POINTS)
-            outcome = "same content" if changed == content and np.array_equal(found, expected) else "ACCEPTED"
+            outcome = (
+                "same content"
+                if changed == content and np.array_equal(found, expected)
+                else "ACCEPTED"
+            )
         except KanrunError as error:
             outcome = "refused" if str(path) in str(error) else f"refused without its name: {error}"
         outcomes[kind, outcome] += 1
-    print("".join(f"\n{kind}: {outcome} {number}" for (kind, outcome), number in sorted(outcomes.items())))
+    print(
+        "".join(
+            f"\n{kind}: {outcome} {number}" for (kind, outcome), number in sorted(outcomes.items())
+        )
+    )
     assert {outcome for _, outcome in outcomes} == {"refused"}
 
 
@@ -103,7 +113,14 @@ def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(
     first, _ = sorted((folder / "checkpoints").glob("product-*.safetensors"))
     first.unlink()
     (tmp_path / "new.csv").write_text("x0,x1\n0.2,0.3\n")
-    words = ["predict", str(folder), "--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")]
+    words = [
+        "predict",
+        str(folder),
+        "--input",
+        str(tmp_path / "new.csv"),
+        "--output",
+        str(tmp_path / "out.csv"),
+    ]
     assert main(words) != 0
     assert f"has lost its checkpoint {first.stem}" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
@@ -162,15 +179,23 @@ FORGED = {
     "a range that is infinite": _set("domain", [[0, float("inf")], [0, 1]]),
     "a scale of zero": _set("output_scaling", {"shift": [0.0], "scale": [0.0]}),
     "a scaling of text": _set("input_scaling", "identity"),
-    "a scaling for more outputs": _set("output_scaling", {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}),
-    "a shift that is NaN": _set("input_scaling", {"shift": [float("nan"), 0.0], "scale": [1.0, 1.0]}),
+    "a scaling for more outputs": _set(
+        "output_scaling", {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
+    ),
+    "a shift that is NaN": _set(
+        "input_scaling", {"shift": [float("nan"), 0.0], "scale": [1.0, 1.0]}
+    ),
     "a seed of text": _set("seed", "first"),
     "a code of columns that is a number": _set("code", 42),
     "weights that are NaN": _arrays(lambda a: _spoil(a, float("nan"))),
     "weights that are infinite": _arrays(lambda a: _spoil(a, float("inf"))),
-    "some weights in float32": _arrays(lambda a: {k: v.astype(np.float32) if "0" in k else v for k, v in a.items()}),
+    "some weights in float32": _arrays(
+        lambda a: {k: v.astype(np.float32) if "0" in k else v for k, v in a.items()}
+    ),
     "whole numbers": _arrays(lambda a: {k: v.astype(np.int64) for k, v in a.items()}),
-    "half precision": _arrays(lambda a: {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in a.items()}),
+    "half precision": _arrays(
+        lambda a: {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in a.items()}
+    ),
     "arrays of another shape": _arrays(lambda a: {k: v[..., :1] for k, v in a.items()}),
     "no arrays": _arrays(lambda a: {}),
     "an array more": _arrays(lambda a: {**a, "more": np.zeros(3)}),
@@ -185,14 +210,23 @@ def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(
     with pytest.raises(KanrunError):
         load_run(folder).model()
     (tmp_path / "new.csv").write_text("x0,x1\n0.2,0.3\n")
-    words = ["predict", str(folder), "--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")]
+    words = [
+        "predict",
+        str(folder),
+        "--input",
+        str(tmp_path / "new.csv"),
+        "--output",
+        str(tmp_path / "out.csv"),
+    ]
     assert main(words) in (1, 2)
     said = capsys.readouterr().err
     assert said.startswith("kanrun: ")
     assert said.count("\n") == 1
 
 
-def test_a_checkpoint_of_the_first_format_is_read_with_a_warning(trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_first_format_is_read_with_a_warning(
+    trained: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     loaded = load_run(folder)

@@ -23,7 +23,10 @@ CALLS = {
 }
 WAYS = {
     "another hash seed": ({"PYTHONHASHSEED": "7"}, []),
-    "two threads of the libraries": ({"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}, []),
+    "two threads of the libraries": (
+        {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        [],
+    ),
     "two workers": ({}, ["executor=local", "executor.workers=2"]),
 }
 
@@ -32,7 +35,9 @@ def tables_of(words: list[str], outputs: Path, environment: dict[str, str]) -> d
     """Every table of the run, as text to the last digit, without the columns of times and of processes."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words, "-q", "--outputs", str(outputs)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (run,) = find_runs(outputs)
     frames = {name: run.table(name) for name in run.tables}
@@ -46,7 +51,12 @@ def tables_of(words: list[str], outputs: Path, environment: dict[str, str]) -> d
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_nothing_around_a_run_changes_its_numbers(call: str, tmp_path: Path) -> None:
-    one = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    one = {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     expected = tables_of(CALLS[call], tmp_path / "first", one)
     for number, (way, (environment, words)) in enumerate(WAYS.items()):
         found = tables_of([*CALLS[call], *words], tmp_path / str(number), {**one, **environment})
@@ -59,7 +69,10 @@ def test_nothing_around_a_run_changes_its_numbers(call: str, tmp_path: Path) -> 
 def test_two_threads_change_no_more_than_the_last_digits(tmp_path: Path) -> None:
     for threads in (1, 2):
         tables_of([*CALLS["kan"], f"threads={threads}"], tmp_path / str(threads), {})
-    one, two = (Run(tmp_path / str(threads) / "fit" / "v0001").table("summary")["test_rmse"] for threads in (1, 2))
+    one, two = (
+        Run(tmp_path / str(threads) / "fit" / "v0001").table("summary")["test_rmse"]
+        for threads in (1, 2)
+    )
     difference = float(np.max(np.abs(one / two - 1)))
     print(f"\ntest_rmse with threads=2: relative difference {difference:.1e}")
     assert difference < 0.5

@@ -37,7 +37,9 @@ def _words(text: str) -> list[str]:
 
 
 FORMULA = [
-    *_words("x0 x1 x_2 pi e I sin exp log max sqrt Abs + - * / ** ^ ( ) , . 1 2.5 1e9 0 = [ ' x0.x1 _"),
+    *_words(
+        "x0 x1 x_2 pi e I sin exp log max sqrt Abs + - * / ** ^ ( ) , . 1 2.5 1e9 0 = [ ' x0.x1 _"
+    ),
     " ",
     "\n",
 ]
@@ -46,12 +48,27 @@ WORDS = _words(
     "threads +x ~seed ++y.z model.intervals"
 )
 VALUES = [
-    *_words("1 -1 0 1e400 nan null [1,2] [[0,1]] ${seed} ${oc.env:HOME} choice(1,2) range(3) kan true a,b [ } = 1_0 '"),
+    *_words(
+        "1 -1 0 1e400 nan null [1,2] [[0,1]] ${seed} ${oc.env:HOME} choice(1,2) range(3) kan true a,b [ } = 1_0 '"
+    ),
     *('"', "\\", "\t", "", "{a: 1}", "\u00e9", "x" * 300),
 ]
 YAML = [
     *_words("a: b [ ] { } , *x | > ' 1e5 1_0 .nan ~ 2001-01-01 --- ... %YAML"),
-    *(": ", "\n", "  ", "- ", "&x ", "!!str ", "!!python/name:os.system ", '"', "? ", "# c", "<<: ", "\t"),
+    *(
+        ": ",
+        "\n",
+        "  ",
+        "- ",
+        "&x ",
+        "!!str ",
+        "!!python/name:os.system ",
+        '"',
+        "? ",
+        "# c",
+        "<<: ",
+        "\t",
+    ),
 ]
 
 
@@ -64,9 +81,19 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     data = bytearray(content)
     for _ in range(rng.randint(1, 6)):
         at, size = rng.randrange(len(data) + 1), rng.randint(1, 12)
-        data[at : at + rng.choice([0, size])] = rng.choice([
-            b"", rng.randbytes(size), bytes(data[at : at + size]) * 3, b'"', b",", b"\n", b"[", b"-1e999", b"\0"
-        ])  # fmt: skip
+        data[at : at + rng.choice([0, size])] = rng.choice(
+            [
+                b"",
+                rng.randbytes(size),
+                bytes(data[at : at + size]) * 3,
+                b'"',
+                b",",
+                b"\n",
+                b"[",
+                b"-1e999",
+                b"\0",
+            ]
+        )
     return bytes(data)
 
 
@@ -79,7 +106,25 @@ def replaced(rng: random.Random, value: Any) -> Any:
         if rng.random() < 0.1:
             del changed[key]
         return changed
-    return rng.choice([None, True, -1, 0, 3, 10**9, 10**30, 0.5, float("nan"), float("inf"), "", "kan", [], {}, [[1]]])
+    return rng.choice(
+        [
+            None,
+            True,
+            -1,
+            0,
+            3,
+            10**9,
+            10**30,
+            0.5,
+            float("nan"),
+            float("inf"),
+            "",
+            "kan",
+            [],
+            {},
+            [[1]],
+        ]
+    )
 
 
 def called(*words: str) -> str:
@@ -88,7 +133,9 @@ def called(*words: str) -> str:
     return "done" if code == 0 else "refused"
 
 
-def fuzz(kind: str, case: Case, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> None:
+def fuzz(
+    kind: str, case: Case, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
     seconds = request.config.getoption("--seconds", SECONDS)
     begun = time.process_time()
     counts: Counter[str] = Counter()
@@ -101,9 +148,13 @@ def fuzz(kind: str, case: Case, request: pytest.FixtureRequest, capfd: pytest.Ca
         except KanrunError as error:
             outcome = "refused" if str(error).strip() else "refused without a word"
         except BaseException as error:
-            raise AssertionError(f"{kind}, case {number}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"{kind}, case {number}: {type(error).__name__}: {error}"
+            ) from error
         said = capfd.readouterr().err
-        assert not re.search(r"kanrun: \w*(Error|Exception)\b|Traceback", said), f"{kind}, case {number}: {said[-500:]}"
+        assert not re.search(r"kanrun: \w*(Error|Exception)\b|Traceback", said), (
+            f"{kind}, case {number}: {said[-500:]}"
+        )
         counts[outcome] += 1
         assert outcome != "refused without a word"
         number += 1
@@ -135,7 +186,10 @@ def test_formulas(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[s
 
 
 def test_overrides(
-    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -146,7 +200,9 @@ def test_overrides(
     fuzz("overrides", case, request, capfd)
 
 
-def test_tables(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_tables(
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     whole = b'a,b,"c d"\n1,2.5,x\n-3,,"y ""z"""\n4e5,nan,\n' * 3
 
     def case(rng: random.Random) -> str:
@@ -159,7 +215,9 @@ def test_tables(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str
     fuzz("tables", case, request, capfd)
 
 
-def test_yaml(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_yaml(
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     def case(rng: random.Random) -> str:
         yaml_as_plain(some(rng, YAML, 30), tmp_path / "x.yaml")
         return "done"
@@ -174,7 +232,9 @@ def test_run_folders(
         folder = tmp_path / "run"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(trained, folder)
-        path = folder / rng.choice([".hydra/config.yaml", "run.json", "metrics.csv", "summary.csv", "progress.json"])
+        path = folder / rng.choice(
+            [".hydra/config.yaml", "run.json", "metrics.csv", "summary.csv", "progress.json"]
+        )
         stored = path.read_bytes()
         if path.suffix == ".json" and rng.random() < 0.5:
             path.write_text(json.dumps(replaced(rng, json.loads(stored))))

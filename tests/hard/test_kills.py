@@ -51,13 +51,17 @@ def ended(process: int) -> int:
 def run_to_end(words: Sequence[str], outputs: Path, silent: Path) -> tuple[int, float]:
     """Exit code and seconds of a run in a fork."""
     clock = time.monotonic()
-    return ended(forked(lambda: main([*words, "--outputs", str(outputs)]), silent)), time.monotonic() - clock
+    return ended(
+        forked(lambda: main([*words, "--outputs", str(outputs)]), silent)
+    ), time.monotonic() - clock
 
 
 def numbers(run: Run) -> str:
     """All that the run measured, to the last digit, but for times."""
     tables = {name: run.table(name) for name in TORN}
-    kept = {name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()}
+    kept = {
+        name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()
+    }
     return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
 
 
@@ -104,7 +108,15 @@ def test_three_hundred_kills(tmp_path: Path) -> None:
 @pytest.mark.parametrize("presses", [1, 8])
 def test_ctrl_c_ends_in_order_however_often_it_is_pressed(tmp_path: Path, presses: int) -> None:
     outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
-    words = ["fit", "target=product", "seeds=3", "solver=adam", "solver.steps=100000", "--outputs", str(outputs)]
+    words = [
+        "fit",
+        "target=product",
+        "seeds=3",
+        "solver=adam",
+        "solver.steps=100000",
+        "--outputs",
+        str(outputs),
+    ]
     process = forked(lambda: main(words), silent)
     until = time.monotonic() + 60
     while not list(outputs.glob("fit/v0001/metrics.csv")) and time.monotonic() < until:

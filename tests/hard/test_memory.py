@@ -50,12 +50,20 @@ def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["solver=adam solver.steps=3 model.hidden=[400,400]", "solver=lbfgs solver.steps=3"])
+@pytest.mark.parametrize(
+    "words", ["solver=adam solver.steps=3 model.hidden=[400,400]", "solver=lbfgs solver.steps=3"]
+)
 def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
-    code = "import resource, sys; from kanrun.cli.app import main; main(); " \
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # fmt: skip
+    code = (
+        "import resource, sys; from kanrun.cli.app import main; main(); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
     command = [sys.executable, "-c", code, "fit", "-q", "sampling.train=200000", *words.split()]
-    peak = int(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[-1])
+    peak = int(
+        subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+    )
     hidden = [400, 400] if "hidden" in words else [5]
     cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(train=200_000))
     unit = 1 if sys.platform == "darwin" else 1024
@@ -69,7 +77,10 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
     words = ["fit", "-q", "target=runge", "seeds=300", "model.hidden=[]", "sampling.train=200"]
     command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    parent, summary = psutil.Process(process.pid), tmp_path / "outputs" / "fit" / "v0001" / "summary.csv"
+    parent, summary = (
+        psutil.Process(process.pid),
+        tmp_path / "outputs" / "fit" / "v0001" / "summary.csv",
+    )
     samples: list[tuple[int, dict[int, int]]] = []  # finished cells, and the bytes of each process
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, OSError):
@@ -80,12 +91,16 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
     early = [held for done, held in samples if 40 <= done < 100]
     late = [held for done, held in samples if 240 <= done < 300]
     grown = {
-        pid: float(np.median([held[pid] for held in late if pid in held])) / np.median([h[pid] for h in early]) - 1
+        pid: float(np.median([held[pid] for held in late if pid in held]))
+        / np.median([h[pid] for h in early])
+        - 1
         for pid in early[0]
         if all(pid in held for held in early) and any(pid in held for held in late)
     }
     assert len(grown) >= 3  # the program and its workers
-    print(f"\n300 cells in two workers: memory grew by {', '.join(f'{each:+.1%}' for each in grown.values())}")
+    print(
+        f"\n300 cells in two workers: memory grew by {', '.join(f'{each:+.1%}' for each in grown.values())}"
+    )
     assert max(grown.values()) <= 0.05
 
 
@@ -95,12 +110,32 @@ def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path: Path) -> 
     x = draw.normal(size=(1_000_000, 10))
     y = np.sin(x[:, 0]) + x[:, 1] * x[:, 2] + 0.3 * x[:, 3] ** 2 + 0.5 * draw.normal(size=len(x))
     names = ",".join([*(f"c{column}" for column in range(10)), "y"])
-    np.savetxt(tmp_path / "rows.csv", np.column_stack([x, y]), fmt="%.6g", delimiter=",", header=names, comments="")
-    code = "import resource, sys; from kanrun.cli.app import main; assert main() == 0; " \
-        "print(resource.getrusage(resource.RUSAGE_SELF))"  # fmt: skip
-    words = ["fit", "-q", "target=table", "target.path=rows.csv", "target.outputs=y", "model.baselines=false"]
+    np.savetxt(
+        tmp_path / "rows.csv",
+        np.column_stack([x, y]),
+        fmt="%.6g",
+        delimiter=",",
+        header=names,
+        comments="",
+    )
+    code = (
+        "import resource, sys; from kanrun.cli.app import main; assert main() == 0; "
+        "print(resource.getrusage(resource.RUSAGE_SELF))"
+    )
+    words = [
+        "fit",
+        "-q",
+        "target=table",
+        "target.path=rows.csv",
+        "target.outputs=y",
+        "model.baselines=false",
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     used = dict(re.findall(r"(\w+)=([\d.]+)", done.stdout))
     memory = float(used["ru_maxrss"]) * (1 if sys.platform == "darwin" else 1024) / 2**30

@@ -85,10 +85,15 @@ class Disk:
         write(self.root, place)
 
 
-def recorded(top: Path, patch: pytest.MonkeyPatch, body: Callable[[], None]) -> list[tuple[Any, ...]]:
+def recorded(
+    top: Path, patch: pytest.MonkeyPatch, body: Callable[[], None]
+) -> list[tuple[Any, ...]]:
     """The operations below `top` that `body` asks of the system."""
     operations: list[tuple[Any, ...]] = []
-    real = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink")}
+    real = {
+        name: getattr(os, name)
+        for name in ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink")
+    }
     paths: dict[int, str] = {}
 
     def note(kind: str, path: Any, *more: Any) -> None:
@@ -130,9 +135,14 @@ def recorded(top: Path, patch: pytest.MonkeyPatch, body: Callable[[], None]) -> 
             note("remove", path)
 
     for name, function in (
-        ("open", opened), ("write", wrote), ("fsync", synced), ("mkdir", made), ("unlink", removed),
-        ("replace", renamed("replace")), ("rename", renamed("rename")),
-    ):  # fmt: skip
+        ("open", opened),
+        ("write", wrote),
+        ("fsync", synced),
+        ("mkdir", made),
+        ("unlink", removed),
+        ("replace", renamed("replace")),
+        ("rename", renamed("rename")),
+    ):
         patch.setattr(os, name, function)
     patch.setattr(kanrun.runs.files, "open", lambda path, mode: Unbuffered(path), raising=False)
     body()
@@ -164,7 +174,9 @@ class Unbuffered:
 def numbers(run: Run) -> dict[str, list[str]]:
     """The rows of each table, without times."""
     tables = {name: run.table(name) for name in run.tables}
-    kept = {name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()}
+    kept = {
+        name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()
+    }
     return {name: table.to_csv(index=False).splitlines() for name, table in kept.items()}
 
 
@@ -182,7 +194,9 @@ def check_left(outputs: Path, whole: dict[str, list[str]]) -> str:
     return runs[0].status if runs else "not there"
 
 
-def prefixes(top: Path, operations: list[tuple[Any, ...]], every: int) -> Iterator[tuple[int, Disk]]:
+def prefixes(
+    top: Path, operations: list[tuple[Any, ...]], every: int
+) -> Iterator[tuple[int, Disk]]:
     disk = Disk(top)
     for number, operation in enumerate(operations):
         disk.apply(*operation)
@@ -193,7 +207,9 @@ def prefixes(top: Path, operations: list[tuple[Any, ...]], every: int) -> Iterat
 def check_power_cuts(tmp_path: Path, patch: pytest.MonkeyPatch, every: int, again: int) -> None:
     top = tmp_path / "top"
     top.mkdir()
-    operations = recorded(top, patch, lambda: assert_done(main([*WORDS, "--outputs", str(top / "outputs")])))
+    operations = recorded(
+        top, patch, lambda: assert_done(main([*WORDS, "--outputs", str(top / "outputs")]))
+    )
     patch.setattr(environment, "is_alive", lambda *_: False)  # no process outlives a power cut
     whole = numbers(find_runs(top / "outputs")[0])
     rng, count, found = random.Random(0), 0, dict[str, int]()
@@ -206,7 +222,10 @@ def check_power_cuts(tmp_path: Path, patch: pytest.MonkeyPatch, every: int, agai
                 state = check_left(left / "outputs", whole)
                 found[state] = found.get(state, 0) + 1
                 if state not in ("not there", "COMPLETED") and count % again == 0:
-                    assert main(["runs", "resume", str(find_runs(left / "outputs")[0].path), "-q"]) == 0
+                    assert (
+                        main(["runs", "resume", str(find_runs(left / "outputs")[0].path), "-q"])
+                        == 0
+                    )
                     assert check_left(left / "outputs", whole) == "COMPLETED"
                     found["resumed"] = found.get("resumed", 0) + 1
                 count += 1
@@ -218,10 +237,14 @@ def assert_done(code: int) -> None:
     assert code == 0
 
 
-def test_what_a_power_cut_leaves_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_power_cut_leaves_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_power_cuts(tmp_path, monkeypatch, 60, 12)
 
 
 @pytest.mark.slow
-def test_what_any_power_cut_leaves_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_any_power_cut_leaves_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_power_cuts(tmp_path, monkeypatch, 1, 50)

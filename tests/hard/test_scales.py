@@ -10,7 +10,10 @@ import pytest
 
 from kanrun.cli.app import main
 
-MODELS = {"kan": ["model=kan", "model.hidden=[1]", "model.intervals=[5]", "solver.starts=2"], "auto": ["model=auto"]}
+MODELS = {
+    "kan": ["model=kan", "model.hidden=[1]", "model.intervals=[5]", "solver.starts=2"],
+    "auto": ["model=auto"],
+}
 BOUNDS = {("kan", "float64"): 1e-6, ("kan", "float32"): 1e-3, ("auto", "float64"): 2e-3}
 MANY = [
     (model, precision, 10.0**x, 10.0**y)
@@ -24,12 +27,28 @@ MANY = [
 ]
 
 
-def relative_error(folder: Path, model: str, precision: str, x_unit: float, y_unit: float) -> tuple[float, float]:
+def relative_error(
+    folder: Path, model: str, precision: str, x_unit: float, y_unit: float
+) -> tuple[float, float]:
     """Test RMSE over the output's unit, and R2, of a model on 300 rows of a smooth function in these units."""
     x = np.random.default_rng(0).uniform(0, 1, 300)
-    pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(folder / "t.csv", index=False)
-    words = ["fit", "-q", "target=table", f"target.path={folder / 't.csv'}", "target.outputs=y", "sampling.test=60"]
-    assert main([*words, *MODELS[model], f"precision={precision}", "--outputs", str(folder / "outputs")]) == 0
+    pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(
+        folder / "t.csv", index=False
+    )
+    words = [
+        "fit",
+        "-q",
+        "target=table",
+        f"target.path={folder / 't.csv'}",
+        "target.outputs=y",
+        "sampling.test=60",
+    ]
+    assert (
+        main(
+            [*words, *MODELS[model], f"precision={precision}", "--outputs", str(folder / "outputs")]
+        )
+        == 0
+    )
     summary = pd.read_csv(folder / "outputs" / "fit" / "v0001" / "summary.csv")
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
@@ -47,5 +66,7 @@ def test_units_at_the_ends_of_float64(model: str, unit: float, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "precision", "x_unit", "y_unit"), MANY)
-def test_units_of_every_size(model: str, precision: str, x_unit: float, y_unit: float, tmp_path: Path) -> None:
+def test_units_of_every_size(
+    model: str, precision: str, x_unit: float, y_unit: float, tmp_path: Path
+) -> None:
     check_units(tmp_path, model, precision, x_unit, y_unit)

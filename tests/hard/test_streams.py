@@ -22,7 +22,9 @@ WAYS = {
 
 def check_stream(way: str, words: str, folder: Path) -> None:
     command = WAYS[way].format(command=f"{sys.executable} -m kanrun {words}")
-    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "Exception" not in done.stderr

@@ -26,7 +26,13 @@ from kanrun import KANClassifier, KANRegressor, KanrunError
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
 Y = np.exp(X[:, 0]) + X[:, 1] ** 2
-KAN_SETTINGS: dict[str, Any] = {"model": "kan", "hidden": (2,), "intervals": 3, "steps": 8, "settings": {"starts": 1}}
+KAN_SETTINGS: dict[str, Any] = {
+    "model": "kan",
+    "hidden": (2,),
+    "intervals": 3,
+    "steps": 8,
+    "settings": {"starts": 1},
+}
 
 #: The checks of the default suite, of one estimator; all of them run in the slow one.
 QUICK = {
@@ -54,13 +60,17 @@ QUICK = {
     ]
 )
 @pytest.mark.slow
-def test_every_check_of_scikit_learn(estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_check_of_scikit_learn(
+    estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No failure is expected, of the default ensemble neither: equal rows are merged before it is fitted."""
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it scikit-learn skips a check
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", [KANRegressor("additive"), KANClassifier("additive")], ids=["numbers", "classes"])
+@pytest.mark.parametrize(
+    "estimator", [KANRegressor("additive"), KANClassifier("additive")], ids=["numbers", "classes"]
+)
 def test_the_checks_of_what_goes_wrong_most(estimator: Any) -> None:
     ran = set()
     for candidate, check in estimator_checks_generator(estimator):
@@ -82,20 +92,27 @@ def test_pipelines_grids_folds_and_copies() -> None:
     assert np.corrcoef(cross_val_predict(KANRegressor("additive"), X, Y, cv=2), Y)[0, 1] > 0.95
     fitted = KANRegressor("additive").fit(X, Y)
     assert not hasattr(clone(fitted), "model_")
-    assert clone(KANRegressor(**KAN_SETTINGS)).get_params() == KANRegressor(**KAN_SETTINGS).get_params()
+    assert (
+        clone(KANRegressor(**KAN_SETTINGS)).get_params()
+        == KANRegressor(**KAN_SETTINGS).get_params()
+    )
 
 
 def test_importance_dependence_and_features(tmp_path: Any) -> None:
     frame = pd.DataFrame(X, columns=["a", "b"])
     fitted = KANRegressor("additive").fit(frame, Y)
-    importance = permutation_importance(fitted, frame, Y, n_repeats=2, random_state=0).importances_mean
+    importance = permutation_importance(
+        fitted, frame, Y, n_repeats=2, random_state=0
+    ).importances_mean
     assert importance[0] > importance[1] > 0
     curve = partial_dependence(fitted, frame, ["a"], grid_resolution=5)
     assert (np.diff(curve["average"][0]) > 0).all()
     named = fitted.set_output(transform="pandas").transform(frame)
     assert list(named.columns) == list(fitted.get_feature_names_out())
     joblib.dump(fitted, tmp_path / "fitted")
-    np.testing.assert_array_equal(joblib.load(tmp_path / "fitted").predict(frame), fitted.predict(frame))
+    np.testing.assert_array_equal(
+        joblib.load(tmp_path / "fitted").predict(frame), fitted.predict(frame)
+    )
     with pytest.raises(ValueError, match="feature names"):
         fitted.predict(frame[["b", "a"]])
 

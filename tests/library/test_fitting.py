@@ -40,7 +40,9 @@ def run_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
     return load_run("fit/latest")
 
 
-def test_the_same_numbers_as_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_numbers_as_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [
         "target=expression",
         "target.formula=exp(-x0)*sin(3*x1)",
@@ -49,12 +51,26 @@ def test_the_same_numbers_as_the_command_line(tmp_path: Path, monkeypatch: pytes
         "solver.select_width=false",
         "solver.starts=1",
     ]
-    settings = ["model.hidden=[2]", "model.intervals=[3]", "solver.steps=4", "sampling.train=60", "sampling.test=30"]
+    settings = [
+        "model.hidden=[2]",
+        "model.intervals=[3]",
+        "solver.steps=4",
+        "sampling.train=60",
+        "sampling.test=30",
+    ]
     run = run_of(tmp_path, monkeypatch, *words, *settings)
     model = fit(
-        formula="exp(-x)*sin(3*y)", domain={"x": (-1, 1), "y": (0, 2)}, seed=3, hidden=(2,), intervals=[3], steps=4,
-        train=60, test=30, starts=1, select_width=False,
-    )  # fmt: skip
+        formula="exp(-x)*sin(3*y)",
+        domain={"x": (-1, 1), "y": (0, 2)},
+        seed=3,
+        hidden=(2,),
+        intervals=[3],
+        steps=4,
+        train=60,
+        test=30,
+        starts=1,
+        select_width=False,
+    )
     assert model.inputs == ("x", "y")
     np.testing.assert_array_equal(model.values(X), run.model().values(X))
     summary = run.tables["summary"].iloc[0]
@@ -63,7 +79,9 @@ def test_the_same_numbers_as_the_command_line(tmp_path: Path, monkeypatch: pytes
     assert 0 < summary["effective_parameters"] < summary["parameters"]
 
 
-def test_a_table_gives_the_same_numbers_too(automatic: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_gives_the_same_numbers_too(
+    automatic: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     FRAME.assign(period=Y).to_csv(tmp_path / "data.csv", index=False, float_format="%.17g")
     words = ["target=table", "target.path=data.csv", "target.outputs=[period]"]
     run = run_of(tmp_path, monkeypatch, *words, "model.folds=3", "model.baselines=false")
@@ -113,7 +131,9 @@ def test_text_and_missing_values_of_a_frame_are_encoded() -> None:
     assert model.inputs == ("length", "mass", "mass is missing", "kind=wood")
     assert model.score(frame, Y + 2.0 * (kind == "wood")) > 0.98
     point = frame.iloc[[7]]
-    assert model.predict(point)[0] - model.predict(point.assign(kind="steel"))[0] == pytest.approx(2, abs=0.2)
+    assert model.predict(point)[0] - model.predict(point.assign(kind="steel"))[0] == pytest.approx(
+        2, abs=0.2
+    )
 
 
 def test_classes_keep_their_labels() -> None:
@@ -121,7 +141,9 @@ def test_classes_keep_their_labels() -> None:
     model = fit(X, labels, selection="evidence")
     assert model.classes == ("high", "low")
     assert model.score(X, labels) > 0.9
-    numbers = fit(X, (np.median(Y) < Y).astype(int) * 5, task="classification", selection="evidence")
+    numbers = fit(
+        X, (np.median(Y) < Y).astype(int) * 5, task="classification", selection="evidence"
+    )
     assert set(numbers.predict(X)) == {0, 5}
     np.testing.assert_allclose(numbers(X[:4]).sum(1), 1)
 
@@ -168,7 +190,14 @@ def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) 
 
 def test_summary_plot_and_html(automatic: Model) -> None:
     text = str(automatic.summary())
-    for part in ("length, mass", "period", "80", "effective degrees of freedom", "RMSE, cross-validated", "shuffled"):
+    for part in (
+        "length, mass",
+        "period",
+        "80",
+        "effective degrees of freedom",
+        "RMSE, cross-validated",
+        "shuffled",
+    ):
         assert part in text
     facts = automatic.summary().facts
     assert 0.005 < facts["RMSE, cross-validated"] < 0.03
@@ -186,7 +215,11 @@ def test_summary_plot_and_html(automatic: Model) -> None:
 def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) -> None:
     file = automatic.save(tmp_path / "period.v1")
     assert file.name == "period.v1.safetensors"
-    for back in (Model.load(file), Model.load(tmp_path / "period.v1"), pickle.loads(pickle.dumps(automatic))):
+    for back in (
+        Model.load(file),
+        Model.load(tmp_path / "period.v1"),
+        pickle.loads(pickle.dumps(automatic)),
+    ):
         np.testing.assert_array_equal(back.predict(X), automatic.predict(X))
         assert str(back.summary()) == str(automatic.summary())
         assert len(back.plot("effects").axes) == len(automatic.plot("effects").axes)
@@ -208,7 +241,9 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(self)
 
     monkeypatch.setattr(LevenbergMarquardt, "step", interrupted)
-    with pytest.warns(UserWarning, match="interrupted: the model is the best of the training so far"):
+    with pytest.warns(
+        UserWarning, match="interrupted: the model is the best of the training so far"
+    ):
         model = fit(X, Y, hidden=[], intervals=[3, 6, 12], steps=5)
     assert list(model.tables["stages"]["intervals"]) == [3, 6]
     assert model.score(X, Y) > 0.9
@@ -242,25 +277,53 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "no columns": ((np.zeros((5, 0)), np.zeros(5)), {}, "x is empty"),
     "empty frame": ((pd.DataFrame(), []), {}, "x is empty"),
     "three dimensions": ((np.zeros((3, 2, 2)), [1, 2, 3]), {}, "3 dimensions"),
-    "labels of two dimensions": ((X, np.zeros((80, 2))), {"task": "classification"}, "y must be labels"),
+    "labels of two dimensions": (
+        (X, np.zeros((80, 2))),
+        {"task": "classification"},
+        "y must be labels",
+    ),
     "one class": ((X, ["a"] * 80), {}, "one class only, 'a'"),
     "missing label": ((X, [None, *["a", "b"] * 39, "a"]), {}, "missing labels"),
     "negative weight": ((X, Y), {"sample_weight": -np.ones(80)}, "must not be negative"),
-    "weights of another length": ((X, Y), {"sample_weight": [1.0]}, "one number for each of 80 rows"),
+    "weights of another length": (
+        (X, Y),
+        {"sample_weight": [1.0]},
+        "one number for each of 80 rows",
+    ),
     "a file's name": (("data.csv", Y), {}, "x is 'data.csv', where an array"),
-    "columns of several lengths": (({"a": [1.0], "b": [1.0, 2.0]}, [1.0, 2.0]), {}, "differ in length: 1, 2"),
+    "columns of several lengths": (
+        ({"a": [1.0], "b": [1.0, 2.0]}, [1.0, 2.0]),
+        {},
+        "differ in length: 1, 2",
+    ),
     "unknown device": ((X, Y), {"device": "gpu", "model": "kan"}, "device=gpu is not one of"),
-    "float16": ((X, Y), {"precision": "float16", "model": "kan"}, "precision=float16 is not one of float64, float32"),
+    "float16": (
+        (X, Y),
+        {"precision": "float16", "model": "kan"},
+        "precision=float16 is not one of float64, float32",
+    ),
     "unknown model": ((X, Y), {"model": "tree"}, "model=tree is not one of"),
     "unknown solver": ((X, Y), {"solver": "lmm"}, "solver=lmm is not one of .*did you mean lm"),
-    "unknown setting": ((X, Y), {"intervalls": 5}, "intervalls is not a setting of .*did you mean intervals"),
-    "a setting of another model": ((X, Y), {"model": "auto", "hidden": [3]}, "hidden is not a setting of model=auto"),
+    "unknown setting": (
+        (X, Y),
+        {"intervalls": 5},
+        "intervalls is not a setting of .*did you mean intervals",
+    ),
+    "a setting of another model": (
+        (X, Y),
+        {"model": "auto", "hidden": [3]},
+        "hidden is not a setting of model=auto",
+    ),
     "a value against its rule": ((X, Y), {"degree": -1}, "degree=-1 must be from 0 to 20"),
     "a task": ((X, Y), {"task": "clasification"}, "did you mean classification"),
     "categories of an array": ((X, Y), {"categories": ["a"]}, "x is an array"),
     "an unknown category": ((FRAME, Y), {"categories": ["lenght"]}, "did you mean length"),
     "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain is for formulas"),
-    "a formula without a range": ((), {"formula": "a*b", "domain": {"a": (0, 1)}}, "no range of the variable 'b'"),
+    "a formula without a range": (
+        (),
+        {"formula": "a*b", "domain": {"a": (0, 1)}},
+        "no range of the variable 'b'",
+    ),
     "a formula that is none": ((), {"formula": "__import__('os')"}, "formula"),
 }
 

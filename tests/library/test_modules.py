@@ -69,16 +69,22 @@ def test_state_dict_deepcopy_and_layers_in_other_networks() -> None:
     other.load_state_dict(torch.load(stored, weights_only=True))
     torch.testing.assert_close(other(x), kan(x))
     torch.testing.assert_close(copy.deepcopy(kan)(x), kan(x))
-    mixed = nn.Sequential(KANLayer(2, 8), nn.LayerNorm(8), KANLayer(8, 1, intervals=3, degree=2, base="zero"))
+    mixed = nn.Sequential(
+        KANLayer(2, 8), nn.LayerNorm(8), KANLayer(8, 1, intervals=3, degree=2, base="zero")
+    )
     mixed(x).sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixed.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in mixed.parameters() if p.requires_grad
+    )
 
 
 def test_transforms_autocast_and_export() -> None:
     kan, x = drawn(2, 3, 2), points(20)
     jacobian = torch.vmap(torch.func.jacrev(kan))(x)
     step = 1e-3 * torch.tensor([1.0, 0.0])
-    torch.testing.assert_close(jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3)
+    torch.testing.assert_close(
+        jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3
+    )
     with torch.autocast("cpu", torch.bfloat16):
         low = kan(x)
     assert low.dtype == torch.bfloat16
@@ -113,7 +119,9 @@ def test_the_penalty_is_the_papers() -> None:
         shares = sizes / sizes.sum()
         l1, entropy = l1 + float(sizes.sum()), entropy - float((shares * shares.log()).sum())
     assert float(kan.regularisation(x).detach()) == pytest.approx(l1 + entropy, rel=1e-5)
-    assert float(kan.regularisation(x, l1=2.0, entropy=0.5).detach()) == pytest.approx(2 * l1 + 0.5 * entropy, rel=1e-5)
+    assert float(kan.regularisation(x, l1=2.0, entropy=0.5).detach()) == pytest.approx(
+        2 * l1 + 0.5 * entropy, rel=1e-5
+    )
 
 
 def test_refine_keeps_the_function_and_prune_drops_weak_edges() -> None:
@@ -135,8 +143,12 @@ def test_an_edge_is_a_function_with_derivatives() -> None:
     edge, at, h = kan.edge(0, 2, -1), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
     layer = kan.layer(0)
     torch.testing.assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
-    torch.testing.assert_close(edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(edge(at, 2), (edge(at + h) - 2 * edge(at) + edge(at - h)) / h**2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        edge(at, 2), (edge(at + h) - 2 * edge(at) + edge(at - h)) / h**2, rtol=1e-4, atol=1e-5
+    )
     assert edge(0.25).shape == ()
     assert edge.breakpoints.shape == (6,)
     assert edge.coefficients.shape == (8,)
@@ -218,6 +230,8 @@ for line in sys.stdin:
 def test_what_does_not_fit_is_one_sentence() -> None:
     """In a process of its own, without the checks of annotations that tests add."""
     lines = "\n".join(REFUSALS)
-    done = subprocess.run([sys.executable, "-c", PROGRAM], input=lines, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=lines, capture_output=True, text=True, check=True
+    )
     for call, said in zip(REFUSALS, done.stdout.splitlines(), strict=True):
         assert re.search(REFUSALS[call], said), (call, said)

@@ -55,13 +55,17 @@ def test_the_names_are_shown_and_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("name", kanrun.__all__)
-def test_the_examples_of_the_reference_hold(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_reference_hold(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a folder with the run that the one of `load_run` reads."""
     monkeypatch.chdir(tmp_path)
     if name == "load_run":
         assert main(["fit", "-q", "target=runge", "model=polynomial"]) == 0
     thing = getattr(kanrun, name)
-    found = doctest.DocTestFinder(recurse=False).find(thing, name, module=sys.modules[thing.__module__], globs={})
+    found = doctest.DocTestFinder(recurse=False).find(
+        thing, name, module=sys.modules[thing.__module__], globs={}
+    )
     assert found[0].examples
     assert doctest.DocTestRunner().run(found[0]).failed == 0
 
@@ -71,7 +75,9 @@ def test_importing_kanrun_loads_nothing_and_takes_under_a_tenth_of_a_second() ->
         "import sys, time; start = time.process_time(); import kanrun; spent = time.process_time() - start; "
         "print(spent, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert float(said[0]) < 0.1
     assert said[1:] == ["False", "False"]
 
@@ -83,7 +89,22 @@ def test_types_hold_for_a_program_outside(tmp_path: Path) -> None:
     shutil.copytree(root / "kanrun", site / "kanrun")
     shutil.copytree(root / "experiments", site / "kanrun" / "experiments")
     (tmp_path / "program.py").write_text(PROGRAM)
-    words = ["-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache"), "program.py"]
+    words = [
+        "-m",
+        "mypy",
+        "--strict",
+        "--follow-imports=silent",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "program.py",
+    ]
     seen = {**os.environ, "MYPYPATH": str(site)}
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=seen, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env=seen,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout

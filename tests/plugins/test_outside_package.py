@@ -38,9 +38,21 @@ Told = tuple[int, str, str, bool]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("outside")
     assert main(["init", str(place / "source"), "--name", "kanrun-outside"]) == 0
-    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(place / "site")]
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(place / "site"),
+    ]
     done = subprocess.run(
-        [sys.executable, *install, str(place / "source")], capture_output=True, text=True, check=False
+        [sys.executable, *install, str(place / "source")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return place / "site"
@@ -82,7 +94,14 @@ FITS = [
     ["fit", "model=chebyshev", "target=exp_sin_square", "solver.steps=60", *SEARCHLESS],
     [*MOMENTUM, "model=mlp", "model.hidden=[8]", "solver.learning_rate=0.02"],
     [*MOMENTUM, "model.hidden=[2]", "model.intervals=[3,6]", "solver.learning_rate=0.005"],
-    ["fit", "target=rings", "target.frequency=3", "model.hidden=[2]", "model.intervals=[3]", *SEARCHLESS],
+    [
+        "fit",
+        "target=rings",
+        "target.frequency=3",
+        "model.hidden=[2]",
+        "model.intervals=[3]",
+        *SEARCHLESS,
+    ],
     ["noise-levels", "seeds=2", "solver.steps=5", *SEARCHLESS],
 ]
 
@@ -103,14 +122,21 @@ def test_a_model_trains_is_saved_and_predicts(site: Path, place: Path) -> None:
     assert row["parameters"] == (2 * 3 + 3 * 1) * 5
     assert row["test_rmse"] < 0.1
     told = pd.read_csv(run / "tables" / "predictions.csv")
-    told[["input:x0", "input:x1"]].set_axis(["x0", "x1"], axis=1).to_csv(place / "new.csv", index=False)
+    told[["input:x0", "input:x1"]].set_axis(["x0", "x1"], axis=1).to_csv(
+        place / "new.csv", index=False
+    )
     pd.DataFrame({"x0": [5.0], "x1": [0.0]}).to_csv(place / "far.csv", index=False)
     predict = ["predict", "fit/v0001", "--input"]
     near, far = kanrun(
-        site, place, [*predict, "new.csv", "--output", "out.csv"], [*predict, "far.csv", "--output", "far2.csv"]
+        site,
+        place,
+        [*predict, "new.csv", "--output", "out.csv"],
+        [*predict, "far.csv", "--output", "far2.csv"],
     )
     assert near[0] == far[0] == 0
-    np.testing.assert_allclose(pd.read_csv(place / "out.csv")["y"], told["prediction:y"], rtol=1e-12)
+    np.testing.assert_allclose(
+        pd.read_csv(place / "out.csv")["y"], told["prediction:y"], rtol=1e-12
+    )
     assert "the edge functions keep their values at the ends: nothing was learned there" in far[2]
 
 
@@ -127,7 +153,9 @@ def test_a_target_kind_is_sampled_and_named(place: Path) -> None:
     run = place / "outputs" / "fit" / "v0004"
     assert summary(run)["target"] == "rings"
     told = pd.read_csv(run / "tables" / "predictions.csv")
-    np.testing.assert_allclose(told["truth:y"], np.sin(3 * np.hypot(told["input:x0"], told["input:x1"])), rtol=1e-12)
+    np.testing.assert_allclose(
+        told["truth:y"], np.sin(3 * np.hypot(told["input:x0"], told["input:x1"])), rtol=1e-12
+    )
 
 
 def test_an_experiment_runs_with_figures_and_claims(place: Path) -> None:

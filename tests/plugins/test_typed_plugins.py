@@ -29,7 +29,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kanrun(place: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
-        [sys.executable, "-c", CALL, *words], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CALL, *words],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -37,8 +42,18 @@ def kanrun(place: Path, *words: str, **variables: str) -> subprocess.CompletedPr
 def run(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds of a target that a typed module brings, trained by a worker process."""
     outputs = tmp_path_factory.mktemp("runs")
-    words = ["target=rings", "model.hidden=[2]", "model.intervals=[3]", "seeds=2", *QUICK, "--outputs", str(outputs)]
-    done = kanrun(package, "fit", "--plugin", "waves.rings", *words, "executor=local", "executor.workers=1")
+    words = [
+        "target=rings",
+        "model.hidden=[2]",
+        "model.intervals=[3]",
+        "seeds=2",
+        *QUICK,
+        "--outputs",
+        str(outputs),
+    ]
+    done = kanrun(
+        package, "fit", "--plugin", "waves.rings", *words, "executor=local", "executor.workers=1"
+    )
     assert done.returncode == 0, done.stderr
     return outputs / "fit" / "v0001"
 
@@ -50,7 +65,9 @@ def test_a_typed_module_is_used_by_workers_and_recorded(run: Path) -> None:
 
 
 def test_the_variable_names_several_and_info_shows_them(package: Path) -> None:
-    shown = kanrun(package, "fit", "--info", "plugins", KANRUN_PLUGINS="waves.rings, waves.momentum")
+    shown = kanrun(
+        package, "fit", "--info", "plugins", KANRUN_PLUGINS="waves.rings, waves.momentum"
+    )
     assert "kanrun plug-in: waves.rings (sha256 " in shown.stdout
     assert "kanrun plug-in: waves.momentum (sha256 " in shown.stdout
     helped = kanrun(package, "noise-levels", "--plugin", "waves.noise_levels.settings", "--help")
@@ -59,7 +76,11 @@ def test_the_variable_names_several_and_info_shows_them(package: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "sentence"),
-    [("waves.nothing", "ModuleNotFoundError"), ("no module", "not the name of a module"), ("../x", "not the name")],
+    [
+        ("waves.nothing", "ModuleNotFoundError"),
+        ("no module", "not the name of a module"),
+        ("../x", "not the name"),
+    ],
 )
 def test_what_cannot_be_loaded_is_refused(package: Path, module: str, sentence: str) -> None:
     done = kanrun(package, "fit", "--plugin", module)
@@ -97,13 +118,17 @@ def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
         "from kanrun.config import FitConfig; from kanrun.study.experiment import TaskRunner;"
         "sys.stdout.buffer.write(pickle.dumps(TaskRunner('kanrun.experiments.fit', FitConfig(), 1)))"
     )
-    made = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, check=True).stdout
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=package, capture_output=True, check=True
+    ).stdout
     assert b"waves.candidates" in made
     read = (
         "import pickle, sys; sys.path.append('.'); pickle.loads(sys.stdin.buffer.read());"
         "from kanrun.engine.symbolic.candidates import choose; print([c.name for c in choose(None)][-1])"
     )
-    said = subprocess.run([sys.executable, "-c", read], cwd=package, input=made, capture_output=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", read], cwd=package, input=made, capture_output=True, check=True
+    )
     assert said.stdout.decode().strip() == "logistic_slope"
 
 
@@ -112,19 +137,25 @@ def test_options_are_found_in_both_spellings() -> None:
 
 
 @pytest.mark.parametrize("name", ["kanrun", "json", "class", "3d", "---"])
-def test_init_refuses_names_that_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_init_refuses_names_that_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     assert main(["init", str(tmp_path / "new"), f"--name={name}"]) == 2
     assert "cannot be the name of a package" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
-def test_init_refuses_a_folder_with_files(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_refuses_a_folder_with_files(
+    package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["init", str(package)]) == 2
     assert "not an empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_written_package_installs_and_passes_its_own_test(package: Path, tmp_path: Path) -> None:
+def test_the_written_package_installs_and_passes_its_own_test(
+    package: Path, tmp_path: Path
+) -> None:
     """In an environment that has nothing but the dependencies of kanrun, by their path."""
     place, root = tmp_path / "env", Path(__file__).parents[2]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
@@ -134,11 +165,17 @@ def test_the_written_package_installs_and_passes_its_own_test(package: Path, tmp
     install = ["-m", "pip", "--python", str(place / "bin" / "python"), "install", "-q", "--no-deps"]
     sources = [str(root), str(package)]
     done = subprocess.run(
-        [sys.executable, *install, "--no-build-isolation", *sources], capture_output=True, text=True, check=False
+        [sys.executable, *install, "--no-build-isolation", *sources],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     tested = subprocess.run(
         [str(place / "bin" / "python"), "-m", "pytest", "-q", str(package / "tests")],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert tested.returncode == 0, tested.stdout + tested.stderr

@@ -28,11 +28,15 @@ def test_models_predict_what_they_predicted(folder: str) -> None:
         found = run.model(name).values(np.array(points["inputs"]))
         expected = np.array(points["outputs"])
         tolerance = 1e-5 if folder in FLOAT32 else 1e-12
-        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+        np.testing.assert_allclose(
+            found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_is_shown_with_its_tables(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_folder_is_shown_with_its_tables(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["runs", "show", str(RUNS / folder)]) == 0
     record = json.loads((RUNS / folder / "run.json").read_text())
     assert record["status"] in capsys.readouterr().out
@@ -70,5 +74,7 @@ def test_a_training_that_was_terminated_is_resumed_to_its_end(tmp_path: Path) ->
     assert main(["runs", "resume", str(tmp_path / "v0001"), "--force", "-q"]) == 0
     after = Run(tmp_path / "v0001")
     assert after.manifest.status == "COMPLETED"
-    assert after.table("metrics")["train_rmse"].tolist()[: len(kept)] == kept  # the finished grid was not trained again
+    assert (
+        after.table("metrics")["train_rmse"].tolist()[: len(kept)] == kept
+    )  # the finished grid was not trained again
     assert load_run(after.path).models

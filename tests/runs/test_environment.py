@@ -14,7 +14,9 @@ from kanrun.runs.environment import repository
 
 def git(place: Path, *words: str) -> str:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    return subprocess.run(["git", *identity, *words], check=True, cwd=place, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", *identity, *words], check=True, cwd=place, capture_output=True, text=True
+    ).stdout
 
 
 def commit(place: Path, **files: str) -> str:
@@ -37,7 +39,9 @@ def source(tmp_path: Path) -> Path:
     return place
 
 
-def test_of_a_checkout_the_commit_and_whether_its_code_differs(source: Path, tmp_path: Path) -> None:
+def test_of_a_checkout_the_commit_and_whether_its_code_differs(
+    source: Path, tmp_path: Path
+) -> None:
     at = git(source, "rev-parse", "HEAD").strip()
     assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": False}
     (source / "notes").write_text("other")
@@ -54,7 +58,9 @@ def test_of_a_checkout_the_commit_and_whether_its_code_differs(source: Path, tmp
     assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
 
 
-def test_of_an_installed_package_the_working_directorys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_an_installed_package_the_working_directorys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     work = tmp_path / "work"
     work.mkdir()
@@ -67,7 +73,10 @@ def test_of_an_installed_package_the_working_directorys(tmp_path: Path, monkeypa
 
 def test_run_json_says_whose_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = RunFolder.create(tmp_path, "fit")
-    monkeypatch.setattr("kanrun.runs.environment.repository", lambda: {"of": "kanrun", "commit": "a", "dirty": False})
+    monkeypatch.setattr(
+        "kanrun.runs.environment.repository",
+        lambda: {"of": "kanrun", "commit": "a", "dirty": False},
+    )
     made.start(Manifest("fit"))
     assert json.loads((made.path / "run.json").read_text())["git"]["of"] == "kanrun"
     other = RunFolder.create(tmp_path, "fit")
@@ -81,9 +90,14 @@ def test_programs_that_a_repository_names_are_not_started(source: Path, tmp_path
     program = f"touch {trap}; cat"
     (source / ".gitattributes").write_text("* filter=trap diff=trap\n")
     settings = {
-        "filter.trap.clean": program, "filter.trap.process": program, "diff.trap.textconv": program,
-        "diff.external": program, "core.fsmonitor": program, "core.pager": program, "core.sshCommand": program,
-    }  # fmt: skip
+        "filter.trap.clean": program,
+        "filter.trap.process": program,
+        "diff.trap.textconv": program,
+        "diff.external": program,
+        "core.fsmonitor": program,
+        "core.pager": program,
+        "core.sshCommand": program,
+    }
     for key, value in settings.items():
         git(source, "config", key, value)
     hook = source / ".git" / "hooks" / "post-index-change"

@@ -73,7 +73,9 @@ def test_checkpoints_come_back_to_the_bit_with_their_description(folder: RunFold
     assert read.meta == {"shape": [2, 5, 1], "best": float("inf"), "lambda": 0.1 + 0.2, "seed": 3}
     for key, array in arrays.items():
         np.testing.assert_array_equal(read.arrays[key], array, strict=True)
-    assert json.loads((folder.path / "checkpoints" / "model-0.json").read_text())["meta"]["seed"] == 3
+    assert (
+        json.loads((folder.path / "checkpoints" / "model-0.json").read_text())["meta"]["seed"] == 3
+    )
     assert Run(folder.path).checkpoints == ("model-0",)
     folder.discard("model-0")
     assert Run(folder.path).checkpoints == ()
@@ -106,7 +108,9 @@ def test_figures_are_png_and_svg_with_the_same_bytes_each_time(folder: RunFolder
     folder.figure("loss", draw())
     first = {path.name: path.read_bytes() for path in Run(folder.path).figures}
     figure = draw()
-    with mpl.rc_context({"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}):
+    with mpl.rc_context(
+        {"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}
+    ):
         folder.figure("loss", figure)  # whatever the user's matplotlibrc says of saving
         assert mpl.rcParams["xtick.labelsize"] == 20
     assert {path.name: path.read_bytes() for path in Run(folder.path).figures} == first

@@ -16,7 +16,9 @@ LIGHT = [  # in this order: who loads more comes later
         "kanrun.targets.functions": ["torch"],
         "kanrun.formulas": ["torch"],
     },
-    {"kanrun.study.checkpoints": ["sympy", "scipy.linalg", "sklearn"]},  # what `kanrun predict` needs
+    {
+        "kanrun.study.checkpoints": ["sympy", "scipy.linalg", "sklearn"]
+    },  # what `kanrun predict` needs
 ]
 
 

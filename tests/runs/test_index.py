@@ -17,12 +17,16 @@ from kanrun.runs.index import RunIndex
 from kanrun.runs.listing import Selection, query
 
 
-def add(outputs: Path, error: float | None, degree: int = 3, folder: RunFolder | None = None) -> RunFolder:
+def add(
+    outputs: Path, error: float | None, degree: int = 3, folder: RunFolder | None = None
+) -> RunFolder:
     """One finished run of `fit` with a configuration."""
     folder = folder or RunFolder.create(outputs, "fit")
     folder.start(Manifest("fit", seeds=(0, 1)))
     (folder.path / ".hydra").mkdir()
-    (folder.path / ".hydra/config.yaml").write_text(f"model: {{kind: kan, degree: {degree}}}\nseed: 0\n")
+    (folder.path / ".hydra/config.yaml").write_text(
+        f"model: {{kind: kan, degree: {degree}}}\nseed: 0\n"
+    )
     folder.record(Row("summary", {"seed": 0, "test_rmse": error}))
     folder.finish(Status.COMPLETED, metrics={} if error is None else {"test_rmse": error})
     return folder
@@ -42,13 +46,17 @@ def names(selection: Selection, outputs: Path) -> list[str]:
     return [run.name for run in selection.runs(RunIndex(outputs))[0]]
 
 
-def test_what_did_not_change_is_not_read_again_and_what_did_is(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_did_not_change_is_not_read_again_and_what_did_is(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = RunIndex(outputs)
     rows = [run.row() for run in first.runs]
     first.save()
     read: list[str] = []
     entry_of = index._entry_of
-    monkeypatch.setattr(index, "_entry_of", lambda run, stamp: read.append(run.name) or entry_of(run, stamp))
+    monkeypatch.setattr(
+        index, "_entry_of", lambda run, stamp: read.append(run.name) or entry_of(run, stamp)
+    )
     again = RunIndex(outputs)
     assert [run.row() for run in again.runs] == rows
     assert read == []
@@ -65,7 +73,12 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(outputs: Path, mo
 def test_a_sweep_is_one_row_with_its_best_job(outputs: Path) -> None:
     (sweep,) = [run for run in RunIndex(outputs).runs if run.jobs]
     row = sweep.row()
-    assert (row["name"], row["jobs"], row["best"], row["test_rmse"]) == ("fit/v0004", 2, "fit/v0004/1", 0.1)
+    assert (row["name"], row["jobs"], row["best"], row["test_rmse"]) == (
+        "fit/v0004",
+        2,
+        "fit/v0004/1",
+        0.1,
+    )
     assert row["model.degree"] == 5
 
 
@@ -108,7 +121,9 @@ def test_broken_conditions_are_one_sentence(outputs: Path, condition: str, messa
 
 
 def test_order_columns_status_and_tags(outputs: Path) -> None:
-    assert names(Selection(sort="test_rmse"), outputs) == [f"fit/v000{number}" for number in (2, 1, 4, 3)]
+    assert names(Selection(sort="test_rmse"), outputs) == [
+        f"fit/v000{number}" for number in (2, 1, 4, 3)
+    ]
     assert names(Selection(sort="-model.degree", most=2), outputs) == ["fit/v0004", "fit/v0003"]
     assert names(Selection(status="completed", most=1), outputs) == ["fit/v0004"]
     with pytest.raises(UsageError, match="no run has the status 'running'; there are COMPLETED"):
@@ -119,15 +134,29 @@ def test_order_columns_status_and_tags(outputs: Path) -> None:
         names(Selection(tag="god"), outputs)
     every = RunIndex(outputs)
     assert list(Selection().table(every.runs)) == [
-        "name", "status", "test_rmse", "model.degree", "started", "seconds", "jobs", "best", "tags", "note",
-    ]  # fmt: skip
-    with pytest.raises(UsageError, match=r"no run has a column 'model.degre'; did you mean model.degree"):
+        "name",
+        "status",
+        "test_rmse",
+        "model.degree",
+        "started",
+        "seconds",
+        "jobs",
+        "best",
+        "tags",
+        "note",
+    ]
+    with pytest.raises(
+        UsageError, match=r"no run has a column 'model.degre'; did you mean model.degree"
+    ):
         Selection(columns=("model.degre",)).table(every.runs)
 
 
 def test_queries_read_and_nothing_else(outputs: Path) -> None:
     every = RunIndex(outputs)
-    answer = query(every, 'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 ORDER BY test_rmse')
+    answer = query(
+        every,
+        'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 ORDER BY test_rmse',
+    )
     assert answer["name"] == ["fit/v0002", "fit/v0001", "fit/v0004/1", "fit/v0004/0"]
     assert answer["degree"] == [3, 2, 5, 4]
     for sql in (
@@ -153,10 +182,15 @@ def test_a_damaged_run_is_a_row_like_others(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_runs_are_listed_and_shown_in_half_a_second_of_cpu_time(tmp_path: Path) -> None:
+def test_ten_thousand_runs_are_listed_and_shown_in_half_a_second_of_cpu_time(
+    tmp_path: Path,
+) -> None:
     outputs = tmp_path / "outputs"
     model = add(outputs, 1e-3).path
-    files = {name: (model / name).read_bytes() for name in ("run.json", "summary.csv", ".hydra/config.yaml")}
+    files = {
+        name: (model / name).read_bytes()
+        for name in ("run.json", "summary.csv", ".hydra/config.yaml")
+    }
     for number in range(2, 10_001):
         folder = outputs / "fit" / f"v{number:04d}"
         (folder / ".hydra").mkdir(parents=True)
@@ -165,10 +199,20 @@ def test_ten_thousand_runs_are_listed_and_shown_in_half_a_second_of_cpu_time(tmp
 
     def cpu_seconds(*words: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "kanrun", "runs", *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "kanrun", "runs", *words],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     cpu_seconds("list")  # reads all runs, and writes the index
-    for words in (["list"], ["list", "--where", "test_rmse < 1"], ["show", "fit/77"], ["show", "latest"]):
+    for words in (
+        ["list"],
+        ["list", "--where", "test_rmse < 1"],
+        ["show", "fit/77"],
+        ["show", "latest"],
+    ):
         assert min(cpu_seconds(*words) for _ in range(3)) < 0.5, words

@@ -63,7 +63,9 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     assert not list((tmp_path / "fit").glob(".*.tmp"))
 
 
-def test_a_place_without_links_still_gives_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_without_links_still_gives_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_links(*_: object, **__: object) -> None:
         raise OSError("no links here")
 

@@ -59,11 +59,15 @@ def test_of_processes_that_go_on_at_once_one_does(tmp_path: Path) -> None:
     said.remove("in")
     assert len(said) == 3
     for sentence in said:
-        assert re.fullmatch(rf"{path} is still running( \(process \d+\))?; wait or end it first\.", sentence)
+        assert re.fullmatch(
+            rf"{path} is still running( \(process \d+\))?; wait or end it first\.", sentence
+        )
     assert len(Run(path).manifest.resumed) == 1
 
 
-def test_between_the_lock_and_run_json_no_other_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_between_the_lock_and_run_json_no_other_gets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The moment at which run.json still says that nobody has the run."""
     path = ended(tmp_path).path
     tried: list[str] = []
@@ -105,7 +109,8 @@ def test_without_locks_run_json_tells(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_run_of_another_host_goes_on_by_force(tmp_path: Path) -> None:
     path = elsewhere(tmp_path)
     with pytest.raises(
-        UsageError, match=r"started on the host node17 \(process 4242\).*if it has ended, add --force\.$"
+        UsageError,
+        match=r"started on the host node17 \(process 4242\).*if it has ended, add --force\.$",
     ):
         RunFolder.reopen(path)
     assert Run(path).manifest.resumed == ()

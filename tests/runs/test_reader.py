@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs import Manifest, Row, Run, RunFolder, RunLabels, Status, environment, find_run, find_runs
+from kanrun.runs import (
+    Manifest,
+    Row,
+    Run,
+    RunFolder,
+    RunLabels,
+    Status,
+    environment,
+    find_run,
+    find_runs,
+)
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -32,7 +42,9 @@ while True:
 """
 
 
-def make_run(outputs: Path, command: str = "fit", status: Status | None = Status.COMPLETED) -> RunFolder:
+def make_run(
+    outputs: Path, command: str = "fit", status: Status | None = Status.COMPLETED
+) -> RunFolder:
     folder = RunFolder.create(outputs, command)
     folder.start(Manifest(command))
     folder.record(Row("metrics", {"seed": 0, "step": 0}))
@@ -79,8 +91,12 @@ def test_a_run_killed_before_run_json(tmp_path: Path) -> None:
     assert run.tables == run.checkpoints == run.figures == ()
 
 
-def test_a_pid_that_was_used_again_does_not_count_as_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "process_start", lambda pid: f"start of {pid}")  # which not every system tells
+def test_a_pid_that_was_used_again_does_not_count_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        environment, "process_start", lambda pid: f"start of {pid}"
+    )  # which not every system tells
     folder = make_run(tmp_path, status=None)
     assert Run(folder.path).is_alive
     folder.update(process_start="another")
@@ -95,9 +111,20 @@ def test_a_run_of_another_host_counts_as_running(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "null", '{"status": "DONE"}', '{"status": ["RUNNING"]}', "[" * 100_000, '{"status": "RUNNING"', "\0"],
+    [
+        "",
+        "[]",
+        "null",
+        '{"status": "DONE"}',
+        '{"status": ["RUNNING"]}',
+        "[" * 100_000,
+        '{"status": "RUNNING"',
+        "\0",
+    ],
 )
-def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path: Path, content: str) -> None:
+def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(
+    tmp_path: Path, content: str
+) -> None:
     folder = make_run(tmp_path)
     (folder.path / "run.json").write_text(content)
     (run,) = find_runs(tmp_path)
@@ -112,8 +139,16 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path: Pat
     [
         ("seconds", "long", r"Expected `float \| null`, got `str` - at `\$\.seconds`"),
         ("seeds", {"a": 1}, r"got `object` - at `\$\.seeds`"),
-        ("claims", [{"sentence": "s", "measured": [1], "bound": "", "holds": True}], r"\$\.claims\[0\]\.measured"),
-        ("claims", [{"sentence": "s", "measured": 1, "bound": "", "holds": "yes"}], r"\$\.claims\[0\]\.holds"),
+        (
+            "claims",
+            [{"sentence": "s", "measured": [1], "bound": "", "holds": True}],
+            r"\$\.claims\[0\]\.measured",
+        ),
+        (
+            "claims",
+            [{"sentence": "s", "measured": 1, "bound": "", "holds": "yes"}],
+            r"\$\.claims\[0\]\.holds",
+        ),
         ("metrics", {"a": 10**400}, r"\$\.metrics"),
         ("threads", True, r"\$\.threads"),
         ("started", "yesterday", r"\$\.started"),
@@ -126,12 +161,16 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
     folder = make_run(tmp_path)
     content = json.loads((folder.path / "run.json").read_text())
     (folder.path / "run.json").write_text(json.dumps(content | {key: value}))
-    with pytest.raises(StorageFailed, match=rf"run\.json does not hold what is expected: .*{message}"):
+    with pytest.raises(
+        StorageFailed, match=rf"run\.json does not hold what is expected: .*{message}"
+    ):
         _ = Run(folder.path).manifest
     assert Run(folder.path).status == "UNREADABLE"
 
 
-def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tmp_path: Path) -> None:
+def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(
+    tmp_path: Path,
+) -> None:
     folder = make_run(tmp_path)
     content = json.loads((folder.path / "run.json").read_text())
     changed = {"status": "RUNNING", "pid": -1, "further": {"key": [1]}}
@@ -149,7 +188,11 @@ def test_hostile_files_are_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     run = Run(folder.path)
     (folder.path / "checkpoints").mkdir()
-    for name, content in {"short": b"\x80\x04", "header": b"\xff" * 8 + b"{}", "empty": b""}.items():
+    for name, content in {
+        "short": b"\x80\x04",
+        "header": b"\xff" * 8 + b"{}",
+        "empty": b"",
+    }.items():
         (folder.path / "checkpoints" / f"{name}.safetensors").write_bytes(content)
         with pytest.raises(StorageFailed, match="not a readable safetensors file"):
             run.checkpoint(name)
@@ -183,7 +226,9 @@ def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -
             _ = Run(folder.path).config
 
 
-def test_runs_are_found_and_resolved_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_found_and_resolved_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_runs(tmp_path / "nothing") == []
     with pytest.raises(UsageError, match="no runs yet"):
         find_run("latest", tmp_path)
@@ -201,7 +246,11 @@ def test_runs_are_found_and_resolved_by_name(tmp_path: Path, monkeypatch: pytest
     assert [job.name for job in runs[-1].jobs] == [f"fit/v0003/{job}" for job in (0, 1, 2, 10)]
     assert find_run("bench/latest", tmp_path).name == "bench/v0001"
     assert find_run("latest", tmp_path).name == "fit/v0003"
-    assert find_run("fit/latest/2", tmp_path).name == find_run("fit/3/2", tmp_path).name == "fit/v0003/2"
+    assert (
+        find_run("fit/latest/2", tmp_path).name
+        == find_run("fit/3/2", tmp_path).name
+        == "fit/v0003/2"
+    )
     assert find_run("fit/v0002/", tmp_path).path == tmp_path / "fit" / "v0002"
     assert find_run(str(tmp_path / "fit" / "v0001"), tmp_path / "nothing").path.name == "v0001"
     monkeypatch.chdir(tmp_path / "fit" / "v0002")
@@ -223,7 +272,9 @@ def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path:
     (tmp_path / "fit/v0001/run.json").write_text(json.dumps(again))
     assert find_run("fit/latest", tmp_path).name == "fit/v0002"
     assert find_run("latest", tmp_path).name == "bench/v0001"
-    assert find_run(str(tmp_path / "fit/latest"), tmp_path).path.name == "v0002"  # the link, followed
+    assert (
+        find_run(str(tmp_path / "fit/latest"), tmp_path).path.name == "v0002"
+    )  # the link, followed
 
 
 def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path: Path) -> None:
@@ -232,7 +283,9 @@ def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path:
     make_run(tmp_path, "bench")
     assert find_run("no1", tmp_path).name == "fit/v0002"
     assert find_run("ben", tmp_path).name == "bench/v0001"
-    with pytest.raises(UsageError, match="3 runs bear the tag good: fit/v0001, fit/v0002, fit/v0003; name one"):
+    with pytest.raises(
+        UsageError, match="3 runs bear the tag good: fit/v0001, fit/v0002, fit/v0003; name one"
+    ):
         find_run("good", tmp_path)
     with pytest.raises(UsageError, match=r"3 runs begin with 'fit/v': .*; write more of the name"):
         find_run("fit/v", tmp_path)
@@ -246,7 +299,10 @@ def test_a_sweep_is_refused_where_one_run_is_needed_and_its_best_job_named(tmp_p
         folder = RunFolder(sweep / str(job), "fit")
         folder.start(Manifest("fit"))
         folder.finish(Status.FAILED if job == 2 else Status.COMPLETED, metrics={"test_rmse": error})
-    with pytest.raises(UsageError, match="fit/v0001 is a sweep of 3 runs; name one of them, such as fit/v0001/1, the"):
+    with pytest.raises(
+        UsageError,
+        match="fit/v0001 is a sweep of 3 runs; name one of them, such as fit/v0001/1, the",
+    ):
         find_run("fit/latest", tmp_path, sweeps=False)
     assert find_run("fit/latest", tmp_path).status == "FAILED (2 of 3 jobs)"
 
@@ -270,7 +326,9 @@ def test_a_run_is_found_by_name_path_latest_or_the_beginning_of_one_name(tmp_pat
     assert find_run("fit/v0003/1", tmp_path).name == "fit/v0003/1"
     for text in ("fit/latest", "latest", "fit/v0003", str(sweep / "0" / "..")):
         assert [job.path.name for job in find_run(text, tmp_path).jobs] == ["0", "1"]
-    with pytest.raises(UsageError, match="3 runs begin with 'fit/v': fit/v0001, fit/v0002, fit/v0003"):
+    with pytest.raises(
+        UsageError, match="3 runs begin with 'fit/v': fit/v0001, fit/v0002, fit/v0003"
+    ):
         find_run("fit/v", tmp_path)
     with pytest.raises(UsageError, match=r"there is no run 'fit/v9'.*fit/v000"):
         find_run("fit/v9", tmp_path)

@@ -52,7 +52,16 @@ def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path: Path) -> None
 
 def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path: Path) -> None:
     table = CsvFile(tmp_path / "t.csv")
-    table.append({"a": None, "b": float("nan"), "c": True, "d": "NA", "e": float("inf"), "f": np.float64(0.1)})
+    table.append(
+        {
+            "a": None,
+            "b": float("nan"),
+            "c": True,
+            "d": "NA",
+            "e": float("inf"),
+            "f": np.float64(0.1),
+        }
+    )
     table.append({"a": 1, "b": -0.0, "c": False, "d": "null", "e": 1e-320, "f": np.int32(2)})
     frame = read_table(tmp_path / "t.csv")
     assert frame["c"].tolist() == [True, False]
@@ -64,7 +73,9 @@ def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
-def test_floats_come_back_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+def test_floats_come_back_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float]
+) -> None:
     path = tmp_path_factory.mktemp("floats") / "t.csv"
     CsvFile(path).replace({"x": np.array(values)})
     assert read_table(path)["x"].tolist() == values
@@ -72,7 +83,9 @@ def test_floats_come_back_to_the_last_bit(tmp_path_factory: pytest.TempPathFacto
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), min_size=1, max_size=6))
-def test_any_text_is_one_line_a_row(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
+def test_any_text_is_one_line_a_row(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
     path = tmp_path_factory.mktemp("text") / "t.csv"
     table = CsvFile(path)
     for first, second in rows:
@@ -115,7 +128,16 @@ def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path: Path) -> None:
     table.close()
     written = (tmp_path / "t.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in written] == [
-        "'=name", "'=1+1", "'-x0 + 1", "''=a", "-1.5", "'@b", "it's", "+inf", "", "'+2+3"
-    ]  # fmt: skip
+        "'=name",
+        "'=1+1",
+        "'-x0 + 1",
+        "''=a",
+        "-1.5",
+        "'@b",
+        "it's",
+        "+inf",
+        "",
+        "'+2+3",
+    ]
     assert read_table(tmp_path / "t.csv")["=name"].fillna("").tolist() == [*values, "+2+3"]
     assert read_columns(tmp_path / "t.csv")["=name"] == [*values[:-1], None, "+2+3"]

@@ -41,7 +41,9 @@ def same_tables() -> Callable[[Run, Run], None]:
     def check_tables(a: Run, b: Run) -> None:
         assert a.tables == b.tables
         for name in a.tables:
-            left, right = (run.table(name).drop(columns=["seconds", "pid"], errors="ignore") for run in (a, b))
+            left, right = (
+                run.table(name).drop(columns=["seconds", "pid"], errors="ignore") for run in (a, b)
+            )
             pandas.testing.assert_frame_equal(left, right, check_exact=True)
 
     return check_tables

@@ -63,19 +63,27 @@ def make_waves(model: WavesConfig, problem: LearningProblem, _: Generator) -> Ne
 def waves(monkeypatch: pytest.MonkeyPatch) -> WavesConfig:
     kind = ModelKind("waves", "Sines.", WavesConfig, f"{__name__}:make_waves", label="sines")
     monkeypatch.setitem(MODELS._kinds, "waves", kind)
-    monkeypatch.setattr(ModelKind, "build", lambda self: make_waves if self.name == "waves" else None)
+    monkeypatch.setattr(
+        ModelKind, "build", lambda self: make_waves if self.name == "waves" else None
+    )
     return WavesConfig()
 
 
 def problem(name: str = "product") -> LearningProblem:
-    return make_problem(ExperimentConfig(device="cpu"), NamedTarget(name), SamplingConfig(train=60, test=10), 0)
+    return make_problem(
+        ExperimentConfig(device="cpu"), NamedTarget(name), SamplingConfig(train=60, test=10), 0
+    )
 
 
 def test_settings_that_a_plan_knows_are_carried_over() -> None:
-    solver = LBFGSSolver(steps=7, history=5, sparsity=0.1, magnitude="mean_abs", patience=3, freeze_unseen=True)
+    solver = LBFGSSolver(
+        steps=7, history=5, sparsity=0.1, magnitude="mean_abs", patience=3, freeze_unseen=True
+    )
     model = KANConfig(intervals=[4, 8], update_grid=False, grid_eps=0.25)
     plan, why = make_plan(model, solver, problem())
-    assert why.startswith("lbfgs: asked for. solver.freeze_unseen holds coefficients and w_b; w_s moves")
+    assert why.startswith(
+        "lbfgs: asked for. solver.freeze_unseen holds coefficients and w_b; w_s moves"
+    )
     assert (plan.solver, plan.intervals, plan.steps, plan.history) == ("lbfgs", (4, 8), 7, 5)
     assert (plan.sparsity, plan.magnitude, plan.patience) == (0.1, "mean_abs", 3)
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)

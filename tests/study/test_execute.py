@@ -23,7 +23,9 @@ from kanrun.study.resources import device_of, threads_of
 RunToy = Callable[..., Any]
 
 
-def test_one_training_leaves_everything(run_toy: RunToy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_training_leaves_everything(
+    run_toy: RunToy, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome, run = run_toy()
     assert outcome.status == Status.COMPLETED
     manifest = run.manifest
@@ -57,7 +59,9 @@ def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> No
     pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
     assert pairs == [[0, 5, 2], [0, 6, 2], [1, 5, 3], [1, 6, 3]]
     assert len(run.table("curve")) == 2 * 2 + 2 * 3
-    assert set(run.checkpoints) == {f"cell{cell}-model-{cell + 2}-{seed}" for cell in (0, 1) for seed in (5, 6)}
+    assert set(run.checkpoints) == {
+        f"cell{cell}-model-{cell + 2}-{seed}" for cell in (0, 1) for seed in (5, 6)
+    }
     assert run.manifest.threads == 1
     assert run.manifest.cells == 2
 
@@ -87,7 +91,9 @@ def test_a_training_that_fails_among_others_does_not_stop_them(
     assert "cell 1, seed 0: the loss of size 3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("part", "message"), [("figures", "drawing the figures"), ("claims", "checking the claims")])
+@pytest.mark.parametrize(
+    ("part", "message"), [("figures", "drawing the figures"), ("claims", "checking the claims")]
+)
 def test_figures_or_claims_that_break_keep_the_training(
     run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, part: str, message: str
 ) -> None:
@@ -106,9 +112,15 @@ def test_figures_or_claims_that_break_keep_the_training(
     assert len(Run(run.path).figures) == 2
 
 
-@pytest.mark.parametrize(("error", "sender"), [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("error", "sender"), [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")]
+)
 def test_interrupts_keep_the_rows_and_are_raised_again(
-    run_toy: RunToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], sender: str
+    run_toy: RunToy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    sender: str,
 ) -> None:
     def stop(*_: object) -> None:
         raise error
@@ -122,7 +134,9 @@ def test_interrupts_keep_the_rows_and_are_raised_again(
     assert len(run.table("metrics")) == 3
 
 
-def test_a_full_disk_ends_the_study_with_one_error(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_study_with_one_error(
+    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, rows = os.write, iter(range(100))
 
     def full(descriptor: int, content: bytes) -> int:
@@ -168,7 +182,9 @@ class Preparing:
         self.built.append((cell["size"], seed))
         return f"size {cell['size']}, seed {seed}"
 
-    def run(self, cfg: object, cell: dict[str, int], seed: int, prepared: str | None = None) -> Iterator[Record]:
+    def run(
+        self, cfg: object, cell: dict[str, int], seed: int, prepared: str | None = None
+    ) -> Iterator[Record]:
         yield Row("summary", {"built": prepared or self.prepare(cfg, cell, seed)})
 
     def figures(self, tables: object) -> list[Any]:
@@ -191,7 +207,9 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
     assert not prepared  # nothing is held once its training is over
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not name open files")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="the system does not name open files"
+)
 def test_what_a_power_cut_must_not_take_waits_for_the_disk(
     run_toy: RunToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,11 +247,16 @@ def test_what_a_power_cut_must_not_take_waits_for_the_disk(
         ({"executor": ExecutorConfig("serial", workers=2)}, "is for executor=local"),
         ({"executor": ExecutorConfig("dask")}, "needs executor.address"),
         ({"executor": ExecutorConfig("local", address="tcp://a:1")}, "is for executor=dask"),
-        ({"executor": ExecutorConfig("dask", address="tcp://127.0.0.1:1")}, "no Dask scheduler answers"),
+        (
+            {"executor": ExecutorConfig("dask", address="tcp://127.0.0.1:1")},
+            "no Dask scheduler answers",
+        ),
         ({"executor": ExecutorConfig("dask", address="nonsense://x")}, "no Dask scheduler answers"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_runs(settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_refused_before_anything_runs(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         check(toy_experiment, ToyConfig(**settings))
 
@@ -257,10 +280,15 @@ def test_mps_has_no_double_precision() -> None:
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 1)])
-def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy: RunToy, executor: tuple[object, ...]) -> None:
+def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(
+    run_toy: RunToy, executor: tuple[object, ...]
+) -> None:
     outcome, run = run_toy(executor, sizes=[2, 3, 4], max_seconds=1e-9)
     assert outcome.status == run.manifest.status == Status.COMPLETED
-    assert run.manifest.reason == "ended by max_seconds=1e-09 with the best so far; 2 of 3 trainings were not begun"
+    assert (
+        run.manifest.reason
+        == "ended by max_seconds=1e-09 with the best so far; 2 of 3 trainings were not begun"
+    )
     assert len(run.table("summary")) == 1
     assert [claim.holds for claim in outcome.claims] == [False, False]
     assert outcome.claims[0].spread == "from 1 of 3 trainings, ended by max_seconds"

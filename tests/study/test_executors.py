@@ -60,11 +60,17 @@ def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy: RunToy, ca
     assert failure["cell"] == 1
     assert "ended by SIGKILL" in failure["reason"]
     assert run.table("summary")["size"].tolist() == [2]
-    assert run.table("metrics").query("cell == 1")["step"].tolist() == [0, 1, 2]  # of the second attempt only
+    assert run.table("metrics").query("cell == 1")["step"].tolist() == [
+        0,
+        1,
+        2,
+    ]  # of the second attempt only
     assert capsys.readouterr().err.count("starts again") == 1
 
 
-def test_workers_end_when_the_study_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_end_when_the_study_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = ToyConfig(sizes=[2, 3], pause=5, executor=ExecutorConfig("local", 2))
     folder = RunFolder.create(tmp_path, "toy")
 
@@ -76,7 +82,9 @@ def test_workers_end_when_the_study_is_stopped(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         execute(toy_experiment, cfg, folder, quiet=True)
     assert time.monotonic() - clock < 5
-    assert not [child for child in multiprocessing.active_children() if child.name == "kanrun-worker"]
+    assert not [
+        child for child in multiprocessing.active_children() if child.name == "kanrun-worker"
+    ]
     assert Run(folder.path).status == "INTERRUPTED"
 
 
@@ -93,13 +101,17 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
         address = cluster.scheduler_address
         threading.Thread(target=_keep_workers, args=(cluster, ended), daemon=True).start()
     _, serial = run_toy(sizes=sizes)
-    outcome, run = run_toy(executor=(kind, 2 if kind == "local" else None, address), sizes=sizes, dies_once=dying)
+    outcome, run = run_toy(
+        executor=(kind, 2 if kind == "local" else None, address), sizes=sizes, dies_once=dying
+    )
     ended.set()
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
     again = capsys.readouterr().err.count("starts again")
     assert kind == "dask" or again == len(dying)  # Dask's scheduler runs most of them again itself
-    print(f"\n{kind}: {len(dying)} workers killed, {len(sizes)} tasks with the numbers of a serial run")
+    print(
+        f"\n{kind}: {len(dying)} workers killed, {len(sizes)} tasks with the numbers of a serial run"
+    )
 
 
 def _keep_workers(cluster: Any, ended: threading.Event) -> None:
@@ -127,7 +139,9 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
     toys = str(Path(toy_experiment.__file__).parent)
-    child = subprocess.Popen([sys.executable, str(script), str(tmp_path), toys], stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), toys], stderr=subprocess.PIPE, text=True
+    )
     assert child.stderr is not None
     assert "was chosen" in child.stderr.readline()
     workers = psutil.Process(child.pid).children(recursive=True)
@@ -143,14 +157,18 @@ def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(
     run_toy: RunToy, same_tables: SameTables, cluster: Any
 ) -> None:
     _, serial = run_toy(**SIZES)
-    outcome, dask = run_toy(executor=("dask", None, cluster.scheduler_address), **SIZES, dies_once=[3], fails_once=[2])
+    outcome, dask = run_toy(
+        executor=("dask", None, cluster.scheduler_address), **SIZES, dies_once=[3], fails_once=[2]
+    )
     assert outcome.status == Status.COMPLETED
     same_tables(serial, dask)
     assert os.getpid() not in set(dask.table("summary")["pid"])
 
 
 def test_dask_records_a_cell_that_fails_twice(run_toy: RunToy, cluster: Any, capsys: Any) -> None:
-    outcome, run = run_toy(executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], fails=[3])
+    outcome, run = run_toy(
+        executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], fails=[3]
+    )
     assert outcome.status == Status.FAILED
     assert run.manifest.failures[0]["reason"] == "the loss of size 3 is not finite at step 3"
     assert run.table("metrics").query("cell == 1")["step"].tolist() == [0, 1, 2]
@@ -159,7 +177,9 @@ def test_dask_records_a_cell_that_fails_twice(run_toy: RunToy, cluster: Any, cap
 
 @pytest.mark.slow
 def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy: RunToy, cluster: Any) -> None:
-    outcome, run = run_toy(executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], dies=[3])
+    outcome, run = run_toy(
+        executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], dies=[3]
+    )
     assert outcome.status == Status.FAILED
     assert "its worker on the Dask cluster died" in run.manifest.failures[0]["reason"]
     assert run.table("summary")["size"].tolist() == [2]
@@ -171,7 +191,9 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
     cluster = distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     )
-    cfg = ToyConfig(sizes=[2, 3], pause=1.0, executor=ExecutorConfig("dask", address=cluster.scheduler_address))
+    cfg = ToyConfig(
+        sizes=[2, 3], pause=1.0, executor=ExecutorConfig("dask", address=cluster.scheduler_address)
+    )
 
     threading.Timer(2.0, cluster.close).start()
     folder = RunFolder.create(tmp_path, "toy")
@@ -180,16 +202,22 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
     assert Run(folder.path).manifest.status == "FAILED"
 
 
-def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scheduler_without_workers_is_waited_for_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=0, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
         threading.Timer(1.0, cluster.scale, [1]).start()
-        cfg = ToyConfig(sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address))
+        cfg = ToyConfig(
+            sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)
+        )
         folder = RunFolder.create(tmp_path, "toy")
         assert execute(toy_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
-    notes = [note for note in Run(folder.path).manifest.notes if note.startswith("no worker at tcp://")]
+    notes = [
+        note for note in Run(folder.path).manifest.notes if note.startswith("no worker at tcp://")
+    ]
     assert len(notes) == 1
     assert "warning: no worker" in capsys.readouterr().err
 

@@ -7,9 +7,16 @@ from kanrun.study.experiment import names_of
 
 def test_targets_are_called_by_name_and_what_all_share_is_left_out() -> None:
     cells = [
-        {"target": {"kind": "named", "name": "product"}, "model": {"hidden": [2], "degree": 3}, "bounds": {"r2": 1}},
+        {
+            "target": {"kind": "named", "name": "product"},
+            "model": {"hidden": [2], "degree": 3},
+            "bounds": {"r2": 1},
+        },
         {"target": {"kind": "expression", "formula": "x0^2"}, "model": {"hidden": [], "degree": 3}},
-        {"target": {"kind": "expression", "formula": "x0^2"}, "model": {"hidden": [4, 2], "degree": 3}},
+        {
+            "target": {"kind": "expression", "formula": "x0^2"},
+            "model": {"hidden": [4, 2], "degree": 3},
+        },
     ]
     assert names_of(cells) == ["product, hidden [2]", "x0^2, hidden []", "x0^2, hidden [4,2]"]
 
@@ -17,8 +24,15 @@ def test_targets_are_called_by_name_and_what_all_share_is_left_out() -> None:
 def test_parts_learners_and_schedules() -> None:
     cells = [
         {"part": "schedules", "schedule": {"kind": "list", "intervals": [3, 5]}},
-        {"part": "schedules", "schedule": {"kind": "doubling", "first": 3, "last": 96, "nested": False}},
-        {"part": "learners", "learner": "KAN", "case": {"target": {"kind": "feynman", "id": "I.6.2"}, "shapes": [[1]]}},
+        {
+            "part": "schedules",
+            "schedule": {"kind": "doubling", "first": 3, "last": 96, "nested": False},
+        },
+        {
+            "part": "learners",
+            "learner": "KAN",
+            "case": {"target": {"kind": "feynman", "id": "I.6.2"}, "shapes": [[1]]},
+        },
     ]
     assert names_of(cells) == [
         "schedules, grids [3,5]",

@@ -57,13 +57,25 @@ class Elements(HTMLParser):
             self.scripts.append((self.tags[-1][1], data))
 
 
-def trained(spec: EdgeSpec, shape: tuple[int, ...] = (2, 3, 1), products: tuple[int, ...] = ()) -> KAN:
+def trained(
+    spec: EdgeSpec, shape: tuple[int, ...] = (2, 3, 1), products: tuple[int, ...] = ()
+) -> KAN:
     """A network with uneven knots, a pruned edge and weights of every kind."""
     generator = torch.Generator().manual_seed(3)
     domain = torch.tensor([[-1.0, 1.5]], dtype=torch.float64).expand(shape[0], 2)
-    network = KAN.create(shape, 5, spec, domain=domain, initialisation="spline", generator=generator, products=products)
+    network = KAN.create(
+        shape,
+        5,
+        spec,
+        domain=domain,
+        initialisation="spline",
+        generator=generator,
+        products=products,
+    )
     points = torch.rand(200, shape[0], dtype=torch.float64, generator=generator) ** 2 * 2.4 - 0.9
-    network = network.regrid(points, intervals=6, grid_eps=0.3, margin=0.05, inputs="within").network
+    network = network.regrid(
+        points, intervals=6, grid_eps=0.3, margin=0.05, inputs="within"
+    ).network
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
@@ -73,15 +85,28 @@ def trained(spec: EdgeSpec, shape: tuple[int, ...] = (2, 3, 1), products: tuple[
 
 def make_run(outputs: Path, text: str = "plain") -> Run:
     folder = RunFolder.create(outputs, "fit")
-    folder.start(Manifest("fit", argv=("kanrun", "fit", f"target={text}"), overrides=(f"a={text}",), notes=(text,)))
+    folder.start(
+        Manifest(
+            "fit", argv=("kanrun", "fit", f"target={text}"), overrides=(f"a={text}",), notes=(text,)
+        )
+    )
     network = trained(EdgeSpec())
     meta = {
-        "network": network.describe(), "inputs": ["length", text], "outputs": ["y"], "domain": [[-1, 1], [-1, 1]],
-        "classes": None, "seed": 0, "code": None,
-        "input_scaling": {"shift": [0.1, 0.0], "scale": [2.0, 1.0]}, "output_scaling": {"shift": [3.0], "scale": [0.5]},
-    }  # fmt: skip
+        "network": network.describe(),
+        "inputs": ["length", text],
+        "outputs": ["y"],
+        "domain": [[-1, 1], [-1, 1]],
+        "classes": None,
+        "seed": 0,
+        "code": None,
+        "input_scaling": {"shift": [0.1, 0.0], "scale": [2.0, 1.0]},
+        "output_scaling": {"shift": [3.0], "scale": [0.5]},
+    }
     folder.record(Checkpoint(f"model-seed0-{text}", pack(network), meta))
-    scalings = {key: meta[key] for key in ("input_scaling", "output_scaling", "inputs", "outputs", "domain", "classes")}
+    scalings = {
+        key: meta[key]
+        for key in ("input_scaling", "output_scaling", "inputs", "outputs", "domain", "classes")
+    }
     for number in range(2):
         stages = [{"label": f"{text} {number}", "network": network.describe()}]
         arrays = pack(network, "0/") | {"points/x": np.zeros((30, 2)), "points/y": np.ones((30, 1))}
@@ -92,11 +117,17 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
     folder.record(Table("predictions", {"split": np.full(20, "test"), **columns}))
     folder.record(Row("summary", {"seed": 0, "target": text, "test_rmse": 0.25}))
     (folder.path / "figures").mkdir()
-    (folder.path / "figures" / "loss.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{text}</svg>")
+    (folder.path / "figures" / "loss.svg").write_text(
+        f"<svg xmlns='http://www.w3.org/2000/svg'>{text}</svg>"
+    )
     (folder.path / ".hydra").mkdir()
-    (folder.path / ".hydra/config.yaml").write_text(json.dumps({"seed": 0, "model": {"name": text}}))
+    (folder.path / ".hydra/config.yaml").write_text(
+        json.dumps({"seed": 0, "model": {"name": text}})
+    )
     RunLabels((), text).store(folder.path)
-    folder.finish(Status.COMPLETED, claims=(Claim(text, 0.1, text, True),), metrics={"test_rmse": 0.25})
+    folder.finish(
+        Status.COMPLETED, claims=(Claim(text, 0.1, text, True),), metrics={"test_rmse": 0.25}
+    )
     return Run(folder.path, f"fit/{folder.path.name}")
 
 
@@ -109,13 +140,19 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
     text = page_of(tmp_path, make_run(tmp_path), make_run(tmp_path))
     page = Elements(text)
     assert len(text) < 5e6
-    assert not [tag for tag, attributes in page.tags if tag in ("link", "iframe", "object", "embed", "base")]
+    assert not [
+        tag for tag, attributes in page.tags if tag in ("link", "iframe", "object", "embed", "base")
+    ]
     sources = [a[key] for _, a in page.tags for key in ("src", "href", "action") if key in a]
     assert sources
     assert all(str(source).startswith("data:image/") for source in sources)
     for word in ("model.name", "kanrun runs rerun fit/v0001", "Settings that differ", "Results"):
         assert html.escape(word) in text or word == "Settings that differ"
-    data = [json.loads(body) for attributes, body in page.scripts if attributes.get("type") == "application/json"]
+    data = [
+        json.loads(body)
+        for attributes, body in page.scripts
+        if attributes.get("type") == "application/json"
+    ]
     assert [one["kind"] for one in data] == ["network", "network"]
     assert [stage["label"] for stage in data[0]["stages"]] == ["plain 0", "plain 1"]
     assert len(data[0]["points"]["x"]) == 30
@@ -125,7 +162,9 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path: Path) -> None:
     page = Elements(page_of(tmp_path, make_run(tmp_path)))
-    (policy,) = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     code = [body for attributes, body in page.scripts if "type" not in attributes]
     hashes = [b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in code]
     assert re.findall(r"'sha256-([^']+)'", str(policy)) == hashes
@@ -135,7 +174,9 @@ def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path: Path) -> 
 
 
 def test_a_hostile_run_folder_injects_nothing(tmp_path: Path) -> None:
-    honest, hostile = (Elements(page_of(tmp_path, make_run(tmp_path, text))) for text in ("plain", HOSTILE))
+    honest, hostile = (
+        Elements(page_of(tmp_path, make_run(tmp_path, text))) for text in ("plain", HOSTILE)
+    )
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in honest.tags]
     assert not [a for _, a in hostile.tags if any(key.startswith("on") for key in a)]
 
@@ -161,8 +202,15 @@ def run_of(outputs: Path, network: Network) -> Run:
     folder = RunFolder.create(outputs, "solve")
     folder.start(Manifest("solve"))
     scalings = {f"{kind}_scaling": {"shift": [0.0], "scale": [1.0]} for kind in ("input", "output")}
-    meta = {"network": network.describe(), "inputs": ["x", "t"], "outputs": ["u"], "domain": [[-1, 1], [0, 2]]}
-    folder.record(Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0}))
+    meta = {
+        "network": network.describe(),
+        "inputs": ["x", "t"],
+        "outputs": ["u"],
+        "domain": [[-1, 1], [0, 2]],
+    }
+    folder.record(
+        Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0})
+    )
     points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u true": np.ones(5)}
     folder.record(Table("solution_0", points))
     folder.finish(Status.COMPLETED)
@@ -178,13 +226,19 @@ def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path)
     (living,) = living_of(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
     assert living["slider"] == "window"
     assert [stage["label"] for stage in living["stages"]] == ["t from 0 to 1", "t from 1 to 2"]
-    assert [[x[1] for x in stage["points"]["x"]] for stage in living["stages"]] == [[0, 0.5, 1], [1.5, 2]]
+    assert [[x[1] for x in stage["points"]["x"]] for stage in living["stages"]] == [
+        [0, 0.5, 1],
+        [1.5, 2],
+    ]
 
 
 def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> None:
     hard = HardConditions(("x", "t"), ("x",), ("t",))
     (living,) = living_of(run_of(tmp_path, field_to(1.0, hard)))
-    assert living["said"] == "The page cannot evaluate a solution with conditions=hard; its figures show it."
+    assert (
+        living["said"]
+        == "The page cannot evaluate a solution with conditions=hard; its figures show it."
+    )
     assert living["said"] in page_of(tmp_path, run_of(tmp_path, field_to(1.0, hard)))
 
 
@@ -192,7 +246,9 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> Non
     ("name", "slider", "frames", "panels"),
     [("continual", "phase", 2, 2), ("extend-grid", "grid", 2, 2), ("interpret", "stage", 7, 2)],
 )
-def test_lecture_experiments_have_frames(name: str, slider: str, frames: int, panels: int, tmp_path: Path) -> None:
+def test_lecture_experiments_have_frames(
+    name: str, slider: str, frames: int, panels: int, tmp_path: Path
+) -> None:
     run = Run(FIXTURES / name / "v0001", f"{name}/v0001")
     (living,) = living_of(run)
     assert (living["slider"], len(living["frames"])) == (slider, frames)
@@ -206,9 +262,16 @@ def test_lecture_experiments_have_frames(name: str, slider: str, frames: int, pa
 def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "curves")
     folder.start(Manifest("curves"))
-    folder.record(Table("de_casteljau", {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}))
+    folder.record(
+        Table(
+            "de_casteljau",
+            {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]},
+        )
+    )
     control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
-    folder.record(Table("bspline_control", control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}))
+    folder.record(
+        Table("bspline_control", control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)})
+    )
     folder.record(Table("bspline_knots", {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}))
     folder.finish(Status.COMPLETED)
     bezier, spline = living_of(Run(folder.path))
@@ -219,17 +282,24 @@ def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
 SPECS = [
     *(EdgeSpec(degree=2, base=base) for base in BASES),
     *(EdgeSpec(degree=degree) for degree in (0, 1, 3, 5)),
-    *(EdgeSpec(extrapolation=how, scale=scale)  # type: ignore[arg-type]
-      for how in ("linear", "constant", "zero") for scale in ("separate", "single")),
+    *(
+        EdgeSpec(extrapolation=how, scale=scale)  # type: ignore[arg-type]
+        for how in ("linear", "constant", "zero")
+        for scale in ("separate", "single")
+    ),
     EdgeSpec(base_goes_on=True),
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("products", [(), (1,)])
-def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...], tmp_path: Path) -> None:
+def test_the_script_computes_what_the_engine_computes(
+    products: tuple[int, ...], tmp_path: Path
+) -> None:
     node = shutil.which("node")
-    assert node is not None, "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
+    assert node is not None, (
+        "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
+    )
     cases: list[dict[str, Any]] = []
     expected: list[Any] = []
     x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
@@ -237,29 +307,51 @@ def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...],
     for spec in SPECS:
         network = trained(spec, products=products)
         model = network_values(network.describe(), pack(network))
-        model |= {"inputScaling": identity, "outputScaling": {"shift": [1.0], "scale": [2.0]}, "classes": None}
+        model |= {
+            "inputScaling": identity,
+            "outputScaling": {"shift": [1.0], "scale": [2.0]},
+            "classes": None,
+        }
         cases.append({"model": model, "x": x.tolist()})
         with torch.no_grad():
             expected.append((network(x) * 2 + 1).tolist())
     network = trained(EdgeSpec(), (2, 3, 6))  # a solution as the sum of three products
     box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)
     field = Field(network, OutputForm(1, 3, 2), box, torch.tensor([0.7], dtype=torch.float64))
-    cases.append({"model": model_values(field.describe(), Checkpoint("field", pack(field), {})), "x": x.tolist()})
+    cases.append(
+        {
+            "model": model_values(field.describe(), Checkpoint("field", pack(field), {})),
+            "x": x.tolist(),
+        }
+    )
     with torch.no_grad():
         expected.append(field(x).tolist())
-    mlps = [MLP((2, 4, 1), name, generator=torch.Generator().manual_seed(1), dtype=x.dtype) for name in ACTIVATIONS]
+    mlps = [
+        MLP((2, 4, 1), name, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+        for name in ACTIVATIONS
+    ]
     for mlp in mlps:
-        scalings = {"input_scaling": identity, "output_scaling": {"shift": [0.0], "scale": [1.0]}, "classes": None}
+        scalings = {
+            "input_scaling": identity,
+            "output_scaling": {"shift": [0.0], "scale": [1.0]},
+            "classes": None,
+        }
         stored = Checkpoint("mlp", pack(mlp), scalings)
         cases.append({"model": model_values(mlp.describe(), stored), "x": x.tolist()})
         with torch.no_grad():
             expected.append(mlp(x).tolist())
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    (tmp_path / "network.js").write_text((resources.files("kanrun.study.page") / "network.js").read_text())
+    (tmp_path / "network.js").write_text(
+        (resources.files("kanrun.study.page") / "network.js").read_text()
+    )
     code = (
         "const kan = require('./network.js'), cases = require('./cases.json');"
         "console.log(JSON.stringify(cases.map(c => c.x.map(x => kan.predict(c.model, x)))))"
     )
-    done = subprocess.run([node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
-    for spec, found, wanted in zip([*SPECS, "field", *ACTIVATIONS], json.loads(done.stdout), expected, strict=True):
+    done = subprocess.run(
+        [node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    for spec, found, wanted in zip(
+        [*SPECS, "field", *ACTIVATIONS], json.loads(done.stdout), expected, strict=True
+    ):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(spec))

@@ -27,21 +27,43 @@ class Browser:
     """Chromium over the pipe of its developer tools, with a temporary profile."""
 
     def __init__(self, profile: Path) -> None:
-        program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        assert program is not None, "this test needs Chromium: install it (Debian: apt install chromium)"
+        program = (
+            shutil.which("chromium")
+            or shutil.which("chromium-browser")
+            or shutil.which("google-chrome")
+        )
+        assert program is not None, (
+            "this test needs Chromium: install it (Debian: apt install chromium)"
+        )
         reads, to_browser = os.pipe()
         from_browser, writes = os.pipe()
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--disable-dev-shm-usage"]
-        command = [program, *options, f"--user-data-dir={profile}", "--window-size=1100,1400", "about:blank"]
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            "--disable-dev-shm-usage",
+        ]
+        command = [
+            program,
+            *options,
+            f"--user-data-dir={profile}",
+            "--window-size=1100,1400",
+            "about:blank",
+        ]
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "bash", *command],
-            pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            pass_fds=(reads, writes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(reads)
         os.close(writes)
         self._out, self._in = os.fdopen(to_browser, "wb"), os.fdopen(from_browser, "rb")
         self._number, self._buffer, self.events = 0, b"", list[dict[str, Any]]()
-        (page,) = [one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page"]
+        (page,) = [
+            one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page"
+        ]
         target = {"targetId": page["targetId"], "flatten": True}
         self._session = self.send("Target.attachToTarget", **target)["sessionId"]
         for part in ("Page", "Runtime", "Network", "Log"):
@@ -74,7 +96,9 @@ class Browser:
         return answer
 
     def value(self, script: str) -> Any:
-        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -86,7 +110,9 @@ class Browser:
             time.sleep(0.1)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        self.send(
+            "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
+        )
 
     def key(self, name: str) -> None:
         for kind in ("keyDown", "keyUp"):
@@ -101,15 +127,44 @@ class Browser:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     outputs = ["--outputs", str(folder / "outputs"), "-q"]
-    small = ["model.hidden=[2]", "model.intervals=[3,6]", "sampling.train=200", "sampling.test=100", "solver.steps=5"]
+    small = [
+        "model.hidden=[2]",
+        "model.intervals=[3,6]",
+        "sampling.train=200",
+        "sampling.test=100",
+        "solver.steps=5",
+    ]
     assert main(["fit", *outputs, *small]) == 0
     assert main(["curves", *outputs, "parts=[bezier,bspline]"]) == 0
     assert main(["fit", *outputs, "model=mlp", "model.hidden=[3]", *small[2:]]) == 0
-    assert main(["solve", *outputs, "equation=heat", "equation.windows=2", "networks=[{kind: kan}]"]) == 0
-    phases = ["parts=[learners]", "peaks=2", "learners=[{name: KAN, kind: kan}]", "trials=1", "seeds=1"]
+    assert (
+        main(["solve", *outputs, "equation=heat", "equation.windows=2", "networks=[{kind: kan}]"])
+        == 0
+    )
+    phases = [
+        "parts=[learners]",
+        "peaks=2",
+        "learners=[{name: KAN, kind: kan}]",
+        "trials=1",
+        "seeds=1",
+    ]
     assert main(["continual", *outputs, *phases, "executor=serial"]) == 0
     page = folder / "report.html"
-    assert main(["runs", "report", "fit/1", "curves/1", "-o", str(page), "--outputs", str(folder / "outputs")]) == 0
+    assert (
+        main(
+            [
+                "runs",
+                "report",
+                "fit/1",
+                "curves/1",
+                "-o",
+                str(page),
+                "--outputs",
+                str(folder / "outputs"),
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -125,7 +180,9 @@ def browser(runs: Path, tmp_path: Path) -> Iterator[Browser]:
 
 def test_the_page_lives(runs: Path, browser: Browser) -> None:
     count = "document.querySelectorAll('.living svg').length"
-    assert browser.value(count) == 3 + 2  # network, edge and prediction; a Bézier curve and a B-spline
+    assert (
+        browser.value(count) == 3 + 2
+    )  # network, edge and prediction; a Bézier curve and a B-spline
     model = load_run(runs / "outputs/fit/v0001").model()
 
     # own inputs predict what the engine predicts
@@ -136,14 +193,18 @@ def test_the_page_lives(runs: Path, browser: Browser) -> None:
         fields[1].dispatchEvent(new Event('input'));
     })()""")
     shown = browser.value("document.querySelector('.living p.number').textContent")
-    assert float(shown.split("=")[1]) == pytest.approx(float(model(np.array([0.3, -0.2]))[0]), rel=1e-3)
+    assert float(shown.split("=")[1]) == pytest.approx(
+        float(model(np.array([0.3, -0.2]))[0]), rel=1e-3
+    )
 
     # hovering an edge shows its function; dragging a control point changes the error at once
     error = "document.querySelector('.living .bar span.number').textContent"
     title = """[...document.querySelectorAll('.living svg')[1].querySelectorAll('text')]
         .map(text => text.textContent).join(' ')"""
     before_title = browser.value(title)
-    browser.value("document.querySelector('[data-edge=\"1,0,1\"]').dispatchEvent(new Event('pointerenter'))")
+    browser.value(
+        "document.querySelector('[data-edge=\"1,0,1\"]').dispatchEvent(new Event('pointerenter'))"
+    )
     assert browser.value(title) != before_title
     before = browser.value(error)
     browser.value("document.querySelector('.handle').scrollIntoView({block: 'center'})")
@@ -178,14 +239,30 @@ def test_the_page_lives(runs: Path, browser: Browser) -> None:
 
 def test_an_mlp_and_windows_of_time_live(runs: Path, browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "others.html"
-    assert main(["runs", "report", "fit/2", "solve/1", "-o", str(page), "--outputs", str(runs / "outputs")]) == 0
+    assert (
+        main(
+            [
+                "runs",
+                "report",
+                "fit/2",
+                "solve/1",
+                "-o",
+                str(page),
+                "--outputs",
+                str(runs / "outputs"),
+            ]
+        )
+        == 0
+    )
     browser.open(page)
     error = "document.querySelector('.living .bar span.number').textContent"
     before = browser.value(error)
     browser.value("document.querySelector('.handle').focus()")
     browser.key("ArrowUp")
     assert browser.value(error) != before
-    field = "document.querySelectorAll('.living')[1].querySelectorAll('input[type=number]')[1].value"
+    field = (
+        "document.querySelectorAll('.living')[1].querySelectorAll('input[type=number]')[1].value"
+    )
     late = float(browser.value(field))
     browser.value("""(() => {
         const slider = document.querySelectorAll('.living')[1].querySelector('input[type=range]');
@@ -199,9 +276,14 @@ def test_an_mlp_and_windows_of_time_live(runs: Path, browser: Browser, tmp_path:
     assert "Runtime.exceptionThrown" not in methods
 
 
-def test_phases_of_a_network_run_under_their_slider(runs: Path, browser: Browser, tmp_path: Path) -> None:
+def test_phases_of_a_network_run_under_their_slider(
+    runs: Path, browser: Browser, tmp_path: Path
+) -> None:
     page = tmp_path / "phases.html"
-    assert main(["runs", "report", "continual/1", "-o", str(page), "--outputs", str(runs / "outputs")]) == 0
+    assert (
+        main(["runs", "report", "continual/1", "-o", str(page), "--outputs", str(runs / "outputs")])
+        == 0
+    )
     browser.open(page)
     error = "document.querySelector('.living .bar span.number').textContent"
     after_both = browser.value(error)
@@ -215,14 +297,22 @@ def test_phases_of_a_network_run_under_their_slider(runs: Path, browser: Browser
     assert both < 0.01 * one
 
 
-def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(browser: Browser) -> None:
+def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(
+    browser: Browser,
+) -> None:
     moved = []
     for number in (3, 4):
-        browser.value(f"document.querySelectorAll('.living svg')[{number}].scrollIntoView({{block: 'center'}})")
-        browser.value(f"document.querySelectorAll('.living svg')[{number}].querySelectorAll('.handle')[1].focus()")
+        browser.value(
+            f"document.querySelectorAll('.living svg')[{number}].scrollIntoView({{block: 'center'}})"
+        )
+        browser.value(
+            f"document.querySelectorAll('.living svg')[{number}].querySelectorAll('.handle')[1].focus()"
+        )
         for _ in range(5):
             browser.key("ArrowUp")
-        said = browser.value(f"document.querySelectorAll('.living')[{number - 2}].querySelector('span').textContent")
+        said = browser.value(
+            f"document.querySelectorAll('.living')[{number - 2}].querySelector('span').textContent"
+        )
         moved.append(int(said.split()[0]))
     assert moved[0] > 95
     assert 5 < moved[1] < 75
@@ -245,10 +335,16 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: P
     methods = [event.get("method") for event in browser.events]
     assert "Runtime.exceptionThrown" not in methods
     errors = [
-        e for e in browser.events if e.get("method") == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"
+        e
+        for e in browser.events
+        if e.get("method") == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"
     ]
     assert errors == []
-    asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    asked = [
+        e["params"]["request"]["url"]
+        for e in browser.events
+        if e.get("method") == "Network.requestWillBeSent"
+    ]
     assert all(url.startswith(("file:", "data:")) for url in asked)
     assert sum(url.startswith("file:") for url in asked) == 1
     blocked = browser.value("fetch('https://example.org').then(() => 'sent', () => 'blocked')")

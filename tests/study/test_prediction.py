@@ -31,7 +31,9 @@ def run(fitted: Model, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def table(folder: Path, rows: int = 30) -> pd.DataFrame:
     rng = np.random.default_rng(1)
-    data = pd.DataFrame({"id": [f"00{i}" for i in range(rows)], "b": rng.uniform(0, 1, rows).round(6)})
+    data = pd.DataFrame(
+        {"id": [f"00{i}" for i in range(rows)], "b": rng.uniform(0, 1, rows).round(6)}
+    )
     data["a"], data["n"], data["late"] = 0.5, np.arange(rows), [None] * (rows - 1) + [1.5]
     data.loc[3, "a"], data.loc[29, "a"] = 1.5, 40.0
     data.to_csv(folder / "new.csv", index=False)
@@ -45,17 +47,28 @@ def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Mo
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
     np.testing.assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
     np.testing.assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
-    assert any("3.3% of the samples have a outside the trained range" in sentence for sentence in said)
-    assert any("3.3% of the samples have a in a gap of the training rows, such as" in sentence for sentence in said)
+    assert any(
+        "3.3% of the samples have a outside the trained range" in sentence for sentence in said
+    )
+    assert any(
+        "3.3% of the samples have a in a gap of the training rows, such as" in sentence
+        for sentence in said
+    )
 
 
 def test_types_come_back_from_parquet(run: Path, tmp_path: Path) -> None:
     table(tmp_path)
     saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
     first = pd.read_parquet(tmp_path / "out.parquet")
-    assert [str(first[name].dtype) for name in ("n", "a", "late")] == ["int64", "float64", "float64"]
+    assert [str(first[name].dtype) for name in ("n", "a", "late")] == [
+        "int64",
+        "float64",
+        "float64",
+    ]
     assert first["id"][4] == "004"
-    stamped = first.assign(when=pd.Timestamp("2024-01-01").as_unit("ms"), seen=True).drop(columns="y")
+    stamped = first.assign(when=pd.Timestamp("2024-01-01").as_unit("ms"), seen=True).drop(
+        columns="y"
+    )
     stamped.to_parquet(tmp_path / "again.parquet", index=False)
     saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
     last = pd.read_parquet(tmp_path / "last.parquet")
@@ -70,7 +83,9 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(run: Path, tmp_path: Path) 
     data["b"] = data["b"].astype(object)
     data.loc[25, "b"] = "oops"
     data.to_csv(tmp_path / "new.csv", index=False)
-    with pytest.raises(UsageError, match=r"column 'b' of new\.csv has 1 value that is not a number"):
+    with pytest.raises(
+        UsageError, match=r"column 'b' of new\.csv has 1 value that is not a number"
+    ):
         saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
@@ -88,7 +103,9 @@ def test_classes_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert set(out["y"]) <= {"yes", "no"}
 
 
-def test_what_a_spreadsheet_would_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_spreadsheet_would_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
     model = fit({"a": np.arange(60.0)}, labels, model="additive")
     monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
@@ -99,7 +116,16 @@ def test_what_a_spreadsheet_would_run(run: Path, tmp_path: Path, monkeypatch: py
     out = (tmp_path / "out.csv").read_text().splitlines()
     assert all(after.startswith(before) for before, after in zip(rows, out, strict=True))
     assert {line.split(",")[2] for line in out[1:]} <= {"'=1+1", "-3"}
-    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", spreadsheet_safe=True)
+    warnings = saved.predict_table(
+        run, tmp_path / "new.csv", tmp_path / "out.csv", spreadsheet_safe=True
+    )
     assert not any("spreadsheet" in warning for warning in warnings)
     out = (tmp_path / "out.csv").read_text().splitlines()
-    assert [line.split(",")[1] for line in out] == ["note", "-2e3", "'=cmd()", "'+1+2", "''=x", "plain"]
+    assert [line.split(",")[1] for line in out] == [
+        "note",
+        "-2e3",
+        "'=cmd()",
+        "'+1+2",
+        "''=x",
+        "plain",
+    ]

@@ -27,11 +27,23 @@ def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
             reporter.handle(Recorded(task, Note("solver=auto chose [lm]")))
             reporter.handle(Recorded(task, Note("a column is constant", warning=True)))
             for step in range(30):
-                values = {"stage": step // 10, "step": step, "intervals": 5, "train_rmse": 0.1, "validation_rmse": 0.2}
+                values = {
+                    "stage": step // 10,
+                    "step": step,
+                    "intervals": 5,
+                    "train_rmse": 0.1,
+                    "validation_rmse": 0.2,
+                }
                 reporter.handle(Recorded(task, Row("metrics", values)))
-            summary = {"target": f"t{index // 2}", "shape": "2-5-1", "validation_rmse": 0.1 * (index + 1)}
+            summary = {
+                "target": f"t{index // 2}",
+                "shape": "2-5-1",
+                "validation_rmse": 0.1 * (index + 1),
+            }
             reporter.handle(Recorded(task, Row("summary", summary)))
-            reporter.handle(Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0))
+            reporter.handle(
+                Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0)
+            )
     return stream.getvalue()
 
 
@@ -46,8 +58,13 @@ def test_a_terminal_gets_a_bar_that_never_wraps(width: int, total: int) -> None:
 
 def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
     stream = io.StringIO()
-    with Reporter(Console(file=stream, width=120, force_terminal=True, color_system=None), 2) as reporter:
-        for event in (Started(Task(0, {}, 0)), Recorded(Task(0, {}, 0), Row("summary", {"rmse": 0.1}))):
+    with Reporter(
+        Console(file=stream, width=120, force_terminal=True, color_system=None), 2
+    ) as reporter:
+        for event in (
+            Started(Task(0, {}, 0)),
+            Recorded(Task(0, {}, 0), Row("summary", {"rmse": 0.1})),
+        ):
             reporter.handle(event)
         reporter.handle(Finished(Task(0, {}, 0), 1.0))
         reporter.handle(Started(Task(1, {}, 0)))
@@ -58,7 +75,9 @@ def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
 def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     lines = show(80, 1, terminal=False).splitlines()
     assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
-    assert lines[2:] == [f"5 intervals, step {step}, train 0.1, validation 0.2" for step in (9, 19, 29)]
+    assert lines[2:] == [
+        f"5 intervals, step {step}, train 0.1, validation 0.2" for step in (9, 19, 29)
+    ]
     lines = show(80, 4, terminal=False).splitlines()
     assert lines[2:] == [
         "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.1, the best so far",
@@ -72,7 +91,12 @@ def test_a_stage_is_told_by_its_best_step() -> None:
     stream = io.StringIO()
     task = Task(0, {}, 0)
     with Reporter(Console(file=stream, width=80), 1) as reporter:
-        for stage, step, error, best in [(1, 1, 0.5, True), (1, 2, 0.2, True), (1, 3, 0.9, False), (2, 1, 0.3, False)]:
+        for stage, step, error, best in [
+            (1, 1, 0.5, True),
+            (1, 2, 0.2, True),
+            (1, 3, 0.9, False),
+            (2, 1, 0.3, False),
+        ]:
             values = {"stage": stage, "step": step, "train_rmse": error, "best": best}
             reporter.handle(Recorded(task, Row("metrics", values)))
         reporter.handle(Finished(task, 1.0))
@@ -84,7 +108,9 @@ def test_what_is_said_after_a_stage_stands_after_it() -> None:
     task = Task(0, {}, 0)
     with Reporter(Console(file=stream, width=80), 1) as reporter:
         for step in range(2):
-            reporter.handle(Recorded(task, Row("metrics", {"stage": 1, "step": step, "train_rmse": 0.5})))
+            reporter.handle(
+                Recorded(task, Row("metrics", {"stage": 1, "step": step, "train_rmse": 0.5}))
+            )
         reporter.handle(Recorded(task, Note("two nodes were pruned")))
         reporter.handle(Recorded(task, Row("metrics", {"stage": 2, "step": 2, "train_rmse": 0.1})))
         reporter.handle(Finished(task, 1.0))
@@ -101,13 +127,26 @@ def test_quiet_shows_warnings_and_failures_only() -> None:
 
 @pytest.mark.parametrize("width", [30, 60, 200])
 def test_tables_and_claims_fit_the_width(width: int) -> None:
-    seeds = {"seed": [0, 1, 2], "target": "exp_sin_square", "shape": "2-5-1", "test_rmse": [3e-7, 1e-6, None]}
-    summary = pandas.DataFrame({**seeds, "r2": 0.9999999, "a_column_with_a_long_name": 1.5, "seconds": 1.234})
+    seeds = {
+        "seed": [0, 1, 2],
+        "target": "exp_sin_square",
+        "shape": "2-5-1",
+        "test_rmse": [3e-7, 1e-6, None],
+    }
+    summary = pandas.DataFrame(
+        {**seeds, "r2": 0.9999999, "a_column_with_a_long_name": 1.5, "seconds": 1.234}
+    )
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=True, color_system=None)
-    for table in (summary, summary.head(1), pandas.concat([summary.assign(cell=cell) for cell in (0, 1)])):
+    for table in (
+        summary,
+        summary.head(1),
+        pandas.concat([summary.assign(cell=cell) for cell in (0, 1)]),
+    ):
         report.print_summary(console, table.to_dict("list"))
-    report.print_claims(console, [Claim("the [error] is small", 1e-7, "<= 1e-5", True, "1e-7 .. 3e-7")])
+    report.print_claims(
+        console, [Claim("the [error] is small", 1e-7, "<= 1e-5", True, "1e-7 .. 3e-7")]
+    )
     report.print_claims(console, [Claim("it is small", float("nan"), "<= 1", holds=False)])
     report.print_failures(console, [{"cell": 0, "seed": 1, "reason": "it diverged"}])
     text = stream.getvalue()
@@ -117,24 +156,46 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
     if width == 200:
         assert re.search(r"median +exp_sin_square +2-5-1 +6\.50e-07 +0\.9999999", text)
         assert "medians over 3 seeds" in text
-        assert "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound <= 1e-5" in text
+        assert (
+            "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound <= 1e-5" in text
+        )
         assert "DOES NOT HOLD  it is small: measured not a number, bound <= 1" in text
 
 
 def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns() -> None:
     errors = {"test_rmse": [1.0, 2.0, 3.0, 4.0, 5.0], "seconds": 1.0}
-    names = {"model": "mlp", "activation": "tanh", "target": "product", "shape": "2-5-1", "parameters": 21}
+    names = {
+        "model": "mlp",
+        "activation": "tanh",
+        "target": "product",
+        "shape": "2-5-1",
+        "parameters": 21,
+    }
     many = {f"another_column_{number}": number for number in range(20)}
-    cells = [pandas.DataFrame({"cell": cell, "seed": range(5), **many, **names, **errors}) for cell in (0, 1)]
+    cells = [
+        pandas.DataFrame({"cell": cell, "seed": range(5), **many, **names, **errors})
+        for cell in (0, 1)
+    ]
     stream = io.StringIO()
     report.print_summary(Console(file=stream, width=120), pandas.concat(cells).to_dict("list"))
     assert re.search(r"0 .*mlp +tanh +product +2-5-1 +21 +3 +2 \.\. 4 +1", stream.getvalue())
 
 
 def test_numbers_are_shown_with_the_digits_that_count() -> None:
-    cases = {0.5: "0.5", 3.0: "3", 1.23456e-7: "1.23e-07", 123456.7: "1.23e+05", 0.99999991: "0.99999991"}
+    cases = {
+        0.5: "0.5",
+        3.0: "3",
+        1.23456e-7: "1.23e-07",
+        123456.7: "1.23e+05",
+        0.99999991: "0.99999991",
+    }
     assert {value: report.shown(value) for value in cases} == cases
-    assert [report.shown(value) for value in (None, float("nan"), True, "x")] == ["", "", "True", "x"]
+    assert [report.shown(value) for value in (None, float("nan"), True, "x")] == [
+        "",
+        "",
+        "True",
+        "x",
+    ]
 
 
 def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,13 +58,19 @@ def test_killed_and_resumed_equals_uninterrupted(
     killed = kill_when(tmp_path / "killed", lambda run: rows(run) >= count)
     assert killed.status == "INTERRUPTED (killed)"
     assert count <= rows(killed) < 32
-    before = (killed.table("summary") if "summary" in killed.tables else pandas.DataFrame()).to_dict("records")
+    before = (
+        killed.table("summary") if "summary" in killed.tables else pandas.DataFrame()
+    ).to_dict("records")
     continued = killed.checkpoints
-    outcome = execute(toy_experiment, ToyConfig(**SETTINGS), RunFolder.reopen(killed.path), resume=True)
+    outcome = execute(
+        toy_experiment, ToyConfig(**SETTINGS), RunFolder.reopen(killed.path), resume=True
+    )
     assert outcome.status == Status.COMPLETED
     run = Run(killed.path)
     same_tables(run, whole)
-    assert run.table("summary").to_dict("records")[: len(before)] == before  # finished cells were not run again
+    assert (
+        run.table("summary").to_dict("records")[: len(before)] == before
+    )  # finished cells were not run again
     assert run.checkpoints == whole.checkpoints
     assert any(name.startswith("resume-") for name in continued)
     assert len(run.manifest.resumed) == 1
@@ -88,7 +94,9 @@ def test_a_single_training_goes_on_from_its_checkpoint(
     execute(toy_experiment, ToyConfig(steps=8), RunFolder.reopen(stopped.path), resume=True)
     resumed = Run(stopped.path)
     same_tables(resumed, whole)
-    assert resumed.table("metrics")["seconds"].tolist()[:2] == times[:2]  # two rows lie before the checkpoint
+    assert (
+        resumed.table("metrics")["seconds"].tolist()[:2] == times[:2]
+    )  # two rows lie before the checkpoint
     assert resumed.table("metrics")["seconds"].tolist()[2] != times[2]
     assert resumed.manifest.status == "COMPLETED"
 
@@ -99,16 +107,22 @@ def test_a_checkpoint_without_its_rows_is_not_used(
     _, whole = run_toy()
     _, run = run_toy(fails=[3])
     path = run.path / "metrics.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # a power cut took the second row
+    path.write_text(
+        "".join(path.read_text().splitlines(keepends=True)[:2])
+    )  # a power cut took the second row
     execute(toy_experiment, ToyConfig(), RunFolder.reopen(run.path), resume=True)
     same_tables(Run(run.path), whole)
 
 
-def test_failed_cells_run_again_and_finished_ones_do_not(run_toy: RunToy, same_tables: SameTables) -> None:
+def test_failed_cells_run_again_and_finished_ones_do_not(
+    run_toy: RunToy, same_tables: SameTables
+) -> None:
     _, whole = run_toy(sizes=[2, 3, 4])
     _, run = run_toy(sizes=[2, 3, 4], fails=[3])
     kept = run.table("metrics").query("cell == 0")["seconds"].tolist()
-    outcome = execute(toy_experiment, ToyConfig(sizes=[2, 3, 4]), RunFolder.reopen(run.path), resume=True)
+    outcome = execute(
+        toy_experiment, ToyConfig(sizes=[2, 3, 4]), RunFolder.reopen(run.path), resume=True
+    )
     assert outcome.status == Status.COMPLETED
     assert Run(run.path).manifest.failures == ()
     same_tables(Run(run.path), whole)
@@ -129,10 +143,19 @@ def test_trainings_whose_rows_are_gone_start_again(
     else:
         path.write_bytes(bytes(range(256)))
     lost = 1 if damage == "a row is gone" else 2
-    outcome = execute(toy_experiment, ToyConfig(sizes=[2, 3, 4]), RunFolder.reopen(run.path), resume=True, quiet=True)
+    outcome = execute(
+        toy_experiment,
+        ToyConfig(sizes=[2, 3, 4]),
+        RunFolder.reopen(run.path),
+        resume=True,
+        quiet=True,
+    )
     assert outcome.status == Status.COMPLETED
     same_tables(Run(run.path), whole)
-    assert f"warning: {lost} trainings had finished, but rows of them are gone" in capsys.readouterr().err
+    assert (
+        f"warning: {lost} trainings had finished, but rows of them are gone"
+        in capsys.readouterr().err
+    )
 
 
 def test_resuming_a_study_of_other_cells_is_refused(run_toy: RunToy) -> None:

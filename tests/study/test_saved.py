@@ -12,7 +12,13 @@ from kanrun.errors import KanrunError
 from kanrun.runs import Checkpoint
 from kanrun.study.checkpoints import model_from_checkpoint
 
-EDGES = {"degree": 3, "base": "silu", "scale": "separate", "outside": "linear", "trainable_scales": True}
+EDGES = {
+    "degree": 3,
+    "base": "silu",
+    "scale": "separate",
+    "outside": "linear",
+    "trainable_scales": True,
+}
 HUGE = 10**6
 LAYER = {"edges": EDGES, "uniform": True}
 
@@ -23,7 +29,10 @@ LAYER = {"edges": EDGES, "uniform": True}
         {"kind": "mlp", "shape": [1, HUGE, HUGE, 1], "activation": "silu"},
         {"kind": "kan", "layers": [{**LAYER, "shape": [HUGE, HUGE, 1]}]},
         {"kind": "kan", "layers": [{**LAYER, "shape": [1, 1, HUGE * HUGE]}]},
-        {"kind": "kan", "layers": [{**LAYER, "edges": {**EDGES, "degree": HUGE * HUGE}, "shape": [1, 1, 1]}]},
+        {
+            "kind": "kan",
+            "layers": [{**LAYER, "edges": {**EDGES, "degree": HUGE * HUGE}, "shape": [1, 1, 1]}],
+        },
         {"kind": "polynomial", "functions": HUGE * HUGE, "outputs": 1},
         {"kind": "bspline", "functions": HUGE, "outputs": HUGE, "degree": 3},
         {"kind": "mlp", "shape": [1, "x"], "activation": "silu"},
@@ -31,7 +40,9 @@ LAYER = {"edges": EDGES, "uniform": True}
         {},
     ],
 )
-def test_a_network_that_is_not_stored_is_not_built(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_is_not_stored_is_not_built(
+    network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def built(*_: object) -> None:
         raise AssertionError("memory was taken")
 

@@ -61,7 +61,9 @@ DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 def stored(done: TrainingState, folder: Path) -> TrainingState:
     """`done` written to a file and read back."""
     write_checkpoint(folder, state_to_checkpoint(done, {}))
-    return state_from_checkpoint(read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu"))
+    return state_from_checkpoint(
+        read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu")
+    )
 
 
 def followed(create: Any, plan: Plan, done: TrainingState | None = None) -> tuple[list[Any], Any]:
@@ -74,7 +76,11 @@ def followed(create: Any, plan: Plan, done: TrainingState | None = None) -> tupl
 
 
 def steps(events: list[Any]) -> list[tuple[Any, ...]]:
-    return [(event.stage, event.step, event.intervals, event.errors) for event in events if isinstance(event, Step)]
+    return [
+        (event.stage, event.step, event.intervals, event.errors)
+        for event in events
+        if isinstance(event, Step)
+    ]
 
 
 @pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if kind.builder])
@@ -97,7 +103,9 @@ def test_from_the_middle_of_a_grid(solver: str, network: str, tmp_path: Path) ->
         assert steps(rest) == steps(whole[at:])
         assert again.errors == trained.errors
         assert len(again.stages) == len(trained.stages)
-        for one, other in zip(again.network.parameters(), trained.network.parameters(), strict=True):
+        for one, other in zip(
+            again.network.parameters(), trained.network.parameters(), strict=True
+        ):
             assert torch.equal(one, other)
 
 

@@ -47,11 +47,15 @@ def six_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def without_tricks(values: list[float]) -> list[Claim]:
     summary = pd.concat(
-        table([error + 10 * (variant != "all tricks") for error in values], "error", variant=variant)
+        table(
+            [error + 10 * (variant != "all tricks") for error in values], "error", variant=variant
+        )
         for variant in tricks.VARIANTS
     )
     summary = six_seeds(summary)
-    return tricks.claims({"summary": summary.assign(target="t", shape="2-1", error=summary["error"] + 1)})
+    return tricks.claims(
+        {"summary": summary.assign(target="t", shape="2-1", error=summary["error"] + 1)}
+    )
 
 
 def opponents(values: list[float]) -> list[Claim]:
@@ -62,7 +66,14 @@ def opponents(values: list[float]) -> list[Claim]:
 
 
 def learners(values: list[float]) -> list[Claim]:
-    kan = {"learner": "KAN", "role": "kan", "moving": None, "memory": "none", "twin": None, "phases": 5}
+    kan = {
+        "learner": "KAN",
+        "role": "kan",
+        "moving": None,
+        "memory": "none",
+        "twin": None,
+        "phases": 5,
+    }
     rows = table(values, "worst_forgetting", rmse=values, part="learners", **kan)
     return list(continual_claims.claims_of(rows.assign(best_spline_rmse=values)))
 
@@ -76,7 +87,9 @@ def on_grids(values: list[float]) -> list[Claim]:
 
 
 def stages(values: list[float], **others: object) -> pd.DataFrame:
-    fine = table([4e-4 + error for error in values], "test_rmse", intervals=20, in_order=True, **others)
+    fine = table(
+        [4e-4 + error for error in values], "test_rmse", intervals=20, in_order=True, **others
+    )
     coarse = fine.assign(intervals=10, test_rmse=16 * 4e-4)
     return pd.concat([coarse, fine]).assign(shape="1-1", degree=3)
 
@@ -86,13 +99,25 @@ def ordered(values: list[float]) -> list[Claim]:
 
 
 def overfitted(values: list[float]) -> list[Claim]:
-    rows = stages(values, part="overfit", noise=0.0, penalised=True, start="warm", threshold=15.0, train_rmse=0.0)
+    rows = stages(
+        values,
+        part="overfit",
+        noise=0.0,
+        penalised=True,
+        start="warm",
+        threshold=15.0,
+        train_rmse=0.0,
+    )
     return list(grid_claims.overfit_claims(rows))
 
 
 def extended(values: list[float]) -> list[Claim]:
     warm = stages(values, part="schedules", compared=True, seconds=1.0)
-    return list(grid_claims.warm_start_claims(pd.concat([warm, stages([0.0] * 3, part="scratch", seconds=2.0)])))
+    return list(
+        grid_claims.warm_start_claims(
+            pd.concat([warm, stages([0.0] * 3, part="scratch", seconds=2.0)])
+        )
+    )
 
 
 def refined(values: list[float]) -> list[Claim]:
@@ -106,15 +131,32 @@ def converging(values: list[float]) -> list[Claim]:
 
 
 def growing(values: list[float]) -> list[Claim]:
-    rows = table([1.0, 2.0, 3.0 + values[-1]], "max_error", points=[10, 20, 40], degree=3, place=1.0)
-    falling = rows.assign(curve="polynomial, Chebyshev points", max_error=[3.0 + values[-1], 1e-13, 1e-14])
-    return [*curve_claims.growth_at_ends(pd.concat([rows.assign(curve="polynomial"), falling]))][::2]
+    rows = table(
+        [1.0, 2.0, 3.0 + values[-1]], "max_error", points=[10, 20, 40], degree=3, place=1.0
+    )
+    falling = rows.assign(
+        curve="polynomial, Chebyshev points", max_error=[3.0 + values[-1], 1e-13, 1e-14]
+    )
+    return [*curve_claims.growth_at_ends(pd.concat([rows.assign(curve="polynomial"), falling]))][
+        ::2
+    ]
 
 
 ALL: list[Claims] = [
-    bounded, no_activation, superposed, without_tricks, opponents, learners, on_grids, ordered, overfitted, extended,
-    refined, converging, growing,
-]  # fmt: skip
+    bounded,
+    no_activation,
+    superposed,
+    without_tricks,
+    opponents,
+    learners,
+    on_grids,
+    ordered,
+    overfitted,
+    extended,
+    refined,
+    converging,
+    growing,
+]
 
 
 @pytest.mark.parametrize("claims", ALL)
@@ -151,7 +193,9 @@ def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
     assert claim.spread == "0.25 .. 0.5 over 3 seeds, 1 of them without a number"
 
 
-def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted(run_toy: Callable[..., Any]) -> None:
+def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted(
+    run_toy: Callable[..., Any],
+) -> None:
     outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
     assert [claim.holds for claim in outcome.claims] == [False, False]
     assert outcome.claims == run.manifest.claims

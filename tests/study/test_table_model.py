@@ -35,7 +35,9 @@ def nasty(seed: int) -> tuple[Points, np.random.Generator]:
         elif kind == 2:
             column = np.where(rng.random(rows) < 0.02, 1e4, rng.normal(size=rows))
         elif kind == 3:
-            column = np.where(rng.random(rows) < 0.5, rng.uniform(0, 1, rows), rng.uniform(50, 51, rows))
+            column = np.where(
+                rng.random(rows) < 0.5, rng.uniform(0, 1, rows), rng.uniform(50, 51, rows)
+            )
         elif kind == 4:
             column = rng.standard_t(1.5, size=rows)
         else:
@@ -43,7 +45,11 @@ def nasty(seed: int) -> tuple[Points, np.random.Generator]:
         columns.append(column)
     x = np.stack(columns, 1)
     z = (x - x.mean(0)) / np.maximum(x.std(0), 1e-12)
-    y = z @ rng.normal(size=inputs) + np.sin(2 * z[:, 0]) + (z[:, 0] * z[:, -1] if rng.random() < 0.5 else 0)
+    y = (
+        z @ rng.normal(size=inputs)
+        + np.sin(2 * z[:, 0])
+        + (z[:, 0] * z[:, -1] if rng.random() < 0.5 else 0)
+    )
     y = y + rng.uniform(0.05, 2) * rng.normal(size=rows)
     if rng.random() < 0.3:
         y = np.exp(np.clip(y, -4, 4))
@@ -133,7 +139,12 @@ def half_skewed() -> Points:
     """A sum of a skewed term and straight ones."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(150, 3))
-    y = np.exp(x[:, 0] + 0.5 * rng.normal(size=150)) + x[:, 1] + x[:, 2] + 0.3 * rng.normal(size=150)
+    y = (
+        np.exp(x[:, 0] + 0.5 * rng.normal(size=150))
+        + x[:, 1]
+        + x[:, 2]
+        + 0.3 * rng.normal(size=150)
+    )
     return Points(x, y[:, None])
 
 
@@ -144,7 +155,11 @@ def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
     assert len(model.network.shape) == 4
     assert sum(part.weight for part in model.parts) == pytest.approx(1)
     for power in (-990, 990):  # in any unit
-        same = fit_table(Points(np.ldexp(points.x, -power), np.ldexp(points.y, power)), None, TablePolicy(folds=3))
+        same = fit_table(
+            Points(np.ldexp(points.x, -power), np.ldexp(points.y, power)),
+            None,
+            TablePolicy(folds=3),
+        )
         error = np.ldexp(same.values(np.ldexp(points.x, -power)), -power) - model.values(points.x)
         assert np.abs(error).max() < 1e-6 * points.y.std()
     total = np.zeros_like(points.y)
@@ -166,7 +181,8 @@ def test_a_few_wild_rows_do_not_decide_what_is_taken() -> None:
     y[:3] += 100 * y.std()
     new = half_skewed()
     errors = [
-        rmse(fit_table(Points(points.x, y), None, TablePolicy(robust=robust, folds=2)), new) for robust in (1.75, 1e6)
+        rmse(fit_table(Points(points.x, y), None, TablePolicy(robust=robust, folds=2)), new)
+        for robust in (1.75, 1e6)
     ]
     assert errors[0] <= errors[1]
 
@@ -276,12 +292,18 @@ def test_classes_of_a_table() -> None:
     assert model.clipped(x) == 0
 
 
-def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_little_work() -> None:
+def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_little_work() -> (
+    None
+):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(240, 3))
-    labels = np.digitize(x[:, 0] ** 2 + 0.01 * rng.normal(size=240), [0.3, 1.2]).astype(float)[:, None]
+    labels = np.digitize(x[:, 0] ** 2 + 0.01 * rng.normal(size=240), [0.3, 1.2]).astype(float)[
+        :, None
+    ]
     train, new = Points(x[:160], labels[:160]), Points(x[160:], labels[160:])
-    model = fit_table(train, 3, TablePolicy(evidence=EvidencePolicy(most_work=5e6, most_functions=60), folds=2))
+    model = fit_table(
+        train, 3, TablePolicy(evidence=EvidencePolicy(most_work=5e6, most_functions=60), folds=2)
+    )
     assert "pairs" not in model.fit.weights  # they are too much work
     likely = model.values(new.x)[np.arange(80), new.y[:, 0].astype(int)]
     assert -np.log(likely).mean() < 0.25
@@ -296,7 +318,9 @@ def shaped(rows: int = 120) -> Points:
 
 @pytest.mark.parametrize("extrapolation", ["clip", "constant"])
 def test_shapes_are_kept_exactly(extrapolation: str) -> None:
-    policy = TablePolicy(shapes=((0, "up"), (1, "down"), (2, "convex")), extrapolation=extrapolation, folds=0)
+    policy = TablePolicy(
+        shapes=((0, "up"), (1, "down"), (2, "convex")), extrapolation=extrapolation, folds=0
+    )
     model = fit_table(shaped(), None, policy)
     at = np.linspace(-5, 5, 1001)
 
@@ -342,7 +366,9 @@ def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
     assert np.isfinite(model.values(points.x)).all()
     with watching(seen.append):
         fit_table(points, None)
-    assert [(one.part, one.done) for one in seen if one.part == "folds"] == [("folds", k) for k in (0, 0, 1, 2, 3, 4)]
+    assert [(one.part, one.done) for one in seen if one.part == "folds"] == [
+        ("folds", k) for k in (0, 0, 1, 2, 3, 4)
+    ]
 
 
 def test_few_of_many_inputs_are_found() -> None:

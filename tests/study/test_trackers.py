@@ -38,12 +38,20 @@ class Heard:
         self.ended = results, status
 
 
-def test_settings_rows_and_results_reach_the_tracker(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_rows_and_results_reach_the_tracker(
+    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[Heard] = []
-    monkeypatch.setitem(trackers.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1])
+    monkeypatch.setitem(
+        trackers.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1]
+    )
     _, run = run_toy(sizes=[2, 3], tracker="mlflow")
     (one,) = heard
-    assert (one.command, one.settings["seeds"], one.settings["executor.kind"]) == ("toy", 1, "serial")
+    assert (one.command, one.settings["seeds"], one.settings["executor.kind"]) == (
+        "toy",
+        1,
+        "serial",
+    )
     assert [step for _, step in one.rows] == [*range(6), *range(6)]
     rows = run.table("metrics")
     assert one.rows[0][0]["train_rmse"] == rows["train_rmse"][0]
@@ -68,7 +76,9 @@ def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
     outcome, _ = run_toy(tracker="trackio")
     assert outcome.status == Status.COMPLETED
     err = capsys.readouterr().err
-    assert err.count("tracker=trackio does not work and is left out: ConnectionError: no server") == 1
+    assert (
+        err.count("tracker=trackio does not work and is left out: ConnectionError: no server") == 1
+    )
 
 
 def test_a_package_that_is_not_there_is_named(
@@ -80,7 +90,9 @@ def test_a_package_that_is_not_there_is_named(
     assert "(pip install mlflow)" in capsys.readouterr().err
 
 
-def test_mlflow_is_called_as_its_client_is(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_is_called_as_its_client_is(
+    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[str, tuple[Any, ...]]] = []
 
     class Client:
@@ -91,7 +103,11 @@ def test_mlflow_is_called_as_its_client_is(run_toy: RunToy, monkeypatch: pytest.
             def call(*args: Any, **_: Any) -> Any:
                 calls.append((name, args))
                 run = types.SimpleNamespace(info=types.SimpleNamespace(run_id="r1"))
-                return {"get_experiment_by_name": None, "create_experiment": "e1", "create_run": run}.get(name)
+                return {
+                    "get_experiment_by_name": None,
+                    "create_experiment": "e1",
+                    "create_run": run,
+                }.get(name)
 
             return call
 
@@ -107,7 +123,9 @@ def test_mlflow_is_called_as_its_client_is(run_toy: RunToy, monkeypatch: pytest.
 @pytest.fixture
 def packages() -> None:
     for package in ("mlflow", "tensorboard", "trackio"):
-        assert importlib.util.find_spec(package), f"this test needs {package}: pip install 'kanrun[trackers]'"
+        assert importlib.util.find_spec(package), (
+            f"this test needs {package}: pip install 'kanrun[trackers]'"
+        )
 
 
 def mlflow_holds(run: Any, uri: str) -> None:
@@ -119,7 +137,9 @@ def mlflow_holds(run: Any, uri: str) -> None:
     assert found.data.metrics["test_rmse"] == pytest.approx(run.manifest.metrics["test_rmse"])
     assert found.data.params["steps"] == "6"
     history = client.get_metric_history(found.info.run_id, "train_rmse")
-    assert [(one.step, one.value) for one in history] == list(enumerate(run.table("metrics")["train_rmse"]))
+    assert [(one.step, one.value) for one in history] == list(
+        enumerate(run.table("metrics")["train_rmse"])
+    )
 
 
 @pytest.mark.slow
@@ -133,22 +153,42 @@ def test_mlflow_holds_the_run_in_a_file(run_toy: RunToy, monkeypatch: pytest.Mon
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
 def test_a_real_mlflow_server_holds_the_run(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_toy: RunToy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     log = (tmp_path / "server.log").open("w")
     process = subprocess.Popen(
         [*server, "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"],
-        cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     try:
         end = time.monotonic() + 240
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{uri}/health", timeout=5) as answer,
+            ):
                 if answer.status == 200:
                     break
             assert process.poll() is None, (tmp_path / "server.log").read_text()
@@ -176,8 +216,12 @@ def test_tensorboard_holds_the_run(run_toy: RunToy) -> None:
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     found = [(one.step, one.value) for one in events.Scalars("train_rmse")]
-    np.testing.assert_allclose(found, list(enumerate(run.table("metrics")["train_rmse"])), rtol=1e-6)  # float32
-    assert events.Scalars("result/test_rmse")[0].value == pytest.approx(run.manifest.metrics["test_rmse"], rel=1e-6)
+    np.testing.assert_allclose(
+        found, list(enumerate(run.table("metrics")["train_rmse"])), rtol=1e-6
+    )  # float32
+    assert events.Scalars("result/test_rmse")[0].value == pytest.approx(
+        run.manifest.metrics["test_rmse"], rel=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -185,7 +229,9 @@ def test_tensorboard_holds_the_run(run_toy: RunToy) -> None:
 def test_trackio_holds_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["fit", "target=runge", "model=polynomial", "tracker=trackio", "sampling.train=50"]
     place = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
-    subprocess.run([sys.executable, "-m", "kanrun", *command], cwd=tmp_path, env=place, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "kanrun", *command], cwd=tmp_path, env=place, check=True, timeout=300
+    )
     said = capfd.readouterr()
     assert "rackio" not in said.out
     assert "left out" not in said.err

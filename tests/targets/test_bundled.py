@@ -48,16 +48,28 @@ def test_it_is_fitted_by_its_name(
 ) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
-    words = ["target=bundled", "target.name=diabetes", "solver=adam", "solver.steps=3", "model.intervals=3"]
+    words = [
+        "target=bundled",
+        "target.name=diabetes",
+        "solver=adam",
+        "solver.steps=3",
+        "model.intervals=3",
+    ]
     assert main(["fit", "-q", "model.hidden=[1]", *words]) == 0, capfd.readouterr().err
     assert "diabetes" in (tmp_path / "outputs" / "fit" / "v0001" / "summary.csv").read_text()
 
 
-def test_unknown_tables_and_a_missing_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"no bundled table irs; did you mean iris\?; known are diabetes, "):
+def test_unknown_tables_and_a_missing_package_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"no bundled table irs; did you mean iris\?; known are diabetes, "
+    ):
         build_target(BundledTarget("irs"))
     for module in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r"iris comes with scikit-learn.*pip install 'kanrun\[datasets\]'\.$"):
+    with pytest.raises(
+        UsageError, match=r"iris comes with scikit-learn.*pip install 'kanrun\[datasets\]'\.$"
+    ):
         build_target(BundledTarget("iris"))

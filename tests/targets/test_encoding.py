@@ -31,7 +31,15 @@ def file(tmp_path: Path) -> Path:
 
 def test_all_columns_but_the_outputs_are_inputs(file: Path) -> None:
     target = build_target(TableTarget(path=str(file), outputs=["price"]))
-    assert target.inputs == ("age", "age is missing", "sex=m", "city=Basel", "city=Bern", "income", "income is missing")
+    assert target.inputs == (
+        "age",
+        "age is missing",
+        "sex=m",
+        "city=Basel",
+        "city=Bern",
+        "income",
+        "income is missing",
+    )
     assert target.points is not None
     np.testing.assert_array_equal(target.points.x[:, 0], [30, 55, 50, 60, 70])
     np.testing.assert_array_equal(target.points.x[:, 1], [0, 1, 0, 0, 0])
@@ -40,7 +48,9 @@ def test_all_columns_but_the_outputs_are_inputs(file: Path) -> None:
 
 
 def test_what_is_excluded_or_dropped_is_not_there(file: Path) -> None:
-    target = build_target(TableTarget(path=str(file), outputs=["price"], exclude=["id", "note"], missing="drop"))
+    target = build_target(
+        TableTarget(path=str(file), outputs=["price"], exclude=["id", "note"], missing="drop")
+    )
     assert target.points is not None
     assert len(target.points) == 3
     assert "age is missing" not in target.inputs
@@ -48,7 +58,9 @@ def test_what_is_excluded_or_dropped_is_not_there(file: Path) -> None:
 
 
 def test_missing_values_are_refused_on_request(file: Path) -> None:
-    config = TableTarget(path=str(file), inputs=["age", "income"], outputs=["price"], missing="refuse")
+    config = TableTarget(
+        path=str(file), inputs=["age", "income"], outputs=["price"], missing="refuse"
+    )
     with pytest.raises(UsageError, match="column 'age' of people\\.csv has 1 missing value"):
         build_target(config)
 
@@ -59,7 +71,9 @@ def test_numbers_with_a_little_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'a' has numbers and text, such as 'oops'"):
         build_target(TableTarget(path=str(path), outputs=["b"]))
     path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
-    assert build_target(TableTarget(path=str(path), outputs=["b"], categories=["a"])).inputs == ("a=2",)
+    assert build_target(TableTarget(path=str(path), outputs=["b"], categories=["a"])).inputs == (
+        "a=2",
+    )
 
 
 def test_complete_numbers_need_no_code(tmp_path: Path) -> None:
@@ -77,7 +91,9 @@ def test_the_code_comes_back_from_json_and_counts_unknown_levels(file: Path) -> 
     assert again == target.code
     x, unknown = again.encode({"age": ["40"], "sex": ["f"], "city": ["Paris"], "income": [""]})
     np.testing.assert_array_equal(x, [[40, 0, 0, 0, 0, 7.5, 1]])
-    assert unknown_levels(unknown, 1) == ["1 of 1 rows have a city that the model was not trained on"]
+    assert unknown_levels(unknown, 1) == [
+        "1 of 1 rows have a city that the model was not trained on"
+    ]
 
 
 def test_an_excluded_column_must_be_there(file: Path) -> None:
@@ -94,20 +110,26 @@ def dated(tmp_path: Path, rows: int = 60) -> Path:
 
 
 def test_dates_are_days_and_places_in_year_week_and_day(tmp_path: Path) -> None:
-    target = build_target(TableTarget(path=str(dated(tmp_path)), outputs=["y"], exclude=["plant", "weight"]))
+    target = build_target(
+        TableTarget(path=str(dated(tmp_path)), outputs=["y"], exclude=["plant", "weight"])
+    )
     assert target.inputs == ("when", "day of year of when", "weekday of when", "hour of when", "a")
     assert target.points is not None
     np.testing.assert_allclose(target.points.x[:2, :4], [[19358, 1, 6, 0], [19370.5, 13, 4, 12]])
     assert target.code is not None
     again = TableCode.from_plain(json.loads(json.dumps(target.code.plain())))
-    np.testing.assert_allclose(again.encode({"when": ["2023-01-02"], "a": ["1"]})[0], [[19359, 2, 0, 0, 1]])
+    np.testing.assert_allclose(
+        again.encode({"when": ["2023-01-02"], "a": ["1"]})[0], [[19359, 2, 0, 0, 1]]
+    )
     with pytest.raises(UsageError, match="'yesterday', where the model was trained on dates"):
         again.encode({"when": ["yesterday"], "a": ["1"]})
 
 
 def test_weights_groups_and_times_of_rows(tmp_path: Path) -> None:
     file = str(dated(tmp_path))
-    target = build_target(TableTarget(path=file, outputs=["y"], weights="weight", split="group:plant"))
+    target = build_target(
+        TableTarget(path=file, outputs=["y"], weights="weight", split="group:plant")
+    )
     assert target.points is not None
     assert target.points.weights is not None
     assert "plant" not in target.inputs[0]
@@ -144,6 +166,8 @@ def test_test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
         ({"split": "time:nope"}, "no column 'nope'"),
     ],
 )
-def test_what_rows_cannot_be_told_by_is_refused(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+def test_what_rows_cannot_be_told_by_is_refused(
+    tmp_path: Path, settings: dict[str, str], sentence: str
+) -> None:
     with pytest.raises(UsageError, match=sentence):
         build_target(TableTarget(path=str(dated(tmp_path)), outputs=["y"], **settings))  # type: ignore[arg-type]

@@ -24,7 +24,9 @@ def test_a_formula_with_its_domain() -> None:
     np.testing.assert_array_equal(target.domain, [[-1, 1], [0, 2]])
     assert target.function is not None
     x = np.array([[0.5, 1.0], [0.1, 0.2]])
-    np.testing.assert_allclose(target.function(x), (np.exp(-x[:, 0]) * np.sin(3 * x[:, 1]))[:, None], rtol=1e-15)
+    np.testing.assert_allclose(
+        target.function(x), (np.exp(-x[:, 0]) * np.sin(3 * x[:, 1]))[:, None], rtol=1e-15
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,9 @@ def test_an_input_that_cancels_is_still_an_input() -> None:
     assert target.function(np.zeros((4, 3))).shape == (4, 1)
 
 
-@pytest.mark.parametrize(("domain", "inputs"), [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))])
+@pytest.mark.parametrize(
+    ("domain", "inputs"), [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))]
+)
 def test_variables_of_other_names(domain: Any, inputs: tuple[str, str]) -> None:
     target = build("r^2*exp(-t)", domain)
     assert target.inputs == inputs
@@ -67,7 +71,11 @@ def test_variables_of_other_names(domain: Any, inputs: tuple[str, str]) -> None:
         ("r*t", {"r": [0, 1]}, "domain has no range of the variable 't'"),
         ("x0", [[1, -1]], "target.domain of x0 is [1, -1], but lower must be below upper"),
         ("x0*x1", [[0, 1], [2, 2]], "target.domain of x1 is [2, 2], but lower must be below upper"),
-        ("x0*x1", [[0, 1]], "target.domain has 1 pair, but the target has 2 variables; write one [lower, upper]"),
+        (
+            "x0*x1",
+            [[0, 1]],
+            "target.domain has 1 pair, but the target has 2 variables; write one [lower, upper]",
+        ),
         ("x0", [[0, 1], [0, 1]], "target.domain has 2 pairs, but the target has 1 variable;"),
         ("x0", [], "target.domain has 0 pairs"),
         ("x0", 3, "target.domain=3 is not a list of pairs"),
@@ -94,8 +102,16 @@ def test_bad_formulas_and_domains(formula: str, domain: Any, sentence: str) -> N
 @pytest.mark.parametrize(
     ("formula", "domain", "sentence"),
     [
-        ("1/x0", None, "1/x0 is not finite at x0=0 and at no other of the 4203 points tried; change target.domain"),
-        ("log(x0)", [[0, 1]], "log(x0) is not finite at x0=0 and at 1 more of the 4203 points tried"),
+        (
+            "1/x0",
+            None,
+            "1/x0 is not finite at x0=0 and at no other of the 4203 points tried; change target.domain",
+        ),
+        (
+            "log(x0)",
+            [[0, 1]],
+            "log(x0) is not finite at x0=0 and at 1 more of the 4203 points tried",
+        ),
         ("sqrt(x0)", None, "sqrt(x0) is not finite at x0=-1 and at 2"),
         ("x0*log(x1)", None, "is not finite at x0=-1, x1=0"),
         ("x0^0.5", None, "is not finite at x0=-1"),
@@ -110,7 +126,11 @@ def test_bad_formulas_and_domains(formula: str, domain: Any, sentence: str) -> N
         ("cot(x0 - 0.3)", None, "cot(x0 - 0.3) is not finite near x0=0.3"),
         ("csc(x0 - 0.3)", None, "is not finite near x0=0.3"),
         ("coth(x0 - 0.3)", None, "is not finite near x0=0.3"),
-        ("+".join(f"log(x{i})" for i in range(12)), None, "is not finite at x0=-1, x1=0, x2=0, x3=0, x4=0, x5=0"),
+        (
+            "+".join(f"log(x{i})" for i in range(12)),
+            None,
+            "is not finite at x0=-1, x1=0, x2=0, x3=0, x4=0, x5=0",
+        ),
     ],
 )
 def test_where_a_formula_is_not_finite(formula: str, domain: Any, sentence: str) -> None:

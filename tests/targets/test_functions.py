@@ -29,7 +29,9 @@ TRUTH: dict[str, Callable[[Array], Array]] = {
     "bessel_j0": lambda x: special.jv(0, 20 * x[:, 0]),
     "product": lambda x: x[:, 0] * x[:, 1],
     "mean_sin_square_100d": lambda x: exp((sin(pi * x / 2) ** 2).mean(axis=1)),
-    "nested_4d": lambda x: exp((sin(pi * (x[:, 0] ** 2 + x[:, 1] ** 2)) + sin(pi * (x[:, 2] ** 2 + x[:, 3] ** 2))) / 2),
+    "nested_4d": lambda x: exp(
+        (sin(pi * (x[:, 0] ** 2 + x[:, 1] ** 2)) + sin(pi * (x[:, 2] ** 2 + x[:, 3] ** 2))) / 2
+    ),
     "runge": lambda x: 1 / (1 + 25 * x[:, 0] ** 2),
 }
 
@@ -37,7 +39,9 @@ TRUTH: dict[str, Callable[[Array], Array]] = {
 @pytest.mark.parametrize("name", NAMED)
 def test_named_functions(name: str) -> None:
     target = build_target(NamedTarget(name=name))
-    dimension = {"mean_sin_square_100d": 100, "nested_4d": 4, "bessel_j0": 1, "runge": 1}.get(name, 2)
+    dimension = {"mean_sin_square_100d": 100, "nested_4d": 4, "bessel_j0": 1, "runge": 1}.get(
+        name, 2
+    )
     assert target.name == name
     assert target.inputs == tuple(f"x{i}" for i in range(dimension))
     assert target.outputs == ("y",)
@@ -46,7 +50,9 @@ def test_named_functions(name: str) -> None:
     x = points_of(target)
     np.testing.assert_allclose(target.function(x), TRUTH[name](x)[:, None], rtol=1e-14, atol=2e-15)
     assert target.expression is not None
-    np.testing.assert_array_equal(to_numpy(target.expression, target.inputs)(x), target.function(x)[:, 0])
+    np.testing.assert_array_equal(
+        to_numpy(target.expression, target.inputs)(x), target.function(x)[:, 0]
+    )
 
 
 def test_lecture_points_have_no_function() -> None:
@@ -80,16 +86,28 @@ def test_gaussian_peaks(dimension: int) -> None:
             "target.name='rung' is not one of the named functions; did you mean runge?; known are exp_sin_square",
         ),
         (NamedTarget(), "target.name='???' is not one of the named functions"),
-        (GaussianPeaksTarget(centres=[]), "target.centres=[] needs at least 1 entry (places of the peaks"),
+        (
+            GaussianPeaksTarget(centres=[]),
+            "target.centres=[] needs at least 1 entry (places of the peaks",
+        ),
         (GaussianPeaksTarget(centres=[float("nan")]), "target.centres.0=nan is not a number"),
         (GaussianPeaksTarget(sharpness=0.0), "target.sharpness=0.0 must be above 0"),
         (GaussianPeaksTarget(dimension=0), "target.dimension=0 must be from 1 to 10"),
         (SpecialTarget(name="elipj"), "is not one of the special functions; did you mean ellipj"),
         (SpecialTarget(name="j"), "known are ellipj, ellipkinc"),
-        (FeynmanTarget(id="I.6.3"), "target.id='I.6.3' is not one of the 27 formulas; did you mean I.6.2"),
+        (
+            FeynmanTarget(id="I.6.3"),
+            "target.id='I.6.3' is not one of the 27 formulas; did you mean I.6.2",
+        ),
         (FeynmanTarget(id="i.6.2"), "did you mean I.6.2"),
-        (SpecialTarget(name="ellipkinc", domain=[[0, 2], [0, 2]]), "ellipkinc is not finite at x0="),
-        (SpecialTarget(name="jv", domain=[[0, 1]]), "target.domain has 1 pair, but the target has 2 variables"),
+        (
+            SpecialTarget(name="ellipkinc", domain=[[0, 2], [0, 2]]),
+            "ellipkinc is not finite at x0=",
+        ),
+        (
+            SpecialTarget(name="jv", domain=[[0, 1]]),
+            "target.domain has 1 pair, but the target has 2 variables",
+        ),
         (FeynmanTarget(id="I.44.4", domain=[[0, 1], [-1, 1]]), "I.44.4 is not finite at x0="),
         (NamedTarget(kind="nmed"), "target.kind=nmed is not one of named, gaussian_peaks"),
         (None, "target.kind=None is not one of named"),
@@ -103,7 +121,9 @@ def test_refusals(config: object, sentence: str) -> None:
 
 def test_every_kind_has_a_builder() -> None:
     for name, kind in GROUPS["target"].items():
-        assert name == "points" or callable(kind.build())  # points of the plane are not a function to learn
+        assert name == "points" or callable(
+            kind.build()
+        )  # points of the plane are not a function to learn
 
 
 def test_all_the_special_functions_are_there() -> None:
@@ -144,16 +164,26 @@ def test_special_functions_are_finite_and_not_dull(name: str) -> None:
         ("lpmv_2", (2.0, 0.3), 3 * (1 - 0.09)),
     ],
 )
-def test_special_functions_take_arguments_in_scipys_order(name: str, x: tuple[float, float], value: float) -> None:
-    assert SPECIAL[name].value(np.array([x[0]]), np.array([x[1]]))[0] == pytest.approx(value, rel=1e-12)
+def test_special_functions_take_arguments_in_scipys_order(
+    name: str, x: tuple[float, float], value: float
+) -> None:
+    assert SPECIAL[name].value(np.array([x[0]]), np.array([x[1]]))[0] == pytest.approx(
+        value, rel=1e-12
+    )
 
 
-HARMONICS: dict[str, Callable[[Array, Array], Array]] = {  # explicit, with the Condon-Shortley phase
+HARMONICS: dict[
+    str, Callable[[Array, Array], Array]
+] = {  # explicit, with the Condon-Shortley phase
     "sph_harm_0_1": lambda azimuth, polar: sqrt(3 / (4 * pi)) * cos(polar),
     "sph_harm_1_1": lambda azimuth, polar: -sqrt(3 / (8 * pi)) * sin(polar) * cos(azimuth),
     "sph_harm_0_2": lambda azimuth, polar: sqrt(5 / (16 * pi)) * (3 * cos(polar) ** 2 - 1),
-    "sph_harm_1_2": lambda azimuth, polar: -sqrt(15 / (8 * pi)) * sin(polar) * cos(polar) * cos(azimuth),
-    "sph_harm_2_2": lambda azimuth, polar: sqrt(15 / (32 * pi)) * sin(polar) ** 2 * cos(2 * azimuth),
+    "sph_harm_1_2": lambda azimuth, polar: (
+        -sqrt(15 / (8 * pi)) * sin(polar) * cos(polar) * cos(azimuth)
+    ),
+    "sph_harm_2_2": lambda azimuth, polar: (
+        sqrt(15 / (32 * pi)) * sin(polar) ** 2 * cos(2 * azimuth)
+    ),
 }
 
 
@@ -162,7 +192,9 @@ def test_spherical_harmonics_have_x0_azimuth_and_x1_polar(name: str) -> None:
     target = build_target(SpecialTarget(name=name))
     x = points_of(target)
     assert target.function is not None
-    np.testing.assert_allclose(target.function(x)[:, 0], HARMONICS[name](x[:, 0], x[:, 1]), atol=1e-14)
+    np.testing.assert_allclose(
+        target.function(x)[:, 0], HARMONICS[name](x[:, 0], x[:, 1]), atol=1e-14
+    )
     np.testing.assert_allclose(target.domain, [[-pi, pi], [0, pi]])
 
 
@@ -216,4 +248,6 @@ def test_feynman_formulas(equation: str) -> None:
 
 
 def test_feynman_domains_may_have_pi() -> None:
-    np.testing.assert_allclose(build_target(FeynmanTarget(id="I.30.3")).domain, [[0, 4], [0.4 * pi, 1.6 * pi]])
+    np.testing.assert_allclose(
+        build_target(FeynmanTarget(id="I.30.3")).domain, [[0, 4], [0.4 * pi, 1.6 * pi]]
+    )

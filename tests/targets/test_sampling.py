@@ -18,7 +18,9 @@ TARGET = NamedTarget(name="exp_sin_square")
 
 
 def dataset(seed: int = 0, target: object = TARGET, **sampling: object) -> Dataset:
-    return make_dataset(build_target(target), dataclasses.replace(SamplingConfig(), **sampling), seed)
+    return make_dataset(
+        build_target(target), dataclasses.replace(SamplingConfig(), **sampling), seed
+    )
 
 
 def all_training(data: Dataset) -> np.ndarray:
@@ -107,7 +109,8 @@ def test_noise_is_relative_and_never_on_the_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "share", "expected"), [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)]
+    ("train", "share", "expected"),
+    [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)],
 )
 def test_validation_share(train: int, share: float, expected: int) -> None:
     data = dataset(train=train, validation=share)
@@ -135,7 +138,10 @@ def test_given_points() -> None:
         ({"train": 0}, "sampling.train=0 must be at least 1"),
         ({"train": -5}, "sampling.train=-5 must be at least 1"),
         ({"test": -1}, "sampling.test=-1 must be at least 0"),
-        ({"noise": -0.1}, "sampling.noise=-0.1 must be at least 0 (standard deviation of the noise"),
+        (
+            {"noise": -0.1},
+            "sampling.noise=-0.1 must be at least 0 (standard deviation of the noise",
+        ),
         ({"noise": float("nan")}, "sampling.noise=nan is not a number"),
         ({"noise": float("inf")}, "sampling.noise=inf must be finite and at least 0"),
         ({"validation": -0.1}, "sampling.validation=-0.1 must be from 0 to 0.5 (share"),
@@ -143,7 +149,10 @@ def test_given_points() -> None:
         ({"validation": float("nan")}, "sampling.validation=nan is not a number"),
         ({"train": None}, "sampling.train and sampling.test must be numbers; null is for tables"),
         ({"test": None}, "sampling.train and sampling.test must be numbers"),
-        ({"train": 10**12}, "sampling.train=1000000000000 points of 2 variables are more than memory"),
+        (
+            {"train": 10**12},
+            "sampling.train=1000000000000 points of 2 variables are more than memory",
+        ),
         ({"test": 10**12}, "sampling.test=1000000000000 points"),
     ],
 )
@@ -185,7 +194,9 @@ def test_an_order_has_every_row_once(count: int, seed: int) -> None:
         np.testing.assert_array_equal(np.sort(order), np.arange(count))
 
 
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.5, 0.95), st.integers(0, 20))
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.5, 0.95), st.integers(0, 20)
+)
 @settings(max_examples=60)
 def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -205,12 +216,16 @@ def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -
         ("1e-9*sin(x0)", [[1e6, 1e6 + 1]], False),
     ],
 )
-def test_functions_of_no_ordinary_size_are_standardised(formula: str, domain: list[list[float]], plain: bool) -> None:
+def test_functions_of_no_ordinary_size_are_standardised(
+    formula: str, domain: list[list[float]], plain: bool
+) -> None:
     target = build_target(ExpressionTarget(formula=formula, domain=domain))
     dataset = make_dataset(target, SamplingConfig(train=100, test=20), 0)
     inputs = dataset.input_scaling.apply(dataset.train.x)
     outputs = dataset.output_scaling.apply(dataset.train.y)
-    assert (np.array_equal(inputs, dataset.train.x) and np.array_equal(outputs, dataset.train.y)) == plain
+    assert (
+        np.array_equal(inputs, dataset.train.x) and np.array_equal(outputs, dataset.train.y)
+    ) == plain
     assert np.abs(inputs).max() <= 100
     assert np.abs(outputs).max() <= 1e4
     np.testing.assert_allclose(dataset.output_scaling.invert(outputs), dataset.train.y, rtol=1e-12)

@@ -54,7 +54,9 @@ def test_a_transform_comes_back(seed: int, kind: str) -> None:
     y = -rng.exponential(size=80) if kind == "negative" else draws[kind](size=80)
     transform = PowerTransform.of(y)
     assert transform is not None
-    np.testing.assert_allclose(transform.invert(transform.apply(y)), y, rtol=1e-6, atol=1e-9 * np.abs(y).max())
+    np.testing.assert_allclose(
+        transform.invert(transform.apply(y)), y, rtol=1e-6, atol=1e-9 * np.abs(y).max()
+    )
 
 
 def test_predictions_stay_within_the_margin() -> None:

@@ -45,7 +45,12 @@ INPUTS = ["age", "body mass (kg)"]
 
 
 def config(file: Path, **fields: object) -> TableTarget:
-    values: dict[str, object] = {"path": str(file), "inputs": INPUTS, "outputs": ["outcome"], **fields}
+    values: dict[str, object] = {
+        "path": str(file),
+        "inputs": INPUTS,
+        "outputs": ["outcome"],
+        **fields,
+    }
     return TableTarget(**values)  # type: ignore[arg-type]
 
 
@@ -78,7 +83,9 @@ def test_the_whole_table_is_split_80_to_20(path: Path) -> None:
         ({"train": 200, "test": None, "validation": 0.0}, (200, 0, 0)),
     ],
 )
-def test_rows_by_number(path: Path, sampling: dict[str, object], sizes: tuple[int, int, int]) -> None:
+def test_rows_by_number(
+    path: Path, sampling: dict[str, object], sizes: tuple[int, int, int]
+) -> None:
     data = dataset(config(path, inputs=["row"]), **sampling)
     train, validation, test = rows_of(data)
     assert (len(train), len(validation), len(test)) == sizes
@@ -92,7 +99,9 @@ def test_the_split_follows_the_seed_only(path: Path) -> None:
     target = config(path, inputs=["row"])
     assert rows_of(dataset(target, 3)) == rows_of(dataset(target, 3))
     assert rows_of(dataset(target, 3)) != rows_of(dataset(target, 4))
-    assert rows_of(dataset(target, 3))[2] == rows_of(dataset(target, 3, validation=0.5, noise=0.1))[2]
+    assert (
+        rows_of(dataset(target, 3))[2] == rows_of(dataset(target, 3, validation=0.5, noise=0.1))[2]
+    )
 
 
 def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path: Path) -> None:
@@ -187,10 +196,16 @@ def write(tmp_path: Path, text: str, name: str = "data.csv") -> Path:
         (["True", "False", "True", "True"], ("False", "True"), [1, 0, 1, 1]),
         (["NA", "x", "NA", "x"], ("NA", "x"), [0, 1, 0, 1]),
         (["12", "1_2", "12", "1_2"], ("12", "1_2"), [0, 1, 0, 1]),
-        (["9007199254740993", "9007199254740992"] * 2, ("9007199254740992", "9007199254740993"), [1, 0, 1, 0]),
+        (
+            ["9007199254740993", "9007199254740992"] * 2,
+            ("9007199254740992", "9007199254740993"),
+            [1, 0, 1, 0],
+        ),
     ],
 )
-def test_kinds_of_labels(tmp_path: Path, labels: list[str], classes: tuple[str, ...], index: list[int]) -> None:
+def test_kinds_of_labels(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...], index: list[int]
+) -> None:
     path = write(tmp_path, "x,c\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
     data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), train=4, test=0)
     assert data.classes == classes
@@ -199,13 +214,17 @@ def test_kinds_of_labels(tmp_path: Path, labels: list[str], classes: tuple[str, 
 
 def test_labels_from_parquet(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
-    pd.DataFrame({"x": [1.0, 2, 3], "c": [3, 1, 3], "t": pd.Categorical(["u", "v", "u"])}).to_parquet(path)
+    pd.DataFrame(
+        {"x": [1.0, 2, 3], "c": [3, 1, 3], "t": pd.Categorical(["u", "v", "u"])}
+    ).to_parquet(path)
     assert dataset(TableTarget(str(path), ["x"], ["c"], "classification")).classes == ("1", "3")
     assert dataset(TableTarget(str(path), ["x"], ["t"], "classification")).classes == ("u", "v")
 
 
 def test_a_rare_class_is_trained_on_first(tmp_path: Path) -> None:
-    path = write(tmp_path, "x,c\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(60)))
+    path = write(
+        tmp_path, "x,c\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(60))
+    )
     target = TableTarget(str(path), ["x"], ["c"], "classification")
     for seed in range(10):
         data = dataset(target, seed)
@@ -232,7 +251,10 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path: Path) -> None:
 
 def test_a_constant_output_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path, "a,y\n1,3\n2,3\n5,3\n")
-    assert "column 'y' of data.csv is constant (3)" in dataset(TableTarget(str(path), ["a"], ["y"])).notes[0]
+    assert (
+        "column 'y' of data.csv is constant (3)"
+        in dataset(TableTarget(str(path), ["a"], ["y"])).notes[0]
+    )
 
 
 def test_tiny_tables(tmp_path: Path) -> None:
@@ -248,27 +270,63 @@ def test_tiny_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "sampling", "sentence"),
     [
-        ({}, {"train": 180, "test": 30}, "180 training and 30 test rows are 210, but people.csv has 200 rows"),
-        ({}, {"train": 1000, "test": 1000}, "1000 training and 1000 test rows are 2000, but people.csv has 200 rows"),
-        ({}, {"train": 300, "test": None}, "300 training and 0 test rows are 300, but people.csv has 200 rows"),
-        ({}, {"train": None, "test": 200}, "2 training and 200 test rows are 202, but people.csv has 200"),
+        (
+            {},
+            {"train": 180, "test": 30},
+            "180 training and 30 test rows are 210, but people.csv has 200 rows",
+        ),
+        (
+            {},
+            {"train": 1000, "test": 1000},
+            "1000 training and 1000 test rows are 2000, but people.csv has 200 rows",
+        ),
+        (
+            {},
+            {"train": 300, "test": None},
+            "300 training and 0 test rows are 300, but people.csv has 200 rows",
+        ),
+        (
+            {},
+            {"train": None, "test": 200},
+            "2 training and 200 test rows are 202, but people.csv has 200",
+        ),
         ({}, {"train": 0}, "sampling.train=0 must be at least 1"),
         ({}, {"train": 1}, "sampling.train=1 must be at least 2 for a table"),
         ({}, {"noise": -1.0}, "sampling.noise=-1.0 must be"),
         ({"inputs": []}, {}, "target.inputs=[] needs at least 1 entry (columns to predict from)"),
         ({"outputs": []}, {}, "target.outputs=[] needs at least 1 entry (columns to predict)"),
-        ({"inputs": "age"}, {}, "target.inputs=age must be a list of columns, such as target.inputs=[a,b]"),
+        (
+            {"inputs": "age"},
+            {},
+            "target.inputs=age must be a list of columns, such as target.inputs=[a,b]",
+        ),
         ({"inputs": ["age", "age"]}, {}, "target.inputs has age twice or more; name each once"),
-        ({"outputs": ["age"]}, {}, "the column 'age' is both in target.inputs and in target.outputs"),
-        ({"inputs": ["body mass"]}, {}, "people.csv has no column 'body mass'; did you mean body mass (kg)?"),
+        (
+            {"outputs": ["age"]},
+            {},
+            "the column 'age' is both in target.inputs and in target.outputs",
+        ),
+        (
+            {"inputs": ["body mass"]},
+            {},
+            "people.csv has no column 'body mass'; did you mean body mass (kg)?",
+        ),
         ({"outputs": ["outcom"]}, {}, "people.csv has no column 'outcom'; did you mean outcome?"),
-        ({"outputs": ["species"]}, {}, "column 'species' of people.csv has 200 values that are not numbers"),
+        (
+            {"outputs": ["species"]},
+            {},
+            "column 'species' of people.csv has 200 values that are not numbers",
+        ),
         (
             {"outputs": ["species"]},
             {},
             "(first 'a' in row 2); correct or remove such rows; text labels need target.task=",
         ),
-        ({"task": "clustering"}, {}, "target.task=clustering is not one of regression, classification"),
+        (
+            {"task": "clustering"},
+            {},
+            "target.task=clustering is not one of regression, classification",
+        ),
         ({"task": "classfication"}, {}, "did you mean classification"),
         (
             {"task": "classification", "outputs": ["label", "grade"]},
@@ -284,7 +342,9 @@ def test_tiny_tables(tmp_path: Path) -> None:
         ({"path": "/nowhere/data.csv"}, {}, "there is no file '/nowhere/data.csv'"),
     ],
 )
-def test_refusals(path: Path, fields: dict[str, object], sampling: dict[str, object], sentence: str) -> None:
+def test_refusals(
+    path: Path, fields: dict[str, object], sampling: dict[str, object], sentence: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         dataset(config(path, **fields), **sampling)
     assert sentence in str(caught.value)
@@ -293,11 +353,23 @@ def test_refusals(path: Path, fields: dict[str, object], sampling: dict[str, obj
 @pytest.mark.parametrize(
     ("text", "task", "sentence"),
     [
-        ("a,y\n1,u\n2,u\n", "classification", "column 'y' has the one class 'u' only; at least two are needed"),
+        (
+            "a,y\n1,u\n2,u\n",
+            "classification",
+            "column 'y' has the one class 'u' only; at least two are needed",
+        ),
         ("a,y\n1,1.5\n2,2\n", "classification", "column 'y' holds 1.5, which is not a class"),
         ("a,y\n1,2\n", "regression", "2 training and 1 test rows are 3, but data.csv has 1 row"),
-        ("a,y\n1,2\n3,4\n", "regression", "2 training and 1 test rows are 3, but data.csv has 2 rows"),
-        ("a,y\n1,u\n2,\n", "classification", "column 'y' of data.csv has 1 missing value (first in row 3)"),
+        (
+            "a,y\n1,2\n3,4\n",
+            "regression",
+            "2 training and 1 test rows are 3, but data.csv has 2 rows",
+        ),
+        (
+            "a,y\n1,u\n2,\n",
+            "classification",
+            "column 'y' of data.csv has 1 missing value (first in row 3)",
+        ),
         ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is not a class"),
     ],
 )
@@ -311,7 +383,11 @@ def test_refusals_of_content(tmp_path: Path, text: str, task: str, sentence: str
 @given(st.integers(3, 60), st.integers(0, 3), st.floats(0, 0.5), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_no_row_is_lost_or_used_twice(
-    tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, validation: float, classify: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    seed: int,
+    validation: float,
+    classify: bool,
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "data.csv"
     labels = np.random.default_rng(seed).integers(0, 3, rows)
@@ -326,7 +402,13 @@ def test_no_row_is_lost_or_used_twice(
 def test_a_large_table_is_light(tmp_path: Path) -> None:
     path = tmp_path / "large.csv"
     rng = np.random.default_rng(0)
-    np.savetxt(path, rng.normal(size=(20_000, 20)), delimiter=",", header=",".join(map(str, range(20))), comments="")
+    np.savetxt(
+        path,
+        rng.normal(size=(20_000, 20)),
+        delimiter=",",
+        header=",".join(map(str, range(20))),
+        comments="",
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = dataset(TableTarget(str(path), [str(i) for i in range(19)], ["19"]))
     assert len(data.train) == 12_800

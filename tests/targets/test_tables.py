@@ -60,7 +60,10 @@ def _zip(content: bytes, *names: str) -> bytes:
         ("data.csv.bz2", bz2.compress),
         ("data.csv.xz", lzma.compress),
         ("data.csv.zip", lambda content: _zip(content, "data.csv")),
-        ("data.zip", lambda content: _zip(content, "folder/", "folder/data.csv", "__MACOSX/data.csv")),
+        (
+            "data.zip",
+            lambda content: _zip(content, "folder/", "folder/data.csv", "__MACOSX/data.csv"),
+        ),
         ("data.tsv", lambda content: content.replace(b",", b"\t")),
         ("data.tsv.gz", lambda content: gzip.compress(content.replace(b",", b"\t"))),
         ("semicolons.csv", lambda content: content.replace(b",", b";")),
@@ -72,7 +75,9 @@ def _zip(content: bytes, *names: str) -> bytes:
         ("no last newline.csv", lambda content: content.rstrip()),
     ],
 )
-def test_kinds_of_text_files(name: str, pack: Callable[[bytes], bytes], write: Callable[..., Path]) -> None:
+def test_kinds_of_text_files(
+    name: str, pack: Callable[[bytes], bytes], write: Callable[..., Path]
+) -> None:
     path = write(pack(TEXT.encode()), name)
     np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
     np.testing.assert_array_equal(read_inputs(str(path), ["b", "a"]), VALUES[:, [1, 0]])
@@ -80,32 +85,51 @@ def test_kinds_of_text_files(name: str, pack: Callable[[bytes], bytes], write: C
 
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
-    frame = pd.DataFrame(VALUES, columns=NAMES).assign(whole=[1, 2], flag=[True, False], label=["u", "v"])
+    frame = pd.DataFrame(VALUES, columns=NAMES).assign(
+        whole=[1, 2], flag=[True, False], label=["u", "v"]
+    )
     frame.to_parquet(path)
     np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
     np.testing.assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
-    assert columns_of(path) == {"a": True, "b": True, NAMES[2]: True, "whole": True, "flag": False, "label": False}
+    assert columns_of(path) == {
+        "a": True,
+        "b": True,
+        NAMES[2]: True,
+        "whole": True,
+        "flag": False,
+        "label": False,
+    }
 
 
 def test_parquet_refusals(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
-    frame = pd.DataFrame({"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)})
+    frame = pd.DataFrame(
+        {"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)}
+    )
     frame.to_parquet(path)
     _refused(
-        path, ["a"], "column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value (first in r"
+        path,
+        ["a"],
+        "column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value (first in r",
     )
     _refused(
-        path, ["t"], "column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is not a number"
+        path,
+        ["t"],
+        "column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is not a number",
     )
     _refused(path, ["d"], "3 values that are not numbers (first '2020-01-01 00:00:00' in row 1)")
-    _refused(path, ["dd"], "data.parquet has no column 'dd'; did you mean d?; its columns are a, t, d")
+    _refused(
+        path, ["dd"], "data.parquet has no column 'dd'; did you mean d?; its columns are a, t, d"
+    )
     frame.iloc[:0].to_parquet(path)
     _refused(path, ["a"], "data.parquet has no rows")
     path.write_bytes(b"PAR1 but not really")
     _refused(path, ["a"], "data.parquet cannot be read as Parquet")
 
 
-def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "data.parquet"
     path.write_bytes(b"PAR1")
     real = importlib.import_module
@@ -117,11 +141,15 @@ def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(importlib, "import_module", without)
     _refused(
-        path, ["a"], "reading data.parquet needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'"
+        path,
+        ["a"],
+        "reading data.parquet needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'",
     )
 
 
-def _refused(path: Path | str, names: list[str], sentence: str, limits: TableLimits = TableLimits()) -> None:
+def _refused(
+    path: Path | str, names: list[str], sentence: str, limits: TableLimits = TableLimits()
+) -> None:
     with pytest.raises(UsageError) as caught:
         read_inputs(path, names, limits)
     message = str(caught.value)
@@ -133,8 +161,16 @@ def _refused(path: Path | str, names: list[str], sentence: str, limits: TableLim
 @pytest.mark.parametrize(
     ("content", "names", "sentence"),
     [
-        ("a,b\n1,\n2,3\n", ["b"], "column 'b' of data.csv has 1 missing value (first in row 2); correct or remove"),
-        ("a,b\n1,2\n2,NA\n3,nan\n", ["a", "b"], "column 'b' of data.csv has 2 missing values (first in row 3)"),
+        (
+            "a,b\n1,\n2,3\n",
+            ["b"],
+            "column 'b' of data.csv has 1 missing value (first in row 2); correct or remove",
+        ),
+        (
+            "a,b\n1,2\n2,NA\n3,nan\n",
+            ["a", "b"],
+            "column 'b' of data.csv has 2 missing values (first in row 3)",
+        ),
         ("a,b\n1,2\n2\n", ["b"], "1 missing value (first in row 3)"),
         ("a,b\n\n1,2\n\n\n2,\n", ["b"], "1 missing value (first in row 6)"),
         ("\na,b\n1,2\n2,\n", ["b"], "1 missing value (first in row 4)"),
@@ -148,14 +184,22 @@ def _refused(path: Path | str, names: list[str], sentence: str, limits: TableLim
         ("a;b\n1;2,5x\n", ["b"], "(first '2,5x' in row 2)"),
         ("a,b\n1,0x10\n", ["b"], "(first '0x10' in row 2)"),
         ("a,b\n1,2\n2,12_1\n", ["b"], "(first '12_1' in row 3)"),
-        ("a,b\n1,inf\n2,-inf\n3,1e999\n", ["b"], "column 'b' of data.csv has 3 infinite values (first in row 2)"),
+        (
+            "a,b\n1,inf\n2,-inf\n3,1e999\n",
+            ["b"],
+            "column 'b' of data.csv has 3 infinite values (first in row 2)",
+        ),
         (
             "a,b\nx,\n1,2\n",
             ["a", "b"],
             "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); so have b",
         ),
         ("a,b\n1,2\n", ["c"], "data.csv has no column 'c'; its columns are a, b"),
-        ("age,size\n1,2\n", ["Age"], "data.csv has no column 'Age'; did you mean age?; its columns are age, size"),
+        (
+            "age,size\n1,2\n",
+            ["Age"],
+            "data.csv has no column 'Age'; did you mean age?; its columns are age, size",
+        ),
         ("a,b,a\n1,2,3\n", ["b"], "data.csv has two columns called 'a'; rename one"),
         ("a, a\n1,2\n", ["a"], "data.csv has two columns called 'a'"),
         ("a,b\n1,2\n3,4,5\n", ["a"], "data.csv: row 3 has 3 fields, but the header has 2"),
@@ -164,15 +208,25 @@ def _refused(path: Path | str, names: list[str], sentence: str, limits: TableLim
         ('a,b\n1,"2"x\n3,4\n', ["a"], "data.csv: row 2 cannot be read as a table"),
         ("a,b\n", ["a"], "data.csv has a header but no rows"),
         ("\n\n \n", ["a"], "data.csv has no rows"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ["a"], "data.csv is a binary file; a text table or Parquet is needed"),
+        (
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+            ["a"],
+            "data.csv is a binary file; a text table or Parquet is needed",
+        ),
         (b"a,b\n1,2\n" + b"\0" * 10, ["a"], "data.csv is a binary file"),
         (bytes(range(1, 256)), ["a"], "data.csv is binary or not UTF-8"),
         ("a,b\n1,é\n".encode("latin-1"), ["a"], "data.csv is binary or not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), ["a"], "data.csv is a binary file"),
-        ("a,b\n1," + "x" * 200_000, ["a"], "data.csv: row 2 cannot be read as a table (field larger than field limit"),
+        (
+            "a,b\n1," + "x" * 200_000,
+            ["a"],
+            "data.csv: row 2 cannot be read as a table (field larger than field limit",
+        ),
     ],
 )
-def test_refusals(content: str | bytes, names: list[str], sentence: str, write: Callable[..., Path]) -> None:
+def test_refusals(
+    content: str | bytes, names: list[str], sentence: str, write: Callable[..., Path]
+) -> None:
     _refused(write(content), names, sentence)
 
 
@@ -180,21 +234,35 @@ def test_refusals(content: str | bytes, names: list[str], sentence: str, write: 
     ("name", "content", "sentence"),
     [
         ("empty.csv", b"", "is empty"),
-        ("data.xlsx", b"PK", "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab (also with .gz"),
+        (
+            "data.xlsx",
+            b"PK",
+            "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab (also with .gz",
+        ),
         ("data", b"a\n1\n", "is not a kind of table that kanrun reads"),
         ("data.gz", gzip.compress(b"a\n1\n", mtime=0), "is not a kind of table that kanrun reads"),
         ("data.csv.gz", b"a\n1\n", "data.csv.gz is damaged or not compressed as its name says"),
-        ("data.csv.gz", gzip.compress(TEXT.encode() * 500, mtime=0)[:-40], "data.csv.gz is damaged"),
+        (
+            "data.csv.gz",
+            gzip.compress(TEXT.encode() * 500, mtime=0)[:-40],
+            "data.csv.gz is damaged",
+        ),
         ("data.csv.bz2", b"a\n1\n", "data.csv.bz2"),
         ("data.csv.xz", b"a\n1\n", "data.csv.xz is damaged"),
         ("data.csv.zip", b"a\n1\n", "data.csv.zip is damaged"),
-        ("data.zip", _zip(b"a\n1\n", "a.csv", "b.csv"), "data.zip holds 2 files; an archive with one table is needed"),
+        (
+            "data.zip",
+            _zip(b"a\n1\n", "a.csv", "b.csv"),
+            "data.zip holds 2 files; an archive with one table is needed",
+        ),
         ("data.zip", _zip(b""), "data.zip holds 0 files"),
         ("data.csv.gz", gzip.compress(b"", mtime=0), "data.csv.gz has no rows"),
         ("data.csv.gz", gzip.compress(b"\0\1", mtime=0), "data.csv.gz is a binary file"),
     ],
 )
-def test_files_that_are_no_table(name: str, content: bytes, sentence: str, write: Callable[..., Path]) -> None:
+def test_files_that_are_no_table(
+    name: str, content: bytes, sentence: str, write: Callable[..., Path]
+) -> None:
     path = write(content, name)
     _refused(path, ["a"], sentence)
     with pytest.raises(UsageError):
@@ -216,7 +284,9 @@ def test_an_overlong_path_is_refused() -> None:
         read_inputs("nul\0.csv", ["a"])
 
 
-def test_a_file_without_permission(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -234,7 +304,9 @@ def test_true_and_false_are_one_and_zero(write: Callable[..., Path]) -> None:
     np.testing.assert_array_equal(read_inputs(write("a\nTrue\nfalse\n1\n"), ["a"]), [[1], [0], [1]])
 
 
-def test_the_home_directory_is_expanded(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_directory_is_expanded(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(TEXT)
     monkeypatch.setenv("HOME", str(path.parent))
     np.testing.assert_array_equal(read_inputs("~/data.csv", NAMES), VALUES)
@@ -257,23 +329,39 @@ def test_rows_are_counted_past_the_first_block(write: Callable[..., Path]) -> No
 
 def test_columns_and_whether_they_hold_numbers(write: Callable[..., Path]) -> None:
     path = write("id,a,,when,code\nu1,1,x,2020,1_2\nu2,,y,,3\n")
-    assert columns_of(path) == {"id": False, "a": True, "column 3": False, "when": True, "code": False}
+    assert columns_of(path) == {
+        "id": False,
+        "a": True,
+        "column 3": False,
+        "when": True,
+        "code": False,
+    }
 
 
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
-@pytest.mark.parametrize("content", [b"a" * 2**24, b"a,b\n" + b"1," * 2**23, b"a,b\n" + b" \n" * 2**16])
+@pytest.mark.parametrize(
+    "content", [b"a" * 2**24, b"a,b\n" + b"1," * 2**23, b"a,b\n" + b" \n" * 2**16]
+)
 def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
     ending: str, content: bytes, write: Callable[..., Path]
 ) -> None:
     limits = TableLimits(characters=2**16, line=2**14)
     path = write(COMPRESS[ending](content), f"bomb.csv{ending}")
     tracemalloc.start()
-    for read in (lambda path: columns_of(path, limits), lambda path: read_inputs(path, ["a"], limits)):
+    for read in (
+        lambda path: columns_of(path, limits),
+        lambda path: read_inputs(path, ["a"], limits),
+    ):
         with pytest.raises(
-            UsageError, match=r"^bomb.csv\S+ (has a line of more than 16384|holds more than 65536) .*\.$"
+            UsageError,
+            match=r"^bomb.csv\S+ (has a line of more than 16384|holds more than 65536) .*\.$",
         ):
             read(path)
     most = tracemalloc.get_traced_memory()[1]
@@ -283,8 +371,15 @@ def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
 
 def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_path: Path) -> None:
     few = TableLimits(cells=100)
-    _refused(write("a,b\n" + "1,2\n" * 51), ["a"], "data.csv has more than 100 cells; take out columns or rows", few)
-    np.testing.assert_array_equal(read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"], few), np.ones((49, 1)))
+    _refused(
+        write("a,b\n" + "1,2\n" * 51),
+        ["a"],
+        "data.csv has more than 100 cells; take out columns or rows",
+        few,
+    )
+    np.testing.assert_array_equal(
+        read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"], few), np.ones((49, 1))
+    )
     pd.DataFrame({"a": np.zeros(101), "b": 1.0}).to_parquet(tmp_path / "data.parquet")
     _refused(tmp_path / "data.parquet", ["a"], "data.parquet has more than 100 cells", few)
 
@@ -306,7 +401,9 @@ def test_numbers_are_read_to_the_last_bit(
 
 
 def test_decimal_commas_between_semicolons_are_points(write: Callable[..., Path]) -> None:
-    np.testing.assert_array_equal(read_inputs(write("a;b\n1,5;-2\n2,25e1;3\n"), ["a", "b"]), [[1.5, -2], [22.5, 3]])
+    np.testing.assert_array_equal(
+        read_inputs(write("a;b\n1,5;-2\n2,25e1;3\n"), ["a", "b"]), [[1.5, -2], [22.5, 3]]
+    )
 
 
 def test_rows_without_an_output_are_refused_or_left_out(write: Callable[..., Path]) -> None:
@@ -317,7 +414,9 @@ def test_rows_without_an_output_are_refused_or_left_out(write: Callable[..., Pat
     assert found.points is not None
     np.testing.assert_array_equal(found.points.y[:, 0], [1, 3, 4, 5])
     assert found.notes == ("1 of 5 rows of data.csv have missing outputs and are left out",)
-    labels = build_table(TableTarget(path, ["a"], ["kind"], "classification", missing="drop", test_path=path))
+    labels = build_table(
+        TableTarget(path, ["a"], ["kind"], "classification", missing="drop", test_path=path)
+    )
     assert labels.points is not None
     assert labels.test is not None
     np.testing.assert_array_equal(labels.points.x, labels.test.x)

@@ -46,7 +46,9 @@ class ConditionWeights:
     def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
         """Set the weights of the next grid from the solution of `problem`."""
         policy = self.policy
-        equation, data, part = (problem.loss(unknowns, kind) for kind in ("equation", "data", "condition"))
+        equation, data, part = (
+            problem.loss(unknowns, kind) for kind in ("equation", "data", "condition")
+        )
         if part > policy.outweighed * equation and 0 < self._part < part:
             self.conditions, self._stays = max(self.conditions / policy.growth, self.least), True
         elif not self._stays:
@@ -63,9 +65,15 @@ class SolutionGrowth:
     """
 
     def __init__(
-        self, ansatz: Ansatz, policy: EquationPolicy, schedule: list[int | None], variables: int, *,
-        whole: bool, target: float,
-    ) -> None:  # fmt: skip
+        self,
+        ansatz: Ansatz,
+        policy: EquationPolicy,
+        schedule: list[int | None],
+        variables: int,
+        *,
+        whole: bool,
+        target: float,
+    ) -> None:
         self.ansatz, self.policy, self.left, self.target = ansatz, policy, schedule[1:], target
         self.one, self.whole = variables == 1, whole
         self.enough = policy.enough if self.one else policy.enough_in_more
@@ -75,9 +83,14 @@ class SolutionGrowth:
         """`grid` with its intervals, `terms`, or None where nothing more is worth it."""
         policy, last = self.policy, found[-1]
         rms, change = last.equation.rms, last.change
-        if not isfinite(rms) or (self.ansatz.grows and change is not None and change <= self.enough):
+        if not isfinite(rms) or (
+            self.ansatz.grows and change is not None and change <= self.enough
+        ):
             return None
-        helped = [True, *(b.equation.rms <= policy.helpful * a.equation.rms for a, b in pairwise(found))]
+        helped = [
+            True,
+            *(b.equation.rms <= policy.helpful * a.equation.rms for a, b in pairwise(found)),
+        ]
         if change is None or change <= policy.accepted_change:
             small = 0.0 if self.whole else policy.accepted
             if not self.left and rms <= (self.target if helped[-1] else small):
@@ -87,8 +100,14 @@ class SolutionGrowth:
         both = len(found) > 2 and self.actions[-1] != self.actions[-2]
         if both and not self.left and not helped[-1] and not helped[-2]:
             return None  # neither grids nor terms
-        kinds = ["grid", "terms"] if helped[-1] == (self.actions[-1] == "grid") else ["terms", "grid"]
-        self.actions += [kind for kind in kinds if (self._widens(last) if kind == "terms" else self._refines(last))][:1]
+        kinds = (
+            ["grid", "terms"] if helped[-1] == (self.actions[-1] == "grid") else ["terms", "grid"]
+        )
+        self.actions += [
+            kind
+            for kind in kinds
+            if (self._widens(last) if kind == "terms" else self._refines(last))
+        ][:1]
         if len(self.actions) == len(found):
             return None
         if self.actions[-1] == "terms":
@@ -109,8 +128,13 @@ class SolutionGrowth:
             return bool(self.left)
         if self.one and self.whole and (last.change or 0.0) > policy.accepted_change:
             return 2 * last.unknowns <= policy.most_if_unsettled
-        numbers = policy.most_unknowns_in_window if self.ansatz.form.fixed_last else policy.most_unknowns
-        return 2 * last.intervals <= policy.finest(one=self.one, whole=self.whole) and 2 * last.unknowns <= numbers
+        numbers = (
+            policy.most_unknowns_in_window if self.ansatz.form.fixed_last else policy.most_unknowns
+        )
+        return (
+            2 * last.intervals <= policy.finest(one=self.one, whole=self.whole)
+            and 2 * last.unknowns <= numbers
+        )
 
 
 class BoxSolver:
@@ -122,17 +146,28 @@ class BoxSolver:
     """
 
     def __init__(
-        self, system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator, *, first: Field | None,
-        before: tuple[EquationStage, ...] = (), whole: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        system: System,
+        ansatz: Ansatz,
+        policy: EquationPolicy,
+        generator: Generator,
+        *,
+        first: Field | None,
+        before: tuple[EquationStage, ...] = (),
+        whole: bool = True,
+    ) -> None:
         self.system, self.ansatz, self.policy, self.generator = system, ansatz, policy, generator
         self.first, self.before, self.whole = first, before, whole
         self._began = time.process_time()
         last = before[-1].solution if before else None
-        self.rows = SystemRows(system, policy, generator, last, growing=ansatz.grows or ansatz.widens)
+        self.rows = SystemRows(
+            system, policy, generator, last, growing=ansatz.grows or ansatz.widens
+        )
         self.starts = Starts(self.rows, ansatz, generator)
         self.weights = ConditionWeights(policy, linear=ansatz.form.fixed_last)
-        self.coarse: EquationStage | None = None  # the solution that the last change is from, in windows
+        self.coarse: EquationStage | None = (
+            None  # the solution that the last change is from, in windows
+        )
 
     def stages(self) -> Iterator[EquationStage]:
         """Solve grid by grid. Raises TrainingFailed where the residual is not finite at every start."""
@@ -140,18 +175,27 @@ class BoxSolver:
         fixed, schedule = solution.form.fixed_last, self._schedule(solution)
         target = 2 * self.before[-1].equation.rms if self.before else 0.0
         variables = len(self.system.box)
-        plan = SolutionGrowth(self.ansatz, self.policy, schedule, variables, whole=self.whole, target=target)
+        plan = SolutionGrowth(
+            self.ansatz, self.policy, schedule, variables, whole=self.whole, target=target
+        )
         found: list[EquationStage] = []
         while True:
             if self.before:
                 own = fixed or len(found) >= len(self.before)
                 self.rows.origin = self.before[-1 if own else len(found)].solution
-            coarse, previous = (solution.intervals or 0) < (schedule[-1] or 0), found[-1].solution if found else None
+            coarse, previous = (
+                (solution.intervals or 0) < (schedule[-1] or 0),
+                found[-1].solution if found else None,
+            )
             stage, problem = self._solved(solution, constants, coarse=coarse, previous=previous)
             solution, constants = stage.solution, stage.constants
             if plan.actions[-1] == "terms" and stage.change is not None:
-                stage = replace(stage, change=max(stage.change, self.policy.carried * (found[-1].change or 0.0)))
-            found.append(replace(stage, least_data=min([stage.data, *(each.data for each in found)])))
+                stage = replace(
+                    stage, change=max(stage.change, self.policy.carried * (found[-1].change or 0.0))
+                )
+            found.append(
+                replace(stage, least_data=min([stage.data, *(each.data for each in found)]))
+            )
             advanced("grids", len(found), None, stage.objective**0.5)
             action = None if time_is_up() else plan.next(found)
             if action is None and fixed and not time_is_up():
@@ -177,10 +221,16 @@ class BoxSolver:
         """The grids to begin with: as coarse ones as the window before had, or that hold initial values."""
         schedule, begun = [*self.ansatz.intervals], solution.intervals
         if begun is not None and self.before:
-            return [begun] if solution.form.fixed_last else [stage.intervals for stage in self.before]
+            return (
+                [begun] if solution.form.fixed_last else [stage.intervals for stage in self.before]
+            )
         if begun is None or begun == schedule[0]:
             return schedule
-        finer = [2 * begun] if 2 * begun <= self.policy.finest(one=len(self.system.box) == 1, whole=True) else []
+        finer = (
+            [2 * begun]
+            if 2 * begun <= self.policy.finest(one=len(self.system.box) == 1, whole=True)
+            else []
+        )
         return [begun, *([each for each in schedule if (each or 0) > begun] or finer)]
 
     def _solved(
@@ -188,12 +238,18 @@ class BoxSolver:
     ) -> tuple[EquationStage, ResidualProblem]:
         """One grid, and the problem that was solved on it."""
         policy, weights, edges = self.policy, self.weights, edges_of(solution)
-        blocks = self.rows.blocks(*self.rows.collocation(solution), weights.conditions, weights.data, edges, solution)
+        blocks = self.rows.blocks(
+            *self.rows.collocation(solution), weights.conditions, weights.data, edges, solution
+        )
         problem = ResidualProblem(solution, blocks, constants)
         stopping = policy.stage
         if coarse:
             stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
-        damping = policy.damping_if_linear if previous is not None and solution.form.factors == 1 else policy.lm.damping
+        damping = (
+            policy.damping_if_linear
+            if previous is not None and solution.form.factors == 1
+            else policy.lm.damping
+        )
         state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_is_up)
         found, constants = problem.solution(state.unknowns)
         fresh = self.rows.points(self.rows.unseen, None, found)
@@ -201,12 +257,22 @@ class BoxSolver:
         between = [block for block in between if block.kind == "condition"]
         errors, inflated = standard_errors(problem, state.unknowns)
         stage = EquationStage(
-            0, found.intervals, found, constants, len(state.unknowns), steps, state.loss[0],
+            0,
+            found.intervals,
+            found,
+            constants,
+            len(state.unknowns),
+            steps,
+            state.loss[0],
             self.rows.measured(self.rows.equations(fresh, None, found), found, constants),
             self.rows.measured(between, found, constants),
-            None if previous is None else self._change(found, previous, fresh), errors,
-            time.process_time() - self._began, blocks[0].points, data=problem.misfit(state.unknowns), inflated=inflated,
-        )  # fmt: skip
+            None if previous is None else self._change(found, previous, fresh),
+            errors,
+            time.process_time() - self._began,
+            blocks[0].points,
+            data=problem.misfit(state.unknowns),
+            inflated=inflated,
+        )
         return stage, problem
 
     def _change(self, solution: Field, previous: Field, points: Tensor) -> float:
@@ -225,7 +291,10 @@ class BoxSolver:
         if self.before:
             self.rows.origin = self.before[0].solution
         intervals = max(2, round(policy.coarser * (fine.intervals or 1)))
-        fewer, fresh = with_terms(fine, -1, 0.0, self.generator), self.rows.points(self.rows.unseen, None, fine)
+        fewer, fresh = (
+            with_terms(fine, -1, 0.0, self.generator),
+            self.rows.points(self.rows.unseen, None, fine),
+        )
         start = fewer.with_network(fewer.network.refined(intervals, fewer.inner(fresh)).network)
         self.coarse, _ = self._solved(start, stage.constants, coarse=False, previous=fine)
         return replace(stage, change=self.coarse.change)
@@ -233,9 +302,13 @@ class BoxSolver:
     def sensitivity(self, stage: EquationStage, points: int = 1000) -> float:
         """See `EquationStage.sensitivity`."""
         field = stage.solution
-        if field.form.separated and not field.form.fixed_last:  # directions that terms may have lost: a constant, ...
+        if (
+            field.form.separated and not field.form.fixed_last
+        ):  # directions that terms may have lost: a constant, ...
             field = with_terms(field, self.policy.terms_added, 0.0, self.generator, lowest=True)
-        blocks = self.rows.blocks(*self.rows.collocation(field), 1.0, 1.0, edges_of(field), stage.solution)
+        blocks = self.rows.blocks(
+            *self.rows.collocation(field), 1.0, 1.0, edges_of(field), stage.solution
+        )
         problem = ResidualProblem(field, blocks, stage.constants)
         return sensitivity(problem, self.rows.points(self.rows.unseen, points, field))
 
@@ -244,7 +317,9 @@ class BoxSolver:
             return solution
         points = self.rows.points(self.rows.candidates, None, solution)
         squares = self.rows.squares(solution, constants, points)
-        finer = insert(solution, intervals, points, squares, self.policy.halved, self.policy.narrowest)
+        finer = insert(
+            solution, intervals, points, squares, self.policy.halved, self.policy.narrowest
+        )
         return self.starts.fitted_grids(finer, points)
 
     def _widened(self, solution: Field, constants: Tensor) -> Field:
@@ -257,6 +332,8 @@ class BoxSolver:
         if solution.form.fixed_last:
             return wider[0]
         points, shares = self.rows.collocation(solution)
-        blocks = self.rows.blocks(points, shares, self.weights.conditions, self.weights.data, edges_of(solution))
+        blocks = self.rows.blocks(
+            points, shares, self.weights.conditions, self.weights.data, edges_of(solution)
+        )
         tried = [self.starts.raced(each, constants, blocks, 3) for each in wider]
         return min(tried, key=lambda entry: entry[0])[1]

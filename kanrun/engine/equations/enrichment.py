@@ -29,7 +29,12 @@ def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
 
 
 def insert(
-    solution: Field, intervals: int, points: Tensor, squares: Float[Tensor, " points"], halved: float, narrowest: float
+    solution: Field,
+    intervals: int,
+    points: Tensor,
+    squares: Float[Tensor, " points"],
+    halved: float,
+    narrowest: float,
 ) -> Field:
     """The same function on `intervals` intervals in each variable, more of them where `squares` are large.
 
@@ -38,11 +43,18 @@ def insert(
     spaced knots, as does a last variable of fixed polynomials. A number of intervals below the present one draws them
     anew.
     """
-    edges, layers, inner = edges_of(solution), list(solution.network.edge_layers), solution.inner(points)
+    edges, layers, inner = (
+        edges_of(solution),
+        list(solution.network.edge_layers),
+        solution.inner(points),
+    )
     assert edges is not None  # an invariant: asked of networks with grids only
     if intervals < edges.shape[1] - 1:
         return solution.with_network(solution.network.refined(intervals, inner).network)
-    rows = [_split(edges[i], inner[:, i], squares, intervals, halved, narrowest) for i in range(len(edges))]
+    rows = [
+        _split(edges[i], inner[:, i], squares, intervals, halved, narrowest)
+        for i in range(len(edges))
+    ]
     if solution.form.fixed_last:
         rows[-1] = torch.linspace(-1, 1, intervals + 1).to(edges)
     breakpoints = torch.stack(rows)
@@ -53,11 +65,16 @@ def insert(
     return solution.with_network(KAN.of_layers([first, *rest]))
 
 
-def _split(edges: Tensor, at: Tensor, squares: Tensor, intervals: int, halved: float, narrowest: float) -> Tensor:
+def _split(
+    edges: Tensor, at: Tensor, squares: Tensor, intervals: int, halved: float, narrowest: float
+) -> Tensor:
     number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
     sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
     ends, floor = edges.tolist(), float(sums.sum()) * 1e-12 / len(sums) + 1e-300
-    cells = [(-each - floor, low, high) for each, (low, high) in zip(sums.tolist(), pairwise(ends), strict=True)]
+    cells = [
+        (-each - floor, low, high)
+        for each, (low, high) in zip(sums.tolist(), pairwise(ends), strict=True)
+    ]
     heapq.heapify(cells)
     while len(cells) < intervals and cells[0][0] <= 0:
         size, low, high = cells[0]
@@ -69,7 +86,9 @@ def _split(edges: Tensor, at: Tensor, squares: Tensor, intervals: int, halved: f
     return edges.new_tensor([*sorted(low for _, low, _ in cells), ends[-1]])
 
 
-def with_terms(solution: Field, count: int, size: float, generator: Generator, *, lowest: bool = False) -> Field:
+def with_terms(
+    solution: Field, count: int, size: float, generator: Generator, *, lowest: bool = False
+) -> Field:
     """The field with `count` more terms, or without as many of its last ones where that is negative; one stays.
 
     In a separated form further ones leave the function as it is: their first factors are zero, the others polynomials,
@@ -84,16 +103,24 @@ def with_terms(solution: Field, count: int, size: float, generator: Generator, *
     if form.separated:
         made.mask.copy_(made_form.mask(last.inputs))
     with torch.no_grad():
-        for (name, new), (_, old) in zip(made.named_parameters(), last.named_parameters(), strict=True):
-            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))[:, : made_form.terms]
+        for (name, new), (_, old) in zip(
+            made.named_parameters(), last.named_parameters(), strict=True
+        ):
+            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))[
+                :, : made_form.terms
+            ]
             more = torch.ones_like(parts[:, :1]).expand(-1, max(count, 0), *parts.shape[2:]).clone()
             if name == "coefficients" and form.separated:
-                every = _polynomials(last, made_form).unflatten(0, (form.unknowns, made_form.terms, form.factors))
+                every = _polynomials(last, made_form).unflatten(
+                    0, (form.unknowns, made_form.terms, form.factors)
+                )
                 more = every[:, : max(count, 0)] if lowest else every[:, form.terms :]
             elif name == "coefficients":
                 more = size * torch.randn(more.shape, generator=generator, dtype=more.dtype)
             new.copy_(torch.cat([parts, more], dim=1).flatten(0, 2))
-    return Field(KAN.of_layers([*others, made]), made_form, solution.box, solution.sizes, solution.hard)
+    return Field(
+        KAN.of_layers([*others, made]), made_form, solution.box, solution.sizes, solution.hard
+    )
 
 
 def with_polynomials(field: Field) -> Field:
@@ -112,12 +139,16 @@ def with_polynomials(field: Field) -> Field:
 def _polynomials(layer: SplineLayer, form: OutputForm) -> Tensor:
     """Coefficients (outputs, inputs, functions) of a separated form: term r has the r-th product of polynomials."""
     inputs = layer.inputs
-    degrees = sorted(itertools.product(range(form.terms), repeat=inputs - 1), key=lambda each: (sum(each), each))
+    degrees = sorted(
+        itertools.product(range(form.terms), repeat=inputs - 1), key=lambda each: (sum(each), each)
+    )
     x = sample_points(layer.grid, layer.spec.degree + 1)
     table = np.moveaxis(np.polynomial.legendre.legvander(x.cpu().numpy(), form.terms - 1), 2, 1)
     values = torch.as_tensor(table).to(layer.coefficients)
     fitted = fit_coefficients(x, values, layer.grid)  # (degrees, inputs, functions)
-    result = layer.coefficients.new_zeros(form.unknowns, form.terms, inputs, inputs, layer.coefficients.shape[2])
+    result = layer.coefficients.new_zeros(
+        form.unknowns, form.terms, inputs, inputs, layer.coefficients.shape[2]
+    )
     for term in range(form.terms):
         for number, degree in enumerate(degrees[term], start=1):
             result[:, term, number, number] = fitted[degree, number]

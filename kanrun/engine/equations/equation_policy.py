@@ -21,11 +21,17 @@ class EquationPolicy:
     """The constants of a solution, chosen on 38 ordinary and partial equations with known or integrated solutions."""
 
     points: int = 2000  #: collocation points inside the box; from 1 on
-    points_per_unknown: float = 2.5  #: and at least so many for each unknown, where networks grow by themselves
+    points_per_unknown: float = (
+        2.5  #: and at least so many for each unknown, where networks grow by themselves
+    )
     face_points: int = 60  #: points of each face; from 2 on
     pieces: int = 20  #: of the quadrature rule in one variable for networks without grids
-    points_per_interval: int = 10  #: of that rule with grids, at most: it is then exact for squares of the residual
-    following: float = 0.5  #: share of points that follow the knots of each variable, where these are not uniform
+    points_per_interval: int = (
+        10  #: of that rule with grids, at most: it is then exact for squares of the residual
+    )
+    following: float = (
+        0.5  #: share of points that follow the knots of each variable, where these are not uniform
+    )
     added: float = 0.2  #: share of the points that is added after each grid where the residual is largest; from 0 on
     fresh: int = 4000  #: points at which a grid is measured
     negligible: float = 1e-6  #: of an unknown's estimated size: below it, as of one that is zero, changes do not count
@@ -36,7 +42,9 @@ class EquationPolicy:
     #: networks have more bad minima, which two of five seeds of a [2,2,1] reached with the rounds above.
     rounds_if_small: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
     small: int = 100
-    random_if_separated: int = 5  #: random networks beside the polynomials that a separated form can start from
+    random_if_separated: int = (
+        5  #: random networks beside the polynomials that a separated form can start from
+    )
     start_points: int = 400  #: collocation points of a start
     #: Bounds of the standard deviation of a start's coefficients, in units of the solution; drawn on a log scale.
     start_sizes: tuple[float, float] = (0.02, 0.5)
@@ -48,7 +56,9 @@ class EquationPolicy:
     #: which a beam's equation hardly sees beside those of single splines.
     damping_if_linear: float = 1e-12
 
-    condition_weight: float = 100.0  #: of the conditions on the first grid, relative to the equation's
+    condition_weight: float = (
+        100.0  #: of the conditions on the first grid, relative to the equation's
+    )
     condition_weight_of_polynomials: float = 1e4  #: the same in windows with polynomials of time
     growth: float = 10.0  #: factor of that weight from grid to grid; at least 1
     largest_weight: float = 1e6
@@ -59,7 +69,9 @@ class EquationPolicy:
     #: of the objective is larger than the equation's, down to `smallest_data_weight`.
     data_weight: float = 100.0
     smallest_data_weight: float = 1e-2
-    below_noise: float = 0.25  #: share of the difference from measured values at which a residual is small enough
+    below_noise: float = (
+        0.25  #: share of the difference from measured values at which a residual is small enough
+    )
 
     #: Around corners where conditions contradict each other residuals weigh less: by the distance, relative to the box
     #: and to this, to that power. No network holds the infinite derivatives there; unweighted, they spoil the rest.
@@ -71,7 +83,9 @@ class EquationPolicy:
     corner_whole: float = 0.3
     corner_growth: tuple[float, float] = (0.25, 1.0)
 
-    margin: float = 0.1  #: of a hidden grid beyond the range of what reaches it, when it is drawn anew
+    margin: float = (
+        0.1  #: of a hidden grid beyond the range of what reaches it, when it is drawn anew
+    )
     filled: float = 0.5  #: share of a hidden grid below which it is drawn anew; in [0, 1]
     #: Factor by which the squared residual of an interval is taken to fall when it is halved: an interval is halved
     #: twice before another one is halved at all, where its residual is so many times larger.
@@ -79,11 +93,17 @@ class EquationPolicy:
     narrowest: float = 1e-6  #: share of the range below which an interval is not halved
 
     # Grids and terms that are added as long as they help.
-    enough: float = 1e-9  #: change from the last grid at which no further one follows in one variable
+    enough: float = (
+        1e-9  #: change from the last grid at which no further one follows in one variable
+    )
     enough_in_more: float = 1e-6  #: the same in two and three variables
-    helpful: float = 0.5  #: factor of the residual at most for which a refinement or further terms helped
+    helpful: float = (
+        0.5  #: factor of the residual at most for which a refinement or further terms helped
+    )
     most_intervals: int = 640  #: in one variable
-    most_if_unsettled: int = 2560  #: the same as long as grids change the solution by more than `accepted_change`
+    most_if_unsettled: int = (
+        2560  #: the same as long as grids change the solution by more than `accepted_change`
+    )
     most_intervals_in_windows: int = 80  #: in one variable that can be cut into windows
     most_intervals_in_more: int = 160
     most_unknowns: int = 1000
@@ -100,7 +120,9 @@ class EquationPolicy:
     most_unknowns_in_window: int = 1500
     held: float = 1e-3  #: relative difference from the initial values at most on the first grid
     coarser: float = 0.85  #: share of the intervals, beside one polynomial less, of a solution that estimates the error
-    points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
+    points_in_space: int = (
+        3  #: points of the quadrature rule in each interval of the other variable
+    )
     curvature: float = 0.85  #: share of knots that follow the root of the curvature at the end of the window before
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
     accepted_of_polynomials: float = 3e-4  #: the same where windows hold polynomials of time

@@ -48,7 +48,9 @@ class OutputForm:
             return torch.ones(self.outputs, inputs, dtype=torch.bool)
         return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
 
-    def combine(self, outputs: Tensor, monomials: Monomials) -> Float[Tensor, "components points unknowns"]:
+    def combine(
+        self, outputs: Tensor, monomials: Monomials
+    ) -> Float[Tensor, "components points unknowns"]:
         """The jets of the unknowns from those of the network's outputs."""
         parts = outputs.unflatten(-1, (self.unknowns, self.terms, self.factors))
         total = parts[..., 0]
@@ -68,7 +70,12 @@ class Field(Network):
     kind = "field"
 
     def __init__(
-        self, network: Network, form: OutputForm, box: Tensor, sizes: Tensor, hard: HardConditions | None = None
+        self,
+        network: Network,
+        form: OutputForm,
+        box: Tensor,
+        sizes: Tensor,
+        hard: HardConditions | None = None,
     ) -> None:
         super().__init__()
         self.network, self.form, self.hard = network, form, hard
@@ -108,7 +115,9 @@ class Field(Network):
         """The unknowns' jets at x in the user's units, and the network's; call it under `torch.enable_grad`."""
         traced = network_jets(self.network, self.inner(x), monomials, self.active)
         half = self.half_extent
-        stretch = torch.stack([(half ** -half.new_tensor(index)).prod() for index in monomials.indices])
+        stretch = torch.stack(
+            [(half ** -half.new_tensor(index)).prod() for index in monomials.indices]
+        )
         found = self.form.combine(traced.outputs, monomials) * stretch[:, None, None] * self.sizes
         return found if self.hard is None else self.hard.apply(found, x, monomials), traced
 
@@ -131,7 +140,12 @@ class Field(Network):
             edges[0][:, -1] = False
         if all(bool(each.all()) for each in edges):
             return None
-        return torch.cat([e[..., None].expand_as(x.coefficients).flatten() for e, x in zip(edges, layers, strict=True)])
+        return torch.cat(
+            [
+                e[..., None].expand_as(x.coefficients).flatten()
+                for e, x in zip(edges, layers, strict=True)
+            ]
+        )
 
     def get_unknowns(self) -> Float[Tensor, " unknowns"]:
         found, active = self.network.get_unknowns(), self.active
@@ -154,7 +168,12 @@ class Field(Network):
 
     def describe(self) -> dict[str, Any]:
         form = [self.form.unknowns, self.form.terms, self.form.factors, int(self.form.separated)]
-        described = {"kind": self.kind, "network": self.network.describe(), "form": form, "variables": len(self.box)}
+        described = {
+            "kind": self.kind,
+            "network": self.network.describe(),
+            "form": form,
+            "variables": len(self.box),
+        }
         if self.hard is not None:
             described["hard"] = {name: list(texts) for name, texts in asdict(self.hard).items()}
         return described
@@ -167,7 +186,9 @@ class Field(Network):
         network = from_description(description["network"])
         given = description.get("hard")
         hard = (
-            None if given is None else HardConditions(**{name: tuple(map(str, texts)) for name, texts in given.items()})
+            None
+            if given is None
+            else HardConditions(**{name: tuple(map(str, texts)) for name, texts in given.items()})
         )
         return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
 

@@ -51,13 +51,17 @@ class HardConditions:
     def _jets(self, texts: Sequence[str], x: Tensor, monomials: Monomials) -> Tensor:
         points, components = x.detach().cpu().numpy(), []
         for index in monomials.indices:
-            columns = [self._function(text, index)(points) / monomials.factorial(index) for text in texts]
+            columns = [
+                self._function(text, index)(points) / monomials.factorial(index) for text in texts
+            ]
             components.append(np.stack(columns, axis=1))
         return torch.as_tensor(np.stack(components)).to(x)
 
     def _function(self, text: str, index: tuple[int, ...]) -> NumpyFunction:
         if (text, index) not in self._compiled:
-            expression = differentiated(parse_expression(text, self.variables), self.variables, index)
+            expression = differentiated(
+                parse_expression(text, self.variables), self.variables, index
+            )
             found = to_numpy(expression, self.variables)
             assert isinstance(found, NumpyFunction)  # which is what to_numpy makes
             self._compiled[text, index] = found
@@ -81,7 +85,8 @@ def hard_conditions(system: System, *, last: bool) -> HardConditions | None:
             low, high = (sympy.Rational(repr(float(end))) for end in box[number])
             orders = [(end, order) for end, values in ends.items() for order in range(len(values))]
             offset += sum(
-                polynomial * (ends[end][order] - differentiated(offset, [x.name], [order])).subs(x, end)
+                polynomial
+                * (ends[end][order] - differentiated(offset, [x.name], [order])).subs(x, end)
                 for (end, order), polynomial in zip(orders, _hermite(x, orders), strict=True)
             )
             for end, values in ends.items():
@@ -120,6 +125,9 @@ def _hermite(x: sympy.Symbol, orders: Sequence[tuple[sympy.Expr, int]]) -> list[
     """For each (end, order) the polynomial whose derivative of that order is 1 there, all others being 0."""
     powers = [sympy.S.One * x**p for p in range(len(orders))]
     rows = sympy.Matrix(
-        [[differentiated(each, [x.name], [order]).subs(x, end) for each in powers] for end, order in orders]
+        [
+            [differentiated(each, [x.name], [order]).subs(x, end) for each in powers]
+            for end, order in orders
+        ]
     )
     return list(sympy.Matrix([powers]) * sympy.Matrix(rows).inv())

@@ -70,7 +70,9 @@ class Monomials:
                 pairs[at].append((i, j))
         return tuple(map(tuple, pairs))
 
-    def variables(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "components points variables"]:
+    def variables(
+        self, x: Float[Tensor, "points variables"]
+    ) -> Float[Tensor, "components points variables"]:
         """The jets of the variables themselves at `x`."""
         jet = x.new_zeros(len(self.indices), *x.shape)
         jet[0] = x
@@ -82,7 +84,10 @@ class Monomials:
     def multiply(self, a: Tensor, b: Tensor) -> Tensor:
         """The jet of the product."""
         return torch.stack(
-            [sum((a[i] * b[j] for i, j in pairs[1:]), a[pairs[0][0]] * b[pairs[0][1]]) for pairs in self.products]
+            [
+                sum((a[i] * b[j] for i, j in pairs[1:]), a[pairs[0][0]] * b[pairs[0][1]])
+                for pairs in self.products
+            ]
         )
 
     def powers(self, z: Tensor) -> list[Tensor]:
@@ -138,7 +143,9 @@ class _TracedSplines:
             self.base = monomials.compose(derivatives(function, z[0], monomials.order), z)
             self.output = self.output + self.base @ base_weight.T
 
-    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor) -> None:
+    def add_jacobian(
+        self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor
+    ) -> None:
         """Add the derivatives by the layer's unknowns to `jacobian` (points, columns), from those by `output`.
 
         `place` has the column of each of the network's unknowns.
@@ -149,7 +156,9 @@ class _TracedSplines:
         o, i = (edges[..., 0] < jacobian.shape[1] - 1).nonzero().unbind(1)
         values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], self.basis.detach()[:, :, i])
         columns = edges[o, i, 0][:, None] + self.columns[:, i]
-        jacobian.scatter_add_(1, columns.flatten(1), (values * self.scale[o, i][:, None]).flatten(1))
+        jacobian.scatter_add_(
+            1, columns.flatten(1), (values * self.scale[o, i][:, None]).flatten(1)
+        )
         if self.base is not None and (start := starts.get("base_weight", -1)) >= 0:
             values = torch.einsum("mno,mni->noi", adjoint, self.base.detach()) * self.layer.mask
             jacobian.index_add_(1, place[start : start + outputs * inputs], values.flatten(1))
@@ -159,13 +168,23 @@ class _TracedLinear:
     """x W^T + b, with an activation before it in all layers but the first."""
 
     def __init__(
-        self, layer: nn.Linear, z: Tensor, monomials: Monomials, before: Callable[[Tensor], Tensor] | None
+        self,
+        layer: nn.Linear,
+        z: Tensor,
+        monomials: Monomials,
+        before: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.input = z if before is None else monomials.compose(derivatives(before, z[0], monomials.order), z)
+        self.input = (
+            z
+            if before is None
+            else monomials.compose(derivatives(before, z[0], monomials.order), z)
+        )
         out = self.input @ layer.weight.detach().T
         self.output = torch.cat([out[:1] + layer.bias.detach(), out[1:]])
 
-    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor) -> None:
+    def add_jacobian(
+        self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor
+    ) -> None:
         values = torch.einsum("mno,mni->noi", adjoint, self.input.detach()).flatten(1)
         for name, part in (("weight", values), ("bias", adjoint[0])):
             jacobian.index_add_(1, place[starts[name] : starts[name] + part.shape[1]], part)
@@ -201,9 +220,11 @@ class NetworkJets:
 
 
 def network_jets(
-    network: Network, x: Float[Tensor, "points inputs"], monomials: Monomials,
+    network: Network,
+    x: Float[Tensor, "points inputs"],
+    monomials: Monomials,
     active: Bool[Tensor, " unknowns"] | None = None,
-) -> NetworkJets:  # fmt: skip
+) -> NetworkJets:
     """The jets of a KAN or an MLP at `x`, in the network's own inputs; call it under `torch.enable_grad`.
 
     `active` are the unknowns that are trained (None: all); all functions of an edge are active, or none. Raises
@@ -215,7 +236,9 @@ def network_jets(
         starts.setdefault(layer_name, {})[kind] = start
         start += parameter.numel()
     if not network.edge_layers and not isinstance(network, MLP):
-        raise UsageError(f"equations are solved by networks of kind kan or mlp, not {network.kind}.")
+        raise UsageError(
+            f"equations are solved by networks of kind kan or mlp, not {network.kind}."
+        )
     z, traced = monomials.variables(x), list[_TracedSplines | _TracedLinear]()
     for layer in network.linear if isinstance(network, MLP) else network.edge_layers:
         if isinstance(layer, SplineLayer):

@@ -45,7 +45,9 @@ class Block:
 
     @cached_property
     def monomials(self) -> Monomials:
-        return Monomials.covering((each.index for each in self.relation.derivatives), self.points.shape[1])
+        return Monomials.covering(
+            (each.index for each in self.relation.derivatives), self.points.shape[1]
+        )
 
     @property
     def scale(self) -> float:
@@ -55,9 +57,13 @@ class Block:
 
     def rows(self, field: Field, constants: Tensor, *, jacobian: bool) -> tuple[Tensor, Tensor]:
         """The rows (points,), and their derivatives (points, unknowns), which are left out unless asked for."""
-        residual, slopes = evaluate(self.relation, field, self.points, constants, self.monomials, jacobian=jacobian)
+        residual, slopes = evaluate(
+            self.relation, field, self.points, constants, self.monomials, jacobian=jacobian
+        )
         if self.partner is not None:
-            there = evaluate(self.relation, field, self.partner, constants, self.monomials, jacobian=jacobian)
+            there = evaluate(
+                self.relation, field, self.partner, constants, self.monomials, jacobian=jacobian
+            )
             residual, slopes = residual - there[0], slopes - there[1]
         if self.target is not None:
             residual = residual - self.target
@@ -66,7 +72,13 @@ class Block:
 
 
 def evaluate(
-    relation: Relation, field: Field, x: Tensor, constants: Tensor, monomials: Monomials, *, jacobian: bool
+    relation: Relation,
+    field: Field,
+    x: Tensor,
+    constants: Tensor,
+    monomials: Monomials,
+    *,
+    jacobian: bool,
 ) -> tuple[Float[Tensor, " points"], Float[Tensor, "points columns"]]:
     """left - right of `relation` at x; where asked for its derivatives by the field's unknowns and the constants."""
     with torch.enable_grad():
@@ -91,11 +103,15 @@ class ResidualProblem(Problem):
     `field` is copied; `solution` reads the result back.
     """
 
-    def __init__(self, field: Field, blocks: Sequence[Block], constants: Float[Tensor, " constants"]) -> None:
+    def __init__(
+        self, field: Field, blocks: Sequence[Block], constants: Float[Tensor, " constants"]
+    ) -> None:
         self._field, self.blocks, self._count = deepcopy(field), tuple(blocks), len(constants)
         self.unknowns = torch.cat([field.get_unknowns(), constants])
 
-    def solution(self, unknowns: Float[Tensor, " unknowns"]) -> tuple[Field, Float[Tensor, " constants"]]:
+    def solution(
+        self, unknowns: Float[Tensor, " unknowns"]
+    ) -> tuple[Field, Float[Tensor, " constants"]]:
         """The field and the constants at `unknowns`."""
         field = deepcopy(self._field)
         field.set_unknowns(unknowns[: len(unknowns) - self._count])
@@ -139,22 +155,36 @@ def condition_blocks(
         if condition.periodic is None:
             blocks.append(Block("condition", condition.relation, torch.cat(faces), weight))
         else:
-            blocks.append(Block("condition", condition.relation, faces[0], weight, partner=faces[1]))
+            blocks.append(
+                Block("condition", condition.relation, faces[0], weight, partner=faces[1])
+            )
     for measured in system.measured:
-        blocks.append(Block("data", measured.relation, measured.points, data_weight, target=measured.values))
+        blocks.append(
+            Block("data", measured.relation, measured.points, data_weight, target=measured.values)
+        )
     return blocks
 
 
-def with_units(blocks: Sequence[Block], system: System, sizes: Tensor, solution: Field | None = None) -> list[Block]:
+def with_units(
+    blocks: Sequence[Block], system: System, sizes: Tensor, solution: Field | None = None
+) -> list[Block]:
     """The blocks with the size of their terms as the unit of their residuals, so that units of the user cancel.
 
     Terms are measured at values of the given sizes, or at those of `solution` where they are smaller there.
     """
-    return [replace(block, unit=unit_of(block.relation, system, sizes, block.points, solution)) for block in blocks]
+    return [
+        replace(block, unit=unit_of(block.relation, system, sizes, block.points, solution))
+        for block in blocks
+    ]
 
 
 def unit_of(
-    relation: Relation, system: System, sizes: Tensor, points: Tensor, solution: Field | None = None, samples: int = 256
+    relation: Relation,
+    system: System,
+    sizes: Tensor,
+    points: Tensor,
+    solution: Field | None = None,
+    samples: int = 256,
 ) -> float:
     """The largest root mean square of a term |dR/du_a| times the size of u_a, at points with values of that size.
 
@@ -162,11 +192,21 @@ def unit_of(
     the slope dR/du_a is taken there too, and the smaller of the two counts.
     """
     half, drawn = system.box.diff()[:, 0] / 2, np.random.default_rng(0)
-    scale = [float(sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod()) for each in relation.derivatives]
-    at = points[: min(samples, len(points))] if solution is None else points[drawn.permutation(len(points))[:samples]]
+    scale = [
+        float(sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod())
+        for each in relation.derivatives
+    ]
+    at = (
+        points[: min(samples, len(points))]
+        if solution is None
+        else points[drawn.permutation(len(points))[:samples]]
+    )
     values = [drawn.standard_normal((len(at), len(scale))) * scale]
     if solution is not None:
-        found = [solution.derivative(at, each.index)[:, each.unknown].cpu() for each in relation.derivatives]
+        found = [
+            solution.derivative(at, each.index)[:, each.unknown].cpu()
+            for each in relation.derivatives
+        ]
         values.append(np.stack(found, axis=1))
     fixed = system.guesses().expand(len(at), -1).cpu().numpy()
     rows = [np.concatenate([at.cpu().numpy(), each, fixed], axis=1) for each in values]
@@ -174,7 +214,9 @@ def unit_of(
     return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
 
 
-def sizes_of(system: System, points: Float[Tensor, "points variables"], count: int = 60) -> Float[Tensor, " unknowns"]:
+def sizes_of(
+    system: System, points: Float[Tensor, "points variables"], count: int = 60
+) -> Float[Tensor, " unknowns"]:
     """How large each unknown is: from data and conditions; where those are zero, from the equations' sources.
 
     1 where nothing says so.
@@ -199,7 +241,9 @@ def sizes_of(system: System, points: Float[Tensor, "points variables"], count: i
     return torch.where(sizes > 0, sizes, largest).to(system.box)
 
 
-def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> tuple[Float[Tensor, " constants"], float]:
+def standard_errors(
+    problem: ResidualProblem, unknowns: Tensor
+) -> tuple[Float[Tensor, " constants"], float]:
     """Standard errors of the sought constants, roots of the diagonal of s^2 (J^T J)^-1; NaN without measured values.
 
     With them the largest factor by which an error exceeds what it were if the other constants were known: where it is
@@ -225,7 +269,9 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> tuple[Float[T
     return inverse.norm(dim=1) / sizes[-len(constants) :] * variance**0.5, inflated
 
 
-def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"], iterations: int = 20) -> float:
+def sensitivity(
+    problem: ResidualProblem, points: Float[Tensor, "points variables"], iterations: int = 20
+) -> float:
     """The largest change of an unknown, relative to its size, for a change of all residuals by 1 (root mean square).
 
     That is the largest singular value of U J^+, U the derivatives of the unknowns at `points` by the network's numbers
@@ -238,7 +284,9 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
         with torch.enable_grad():
             jets, traced = field.jets(points, monomials)
             values = jets[0, :, number]
-            size = float(values.detach().square().mean().sqrt().clamp(min=float(field.sizes[number]) * 1e-3))
+            size = float(
+                values.detach().square().mean().sqrt().clamp(min=float(field.sizes[number]) * 1e-3)
+            )
             parts.append(traced.jacobian(values.sum()) / (size * len(points) ** 0.5))
     moved = torch.cat(parts)
     jacobian = torch.cat([slopes for _, slopes in problem.evaluated(problem.unknowns)])

@@ -16,9 +16,13 @@ from kanrun.watch import time_is_up
 
 
 def solve(
-    system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator, windows: int | str | None = None,
+    system: System,
+    ansatz: Ansatz,
+    policy: EquationPolicy,
+    generator: Generator,
+    windows: int | str | None = None,
     first: Field | None = None,
-) -> Events[EquationStage, None, Solution]:  # fmt: skip
+) -> Events[EquationStage, None, Solution]:
     """Solve the system; yields every grid, returns the solution. It begins with the field `first` where one is given.
 
     `windows` cuts the last variable into so many parts of one length; with `auto` a part that does not hold (see
@@ -28,7 +32,9 @@ def solve(
     """
     low, high = map(float, system.box[-1])
     corners = [each for each in system.corners if each.face[-1] == (len(system.box) - 1, low)]
-    if windows == "auto" and any(each.relation.order == 0 and each.share > policy.corner_whole for each in corners):
+    if windows == "auto" and any(
+        each.relation.order == 0 and each.share > policy.corner_whole for each in corners
+    ):
         windows = None
     length = (high - low) / windows if isinstance(windows, int) else high - low
     shortest = (high - low) / policy.most_windows if windows == "auto" else length
@@ -40,9 +46,14 @@ def solve(
         whole = (start, end) == (low, high)
         shorter = windows == "auto" and end - start > 1.01 * shortest
         solver = BoxSolver(
-            system if whole else system.until(start, end), ansatz if whole else _of_windows(ansatz, policy, system),
-            policy, generator, first=first, before=before, whole=not shorter,
-        )  # fmt: skip
+            system if whole else system.until(start, end),
+            ansatz if whole else _of_windows(ansatz, policy, system),
+            policy,
+            generator,
+            first=first,
+            before=before,
+            whole=not shorter,
+        )
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
@@ -57,7 +68,11 @@ def solve(
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
         if time_is_up():
             break
-        if windows == "auto" and len(last) > 1 and not (holds and (last[-1].change or 0.0) <= policy.lost):
+        if (
+            windows == "auto"
+            and len(last) > 1
+            and not (holds and (last[-1].change or 0.0) <= policy.lost)
+        ):
             break
         start, length = end, length * (policy.longer if windows == "auto" else 1.0)
     if end < high and corners:
@@ -71,20 +86,32 @@ def _of_windows(ansatz: Ansatz, policy: EquationPolicy, system: System) -> Ansat
     """What the solution in a window is sought as: beside one other variable, with polynomials of time."""
     if len(system.box) != 2 or not ansatz.form.separated:
         return ansatz
-    return replace(ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True)
+    return replace(
+        ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True
+    )
 
 
 def _holds(
-    last: EquationStage, system: System, policy: EquationPolicy, before: tuple[EquationStage, ...], *, whole: bool
+    last: EquationStage,
+    system: System,
+    policy: EquationPolicy,
+    before: tuple[EquationStage, ...],
+    *,
+    whole: bool,
 ) -> bool:
     """Whether the residuals of a window's last grid are small, and its change, which adds up over windows and may grow
     by a factor from one to the next."""
     two = len(system.box) == 2 and last.solution.form.separated
-    accepted, low = policy.accepted_of_polynomials if two else policy.accepted, float(system.box[-1, 0])
+    accepted, low = (
+        policy.accepted_of_polynomials if two else policy.accepted,
+        float(system.box[-1, 0]),
+    )
     if float(last.solution.box[-1, 0]) == low and system.corners:
         share = max(each.share for each in system.corners) if whole else 1.0
         accepted = max(accepted, share * policy.accepted_with_corners)
-    most = max(policy.accepted_change, policy.grown * ((before[-1].change or 0.0) if before else 0.0))
+    most = max(
+        policy.accepted_change, policy.grown * ((before[-1].change or 0.0) if before else 0.0)
+    )
     small = last.equation.rms <= accepted and last.conditions.rms <= accepted
     return small and (last.change or 0.0) <= most
 
@@ -94,4 +121,6 @@ def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:
     if len(stages) >= policy.settling and (stages[-1].change or 0.0) > policy.lost:
         return True
     residual = stages[-1].equation.rms
-    return len(stages) > 2 and not residual <= max(policy.hopeless, policy.helpful * stages[-3].equation.rms)
+    return len(stages) > 2 and not residual <= max(
+        policy.hopeless, policy.helpful * stages[-3].equation.rms
+    )

@@ -43,11 +43,15 @@ class Starts:
         fields = [begun, *(self._random(form) for _ in range(count - 1)), *special]
         racing = [(0.0, each, self.guesses) for each in fields]
         for kept, steps in rounds:
-            racing = [self.raced(each, constants, blocks, steps) for _, each, constants in racing[:kept]]
+            racing = [
+                self.raced(each, constants, blocks, steps) for _, each, constants in racing[:kept]
+            ]
             racing.sort(key=lambda entry: entry[0])
         loss, best, constants = racing[0]
         if not loss < inf:
-            raise TrainingFailed("The equation's residual is not finite at any start; check its formula on the box.")
+            raise TrainingFailed(
+                "The equation's residual is not finite at any start; check its formula on the box."
+            )
         return best, constants
 
     def raced(
@@ -55,7 +59,9 @@ class Starts:
     ) -> tuple[float, Field, Tensor]:
         """The objective, field and constants after some steps; infinity where the start is not finite."""
         problem = ResidualProblem(candidate, blocks, constants)
-        state, _ = minimise(problem, self.policy.lm, replace(self.policy.start, steps=steps), ended=time_is_up)
+        state, _ = minimise(
+            problem, self.policy.lm, replace(self.policy.start, steps=steps), ended=time_is_up
+        )
         found, constants = problem.solution(state.unknowns)
         inside = self.rows.points(self.rows.inside, self.policy.start_points)
         return state.loss[0], self.fitted_grids(found, inside), constants
@@ -68,31 +74,45 @@ class Starts:
         size = exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
         with torch.no_grad():
             for _, parameter in network.unknowns() if network.intervals is not None else ():
-                drawn = torch.randn(parameter.shape, generator=self.generator, dtype=parameter.dtype)
+                drawn = torch.randn(
+                    parameter.shape, generator=self.generator, dtype=parameter.dtype
+                )
                 parameter.copy_(drawn.to(parameter) * size)
         candidate = Field(network, form, self.system.box, self.rows.sizes, self.ansatz.built_in)
-        return self.fitted_grids(candidate, self.rows.points(self.rows.inside, self.policy.start_points))
+        return self.fitted_grids(
+            candidate, self.rows.points(self.rows.inside, self.policy.start_points)
+        )
 
     def _at_beginning(self) -> Field:
         """The initial values at all times, on a grid that holds them, with further polynomials of time."""
-        policy, form, start = self.policy, self.ansatz.form, (len(self.system.box) - 1, float(self.system.box[-1, 0]))
+        policy, form, start = (
+            self.policy,
+            self.ansatz.form,
+            (len(self.system.box) - 1, float(self.system.box[-1, 0])),
+        )
         field = with_polynomials(self._random(replace(form, terms=1)))
         begins = [
-            each for each in self.system.conditions
-            if each.faces and all(start in face for face in each.faces)
+            each
+            for each in self.system.conditions
+            if each.faces
+            and all(start in face for face in each.faces)
             and not any(derivative.index[-1] for derivative in each.relation.derivatives)
-        ]  # fmt: skip
+        ]
         known = replace(self.system, conditions=tuple(begins), measured=())
         while begins:
             problem, finer = (
-                ResidualProblem(field, with_units(blocks, self.system, self.rows.sizes), self.guesses)
+                ResidualProblem(
+                    field, with_units(blocks, self.system, self.rows.sizes), self.guesses
+                )
                 for count in (policy.face_points, policy.start_points)
                 for blocks in (condition_blocks(known, count, 1.0, edges=edges_of(field)),)
             )
             state, _ = minimise(problem, policy.lm, policy.coarse)
             field, intervals = problem.solution(state.unknowns)[0], 2 * (field.intervals or 1)
             squares = finer.residual(state.unknowns).square()
-            if float(squares.sum()) <= policy.held**2 or intervals > policy.finest(one=False, whole=True):
+            if float(squares.sum()) <= policy.held**2 or intervals > policy.finest(
+                one=False, whole=True
+            ):
                 break
             points = torch.cat([each.points for each in finer.blocks])
             field = insert(field, intervals, points, squares, policy.halved, policy.narrowest)
@@ -105,7 +125,9 @@ class Starts:
         """
         vocabulary, policy, found = self.system.vocabulary, self.policy, list[Field]()
         points, shares = self.rows.collocation(field)
-        borders = self.rows.borders(policy.face_points, policy.condition_weight, policy.condition_weight, None, None)
+        borders = self.rows.borders(
+            policy.face_points, policy.condition_weight, policy.condition_weight, None, None
+        )
         for order in (self.system.order, 1):
             names = [f"{name}_{vocabulary.variables[0] * order}" for name in vocabulary.unknowns]
             relations = [parse_relation(f"{name} = 0", vocabulary) for name in names]
@@ -126,11 +148,15 @@ class Starts:
         for number in range(len(box) - 1):
             index = tuple(2 * (number == i) for i in range(len(box)))
             bend = before.derivative(end, index).abs().sum(1).sqrt()
-            chosen = torch.multinomial(bend + 1e-12, len(bend), replacement=True, generator=self.generator)
+            chosen = torch.multinomial(
+                bend + 1e-12, len(bend), replacement=True, generator=self.generator
+            )
             drawn[:, number] = drawn[chosen, number]
         uniform = 1.0 if len(box) == 1 else 1 - policy.curvature
         return moved.with_network(
-            moved.network.regrid(drawn, grid_eps=uniform, margin=policy.margin, inputs="within").network
+            moved.network.regrid(
+                drawn, grid_eps=uniform, margin=policy.margin, inputs="within"
+            ).network
         )
 
     def fitted_grids(self, solution: Field, points: Tensor) -> Field:
@@ -138,8 +164,12 @@ class Starts:
 
         Beyond a grid second derivatives are zero, so no point may lie there; nor may a grid be much too wide.
         """
-        faces = [block.points for block in condition_blocks(self.system, self.policy.face_points, 1.0)]
+        faces = [
+            block.points for block in condition_blocks(self.system, self.policy.face_points, 1.0)
+        ]
         inner = solution.inner(torch.cat([points, *faces]))
         if solution.network.covers(inner, self.policy.filled):
             return solution
-        return solution.with_network(solution.network.regrid(inner, grid_eps=1.0, margin=self.policy.margin).network)
+        return solution.with_network(
+            solution.network.regrid(inner, grid_eps=1.0, margin=self.policy.margin).network
+        )

@@ -31,7 +31,9 @@ class Condition:
     def places(self, box: Tensor) -> tuple[Face, ...]:
         """The faces, or the two ends of a periodic variable."""
         number = self.periodic
-        return self.faces if number is None else tuple(((number, float(end)),) for end in box[number])
+        return (
+            self.faces if number is None else tuple(((number, float(end)),) for end in box[number])
+        )
 
     def said(self) -> tuple[Derivative, sympy.Expr] | None:
         """The condition's one derivative and what it says this is; None where it holds several, a factor that varies,
@@ -41,7 +43,9 @@ class Condition:
             return None
         name = variable(held[0].name)
         slope = sympy.diff(expression, name)
-        if not slope.is_number or expression.has(*map(variable, self.relation.vocabulary.constants)):
+        if not slope.is_number or expression.has(
+            *map(variable, self.relation.vocabulary.constants)
+        ):
             return None
         return held[0], -expression.subs(name, 0) / slope
 
@@ -97,18 +101,32 @@ class System:
         def moved(face: Face) -> Face:
             return tuple((began[0], start) if each == began else each for each in face)
 
-        conditions = (replace(each, faces=tuple(map(moved, each.faces))) for each in self.conditions)
+        conditions = (
+            replace(each, faces=tuple(map(moved, each.faces))) for each in self.conditions
+        )
         return replace(self, box=box, conditions=tuple(conditions))
 
     @property
     def evolves(self) -> bool:
         """Whether nothing is asked at the upper end of the last variable, so that it can be solved in windows."""
         last, end = len(self.box) - 1, float(self.box[-1, 1])
-        fixed = [value for each in self.conditions for face in each.faces for number, value in face if number == last]
-        return bool(fixed) and end not in fixed and all(each.periodic != last for each in self.conditions)
+        fixed = [
+            value
+            for each in self.conditions
+            for face in each.faces
+            for number, value in face
+            if number == last
+        ]
+        return (
+            bool(fixed)
+            and end not in fixed
+            and all(each.periodic != last for each in self.conditions)
+        )
 
 
-def differentiated(expression: sympy.Expr, names: Sequence[str], index: Sequence[int]) -> sympy.Expr:
+def differentiated(
+    expression: sympy.Expr, names: Sequence[str], index: Sequence[int]
+) -> sympy.Expr:
     """The derivative of a formula by the multi-index `index`."""
     for name, times in zip(names, index, strict=True):
         expression = sympy.diff(expression, variable(name), times) if times else expression
@@ -116,7 +134,11 @@ def differentiated(expression: sympy.Expr, names: Sequence[str], index: Sequence
 
 
 def low_discrepancy(
-    box: Tensor, count: int, seed: int, edges: Float[Tensor, "variables ends"] | None = None, following: float = 0.5
+    box: Tensor,
+    count: int,
+    seed: int,
+    edges: Float[Tensor, "variables ends"] | None = None,
+    following: float = 0.5,
 ) -> Float[Tensor, "points variables"]:
     """The first `count` points of a scrambled Sobol sequence in a box.
 
@@ -124,12 +146,17 @@ def low_discrepancy(
     equal in all intervals, whatever their length; the rest stays uniform.
     """
     sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
-    share = sequence.random_base2(max(0, (count - 1).bit_length()))[:count]  # powers of two are balanced
+    share = sequence.random_base2(max(0, (count - 1).bit_length()))[
+        :count
+    ]  # powers of two are balanced
     if edges is not None:
         places = (edges.cpu().numpy() + 1) / 2
         even = np.linspace(0, 1, places.shape[1])
         share = np.stack(
-            [np.interp(s, following * even + (1 - following) * p, p) for s, p in zip(share.T, places, strict=True)],
+            [
+                np.interp(s, following * even + (1 - following) * p, p)
+                for s, p in zip(share.T, places, strict=True)
+            ],
             axis=1,
         )
     return box[:, 0] + torch.as_tensor(share).to(box) * box.diff()[:, 0]
@@ -147,7 +174,9 @@ def gauss_points(box: Tensor, pieces: Sequence[tuple[Tensor, int]]) -> tuple[Ten
         width = np.diff(ends)[:, None]
         share = ((ends[:-1, None] + width * (nodes + 1) / 2).reshape(-1) + 1) / 2
         axes.append(torch.as_tensor(low + share * (high - low)).to(box))
-        shares = torch.outer(shares, torch.as_tensor((width / 2 * weights / 2).reshape(-1))).reshape(-1)
+        shares = torch.outer(
+            shares, torch.as_tensor((width / 2 * weights / 2).reshape(-1))
+        ).reshape(-1)
     return torch.cartesian_prod(*axes).reshape(len(shares), -1), (shares * len(shares)).to(box)
 
 
@@ -167,7 +196,9 @@ def on_face(
         place = np.linspace(0, len(ends) - 1, max(count, 3 * len(ends) - 2))
         shares = [torch.as_tensor(np.interp(place, range(len(ends)), ends))]
     axes = [
-        box[n, 0] + shares[free.index(n)] * box[n].diff() if n in free else box.new_tensor([fixed[n]])
+        box[n, 0] + shares[free.index(n)] * box[n].diff()
+        if n in free
+        else box.new_tensor([fixed[n]])
         for n in range(len(box))
     ]
     return torch.cartesian_prod(*axes).reshape(-1, len(box)).to(box)

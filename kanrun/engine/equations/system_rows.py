@@ -10,7 +10,14 @@ from torch import Generator, Tensor
 from kanrun.engine.equations.enrichment import edges_of
 from kanrun.engine.equations.equation_policy import EquationPolicy, Residuals
 from kanrun.engine.equations.field import Field
-from kanrun.engine.equations.residuals import Block, ResidualProblem, condition_blocks, evaluate, sizes_of, with_units
+from kanrun.engine.equations.residuals import (
+    Block,
+    ResidualProblem,
+    condition_blocks,
+    evaluate,
+    sizes_of,
+    with_units,
+)
 from kanrun.engine.equations.system import System, gauss_points, low_discrepancy
 
 
@@ -21,11 +28,19 @@ class SystemRows:
     """
 
     def __init__(
-        self, system: System, policy: EquationPolicy, generator: Generator, before: Field | None, *, growing: bool
+        self,
+        system: System,
+        policy: EquationPolicy,
+        generator: Generator,
+        before: Field | None,
+        *,
+        growing: bool,
     ) -> None:
         self.system, self.policy, self.growing = system, policy, growing
         #: Seeds of the points: those of training, those by which knots are inserted, and those of measurements.
-        self.inside, self.candidates, self.unseen = torch.randint(2**31, (3,), generator=generator).tolist()
+        self.inside, self.candidates, self.unseen = torch.randint(
+            2**31, (3,), generator=generator
+        ).tolist()
         self.origin: Field | None = None  # whose end the initial conditions are, in a later window
         self.added = system.box.new_zeros(0, len(system.box))
         drawn = self.points(self.unseen)
@@ -39,7 +54,9 @@ class SystemRows:
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
         """`count` points (else as many as grids are measured at) of the sequence; with a share that follow knots."""
         edges, policy = None if solution is None else edges_of(solution), self.policy
-        return low_discrepancy(self.system.box, count or policy.fresh, seed, edges, policy.following)
+        return low_discrepancy(
+            self.system.box, count or policy.fresh, seed, edges, policy.following
+        )
 
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor | None]:
         """The points inside: a quadrature rule over the grid in one variable and where the last variable has
@@ -55,38 +72,59 @@ class SystemRows:
             each = min(-(-policy.points // (edges.shape[1] - 1)), policy.points_per_interval)
             return gauss_points(box, [(edges[0], each)])
         if solution.form.fixed_last and edges is not None:
-            ends = (edges[0, [0, -2]] + edges[0, [1, -1]]) / 2  # where splines have more functions than inside
+            ends = (
+                edges[0, [0, -2]] + edges[0, [1, -1]]
+            ) / 2  # where splines have more functions than inside
             pieces, whole = torch.cat([edges[0], ends]).sort().values, edges[1, [0, -1]]
-            return gauss_points(box, [(pieces, policy.points_in_space), (whole, solution.form.terms + 2)])
+            return gauss_points(
+                box, [(pieces, policy.points_in_space), (whole, solution.form.terms + 2)]
+            )
         count = policy.points
         if self.growing:
             count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
         return torch.cat([self.points(self.inside, count, solution), self.added]), None
 
     def blocks(
-        self, points: Tensor, shares: Tensor | None, weight: float, data_weight: float = 1.0,
-        edges: Tensor | None = None, solution: Field | None = None,
-    ) -> list[Block]:  # fmt: skip
+        self,
+        points: Tensor,
+        shares: Tensor | None,
+        weight: float,
+        data_weight: float = 1.0,
+        edges: Tensor | None = None,
+        solution: Field | None = None,
+    ) -> list[Block]:
         """The rows of all that must hold; equations weigh 1, conditions `weight`, measured values `data_weight`."""
         borders = self.borders(self.policy.face_points, weight, data_weight, edges, solution)
         return [*self.equations(points, shares, solution), *borders]
 
-    def equations(self, points: Tensor, shares: Tensor | None, solution: Field | None) -> list[Block]:
+    def equations(
+        self, points: Tensor, shares: Tensor | None, solution: Field | None
+    ) -> list[Block]:
         """The rows of the equations."""
         inside = [Block("equation", each, points, shares=shares) for each in self.system.equations]
         return with_units(self._eased(inside), self.system, self.sizes, solution)
 
     def borders(
-        self, count: int, weight: float, data_weight: float, edges: Tensor | None, solution: Field | None
+        self,
+        count: int,
+        weight: float,
+        data_weight: float,
+        edges: Tensor | None,
+        solution: Field | None,
     ) -> list[Block]:
         """The rows of conditions and measured values; conditions at the beginning of a later window are that what they
         hold of the unknowns is as it was at the end of the window before."""
-        blocks, start = condition_blocks(self.system, count, weight, data_weight, edges), float(self.system.box[-1, 0])
+        blocks, start = (
+            condition_blocks(self.system, count, weight, data_weight, edges),
+            float(self.system.box[-1, 0]),
+        )
         for number, each in enumerate(blocks if self.origin is not None else ()):
             if each.partner is None and bool((each.points[:, -1] == start).all()):
                 assert self.origin is not None  # an invariant: nothing is gone through without
                 none = each.points.new_zeros(len(self.system.vocabulary.constants))
-                there = evaluate(each.relation, self.origin, each.points, none, each.monomials, jacobian=False)[0]
+                there = evaluate(
+                    each.relation, self.origin, each.points, none, each.monomials, jacobian=False
+                )[0]
                 blocks[number] = replace(each, target=there.detach())
         return with_units(self._eased(blocks), self.system, self.sizes, solution)
 
@@ -100,10 +138,14 @@ class SystemRows:
             reach = self.policy.reach(corner.share, corner.relation.order)
             unknowns = {each.unknown for each in corner.relation.derivatives}
             for number, block in enumerate(blocks):
-                if block.kind != "data" and any(each.unknown in unknowns for each in block.relation.derivatives):
+                if block.kind != "data" and any(
+                    each.unknown in unknowns for each in block.relation.derivatives
+                ):
                     away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
                     near = (away.norm(dim=1) / reach).clamp(max=1) ** (2 * self.policy.corner_power)
-                    blocks[number] = replace(block, shares=near if block.shares is None else block.shares * near)
+                    blocks[number] = replace(
+                        block, shares=near if block.shares is None else block.shares * near
+                    )
         return blocks
 
     def squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
@@ -119,9 +161,14 @@ class SystemRows:
         problem = ResidualProblem(
             solution, [replace(each, weight=float(len(each.points))) for each in blocks], constants
         )
-        left, points = problem.residual(problem.unknowns).detach().abs(), torch.cat([each.points for each in blocks])
+        left, points = (
+            problem.residual(problem.unknowns).detach().abs(),
+            torch.cat([each.points for each in blocks]),
+        )
         at = int(left.argmax())
-        return Residuals(float(left.square().mean().sqrt()), float(left[at]), tuple(points[at].tolist()))
+        return Residuals(
+            float(left.square().mean().sqrt()), float(left[at]), tuple(points[at].tolist())
+        )
 
     def add_points(self, solution: Field, constants: Tensor) -> None:
         """Add fresh points where the equation's residual is largest."""

@@ -79,18 +79,26 @@ def network_of(  # noqa: PLR0913 (keywords)
         _write(layer, edges, None)
         return KAN.of_layers([layer])
     directions = np.concatenate([main, *(one.directions for one in nodes)])
-    bells = design.radial.of_centres(np.stack([one.main[functions:] for one in fit_terms])) if design.radial else None
+    bells = (
+        design.radial.of_centres(np.stack([one.main[functions:] for one in fit_terms]))
+        if design.radial
+        else None
+    )
     count = len(directions) + (0 if bells is None else bells.shape[1])
     inner = SplineLayer.on_grid(breakpoints, count, spec, uniform=False)
     edges = _shaped(_edges(design, directions), policy, len(main))
     if design.radial:
         edges = np.concatenate([edges, _parabolas(design.radial, inner.knots.numpy())])
     _write(inner, edges, None)
-    ends = [(reach.min(0), reach.max(0)) for reach in (block @ directions.T for _, block in h.blocks())]
+    ends = [
+        (reach.min(0), reach.max(0)) for reach in (block @ directions.T for _, block in h.blocks())
+    ]
     low, high = (np.array(each) for each in zip(*ends, strict=True))
     low, high = low.min(0), high.max(0)
     room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))
-    cuts = np.linspace(low - room, high + room, (INTERVALS if local else OUTER_INTERVALS) + 1, axis=1)
+    cuts = np.linspace(
+        low - room, high + room, (INTERVALS if local else OUTER_INTERVALS) + 1, axis=1
+    )
     if bells is not None:
         bell = psi().t[DEGREE:-DEGREE]
         cuts = np.concatenate([cuts, np.tile(bell, (bells.shape[1], 1))])
@@ -127,7 +135,9 @@ def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) ->
     """
     first, second = ([one.layer(i) for one in networks] for i in (0, 1))
     edges = np.concatenate([one.coefficients.detach().numpy() for one in first])
-    inner = SplineLayer.on_grid(breakpoints_of(first[0].knots, DEGREE), len(edges), first[0].spec, uniform=False)
+    inner = SplineLayer.on_grid(
+        breakpoints_of(first[0].knots, DEGREE), len(edges), first[0].spec, uniform=False
+    )
     _write(inner, edges, None)
     cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])
     middle = SplineLayer.on_grid(cuts, len(networks), second[0].spec, uniform=True)
@@ -135,7 +145,10 @@ def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) ->
     mask = linalg.block_diag(*(one.mask.numpy() for one in second))
     _write(middle, flat.reshape(len(networks), len(cuts), -1), mask)
     points = max(len(values) for values, _ in maps)
-    ends = [values if len(values) == points else np.linspace(values[0], values[-1], points) for values, _ in maps]
+    ends = [
+        values if len(values) == points else np.linspace(values[0], values[-1], points)
+        for values, _ in maps
+    ]
     spec = replace(second[0].spec, extrapolation="constant")
     outer = SplineLayer.on_grid(torch.as_tensor(np.stack(ends)), 1, spec, uniform=False)
     knots = outer.knots.numpy()
@@ -193,7 +206,9 @@ def _write(layer: SplineLayer, coefficients: ndarray, mask: ndarray | None) -> N
             layer.mask.copy_(torch.as_tensor(mask))
 
 
-def _outer(knots: ndarray, nodes: Sequence[_Nodes], offsets: ndarray) -> Float[ndarray, "terms nodes functions"]:
+def _outer(
+    knots: ndarray, nodes: Sequence[_Nodes], offsets: ndarray
+) -> Float[ndarray, "terms nodes functions"]:
     """B-spline coefficients of the straight edges of the main nodes and the parabolas of the squared ones."""
     line, square = _powers(knots)
     out = np.zeros((len(nodes), *line.shape))

@@ -46,7 +46,9 @@ class ReducedBasis:
 
     @staticmethod
     def of(
-        u: Float[ndarray, "rows inputs"], policy: EvidencePolicy, weights: Float[ndarray, " rows"] | None = None
+        u: Float[ndarray, "rows inputs"],
+        policy: EvidencePolicy,
+        weights: Float[ndarray, " rows"] | None = None,
     ) -> ReducedBasis:
         """The basis of these training rows; a constant input has no functions, one of two values a line."""
         weights = np.ones(len(u)) if weights is None else weights
@@ -74,9 +76,13 @@ class ReducedBasis:
         order = [np.arange(len(one)) for one in roughness]
         none = np.zeros(0)
         return ReducedBasis(
-            breakpoints, tuple(coefficients), np.concatenate([none, *roughness]), np.array(column, dtype=int),
-            np.concatenate([none, *order]).astype(int), np.array(steps, dtype=bool),
-        )  # fmt: skip
+            breakpoints,
+            tuple(coefficients),
+            np.concatenate([none, *roughness]),
+            np.array(column, dtype=int),
+            np.concatenate([none, *order]).astype(int),
+            np.array(steps, dtype=bool),
+        )
 
     def spans(self, j: int) -> Float[ndarray, " differences"]:
         """What differences of neighbouring coefficients of input j are divided by for those of the slope, times 3."""
@@ -129,7 +135,9 @@ def _breakpoints(u: Float[ndarray, " rows"], policy: EvidencePolicy) -> ndarray:
     return np.concatenate([[low], low + (high - low) * ends[:-1] / ends[-1], [high]])
 
 
-def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray, functions: int) -> tuple[ndarray, ndarray]:
+def _moments(
+    u: ndarray, weights: ndarray, breakpoints: ndarray, functions: int
+) -> tuple[ndarray, ndarray]:
     """Covariance (inputs, functions, functions) and mean (inputs, functions) of the B-splines on the rows."""
     share = weights / weights.sum()
     inputs, grid = len(breakpoints), _grid(breakpoints)
@@ -144,7 +152,9 @@ def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray, functions: int)
 
 def _rows_between(u: ndarray, breakpoints: ndarray) -> Int[ndarray, "inputs intervals"]:
     """How many rows lie in each interval."""
-    return np.stack([np.histogram(column, grid)[0] for column, grid in zip(u.T, breakpoints, strict=True)])
+    return np.stack(
+        [np.histogram(column, grid)[0] for column, grid in zip(u.T, breakpoints, strict=True)]
+    )
 
 
 def _energy(
@@ -157,7 +167,9 @@ def _energy(
     for node, weight in zip(nodes, weights, strict=True):
         at = breakpoints[:, :-1] + widths * (node + 1) / 2
         values = _basis(at.T, grid, derivative).transpose(1, 0, 2)
-        total += values.transpose(0, 2, 1) @ (values * (stiffness * widths * weight / 2)[:, :, None])
+        total += values.transpose(0, 2, 1) @ (
+            values * (stiffness * widths * weight / 2)[:, :, None]
+        )
     return total
 
 

@@ -34,7 +34,9 @@ class Posterior:
         return np.asarray(y - self.weights / self.diagonal)
 
 
-def solve(kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndarray, " rows"], y: ndarray) -> Posterior:
+def solve(
+    kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndarray, " rows"], y: ndarray
+) -> Posterior:
     """The posterior for given variances; `noise` is the variance of e in each row."""
     covariance = _weighted(kernels, variances, len(y))
     covariance[np.diag_indices(len(y))] += noise
@@ -45,7 +47,9 @@ def solve(kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndarray, 
     return Posterior(float(sums @ y / total), inverse @ y, np.diag(inverse).copy(), inverse)
 
 
-def weights_of(kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndarray, " rows"], y: ndarray) -> ndarray:
+def weights_of(
+    kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndarray, " rows"], y: ndarray
+) -> ndarray:
     """P y alone, by one factorisation: a quarter of the work of `solve`."""
     covariance = _weighted(kernels, variances, len(y))
     covariance[np.diag_indices(len(y))] += noise
@@ -55,7 +59,11 @@ def weights_of(kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndar
 
 
 def slope(
-    kernels: Sequence[ndarray], variances: ndarray, posterior: Posterior, noise: ndarray | None, y: ndarray
+    kernels: Sequence[ndarray],
+    variances: ndarray,
+    posterior: Posterior,
+    noise: ndarray | None,
+    y: ndarray,
 ) -> tuple[ndarray, ndarray]:
     """Slope of the log likelihood in the logarithms of the positive variances, and its average information.
 
@@ -64,7 +72,10 @@ def slope(
     p, a = posterior.projection, posterior.weights
     active = [g for g in range(len(kernels)) if variances[g] > 0]
     shifted = [variances[g] * (kernels[g] @ a) for g in active]
-    first = [(a @ f - variances[g] * float(np.vdot(p, kernels[g]))) / 2 for g, f in zip(active, shifted, strict=True)]
+    first = [
+        (a @ f - variances[g] * float(np.vdot(p, kernels[g]))) / 2
+        for g, f in zip(active, shifted, strict=True)
+    ]
     if noise is not None:
         shifted.append(noise * a)
         first.append((float(noise @ a**2) - float(noise @ np.diag(p))) / 2)
@@ -96,7 +107,9 @@ class Moments:
     level: float
 
     @staticmethod
-    def of(columns: Callable[[slice], ndarray], weights: Float[ndarray, " rows"], y: ndarray) -> Moments:
+    def of(
+        columns: Callable[[slice], ndarray], weights: Float[ndarray, " rows"], y: ndarray
+    ) -> Moments:
         """From the functions of a slice of rows, block after block."""
         gram: ndarray | float = 0.0
         right: ndarray | float = 0.0
@@ -109,7 +122,12 @@ class Moments:
         mean, level = np.asarray(total) / count, float(weights @ y) / count
         centred = np.asarray(gram) - count * np.outer(mean, mean)
         return Moments(
-            centred, np.asarray(right) - count * level * mean, float(weights @ (y - level) ** 2), count, mean, level
+            centred,
+            np.asarray(right) - count * level * mean,
+            float(weights @ (y - level) ** 2),
+            count,
+            mean,
+            level,
         )
 
     def posterior(
@@ -135,10 +153,14 @@ class Moments:
         offset = self.level - float(self.mean @ coefficients)
         return FunctionPosterior(offset, coefficients, covariance, prior, noise, self)
 
-    def fitted(self, columns: Callable[[slice], ndarray], prior: Float[ndarray, " functions"], rows: int) -> ndarray:
+    def fitted(
+        self, columns: Callable[[slice], ndarray], prior: Float[ndarray, " functions"], rows: int
+    ) -> ndarray:
         """What rows get from the most probable coefficients, for noise of variance 1 and positive variances `prior`."""
         _, hessian = self.hessian(prior, 1.0)
-        solution = linalg.solve(hessian, self.right, assume_a="pos", overwrite_a=True, check_finite=False)
+        solution = linalg.solve(
+            hessian, self.right, assume_a="pos", overwrite_a=True, check_finite=False
+        )
         offset = self.level - float(self.mean @ solution)
         return np.concatenate([offset + columns(part) @ solution for part in _blocks(rows)])
 
@@ -163,13 +185,20 @@ class FunctionPosterior:
 
     def effective(self, main: ndarray) -> float:
         """How many of the coefficients `main` the data determine rather than their prior: tr (X'WX H^-1) of them."""
-        return float(np.einsum("ij,ji->i", self.moments.gram[main], self.covariance[:, main]).sum() / self.noise)
+        return float(
+            np.einsum("ij,ji->i", self.moments.gram[main], self.covariance[:, main]).sum()
+            / self.noise
+        )
 
     def fitted(self, columns: Callable[[slice], ndarray], rows: int) -> ndarray:
         """What rows get."""
-        return np.concatenate([self.offset + columns(part) @ self.coefficients for part in _blocks(rows)])
+        return np.concatenate(
+            [self.offset + columns(part) @ self.coefficients for part in _blocks(rows)]
+        )
 
-    def rows(self, columns: Callable[[slice], ndarray], weights: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+    def rows(
+        self, columns: Callable[[slice], ndarray], weights: ndarray, y: ndarray
+    ) -> tuple[ndarray, ndarray]:
         """What rows get, and what each gets from the fit without it.
 
         The leverage x'H^-1 x is |R^-1 x|^2 by the factor R R' of H: half of the work of a product with the covariance.
@@ -182,13 +211,19 @@ class FunctionPosterior:
             fitted[part] = self.offset + x @ self.coefficients
             if len(kept):
                 x = np.take(x, kept, 1) - self.moments.mean[kept]
-                half = linalg.blas.dtrsm(1 / np.sqrt(self.noise), factor, x.T, lower=1, overwrite_b=1)
+                half = linalg.blas.dtrsm(
+                    1 / np.sqrt(self.noise), factor, x.T, lower=1, overwrite_b=1
+                )
                 leverage[part] += np.einsum("ij,ij->j", half, half)
         return fitted, y - (y - fitted) / np.maximum(1 - weights * leverage, 1e-6)
 
 
 def slope_of_moments(
-    moments: Moments, groups: Int[ndarray, " functions"], variances: ndarray, noise: float, known: bool
+    moments: Moments,
+    groups: Int[ndarray, " functions"],
+    variances: ndarray,
+    noise: float,
+    known: bool,
 ) -> tuple[ndarray, ndarray]:
     """As `slope`, with component `groups` of each function; the noise comes last unless it is `known`."""
     posterior = moments.posterior(variances[groups], noise)
@@ -210,7 +245,9 @@ def slope_of_moments(
     first.append((residual / noise - (moments.count - 1 - np.trace(shrunk))) / 2)
     cross = columns.T @ (q - shrunk @ q) / 2
     last = (residual / noise - q @ posterior.covariance @ q) / 2
-    return np.array(first), np.block([[information, cross[:, None]], [cross[None], np.array([[last]])]])
+    return np.array(first), np.block(
+        [[information, cross[:, None]], [cross[None], np.array([[last]])]]
+    )
 
 
 def estimate_of_moments(
@@ -234,7 +271,12 @@ def estimate_of_moments(
         factor = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
         half = linalg.solve_triangular(factor, right, lower=True, check_finite=False)
         size = 2 * float(np.log(np.diag(factor)).sum()) + float(np.log(prior[kept]).sum())
-        return size + (moments.count - 1) * float(np.log(noise)) + moments.square / noise - float(half @ half)
+        return (
+            size
+            + (moments.count - 1) * float(np.log(noise))
+            + moments.square / noise
+            - float(half @ half)
+        )
 
     return _climb(parts, surprise, sizes, spread, policy, start)
 
@@ -257,7 +299,9 @@ def estimate(
     spread, sizes = float(y.var()), np.array([np.trace(kernel) / len(y) for kernel in kernels])
 
     def parts(variances: ndarray, noise: float) -> tuple[ndarray, ndarray]:
-        return slope(kernels, variances, solve(kernels, variances, noise / weights, y), noise / weights, y)
+        return slope(
+            kernels, variances, solve(kernels, variances, noise / weights, y), noise / weights, y
+        )
 
     def surprise(variances: ndarray, noise: float) -> float:
         covariance = _weighted(kernels, variances, len(y))
@@ -293,7 +337,8 @@ def _climb(
     there = sizes > 1e-12
     equal = np.where(there, spread / len(sizes) / np.where(there, sizes, 1.0), 0.0)
     found = [
-        _climbed(parts, sizes, spread, policy, ((1 - share) * equal, share * spread)) for share in policy.noise_shares
+        _climbed(parts, sizes, spread, policy, ((1 - share) * equal, share * spread))
+        for share in policy.noise_shares
     ]
     return min(found, key=lambda one: surprise(*one))
 
@@ -316,7 +361,9 @@ def _climbed(
     return variances, noise
 
 
-def _constrained(hessian: ndarray, right: ndarray, constraints: ndarray) -> Float[ndarray, " functions"]:
+def _constrained(
+    hessian: ndarray, right: ndarray, constraints: ndarray
+) -> Float[ndarray, " functions"]:
     """The b with A b >= 0 that minimises b'H b / 2 - b'r, by non-negative least squares for the multipliers.
 
     Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23 (least distance programming).
@@ -327,7 +374,9 @@ def _constrained(hessian: ndarray, right: ndarray, constraints: ndarray) -> Floa
     sizes = np.sqrt((turned**2).sum(0))
     turned = turned / np.where(sizes > 0, sizes, 1.0)
     multipliers, _ = optimize.nnls(turned, -free, maxiter=100 * (turned.shape[1] + 1))
-    return np.asarray(linalg.solve_triangular(factor, free + turned @ multipliers, lower=True, trans="T"))
+    return np.asarray(
+        linalg.solve_triangular(factor, free + turned @ multipliers, lower=True, trans="T")
+    )
 
 
 def _weighted(kernels: Sequence[ndarray], variances: ndarray, rows: int) -> ndarray:
@@ -346,6 +395,8 @@ def _inverse(matrix: ndarray) -> ndarray:
     if info == 0:
         factor, info = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info != 0:
-        raise KanrunError("The covariance of the rows is not positive definite; are there values of extreme size?")
+        raise KanrunError(
+            "The covariance of the rows is not positive definite; are there values of extreme size?"
+        )
     lower = np.tril(factor)
     return np.asarray(lower + np.tril(factor, -1).T)

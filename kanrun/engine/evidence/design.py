@@ -21,7 +21,15 @@ from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.radial import RadialBasis
 
 #: The components of variance in their order.
-KINDS = ("lines", "wiggles", "steps", "line pairs", "line-wiggle pairs", "wiggle pairs", "neighbourhoods")
+KINDS = (
+    "lines",
+    "wiggles",
+    "steps",
+    "line pairs",
+    "line-wiggle pairs",
+    "wiggle pairs",
+    "neighbourhoods",
+)
 MAIN, RADIAL = 3, 6
 
 
@@ -46,7 +54,9 @@ class Terms:
 
     def plus(self, other: Terms, weight: float, own: float = 1.0) -> Terms:
         """own * self + weight * other."""
-        parts = [p * w for p, w in ((self.pairs, own), (other.pairs, weight)) if p is not None and w]
+        parts = [
+            p * w for p, w in ((self.pairs, own), (other.pairs, weight)) if p is not None and w
+        ]
         return Terms(
             own * self.offset + weight * other.offset,
             _sum(own * self.main, weight * other.main),
@@ -98,7 +108,9 @@ class Design:
     lines: ndarray  # (functions,) which functions are straight lines
     paired: ndarray  # (functions,) which take part in pairs
     relevance: ndarray  # (inputs,) weight of an input in pairs
-    constraints: ndarray | None = None  # (conditions, functions) A: of coefficients c of main effects, A c >= 0
+    constraints: ndarray | None = (
+        None  # (conditions, functions) A: of coefficients c of main effects, A c >= 0
+    )
     radial: RadialBasis | None = None
 
     @staticmethod
@@ -107,7 +119,9 @@ class Design:
         lines = (basis.order == 0) & ~basis.steps
         paired = (basis.order < policy.pair_functions) & ~basis.steps
         paired &= ~np.isin(basis.column, [j for j, _ in policy.shapes])
-        return Design(basis, lines, paired, np.ones(basis.inputs), _constraints(basis, policy.shapes))
+        return Design(
+            basis, lines, paired, np.ones(basis.inputs), _constraints(basis, policy.shapes)
+        )
 
     def with_relevance(self, relevance: Float[ndarray, " inputs"]) -> Design:
         return replace(self, relevance=relevance)
@@ -126,7 +140,11 @@ class Design:
     def main(self) -> Int[ndarray, " functions"]:
         """The component of each function."""
         kinds = np.where(self.lines, 0, np.where(self.basis.steps, 2, 1))
-        return kinds if self.radial is None else np.append(kinds, np.full(len(self.radial.centres), RADIAL))
+        return (
+            kinds
+            if self.radial is None
+            else np.append(kinds, np.full(len(self.radial.centres), RADIAL))
+        )
 
     def pair_kernels(self, h: ndarray) -> list[ndarray]:
         """Kernels of the three kinds of pairs, over all pairs of inputs: half of (sum)^2 - sum of squares."""
@@ -148,7 +166,9 @@ class Design:
                 rough -= other * other
         return [both / 2, mixed, rough / 2]
 
-    def terms(self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray) -> Terms:
+    def terms(
+        self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray
+    ) -> Terms:
         """What the weights of rows (P y) say about the coefficients."""
         main = variances[self.main] * (h.T @ weights)
         if not np.any(variances[MAIN:RADIAL]):
@@ -170,9 +190,13 @@ class Design:
         kind = np.where(lines[:, None], np.where(lines, line, mixed), np.where(lines, mixed, rough))
         return np.where(column[:, None] == column, 0.0, kind)
 
-    def strongest_pairs(self, energy: Float[ndarray, "paired paired"], most: int) -> list[tuple[int, int]]:
+    def strongest_pairs(
+        self, energy: Float[ndarray, "paired paired"], most: int
+    ) -> list[tuple[int, int]]:
         """The pairs of inputs with the largest sums of squared terms, the largest first."""
-        member = (self.basis.column[self.places][:, None] == np.arange(self.basis.inputs)).astype(float)
+        member = (self.basis.column[self.places][:, None] == np.arange(self.basis.inputs)).astype(
+            float
+        )
         of_pairs = np.triu(member.T @ energy @ member, 1)
         order = np.argsort(of_pairs, axis=None)[::-1][:most]
         found = zip(*np.unravel_index(order, of_pairs.shape), strict=True)
@@ -201,12 +225,16 @@ class Design:
         there = np.unique(self.basis.column[self.paired])
         return [(int(i), int(j)) for n, i in enumerate(there) for j in there[n + 1 :]]
 
-    def kinds(self, a: ndarray, b: ndarray) -> tuple[Int[ndarray, " functions"], Float[ndarray, " functions"]]:
+    def kinds(
+        self, a: ndarray, b: ndarray
+    ) -> tuple[Int[ndarray, " functions"], Float[ndarray, " functions"]]:
         """The component (index of `KINDS`) and the scale of the main effects, followed by those of the h_a h_b."""
         main = self.main
         pairs = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
         weight = np.sqrt(self.relevance[self.basis.column])
-        return np.concatenate([main, pairs]), np.concatenate([np.ones(len(main)), weight[a] * weight[b]])
+        return np.concatenate([main, pairs]), np.concatenate(
+            [np.ones(len(main)), weight[a] * weight[b]]
+        )
 
 
 _MOST_HELD = 1 << 27  # numbers of a table's functions that are held: 1 GiB
@@ -217,10 +245,14 @@ class TableFunctions:
     """The functions h (rows, functions) of a table's rows: held, or made anew for the rows that are asked for where
     they are too many."""
 
-    def __init__(self, design: Design, u: ndarray, held: ndarray | None = None, scale: ndarray | float = 1.0) -> None:
+    def __init__(
+        self, design: Design, u: ndarray, held: ndarray | None = None, scale: ndarray | float = 1.0
+    ) -> None:
         self._design, self._u, self._scale = design, u, scale
         self.shape = (len(u), len(design.main))
-        self._held = design.functions(u) if held is None and len(u) * self.shape[1] <= _MOST_HELD else held
+        self._held = (
+            design.functions(u) if held is None and len(u) * self.shape[1] <= _MOST_HELD else held
+        )
 
     def __len__(self) -> int:
         return len(self._u)
@@ -232,11 +264,15 @@ class TableFunctions:
 
     def blocks(self) -> Iterator[tuple[int, ndarray]]:
         """Numbers of first rows, and the functions of the rows from there on."""
-        return ((start, self[slice(start, start + _BLOCK)]) for start in range(0, len(self), _BLOCK))
+        return (
+            (start, self[slice(start, start + _BLOCK)]) for start in range(0, len(self), _BLOCK)
+        )
 
     def some(self, rows: int) -> ndarray:
         """Those of `rows` rows over the whole table, or of all."""
-        return self[slice(None) if len(self) <= rows else np.linspace(0, len(self) - 1, rows).astype(int)]
+        return self[
+            slice(None) if len(self) <= rows else np.linspace(0, len(self) - 1, rows).astype(int)
+        ]
 
     def scaled(self, scale: ndarray) -> TableFunctions:
         """The same functions, each times its scale."""

@@ -82,9 +82,13 @@ class RadialBasis:
         left = max(_PRECISE, policy.remainder * variances[2] / variances[1])
         kernel = psi_of(_distances(among, among, precisions))
         factor, pivots, rank, _ = linalg.lapack.dpstrf(kernel, tol=left, lower=1)
-        count = max(1, min(int(rank), policy.radial_centres, int(np.sqrt(policy.most_work / len(u)))))
+        count = max(
+            1, min(int(rank), policy.radial_centres, int(np.sqrt(policy.most_work / len(u))))
+        )
         root = np.tril(factor[:count, :count])
-        return RadialBasis(among[pivots[:count] - 1], precisions, root, u.min(0), u.max(0), variances)
+        return RadialBasis(
+            among[pivots[:count] - 1], precisions, root, u.min(0), u.max(0), variances
+        )
 
     def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows R"]:
         """The functions at these rows."""
@@ -92,7 +96,9 @@ class RadialBasis:
         own = (inside * (2 * u - inside)) @ self.precisions / 2
         centred = (self.centres**2) @ self.precisions / 2
         s = own[:, None] - u @ (self.centres * self.precisions).T + centred
-        return np.asarray(linalg.solve_triangular(self.root, psi_of(s).T, lower=True, check_finite=False).T)
+        return np.asarray(
+            linalg.solve_triangular(self.root, psi_of(s).T, lower=True, check_finite=False).T
+        )
 
     def dependence(
         self,
@@ -110,7 +116,9 @@ class RadialBasis:
 
     def of_centres(self, coefficients: Float[ndarray, "outputs R"]) -> Float[ndarray, "outputs R"]:
         """Coefficients of exp(-s) of each centre from those of the functions."""
-        return np.asarray(linalg.solve_triangular(self.root, coefficients.T, lower=True, trans="T").T)
+        return np.asarray(
+            linalg.solve_triangular(self.root, coefficients.T, lower=True, trans="T").T
+        )
 
 
 def psi_of(s: ndarray) -> ndarray:
@@ -136,7 +144,9 @@ def _likeliest(
     apart = np.ascontiguousarray(((u[:, None] - u[None]) ** 2).transpose(2, 0, 1)) / 2
     lines, ones = u @ u.T / inputs, np.ones((rows, rows))
     centre = np.concatenate([np.full(inputs, -np.log(inputs)), np.log(policy.radial_variances)])
-    width = np.concatenate([np.full(inputs, policy.precision_deviation), np.full(3, policy.variance_deviation)])
+    width = np.concatenate(
+        [np.full(inputs, policy.precision_deviation), np.full(3, policy.variance_deviation)]
+    )
     outputs = y.shape[1]
 
     def surprise(p: ndarray) -> tuple[float, ndarray]:
@@ -150,11 +160,16 @@ def _likeliest(
         a = inverse @ y
         slope = (outputs * inverse - a @ a.T) / 2
         nearer = slope * near
-        by = [-w * np.tensordot(apart, nearer, ((1, 2), (0, 1))), [line * np.vdot(slope, lines), nearer.sum()]]
+        by = [
+            -w * np.tensordot(apart, nearer, ((1, 2), (0, 1))),
+            [line * np.vdot(slope, lines), nearer.sum()],
+        ]
         gradient = np.concatenate([*by, [rest * float(np.diag(slope) @ noise)]])
         off = (p - centre) / width
         value = (
-            float(np.vdot(y, a)) / 2 + outputs * float(np.log(np.diag(factor)).sum()) + outputs * float(off @ off) / 2
+            float(np.vdot(y, a)) / 2
+            + outputs * float(np.log(np.diag(factor)).sum())
+            + outputs * float(off @ off) / 2
         )
         return value, gradient + outputs * off / width
 
@@ -162,11 +177,18 @@ def _likeliest(
     if start is not None:
         known = np.concatenate([start.precisions, start.variances])
         first = np.log(np.maximum(known, np.exp(-_EXTREME)))
-    limits = [(-_EXTREME, _EXTREME)] * (inputs + 1) + [(-_EXTREME, np.log(_STRONGEST)), tuple(np.log(_NOISES))]
+    limits = [(-_EXTREME, _EXTREME)] * (inputs + 1) + [
+        (-_EXTREME, np.log(_STRONGEST)),
+        tuple(np.log(_NOISES)),
+    ]
     found = optimize.minimize(
-        surprise, first, jac=True, method="L-BFGS-B", bounds=limits,
+        surprise,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=limits,
         options={"maxiter": policy.radial_steps, "ftol": policy.radial_settled},
-    )  # fmt: skip
+    )
     precisions = np.where(np.ptp(u, axis=0) > 0, np.exp(found.x[:inputs]), 0.0)
     line, radial, rest = (float(v) for v in np.exp(found.x[inputs:]))
     return precisions, (line, radial, rest)

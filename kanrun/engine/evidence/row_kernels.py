@@ -56,15 +56,23 @@ class RowsSolution:
 class MemberRows:
     """What the fits of one table share: scaled functions and their kinds, kernels, and samples of rows."""
 
-    def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> None:
+    def __init__(
+        self, u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1
+    ) -> None:
         self.policy, self.weights, self.u, self.classes = policy, weights, u, classes
-        most = (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows  # rows of kernels of pairs
+        most = (
+            (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows
+        )  # rows of kernels of pairs
         self.too_long = len(u) > most or bool(policy.shapes)
         paired = policy.long_pair_functions if self.too_long else policy.pair_functions
-        self.design = Design.of(ReducedBasis.of(u, policy, weights), replace(policy, pair_functions=paired))
+        self.design = Design.of(
+            ReducedBasis.of(u, policy, weights), replace(policy, pair_functions=paired)
+        )
         self.h = TableFunctions(self.design, u)
         self.scale = np.ones(self.h.shape[1])  # of the functions in h beside those of the design
-        self.order = order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
+        self.order = order = np.random.default_rng(0).permutation(
+            len(u)
+        )  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
         self.longer = np.sort(order[: policy.most_rows])
         enough = self.h.shape[1] + self.design.products <= min(policy.most_functions, len(u))
@@ -90,7 +98,9 @@ class MemberRows:
     def sampled(self, name: str, outputs: int = 1) -> ndarray:
         """The rows from which the variances of a candidate are estimated."""
         functions = self.functions(name)
-        work = functions**2 * (functions + len(self.h)) * (outputs - 1)  # of one step for all classes
+        work = (
+            functions**2 * (functions + len(self.h)) * (outputs - 1)
+        )  # of one step for all classes
         if self.over_rows(name, len(self.h)) or work > self.policy.most_work / 10:
             return self.sample
         return np.arange(len(self.h)) if len(self.h) <= self.policy.most_rows else self.longer
@@ -140,7 +150,9 @@ class MemberRows:
             left = np.stack([one.weights[start : start + len(h), None] for one in found])
             slopes += g.T @ (g * left)
         scale = self.design.relevance[self.design.basis.column[self.design.places]]
-        self.pairs = self.design.strongest_pairs((slopes**2).sum(0) * np.outer(scale, scale), self.policy.most_pairs)
+        self.pairs = self.design.strongest_pairs(
+            (slopes**2).sum(0) * np.outer(scale, scale), self.policy.most_pairs
+        )
 
     def _shares(self, terms: Sequence[Terms]) -> Float[ndarray, " inputs"]:
         """The size of each input's effect, the largest 1."""
@@ -160,7 +172,9 @@ class MemberRows:
         other = copy(self)
         other.h, other.scale, other._kernels = self.h.scaled(scale / self.scale), scale, []
         if self.design.constraints is not None:
-            other.design = replace(self.design, constraints=self.design.constraints * scale / self.scale)
+            other.design = replace(
+                self.design, constraints=self.design.constraints * scale / self.scale
+            )
         return other
 
     def near(self, outputs: Float[ndarray, "rows outputs"], start: Design | None) -> MemberRows:
@@ -190,13 +204,19 @@ class MemberRows:
         spread = tuple(np.diag(prior[one]) - scaled[:, one].T @ product[:, one] for one in places)
         known = prior > 0
         effective = float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum())
-        return self._in_units(RowsSolution(terms, found.weights, found.left_out(y), spread, effective))
+        return self._in_units(
+            RowsSolution(terms, found.weights, found.left_out(y), spread, effective)
+        )
 
     def _in_units(self, found: RowsSolution) -> RowsSolution:
         """The solution in terms of the design's functions."""
         pairs = zip(found.covariance, self.design.basis.places, strict=True)
         covariance = tuple(part * np.outer(self.scale[one], self.scale[one]) for part, one in pairs)
-        return replace(found, terms=replace(found.terms, main=found.terms.main * self.scale), covariance=covariance)
+        return replace(
+            found,
+            terms=replace(found.terms, main=found.terms.main * self.scale),
+            covariance=covariance,
+        )
 
     def numbers(
         self, name: str, y: Float[ndarray, "rows outputs"], starts: Sequence[Start | None] | None
@@ -210,13 +230,23 @@ class MemberRows:
         form = self.of(name, some)
         if isinstance(form, _Kernels) or len(some) < len(y):
             weights = self.weights[some]
-            known = [form.estimate(t[some], weights, components, self.policy, start) for t, start in outputs]
+            known = [
+                form.estimate(t[some], weights, components, self.policy, start)
+                for t, start in outputs
+            ]
             problems = zip(known, y.T, strict=True)
-            return [self.solve(name, variances, noise / self.weights, t) for (variances, noise), t in problems], known
+            return [
+                self.solve(name, variances, noise / self.weights, t)
+                for (variances, noise), t in problems
+            ], known
         found, known = [], []
         for t, start in outputs:
-            moments = Moments.of(form, self.weights, t)  # the most work of a long table: once for both
-            variances, noise = estimate_of_moments(moments, form.kinds, components, self.policy, start)
+            moments = Moments.of(
+                form, self.weights, t
+            )  # the most work of a long table: once for both
+            variances, noise = estimate_of_moments(
+                moments, form.kinds, components, self.policy, start
+            )
             posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
             found.append(self._in_units(form.solution(posterior, self.weights, t)))
             known.append((variances, noise))
@@ -230,10 +260,17 @@ class _Kernels:
     kernels: list[ndarray]
 
     def sizes(self, components: int, weights: ndarray) -> ndarray:
-        return np.array([np.average(np.diag(kernel), weights=weights) for kernel in self.kernels[:components]])
+        return np.array(
+            [np.average(np.diag(kernel), weights=weights) for kernel in self.kernels[:components]]
+        )
 
     def estimate(
-        self, y: ndarray, weights: ndarray, components: int, policy: EvidencePolicy, start: Start | None
+        self,
+        y: ndarray,
+        weights: ndarray,
+        components: int,
+        policy: EvidencePolicy,
+        start: Start | None,
     ) -> Start:
         return estimate(self.kernels[:components], y, weights, policy, start)
 
@@ -273,7 +310,9 @@ class _Columns:
         h = self.h[part]
         if not len(self.a):
             return np.take(h, self.kept, 1)
-        a, b = (np.take(h, index, 1) for index in (self.a, self.b))  # np.take: ten times faster than h[:, index]
+        a, b = (
+            np.take(h, index, 1) for index in (self.a, self.b)
+        )  # np.take: ten times faster than h[:, index]
         return np.concatenate([h, a * b * self.scale[h.shape[1] :]], 1)
 
     def sizes(self, components: int, weights: ndarray) -> ndarray:
@@ -281,9 +320,16 @@ class _Columns:
         return np.array([squares[self.kinds == g].sum() for g in range(components)])
 
     def estimate(
-        self, y: ndarray, weights: ndarray, components: int, policy: EvidencePolicy, start: Start | None
+        self,
+        y: ndarray,
+        weights: ndarray,
+        components: int,
+        policy: EvidencePolicy,
+        start: Start | None,
     ) -> Start:
-        return estimate_of_moments(Moments.of(self, weights, y), self.kinds, components, policy, start)
+        return estimate_of_moments(
+            Moments.of(self, weights, y), self.kinds, components, policy, start
+        )
 
     def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
         prior = variances[self.kinds]
@@ -297,10 +343,14 @@ class _Columns:
         return Moments.of(columns, 1 / noise, y).fitted(columns, prior[kept], len(y))
 
     def posterior(self, variances: ndarray, noise: ndarray, y: ndarray) -> FunctionPosterior:
-        return Moments.of(self, 1 / noise, y).posterior(variances[self.kinds], 1.0, self.constraints)
+        return Moments.of(self, 1 / noise, y).posterior(
+            variances[self.kinds], 1.0, self.constraints
+        )
 
     def slope(self, variances: ndarray, noise: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
-        return slope_of_moments(Moments.of(self, 1 / noise, y), self.kinds, variances, 1.0, known=True)
+        return slope_of_moments(
+            Moments.of(self, 1 / noise, y), self.kinds, variances, 1.0, known=True
+        )
 
     def solution(self, posterior: FunctionPosterior, weights: ndarray, y: ndarray) -> RowsSolution:
         """The terms of a posterior over these functions."""
@@ -321,8 +371,12 @@ class _Columns:
             part = np.zeros((len(mine),) * 2)
             part[np.ix_(place, place)] = posterior.covariance[np.ix_(here, here)]
             spread.append(part)
-        terms = Terms(posterior.offset, every[:count], pairs, None if pairs is None else self.design.places)
-        return RowsSolution(terms, weights * (y - fitted), left_out, tuple(spread), posterior.effective(main))
+        terms = Terms(
+            posterior.offset, every[:count], pairs, None if pairs is None else self.design.places
+        )
+        return RowsSolution(
+            terms, weights * (y - fitted), left_out, tuple(spread), posterior.effective(main)
+        )
 
 
 Form = _Kernels | _Columns

@@ -83,9 +83,14 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
 
 
 def fresh_layers(
-    shape: Sequence[int], intervals: int, spec: EdgeSpec, domain: Tensor, initialisation: str,
-    generator: Generator | None, products: Sequence[int],
-) -> list[SplineLayer]:  # fmt: skip
+    shape: Sequence[int],
+    intervals: int,
+    spec: EdgeSpec,
+    domain: Tensor,
+    initialisation: str,
+    generator: Generator | None,
+    products: Sequence[int],
+) -> list[SplineLayer]:
     """Layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
     layers = []
     for i, (inputs, outputs) in enumerate(pairwise(shape)):
@@ -100,7 +105,9 @@ def fresh_layers(
 
 def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | None) -> None:
     if not isinstance(generator, Generator | None):
-        raise UsageError(f"generator={generator!r} must be a torch.Generator, or None for torch's own.")
+        raise UsageError(
+            f"generator={generator!r} must be a torch.Generator, or None for torch's own."
+        )
     # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on every device.
     drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * deviation
     parameter.copy_(drawn)
@@ -108,7 +115,9 @@ def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | No
 
 def _probe(layer: SplineLayer, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, int]:
     """Uniform points of the grid, the base there, the root of each point's mean squared basis, and the terms."""
-    share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(layer.knots)
+    share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(
+        layer.knots
+    )
     x = torch.lerp(layer.grid.low.expand_as(share), layer.grid.high.expand_as(share), share)
     basis = (local_basis(x, layer.grid)[0].square().sum(-1) / layer.grid.functions).sqrt()
     return x, layer.base(x), basis, layer.grid.functions + 1

@@ -50,8 +50,12 @@ def move_layer(
     outside its grid included) at points of the new grid, never to data.
     """
     spec = layer.spec
-    target = Grid(extend(breakpoints.double(), spec.degree), spec.degree, uniform, spec.extrapolation)
-    carried, how = carry_coefficients(layer.coefficients.detach().double(), layer.grid.double(), target)
+    target = Grid(
+        extend(breakpoints.double(), spec.degree), spec.degree, uniform, spec.extrapolation
+    )
+    carried, how = carry_coefficients(
+        layer.coefficients.detach().double(), layer.grid.double(), target
+    )
     return layer.with_grid(breakpoints, carried.to(layer.coefficients.dtype), uniform=uniform), how
 
 

@@ -49,11 +49,18 @@ class EdgeSpec:
 
 
 def edge_spec(
-    intervals: int, degree: int, base: str, scale: Scale, extrapolation: Extrapolation, initialisation: str
+    intervals: int,
+    degree: int,
+    base: str,
+    scale: Scale,
+    extrapolation: Extrapolation,
+    initialisation: str,
 ) -> EdgeSpec:
     """The edges of a fresh layer. Raises UsageError for a setting that breaks the rule of `KANConfig`."""
     if not isinstance(intervals, int):
-        raise UsageError(f"intervals={intervals!r} must be a whole number; refine() makes finer grids of a network.")
+        raise UsageError(
+            f"intervals={intervals!r} must be a whole number; refine() makes finer grids of a network."
+        )
     check(KANConfig([], [], intervals, degree, base, scale, extrapolation, initialisation))
     return EdgeSpec(degree, base, scale, extrapolation)
 
@@ -65,14 +72,18 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         widths = ()
     if len(widths) < 2 or min(widths) < 1:
-        raise UsageError(f"shape={shape!r} must be widths, inputs first and outputs last, such as [2, 5, 1].")
+        raise UsageError(
+            f"shape={shape!r} must be widths, inputs first and outputs last, such as [2, 5, 1]."
+        )
     return widths
 
 
 def checked_products(products: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
     """How many nodes of each hidden layer multiply. Raises UsageError unless there are so many."""
     counts, hidden = tuple(products) or (0,) * (len(shape) - 2), shape[1:-1]
-    if len(counts) != len(hidden) or not all(0 <= count <= width for count, width in zip(counts, hidden, strict=True)):
+    if len(counts) != len(hidden) or not all(
+        0 <= count <= width for count, width in zip(counts, hidden, strict=True)
+    ):
         raise UsageError(
             f"products={list(products)} must say for each of the hidden widths {list(hidden)} how many nodes multiply."
         )
@@ -82,11 +93,18 @@ def checked_products(products: Sequence[int], shape: Sequence[int]) -> tuple[int
 def check_place(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
     """Raises UsageError for a precision that splines are not computed in, and a device that is not there."""
     if dtype not in (None, torch.float32, torch.float64):
-        raise UsageError(f"dtype={dtype} must be torch.float32 or torch.float64; torch.autocast computes in less.")
+        raise UsageError(
+            f"dtype={dtype} must be torch.float32 or torch.float64; torch.autocast computes in less."
+        )
     try:
         torch.empty(0, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
-        raise UsageError(f"device={device} cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from None
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what torch raises for devices that are not there
+        raise UsageError(
+            f"device={device} cannot be used: {str(error).splitlines()[0].rstrip('.')}."
+        ) from None
 
 
 def domain_of(
@@ -99,7 +117,9 @@ def domain_of(
     except (TypeError, ValueError):
         ends = torch.empty(0)
     if ends.shape not in ((2,), (inputs, 2)):
-        raise UsageError(f"domain={domain!r} must be (low, high), or one pair for each of {inputs} inputs.")
+        raise UsageError(
+            f"domain={domain!r} must be (low, high), or one pair for each of {inputs} inputs."
+        )
     if not (ends.is_meta or bool(ends.isfinite().all())):
         raise UsageError(f"domain={domain!r} must be finite.")
     return ends.expand(inputs, 2)
@@ -111,6 +131,10 @@ def check_samples(x: Tensor, inputs: int, like: Tensor) -> None:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise UsageError(f"x must be a tensor of {like.dtype}, not {kind}.")
     if x.ndim == 0 or x.shape[-1] != inputs:
-        raise UsageError(f"x has {x.shape[-1] if x.ndim else 'no'} columns, and the layer has {inputs} inputs.")
+        raise UsageError(
+            f"x has {x.shape[-1] if x.ndim else 'no'} columns, and the layer has {inputs} inputs."
+        )
     if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise UsageError(f"x holds {x.dtype} and the layer {like.dtype}; convert one of them with .to().")
+        raise UsageError(
+            f"x holds {x.dtype} and the layer {like.dtype}; convert one of them with .to()."
+        )

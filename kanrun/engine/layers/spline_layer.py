@@ -86,14 +86,21 @@ class SplineLayer(nn.Module):
         inputs, outputs = checked_shape((inputs, outputs))
         spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
         ends = domain_of(domain, inputs, dtype, device)
-        self._build(uniform_breakpoints(ends[:, 0], ends[:, 1], intervals), outputs, spec, uniform=True)
+        self._build(
+            uniform_breakpoints(ends[:, 0], ends[:, 1], intervals), outputs, spec, uniform=True
+        )
         from kanrun.engine.layers.initialisation import initialise
 
         initialise(self, initialisation, generator)
 
     @classmethod
     def on_grid(
-        cls, breakpoints: Float[Tensor, "inputs points"], outputs: int, spec: EdgeSpec, *, uniform: bool
+        cls,
+        breakpoints: Float[Tensor, "inputs points"],
+        outputs: int,
+        spec: EdgeSpec,
+        *,
+        uniform: bool,
     ) -> SplineLayer:
         """A layer on these breakpoints; all parameters are zero but for the scales of the splines, which are one."""
         layer = cls.__new__(cls)
@@ -105,15 +112,26 @@ class SplineLayer(nn.Module):
         self.spec, self.uniform = spec, uniform
         inputs = breakpoints.shape[0]
         self.register_buffer("knots", extend(breakpoints, spec.degree))
-        self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device))
+        self.register_buffer(
+            "mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device)
+        )
         functions = breakpoints.shape[1] - 1 + spec.degree
         self.coefficients = nn.Parameter(breakpoints.new_zeros(outputs, inputs, functions))
-        every, base = spec.trained_scales == "all", spec.trained_scales != "none" and spec.base != "zero"
+        every, base = (
+            spec.trained_scales == "all",
+            spec.trained_scales != "none" and spec.base != "zero",
+        )
         if spec.scale == "single":
-            self.weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=every or base)
+            self.weight = nn.Parameter(
+                breakpoints.new_ones(outputs, inputs), requires_grad=every or base
+            )
         else:
-            self.spline_weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=every)
-            self.base_weight = nn.Parameter(breakpoints.new_zeros(outputs, inputs), requires_grad=base)
+            self.spline_weight = nn.Parameter(
+                breakpoints.new_ones(outputs, inputs), requires_grad=every
+            )
+            self.base_weight = nn.Parameter(
+                breakpoints.new_zeros(outputs, inputs), requires_grad=base
+            )
 
     def extra_repr(self) -> str:
         return (
@@ -153,7 +171,9 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
-        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
+        rows = x.reshape(
+            math.prod(x.shape[:-1]), x.shape[-1]
+        )  # no -1: nothing says what it stands for without samples
         y = edge_sums(rows, self.coefficients, *self.scales(), self.base)
         return y.reshape(*x.shape[:-1], self.outputs)
 
@@ -171,7 +191,9 @@ class SplineLayer(nn.Module):
         base = self.base.slope(x) if derivative else self.base(x)
         return self.spline_values(x, derivative) * spline_weight + base[:, None, :] * base_weight
 
-    def unscaled_values(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out inputs"]:
+    def unscaled_values(
+        self, x: Float[Tensor, "samples inputs"]
+    ) -> Float[Tensor, "samples out inputs"]:
         """b(x_i) + spline_oi(x_i): what the one w of scale `single` multiplies."""
         return self.spline_values(x) + self.base(x)[:, None]
 
@@ -189,7 +211,10 @@ class SplineLayer(nn.Module):
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
     def rows(
-        self, x: Float[Tensor, "samples inputs"], upstream: Float[Tensor, "samples y out"], start: int
+        self,
+        x: Float[Tensor, "samples inputs"],
+        upstream: Float[Tensor, "samples y out"],
+        start: int,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Columns (samples, 1, non-zeros) from `start` on and values (samples, y, non-zeros) of d y / d unknowns.
 
@@ -203,7 +228,9 @@ class SplineLayer(nn.Module):
         index = [(local + functions).flatten(1)[:, None]]
         values = [(scaled[..., None] * basis[:, None, None]).flatten(2)]
         if self.trained_base is not None:
-            factors = self.base(x)[:, None] if self.spec.scale == "separate" else self.unscaled_values(x)
+            factors = (
+                self.base(x)[:, None] if self.spec.scale == "separate" else self.unscaled_values(x)
+            )
             index.append((edges + start + self.coefficients.numel()).expand(x.shape[0], 1, -1))
             values.append((upstream[..., None] * (factors * self.mask)[:, None]).flatten(2))
         return index, values
@@ -225,7 +252,9 @@ class SplineLayer(nn.Module):
         basis, interval = local_basis(x, self.grid)
         functions = self.grid.functions
         parts = zip(basis.split(4096), interval.split(4096), strict=True)
-        return torch.stack([(dense_rows(part, at, functions).abs() > SEEN).any(0) for part, at in parts]).any(0)
+        return torch.stack(
+            [(dense_rows(part, at, functions).abs() > SEEN).any(0) for part, at in parts]
+        ).any(0)
 
     def fix_spline_scale(self) -> None:
         """What only scales the coefficients is no longer trained."""
@@ -283,8 +312,16 @@ class SplineLayer(nn.Module):
         spec = dict(description["edges"])
         if "outside" in spec:  # as version 0.1.0 wrote it
             trained: TrainedScales = "all" if spec.pop("trainable_scales") else "none"
-            spec |= {"extrapolation": spec.pop("outside"), "trained_scales": trained, "base_goes_on": True}
+            spec |= {
+                "extrapolation": spec.pop("outside"),
+                "trained_scales": trained,
+                "base_goes_on": True,
+            }
         if spec["base"] not in BASES:
-            raise ValueError(f"the base function {spec['base']} is not known to this version of kanrun")
+            raise ValueError(
+                f"the base function {spec['base']} is not known to this version of kanrun"
+            )
         steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
-        return cls.on_grid(steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"]))
+        return cls.on_grid(
+            steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"])
+        )

@@ -30,17 +30,30 @@ class State:
     loss: list[float]
     damping: list[float]
     found: list[bool]
-    sizes: Float[Tensor, " unknowns"] | None = None  # the largest squared column norms, where a problem's can fade
+    sizes: Float[Tensor, " unknowns"] | None = (
+        None  # the largest squared column norms, where a problem's can fade
+    )
     tried: int = 0  # dampings tried so far
 
     def part(self, at: list[int]) -> State:
         """The state of the problems of a batch at `at`."""
         loss, damping = ([each[i] for i in at] for each in (self.loss, self.damping))
-        return replace(self, unknowns=self.unknowns[at], loss=loss, damping=damping, found=[self.found[i] for i in at])
+        return replace(
+            self,
+            unknowns=self.unknowns[at],
+            loss=loss,
+            damping=damping,
+            found=[self.found[i] for i in at],
+        )
 
     def updated(self, at: list[int], part: State) -> State:
         """This state with `part` at the indices `at`."""
-        unknowns, loss, damping, found = self.unknowns.clone(), [*self.loss], [*self.damping], [*self.found]
+        unknowns, loss, damping, found = (
+            self.unknowns.clone(),
+            [*self.loss],
+            [*self.damping],
+            [*self.found],
+        )
         unknowns[at] = part.unknowns
         for k, i in enumerate(at):
             loss[i], damping[i], found[i] = part.loss[k], part.damping[k], part.found[k]
@@ -59,7 +72,11 @@ def step(problem: Problem, state: State, policy: LMPolicy) -> State:
     equations = NormalEquations(problem.linearise(state.unknowns), policy, state.sizes)
     if problem.fading and policy.largest_columns:
         state = replace(state, sizes=equations.sizes)
-    return _Search(problem, equations, state).run() if policy.thorough else _quick(problem, equations, state)
+    return (
+        _Search(problem, equations, state).run()
+        if policy.thorough
+        else _quick(problem, equations, state)
+    )
 
 
 def minimise(

@@ -34,23 +34,33 @@ class NormalEquations:
     attribute has those that were used. `gradient` is J^T r, zero for held unknowns.
     """
 
-    def __init__(self, linear: Linearisation, policy: LMPolicy, sizes: Tensor | None = None) -> None:
+    def __init__(
+        self, linear: Linearisation, policy: LMPolicy, sizes: Tensor | None = None
+    ) -> None:
         self.linear, self.policy = linear, policy
         self.gradient = self.free(linear.gradient)
         matrix = self._gram()
-        diagonal = self.free(linear.squares() if matrix is None else matrix.diagonal(dim1=-2, dim2=-1))
+        diagonal = self.free(
+            linear.squares() if matrix is None else matrix.diagonal(dim1=-2, dim2=-1)
+        )
         self.sizes = diagonal.clone() if sizes is None else torch.maximum(diagonal, sizes)
         least = (1e-30 * self.sizes.amax(-1, keepdim=True)).clamp(min=1e-300)
         self.scale = torch.maximum(self.sizes, least).rsqrt()
         self._diagonal = torch.where(self.sizes > least, diagonal / self.sizes, 1.0)
-        self._matrix = None if matrix is None else (matrix * self.scale[..., None]).mul_(self.scale[..., None, :])
+        self._matrix = (
+            None
+            if matrix is None
+            else (matrix * self.scale[..., None]).mul_(self.scale[..., None, :])
+        )
 
     def _gram(self) -> Tensor | None:
         """J^T J with zeros for held unknowns, where there are few enough unknowns for a matrix."""
         linear = self.linear
         if linear.gram is not None:
             return linear.gram
-        assert linear.rows is not None  # an invariant: a linearisation has rows or their Gram matrix
+        assert (
+            linear.rows is not None
+        )  # an invariant: a linearisation has rows or their Gram matrix
         if linear.rows.unknowns > self.policy.matrix_unknowns:
             return None
         gram = linear.rows.gram()
@@ -78,12 +88,17 @@ class NormalEquations:
             if not failed.any():
                 break
             signs = failed.reshape(-1).tolist()
-            tried = [factor * d + added if bad else t for d, t, bad in zip(damping, tried, signs, strict=True)]
+            tried = [
+                factor * d + added if bad else t
+                for d, t, bad in zip(damping, tried, signs, strict=True)
+            ]
         return Factor(lower, self.scale)
 
     def times(self, d: Tensor) -> Tensor:
         """The scaled matrix, undamped, times d: without the matrix."""
-        assert self.linear.rows is not None  # an invariant: a linearisation without rows has its Gram matrix
+        assert (
+            self.linear.rows is not None
+        )  # an invariant: a linearisation without rows has its Gram matrix
         rows, d = self.linear.rows, self.free(self.scale * d)
         return self.scale * self.free(rows.transposed(rows.times(d)))
 
@@ -98,7 +113,11 @@ class Iteration:
     def solve(self, g: Tensor) -> Tensor:
         policy = self.equations.policy
         residual = self.equations.scale * g
-        step, direction, size = torch.zeros_like(residual), residual.clone(), float(residual @ residual)
+        step, direction, size = (
+            torch.zeros_like(residual),
+            residual.clone(),
+            float(residual @ residual),
+        )
         first = size
         for _ in range(policy.iterations):
             if not size > policy.close**2 * first:

@@ -30,7 +30,9 @@ class LMPolicy:
     largest: float = 1e6
 
     # Quick steps: one damping after the other, each solved once.
-    thorough: bool = True  #: whether steps are thorough: the damping is searched on one linearisation
+    thorough: bool = (
+        True  #: whether steps are thorough: the damping is searched on one linearisation
+    )
     tries: int = 40  #: dampings tried by a quick step; at least 1
     raised: float = 8.0  #: factor after a rejected step; above 1
     #: Gain ratio (decrease / decrease of the linear model) from which on the damping is divided, and by how much; the
@@ -42,9 +44,15 @@ class LMPolicy:
     # Thorough steps.
     down: int = 3  #: smaller dampings tried while they help, each a tenth; at least 1
     up: int = 6  #: larger dampings tried until one helps, three times tenfold, then hundredfold
-    worth: float = 0.1  #: share of what is left, or of what the step gains, that a smaller damping must gain
-    geodesic: bool = True  #: bend steps by geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885)
-    probe: float = 0.1  #: share of the step at which its second directional derivative is measured; in (0, 1]
+    worth: float = (
+        0.1  #: share of what is left, or of what the step gains, that a smaller damping must gain
+    )
+    geodesic: bool = (
+        True  #: bend steps by geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885)
+    )
+    probe: float = (
+        0.1  #: share of the step at which its second directional derivative is measured; in (0, 1]
+    )
     #: Objectives after the straight step, relative to those before it, between which bending is tried.
     bend_between: tuple[float, float] = (1e-3, 4.0)
 
@@ -69,7 +77,9 @@ class Stopping:
 class RowsPolicy:
     """How Gram matrices of rows are worked out."""
 
-    sparse_gain: float = 300.0  #: from non-zeros where that costs so many times fewer multiplications than densely
+    sparse_gain: float = (
+        300.0  #: from non-zeros where that costs so many times fewer multiplications than densely
+    )
     piece: int = 1 << 24  #: numbers of a dense piece held at once
     block: int = 192  #: columns of a block of the symmetric product
 
@@ -79,7 +89,9 @@ class LocalRows:
 
     policy = RowsPolicy()
 
-    def __init__(self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int) -> None:
+    def __init__(
+        self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int
+    ) -> None:
         self.index, self.values, self.unknowns = index, values, unknowns
 
     def __len__(self) -> int:
@@ -93,18 +105,26 @@ class LocalRows:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             return torch.sparse_csr_tensor(
-                ends, self.index.reshape(-1), self.values.reshape(-1), (rows, self.unknowns), check_invariants=False
+                ends,
+                self.index.reshape(-1),
+                self.values.reshape(-1),
+                (rows, self.unknowns),
+                check_invariants=False,
             )
 
     def times(self, d: Tensor) -> Tensor:
         return self._matrix @ d
 
     def transposed(self, r: Tensor) -> Tensor:
-        return r.new_zeros(self.unknowns).scatter_add_(0, self.index.view(-1), (self.values * r[:, None]).view(-1))
+        return r.new_zeros(self.unknowns).scatter_add_(
+            0, self.index.view(-1), (self.values * r[:, None]).view(-1)
+        )
 
     def squares(self) -> Tensor:
         """Squared norms of the columns."""
-        return self.values.new_zeros(self.unknowns).scatter_add_(0, self.index.view(-1), self.values.square().view(-1))
+        return self.values.new_zeros(self.unknowns).scatter_add_(
+            0, self.index.view(-1), self.values.square().view(-1)
+        )
 
     def scaled(self, scale: float | Tensor) -> LocalRows:
         """The rows times `scale`, a number or a column (rows, 1), written over these."""
@@ -164,7 +184,9 @@ class DenseRows:
 class StreamedRows:
     """Rows that memory would not hold: `pieces` makes them anew, some at a time, in the same order each time."""
 
-    def __init__(self, pieces: Callable[[], Iterator[LocalRows | DenseRows]], unknowns: int) -> None:
+    def __init__(
+        self, pieces: Callable[[], Iterator[LocalRows | DenseRows]], unknowns: int
+    ) -> None:
         self._pieces, self.unknowns = pieces, unknowns
 
     def times(self, d: Tensor) -> Tensor:

@@ -22,8 +22,16 @@ from kanrun.engine.splines.local_basis import UNIFORM_MATRIX_DEGREE
 
 #: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the last three are ours.
 ACTIVATION_FLOPS = {
-    "zero": 0, "identity": 0, "relu": 1, "sigmoid": 4, "silu": 5, "tanh": 6, "gelu": 14, "sin": 1, "gaussian": 3,
-}  # fmt: skip
+    "zero": 0,
+    "identity": 0,
+    "relu": 1,
+    "sigmoid": 4,
+    "silu": 5,
+    "tanh": 6,
+    "gelu": 14,
+    "sin": 1,
+    "gaussian": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,9 @@ class Size:
     shape: tuple[int, ...]
     intervals: int
     degree: int
-    products: tuple[int, ...] = ()  # nodes of each hidden layer that multiply, each with edges of two sums
+    products: tuple[
+        int, ...
+    ] = ()  # nodes of each hidden layer that multiply, each with edges of two sums
 
     @property
     def edges(self) -> int:
@@ -58,33 +68,49 @@ class Convention:
 
 
 CONVENTIONS: tuple[Convention, ...] = (
-    Convention("paper", "E G", "Liu et al., arXiv 2404.19756, the axes of its plots", lambda s: s.edges * s.intervals),
     Convention(
-        "spline", "E (G + k)", "spline coefficients only: what kanrun trains by default",
+        "paper",
+        "E G",
+        "Liu et al., arXiv 2404.19756, the axes of its plots",
+        lambda s: s.edges * s.intervals,
+    ),
+    Convention(
+        "spline",
+        "E (G + k)",
+        "spline coefficients only: what kanrun trains by default",
         lambda s: s.edges * (s.intervals + s.degree),
     ),
     Convention(
-        "single", "E (G + k + 1)",
+        "single",
+        "E (G + k + 1)",
         "coefficients and w_b or w_s alone, or the one w of w (b + spline)",
         lambda s: s.edges * (s.intervals + s.degree + 1),
     ),
     Convention(
-        "separate", "E (G + k + 2)", "coefficients, w_b and w_s: LBFGS and Adam with a base",
+        "separate",
+        "E (G + k + 2)",
+        "coefficients, w_b and w_s: LBFGS and Adam with a base",
         lambda s: s.edges * (s.intervals + s.degree + 2),
     ),
     Convention(
-        "efficient_kan", "E (G + k + 2)", "efficient-kan: base weight, spline weight, scaler",
+        "efficient_kan",
+        "E (G + k + 2)",
+        "efficient-kan: base weight, spline weight, scaler",
         lambda s: s.edges * (s.intervals + s.degree + 2),
     ),
     Convention(
-        "pykan", "E (G + k + 6)", "pykan 0.2.8, all with requires_grad",
+        "pykan",
+        "E (G + k + 6)",
+        "pykan 0.2.8, all with requires_grad",
         lambda s: s.edges * (s.intervals + s.degree + 6),
     ),
     Convention(
-        "kanbefair", "E (G + k + 3) + H", "KANbeFair, arXiv 2407.16674, with its shortcut",
+        "kanbefair",
+        "E (G + k + 3) + H",
+        "KANbeFair, arXiv 2407.16674, with its shortcut",
         lambda s: s.edges * (s.intervals + s.degree + 3) + s.nodes,
     ),
-)  # fmt: skip
+)
 
 
 def size_of(kan: Network) -> Size:
@@ -124,13 +150,17 @@ def kanbefair_flops(size: Size, base: str = "silu") -> float:
 
 def kanbefair_mlp_flops(shape: Sequence[int], activation: str) -> float:
     """FLOPs of one sample as KANbeFair counts an MLP's: 2 n_in n_out and an activation of every layer's output."""
-    return float(sum(2 * a * b + ACTIVATION_FLOPS[activation] * b for a, b in itertools.pairwise(shape)))
+    return float(
+        sum(2 * a * b + ACTIVATION_FLOPS[activation] * b for a, b in itertools.pairwise(shape))
+    )
 
 
 def mlp_flops(shape: Sequence[int], activation: str) -> float:
     """2 n_in n_out a layer (the bias takes the place of the first addition), the activation between layers."""
     hidden = sum(shape[1:-1])
-    return float(sum(2 * a * b for a, b in itertools.pairwise(shape)) + ACTIVATION_FLOPS[activation] * hidden)
+    return float(
+        sum(2 * a * b for a, b in itertools.pairwise(shape)) + ACTIVATION_FLOPS[activation] * hidden
+    )
 
 
 def layer_flops(layer: SplineLayer) -> int:
@@ -154,12 +184,20 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
     their interval is not counted). What the policy for points outside the grid adds is part of both.
     """
     k = degree
-    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[extrapolation]  # inside or not, and a product with that
+    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[
+        extrapolation
+    ]  # inside or not, and a product with that
     if k == 0:
         return policy
     if uniform and k <= UNIFORM_MATRIX_DEGREE:
         powers = 1 + 3 * (k - 1) if extrapolation == "linear" else min(k - 1, 1)
-        return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy  # 9: position, interval, distance, all clamped
-    recurrence = sum(7 * d - 1 for d in range(1, k + 1))  # at level d: d quotients, 2 d differences and products, sums
-    continued = 3 * k - 1 + 3 + 2 * (k + 1) if extrapolation == "linear" else 0  # slopes, distance, their product added
+        return (
+            9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
+        )  # 9: position, interval, distance, all clamped
+    recurrence = sum(
+        7 * d - 1 for d in range(1, k + 1)
+    )  # at level d: d quotients, 2 d differences and products, sums
+    continued = (
+        3 * k - 1 + 3 + 2 * (k + 1) if extrapolation == "linear" else 0
+    )  # slopes, distance, their product added
     return 2 + recurrence + continued + policy

@@ -38,7 +38,9 @@ class Curve(Network):
     def forward(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch out"]:
         return self.basis(x) @ self.coefficients
 
-    def linearise(self, x: Float[Tensor, "samples 1"]) -> tuple[Float[Tensor, "samples out"], DenseRows]:
+    def linearise(
+        self, x: Float[Tensor, "samples 1"]
+    ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
         """A curve is linear in its coefficients: d y_o / d c_fo = basis_f."""
         with torch.no_grad():
             basis = self.basis(x)
@@ -47,7 +49,10 @@ class Curve(Network):
             return basis @ self.coefficients, DenseRows(rows.flatten(0, 1))
 
     def fit_linear(
-        self, x: Float[Tensor, "samples 1"], y: Float[Tensor, "samples out"], roots: Tensor | None = None
+        self,
+        x: Float[Tensor, "samples 1"],
+        y: Float[Tensor, "samples out"],
+        roots: Tensor | None = None,
     ) -> bool:
         rows = (self.basis(x), y) if roots is None else (self.basis(x) * roots, y * roots)
         design, right = (each.double().cpu() for each in rows)
@@ -104,11 +109,15 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
     float64.
     """
     if not 0 <= degree <= HIGHEST_DEGREE:
-        raise UsageError(f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}")
+        raise UsageError(
+            f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}"
+        )
     # Worked out in float64: the binomial coefficients of degrees above 130 do not fit into a float32.
     t = u.double().unsqueeze(-1)
     index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
-    binomials = torch.tensor([float(comb(degree, i)) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
+    binomials = torch.tensor(
+        [float(comb(degree, i)) for i in range(degree + 1)], dtype=t.dtype, device=t.device
+    )
     values: Tensor = binomials * t**index * (1 - t) ** (degree - index)
     return values.to(u.dtype)
 
@@ -131,11 +140,16 @@ class BSpline(Curve):
     kind = "bspline"
     knots: Tensor
 
-    def __init__(self, functions: int, outputs: int, domain: Float[Tensor, "1 2"], *, degree: int) -> None:
+    def __init__(
+        self, functions: int, outputs: int, domain: Float[Tensor, "1 2"], *, degree: int
+    ) -> None:
         super().__init__(functions, outputs, domain)
         self.degree = degree
         points = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)[0]
-        ends = points[:1].expand(degree), points[-1:].expand(degree)  # with those of `points`, degree + 1 at either end
+        ends = (
+            points[:1].expand(degree),
+            points[-1:].expand(degree),
+        )  # with those of `points`, degree + 1 at either end
         self.register_buffer("knots", torch.cat([ends[0], points, ends[1]])[None])
 
     @property
@@ -153,7 +167,9 @@ class BSpline(Curve):
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
         flat = x.reshape(x.numel(), 1)
         values, interval = local_basis(flat, self.grid)
-        return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(*x.shape[:-1], self.grid.functions)
+        return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(
+            *x.shape[:-1], self.grid.functions
+        )
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "degree": self.degree}

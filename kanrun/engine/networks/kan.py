@@ -13,10 +13,24 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
 from kanrun.config.registry import resolve
-from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_penalty, fresh_layers, move_layer, refine_layer
+from kanrun.engine.layers import (
+    EdgeSpec,
+    SplineLayer,
+    edge_penalty,
+    fresh_layers,
+    move_layer,
+    refine_layer,
+)
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.layers.learned_edge import LearnedEdge
-from kanrun.engine.layers.settings import Domain, Scale, checked_products, checked_shape, domain_of, edge_spec
+from kanrun.engine.layers.settings import (
+    Domain,
+    Scale,
+    checked_products,
+    checked_shape,
+    domain_of,
+    edge_spec,
+)
 from kanrun.engine.least_squares.problem import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import InputGrid, Network, Regridded, halved
@@ -82,8 +96,14 @@ class KAN(Network):
         super().__init__()
         shape = checked_shape(shape)
         spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
-        products, ends = checked_products(products, shape), domain_of(domain, shape[0], dtype, device)
-        self._hold(fresh_layers(shape, intervals, spec, ends, initialisation, generator, products), products)
+        products, ends = (
+            checked_products(products, shape),
+            domain_of(domain, shape[0], dtype, device),
+        )
+        self._hold(
+            fresh_layers(shape, intervals, spec, ends, initialisation, generator, products),
+            products,
+        )
 
     @classmethod
     def of_layers(cls, layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> KAN:
@@ -175,17 +195,26 @@ class KAN(Network):
         """
         layers = self.edge_layers
         if not -len(layers) <= layer < len(layers):
-            raise UsageError(f"there is no layer {layer}; the network has {len(layers)}, counted from 0.")
+            raise UsageError(
+                f"there is no layer {layer}; the network has {len(layers)}, counted from 0."
+            )
         return LearnedEdge(layers[layer], out, input)
 
-    def prune(self, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float = EDGE_THRESHOLD) -> KAN:
+    def prune(
+        self, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float = EDGE_THRESHOLD
+    ) -> KAN:
         """The network without the edges whose score on x is below `threshold`; see `prune.pruned`."""
         from kanrun.engine.networks.prune import pruned
 
         return pruned(self, x, threshold)
 
     def regularisation(
-        self, x: Float[Tensor, "samples inputs"], *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
+        self,
+        x: Float[Tensor, "samples inputs"],
+        *,
+        l1: float = 1.0,
+        entropy: float = 1.0,
+        kind: str = "mean_abs",
     ) -> Tensor:
         """sum over layers of l1 |Phi|_1 + entropy S(Phi), differentiable: the KAN paper's penalty of large edges.
 
@@ -200,7 +229,9 @@ class KAN(Network):
             x = nodes_of(layer(x), products)
         return total
 
-    def plot(self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> Any:
+    def plot(
+        self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
+    ) -> Any:
         """The diagram of the network, a matplotlib Figure: on each edge its function, stronger where its score is.
 
         Scores are measured on the samples x, by default on uniform points of the domain; `inputs` and `outputs` are
@@ -225,18 +256,24 @@ class KAN(Network):
             found += [(name, parameter) for name, parameter in named if id(parameter) in moved]
         return found
 
-    def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], LocalRows]:
+    def linearise(
+        self, x: Float[Tensor, "samples inputs"]
+    ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """(f(x), J) with the non-zeros of J alone: k + 1 of each edge, however fine the grids.
 
         By layers, d y / d x_out carried backwards.
         """
         with torch.no_grad():
             *reaching, y = self.activations(x)
-            upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
+            upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(
+                y.shape[0], -1, -1
+            )
             start = total = self.get_unknowns().numel()
             index: list[Tensor] = []
             values: list[Tensor] = []
-            for layer, at, products in reversed(list(zip(self, reaching, self.products, strict=True))):
+            for layer, at, products in reversed(
+                list(zip(self, reaching, self.products, strict=True))
+            ):
                 start -= layer.unknowns_at()
                 if products:
                     upstream = by_sums(upstream, layer(at)[:, None], products)
@@ -246,7 +283,9 @@ class KAN(Network):
                     upstream = upstream @ layer.edge_values(at, 1)
             columns, numbers = torch.cat(index, -1), torch.cat(values, -1)
         rows = numbers.flatten(0, 1)
-        return y, LocalRows(columns.expand_as(numbers).reshape(rows.shape).contiguous(), rows.contiguous(), total)
+        return y, LocalRows(
+            columns.expand_as(numbers).reshape(rows.shape).contiguous(), rows.contiguous(), total
+        )
 
     @property
     def row_terms(self) -> int:
@@ -299,16 +338,23 @@ class KAN(Network):
         """
         if not isinstance(intervals, int):
             raise UsageError(f"intervals={intervals!r} must be a whole number.")
-        return KAN.of_layers([refine_layer(layer, intervals)[0] for layer in self], self.products[:-1])
+        return KAN.of_layers(
+            [refine_layer(layer, intervals)[0] for layer in self], self.products[:-1]
+        )
 
     def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
         """To a multiple of the old grid the function changes by rounding only, on and outside the data."""
         return self._measured([refine_layer(layer, intervals) for layer in self], x)
 
     def regrid(
-        self, x: Float[Tensor, "samples inputs"], *, intervals: int | None = None, grid_eps: float, margin: float,
+        self,
+        x: Float[Tensor, "samples inputs"],
+        *,
+        intervals: int | None = None,
+        grid_eps: float,
+        margin: float,
         inputs: InputGrid = "keep",
-    ) -> Regridded[KAN]:  # fmt: skip
+    ) -> Regridded[KAN]:
         """Ranges are those of the old network, so that every layer is carried once.
 
         Outliers are left out of them (`breakpoints_from_data`) and met by the policy of extrapolation, so that the
@@ -318,12 +364,21 @@ class KAN(Network):
         with torch.no_grad():
             reaching = self.activations(x)
         for layer, values in zip(self, reaching, strict=False):
-            count, where = intervals or layer.grid.intervals, inputs if layer is self.layer(0) else "follow"
+            count, where = (
+                intervals or layer.grid.intervals,
+                inputs if layer is self.layer(0) else "follow",
+            )
             if where == "keep":
-                moved.append((layer, "insertion") if count == layer.grid.intervals else refine_layer(layer, count))
+                moved.append(
+                    (layer, "insertion")
+                    if count == layer.grid.intervals
+                    else refine_layer(layer, count)
+                )
                 continue
             if where == "within":
-                grid = breakpoints_within(values, torch.stack([layer.grid.low, layer.grid.high], 1), count, adapt)
+                grid = breakpoints_within(
+                    values, torch.stack([layer.grid.low, layer.grid.high], 1), count, adapt
+                )
             else:
                 grid = breakpoints_from_data(values, count, adapt, margin)
             moved.append(move_layer(layer, grid, uniform=grid_eps == 1.0))
@@ -337,11 +392,16 @@ class KAN(Network):
 
     def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded[KAN]:
         """The network of moved layers; of each, how it was carried."""
-        new, hows = KAN.of_layers([layer for layer, _ in moved], self.products[:-1]), {how for _, how in moved}
+        new, hows = (
+            KAN.of_layers([layer for layer, _ in moved], self.products[:-1]),
+            {how for _, how in moved},
+        )
         with torch.no_grad():
             before, after = self(x), new(x)
         size = max(largest_but_rare(before), torch.finfo(before.dtype).tiny)
-        return Regridded(new, hows.pop() if len(hows) == 1 else "both", largest_but_rare(after - before) / size)
+        return Regridded(
+            new, hows.pop() if len(hows) == 1 else "both", largest_but_rare(after - before) / size
+        )
 
     # ---------------------------------------------------------------------------------------- widths
 

@@ -39,12 +39,19 @@ class Match:
 
 def by_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> Match:
     """The MLP with `depth` hidden layers whose parameters come nearest to `wanted`."""
-    return nearest(lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))), depth, wanted, "parameters")
+    return nearest(
+        lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))),
+        depth,
+        wanted,
+        "parameters",
+    )
 
 
 def by_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: int | float) -> Match:
     """The MLP with `depth` hidden layers whose FLOPs a sample, as executed, come nearest to `wanted`."""
-    return nearest(lambda hidden: mlp_flops((inputs, *hidden, outputs), activation), depth, wanted, "flops")
+    return nearest(
+        lambda hidden: mlp_flops((inputs, *hidden, outputs), activation), depth, wanted, "flops"
+    )
 
 
 def by_time(seconds: Measure, depth: int, wanted: int | float, widest: int = WIDEST) -> Match:
@@ -67,7 +74,12 @@ def by_time(seconds: Measure, depth: int, wanted: int | float, widest: int = WID
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < wanted else (low, middle)
-    return _best(((width,) * depth for width in seen), lambda hidden: seen[hidden[0]], wanted, TOLERANCE["time"])
+    return _best(
+        ((width,) * depth for width in seen),
+        lambda hidden: seen[hidden[0]],
+        wanted,
+        TOLERANCE["time"],
+    )
 
 
 def nearest(measure: Measure, depth: int, wanted: int | float, what: str) -> Match:
@@ -75,20 +87,27 @@ def nearest(measure: Measure, depth: int, wanted: int | float, what: str) -> Mat
     _check(depth, wanted)
     even = _largest(lambda n: measure((n,) * depth) <= wanted)
     candidates: list[tuple[int, ...]] = []
-    for n in range(max(1, even - min(even // 2, REACH)), min(even + min(even // 2, REACH) + 1, WIDEST) + 1):
+    for n in range(
+        max(1, even - min(even // 2, REACH)), min(even + min(even // 2, REACH) + 1, WIDEST) + 1
+    ):
         equal = (n,) * (depth - 1)
         last = _largest(lambda m, equal=equal: measure((*equal, m)) <= wanted)  # type: ignore[misc]
         candidates += [(*equal, m) for m in (last, min(last + 1, WIDEST))]
     return _best(candidates, measure, wanted, TOLERANCE[what])
 
 
-def _best(candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: int | float, tolerance: float) -> Match:
+def _best(
+    candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: int | float, tolerance: float
+) -> Match:
     def rank(match: Match) -> tuple[bool, float, float]:
         uneven = max(match.hidden) - min(match.hidden)
         return not match.close, float(uneven) if match.close else 0.0, abs(match.off)
 
     values = ((hidden, measure(hidden)) for hidden in candidates)
-    return min((Match(h, v, float(wanted), abs(v - wanted) <= tolerance * wanted) for h, v in values), key=rank)
+    return min(
+        (Match(h, v, float(wanted), abs(v - wanted) <= tolerance * wanted) for h, v in values),
+        key=rank,
+    )
 
 
 def _largest(fits: Callable[[int], bool]) -> int:
@@ -98,6 +117,8 @@ def _largest(fits: Callable[[int], bool]) -> int:
 
 def _check(depth: int, wanted: int | float) -> None:
     if depth < 1:
-        raise UsageError(f"An MLP of {depth} hidden layers has no width to match; use depths from 1 on.")
+        raise UsageError(
+            f"An MLP of {depth} hidden layers has no width to match; use depths from 1 on."
+        )
     if not wanted > 0:
         raise UsageError(f"Nothing can match {wanted}: it must be positive.")

@@ -53,12 +53,17 @@ class MLP(Network):
         super().__init__()
         shape = checked_shape(shape)
         if activation not in ACTIVATIONS:
-            raise UsageError(f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}.")
+            raise UsageError(
+                f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}."
+            )
         check_place(dtype, device)
         self.activation = activation
-        where = torch.get_default_device() if device is None else device  # None would leave them without numbers
+        where = (
+            torch.get_default_device() if device is None else device
+        )  # None would leave them without numbers
         self.linear = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=where) for a, b in itertools.pairwise(shape)
+            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=where)
+            for a, b in itertools.pairwise(shape)
         )
         with torch.no_grad():
             for layer in self.linear:
@@ -87,13 +92,23 @@ class MLP(Network):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> MLP:
-        return cls(description["shape"], description["activation"], generator=Generator(), dtype=torch.float64)
+        return cls(
+            description["shape"],
+            description["activation"],
+            generator=Generator(),
+            dtype=torch.float64,
+        )
 
     def flops(self) -> dict[str, float | None]:
         shape, activation = self.shape, self.activation
-        return {"flops": mlp_flops(shape, activation), "kanbefair_flops": kanbefair_mlp_flops(shape, activation)}
+        return {
+            "flops": mlp_flops(shape, activation),
+            "kanbefair_flops": kanbefair_mlp_flops(shape, activation),
+        }
 
-    def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], DenseRows]:
+    def linearise(
+        self, x: Float[Tensor, "samples inputs"]
+    ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
         """By layers, backwards: d y / d W = (d y / d z) (inputs of the layer), with z the sums before activation."""
         reaching, slopes, y = self._traced(x)
         upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
@@ -104,7 +119,9 @@ class MLP(Network):
                 if bias.requires_grad:
                     columns.append(upstream)
                 if weight.requires_grad:
-                    columns.append((upstream[..., None] * reaching[number][:, None, None, :]).flatten(2))
+                    columns.append(
+                        (upstream[..., None] * reaching[number][:, None, None, :]).flatten(2)
+                    )
                 if number:
                     upstream = (upstream @ weight) * slopes[number - 1][:, None]
         return y, DenseRows(torch.cat(columns[::-1], dim=-1).flatten(0, 1))

@@ -86,7 +86,11 @@ class Network(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
 
     def count(self) -> int:
         """How many numbers training moves."""
@@ -123,7 +127,11 @@ class Network(nn.Module):
 
         A closed form is faster, and spares the first fit the start of torch's compiler.
         """
-        from torch.func import functional_call, jacrev, vmap  # loads torch's compiler, which takes a second
+        from torch.func import (
+            functional_call,
+            jacrev,
+            vmap,
+        )  # loads torch's compiler, which takes a second
 
         names = [name for name, _ in self.unknowns()]
         fixed = {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -160,7 +168,12 @@ class Network(nn.Module):
         return None
 
     def regularisation(
-        self, x: Float[Tensor, "samples inputs"], *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
+        self,
+        x: Float[Tensor, "samples inputs"],
+        *,
+        l1: float = 1.0,
+        entropy: float = 1.0,
+        kind: str = "mean_abs",
     ) -> Tensor:
         """The penalty of large edges on x; zero for a network without edges."""
         return torch.zeros((), dtype=x.dtype, device=x.device)
@@ -190,9 +203,14 @@ class Network(nn.Module):
         return Regridded(deepcopy(self))
 
     def regrid(
-        self, x: Float[Tensor, "samples inputs"], *, intervals: int | None = None, grid_eps: float, margin: float,
+        self,
+        x: Float[Tensor, "samples inputs"],
+        *,
+        intervals: int | None = None,
+        grid_eps: float,
+        margin: float,
         inputs: InputGrid = "keep",
-    ) -> Regridded[Network]:  # fmt: skip
+    ) -> Regridded[Network]:
         """The network with its hidden grids drawn anew over the range of what reaches them from `x`.
 
         `grid_eps` is the share of uniform spacing in them, 1 - grid_eps that of the quantiles; they reach `margin` of
@@ -215,13 +233,17 @@ class Network(nn.Module):
     def subnetwork(self, shape: Sequence[int]) -> Network:
         """A network of one of `subnetworks()`, from this one's numbers."""
         if tuple(shape) != self.shape:
-            raise UsageError(f"A network of kind {self.kind} has no narrower form of widths {tuple(shape)}.")
+            raise UsageError(
+                f"A network of kind {self.kind} has no narrower form of widths {tuple(shape)}."
+            )
         return self
 
     def padded(self, shape: Sequence[int]) -> Network:
         """The same function in a network of widths `shape`, whose further nodes are pruned."""
         if tuple(shape) != self.shape:
-            raise UsageError(f"A network of kind {self.kind} cannot be padded to widths {tuple(shape)}.")
+            raise UsageError(
+                f"A network of kind {self.kind} cannot be padded to widths {tuple(shape)}."
+            )
         return self
 
     @property
@@ -232,7 +254,10 @@ class Network(nn.Module):
     # --------------------------------------------------------------------------------------- closed form
 
     def fit_linear(
-        self, x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out"], roots: Tensor | None = None
+        self,
+        x: Float[Tensor, "samples inputs"],
+        y: Float[Tensor, "samples out"],
+        roots: Tensor | None = None,
     ) -> bool:
         """Set the parameters to the least squares solution, and say so: True for models linear in their parameters.
 

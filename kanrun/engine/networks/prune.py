@@ -31,7 +31,10 @@ def magnitudes(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[T
     """The standard deviation of every edge's output on x, layer by layer; 0 for pruned edges."""
     with torch.no_grad():
         reaching = kan.activations(x)
-        return [layer.edge_values(t).std(0, correction=0) for layer, t in zip(kan.edge_layers, reaching, strict=False)]
+        return [
+            layer.edge_values(t).std(0, correction=0)
+            for layer, t in zip(kan.edge_layers, reaching, strict=False)
+        ]
 
 
 def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
@@ -42,7 +45,10 @@ def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tenso
     for size, products in zip(reversed(sizes), reversed(kan.products), strict=True):
         node = of_sums(node, products)
         total = size.sum(1, keepdim=True)
-        edge = torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 0.0) * node[:, None]
+        edge = (
+            torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 0.0)
+            * node[:, None]
+        )
         node = edge.sum(0)
         edges.insert(0, edge)
     return edges
@@ -56,7 +62,9 @@ def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
     contribution: a constant is not dropped.
     """
     new = deepcopy(kan)
-    alive = [layer.mask & mask.to(layer.mask) for layer, mask in zip(new.edge_layers, masks, strict=True)]
+    alive = [
+        layer.mask & mask.to(layer.mask) for layer, mask in zip(new.edge_layers, masks, strict=True)
+    ]
     for index in range(len(alive) - 2, -1, -1):
         alive[index] = alive[index] & of_sums(alive[index + 1].any(0), kan.products[index])[:, None]
     with torch.no_grad():
@@ -82,7 +90,9 @@ def _with_means(new: N, old: N, x: Tensor) -> N:
     """`new` with the mean on x of every edge that it lost added to the largest edge kept into the same node: a constant
     is not noise. B-splines sum to one, so it is added to the coefficients."""
     with torch.no_grad():
-        for layer, before, reaching in zip(new.edge_layers, old.edge_layers, old.activations(x), strict=False):
+        for layer, before, reaching in zip(
+            new.edge_layers, old.edge_layers, old.activations(x), strict=False
+        ):
             values = before.edge_values(reaching)
             lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
             size = values.std(0, correction=0) * layer.mask
@@ -95,7 +105,12 @@ def _with_means(new: N, old: N, x: Tensor) -> N:
 
 
 def prune_on_validation(
-    kan: Network, x: ArrayLike, validation_x: ArrayLike, validation_y: ArrayLike, output: int, slack: float = SLACK
+    kan: Network,
+    x: ArrayLike,
+    validation_x: ArrayLike,
+    validation_y: ArrayLike,
+    output: int,
+    slack: float = SLACK,
 ) -> Network:
     """The smallest of the networks that thresholds leave, whose validation error is within `slack` of the whole one's.
 
@@ -103,14 +118,18 @@ def prune_on_validation(
     """
     like = kan.edge_layers[0].knots
     inside, target = torch.as_tensor(validation_x).to(like), torch.as_tensor(validation_y).to(like)
-    levels = torch.cat([edge.flatten() for edge in scores(kan, torch.as_tensor(x).to(like))]).unique()
+    levels = torch.cat(
+        [edge.flatten() for edge in scores(kan, torch.as_tensor(x).to(like))]
+    ).unique()
 
     def error(network: Network) -> float:
         with torch.no_grad():
             return float((network(inside)[:, output] - target).square().mean().sqrt())
 
     allowed, best = (1 + slack) * error(kan), kan
-    for threshold in levels[1:]:  # what lies below it goes: one more edge, or several alike, each time
+    for threshold in levels[
+        1:
+    ]:  # what lies below it goes: one more edge, or several alike, each time
         smaller = pruned(kan, x, float(threshold))
         if not error(smaller) <= allowed:  # nor where either is NaN
             break

@@ -16,5 +16,11 @@ from kanrun.engine.splines.knots import (
     subdivide,
     uniform_breakpoints,
 )
-from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points, spline_values
+from kanrun.engine.splines.least_squares import (
+    design_matrix,
+    fit_coefficients,
+    greville,
+    sample_points,
+    spline_values,
+)
 from kanrun.engine.splines.local_basis import local_basis

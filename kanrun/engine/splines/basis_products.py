@@ -37,12 +37,16 @@ def sums_of_splines(
     """The product with the coefficients `table`, the way that suits the width of the grid."""
     functions, columns = table.shape[-1], table.flatten(1).T
     if prefers_sparse(functions, basis.shape[-1] - 1):
-        return weighted_rows(basis.flatten(1), columns, table_index(interval, basis.shape[-1], functions))
+        return weighted_rows(
+            basis.flatten(1), columns, table_index(interval, basis.shape[-1], functions)
+        )
     return dense_rows(basis, interval, functions).flatten(1) @ columns
 
 
 def dense_rows(
-    basis: Float[Tensor, "samples inputs local"], interval: Int[Tensor, "samples inputs"], functions: int
+    basis: Float[Tensor, "samples inputs local"],
+    interval: Int[Tensor, "samples inputs"],
+    functions: int,
 ) -> Float[Tensor, "samples inputs functions"]:
     """The local basis scattered into rows of all `functions` of each input."""
     columns = interval[..., None] + torch.arange(basis.shape[-1], device=basis.device)
@@ -77,11 +81,15 @@ class _DenseRows(torch.autograd.Function):
 _dense_rows: Callable[[Tensor, Tensor, int], Tensor] = _DenseRows.apply
 
 
-def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: int) -> Int[Tensor, "samples terms"]:
+def table_index(
+    interval: Int[Tensor, "samples inputs"], local: int, functions: int
+) -> Int[Tensor, "samples terms"]:
     """Where the local functions of each sample lie in a table of all inputs' functions, (input, function) in order."""
     samples, inputs = interval.shape
     first = interval + torch.arange(inputs, device=interval.device) * functions
-    return (first[..., None] + torch.arange(local, device=interval.device)).reshape(samples, inputs * local)
+    return (first[..., None] + torch.arange(local, device=interval.device)).reshape(
+        samples, inputs * local
+    )
 
 
 # The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w (b, s), a table
@@ -109,9 +117,14 @@ def _by_kernel(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int)
     if by == 0:
         return _dots(first, second, index)
     if by == 2:
-        return embedding_bag(index, second.contiguous(), per_sample_weights=first.contiguous(), mode="sum")
+        return embedding_bag(
+            index, second.contiguous(), per_sample_weights=first.contiguous(), mode="sum"
+        )
     order, starts = grouped(index.reshape(-1), rows)
-    bags, weights = order.div(index.shape[1], rounding_mode="floor"), first.reshape(-1).index_select(0, order)
+    bags, weights = (
+        order.div(index.shape[1], rounding_mode="floor"),
+        first.reshape(-1).index_select(0, order),
+    )
     return embedding_bag(bags, second.contiguous(), starts, per_sample_weights=weights, mode="sum")
 
 
@@ -139,7 +152,9 @@ def _quiet_sparse_tensors() -> None:
 def grouped(keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """(order, starts): positions of `keys` (n,), equal keys together, and where each of `groups` starts among them."""
     counts = torch.bincount(keys, minlength=groups)
-    small = keys.to(torch.int16 if groups < 1 << 15 else torch.int32 if groups < 1 << 31 else torch.int64)
+    small = keys.to(
+        torch.int16 if groups < 1 << 15 else torch.int32 if groups < 1 << 31 else torch.int64
+    )
     return small.sort(stable=True).indices, counts.cumsum(0) - counts
 
 
@@ -178,7 +193,9 @@ def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> T
 
 def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """(weights (b, s), table (r, o)) -> sum_s weights[b, s] table[index[b, s]], (b, o)."""
-    if torch.compiler.is_compiling():  # the gradient of an embedding has a kernel, that of indexing is slow there
+    if (
+        torch.compiler.is_compiling()
+    ):  # the gradient of an embedding has a kernel, that of indexing is slow there
         return (embedding(index, table) * weights[..., None]).sum(1)
     return slope(2, weights, table, index, table.shape[0])
 

@@ -49,7 +49,9 @@ def insert_knots(
     piece, weights = _weights(coarse, knots)
     clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)
     for p in range(k + 1):
-        clamped += weights[p] * coefficients.gather(2, (piece + p).expand(coefficients.shape[0], -1, -1))
+        clamped += weights[p] * coefficients.gather(
+            2, (piece + p).expand(coefficients.shape[0], -1, -1)
+        )
     # The right end is the left one of the mirrored spline.
     left = _let_out(clamped, knots, fine.knots, k)
     knots = torch.cat([fine.knots[:, :k], knots[:, k:]], 1)
@@ -71,7 +73,9 @@ def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
     """
     k = coarse.degree
     count = knots.shape[1] - k - 1
-    at = torch.arange(count, device=knots.device).clamp(min=k)  # where the support begins inside the domain
+    at = torch.arange(count, device=knots.device).clamp(
+        min=k
+    )  # where the support begins inside the domain
     piece = find_interval(((knots[:, at] + knots[:, at + 1]) / 2).T, coarse).T
     near = near_knots(piece.T, coarse).mT
     weights = torch.ones_like(knots[None, :, :count])

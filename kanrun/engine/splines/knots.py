@@ -95,7 +95,9 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
         return interval_at(positions(x, grid)[0], grid.intervals)
     # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
     inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
+    rows = x.reshape(
+        math.prod(x.shape[:-1]), x.shape[-1]
+    )  # no -1: nothing says what it stands for without samples
     return torch.searchsorted(inner, rows.T.contiguous(), right=True).T.reshape(x.shape)
 
 
@@ -108,7 +110,9 @@ RARE, FAR, FEW = 0.01, 1.0, 20
 SPACING_ROUNDINGS = 8
 
 
-def extend(breakpoints: Float[Tensor, "inputs points"], degree: int) -> Float[Tensor, "inputs knots"]:
+def extend(
+    breakpoints: Float[Tensor, "inputs points"], degree: int
+) -> Float[Tensor, "inputs knots"]:
     """Knots (inputs, G + 2 degree + 1) of `breakpoints`, continued outwards by the end spacings."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
     first, last = breakpoints[:, :1], breakpoints[:, -1:]
@@ -117,7 +121,9 @@ def extend(breakpoints: Float[Tensor, "inputs points"], degree: int) -> Float[Te
     return torch.cat([left, breakpoints, right], dim=1)
 
 
-def breakpoints_of(knots: Float[Tensor, "inputs knots"], degree: int) -> Float[Tensor, "inputs points"]:
+def breakpoints_of(
+    knots: Float[Tensor, "inputs knots"], degree: int
+) -> Float[Tensor, "inputs points"]:
     """The breakpoints inside `knots`: the domain on which the basis sums to one."""
     return knots[:, degree : knots.shape[1] - degree]
 
@@ -129,7 +135,12 @@ def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
     first, last = knots[:, :1].double(), knots[:, -1:].double()
     steps = torch.linspace(0, 1, knots.shape[1], dtype=torch.float64, device=knots.device)
     apart = (knots - torch.lerp(first, last, steps)).abs()
-    return bool((apart <= SPACING_ROUNDINGS * torch.finfo(knots.dtype).eps * knots.abs().amax(1, keepdim=True)).all())
+    return bool(
+        (
+            apart
+            <= SPACING_ROUNDINGS * torch.finfo(knots.dtype).eps * knots.abs().amax(1, keepdim=True)
+        ).all()
+    )
 
 
 def uniform_breakpoints(
@@ -147,7 +158,9 @@ def uniform_breakpoints(
     return _told_apart(torch.lerp(low[:, None], high[:, None], steps))
 
 
-def subdivide(breakpoints: Float[Tensor, "inputs points"], factor: int) -> Float[Tensor, "inputs finer"]:
+def subdivide(
+    breakpoints: Float[Tensor, "inputs points"], factor: int
+) -> Float[Tensor, "inputs finer"]:
     """Each interval cut into `factor` equal ones; the old breakpoints stay to the last bit.
 
     Raises UsageError where the precision cannot tell the new ones apart.
@@ -184,7 +197,10 @@ def breakpoints_from_data(
 
 
 def breakpoints_within(
-    x: Float[Tensor, "samples inputs"], ends: Float[Tensor, "inputs 2"], intervals: int, adapt: float
+    x: Float[Tensor, "samples inputs"],
+    ends: Float[Tensor, "inputs 2"],
+    intervals: int,
+    adapt: float,
 ) -> Float[Tensor, "inputs points"]:
     """As `breakpoints_from_data` over a given range, without a margin; samples outside count as its ends."""
     low, high = ends[:, 0], ends[:, 1]
@@ -220,11 +236,15 @@ def _grain(low: Tensor, high: Tensor) -> Tensor:
     return 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
-def _drawn(order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float) -> Tensor:
+def _drawn(
+    order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
+) -> Tensor:
     """The grid over [low, high] and a margin, drawn towards the quantiles of sorted samples in it."""
     width, grain = high - low, _grain(low, high)
     least = (intervals * grain - width) / 2
-    pad = torch.where(width <= grain, 0.5 * low.abs().clamp(min=1.0), torch.maximum(margin * width, least))
+    pad = torch.where(
+        width <= grain, 0.5 * low.abs().clamp(min=1.0), torch.maximum(margin * width, least)
+    )
     uniform = uniform_breakpoints(low - pad, high + pad, intervals)
     if adapt == 0.0:
         return uniform
@@ -240,7 +260,9 @@ def _drawn(order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: floa
     return _keep_apart(mixed, share[:, None])
 
 
-def _keep_apart(breakpoints: Float[Tensor, "inputs points"], share: Tensor) -> Float[Tensor, "inputs points"]:
+def _keep_apart(
+    breakpoints: Float[Tensor, "inputs points"], share: Tensor
+) -> Float[Tensor, "inputs points"]:
     """Intervals of about `share` (inputs, 1) of the uniform one or more, same ends, by lifting all and rescaling."""
     low, high = breakpoints[:, :1], breakpoints[:, -1:]
     widths = breakpoints.diff(dim=1) / (high - low)

@@ -48,7 +48,9 @@ def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differe
     return matrix.scatter_(2, difference_columns(bands).expand_as(bands), bands)
 
 
-def difference_columns(bands: Float[Tensor, "inputs differences terms"]) -> Int[Tensor, "differences terms"]:
+def difference_columns(
+    bands: Float[Tensor, "inputs differences terms"],
+) -> Int[Tensor, "differences terms"]:
     """Which coefficient each non-zero belongs to."""
     at = torch.arange(bands.shape[1], device=bands.device)[:, None]
     return at + torch.arange(bands.shape[2], device=bands.device)
@@ -93,7 +95,9 @@ def fit_coefficients(
 
 
 def spline_values(
-    x: Float[Tensor, "samples inputs"], coefficients: Float[Tensor, "out inputs functions"], grid: Grid
+    x: Float[Tensor, "samples inputs"],
+    coefficients: Float[Tensor, "out inputs functions"],
+    grid: Grid,
 ) -> Float[Tensor, "samples out inputs"]:
     """The splines with these coefficients at x."""
     if not prefers_sparse(grid.functions, grid.degree):
@@ -126,7 +130,9 @@ def _banded_solution(
     for i, knots in enumerate(grid.knots.cpu().numpy()):
         at, y = x[order[:, i], i].cpu().numpy(), values[i, order[:, i]].cpu().numpy()
         try:
-            found.append(torch.from_numpy(make_lsq_spline(at, y, knots, grid.degree, method="qr").c))
+            found.append(
+                torch.from_numpy(make_lsq_spline(at, y, knots, grid.degree, method="qr").c)
+            )
         except (ValueError, np.linalg.LinAlgError):
             return None
     solution = torch.stack(found).to(values)
@@ -140,7 +146,9 @@ def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
 
 def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
     """`per_interval` midpoints of every interval and both ends of the domain, one column an input."""
-    shares = (torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5) / per_interval
+    shares = (
+        torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5
+    ) / per_interval
     points = grid.knots[:, grid.degree : grid.degree + grid.intervals + 1]
     inner = torch.lerp(points[:, :-1, None], points[:, 1:, None], shares).flatten(1)
     return torch.cat([points[:, :1], inner, points[:, -1:]], dim=1).T

@@ -118,7 +118,10 @@ def _sums(weights: tuple[tuple[float, ...], ...], powers: list[Tensor], like: Te
         first, *others = weights
         sums = [torch.full_like(like, number) for number in first]
         for row, power in zip(others, powers, strict=True):
-            sums = [total + number * power if number else total for total, number in zip(sums, row, strict=True)]
+            sums = [
+                total + number * power if number else total
+                for total, number in zip(sums, row, strict=True)
+            ]
         return torch.stack(sums)
     table = torch.tensor(weights, dtype=like.dtype, device=like.device).T
     if not powers:
@@ -143,7 +146,11 @@ def _recurrence(x: Tensor, grid: Grid, interval: Tensor, derivative: int) -> Ten
         if d == k and not derivative and grid.extrapolation == "linear":
             slopes = widen(-k * share, k * share)
         steep = d > k - derivative
-        values = widen(-d * share, d * share) if steep else widen((upper - held) * share, (held - lower) * share)
+        values = (
+            widen(-d * share, d * share)
+            if steep
+            else widen((upper - held) * share, (held - lower) * share)
+        )
     if derivative > 1:
         return torch.where((x >= grid.low) & (x <= grid.high), values, 0)
     if k and not derivative and grid.extrapolation == "linear":
@@ -152,7 +159,9 @@ def _recurrence(x: Tensor, grid: Grid, interval: Tensor, derivative: int) -> Ten
     return values
 
 
-def near_knots(interval: Int[Tensor, "*batch inputs"], grid: Grid) -> Float[Tensor, "near *batch inputs"]:
+def near_knots(
+    interval: Int[Tensor, "*batch inputs"], grid: Grid
+) -> Float[Tensor, "near *batch inputs"]:
     """The 2k knots around each interval, t_{j+1} ... t_{j+2k}, first dimension over them."""
     inputs, count = grid.knots.shape
     start = torch.arange(inputs, device=interval.device) * count + interval

@@ -13,9 +13,20 @@ from kanrun.engine.symbolic.graph_training import TrainedGraph
 from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
-from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy, SearchPolicy, SearchProblem, SimplificationPolicy
+from kanrun.engine.symbolic.search_problem import (
+    GraphTrainingPolicy,
+    SearchPolicy,
+    SearchProblem,
+    SimplificationPolicy,
+)
 from kanrun.engine.symbolic.selection import Tried
-from kanrun.engine.symbolic.simplification import equivalent_forms, exactly, round_numbers, simplified, written
+from kanrun.engine.symbolic.simplification import (
+    equivalent_forms,
+    exactly,
+    round_numbers,
+    simplified,
+    written,
+)
 from kanrun.engine.symbolic.snapping import (
     Decision,
     PartlySymbolic,

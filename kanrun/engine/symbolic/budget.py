@@ -47,7 +47,11 @@ class WorkCosts:
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
         """Units of a Jacobian of `parameters` at `points` and its normal equations."""
-        return self.jacobian + self.edge * edges + points * parameters * (self.entry + self.normal * parameters)
+        return (
+            self.jacobian
+            + self.edge * edges
+            + points * parameters * (self.entry + self.normal * parameters)
+        )
 
     def tried(self, edges: int, parameters: int) -> float:
         """Units of a step tried."""
@@ -72,7 +76,9 @@ def count_work(units: float) -> None:
 
 def _counting(frame: FrameType, event: str, argument: Any) -> None:
     _thread.calls += 1
-    if _thread.calls >= _CALLS and not frame.f_code.co_flags & inspect.CO_GENERATOR:  # which may be at its end: an
+    if (
+        _thread.calls >= _CALLS and not frame.f_code.co_flags & inspect.CO_GENERATOR
+    ):  # which may be at its end: an
         _thread.calls = 0  # exception is ignored there
         count_work(_CALLS * COSTS.call)
 

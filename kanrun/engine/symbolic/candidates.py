@@ -48,7 +48,9 @@ class Domain:
         if self.period is None:
             return np.asarray(inside & ((low > self.pole) | (high < self.pole)))
         with np.errstate(all="ignore"):
-            turns = np.floor((low - self.pole) / self.period) == np.floor((high - self.pole) / self.period)
+            turns = np.floor((low - self.pole) / self.period) == np.floor(
+                (high - self.pole) / self.period
+            )
         return np.asarray(inside & turns)
 
 
@@ -94,7 +96,9 @@ def number(value: float) -> sympy.Expr:
 
 def combination(factors: Sequence[float] | Array, terms: Sequence[sympy.Expr]) -> sympy.Expr:
     """The sum of factors times terms."""
-    return sympy.Add(*(number(float(factor)) * term for factor, term in zip(factors, terms, strict=True)))
+    return sympy.Add(
+        *(number(float(factor)) * term for factor, term in zip(factors, terms, strict=True))
+    )
 
 
 #: Digits of a float64 in an expression, and what is written there without any.
@@ -119,7 +123,9 @@ TABLE: dict[str, Candidate] = {
         Candidate("log", sympy.log(X), 2.0, "bcd", _POSITIVE),
         Candidate("sin", sympy.sin(X), 2.0, odd_or_even=True),
         Candidate("cos", sympy.cos(X), 2.0, odd_or_even=True),
-        Candidate("tan", sympy.tan(X), 3.0, domain=Domain(pole=np.pi / 2, period=np.pi), odd_or_even=True),
+        Candidate(
+            "tan", sympy.tan(X), 3.0, domain=Domain(pole=np.pi / 2, period=np.pi), odd_or_even=True
+        ),
         Candidate("tanh", sympy.tanh(X), 3.0, odd_or_even=True),
         Candidate("sigmoid", 1 / (1 + sympy.exp(-X)), 3.0, odd_or_even=True),
         Candidate("arcsin", sympy.asin(X), 3.5, domain=_UNIT, odd_or_even=True),
@@ -154,7 +160,9 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
     return Candidate(f"x^{p}", X**p, size, "bcd", domain, odd_or_even=p.q == 1)
 
 
-def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) -> tuple[Candidate, ...]:
+def choose(
+    names: Sequence[str] | None, own: Mapping[str, str] | None = None
+) -> tuple[Candidate, ...]:
     """The candidates called `names` (None: all of table and plug-ins) and the user's `own`, name to formula in x0.
 
     Raises UsageError for a name that is not there or an own one that is, a formula that is no function of x0 alone, and
@@ -164,9 +172,15 @@ def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) ->
     chosen = [*TABLE, *declared] if names is None else list(names)
     for name in chosen:
         if name not in TABLE and name not in declared:
-            raise UsageError(f"candidates: {name!r} is not in the table; known are {', '.join([*TABLE, *declared])}.")
+            raise UsageError(
+                f"candidates: {name!r} is not in the table; known are {', '.join([*TABLE, *declared])}."
+            )
     result = [TABLE[name] for name in dict.fromkeys(chosen) if name in TABLE]
-    added = {f"the plug-in's candidate {name}": (name, declared[name]) for name in chosen if name in declared}
+    added = {
+        f"the plug-in's candidate {name}": (name, declared[name])
+        for name in chosen
+        if name in declared
+    }
     added |= {f"own_candidates.{name}": (name, formula) for name, formula in (own or {}).items()}
     for what, (name, formula) in added.items():
         if name in TABLE or (what.startswith("own") and name in declared):
@@ -174,9 +188,18 @@ def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) ->
         expression = parse(formula, ["x0"])
         if expression.free_symbols != {X}:
             raise UsageError(f"{what}={formula} must be a function of x0.")
-        result.append(Candidate(name, expression, 1.0 + float(sympy.count_ops(expression)), domain=_found(expression)))
+        result.append(
+            Candidate(
+                name,
+                expression,
+                1.0 + float(sympy.count_ops(expression)),
+                domain=_found(expression),
+            )
+        )
     if not any(candidate is not CONSTANT for candidate in result):
-        raise UsageError("No candidate is left: name at least one function under candidates or own_candidates.")
+        raise UsageError(
+            "No candidate is left: name at least one function under candidates or own_candidates."
+        )
     return tuple(result)
 
 

@@ -57,14 +57,18 @@ def certify(
         network_rmse = _rmse(network(x), y)
         if formula is None:
             unknown = "unknown" if truth is None else "no"
-            return Certificate(np.nan, np.nan, network_rmse, np.nan, len(fresh), unknown, unknown, unknown)
+            return Certificate(
+                np.nan, np.nan, network_rmse, np.nan, len(fresh), unknown, unknown, unknown
+            )
         rmse = _rmse(formula(x), y)
         difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
     variance = float(np.var(y))
     r2 = 1 - rmse**2 / variance if variance > 0 else np.nan
 
     def certificate(recovered: str, form: str, symbolically: str) -> Certificate:
-        return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically)
+        return Certificate(
+            difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically
+        )
 
     if truth is None:
         return certificate("unknown", "unknown", "unknown")
@@ -72,7 +76,11 @@ def certify(
         return certificate("no", "no", "no")
     recovered = "yes" if rmse <= RECOVERED * scale else "no"
     form = "yes" if recovered == "yes" or _same_form(formula, fresh, truth) else "no"
-    shown = proven_equal(formula.expression, expression, policy) if expression is not None else "unknown"
+    shown = (
+        proven_equal(formula.expression, expression, policy)
+        if expression is not None
+        else "unknown"
+    )
     return certificate(recovered, form, shown)
 
 

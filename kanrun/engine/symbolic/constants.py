@@ -22,8 +22,14 @@ from kanrun.formulas import to_numpy, variable
 #: Units of nice numbers with the bits that naming them costs.
 _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
     (sympy.Integer(1), 0.0),
-    *((sympy.pi**k, cost) for k, cost in ((1, 2.0), (-1, 4.0), (2, 4.0), (-2, 6.0), (3, 6.0), (-3, 8.0))),
-    *((sympy.sqrt(n), cost) for n, cost in ((2, 3.0), (3, 4.0), (5, 5.0), (6, 6.0), (7, 6.0), (10, 6.0))),
+    *(
+        (sympy.pi**k, cost)
+        for k, cost in ((1, 2.0), (-1, 4.0), (2, 4.0), (-2, 6.0), (3, 6.0), (-3, 8.0))
+    ),
+    *(
+        (sympy.sqrt(n), cost)
+        for n, cost in ((2, 3.0), (3, 4.0), (5, 5.0), (6, 6.0), (7, 6.0), (10, 6.0))
+    ),
     *((sympy.E**k, cost) for k, cost in ((1, 4.0), (-1, 5.0), (2, 6.0), (-2, 7.0))),
     *((sympy.log(n), cost) for n, cost in ((2, 5.0), (10, 6.0), (3, 7.0))),
     (sympy.sqrt(sympy.pi), 5.0),
@@ -42,7 +48,9 @@ Key = tuple[int, str]
 Proposal = tuple[int, str, sympy.Expr]
 
 
-def nice(value: float, window: float, policy: RoundingPolicy = RoundingPolicy()) -> sympy.Expr | None:
+def nice(
+    value: float, window: float, policy: RoundingPolicy = RoundingPolicy()
+) -> sympy.Expr | None:
     """The simplest nice number within `window` of `value`, or None where none is simple enough to mean anything: a
     fraction times a unit, or a short decimal number, which comes as a fraction too."""
     if abs(value) <= window:
@@ -51,7 +59,9 @@ def nice(value: float, window: float, policy: RoundingPolicy = RoundingPolicy())
 
     def offer(cost: float, number: Callable[[], sympy.Expr]) -> None:
         nonlocal best
-        if 2**cost * window / max(abs(value), 1.0) < policy.chance and (best is None or cost < best[0]):
+        if 2**cost * window / max(abs(value), 1.0) < policy.chance and (
+            best is None or cost < best[0]
+        ):
             best = cost, number()
 
     for unit, size, bits in _SIZED_UNITS:
@@ -115,7 +125,9 @@ _FAR = 200.0
 _NEGLIGIBLE = 1e-9
 
 
-def _nearest(graph: Graph, data: SearchData, refused: set[Proposal], policy: RoundingPolicy) -> Proposal | None:
+def _nearest(
+    graph: Graph, data: SearchData, refused: set[Proposal], policy: RoundingPolicy
+) -> Proposal | None:
     """A free shift that is nothing beside what it is added to, as zero; else the free constant that is relatively
     nearest to a nice number, simple numbers first: every constant that is fixed lets the others be known better, so
     that a number too uncertain before may be nice now."""
@@ -124,9 +136,15 @@ def _nearest(graph: Graph, data: SearchData, refused: set[Proposal], policy: Rou
     for (index, name), error in errors.items():
         value = _constant(graph, index, name)
         zero = index, name, sympy.S.Zero
-        if name == "d" and zero not in refused and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max():
+        if (
+            name == "d"
+            and zero not in refused
+            and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max()
+        ):
             return zero
-        number = _nice_constant(graph, index, name, max(3 * error, policy.known * max(abs(value), 1e-3)), policy)
+        number = _nice_constant(
+            graph, index, name, max(3 * error, policy.known * max(abs(value), 1e-3)), policy
+        )
         if number is None or (index, name, number) in refused:
             continue
         away = abs(value - float(number)) / max(error, policy.known * max(abs(value), 1.0))
@@ -136,7 +154,9 @@ def _nearest(graph: Graph, data: SearchData, refused: set[Proposal], policy: Rou
     return best[1] if best else None
 
 
-def _nice_constant(graph: Graph, index: int, name: str, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
+def _nice_constant(
+    graph: Graph, index: int, name: str, window: float, policy: RoundingPolicy
+) -> sympy.Expr | None:
     """A nice number for a constant; for d in exp(u + d) one whose exponential is nice, as that is what one writes."""
     value, candidate = _constant(graph, index, name), _symbolic(graph, index).candidate.name
     if name == "d" and _is_exponent(graph, index):
@@ -151,7 +171,9 @@ def _nice_constant(graph: Graph, index: int, name: str, window: float, policy: R
 def _is_exponent(graph: Graph, index: int) -> bool:
     """Whether the edge's sum goes into exp(u) alone."""
     node = graph.edges[index].target
-    after = [each for i in graph.out_of(node) if isinstance(each := graph.edges[i].function, Symbolic)]
+    after = [
+        each for i in graph.out_of(node) if isinstance(each := graph.edges[i].function, Symbolic)
+    ]
     exp = len(after) == len(graph.out_of(node)) == 1 and after[0].candidate.name == "exp"
     plain = exp and graph.operation(node) == "sum" and after[0].constants[0] == 1.0
     return plain and abs(_constant(graph, index, "d")) < _FAR
@@ -177,7 +199,11 @@ def _standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
     names = [
         (i, name)
         for i, edge in enumerate(graph.edges)
-        for name in (edge.function.free if isinstance(edge.function, Symbolic) else "?" * edge.function.parameters.size)
+        for name in (
+            edge.function.free
+            if isinstance(edge.function, Symbolic)
+            else "?" * edge.function.parameters.size
+        )
     ]
     if not names or not np.isfinite(jacobian).all():
         return {}
@@ -189,7 +215,9 @@ def _deviations(jacobian: Array) -> Array:
     """Standard deviations of least squares' constants (constants,) where y has noise of size 1."""
     norms = np.linalg.norm(jacobian, axis=0)
     norms[norms == 0] = 1.0
-    covariance = np.linalg.pinv((jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True)
+    covariance = np.linalg.pinv(
+        (jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True
+    )
     return np.asarray(np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms)
 
 
@@ -215,7 +243,10 @@ def confidence_intervals(
     """Intervals of all fractions and decimal numbers of a formula at once, from the residuals at x (N, inputs), y (N,)
     and the Gauss-Newton matrix, both in proportion to y where noise is `relative`; no interval where there are fewer
     points than numbers."""
-    numbers = sorted((each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer), key=str)
+    numbers = sorted(
+        (each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer),
+        key=str,
+    )
     unknowns = [variable(f"constant{i}") for i in range(len(numbers))]
     if not numbers or y.size <= len(numbers):
         return []
@@ -231,9 +262,15 @@ def confidence_intervals(
     if not (np.isfinite(jacobian).all() and np.isfinite(rest).all()):
         return []
     freedom = y.size - len(numbers)
-    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(rest @ rest / freedom) * _deviations(jacobian)
+    half = (
+        stats.t.ppf(0.5 + confidence / 2, freedom)
+        * np.sqrt(rest @ rest / freedom)
+        * _deviations(jacobian)
+    )
     values = [float(each) for each in numbers]
     return [
-        ConstantInterval(repr(value) if number.is_Float else str(number), value, value - h, value + h)
+        ConstantInterval(
+            repr(value) if number.is_Float else str(number), value, value - h, value + h
+        )
         for number, value, h in zip(numbers, values, half.tolist(), strict=True)
     ]

@@ -47,13 +47,21 @@ class SearchData:
         """All points, for fitting and for choosing."""
         if np.array_equal(self.x, self.validation_x):
             return self
-        x, y = np.concatenate([self.x, self.validation_x]), np.concatenate([self.y, self.validation_y])
+        x, y = (
+            np.concatenate([self.x, self.validation_x]),
+            np.concatenate([self.y, self.validation_y]),
+        )
         return SearchData(x, y, x, y, self.relative)
 
     @cached_property
     def logarithms(self) -> SearchData:
         """The same points with log |y|."""
-        return replace(self, y=np.log(np.abs(self.y)), validation_y=np.log(np.abs(self.validation_y)), relative=False)
+        return replace(
+            self,
+            y=np.log(np.abs(self.y)),
+            validation_y=np.log(np.abs(self.validation_y)),
+            relative=False,
+        )
 
     @cached_property
     def nothing(self) -> float:
@@ -65,7 +73,9 @@ class SearchData:
     @cached_property
     def count(self) -> int:
         """N: all points, of too few to set some aside these once."""
-        return self.y.size + (0 if np.array_equal(self.x, self.validation_x) else self.validation_y.size)
+        return self.y.size + (
+            0 if np.array_equal(self.x, self.validation_x) else self.validation_y.size
+        )
 
     def supports(self, constants: int) -> bool:
         """Whether there are points enough to tell a formula of so many constants that gives all of them from others
@@ -92,7 +102,10 @@ class SearchData:
     def alike(self, model: Callable[[Array], Array], other: Callable[[Array], Array]) -> bool:
         """Whether a model is worse than another one on validation points by no more than chance makes, `_CHANCE`
         standard errors."""
-        first, second = (self.residuals(each, self.validation_x, self.validation_y) ** 2 for each in (model, other))
+        first, second = (
+            self.residuals(each, self.validation_x, self.validation_y) ** 2
+            for each in (model, other)
+        )
         worse = first - second
         return bool(np.mean(worse) <= _CHANCE * np.std(worse) / np.sqrt(worse.size))
 
@@ -118,7 +131,9 @@ class SearchData:
         if cubic.shape[1] > held[0] / 4:
             return True
         guess = cubic @ np.linalg.lstsq(cubic[: held[0]], rest[: held[0]], rcond=None)[0]
-        return float(np.mean((rest[held] - guess[held]) ** 2)) > (1 - _EXPLAINED) * float(np.mean(rest[held] ** 2))
+        return float(np.mean((rest[held] - guess[held]) ** 2)) > (1 - _EXPLAINED) * float(
+            np.mean(rest[held] ** 2)
+        )
 
 
 #: Standard errors of a difference that chance makes.
@@ -136,7 +151,11 @@ EXACT = 1e-11
 def description_length(graph: Graph, samples: SearchData) -> float:
     """Nats, up to a constant of the data; inf where the graph is not finite on them."""
     error = samples.overall_error(graph)
-    return length_of(error, graph.parameters.size, graph.complexity, samples) if np.isfinite(error) else np.inf
+    return (
+        length_of(error, graph.parameters.size, graph.complexity, samples)
+        if np.isfinite(error)
+        else np.inf
+    )
 
 
 def length_of(error: float, constants: int, complexity: float, samples: SearchData) -> float:

@@ -37,7 +37,9 @@ class Dictionary:
 
     @classmethod
     def of(
-        cls, count: int, parts: Sequence[tuple[Array, Sequence[float] | Array, Sequence[str], Sequence[Build]]]
+        cls,
+        count: int,
+        parts: Sequence[tuple[Array, Sequence[float] | Array, Sequence[str], Sequence[Build]]],
     ) -> Dictionary:
         """All parts (values, sizes, families, builds) in one, at `count` points."""
         values = np.concatenate([np.zeros((0, count)), *(part[0] for part in parts)])
@@ -49,9 +51,11 @@ class Dictionary:
     def chosen(self, index: Sequence[int] | NDArray[np.int64]) -> Dictionary:
         keep = [int(i) for i in index]
         return Dictionary(
-            self.values[keep], self.sizes[keep], tuple(self.families[i] for i in keep),
+            self.values[keep],
+            self.sizes[keep],
+            tuple(self.families[i] for i in keep),
             tuple(self.builds[i] for i in keep),
-        )  # fmt: skip
+        )
 
     def simplest(self, most: int, *, shifted: bool = True) -> Dictionary:
         """The `most` simplest entries of which none is another one times a number (plus a number, where `shifted`),
@@ -61,27 +65,50 @@ class Dictionary:
         left = left - left.mean(axis=1, keepdims=True) if shifted else left
         left = left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-300)
         left *= np.where(left[:, :1] < 0, -1.0, 1.0)
-        _, first = np.unique(np.round(left[:, :: max(1, left.shape[1] // 12)], 9), axis=0, return_index=True)
+        _, first = np.unique(
+            np.round(left[:, :: max(1, left.shape[1] // 12)], 9), axis=0, return_index=True
+        )
         count_work(COSTS.grid_value * left.size)
         return self.chosen(order[np.sort(first)[:most]])
 
     def varied(self, alike: int, most: int) -> Dictionary:
         """The first `most` entries of which at most `alike` are of one family."""
-        index = [i for i, family in enumerate(self.families) if self.families[:i].count(family) < alike]
+        index = [
+            i for i, family in enumerate(self.families) if self.families[:i].count(family) < alike
+        ]
         return self.chosen(index[:most])
 
     def __add__(self, other: Dictionary) -> Dictionary:
         return Dictionary(
-            np.concatenate([self.values, other.values]), np.concatenate([self.sizes, other.sizes]),
-            self.families + other.families, self.builds + other.builds,
-        )  # fmt: skip
+            np.concatenate([self.values, other.values]),
+            np.concatenate([self.sizes, other.sizes]),
+            self.families + other.families,
+            self.builds + other.builds,
+        )
 
 
 _TURN, _SMALL = np.pi / 2, (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
 _SIGNED = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
 _WAVES = (
-    1.0, 2.0, 3.0, 0.5, 4.0, 5.0, np.pi, 2 * np.pi, 1.5, 2.5, 6.0, np.pi / 2, 3 * np.pi, 7.0, 8.0, 9.0, 10.0, 20.0,
-)  # fmt: skip
+    1.0,
+    2.0,
+    3.0,
+    0.5,
+    4.0,
+    5.0,
+    np.pi,
+    2 * np.pi,
+    1.5,
+    2.5,
+    6.0,
+    np.pi / 2,
+    3 * np.pi,
+    7.0,
+    8.0,
+    9.0,
+    10.0,
+    20.0,
+)
 
 #: For each outer function the pairs (k, b) of k u + b; of those in which only b / k counts, k = 1 and k = -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
@@ -103,7 +130,9 @@ _GRIDS: dict[str, list[tuple[float, float]]] = {
     "arcsin": [(k, b) for k in (1.0, 0.5) for b in (0.0,)],
     "arcsinh": [(k, b) for k in (1.0, 2.0, 0.5) for b in (0.0,)],
     "abs": [(1.0, b) for b in _SIGNED],
-    "gaussian": [(k, -k * b) for k in (1.0, 2**-0.5, 0.5, 2**0.5, 2.0) for b in (0.0, 1.0, -1.0, 2.0, -2.0)],
+    "gaussian": [
+        (k, -k * b) for k in (1.0, 2**-0.5, 0.5, 2**0.5, 2.0) for b in (0.0, 1.0, -1.0, 2.0, -2.0)
+    ],
     "cosh": [(k, 0.0) for k in (1.0, 2.0, 0.5)],
     "j0": [(1.0, 0.0), (2.0, 0.0)],
 }
@@ -118,7 +147,10 @@ def call(candidate: Candidate, a: float = 1.0, b: float = 0.0, c: float = 1.0) -
 
 #: The functions u of which others are taken, as sums of (candidate, a, b, c).
 _INNER: tuple[tuple[tuple[str, float, float, float], ...], ...] = (
-    *(((name, 1.0, 0.0, 1.0),) for name in ("x^2", "x^3", "sqrt", "1/x", "1/x^2", "log", "abs", "x^4")),
+    *(
+        ((name, 1.0, 0.0, 1.0),)
+        for name in ("x^2", "x^3", "sqrt", "1/x", "1/x^2", "log", "abs", "x^4")
+    ),
     *((("exp", a, 0.0, 1.0),) for a in (1.0, -1.0, 2.0)),
     *((("sin", a, b, 1.0),) for a, b in ((1.0, 0.0), (2.0, 0.0), (1.0, _TURN))),
     (("tanh", 1.0, 0.0, 1.0),),
@@ -158,12 +190,18 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
     middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
     parts: list[Part] = []
 
-    def add(family: str, size: float, outer: Candidate, grid: Array, u: Array, inner: sympy.Expr) -> None:
+    def add(
+        family: str, size: float, outer: Candidate, grid: Array, u: Array, inner: sympy.Expr
+    ) -> None:
         grid, curves, ranks = _defined(outer, grid, u)
-        good = np.isfinite(curves).all(axis=1) & (np.abs(curves).max(axis=1, initial=0.0) < _LARGEST)
+        good = np.isfinite(curves).all(axis=1) & (
+            np.abs(curves).max(axis=1, initial=0.0) < _LARGEST
+        )
         good &= np.ptp(curves, axis=1) > _FLAT * np.abs(curves).max(axis=1)
         builds = [partial(call(outer, a, b).expression, inner) for a, b in grid[good].tolist()]
-        parts.append((curves[good], size + 0.3 * np.log2(1.0 + ranks[good]), [family] * len(builds), builds))
+        parts.append(
+            (curves[good], size + 0.3 * np.log2(1.0 + ranks[good]), [family] * len(builds), builds)
+        )
 
     for exponent in _POWERS:
         candidate = power(exponent)
@@ -185,7 +223,14 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
         add("exp(log)", _POWER_SIZE, TABLE["exp"], logarithm, np.log(np.abs(t)), sympy.log(size))
     for inner, u, expression, size in _inner(t, names):
         for candidate in candidates:
-            if candidate.name not in _GRIDS or candidate.name in ("arcsinh", "j0", "cosh", "tan", "x^2", "x^3"):
+            if candidate.name not in _GRIDS or candidate.name in (
+                "arcsinh",
+                "j0",
+                "cosh",
+                "tan",
+                "x^2",
+                "x^3",
+            ):
                 continue
             if (inner, candidate.name) not in _REDUNDANT:
                 grid = np.array(_GRIDS[candidate.name])[:12]
@@ -199,10 +244,14 @@ def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
     if not {"sin", "cos"} & {candidate.name for candidate in candidates}:
         return Dictionary.of(t.size, [])
     turns = np.arange(1, t.size // 2 + 1) * np.pi / np.ptp(t)
-    sines = [call(TABLE["sin"], a, b - a * float(t[0])) for a in turns.tolist() for b in (0.0, _TURN)]
+    sines = [
+        call(TABLE["sin"], a, b - a * float(t[0])) for a in turns.tolist() for b in (0.0, _TURN)
+    ]
     sizes = TABLE["sin"].complexity + 0.3 * np.log2(1.0 + np.arange(len(sines)))
     values = np.array([sine.value(t) for sine in sines])
-    return Dictionary.of(t.size, [(values, sizes, ["sin"] * len(sines), [sine.expression for sine in sines])])
+    return Dictionary.of(
+        t.size, [(values, sizes, ["sin"] * len(sines), [sine.expression for sine in sines])]
+    )
 
 
 #: Complexity of a power with any exponent, and the exponents in the dictionary, from which others are near.
@@ -214,8 +263,13 @@ _LARGEST, _FLAT = 1e12, 1e-9
 
 #: Compositions that are simpler functions for all constants.
 _REDUNDANT = {
-    ("log", "exp"), ("1/x", "1/x"), ("abs", "abs"), ("x^2", "abs"), ("x^4", "abs"), ("1/x^2", "1/x"),
-}  # fmt: skip
+    ("log", "exp"),
+    ("1/x", "1/x"),
+    ("abs", "abs"),
+    ("x^2", "abs"),
+    ("x^4", "abs"),
+    ("1/x^2", "1/x"),
+}
 
 
 def _defined(candidate: Candidate, grid: Array, u: Array) -> tuple[Array, Array, NDArray[np.int64]]:
@@ -239,12 +293,19 @@ def products(entries: Dictionary, factors: Dictionary) -> Dictionary:
     powers = [_is_power(each) for each in entries.families]
     for j, family in enumerate(factors.families):
         both = _is_power(family)
-        others = [i for i, each in enumerate(entries.families) if each != family and not (both and powers[i])]
-        parts.append((
-            entries.values[others] * factors.values[j], entries.sizes[others] + factors.sizes[j],
-            [f"{family} {entries.families[i]}" for i in others],
-            [partial(_product, factors.builds[j], entries.builds[i]) for i in others],
-        ))  # fmt: skip
+        others = [
+            i
+            for i, each in enumerate(entries.families)
+            if each != family and not (both and powers[i])
+        ]
+        parts.append(
+            (
+                entries.values[others] * factors.values[j],
+                entries.sizes[others] + factors.sizes[j],
+                [f"{family} {entries.families[i]}" for i in others],
+                [partial(_product, factors.builds[j], entries.builds[i]) for i in others],
+            )
+        )
     return Dictionary.of(entries.values.shape[1], parts)
 
 
@@ -257,9 +318,14 @@ def factors(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
     names = {candidate.name for candidate in candidates}
     waves = [("sin", a, b) for a in (1.0, 2.0) for b in (0.0, _TURN)]
     growth = [("exp", a, 0.0) for a in (1.0, -1.0, 2.0, -2.0, -0.5)]
-    plain = [(name, 1.0, 0.0) for name in ("x", "x^2", "x^3", "1/x", "1/x^2", "sqrt", "1/sqrt", "log")]
+    plain = [
+        (name, 1.0, 0.0) for name in ("x", "x^2", "x^3", "1/x", "1/x^2", "sqrt", "1/sqrt", "log")
+    ]
     calls = [call(TABLE[name], a, b) for name, a, b in (*plain, *growth, *waves) if name in names]
     usable = [each for each in calls if each.allows(t)]
     values = np.array([each.value(t) for each in usable]).reshape(-1, t.size)
-    sizes, families = [each.candidate.complexity for each in usable], [each.candidate.name for each in usable]
+    sizes, families = (
+        [each.candidate.complexity for each in usable],
+        [each.candidate.name for each in usable],
+    )
     return Dictionary.of(t.size, [(values, sizes, families, [each.expression for each in usable])])

@@ -45,12 +45,17 @@ class EdgeMatch:
 
 def thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
     """At most so many of the arguments t (N,), in order, and of the values there."""
-    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, points)).astype(int)]
+    order = np.argsort(t, kind="stable")[
+        np.linspace(0, t.size - 1, min(t.size, points)).astype(int)
+    ]
     return tuple(each[order] for each in (t, *others))
 
 
 def match_edge(
-    t: Array, values: Array, candidates: Sequence[Candidate], policy: MatchingPolicy = MatchingPolicy()
+    t: Array,
+    values: Array,
+    candidates: Sequence[Candidate],
+    policy: MatchingPolicy = MatchingPolicy(),
 ) -> list[EdgeMatch]:
     """All candidates that are defined on the range of t, best score first.
 
@@ -59,7 +64,9 @@ def match_edge(
     """
     t, values = thinned(policy.points, t, values)
     spread = float(np.var(values))
-    constant = _matched(Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0)
+    constant = _matched(
+        Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0
+    )
     found = [constant] if CONSTANT in candidates else []
     if spread == 0.0 or t[-1] == t[0]:
         return found
@@ -67,7 +74,11 @@ def match_edge(
     coarse = []
     for candidate in candidates:
         if candidate is not CONSTANT and TWINS.get(candidate.name) not in names:
-            coarse += [(loss, candidate, starts) for loss, starts in [_coarse(t, values, candidate, policy)] if starts]
+            coarse += [
+                (loss, candidate, starts)
+                for loss, starts in [_coarse(t, values, candidate, policy)]
+                if starts
+            ]
     coarse.sort(key=lambda entry: entry[0] * 2 ** entry[1].complexity)
     for _, candidate, starts in coarse[: policy.polished]:
         match = _match(t, values, candidate, starts, policy.steps)
@@ -81,7 +92,9 @@ def _match(
 ) -> EdgeMatch | None:
     """The candidate with its constants fitted from the better of the starts, which are for t scaled to [-1, 1]."""
     middle, half, spread = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, float(np.var(values))
-    settings = RefitSettings(steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5)
+    settings = RefitSettings(
+        steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5
+    )
     best: EdgeMatch | None = None
     for a, b in starts:
         begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
@@ -93,7 +106,12 @@ def _match(
         graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
         fitted = refit(graph, t[:, None], values, settings)
         result, loss = fitted.graph.edges[0].function, fitted.rmse**2 / spread
-        if isinstance(result, Symbolic) and np.isfinite(loss) and result.allows(t) and (not best or loss < best.loss):
+        if (
+            isinstance(result, Symbolic)
+            and np.isfinite(loss)
+            and result.allows(t)
+            and (not best or loss < best.loss)
+        ):
             best = _matched(standardised(result), loss)
         if best is not None and best.loss < ROUNDING:
             break
@@ -151,7 +169,9 @@ def search_grid(candidate: Candidate) -> Array:
         sizes = np.logspace(-1.5, 1.3, 60)
         return _pairs(np.concatenate([-sizes, sizes]), [0.0])
     if candidate.name in ("sin", "cos"):
-        return _pairs(np.concatenate([[0.25, 0.5, 0.75], np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8)
+        return _pairs(
+            np.concatenate([[0.25, 0.5, 0.75], np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8
+        )
     if domain.low == -1.0 and domain.high == 1.0:
         ends = np.concatenate([-1 + np.logspace(-4, -0.3, 8), [0.0], 1 - np.logspace(-0.3, -4, 8)])
         low, high = np.meshgrid(ends, ends)

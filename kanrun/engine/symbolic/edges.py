@@ -63,12 +63,16 @@ class Spline:
     degree: int = 3
 
     @classmethod
-    def through(cls, points: Array, values: Array, ends: tuple[float, float], intervals: int, degree: int) -> Spline:
+    def through(
+        cls, points: Array, values: Array, ends: tuple[float, float], intervals: int, degree: int
+    ) -> Spline:
         """The spline on `intervals` equal intervals between `ends` that is nearest to values (N,) at points (N,), by
         least squares; coefficients that no point determines are as small as can be."""
         empty = cls(*ends, np.zeros(intervals + degree), degree)
         design = empty.evaluate(points)[2]
-        return empty.with_parameters(np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64))
+        return empty.with_parameters(
+            np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64)
+        )
 
     @property
     def intervals(self) -> int:
@@ -92,7 +96,9 @@ class Spline:
         value = np.einsum("np,np->n", powers @ matrix, local)
         if beyond.any():
             value += (
-                beyond * (self.intervals / (self.high - self.low)) * np.einsum("np,np->n", powers @ slope_matrix, local)
+                beyond
+                * (self.intervals / (self.high - self.low))
+                * np.einsum("np,np->n", powers @ slope_matrix, local)
             )
         return np.asarray(value)
 
@@ -109,7 +115,10 @@ class Spline:
         """Local basis (N, k + 1), its slopes, and the first function that counts."""
         powers, beyond, start = self._located(t)
         matrix, slope_matrix = _pieces(self.degree)
-        basis, slopes = powers @ matrix, (powers @ slope_matrix) * (self.intervals / (self.high - self.low))
+        basis, slopes = (
+            powers @ matrix,
+            (powers @ slope_matrix) * (self.intervals / (self.high - self.low)),
+        )
         if beyond.any():
             basis = basis + beyond[:, None] * slopes
         return basis, slopes, start
@@ -125,7 +134,9 @@ class Spline:
             powers[:, k + 1] = powers[:, k] * within
         return powers, t - clipped, start  # nan stays nan
 
-    def refined(self, intervals: int, low: float | None = None, high: float | None = None) -> Spline:
+    def refined(
+        self, intervals: int, low: float | None = None, high: float | None = None
+    ) -> Spline:
         """The nearest spline on another grid, by least squares on points of this one."""
         low, high = self.low if low is None else low, self.high if high is None else high
         points = np.linspace(low, high, 6 * (intervals + self.degree) + 1)
@@ -137,7 +148,11 @@ def _pieces(degree: int) -> tuple[Array, Array]:
     """Row p, column i: coefficient of u^p in the i-th local basis function, and in its derivative."""
     element: Any = BSpline.basis_element(np.arange(degree + 2.0), extrapolate=False)
     piecewise = PPoly.from_spline(element)
-    pieces = piecewise.c[::-1, -(degree + 1) - degree : piecewise.c.shape[1] - degree] if degree else piecewise.c[::-1]
+    pieces = (
+        piecewise.c[::-1, -(degree + 1) - degree : piecewise.c.shape[1] - degree]
+        if degree
+        else piecewise.c[::-1]
+    )
     matrix = np.ascontiguousarray(pieces[:, ::-1])
     slopes = np.zeros_like(matrix)
     slopes[:-1] = matrix[1:] * np.arange(1, degree + 1)[:, None]
@@ -171,19 +186,32 @@ class Symbolic:
         f, slope = self.candidate.value(argument), self.candidate.slope(argument)
         columns = np.empty((t.size, len(self.free)))
         for i, name in enumerate(self.free):
-            columns[:, i] = c * slope * t if name == "a" else c * slope if name == "b" else f if name == "c" else 1.0
+            columns[:, i] = (
+                c * slope * t
+                if name == "a"
+                else c * slope
+                if name == "b"
+                else f
+                if name == "c"
+                else 1.0
+            )
         return c * f + d, c * a * slope, columns
 
     def changed(self, fixed: str = "", **constants: float) -> Symbolic:
         """The function with some constants changed, those named in `fixed` no longer free."""
         values = dict(zip(CONSTANTS, self.constants, strict=True)) | constants
         free = "".join(name for name in self.free if name not in fixed)
-        return Symbolic(self.candidate, (values["a"], values["b"], values["c"], values["d"]), free, self.exact)
+        return Symbolic(
+            self.candidate, (values["a"], values["b"], values["c"], values["d"]), free, self.exact
+        )
 
     def expression(self, argument: sympy.Expr = X) -> sympy.Expr:
         """c f(a u + b) + d of the argument u."""
         exact = dict(self.exact)
-        a, b, c, d = (exact.get(name, number(value)) for name, value in zip(CONSTANTS, self.constants, strict=True))
+        a, b, c, d = (
+            exact.get(name, number(value))
+            for name, value in zip(CONSTANTS, self.constants, strict=True)
+        )
         if self.candidate is CONSTANT:
             return d
         return c * self.candidate.expression.xreplace({X: a * argument + b}) + d

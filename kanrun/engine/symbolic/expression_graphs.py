@@ -37,7 +37,9 @@ def _decimal(number: sympy.Expr) -> sympy.Float:
     return sympy.Float(value, 17)
 
 
-def composed(variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int) -> Graph:
+def composed(
+    variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int
+) -> Graph:
     """factor(x) * inner(u(x)) as one graph."""
     if factor == 1 and variables == tuple(variable(f"x{i}") for i in range(inputs)):
         return inner
@@ -45,7 +47,9 @@ def composed(variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph
     number = {i: builder.node_of(each) for i, each in enumerate(variables)}
     for node in range(inner.inputs, inner.output + 1):
         into = [inner.edges[i] for i in inner.into(node)]
-        number[node] = builder.add(inner.operation(node), [(number[edge.source], edge.function) for edge in into])
+        number[node] = builder.add(
+            inner.operation(node), [(number[edge.source], edge.function) for edge in into]
+        )
     if factor != 1:
         builder.add("product", [(number[inner.output], Identity()), *builder.factors(factor)])
     return builder.graph()
@@ -55,7 +59,9 @@ def composed(variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph
 class _Builder:
     inputs: int
     free: bool = True  # whether numbers are constants that a fit may move
-    wide: bool = False  # whether those that are 0, 1 or -1 are as well, but where that would be redundant
+    wide: bool = (
+        False  # whether those that are 0, 1 or -1 are as well, but where that would be redundant
+    )
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     known: dict[sympy.Expr, int] = field(default_factory=dict)
@@ -77,7 +83,9 @@ class _Builder:
             return int(str(expression)[1:])
         if expression not in self.known:
             self.known[expression] = (
-                self.add("product", self.factors(expression)) if expression.is_Mul else self.sum_of(expression)
+                self.add("product", self.factors(expression))
+                if expression.is_Mul
+                else self.sum_of(expression)
             )
         return self.known[expression]
 
@@ -108,7 +116,9 @@ class _Builder:
             return self.node_of(rest), self.line(float(coefficient))
         base, exponent = rest.as_base_exp()
         if rest.is_Mul or rest.is_Add:
-            return self.node_of(rest), self.line(float(coefficient)) if coefficient != 1 else Identity()
+            return self.node_of(rest), self.line(
+                float(coefficient)
+            ) if coefficient != 1 else Identity()
         known = rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS
         for candidate in [power(exponent)] if known else TABLE.values():
             if (argument := _argument(rest, candidate)) is not None:
@@ -142,7 +152,11 @@ class _Builder:
             a, inner = sympy.Integer(1), rest
         constants = (float(a), float(b), coefficient, 0.0)
         simple = standardised(Symbolic(candidate, constants, ""))
-        moves = {name for name, value in zip(CONSTANTS, simple.constants, strict=True) if value not in (0.0, 1.0, -1.0)}
+        moves = {
+            name
+            for name, value in zip(CONSTANTS, simple.constants, strict=True)
+            if value not in (0.0, 1.0, -1.0)
+        }
         if self.wide:
             moves |= {"a", "c"} if candidate.homogeneous and inner.is_Symbol else {"a", "b", "c"}
         own = "".join(name for name in candidate.free if name in moves)

@@ -70,7 +70,7 @@ _FUNCTIONS: tuple[tuple[str, Compute, Build, float, bool], ...] = (
     ("sqrt", lambda u: np.sqrt(1 - u), lambda e: sympy.sqrt(1 - e), 2.0, True),
     ("log", lambda u: np.log(1 + u), lambda e: sympy.log(1 + e), 2.0, True),
     ("exp", lambda u: np.exp(u) - 1, lambda e: sympy.exp(e) - 1, 2.0, False),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,11 @@ def outputs(y: Array, allowed: set[str]) -> list[Sought]:
     found = [Sought(y)]
     for name, function, largest in _OUTPUTS:
         sign = -1 if name in _ONE_SIGN and y[0] < 0 else 1
-        if name not in allowed or np.abs(y).max() > largest or (name in _ONE_SIGN and (sign * y <= 0).any()):
+        if (
+            name not in allowed
+            or np.abs(y).max() > largest
+            or (name in _ONE_SIGN and (sign * y <= 0).any())
+        ):
             continue
         with np.errstate(all="ignore"):
             values = function(sign * y)
@@ -142,7 +146,11 @@ def _grown(u: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> Dictio
 
 
 def _applied(
-    entries: Dictionary, allowed: set[str], policy: ExpressionPairsPolicy, *, everywhere: bool = True
+    entries: Dictionary,
+    allowed: set[str],
+    policy: ExpressionPairsPolicy,
+    *,
+    everywhere: bool = True,
 ) -> Dictionary:
     """The functions of the entries: those that are tried on sums and products too, or all."""
     parts = []
@@ -177,7 +185,10 @@ def _combined(entries: Dictionary, others: Dictionary, policy: ExpressionPairsPo
     for compute, form in _BINARY:
         with np.errstate(all="ignore"):
             values = compute(entries.values[i], others.values[j])
-        builds = [partial(_called, form, entries.builds[a], others.builds[b]) for a, b in zip(i, j, strict=True)]
+        builds = [
+            partial(_called, form, entries.builds[a], others.builds[b])
+            for a, b in zip(i, j, strict=True)
+        ]
         parts.append((values, entries.sizes[i] + others.sizes[j] + joined, [""] * len(i), builds))
     return _sound(Dictionary.of(entries.values.shape[1], parts), policy)
 
@@ -187,7 +198,9 @@ def _sound(entries: Dictionary, policy: ExpressionPairsPolicy) -> Dictionary:
     with np.errstate(all="ignore"):
         top = np.abs(entries.values).max(axis=1)
         good = np.isfinite(top) & (top > 1 / policy.largest**2) & (top < policy.largest)
-        return entries.chosen(np.flatnonzero(good & (np.ptp(entries.values, axis=1) >= policy.flat * top)))
+        return entries.chosen(
+            np.flatnonzero(good & (np.ptp(entries.values, axis=1) >= policy.flat * top))
+        )
 
 
 def pair_formulas(
@@ -212,8 +225,14 @@ def pair_formulas(
 
 def _plainness(expression: sympy.Expr) -> float:
     """Operations; roots of single variables count more, as they take for granted what sign these have."""
-    roots = [power for power in expression.atoms(sympy.Pow) if not power.exp.is_Integer and not power.base.is_Add]
-    return float(sympy.count_ops(expression)) + 6.0 * len([power for power in roots if power.free_symbols])
+    roots = [
+        power
+        for power in expression.atoms(sympy.Pow)
+        if not power.exp.is_Integer and not power.base.is_Add
+    ]
+    return float(sympy.count_ops(expression)) + 6.0 * len(
+        [power for power in roots if power.free_symbols]
+    )
 
 
 @dataclass(frozen=True)
@@ -227,9 +246,16 @@ class _Guess:
     weight: sympy.Expr = sympy.S.One
 
 
-def _guesses(entries: Dictionary, y: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> Iterator[list[_Guess]]:
+def _guesses(
+    entries: Dictionary, y: Array, allowed: set[str], policy: ExpressionPairsPolicy
+) -> Iterator[list[_Guess]]:
     """Guesses of one kind after the other."""
-    one, plain, builds, values = np.ones((1, len(y))), entries.values, entries.builds, entries.values[: policy.entries]
+    one, plain, builds, values = (
+        np.ones((1, len(y))),
+        entries.values,
+        entries.builds,
+        entries.values[: policy.entries],
+    )
 
     def near(t: Array, first: Array = values, second: Array | None = None) -> list[tuple[int, int]]:
         pairs = nearest_pairs(t, first, one, policy.kept, others=second, floor=_EXACT)
@@ -238,7 +264,10 @@ def _guesses(entries: Dictionary, y: Array, allowed: set[str], policy: Expressio
     few = values[: policy.quotients]
     for place, sought in enumerate(outputs(y, allowed)):
         t = sought.values
-        yield [_Guess(sought, (builds[i](), builds[j]())) for i, j in near(t, values if place else plain)]
+        yield [
+            _Guess(sought, (builds[i](), builds[j]()))
+            for i, j in near(t, values if place else plain)
+        ]
         triples = _best_triples(values[: policy.triples], t, policy)
         yield [_Guess(sought, tuple(builds[i]() for i in chosen)) for chosen in triples]
         if place < _QUOTIENTS:
@@ -247,7 +276,9 @@ def _guesses(entries: Dictionary, y: Array, allowed: set[str], policy: Expressio
         signs = np.sign(values[:, 0])
         same = np.flatnonzero((np.sign(values) == signs[:, None]).all(axis=1))
         pairs = near(sought.values, np.log(np.abs(values[same])))
-        logs = [[sympy.log(int(signs[same[k]]) * builds[same[k]]()) for k in pair] for pair in pairs]
+        logs = [
+            [sympy.log(int(signs[same[k]]) * builds[same[k]]()) for k in pair] for pair in pairs
+        ]
         yield [_Guess(sought, tuple(two)) for two in logs]
     for k in range(min(policy.weights, len(values))):
         for place, sought in enumerate(outputs(y / values[k], allowed)):
@@ -259,7 +290,9 @@ def _guesses(entries: Dictionary, y: Array, allowed: set[str], policy: Expressio
 _QUOTIENTS = 3
 
 
-def _best_triples(values: Array, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int, int]]:
+def _best_triples(
+    values: Array, t: Array, policy: ExpressionPairsPolicy
+) -> list[tuple[int, int, int]]:
     """The two triples of entries that leave the least of t: pairs beside each of them."""
     one, found = np.ones(len(t)), []
     for i in range(len(values) - 2):
@@ -281,7 +314,9 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
         weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
         t = guess.sought.transform(y / weight)
         columns = [to_numpy(term, names)(x) for term in (*guess.terms, *guess.times)]
-        columns = [column * t if k >= len(guess.terms) else column for k, column in enumerate(columns)]
+        columns = [
+            column * t if k >= len(guess.terms) else column for k, column in enumerate(columns)
+        ]
         design = np.stack([*columns, np.ones_like(t)], axis=1)
         if not (np.isfinite(design).all() and np.isfinite(t).all()):
             return sympy.Integer(0), np.inf
@@ -291,7 +326,11 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
     below = 1 - combination(solved[cut:-1], guess.times)
     expression = guess.weight * guess.sought.inverse(top / below)
     with np.errstate(all="ignore"):
-        residual = to_numpy(expression, names)(x) - y if expression.free_symbols else np.full(len(y), np.inf)
+        residual = (
+            to_numpy(expression, names)(x) - y
+            if expression.free_symbols
+            else np.full(len(y), np.inf)
+        )
     error = float(np.sqrt(np.mean(residual**2))) / data.spread
     return expression, error if np.isfinite(error) else np.inf
 

@@ -21,7 +21,13 @@ from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.pruning import drop_terms
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.search_problem import SearchPolicy
-from kanrun.engine.symbolic.simplification import quotients_out_of_powers, round_numbers, simplified, size, written
+from kanrun.engine.symbolic.simplification import (
+    quotients_out_of_powers,
+    round_numbers,
+    simplified,
+    size,
+    written,
+)
 from kanrun.engine.symbolic.subgraph import expanded
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
@@ -38,7 +44,9 @@ def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
             function = graph.edges[i].function
             if i in numeric:
                 argument = sympy.Function(numeric[i])(argument)
-            terms.append(function.expression(argument) if isinstance(function, Symbolic) else argument)
+            terms.append(
+                function.expression(argument) if isinstance(function, Symbolic) else argument
+            )
         values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
     return values[graph.output]
 
@@ -49,7 +57,10 @@ def numeric_names(graph: Graph) -> dict[int, str]:
 
 
 def numeric_value(
-    expression: sympy.Expr, names: Sequence[str], x: Array, functions: Mapping[str, Callable[[Array], Array]]
+    expression: sympy.Expr,
+    names: Sequence[str],
+    x: Array,
+    functions: Mapping[str, Callable[[Array], Array]],
 ) -> Array:
     """Values (N,) at x (N, inputs) of an expression in which `functions` occur by name, with arguments (N,).
 
@@ -112,7 +123,9 @@ class Formula:
         }
 
 
-def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()) -> Formula:
+def finished(
+    graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()
+) -> Formula:
     """The formula of a graph: refitted, without what it does not need, constants rounded where the validation error
     allows, and simplified unless it is partly numeric; each as far as the work that is left allows."""
     changes: tuple[tuple[int, str, float, str], ...] = ()
@@ -142,7 +155,9 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
             tidy = round_numbers(expression, passes, policy.rounding)
             tidy = quotients_out_of_powers(tidy, names, data.x, policy.simplification)
             budget = share * policy.simplification.budget
-            expression = simplified(tidy, names, points, replace(policy.simplification, budget=budget))
+            expression = simplified(
+                tidy, names, points, replace(policy.simplification, budget=budget)
+            )
     expression = round_numbers(expression, passes, policy.rounding)
     return Formula(written(expression), names, graph, changes)
 

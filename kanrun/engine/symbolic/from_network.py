@@ -43,8 +43,13 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
     edges: list[Edge] = []
     nodes: list[Literal["sum", "product"]] = []
     sources = list(range(network.edge_layers[0].inputs))  # the nodes that the layer's inputs are
-    for index, (layer, products) in enumerate(zip(network.edge_layers, network.products, strict=True)):
-        last, first = index == len(network.edge_layers) - 1, network.edge_layers[0].inputs + len(nodes)
+    for index, (layer, products) in enumerate(
+        zip(network.edge_layers, network.products, strict=True)
+    ):
+        last, first = (
+            index == len(network.edge_layers) - 1,
+            network.edge_layers[0].inputs + len(nodes),
+        )
         below = reaching[index].double().cpu().numpy()
         sums = [output] if last else list(range(layer.outputs))
         for target, o in enumerate(sums, first):
@@ -58,7 +63,11 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
         nodes += ["product"] * products
         plain = range(first, first + len(sums) - 2 * products)
         sources = [*plain, *range(first + len(sums), first + len(sums) + products)]
-    graph = Graph(network.edge_layers[0].inputs, tuple(nodes), tuple(sorted(edges, key=lambda e: (e.target, e.source))))
+    graph = Graph(
+        network.edge_layers[0].inputs,
+        tuple(nodes),
+        tuple(sorted(edges, key=lambda e: (e.target, e.source))),
+    )
     return without_edges(graph, set())
 
 

@@ -47,14 +47,22 @@ class Graph:
 
     @property
     def parameters(self) -> Array:
-        return np.concatenate([edge.function.parameters for edge in self.edges]) if self.edges else np.zeros(0)
+        return (
+            np.concatenate([edge.function.parameters for edge in self.edges])
+            if self.edges
+            else np.zeros(0)
+        )
 
     def with_parameters(self, parameters: Array) -> Graph:
         edges, start = [], 0
         for edge in self.edges:
             size = edge.function.parameters.size
             edges.append(
-                Edge(edge.source, edge.target, edge.function.with_parameters(parameters[start : start + size]))
+                Edge(
+                    edge.source,
+                    edge.target,
+                    edge.function.with_parameters(parameters[start : start + size]),
+                )
             )
             start += size
         return Graph(self.inputs, self.operations, tuple(edges), self.marks)
@@ -126,7 +134,9 @@ class Graph:
             while at < len(self.edges) and self.edges[at].target == node:
                 outs.append(of(self.edges[at].function, values[self.edges[at].source]))
                 at += 1
-            values.append(_combine(self.operation(node), [out[0] for out in outs[first:at]], x.shape[0]))
+            values.append(
+                _combine(self.operation(node), [out[0] for out in outs[first:at]], x.shape[0])
+            )
         return values, outs
 
     def numeric_edges(self) -> list[int]:

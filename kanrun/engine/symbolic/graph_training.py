@@ -28,7 +28,9 @@ class TrainedGraph:
     error: float
 
 
-def train_graph(starts: Iterable[Graph], data: SearchData, policy: GraphTrainingPolicy) -> TrainedGraph:
+def train_graph(
+    starts: Iterable[Graph], data: SearchData, policy: GraphTrainingPolicy
+) -> TrainedGraph:
     """The best graph over the coarse `starts`, which are drawn while they are needed, and finer grids."""
     best: TrainedGraph | None = None
     for attempt, graph in enumerate(starts):
@@ -44,13 +46,19 @@ def train_graph(starts: Iterable[Graph], data: SearchData, policy: GraphTraining
 def coarse_fit(graph: Graph, data: SearchData, policy: GraphTrainingPolicy) -> TrainedGraph:
     """A few steps, hidden grids drawn over what reaches them, and again."""
     for _ in range(policy.rounds):
-        graph = refit(graph, data.x, data.y, RefitSettings(12, penalty=policy.coarse_penalty, gain=1e-2)).graph
+        graph = refit(
+            graph, data.x, data.y, RefitSettings(12, penalty=policy.coarse_penalty, gain=1e-2)
+        ).graph
         graph = fitted_grids(graph, data.x, margin=0.05)
-    graph = refit(graph, data.x, data.y, RefitSettings(15, penalty=policy.coarse_penalty, gain=1e-2)).graph
+    graph = refit(
+        graph, data.x, data.y, RefitSettings(15, penalty=policy.coarse_penalty, gain=1e-2)
+    ).graph
     return TrainedGraph(graph, data.error(graph))
 
 
-def extend(graph: Graph, data: SearchData, grids: Sequence[int], policy: GraphTrainingPolicy) -> TrainedGraph:
+def extend(
+    graph: Graph, data: SearchData, grids: Sequence[int], policy: GraphTrainingPolicy
+) -> TrainedGraph:
     """Finer and finer grids while the validation error falls, then doubled ones for what is too sharp for the last."""
     best, last = TrainedGraph(graph, data.error(graph)), max(grids, default=0)
     for intervals in grids:
@@ -59,7 +67,9 @@ def extend(graph: Graph, data: SearchData, grids: Sequence[int], policy: GraphTr
         if finer.error > 1.5 * best.error:
             break
         best = min(best, finer, key=lambda each: each.error)
-    most = min(policy.finest, data.y.size / (4 * max(len(best.graph.numeric_edges()), 1)))  # four points a coefficient
+    most = min(
+        policy.finest, data.y.size / (4 * max(len(best.graph.numeric_edges()), 1))
+    )  # four points a coefficient
     while 0 < 2 * last <= most and best.error >= policy.unresolved:
         last, before = 2 * last, best.error
         finer = _on_grid(best.graph, data, last, policy.sharp * policy.penalty, policy.steps)
@@ -69,7 +79,9 @@ def extend(graph: Graph, data: SearchData, grids: Sequence[int], policy: GraphTr
     return best
 
 
-def _on_grid(graph: Graph, data: SearchData, intervals: int, penalty: float, steps: int) -> TrainedGraph:
+def _on_grid(
+    graph: Graph, data: SearchData, intervals: int, penalty: float, steps: int
+) -> TrainedGraph:
     graph = fitted_grids(graph, data.x, intervals=intervals)
     graph = refit(graph, data.x, data.y, RefitSettings(steps, penalty=penalty, gain=1e-2)).graph
     return TrainedGraph(graph, data.error(graph))

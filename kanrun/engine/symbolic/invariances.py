@@ -26,7 +26,11 @@ def canonical(graph: Graph) -> Graph:
     for node in range(graph.output, graph.inputs - 1, -1):
         for i in graph.into(node):
             graph = _absorb_argument(graph, i)
-        graph = _one_constant(graph, node) if graph.operation(node) == "sum" else _one_scale(graph, node)
+        graph = (
+            _one_constant(graph, node)
+            if graph.operation(node) == "sum"
+            else _one_scale(graph, node)
+        )
     return graph
 
 
@@ -46,7 +50,11 @@ def _without_constants(graph: Graph) -> Graph:
     """Constant edges put into the other terms of their sum, or factors of their product."""
     dead: set[int] = set()
     for node in range(graph.inputs, graph.output + 1):
-        constants = {i: each.constants[3] for i in graph.into(node) if (each := _symbolic(graph, i, CONSTANT))}
+        constants = {
+            i: each.constants[3]
+            for i in graph.into(node)
+            if (each := _symbolic(graph, i, CONSTANT))
+        }
         others = _carriers(graph, [i for i in graph.into(node) if i not in constants])
         if not constants or not others:
             continue
@@ -63,7 +71,11 @@ def _without_linear_detours(graph: Graph) -> Graph:
     """A hidden sum that goes on as c x + d only is taken out: its terms go where it went."""
     for node in range(graph.inputs, graph.output):
         out, into = graph.out_of(node), graph.into(node)
-        line = _symbolic(graph, out[0], IDENTITY) if len(out) == 1 and graph.operation(node) == "sum" else None
+        line = (
+            _symbolic(graph, out[0], IDENTITY)
+            if len(out) == 1 and graph.operation(node) == "sum"
+            else None
+        )
         if line is None or not into:
             continue
         target = graph.edges[out[0]].target
@@ -95,7 +107,9 @@ def scale_edge(graph: Graph, index: int, factor: float) -> Graph:
     function, source = graph.edges[index].function, graph.edges[index].source
     if isinstance(function, Symbolic) and abs(factor) != 1.0:
         freed = "c" + "d" * (function.constants[3] != 0.0)
-        more = "".join(name for name in freed if name in function.candidate.free and name not in function.free)
+        more = "".join(
+            name for name in freed if name in function.candidate.free and name not in function.free
+        )
         function = replace(function, free=function.free + more)
     if isinstance(function, Spline | Symbolic):
         return graph.with_function(index, function.scaled(factor))
@@ -125,7 +139,11 @@ def _absorb_argument(graph: Graph, index: int) -> Graph:
     a, b, c, d = function.constants
     is_sum = graph.operation(node) == "sum"
     if is_sum:
-        graph, function, b = scale_node(graph, node, a, b), function.changed("ab", a=1.0, b=0.0), 0.0
+        graph, function, b = (
+            scale_node(graph, node, a, b),
+            function.changed("ab", a=1.0, b=0.0),
+            0.0,
+        )
     else:
         graph, function = scale_node(graph, node, a), function.changed("a", a=1.0)
     candidate, factor, shift = function.candidate, 1.0, 0.0
@@ -139,7 +157,9 @@ def _absorb_argument(graph: Graph, index: int) -> Graph:
         shift = float(np.log(abs(c)))
         function = function.changed("c", c=float(np.sign(c)))
     elif candidate.name == "exp" and abs(b) < _LARGEST_SHIFT:  # of a product, which takes no shift
-        function = replace(function, constants=(function.constants[0], 0.0, c * float(np.exp(b)), d))
+        function = replace(
+            function, constants=(function.constants[0], 0.0, c * float(np.exp(b)), d)
+        )
     elif candidate.name == "log" and abs(d / c) < _LARGEST_SHIFT:
         factor = float(np.exp(d / c))
         function = function.changed("d", d=0.0, b=b * factor)
@@ -155,10 +175,14 @@ def _one_constant(graph: Graph, node: int) -> Graph:
     into = graph.into(node)
     symbolic = {i: function for i in into if (function := _symbolic(graph, i))}
     splines = [i for i in into if isinstance(graph.edges[i].function, Spline)]
-    carrier = next((i for i in [*splines, *symbolic] if i in splines or "d" in symbolic[i].free), None)
+    carrier = next(
+        (i for i in [*splines, *symbolic] if i in splines or "d" in symbolic[i].free), None
+    )
     for i, function in symbolic.items() if carrier is not None else ():
         if carrier is not None and i != carrier:
-            graph = shift_edge(graph.with_function(i, function.changed("d", d=0.0)), carrier, function.constants[3])
+            graph = shift_edge(
+                graph.with_function(i, function.changed("d", d=0.0)), carrier, function.constants[3]
+            )
     return graph
 
 
@@ -169,7 +193,9 @@ def _one_scale(graph: Graph, node: int) -> Graph:
         function = _symbolic(graph, i)
         if function is not None and "c" in function.free and function.constants[2] != 0.0:
             c, d = function.constants[2:]
-            graph = scale_edge(graph.with_function(i, function.changed("c", c=1.0, d=d / c)), first, c)
+            graph = scale_edge(
+                graph.with_function(i, function.changed("c", c=1.0, d=d / c)), first, c
+            )
     return graph
 
 
@@ -178,5 +204,7 @@ def released(graph: Graph) -> Graph:
     for i, edge in enumerate(graph.edges):
         if isinstance(edge.function, Symbolic):
             function = standardised(edge.function)
-            graph = graph.with_function(i, replace(function, free=function.candidate.free, exact=()))
+            graph = graph.with_function(
+                i, replace(function, free=function.candidate.free, exact=())
+            )
     return graph

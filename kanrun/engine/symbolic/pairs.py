@@ -13,7 +13,13 @@ _BLOCK, _LEFT, _APART, _LATER = 256, 1e-8, 1e-7, 1e-18
 
 
 def nearest_pairs(
-    y: Array, entries: Array, fixed: Array, kept: int, *, others: Array | None = None, floor: float = 0.0
+    y: Array,
+    entries: Array,
+    fixed: Array,
+    kept: int,
+    *,
+    others: Array | None = None,
+    floor: float = 0.0,
 ) -> list[tuple[float, int, int]]:
     """The `kept` pairs (i, j) of entries (M, N), or of one of them and one of `others`, that together with the rows of
     `fixed` (K, N) explain y (N,) best, as (share of the variance that is left, i, j), best first; of those that leave
@@ -31,7 +37,9 @@ def nearest_pairs(
         return []
     p, s = left @ (rest / total), right @ (rest / total)
     alike = others is None
-    count_work(use.size * others_use.size * (COSTS.pair + COSTS.pair_entry * y.size) * (1 if alike else 2))
+    count_work(
+        use.size * others_use.size * (COSTS.pair + COSTS.pair_entry * y.size) * (1 if alike else 2)
+    )
     best: list[tuple[float, int, int]] = []
     worst = np.inf
     for start in range(0, use.size, _BLOCK):
@@ -45,8 +53,12 @@ def nearest_pairs(
         explained[np.isinf(apart)] = 0.0
         flat = np.flatnonzero(explained > 1 - worst)
         if flat.size > 2 * kept:
-            losses = np.maximum(1 - explained.ravel()[flat], floor) + _LATER * (start + flat // explained.shape[1])
-            flat = flat[np.argpartition(losses + _LATER * (flat % explained.shape[1]), 2 * kept)[: 2 * kept]]
+            losses = np.maximum(1 - explained.ravel()[flat], floor) + _LATER * (
+                start + flat // explained.shape[1]
+            )
+            flat = flat[
+                np.argpartition(losses + _LATER * (flat % explained.shape[1]), 2 * kept)[: 2 * kept]
+            ]
         for index in flat.tolist():
             i, j = divmod(index, explained.shape[1])
             if i < j or not alike:
@@ -85,7 +97,11 @@ def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
     def solve(chosen: list[int]) -> Array | None:
         count_work(COSTS.least_squares * len(y) * len(chosen) ** 2)
         found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
-        return found if float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2))) <= allowed else None
+        return (
+            found
+            if float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2))) <= allowed
+            else None
+        )
 
     solved = solve(kept)
     if solved is None:
@@ -93,7 +109,10 @@ def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
     step = max(len(kept) // 2, 1)
     while step and len(kept) > 1:
         order = np.argsort(np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0))
-        for rest in (order[min(step, len(kept) - 1) :], *([np.delete(order, 1)] if step == 1 else [])):
+        for rest in (
+            order[min(step, len(kept) - 1) :],
+            *([np.delete(order, 1)] if step == 1 else []),
+        ):
             fewer = sorted(kept[i] for i in rest)
             if (trial := solve(fewer)) is not None:
                 kept, solved = fewer, trial

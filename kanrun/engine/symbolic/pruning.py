@@ -26,7 +26,9 @@ def edge_scores(graph: Graph, data: SearchData) -> list[float]:
         if isinstance(edge.function, Identity):
             scores.append(np.inf)
             continue
-        flat = graph.with_function(i, Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(np.mean(outs[i]))), ""))
+        flat = graph.with_function(
+            i, Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(np.mean(outs[i]))), "")
+        )
         change = flat(data.x) - values[graph.output]
         scores.append(float(np.sqrt(np.mean(change**2))) / data.spread)
     return scores
@@ -42,7 +44,11 @@ def eliminate(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: fl
     kept: set[tuple[int, int, int]] = set()
     while True:
         scores = edge_scores(graph, data)
-        order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i]) and _key(graph, i) not in kept]
+        order = [
+            i
+            for i in np.argsort(scores).tolist()
+            if np.isfinite(scores[i]) and _key(graph, i) not in kept
+        ]
         for i in order:
             trial = without(graph, i, data)
             if trial.edges and len(trial.edges) < len(graph.edges):
@@ -56,7 +62,9 @@ def eliminate(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: fl
             return graph
 
 
-def _without_nodes(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> tuple[Graph, float]:
+def _without_nodes(
+    graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float
+) -> tuple[Graph, float]:
     """The graph without the hidden sums that are not needed, the least important first, and its error.
 
     Parallel nodes share a function that one alone would have; what is left has far to go, so it is given more steps,
@@ -67,7 +75,9 @@ def _without_nodes(graph: Graph, data: SearchData, policy: PruningPolicy, penalt
         scores = edge_scores(graph, data)
         nodes = [node for node in range(graph.inputs, graph.output) if _has_sibling(graph, node)]
         for node in sorted(nodes, key=lambda node: scores[graph.out_of(node)[0]])[: policy.nodes]:
-            trial = _settled(without(graph, graph.out_of(node)[0], data), data, penalty, policy.node_steps)
+            trial = _settled(
+                without(graph, graph.out_of(node)[0], data), data, penalty, policy.node_steps
+            )
             error = data.error(trial)
             growth = 1 + policy.slack if best > policy.accurate else policy.regained
             if error <= growth * max(best, policy.accurate / policy.regained):
@@ -83,7 +93,10 @@ def _has_sibling(graph: Graph, node: int) -> bool:
         return False
     (out,) = graph.out_of(node)
     beside = [graph.edges[i].source for i in graph.into(graph.edges[out].target)]
-    return any(other != node and other >= graph.inputs and graph.operation(other) == "sum" for other in beside)
+    return any(
+        other != node and other >= graph.inputs and graph.operation(other) == "sum"
+        for other in beside
+    )
 
 
 def _key(graph: Graph, index: int) -> tuple[int, int, int]:
@@ -98,7 +111,14 @@ def without(graph: Graph, index: int, data: SearchData) -> Graph:
     node = graph.edges[index].target
     _, outs = graph.edge_outputs(data.x)
     mean = float(np.mean(outs[index]))
-    heir = next((i for i in graph.into(node) if i != index and not isinstance(graph.edges[i].function, Identity)), None)
+    heir = next(
+        (
+            i
+            for i in graph.into(node)
+            if i != index and not isinstance(graph.edges[i].function, Identity)
+        ),
+        None,
+    )
     if heir is not None and graph.operation(node) == "sum":
         graph = shift_edge(graph, heir, mean)
     elif heir is not None and mean != 0.0:
@@ -120,7 +140,9 @@ def merge_splines(graph: Graph, data: SearchData, policy: PruningPolicy, penalty
     """
     kept: set[int] = set()
     while True:
-        node = next((node for node in range(graph.inputs, graph.output) if _passes(graph, node, kept)), None)
+        node = next(
+            (node for node in range(graph.inputs, graph.output) if _passes(graph, node, kept)), None
+        )
         if node is None:
             return graph
         settings = RefitSettings(steps=15, penalty=penalty, gain=1e-2)
@@ -134,7 +156,11 @@ def merge_splines(graph: Graph, data: SearchData, policy: PruningPolicy, penalty
 def _passes(graph: Graph, node: int, kept: set[int]) -> bool:
     both = [*graph.into(node), *graph.out_of(node)]
     single = len(graph.into(node)) == len(graph.out_of(node)) == 1
-    return single and graph.mark(node) not in kept and all(isinstance(graph.edges[i].function, Spline) for i in both)
+    return (
+        single
+        and graph.mark(node) not in kept
+        and all(isinstance(graph.edges[i].function, Spline) for i in both)
+    )
 
 
 def _merged(graph: Graph, node: int) -> Graph:
@@ -142,12 +168,16 @@ def _merged(graph: Graph, node: int) -> Graph:
     first, second = graph.edges[before].function, graph.edges[after].function
     assert isinstance(first, Spline)
     assert isinstance(second, Spline)
-    intervals = first.intervals + second.intervals + first.degree  # as many coefficients as the two had
+    intervals = (
+        first.intervals + second.intervals + first.degree
+    )  # as many coefficients as the two had
     points = np.linspace(first.low, first.high, 6 * (intervals + first.degree))
     values = second.value(first.value(points))
     one = Spline.through(points, values, (first.low, first.high), intervals, first.degree)
     rest = [edge for i, edge in enumerate(graph.edges) if i not in (before, after)]
-    return renumbered(graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)])
+    return renumbered(
+        graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)]
+    )
 
 
 def drop_terms(graph: Graph, data: SearchData, policy: PruningPolicy = PruningPolicy()) -> Graph:
@@ -155,7 +185,10 @@ def drop_terms(graph: Graph, data: SearchData, policy: PruningPolicy = PruningPo
     another one goes too, as of exp(sqrt(x)) for a line."""
     best, missed = (description_length(graph, data), graph), 0
     while missed < policy.missed:
-        trials = [(description_length(trial, data), trial) for trial in _simpler(graph, data, policy.term_steps)]
+        trials = [
+            (description_length(trial, data), trial)
+            for trial in _simpler(graph, data, policy.term_steps)
+        ]
         if not trials:
             break
         trial = min(trials, key=lambda entry: entry[0])

@@ -30,7 +30,9 @@ def rational_function(data: SearchData, policy: QuotientPolicy) -> sympy.Expr | 
         return _root(squared, x, y)
 
 
-def quotient_of_polynomials(x: Array, y: Array, policy: QuotientPolicy, known: float = 0.0) -> sympy.Expr | None:
+def quotient_of_polynomials(
+    x: Array, y: Array, policy: QuotientPolicy, known: float = 0.0
+) -> sympy.Expr | None:
     """A quotient of polynomials of few terms for y (N,), known to an error `known` of its size, at x (N, inputs), or
     None.
 
@@ -58,7 +60,11 @@ def quotient_of_polynomials(x: Array, y: Array, policy: QuotientPolicy, known: f
             k = len(below) + math.comb(inputs + p, p)
             rest = y - basis[:, :k] @ (basis[:, :k].T @ y)
             left = float(np.sqrt(np.mean(rest**2)))
-            if left <= allowed and left < policy.sudden * before and (found is None or k < found[0]):
+            if (
+                left <= allowed
+                and left < policy.sudden * before
+                and (found is None or k < found[0])
+            ):
                 found = k, above[: k - len(below)], below
             before = left
     expression = _quotient(x, y, found[1], found[2], policy, allowed) if found is not None else None
@@ -83,16 +89,23 @@ def _quotient(
     solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
     if solved is None or np.count_nonzero(solved) > policy.terms:
         return None
-    natural = np.insert(solved, one, 1.0) / [float(np.prod(scale ** np.array(power))) for power in (*below, *above)]
+    natural = np.insert(solved, one, 1.0) / [
+        float(np.prod(scale ** np.array(power))) for power in (*below, *above)
+    ]
     natural = natural / next(c for c in natural if c)
-    terms = [sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power))) for power in (*below, *above)]
+    terms = [
+        sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power)))
+        for power in (*below, *above)
+    ]
     cut = len(below)
     return combination(natural[cut:], terms[cut:]) / combination(natural[:cut], terms[:cut])
 
 
 def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
     """The root of a quotient of polynomials with the signs of y, or None: what divides it twice is outside the root."""
-    exact = quotient.xreplace({c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)})
+    exact = quotient.xreplace(
+        {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
+    )
     outside, inside = sympy.Integer(1), sympy.Integer(1)
     for part, sign in zip(sympy.fraction(sympy.cancel(exact)), (1, -1), strict=True):
         constant, factors = sympy.factor_list(part)
@@ -101,7 +114,11 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
             outside *= factor ** (sign * (times // 2))
             inside *= factor ** (sign * (times % 2))
     root = outside * sympy.sqrt(inside) if outside.free_symbols else sympy.sqrt(quotient)
-    value = to_numpy(root, [f"x{i}" for i in range(x.shape[1])])(x) if root.free_symbols else np.zeros_like(y)
+    value = (
+        to_numpy(root, [f"x{i}" for i in range(x.shape[1])])(x)
+        if root.free_symbols
+        else np.zeros_like(y)
+    )
     root, value = (root, value) if value @ y > 0 else (-root, -value)
     return root if float(np.abs(value - y).max()) <= _ALMOST * float(np.abs(y).max()) else None
 
@@ -110,9 +127,14 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
 _ALMOST = 1e-6
 
 
-def _columns(x: Array, t: Array, above: Sequence[tuple[int, ...]], below: Sequence[tuple[int, ...]]) -> Array:
+def _columns(
+    x: Array, t: Array, above: Sequence[tuple[int, ...]], below: Sequence[tuple[int, ...]]
+) -> Array:
     """Monomials of the denominator times -t, then those of the numerator, (N, monomials)."""
-    return np.stack([*(-t * _monomial(x, power) for power in below), *(_monomial(x, power) for power in above)], axis=1)
+    return np.stack(
+        [*(-t * _monomial(x, power) for power in below), *(_monomial(x, power) for power in above)],
+        axis=1,
+    )
 
 
 def _powers(inputs: int, degree: int) -> list[tuple[int, ...]]:

@@ -14,7 +14,14 @@ import sympy
 import torch
 from torch import Tensor
 
-from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, Problem, Stopping, minimise
+from kanrun.engine.least_squares import (
+    DenseRows,
+    Linearisation,
+    LMPolicy,
+    Problem,
+    Stopping,
+    minimise,
+)
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
@@ -61,7 +68,9 @@ class GraphFitting(Problem):
 
     def __init__(self, graph: Graph, x: Array, y: Array, settings: RefitSettings) -> None:
         self.graph, self.x, self.y = graph, x, y
-        self._factor = y.size**-0.5 * (np.ones_like(y) if settings.weights is None else settings.weights)
+        self._factor = y.size**-0.5 * (
+            np.ones_like(y) if settings.weights is None else settings.weights
+        )
         self.unknowns = torch.from_numpy(graph.parameters)
         rows = [settings.rows] if settings.rows is not None else []
         if settings.penalty > 0:
@@ -74,7 +83,10 @@ class GraphFitting(Problem):
 
     def objective(self, unknowns: Tensor) -> list[float]:
         count_work(COSTS.tried(len(self.graph.edges), len(unknowns)))
-        data, penalty = (self.at(unknowns)(self.x) - self.y) * self._factor, self._rows @ unknowns.numpy()
+        data, penalty = (
+            (self.at(unknowns)(self.x) - self.y) * self._factor,
+            self._rows @ unknowns.numpy(),
+        )
         return [float(data @ data + penalty @ penalty)]
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
@@ -89,17 +101,25 @@ class ConstantsFitting(Problem):
     """The fit of an expression's `constants` to y (N,) at x (N, inputs), from `start` (constants,)."""
 
     def __init__(
-        self, expression: sympy.Expr, names: Sequence[str], constants: Sequence[str], data: tuple[Array, Array],
+        self,
+        expression: sympy.Expr,
+        names: Sequence[str],
+        constants: Sequence[str],
+        data: tuple[Array, Array],
         start: Array,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._x, self._y = data
         every = [*names, *constants]
         self._value = to_numpy(expression, every)
-        self._slopes = [to_numpy(sympy.diff(expression, variable(name)), every) for name in constants]
+        self._slopes = [
+            to_numpy(sympy.diff(expression, variable(name)), every) for name in constants
+        ]
         self.unknowns = torch.from_numpy(np.asarray(start, dtype=np.float64).copy())
 
     def _points(self, unknowns: Tensor) -> Array:
-        return np.concatenate([self._x, np.broadcast_to(unknowns.numpy(), (len(self._x), len(unknowns)))], axis=1)
+        return np.concatenate(
+            [self._x, np.broadcast_to(unknowns.numpy(), (len(self._x), len(unknowns)))], axis=1
+        )
 
     def residual(self, unknowns: Tensor) -> Tensor:
         return torch.from_numpy(self._value(self._points(unknowns)) - self._y)
@@ -150,7 +170,9 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
         else:
             count_work(COSTS.tried(len(graph.edges), 0))
         rest = graph(x) - y
-        rmse = float(np.sqrt(np.mean((rest if settings.weights is None else settings.weights * rest) ** 2)))
+        rmse = float(
+            np.sqrt(np.mean((rest if settings.weights is None else settings.weights * rest) ** 2))
+        )
     return Fitted(graph, rmse if np.isfinite(rmse) else np.inf, steps)
 
 

@@ -13,7 +13,13 @@ from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.description_length import SearchData, length_of
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
+from kanrun.engine.symbolic.graph_training import (
+    TrainedGraph,
+    coarse_fit,
+    extend,
+    sparsified,
+    train_graph,
+)
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.selection import Tried
 from kanrun.engine.symbolic.separability import module_templates
@@ -34,7 +40,9 @@ from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes
 Training = Callable[[], TrainedGraph]
 
 
-def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried | SearchData]:
+def search(
+    problem: SearchProblem, generator: np.random.Generator
+) -> Iterator[SearchStage | Tried | SearchData]:
     """A `SearchStage` of every structure as it happens, and a `Tried` for each structure worth it, a second one after a
     longer look; where noise turns out to be relative, the data with that said, from which all begins anew. Stops at an
     exact formula, where only noise is left, or when the budget is spent."""
@@ -66,11 +74,17 @@ def _in_inputs(
         yield from run.deepen()
     if len(inputs) == 1 and not run.is_exact() and run.is_rough():
         yield from run.recorded(regressions(problem))
-    if not (run.is_exact() or run.budget.over):  # they cost little, and where noise is met they may be shorter
+    if not (
+        run.is_exact() or run.budget.over
+    ):  # they cost little, and where noise is met they may be shorter
         yield from run.recorded(simple_laws(problem))
-    relative = not (run.is_exact() or settled) and relative_noise(problem.data, problem.policy.symmetry)
+    relative = not (run.is_exact() or settled) and relative_noise(
+        problem.data, problem.policy.symmetry
+    )
     if relative:
-        run = _Search(replace(problem, data=replace(problem.data, relative=True)), generator, run.tried)
+        run = _Search(
+            replace(problem, data=replace(problem.data, relative=True)), generator, run.tried
+        )
         problem = run.problem
         yield problem.data
         yield from run.tried
@@ -92,7 +106,9 @@ def _told(events: Iterator[SearchStage | Tried | SearchData]) -> Iterator[Search
     return (event for event in events if not isinstance(event, SearchData))
 
 
-def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[SearchStage | Tried]:
+def _by_networks(
+    run: _Search, inputs: list[int], trained: int = 0
+) -> Iterator[SearchStage | Tried]:
     """Structures of networks from simple to deep, in the inputs as they are, after the first `trained` of them."""
     problem, generator = run.problem, run.generator
     yield from run.product_of_sums()
@@ -114,7 +130,9 @@ def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[
 class _Search:
     """What has been tried so far, and what is worth trying still."""
 
-    def __init__(self, problem: SearchProblem, generator: np.random.Generator, tried: Sequence[Tried] = ()) -> None:
+    def __init__(
+        self, problem: SearchProblem, generator: np.random.Generator, tried: Sequence[Tried] = ()
+    ) -> None:
         self.problem, self.generator = problem, generator
         self.data, self.policy = problem.data, problem.policy
         self.budget = Budget(problem.policy.searching * problem.policy.budget)
@@ -135,7 +153,11 @@ class _Search:
 
     def reached(self) -> float:
         """The error of the best network that has fewer parameters than there are points."""
-        errors = [each.error for _, each in self.trained if not self.data.interpolated_by(each.graph.parameters.size)]
+        errors = [
+            each.error
+            for _, each in self.trained
+            if not self.data.interpolated_by(each.graph.parameters.size)
+        ]
         return min([self.unstructured, *errors])
 
     def over(self) -> bool:
@@ -143,11 +165,17 @@ class _Search:
         if self.is_exact() or self.budget.over:
             return True
         reached = self.reached()
-        good = [each for each in self.tried if each.formula_error <= self.policy.level * reached < np.inf]
+        good = [
+            each
+            for each in self.tried
+            if each.formula_error <= self.policy.level * reached < np.inf
+        ]
         return any(
-            each.formula is not None and each.formula_error > self.policy.selection.smooth
-            and self.data.only_noise(each.formula) for each in good
-        )  # fmt: skip
+            each.formula is not None
+            and each.formula_error > self.policy.selection.smooth
+            and self.data.only_noise(each.formula)
+            for each in good
+        )
 
     def recorded(self, events: Iterator[SearchStage | Tried]) -> Iterator[SearchStage | Tried]:
         """The events, with what was tried noted as having had its longer look."""
@@ -182,9 +210,13 @@ class _Search:
         found = sum_product(self.data, self.policy.degree, self.policy.sum_product, self.generator)
         if found is None:
             return
-        first = max(edge.function.intervals for edge in found.edges if isinstance(edge.function, Spline))
+        first = max(
+            edge.function.intervals for edge in found.edges if isinstance(edge.function, Spline)
+        )
         grids = (first, *(grid for grid in self.policy.training.grids if grid > first))
-        yield from self.explore("product of sums", lambda: extend(found, self.data, grids, self.policy.training))
+        yield from self.explore(
+            "product of sums", lambda: extend(found, self.data, grids, self.policy.training)
+        )
         yield from self.deepen()
 
     def explore(self, name: str, training: Training) -> Iterator[SearchStage | Tried]:
@@ -195,7 +227,9 @@ class _Search:
         yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
         best = min((each.formula_error for each in self.tried), default=np.inf)
         is_exact = trained.error < self.policy.selection.noisy
-        if trained.error <= self.policy.worth and (is_exact or trained.error < self.policy.better * best):
+        if trained.error <= self.policy.worth and (
+            is_exact or trained.error < self.policy.better * best
+        ):
             yield from self.snap(name, trained)
 
     def snap(self, name: str, trained: TrainedGraph) -> Iterator[SearchStage | Tried]:
@@ -205,14 +239,18 @@ class _Search:
 
     def deepen(self) -> Iterator[SearchStage | Tried]:
         """A longer look at what is not exact so far: accurate and small networks first."""
-        for index in sorted(range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])):
+        for index in sorted(
+            range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])
+        ):
             if self.over() or self.further <= 0:
                 break
             if self.data.interpolated_by(self.tried[index].network.parameters.size):
                 continue  # what it does between the points says nothing
             allowance = min(self.policy.selection.budget, self.further)
             if self.data.x.shape[1] == 1:
-                allowance = self.policy.alone * self.budget.left  # one function is all there is to look at
+                allowance = (
+                    self.policy.alone * self.budget.left
+                )  # one function is all there is to look at
             for event in deepened(self.tried[index], self.problem, allowance):
                 if isinstance(event, Tried):
                     self.further -= event.work
@@ -224,7 +262,9 @@ class _Search:
         """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
         best = min((trained.error for _, trained in self.trained), default=np.inf)
         if best < self.data.nothing:
-            near = [(name, each) for name, each in self.trained if each.error <= self.policy.last * best]
+            near = [
+                (name, each) for name, each in self.trained if each.error <= self.policy.last * best
+            ]
             yield from self.snap(*min(near, key=lambda entry: entry[1].graph.active_edges))
             yield from self.deepen()
 
@@ -238,7 +278,9 @@ class _Search:
         for template in sorted(templates[2:], key=lambda each: each.edges)[: self.policy.ranked]:
             small = several and template.edges <= self.policy.small
             best = self.coarse(template, (3, 3, 7, 4, 5, 4) if small else (3, 3, 7))
-            coarse.append((best.error * self.policy.edge**template.edges * template.handicap, template, best))
+            coarse.append(
+                (best.error * self.policy.edge**template.edges * template.handicap, template, best)
+            )
             if (best.error < self.policy.clear and several) or self.budget.over:
                 break
         for _, template, best in sorted(coarse, key=lambda entry: entry[0])[: self.policy.explored]:
@@ -249,23 +291,36 @@ class _Search:
         return lambda: train_graph(iter(fresh, None), self.data, self.policy.training)
 
     def fresh(self, template: Template, intervals: int) -> Graph:
-        return start(template, self.data.x, self.data.y, intervals, self.policy.degree, self.generator)
+        return start(
+            template, self.data.x, self.data.y, intervals, self.policy.degree, self.generator
+        )
 
     def kan(self, shape: Sequence[int], intervals: int = 3) -> Graph:
-        return kan_shape(shape, self.data.x, self.data.y, intervals, self.policy.degree, self.generator)
+        return kan_shape(
+            shape, self.data.x, self.data.y, intervals, self.policy.degree, self.generator
+        )
 
     def coarse(self, template: Template, grids: Sequence[int]) -> TrainedGraph:
         """The best of a coarse fit on each of the grids. Small structures of several inputs get more of them, which are
         cheap and often get stuck, so that a larger structure that contains them does not take their place."""
-        fits = [coarse_fit(self.fresh(template, intervals), self.data, self.policy.training) for intervals in grids]
+        fits = [
+            coarse_fit(self.fresh(template, intervals), self.data, self.policy.training)
+            for intervals in grids
+        ]
         return min(fits, key=lambda fit: fit.error)
 
     def continued(self, template: Template, best: TrainedGraph) -> TrainedGraph:
         """On from a coarse fit that is good, else with more starts."""
         training = self.policy.training
         if best.error > training.good and training.starts > 3:
-            best = min(best, self.coarse(template, (4,) * (training.starts - 3)), key=lambda fit: fit.error)
-        return best if best.error > training.hopeless else extend(best.graph, self.data, training.grids, training)
+            best = min(
+                best, self.coarse(template, (4,) * (training.starts - 3)), key=lambda fit: fit.error
+            )
+        return (
+            best
+            if best.error > training.hopeless
+            else extend(best.graph, self.data, training.grids, training)
+        )
 
 
 def _promise(tried: Tried) -> float:
@@ -279,11 +334,15 @@ def fixed_shape(
     """A KAN of widths `shape` trained with the sparsity penalty, pruned, trained on and snapped."""
     name, began = "-".join(map(str, shape)), time.monotonic()
     run, data, training = _Search(problem, generator), problem.data, problem.policy.training
-    starts = [coarse_fit(run.kan(shape, 3 + 2 * (k % 2)), data, training) for k in range(training.starts)]
+    starts = [
+        coarse_fit(run.kan(shape, 3 + 2 * (k % 2)), data, training) for k in range(training.starts)
+    ]
     best = min(starts, key=lambda each: each.error)
     sparse = sparsified(best.graph, data, sparsity, training) if sparsity > 0 else best.graph
     trained = extend(sparse, data, training.grids, training)
-    if trained.error > training.astray * best.error:  # the penalty led into a worse valley than where it started
+    if (
+        trained.error > training.astray * best.error
+    ):  # the penalty led into a worse valley than where it started
         trained = extend(best.graph, data, training.grids, training)
     yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
     if trained.error < data.nothing:

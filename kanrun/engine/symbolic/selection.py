@@ -73,17 +73,23 @@ class Tried:
         return enough and self.formula_error <= goal
 
 
-def _measured(graph: Graph, problem: SearchProblem, snapped: Graph | None = None, seconds: float = 0.0) -> Trial:
+def _measured(
+    graph: Graph, problem: SearchProblem, snapped: Graph | None = None, seconds: float = 0.0
+) -> Trial:
     if not defined(graph, problem.data, problem.policy.selection.diverged):
         return Trial(np.inf, np.inf, graph, snapped, seconds)
-    return Trial(description_length(graph, problem.data), problem.data.error(graph), graph, snapped, seconds)
+    return Trial(
+        description_length(graph, problem.data), problem.data.error(graph), graph, snapped, seconds
+    )
 
 
 def edge_matches(graph: Graph, problem: SearchProblem) -> Matches:
     """The matches of every numeric edge, by the values that it takes on the data."""
     values, outs = graph.edge_outputs(problem.data.x)
     return {
-        i: match_edge(values[graph.edges[i].source], outs[i], problem.candidates, problem.policy.matching)
+        i: match_edge(
+            values[graph.edges[i].source], outs[i], problem.candidates, problem.policy.matching
+        )
         for i in graph.numeric_edges()
     }
 
@@ -120,10 +126,14 @@ def select_further(first: Tried, problem: SearchProblem, allowance: float) -> Tr
     return replace(first, best=best, matches=matches, work=budget.used)
 
 
-def _try_assignments(graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget) -> Trial:
+def _try_assignments(
+    graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget
+) -> Trial:
     policy, best = problem.policy.selection, Trial(np.inf, np.inf, graph)
     if all(matches.values()):
-        for assignment in itertools.islice(assignments(matches, policy.per_edge), policy.assignments):
+        for assignment in itertools.islice(
+            assignments(matches, policy.per_edge), policy.assignments
+        ):
             assigned = graph
             for i, function in assignment.items():
                 assigned = assigned.with_function(i, function)
@@ -150,7 +160,9 @@ def assignments(matches: Matches, per_edge: int) -> Iterator[dict[int, EdgeFunct
                 heapq.heappush(heap, (score + more, step))
 
 
-def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget) -> Matches:
+def with_formulas(
+    graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget
+) -> Matches:
     """The matches with formulas of one variable added to the edges that no single candidate matches to the network's
     accuracy.
 
@@ -164,13 +176,21 @@ def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget
     wider = dict(matches)
     for i, found in matches.items():
         known, t = outs[i], values[graph.edges[i].source]
-        if graph.edges[i].target == graph.output and graph.operation(graph.output) == "sum" and not noisy:
+        if (
+            graph.edges[i].target == graph.output
+            and graph.operation(graph.output) == "sum"
+            and not noisy
+        ):
             known = known + rest
         accuracy = error * data.spread / max(float(np.std(known)), 1e-300)
         doubted = max(policy.selection.doubted, max(1e-2 * accuracy, 1e-9) ** 2)
         if (found and found[0].loss <= doubted and not alone) or (noisy and alone) or budget.over:
             continue  # one noisy function of one variable is sought as a regression
-        exact = 0.0 if alone else (policy.selection.within_noise if noisy else policy.selection.within) * accuracy
+        exact = (
+            0.0
+            if alone
+            else (policy.selection.within_noise if noisy else policy.selection.within) * accuracy
+        )
         allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
         more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)
@@ -186,11 +206,15 @@ def met_noise(graph: Graph, problem: SearchProblem) -> bool:
 def _refitted(graph: Graph, problem: SearchProblem) -> Trial:
     """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
     began, data = time.monotonic(), problem.data
-    fitted = refit(canonical(expanded(graph)), data.x, data.y, RefitSettings(steps=12, gain=1e-2, damping=1e-3))
+    fitted = refit(
+        canonical(expanded(graph)), data.x, data.y, RefitSettings(steps=12, gain=1e-2, damping=1e-3)
+    )
     if fitted.rmse < 0.2 * data.spread:
         fitted = refit(fitted.graph, data.x, data.y, RefitSettings(steps=60, damping=1e-6))
     if fitted.rmse < problem.policy.selection.near * data.spread:
-        fitted = refit(fitted.graph, data.x, data.y, RefitSettings(steps=60, gain=1e-6, damping=1e-10))
+        fitted = refit(
+            fitted.graph, data.x, data.y, RefitSettings(steps=60, gain=1e-6, damping=1e-10)
+        )
     return _measured(fitted.graph, problem, graph, time.monotonic() - began)
 
 
@@ -204,7 +228,10 @@ def defined(graph: Graph, data: SearchData, diverged: float) -> bool:
                 if not isinstance(edge.function, Symbolic):
                     continue
                 size = np.abs(out - edge.function.constants[3]).max()
-                if not edge.function.allows(values[edge.source]) or size > diverged * np.abs(out).max():
+                if (
+                    not edge.function.allows(values[edge.source])
+                    or size > diverged * np.abs(out).max()
+                ):
                     return False
     return True
 
@@ -214,7 +241,9 @@ def joint(graph: Graph, problem: SearchProblem) -> Trial:
     data, penalty = problem.data, problem.policy.training.penalty
     fitted = refit(graph, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)).graph
     settled = _followed(fitted, data)
-    fitted = refit(settled, data.x, data.y, RefitSettings(steps=10, penalty=penalty, gain=1e-2)).graph
+    fitted = refit(
+        settled, data.x, data.y, RefitSettings(steps=10, penalty=penalty, gain=1e-2)
+    ).graph
     return _measured(fitted, problem)
 
 
@@ -225,7 +254,13 @@ def _followed(graph: Graph, data: SearchData) -> Graph:
         t = graph.node_values(data.x)[graph.edges[i].source]
         low, high = float(t.min()), float(t.max())
         wide = high - low
-        if wide > 0 and (low < function.low or high > function.high or wide < 0.8 * (function.high - function.low)):
+        if wide > 0 and (
+            low < function.low
+            or high > function.high
+            or wide < 0.8 * (function.high - function.low)
+        ):
             margin = 0.02 * wide
-            graph = graph.with_function(i, function.refined(function.intervals, low - margin, high + margin))
+            graph = graph.with_function(
+                i, function.refined(function.intervals, low - margin, high + margin)
+            )
     return graph

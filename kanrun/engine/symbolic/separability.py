@@ -22,7 +22,11 @@ Gradient = Callable[[Array], Array]
 
 
 def module_scores(
-    gradient: Gradient, x: Array, generator: np.random.Generator, inputs: Sequence[int], points: int = 400
+    gradient: Gradient,
+    x: Array,
+    generator: np.random.Generator,
+    inputs: Sequence[int],
+    points: int = 400,
 ) -> dict[tuple[int, ...], float]:
     """For every subset of 2 ... n - 1 of the n `inputs`, the median sine of the angle by which the gradient within it
     turns when the other inputs change, relative to how much it turns at all, on so many `points`; 0 for a module.
@@ -58,7 +62,9 @@ def trees(scores: dict[tuple[int, ...], float], threshold: float) -> list[list[t
 
     Each family has at least one module; a set that is a union of others is left out when they explain it.
     """
-    order = sorted((s for s in scores if scores[s] < threshold), key=lambda s: scores[s] * (1 + 0.3 * len(s)))
+    order = sorted(
+        (s for s in scores if scores[s] < threshold), key=lambda s: scores[s] * (1 + 0.3 * len(s))
+    )
     families = []
     for first in order[:3]:
         family = [first]
@@ -76,14 +82,18 @@ def _nested(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return first <= second or second <= first or not first & second
 
 
-def module_templates(problem: SearchProblem, generator: np.random.Generator) -> tuple[list[Template], float]:
+def module_templates(
+    problem: SearchProblem, generator: np.random.Generator
+) -> tuple[list[Template], float]:
     """Structures from the modules of a wide KAN, none where it did not train or nothing acts together; and its
     error."""
     data, policy = problem.data, problem.policy
     width, intervals = policy.surrogate
     shape = (data.x.shape[1], width, 1)
     wide = replace(policy.training, starts=2, grids=(intervals,))
-    starts = (kan_shape(shape, data.x, data.y, 4, policy.degree, generator) for _ in range(wide.starts))
+    starts = (
+        kan_shape(shape, data.x, data.y, 4, policy.degree, generator) for _ in range(wide.starts)
+    )
     trained = train_graph(starts, data, wide)
     if trained.error > policy.training.hopeless:
         return [], trained.error

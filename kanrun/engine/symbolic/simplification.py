@@ -22,7 +22,14 @@ from kanrun.formulas import to_numpy, variable
 #: its rounding leaves.
 _DIGITS, _SHOWN, _ROUNDING = 17, 15, 1e-14
 #: What sympy raises at expressions that one of its transforms cannot take.
-CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
+CANNOT = (
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 Rewriting = Callable[[sympy.Expr], sympy.Expr]
 
@@ -61,13 +68,20 @@ def equivalent_forms(
 
 
 def quotients_out_of_powers(
-    expression: sympy.Expr, names: Sequence[str], points: Array, policy: SimplificationPolicy = SimplificationPolicy()
+    expression: sympy.Expr,
+    names: Sequence[str],
+    points: Array,
+    policy: SimplificationPolicy = SimplificationPolicy(),
 ) -> sympy.Expr:
     """Powers of quotients as quotients of powers where that divides by fewer variables and names none more often:
     x sqrt(1 + y^2/x^2) is sqrt(x^2 + y^2) where x is positive, and of the two, which positive `points` (N, d) cannot
     tell apart, the one that is smooth at x = 0 is meant; 1/sqrt(1 - y^2/x^2) stays. A form counts only if it gives the
     values of `expression` at all points."""
-    roots = [each for each in expression.atoms(sympy.Pow) if each.exp.is_number and not each.exp.is_Integer]
+    roots = [
+        each
+        for each in expression.atoms(sympy.Pow)
+        if each.exp.is_number and not each.exp.is_Integer
+    ]
     for root in sorted(roots, key=lambda each: (-sympy.count_ops(each), str(each))):
         if expansion_terms(expression) > policy.terms:
             break
@@ -76,8 +90,12 @@ def quotients_out_of_powers(
         try:
             with counted_calls():
                 taken_out = sympy.expand_power_base(sympy.together(base) ** exponent)
-            form = _real(expression.xreplace(positive).xreplace({root.xreplace(positive): taken_out}))
-            plainer = _divisions(form) < _divisions(expression) and _mentions(form) <= _mentions(expression)
+            form = _real(
+                expression.xreplace(positive).xreplace({root.xreplace(positive): taken_out})
+            )
+            plainer = _divisions(form) < _divisions(expression) and _mentions(form) <= _mentions(
+                expression
+            )
             if plainer and _same(form, names, points, to_numpy(expression, names)(points)):
                 expression = form
         except (KanrunError, *CANNOT):
@@ -87,7 +105,9 @@ def quotients_out_of_powers(
 
 def _divisions(expression: sympy.Expr) -> int:
     """How many different negative powers of single variables are in it."""
-    return sum(1 for each in expression.atoms(sympy.Pow) if each.base.is_Symbol and each.exp.is_negative)
+    return sum(
+        1 for each in expression.atoms(sympy.Pow) if each.base.is_Symbol and each.exp.is_negative
+    )
 
 
 def _mentions(expression: sympy.Expr) -> int:
@@ -158,8 +178,12 @@ def _real(expression: sympy.Expr) -> sympy.Expr:
 def _logarithms(expression: sympy.Expr) -> sympy.Expr:
     """atanh and acoth as logarithms, and of all logarithms the numeric factors taken out and gathered."""
     half = sympy.Rational(1, 2)
-    expression = expression.replace(sympy.atanh, lambda u: half * sympy.log(_sum_over_difference(u)))
-    expression = expression.replace(sympy.acoth, lambda u: half * sympy.log(_sum_over_difference(1 / u)))
+    expression = expression.replace(
+        sympy.atanh, lambda u: half * sympy.log(_sum_over_difference(u))
+    )
+    expression = expression.replace(
+        sympy.acoth, lambda u: half * sympy.log(_sum_over_difference(1 / u))
+    )
     expression = expression.replace(sympy.log, _log_without_factor)
     if expression.has(sympy.Float):  # which only decimal numbers cancel
         expression = expression.replace(
@@ -186,7 +210,9 @@ def _without_rounding(polynomial: sympy.Expr) -> sympy.Expr:
     """A sum without the terms whose coefficients are rounding errors of the others'."""
     terms = sympy.Add.make_args(polynomial)
     sizes = [abs(float(term.as_coeff_Mul()[0])) for term in terms]
-    return sympy.Add(*(term for term, size in zip(terms, sizes, strict=True) if size > _ROUNDING * max(sizes)))
+    return sympy.Add(
+        *(term for term, size in zip(terms, sizes, strict=True) if size > _ROUNDING * max(sizes))
+    )
 
 
 def _completed_squares(expression: sympy.Expr) -> sympy.Expr:
@@ -195,7 +221,11 @@ def _completed_squares(expression: sympy.Expr) -> sympy.Expr:
     def square(argument: sympy.Expr) -> sympy.Expr:
         symbols = sorted(argument.free_symbols, key=str)
         form = sympy.expand(argument)
-        if len(symbols) != 1 or not form.is_polynomial(*symbols) or sympy.degree(form, symbols[0]) != _SQUARE:
+        if (
+            len(symbols) != 1
+            or not form.is_polynomial(*symbols)
+            or sympy.degree(form, symbols[0]) != _SQUARE
+        ):
             return sympy.exp(argument)
         a, b, c = (form.coeff(symbols[0], k) for k in (2, 1, 0))
         return sympy.exp(c - b**2 / (4 * a)) * sympy.exp(a * (symbols[0] + b / (2 * a)) ** 2)
@@ -217,8 +247,13 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
         pairs = [term.as_independent(*base.free_symbols, as_Add=False) for term in base.args]
         best: tuple[tuple[int, int], sympy.Expr, list[sympy.Expr | None]] | None = None
         for factor in dict.fromkeys(abs(c) for c, _ in pairs):
-            ratios = [nice(float(c / factor), _RATIO * max(abs(float(c / factor)), 1e-3)) for c, _ in pairs]
-            ratios = [ratio if ratio is not None and ratio.is_Rational else None for ratio in ratios]
+            ratios = [
+                nice(float(c / factor), _RATIO * max(abs(float(c / factor)), 1e-3))
+                for c, _ in pairs
+            ]
+            ratios = [
+                ratio if ratio is not None and ratio.is_Rational else None for ratio in ratios
+            ]
             shown = [str(written(ratio)).rstrip("0") for ratio in ratios if ratio is not None]
             rank = len(shown), -len("".join(shown))
             if best is None or rank > best[0]:
@@ -228,7 +263,10 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
         if best is None or (best[0][0] <= max(already, 1) and not complete):
             return sympy.Integer(1), base
         _, factor, ratios = best
-        terms = [(c / factor if r is None else r) * rest for (c, rest), r in zip(pairs, ratios, strict=True)]
+        terms = [
+            (c / factor if r is None else r) * rest
+            for (c, rest), r in zip(pairs, ratios, strict=True)
+        ]
         return factor, sympy.Add(*terms)
 
     def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
@@ -252,7 +290,9 @@ def written(expression: sympy.Expr) -> sympy.Expr:
         if number.is_Float:
             value = float(number)
             short = float(f"{value:.{_SHOWN}g}")
-            value = short if math.isclose(short, value, rel_tol=2 * sys.float_info.epsilon) else value
+            value = (
+                short if math.isclose(short, value, rel_tol=2 * sys.float_info.epsilon) else value
+            )
             is_whole = value.is_integer() and abs(value) < _LARGEST_WHOLE
             return sympy.Integer(int(value)) if is_whole else sympy.Float(repr(value), _DIGITS)
         p, q = int(number.p), int(number.q)
@@ -263,14 +303,18 @@ def written(expression: sympy.Expr) -> sympy.Expr:
         return sympy.Float(decimal, _DIGITS)
 
     expression = expression.replace(_is_half_decimal, _one_number)
-    numbers = [each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer]
+    numbers = [
+        each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer
+    ]
     return expression.xreplace({number: shown(number) for number in numbers})
 
 
 def _is_half_decimal(expression: sympy.Expr) -> bool:
     """A product of a decimal number and another irrational one."""
     factors = expression.args if expression.is_Mul else ()
-    return any(each.is_Float for each in factors) and any(each.is_number and not each.is_Float for each in factors)
+    return any(each.is_Float for each in factors) and any(
+        each.is_number and not each.is_Float for each in factors
+    )
 
 
 def _one_number(product: sympy.Expr) -> sympy.Expr:
@@ -319,13 +363,19 @@ _WRITTEN = 12
 def _unnamed(expression: sympy.Expr) -> int:
     """How many numbers of many digits are in it."""
     numbers = expression.atoms(sympy.Float, sympy.Rational)
-    return sum(1 for each in numbers if len(repr(float(each)).strip("-")) > _WRITTEN and not each.is_Integer)
+    return sum(
+        1
+        for each in numbers
+        if len(repr(float(each)).strip("-")) > _WRITTEN and not each.is_Integer
+    )
 
 
 def size(expression: sympy.Expr) -> float:
     """Operations, functions counting twice, and numbers by their length, all as they are written."""
     shown = written(expression)
-    numbers = sum(min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in shown.atoms(sympy.Number))
+    numbers = sum(
+        min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in shown.atoms(sympy.Number)
+    )
     functions = sum(1 for a in sympy.preorder_traversal(shown) if isinstance(a, sympy.Function))
     return float(sympy.count_ops(shown)) + functions + numbers
 
@@ -336,15 +386,26 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
     if not defined.any() or not np.isfinite(value[defined]).all():
         return False
     size = np.abs(reference[defined])
-    return bool(np.all(np.abs(value[defined] - reference[defined]) <= 1e-11 * np.maximum(size, np.quantile(size, 0.9))))
+    return bool(
+        np.all(
+            np.abs(value[defined] - reference[defined])
+            <= 1e-11 * np.maximum(size, np.quantile(size, 0.9))
+        )
+    )
 
 
 def round_numbers(
-    expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool], policy: RoundingPolicy = RoundingPolicy()
+    expression: sympy.Expr,
+    allowed: Callable[[sympy.Expr], bool],
+    policy: RoundingPolicy = RoundingPolicy(),
 ) -> sympy.Expr:
     """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out."""
     floats = sorted(expression.atoms(sympy.Float), key=lambda each: (abs(float(each)), str(each)))
-    phases = {part for wave in expression.atoms(sympy.sin, sympy.cos) for part in sympy.Add.make_args(wave.args[0])}
+    phases = {
+        part
+        for wave in expression.atoms(sympy.sin, sympy.cos)
+        for part in sympy.Add.make_args(wave.args[0])
+    }
     for number in floats[: policy.numbers]:
         window = policy.window * max(abs(float(number)), 1e-3)
         rounded = nice(float(number), window, policy)

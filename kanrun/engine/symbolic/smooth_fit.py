@@ -66,12 +66,18 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
     few = slice(0, policy.tuned)
     count = len(z[few])
     step = count**2 * (COSTS.covariance * count + COSTS.covariance_entry * (2 + z.shape[1]))
-    process = GaussianProcessRegressor(kernel, alpha=policy.jitter, optimizer=_optimizer(policy.steps, step))
+    process = GaussianProcessRegressor(
+        kernel, alpha=policy.jitter, optimizer=_optimizer(policy.steps, step)
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lengths at their bounds, and steps that ran out: both are meant
+        warnings.simplefilter(
+            "ignore"
+        )  # lengths at their bounds, and steps that ran out: both are meant
         tuned = process.fit(z[few], target[few]).kernel_
     for growth in range(5):  # a smooth function of few variables makes the matrix singular
-        process = GaussianProcessRegressor(tuned, alpha=policy.jitter * 100.0**growth, optimizer=None)
+        process = GaussianProcessRegressor(
+            tuned, alpha=policy.jitter * 100.0**growth, optimizer=None
+        )
         count_work(COSTS.covariance * len(z[: policy.points]) ** 3)
         try:
             process.fit(z[: policy.points], target[: policy.points])
@@ -86,7 +92,11 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
 
     def gradient(x: Array) -> Array:
         u = (inner(x) - middle) / size
-        kernel = amplitude * np.exp(-0.5 * (((u[:, None, :] - at[None]) / lengths) ** 2).sum(-1)) * weights
+        kernel = (
+            amplitude
+            * np.exp(-0.5 * (((u[:, None, :] - at[None]) / lengths) ** 2).sum(-1))
+            * weights
+        )
         slopes = (kernel @ at - kernel.sum(1, keepdims=True) * u) / lengths**2 * spread / size
         found: Array = slopes / x if of_inputs else slopes
         return found
@@ -94,7 +104,13 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
     predicted = process.predict((inner(data.validation_x) - middle) / size)
     error = float(np.sqrt(np.mean((predicted - (outer(data.validation_y) - mean) / spread) ** 2)))
     noise = float(process.kernel_.k2.noise_level) ** 0.5 * spread
-    return SmoothFit(gradient, error if np.isfinite(error) else np.inf, of_output, predicted * spread + mean, noise)
+    return SmoothFit(
+        gradient,
+        error if np.isfinite(error) else np.inf,
+        of_output,
+        predicted * spread + mean,
+        noise,
+    )
 
 
 def relative_noise(data: SearchData, policy: SymmetryPolicy) -> bool:
@@ -119,7 +135,9 @@ def _optimizer(steps: int, units: float) -> Callable[..., tuple[Array, float]]:
     """Each value of the objective is work of `units`."""
     from scipy.optimize import minimize
 
-    def optimise(objective: Callable[..., tuple[float, Array]], start: Array, bounds: Array) -> tuple[Array, float]:
+    def optimise(
+        objective: Callable[..., tuple[float, Array]], start: Array, bounds: Array
+    ) -> tuple[Array, float]:
         def counted(lengths: Array) -> tuple[float, Array]:
             count_work(units)
             return objective(lengths)

@@ -44,11 +44,15 @@ class SearchStage:
 
 def matched(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
     """What was found without a network, as one stage."""
-    yield SearchStage("match", tried.name, tried.network, tried.formula_error, time.monotonic() - began)
+    yield SearchStage(
+        "match", tried.name, tried.network, tried.formula_error, time.monotonic() - began
+    )
     yield tried
 
 
-def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[SearchStage | Tried]:
+def refine_to_formula(
+    name: str, trained: TrainedGraph, problem: SearchProblem
+) -> Iterator[SearchStage | Tried]:
     """Prunes a trained network, extends its grids again, and snaps its edges, to formulas where they must be."""
     for event in snapped(name, trained, problem):
         if isinstance(event, Tried):
@@ -57,13 +61,17 @@ def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) 
             yield event
 
 
-def snapped(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[SearchStage | Tried]:
+def snapped(
+    name: str, trained: TrainedGraph, problem: SearchProblem
+) -> Iterator[SearchStage | Tried]:
     """Prunes a trained network, extends its grids again, and snaps its edges to single candidates."""
     began, data = time.monotonic(), problem.data
     pruned = pruned_network(trained, problem)
     yield SearchStage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
     began, training = time.monotonic(), problem.policy.training
-    network = trained if pruned is trained.graph else extend(pruned, data, training.grids[-2:], training)
+    network = (
+        trained if pruned is trained.graph else extend(pruned, data, training.grids[-2:], training)
+    )
     yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
     began = time.monotonic()
     tried = select(name, network, problem)
@@ -71,7 +79,9 @@ def snapped(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterato
     yield tried
 
 
-def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator[SearchStage | Tried]:
+def deepened(
+    tried: Tried, problem: SearchProblem, allowance: float
+) -> Iterator[SearchStage | Tried]:
     """What was tried, after a longer search within work of `allowance` where it is not exact yet."""
     if tried.is_exact(problem):
         yield tried
@@ -100,7 +110,9 @@ def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
     finest, intervals = max((spline.intervals for spline in splines), default=0), policy.intervals
     while intervals < finest:
         coarse = fitted_grids(trained.graph, data.x, intervals=intervals)
-        coarse = refit(coarse, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)).graph
+        coarse = refit(
+            coarse, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)
+        ).graph
         if data.error(coarse) <= max(problem.policy.worth, 2 * trained.error):
             break
         coarse, intervals = trained.graph, 2 * intervals
@@ -147,21 +159,34 @@ def partly_symbolic(
         before = len(graph.numeric_edges())
         for index in _by_clarity(graph, known):
             if budget.over:
-                decisions.setdefault(index, Decision(index, False, "", np.nan, "the search was long enough"))
+                decisions.setdefault(
+                    index, Decision(index, False, "", np.nan, "the search was long enough")
+                )
                 continue
-            graph, decisions[index] = _decided(graph, index, problem, known.get(index, []), (allowed, reference))
+            graph, decisions[index] = _decided(
+                graph, index, problem, known.get(index, []), (allowed, reference)
+            )
         if len(graph.numeric_edges()) in (0, before):
             break
-    return PartlySymbolic(graph, problem.data.error(graph), tuple(decisions[index] for index in sorted(decisions)))
+    return PartlySymbolic(
+        graph, problem.data.error(graph), tuple(decisions[index] for index in sorted(decisions))
+    )
 
 
 def _by_clarity(graph: Graph, known: Matches) -> list[int]:
-    best = {i: min((match.score for match in known.get(i, [])), default=0.0) for i in graph.numeric_edges()}
+    best = {
+        i: min((match.score for match in known.get(i, [])), default=0.0)
+        for i in graph.numeric_edges()
+    }
     return sorted(best, key=lambda i: best[i])
 
 
 def _decided(
-    graph: Graph, index: int, problem: SearchProblem, known: list[EdgeMatch], errors: tuple[float, float]
+    graph: Graph,
+    index: int,
+    problem: SearchProblem,
+    known: list[EdgeMatch],
+    errors: tuple[float, float],
 ) -> tuple[Graph, Decision]:
     """The graph with the first of the edge's best candidates, matched to the graph as it is by now, that keeps the
     error allowed, or as it is; `errors` are the one allowed and the network's own."""
@@ -170,15 +195,22 @@ def _decided(
     t = values[graph.edges[index].source]
     fresh = match_edge(t, outs[index], problem.candidates, problem.policy.matching)
     names = {match.name for match in fresh}
-    matches = sorted([*fresh, *(match for match in known if match.name not in names)], key=lambda match: match.score)
+    matches = sorted(
+        [*fresh, *(match for match in known if match.name not in names)],
+        key=lambda match: match.score,
+    )
     tried: list[tuple[float, EdgeMatch]] = []
     for match in matches[: problem.policy.mixing.candidates]:
         trial = joint(graph.with_function(index, match.function), problem)
         if trial.error <= allowed:
-            return trial.graph, Decision(index, True, match.name, match.r2, "the network stays as good")
+            return trial.graph, Decision(
+                index, True, match.name, match.r2, "the network stays as good"
+            )
         tried.append((trial.error, match))
     if not tried:
-        return graph, Decision(index, False, "", np.nan, "no candidate is defined where its argument lies")
+        return graph, Decision(
+            index, False, "", np.nan, "no candidate is defined where its argument lies"
+        )
     error, best = min(tried, key=lambda entry: entry[0])
     why = f"its best candidate would make the network {error / reference:.3g} times as wrong"
     if not np.isfinite(error):

@@ -55,9 +55,13 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
 def regressions(problem: SearchProblem) -> Iterator[Event]:
     """Of points with noise in one variable, the formulas of shortest description."""
     began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
-    found = regression_formulas(data.x[:, 0], data.y, problem.candidates, Budget(2 * policy.budget), policy)
+    found = regression_formulas(
+        data.x[:, 0], data.y, problem.candidates, Budget(2 * policy.budget), policy
+    )
     tried = [_tried_graph("regression", graph, problem) for graph in found]
-    for each in sorted((each for each in tried if each is not None), key=lambda each: each.best.length)[:2]:
+    for each in sorted(
+        (each for each in tried if each is not None), key=lambda each: each.best.length
+    )[:2]:
         yield from matched(each, began)
 
 
@@ -69,14 +73,22 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     for expression in _expressions(inner, problem, reduction):
         tried = tried_expression(_name(reduction), reduction.restored(expression), problem)
         if tried is not None and tried.is_exact(problem):
-            yield from matched(_without_needless_addends(tried, reduction.restored(expression), problem), began)
+            yield from matched(
+                _without_needless_addends(tried, reduction.restored(expression), problem), began
+            )
             return
-        others += [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
-    for tried in sorted(others, key=lambda each: each.best.length)[: problem.policy.expression_pairs.refined]:
+        others += (
+            [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
+        )
+    for tried in sorted(others, key=lambda each: each.best.length)[
+        : problem.policy.expression_pairs.refined
+    ]:
         yield from matched(tried, began)
 
 
-def _without_needless_addends(exact: Tried, expression: sympy.Expr, problem: SearchProblem) -> Tried:
+def _without_needless_addends(
+    exact: Tried, expression: sympy.Expr, problem: SearchProblem
+) -> Tried:
     """An exact formula without the addends that it does not need, as where two near sines stand for one."""
     sums = sorted(expression.atoms(sympy.Add), key=lambda total: (total.count_ops(), str(total)))
     for total in sums:
@@ -95,17 +107,24 @@ def _name(reduction: Reduction) -> str:
     return f"groups {groups}" if reduction.changes else "small expressions"
 
 
-def _expressions(inner: SearchData, problem: SearchProblem, reduction: Reduction) -> Iterator[sympy.Expr]:
+def _expressions(
+    inner: SearchData, problem: SearchProblem, reduction: Reduction
+) -> Iterator[sympy.Expr]:
     policy = problem.policy.expression_pairs
     if not reduction.variables:
         yield sympy.Float(float(np.mean(inner.y)), 17)
         return
     if inner.x.shape[1] == 1:
         yield from _one_variable(inner, problem)
-    elif reduction.changes and (found := rational_function(inner, problem.policy.quotients)) is not None:
+    elif (
+        reduction.changes
+        and (found := rational_function(inner, problem.policy.quotients)) is not None
+    ):
         yield found
     if inner.x.shape[1] <= policy.variables:
-        yield from (expression for expression, _ in pair_formulas(inner, problem.candidates, policy))
+        yield from (
+            expression for expression, _ in pair_formulas(inner, problem.candidates, policy)
+        )
     if 1 < inner.x.shape[1] <= problem.policy.ridge.variables:
         yield from ridge_formulas(inner, problem.candidates, problem.policy.ridge)
 
@@ -114,7 +133,9 @@ def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.E
     """A formula of one variable that gives the points to rounding."""
     policy = problem.policy
     budget = Budget(policy.univariate.budget)
-    for match in match_formulas(inner.x[:, 0], inner.y, problem.candidates, 0.0, budget, policy.univariate)[:1]:
+    for match in match_formulas(
+        inner.x[:, 0], inner.y, problem.candidates, 0.0, budget, policy.univariate
+    )[:1]:
         if match.loss <= policy.structure_loss and isinstance(match.function, Subgraph):
             yield to_expression(match.function.graph, ["x0"])
 
@@ -133,7 +154,9 @@ def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> Tried | Non
     kept = min((fitted, graph), key=data.overall_error)
     if not np.isfinite(data.overall_error(kept)):
         return None
-    return Tried(name, kept, data.error(kept), Trial(description_length(kept, data), data.error(kept), kept))
+    return Tried(
+        name, kept, data.error(kept), Trial(description_length(kept, data), data.error(kept), kept)
+    )
 
 
 def in_all_inputs(event: Event, reduction: Reduction, problem: SearchProblem) -> Event:
@@ -141,7 +164,11 @@ def in_all_inputs(event: Event, reduction: Reduction, problem: SearchProblem) ->
     inputs = problem.data.x.shape[1]
     if not reduction.changes:
         return event
-    return rebuilt(event, lambda graph: composed(reduction.variables, reduction.factor, graph, inputs), problem.data)
+    return rebuilt(
+        event,
+        lambda graph: composed(reduction.variables, reduction.factor, graph, inputs),
+        problem.data,
+    )
 
 
 def of_logarithm(event: Event, data: SearchData) -> Event:
@@ -166,9 +193,17 @@ def rebuilt(event: Event, whole: Callable[[Graph], Graph], data: SearchData) -> 
     place = {id(edge.function): i for i, edge in enumerate(network.edges)}
     matches = {
         place[id(event.network.edges[i].function)]: found
-        for i, found in event.matches.items() if id(event.network.edges[i].function) in place
-    }  # fmt: skip
+        for i, found in event.matches.items()
+        if id(event.network.edges[i].function) in place
+    }
     if event.formula is not None:
-        graph, snapped = whole(best.graph), whole(best.snapped) if best.snapped is not None else None
-        best = Trial(description_length(graph, data), data.error(graph), graph, snapped, best.seconds)
-    return replace(event, network=network, network_error=data.error(network), best=best, matches=matches)
+        graph, snapped = (
+            whole(best.graph),
+            whole(best.snapped) if best.snapped is not None else None,
+        )
+        best = Trial(
+            description_length(graph, data), data.error(graph), graph, snapped, best.seconds
+        )
+    return replace(
+        event, network=network, network_error=data.error(network), best=best, matches=matches
+    )

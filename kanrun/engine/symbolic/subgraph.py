@@ -25,7 +25,11 @@ class Subgraph:
                 inner = shown[edge.source]
                 name = edge.function.candidate.name if isinstance(edge.function, Symbolic) else ""
                 if not name or (name == "x" and inner):
-                    parts.append(f"({inner})" if self.graph.operation(node) == "product" and " + " in inner else inner)
+                    parts.append(
+                        f"({inner})"
+                        if self.graph.operation(node) == "product" and " + " in inner
+                        else inner
+                    )
                 elif name != "0":
                     parts.append(f"{name}({inner})" if inner else name)
             shown.append((" + " if self.graph.operation(node) == "sum" else " * ").join(parts))
@@ -71,12 +75,24 @@ def _spliced(graph: Graph, index: int, inner: Graph) -> Graph:
     def moved(node: int) -> int:
         return node + new if node >= at else node
 
-    edges = [Edge(moved(e.source), moved(e.target), e.function) for i, e in enumerate(graph.edges) if i != index]
+    edges = [
+        Edge(moved(e.source), moved(e.target), e.function)
+        for i, e in enumerate(graph.edges)
+        if i != index
+    ]
     edges += [Edge(number[e.source], number[e.target], e.function) for e in inner.edges]
     if not joins:
         edges.append(Edge(at + new - 1, at + new, Identity()))
-    where, first = at - graph.inputs, max(*(graph.mark(n) for n in range(graph.output + 1)), graph.output) + 1
+    where, first = (
+        at - graph.inputs,
+        max(*(graph.mark(n) for n in range(graph.output + 1)), graph.output) + 1,
+    )
     operations = (*graph.operations[:where], *inner.operations[:new], *graph.operations[where:])
     marks = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
     marks[where:where] = range(first, first + new)
-    return Graph(graph.inputs, operations, tuple(sorted(edges, key=lambda e: (e.target, e.source))), tuple(marks))
+    return Graph(
+        graph.inputs,
+        operations,
+        tuple(sorted(edges, key=lambda e: (e.target, e.source))),
+        tuple(marks),
+    )

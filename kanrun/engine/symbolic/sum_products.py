@@ -41,11 +41,21 @@ def sum_product(
     inputs = list(range(data.x.shape[1]))
     if not 1 < len(inputs) <= policy.inputs:
         return None
-    enough = [grid for grid in policy.grids if policy.points * len(inputs) * (grid + degree) <= len(data.y)]
+    enough = [
+        grid
+        for grid in policy.grids
+        if policy.points * len(inputs) * (grid + degree) <= len(data.y)
+    ]
     for number, intervals in enumerate(enough):
-        fit = _Alternation(data, Spline(-1.0, 1.0, np.zeros(intervals + degree), degree), policy, generator)
+        fit = _Alternation(
+            data, Spline(-1.0, 1.0, np.zeros(intervals + degree), degree), policy, generator
+        )
         every = (tuple(map(tuple, groups)) for groups in multiset_partitions(inputs))
-        ways = [each for each in every if len(each) > 1] if number == 0 else [tuple((i,) for i in inputs)]
+        ways = (
+            [each for each in every if len(each) > 1]
+            if number == 0
+            else [tuple((i,) for i in inputs)]
+        )
         best = min((fit.nearest(factors) for factors in ways), key=lambda each: each.error)
         if best.error < policy.hopeless:
             return fit.graph(best)
@@ -56,19 +66,29 @@ class _Alternation:
     """Splines of every input, and their designs at the points for fitting and for choosing."""
 
     def __init__(
-        self, data: SearchData, like: Spline, policy: SumProductPolicy, generator: np.random.Generator
+        self,
+        data: SearchData,
+        like: Spline,
+        policy: SumProductPolicy,
+        generator: np.random.Generator,
     ) -> None:
         self.data, self.policy, self.generator = data, policy, generator
         ends = [covering(column, policy.margin) for column in data.together.x.T]
         self.splines = [replace(like, low=low, high=high) for low, high in ends]
         self.fitted = [spline.evaluate(data.x[:, i])[2] for i, spline in enumerate(self.splines)]
-        self.held = [spline.evaluate(data.validation_x[:, i])[2] for i, spline in enumerate(self.splines)]
+        self.held = [
+            spline.evaluate(data.validation_x[:, i])[2] for i, spline in enumerate(self.splines)
+        ]
 
     def nearest(self, factors: Factors) -> _SumProduct:
         """From the best of several starts on until it gains no more."""
         size = self.splines[0].parameters.size
         starts = [
-            self.swept(factors, [self.generator.normal(size=size * len(each)) for each in factors], self.policy.tried)
+            self.swept(
+                factors,
+                [self.generator.normal(size=size * len(each)) for each in factors],
+                self.policy.tried,
+            )
             for _ in range(self.policy.starts)
         ]
         best = min(starts, key=lambda each: each.error)
@@ -93,13 +113,17 @@ class _Alternation:
         held = [np.concatenate([self.held[i] for i in factor], axis=1) for factor in factors]
         product = np.prod([design @ each for design, each in zip(held, c, strict=True)], axis=0)
         rest = self.data.validation_y - constant - scale * product
-        return _SumProduct(factors, c, scale, constant, float(np.sqrt(np.mean(rest**2))) / self.data.spread)
+        return _SumProduct(
+            factors, c, scale, constant, float(np.sqrt(np.mean(rest**2))) / self.data.spread
+        )
 
     def solved(self, columns: Array) -> Array:
         """Least squares with a little of a ridge, as splines of a sum share their constant."""
         count_work(COSTS.least_squares * columns.size * columns.shape[1])
         normal = columns.T @ columns
-        normal[np.diag_indices_from(normal)] += self.policy.ridge * float(np.trace(normal)) / len(normal)
+        normal[np.diag_indices_from(normal)] += (
+            self.policy.ridge * float(np.trace(normal)) / len(normal)
+        )
         return np.asarray(np.linalg.solve(normal, columns.T @ self.data.y), dtype=np.float64)
 
     def graph(self, found: _SumProduct) -> Graph:
@@ -111,9 +135,14 @@ class _Alternation:
         for b, (factor, c) in enumerate(zip(found.factors, found.coefficients, strict=True)):
             target = inputs + sums.index(factor) if factor in sums else product
             parts = np.split((found.scale if b == 0 else 1.0) * c, len(factor))
-            edges += [Edge(i, target, self.splines[i].with_parameters(p)) for i, p in zip(factor, parts, strict=True)]
+            edges += [
+                Edge(i, target, self.splines[i].with_parameters(p))
+                for i, p in zip(factor, parts, strict=True)
+            ]
             edges += [Edge(target, product, Identity())] if target != product else []
-        edges.append(Edge(product, product + 1, Symbolic(IDENTITY, (1.0, 0.0, 1.0, found.constant), "d")))
+        edges.append(
+            Edge(product, product + 1, Symbolic(IDENTITY, (1.0, 0.0, 1.0, found.constant), "d"))
+        )
         operations: list[Operation] = ["product", "sum"]
         for _ in sums:
             operations.insert(0, "sum")

@@ -60,9 +60,11 @@ class Reduction:
         """The points in u and v."""
         factor = to_numpy(self.factor, self.names)
         return SearchData(
-            self.groups(data.x), data.y / factor(data.x),
-            self.groups(data.validation_x), data.validation_y / factor(data.validation_x),
-        )  # fmt: skip
+            self.groups(data.x),
+            data.y / factor(data.x),
+            self.groups(data.validation_x),
+            data.validation_y / factor(data.validation_x),
+        )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
         """v as an expression in x0, x1, ... for u to y as one in x."""
@@ -88,7 +90,9 @@ def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
         if np.linalg.matrix_rank(np.array([*rows, row])) > len(rows):
             rows.append(row)
     if np.linalg.matrix_rank(weights[:, :-1]) < len(rows):
-        raise UsageError("target.units: no product of powers of the inputs has the units of the output.")
+        raise UsageError(
+            "target.units: no product of powers of the inputs has the units of the output."
+        )
     found = _in_groups(data.x, rows) if rows else None
     return found if found is not None else Reduction.none(data.x.shape[1])
 
@@ -105,8 +109,13 @@ def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
     if rank < design.shape[1] or len(y) <= rank:
         return None
     rest = np.log(sign * y) - design @ solved
-    errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * float(rest @ rest) / (len(y) - rank))
-    powers = [_simplest(float(a), max(policy.deviations * float(e), 1e-8)) for a, e in zip(solved, errors, strict=True)]
+    errors = np.sqrt(
+        np.diag(np.linalg.inv(design.T @ design)) * float(rest @ rest) / (len(y) - rank)
+    )
+    powers = [
+        _simplest(float(a), max(policy.deviations * float(e), 1e-8))
+        for a, e in zip(solved, errors, strict=True)
+    ]
     law = sympy.Mul(*(variable(f"x{i}") ** a for i, a in enumerate(powers[:-1])))
     if not law.free_symbols:
         return None
@@ -138,10 +147,16 @@ def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
             if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
                 continue
             index = values @ np.array(weights)
-            jumps = float(np.sum(np.diff(y[np.argsort(index)]) ** 2)) / (2 * len(y) * float(np.var(y)))
+            jumps = float(np.sum(np.diff(y[np.argsort(index)]) ** 2)) / (
+                2 * len(y) * float(np.var(y))
+            )
             if best is None or jumps < best[0]:
                 parts = zip(names, weights, strict=True)
-                best = jumps, build(*(n**w if build is sympy.Mul else w * n for n, w in parts)), index
+                best = (
+                    jumps,
+                    build(*(n**w if build is sympy.Mul else w * n for n, w in parts)),
+                    index,
+                )
     if best is None or best[0] > policy.smooth or _rough(best[2], y) > policy.rough:
         return None
     return Reduction(inputs, (best[1],))
@@ -168,12 +183,18 @@ def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:
     while here.x.shape[1] > 0 and fit.error < policy.hopeless:
         for step in _proposals(here, fit, policy):
             then = step.data(here)
-            if not all(np.isfinite(each).all() for each in (then.x, then.y, then.validation_x, then.validation_y)):
+            if not all(
+                np.isfinite(each).all()
+                for each in (then.x, then.y, then.validation_x, then.validation_y)
+            ):
                 continue
             if not step.variables:
                 factor = here.y / then.y
                 rest = here.y - factor * float(factor @ here.y / (factor @ factor))
-                if float(np.sqrt(np.mean(rest**2))) <= max(policy.constant, policy.kept * fit.error) * here.spread:
+                if (
+                    float(np.sqrt(np.mean(rest**2)))
+                    <= max(policy.constant, policy.kept * fit.error) * here.spread
+                ):
                     return reduction.then(step)
                 continue
             new = smooth_fit(then, policy)
@@ -188,9 +209,15 @@ def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:
 def _proposals(data: SearchData, fit: SmoothFit, policy: SymmetryPolicy) -> list[Reduction]:
     """Steps to try, the surest first: all scalings at once, the surest scaling, then pairs that act together."""
     loose = policy.loosened * fit.error  # slopes are as wrong as the fit, and more
-    policy = replace(policy, tolerance=max(policy.tolerance, loose), rational=max(policy.rational, 0.5 * loose))
-    inside = np.abs(data.x - data.x.mean(0)).max(0) * policy.inside > np.abs(data.x - data.x.mean(0))
-    rows = np.flatnonzero(inside.all(1))[: policy.points]  # slopes of a fit are worst at the edge of its points
+    policy = replace(
+        policy, tolerance=max(policy.tolerance, loose), rational=max(policy.rational, 0.5 * loose)
+    )
+    inside = np.abs(data.x - data.x.mean(0)).max(0) * policy.inside > np.abs(
+        data.x - data.x.mean(0)
+    )
+    rows = np.flatnonzero(inside.all(1))[
+        : policy.points
+    ]  # slopes of a fit are worst at the edge of its points
     rows = rows if len(rows) >= policy.fewest else np.arange(min(len(data.x), policy.points))
     x = data.x[rows]
     slopes = fit.gradient(x)
@@ -198,17 +225,27 @@ def _proposals(data: SearchData, fit: SmoothFit, policy: SymmetryPolicy) -> list
     strength = np.sqrt(np.mean((slopes * x.std(0)) ** 2, axis=0))
     idle = [i for i in range(len(names)) if strength[i] < max(policy.idle, loose) * strength.max()]
     if idle:
-        return [Reduction(len(names), tuple(variable(n) for i, n in enumerate(names) if i not in idle))]
+        return [
+            Reduction(len(names), tuple(variable(n) for i, n in enumerate(names) if i not in idle))
+        ]
     last = np.ones(len(x)) if fit.logarithmic else data.y[rows]
     found = _scalings(np.column_stack([x * slopes, last]), policy)
     steps = []
-    few = tuple(v for v in found if np.count_nonzero(v[:-1]) == 1 or (np.count_nonzero(v[:-1]) == 2 and v[-1] == 0))
+    few = tuple(
+        v
+        for v in found
+        if np.count_nonzero(v[:-1]) == 1 or (np.count_nonzero(v[:-1]) == 2 and v[-1] == 0)
+    )
 
     def grouped(*choices: Sequence[tuple[float, ...]]) -> list[Reduction]:
         vectors = ([np.array(v) for v in chosen] for chosen in choices if chosen)
         return [step for each in vectors if (step := _in_groups(data.x, each)) is not None]
 
-    steps = [*grouped(few, few[:1]), *_pairs(x, slopes, policy), *grouped(found, *((each,) for each in found[:3]))]
+    steps = [
+        *grouped(few, few[:1]),
+        *_pairs(x, slopes, policy),
+        *grouped(found, *((each,) for each in found[:3])),
+    ]
     return list(dict.fromkeys(steps))
 
 
@@ -244,7 +281,9 @@ def _scalings(rows: Array, policy: SymmetryPolicy) -> list[tuple[float, ...]]:
 
 def _rational(vector: Array, policy: SymmetryPolicy) -> Array | None:
     """A multiple of the vector whose entries are small whole numbers, or None."""
-    vector = vector / np.abs(vector[:-1]).max() * (1 if vector[np.abs(vector[:-1]).argmax()] > 0 else -1)
+    vector = (
+        vector / np.abs(vector[:-1]).max() * (1 if vector[np.abs(vector[:-1]).argmax()] > 0 else -1)
+    )
     for denominator in _DENOMINATORS:
         near = np.round(vector * denominator)
         if np.abs(vector * denominator - near).max() < policy.rational * denominator:
@@ -267,9 +306,16 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
         exponents = np.asarray(np.linalg.solve(matrix, ends), dtype=np.float64)
         others = [j for j in range(inputs) if j not in pivots]
         used = exponents[:, [*others, inputs]]
-        if not all((x[:, i] > 0).all() or np.allclose(row, np.round(row)) for i, row in zip(pivots, used, strict=True)):
+        if not all(
+            (x[:, i] > 0).all() or np.allclose(row, np.round(row))
+            for i, row in zip(pivots, used, strict=True)
+        ):
             continue
-        cost = float(np.abs(used).sum() + 3 * np.abs(used - np.round(used)).sum() - 0.1 * sum(away[i] for i in pivots))
+        cost = float(
+            np.abs(used).sum()
+            + 3 * np.abs(used - np.round(used)).sum()
+            - 0.1 * sum(away[i] for i in pivots)
+        )
         if best is None or cost < best[0]:
             best = cost, _step(inputs, pivots, others, exponents)
     return best[1] if best else None
@@ -279,7 +325,10 @@ def _step(inputs: int, pivots: Sequence[int], others: Sequence[int], exponents: 
     def power(column: int, sign: int) -> sympy.Expr:
         parts = zip(pivots, exponents[:, column], strict=True)
         return sympy.Mul(
-            *(variable(f"x{i}") ** (sign * sympy.Rational(float(e)).limit_denominator(_LARGEST)) for i, e in parts)
+            *(
+                variable(f"x{i}") ** (sign * sympy.Rational(float(e)).limit_denominator(_LARGEST))
+                for i, e in parts
+            )
         )
 
     variables = tuple(variable(f"x{j}") * power(j, -1) for j in others)

@@ -59,7 +59,14 @@ def _count(term: Term) -> int:
     return sum(_count(inner) + (not isinstance(inner, Plain)) for inner in term.terms)
 
 
-def start(skeleton: Template, x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
+def start(
+    skeleton: Template,
+    x: Array,
+    y: Array,
+    intervals: int,
+    degree: int,
+    generator: np.random.Generator,
+) -> Graph:
     """`skeleton` with random splines: a line each, bent a little; grids cover what reaches them from x (N, inputs).
 
     The output node's edges are scaled to the size of y.
@@ -72,11 +79,17 @@ def start(skeleton: Template, x: Array, y: Array, intervals: int, degree: int, g
         sources = []
         for inner in term.terms:
             bare = inner.term if isinstance(inner, Plain) else inner
-            sources.append((bare if isinstance(bare, int) else build(bare), isinstance(inner, Plain)))
+            sources.append(
+                (bare if isinstance(bare, int) else build(bare), isinstance(inner, Plain))
+            )
         operations.append("sum" if isinstance(term, Sum) else "product")
         node: int = inputs + len(operations) - 1
         for source, plain in sources:
-            edges.append(Edge(source, node, Identity() if plain else _bent_line(intervals, degree, generator)))
+            edges.append(
+                Edge(
+                    source, node, Identity() if plain else _bent_line(intervals, degree, generator)
+                )
+            )
         return node
 
     build(skeleton.root)
@@ -85,14 +98,22 @@ def start(skeleton: Template, x: Array, y: Array, intervals: int, degree: int, g
 
 
 def kan_shape(
-    shape: Sequence[int], x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator
+    shape: Sequence[int],
+    x: Array,
+    y: Array,
+    intervals: int,
+    degree: int,
+    generator: np.random.Generator,
 ) -> Graph:
     """The fully connected sums of a KAN of widths `shape`, with random splines as in `start`."""
     edges: list[Edge] = []
     first = 0
     for inputs, outputs in itertools.pairwise(shape):
         for target in range(first + inputs, first + inputs + outputs):
-            edges += [Edge(first + i, target, _bent_line(intervals, degree, generator)) for i in range(inputs)]
+            edges += [
+                Edge(first + i, target, _bent_line(intervals, degree, generator))
+                for i in range(inputs)
+            ]
         first += inputs
     operations: tuple[Operation, ...] = tuple(_SUM for _ in range(sum(shape[1:])))
     graph = Graph(shape[0], operations, tuple(edges))
@@ -101,7 +122,9 @@ def kan_shape(
 
 def _bent_line(intervals: int, degree: int, generator: np.random.Generator) -> EdgeFunction:
     functions = intervals + degree
-    line = generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0) * np.linspace(-1, 1, functions)
+    line = (
+        generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0) * np.linspace(-1, 1, functions)
+    )
     return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=functions), degree)
 
 
@@ -143,7 +166,9 @@ def scaled(graph: Graph, x: Array, y: Array) -> Graph:
     for i in into:
         function = graph.edges[i].function
         if isinstance(function, Spline):
-            moved = factor * (function.parameters - float(np.mean(outs[i]))) + float(np.mean(y)) / len(into)
+            moved = factor * (function.parameters - float(np.mean(outs[i]))) + float(
+                np.mean(y)
+            ) / len(into)
             graph = graph.with_function(i, function.with_parameters(moved))
     return graph
 
@@ -178,7 +203,9 @@ def tops(terms: tuple[Term, ...], name: str) -> list[Template]:
     return shapes
 
 
-def tree_shapes(families: Sequence[Sequence[tuple[int, ...]]], inputs: Sequence[int]) -> list[Template]:
+def tree_shapes(
+    families: Sequence[Sequence[tuple[int, ...]]], inputs: Sequence[int]
+) -> list[Template]:
     """Structures whose parts are the modules found, with sums or products inside each."""
     shapes = []
     for family in families:
@@ -186,7 +213,10 @@ def tree_shapes(families: Sequence[Sequence[tuple[int, ...]]], inputs: Sequence[
         for count in range(min(len(inner), 2) + 1):
             for products in itertools.combinations(inner, count):
                 terms = tree(family, inputs, frozenset(products))
-                shown = " ".join("".join(map(str, module)) + ("*" if module in products else "") for module in family)
+                shown = " ".join(
+                    "".join(map(str, module)) + ("*" if module in products else "")
+                    for module in family
+                )
                 shapes += tops(terms, f"({shown})")
     return shapes
 

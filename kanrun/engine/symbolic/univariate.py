@@ -16,7 +16,15 @@ import sympy
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, combination, number, power
 from kanrun.engine.symbolic.description_length import SearchData, length_of
-from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, factors, known, products, waves
+from kanrun.engine.symbolic.dictionary import (
+    Dictionary,
+    call,
+    dictionary,
+    factors,
+    known,
+    products,
+    waves,
+)
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, thinned
 from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
@@ -58,7 +66,11 @@ def match_formulas(
 
 
 def regression_formulas(
-    t: Array, values: Array, candidates: Sequence[Candidate], budget: Budget, policy: UnivariatePolicy
+    t: Array,
+    values: Array,
+    candidates: Sequence[Candidate],
+    budget: Budget,
+    policy: UnivariatePolicy,
 ) -> list[Graph]:
     """Graphs of one input for values (N,) with noise at t (N,), or too few to be exact, shortest description first: one
     or two entries of the dictionary, then term after term, first of plain functions, then of compositions too; all
@@ -81,9 +93,15 @@ class UnivariateSearch:
     """What was found so far for values y (N,) at arguments t (N,) in order, and what adds to that."""
 
     def __init__(
-        self, t: Array, y: Array, candidates: Sequence[Candidate], accuracy: float, policy: UnivariatePolicy, *,
+        self,
+        t: Array,
+        y: Array,
+        candidates: Sequence[Candidate],
+        accuracy: float,
+        policy: UnivariatePolicy,
+        *,
         by_length: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """With `by_length` what is found is ranked by the length of its description."""
         self.t, self.y, self.candidates, self.policy = t, y, candidates, policy
         self.names = {each.name for each in candidates}
@@ -106,7 +124,12 @@ class UnivariateSearch:
     def score(self, match: EdgeMatch) -> float:
         if self.data is None or not isinstance(match.function, Subgraph):
             return match.score
-        return length_of(match.loss**0.5, match.function.parameters.size, match.function.graph.complexity, self.data)
+        return length_of(
+            match.loss**0.5,
+            match.function.parameters.size,
+            match.function.graph.complexity,
+            self.data,
+        )
 
     # --- what is tried
 
@@ -162,7 +185,9 @@ class UnivariateSearch:
             self.pairs(plain, simple, 1, beside=simple.chosen([index]))
             yield False
 
-    def singles(self, target: Sought, entries: Dictionary, weights: Dictionary | None = None) -> None:
+    def singles(
+        self, target: Sought, entries: Dictionary, weights: Dictionary | None = None
+    ) -> None:
         """w (c_0 + c_1 f) for the entries f nearest to the target, w one of the weights or 1."""
         ones = np.ones((1, self.t.size))
         ranked: list[tuple[float, float, int, int]] = []
@@ -170,23 +195,40 @@ class UnivariateSearch:
             loss = _left_by_each(target.values, entries.values * w, w)
             first = np.lexsort([entries.sizes, np.maximum(loss, self.goal**2)])[: self.policy.kept]
             places = [int(i) for i in first if np.isfinite(loss[i])]
-            ranked += [(max(float(loss[i]), self.goal**2), float(entries.sizes[i]), i, place) for i in places]
+            ranked += [
+                (max(float(loss[i]), self.goal**2), float(entries.sizes[i]), i, place)
+                for i in places
+            ]
         taken: set[tuple[str, int]] = set()
         for left, _, index, place in sorted(ranked):
-            if len(taken) == self.policy.singles or self.exact() or (weights and left > self.policy.promising):
+            if (
+                len(taken) == self.policy.singles
+                or self.exact()
+                or (weights and left > self.policy.promising)
+            ):
                 return
             if (entries.families[index], place) in taken:
                 continue
             taken.add((entries.families[index], place))
             w = ones[0] if weights is None else weights.values[place]
-            constant, slope = np.linalg.lstsq(np.stack([w, w * entries.values[index]], 1), target.values, rcond=None)[0]
+            constant, slope = np.linalg.lstsq(
+                np.stack([w, w * entries.values[index]], 1), target.values, rcond=None
+            )[0]
             weight = sympy.Integer(1) if weights is None else weights.builds[place]()
-            self.keep(target.inverse(weight * combination([constant, slope], [sympy.S.One, entries.builds[index]()])))
+            self.keep(
+                target.inverse(
+                    weight * combination([constant, slope], [sympy.S.One, entries.builds[index]()])
+                )
+            )
 
     def pairs(
-        self, target: Sought, entries: Dictionary, polished: int, weight: Dictionary | None = None,
+        self,
+        target: Sought,
+        entries: Dictionary,
+        polished: int,
+        weight: Dictionary | None = None,
         beside: Dictionary | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w 1 or the one entry of `weight`,
         with those `beside` them in the sum."""
         w = weight.values[0] if weight else np.ones_like(self.t)
@@ -219,12 +261,17 @@ class UnivariateSearch:
             waves = [call(TABLE["sin"], float(k), b) for k in range(1, 6) for b in (0.0, np.pi / 2)]
             families += [waves[:2], waves]
         for parts in families:
-            basis, terms = [np.ones_like(t), *(part.value(t) for part in parts)], [part.expression() for part in parts]
+            basis, terms = (
+                [np.ones_like(t), *(part.value(t) for part in parts)],
+                [part.expression() for part in parts],
+            )
             stacked = entries.values[:, :, None] * np.stack(basis, axis=1)
             norms = np.linalg.norm(stacked, axis=1, keepdims=True)
             q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
             count_work(COSTS.grid_value * stacked.size)
-            rest = target.values - np.einsum("mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values))
+            rest = target.values - np.einsum(
+                "mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values)
+            )
             errors = np.sqrt(np.mean(rest**2, axis=1)) / float(np.std(target.values))
             for index in np.argsort(errors)[:2]:
                 if errors[index] > max(100 * self.goal, 1e-9):
@@ -274,19 +321,29 @@ class UnivariateSearch:
 
     def try_terms(self, terms: Sequence[Symbolic], most: int) -> None:
         """A linear combination of terms that is exact, with as few as that takes, if these are at most `most`."""
-        usable = [term for term in terms if known(term.candidate, self.names) and term.allows(self.t)]
+        usable = [
+            term for term in terms if known(term.candidate, self.names) and term.allows(self.t)
+        ]
         values = [term.value(self.t) for term in usable]
-        usable = [term for term, each in zip(usable, values, strict=True) if np.isfinite(each).all()]
-        plain = np.stack([np.ones_like(self.t), *(each for each in values if np.isfinite(each).all())], axis=1)
+        usable = [
+            term for term, each in zip(usable, values, strict=True) if np.isfinite(each).all()
+        ]
+        plain = np.stack(
+            [np.ones_like(self.t), *(each for each in values if np.isfinite(each).all())], axis=1
+        )
         columns = np.concatenate([plain[:, :1], plain[:, 1:] - plain[:, 1:].mean(axis=0)], axis=1)
         solved = few_terms(
-            columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300), self.y, 10 * self.goal * self.spread
+            columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300),
+            self.y,
+            10 * self.goal * self.spread,
         )
         kept = [] if solved is None else [0, *(np.flatnonzero(solved[1:]) + 1)]
         if 1 < len(kept) <= most + 1:
             norms = np.linalg.norm(plain[:, kept], axis=0)
             c = np.linalg.lstsq(plain[:, kept] / norms, self.y, rcond=None)[0] / norms
-            self.keep(combination(c, [sympy.S.One, *(usable[k - 1].expression() for k in kept[1:])]))
+            self.keep(
+                combination(c, [sympy.S.One, *(usable[k - 1].expression() for k in kept[1:])])
+            )
 
     def families(self) -> None:
         """Linear combinations within families of functions with whole numbers for constants."""
@@ -295,11 +352,24 @@ class UnivariateSearch:
         waves = [call(TABLE["sin"], float(k), b) for k in range(1, 7) for b in (0.0, turn)]
         growth = [call(TABLE["exp"], float(k)) for k in range(-3, 4) if k]
         common = [call(TABLE["sin"], k, b) for k in (1.0, 2.0) for b in (0.0, turn)]
-        common += [call(TABLE[name]) for name in ("log", "sqrt", "1/x", "1/x^2", "tanh", "arctan", "abs")]
-        common += [call(TABLE["exp"], 1.0), call(TABLE["exp"], -1.0), *(call(power(k)) for k in (1, 2, 3, 4, 5))]
+        common += [
+            call(TABLE[name]) for name in ("log", "sqrt", "1/x", "1/x^2", "tanh", "arctan", "abs")
+        ]
+        common += [
+            call(TABLE["exp"], 1.0),
+            call(TABLE["exp"], -1.0),
+            *(call(power(k)) for k in (1, 2, 3, 4, 5)),
+        ]
         most = self.policy.sums if self.precise else int(-np.log10(self.goal) / 2) - 1
         far = [call(power(k)) for k in range(-12, 3) if k]
-        for terms in (waves, growth, far, [call(power(k)) for k in wide if k], [call(each) for each in powers], common):
+        for terms in (
+            waves,
+            growth,
+            far,
+            [call(power(k)) for k in wide if k],
+            [call(each) for each in powers],
+            common,
+        ):
             self.try_terms(terms, most)
             if self.exact():
                 return
@@ -316,7 +386,10 @@ class UnivariateSearch:
         loss = (fitted.rmse / self.spread) ** 2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
-        found, complexity = Subgraph(fitted.graph), fitted.graph.complexity + max(fitted.graph.active_edges - 1, 0)
+        found, complexity = (
+            Subgraph(fitted.graph),
+            fitted.graph.complexity + max(fitted.graph.active_edges - 1, 0),
+        )
         match = EdgeMatch(found, loss, complexity, found.name, self.goal**2)
         self.found.append(match)
         return match

@@ -26,8 +26,13 @@ def variants(graph: Graph, problem: SearchProblem) -> list[Graph]:
             for candidate in problem.candidates:
                 shift = _shift(t, outs[alpha], outs[phi], candidate, problem.policy.matching)
                 if shift is not None:
-                    found.append((score + shift[0], len(found), _shifted(each, alpha, phi, psi, shift[1])))
-        states = sorted(found, key=lambda entry: entry[:2])[: problem.policy.selection.variants] or states
+                    found.append(
+                        (score + shift[0], len(found), _shifted(each, alpha, phi, psi, shift[1]))
+                    )
+        states = (
+            sorted(found, key=lambda entry: entry[:2])[: problem.policy.selection.variants]
+            or states
+        )
     return [each for *_, each in states]
 
 
@@ -36,15 +41,27 @@ def _product_pairs(graph: Graph) -> list[tuple[int, int, int]]:
     found = []
     for carry in graph.edges:
         node = carry.source
-        if not isinstance(carry.function, Identity) or node < graph.inputs or graph.operation(node) != "product":
+        if (
+            not isinstance(carry.function, Identity)
+            or node < graph.inputs
+            or graph.operation(node) != "product"
+        ):
             continue
         factors = graph.into(node)
-        if len(factors) != 2 or len(graph.out_of(node)) != 1 or graph.operation(carry.target) != "sum":
+        if (
+            len(factors) != 2
+            or len(graph.out_of(node)) != 1
+            or graph.operation(carry.target) != "sum"
+        ):
             continue
         for phi, psi in (factors, factors[::-1]):
             for alpha in graph.into(carry.target):
-                same = graph.edges[alpha].source == graph.edges[phi].source != graph.edges[psi].source
-                if same and all(isinstance(graph.edges[i].function, Spline) for i in (alpha, phi, psi)):
+                same = (
+                    graph.edges[alpha].source == graph.edges[phi].source != graph.edges[psi].source
+                )
+                if same and all(
+                    isinstance(graph.edges[i].function, Spline) for i in (alpha, phi, psi)
+                ):
                     found.append((alpha, phi, psi))
     return found
 
@@ -56,7 +73,13 @@ def _shift(
     t, alpha, phi = thinned(policy.points, t, alpha, phi)
     grid, f = grid_values(candidate, policy.coarse)
     spread, half = float(np.std(alpha)), (t[-1] - t[0]) / 2
-    if spread == 0.0 or half == 0.0 or not len(grid) or candidate is CONSTANT or candidate.name in TWINS:
+    if (
+        spread == 0.0
+        or half == 0.0
+        or not len(grid)
+        or candidate is CONSTANT
+        or candidate.name in TWINS
+    ):
         return None
     tau = np.linspace(t[0], t[-1], policy.coarse)
     basis = np.linalg.qr(np.stack([np.ones_like(tau), np.interp(tau, t, phi)], axis=1))[0]
@@ -68,11 +91,15 @@ def _shift(
     c, k, d = np.linalg.lstsq(design, alpha, rcond=None)[0].tolist()
     line = Symbolic(IDENTITY, (1.0, 0.0, k, 0.0), "c")
     both = Graph(2, ("sum",), (Edge(0, 2, begun.changed(c=c, d=d)), Edge(1, 2, line)))
-    fitted = refit(both, np.stack([t, phi], axis=1), alpha, RefitSettings(steps=30, gain=1e-3, damping=1e-4))
+    fitted = refit(
+        both, np.stack([t, phi], axis=1), alpha, RefitSettings(steps=30, gain=1e-3, damping=1e-4)
+    )
     function, line = (edge.function for edge in fitted.graph.edges)  # type: ignore[assignment]
     if not (isinstance(function, Symbolic) and np.isfinite(fitted.rmse) and function.allows(t)):
         return None
-    return float(np.log10(max((fitted.rmse / spread) ** 2, ROUNDING))) + 0.5 * candidate.complexity, line.constants[2]
+    return float(
+        np.log10(max((fitted.rmse / spread) ** 2, ROUNDING))
+    ) + 0.5 * candidate.complexity, line.constants[2]
 
 
 def _shifted(graph: Graph, alpha: int, phi: int, psi: int, k: float) -> Graph:
@@ -83,5 +110,7 @@ def _shifted(graph: Graph, alpha: int, phi: int, psi: int, k: float) -> Graph:
     assert isinstance(other, Spline)
     if (first.low, first.high, first.intervals) != (factor.low, factor.high, factor.intervals):
         factor = factor.refined(first.intervals, first.low, first.high)
-    graph = graph.with_function(alpha, first.with_parameters(first.parameters - k * factor.parameters))
+    graph = graph.with_function(
+        alpha, first.with_parameters(first.parameters - k * factor.parameters)
+    )
     return graph.with_function(psi, other.shifted(k))

@@ -1,6 +1,14 @@
 """Training: objective, solvers behind one interface, grids, the loop."""
 
-from kanrun.engine.training.data import Errors, Samples, Task, TrainingData, baseline_error, output_scale, predict
+from kanrun.engine.training.data import (
+    Errors,
+    Samples,
+    Task,
+    TrainingData,
+    baseline_error,
+    output_scale,
+    predict,
+)
 from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.grid_stages import GridTransfer, Snapshot, Stage, TrainingState

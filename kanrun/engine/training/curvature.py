@@ -53,10 +53,15 @@ class Curvature:
     """
 
     def __init__(
-        self, network: Network, samples: Samples, value: float, size: float,
-        weight: float = 0.0, order: int | None = None,
+        self,
+        network: Network,
+        samples: Samples,
+        value: float,
+        size: float,
+        weight: float = 0.0,
+        order: int | None = None,
         policy: CurvaturePolicy = CurvaturePolicy(),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._policy = policy
         self._unseen = min(max(value, policy.least_unseen), policy.most_unseen)
         self._blocks: dict[nn.Parameter, Tensor] = {}
@@ -64,7 +69,9 @@ class Curvature:
         if network.edge_layers:
             part = samples.part(slice(None, None, -(-len(samples) // policy.samples)))
             counts = 1.0 if part.roots is None else part.roots.double().square()
-            for layer, (at, each) in zip(network.edge_layers, _steepness(network, part.x, policy), strict=True):
+            for layer, (at, each) in zip(
+                network.edge_layers, _steepness(network, part.x, policy), strict=True
+            ):
                 self._add(layer, at.double(), counts * each.double() / size**2, (weight, order))
 
     @property
@@ -78,16 +85,23 @@ class Curvature:
             return (self._blocks[parameter] @ gradient[..., None])[..., 0]
         return gradient * self._diagonals[parameter] if parameter in self._diagonals else gradient
 
-    def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor, penalty: tuple[float, int | None]) -> None:
+    def _add(
+        self, layer: SplineLayer, x: Tensor, steepness: Tensor, penalty: tuple[float, int | None]
+    ) -> None:
         weight, order = penalty
         squares = _floored(layer.scales()[1].detach().double().square(), self._policy)
         grid, order = layer.grid.double(), order or penalty_order(layer.spec.degree)
         edges, functions = layer.mask.numel(), layer.grid.functions
         coefficients = layer.coefficients
-        if edges * functions**3 <= self._policy.work and edges * functions**2 <= self._policy.numbers:
+        if (
+            edges * functions**3 <= self._policy.work
+            and edges * functions**2 <= self._policy.numbers
+        ):
             gram, operator = _gram(layer, x, steepness), difference_operator(grid, order)
             inverse = _inverted(
-                (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None]), self._unseen, self._policy
+                (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None]),
+                self._unseen,
+                self._policy,
             )
             self._blocks[coefficients] = inverse.to(coefficients)
             c = coefficients.detach().double()[..., None]
@@ -95,11 +109,15 @@ class Curvature:
         else:
             gram = _gram_diagonal(layer, x, steepness)
             damped = gram + self._policy.damping * gram + self._unseen * gram.mean(-1, keepdim=True)
-            inverses = _inverse((damped + weight * _column_squares(grid, order)) * squares[..., None], self._policy)
+            inverses = _inverse(
+                (damped + weight * _column_squares(grid, order)) * squares[..., None], self._policy
+            )
             self._diagonals[coefficients] = inverses.to(coefficients)
             spline = (coefficients.detach().double().square() * gram).sum(-1)
         base = (
-            steepness.T @ Base(layer.spec.base, layer.grid.double(), layer.spec.base_goes_on)(x).square() / x.shape[0]
+            steepness.T
+            @ Base(layer.spec.base, layer.grid.double(), layer.spec.base_goes_on)(x).square()
+            / x.shape[0]
         )
         if layer.spec.scale == "single":
             self._diagonals[layer.weight] = _inverse(base + spline, self._policy).to(coefficients)
@@ -108,13 +126,17 @@ class Curvature:
             self._diagonals[layer.spline_weight] = _inverse(spline, self._policy).to(coefficients)
 
 
-def _gram(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Tensor, "out inputs functions functions"]:
+def _gram(
+    layer: SplineLayer, x: Tensor, steepness: Tensor
+) -> Float[Tensor, "out inputs functions functions"]:
     """E[u_o^2 B_i B_i^T] of every edge."""
     design = design_matrix(x, layer.grid.double())
     return torch.stack([(design * each[:, None]).mT @ design for each in steepness.T]) / x.shape[0]
 
 
-def _gram_diagonal(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Tensor, "out inputs functions"]:
+def _gram_diagonal(
+    layer: SplineLayer, x: Tensor, steepness: Tensor
+) -> Float[Tensor, "out inputs functions"]:
     basis, interval = local_basis(x, layer.grid.double())
     functions = layer.grid.functions
     index = table_index(interval, basis.shape[-1], functions)
@@ -154,7 +176,9 @@ def _inverted(blocks: Tensor, unseen: float, policy: CurvaturePolicy) -> Tensor:
     diagonal = blocks.diagonal(dim1=-2, dim2=-1)
     least = max(policy.least**2 * float(diagonal.amax()), 1e-300)
     added = (policy.damping * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(blocks + torch.diag_embed(added)))
+    inverse: Tensor = torch.cholesky_inverse(
+        torch.linalg.cholesky(blocks + torch.diag_embed(added))
+    )
     return inverse
 
 

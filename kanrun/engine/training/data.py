@@ -33,13 +33,18 @@ class Samples:
             return self
         weights = None
         if self.weights is not None or other.weights is not None:
-            parts = (each.y.new_ones(len(each)) if each.weights is None else each.weights for each in (self, other))
+            parts = (
+                each.y.new_ones(len(each)) if each.weights is None else each.weights
+                for each in (self, other)
+            )
             weights = torch.cat(list(parts))
         return Samples(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weights)
 
     def part(self, index: Tensor | slice) -> Samples:
         """The samples at `index`."""
-        return Samples(self.x[index], self.y[index], None if self.weights is None else self.weights[index])
+        return Samples(
+            self.x[index], self.y[index], None if self.weights is None else self.weights[index]
+        )
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of values (samples, ...) over samples and all else."""
@@ -49,13 +54,17 @@ class Samples:
 
     def centred(self) -> Tensor:
         """y minus its mean over the samples."""
-        mean = self.y.mean(0) if self.weights is None else self.weights @ self.y / self.weights.sum()
+        mean = (
+            self.y.mean(0) if self.weights is None else self.weights @ self.y / self.weights.sum()
+        )
         return self.y - mean
 
     @property
     def roots(self) -> Tensor | None:
         """sqrt(w / mean w), (samples, 1): rows times it are weighted rows; None where all weigh the same."""
-        return None if self.weights is None else (self.weights / self.weights.mean()).sqrt()[:, None]
+        return (
+            None if self.weights is None else (self.weights / self.weights.mean()).sqrt()[:, None]
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,9 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
     """The root mean square of differences of outputs (samples, outputs), in the user's units."""
     if data.unit is None or data.task != "regression":
         return float(samples.mean(difference.square()).sqrt())
-    largest = float(data.unit.max())  # kept apart, so that no square of the user's units over- or underflows
+    largest = float(
+        data.unit.max()
+    )  # kept apart, so that no square of the user's units over- or underflows
     relative = difference * (data.unit / largest).to(difference)
     return largest * float(samples.mean(relative.square()).sqrt())
 
@@ -144,14 +155,20 @@ def not_finite(network: nn.Module, samples: Samples) -> str:
     else:
         cause = f"outputs of the network reach {float(output.abs().max()):.1e}, and a step or a square overflows"
     single = numbers.dtype == torch.float32
-    remedy = "use precision=float64" if single else "look for values of the data that are far from all others"
+    remedy = (
+        "use precision=float64"
+        if single
+        else "look for values of the data that are far from all others"
+    )
     return f"{cause}; {remedy}, or use solver=adam with a lower solver.learning_rate"
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
     """Errors of `network` on the three sets."""
     train = rmse(network, data.train, data)
-    assert train is not None  # an invariant: data without training samples are refused where they are made
+    assert (
+        train is not None
+    )  # an invariant: data without training samples are refused where they are made
     return Errors(train, rmse(network, data.validation, data), rmse(network, data.test, data))
 
 

@@ -66,7 +66,9 @@ class Roughness:
     def __init__(self, network: Network, weight: float, order: int | None = None) -> None:
         self._bands, self._weight = [], weight
         for layer in network.edge_layers if weight else ():
-            bands = weight**0.5 * difference_bands(layer.grid.double(), order or penalty_order(layer.spec.degree))
+            bands = weight**0.5 * difference_bands(
+                layer.grid.double(), order or penalty_order(layer.spec.degree)
+            )
             self._bands.append(bands.to(layer.coefficients))
 
     def __call__(self, network: Network) -> Tensor:
@@ -91,10 +93,22 @@ class DataFitting(Problem):
     """
 
     def __init__(
-        self, network: Network, samples: Samples, scale: float, smoothing: Smoothing = Smoothing(), *,
-        freeze_unseen: bool = False, held_numbers: int = 1 << 25, farthest: float = 1e4,
-    ) -> None:  # fmt: skip
-        self.network, self.samples, self._held_numbers, self._farthest = network, samples, held_numbers, farthest
+        self,
+        network: Network,
+        samples: Samples,
+        scale: float,
+        smoothing: Smoothing = Smoothing(),
+        *,
+        freeze_unseen: bool = False,
+        held_numbers: int = 1 << 25,
+        farthest: float = 1e4,
+    ) -> None:
+        self.network, self.samples, self._held_numbers, self._farthest = (
+            network,
+            samples,
+            held_numbers,
+            farthest,
+        )
         self.smoothness = smoothing.rows(network)
         self.frozen = network.unseen(samples.x) if freeze_unseen else None
         self.unknowns = network.get_unknowns()
@@ -106,7 +120,9 @@ class DataFitting(Problem):
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
-        return self._stacked((predict(self.network, self.samples.x) - self.samples.y) * self._factor, unknowns)
+        return self._stacked(
+            (predict(self.network, self.samples.x) - self.samples.y) * self._factor, unknowns
+        )
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         self.network.set_unknowns(unknowns)
@@ -126,7 +142,8 @@ class DataFitting(Problem):
             )
             pairs = list(zip(parts, factors, strict=True))
             data = StreamedRows(
-                lambda: (there.linearise(part)[1].scaled(rowwise(own)) for part, own in pairs), unknowns.numel()
+                lambda: (there.linearise(part)[1].scaled(rowwise(own)) for part, own in pairs),
+                unknowns.numel(),
             )
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
@@ -192,7 +209,9 @@ class LevenbergMarquardt:
             self.problem.smoothness = LocalRows(made.index, state["penalty"], made.unknowns)
             self._state = begin(self.problem, self.policy)
             self.loss = self._state.loss[0]
-        self._state = replace(self._state, damping=[float(state["damping"])], sizes=state.get("sizes"))
+        self._state = replace(
+            self._state, damping=[float(state["damping"])], sizes=state.get("sizes")
+        )
         self.problem.frozen = state.get("frozen")
 
 

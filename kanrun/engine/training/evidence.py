@@ -47,7 +47,9 @@ def determined(network: Network, samples: Samples, smoothing: Smoothing) -> Dete
     return Determined(int(kept.sum()), float(effective))
 
 
-def likelier_weight(network: Network, samples: Samples, smoothing: Smoothing, most: float = 1e3) -> tuple[float, float]:
+def likelier_weight(
+    network: Network, samples: Samples, smoothing: Smoothing, most: float = 1e3
+) -> tuple[float, float]:
     """The weight at the next step of the iteration, at most `most` times larger or smaller, and the error of new points
     that generalised cross-validation expects, relative to the training error."""
     found, values = determined(network, samples, smoothing), samples.y.numel()

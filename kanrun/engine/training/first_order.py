@@ -33,7 +33,9 @@ class Objective:
     order: int | None = None  # of the smoothness penalty, by default degree + 2
     sparsity: float = 0.0
     magnitude: str = "rms"  # of an edge, see `edge_magnitudes`
-    held: tuple[Tensor, ...] = ()  # of each layer (inputs, functions): coefficients that must not move
+    held: tuple[
+        Tensor, ...
+    ] = ()  # of each layer (inputs, functions): coefficients that must not move
 
     def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
         """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
@@ -57,8 +59,15 @@ class Adam:
     name = "adam"
     stalls = False
 
-    def __init__(self, network: Network, objective: Objective, options: AdamSolver, generator: Generator) -> None:
-        self.network, self.objective, self.options, self.generator = network, objective, options, generator
+    def __init__(
+        self, network: Network, objective: Objective, options: AdamSolver, generator: Generator
+    ) -> None:
+        self.network, self.objective, self.options, self.generator = (
+            network,
+            objective,
+            options,
+            generator,
+        )
         self.rows = min(options.batch or len(objective.samples), len(objective.samples))
         self._named = trainable(network)
         self._optimiser = torch.optim.AdamW(
@@ -79,7 +88,9 @@ class Adam:
         value = self.objective.value(self.network, samples, self._rough)
         if not bool(torch.isfinite(value)):
             cause = not_finite(self.network, samples)
-            raise TrainingFailed(f"The loss is not finite at step {self._taken + 1} of Adam: {cause}.")
+            raise TrainingFailed(
+                f"The loss is not finite at step {self._taken + 1} of Adam: {cause}."
+            )
         torch.autograd.backward(value)
         before = [parameter.detach().clone() for parameter in self._free]
         self._optimiser.step()
@@ -105,9 +116,13 @@ class Adam:
         """Go on from another solver's `state()`."""
         for name, parameter in self._named.items():
             if f"steps/{name}" in state:
-                self._optimiser.state[parameter] = {key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()}
+                self._optimiser.state[parameter] = {
+                    key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()
+                }
         self._taken = int(state["taken"])
-        self._free = {parameter: state[f"free/{number}"] for number, parameter in enumerate(self._free)}
+        self._free = {
+            parameter: state[f"free/{number}"] for number, parameter in enumerate(self._free)
+        }
 
     def _share(self) -> float:
         if self.options.schedule == "constant":
@@ -139,10 +154,14 @@ def movable(network: Network, objective: Objective) -> dict[nn.Parameter, Tensor
     free: dict[nn.Parameter, Tensor] = {}
     for layer, here in zip(network.edge_layers, moving, strict=True):
         frees = {"coefficients": here, "base_weight": here.all(1)}  # the base acts everywhere
-        free |= {p: frees[name].expand_as(p) for name, p in layer.named_parameters() if name in frees}
+        free |= {
+            p: frees[name].expand_as(p) for name, p in layer.named_parameters() if name in frees
+        }
     return free
 
 
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a first-order solver moves, by name."""
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad
+    }

@@ -16,7 +16,15 @@ from kanrun.engine.training.data import Errors, TrainingData, baseline_error, me
 from kanrun.engine.training.data_fitting import Smoothing
 from kanrun.engine.training.evidence import likelier_weight
 from kanrun.engine.training.plan import PenaltyPolicy, Plan
-from kanrun.engine.training.solver_run import Best, Clock, Solver, SolverRun, Step, StepLog, make_solver
+from kanrun.engine.training.solver_run import (
+    Best,
+    Clock,
+    Solver,
+    SolverRun,
+    Step,
+    StepLog,
+    make_solver,
+)
 from kanrun.watch import time_is_up
 
 
@@ -94,17 +102,24 @@ class PenaltySearch:
         policy, network, inflation = self.policy, self.best.network, 1.0
         for _ in range(policy.evidence_updates):
             weight, inflation = likelier_weight(network, self.data.train, self.smoothing)
-            if max(weight / self.smoothing.weight, self.smoothing.weight / weight) < policy.settled or time_is_up():
+            if (
+                max(weight / self.smoothing.weight, self.smoothing.weight / weight) < policy.settled
+                or time_is_up()
+            ):
                 break
             self.smoothing = replace(self.smoothing, weight=max(weight, policy.smallest))
-            solver = make_solver(deepcopy(network), self.data, self.plan, self.smoothing, self.generator)
+            solver = make_solver(
+                deepcopy(network), self.data, self.plan, self.smoothing, self.generator
+            )
             run = SolverRun(solver, policy.evidence_steps, self.plan, self.data)
             yield from run.run(Best(network, 0.0), self.log)
             network = solver.network
         self.best = Best(network, measure(network, replace(self.data, test=None)).train * inflation)
         return inflation
 
-    def _trained(self, network: Network, smoothing: Smoothing, steps: int) -> Events[Step, None, Best]:
+    def _trained(
+        self, network: Network, smoothing: Smoothing, steps: int
+    ) -> Events[Step, None, Best]:
         """The best network of some steps from `network`, its own error left out of account."""
         solver = make_solver(network, self.data, self.plan, smoothing, self.generator)
         reached = Best(network, float("inf"))
@@ -135,7 +150,9 @@ class Stage:
     smoothing: Smoothing
     transfer: GridTransfer
     random: Tensor  # the generator's state
-    inflation: float = 1.0  # the expected error of new points over the training error, where nothing is held out
+    inflation: float = (
+        1.0  # the expected error of new points over the training error, where nothing is held out
+    )
 
     @property
     def selected(self) -> float:
@@ -173,7 +190,13 @@ class GridTraining:
     """Trains one network grid by grid; `stages` so far, the last holding the network that continues."""
 
     def __init__(
-        self, network: Network, smoothing: Smoothing, data: TrainingData, plan: Plan, generator: Generator, clock: Clock
+        self,
+        network: Network,
+        smoothing: Smoothing,
+        data: TrainingData,
+        plan: Plan,
+        generator: Generator,
+        clock: Clock,
     ) -> None:
         self.network, self.smoothing, self.data, self.plan = network, smoothing, data, plan
         self.generator, self.clock = generator, clock
@@ -191,7 +214,9 @@ class GridTraining:
 
         `tries` weights of the penalty may be tried, none for 0.
         """
-        log = StepLog(len(self.stages) + 1, self.clock, self.data, snapshot.steps if snapshot else 0)
+        log = StepLog(
+            len(self.stages) + 1, self.clock, self.data, snapshot.steps if snapshot else 0
+        )
         if snapshot is None:
             run, best, transfer = yield from self._begun(intervals, log)
         else:
@@ -205,23 +230,38 @@ class GridTraining:
             elif log.stage == 1:
                 yield from search.smooth()
             if tries:
-                yield from search.search(self.plan.steps_for(best.network.unknowns_at(None)), tries, run.settled)
+                yield from search.search(
+                    self.plan.steps_for(best.network.unknowns_at(None)), tries, run.settled
+                )
             best, self.smoothing = search.best, search.smoothing
         self.network = best.network
         stage = Stage(
-            log.stage, best.network.intervals, best.network, measure(best.network, self.data), log.steps,
-            self.clock.seconds, self.smoothing, transfer, self.generator.get_state(), inflation,
-        )  # fmt: skip
+            log.stage,
+            best.network.intervals,
+            best.network,
+            measure(best.network, self.data),
+            log.steps,
+            self.clock.seconds,
+            self.smoothing,
+            transfer,
+            self.generator.get_state(),
+            inflation,
+        )
         self.stages.append(stage)
         return stage
 
-    def _begun(self, intervals: int | None, log: StepLog) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
+    def _begun(
+        self, intervals: int | None, log: StepLog
+    ) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
         """The main run on the next grid, before its first step."""
         before = self.stages[-1].errors.train if self.stages else None
         moved = self._moved(intervals)
         network = moved.network
         errors = measure(network, replace(self.data, test=None))
-        best, budget = Best(network, errors.selected), self.plan.steps_for(network.unknowns_at(None))
+        best, budget = (
+            Best(network, errors.selected),
+            self.plan.steps_for(network.unknowns_at(None)),
+        )
         solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator)
         hidden = self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if log.stage == 1 and self.plan.solver == "lbfgs" and hidden:
@@ -234,9 +274,15 @@ class GridTraining:
         """The same in the middle of its steps."""
         solver = make_solver(snapshot.network, self.data, self.plan, self.smoothing, self.generator)
         solver.restore(snapshot.solver)
-        budget = self.plan.steps_for(snapshot.network.unknowns_at(None)) - (snapshot.steps - snapshot.taken)
+        budget = self.plan.steps_for(snapshot.network.unknowns_at(None)) - (
+            snapshot.steps - snapshot.taken
+        )
         run = SolverRun(solver, budget, self.plan, self.data)
-        run.taken, run.stalled, run.unimproved = snapshot.taken, snapshot.stalled, snapshot.unimproved
+        run.taken, run.stalled, run.unimproved = (
+            snapshot.taken,
+            snapshot.stalled,
+            snapshot.unimproved,
+        )
         return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
 
     def _run(
@@ -247,13 +293,25 @@ class GridTraining:
         for step in run.run(best, log):
             yield step
             recent = step.seconds - shown < self.plan.policy.grids.snapshot_seconds
-            if recent or run.settled or (state := run.solver.state()) is None:  # a settled run takes no further step
+            if (
+                recent or run.settled or (state := run.solver.state()) is None
+            ):  # a settled run takes no further step
                 continue
             shown = step.seconds
             yield Snapshot(
-                deepcopy(run.solver.network), deepcopy(best.network), best.error, state, run.taken, log.steps,
-                run.stalled, run.unimproved, step.seconds, self.smoothing, transfer, self.generator.get_state(),
-            )  # fmt: skip
+                deepcopy(run.solver.network),
+                deepcopy(best.network),
+                best.error,
+                state,
+                run.taken,
+                log.steps,
+                run.stalled,
+                run.unimproved,
+                step.seconds,
+                self.smoothing,
+                transfer,
+                self.generator.get_state(),
+            )
 
     def _moved(self, intervals: int | None) -> Regridded[Network]:
         """The network on the next grid."""
@@ -263,12 +321,20 @@ class GridTraining:
         adapts = plan.update_grid and plan.grid_eps < 1
         if adapts or (plan.update_grid and not network.covers(x, plan.policy.grids.filled)):
             return self._regridded(network, intervals, inputs="within" if adapts else "keep")
-        return Regridded(deepcopy(network)) if intervals == network.intervals else network.refined(intervals, x)
+        return (
+            Regridded(deepcopy(network))
+            if intervals == network.intervals
+            else network.refined(intervals, x)
+        )
 
-    def _regridded(self, network: Network, intervals: int | None, inputs: InputGrid = "keep") -> Regridded[Network]:
+    def _regridded(
+        self, network: Network, intervals: int | None, inputs: InputGrid = "keep"
+    ) -> Regridded[Network]:
         margin, grid_eps = self.plan.policy.grids.margin, self.plan.grid_eps
         x = self.data.train.x
-        return network.regrid(x, intervals=intervals, grid_eps=grid_eps, margin=margin, inputs=inputs)
+        return network.regrid(
+            x, intervals=intervals, grid_eps=grid_eps, margin=margin, inputs=inputs
+        )
 
     def _settled(
         self, solver: Solver, moved: Regridded[Network], best: Best, log: StepLog
@@ -280,4 +346,6 @@ class GridTraining:
         if network.covers(self.data.train.x, grids.filled):
             return solver, moved
         redrawn = self._regridded(network, None)
-        return make_solver(redrawn.network, self.data, self.plan, self.smoothing, self.generator), redrawn
+        return make_solver(
+            redrawn.network, self.data, self.plan, self.smoothing, self.generator
+        ), redrawn

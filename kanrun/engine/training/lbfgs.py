@@ -43,7 +43,9 @@ class Point:
     slope: float
 
 
-def search(at: Callable[[float], Point], start: Point, first: float, policy: LineSearchPolicy) -> Point:
+def search(
+    at: Callable[[float], Point], start: Point, first: float, policy: LineSearchPolicy
+) -> Point:
     """A point with a lower value than `start` that meets the conditions, or the lowest of all that were evaluated.
 
     `start` itself where none is lower. `start.slope` must be negative.
@@ -54,18 +56,26 @@ def search(at: Callable[[float], Point], start: Point, first: float, policy: Lin
         if point.value < lowest.value:
             lowest = point
         if not _descends(point, start, policy) or (looked > 1 and point.value >= before.value):
-            return _zoom(at, start, (before, point), lowest, replace(policy, evaluations=most - looked))
+            return _zoom(
+                at, start, (before, point), lowest, replace(policy, evaluations=most - looked)
+            )
         if abs(point.slope) <= -policy.left * start.slope:
             return point
         if point.slope >= 0:
-            return _zoom(at, start, (point, before), lowest, replace(policy, evaluations=most - looked))
+            return _zoom(
+                at, start, (point, before), lowest, replace(policy, evaluations=most - looked)
+            )
         t = min(max(_cubic(before, point), 2 * point.t), policy.growth * point.t)
         before = point
     return lowest
 
 
 def _zoom(
-    at: Callable[[float], Point], start: Point, bracket: tuple[Point, Point], lowest: Point, policy: LineSearchPolicy
+    at: Callable[[float], Point],
+    start: Point,
+    bracket: tuple[Point, Point],
+    lowest: Point,
+    policy: LineSearchPolicy,
 ) -> Point:
     """The search inside a bracket whose first end is the lower one that descends enough."""
     low, high = bracket
@@ -88,7 +98,9 @@ def _zoom(
 
 
 def _descends(point: Point, start: Point, policy: LineSearchPolicy) -> bool:
-    return isfinite(point.value) and point.value <= start.value + policy.enough * point.t * start.slope
+    return (
+        isfinite(point.value) and point.value <= start.value + policy.enough * point.t * start.slope
+    )
 
 
 def _cubic(a: Point, b: Point) -> float:
@@ -134,13 +146,20 @@ class LBFGS:
         history: int = 30,
         policy: LBFGSPolicy = LBFGSPolicy(),
     ) -> None:
-        self.network, self.objective, self._history, self.policy = network, objective, history, policy
+        self.network, self.objective, self._history, self.policy = (
+            network,
+            objective,
+            history,
+            policy,
+        )
         self.rows = len(objective.samples)
         self._named = trainable(network)
         self.parameters = list(self._named.values())
         self._rough = objective.roughness(network)
         free = movable(network, objective)
-        masks = [free.get(p, torch.ones_like(p)).to(p).detach().reshape(-1) for p in self.parameters]
+        masks = [
+            free.get(p, torch.ones_like(p)).to(p).detach().reshape(-1) for p in self.parameters
+        ]
         self._free = torch.cat(masks) if free else None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._taken = 0
@@ -164,7 +183,8 @@ class LBFGS:
         if self._taken % self.policy.renewed:
             return None
         kept = {
-            kind: torch.stack(vectors) for kind, vectors in zip(KINDS, zip(*self._pairs, strict=True), strict=False)
+            kind: torch.stack(vectors)
+            for kind, vectors in zip(KINDS, zip(*self._pairs, strict=True), strict=False)
         }
         kept["taken"] = torch.tensor(self._taken)
         return kept if self._free is None else kept | {"free": self._free}
@@ -184,7 +204,12 @@ class LBFGS:
         if not slope < 0:
             return False
         start = Point(0.0, start.value, start.gradient, slope)
-        found = search(lambda t: self._at(origin, t, direction), start, self._first(start), self.policy.line_search)
+        found = search(
+            lambda t: self._at(origin, t, direction),
+            start,
+            self._first(start),
+            self.policy.line_search,
+        )
         self._write(origin + found.t * direction if found.t else origin)
         if not found.value < start.value:
             return False
@@ -208,7 +233,9 @@ class LBFGS:
             shares.append(share)
         direction = self._solve(direction) * self._scale()
         for (move, change), share in zip(self._pairs, reversed(shares), strict=True):
-            direction = direction + (share - float(change @ direction) / float(move @ change)) * move
+            direction = (
+                direction + (share - float(change @ direction) / float(move @ change)) * move
+            )
         return self._muted(direction)
 
     def _scale(self) -> float:
@@ -223,7 +250,12 @@ class LBFGS:
         value = self.objective.value(self.network, self.objective.samples, self._rough)
         slopes = torch.autograd.grad(value, self.parameters, materialize_grads=True)
         gradient = self._muted(torch.cat([slope.reshape(-1) for slope in slopes]))
-        return Point(t, float(value.detach()), gradient, 0.0 if direction is None else float(gradient @ direction))
+        return Point(
+            t,
+            float(value.detach()),
+            gradient,
+            0.0 if direction is None else float(gradient @ direction),
+        )
 
     def _counts(self, move: Tensor, change: Tensor) -> bool:
         return float(move @ change) > self.policy.curved * float(move.norm() * change.norm())
@@ -238,7 +270,13 @@ class LBFGS:
     def _renew(self) -> None:
         goal = self.objective
         self._curvature = Curvature(
-            self.network, goal.samples, self._here.value, goal.size, goal.weight, goal.order, self.policy.curvature
+            self.network,
+            goal.samples,
+            self._here.value,
+            goal.size,
+            goal.weight,
+            goal.order,
+            self.policy.curvature,
         )
 
     def _solve(self, vector: Tensor) -> Tensor:

@@ -44,7 +44,11 @@ class Trained:
 
 
 def train(
-    create: Create, data: TrainingData, plan: Plan, generator: Generator, progress: TrainingState | None = None
+    create: Create,
+    data: TrainingData,
+    plan: Plan,
+    generator: Generator,
+    progress: TrainingState | None = None,
 ) -> Events[Event, None, Trained]:
     """Train a network that `create` makes, resuming from `progress`.
 
@@ -68,9 +72,20 @@ def _ended(events: Events[Y, None, R], tell: Callable[[R], None]) -> Iterator[Y]
 
 class _Training:
     def __init__(
-        self, create: Create, data: TrainingData, plan: Plan, generator: Generator, progress: TrainingState
+        self,
+        create: Create,
+        data: TrainingData,
+        plan: Plan,
+        generator: Generator,
+        progress: TrainingState,
     ) -> None:
-        self.create, self.data, self.plan, self.generator, self.progress = create, data, plan, generator, progress
+        self.create, self.data, self.plan, self.generator, self.progress = (
+            create,
+            data,
+            plan,
+            generator,
+            progress,
+        )
         self.last = progress.snapshot or (progress.stages[-1] if progress.stages else None)
         self.clock = Clock(self.last.seconds if self.last else 0.0)
         self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
@@ -89,7 +104,9 @@ class _Training:
                 break
             position = len(training.stages)
             tries = penalty.last_tries if position == len(self.schedule) - 1 else penalty.tries
-            stage = yield from training.advance(self.schedule[position], tries=tries, snapshot=snapshot)
+            stage = yield from training.advance(
+                self.schedule[position], tries=tries, snapshot=snapshot
+            )
             snapshot = None
             with self.clock.stopped():
                 yield stage
@@ -109,10 +126,17 @@ class _Training:
             smoothing = Smoothing(penalty.evidence_first, penalty.rough_order)
         second_order = plan.solver == "lm"
         several = plan.starts > 1 or (second_order and self._settles(network))
-        if network.fit_linear(self.data.train.x, self.data.train.y, self.data.train.roots) or not several:
+        if (
+            network.fit_linear(self.data.train.x, self.data.train.y, self.data.train.roots)
+            or not several
+        ):
             return self._training(network, smoothing), network.shape, []
         if second_order:
-            rivals, grids, limit = self._started(network, smoothing), self.schedule[:-1], self._affordable(network)
+            rivals, grids, limit = (
+                self._started(network, smoothing),
+                self.schedule[:-1],
+                self._affordable(network),
+            )
         else:
             others = [self.create(self.generator) for _ in range(plan.starts - 1)]
             rivals = [self._training(one, smoothing) for one in (network, *others)]
@@ -124,7 +148,11 @@ class _Training:
     def _started(self, network: Network, smoothing: Smoothing) -> list[GridTraining]:
         """Trainings from the best of several starts, one for each width."""
         rivals: list[GridTraining] = []
-        shapes = network.subnetworks() if self.plan.select_width and self.plan.starts > 1 else [network.shape]
+        shapes = (
+            network.subnetworks()
+            if self.plan.select_width and self.plan.starts > 1
+            else [network.shape]
+        )
         for shape in shapes:
             if rivals and time_is_up():
                 break
@@ -169,7 +197,10 @@ class _Training:
         """Whether finer grids are too large or not worth it: rounding is reached, or some in a row did not help."""
         if not training.stages:
             return False
-        limit, intervals = self.plan.most_unknowns, self.schedule[min(len(training.stages), len(self.schedule) - 1)]
+        limit, intervals = (
+            self.plan.most_unknowns,
+            self.schedule[min(len(training.stages), len(self.schedule) - 1)],
+        )
         if limit is not None and training.network.unknowns_at(intervals) > limit:
             return True
         if not self.plan.stop_early:
@@ -177,7 +208,9 @@ class _Training:
         policy, errors = self.plan.policy.grids, [stage.selected for stage in training.stages]
         if errors[-1] <= policy.rounding * baseline_error(self.data):
             return True
-        helped = [i for i, error in enumerate(errors) if i == 0 or error < policy.helped * min(errors[:i])]
+        helped = [
+            i for i, error in enumerate(errors) if i == 0 or error < policy.helped * min(errors[:i])
+        ]
         return len(errors) - 1 - helped[-1] >= policy.unhelpful
 
     def _training(self, network: Network, smoothing: Smoothing) -> GridTraining:
@@ -191,7 +224,11 @@ class _Training:
 
     def _final_fit(self, chosen: Stage) -> Network:
         """The chosen network after some more steps on training and validation points together."""
-        network, policy, everything = deepcopy(chosen.network), self.plan.policy, self.data.everything
+        network, policy, everything = (
+            deepcopy(chosen.network),
+            self.plan.policy,
+            self.data.everything,
+        )
         linear = network.fit_linear(everything.x, everything.y, everything.roots)
         if not linear and self.plan.solver == "lm" and self.data.validation is not None:
             data = replace(self.data, train=everything, validation=None)

@@ -49,7 +49,9 @@ class _Layer:
     @property
     def size(self) -> int:
         """Unknowns of one network's layer: coefficients, then what weighs the base."""
-        return self.spline_weight[0].numel() * (self.like.grid.functions + (self.like.trained_base is not None))
+        return self.spline_weight[0].numel() * (
+            self.like.grid.functions + (self.like.trained_base is not None)
+        )
 
     @property
     def grid(self) -> Grid:
@@ -57,7 +59,9 @@ class _Layer:
         return replace(self.like.grid, knots=self.knots.flatten(0, 1))
 
     def part(self, at: list[int]) -> _Layer:
-        numbers: dict[str, Any] = {key: value[at] for key, value in vars(self).items() if isinstance(value, Tensor)}
+        numbers: dict[str, Any] = {
+            key: value[at] for key, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **numbers)
 
     def at(self, unknowns: Float[Tensor, "networks size"]) -> _Layer:
@@ -69,7 +73,9 @@ class _Layer:
             spline = base if self.like.spec.scale == "single" else spline
         coefficients = free.view(*spline.shape, self.like.grid.functions)
         table = coefficients * spline[..., None]
-        return replace(self, base_weight=base, spline_weight=spline, coefficients=coefficients, table=table)
+        return replace(
+            self, base_weight=base, spline_weight=spline, coefficients=coefficients, table=table
+        )
 
     def basis(
         self, x: Float[Tensor, "networks samples inputs"], derivative: int
@@ -95,7 +101,9 @@ class _Layer:
     def rows(self, block: Tensor, upstream: Tensor, basis: Tensor, base: Tensor) -> None:
         """Write the layer's columns of the Jacobian (networks, samples, outputs, size) into `block`."""
         count = self.coefficients[0].numel()
-        factors = upstream[..., None] * self.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
+        factors = (
+            upstream[..., None] * self.spline_weight[:, None, None]
+        )  # (networks, samples, outputs, out, inputs)
         edges = block[..., :count].unflatten(-1, (*factors.shape[-2:], -1))
         torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
         if self.like.trained_base is not None:
@@ -109,7 +117,9 @@ def _side_by_side(x: Float[Tensor, "networks samples inputs"]) -> Float[Tensor, 
     return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
-def _apart(values: Float[Tensor, "samples side ..."], networks: int) -> Float[Tensor, "networks samples inputs ..."]:
+def _apart(
+    values: Float[Tensor, "samples side ..."], networks: int
+) -> Float[Tensor, "networks samples inputs ..."]:
     apart: Tensor = values.unflatten(1, (networks, -1)).transpose(0, 1)
     return apart
 
@@ -125,7 +135,11 @@ class _Piece:
     roots: Tensor | None  # of the samples' weights
 
     def part(self, at: list[int]) -> _Piece:
-        return self if len(self.basis) == 1 else replace(self, basis=self.basis[at], base=self.base[at])
+        return (
+            self
+            if len(self.basis) == 1
+            else replace(self, basis=self.basis[at], base=self.base[at])
+        )
 
     def weighted(self, values: Tensor) -> Tensor:
         """Values (..., samples, outputs) times the roots of the weights."""
@@ -139,7 +153,12 @@ class BatchedFitting(Problem):
     """
 
     def __init__(
-        self, networks: Sequence[Network], samples: Samples, scale: float, smoothing: Smoothing, numbers: int = 1 << 18
+        self,
+        networks: Sequence[Network],
+        samples: Samples,
+        scale: float,
+        smoothing: Smoothing,
+        numbers: int = 1 << 18,
     ) -> None:
         self.unknowns = torch.stack([network.get_unknowns() for network in networks])
         self._factor = 1 / (scale * samples.y.numel() ** 0.5)
@@ -148,12 +167,19 @@ class BatchedFitting(Problem):
         self._layers = [_stacked(layers, products) for layers, products in pairs]
         self._pieces = self._cut(samples, numbers)
         rows = [smoothing.rows(network) for network in networks]
-        self._differences, self._columns = torch.stack([each.values for each in rows]), rows[0].index
+        self._differences, self._columns = (
+            torch.stack([each.values for each in rows]),
+            rows[0].index,
+        )
         self._rough = torch.stack([each.gram() for each in rows])
 
     def part(self, at: list[int]) -> BatchedFitting:
         new = copy(self)
-        new.unknowns, new._differences, new._rough = self.unknowns[at], self._differences[at], self._rough[at]
+        new.unknowns, new._differences, new._rough = (
+            self.unknowns[at],
+            self._differences[at],
+            self._rough[at],
+        )
         new._layers = [layer.part(at) for layer in self._layers]
         new._pieces = [piece.part(at) for piece in self._pieces]
         return new
@@ -178,7 +204,10 @@ class BatchedFitting(Problem):
         alike = bool((first.knots == first.knots[:1]).all())
         first = first.part([0]) if alike else first
         each = max(1, numbers // (self.unknowns.numel() * samples.y.shape[1]))
-        pieces = [samples.part(part) for part in torch.arange(len(samples), device=samples.x.device).split(each)]
+        pieces = [
+            samples.part(part)
+            for part in torch.arange(len(samples), device=samples.x.device).split(each)
+        ]
         roots = [None] * len(pieces) if samples.roots is None else samples.roots.split(each)
         wide = [one.x.expand(len(first.knots), -1, -1) for one in pieces]
         return [
@@ -191,8 +220,13 @@ def _stacked(layers: Sequence[SplineLayer], products: int) -> _Layer:
     """One layer of each network, side by side."""
     knots = torch.stack([layer.knots for layer in layers])
     coefficients = torch.stack([layer.coefficients.detach() for layer in layers])
-    base, spline = (torch.stack(each).detach() for each in zip(*(layer.scales() for layer in layers), strict=True))
-    return _Layer(knots, base, spline, layers[0], products, coefficients, coefficients * spline[..., None])
+    base, spline = (
+        torch.stack(each).detach()
+        for each in zip(*(layer.scales() for layer in layers), strict=True)
+    )
+    return _Layer(
+        knots, base, spline, layers[0], products, coefficients, coefficients * spline[..., None]
+    )
 
 
 def _values(
@@ -213,7 +247,9 @@ def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor
     """Residuals (networks, samples outputs) and their Jacobian (networks, samples outputs, unknowns)."""
     (*reaching, output), made = _values(layers, unknowns, piece)
     jacobian = output.new_empty(*output.shape, unknowns.shape[1])
-    upstream = torch.eye(output.shape[-1], dtype=output.dtype, device=output.device).expand(*output.shape, -1)
+    upstream = torch.eye(output.shape[-1], dtype=output.dtype, device=output.device).expand(
+        *output.shape, -1
+    )
     blocks = jacobian.split([layer.size for layer in layers], -1)
     for number in range(len(layers) - 1, -1, -1):
         layer, basis, base = made[number]
@@ -239,7 +275,9 @@ class Start:
     loss: float = inf
 
 
-def best_start(create: Create, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Start:
+def best_start(
+    create: Create, data: TrainingData, plan: Plan, weight: float, generator: Generator
+) -> Start:
     """The best of `plan.starts` networks (more where none is good) after short Levenberg-Marquardt trainings.
 
     Raises TrainingFailed when no start stays finite.
@@ -259,7 +297,9 @@ def best_start(create: Create, data: TrainingData, plan: Plan, weight: float, ge
         if best.loss < inf and time_is_up():
             break
     if best.loss == inf:
-        raise TrainingFailed(f"None of {starts} starts stayed finite: {not_finite(best.network, data.train)}.")
+        raise TrainingFailed(
+            f"None of {starts} starts stayed finite: {not_finite(best.network, data.train)}."
+        )
     return best
 
 
@@ -282,10 +322,17 @@ class _Rounds:
             unknowns = sum(parameter.numel() for parameter in batch[0].network.parameters())
             if networks[0].edge_layers and len(batch) * unknowns**2 <= policy.matrix_numbers:
                 numbers = policy.jacobian_numbers
-                self._steps(batch, BatchedFitting(networks, self.samples, self.scale, self.smoothing, numbers))
+                self._steps(
+                    batch,
+                    BatchedFitting(networks, self.samples, self.scale, self.smoothing, numbers),
+                )
                 continue
-            for start in batch:  # networks without a batched form, or too large to be held side by side
-                problem = DataFitting(start.network, self.samples, self.scale, self.smoothing, held_numbers=held)
+            for (
+                start
+            ) in batch:  # networks without a batched form, or too large to be held side by side
+                problem = DataFitting(
+                    start.network, self.samples, self.scale, self.smoothing, held_numbers=held
+                )
                 self._steps([start], problem)
         return sorted(batch, key=lambda start: start.loss)
 
@@ -304,14 +351,24 @@ class _Rounds:
         """`network` with coarse grids that follow the range of what reaches them."""
         policy, margin = self.plan.policy.multistart, self.plan.policy.grids.margin
         if network.intervals is not None and network.intervals > policy.coarse_enough:
-            network = network.regrid(self.samples.x, intervals=policy.coarse, grid_eps=1.0, margin=margin).network
+            network = network.regrid(
+                self.samples.x, intervals=policy.coarse, grid_eps=1.0, margin=margin
+            ).network
         hidden = network.intervals is not None and len(network.shape) > 2
-        return network.regrid(self.samples.x, grid_eps=1.0, margin=margin).network if hidden else network
+        return (
+            network.regrid(self.samples.x, grid_eps=1.0, margin=margin).network
+            if hidden
+            else network
+        )
 
 
-def _subset(samples: Samples, network: Network, policy: MultistartPolicy, generator: Generator) -> Samples:
+def _subset(
+    samples: Samples, network: Network, policy: MultistartPolicy, generator: Generator
+) -> Samples:
     unknowns = sum(parameter.numel() for parameter in network.parameters())
     size = max(policy.least_samples, policy.samples_per_unknown * unknowns)
     if size >= len(samples):
         return samples
-    return samples.part(torch.randperm(len(samples), generator=generator)[:size].to(samples.x.device))
+    return samples.part(
+        torch.randperm(len(samples), generator=generator)[:size].to(samples.x.device)
+    )

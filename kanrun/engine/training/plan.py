@@ -31,9 +31,15 @@ class MultistartPolicy:
     poor: float = 0.5
     samples_per_unknown: int = 5  #: samples that a start is trained on, and at least so many
     least_samples: int = 400
-    matrix_numbers: int = 1 << 26  #: numbers of the normal equations of starts that are trained side by side
-    jacobian_numbers: int = 1 << 18  #: numbers of their dense Jacobian held at once: what stays in a core's cache
-    settles: bool = True  #: a single start takes the rounds too, in which hidden grids find their place
+    matrix_numbers: int = (
+        1 << 26
+    )  #: numbers of the normal equations of starts that are trained side by side
+    jacobian_numbers: int = (
+        1 << 18
+    )  #: numbers of their dense Jacobian held at once: what stays in a core's cache
+    settles: bool = (
+        True  #: a single start takes the rounds too, in which hidden grids find their place
+    )
     damping: float = 0.1  #: of the first step; a later round begins with the last damping, at least `least_damping`
     least_damping: float = 1e-4
     gain: float = 1e-4  #: a start waits for the next round after two steps in a row that lower the objective by less
@@ -54,20 +60,32 @@ class WidthPolicy:
 class GridPolicy:
     """The steps on a grid and the way to the next one."""
 
-    margin: float = 0.05  #: hidden grids reach this share of the activations' range beyond it; from 0
-    filled: float = 0.8  #: a hidden grid is kept while the activations fill this share of it; 0 to 1
-    settling: int = 30  #: steps of LBFGS before hidden grids follow the ranges that it found; 0 for never
+    margin: float = (
+        0.05  #: hidden grids reach this share of the activations' range beyond it; from 0
+    )
+    filled: float = (
+        0.8  #: a hidden grid is kept while the activations fill this share of it; 0 to 1
+    )
+    settling: int = (
+        30  #: steps of LBFGS before hidden grids follow the ranges that it found; 0 for never
+    )
     #: A grid is left when the objective falls by less than `stalled` in each of two steps, or by less than `hardly` in
     #: one (of thorough steps); 0 to 1, 0 for never.
     stalled: float = 0.02
     hardly: float = 1e-3
     #: Steps of Levenberg-Marquardt on a grid, by the most unknowns that take so many.
     steps: tuple[tuple[float, int], ...] = ((300.0, 20), (1000.0, 10), (float("inf"), 6))
-    measured_share: int = 2  #: measuring looks at no more than this many times the samples that the steps did
+    measured_share: int = (
+        2  #: measuring looks at no more than this many times the samples that the steps did
+    )
     snapshot_seconds: float = 10.0  #: of training on one grid between two snapshots
-    helped: float = 0.9  #: a grid helps where the validation error falls below this share of the best before
+    helped: float = (
+        0.9  #: a grid helps where the validation error falls below this share of the best before
+    )
     unhelpful: int = 2  #: grids in a row without help after which an automatic schedule ends
-    rounding: float = 1e-13  #: validation error at which an automatic schedule ends: rounding is all that is left
+    rounding: float = (
+        1e-13  #: validation error at which an automatic schedule ends: rounding is all that is left
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,9 @@ class PenaltyPolicy:
     upwards: bool = True
     misses: int = 4
     too_far: float = 1.5
-    upward_unknowns: int = 1000  #: grids with more do not search upwards: noise shows on coarse grids already
+    upward_unknowns: int = (
+        1000  #: grids with more do not search upwards: noise shows on coarse grids already
+    )
     clean: float = 1e-6  #: error at which there is no noise to smooth
     #: A first fit with an error above `noisy` is followed by second differences of these weights, from nearly straight
     #: edges down, `rough_steps` each; infinity for never. A later grid looks past `plateau` of them that do not help.
@@ -107,11 +127,15 @@ class PenaltyPolicy:
 class SizePolicy:
     """How much work a solver is chosen for, see `choose_solver`."""
 
-    lm_work: float = 1e11  #: multiplications of one Levenberg-Marquardt step: about a second on two cores
+    lm_work: float = (
+        1e11  #: multiplications of one Levenberg-Marquardt step: about a second on two cores
+    )
     #: A start looks at a few samples for each unknown of the first grid and takes many steps: they are counted as so
     #: many times the cube of its unknowns.
     start_share: int = 40
-    lbfgs_work: float = 1e7  #: numbers that a gradient touches (samples x active terms) before batches are better
+    lbfgs_work: float = (
+        1e7  #: numbers that a gradient touches (samples x active terms) before batches are better
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +148,9 @@ class TrainingPolicy:
     large_damping: float = 1e-7
     #: Other networks have long valleys: many cheap steps lead further than few thorough ones.
     lm_without_grid: LMPolicy = LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
-    held_numbers: int = 1 << 25  #: numbers of the Jacobian that are held at once; at least one sample's
+    held_numbers: int = (
+        1 << 25
+    )  #: numbers of the Jacobian that are held at once; at least one sample's
     #: Without a penalty a coefficient is held while it would have to move this far to account for the residual, in
     #: units of the outputs' standard deviation; 0 holds none.
     farthest: float = 1e4
@@ -137,7 +163,10 @@ class TrainingPolicy:
 
     def damped(self, damping: float) -> TrainingPolicy:
         """The same with this damping of the first step of Levenberg-Marquardt on every grid."""
-        lm, other = replace(self.lm, damping=damping), replace(self.lm_without_grid, damping=damping)
+        lm, other = (
+            replace(self.lm, damping=damping),
+            replace(self.lm_without_grid, damping=damping),
+        )
         return replace(self, lm=lm, lm_without_grid=other, large_damping=damping)
 
 
@@ -158,12 +187,16 @@ class Plan:
     starts: int = 1
     weight: float | None = None
     order: int | None = None  # of the smoothness penalty, by default degree + 2
-    selection: str = "validation"  # what chooses the weight and the grid: validation points, or the evidence
+    selection: str = (
+        "validation"  # what chooses the weight and the grid: validation points, or the evidence
+    )
     select_width: bool = False
     sparsity: float = 0.0  # weight of the paper's penalty of large edges: LBFGS's and Adam's
     magnitude: str = "rms"  # of an edge there, or mean_abs as in the paper
     update_grid: bool = True
-    grid_eps: float = 1.0  # share of uniform spacing in grids that are redrawn, the rest being quantiles'
+    grid_eps: float = (
+        1.0  # share of uniform spacing in grids that are redrawn, the rest being quantiles'
+    )
     freeze_unseen: bool = False
     settings: Any = None  # those of the solver, for one that has further ones
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
@@ -216,4 +249,7 @@ def choose_solver(work: Work, task: Task, policy: SizePolicy = SizePolicy()) -> 
             f"lbfgs: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a "
             f"second-order step, starts considered, over {policy.lm_work:.0e}; whole-batch gradients are affordable."
         )
-    return "adam", f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way."
+    return (
+        "adam",
+        f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way.",
+    )

@@ -15,7 +15,14 @@ from torch import Generator, Tensor, nn
 
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import Errors, TrainingData, measure, not_finite, output_scale, rmse
+from kanrun.engine.training.data import (
+    Errors,
+    TrainingData,
+    measure,
+    not_finite,
+    output_scale,
+    rmse,
+)
 from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
@@ -48,16 +55,25 @@ class Solver(Protocol):
         """Go on from another solver's `state()`."""
 
 
-def create_lm(network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
+def create_lm(
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
+) -> Solver:
     if data.task == "classification":
-        raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
+        raise UsageError(
+            "solver=lm minimises squares; for classification use solver=lbfgs or solver=adam."
+        )
     policy = plan.policy.lm_without_grid if network.intervals is None else plan.policy.lm
     if network.intervals is not None and network.unknowns_at(None) > plan.policy.small:
         policy = replace(policy, damping=plan.policy.large_damping)
     problem = DataFitting(
-        network, data.train, output_scale(data.train, data.task), smoothing, freeze_unseen=plan.freeze_unseen,
-        held_numbers=plan.policy.held_numbers, farthest=plan.policy.farthest,
-    )  # fmt: skip
+        network,
+        data.train,
+        output_scale(data.train, data.task),
+        smoothing,
+        freeze_unseen=plan.freeze_unseen,
+        held_numbers=plan.policy.held_numbers,
+        farthest=plan.policy.farthest,
+    )
     return LevenbergMarquardt(problem, policy)
 
 
@@ -68,26 +84,42 @@ def create_lbfgs(
     return LBFGS(network, objective, history=plan.history, policy=plan.policy.lbfgs)
 
 
-def create_adam(network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
-    return Adam(network, _objective(data, plan, smoothing), replace(plan.adam, steps=plan.steps), generator)
+def create_adam(
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
+) -> Solver:
+    return Adam(
+        network, _objective(data, plan, smoothing), replace(plan.adam, steps=plan.steps), generator
+    )
 
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
     return Objective(
-        data.train, output_scale(data.train, data.task), data.task, weight=smoothing.weight, order=smoothing.order,
-        freeze_unseen=plan.freeze_unseen, sparsity=plan.sparsity, magnitude=plan.magnitude,
-    )  # fmt: skip
+        data.train,
+        output_scale(data.train, data.task),
+        data.task,
+        weight=smoothing.weight,
+        order=smoothing.order,
+        freeze_unseen=plan.freeze_unseen,
+        sparsity=plan.sparsity,
+        magnitude=plan.magnitude,
+    )
 
 
 def make_solver(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator
+    network: Network,
+    data: TrainingData,
+    plan: Plan,
+    smoothing: Smoothing | float,
+    generator: Generator,
 ) -> Solver:
     """The plan's solver on `network`; second-order ones need float64.
 
     Raises UsageError for a solver that does not fit the task or the precision.
     """
     if plan.solver == "lm" and next(network.parameters()).dtype != torch.float64:
-        raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
+        raise UsageError(
+            "solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32."
+        )
     if not isinstance(smoothing, Smoothing):
         smoothing = Smoothing(smoothing)
     solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, smoothing, generator)
@@ -164,7 +196,9 @@ class SolverRun:
     def __init__(self, solver: Solver, limit: int, plan: Plan, data: TrainingData) -> None:
         self.solver, self.settled, self._limit, self._plan = solver, False, limit, plan
         self._seen = replace(data, test=None)
-        rows = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
+        rows = sum(
+            len(part) for part in (data.train, data.validation, data.test) if part is not None
+        )
         # steps between two measurements: more than 1 where a step looks at few of many samples
         self._every = max(1, rows // (plan.policy.grids.measured_share * solver.rows))
         self.taken = self.stalled = self.unimproved = 0
@@ -184,9 +218,13 @@ class SolverRun:
             errors = measure(solver.network, self._seen)
             if not errors.train < float("inf"):
                 cause = not_finite(solver.network, self._seen.train)
-                raise TrainingFailed(f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}.")
+                raise TrainingFailed(
+                    f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}."
+                )
             self.unimproved = 0 if best.offer(solver.network, errors) else self.unimproved + 1
-            self.stalled = self.stalled + 1 if solver.stalls and loss > (1 - grids.stalled) * before else 0
+            self.stalled = (
+                self.stalled + 1 if solver.stalls and loss > (1 - grids.stalled) * before else 0
+            )
             impatient = patience is not None and self.unimproved >= patience
             self.settled = spent(solver, before, grids) or self.stalled >= 2 or impatient
             part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"

@@ -32,7 +32,16 @@ __all__ = ["PageLimits", "network_values", "write_report"]
 LARGEST = 5 * 10**6  # bytes of a page
 _LARGEST_SVG = 400_000  # of a figure; a larger one is embedded as PNG
 _MOST_ROWS = 200
-_TABLES = ("summary", "stages", "decisions", "importance", "matrix", "candidates", "orders", "formulas")
+_TABLES = (
+    "summary",
+    "stages",
+    "decisions",
+    "importance",
+    "matrix",
+    "candidates",
+    "orders",
+    "formulas",
+)
 
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
@@ -44,7 +53,8 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
 
 def _page(runs: Sequence[Run]) -> str:
     asset = {
-        name: (resources.files(__name__) / name).read_text("utf-8") for name in ("page.css", "network.js", "page.js")
+        name: (resources.files(__name__) / name).read_text("utf-8")
+        for name in ("page.css", "network.js", "page.js")
     }
     body, room = [], LARGEST - sum(map(len, asset.values())) - 100_000
     names = ", ".join(run.name for run in runs)
@@ -57,20 +67,26 @@ def _page(runs: Sequence[Run]) -> str:
         body.append(f"<section>{parts}</section>")
     scripts = asset["network.js"], asset["page.js"]
     hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for text in scripts
     )
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
         "base-uri 'none'; form-action 'none'"
     )
-    return "\n".join([
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f"{_tag('title', f'kanrun: {names}')}<style>{asset['page.css']}</style></head><body>",
-        *body, *sources, *(f"<script>{text}</script>" for text in scripts), "</body></html>",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="referrer" content="no-referrer">',
+            f"{_tag('title', f'kanrun: {names}')}<style>{asset['page.css']}</style></head><body>",
+            *body,
+            *sources,
+            *(f"<script>{text}</script>" for text in scripts),
+            "</body></html>",
+        ]
+    )
 
 
 def _section(run: Run, sources: list[str], room: int) -> str:
@@ -78,7 +94,9 @@ def _section(run: Run, sources: list[str], room: int) -> str:
     single = run.single
     parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
     if run.is_sweep:
-        parts.append(_tag("p", f"A sweep of {len(run.jobs)} jobs; below is its best, {single.name}."))
+        parts.append(
+            _tag("p", f"A sweep of {len(run.jobs)} jobs; below is its best, {single.name}.")
+        )
         parts.append(_jobs(run))
     parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
     parts.append(_record(single))
@@ -90,7 +108,12 @@ def _section(run: Run, sources: list[str], room: int) -> str:
             continue
         room -= len(content)
         if room < 0:
-            parts.append(_tag("p", "It is not here, because the page would be too large: make one of fewer runs."))
+            parts.append(
+                _tag(
+                    "p",
+                    "It is not here, because the page would be too large: make one of fewer runs.",
+                )
+            )
             break
         sources.append(f'<script type="application/json" id="{source}">{content}</script>')
         parts.append(f'<div class="living" data-source="{source}"></div>')
@@ -98,7 +121,11 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
         room -= len(image) * 4 // 3
         if room < 0:
-            parts.append(_tag("p", f"Further figures are in {run.name}/figures: the page would be too large."))
+            parts.append(
+                _tag(
+                    "p", f"Further figures are in {run.name}/figures: the page would be too large."
+                )
+            )
             break
         data = base64.b64encode(image).decode()
         name = escape(path.stem, quote=True)
@@ -114,18 +141,28 @@ def _record(run: Run) -> str:
         manifest = run.manifest
     except KanrunError as error:
         return _tag("p", str(error))
-    words = shlex.join(manifest.argv) or f"kanrun {manifest.command} {shlex.join(manifest.overrides)}"
+    words = (
+        shlex.join(manifest.argv) or f"kanrun {manifest.command} {shlex.join(manifest.overrides)}"
+    )
     parts = [f"<p>Asked for by <code>{escape(words)}</code></p>"]
     parts.append(f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>")
     if manifest.reason:
         parts.append(_tag("p", manifest.reason))
     if manifest.claims:
         rows = [
-            {"": "holds" if claim.holds else "does not hold", "claim": claim.sentence,
-             "measured": shown(claim.measured), "bound": claim.bound, "spread": claim.spread or ""}
+            {
+                "": "holds" if claim.holds else "does not hold",
+                "claim": claim.sentence,
+                "measured": shown(claim.measured),
+                "bound": claim.bound,
+                "spread": claim.spread or "",
+            }
             for claim in manifest.claims
-        ]  # fmt: skip
-        parts += [_tag("h3", "Claims"), _table({name: [row[name] for row in rows] for name in rows[0]})]
+        ]
+        parts += [
+            _tag("h3", "Claims"),
+            _table({name: [row[name] for row in rows] for name in rows[0]}),
+        ]
     parts += [_tag("p", f"Note: {note}") for note in manifest.notes]
     for name in _TABLES:
         try:
@@ -135,10 +172,15 @@ def _record(run: Run) -> str:
         if columns and len(next(iter(columns.values()))):
             parts += [_tag("h3", name), _table(columns)]
     facts = {
-        "started": local_time(manifest.started), "seconds": manifest.seconds, "host": manifest.host,
-        "device": manifest.device, "precision": manifest.precision, "threads": manifest.threads,
-        **flattened(manifest.git or {}, "git."), **manifest.versions,
-    }  # fmt: skip
+        "started": local_time(manifest.started),
+        "seconds": manifest.seconds,
+        "host": manifest.host,
+        "device": manifest.device,
+        "precision": manifest.precision,
+        "threads": manifest.threads,
+        **flattened(manifest.git or {}, "git."),
+        **manifest.versions,
+    }
     parts += ["<details><summary>Environment</summary>", _pairs(facts), "</details>"]
     return "\n".join(parts)
 
@@ -165,7 +207,10 @@ def _jobs(sweep: Run) -> str:
 def _compared(runs: Sequence[Run]) -> str:
     comparison = RunComparison([run.single for run in runs])
     parts = []
-    for title, side in (("Settings that differ", comparison.settings), ("Results", comparison.results)):
+    for title, side in (
+        ("Settings that differ", comparison.settings),
+        ("Results", comparison.results),
+    ):
         if side:
             parts += [_tag("h3", title), _table(comparison.columns(side))]
     return "\n".join(parts)
@@ -183,7 +228,10 @@ def _figures(single: Run, run: Run) -> Iterable[Path]:
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
-    heads = "".join(f'<th scope="col"><button type="button">{escape(str(name))}</button></th>' for name in columns)
+    heads = "".join(
+        f'<th scope="col"><button type="button">{escape(str(name))}</button></th>'
+        for name in columns
+    )
     rows = []
     for values in list(zip(*columns.values(), strict=True))[:_MOST_ROWS]:
         rows.append("<tr>" + "".join(_cell(value) for value in values) + "</tr>")
@@ -196,13 +244,18 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     text = shown(value)
     marks = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
-    number = ' class="n"' if isinstance(value, int | float) and not isinstance(value, bool) else marks.get(text, "")
+    number = (
+        ' class="n"'
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else marks.get(text, "")
+    )
     return f"<td{number}>{escape(text)}</td>"
 
 
 def _pairs(pairs: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(shown(value))}</td></tr>" for name, value in pairs.items()
+        f"<tr><th>{escape(str(name))}</th><td>{escape(shown(value))}</td></tr>"
+        for name, value in pairs.items()
     )
     return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
 

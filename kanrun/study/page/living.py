@@ -16,7 +16,9 @@ from kanrun.errors import KanrunError
 from kanrun.runs import Checkpoint, Run
 
 Living = dict[str, Any]
-_SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of the checkpoints of `kanrun.study.model.slider_checkpoint`
+_SLIDER_NAME = re.compile(
+    r".*-seed\d+-stages"
+)  # of the checkpoints of `kanrun.study.model.slider_checkpoint`
 _SHOWN = 2.0  # how far from 0 the edges of an MLP are drawn, in standard deviations of an input
 _RESUME_NAME = re.compile(r"resume-\d+-\d+")
 
@@ -40,7 +42,9 @@ def living_of(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
             yield from make(run, limits)
 
 
-def network_values(description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str = "") -> Living:
+def network_values(
+    description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str = ""
+) -> Living:
     """A stored KAN or MLP as network.js evaluates it.
 
     Raises KeyError for a network of another kind, ValueError for shapes that do not fit each other.
@@ -50,38 +54,58 @@ def network_values(description: Mapping[str, Any], arrays: Mapping[str, Any], pr
     layers = []
     for number, each in enumerate(description["layers"]):
         spec, at = each["edges"], f"{prefix}layers.{number}."
-        mask, coefficients, knots = (arrays[at + name] for name in ("mask", "coefficients", "knots"))
+        mask, coefficients, knots = (
+            arrays[at + name] for name in ("mask", "coefficients", "knots")
+        )
         if spec["scale"] == "single":
             base = spline = arrays[at + "weight"] * mask
         else:
             base, spline = arrays[at + "base_weight"] * mask, arrays[at + "spline_weight"] * mask
         degree = int(spec["degree"])
-        if coefficients.shape != (*mask.shape, knots.shape[1] - degree - 1) or knots.shape[0] != mask.shape[1]:
+        if (
+            coefficients.shape != (*mask.shape, knots.shape[1] - degree - 1)
+            or knots.shape[0] != mask.shape[1]
+        ):
             raise ValueError("the arrays of the network do not fit each other")
-        layers.append({
-            "degree": degree, "base": str(spec["base"]),
-            "extrapolation": str(spec.get("extrapolation", spec.get("outside", "linear"))),
-            "baseGoesOn": bool(spec.get("base_goes_on", "outside" in spec)),
-            "knots": knots.tolist(), "coefficients": coefficients.tolist(),
-            "baseWeight": base.tolist(), "splineWeight": spline.tolist(),
-        })  # fmt: skip
+        layers.append(
+            {
+                "degree": degree,
+                "base": str(spec["base"]),
+                "extrapolation": str(spec.get("extrapolation", spec.get("outside", "linear"))),
+                "baseGoesOn": bool(spec.get("base_goes_on", "outside" in spec)),
+                "knots": knots.tolist(),
+                "coefficients": coefficients.tolist(),
+                "baseWeight": base.tolist(),
+                "splineWeight": spline.tolist(),
+            }
+        )
     products = [int(count) for count in description.get("products", ())]
     return {"layers": layers, "products": products + [0] * (len(layers) - len(products))}
 
 
-def _dense_layers(description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str) -> list[Living]:
+def _dense_layers(
+    description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str
+) -> list[Living]:
     """Linear layers as edges w x, the base function identity of weight w, and nodes with a bias and an activation."""
     layers, count = [], len(description["shape"]) - 1
     for number in range(count):
         weights, biases = (arrays[f"{prefix}linear.{number}.{name}"] for name in ("weight", "bias"))
         none = [[0.0] * weights.shape[1]] * weights.shape[0]
         ends = [-_SHOWN, -_SHOWN, _SHOWN, _SHOWN]  # of a degree of 1, for what is drawn of an edge
-        layers.append({
-            "degree": 1, "base": "identity", "extrapolation": "linear", "baseGoesOn": True,
-            "knots": [ends] * weights.shape[1], "coefficients": [[[0.0, 0.0]] * weights.shape[1]] * weights.shape[0],
-            "baseWeight": weights.tolist(), "splineWeight": none, "bias": biases.tolist(),
-            "activation": str(description["activation"]) if number < count - 1 else "identity",
-        })  # fmt: skip
+        layers.append(
+            {
+                "degree": 1,
+                "base": "identity",
+                "extrapolation": "linear",
+                "baseGoesOn": True,
+                "knots": [ends] * weights.shape[1],
+                "coefficients": [[[0.0, 0.0]] * weights.shape[1]] * weights.shape[0],
+                "baseWeight": weights.tolist(),
+                "splineWeight": none,
+                "bias": biases.tolist(),
+                "activation": str(description["activation"]) if number < count - 1 else "identity",
+            }
+        )
     return layers
 
 
@@ -102,7 +126,9 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
         x, y = stored.arrays["points/x"].tolist(), stored.arrays["points/y"].tolist()
         if (classes := stored.meta["classes"]) is not None:
             y = [[str(classes[int(value)]) for value in row] for row in y]
-        slider = _network(title, stored.meta, stages, {"x": x, "y": y}) | {"slider": str(stored.meta["slider"])}
+        slider = _network(title, stored.meta, stages, {"x": x, "y": y}) | {
+            "slider": str(stored.meta["slider"])
+        }
         found.setdefault(title, slider | {"stages": []})["stages"].extend(stages)
     yield from found.values()
     models = [name for name in names if not _SLIDER_NAME.fullmatch(name)]
@@ -111,7 +137,11 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
     stored = run.checkpoint(models[0])
     title, network = f"The network {models[0]}", stored.meta["network"]
     if _size(stored) > limits.numbers:
-        yield {"kind": "absent", "title": title, "said": f"It has {_size(stored)} numbers, too many for a page."}
+        yield {
+            "kind": "absent",
+            "title": title,
+            "said": f"It has {_size(stored)} numbers, too many for a page.",
+        }
         return
     points = _test_points(run, models[0], stored.meta)
     try:
@@ -122,23 +152,39 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
             stages = [{"label": "", "model": model_values(network, stored)}]
             yield _network(title, stored.meta, stages, _thinned(points, limits.points))
     except KeyError:
-        what = "a solution with conditions=hard" if "hard" in str(network) else f"a model of kind {network['kind']}"
-        yield {"kind": "absent", "title": title, "said": f"The page cannot evaluate {what}; its figures show it."}
+        what = (
+            "a solution with conditions=hard"
+            if "hard" in str(network)
+            else f"a model of kind {network['kind']}"
+        )
+        yield {
+            "kind": "absent",
+            "title": title,
+            "said": f"The page cannot evaluate {what}; its figures show it.",
+        }
 
 
-def _windows(description: Mapping[str, Any], stored: Checkpoint, points: Living, limits: PageLimits) -> list[Living]:
+def _windows(
+    description: Mapping[str, Any], stored: Checkpoint, points: Living, limits: PageLimits
+) -> list[Living]:
     """A stage for each window of time, with the test points in it."""
     stages = []
     for number, field in enumerate(description["fields"]):
         prefix = f"fields.{number}."
         box = stored.arrays[f"{prefix}box"].tolist()
         low, high = box[-1]
-        inside = [i for i, x in enumerate(points["x"]) if (low < x[-1] or not number) and x[-1] <= high]
+        inside = [
+            i for i, x in enumerate(points["x"]) if (low < x[-1] or not number) and x[-1] <= high
+        ]
         part = {name: [values[i] for i in inside] for name, values in points.items()}
-        stages.append({
-            "label": f"{stored.meta['inputs'][-1]} from {low:.4g} to {high:.4g}", "domain": box,
-            "model": model_values(field, stored, prefix), "points": _thinned(part, limits.points),
-        })  # fmt: skip
+        stages.append(
+            {
+                "label": f"{stored.meta['inputs'][-1]} from {low:.4g} to {high:.4g}",
+                "domain": box,
+                "model": model_values(field, stored, prefix),
+                "points": _thinned(part, limits.points),
+            }
+        )
     return stages
 
 
@@ -152,7 +198,12 @@ def model_values(description: Mapping[str, Any], stored: Checkpoint, prefix: str
         outer = {"shift": [0.0] * len(sizes), "scale": sizes.tolist()}
         values = network_values(description["network"], arrays, f"{prefix}network.")
         form = [int(count) for count in description["form"][:3]]
-        return values | {"form": form, "classes": None, "inputScaling": inner, "outputScaling": outer}
+        return values | {
+            "form": form,
+            "classes": None,
+            "inputScaling": inner,
+            "outputScaling": outer,
+        }
     classes = [str(name) for name in meta["classes"]] if meta["classes"] else None
     scalings = {"inputScaling": meta["input_scaling"], "outputScaling": meta["output_scaling"]}
     return network_values(description, arrays, prefix) | scalings | {"classes": classes}
@@ -160,10 +211,16 @@ def model_values(description: Mapping[str, Any], stored: Checkpoint, prefix: str
 
 def _network(title: str, meta: Mapping[str, Any], stages: list[Living], points: Living) -> Living:
     return {
-        "kind": "network", "title": title, "stages": stages, "inputs": [str(name) for name in meta["inputs"]],
-        "outputs": [str(name) for name in meta["outputs"]], "domain": meta["domain"],
-        "classes": stages[0]["model"]["classes"], "coded": bool(meta.get("code")), "points": points,
-    }  # fmt: skip
+        "kind": "network",
+        "title": title,
+        "stages": stages,
+        "inputs": [str(name) for name in meta["inputs"]],
+        "outputs": [str(name) for name in meta["outputs"]],
+        "domain": meta["domain"],
+        "classes": stages[0]["model"]["classes"],
+        "coded": bool(meta.get("code")),
+        "points": points,
+    }
 
 
 def _size(stored: Checkpoint) -> int:
@@ -177,7 +234,10 @@ def _test_points(run: Run, model: str, meta: Mapping[str, Any]) -> Living:
     table = pd.DataFrame()
     if "predictions" in run.tables:
         table = run.table("predictions").query("split == 'test'")
-        inputs, outputs = [f"input:{name}" for name in inputs], [f"truth:{name}" for name in meta["outputs"]]
+        inputs, outputs = (
+            [f"input:{name}" for name in inputs],
+            [f"truth:{name}" for name in meta["outputs"]],
+        )
     elif solution in run.tables:
         table = run.table(solution)
     if not {*inputs, *outputs} <= set(table):
@@ -192,15 +252,25 @@ def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
         points = run.table("de_casteljau").query("level == 0")
         degree = len(points) - 1
         title = f"A Bézier curve of degree {degree}: every control point moves all of it"
-        yield {"kind": "curve", "title": title, "control": _pairs(points), "knots": None, "degree": degree}
+        yield {
+            "kind": "curve",
+            "title": title,
+            "control": _pairs(points),
+            "knots": None,
+            "degree": degree,
+        }
     if {"bspline_control", "bspline_knots"} <= set(run.tables):
         points, knots = run.table("bspline_control"), run.table("bspline_knots")
         every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
         degree = len(every) - len(points) - 1
-        title = (
-            f"A B-spline of degree {degree}: a control point moves at most {degree + 1} spans between knots (grey dots)"
-        )
-        yield {"kind": "curve", "title": title, "control": _pairs(points), "knots": every, "degree": degree}
+        title = f"A B-spline of degree {degree}: a control point moves at most {degree + 1} spans between knots (grey dots)"
+        yield {
+            "kind": "curve",
+            "title": title,
+            "control": _pairs(points),
+            "knots": every,
+            "degree": degree,
+        }
 
 
 def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
@@ -237,7 +307,10 @@ def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
             step = pd.Series(range(len(rows)), rows.index)
             done = rows["stage"] <= stage
             grids += map(str, rows["intervals"][done].tail(1))
-            lines = [_line(step, rows["log"], "unseen", limits), _line(step[done], rows["log"][done], "curve", limits)]
+            lines = [
+                _line(step, rows["log"], "unseen", limits),
+                _line(step[done], rows["log"][done], "curve", limits),
+            ]
             panels.append({"title": f"log10 {error} over steps, {schedule}", "lines": lines})
         said = f"intervals: {', '.join(dict.fromkeys(grids))}"
         frames.append({"label": f"stage {stage}", "panels": panels, "said": said})
@@ -261,7 +334,9 @@ def _snapping(run: Run, limits: PageLimits) -> Iterator[Living]:
             line = _line(edge["x"], edge["y"], "other" if one["symbolic"] else "curve", limits)
             panels.append((-float(one["score"] or 0), {"title": title, "lines": [line]}))
         panels.sort(key=lambda pair: pair[0])
-        frames.append({"label": str(stage), "panels": [panel for _, panel in panels[: limits.panels]]})
+        frames.append(
+            {"label": str(stage), "panels": [panel for _, panel in panels[: limits.panels]]}
+        )
     title = "From a network to a formula: blue edges are splines, orange ones have become symbols"
     yield {"kind": "frames", "title": title, "slider": "stage", "frames": frames, "common": False}
 
@@ -272,7 +347,11 @@ def _pairs(points: pd.DataFrame) -> list[list[float]]:
 
 
 def _line(x: pd.Series, y: pd.Series, style: str, limits: PageLimits) -> Living:
-    return {"x": _thin(x.tolist(), limits.line), "y": _thin(y.tolist(), limits.line), "style": style}
+    return {
+        "x": _thin(x.tolist(), limits.line),
+        "y": _thin(y.tolist(), limits.line),
+        "style": style,
+    }
 
 
 def _thin(values: Sequence[Any], most: int) -> list[Any]:

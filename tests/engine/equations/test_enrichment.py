@@ -21,7 +21,9 @@ def field(form: OutputForm, intervals: int = 4) -> Field:
     drawn = Generator().manual_seed(1)
     domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
     spec = EdgeSpec(degree=5, base="zero")
-    network = KAN.create([2, form.outputs], intervals, spec, domain=domain, initialisation="spline", generator=drawn)
+    network = KAN.create(
+        [2, form.outputs], intervals, spec, domain=domain, initialisation="spline", generator=drawn
+    )
     with torch.no_grad():
         for _, parameter in network.unknowns():
             parameter.copy_(torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
@@ -52,7 +54,14 @@ def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are() -> No
 
 def test_equal_squares_halve_all_intervals() -> None:
     at = points(4000)
-    after = insert(field(OutputForm(1, 1, 2)), 8, at, torch.ones(len(at), dtype=at.dtype), halved=0.1, narrowest=1e-6)
+    after = insert(
+        field(OutputForm(1, 1, 2)),
+        8,
+        at,
+        torch.ones(len(at), dtype=at.dtype),
+        halved=0.1,
+        narrowest=1e-6,
+    )
     assert after.network.edge_layers[0].uniform
 
 
@@ -83,15 +92,22 @@ def test_points_follow_unequal_knots() -> None:
 
 def system(conditions: dict[str, tuple[tuple[tuple[int, float], ...], ...]]) -> System:
     vocabulary = Vocabulary(("x", "t"), ("u",))
-    made = tuple(Condition(text, parse_relation(text, vocabulary), faces) for text, faces in conditions.items())
+    made = tuple(
+        Condition(text, parse_relation(text, vocabulary), faces)
+        for text, faces in conditions.items()
+    )
     return System(vocabulary, BOX, (parse_relation("u_t = u_xx", vocabulary),), made)
 
 
 def test_hard_conditions_hold_exactly_and_are_differentiated() -> None:
-    problem = system({
-        "2*u = sin(t)": (((0, 0.0),),), "u_x = t": (((0, 2.0),),), "u = 2*t": (((0, 2.0),),),
-        "u = sin(-1)/2 + x*(-4 - sin(-1))/4 + x*(x - 2)": (((1, -1.0),),),
-    })  # fmt: skip
+    problem = system(
+        {
+            "2*u = sin(t)": (((0, 0.0),),),
+            "u_x = t": (((0, 2.0),),),
+            "u = 2*t": (((0, 2.0),),),
+            "u = sin(-1)/2 + x*(-4 - sin(-1))/4 + x*(x - 2)": (((1, -1.0),),),
+        }
+    )
     hard = hard_conditions(problem, last=False)
     assert hard is not None
     plain = field(OutputForm(1, 2, 2))
@@ -109,7 +125,9 @@ def test_hard_conditions_hold_exactly_and_are_differentiated() -> None:
     again = from_description(built.describe())
     again.load_state_dict(built.state_dict())
     assert isinstance(again, Field)
-    torch.testing.assert_close(again.derivative(at, (2, 1)), built.derivative(at, (2, 1)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        again.derivative(at, (2, 1)), built.derivative(at, (2, 1)), rtol=0, atol=0
+    )
 
 
 def test_jets_of_built_in_conditions_are_their_derivatives() -> None:
@@ -118,4 +136,6 @@ def test_jets_of_built_in_conditions_are_their_derivatives() -> None:
     monomials = Monomials.covering([(2, 1)], 2)
     at = points(5)
     found = hard.apply(torch.zeros(len(monomials.indices), 5, 1, dtype=at.dtype), at, monomials)
-    torch.testing.assert_close(found[monomials.position((1, 1)), :, 0], torch.full((5,), 2.0, dtype=at.dtype))
+    torch.testing.assert_close(
+        found[monomials.position((1, 1)), :, 0], torch.full((5,), 2.0, dtype=at.dtype)
+    )

@@ -22,10 +22,14 @@ def network(kind: str) -> Network:
     else:
         domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
         spec = EdgeSpec(degree=6, base=kind)
-        made = KAN.create([2, 3, 3], 4, spec, domain=domain, initialisation="spline", generator=drawn)
+        made = KAN.create(
+            [2, 3, 3], 4, spec, domain=domain, initialisation="spline", generator=drawn
+        )
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+            parameter.add_(
+                0.2 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype)
+            )
     return made
 
 
@@ -56,9 +60,16 @@ def test_products_are_truncated_products_of_polynomials() -> None:
     first, second = monomials.variables(x).split(1, dim=2)
     first[0] += 2
     product = monomials.multiply(first, monomials.multiply(second, second))
-    expected = {(0, 0): (x[:, 0] + 2) * x[:, 1] ** 2, (1, 1): 2 * x[:, 1], (0, 2): x[:, 0] + 2, (1, 2): 0 * x[:, 0] + 1}
+    expected = {
+        (0, 0): (x[:, 0] + 2) * x[:, 1] ** 2,
+        (1, 1): 2 * x[:, 1],
+        (0, 2): x[:, 0] + 2,
+        (1, 2): 0 * x[:, 0] + 1,
+    }
     for index, value in expected.items():
-        torch.testing.assert_close(product[monomials.position(index), :, 0], value, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(
+            product[monomials.position(index), :, 0], value, rtol=1e-14, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("kind", ["zero", "silu", "mlp"])
@@ -69,7 +80,9 @@ def test_components_are_the_derivatives(kind: str) -> None:
     for index in monomials.indices:
         found = jets.outputs[monomials.position(index), :, 1].detach() * monomials.factorial(index)
         expected = by_autograd(model, x, 1, index)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1))
+        torch.testing.assert_close(
+            found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1)
+        )
 
 
 @pytest.mark.parametrize("kind", ["zero", "silu", "mlp"])
@@ -77,7 +90,10 @@ def test_the_jacobian_is_what_differences_say(kind: str) -> None:
     model, x, monomials = network(kind), points(5), Monomials.covering(INDICES, 2)
 
     def value(out: Tensor) -> Tensor:
-        return out[monomials.position((2, 1)), :, 0] * out[0, :, 1] + out[monomials.position((0, 4)), :, 2] ** 2
+        return (
+            out[monomials.position((2, 1)), :, 0] * out[0, :, 1]
+            + out[monomials.position((0, 4)), :, 2] ** 2
+        )
 
     def value_at(unknowns: Tensor) -> Tensor:
         model.set_unknowns(unknowns)

@@ -32,7 +32,9 @@ from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import Vocabulary, parse_relation
 
 FEW = ((4, 6), (2, 10))
-SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=FEW, rounds_if_small=FEW, start_points=150)
+SMALL = EquationPolicy(
+    points=300, face_points=20, fresh=400, rounds=FEW, rounds_if_small=FEW, start_points=150
+)
 PLAIN, SEPARATED = OutputForm(), OutputForm(1, 2, 2, separated=True)
 START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
 
@@ -41,15 +43,19 @@ def kan(inputs: int, hidden: tuple[int, ...] = (), degree: int = 5, intervals: i
     def create(outputs: int, drawn: Generator) -> Network:
         domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
         spec, shape = EdgeSpec(degree=degree, base="zero"), (inputs, *hidden, outputs)
-        return KAN.create(shape, intervals, spec, domain=domain, initialisation="spline", generator=drawn)
+        return KAN.create(
+            shape, intervals, spec, domain=domain, initialisation="spline", generator=drawn
+        )
 
     return create
 
 
 def system(
-    variables: dict[str, tuple[float, float]], equation: str, conditions: dict[str, tuple[Any, str]],
+    variables: dict[str, tuple[float, float]],
+    equation: str,
+    conditions: dict[str, tuple[Any, str]],
     find: dict[str, float] | None = None,
-) -> System:  # fmt: skip
+) -> System:
     """`conditions` by name: faces, or the number of a periodic variable; and a formula."""
     vocabulary = Vocabulary(tuple(variables), ("u",), tuple(find or {}))
     made = []
@@ -58,7 +64,9 @@ def system(
         ring = isinstance(faces, int)
         made.append(Condition(name, relation, () if ring else faces, faces if ring else None))
     box = torch.tensor(list(variables.values()), dtype=torch.float64)
-    return System(vocabulary, box, (parse_relation(equation, vocabulary),), tuple(made), (), find or {})
+    return System(
+        vocabulary, box, (parse_relation(equation, vocabulary),), tuple(made), (), find or {}
+    )
 
 
 def solution(problem: System, create: Any, form: OutputForm = PLAIN, **more: Any) -> Solution:
@@ -85,7 +93,9 @@ def test_the_order_of_convergence_is_degree_plus_one(degree: int) -> None:
     problem = system({"x": (0, 1)}, "u_xx = -4*pi^2*sin(2*pi*x)", {"ends": (ENDS, "u = 0")})
 
     def measured(intervals: int) -> float:
-        found = solution(problem, kan(1, degree=degree, intervals=intervals), intervals=(intervals,))
+        found = solution(
+            problem, kan(1, degree=degree, intervals=intervals), intervals=(intervals,)
+        )
         return error(found, lambda x: torch.sin(2 * torch.pi * x[:, 0]), problem.box)
 
     slope = float(torch.tensor(measured(16) / measured(32)).log2())
@@ -95,9 +105,13 @@ def test_the_order_of_convergence_is_degree_plus_one(degree: int) -> None:
 def test_a_product_is_found() -> None:
     border = (((0, -1.0),), ((0, 1.0),), ((1, -1.0),), ((1, 1.0),))
     right = "-2*pi^2*sin(pi*x)*sin(pi*y)"
-    problem = system({"x": (-1, 1), "y": (-1, 1)}, f"u_xx + u_yy = {right}", {"border": (border, "u = 0")})
+    problem = system(
+        {"x": (-1, 1), "y": (-1, 1)}, f"u_xx + u_yy = {right}", {"border": (border, "u = 0")}
+    )
     found = solution(problem, kan(2, intervals=8), OutputForm(1, 1, 2), intervals=(8, 16, 32))
-    truth = error(found, lambda x: torch.sin(torch.pi * x[:, 0]) * torch.sin(torch.pi * x[:, 1]), problem.box)
+    truth = error(
+        found, lambda x: torch.sin(torch.pi * x[:, 0]) * torch.sin(torch.pi * x[:, 1]), problem.box
+    )
     assert truth < 1e-6
     change = found.last[-1].change
     assert change is not None
@@ -109,42 +123,64 @@ def test_units_of_the_solution_and_of_the_variable_change_nothing(unit: float) -
     plain = system({"x": (0, 1)}, "u_xx + u = 3*cos(x)", {"ends": (ENDS, "u = 1")})
     far = (((0, 0.0),), ((0, unit),))
     scaled = system(
-        {"x": (0, unit)}, f"u_xx*{unit!r}^2 + u = 3*cos(x/{unit!r})*{unit!r}", {"ends": (far, f"u = {unit!r}")}
+        {"x": (0, unit)},
+        f"u_xx*{unit!r}^2 + u = 3*cos(x/{unit!r})*{unit!r}",
+        {"ends": (far, f"u = {unit!r}")},
     )
     ours, theirs = solution(plain, kan(1)), solution(scaled, kan(1))
     at = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
     with torch.no_grad():
-        torch.testing.assert_close(theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(
+            theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7
+        )
     assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
 
 
 @pytest.mark.parametrize(
     ("hidden", "form"), [((2,), PLAIN), ((), SEPARATED), ((), replace(SEPARATED, fixed_last=True))]
 )
-def test_the_jacobian_of_all_blocks_is_what_differences_say(hidden: tuple[int, ...], form: OutputForm) -> None:
+def test_the_jacobian_of_all_blocks_is_what_differences_say(
+    hidden: tuple[int, ...], form: OutputForm
+) -> None:
     conditions = {"ring": (0, "u_x = 0"), "start": ((((1, 0.0),),), "u = sin(x)")}
     problem = system({"x": (0, 1), "t": (0, 1)}, "u_t = D*u_xx + u*u_x", conditions, {"D": 0.3})
     drawn = Generator().manual_seed(0)
-    field = Field(kan(2, hidden)(form.outputs, drawn), form, problem.box, torch.tensor([2.0], dtype=torch.float64))
+    field = Field(
+        kan(2, hidden)(form.outputs, drawn),
+        form,
+        problem.box,
+        torch.tensor([2.0], dtype=torch.float64),
+    )
     with torch.no_grad():
         if form.separated:
             field.network.edge_layers[0].mask.copy_(form.mask(2))
         for _, parameter in field.unknowns():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+            parameter.add_(
+                0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype)
+            )
     inside = low_discrepancy(problem.box, 9, 0)
     low, high = (torch.tensor([[end, 0.2], [end, 0.7]], dtype=torch.float64) for end in (0.0, 1.0))
     shares = torch.linspace(0.5, 1.5, 9, dtype=torch.float64)
     blocks = [
         Block("equation", problem.equations[0], inside, shares=shares),
         Block("condition", problem.conditions[0].relation, low, 5.0, partner=high),
-        Block("condition", problem.conditions[1].relation, inside[:4], 2.0, target=inside[:4, 0], unit=3.0),
+        Block(
+            "condition",
+            problem.conditions[1].relation,
+            inside[:4],
+            2.0,
+            target=inside[:4, 0],
+            unit=3.0,
+        ),
     ]
     least = ResidualProblem(field, blocks, problem.guesses())
     u, step = least.unknowns, 1e-6
     rows = least.linearise(u).rows
     assert rows is not None
     for along in torch.randn(24, len(u), generator=drawn, dtype=torch.float64):
-        expected = (least.residual(u + step * along) - least.residual(u - step * along)) / (2 * step)
+        expected = (least.residual(u + step * along) - least.residual(u - step * along)) / (
+            2 * step
+        )
         torch.testing.assert_close(rows.times(along), expected, rtol=1e-5, atol=1e-7)
 
 
@@ -168,7 +204,9 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
     quiet = system({"x": (0, 2)}, "u_xx = 12", {"ends": ((((0, 0.0),), ((0, 2.0),)), "u = 0")})
     at = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
     assert float(sizes_of(said, at)[0]) == pytest.approx(7.0, rel=0.1)
-    assert float(sizes_of(quiet, at)[0]) == pytest.approx(12.0, rel=0.1)  # u'' times the half range squared
+    assert float(sizes_of(quiet, at)[0]) == pytest.approx(
+        12.0, rel=0.1
+    )  # u'' times the half range squared
 
 
 def test_residuals_weigh_less_around_corners() -> None:
@@ -186,7 +224,9 @@ def test_residuals_weigh_less_around_corners() -> None:
     assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
     assert all(face is not None and float(face[0]) == 0 for face in faces)
     assert shares(made.until(0.5, 1.0)) == [None, None, None]
-    smaller = replace(made, corners=(replace(made.corners[0], share=0.3 / 2**4),))  # eased half as far
+    smaller = replace(
+        made, corners=(replace(made.corners[0], share=0.3 / 2**4),)
+    )  # eased half as far
     inside = shares(smaller)[0]
     assert inside is not None
     assert inside.tolist() == pytest.approx([1, 1, 1])
@@ -208,7 +248,12 @@ def test_a_travelling_wave_is_precise_in_windows() -> None:
     form = replace(SEPARATED, terms=8)
     found = solution(problem, kan(2, intervals=10), form, intervals=(10, 20, 40), windows=2)
     assert all(stage.solution.form.fixed_last for stage in found.last)
-    assert error(found, lambda x: torch.exp(torch.sin(2 * torch.pi * (x[:, 0] - x[:, 1]))), problem.box) < 1e-5
+    assert (
+        error(
+            found, lambda x: torch.exp(torch.sin(2 * torch.pi * (x[:, 0] - x[:, 1]))), problem.box
+        )
+        < 1e-5
+    )
 
 
 def test_points_of_a_face_follow_its_knots() -> None:
@@ -270,7 +315,9 @@ def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
     assert 0.7 < found.reached < 1.2
 
 
-@pytest.mark.parametrize(("conditions", "open_"), [({"ends": (ENDS, "u = 0")}, False), ({"a": (START, "u = 0")}, True)])
+@pytest.mark.parametrize(
+    ("conditions", "open_"), [({"ends": (ENDS, "u = 0")}, False), ({"a": (START, "u = 0")}, True)]
+)
 def test_the_sensitivity_tells_open_equations(conditions: dict[str, Any], open_: bool) -> None:
     found = solution(system({"x": (0, 1)}, "u_xx = 1", conditions), kan(1)).last[-1].sensitivity
     assert found is not None

@@ -16,7 +16,9 @@ POLICY = EvidencePolicy()
 
 def rows(seed: int = 0, count: int = 300) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return np.stack([rng.normal(size=count), rng.exponential(size=count), rng.integers(0, 2, count)], 1).astype(float)
+    return np.stack(
+        [rng.normal(size=count), rng.exponential(size=count), rng.integers(0, 2, count)], 1
+    ).astype(float)
 
 
 def test_functions_of_an_input_are_uncorrelated_on_the_rows() -> None:
@@ -48,7 +50,9 @@ def test_roughness_is_the_integral_of_the_squared_second_derivative() -> None:
 
     def integral(coefficients: np.ndarray) -> float:
         second = BSpline(knots, coefficients, 3).derivative(2)
-        return sum(quad(lambda t: float(second(t)) ** 2, a, b)[0] for a, b in itertools.pairwise(edges))
+        return sum(
+            quad(lambda t: float(second(t)) ** 2, a, b)[0] for a, b in itertools.pairwise(edges)
+        )
 
     found = [integral(c) for c in basis.coefficients[0].T]
     assert found[0] == pytest.approx(0, abs=1e-6 * found[1])

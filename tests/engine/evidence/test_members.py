@@ -10,7 +10,13 @@ import torch
 from scipy.special import softmax
 
 from kanrun.engine.evidence import EvidencePolicy, Terms, fit_classes, fit_numbers, network_of
-from kanrun.engine.evidence.components import Moments, estimate, estimate_of_moments, solve, weights_of
+from kanrun.engine.evidence.components import (
+    Moments,
+    estimate,
+    estimate_of_moments,
+    solve,
+    weights_of,
+)
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, remainder=0.0, most_nodes=1000)
@@ -28,7 +34,9 @@ def test_left_out_predictions_are_those_of_a_fit_without_the_row() -> None:
     h, y = rng.normal(size=(40, 5)), rng.normal(size=40)
     kernel, noise = h @ h.T, rng.uniform(0.5, 2, 40)
     found = solve([kernel], np.array([0.7]), noise, y)
-    np.testing.assert_allclose(weights_of([kernel], np.array([0.7]), noise, y), found.weights, atol=1e-10)
+    np.testing.assert_allclose(
+        weights_of([kernel], np.array([0.7]), noise, y), found.weights, atol=1e-10
+    )
     others = np.delete(np.arange(40), 7)
     without = solve([kernel[np.ix_(others, others)]], np.array([0.7]), noise[others], y[others])
     expected = without.offset + 0.7 * kernel[7, others] @ without.weights
@@ -87,7 +95,9 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()
     expected = np.stack([one.values(fit.functions()[:]) for one in fit.terms], 1)
-    np.testing.assert_allclose(found, expected, atol=1e-12 * float(network.layer(0).coefficients.detach().abs().max()))
+    np.testing.assert_allclose(
+        found, expected, atol=1e-12 * float(network.layer(0).coefficients.detach().abs().max())
+    )
     assert network.shape[0] == 4
     assert network.shape[-1] == outputs
     assert sum(fit.weights.values()) == pytest.approx(1)
@@ -96,7 +106,10 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
 def test_sums_of_terms_give_the_sum_of_their_values() -> None:
     rng = np.random.default_rng(16)
     h, pairs = rng.normal(size=(20, 5)), np.array([[0.0, 2.0], [2.0, 0.0]])
-    one, other = Terms(1.0, rng.normal(size=3)), Terms(-2.0, rng.normal(size=5), pairs, np.array([1, 4]))
+    one, other = (
+        Terms(1.0, rng.normal(size=3)),
+        Terms(-2.0, rng.normal(size=5), pairs, np.array([1, 4])),
+    )
     expected = 0.5 * one.values(h) + 3 * other.values(h)
     np.testing.assert_allclose(one.plus(other, 3.0, 0.5).values(h), expected)
     np.testing.assert_allclose(other.values(h), -2 + h @ other.main + 2 * h[:, 1] * h[:, 4])
@@ -117,8 +130,12 @@ def test_functions_that_are_not_held_give_the_same_fit(monkeypatch: pytest.Monke
     made = fit_numbers(u, y, POLICY)
     np.testing.assert_allclose(made.left_out, held.left_out, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
-        network_of(made.terms, made.design, made.functions(), made.noise, POLICY)(torch.as_tensor(u)).detach(),
-        network_of(held.terms, held.design, held.functions(), held.noise, POLICY)(torch.as_tensor(u)).detach(),
+        network_of(made.terms, made.design, made.functions(), made.noise, POLICY)(
+            torch.as_tensor(u)
+        ).detach(),
+        network_of(held.terms, held.design, held.functions(), held.noise, POLICY)(
+            torch.as_tensor(u)
+        ).detach(),
         atol=1e-9,
     )
 
@@ -181,14 +198,18 @@ def test_variances_from_moments_are_those_from_kernels() -> None:
     h, kinds = rng.normal(size=(200, 12)), np.repeat([0, 1], 6)
     y = h @ np.where(kinds == 0, 0.5, 0.1) * rng.choice([-1, 1]) + rng.normal(size=200)
     policy = replace(POLICY, settled=1e-9, rounds=200)
-    by_rows = estimate([h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)], y, np.ones(200), policy)
+    by_rows = estimate(
+        [h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)], y, np.ones(200), policy
+    )
     found = estimate_of_moments(Moments.of(lambda part: h[part], np.ones(200), y), kinds, 2, policy)
     np.testing.assert_allclose(found[0], by_rows[0], rtol=1e-6)
     assert found[1] == pytest.approx(by_rows[1], rel=1e-8)
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(by_rows: bool) -> None:
+def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(
+    by_rows: bool,
+) -> None:
     """One month of the mean of all: beside near zero noise there is a lower top, where a third of it is noise."""
     months = np.random.default_rng(12).normal(size=(80, 12))
     months += months.mean(1, keepdims=True) + np.random.default_rng(13).normal(size=(80, 1))

@@ -29,7 +29,9 @@ def triple(u: np.ndarray) -> np.ndarray:
 @cache
 def fitted(policy: EvidencePolicy = POLICY) -> TableFit:
     u = rows(300, 0)
-    return fit_numbers(u, triple(u) + 0.1 * np.random.default_rng(1).standard_normal((300, 1)), policy)
+    return fit_numbers(
+        u, triple(u) + 0.1 * np.random.default_rng(1).standard_normal((300, 1)), policy
+    )
 
 
 def test_the_bell_is_that_of_exp() -> None:
@@ -44,7 +46,9 @@ def test_an_input_that_does_nothing_gets_no_precision() -> None:
     radial = RadialBasis.of(u, y, np.ones(200), np.arange(200), POLICY)
     assert radial.precisions[2:].max() < 0.1 * radial.precisions[:2].min()
     assert np.abs(radial.values(u).mean(0)).max() < 2  # of functions with prior variance 1
-    few = RadialBasis.of(u, y, np.ones(200), np.arange(200), replace(POLICY, most_work=200.0 * 5**2))
+    few = RadialBasis.of(
+        u, y, np.ones(200), np.arange(200), replace(POLICY, most_work=200.0 * 5**2)
+    )
     assert few.centres.shape == (5, 4)
 
 

@@ -27,7 +27,9 @@ def make(intervals: int, spec: EdgeSpec, *, uniform: bool, dtype: torch.dtype) -
     generator = torch.Generator().manual_seed(0)
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
     if not uniform:
-        points[:, 1:-1] += 0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
+        points[:, 1:-1] += (
+            0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
+        )
     layer = SplineLayer.on_grid(points.to(dtype), 2, spec, uniform=uniform)
     initialise(layer, "paper", generator)
     layer.mask[1, 2] = False
@@ -35,12 +37,16 @@ def make(intervals: int, spec: EdgeSpec, *, uniform: bool, dtype: torch.dtype) -
 
 
 def points(samples: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
-    share = torch.rand(samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    share = torch.rand(
+        samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return (2.6 * share - 1.3).to(dtype).requires_grad_()
 
 
 def gradients(y: torch.Tensor, x: torch.Tensor, layer: SplineLayer) -> list[torch.Tensor]:
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(y.dtype)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(
+        y.dtype
+    )
     wanted = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
     return list(torch.autograd.grad(y, wanted, g))
 
@@ -48,7 +54,11 @@ def gradients(y: torch.Tensor, x: torch.Tensor, layer: SplineLayer) -> list[torc
 def the_same_numbers(layer: SplineLayer, backend: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
-    tolerance = {"atol": 1e-12, "rtol": 1e-10} if layer.knots.dtype == torch.float64 else {"atol": 2e-5, "rtol": 1e-4}
+    tolerance = (
+        {"atol": 1e-12, "rtol": 1e-10}
+        if layer.knots.dtype == torch.float64
+        else {"atol": 2e-5, "rtol": 1e-4}
+    )
     for samples in (12, 30):  # the second makes a graph for any number of samples
         x = points(samples, layer.knots.dtype, seed=samples)
         found, expected = compiled(x), layer(x)
@@ -100,7 +110,9 @@ def main(backend: str) -> None:
     torch.set_num_threads(1)
     if backend == "inductor":
         for intervals in (NARROW, WIDE):
-            the_same_numbers(make(intervals, EdgeSpec(), uniform=True, dtype=torch.float32), backend)
+            the_same_numbers(
+                make(intervals, EdgeSpec(), uniform=True, dtype=torch.float32), backend
+            )
     else:
         traced(backend)
     print("all the same")

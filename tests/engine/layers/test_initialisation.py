@@ -32,7 +32,10 @@ def test_the_power_law():
 @pytest.mark.parametrize("intervals", [5, 20])
 def test_lecun_keeps_the_variance(intervals):
     layer = make("lecun", inputs=100, outputs=200, intervals=intervals)
-    x = 2 * torch.rand(4000, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
+    x = (
+        2 * torch.rand(4000, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        - 1
+    )
     assert layer(x).var(0).mean() == pytest.approx(float(x.var()), rel=0.5)
 
 
@@ -51,12 +54,15 @@ def test_splines_alone():
 def test_a_seed_means_the_same_start_everywhere(scheme):
     wide, narrow = make(scheme, 4, 3), make(scheme, 4, 3, dtype=torch.float32)
     torch.testing.assert_close(wide.coefficients.float(), narrow.coefficients, rtol=1e-4, atol=1e-6)
-    assert torch.equal(make(scheme, 4, 3, seed=1).coefficients, make(scheme, 4, 3, seed=1).coefficients)
+    assert torch.equal(
+        make(scheme, 4, 3, seed=1).coefficients, make(scheme, 4, 3, seed=1).coefficients
+    )
     assert not torch.equal(make(scheme, 4, 3, seed=1).coefficients, wide.coefficients)
 
 
 @pytest.mark.parametrize(
-    "spec", [EdgeSpec(base="zero"), EdgeSpec(scale="single"), EdgeSpec(degree=1, extrapolation="zero")]
+    "spec",
+    [EdgeSpec(base="zero"), EdgeSpec(scale="single"), EdgeSpec(degree=1, extrapolation="zero")],
 )
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_on_every_kind_of_edge(scheme, spec):

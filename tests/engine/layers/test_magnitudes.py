@@ -20,18 +20,25 @@ def make(intervals, spec=PLAIN):
     layer = SplineLayer.on_grid(points, 4, spec, uniform=True)
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     layer.mask[1, 1] = False
-    x = 1.3 * (2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1)
+    x = 1.3 * (
+        2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
+    )
     return layer, x.requires_grad_()
 
 
 def slow(layer, x, kind):
     values = layer.edge_values(x)
-    return values.abs().mean(0) if kind == "mean_abs" else (values.square().mean(0) + magnitudes.EPSILON).sqrt()
+    return (
+        values.abs().mean(0)
+        if kind == "mean_abs"
+        else (values.square().mean(0) + magnitudes.EPSILON).sqrt()
+    )
 
 
 @pytest.mark.parametrize("kind", ["rms", "mean_abs"])
 @pytest.mark.parametrize(
-    "spec", [EdgeSpec(), EdgeSpec(scale="single"), EdgeSpec(base="zero", degree=1), EdgeSpec(degree=0)]
+    "spec",
+    [EdgeSpec(), EdgeSpec(scale="single"), EdgeSpec(base="zero", degree=1), EdgeSpec(degree=0)],
 )
 @pytest.mark.parametrize("intervals", [1, 5, 100])
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):
@@ -42,7 +49,9 @@ def test_values_and_gradients(intervals, spec, kind, monkeypatch):
     wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
     weights = torch.arange(12.0, dtype=torch.float64).view(4, 3)
     gradients = torch.autograd.grad((weights * found).sum(), wanted)
-    for a, b in zip(gradients, torch.autograd.grad((weights * expected).sum(), wanted), strict=True):
+    for a, b in zip(
+        gradients, torch.autograd.grad((weights * expected).sum(), wanted), strict=True
+    ):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
 
 
@@ -53,7 +62,9 @@ def test_an_edge_whose_parts_cancel_in_single_precision():
         layer.mask.fill_(True)
         layer.base_weight.fill_(2.0)
         layer.spline_weight.fill_(1.0)
-        layer.coefficients.copy_(fit_coefficients(points, -2 * silu(points)[:, None, :].expand(-1, 4, -1), layer.grid))
+        layer.coefficients.copy_(
+            fit_coefficients(points, -2 * silu(points)[:, None, :].expand(-1, 4, -1), layer.grid)
+        )
         layer.coefficients.add_(7.4e-4)  # B-splines sum to one
     single = copy.deepcopy(layer).float()
     inside = (x.detach() / 1.3).float().requires_grad_()

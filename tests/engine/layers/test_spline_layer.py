@@ -17,11 +17,17 @@ from kanrun.errors import UsageError
 NARROW, WIDE = 4, 160  # intervals for the dense and, for any data and precision, the sparse product
 
 
-def make(inputs=3, outputs=2, intervals=NARROW, spec=None, *, uniform=True, dtype=torch.float64, seed=0):
+def make(
+    inputs=3, outputs=2, intervals=NARROW, spec=None, *, uniform=True, dtype=torch.float64, seed=0
+):
     generator = torch.Generator().manual_seed(seed)
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
     if not uniform:
-        points[:, 1:-1] += 0.3 / intervals * torch.rand(inputs, intervals - 1, generator=generator, dtype=torch.float64)
+        points[:, 1:-1] += (
+            0.3
+            / intervals
+            * torch.rand(inputs, intervals - 1, generator=generator, dtype=torch.float64)
+        )
     layer = SplineLayer.on_grid(points.to(dtype), outputs, spec or EdgeSpec(), uniform=uniform)
     initialise(layer, "paper", generator)
     with torch.no_grad():
@@ -35,7 +41,9 @@ def scales_of(layer):
 
 
 def data(layer, samples=12, spread=1.3, seed=1):
-    share = torch.rand(samples, layer.inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    share = torch.rand(
+        samples, layer.inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return ((2 * share - 1) * spread).to(layer.knots)
 
 
@@ -44,18 +52,30 @@ def base_by_pieces(layer, x):
     b, slope, grid = BASES[layer.spec.base], SLOPES[layer.spec.base], layer.grid
     values = torch.zeros_like(x)
     for n, i in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        end = grid.low[i] if x[n, i] < grid.low[i] else grid.high[i] if x[n, i] > grid.high[i] else None
+        end = (
+            grid.low[i]
+            if x[n, i] < grid.low[i]
+            else grid.high[i]
+            if x[n, i] > grid.high[i]
+            else None
+        )
         if end is None or layer.spec.base_goes_on:
             values[n, i] = b(x[n, i])
         elif layer.spec.extrapolation != "zero":
-            values[n, i] = b(end) + (slope(end) * (x[n, i] - end) if layer.spec.extrapolation == "linear" else 0)
+            values[n, i] = b(end) + (
+                slope(end) * (x[n, i] - end) if layer.spec.extrapolation == "linear" else 0
+            )
     return values
 
 
 def by_edges(layer, x):
     basis, interval = local_basis(x, layer.grid)
     base = base_by_pieces(layer, x)
-    w_b, w_s = (layer.weight,) * 2 if layer.spec.scale == "single" else (layer.base_weight, layer.spline_weight)
+    w_b, w_s = (
+        (layer.weight,) * 2
+        if layer.spec.scale == "single"
+        else (layer.base_weight, layer.spline_weight)
+    )
     columns = []
     for o in range(layer.outputs):
         total = torch.zeros(x.shape[0], dtype=x.dtype)
@@ -78,8 +98,12 @@ SPECS = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}")
-@pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
+@pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}"
+)
+@pytest.mark.parametrize(
+    ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
+)
 def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     layer = make(intervals=intervals, uniform=uniform, spec=spec, dtype=dtype)
     layer.mask[1, 2] = False
@@ -88,7 +112,9 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     torch.testing.assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}")
+@pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}"
+)
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
 def test_first_derivatives_are_autograds_of_the_sum(intervals, spec):
     layer = make(intervals=intervals, spec=spec)
@@ -201,7 +227,9 @@ def test_edge_values_are_the_terms():
     torch.testing.assert_close(layer.spline_values(x, 1), slope, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
+@pytest.mark.parametrize(
+    ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
+)
 def test_no_samples(intervals, uniform):
     layer = make(intervals=intervals, uniform=uniform)
     x = data(layer, 0).requires_grad_()
@@ -221,7 +249,9 @@ def test_fixed_scales_do_not_learn():
 
 
 def test_copies_and_stored_layers_are_the_same_function():
-    layer = make(intervals=7, uniform=False, spec=EdgeSpec(degree=2, base="tanh", extrapolation="zero"))
+    layer = make(
+        intervals=7, uniform=False, spec=EdgeSpec(degree=2, base="tanh", extrapolation="zero")
+    )
     layer.mask[0, 0] = False
     x = data(layer)
     expected = layer(x)

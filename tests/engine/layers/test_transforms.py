@@ -17,14 +17,18 @@ def make(intervals, spec=None, *, uniform=True, seed=0):
     generator = torch.Generator().manual_seed(seed)
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
     if not uniform:
-        points[:, 1:-1] += 0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
+        points[:, 1:-1] += (
+            0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
+        )
     layer = SplineLayer.on_grid(points, 2, spec or EdgeSpec(), uniform=uniform)
     initialise(layer, "paper", generator)
     return layer
 
 
 def data(samples=12, seed=1):
-    share = torch.rand(samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    share = torch.rand(
+        samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return (2 * share - 1) * 1.3
 
 
@@ -57,7 +61,9 @@ def test_transforms(intervals):
     ],
     ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}",
 )
-@pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
+@pytest.mark.parametrize(
+    ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
+)
 def test_forward_mode(intervals, uniform, spec):
     layer = make(intervals, uniform=uniform, spec=spec)
     layer.mask[0, 1] = False
@@ -93,7 +99,9 @@ def test_forward_mode_over_a_backward_pass(intervals):
     y, direction = layer(x), data(4, seed=7)
     expected = torch.func.jvp(layer.edge_values, (x.detach(),), (direction,))[1]
     with forward_ad.dual_level():
-        _, slope = forward_ad.unpack_dual(layer.edge_values(forward_ad.make_dual(x.detach(), direction)))
+        _, slope = forward_ad.unpack_dual(
+            layer.edge_values(forward_ad.make_dual(x.detach(), direction))
+        )
         torch.testing.assert_close(slope, expected)
         g = forward_ad.make_dual(torch.ones_like(y), torch.full_like(y, 0.5))
         for part in torch.autograd.grad(y, [x, *layer.parameters()], g):
@@ -103,7 +111,8 @@ def test_forward_mode_over_a_backward_pass(intervals):
 
 @pytest.mark.parametrize("scale", ["separate", "single"])
 @pytest.mark.parametrize(
-    ("degree", "base"), [(0, "silu"), (1, "zero"), (2, "zero"), (4, "silu"), (5, "zero"), (7, "sin")]
+    ("degree", "base"),
+    [(0, "silu"), (1, "zero"), (2, "zero"), (4, "silu"), (5, "zero"), (7, "sin")],
 )
 @pytest.mark.parametrize(("intervals", "uniform"), [(NARROW, True), (NARROW, False), (WIDE, True)])
 def test_gradients_to_second_order(intervals, uniform, degree, base, scale):

@@ -10,7 +10,16 @@ import torch
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, Problem, Stopping, begin, minimise, step
+from kanrun.engine.least_squares import (
+    DenseRows,
+    Linearisation,
+    LMPolicy,
+    Problem,
+    Stopping,
+    begin,
+    minimise,
+    step,
+)
 
 POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(thorough=False)}
 
@@ -26,7 +35,9 @@ class Rosenbrock(Problem):
         return torch.stack([10 * (b - a**2), 1 - a])
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
-        jacobian = torch.tensor([[-20 * float(unknowns[0]), 10.0], [-1.0, 0.0]], dtype=torch.float64)
+        jacobian = torch.tensor(
+            [[-20 * float(unknowns[0]), 10.0], [-1.0, 0.0]], dtype=torch.float64
+        )
         return Linearisation.of(DenseRows(jacobian), self.residual(unknowns))
 
 
@@ -35,7 +46,9 @@ class Pendulum(Problem):
 
     def __init__(self, intervals: int = 20) -> None:
         knots = np.linspace(-5 * 3 / intervals, 3 + 5 * 3 / intervals, intervals + 11)
-        splines = [BSpline(knots, np.eye(intervals + 5), 5).derivative(order) for order in (0, 1, 2)]
+        splines = [
+            BSpline(knots, np.eye(intervals + 5), 5).derivative(order) for order in (0, 1, 2)
+        ]
         t = np.linspace(0, 3, 4 * intervals)
         self.values, self.second = (torch.from_numpy(splines[order](t)) for order in (0, 2))
         self.start = torch.from_numpy(np.stack([splines[0](0.0), splines[1](0.0)]))
@@ -43,17 +56,23 @@ class Pendulum(Problem):
 
     def residual(self, unknowns: Tensor) -> Tensor:
         equation = self.second @ unknowns + torch.sin(self.values @ unknowns)
-        return torch.cat([equation, self.start @ unknowns - torch.tensor([1.0, 0.0], dtype=torch.float64)])
+        return torch.cat(
+            [equation, self.start @ unknowns - torch.tensor([1.0, 0.0], dtype=torch.float64)]
+        )
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         jacobian = self.second + torch.cos(self.values @ unknowns)[:, None] * self.values
-        return Linearisation.of(DenseRows(torch.cat([jacobian, self.start])), self.residual(unknowns))
+        return Linearisation.of(
+            DenseRows(torch.cat([jacobian, self.start])), self.residual(unknowns)
+        )
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_curved_valley_is_followed_to_its_minimum(name: str) -> None:
     state, steps = minimise(Rosenbrock(), POLICIES[name], Stopping(steps=60, floor=1e-28))
-    torch.testing.assert_close(state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12
+    )
     assert steps < 60
 
 

@@ -20,10 +20,15 @@ def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[Loc
 
 @pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
 @pytest.mark.parametrize("piece", [1, 60, 1 << 24])
-def test_local_rows_are_the_dense_matrix(monkeypatch: pytest.MonkeyPatch, sparse_gain: float, piece: int) -> None:
+def test_local_rows_are_the_dense_matrix(
+    monkeypatch: pytest.MonkeyPatch, sparse_gain: float, piece: int
+) -> None:
     monkeypatch.setattr(LocalRows, "policy", RowsPolicy(sparse_gain=sparse_gain, piece=piece))
     local, dense = random_rows()
-    d, r = torch.linspace(-1, 2, 25, dtype=torch.float64), torch.linspace(1, 3, 40, dtype=torch.float64)
+    d, r = (
+        torch.linspace(-1, 2, 25, dtype=torch.float64),
+        torch.linspace(1, 3, 40, dtype=torch.float64),
+    )
     torch.testing.assert_close(local.times(d), dense @ d)
     torch.testing.assert_close(local.transposed(r), dense.T @ r)
     torch.testing.assert_close(local.gram(), dense.T @ dense)

@@ -45,7 +45,9 @@ def test_high_degrees_in_single_precision() -> None:
 
 def test_the_curve_model_has_the_same_basis() -> None:
     model = Bezier(7, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
-    torch.testing.assert_close(model.basis(UNIT[:, None]), bernstein(UNIT, 6), rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(
+        model.basis(UNIT[:, None]), bernstein(UNIT, 6), rtol=1e-13, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("degree", [-1, 1001])

@@ -16,7 +16,13 @@ from kanrun.errors import KanrunError, UsageError
 
 def kan(shape, intervals=4, spec=None, dtype=torch.float64):
     domain = torch.tensor([[-1.0, 1.0]], dtype=dtype).expand(shape[0], 2)
-    return KAN.create(shape, intervals, spec or EdgeSpec(), domain=domain, generator=torch.Generator().manual_seed(0))
+    return KAN.create(
+        shape,
+        intervals,
+        spec or EdgeSpec(),
+        domain=domain,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def curve(kind, dtype=torch.float64, **extra):
@@ -30,7 +36,9 @@ MAKERS = {
     "kan": lambda dtype: kan([2, 3, 2], dtype=dtype),
     "kan wide": lambda dtype: kan([2, 3, 2], 160, dtype=dtype),
     "kan single": lambda dtype: kan([1, 2], spec=EdgeSpec(scale="single", degree=2), dtype=dtype),
-    "mlp": lambda dtype: MLP([2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)),
+    "mlp": lambda dtype: MLP(
+        [2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)
+    ),
     "polynomial": lambda dtype: curve(Polynomial, dtype),
     "bezier": lambda dtype: curve(Bezier, dtype),
     "bspline": lambda dtype: curve(BSpline, dtype, degree=3),
@@ -49,7 +57,9 @@ def dense_rows(network, x):
 
 def data(network, *batch, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
-    return (2 * torch.rand(*batch, network.shape[0], generator=generator, dtype=torch.float64) - 1).to(dtype)
+    return (
+        2 * torch.rand(*batch, network.shape[0], generator=generator, dtype=torch.float64) - 1
+    ).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -115,7 +125,11 @@ def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype)
     fresh(x)  # what it knows of its grids by now must go
     fresh.load_state_dict(moved.state_dict())
     assert torch.equal(fresh(x), moved(x))
-    assert [layer.uniform for layer in fresh] == [layer.uniform for layer in moved] == [adapt == 0.0] * 2
+    assert (
+        [layer.uniform for layer in fresh]
+        == [layer.uniform for layer in moved]
+        == [adapt == 0.0] * 2
+    )
     rebuilt = from_description(json.loads(json.dumps(moved.describe()))).to(dtype)
     rebuilt.load_state_dict(moved.state_dict())
     assert torch.equal(rebuilt(x), moved(x))

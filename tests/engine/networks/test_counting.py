@@ -25,7 +25,12 @@ def kan(shape: list[int], intervals: int, **spec: object) -> KAN:
 
 
 @given(
-    widths, st.integers(1, 9), st.integers(0, 4), st.booleans(), st.booleans(), st.sampled_from(["all", "base", "none"])
+    widths,
+    st.integers(1, 9),
+    st.integers(0, 4),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["all", "base", "none"]),
 )
 @settings(max_examples=25, deadline=None)
 def test_formulas_count_what_the_modules_hold(
@@ -104,7 +109,9 @@ def test_matching_finds_the_nearest(inputs: int, outputs: int, depth: int, wante
     assert match.value == c.mlp_parameters((inputs, *match.hidden, outputs))
     assert match.close == (abs(match.value - wanted) <= 0.02 * wanted)
     step = inputs + outputs + 1 if depth == 1 else match.hidden[0] + outputs + 1
-    if min(match.hidden) > 1:  # no width of the last layer comes nearer than half of what one node adds
+    if (
+        min(match.hidden) > 1
+    ):  # no width of the last layer comes nearer than half of what one node adds
         assert match.close or abs(match.value - wanted) <= step / 2
 
 

@@ -21,7 +21,9 @@ def network(intervals, base, *, uniform=True, dtype=torch.float64):
         layers = []
         for layer in kan:
             points = breakpoints_of(layer.knots, 3).clone()
-            points[:, 1:-1] += 0.3 / intervals * torch.rand(points[:, 1:-1].shape, generator=generator)
+            points[:, 1:-1] += (
+                0.3 / intervals * torch.rand(points[:, 1:-1].shape, generator=generator)
+            )
             layers.append(layer.with_grid(points, layer.coefficients.detach(), uniform=False))
         kan = KAN.of_layers(layers)
     return kan
@@ -32,11 +34,15 @@ def samples(count, low=-1.0, high=1.0, dtype=torch.float64):
     return (low + (high - low) * share).to(dtype)
 
 
-CASES = list(itertools.product([5, 90], ["silu", "zero"], [True, False], [torch.float32, torch.float64]))
+CASES = list(
+    itertools.product([5, 90], ["silu", "zero"], [True, False], [torch.float32, torch.float64])
+)
 
 
 @pytest.mark.parametrize(("intervals", "base", "uniform", "dtype"), CASES)
-def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(intervals, base, uniform, dtype):
+def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(
+    intervals, base, uniform, dtype
+):
     kan = network(intervals, base, uniform=uniform, dtype=dtype)
     x = samples(300, dtype=dtype)
     before, reaching = kan(x), kan.activations(x)
@@ -57,7 +63,9 @@ def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(intervals, 
 
 
 @pytest.mark.parametrize(("intervals", "base", "uniform", "dtype"), CASES)
-def test_training_on_one_region_moves_no_coefficient_that_it_does_not_see(intervals, base, uniform, dtype):
+def test_training_on_one_region_moves_no_coefficient_that_it_does_not_see(
+    intervals, base, uniform, dtype
+):
     kan = network(intervals, base, uniform=uniform, dtype=dtype)
     x = samples(200, -1.0, -0.4, dtype)
     seen, kept = kan.support(x), [layer.coefficients.detach().clone() for layer in kan]

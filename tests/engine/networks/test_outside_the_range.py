@@ -19,7 +19,15 @@ DOMAIN = torch.tensor([[-1.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
 def model(network, inputs=2):
     plain = Scaling(np.zeros(inputs), np.ones(inputs))
     names = ("height", "width")[:inputs]
-    return Model(network, names, ("y",), DOMAIN.numpy()[:inputs], plain, Scaling(np.zeros(1), np.ones(1)), None)
+    return Model(
+        network,
+        names,
+        ("y",),
+        DOMAIN.numpy()[:inputs],
+        plain,
+        Scaling(np.zeros(1), np.ones(1)),
+        None,
+    )
 
 
 def kan(**spec):

@@ -21,7 +21,9 @@ DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
 def network(shape=(2, 3, 2, 1), products=(2, 1), seed=0, **spec):
     generator = Generator().manual_seed(seed)
-    kan = KAN.create(shape, 4, EdgeSpec(**spec), domain=DOMAIN, generator=generator, products=products)
+    kan = KAN.create(
+        shape, 4, EdgeSpec(**spec), domain=DOMAIN, generator=generator, products=products
+    )
     with torch.no_grad():
         for layer in kan:
             layer.coefficients.mul_(8)
@@ -80,7 +82,9 @@ def test_scores_add_up_and_pruning_keeps_both_factors():
         assert smaller.layer(0).mask[1:].any(1).all()
 
 
-@pytest.mark.parametrize(("solver", "steps", "error"), [("lm", None, 1e-4), ("lbfgs", 150, 1e-2), ("adam", 200, 0.2)])
+@pytest.mark.parametrize(
+    ("solver", "steps", "error"), [("lm", None, 1e-4), ("lbfgs", 150, 1e-2), ("adam", 200, 0.2)]
+)
 def test_every_solver_trains_them(solver, steps, error):
     x = points(300)
     data = TrainingData(Samples(x, torch.sin(2 * x[:, :1]) * x[:, 1:] ** 3))
@@ -88,11 +92,18 @@ def test_every_solver_trains_them(solver, steps, error):
     def create(generator):
         edges = EdgeSpec(base="zero", trained_scales="base" if solver == "lm" else "all")
         return KAN.create(
-            (2, 1, 1), 6, edges, domain=DOMAIN, initialisation="spline" if solver == "lm" else "paper",
-            generator=generator, products=(1,),
-        )  # fmt: skip
+            (2, 1, 1),
+            6,
+            edges,
+            domain=DOMAIN,
+            initialisation="spline" if solver == "lm" else "paper",
+            generator=generator,
+            products=(1,),
+        )
 
-    plan = Plan(solver, (6, 24) if solver == "lm" else (6,), starts=4 if solver == "lm" else 1, steps=steps)
+    plan = Plan(
+        solver, (6, 24) if solver == "lm" else (6,), starts=4 if solver == "lm" else 1, steps=steps
+    )
     trained = fit(create, data, plan, Generator().manual_seed(0))
     assert trained.network.shape == (2, 1, 1)
     assert trained.errors.train < error
@@ -100,7 +111,12 @@ def test_every_solver_trains_them(solver, steps, error):
 
 def test_the_graph_of_a_network_is_its_function():
     x = points(200)
-    kan = network(base="zero").regrid(x, grid_eps=1.0, margin=0.05).network.regrid(x, grid_eps=1.0, margin=0.05).network
+    kan = (
+        network(base="zero")
+        .regrid(x, grid_eps=1.0, margin=0.05)
+        .network.regrid(x, grid_eps=1.0, margin=0.05)
+        .network
+    )
     graph = graph_of(kan, x.numpy(), 0)
     assert "product" in graph.operations
     np.testing.assert_allclose(graph(x.numpy()), kan(x)[:, 0].detach().numpy(), atol=1e-9)

@@ -20,7 +20,10 @@ def network(shape: tuple[int, ...] = (3, 4, 2)) -> KAN:
 
 
 def points(inputs: int = 3) -> torch.Tensor:
-    return torch.rand(200, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
+    return (
+        torch.rand(200, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
+        - 1
+    )
 
 
 def test_scores_are_shares_of_the_outputs() -> None:
@@ -70,7 +73,9 @@ def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
             layer.base_weight[:] *= 1e-9
         kan.layer(0).coefficients[2:] *= 1e-9
         y = kan(x)[:, 0]
-    smaller = prune_on_validation(kan, x, x, y + 1e-3 * torch.randn(200, generator=torch.Generator().manual_seed(2)), 0)
+    smaller = prune_on_validation(
+        kan, x, x, y + 1e-3 * torch.randn(200, generator=torch.Generator().manual_seed(2)), 0
+    )
     assert int(smaller.layer(0).mask.sum()) <= 6
 
 

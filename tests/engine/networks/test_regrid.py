@@ -19,12 +19,19 @@ def kan(shape, intervals, spec=None, seed=0, dtype=torch.float64):
     network = KAN.create(shape, intervals, spec or EdgeSpec(), domain=domain, generator=generator)
     with torch.no_grad():
         for layer in network:
-            layer.coefficients.add_(torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64))
+            layer.coefficients.add_(
+                torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
+            )
     return network
 
 
 def data(network, samples=200, spread=1.0, seed=1):
-    share = torch.rand(samples, network.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    share = torch.rand(
+        samples,
+        network.shape[0],
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    )
     return (0.25 + spread * 2.5 * (share - 0.5)).to(network.layer(0).knots)
 
 
@@ -37,7 +44,9 @@ def data(network, samples=200, spread=1.0, seed=1):
     outside=st.sampled_from(["linear", "constant", "zero"]),
     seed=st.integers(0, 1000),
 )
-def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, intervals, factor, outside, seed):
+def test_refining_to_a_multiple_is_exact_through_all_layers(
+    widths, degree, intervals, factor, outside, seed
+):
     # Hidden values leave their grids, so what lies outside is part of it.
     network = kan(widths, intervals, EdgeSpec(degree=degree, extrapolation=outside), seed)
     x = data(network, 100, 1.6, seed)
@@ -65,7 +74,9 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, inte
     torch.testing.assert_close(
         found,
         old,
-        atol=1e-12 * slope ** (len(widths) - 2) * max(1.0, float(network(data(network)).abs().max())),
+        atol=1e-12
+        * slope ** (len(widths) - 2)
+        * max(1.0, float(network(data(network)).abs().max())),
         rtol=1e-12,
     )
 
@@ -84,8 +95,13 @@ def test_other_grids_are_fitted_and_the_change_is_said():
     x = data(network, 300)
     new = network.refined(30, x)
     assert new.how == "least squares"
-    moved, size = (y.abs().flatten().sort().values[296].item() for y in (new.network(x) - network(x), network(x)))
-    assert new.change == pytest.approx(moved / size)  # without the 3 samples of 300 where it is largest
+    moved, size = (
+        y.abs().flatten().sort().values[296].item()
+        for y in (new.network(x) - network(x), network(x))
+    )
+    assert new.change == pytest.approx(
+        moved / size
+    )  # without the 3 samples of 300 where it is largest
     assert 0 < new.change < 0.05
     assert network.refined(300, x).how == "insertion"
 
@@ -141,7 +157,11 @@ def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
     ):
         without, found = move(x), move(with_outlier)
         assert change(found.network) <= 1.2 * change(without.network) + 0.02
-        assert 0.5 * change(found.network) - 1e-3 <= found.change <= 1.1 * change(found.network) + 1e-12
+        assert (
+            0.5 * change(found.network) - 1e-3
+            <= found.change
+            <= 1.1 * change(found.network) + 1e-12
+        )
         ends = breakpoints_of(found.network.layer(0).knots, 3)[:, [0, -1]]
         assert torch.equal(ends, breakpoints_of(network.layer(0).knots, 3)[:, [0, -1]])
 
@@ -179,9 +199,13 @@ def test_carrying_a_function_converges_with_the_grid(degree):
 
         values = layer.spline_values(at).detach()
         fitted = smooth.with_grid(
-            breakpoints_of(smooth.knots, degree), fit_coefficients(at, values, smooth.grid), uniform=True
+            breakpoints_of(smooth.knots, degree),
+            fit_coefficients(at, values, smooth.grid),
+            uniform=True,
         )
-        errors.append(float((fitted.spline_values(x) - layer.spline_values(x)).square().mean().sqrt()))
+        errors.append(
+            float((fitted.spline_values(x) - layer.spline_values(x)).square().mean().sqrt())
+        )
     slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
     assert slope == pytest.approx(-(degree + 1), abs=0.3)
 

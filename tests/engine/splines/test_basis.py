@@ -60,7 +60,10 @@ def test_values_are_those_of_the_recurrence(degree, uniform):
     found = all_functions(x, grid)
     for i in range(2):
         knots = grid.knots[i].tolist()
-        slow = [[cox_de_boor(at, knots, f, degree) for f in range(grid.functions)] for at in x[:, i].tolist()]
+        slow = [
+            [cox_de_boor(at, knots, f, degree) for f in range(grid.functions)]
+            for at in x[:, i].tolist()
+        ]
         np.testing.assert_allclose(found[:, i].numpy(), slow, atol=1e-13)
 
 
@@ -74,7 +77,9 @@ def test_values_and_derivatives_are_scipys(degree, uniform):
         for i in range(2):
             spline = BSpline(grid.knots[i].numpy(), np.eye(grid.functions), degree)
             reference = spline(x[:, i].numpy(), nu=derivative)
-            np.testing.assert_allclose(found[:, i].numpy(), reference, atol=1e-12 * max(1, np.abs(reference).max()))
+            np.testing.assert_allclose(
+                found[:, i].numpy(), reference, atol=1e-12 * max(1, np.abs(reference).max())
+            )
 
 
 @pytest.mark.parametrize("outside", POLICIES)
@@ -85,7 +90,12 @@ def test_derivatives_past_the_degree_are_zero(degree, outside):
 
 
 @settings(max_examples=40, deadline=None)
-@given(degree=st.integers(0, 7), intervals=st.integers(1, 12), uniform=st.booleans(), seed=st.integers(0, 1000))
+@given(
+    degree=st.integers(0, 7),
+    intervals=st.integers(1, 12),
+    uniform=st.booleans(),
+    seed=st.integers(0, 1000),
+)
 def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed):
     grid = make_grid(degree, intervals, uniform, seed=seed)
     x = torch.cat([points_of(grid, 20, seed), grid.low[None], grid.high[None]])
@@ -100,18 +110,28 @@ def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed
 @pytest.mark.parametrize("degree", [1, 2, 3, 6])
 def test_linear_continuation_keeps_value_and_slope(degree, uniform):
     grid = make_grid(degree, 4, uniform)
-    ends, step = torch.stack([grid.low, grid.high]), torch.tensor([[-0.7], [0.7]], dtype=torch.float64)
+    ends, step = (
+        torch.stack([grid.low, grid.high]),
+        torch.tensor([[-0.7], [0.7]], dtype=torch.float64),
+    )
     expected = all_functions(ends, grid) + step[..., None] * all_functions(ends, grid, 1)
     torch.testing.assert_close(all_functions(ends + step, grid), expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(all_functions(ends + step, grid, 1), all_functions(ends, grid, 1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        all_functions(ends + step, grid, 1), all_functions(ends, grid, 1), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("degree", [0, 1, 3, 6])
 def test_other_policies_hold_or_drop_the_end_values(degree, uniform):
     hold, drop = (make_grid(degree, 4, uniform, outside) for outside in ("constant", "zero"))
-    ends, step = torch.stack([hold.low, hold.high]), torch.tensor([[-0.7], [0.7]], dtype=torch.float64)
-    torch.testing.assert_close(all_functions(ends + step, hold), all_functions(ends, hold), atol=1e-12, rtol=0)
+    ends, step = (
+        torch.stack([hold.low, hold.high]),
+        torch.tensor([[-0.7], [0.7]], dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        all_functions(ends + step, hold), all_functions(ends, hold), atol=1e-12, rtol=0
+    )
     assert not all_functions(ends + step, hold, 1).any()
     assert not all_functions(ends + step, drop).any()
     assert all_functions(ends, drop).sum(-1).allclose(torch.ones_like(ends))
@@ -148,7 +168,9 @@ def test_nan_stays_with_its_own_sample(uniform):
 def test_many_intervals_in_single_precision(intervals, low):
     points = torch.linspace(low, low + 1, intervals + 1, dtype=torch.float64)[None].float()
     grid = Grid(extend(points, 3), 3, True)
-    x = torch.cat([low + torch.rand(500, 1, generator=torch.Generator().manual_seed(0)), points[:, [0, -1]].T])
+    x = torch.cat(
+        [low + torch.rand(500, 1, generator=torch.Generator().manual_seed(0)), points[:, [0, -1]].T]
+    )
     values, interval = local_basis(x, grid)
     torch.testing.assert_close(values.sum(-1), torch.ones_like(x), atol=1e-5, rtol=0)
     assert interval.max() < intervals
@@ -169,7 +191,9 @@ def test_an_interval_holds_its_points_for_any_shape():
 @pytest.mark.parametrize("degree", [1, 3, 6])
 def test_gradients_to_second_order(degree, uniform, outside):
     grid = make_grid(degree, 4, uniform, outside)
-    x = torch.cat([points_of(grid, 4), grid.high[None] + 0.3, grid.low[None] - 0.3]).requires_grad_()
+    x = torch.cat(
+        [points_of(grid, 4), grid.high[None] + 0.3, grid.low[None] - 0.3]
+    ).requires_grad_()
 
     def values(at):
         return local_basis(at, grid)[0]

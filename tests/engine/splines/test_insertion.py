@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanrun.engine.splines import Grid, contains, extend, insert_knots, local_basis, sample_points, subdivide
+from kanrun.engine.splines import (
+    Grid,
+    contains,
+    extend,
+    insert_knots,
+    local_basis,
+    sample_points,
+    subdivide,
+)
 from kanrun.engine.splines.basis_products import dense_rows
 
 
@@ -23,7 +31,13 @@ def value(coefficients, grid, x):
 
 def more_points(points, generator):
     """All old breakpoints and as many random ones between each two."""
-    shares = torch.rand(*points[:, 1:].shape, 2, generator=generator, dtype=torch.float64).sort(-1).values * 0.8 + 0.1
+    shares = (
+        torch.rand(*points[:, 1:].shape, 2, generator=generator, dtype=torch.float64)
+        .sort(-1)
+        .values
+        * 0.8
+        + 0.1
+    )
     new = points[:, :-1, None] + shares * points.diff(dim=1)[..., None]
     return torch.cat([points, new.flatten(1)], 1).sort(1).values
 
@@ -57,7 +71,11 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, seed)
 @pytest.mark.parametrize("degree", [2, 3, 5, 7])
 def test_the_function_stays_on_strongly_graded_knots(degree, ratio, pattern):
     generator = torch.Generator().manual_seed(degree)
-    shares = {"growing": torch.linspace(0, 1, 7), "alternating": torch.arange(7) % 2, "one narrow": torch.ones(7)}
+    shares = {
+        "growing": torch.linspace(0, 1, 7),
+        "alternating": torch.arange(7) % 2,
+        "one narrow": torch.ones(7),
+    }
     widths = ratio ** shares[pattern].double()
     if pattern == "one narrow":
         widths[3] = 1.0
@@ -68,7 +86,10 @@ def test_the_function_stays_on_strongly_graded_knots(degree, ratio, pattern):
     for finer in (points, more_points(points, generator), subdivide(points, 3)):
         fine = Grid(extend(finer, degree), degree)
         x = torch.cat([sample_points(fine, 5), coarse.low[None], coarse.high[None]])
-        old, new = value(coefficients, coarse, x), value(insert_knots(coefficients, coarse, fine), fine, x)
+        old, new = (
+            value(coefficients, coarse, x),
+            value(insert_knots(coefficients, coarse, fine), fine, x),
+        )
         torch.testing.assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
 
 
@@ -79,9 +100,14 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
     finer[:, 3:-1:3] += 2**-54 * torch.tensor([1, -1, 1, -1, 1, -1])
     fine = Grid(extend(finer, 3), 3)
     assert contains(fine, coarse)
-    coefficients = torch.randn(2, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    coefficients = torch.randn(
+        2, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     x = torch.linspace(0.1, 0.7, 101, dtype=torch.float64)[:, None]
-    old, new = value(coefficients, coarse, x), value(insert_knots(coefficients, coarse, fine), fine, x)
+    old, new = (
+        value(coefficients, coarse, x),
+        value(insert_knots(coefficients, coarse, fine), fine, x),
+    )
     torch.testing.assert_close(new, old, atol=1e-12, rtol=0)
 
 
@@ -92,7 +118,9 @@ def test_steps_are_carried_too():
     fine = Grid(subdivide(points, 3), 0)
     coefficients = torch.randn(2, 2, 4, generator=generator, dtype=torch.float64)
     x = points[:, :1].T + torch.rand(50, 2, generator=generator, dtype=torch.float64)
-    assert torch.equal(value(insert_knots(coefficients, coarse, fine), fine, x), value(coefficients, coarse, x))
+    assert torch.equal(
+        value(insert_knots(coefficients, coarse, fine), fine, x), value(coefficients, coarse, x)
+    )
 
 
 @pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])

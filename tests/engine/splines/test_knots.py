@@ -69,7 +69,9 @@ def test_breakpoints_from_random_data_increase(values, intervals, adapt, single)
 def test_breakpoints_follow_the_quantiles_as_far_as_asked():
     x = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None] ** 3
     quantiles = breakpoints_from_data(x, 4, 1.0, 0.0)
-    torch.testing.assert_close(quantiles[0], torch.linspace(0, 1, 5, dtype=torch.float64) ** 3, atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        quantiles[0], torch.linspace(0, 1, 5, dtype=torch.float64) ** 3, atol=1e-2, rtol=0
+    )
     half = breakpoints_from_data(x, 4, 0.5, 0.0)
     uniform = breakpoints_from_data(x, 4, 0.0, 0.0)
     torch.testing.assert_close(half, (quantiles + uniform) / 2, atol=1e-2, rtol=0)
@@ -89,7 +91,9 @@ def by_all_samples(x, intervals, adapt, margin):
 SPREAD = {
     "uniform": lambda g: torch.rand(500, 1, generator=g, dtype=torch.float64),
     "normal": lambda g: torch.randn(500, 1, generator=g, dtype=torch.float64),
-    "two clusters": lambda g: 9.0 * (torch.arange(500)[:, None] % 2) + torch.rand(500, 1, generator=g).double(),
+    "two clusters": lambda g: (
+        9.0 * (torch.arange(500)[:, None] % 2) + torch.rand(500, 1, generator=g).double()
+    ),
     "a few at one": lambda g: (torch.arange(500.0, dtype=torch.float64)[:, None] < 3).double(),
 }
 
@@ -111,7 +115,10 @@ def test_outliers_do_not_stretch_the_grid(far, adapt):
     x = 2 * torch.rand(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
     with_outliers = x.clone()
     with_outliers[: len(far), 0] = torch.tensor(far, dtype=torch.float64)
-    found, expected = breakpoints_from_data(with_outliers, 8, adapt, 0.05), breakpoints_from_data(x, 8, adapt, 0.05)
+    found, expected = (
+        breakpoints_from_data(with_outliers, 8, adapt, 0.05),
+        breakpoints_from_data(x, 8, adapt, 0.05),
+    )
     torch.testing.assert_close(found[0], expected[0], atol=0.05, rtol=0)
     assert torch.equal(found[1], expected[1])
     constant = torch.full((500, 1), 0.3, dtype=torch.float64)
@@ -131,7 +138,10 @@ def test_a_grid_within_a_range_stays_there():
 
 
 def test_ends_are_exact_and_old_points_stay():
-    low, high = torch.tensor([0.1, -3.0], dtype=torch.float64), torch.tensor([0.7, 5.0], dtype=torch.float64)
+    low, high = (
+        torch.tensor([0.1, -3.0], dtype=torch.float64),
+        torch.tensor([0.7, 5.0], dtype=torch.float64),
+    )
     points = uniform_breakpoints(low, high, 7)
     assert torch.equal(points[:, 0], low)
     assert torch.equal(points[:, -1], high)

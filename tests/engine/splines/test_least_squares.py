@@ -22,7 +22,9 @@ from kanrun.engine.splines import (
 
 
 def grid_of(intervals, degree, dtype=torch.float64, uniform=True):
-    points = uniform_breakpoints(torch.tensor([-1.0]).to(dtype), torch.tensor([1.0]).to(dtype), intervals)
+    points = uniform_breakpoints(
+        torch.tensor([-1.0]).to(dtype), torch.tensor([1.0]).to(dtype), intervals
+    )
     return Grid(extend(points, degree), degree, uniform)
 
 
@@ -32,12 +34,16 @@ def test_the_solution_is_numpys():
     x = 2 * torch.rand(200, 1, generator=generator, dtype=torch.float64) - 1
     y = torch.randn(200, 2, 1, generator=generator, dtype=torch.float64)
     found = fit_coefficients(x, y, grid)[:, 0]
-    expected = np.linalg.lstsq(design_matrix(x, grid)[0].numpy(), y[..., 0].numpy(), rcond=None)[0].T
+    expected = np.linalg.lstsq(design_matrix(x, grid)[0].numpy(), y[..., 0].numpy(), rcond=None)[
+        0
+    ].T
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("data", [[0.3] * 40, [-0.9, 0.4], [0.1], [-1.0, 1.0] * 20, [0.01, 0.02, 0.03]])
+@pytest.mark.parametrize(
+    "data", [[0.3] * 40, [-0.9, 0.4], [0.1], [-1.0, 1.0] * 20, [0.01, 0.02, 0.03]]
+)
 def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
     grid = grid_of(8, 3, dtype)
     x = torch.tensor(data, dtype=dtype)[:, None]
@@ -46,7 +52,9 @@ def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
     assert coefficients.isfinite().all()
     assert coefficients.abs().max() < 100
     fitted = torch.einsum("sn,on->so", design_matrix(x, grid)[0], coefficients[:, 0])
-    torch.testing.assert_close(fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0)
+    torch.testing.assert_close(
+        fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0
+    )
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3, 5, 7])
@@ -55,7 +63,9 @@ def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
     grid = grid_of(60, degree)
     x = torch.cat([sample_points(grid, 3), greville(grid).T])
     if spread == "uneven":
-        x = torch.cat([x, 1e-3 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)).double()])
+        x = torch.cat(
+            [x, 1e-3 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)).double()]
+        )
     y = torch.stack([torch.sin(9 * x), 1e6 + torch.exp(x)], 1)
     dense, at = fit_coefficients(x, y, grid), sample_points(grid, 7)
     monkeypatch.setattr(least_squares, "DENSE_WORK", 0)
@@ -83,7 +93,9 @@ def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch)
 def test_a_wide_grid_is_fitted_in_time():
     fine, coarse = grid_of(1500, 3), grid_of(1000, 3)
     x = torch.cat([sample_points(fine, 3), greville(fine).T])
-    c = torch.randn(4, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    c = torch.randn(
+        4, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     start = time.perf_counter()
     values = spline_values(x, c, coarse)
     fitted = spline_values(x, fit_coefficients(x, values, fine), fine)

@@ -58,9 +58,16 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
     with torch.no_grad():
         basis, interval = local_basis(x, grid)
         slopes, _ = local_basis(x, grid, 1)
-        rows, steep = dense_rows(basis, interval, grid.functions), dense_rows(slopes, interval, grid.functions)
-        torch.testing.assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
-        torch.testing.assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
+        rows, steep = (
+            dense_rows(basis, interval, grid.functions),
+            dense_rows(slopes, interval, grid.functions),
+        )
+        torch.testing.assert_close(
+            by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0
+        )
+        torch.testing.assert_close(
+            by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0
+        )
 
 
 @pytest.mark.parametrize("count", [50, 9000, 40000])
@@ -75,11 +82,18 @@ def test_grouping_keeps_order_within_a_group(count, groups):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_kernels_by_loops(dtype):
     generator = torch.Generator().manual_seed(0)
-    table, grad = torch.randn(9, 3, generator=generator).to(dtype), torch.randn(5, 3, generator=generator).to(dtype)
+    table, grad = (
+        torch.randn(9, 3, generator=generator).to(dtype),
+        torch.randn(5, 3, generator=generator).to(dtype),
+    )
     index = torch.randint(9, (5, 4), generator=generator)
     weights = torch.randn(5, 4, generator=generator).to(dtype)
     factors = [weights, table, grad]
-    dots, total, rows = torch.zeros(5, 4, dtype=dtype), torch.zeros(9, 3, dtype=dtype), torch.zeros(5, 3, dtype=dtype)
+    dots, total, rows = (
+        torch.zeros(5, 4, dtype=dtype),
+        torch.zeros(9, 3, dtype=dtype),
+        torch.zeros(5, 3, dtype=dtype),
+    )
     for b in range(5):
         for s in range(4):
             dots[b, s] = table[index[b, s]] @ grad[b]
@@ -87,7 +101,9 @@ def test_kernels_by_loops(dtype):
             rows[b] += weights[b, s] * table[index[b, s]]
     for way in (basis_products._by_kernel, basis_products._plain):
         for by, expected in enumerate([dots, total, rows]):
-            torch.testing.assert_close(way(by, *factors[:by], *factors[by + 1 :], index, 9), expected)
+            torch.testing.assert_close(
+                way(by, *factors[:by], *factors[by + 1 :], index, 9), expected
+            )
 
 
 def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
@@ -108,7 +124,10 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
         many = [torch.stack([argument, 2 * argument, argument + 1]) for argument in detached]
         for dims in [(0, 0), (0, None), (None, 0)]:
             used = [m if d == 0 else a for m, a, d in zip(many, detached, dims, strict=True)]
-            expected = [function(*(m[v] if d == 0 else m for m, d in zip(used, dims, strict=True))) for v in range(3)]
+            expected = [
+                function(*(m[v] if d == 0 else m for m, d in zip(used, dims, strict=True)))
+                for v in range(3)
+            ]
             torch.testing.assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
 
 
@@ -117,7 +136,9 @@ def test_gathered_rows_sum_to_the_dense_product():
     basis, interval = local_basis(x, grid)
     columns = table.flatten(1).T
     torch.testing.assert_close(
-        weighted_rows(basis.flatten(1), columns, table_index(interval, basis.shape[-1], grid.functions)),
+        weighted_rows(
+            basis.flatten(1), columns, table_index(interval, basis.shape[-1], grid.functions)
+        ),
         torch.einsum("nif,oif->no", dense_rows(basis, interval, grid.functions), table),
     )
 

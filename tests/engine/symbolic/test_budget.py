@@ -9,7 +9,14 @@ import pytest
 import sympy
 
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Symbolic
-from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, counted_calls, work_done
+from kanrun.engine.symbolic.budget import (
+    Budget,
+    WorkSpent,
+    at_most,
+    count_work,
+    counted_calls,
+    work_done,
+)
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 X = np.linspace(-1, 1, 200)[:, None]
@@ -54,7 +61,9 @@ def test_a_limit_ends_a_refit_and_a_transform_of_sympy_while_they_run() -> None:
     with pytest.raises(WorkSpent), at_most(0.5 * work_of(10)):
         work_of(10)
     x, y, z = sympy.symbols("x y z", real=True)
-    hard = 2.6 * x / (2.6 * y**2 + 2.6) - sympy.exp(-((3.1 * x - 0.9) ** 2)) * sympy.sin(2 * y + x) ** 2 / (y + z * x)
+    hard = 2.6 * x / (2.6 * y**2 + 2.6) - sympy.exp(-((3.1 * x - 0.9) ** 2)) * sympy.sin(
+        2 * y + x
+    ) ** 2 / (y + z * x)
     before = work_done()
     with pytest.raises(WorkSpent), at_most(0.1), counted_calls():
         sympy.simplify(hard * (x - 1.2))

@@ -41,7 +41,9 @@ def test_standard_constants_leave_the_function_as_it_is(name: str) -> None:
     t = np.linspace(0.1, 0.9, 40)
     function = Symbolic(TABLE[name], (0.7, 0.1, -2.0, 0.3))
     changed = standardised(function)
-    np.testing.assert_allclose(changed.evaluate(t)[0], function.evaluate(t)[0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        changed.evaluate(t)[0], function.evaluate(t)[0], rtol=1e-12, atol=1e-13
+    )
 
 
 def test_candidates_are_ruled_out_where_they_are_not_defined() -> None:
@@ -75,6 +77,8 @@ def test_users_add_candidates_through_the_parser() -> None:
         (None, {"f": "3"}, "depend on any variable"),
     ],
 )
-def test_bad_candidates_are_refused(names: list[str] | None, own: dict[str, str] | None, message: str) -> None:
+def test_bad_candidates_are_refused(
+    names: list[str] | None, own: dict[str, str] | None, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         choose(names, own)

@@ -71,15 +71,24 @@ def test_a_planted_formula_is_recovered_from_its_network(
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(**PLANTED)
-def test_many_planted_formulas_are_recovered(first: str, second: str, outer: str, scales: tuple[float, float]) -> None:
+def test_many_planted_formulas_are_recovered(
+    first: str, second: str, outer: str, scales: tuple[float, float]
+) -> None:
     recovered(first, second, outer, scales)
 
 
 def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) -> None:
     """Splines drawn through a random formula's edges are snapped back to a formula of the same values."""
     x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
-    inner = [Symbolic(TABLE[name], (scale, 0.1, 0.5, 1.5)) for name, scale in zip((first, second), scales, strict=True)]
-    edges = (Edge(0, 2, inner[0]), Edge(1, 2, inner[1]), Edge(2, 3, Symbolic(TABLE[outer], (0.6, 0.2, 1.3, 0.0))))
+    inner = [
+        Symbolic(TABLE[name], (scale, 0.1, 0.5, 1.5))
+        for name, scale in zip((first, second), scales, strict=True)
+    ]
+    edges = (
+        Edge(0, 2, inner[0]),
+        Edge(1, 2, inner[1]),
+        Edge(2, 3, Symbolic(TABLE[outer], (0.6, 0.2, 1.3, 0.0))),
+    )
     planted = Graph(2, ("sum", "sum"), edges)
     y = planted(x)
     if not np.isfinite(y).all():
@@ -99,7 +108,14 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.5, "1/2"), (np.pi, "pi"), (2 * np.e, "2*E"), (np.sqrt(2) / 2, "sqrt(2)/2"), (1e-14, "0"), (-3.0, "-3")],
+    [
+        (0.5, "1/2"),
+        (np.pi, "pi"),
+        (2 * np.e, "2*E"),
+        (np.sqrt(2) / 2, "sqrt(2)/2"),
+        (1e-14, "0"),
+        (-3.0, "-3"),
+    ],
 )
 def test_nice_numbers(value: float, text: str) -> None:
     assert str(nice(value, 1e-10)) == text
@@ -107,14 +123,19 @@ def test_nice_numbers(value: float, text: str) -> None:
 
 def test_numbers_without_meaning_stay() -> None:
     assert nice(0.7234871234, 1e-10) is None
-    assert nice(0.7234871234, 1e-2) is None or abs(float(nice(0.7234871234, 1e-2)) - 0.7234871234) <= 1e-2
+    assert (
+        nice(0.7234871234, 1e-2) is None
+        or abs(float(nice(0.7234871234, 1e-2)) - 0.7234871234) <= 1e-2
+    )
 
 
 def test_rounding_needs_the_data_to_allow_it() -> None:
     x = np.random.default_rng(0).uniform(0, 1, (400, 1))
     for scale, shown in ((2.0, True), (2.0003, False)):
         y = np.exp(scale * x[:, 0])
-        graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["exp"], (1.9, 0.0, 1.0, 0.0), "acd")),))
+        graph = Graph(
+            1, ("sum",), (Edge(0, 1, Symbolic(TABLE["exp"], (1.9, 0.0, 1.0, 0.0), "acd")),)
+        )
         formula = finished(graph, SearchData(x[:300], y[:300], x[300:], y[300:]), ["x0"])
         assert (formula.expression == sympy.exp(2 * parse("x0"))) is shown
         np.testing.assert_allclose(formula(x), y, rtol=1e-10)
@@ -142,7 +163,9 @@ def test_simplification_undoes_detours(text: str, expected: str) -> None:
 def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
     x = np.random.default_rng(0).uniform(0.2, 2, (300, 2))
     y = x[:, 0] * np.log(x[:, 1])
-    ratio = Edge(1, 3, Symbolic(TABLE["1/x"], (1.0, 0.95, -1.9, 1.0), "bcd"))  # (x1 - 0.95) / (x1 + 0.95)
+    ratio = Edge(
+        1, 3, Symbolic(TABLE["1/x"], (1.0, 0.95, -1.9, 1.0), "bcd")
+    )  # (x1 - 0.95) / (x1 + 0.95)
     inverse = Edge(3, 4, Symbolic(TABLE["arctanh"], (1.0, 0.0, 2.0, float(np.log(0.95)))))
     edges = (Edge(0, 2, Symbolic(TABLE["x"], (1.0, 0.0, 1.0, 0.0), "c")), ratio, inverse)
     carried = (Edge(2, 5, Identity()), Edge(4, 5, Identity()), Edge(5, 6, Identity()))
@@ -159,8 +182,14 @@ def test_what_is_too_large_to_simplify_comes_back_at_once() -> None:
     many = parse("(x0+x1+1)^40 - x1")
     assert expansion_terms(many) == 861 + 1
     assert simplified(many, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == many
-    bells = parse("+".join(f"0.{k}1234567890123*exp(-(0.1234567890{k}*x0-0.5432109876{k})^2)" for k in range(2, 6)))
-    assert len(equivalent_forms(exactly(bells), ["x0", "x1"], x)) < 4, "nothing with so many digits is factored"
+    bells = parse(
+        "+".join(
+            f"0.{k}1234567890123*exp(-(0.1234567890{k}*x0-0.5432109876{k})^2)" for k in range(2, 6)
+        )
+    )
+    assert len(equivalent_forms(exactly(bells), ["x0", "x1"], x)) < 4, (
+        "nothing with so many digits is factored"
+    )
     assert proven_equal(large, many, SimplificationPolicy()) == "unknown"
     assert sys.gettrace() is tracer, "debuggers and coverage keep theirs"
 
@@ -242,7 +271,9 @@ def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
     functions = {name: lambda t, s=spline: s.value(t) for name, spline in splines.items()}
     expression = to_expression(graph, ["x0"])
     assert str(expression) == "x0*f1(x0) + f2(f1(x0))"
-    np.testing.assert_allclose(numeric_value(expression, ["x0"], x, functions), graph(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        numeric_value(expression, ["x0"], x, functions), graph(x), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_a_formula_has_four_forms() -> None:
@@ -258,10 +289,15 @@ def test_a_formula_has_four_forms() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (2.13, "213/100"), (np.pi**2, "pi**2"), (1 / (8 * np.pi**2), "1/(8*pi**2)"), (0.426, "213/500"),
-        (np.sqrt(10), "sqrt(10)"), (np.log(2), "log(2)"), (6.674e-11, "3337/50000000000000"),
+        (2.13, "213/100"),
+        (np.pi**2, "pi**2"),
+        (1 / (8 * np.pi**2), "1/(8*pi**2)"),
+        (0.426, "213/500"),
+        (np.sqrt(10), "sqrt(10)"),
+        (np.log(2), "log(2)"),
+        (6.674e-11, "3337/50000000000000"),
     ],
-)  # fmt: skip
+)
 def test_nice_numbers_have_units_or_few_digits(value: float, text: str) -> None:
     assert str(nice(value, 1e-10 * value)) == text
 
@@ -278,7 +314,9 @@ def test_nice_numbers_have_units_or_few_digits(value: float, text: str) -> None:
 def test_a_formula_is_written_as_a_person_would(text: str, expected: str) -> None:
     points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
     expression = parse(text)
-    decimal = expression.xreplace({n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer})
+    decimal = expression.xreplace(
+        {n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer}
+    )
     assert str(written(simplified(decimal, ["x0", "x1"], points))) == expected
 
 
@@ -293,7 +331,10 @@ def test_confidence_intervals_hold_the_constants() -> None:
     expression = 2.5 * sympy.exp(-0.7 * parse("x0"))
     y = to_numpy(expression, ["x0"])(x) + 0.1 * generator.normal(size=400)
     found = confidence_intervals(expression, ["x0"], x, y)
-    assert [each.value for each in found] == [0.7, 2.5] or sorted(each.value for each in found) == [-0.7, 2.5]
+    assert [each.value for each in found] == [0.7, 2.5] or sorted(each.value for each in found) == [
+        -0.7,
+        2.5,
+    ]
     rate = min(found, key=lambda each: abs(each.value))
     jacobian = np.stack([np.exp(-0.7 * x[:, 0]), -2.5 * x[:, 0] * np.exp(-0.7 * x[:, 0])], axis=1)
     exact = 0.1 * np.sqrt(np.linalg.inv(jacobian.T @ jacobian)[1, 1]) * 1.966
@@ -320,7 +361,9 @@ def test_equivalent_forms_are_different_ways_of_writing_the_same() -> None:
         ("sqrt(1+x1^2/x0^2)", "sqrt(1+x1^2/x0^2)"),
     ],
 )
-def test_positive_points_leave_no_sign_of_a_variable_before_a_root(divided: str, meant: str) -> None:
+def test_positive_points_leave_no_sign_of_a_variable_before_a_root(
+    divided: str, meant: str
+) -> None:
     names = ["x0", "x1", "x2", "x3"]
     positive = np.random.default_rng(0).uniform(1, 2, (50, 4)) + np.array([0, 0, 2, 0])
     assert quotients_out_of_powers(parse(divided), names, positive) == parse(meant)

@@ -34,7 +34,9 @@ def apart(kan: KAN, output: int = 1) -> float:
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
 @pytest.mark.parametrize("intervals", [3, 7, 30])
-def test_splines_of_any_degree_and_uniform_grid_stay_what_they_are(degree: int, intervals: int) -> None:
+def test_splines_of_any_degree_and_uniform_grid_stay_what_they_are(
+    degree: int, intervals: int
+) -> None:
     assert apart(network(intervals, degree=degree, base="zero")) < 1e-11
 
 
@@ -50,7 +52,9 @@ def test_single_precision_costs_its_own_rounding() -> None:
 def test_what_goes_beyond_a_grid_is_covered() -> None:
     kan = network(5, base="zero")
     with torch.no_grad():
-        kan.layer(0).coefficients.mul_(20)  # hidden values leave [-1, 1], where edges go on in straight lines
+        kan.layer(0).coefficients.mul_(
+            20
+        )  # hidden values leave [-1, 1], where edges go on in straight lines
     graph = graph_of(kan, X, 0)
     assert np.abs(graph(X) - values_of(kan, 0)(X)).max() < 0.1 * np.std(graph(X))
 

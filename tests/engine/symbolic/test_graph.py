@@ -15,7 +15,15 @@ from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.subgraph import Subgraph, expanded
-from kanrun.engine.symbolic.templates import Plain, Product, Sum, Template, fitted_grids, kan_shape, start
+from kanrun.engine.symbolic.templates import (
+    Plain,
+    Product,
+    Sum,
+    Template,
+    fitted_grids,
+    kan_shape,
+    start,
+)
 from kanrun.engine.symbolic.variants import variants
 from kanrun.formulas import parse
 
@@ -47,12 +55,16 @@ def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
     p, step = graph.parameters, 1e-6
     for i in range(p.size):
         shift = step * np.eye(p.size)[i]
-        numeric = (graph.with_parameters(p + shift)(X) - graph.with_parameters(p - shift)(X)) / (2 * step)
+        numeric = (graph.with_parameters(p + shift)(X) - graph.with_parameters(p - shift)(X)) / (
+            2 * step
+        )
         np.testing.assert_allclose(jacobian[:, i], numeric, atol=2e-8)
 
 
 @pytest.mark.parametrize("target", ["sum", "product"])
-@pytest.mark.parametrize("text", ["1.5/(0.4*sin(1.3*x0+0.2)+2.3) + 0.7*x0", "1.5*(0.7*x0+0.4)/(exp(0.5*x0)+2)"])
+@pytest.mark.parametrize(
+    "text", ["1.5/(0.4*sin(1.3*x0+0.2)+2.3) + 0.7*x0", "1.5*(0.7*x0+0.4)/(exp(0.5*x0)+2)"]
+)
 def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
     function = Subgraph(graph_of_expression(parse(text), 1, wide=True))
     assert "1/x(" in function.name
@@ -66,7 +78,9 @@ def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
     p = graph.parameters
     for i in range(p.size):
         shift = 1e-6 * np.eye(p.size)[i]
-        numeric = (graph.with_parameters(p + shift)(X[:, :1]) - graph.with_parameters(p - shift)(X[:, :1])) / 2e-6
+        numeric = (
+            graph.with_parameters(p + shift)(X[:, :1]) - graph.with_parameters(p - shift)(X[:, :1])
+        ) / 2e-6
         np.testing.assert_allclose(jacobian[:, i], numeric, atol=1e-7)
 
 
@@ -85,7 +99,9 @@ def test_linear_detours_are_taken_out() -> None:
         Edge(0, 2, Symbolic(TABLE["sin"], (1.0, 0.0, 1.0, 0.0))),
         Edge(1, 2, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0))),
     )
-    graph = Graph(2, ("sum", "sum"), (*inner, Edge(2, 3, Symbolic(TABLE["x"], (1.0, 0.0, 2.0, 0.5)))))
+    graph = Graph(
+        2, ("sum", "sum"), (*inner, Edge(2, 3, Symbolic(TABLE["x"], (1.0, 0.0, 2.0, 0.5))))
+    )
     simple = canonical(graph)
     assert len(simple.operations) == 1
     np.testing.assert_allclose(simple(X), graph(X), rtol=1e-13)
@@ -120,7 +136,8 @@ def test_a_sum_beside_a_product_has_variants_of_the_same_values() -> None:
     assert len(found) == problem.policy.selection.variants
     for each in found:
         assert any(
-            np.abs(a - b).max() > 1e-6 for a, b in zip(each.edge_outputs(X)[1], graph.edge_outputs(X)[1], strict=True)
+            np.abs(a - b).max() > 1e-6
+            for a, b in zip(each.edge_outputs(X)[1], graph.edge_outputs(X)[1], strict=True)
         )
         np.testing.assert_allclose(each(X), graph(X), atol=1e-12)
 
@@ -131,7 +148,9 @@ def test_refit_reaches_the_data_and_never_makes_them_worse() -> None:
     y = truth(X[:, :1])
     fitted = refit(begun, X[:, :1], y, RefitSettings(steps=60))
     assert fitted.rmse < 1e-12
-    assert refit(begun, X[:, :1], y, RefitSettings(steps=1)).rmse <= np.sqrt(np.mean((begun(X[:, :1]) - y) ** 2))
+    assert refit(begun, X[:, :1], y, RefitSettings(steps=1)).rmse <= np.sqrt(
+        np.mean((begun(X[:, :1]) - y) ** 2)
+    )
 
 
 def test_a_graph_that_is_not_defined_comes_back_as_it_is() -> None:

@@ -12,7 +12,12 @@ import kanrun
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.constants import round_constants
-from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length, length_of
+from kanrun.engine.symbolic.description_length import (
+    EXACT,
+    SearchData,
+    description_length,
+    length_of,
+)
 from kanrun.engine.symbolic.edges import Spline, Symbolic
 from kanrun.engine.symbolic.formula import finished
 from kanrun.engine.symbolic.graph import Edge, Graph
@@ -41,7 +46,10 @@ def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
         samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
         small = refit(one_edge("x^2", "bcd", 1.0, 0.0, 1.0, 0.0), samples.x, samples.y).graph
         large = refit(
-            one_edge("cos", "abcd", 0.2, 0.0, -50.0, 50.0), samples.x, samples.y, RefitSettings(steps=100)
+            one_edge("cos", "abcd", 0.2, 0.0, -50.0, 50.0),
+            samples.x,
+            samples.y,
+            RefitSettings(steps=100),
         ).graph
         assert samples.overall_error(large) < 1.01 * samples.overall_error(small)
         assert description_length(small, samples) < description_length(large, samples)
@@ -65,7 +73,12 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool)
 def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() -> None:
     rng = np.random.default_rng(0)
     t = np.arange(1.0, 121.0)
-    y = 10 + 3 * np.cos(2 * np.pi * t / 12) + 1.5 * np.sin(0.23 * t) + 0.5 * rng.standard_normal(120)
+    y = (
+        10
+        + 3 * np.cos(2 * np.pi * t / 12)
+        + 1.5 * np.sin(0.23 * t)
+        + 0.5 * rng.standard_normal(120)
+    )
     small = UnivariatePolicy(singles=2, width=1, branches=2, terms=1)
     found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0), small)[0]
     functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
@@ -78,7 +91,9 @@ def test_two_functions_go_where_one_alone_would_not() -> None:
     x, y = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
     samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
     edges = (Edge(0, 1, Symbolic(TABLE["sqrt"], (1.0, -3.0, 0.9, 0.0), "bc")),)
-    nested = Graph(1, ("sum", "sum"), (*edges, Edge(1, 2, Symbolic(TABLE["exp"], (1.0, 0.0, -1.0, 0.0), "cd"))))
+    nested = Graph(
+        1, ("sum", "sum"), (*edges, Edge(1, 2, Symbolic(TABLE["exp"], (1.0, 0.0, -1.0, 0.0), "cd")))
+    )
     fitted = refit(nested, samples.x, samples.y, RefitSettings(steps=60, damping=1e-6)).graph
     assert drop_terms(fitted, samples).complexity == 1.0
 
@@ -90,8 +105,12 @@ def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
     assert length_of(1e-2, 1, 2.0, samples) < length_of(1e-2, 2, 2.0, samples)
     assert length_of(0.1 * EXACT, 1, 2.0, samples) == length_of(EXACT, 1, 2.0, samples)
     few = SearchData(x[:8], y[:8], x[:8], y[:8])
-    assert length_of(1e-2, 2, 2.0, few) < length_of(1e-9, 6, 2.0, few), "eight points do not pay for six constants"
-    assert not few.supports(2), "a formula of two constants through eight points is not known as exact"
+    assert length_of(1e-2, 2, 2.0, few) < length_of(1e-9, 6, 2.0, few), (
+        "eight points do not pay for six constants"
+    )
+    assert not few.supports(2), (
+        "a formula of two constants through eight points is not known as exact"
+    )
     undefined = one_edge("log", "bcd", 1.0, -2.0, 1.0, 0.0)
     assert description_length(undefined, samples) == np.inf
 
@@ -114,7 +133,10 @@ def test_two_splines_that_one_cannot_replace_stay() -> None:
     sharp = Graph(
         1,
         ("sum", "sum"),
-        (Edge(0, 1, Spline(-1.0, 1.0, np.arange(23.0) % 2, 3)), Edge(1, 2, Spline(0.0, 1.0, np.arange(23.0) % 2, 3))),
+        (
+            Edge(0, 1, Spline(-1.0, 1.0, np.arange(23.0) % 2, 3)),
+            Edge(1, 2, Spline(0.0, 1.0, np.arange(23.0) % 2, 3)),
+        ),
     )
     y = sharp(x)
     samples = SearchData(x[:700], y[:700], x[700:], y[700:])
@@ -126,7 +148,12 @@ def test_two_splines_that_one_cannot_replace_stay() -> None:
 def test_a_constant_is_rounded_once_others_are_known() -> None:
     """Scale, height and offset of a wide Gaussian are known poorly together, and well once the offset is zero."""
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
-    graph = refit(one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0), x[:1200], y[:1200], RefitSettings(steps=100)).graph
+    graph = refit(
+        one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0),
+        x[:1200],
+        y[:1200],
+        RefitSettings(steps=100),
+    ).graph
     data = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
     _, changes = round_constants(graph, data, 1.02 * data.error(graph))
     assert {name: text for _, name, _, text in changes} == {

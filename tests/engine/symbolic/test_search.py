@@ -67,7 +67,9 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatc
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
     def tried() -> list[tuple[str, float]]:
-        events = search(SearchProblem(samples, choose(None), SearchPolicy(budget=0.1)), np.random.default_rng(0))
+        events = search(
+            SearchProblem(samples, choose(None), SearchPolicy(budget=0.1)), np.random.default_rng(0)
+        )
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
 
     idle = tried()
@@ -127,7 +129,9 @@ def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     x = rng().uniform(-1, 1, (800, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
     samples = SearchData(x[:600], y[:600], x[600:], y[600:])
-    events = list(fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0), 1e-3))
+    events = list(
+        fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0), 1e-3)
+    )
     tried = events[-1]
     assert isinstance(tried, Tried)
     stages = [event.stage for event in events if isinstance(event, SearchStage)]
@@ -141,7 +145,9 @@ def test_modules_are_found_by_the_gradient() -> None:
         u = x[:, 0] + x[:, 1] ** 2
         return np.stack([np.cos(u) * x[:, 2], 2 * x[:, 1] * np.cos(u) * x[:, 2], np.sin(u)], axis=1)
 
-    scores = module_scores(gradient, rng().uniform(0.1, 1, (300, 3)), np.random.default_rng(0), range(3))
+    scores = module_scores(
+        gradient, rng().uniform(0.1, 1, (300, 3)), np.random.default_rng(0), range(3)
+    )
     assert scores[0, 1] < 1e-7
     assert min(float(scores[0, 2]), float(scores[1, 2])) > 0.05
     (family,) = trees(scores, 0.02)

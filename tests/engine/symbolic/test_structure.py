@@ -37,7 +37,9 @@ def points(text: str, low: float, high: float, inputs: int, count: int = 500) ->
         pytest.param("3*x0^2*sqrt(x1)/x2", 3, 0, marks=pytest.mark.slow),
         ("x0*exp(-x1*x2/x3)", 4, 1),
         pytest.param("x0/((x1-x2)^2 + x3^2)", 4, 0, marks=pytest.mark.slow),
-        pytest.param("x0*x1 + x2^2*sin(x0)", 3, 2, marks=pytest.mark.slow),  # x1 and x2^2 scale as y does
+        pytest.param(
+            "x0*x1 + x2^2*sin(x0)", 3, 2, marks=pytest.mark.slow
+        ),  # x1 and x2^2 scale as y does
         ("x0 + exp(x1)", 2, 2),
         ("sin(9*x0*x1/x2)", 3, 1),  # too fast for a smooth fit: the order of the points shows it
     ],
@@ -54,7 +56,11 @@ def test_symmetries_leave_fewer_variables(text: str, inputs: int, left: int) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["x0*x1 + tanh(1.3*x0 - 0.6*x1)", pytest.param("exp(-x0)*sin(5*x0+x1)", marks=pytest.mark.slow)]
+    "text",
+    [
+        "x0*x1 + tanh(1.3*x0 - 0.6*x1)",
+        pytest.param("exp(-x0)*sin(5*x0+x1)", marks=pytest.mark.slow),
+    ],
 )
 def test_a_polynomial_and_a_function_of_a_form_are_found(text: str) -> None:
     data = points(text, -2, 2, 2)
@@ -89,7 +95,9 @@ def test_pairs_and_triples_of_small_expressions_are_found(text: str) -> None:
     assert error < 1e-11
     assert not others
     x = np.random.default_rng(8).uniform(0.2, 0.9, (50, 2))
-    np.testing.assert_allclose(to_numpy(expression, ["x0", "x1"])(x), to_numpy(parse(text), ["x0", "x1"])(x), rtol=1e-9)
+    np.testing.assert_allclose(
+        to_numpy(expression, ["x0", "x1"])(x), to_numpy(parse(text), ["x0", "x1"])(x), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,9 @@ def test_quotients_of_polynomials_are_found_at_once(text: str, inputs: int) -> N
     assert expression is not None
     x = np.random.default_rng(8).uniform(1, 3, (50, inputs))
     names = [f"x{i}" for i in range(inputs)]
-    np.testing.assert_allclose(to_numpy(expression, names)(x), to_numpy(parse(text), names)(x), rtol=1e-9)
+    np.testing.assert_allclose(
+        to_numpy(expression, names)(x), to_numpy(parse(text), names)(x), rtol=1e-9
+    )
 
 
 def test_a_sine_is_no_quotient_of_polynomials() -> None:
@@ -170,7 +180,9 @@ def test_a_graph_in_groups_is_one_in_the_inputs() -> None:
     np.testing.assert_allclose(whole(x), expected, rtol=1e-12)
 
 
-def law(f: Callable[[np.ndarray], np.ndarray], low: list[float], high: list[float]) -> kanrun.Interpretation:
+def law(
+    f: Callable[[np.ndarray], np.ndarray], low: list[float], high: list[float]
+) -> kanrun.Interpretation:
     x = np.random.default_rng(1).uniform(low, high, (600, len(low)))
     return kanrun.interpret(x, f(x))
 
@@ -178,7 +190,9 @@ def law(f: Callable[[np.ndarray], np.ndarray], low: list[float], high: list[floa
 @pytest.mark.slow
 def test_many_inputs_are_quick_where_symmetries_leave_few() -> None:
     result = law(
-        lambda x: x[:, 0] * x[:, 1] / ((x[:, 2] - x[:, 3]) ** 2 + x[:, 4] ** 2), [1, 1, 3, 1, 1], [2, 2, 5, 2, 2]
+        lambda x: x[:, 0] * x[:, 1] / ((x[:, 2] - x[:, 3]) ** 2 + x[:, 4] ** 2),
+        [1, 1, 3, 1, 1],
+        [2, 2, 5, 2, 2],
     )
     assert result.outcome == "exact"
     truth = parse("x0*x1/((x2 - x3)^2 + x4^2)")
@@ -237,6 +251,8 @@ def test_a_number_that_is_not_real_makes_no_graph() -> None:
 def test_forms_of_two_monomials_are_on_a_fine_grid_whatever_the_inputs() -> None:
     monomials = np.random.default_rng(0).uniform(-1, 1, (6, 30))
     slopes, shifts, forms = _forms("sin", monomials, POLICY.ridge)
-    wanted = 0.75 * monomials[2] - 2.25 * monomials[3]  # the first slope is positive: a sine takes a phase
+    wanted = (
+        0.75 * monomials[2] - 2.25 * monomials[3]
+    )  # the first slope is positive: a sine takes a phase
     assert np.abs(forms - wanted).max(axis=1).min() < 1e-12
     np.testing.assert_allclose(slopes @ monomials + shifts[:, None], forms, atol=1e-12)

@@ -26,7 +26,10 @@ def factors(graph: Graph) -> set[tuple[int, ...]]:
     """The inputs of each factor of the product before the output."""
     product = graph.output - 1
     sources = [graph.edges[i].source for i in graph.into(product)]
-    return {(k,) if k < graph.inputs else tuple(graph.edges[i].source for i in graph.into(k)) for k in sources}
+    return {
+        (k,) if k < graph.inputs else tuple(graph.edges[i].source for i in graph.into(k))
+        for k in sources
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,9 @@ def factors(graph: Graph) -> set[tuple[int, ...]]:
         (lambda a, b, c, d: (a - d) * np.exp(b) * (c + 2), 4, {(0, 3), (1,), (2,)}),
     ],
 )
-def test_the_inputs_of_each_factor_are_found(function: Any, inputs: int, expected: set[tuple[int, ...]]) -> None:
+def test_the_inputs_of_each_factor_are_found(
+    function: Any, inputs: int, expected: set[tuple[int, ...]]
+) -> None:
     data = points(function, inputs)
     graph = sum_product(data, 3, SumProductPolicy(), np.random.default_rng(1))
     assert graph is not None

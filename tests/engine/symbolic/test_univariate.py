@@ -134,6 +134,8 @@ def test_covered_is_what_least_squares_gains() -> None:
     before = np.linalg.lstsq(beside, values, rcond=None)[1][0]
     assert gains[0] == -np.inf
     for k in range(1, 5):
-        solved, left, *_ = np.linalg.lstsq(np.column_stack([beside, entries[k]]), values, rcond=None)
+        solved, left, *_ = np.linalg.lstsq(
+            np.column_stack([beside, entries[k]]), values, rcond=None
+        )
         assert gains[k] == pytest.approx(before - left[0])
         assert slopes[k] == pytest.approx(solved[-1])

@@ -16,7 +16,10 @@ from kanrun.engine.training.multistart import BatchedFitting
 
 
 def _samples(inputs: int, outputs: int) -> Samples:
-    x = torch.rand(300, inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    x = (
+        torch.rand(300, inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
+        - 1
+    )
     y = torch.stack([torch.sin(3 * (o + 1) * x.sum(1)) + x[:, 0] ** 2 for o in range(outputs)], 1)
     return Samples(x, y)
 
@@ -25,7 +28,8 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
     generator = torch.Generator().manual_seed(2)
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
     fresh = [
-        KAN.create(shape, 4, spec, domain=domain, initialisation="paper", generator=generator) for _ in range(count)
+        KAN.create(shape, 4, spec, domain=domain, initialisation="paper", generator=generator)
+        for _ in range(count)
     ]
     return [network.regrid(samples.x, grid_eps=1.0, margin=0.05).network for network in fresh]
 
@@ -33,7 +37,9 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
 POLICY = LMPolicy(thorough=False, damping=0.1)
 
 
-def _fitting(networks: list[KAN], samples: Samples, scale: float = 1.0, weight: float = 0.0) -> BatchedFitting:
+def _fitting(
+    networks: list[KAN], samples: Samples, scale: float = 1.0, weight: float = 0.0
+) -> BatchedFitting:
     return BatchedFitting(networks, samples, scale, Smoothing(weight))
 
 
@@ -49,7 +55,9 @@ def _fitting(networks: list[KAN], samples: Samples, scale: float = 1.0, weight: 
 def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: EdgeSpec) -> None:
     samples = _samples(shape[0], shape[-1])
     networks = _networks(shape, spec, samples, 5)
-    problems = [DataFitting(deepcopy(network), samples, 0.7, Smoothing(1e-9)) for network in networks]
+    problems = [
+        DataFitting(deepcopy(network), samples, 0.7, Smoothing(1e-9)) for network in networks
+    ]
     alone = [LevenbergMarquardt(problem, POLICY) for problem in problems]
     together = _fitting(networks, samples, 0.7, 1e-9)
     first = state = begin(together, POLICY)
@@ -68,11 +76,16 @@ def test_each_network_stops_by_itself() -> None:
     for steps in (1, 2, 3):
         state, _ = minimise(together, POLICY, Stopping(steps, gain=0.0))
         ends.append(state.loss)
-    middle = sorted(ends[0])[1]  # the floor that one network has passed after a step, and two have not
+    middle = sorted(ends[0])[
+        1
+    ]  # the floor that one network has passed after a step, and two have not
     state, _ = minimise(together, POLICY, Stopping(3, floor=sorted(ends[0])[0], gain=0.0))
     stopped = ends[0].index(min(ends[0]))
     for i, loss in enumerate(state.loss):
-        assert loss == pytest.approx(ends[0][i] if i == stopped else ends[2][i], rel=1e-9) or ends[1][i] <= middle
+        assert (
+            loss == pytest.approx(ends[0][i] if i == stopped else ends[2][i], rel=1e-9)
+            or ends[1][i] <= middle
+        )
 
 
 def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other() -> None:
@@ -95,17 +108,23 @@ def test_the_objectives_are_those_of_the_networks_with_their_unknowns() -> None:
     state, _ = minimise(_fitting(networks, samples), POLICY, Stopping(steps=1))
     for network, unknowns, loss in zip(networks, state.unknowns, state.loss, strict=True):
         network.set_unknowns(unknowns)
-        assert float((network(samples.x) - samples.y).square().mean()) == pytest.approx(loss, rel=1e-10)
+        assert float((network(samples.x) - samples.y).square().mean()) == pytest.approx(
+            loss, rel=1e-10
+        )
 
 
 def test_networks_whose_input_grids_differ() -> None:
     samples, generator = _samples(2, 1), torch.Generator().manual_seed(3)
     domains = [torch.tensor([[-size, size]] * 2, dtype=torch.float64) for size in (1.0, 1.5)]
     networks = [
-        KAN.create((2, 2, 1), 4, EdgeSpec(), domain=domain, initialisation="paper", generator=generator)
+        KAN.create(
+            (2, 2, 1), 4, EdgeSpec(), domain=domain, initialisation="paper", generator=generator
+        )
         for domain in domains
     ]
-    alone = [LevenbergMarquardt(DataFitting(deepcopy(network), samples, 1.0)) for network in networks]
+    alone = [
+        LevenbergMarquardt(DataFitting(deepcopy(network), samples, 1.0)) for network in networks
+    ]
     together = _fitting(networks, samples)
     state = begin(together, POLICY)
     torch.testing.assert_close(state.loss, [solver.loss for solver in alone])

@@ -22,7 +22,9 @@ def _layer(scale: float) -> tuple[KAN, Tensor]:
     return network, torch.rand(1000, 1, dtype=torch.float64, generator=generator) * 2 - 1
 
 
-@pytest.mark.parametrize(("scale", "size", "weight"), [(1.0, 1.0, 0.0), (3.0, 0.5, 0.0), (2.0, 1.0, 1e-9)])
+@pytest.mark.parametrize(
+    ("scale", "size", "weight"), [(1.0, 1.0, 0.0), (3.0, 0.5, 0.0), (2.0, 1.0, 1e-9)]
+)
 def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weight: float) -> None:
     network, x = _layer(scale)
     coefficients = network.layer(0).coefficients
@@ -35,7 +37,9 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weig
     differences = difference_operator(network.layer(0).grid, 5)[0] * scale
     hessian = hessian + 2 * weight * differences.T @ differences
     metric = Curvature(network, Samples(x, x), 0.0, size, weight)
-    for direction in torch.linalg.eigh(hessian).eigenvectors.T[2:]:  # damping decides in the faintest directions
+    for direction in torch.linalg.eigh(hessian).eigenvectors.T[
+        2:
+    ]:  # damping decides in the faintest directions
         solved = metric.solve(coefficients, (hessian @ direction).view(1, 1, 9)).view(9)
         torch.testing.assert_close(solved, direction, rtol=0, atol=0.02)
 
@@ -56,7 +60,9 @@ def test_other_networks_are_measured_by_the_identity() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_diagonals_of_wide_grids_are_of_the_networks_precision(dtype: torch.dtype) -> None:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
-    network = KAN.create((1, 1), 1500, EdgeSpec(), domain=domain, generator=torch.Generator().manual_seed(0)).to(dtype)
+    network = KAN.create(
+        (1, 1), 1500, EdgeSpec(), domain=domain, generator=torch.Generator().manual_seed(0)
+    ).to(dtype)
     x = torch.linspace(-1, 1, 200, dtype=dtype)[:, None]
     metric = Curvature(network, Samples(x, x), 1.0, 1.0, 1e-21)
     coefficients = network.layer(0).coefficients

@@ -7,7 +7,13 @@ import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, StackedRows, StreamedRows
+from kanrun.engine.least_squares import (
+    DenseRows,
+    Linearisation,
+    LMPolicy,
+    StackedRows,
+    StreamedRows,
+)
 from kanrun.engine.least_squares.normal_equations import NormalEquations
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import DataFitting, LevenbergMarquardt, Samples, Smoothing
@@ -26,8 +32,10 @@ def problem(weight: float, freeze_unseen: bool = False) -> tuple[DataFitting, Te
     fitting = DataFitting(kan, Samples(x, y), 0.7, Smoothing(weight), freeze_unseen=freeze_unseen)
     output, jacobian = kan.linearise(x)
     penalty = kan.penalty_rows()
-    dense = [rows.values.new_zeros(len(rows), rows.unknowns).scatter_add_(1, rows.index, rows.values)
-             for rows in (jacobian, penalty)]  # fmt: skip
+    dense = [
+        rows.values.new_zeros(len(rows), rows.unknowns).scatter_add_(1, rows.index, rows.values)
+        for rows in (jacobian, penalty)
+    ]
     factor = 1 / (0.7 * 300**0.5)
     stacked = torch.cat([dense[0] * factor, weight**0.5 * dense[1]])
     values = torch.cat([(output - y).flatten() * factor, weight**0.5 * dense[1] @ fitting.unknowns])
@@ -47,7 +55,9 @@ def test_residuals_rows_and_objective_belong_together() -> None:
     torch.testing.assert_close(linear.gradient, stacked.T @ values)
     torch.testing.assert_close(linear.rows.gram(), stacked.T @ stacked)
     torch.testing.assert_close(linear.squares(), stacked.square().sum(0))
-    assert fitting.objective(fitting.unknowns) == [pytest.approx(float(values.square().sum()), rel=1e-12)]
+    assert fitting.objective(fitting.unknowns) == [
+        pytest.approx(float(values.square().sum()), rel=1e-12)
+    ]
 
 
 @pytest.mark.parametrize("mu", [1e-8, 1e-2, 10.0])
@@ -85,7 +95,9 @@ def test_other_networks_have_dense_rows() -> None:
 
 @pytest.mark.parametrize("kind", ["kan", "mlp"])
 @pytest.mark.parametrize("weight", [0.0, 1e-12])
-def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(kind: str, weight: float) -> None:
+def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(
+    kind: str, weight: float
+) -> None:
     """What memory cannot hold is made again and again, or never; the problem is the same."""
     g = Generator().manual_seed(0)
     x = torch.rand(61, 2, dtype=torch.float64, generator=g) * 2 - 1
@@ -117,7 +129,9 @@ def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact
     x = torch.rand(300, 2, dtype=torch.float64, generator=Generator().manual_seed(2)) * 2 - 1
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
     start = Generator().manual_seed(seed)
-    network = KAN.create((2, 2, 1), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=start)
+    network = KAN.create(
+        (2, 2, 1), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=start
+    )
     solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
     for _ in range(30):
         solver.step()

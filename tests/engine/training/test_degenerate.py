@@ -27,7 +27,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def kan(generator: Generator, outputs: int) -> KAN:
-    return KAN.create((2, 2, outputs), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=generator)
+    return KAN.create(
+        (2, 2, outputs), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=generator
+    )
 
 
 def samples(name: str, count: int) -> Samples:
@@ -57,7 +59,11 @@ def test_the_loss_of_a_start_is_never_negative(weight: float) -> None:
     """What the penalty does not see must not be made negative by rounding."""
     data = TrainingData(samples("quadratic", 200))
     start = best_start(
-        lambda generator: kan(generator, 1), data, Plan("lm", starts=4), weight, Generator().manual_seed(0)
+        lambda generator: kan(generator, 1),
+        data,
+        Plan("lm", starts=4),
+        weight,
+        Generator().manual_seed(0),
     )
     assert 0 <= start.loss < 1e-6
     assert output_scale(data.train, "regression") > 0

@@ -17,11 +17,15 @@ DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 def noisy(points: int) -> Samples:
     generator = Generator().manual_seed(3)
     x = torch.rand(points, 1, dtype=torch.float64, generator=generator) * 2 - 1
-    return Samples(x, torch.sin(4 * x) + 0.3 * torch.randn(points, 1, dtype=torch.float64, generator=generator))
+    return Samples(
+        x, torch.sin(4 * x) + 0.3 * torch.randn(points, 1, dtype=torch.float64, generator=generator)
+    )
 
 
 def kan(generator: Generator) -> KAN:
-    return KAN.create([1, 1], 16, EdgeSpec(trained_scales="none"), domain=DOMAIN, generator=generator)
+    return KAN.create(
+        [1, 1], 16, EdgeSpec(trained_scales="none"), domain=DOMAIN, generator=generator
+    )
 
 
 def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
@@ -37,11 +41,17 @@ def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
 
     def minus_twice_the_evidence(weight: float) -> float:
         """Up to a constant, the noise integrated out: of 19 coefficients the penalty leaves 2 free."""
-        solver = make_solver(network, TrainingData(samples), plan, Smoothing(weight, 2), Generator())
+        solver = make_solver(
+            network, TrainingData(samples), plan, Smoothing(weight, 2), Generator()
+        )
         for _ in range(4):
             solver.step()
         objective = torch.tensor(solver.loss, dtype=torch.float64).log()
-        return float(78 * objective + torch.logdet(rows + weight * rough) - 17 * torch.tensor(weight).double().log())
+        return float(
+            78 * objective
+            + torch.logdet(rows + weight * rough)
+            - 17 * torch.tensor(weight).double().log()
+        )
 
     best = minus_twice_the_evidence(smoothing.weight)
     assert best < min(minus_twice_the_evidence(smoothing.weight * factor) for factor in (0.8, 1.25))

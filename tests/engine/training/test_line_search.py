@@ -44,7 +44,9 @@ def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: flo
 
 def test_a_line_that_only_rises_gives_back_the_start() -> None:
     look = _at(lambda t: (1 + t, 1.0))
-    start = Point(0.0, 1.0, torch.tensor([-1.0]), -1.0)  # a slope that the values belie, as rounding makes them
+    start = Point(
+        0.0, 1.0, torch.tensor([-1.0]), -1.0
+    )  # a slope that the values belie, as rounding makes them
     assert search(look, start, 1.0, POLICY) is start
 
 
@@ -55,5 +57,10 @@ def test_no_more_points_are_looked_at_than_allowed() -> None:
         looked.append(t)
         return Point(t, -t, torch.tensor([-1.0]), -1.0)
 
-    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, replace(POLICY, evaluations=7)).value < 0
+    assert (
+        search(
+            look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, replace(POLICY, evaluations=7)
+        ).value
+        < 0
+    )
     assert len(looked) == 7

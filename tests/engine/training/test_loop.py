@@ -13,7 +13,16 @@ from torch import Generator
 from kanrun.config import AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.training import Plan, Samples, Stage, Step, Trained, TrainingData, TrainingState, train
+from kanrun.engine.training import (
+    Plan,
+    Samples,
+    Stage,
+    Step,
+    Trained,
+    TrainingData,
+    TrainingState,
+    train,
+)
 from kanrun.watch import Advance, time_is_up, watching
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -28,7 +37,9 @@ def samples(count: int, seed: int, noise: float = 0.0) -> Samples:
 
 def create(generator: Generator, hidden: int = 2) -> KAN:
     spec = EdgeSpec()
-    return KAN.create([2, hidden, 1], 4, spec, domain=DOMAIN, initialisation="spline", generator=generator)
+    return KAN.create(
+        [2, hidden, 1], 4, spec, domain=DOMAIN, initialisation="spline", generator=generator
+    )
 
 
 def drained(events: object) -> tuple[list[Step], list[Stage], Trained | None]:
@@ -96,8 +107,12 @@ def test_test_data_select_nothing(whole: Whole) -> None:
 
 def test_noise_turns_to_second_differences() -> None:
     data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
-    _, stages, trained = drained(train(create, data, Plan("lm", (4,), starts=2), Generator().manual_seed(0)))
-    plain = drained(train(create, data, Plan("lm", (4,), starts=2, weight=0.0), Generator().manual_seed(0)))[2]
+    _, stages, trained = drained(
+        train(create, data, Plan("lm", (4,), starts=2), Generator().manual_seed(0))
+    )
+    plain = drained(
+        train(create, data, Plan("lm", (4,), starts=2, weight=0.0), Generator().manual_seed(0))
+    )[2]
     assert stages[0].smoothing.order == 2
     assert trained is not None
     assert plain is not None
@@ -133,7 +148,8 @@ def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
     assert trained is not None
     assert isinstance(trained.network, KAN)
     middle, widest = (
-        [float(f(layer.grid.knots.diff())) for layer in trained.network] for f in (torch.amin, torch.amax)
+        [float(f(layer.grid.knots.diff())) for layer in trained.network]
+        for f in (torch.amin, torch.amax)
     )
     assert widest[0] > 5 * middle[0]
     assert widest[1] > 1.05 * middle[1]
@@ -163,5 +179,7 @@ def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole: Whole
     assert not time_is_up()
     told = [advance for advance in whole.heard if advance.part == "grid of 8"]
     assert [advance.done for advance in told][:2] == [1, 2]
-    last = told[max(i for i, advance in enumerate(told) if advance.done == 1) :]  # widths go through it in turn
+    last = told[
+        max(i for i, advance in enumerate(told) if advance.done == 1) :
+    ]  # widths go through it in turn
     assert last[-1].error == pytest.approx(min(float(advance.error or 9) for advance in last))

@@ -17,7 +17,9 @@ from kanrun.engine.training.data_fitting import Roughness
 def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
     g = torch.Generator().manual_seed(3)
     domain = torch.tensor([[-1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
-    kan = KAN.create([2, 3, 1], intervals, EdgeSpec(degree=degree, scale=scale), domain=domain, generator=g)
+    kan = KAN.create(
+        [2, 3, 1], intervals, EdgeSpec(degree=degree, scale=scale), domain=domain, generator=g
+    )
     with torch.no_grad():
         for layer in kan:
             (layer.weight if scale == "single" else layer.spline_weight).mul_(1.7)
@@ -60,7 +62,11 @@ def test_penalty_is_its_definition(degree: int, scale: str) -> None:
 
 
 def test_uniform_grid_gives_the_scaled_difference() -> None:
-    grid = Grid(extend(uniform_breakpoints(*torch.tensor([[0.0], [4.0]], dtype=torch.float64), 10), 3), 3, True)
+    grid = Grid(
+        extend(uniform_breakpoints(*torch.tensor([[0.0], [4.0]], dtype=torch.float64), 10), 3),
+        3,
+        True,
+    )
     operator = difference_operator(grid, 5)[0]
     expected = torch.eye(13, dtype=torch.float64)
     for _ in range(5):
@@ -84,14 +90,18 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
     kan = network(3, 9)
     layer = kan.layer(0)
     with torch.no_grad():
-        identity = layer.knots.unfold(1, 3, 1)[:, 1:-1].mean(-1)  # Greville abscissae as coefficients: x itself
+        identity = layer.knots.unfold(1, 3, 1)[:, 1:-1].mean(
+            -1
+        )  # Greville abscissae as coefficients: x itself
         layer.coefficients.copy_(identity.expand_as(layer.coefficients))
         layer.mask[1, 0] = False
     rows = kan.penalty_rows()
     of_first_layer = rows.index.amax(1) < layer.coefficients.numel()
     assert float(rows.times(kan.get_unknowns())[of_first_layer].square().sum()) < 1e-8
     pruned = 2 * layer.coefficients.shape[2]
-    of_pruned = (rows.index >= pruned).all(1) & (rows.index < pruned + layer.coefficients.shape[2]).all(1)
+    of_pruned = (rows.index >= pruned).all(1) & (
+        rows.index < pruned + layer.coefficients.shape[2]
+    ).all(1)
     assert of_pruned.any()
     assert (rows.values[of_pruned] == 0).all()
 
@@ -121,10 +131,14 @@ def test_the_penalty_of_wide_layers_takes_little_memory() -> None:
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
 def test_bands_are_the_matrix_on_uneven_knots(degree: int) -> None:
-    points = torch.rand(2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).cumsum(1)
+    points = torch.rand(
+        2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).cumsum(1)
     grid = Grid(extend(points, degree), degree, False)
     order = degree + 2
-    c = torch.rand(grid.functions, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    c = torch.rand(
+        grid.functions, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     matrix, bands = difference_operator(grid, order), difference_bands(grid, order)
     by_bands = (c[:, 0].unfold(0, order + 1, 1) * bands).sum(-1)
     torch.testing.assert_close((matrix @ c)[..., 0], by_bands)

@@ -16,12 +16,16 @@ DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 PLAN = Plan("lm", (20,))
 
 
-def test_a_finer_grid_leaves_the_straight_line_that_a_coarse_one_took_for_the_truth_behind_noise() -> None:
+def test_a_finer_grid_leaves_the_straight_line_that_a_coarse_one_took_for_the_truth_behind_noise() -> (
+    None
+):
     """A straight line pays no penalty, and the weights next to the heaviest change nothing yet."""
     x = torch.rand(1000, 1, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
     wave = Samples(x, torch.special.bessel_j0(20 * x))
     data = TrainingData(wave.part(torch.arange(800)), wave.part(torch.arange(800, 1000)))
-    network = KAN.create([1, 1], 20, EdgeSpec(), domain=DOMAIN, generator=Generator().manual_seed(0))
+    network = KAN.create(
+        [1, 1], 20, EdgeSpec(), domain=DOMAIN, generator=Generator().manual_seed(0)
+    )
     heavy, random = Smoothing(0.1, PLAN.policy.penalty.rough_order), Generator().manual_seed(0)
     solver = make_solver(network, data, PLAN, heavy, random)
     for _ in range(5):

@@ -34,7 +34,9 @@ def generator(seed: int = 0) -> Generator:
 
 
 def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 4, **spec: object) -> KAN:
-    return KAN.create(shape, intervals, EdgeSpec(**spec), domain=DOMAIN[: shape[0]], generator=generator(1))
+    return KAN.create(
+        shape, intervals, EdgeSpec(**spec), domain=DOMAIN[: shape[0]], generator=generator(1)
+    )
 
 
 def mlp(shape: tuple[int, ...] = (2, 6, 1)) -> MLP:
@@ -61,7 +63,9 @@ def test_every_solver_lowers_every_network(name: str, network: str) -> None:
     model = NETWORKS[network]()
     first = measure(model, data).train
     steps = {"lm": 25, "lbfgs": 60, "adam": 300}[name]
-    solver = make_solver(model, data, Plan(name, steps=steps, adam=AdamSolver(learning_rate=0.02)), 0.0, generator())
+    solver = make_solver(
+        model, data, Plan(name, steps=steps, adam=AdamSolver(learning_rate=0.02)), 0.0, generator()
+    )
     for _ in range(steps):
         loss = solver.step()
         if solver.converged:
@@ -86,7 +90,9 @@ def test_same_seed_same_numbers(name: str) -> None:
 
 def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
     model, clean = mlp((2, 2, 1)), samples(60)
-    data = Samples(clean.x, clean.y + 0.1 * torch.randn(60, 1, dtype=torch.float64, generator=generator()))
+    data = Samples(
+        clean.x, clean.y + 0.1 * torch.randn(60, 1, dtype=torch.float64, generator=generator())
+    )
     start = model.get_unknowns()
 
     def residuals(u: object) -> object:
@@ -98,7 +104,9 @@ def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
         rows = model.linearise(data.x)[1]
         return rows.times(torch.eye(rows.unknowns, dtype=data.x.dtype)).numpy()
 
-    reference = least_squares(residuals, start.numpy(), jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14)
+    reference = least_squares(
+        residuals, start.numpy(), jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14
+    )
     model.set_unknowns(start)
     solver = LevenbergMarquardt(DataFitting(model, data, 1.0))
     for _ in range(300):
@@ -114,7 +122,9 @@ def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> N
     """A unit that saturates has a faint column; scaled up to one it would take all the step."""
     data = samples(300, 5)
     model = MLP([2, 10, 1], activation, dtype=torch.float64, generator=generator(seed))
-    solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-2, thorough=False, smallest=1e-10))
+    solver = LevenbergMarquardt(
+        DataFitting(model, data, 1.0), LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
+    )
     for _ in range(60):
         solver.step()
     assert solver.loss < 1e-3
@@ -126,7 +136,9 @@ def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
     model, data = kan((2, 1)), samples()
     output, rows = model.linearise(data.x)
     jacobian = rows.times(torch.eye(rows.unknowns, dtype=data.x.dtype))
-    rest = data.y - output + jacobian @ model.get_unknowns()[:, None]  # what the base functions leave
+    rest = (
+        data.y - output + jacobian @ model.get_unknowns()[:, None]
+    )  # what the base functions leave
     best = torch.linalg.lstsq(jacobian, rest, driver="gelsd").solution
     floor = float((jacobian @ best - rest).square().mean())
     solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-12))
@@ -154,7 +166,12 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
     data = TrainingData(Samples(x, torch.sin(5 * x)))
     right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
     before, unseen = model(right).detach(), ~model.support(x)[0]
-    plan = Plan(name, steps=20, freeze_unseen=True, adam=AdamSolver(learning_rate=0.05, batch=16, weight_decay=0.1))
+    plan = Plan(
+        name,
+        steps=20,
+        freeze_unseen=True,
+        adam=AdamSolver(learning_rate=0.05, batch=16, weight_decay=0.1),
+    )
     held = model.layer(0).coefficients.detach().clone()
     solver = make_solver(model, data, plan, 1e-8, generator())
     for _ in range(20):
@@ -168,7 +185,9 @@ def test_lm_refuses_float32_and_classification() -> None:
     with pytest.raises(UsageError, match="float64"):
         make_solver(kan().float(), TrainingData(samples()), Plan("lm"), 0.0, generator())
     with pytest.raises(UsageError, match="lbfgs or solver=adam"):
-        make_solver(kan(), TrainingData(samples(), task="classification"), Plan("lm"), 0.0, generator())
+        make_solver(
+            kan(), TrainingData(samples(), task="classification"), Plan("lm"), 0.0, generator()
+        )
 
 
 def test_a_network_that_is_not_finite_is_refused() -> None:
@@ -185,7 +204,9 @@ def test_adam_stops_at_a_loss_that_is_not_finite() -> None:
     plan = Plan("adam", steps=5, adam=AdamSolver(learning_rate=1e300, schedule="constant"))
     solver = make_solver(kan(), TrainingData(data), plan, 0.0, generator())
     solver.step()
-    with pytest.raises(TrainingFailed, match=r"step 2 of Adam: (\d+ of \d+ )?outputs of the network.*learning_rate"):
+    with pytest.raises(
+        TrainingFailed, match=r"step 2 of Adam: (\d+ of \d+ )?outputs of the network.*learning_rate"
+    ):
         solver.step()
 
 
@@ -194,7 +215,9 @@ def test_classification(name: str) -> None:
     x = samples().x
     data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
     model: nn.Module = kan((2, 4, 2))
-    solver = make_solver(model, data, Plan(name, steps=60, adam=AdamSolver(learning_rate=0.03)), 0.0, generator())
+    solver = make_solver(
+        model, data, Plan(name, steps=60, adam=AdamSolver(learning_rate=0.03)), 0.0, generator()
+    )
     for _ in range(60):
         solver.step()
     accuracy = (model(x).argmax(1, keepdim=True) == data.train.y).double().mean()

@@ -42,8 +42,13 @@ def test_it_is_its_definition(kind: str) -> None:
     network = kan()
     with torch.no_grad():
         network.layer(0).mask[1, 0] = False
-    assert float(network.regularisation(X, kind=kind).detach()) == pytest.approx(by_loops(network, kind), rel=1e-5)
-    assert float(MLP((2, 3, 1), "tanh", dtype=torch.float64, generator=Generator()).regularisation(X)) == 0
+    assert float(network.regularisation(X, kind=kind).detach()) == pytest.approx(
+        by_loops(network, kind), rel=1e-5
+    )
+    assert (
+        float(MLP((2, 3, 1), "tanh", dtype=torch.float64, generator=Generator()).regularisation(X))
+        == 0
+    )
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
@@ -53,7 +58,9 @@ def test_training_with_it_leaves_fewer_edges(solver: str) -> None:
     for weight in (0.0, 1e-2):
         network = kan()
         plan = Plan(solver, steps=steps, sparsity=weight, adam=AdamSolver(learning_rate=0.05))  # type: ignore[arg-type]
-        trained = make_solver(network, TrainingData(Samples(X, X[:, :1])), plan, 0.0, Generator().manual_seed(0))
+        trained = make_solver(
+            network, TrainingData(Samples(X, X[:, :1])), plan, 0.0, Generator().manual_seed(0)
+        )
         for _ in range(steps):
             trained.step()
         sizes = network.layer(0).edge_values(X).detach().square().mean(0).sqrt()

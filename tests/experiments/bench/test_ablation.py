@@ -5,15 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from kanrun.experiments.bench.ablation import CASES, FULL, HELD_BACK, RULES, AblationCase, ablate, summary
+from kanrun.experiments.bench.ablation import (
+    CASES,
+    FULL,
+    HELD_BACK,
+    RULES,
+    AblationCase,
+    ablate,
+    summary,
+)
 from pandas import DataFrame
 
-from kanrun.config import BenchConfig, KANConfig, LBFGSSolver, MLPConfig, NamedTarget, SamplingConfig
+from kanrun.config import (
+    BenchConfig,
+    KANConfig,
+    LBFGSSolver,
+    MLPConfig,
+    NamedTarget,
+    SamplingConfig,
+)
 from kanrun.errors import UsageError
 from kanrun.study.execute import check
 
-KAN = AblationCase(NamedTarget("runge"), SamplingConfig(train=60, test=40), KANConfig(hidden=[2], intervals=[3]))
-SMALL = {"KAN": KAN, "LBFGS": replace(KAN, solver=LBFGSSolver(steps=40)), "MLP": replace(KAN, model=MLPConfig([4]))}
+KAN = AblationCase(
+    NamedTarget("runge"), SamplingConfig(train=60, test=40), KANConfig(hidden=[2], intervals=[3])
+)
+SMALL = {
+    "KAN": KAN,
+    "LBFGS": replace(KAN, solver=LBFGSSolver(steps=40)),
+    "MLP": replace(KAN, model=MLPConfig([4])),
+}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -32,7 +53,9 @@ def test_a_rule_that_is_off_changes_the_training() -> None:
 
 
 def test_ratios_are_those_of_the_same_case_and_seed() -> None:
-    chosen, held = (next(name for name in CASES if (name in HELD_BACK) == held) for held in (False, True))
+    chosen, held = (
+        next(name for name in CASES if (name in HELD_BACK) == held) for held in (False, True)
+    )
     rule = "final fit"
     errors = {
         (chosen, FULL): (1e-3, 1e-1),
@@ -41,14 +64,25 @@ def test_ratios_are_those_of_the_same_case_and_seed() -> None:
         (held, rule): (0.5, 0.5),
     }
     rows = [
-        {"case": case, "rule": name, "starts": False, "training_seed": seed, "error": error, "seconds": 1.0}
+        {
+            "case": case,
+            "rule": name,
+            "starts": False,
+            "training_seed": seed,
+            "error": error,
+            "seconds": 1.0,
+        }
         for (case, name), found in errors.items()
         for seed, error in enumerate(found)
     ]
     (row,) = summary(DataFrame(rows)).to_dict("records")
     assert row["chosen_on_error"] == pytest.approx(2.0)
     assert row["held_back_error"] == pytest.approx(0.5)
-    assert (row["chosen_on_worse"], row["held_back_better"], row["chosen_on_seconds"]) == (1, 1, 1.0)
+    assert (row["chosen_on_worse"], row["held_back_better"], row["chosen_on_seconds"]) == (
+        1,
+        1,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(("key", "name"), [("rules", "luck"), ("cases", "f11")])

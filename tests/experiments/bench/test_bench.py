@@ -50,7 +50,9 @@ def broken(case: layers.LayerCase, dtype: torch.dtype) -> torch.nn.Module:
     raise ArithmeticError(f"no {dtype} for {case.name}")
 
 
-def test_layers_are_measured_and_peers_that_break_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_measured_and_peers_that_break_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(layers.TORCH, "pykan", broken)
     done = run(tmp_path, settings(part="layers", peers=["pykan"]))
     table = done.table("layers")
@@ -67,12 +69,19 @@ def layer_table(**ratios: float) -> pandas.DataFrame:
     rows = [(name.replace("_", " "), ratio) for name, ratio in ratios.items()]
     table = pandas.DataFrame(rows, columns=["competitor", "ratio"])
     return table.assign(
-        case="c", status="ok", intervals=5, outputs=64, ratio_least=table["ratio"], ratio_most=table["ratio"]
+        case="c",
+        status="ok",
+        intervals=5,
+        outputs=64,
+        ratio_least=table["ratio"],
+        ratio_most=table["ratio"],
     )
 
 
 def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
-    table = layer_table(kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1)
+    table = layer_table(
+        kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1
+    )
     peer, mlp = claims.layer_claims(table)
     assert peer.sentence == "c: kanrun compiled is not slower than the fastest other KAN"
     assert peer.measured == pytest.approx(1 / 1.1)
@@ -84,28 +93,42 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
 
 
 @pytest.mark.parametrize("ours", ["kanrun", "MLP"])
-def test_what_is_ours_may_not_break(ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_ours_may_not_break(
+    ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(layers.TORCH, ours, broken)
     with pytest.raises(ArithmeticError):
         list(measurements.layers(settings(peers=[]), 0))
 
 
 @pytest.mark.slow
-def test_our_layers_are_measured_compiled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no compiler looks through what enforces them
-    table = run(tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)).table("layers")
+def test_our_layers_are_measured_compiled_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # no compiler looks through what enforces them
+    table = run(
+        tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)
+    ).table("layers")
     assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
     assert table["ratio"].iloc[:2].min() == 1
 
 
-def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_is_not_installed_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(layers.PACKAGES, "pykan", ("pykan", "a_module_that_nobody_has"))
-    table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table("layers")
+    table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table(
+        "layers"
+    )
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
 
 
 def test_growth(tmp_path: Path) -> None:
-    cfg = settings(part="growth", growth_batch=1024, growth_intervals=[5, 50, 1000], growth_batches=[32, 64])
+    cfg = settings(
+        part="growth", growth_batch=1024, growth_intervals=[5, 50, 1000], growth_batches=[32, 64]
+    )
     done = run(tmp_path, cfg)
     table = done.table("growth")
     assert list(table["value"]) == [5, 50, 1000, 32, 64]
@@ -162,8 +185,11 @@ def test_live_bytes_are_those_at_once() -> None:
 
 
 def accuracy(ours: float, theirs: float, status: str = "ok") -> pandas.DataFrame:
-    rows = [("kanrun LM", 2 * ours, "ok", 9.0), ("kanrun LM, one start", ours, "ok", 9.0),
-            ("pykan LBFGS", theirs, status, 30.0)]  # fmt: skip
+    rows = [
+        ("kanrun LM", 2 * ours, "ok", 9.0),
+        ("kanrun LM, one start", ours, "ok", 9.0),
+        ("pykan LBFGS", theirs, status, 30.0),
+    ]
     columns = ["competitor", "seconds", "status", "trained"]
     return pandas.DataFrame(rows, columns=columns).assign(error=8.2e-5, best=1e-4)
 
@@ -208,7 +234,9 @@ def test_a_peer_that_cannot_train_says_why() -> None:
 )
 def test_a_peer_that_is_killed_has_failed(ends: str, failure: str | None) -> None:
     program = f"import os, sys; print('[0.1, 0.5]', flush=True); {ends}"
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False
+    )
     points = peers.points_of(done.stdout, done.returncode)
     assert next(points) == (0.1, 0.5)
     if failure is None:
@@ -230,11 +258,21 @@ def test_a_peer_that_is_late_counts_as_far_as_it_came(monkeypatch: pytest.Monkey
 
 def test_the_fastest_other_library_is_marked() -> None:
     names = ["kanrun", "MLP", "one", "two", "three"]
-    table = pandas.DataFrame({
-        "case": "c", "competitor": names, "ratio": [1.0, 0.5, 3.0, 2.0, float("nan")],
-        "seconds": [1.0, 0.8, 2.0, 2.5, float("nan")],  # the median of ratios counts, not the ratio of medians
-        "status": ["ok"] * 4 + ["not installed"],
-    })  # fmt: skip
+    table = pandas.DataFrame(
+        {
+            "case": "c",
+            "competitor": names,
+            "ratio": [1.0, 0.5, 3.0, 2.0, float("nan")],
+            "seconds": [
+                1.0,
+                0.8,
+                2.0,
+                2.5,
+                float("nan"),
+            ],  # the median of ratios counts, not the ratio of medians
+            "status": ["ok"] * 4 + ["not installed"],
+        }
+    )
     axes = ratios(table).axes[0]
     assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 0.5, 3.0, 2.0]
     assert axes.patches[3].get_facecolor() != axes.patches[2].get_facecolor()

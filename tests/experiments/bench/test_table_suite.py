@@ -25,22 +25,36 @@ def test_names_are_told_apart() -> None:
 
 
 def test_every_model_is_measured_on_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_suite, "find_spec", lambda name: None)  # those that may be missing take longer
-    records = list(tables(BenchConfig(part="tables", tables=["wine"], splits=1, layers=[[1, 1, 1, 5]]), 0))
-    rows = [record.values for record in records if isinstance(record, Row) and record.table == "tables"]
+    monkeypatch.setattr(
+        table_suite, "find_spec", lambda name: None
+    )  # those that may be missing take longer
+    records = list(
+        tables(BenchConfig(part="tables", tables=["wine"], splits=1, layers=[[1, 1, 1, 5]]), 0)
+    )
+    rows = [
+        record.values for record in records if isinstance(record, Row) and record.table == "tables"
+    ]
     assert {row["model"] for row in rows} == set(models(3))
     assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
 
 
 def test_ranks_count_the_best_as_one() -> None:
-    frame = pd.DataFrame({
-        "table": ["a", "a", "b", "b"], "task": "R2", "split": 0, "model": ["x", "y", "x", "y"],
-        "score": [0.9, 0.8, 0.7, 0.1], "cpu_seconds": 1.0,
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "table": ["a", "a", "b", "b"],
+            "task": "R2",
+            "split": 0,
+            "model": ["x", "y", "x", "y"],
+            "score": [0.9, 0.8, 0.7, 0.1],
+            "cpu_seconds": 1.0,
+        }
+    )
     rows = [record.values for record in _ranks(frame) if isinstance(record, Row)]
     assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
     assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
     # two models: 1.960 sqrt(2 * 3 / (6 * 2)), Demsar 2006, table 5 (a)
-    assert float(rows[0]["critical_difference"] or 0) == pytest.approx(1.960 * np.sqrt(0.5), rel=1e-3)
+    assert float(rows[0]["critical_difference"] or 0) == pytest.approx(
+        1.960 * np.sqrt(0.5), rel=1e-3
+    )
     figure = critical_differences(pd.DataFrame(rows))
     assert figure.axes[0].get_title() == "R2, 2 tables, critical difference 1.39"

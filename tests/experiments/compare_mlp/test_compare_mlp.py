@@ -42,7 +42,9 @@ RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
 def settings(**changes: Any) -> CompareMLPConfig:
     values: dict[str, Any] = {
         "model": KANConfig(),
-        "solver": LMSolver(starts=1, steps=3, penalty=1e-20),  # a search for the weight takes most of the time
+        "solver": LMSolver(
+            starts=1, steps=3, penalty=1e-20
+        ),  # a search for the weight takes most of the time
         "sampling": SamplingConfig(train=60, test=40),
         "cases": [PRODUCT],
         "grids": [3, [3, 6]],
@@ -76,16 +78,22 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
     assert len(summary) == 2 * 2 * (2 + 2)
     product = summary[summary["target"] == "product"]
     assert (product.loc[product["model"] == "mlp", "off"].abs() <= 0.03).all()
-    for kan, rows in product.groupby("kan"):  # a KAN whose coarser grid validation chose is the smaller one
+    for kan, rows in product.groupby(
+        "kan"
+    ):  # a KAN whose coarser grid validation chose is the smaller one
         sizes = rows.groupby("model")["parameters"].max()
         assert sizes["kan"] <= 1.03 * sizes["mlp"], kan
-    assert (summary[["seconds", "inference_seconds", "flops", "kanbefair_flops"]] > 0).all(axis=None)
+    assert (summary[["seconds", "inference_seconds", "flops", "kanbefair_flops"]] > 0).all(
+        axis=None
+    )
     counts = finished.table("counts")
     same = counts[counts["convention"] == "spline"]
     assert (same["count"] == same["exact"]).all()
     sentences = [claim.sentence for claim in finished.manifest.claims]
     assert sentences[0].startswith("product: at equal parameters")
-    assert all(claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence)
+    assert all(
+        claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence
+    )
     figures = {path.stem for path in finished.figures}
     assert figures == {"pareto", "results", "scaling", "conventions", "growth"}
 
@@ -115,16 +123,22 @@ def test_two_samplings_of_a_target_are_two_targets(run: Callable[..., Run]) -> N
 def test_targets_are_told_apart_where_their_names_are_alike(
     first: dict[str, Any], second: dict[str, Any], names: list[str]
 ) -> None:
-    cases = [{"target": {"kind": "expression", "formula": "x0*x1", **own}} for own in (first, second)]
+    cases = [
+        {"target": {"kind": "expression", "formula": "x0*x1", **own}} for own in (first, second)
+    ]
     cfg = settings(cases=cases)
     found = [matched_run.case_of(cfg, case, 0).name for case in cases]
     assert [name.replace("x0*x1", "f") for name in found] == names
 
 
 @pytest.mark.parametrize("comparison", ["matched", "kolmogorov_arnold"])
-def test_a_target_of_ones_own_takes_the_place_of_the_cases(run: Callable[..., Run], comparison: str) -> None:
+def test_a_target_of_ones_own_takes_the_place_of_the_cases(
+    run: Callable[..., Run], comparison: str
+) -> None:
     own = ExpressionTarget("x0*sin(x1)")
-    summary = run(target=own, comparison=comparison, model=KANConfig(hidden=[3]), grids=[3]).table("summary")
+    summary = run(target=own, comparison=comparison, model=KANConfig(hidden=[3]), grids=[3]).table(
+        "summary"
+    )
     assert set(summary["target"]) == {"x0*sin(x1)"}
     assert summary["shape"][0] == ("2-3-1" if comparison == "matched" else "2-5-1")
 
@@ -134,7 +148,9 @@ def test_both_sides_take_the_same_number_of_steps() -> None:
     case = matched_run.case_of(cfg, PRODUCT, 0)
     model = matched_run.kan_settings(cfg, [2], [3, 6, 9])
     plan, steps = matched_run.budget_of(case, model)
-    assert steps == 3 * 3 * matched_run.SEARCH  # grids x steps x what the search for the penalty's weight may add
+    assert (
+        steps == 3 * 3 * matched_run.SEARCH
+    )  # grids x steps x what the search for the penalty's weight may add
     assert plan.starts == 1
     trained = matched_run.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
     assert trained.stages[0].steps <= steps
@@ -161,9 +177,16 @@ def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_pa
     x = np.linspace(0, 1, 100)
     pd.DataFrame({"x": x, "far": 1e3 + x, "near": x**2}).to_csv(tmp_path / "two.csv", index=False)
     cfg = settings(sampling=SamplingConfig(train=None, test=None))
-    target = {"kind": "table", "path": str(tmp_path / "two.csv"), "inputs": ["x"], "outputs": ["far", "near"]}
+    target = {
+        "kind": "table",
+        "path": str(tmp_path / "two.csv"),
+        "inputs": ["x"],
+        "outputs": ["far", "near"],
+    }
     case = matched_run.case_of(cfg, {"target": target}, 0)
-    row = matched_run.result(case, matched_run.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}).values
+    row = matched_run.result(
+        case, matched_run.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}
+    ).values
     y = case.problem.dataset.train.y
     assert row["relative_error"] == pytest.approx(row["test_rmse"] / np.sqrt(y.var(0).mean()))
 
@@ -207,7 +230,13 @@ def test_given_widths_need_no_match(run: Callable[..., Run]) -> None:
 
 
 def test_universal_approximation(run: Callable[..., Run]) -> None:
-    finished = run(True, comparison="universal_approximation", cases=[RUNGE], widths=[1, 6], errors=[10.0, 1e-9])
+    finished = run(
+        True,
+        comparison="universal_approximation",
+        cases=[RUNGE],
+        widths=[1, 6],
+        errors=[10.0, 1e-9],
+    )
     reached, missed = finished.manifest.claims
     assert (reached.measured, reached.holds) == (1, True)
     assert not missed.holds
@@ -223,7 +252,9 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
 
 
 def test_each_grid_of_the_theorems_shape_has_its_claim(run: Callable[..., Run]) -> None:
-    finished = run(comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], seeds=2)
+    finished = run(
+        comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], seeds=2
+    )
     coarse, fine = finished.manifest.claims
     assert "runge with G = 2:" in coarse.sentence
     assert "runge with G = 2,4:" in fine.sentence
@@ -257,19 +288,30 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
     solver = LBFGSSolver(steps=4)
     model = KANConfig(base="silu")
     finished = run(
-        True, comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver, model=model
+        True,
+        comparison="implementation_tricks",
+        cases=[PRODUCT],
+        grids=[3],
+        seeds=2,
+        solver=solver,
+        model=model,
     )
     summary = finished.table("summary")
     assert set(summary["variant"]) == set(tricks.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
-    assert (errors["no residual base"] != errors["all tricks"]).all()  # a comparison, not twice the same training
+    assert (
+        errors["no residual base"] != errors["all tricks"]
+    ).all()  # a comparison, not twice the same training
     assert len(finished.manifest.claims) == 4
 
 
 def tricks_table(**errors: float) -> pd.DataFrame:
     """Six seeds of each variant with these errors."""
-    rows = [{"variant": name.replace("_", " "), "seed": seed, "error": error}
-            for name, error in errors.items() for seed in range(6)]  # fmt: skip
+    rows = [
+        {"variant": name.replace("_", " "), "seed": seed, "error": error}
+        for name, error in errors.items()
+        for seed in range(6)
+    ]
     return pd.DataFrame(rows).assign(target="iris", shape="4-3", test_rmse=1.0)
 
 
@@ -287,7 +329,14 @@ def test_real_tables(run: Callable[..., Run]) -> None:
     pytest.importorskip("sklearn")
     case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
     sampling = SamplingConfig(train=None, test=None)
-    finished = run(cases=[case], grids=[2], depths=[1], seeds=2, sampling=sampling, solver=LBFGSSolver(steps=15))
+    finished = run(
+        cases=[case],
+        grids=[2],
+        depths=[1],
+        seeds=2,
+        sampling=sampling,
+        solver=LBFGSSolver(steps=15),
+    )
     summary = finished.table("summary")
     assert summary["test_accuracy"].between(0.5, 1).all()
     assert (summary["test_cross_entropy"] > 0).all()
@@ -301,8 +350,14 @@ def test_real_tables(run: Callable[..., Run]) -> None:
     [
         ({"comparison": "fastest"}, "comparison=fastest is not one of matched"),
         ({"cases": []}, "names nothing to learn"),
-        ({"cases": [{"shapes": [[1]]}]}, "cases has .*target; it takes bound, sampling, shapes, target"),
-        ({"cases": [{"target": "product"}]}, "cases has .*; it takes bound, sampling, shapes, target"),
+        (
+            {"cases": [{"shapes": [[1]]}]},
+            "cases has .*target; it takes bound, sampling, shapes, target",
+        ),
+        (
+            {"cases": [{"target": "product"}]},
+            "cases has .*; it takes bound, sampling, shapes, target",
+        ),
         ({"grids": []}, "grids=.. needs at least 1 entry"),
         ({"grids": [3, []]}, "the entry of grids .* needs at least 1 entry"),
         ({"grids": [3, [3]]}, "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
@@ -315,9 +370,15 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"cases": [{**PRODUCT, "shapes": [3]}]}, "cases has .*; it takes bound"),
         ({"cases": [{**PRODUCT, "shapes": [["a"]]}]}, "incompatible with type hint 'int'"),
         ({"cases": [{**PRODUCT, "shapes": [[1.5]]}]}, "Value 1.5 .float. is incompatible"),
-        ({"cases": [{**PRODUCT, "shapes": [[0]]}]}, "cases.shapes=..0.. has 0, which must be at least 1"),
+        (
+            {"cases": [{**PRODUCT, "shapes": [[0]]}]},
+            "cases.shapes=..0.. has 0, which must be at least 1",
+        ),
         ({"cases": [{**PRODUCT, "goal": 1}]}, "goal.*; it takes bound"),
-        ({"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]}, "no bundled table titanic"),
+        (
+            {"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]},
+            "no bundled table titanic",
+        ),
         ({"cases": [{"target": {"kind": "guess"}}]}, "target.kind=guess"),
         ({"match": "memory"}, "match=memory is not one of parameters, flops, time"),
         ({"match": None}, "match=null compares MLPs of given widths"),
@@ -335,7 +396,10 @@ def test_real_tables(run: Callable[..., Run]) -> None:
             )
             for bound in ("small", True, 0, -1.0, float("inf"), float("nan"))
         ),
-        ({"comparison": "kolmogorov_arnold", "cases": [PRODUCT, PRODUCT]}, "product with G = 3 is listed twice"),
+        (
+            {"comparison": "kolmogorov_arnold", "cases": [PRODUCT, PRODUCT]},
+            "product with G = 3 is listed twice",
+        ),
         *(
             ({"comparison": comparison, "widths": [2], "errors": [0.1], **wrong}, message)
             for comparison in ("universal_approximation", "no_activation")
@@ -350,15 +414,24 @@ def test_real_tables(run: Callable[..., Run]) -> None:
             "hidden=.0. has 0, which must be at",
         ),
         ({"target": ExpressionTarget("sign(x0 + 5)")}, "nothing to compare"),
-        ({"model": KANConfig(hidden=[3])}, r"model.hidden=.3. is not used here; give it as shapes of the cases"),
-        ({"model": KANConfig(intervals=7)}, r"model.intervals=7 is not used here; give it as grids"),
+        (
+            {"model": KANConfig(hidden=[3])},
+            r"model.hidden=.3. is not used here; give it as shapes of the cases",
+        ),
+        (
+            {"model": KANConfig(intervals=7)},
+            r"model.intervals=7 is not used here; give it as grids",
+        ),
         (
             {"comparison": "no_activation", "depths": [-1], "widths": [2]},
             "depths=.-1. has -1, which must be at least 0",
         ),
         ({"comparison": "no_activation"}, "one width"),
         ({"comparison": "implementation_tricks"}, "trains w_b and w_s"),
-        ({"comparison": "implementation_tricks", "solver": LBFGSSolver()}, "model.base=zero has none"),
+        (
+            {"comparison": "implementation_tricks", "solver": LBFGSSolver()},
+            "model.base=zero has none",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
@@ -373,11 +446,19 @@ def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
     with pytest.raises(UsageError, match="not cross-entropy"):
         check(
             compare_mlp,
-            settings(comparison=comparison, widths=[2], errors=[0.1], target=BundledTarget("iris"), sampling=sampling),
+            settings(
+                comparison=comparison,
+                widths=[2],
+                errors=[0.1],
+                target=BundledTarget("iris"),
+                sampling=sampling,
+            ),
         )
 
 
-@pytest.mark.parametrize(("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
+@pytest.mark.parametrize(
+    ("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")]
+)
 def test_a_draw_is_called_a_draw(shift: float, winner: str) -> None:
     noise = np.random.default_rng(1).normal(size=(6, 3))
     verdict = judge(shift + noise - noise.mean())
@@ -392,7 +473,9 @@ def test_of_a_few_seeds_that_agree_none_wins(seeds: int) -> None:
     each = np.linspace(1.0, 1.1, seeds)
     verdict = judge(each[:, None])
     assert (verdict.winner, verdict.above) == ("undecided", False)
-    assert (np.log10(verdict.low), np.log10(verdict.high)) == pytest.approx((each.min(), each.max()))
+    assert (np.log10(verdict.low), np.log10(verdict.high)) == pytest.approx(
+        (each.min(), each.max())
+    )
     assert f"the range of {seeds} seed" in verdict.interval
     assert "too few for 95 %" in verdict.interval
 
@@ -407,9 +490,30 @@ def test_the_interval_is_as_wide_as_students_for_seeds_that_are_normal() -> None
 def test_validation_and_not_test_errors_choose_the_opponent() -> None:
     one = pd.DataFrame(
         [
-            {"target": "t", "seed": 0, "kan": "a", "model": "kan", "validation_rmse": 1.0, "error": 1.0},
-            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 2.0, "error": 100.0},
-            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 3.0, "error": 0.1},
+            {
+                "target": "t",
+                "seed": 0,
+                "kan": "a",
+                "model": "kan",
+                "validation_rmse": 1.0,
+                "error": 1.0,
+            },
+            {
+                "target": "t",
+                "seed": 0,
+                "kan": "a",
+                "model": "mlp",
+                "validation_rmse": 2.0,
+                "error": 100.0,
+            },
+            {
+                "target": "t",
+                "seed": 0,
+                "kan": "a",
+                "model": "mlp",
+                "validation_rmse": 3.0,
+                "error": 0.1,
+            },
         ]
     )
     rows = pd.concat([one.assign(seed=seed) for seed in range(6)])
@@ -432,21 +536,36 @@ def test_without_validation_points_training_errors_choose_the_opponent() -> None
     )
     rows = one.assign(seed=0, kan="a", validation_rmse=np.nan)
     np.testing.assert_allclose(matched_logs(rows), [[2.0]])
-    diverged = rows.assign(validation_rmse=[1.0, 5.0, np.nan])  # held out: what is no number does not win
+    diverged = rows.assign(
+        validation_rmse=[1.0, 5.0, np.nan]
+    )  # held out: what is no number does not win
     np.testing.assert_allclose(matched_logs(diverged), [[-1.0]])
 
 
 @pytest.mark.parametrize(("widths", "said"), [([16, 8], True), ([16], False)])
-def test_growth_is_claimed_where_there_are_two_values(run: Callable[..., Run], widths: list[int], said: bool) -> None:
-    finished = run(cases=[RUNGE], grids=[3], growth={"widths": widths, "depths": [2], "intervals": [5]})
-    laws = [claim for claim in finished.manifest.claims if claim.sentence.startswith("Parameters of")]
+def test_growth_is_claimed_where_there_are_two_values(
+    run: Callable[..., Run], widths: list[int], said: bool
+) -> None:
+    finished = run(
+        cases=[RUNGE], grids=[3], growth={"widths": widths, "depths": [2], "intervals": [5]}
+    )
+    laws = [
+        claim for claim in finished.manifest.claims if claim.sentence.startswith("Parameters of")
+    ]
     assert ["N nodes" in claim.sentence for claim in laws] == [True, True] * said
     assert all(claim.holds for claim in laws)
 
 
 def test_growth_claims_see_a_wrong_law() -> None:
     rows = [
-        {"model": model, "width": w, "depth": d, "functions": g, "parameters": w**3 * d * (g or 1), "formula": w**3 * d}
+        {
+            "model": model,
+            "width": w,
+            "depth": d,
+            "functions": g,
+            "parameters": w**3 * d * (g or 1),
+            "formula": w**3 * d,
+        }
         for model in ("kan", "mlp")
         for w in (4, 8, 16)
         for d in (2, 4, 8)
@@ -460,8 +579,14 @@ def test_growth_claims_see_a_wrong_law() -> None:
 
 @pytest.mark.parametrize(("off", "said"), [(0.05, False), (-0.7, True)])
 def test_a_verdict_says_where_no_match_was_near(off: float, said: bool) -> None:
-    pairs = [{"model": "kan", "error": 1e-3, "off": None}, {"model": "mlp", "error": 1e-2, "off": off}]
-    rows = [{"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
-            for seed in (0, 1) for one in pairs]  # fmt: skip
+    pairs = [
+        {"model": "kan", "error": 1e-3, "off": None},
+        {"model": "mlp", "error": 1e-2, "off": off},
+    ]
+    rows = [
+        {"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
+        for seed in (0, 1)
+        for one in pairs
+    ]
     (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "time")
     assert ("off by -70% to -70%" in str(claim.spread)) is said

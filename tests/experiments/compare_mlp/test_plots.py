@@ -5,20 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from kanrun.experiments.compare_mlp.plots import bars, conventions, results, scaling, variants, widths
+from kanrun.experiments.compare_mlp.plots import (
+    bars,
+    conventions,
+    results,
+    scaling,
+    variants,
+    widths,
+)
 from matplotlib.figure import Figure
 
 ROW: dict[str, Any] = {
-    "seed": 0, "shape": "2-1", "activation": "silu", "intervals": 3.0, "flops": 10.0, "seconds": 1.0,
+    "seed": 0,
+    "shape": "2-1",
+    "activation": "silu",
+    "intervals": 3.0,
+    "flops": 10.0,
+    "seconds": 1.0,
     "inference_seconds": 1e-4,
-}  # fmt: skip
+}
 
 
 def summary() -> pd.DataFrame:
     table = {"target": "diabetes", "error": 53.0, "error_name": "test RMSE", "test_accuracy": None}
-    classes = {"target": "iris", "error": 0.35, "error_name": "test cross-entropy", "test_accuracy": 0.9}
-    rows = [{**ROW, **own, "cell": cell, "model": "kan", "parameters": 50 + cell}
-            for cell, own in enumerate((table, classes))]  # fmt: skip
+    classes = {
+        "target": "iris",
+        "error": 0.35,
+        "error_name": "test cross-entropy",
+        "test_accuracy": 0.9,
+    }
+    rows = [
+        {**ROW, **own, "cell": cell, "model": "kan", "parameters": 50 + cell}
+        for cell, own in enumerate((table, classes))
+    ]
     return pd.DataFrame(rows).astype({"test_accuracy": float})
 
 
@@ -40,14 +59,24 @@ def test_sizes_in_which_seeds_differ_are_not_averaged() -> None:
 
 def scaled(kan: list[int], mlp: list[int]) -> list[str]:
     """What the legend of a figure with networks of these sizes says."""
-    medians = pd.DataFrame({
-        "target": "product", "error_name": "test RMSE", "model": ["kan"] * len(kan) + ["mlp"] * len(mlp),
-        "parameters": [*kan, *mlp], "error": 1e-3,
-    })  # fmt: skip
-    fits = pd.DataFrame({
-        "target": "product", "model": ["kan", "mlp"], "exponent": [-3.3, -24.0],
-        "low": [min(kan), min(mlp)], "high": [max(kan), max(mlp)],
-    })  # fmt: skip
+    medians = pd.DataFrame(
+        {
+            "target": "product",
+            "error_name": "test RMSE",
+            "model": ["kan"] * len(kan) + ["mlp"] * len(mlp),
+            "parameters": [*kan, *mlp],
+            "error": 1e-3,
+        }
+    )
+    fits = pd.DataFrame(
+        {
+            "target": "product",
+            "model": ["kan", "mlp"],
+            "exponent": [-3.3, -24.0],
+            "low": [min(kan), min(mlp)],
+            "high": [max(kan), max(mlp)],
+        }
+    )
     (panel,) = scaling(medians, fits).axes
     assert panel.get_ylabel() == "test RMSE"
     legend = panel.get_legend()
@@ -56,13 +85,21 @@ def scaled(kan: list[int], mlp: list[int]) -> list[str]:
 
 
 def test_an_exponent_is_drawn_only_where_three_sizes_differ_by_two_in_all() -> None:
-    assert scaled([100, 200, 400], [100, 130, 160]) == ["KAN: $N^{-3.3}$, 3 sizes", "MLP: 3 sizes, no fit"]
+    assert scaled([100, 200, 400], [100, 130, 160]) == [
+        "KAN: $N^{-3.3}$, 3 sizes",
+        "MLP: 3 sizes, no fit",
+    ]
     assert scaled([100, 400], [100]) == ["KAN: 2 sizes, no fit", "MLP: 1 size, no fit"]
     assert scaled([99, 100, 400, 410], [100]) == ["KAN: 2 sizes, no fit", "MLP: 1 size, no fit"]
 
 
 def counts(**more: Any) -> pd.DataFrame:
-    rows = {"kan": "[2,1] G = 5", "exact": 20, "convention": ["paper", "pykan"], "formula": ["E G", "E (G + k + 6)"]}
+    rows = {
+        "kan": "[2,1] G = 5",
+        "exact": 20,
+        "convention": ["paper", "pykan"],
+        "formula": ["E G", "E (G + k + 6)"],
+    }
     return pd.DataFrame({**rows, "count": [10, 28], **more})
 
 
@@ -84,7 +121,12 @@ def test_the_widths_say_what_each_line_and_shape_is() -> None:
     rows = [(kind, width, 1 / width) for kind in ("relu", "tanh") for width in (1, 2, 4)]
     table = pd.DataFrame(rows, columns=["activation", "width", "relative_error"]).assign(target="f")
     figure = widths(table, [0.3, 0.1])
-    assert labels(figure) == ["relu: median", "tanh: median", "a seed, in its colour", "wanted errors"]
+    assert labels(figure) == [
+        "relu: median",
+        "tanh: median",
+        "a seed, in its colour",
+        "wanted errors",
+    ]
 
 
 def test_the_variants_say_what_each_line_and_shape_is() -> None:
@@ -101,18 +143,37 @@ def test_the_variants_say_what_each_line_and_shape_is() -> None:
 
 def test_each_target_and_grid_has_its_own_row_of_seeds() -> None:
     rows = [("f", "3", 0.1), ("f", "3,6", 0.01), ("f", "3,6", 0.02), ("g (train 60)", "3", 0.3)]
-    table = pd.DataFrame(rows, columns=["target", "grid", "relative_error"]).assign(shape="1-3-1", bound=0.5)
+    table = pd.DataFrame(rows, columns=["target", "grid", "relative_error"]).assign(
+        shape="1-3-1", bound=0.5
+    )
     (panel,) = bars(table).axes
     names = [label.get_text() for label in panel.get_yticklabels()]
-    assert names == ["f  [1, 3, 1]\nG = 3", "f  [1, 3, 1]\nG = 3,6", "g (train 60)  [1, 3, 1]\nG = 3"]
+    assert names == [
+        "f  [1, 3, 1]\nG = 3",
+        "f  [1, 3, 1]\nG = 3,6",
+        "g (train 60)  [1, 3, 1]\nG = 3",
+    ]
     (alone,) = bars(table[table["grid"] == "3"]).axes
-    assert [label.get_text() for label in alone.get_yticklabels()] == ["f  [1, 3, 1]", "g (train 60)  [1, 3, 1]"]
+    assert [label.get_text() for label in alone.get_yticklabels()] == [
+        "f  [1, 3, 1]",
+        "g (train 60)  [1, 3, 1]",
+    ]
 
 
 def test_a_long_title_keeps_what_tells_it_from_others() -> None:
-    medians = pd.DataFrame({"target": [f"{'x0*' * 30}x1 (train {n})" for n in (60, 90)], "error_name": "test RMSE",
-                            "model": "kan", "parameters": 10, "error": 0.1})  # fmt: skip
+    medians = pd.DataFrame(
+        {
+            "target": [f"{'x0*' * 30}x1 (train {n})" for n in (60, 90)],
+            "error_name": "test RMSE",
+            "model": "kan",
+            "parameters": 10,
+            "error": 0.1,
+        }
+    )
     fits = medians.assign(exponent=-1.0, low=10, high=10)
     titles = [panel.get_title() for panel in scaling(medians, fits).axes]
-    assert [title.endswith(f"(train {n})") for title, n in zip(titles, (60, 90), strict=True)] == [True, True]
+    assert [title.endswith(f"(train {n})") for title, n in zip(titles, (60, 90), strict=True)] == [
+        True,
+        True,
+    ]
     assert {title.count("\n") for title in titles} == {1}

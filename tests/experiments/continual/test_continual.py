@@ -19,12 +19,27 @@ from kanrun.study.execute import check, execute
 
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
 ROW: dict[str, Any] = {
-    "seed": 0, "role": "kan", "moving": None, "memory": "none", "twin": None, "layers": 1, "degree": 3,
-    "intervals": 200, "overlap": 0.5, "phases": 5, "best_spline_rmse": None, "rmse": 0.1,
-}  # fmt: skip
+    "seed": 0,
+    "role": "kan",
+    "moving": None,
+    "memory": "none",
+    "twin": None,
+    "layers": 1,
+    "degree": 3,
+    "intervals": 200,
+    "overlap": 0.5,
+    "phases": 5,
+    "best_spline_rmse": None,
+    "rmse": 0.1,
+}
 EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "twin": "MLP"}
-STUDIES = sorted(path.stem for path in (Path(__file__).parents[3] / "conf/study/continual").glob("*.yaml"))
-KAN_AND_MLP = [{"name": "KAN", "kind": "kan"}, {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]}]
+STUDIES = sorted(
+    path.stem for path in (Path(__file__).parents[3] / "conf/study/continual").glob("*.yaml")
+)
+KAN_AND_MLP = [
+    {"name": "KAN", "kind": "kan"},
+    {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]},
+]
 MODEL = KANConfig(hidden=[], intervals=80, frozen_scales=True, update_grid=False)  # of two peaks
 
 
@@ -72,7 +87,9 @@ def test_an_mlp_of_the_same_parameters_forgets(paper: Run) -> None:
 
 def test_the_matrix_is_the_one_that_the_measures_are_of(paper: Run) -> None:
     matrix = paper.table("matrix")
-    kan = matrix[matrix["learner"] == "KAN"].pivot_table(index="after", columns="on", values="error")
+    kan = matrix[matrix["learner"] == "KAN"].pivot_table(
+        index="after", columns="on", values="error"
+    )
     assert kan.shape == (5, 5)
     found = paper.table("summary").set_index("learner").loc["KAN"]
     assert found["average_error"] == pytest.approx(kan.loc[5].mean())
@@ -88,7 +105,11 @@ def test_claims_and_figures_are_those_of_the_parts_that_ran(paper: Run) -> None:
 def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> None:
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
-        tmp_path, solver=LMSolver(steps=20, freeze_unseen=True, penalty=0.0), learners=kan, peaks=2, model=MODEL
+        tmp_path,
+        solver=LMSolver(steps=20, freeze_unseen=True, penalty=0.0),
+        learners=kan,
+        peaks=2,
+        model=MODEL,
     )
     found = run.table("summary").iloc[0]
     assert found["worst_forgetting"] <= 1e-9
@@ -99,10 +120,16 @@ def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> Non
 def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path) -> None:
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
-        tmp_path, solver=LMSolver(steps=20, freeze_unseen=True, penalty=1e-14), learners=kan, peaks=2, model=MODEL
+        tmp_path,
+        solver=LMSolver(steps=20, freeze_unseen=True, penalty=1e-14),
+        learners=kan,
+        peaks=2,
+        model=MODEL,
     )
     known = run.table("functions").pivot_table(index="x0", columns="after", values="output")
-    near = known[known.index < -0.05]  # farther from the border of the phases than a basis function reaches
+    near = known[
+        known.index < -0.05
+    ]  # farther from the border of the phases than a basis function reaches
     assert (near[2] - near[1]).abs().max() == 0
 
 
@@ -126,13 +153,22 @@ def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path: Path) -> 
 
 
 def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
-    learners = [{"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")]
+    learners = [
+        {"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")
+    ]
     learners.append({"name": "ewc", "kind": "mlp", "memory": "ewc", "depths": 1})
     run = finished(
-        tmp_path, dimension=2, peaks=2, spacing=1.0, sharpness=10.0, points=49, evaluation=64, learners=learners,
+        tmp_path,
+        dimension=2,
+        peaks=2,
+        spacing=1.0,
+        sharpness=10.0,
+        points=49,
+        evaluation=64,
+        learners=learners,
         model=KANConfig(hidden=[2], intervals=4, frozen_scales=True, update_grid=False),
         solver=LBFGSSolver(steps=4, penalty=0.0),
-    )  # fmt: skip
+    )
     found = run.table("summary").set_index("learner")
     assert found["phases"].tolist() == [4] * 5
     assert found["stored"].gt(0).tolist() == [False, True, True, True, True]
@@ -142,9 +178,14 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
 
 def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> None:
     run = finished(
-        tmp_path, parts=["intervals", "overlap"], intervals=[40, 80], overlaps=[0.0, 0.5], compared=["KAN"],
-        peaks=2, model=MODEL,
-    )  # fmt: skip
+        tmp_path,
+        parts=["intervals", "overlap"],
+        intervals=[40, 80],
+        overlaps=[0.0, 0.5],
+        compared=["KAN"],
+        peaks=2,
+        model=MODEL,
+    )
     drawn = {path.stem for path in (run.path / "figures").glob("*.png")}
     assert drawn == {"error_against_intervals", "forgetting_against_overlap"}
     assert any("falls as G^-4" in claim.sentence for claim in run.manifest.claims)
@@ -175,12 +216,22 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
         {**ROW, **EWC, "learner": "half", "worst_forgetting": 0.5},
         {**ROW, **EWC, "learner": "all", "memory": "replay", "worst_forgetting": 0.05},
         {**ROW, "part": "overlap", "learner": "KAN", "worst_forgetting": 2e-6},
-        {**ROW, "part": "overlap", "learner": "KAN, rehearse", "memory": "rehearse", "worst_forgetting": 5e-7},
+        {
+            **ROW,
+            "part": "overlap",
+            "learner": "KAN, rehearse",
+            "memory": "rehearse",
+            "worst_forgetting": 5e-7,
+        },
     ]
     found = {claim.sentence.partition(":")[0]: claim for claim in claims(pd.DataFrame(learned))}
     assert {name: claim.holds for name, claim in found.items()} == {
-        "MLP": True, "half": False, "all": True, "KAN": False, "KAN, rehearse": True,
-    }  # fmt: skip
+        "MLP": True,
+        "half": False,
+        "all": True,
+        "KAN": False,
+        "KAN, rehearse": True,
+    }
     assert found["all"].spread == "RMSE on everything 1 of that one's"
 
 
@@ -200,20 +251,32 @@ def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
     ]
     said = [claim.sentence for claim in claims(pd.DataFrame(learned))]
     assert [sentence.partition(" (")[0] for sentence in said] == [
-        "scales: forgetting is back", "kept: forgets at most a tenth of what scales does, which keeps nothing"
-    ]  # fmt: skip
+        "scales: forgetting is back",
+        "kept: forgets at most a tenth of what scales does, which keeps nothing",
+    ]
 
 
 def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
     learned = [
         {**ROW, "part": "learners", "learner": "KAN", "worst_forgetting": 2e-11},
-        {**ROW, "part": "learners", "learner": "kept", "memory": "rehearse", "twin": "KAN", "worst_forgetting": 2e-11},
+        {
+            **ROW,
+            "part": "learners",
+            "learner": "kept",
+            "memory": "rehearse",
+            "twin": "KAN",
+            "worst_forgetting": 2e-11,
+        },
     ]
-    assert [claim.sentence for claim in claims(pd.DataFrame(learned))] == ["KAN: no phase is forgotten (worst phase)"]
+    assert [claim.sentence for claim in claims(pd.DataFrame(learned))] == [
+        "KAN: no phase is forgotten (worst phase)"
+    ]
 
 
 def test_the_twin_of_a_learner_is_the_one_of_the_same_network() -> None:
-    two, three = (Learner(name, MLPConfig(), depths=[depth]) for name, depth in (("two", 2), ("three", 3)))
+    two, three = (
+        Learner(name, MLPConfig(), depths=[depth]) for name, depth in (("two", 2), ("three", 3))
+    )
     kept = Learner("kept", MLPConfig(), "ewc", depths=[3], strengths=[7.0])
     assert twin_of(kept, [two, three, kept]) == "three"
     assert twin_of(kept, [two, kept]) is None
@@ -221,12 +284,23 @@ def test_the_twin_of_a_learner_is_the_one_of_the_same_network() -> None:
 
 
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
-def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power: float, holds: bool) -> None:
+def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(
+    power: float, holds: bool
+) -> None:
     row = {**ROW, "part": "overlap"}
     rows = [
-        {**row, "learner": f"G = {g}", "intervals": g, "overlap": share, "seed": seed, "worst_forgetting": lost}
-        for seed in (0, 1) for g in (100, 200, 400) for share, lost in ((0.5, 1e-8), (1.0, 1e-5 * (g / 100) ** power))
-    ]  # fmt: skip
+        {
+            **row,
+            "learner": f"G = {g}",
+            "intervals": g,
+            "overlap": share,
+            "seed": seed,
+            "worst_forgetting": lost,
+        }
+        for seed in (0, 1)
+        for g in (100, 200, 400)
+        for share, lost in ((0.5, 1e-8), (1.0, 1e-5 * (g / 100) ** power))
+    ]
     (claim,) = (claim for claim in claims(pd.DataFrame(rows)) if "spline's error" in claim.sentence)
     assert claim.measured == pytest.approx(power)
     assert claim.holds is holds
@@ -242,9 +316,16 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         "rmse": 1.0,
         "worst_since_learned": 0.0,
     }
-    rows = [{**row, "memory": memory, "worst_forgetting": 0.5} for memory in ("none", "hold", "rehearse")]
-    found = [claim for claim in claims(pd.DataFrame(rows)) if "since it was learned" in claim.sentence]
-    assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [("memory=hold", True)]
+    rows = [
+        {**row, "memory": memory, "worst_forgetting": 0.5}
+        for memory in ("none", "hold", "rehearse")
+    ]
+    found = [
+        claim for claim in claims(pd.DataFrame(rows)) if "since it was learned" in claim.sentence
+    ]
+    assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [
+        ("memory=hold", True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +340,10 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"overlap": -1.0}, "overlap=-1.0 must be above -1"),
         ({"overlaps": [0.5, 50.0]}, "has 50.0, which must be above -1 and below 2"),
         ({"centres": [0.5, 0.5]}, "twice; each phase needs a place of its own"),
-        ({"learners": [{"name": "A", "kind": "kan", "activation": "sin"}]}, "learners.A has .*; it takes base"),
+        (
+            {"learners": [{"name": "A", "kind": "kan", "activation": "sin"}]},
+            "learners.A has .*; it takes base",
+        ),
         ({"points": 1}, "points=1 must be from 2"),
         ({"peaks": 1000}, "are too many"),
         ({"order": "sideways"}, "order=sideways must be one of"),
@@ -271,22 +355,36 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"learners": []}, "learners=.. has nothing to train"),
         ({"learners": [{"name": "A", "kind": "tree"}]}, "learners=tree is not one of kan, mlp"),
         ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two of the name 'KAN'"),
-        ({"learners": [{"name": "A", "kind": "kan", "colour": 1}]}, "learners.A has .*colour.*; it takes base"),
-        ({"learners": [{"name": "A", "kind": "kan", "memory": "diary"}]}, "memory=diary is not one of none, replay"),
-        ({"learners": [{"name": "A", "kind": "kan", "memory": [1]}]}, "learners has .*it takes depths"),
+        (
+            {"learners": [{"name": "A", "kind": "kan", "colour": 1}]},
+            "learners.A has .*colour.*; it takes base",
+        ),
+        (
+            {"learners": [{"name": "A", "kind": "kan", "memory": "diary"}]},
+            "memory=diary is not one of none, replay",
+        ),
+        (
+            {"learners": [{"name": "A", "kind": "kan", "memory": [1]}]},
+            "learners has .*it takes depths",
+        ),
         (
             {"learners": [{"name": "A", "kind": "mlp", "strengths": [float("inf")]}]},
             "strengths=.inf. has inf, which must be finite",
         ),
         ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
         ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
-        ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]}, "needs gradients"),
+        (
+            {"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]},
+            "needs gradients",
+        ),
         ({"parts": ["overlap"], "compared": ["Nobody"]}, "compared names 'Nobody'"),
         ({"parts": ["intervals"], "intervals": [0]}, "has 0, which must be at least 1"),
         ({"solver": LBFGSSolver(steps=0)}, "solver.steps=0"),
     ],
-)  # fmt: skip
-def test_settings_that_cannot_work_are_refused_before_a_run(changes: dict[str, Any], sentence: str) -> None:
+)
+def test_settings_that_cannot_work_are_refused_before_a_run(
+    changes: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(UsageError, match=sentence):
         check(continual, settings(**changes))
 
@@ -302,7 +400,15 @@ def test_the_real_command_runs_and_refuses_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
-    small = ["-q", "executor=serial", "seeds=1", "trials=1", "parts=[intervals]", "intervals=[50]", "peaks=2"]
+    small = [
+        "-q",
+        "executor=serial",
+        "seeds=1",
+        "trials=1",
+        "parts=[intervals]",
+        "intervals=[50]",
+        "peaks=2",
+    ]
     assert main(["continual", *small]) == 0
     done = Run(Path(capfd.readouterr().out.strip()))
     assert done.table("summary")["intervals"].tolist() == [50]
@@ -317,6 +423,12 @@ def test_every_claim_of_the_defaults_holds_but_for_the_known_limits(tmp_path: Pa
     """MLPs' memories keep less than is asked of them; overlapping phases and `hold` are what the KAN fails at."""
     assert main(["continual", "-q", "--outputs", str(tmp_path)]) == 0
     found = Run(tmp_path / "continual" / "v0001").manifest.claims
-    limits = ("MLP tanh, replay:", "MLP tanh, EWC:", "that overlap by up to", "memory=hold keeps", "memory=hold lets")
+    limits = (
+        "MLP tanh, replay:",
+        "MLP tanh, EWC:",
+        "that overlap by up to",
+        "memory=hold keeps",
+        "memory=hold lets",
+    )
     missed = [claim.sentence for claim in found if not claim.holds]
     assert all(any(limit in sentence for limit in limits) for sentence in missed), missed

@@ -8,7 +8,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from kanrun.experiments.continual.learners import MEMORIES, Anchored, Hold, Learner, Rehearse, Replay
+from kanrun.experiments.continual.learners import (
+    MEMORIES,
+    Anchored,
+    Hold,
+    Learner,
+    Rehearse,
+    Replay,
+)
 from kanrun.experiments.continual.summary import measure_forgetting
 from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import MARGIN, go_through
@@ -24,7 +31,9 @@ from kanrun.errors import TrainingFailed
 def flat_kan(intervals: int = 20) -> KAN:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
-    return KAN.create((1, 1), intervals, EdgeSpec(trained_scales="none"), domain=domain, generator=draws)
+    return KAN.create(
+        (1, 1), intervals, EdgeSpec(trained_scales="none"), domain=domain, generator=draws
+    )
 
 
 def phase(low: float, high: float, count: int = 30) -> Samples:
@@ -62,7 +71,9 @@ def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
     cfg = ContinualConfig()
     touching, wide = make_sequence(cfg, 0.0, 0), make_sequence(cfg, 0.5, 0)
     ends = torch.cat(touching.boxes)
-    assert ends.flatten().tolist() == pytest.approx([-1, -0.6, -0.6, -0.2, -0.2, 0.2, 0.2, 0.6, 0.6, 1], abs=1e-12)
+    assert ends.flatten().tolist() == pytest.approx(
+        [-1, -0.6, -0.6, -0.2, -0.2, 0.2, 0.2, 0.6, 0.6, 1], abs=1e-12
+    )
     assert wide.boxes[1][0].tolist() == pytest.approx([-0.7, -0.1])
     assert wide.boxes[0][0].tolist() == pytest.approx([-1, -0.5])
     peak = touching.phases[2]
@@ -77,7 +88,10 @@ def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
     assert backwards.boxes[0].mean() == pytest.approx(0.8)
     given = make_sequence(ContinualConfig(peaks=3, order=[1, 0, 2]), 0.0, 0)
     assert [round(float(place.mean()), 6) for place in given.boxes] == [0.0, -0.4, 0.4]
-    drawn = [make_sequence(ContinualConfig(order="random"), 0.0, seed).boxes[0].mean() for seed in (0, 0, 1, 2, 3)]
+    drawn = [
+        make_sequence(ContinualConfig(order="random"), 0.0, seed).boxes[0].mean()
+        for seed in (0, 0, 1, 2, 3)
+    ]
     assert drawn[0] == drawn[1]
     assert len({float(place) for place in drawn}) > 1
     plane = make_sequence(ContinualConfig(dimension=2, peaks=2, spacing=1.0, points=100), 0.0, 0)
@@ -100,8 +114,12 @@ def test_replay_keeps_some_points_and_rehearsal_none() -> None:
     assert sum(part.numel() for part in rehearse.kept) == 2
 
 
-@pytest.mark.parametrize("solver", [LBFGS, partial(Adam, options=AdamSolver(), generator=torch.Generator())])
-def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: Callable[..., Solver]) -> None:
+@pytest.mark.parametrize(
+    "solver", [LBFGS, partial(Adam, options=AdamSolver(), generator=torch.Generator())]
+)
+def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(
+    solver: Callable[..., Solver],
+) -> None:
     network, memory, first = flat_kan(), Hold(), phase(-1, 0)
     assert memory.held() == ()
     memory.learned(network, first, box(first))
@@ -115,7 +133,9 @@ def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: Calla
 
 
 def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square() -> None:
-    network = MLP((1, 3, 1), "tanh", dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    network = MLP(
+        (1, 3, 1), "tanh", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     first, memory = phase(-1, 0), MEMORIES["ewc"](strength=2.0)
     memory.learned(network, first, box(first))
     bare = Objective(first, 1.0)
@@ -124,7 +144,9 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     rough = Roughness(network, 0.0)
 
     def cost() -> float:
-        return float((anchored.value(network, first, rough) - bare.value(network, first, rough)).detach())
+        return float(
+            (anchored.value(network, first, rough) - bare.value(network, first, rough)).detach()
+        )
 
     assert cost() == 0
     with torch.no_grad():
@@ -133,7 +155,9 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
 
 
 def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for() -> None:
-    network = MLP((1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    network = MLP(
+        (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     first, memory = phase(-1, 0), MEMORIES["ewc"](strength=1.0)
     memory.learned(network, first, box(first))
     own = Objective(first, output_scale(first, "regression"))
@@ -153,15 +177,23 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_training_that_diverges_says_where(steps: int) -> None:
     kan = KANConfig(hidden=[], intervals=20, frozen_scales=True, update_grid=False)
-    cfg = ContinualConfig(model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}])
+    cfg = ContinualConfig(
+        model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}]
+    )
     learner = Learner("K", kan)
-    said = "an error after phase 1 is" if steps == 1 else "phase 1, step 2: The loss is not finite at step 2 of Adam"
+    said = (
+        "an error after phase 1 is"
+        if steps == 1
+        else "phase 1, step 2: The loss is not finite at step 2 of Adam"
+    )
     with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
         go_through(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
 
 
 def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
-    learner = Learner("M", MLPConfig([1], "tanh"), "ewc", depths=[2, 3], strengths=[1.0, 10.0, 100.0])
+    learner = Learner(
+        "M", MLPConfig([1], "tanh"), "ewc", depths=[2, 3], strengths=[1.0, 10.0, 100.0]
+    )
     pairs = [(learner.depth(trial), learner.strength(trial)) for trial in range(6)]
     assert sorted(set(pairs)) == [(d, s) for d in (2, 3) for s in (1.0, 10.0, 100.0)]
 

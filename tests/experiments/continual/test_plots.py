@@ -30,7 +30,15 @@ def functions(phases: int, learners: tuple[str, ...] = ("KAN", "MLP")) -> DataFr
 def data() -> DataFrame:
     """Two phases side by side, some points of each with two opposite corners among them."""
     parts = [
-        DataFrame({"seed": 0, "phase": phase, "x0": [low, low + 0.5, low + 1], "x1": [-1.0, -0.2, 0.0], "y": 0.0})
+        DataFrame(
+            {
+                "seed": 0,
+                "phase": phase,
+                "x0": [low, low + 0.5, low + 1],
+                "x1": [-1.0, -0.2, 0.0],
+                "y": 0.0,
+            }
+        )
         for phase, low in ((1, -1.0), (2, 0.0))
     ]
     return pd.concat(parts, ignore_index=True)
@@ -46,7 +54,9 @@ def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
     panels = phases(table, data().query("phase == 1")).axes
     assert [panel.lines[1].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
     drawn_in_colour = np.asarray(panels[1].lines[1].get_ydata(), dtype=float)
-    assert list(np.isfinite(drawn_in_colour)) == list(AXIS <= 0)  # phase 1 shows [-1, 0]; the rest is grey
+    assert list(np.isfinite(drawn_in_colour)) == list(
+        AXIS <= 0
+    )  # phase 1 shows [-1, 0]; the rest is grey
 
 
 def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
@@ -54,7 +64,10 @@ def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
     panels = figure.axes[:6]
     assert boxes(panels[0]) == [(-1, -1, 1, 1)]
     assert boxes(panels[1]) == [(0, -1, 1, 1)]
-    assert boxes(panels[3]) == [(-1, -1, 1, 1), (0, -1, 1, 1)]  # what was learned before, and just now
+    assert boxes(panels[3]) == [
+        (-1, -1, 1, 1),
+        (0, -1, 1, 1),
+    ]  # what was learned before, and just now
     assert {panel.images[0].get_clim() for panel in panels} == {(-1, 1)}
     assert [panel.get_xlabel() for panel in panels[4:]] == ["$x_0$", "$x_0$"]
     assert "$x_1$" in [text.get_text() for text in panels[0].texts]
@@ -98,7 +111,15 @@ def test_matrices_of_any_size_have_one_scale(phases: int, numbered: bool) -> Non
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (2.04e-6, "2e-6"), (3e-12, "3e-12"), (0.0312, "0.031"), (1.0, "1"), (123.4, "123"), (2e4, "2e4")],
+    [
+        (0.0, "0"),
+        (2.04e-6, "2e-6"),
+        (3e-12, "3e-12"),
+        (0.0312, "0.031"),
+        (1.0, "1"),
+        (123.4, "123"),
+        (2e4, "2e4"),
+    ],
 )
 def test_short_numbers(value: float, text: str) -> None:
     assert drawn.short_number(value) == text

@@ -26,12 +26,17 @@ CLAIMS = 20
 
 def settings(*overrides: str, study: str | None = None) -> CurvesConfig:
     """The configuration of the command with a study and `key=value` changes."""
-    files = [CONFIGURATION / "curves.yaml", *([CONFIGURATION / f"study/curves/{study}.yaml"] if study else [])]
+    files = [
+        CONFIGURATION / "curves.yaml",
+        *([CONFIGURATION / f"study/curves/{study}.yaml"] if study else []),
+    ]
     parts = [
         OmegaConf.masked_copy(loaded, [key for key in loaded if key != "defaults"])  # type: ignore[arg-type]
         for loaded in map(OmegaConf.load, files)
     ]
-    merged = OmegaConf.merge(OmegaConf.structured(CurvesConfig), *parts, OmegaConf.from_dotlist(list(overrides)))
+    merged = OmegaConf.merge(
+        OmegaConf.structured(CurvesConfig), *parts, OmegaConf.from_dotlist(list(overrides))
+    )
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
@@ -54,7 +59,9 @@ def points_file(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(run: Callable[..., Run]) -> None:
+def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(
+    run: Callable[..., Run],
+) -> None:
     done = run()
     claims = done.manifest.claims
     assert [claim.sentence for claim in claims if not claim.holds] == []
@@ -65,7 +72,9 @@ def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(run: Call
     assert done.manifest.seconds < 60
 
 
-def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(run: Callable[..., Run]) -> None:
+def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(
+    run: Callable[..., Run],
+) -> None:
     summary = run("parts=[equispaced]").table("summary").set_index(["curve", "points"])["max_error"]
     assert summary["polynomial", 10] == pytest.approx(0.3003, abs=1e-4)
     assert summary["polynomial", 20] == pytest.approx(8.579, abs=1e-2)
@@ -86,7 +95,9 @@ def test_measured_orders_are_recorded_with_their_range_of_points(run: Callable[.
 
 
 @pytest.mark.parametrize("other", ["function.formula=abs(x0)", "function.domain=[[-0.1,0.1]]"])
-def test_nothing_is_claimed_of_other_functions_whose_orders_are_measured(run: Callable[..., Run], other: str) -> None:
+def test_nothing_is_claimed_of_other_functions_whose_orders_are_measured(
+    run: Callable[..., Run], other: str
+) -> None:
     done = run("parts=[equispaced]", other, "degrees=[3]")
     assert not done.manifest.claims
     assert done.table("orders")["order"].notna().all()
@@ -101,7 +112,10 @@ def test_the_default_function_may_be_written_otherwise(run: Callable[..., Run]) 
 def test_an_error_near_the_largest_number_is_drawn(run: Callable[..., Run]) -> None:
     done = run("parts=[equispaced]", "polynomial_points=[1000]")
     assert done.table("summary")["max_error"].max() > 1e200
-    assert {path.stem for path in (done.path / "figures").glob("*.png")} == {"interpolation", "errors"}
+    assert {path.stem for path in (done.path / "figures").glob("*.png")} == {
+        "interpolation",
+        "errors",
+    }
 
 
 def test_the_four_points_lie_on_the_polynomial(run: Callable[..., Run]) -> None:
@@ -137,7 +151,9 @@ def test_results_are_the_same_whatever_torchs_own_generator_says(run: Callable[.
     pandas.testing.assert_frame_equal(first, run("parts=[identities]").table("identities"))
 
 
-def test_a_curve_goes_through_the_users_points_and_another_near_them(run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_curve_goes_through_the_users_points_and_another_near_them(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
     angle = np.linspace(0, 5, 60)
     rows = "\n".join(f"p{i},{a},{np.cos(a)},{np.sin(2 * a)}" for i, a in enumerate(angle))
     path = points_file(tmp_path, f"name,time,y,x\n{rows}\n")
@@ -147,13 +163,20 @@ def test_a_curve_goes_through_the_users_points_and_another_near_them(run: Callab
     assert summary["control_points"].tolist() == [60, 30]
     assert summary["max_distance"][0] < 1e-14
     assert 1e-6 < summary["rms_distance"][1] < 1e-2
-    timed = run("parts=[planar]", f"target.path={path}", "target.columns=[y,time]", "target.parameter=time")
+    timed = run(
+        "parts=[planar]", f"target.path={path}", "target.columns=[y,time]", "target.parameter=time"
+    )
     np.testing.assert_allclose(timed.table("planar_points")["t"], angle)
     np.testing.assert_allclose(timed.table("planar_points")["y"], angle)
 
 
-def test_without_x_and_y_the_first_two_columns_of_numbers_count(run: Callable[..., Run], tmp_path: Path) -> None:
-    path = points_file(tmp_path, "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)))
+def test_without_x_and_y_the_first_two_columns_of_numbers_count(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    path = points_file(
+        tmp_path,
+        "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)),
+    )
     points = run("parts=[planar]", f"target.path={path}").table("planar_points")
     assert points["x"].tolist() == [0, 1, 2, 3, 4, 5]
     assert points["y"].tolist() == [0, 1, 4, 9, 16, 25]
@@ -164,7 +187,10 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run: Callable[..
     [
         (["polynomial_points=[1]"], "polynomial_points=.1. has 1, which must be from 2 to 1000"),
         (["polynomial_points=[]"], "polynomial_points=.* needs at least 1 entry"),
-        (["spline_points=[20,5]"], "spline_points has 5; a spline of degree 5 goes through at least 6"),
+        (
+            ["spline_points=[20,5]"],
+            "spline_points has 5; a spline of degree 5 goes through at least 6",
+        ),
         (["degree=0"], "degree=0 must be at least 1"),
         (["degrees=[2,-1]"], "degrees=.* has -1, which must be at least 1"),
         (["degrees=[]"], "degrees=.* needs at least 1 entry"),
@@ -197,7 +223,9 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run: Callable[..
         (["target.path=no such file.csv"], "there is no file"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_a_run(overrides: list[str], sentence: str) -> None:
+def test_settings_that_cannot_work_are_refused_before_a_run(
+    overrides: list[str], sentence: str
+) -> None:
     with pytest.raises(UsageError, match=sentence):
         check(curves, settings(*overrides))
 
@@ -212,13 +240,19 @@ def test_settings_that_cannot_work_are_refused_before_a_run(overrides: list[str]
         ("0,5\n1,1\n2,3\n5,2\n", [], "begins with numbers .* first row"),
         ("x,y\n0,0\n1,\n2,0\n3,1\n", [], "missing value"),
         ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["target.columns=[x,z]"], "no column 'z'"),
-        ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["target.columns=[x]"], "target.columns=.*must have 2 entries"),
+        (
+            "x,y\n0,0\n1,1\n2,0\n3,1\n",
+            ["target.columns=[x]"],
+            "target.columns=.*must have 2 entries",
+        ),
         ("x,y,t\n0,0,0\n1,1,2\n2,0,1\n3,1,4\n", ["target.parameter=t"], "must increase strictly"),
         ("x,y,t\n0,0,0\n1,1,2\n2,0,2\n3,1,4\n", ["target.parameter=t"], "must increase strictly"),
         ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["control_points=5"], "control_points=5 must be at most 4"),
     ],
 )
-def test_points_that_make_no_curve_are_refused(tmp_path: Path, text: str, overrides: list[str], sentence: str) -> None:
+def test_points_that_make_no_curve_are_refused(
+    tmp_path: Path, text: str, overrides: list[str], sentence: str
+) -> None:
     path = points_file(tmp_path, text)
     with pytest.raises(UsageError, match=sentence):
         check(curves, settings("parts=[planar]", f"target.path={path}", *overrides))
@@ -236,10 +270,27 @@ def test_the_real_command_leaves_a_run_and_refuses_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
     points_file(tmp_path, "x,y\n0,0\n1,1\n2,0\n3,1\n4,4\n")
-    assert main(["curves", "-q", "--strict", "parts=[planar,lecture]", "target.path=points.csv", "degree=2"]) == 0
+    assert (
+        main(
+            [
+                "curves",
+                "-q",
+                "--strict",
+                "parts=[planar,lecture]",
+                "target.path=points.csv",
+                "degree=2",
+            ]
+        )
+        == 0
+    )
     done = Run(Path(capfd.readouterr().out.strip()))
     assert done.table("summary")["points"].tolist() == [5, 5]
-    assert done.config["target"] == {"path": "points.csv", "columns": None, "parameter": None, "kind": "points"}
+    assert done.config["target"] == {
+        "path": "points.csv",
+        "columns": None,
+        "parameter": None,
+        "kind": "points",
+    }
     assert main(["curves", "target.path=points.csv", "degree=7"]) == 2
     captured = capfd.readouterr()
     assert "degree 7" in captured.err

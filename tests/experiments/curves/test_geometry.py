@@ -46,7 +46,9 @@ def drawn(*shape: int, seed: int = 0) -> Array:
 
 
 def curve_with(degree: int, inner: list[float], seed: int = 0) -> BSpline:
-    return BSpline(clamped_knots(inner, 0.0, 1.0, degree), drawn(len(inner) + degree + 1, 2, seed=seed), degree)
+    return BSpline(
+        clamped_knots(inner, 0.0, 1.0, degree), drawn(len(inner) + degree + 1, 2, seed=seed), degree
+    )
 
 
 def with_repeats(degree: int, seed: int) -> BSpline:
@@ -62,18 +64,24 @@ def recursion(i: int, k: int, knots: list[float], t: float) -> float:
         return float(knots[i] <= t < knots[i + 1])
     left, right = knots[i + k] - knots[i], knots[i + k + 1] - knots[i + 1]
     value = (t - knots[i]) / left * recursion(i, k - 1, knots, t) if left else 0.0
-    return value + ((knots[i + k + 1] - t) / right * recursion(i + 1, k - 1, knots, t) if right else 0.0)
+    return value + (
+        (knots[i + k + 1] - t) / right * recursion(i + 1, k - 1, knots, t) if right else 0.0
+    )
 
 
 @settings(deadline=None, max_examples=15)
 @given(degree=st.integers(1, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
-def test_the_left_side_is_the_piece_before_the_knot(degree: int, seed: int, derivative: int) -> None:
+def test_the_left_side_is_the_piece_before_the_knot(
+    degree: int, seed: int, derivative: int
+) -> None:
     curve = with_repeats(degree, seed)
     pieces = PPoly.from_spline(BSpline(curve.t, curve.c[:, 0], degree)).derivative(derivative)
     kept = pieces.x[:-1] < pieces.x[1:]  # scipy keeps the empty pieces between equal knots
     before = [
         np.polyval(c, high - low)
-        for c, low, high in zip(pieces.c[:, kept].T, pieces.x[:-1][kept], pieces.x[1:][kept], strict=True)
+        for c, low, high in zip(
+            pieces.c[:, kept].T, pieces.x[:-1][kept], pieces.x[1:][kept], strict=True
+        )
     ]
     found = left_of(curve, spans(curve)[:, 1], derivative)[:, 0]
     assert_allclose(found, before, rtol=0, atol=1e-9 * max(1.0, np.abs(before).max()))
@@ -97,7 +105,9 @@ def test_clamped_knots_lead_from_the_first_control_point_to_the_last() -> None:
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 6])
-def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(degree: int) -> None:
+def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(
+    degree: int,
+) -> None:
     for multiplicity in range(1, degree + 1):
         found = list(jumps(with_multiple_knot(degree, multiplicity), 0.5))
         assert [jump["derivative"] for jump in found] == list(range(degree + 1))
@@ -157,7 +167,9 @@ def test_de_casteljau_equals_bernstein(degree: int, seed: int) -> None:
     assert apart <= 1e-12 * np.abs(control).max()
 
 
-def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_control_points() -> None:
+def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_control_points() -> (
+    None
+):
     control = drawn(5, 2)
     levels = construction(control, 0.3)
     assert [len(level) for level in levels] == [5, 4, 3, 2, 1]
@@ -184,7 +196,9 @@ def test_bezier_pieces_are_the_curve(degree: int, inner: list[float], count: int
     assert count == len(set(inner)) + 1
     for piece, (low, high) in zip(pieces, ends, strict=True):
         inside = UNIT[:-1]
-        assert_allclose(de_casteljau(piece, inside), curve(low + (high - low) * inside), rtol=0, atol=1e-13)
+        assert_allclose(
+            de_casteljau(piece, inside), curve(low + (high - low) * inside), rtol=0, atol=1e-13
+        )
 
 
 def runge(x: Array) -> Array:
@@ -295,7 +309,9 @@ def test_many_points_are_a_banded_system() -> None:
     assert_allclose(curve(x)[:, 1], np.sin(9 * x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("spacing", "power"), [("chord", 1.0), ("centripetal", 0.5), ("uniform", 0.0)])
+@pytest.mark.parametrize(
+    ("spacing", "power"), [("chord", 1.0), ("centripetal", 0.5), ("uniform", 0.0)]
+)
 def test_parameters_are_powers_of_distances_from_0_to_1(spacing: str, power: float) -> None:
     points = planar(9)
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1) ** power

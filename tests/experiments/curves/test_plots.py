@@ -18,7 +18,9 @@ def stored(figure: Figure) -> list[Axes]:
     """The figure's axes, after drawing it in both formats without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "'.*deprecated", DeprecationWarning)  # of pyparsing, by older matplotlibs
+        warnings.filterwarnings(
+            "ignore", "'.*deprecated", DeprecationWarning
+        )  # of pyparsing, by older matplotlibs
         for kind in ("png", "svg"):
             figure.savefig(io.BytesIO(), format=kind)
     return figure.axes
@@ -32,7 +34,10 @@ def drawn(axes: Axes, label: str) -> np.ndarray:
 
 def interpolants(*counts: int) -> DataFrame:
     x = np.linspace(-1, 1, 101)
-    parts = [DataFrame({"points": float(n), "x": x, "truth": x**2, "polynomial": x + n, "spline": x}) for n in counts]
+    parts = [
+        DataFrame({"points": float(n), "x": x, "truth": x**2, "polynomial": x + n, "spline": x})
+        for n in counts
+    ]
     return DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -46,7 +51,9 @@ def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points(
     np.testing.assert_allclose(drawn(axes[1], "polynomial")[:, 1], np.linspace(-1, 1, 101) + 6)
     assert len(axes[2].get_lines()[-1].get_xdata()) == 8
     below = axes[3].get_lines()[0].get_ydata()
-    np.testing.assert_allclose(below, np.abs(np.linspace(-1, 1, 101) + 4 - np.linspace(-1, 1, 101) ** 2))
+    np.testing.assert_allclose(
+        below, np.abs(np.linspace(-1, 1, 101) + 4 - np.linspace(-1, 1, 101) ** 2)
+    )
 
 
 def test_interpolation_of_a_constant_and_of_one_number_of_points_is_drawn() -> None:
@@ -56,9 +63,19 @@ def test_interpolation_of_a_constant_and_of_one_number_of_points_is_drawn() -> N
 
 def test_errors_beyond_the_largest_are_drawn_there() -> None:
     far = interpolants(4).assign(polynomial=1e290)
-    assert stored(curves.interpolation(far))[1].get_lines()[0].get_ydata().max() == curves.LARGEST_ERROR
+    assert (
+        stored(curves.interpolation(far))[1].get_lines()[0].get_ydata().max()
+        == curves.LARGEST_ERROR
+    )
     splines = DataFrame({"curve": "spline", "degree": 1, "points": [10], "max_error": [0.1]})
-    summary = DataFrame({"curve": "polynomial", "degree": [99, 999], "points": [100, 1000], "max_error": [3.0, 1e300]})
+    summary = DataFrame(
+        {
+            "curve": "polynomial",
+            "degree": [99, 999],
+            "points": [100, 1000],
+            "max_error": [3.0, 1e300],
+        }
+    )
     orders = DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]})
     (axes,) = stored(curves.errors(summary, splines, orders))
     assert drawn(axes, "polynomial")[:, 1].tolist() == [3.0, curves.LARGEST_ERROR]
@@ -66,9 +83,17 @@ def test_errors_beyond_the_largest_are_drawn_there() -> None:
 
 def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
     points = np.array([10, 20, 40, 80])
-    splines = DataFrame({"curve": "spline", "degree": 3, "points": points, "max_error": 2.0 * points**-4.0})
-    summary = DataFrame({"curve": "polynomial", "degree": [9, 19], "points": [10, 20], "max_error": [0.3, 9.0]})
-    (axes,) = stored(curves.errors(summary, splines, DataFrame({"degree": [3], "order": [4.04], "last_points": [80]})))
+    splines = DataFrame(
+        {"curve": "spline", "degree": 3, "points": points, "max_error": 2.0 * points**-4.0}
+    )
+    summary = DataFrame(
+        {"curve": "polynomial", "degree": [9, 19], "points": [10, 20], "max_error": [0.3, 9.0]}
+    )
+    (axes,) = stored(
+        curves.errors(
+            summary, splines, DataFrame({"degree": [3], "order": [4.04], "last_points": [80]})
+        )
+    )
     np.testing.assert_allclose(drawn(axes, "polynomial"), [[10, 0.3], [20, 9.0]])
     np.testing.assert_allclose(drawn(axes, "spline, $k = 3$: order 4.0")[:, 1], 2.0 * points**-4.0)
     theory = np.asarray(axes.get_lines()[3].get_xydata())
@@ -79,7 +104,9 @@ def test_errors_without_a_fitted_order_say_none() -> None:
     splines = DataFrame({"curve": "spline", "degree": 1, "points": [10], "max_error": [0.1]})
     summary = DataFrame({"curve": "polynomial", "degree": [9], "points": [10], "max_error": [0.3]})
     (axes,) = stored(
-        curves.errors(summary, splines, DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]}))
+        curves.errors(
+            summary, splines, DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]})
+        )
     )
     assert drawn(axes, "spline, $k = 1$").tolist() == [[10, 0.1]]
 
@@ -87,14 +114,20 @@ def test_errors_without_a_fitted_order_say_none() -> None:
 def test_lecture_points_are_on_both_panels() -> None:
     through = DataFrame({"x": [0.0, 1.0], "polynomial": [0.0, 2.0], "spline": [0.0, 1.0]})
     columns = ("bezier_x", "bezier_y", "bspline_x", "bspline_y")
-    left, right = stored(curves.lecture_points(square(), through, DataFrame({name: [0.0, 1.0] for name in columns})))
+    left, right = stored(
+        curves.lecture_points(square(), through, DataFrame({name: [0.0, 1.0] for name in columns}))
+    )
     assert drawn(left, "polynomial of degree 3").tolist() == [[0, 0], [1, 2]]
     for axes in (left, right):
-        assert any(np.array_equal(line.get_xydata(), square().to_numpy()) for line in axes.get_lines())
+        assert any(
+            np.array_equal(line.get_xydata(), square().to_numpy()) for line in axes.get_lines()
+        )
 
 
 @pytest.mark.parametrize(("degree", "labels"), [(2, 3), (12, 0)])
-def test_the_bernstein_basis_has_a_line_for_each_function_and_few_labels(degree: int, labels: int) -> None:
+def test_the_bernstein_basis_has_a_line_for_each_function_and_few_labels(
+    degree: int, labels: int
+) -> None:
     u = np.linspace(0, 1, 11)
     parts = [(float(i), at, at**i) for i in range(degree + 1) for at in u]
     (axes,) = stored(curves.bernstein_basis(DataFrame(parts, columns=["function", "u", "value"])))
@@ -113,7 +146,9 @@ def test_a_basis_function_is_drawn_where_it_is_not_zero_and_a_knot_as_often_as_i
 
 
 def test_continuity_draws_the_recorded_jumps_of_its_degree_only() -> None:
-    lines = DataFrame({"curve": [0.0, 0.0, 1.0, 1.0], "t": [0.0, 1.0] * 2, "value": [0.0, 1.0, 1.0, 0.0]})
+    lines = DataFrame(
+        {"curve": [0.0, 0.0, 1.0, 1.0], "t": [0.0, 1.0] * 2, "value": [0.0, 1.0, 1.0, 0.0]}
+    )
     jumps = DataFrame(
         {
             "degree": [2, 2, 2, 2, 2, 2, 1],
@@ -124,12 +159,18 @@ def test_continuity_draws_the_recorded_jumps_of_its_degree_only() -> None:
     )
     left, right = stored(curves.continuity(lines, jumps))
     assert len(left.get_lines()) == 3
-    np.testing.assert_allclose(drawn(right, "$m = 1$: $C^{1}$")[:, 1], [curves.SMALLEST_JUMP, 1e-16, 0.5])
-    np.testing.assert_allclose(drawn(right, "$m = 2$: $C^{0}$")[:, 1], [curves.SMALLEST_JUMP, 0.3, 0.2])
+    np.testing.assert_allclose(
+        drawn(right, "$m = 1$: $C^{1}$")[:, 1], [curves.SMALLEST_JUMP, 1e-16, 0.5]
+    )
+    np.testing.assert_allclose(
+        drawn(right, "$m = 2$: $C^{0}$")[:, 1], [curves.SMALLEST_JUMP, 0.3, 0.2]
+    )
 
 
 def test_de_casteljau_draws_every_level() -> None:
-    levels = DataFrame({"level": [0, 0, 0, 1, 1, 2], "x": [0, 1, 2, 0.5, 1.5, 1.0], "y": [0, 2, 0, 1.0, 1.0, 1.0]})
+    levels = DataFrame(
+        {"level": [0, 0, 0, 1, 1, 2], "x": [0, 1, 2, 0.5, 1.5, 1.0], "y": [0, 2, 0, 1.0, 1.0, 1.0]}
+    )
     (axes,) = stored(plane.de_casteljau(square(), levels))
     assert drawn(axes, "level 1").tolist() == [[0.5, 1], [1.5, 1]]
     assert drawn(axes, "point of the curve").tolist() == [[1, 1]]
@@ -147,7 +188,9 @@ def test_each_bezier_piece_has_a_colour_of_its_own() -> None:
 
 
 def test_local_control_draws_once_what_did_not_change() -> None:
-    curve = DataFrame({"x": np.arange(6.0), "y": 0.0, "moved_x": np.arange(6.0), "moved_y": [0, 0, 0, 1.0, 0, 0]})
+    curve = DataFrame(
+        {"x": np.arange(6.0), "y": 0.0, "moved_x": np.arange(6.0), "moved_y": [0, 0, 0, 1.0, 0, 0]}
+    )
     control = square(moved_x=[0.0, 1.0, 1.0, 0.0], moved_y=[0.0, 0.0, 2.0, 1.0])
     (axes,) = stored(plane.local_control(curve, control, square()))
     np.testing.assert_array_equal(drawn(axes, "unchanged")[:, 0], [0, 1, 2, np.nan, 4, 5])
@@ -163,11 +206,16 @@ def test_planar_curves_are_in_equal_scales_with_all_points() -> None:
     assert right.get_title() == "near them, 3 control points"
     assert left.get_aspect() == right.get_aspect() == 1
     assert (left.get_xlabel(), right.get_xlabel(), left.get_ylabel()) == ("$x$", "$x$", "$y$")
-    assert {"given points", "control polygon"} <= {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"given points", "control polygon"} <= {
+        text.get_text() for text in figure.legends[0].get_texts()
+    }
     thin = DataFrame({"x": np.arange(50.0), "y": np.arange(50.0) * 1e-3})
     stored(plane.planar(thin.assign(near_x=thin["x"], near_y=thin["y"]), thin, thin))
 
 
 def test_every_figure_is_drawn_from_the_tables_that_it_names() -> None:
-    tables = {"bernstein_basis": DataFrame({"function": [0.0], "u": [0.0], "value": [1.0]}), "other": DataFrame()}
+    tables = {
+        "bernstein_basis": DataFrame({"function": [0.0], "u": [0.0], "value": [1.0]}),
+        "other": DataFrame(),
+    }
     assert [name for name, _ in curves.figures_of(tables)] == ["bernstein_basis"]

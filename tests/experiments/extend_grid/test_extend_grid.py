@@ -34,7 +34,9 @@ def settings(**changes: Any) -> ExtendGridConfig:
     values: dict[str, Any] = {
         "target": NamedTarget("bessel_j0"),
         "model": KANConfig(),
-        "solver": LMSolver(starts=1, steps=6, penalty=1e-30),  # a search for the weight takes most of the time
+        "solver": LMSolver(
+            starts=1, steps=6, penalty=1e-30
+        ),  # a search for the weight takes most of the time
         "sampling": SamplingConfig(train=200, test=100),
         "shapes": [[]],
         "schedules": [LIST],
@@ -79,22 +81,36 @@ def test_each_part_leaves_its_rows_and_figure(finished: Run) -> None:
     assert counts == {"schedules": 3, "scratch": 3, "order": 6, "sizes": 4, "overfit": 13}
     assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
     assert {path.stem for path in finished.figures} == {
-        "staircase", "error_against_intervals", "time_against_intervals", "order", "error_against_points", "overfit",
-    }  # fmt: skip
+        "staircase",
+        "error_against_intervals",
+        "time_against_intervals",
+        "order",
+        "error_against_points",
+        "overfit",
+    }
     assert len(finished.table("summary")) == 2 * len(extend_grid.cells(settings()))
 
 
 def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished: Run) -> None:
     rows = finished.table("stages").query("part == 'overfit' and seed == 0")
-    bare = rows[(rows["start"] == "warm") & ~rows["penalised"] & (rows["intervals"] == 60)].set_index("noise")
+    bare = rows[
+        (rows["start"] == "warm") & ~rows["penalised"] & (rows["intervals"] == 60)
+    ].set_index("noise")
     assert list(bare.index) == [0.0, 0.01]
-    assert (bare["train_rmse"] < 1e-6).all()  # both are reproduced, so what differs is what was reproduced
+    assert (
+        bare["train_rmse"] < 1e-6
+    ).all()  # both are reproduced, so what differs is what was reproduced
     assert bare["test_rmse"].nunique() == 2
-    assert {cell.get("noise") for cell in extend_grid.cells_of(settings(overfit_noise=0.0), "overfit")} == {None}
+    assert {
+        cell.get("noise") for cell in extend_grid.cells_of(settings(overfit_noise=0.0), "overfit")
+    } == {None}
 
 
 def test_the_order_is_measured_on_the_narrowest_network() -> None:
-    assert [cell["hidden"] for cell in extend_grid.cells_of(settings(shapes=[[5], [1]], degrees=[2, 3]), "order")] == [
+    assert [
+        cell["hidden"]
+        for cell in extend_grid.cells_of(settings(shapes=[[5], [1]], degrees=[2, 3]), "order")
+    ] == [
         [1],
         [1],
     ]
@@ -102,7 +118,8 @@ def test_the_order_is_measured_on_the_narrowest_network() -> None:
 
 def test_from_scratch_takes_the_grids_that_are_asked_for() -> None:
     grids = [
-        cell["schedule"]["intervals"] for cell in extend_grid.cells_of(settings(scratch_intervals=[5, 9]), "scratch")
+        cell["schedule"]["intervals"]
+        for cell in extend_grid.cells_of(settings(scratch_intervals=[5, 9]), "scratch")
     ]
     assert grids == [[5], [9]]
     assert len(extend_grid.cells_of(settings(), "scratch")) == len(LIST["intervals"])
@@ -120,7 +137,9 @@ def test_without_the_penalty_nothing_but_the_training_error_chooses(finished: Ru
 
 def test_claims_come_with_bounds_and_spread(finished: Run) -> None:
     claims = {claim.sentence: claim for claim in finished.manifest.claims}
-    exact = next(claim for sentence, claim in claims.items() if sentence.startswith("A nested refinement"))
+    exact = next(
+        claim for sentence, claim in claims.items() if sentence.startswith("A nested refinement")
+    )
     assert exact.holds
     order = next(claim for sentence, claim in claims.items() if sentence.startswith("k = 3"))
     assert "G = 40 .. 80" in order.sentence
@@ -154,10 +173,17 @@ def test_grids_beyond_the_limit_are_left_out_with_a_warning() -> None:
 
 def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
     cfg = settings(
-        parts=["schedules"], target=NamedTarget("exp_sin_square"), shapes=[[5]],
-        schedules=[{"kind": "list", "intervals": [4, 8]}], solver=LMSolver(starts=2, steps=10, penalty=1e-18),
-    )  # fmt: skip
-    rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
+        parts=["schedules"],
+        target=NamedTarget("exp_sin_square"),
+        shapes=[[5]],
+        schedules=[{"kind": "list", "intervals": [4, 8]}],
+        solver=LMSolver(starts=2, steps=10, penalty=1e-18),
+    )
+    rows = [
+        r.values
+        for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0)
+        if getattr(r, "table", "") == "stages"
+    ]
     (edges,) = {row["parameters"] / (row["intervals"] + 3) for row in rows}
     assert edges < 15  # validation chose fewer nodes than five
     assert {row["threshold"] for row in rows} == {180 / edges - 3}
@@ -165,18 +191,32 @@ def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
 
 def test_first_order_solvers_follow_schedules_too() -> None:
     cfg = settings(parts=["schedules"], solver=LBFGSSolver(steps=5))
-    rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
+    rows = [
+        r.values
+        for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0)
+        if getattr(r, "table", "") == "stages"
+    ]
     assert [row["intervals"] for row in rows] == [4, 8, 20]
 
 
 def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
-    cells = {name: extend_grid.cells_of(settings(solver=solver), "overfit") for name, solver in (
-        ("lm", LMSolver()), ("bare lm", LMSolver(penalty=0.0)), ("bare lbfgs", LBFGSSolver(penalty=0.0)),
-        ("adam", AdamSolver()), ("smooth adam", AdamSolver(penalty=1e-12)),
-    )}  # fmt: skip
+    cells = {
+        name: extend_grid.cells_of(settings(solver=solver), "overfit")
+        for name, solver in (
+            ("lm", LMSolver()),
+            ("bare lm", LMSolver(penalty=0.0)),
+            ("bare lbfgs", LBFGSSolver(penalty=0.0)),
+            ("adam", AdamSolver()),
+            ("smooth adam", AdamSolver(penalty=1e-12)),
+        )
+    }
     assert {name: len(each) for name, each in cells.items()} == {
-        "lm": 5, "bare lm": 3, "bare lbfgs": 3, "adam": 3, "smooth adam": 5,
-    }  # fmt: skip
+        "lm": 5,
+        "bare lm": 3,
+        "bare lbfgs": 3,
+        "adam": 3,
+        "smooth adam": 5,
+    }
 
 
 def test_schedules_are_read_from_the_configuration() -> None:
@@ -185,8 +225,10 @@ def test_schedules_are_read_from_the_configuration() -> None:
     plateau = schedule_of({"kind": "plateau", "first": 3, "last": 12, "patience": 4})
     assert (plateau.grids, plateau.patience) == ((3, 6, 12), 4)
     assert (plateau.name, Schedule([3, 5]).name, Schedule([7]).name) == (
-        "plateau, nested", "list, not nested", "G = 7 alone",
-    )  # fmt: skip
+        "plateau, nested",
+        "list, not nested",
+        "G = 7 alone",
+    )
     shorter, left_out = limited(plateau, lambda g: 10 * g, 60)
     assert (shorter.grids, left_out) == ((3, 6), [12])
 
@@ -194,14 +236,35 @@ def test_schedules_are_read_from_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedules": [{"kind": "list", "intervals": [5, 3]}]}, "must increase from entry to entry"),
-        ({"schedules": [{"kind": "list", "intervals": [5, 3.5]}]}, r"schedules has .*: Value '3.5' .*; it takes first"),
-        ({"schedules": [{"kind": "steps"}]}, "schedules=steps is not one of list, doubling, plateau"),
-        ({"schedules": ["doubling"]}, "schedules has doubling, where keys with values are needed; it takes first"),
+        (
+            {"schedules": [{"kind": "list", "intervals": [5, 3]}]},
+            "must increase from entry to entry",
+        ),
+        (
+            {"schedules": [{"kind": "list", "intervals": [5, 3.5]}]},
+            r"schedules has .*: Value '3.5' .*; it takes first",
+        ),
+        (
+            {"schedules": [{"kind": "steps"}]},
+            "schedules=steps is not one of list, doubling, plateau",
+        ),
+        (
+            {"schedules": ["doubling"]},
+            "schedules has doubling, where keys with values are needed; it takes first",
+        ),
         ({"schedules": [{"kind": "doubling", "first": 3}]}, "kind=doubling needs first and last"),
-        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "patience": 2}]}, "kind=doubling has no patience"),
-        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "nested": "so"}]}, "is not a valid bool"),
-        ({"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]}, "needs intervals or first and last"),
+        (
+            {"schedules": [{"kind": "doubling", "first": 3, "last": 6, "patience": 2}]},
+            "kind=doubling has no patience",
+        ),
+        (
+            {"schedules": [{"kind": "doubling", "first": 3, "last": 6, "nested": "so"}]},
+            "is not a valid bool",
+        ),
+        (
+            {"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]},
+            "needs intervals or first and last",
+        ),
         ({"schedules": []}, "schedules=.* needs at least 1 entry"),
         ({"parts": ["schedule"]}, "not one of schedules, scratch, order, sizes, overfit"),
         ({"parts": []}, "parts=.* needs at least 1 entry"),
@@ -212,10 +275,16 @@ def test_schedules_are_read_from_the_configuration() -> None:
         ({"degrees": [2, 2]}, "degrees has 2 twice"),
         ({"shapes": [[1], [1]]}, "shapes has .1. twice"),
         ({"model": KANConfig(hidden=[3])}, "model.hidden=.3. is not used here; give it as shapes"),
-        ({"model": KANConfig(intervals=[5, 10])}, "model.intervals=.5, 10. is not used here; give it as schedules"),
+        (
+            {"model": KANConfig(intervals=[5, 10])},
+            "model.intervals=.5, 10. is not used here; give it as schedules",
+        ),
         ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
         ({"sampling": SamplingConfig(train=200, test=0)}, "bessel_j0 has no test points"),
-        ({"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(train=4, test=0)}, "no test points"),
+        (
+            {"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(train=4, test=0)},
+            "no test points",
+        ),
         ({"order_intervals": [8, 4]}, "must increase"),
         ({"overfit_noise": -0.1}, "overfit_noise=-0.1 must be at least 0"),
         ({"overfit_noise": float("inf")}, "overfit_noise=inf must be finite"),
@@ -227,12 +296,17 @@ def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], me
         check(extend_grid, settings(**changes))
 
 
-def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
     few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
     sampling = SamplingConfig(train=None, test=None)
     check(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
-    with pytest.raises(UsageError, match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or"):
+    with pytest.raises(
+        UsageError,
+        match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or",
+    ):
         check(extend_grid, settings(target=few, sampling=sampling))
 
 
@@ -252,9 +326,15 @@ def test_an_order_is_claimed_only_within_its_bound() -> None:
 
 def test_overfitting_is_measured_against_the_grids_before_the_threshold() -> None:
     rows = stages_like(
-        part="overfit", start="warm", penalised=False, intervals=[5, 10, 50], test_rmse=[1e-2, 1e-3, 5e-3],
-        threshold=30, train_rmse=[1e-2, 1e-3, 1e-16], noise=0.01,
-    )  # fmt: skip
+        part="overfit",
+        start="warm",
+        penalised=False,
+        intervals=[5, 10, 50],
+        test_rmse=[1e-2, 1e-3, 5e-3],
+        threshold=30,
+        train_rmse=[1e-2, 1e-3, 1e-16],
+        noise=0.01,
+    )
     (claim,) = overfit_claims(rows)
     assert "1 % of noise, after warm starts" in claim.sentence
     assert claim.measured == pytest.approx(5)
@@ -266,18 +346,40 @@ def test_overfitting_is_measured_against_the_grids_before_the_threshold() -> Non
 
 
 def test_a_training_from_scratch_that_never_arrives_is_said_to_do_so() -> None:
-    warm = stages_like(part="schedules", compared=True, intervals=[5, 50], test_rmse=[1e-2, 1e-4], seconds=[1.0, 2.0])
-    for error, seconds, measured in ((1e-4, 6.0, 3.0), (1e-1, 1.0, "never reached from scratch by 1 of 1 seeds")):
-        alone = stages_like(part="scratch", compared=False, intervals=[50], test_rmse=[error], seconds=[seconds])
+    warm = stages_like(
+        part="schedules",
+        compared=True,
+        intervals=[5, 50],
+        test_rmse=[1e-2, 1e-4],
+        seconds=[1.0, 2.0],
+    )
+    for error, seconds, measured in (
+        (1e-4, 6.0, 3.0),
+        (1e-1, 1.0, "never reached from scratch by 1 of 1 seeds"),
+    ):
+        alone = stages_like(
+            part="scratch", compared=False, intervals=[50], test_rmse=[error], seconds=[seconds]
+        )
         (claim,) = warm_start_claims(pd.concat([warm, alone]))
         assert claim.measured == measured
         assert claim.holds
 
 
 def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid() -> None:
-    warm = stages_like(part="schedules", compared=True, intervals=[5, 50, 200], test_rmse=[1e-2, 1e-4, 1e-6],
-                       seconds=[1.0, 2.0, 9.0])  # fmt: skip
-    alone = stages_like(part="scratch", compared=False, intervals=[5, 50], test_rmse=[1e-2, 1e-4], seconds=[1.0, 3.0])
+    warm = stages_like(
+        part="schedules",
+        compared=True,
+        intervals=[5, 50, 200],
+        test_rmse=[1e-2, 1e-4, 1e-6],
+        seconds=[1.0, 2.0, 9.0],
+    )
+    alone = stages_like(
+        part="scratch",
+        compared=False,
+        intervals=[5, 50],
+        test_rmse=[1e-2, 1e-4],
+        seconds=[1.0, 3.0],
+    )
     (claim,) = warm_start_claims(pd.concat([warm, alone]))
     assert "the error at G = 50" in claim.sentence
     assert claim.measured == 1.5
@@ -289,7 +391,9 @@ def test_a_single_grid_has_no_order_and_no_staircase(tmp_path: Path) -> None:
     cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
     folder = RunFolder.create(tmp_path, "extend-grid")
     assert execute(extend_grid, cfg, folder, quiet=True).status == Status.COMPLETED
-    assert [path.stem for path in Run(folder.path).figures if path.suffix == ".png"] == ["error_against_intervals"]
+    assert [path.stem for path in Run(folder.path).figures if path.suffix == ".png"] == [
+        "error_against_intervals"
+    ]
 
 
 def test_exponents() -> None:

@@ -17,16 +17,31 @@ GRIDS = [5, 10, 20, 50]
 def stages(**more: Any) -> DataFrame:
     """One schedule, E = 3: parameters E (G + 5) reach 90 points at G = 25, the paper's E G at G = 30."""
     columns: dict[str, Any] = {
-        "seed": 0, "shape": "2-1-1", "schedule": "list, nested", "intervals": GRIDS, "train_points": 100, "noise": 0.0,
-        "threshold": 25, "paper_threshold": 30, "compared": True, "chosen": [False, False, False, True],
-        "start": "warm", "penalised": True, "test_rmse": [1e-2, 1e-3, 1e-4, 1e-5], "train_rmse": 1e-6,
+        "seed": 0,
+        "shape": "2-1-1",
+        "schedule": "list, nested",
+        "intervals": GRIDS,
+        "train_points": 100,
+        "noise": 0.0,
+        "threshold": 25,
+        "paper_threshold": 30,
+        "compared": True,
+        "chosen": [False, False, False, True],
+        "start": "warm",
+        "penalised": True,
+        "test_rmse": [1e-2, 1e-3, 1e-4, 1e-5],
+        "train_rmse": 1e-6,
         "test_root_median_square": [1e-2, 1e-3, 1e-4, 1e-5],
-    }  # fmt: skip
+    }
     return DataFrame({**columns, **more})
 
 
 def steps() -> DataFrame:
-    rows = [(0, "2-1-1", "list, nested", stage, grid) for stage, grid in enumerate(GRIDS) for _ in range(3)]
+    rows = [
+        (0, "2-1-1", "list, nested", stage, grid)
+        for stage, grid in enumerate(GRIDS)
+        for _ in range(3)
+    ]
     table = DataFrame(rows, columns=["seed", "shape", "schedule", "stage", "intervals"])
     return table.assign(train_rmse=1e-3, test_rmse=2e-3)
 
@@ -44,7 +59,12 @@ def marks(figure: Figure, panel: int = 0) -> list[float]:
 def test_the_staircase_is_marked_at_the_stage_that_crosses() -> None:
     figure = drawn.staircase(steps(), stages())
     assert marks(figure) == [10, 10]  # the fourth stage, G = 50, starts at the tenth step
-    assert [label.startswith("from here on") for label in labels(figure)] == [False, False, True, True]
+    assert [label.startswith("from here on") for label in labels(figure)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     later = drawn.staircase(steps(), stages(threshold=60, paper_threshold=np.nan))
     assert marks(later) == []
     assert labels(later) == ["train", "test"]  # of what is drawn
@@ -63,7 +83,10 @@ def test_numbers_of_stages_that_are_near_each_other_do_not_overlap() -> None:
 def test_both_marks_are_on_the_axis_of_intervals(panel: int) -> None:
     figure = drawn.against_intervals(stages(), None)
     assert marks(figure, panel) == [25, 30]
-    assert labels(figure)[-2:] == ["parameters = training points", "the paper's $E\\,G$ = training points"]
+    assert labels(figure)[-2:] == [
+        "parameters = training points",
+        "the paper's $E\\,G$ = training points",
+    ]
 
 
 def test_a_mark_far_beyond_the_grids_is_named() -> None:
@@ -77,7 +100,9 @@ def test_marks_of_every_number_of_points_and_of_the_finest_grid() -> None:
     figure = drawn.against_points(concat([stages(), more], ignore_index=True))
     assert marks(figure) == [25, 30, 250, 300]
     assert marks(figure, 1) == pytest.approx([200, 1000 / 6])
-    assert marks(drawn.against_points(stages()), 1) == []  # of one number of points none can be told
+    assert (
+        marks(drawn.against_points(stages()), 1) == []
+    )  # of one number of points none can be told
 
 
 def test_overfitted_networks_are_marked_too() -> None:

@@ -63,14 +63,23 @@ def test_a_plan_follows_its_schedule() -> None:
     followed = Schedule([3, 6]).applied(plan)
     assert (followed.intervals, followed.steps, followed.patience) == ((3, 6), plan.steps, None)
     plateau = Schedule(kind="plateau", first=2, last=9, patience=4, steps=50).applied(plan)
-    assert (plateau.intervals, plateau.steps, plateau.patience, plateau.stop_early) == ((2, 4, 8), 50, 4, True)
+    assert (plateau.intervals, plateau.steps, plateau.patience, plateau.stop_early) == (
+        (2, 4, 8),
+        50,
+        4,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
     "schedule",
-    [Schedule([3, 5, 11]), doubled(3, 12), doubled(3, 15, nested=False),
-     Schedule(kind="plateau", first=3, last=12, patience=2, steps=30)],
-)  # fmt: skip
+    [
+        Schedule([3, 5, 11]),
+        doubled(3, 12),
+        doubled(3, 15, nested=False),
+        Schedule(kind="plateau", first=3, last=12, patience=2, steps=30),
+    ],
+)
 def test_training_visits_the_grids(schedule: Schedule) -> None:
     plan = schedule.applied(Plan("lm", starts=1, weight=0.0))
     trained = fit(partial(create, schedule.grids[0]), data(), plan, Generator().manual_seed(0))

@@ -24,7 +24,9 @@ def metrics(
                 number = step if restart else stage * steps + step
                 error = 10.0 ** -(stage + step / steps) * (1 + seed)
                 errors = {"train_rmse": error, "validation_rmse": 2 * error, "test_rmse": 3 * error}
-                rows.append({"seed": seed, "stage": stage, "step": number, "intervals": intervals, **errors})
+                rows.append(
+                    {"seed": seed, "stage": stage, "step": number, "intervals": intervals, **errors}
+                )
     return pandas.DataFrame(rows)
 
 
@@ -32,7 +34,9 @@ def stored(figure: Figure) -> None:
     """Draw the figure in both formats; matplotlib must have nothing to complain about."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "'.*deprecated", DeprecationWarning)  # of pyparsing, by older matplotlibs
+        warnings.filterwarnings(
+            "ignore", "'.*deprecated", DeprecationWarning
+        )  # of pyparsing, by older matplotlibs
         for kind in ("png", "svg"):
             figure.savefig(io.BytesIO(), format=kind, dpi=60)
 

@@ -43,7 +43,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     rooms, area = rng.integers(1, 6, 150).astype(float), rng.uniform(10, 60, 150)
     price = 20 * rooms + 3 * area + 2 * rooms * np.sqrt(area) + 5 * rng.normal(size=150)
-    data = pd.DataFrame({"rooms": rooms, "area (m2)": area, "price": price, "dear": np.where(price > 150, "yes", "no")})
+    data = pd.DataFrame(
+        {
+            "rooms": rooms,
+            "area (m2)": area,
+            "price": price,
+            "dear": np.where(price > 150, "yes", "no"),
+        }
+    )
     data.to_csv(folder / "houses.csv", index=False)
     return folder
 
@@ -68,11 +75,15 @@ def test_a_table_is_fitted_by_the_automatic_model(run: Path) -> None:
     assert 4 < means["kanrun"] < means["ridge regression"] < means["mean"]
     assert "test_rmse" not in summary
     prices = loaded.tables["predictions"].query("split == 'train'")["truth:price"]
-    assert summary["relative_error"] == pytest.approx(summary["cv_rmse"] / prices.std(ddof=0), rel=1e-9)
+    assert summary["relative_error"] == pytest.approx(
+        summary["cv_rmse"] / prices.std(ddof=0), rel=1e-9
+    )
     assert summary["train_points"] == 150
     baselines = loaded.tables["baselines"]
     assert set(baselines["model"]) == {"kanrun", "mean", "ridge regression", "gradient boosting"}
-    assert {"effects", "importance", "input_values", "members", "predictions", "edges"} <= set(loaded.tables)
+    assert {"effects", "importance", "input_values", "members", "predictions", "edges"} <= set(
+        loaded.tables
+    )
     assert (run / "figures" / "effects.png").exists()
 
 
@@ -94,11 +105,19 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run:
     expected = model(there.to_numpy())
     swapped = there[["area (m2)", "rooms"]].assign(further="text")
     np.testing.assert_array_equal(model(swapped), expected)
-    np.testing.assert_array_equal(model.interval(swapped, 0.9)[0], model.interval(there.to_numpy(), 0.9)[0])
+    np.testing.assert_array_equal(
+        model.interval(swapped, 0.9)[0], model.interval(there.to_numpy(), 0.9)[0]
+    )
     np.testing.assert_array_equal(model(dict(there)), expected)
-    np.testing.assert_array_equal(model(torch.tensor(there.to_numpy(), requires_grad=True)), expected)
-    np.testing.assert_allclose(model([2.0, 30.0]), expected[0], rtol=1e-13)  # one row is summed in another order
-    np.testing.assert_allclose(model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13)
+    np.testing.assert_array_equal(
+        model(torch.tensor(there.to_numpy(), requires_grad=True)), expected
+    )
+    np.testing.assert_allclose(
+        model([2.0, 30.0]), expected[0], rtol=1e-13
+    )  # one row is summed in another order
+    np.testing.assert_allclose(
+        model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13
+    )
     for wrong, message in (
         (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
         (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are 'rooms'"),
@@ -118,7 +137,9 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run:
         assert isinstance(caught.value, UsageError)
 
 
-def test_a_run_is_loaded_by_name_and_refused_at_once(run: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_loaded_by_name_and_refused_at_once(
+    run: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(table)
     assert load_run("fit/v0001").models == load_run(run).models
     with pytest.raises(UsageError, match="there is no run 'fat/latest' in outputs"):
@@ -136,14 +157,26 @@ def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
     data["rent"] = 10 * size + 20 * (city == "Bern") + rng.normal(size=90)
     data.loc[[3, 8], "size"] = np.nan
     data.to_csv(table / "rents.csv", index=False)
-    words = ["fit", "target=table", "target.path=rents.csv", "target.outputs=rent", "target.exclude=[id]"]
+    words = [
+        "fit",
+        "target=table",
+        "target.path=rents.csv",
+        "target.outputs=rent",
+        "target.exclude=[id]",
+    ]
     done = kanrun(table, *words, "model.folds=2", "model.baselines=false")
     assert done.returncode == 0, done.stderr
     folder = done.stdout.strip()
     assert load_run(table / folder).model().inputs == (
-        "city=Basel", "city=Bern", "city=Chur", "size", "size is missing",
-    )  # fmt: skip
-    said = kanrun(table, "predict", folder, "--input", "rents.csv", "--output", "out.csv", "--interval", "0.8")
+        "city=Basel",
+        "city=Bern",
+        "city=Chur",
+        "size",
+        "size is missing",
+    )
+    said = kanrun(
+        table, "predict", folder, "--input", "rents.csv", "--output", "out.csv", "--interval", "0.8"
+    )
     assert said.returncode == 0, said.stderr
     out = pd.read_csv(table / "out.csv")
     pd.testing.assert_frame_equal(out[["id", "city", "size", "rent"]], data)
@@ -155,9 +188,14 @@ def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
 @pytest.mark.usefixtures("unwritten")
 def test_classes_and_settings(table: Path) -> None:
     done = kanrun(
-        table, *WORDS, "target.outputs=dear", "target.task=classification", "model.baselines=false", "model.folds=2",
+        table,
+        *WORDS,
+        "target.outputs=dear",
+        "target.task=classification",
+        "model.baselines=false",
+        "model.folds=2",
         "sampling.test=40",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     loaded = load_run(table / done.stdout.strip())
     summary = loaded.tables["summary"].iloc[0]
@@ -171,7 +209,14 @@ def test_classes_and_settings(table: Path) -> None:
 
 @pytest.mark.usefixtures("unwritten")
 def test_a_key_of_another_model_keeps_it(table: Path) -> None:
-    done = kanrun(table, *WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]", "solver.steps=5")
+    done = kanrun(
+        table,
+        *WORDS,
+        "target.outputs=price",
+        "model.hidden=[]",
+        "model.intervals=[3]",
+        "solver.steps=5",
+    )
     assert done.returncode == 0, done.stderr
     assert "learned by model=kan" in done.stderr
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
@@ -189,13 +234,18 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
     y = np.sin(frame["age"] / 5) + frame["size"] + 0.3 * rng.normal(size=60)
     at = pd.DataFrame({"age": np.linspace(0, 80, 200), "size": 0.0})
     free, kept = (
-        fit(frame, y, selection="evidence", **words).predict(at) for words in ({}, {"monotone": {"age": "up"}})
+        fit(frame, y, selection="evidence", **words).predict(at)
+        for words in ({}, {"monotone": {"age": "up"}})
     )
     assert np.diff(free).min() < -0.01
     assert np.diff(kept).min() >= -1e-12
-    with pytest.raises(UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"):
+    with pytest.raises(
+        UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"
+    ):
         fit(frame, y, monotone={"ages": "up"})
-    with pytest.raises(UsageError, match=r"'age' is both in model\.monotone and in model\.curvature"):
+    with pytest.raises(
+        UsageError, match=r"'age' is both in model\.monotone and in model\.curvature"
+    ):
         fit(frame, y, monotone={"age": "up"}, curvature={"age": "convex"})
     with pytest.raises(UsageError, match="is not one of up, down"):
         fit(frame, y, monotone={"age": "rising"})

@@ -100,11 +100,19 @@ def test_the_formula_is_recovered_and_certified(finished: Run) -> None:
 def test_stages_edges_and_candidates_are_recorded(finished: Run) -> None:
     stages = finished.table("stages")
     assert list(stages[stages["seed"] == 0]["stage"]) == [
-        "train", "prune", "retrain", "snap", "refit", "round", "verify",
-    ]  # fmt: skip
+        "train",
+        "prune",
+        "retrain",
+        "snap",
+        "refit",
+        "round",
+        "verify",
+    ]
     assert stages["shape"].iloc[-1] == "2-1"
     edges = finished.table("edges")
-    assert {"stage", "layer", "out", "in", "x", "y", "score", "symbolic", "pruned"} <= set(edges.columns)
+    assert {"stage", "layer", "out", "in", "x", "y", "score", "symbolic", "pruned"} <= set(
+        edges.columns
+    )
     candidates = finished.table("candidates")
     best = candidates[(candidates["rank"] == 0) & (candidates["seed"] == 0)]
     assert set(best["candidate"]) == {"x^2", "sin"}
@@ -146,9 +154,11 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of `kanrun fit` with a silu base, which no spline is."""
     target = ExpressionTarget("x0^2 + sin(2*x1)", [[-1, 1], [-1, 1]])
     cfg = FitConfig(
-        target=target, model=KANConfig(hidden=[], intervals=[10]), solver=LMSolver(),
+        target=target,
+        model=KANConfig(hidden=[], intervals=[10]),
+        solver=LMSolver(),
         sampling=SamplingConfig(train=400, test=100),
-    )  # fmt: skip
+    )
     folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "fit")
     assert execute(fit_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
     _store_config(folder, OmegaConf.to_container(OmegaConf.structured(cfg)))
@@ -178,7 +188,9 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     assert 0 < summary["graph_difference"] < 1e-3 * summary["largest_difference"]
     assert "as a graph of splines" in (result.path / "run.json").read_text()
     stages = result.table("stages")
-    assert stages["test_rmse"].iloc[0] == pytest.approx(float(np.sqrt(np.mean(error**2))) / problem.unit, rel=1e-6)
+    assert stages["test_rmse"].iloc[0] == pytest.approx(
+        float(np.sqrt(np.mean(error**2))) / problem.unit, rel=1e-6
+    )
 
 
 def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted: RunFolder) -> None:
@@ -192,7 +204,11 @@ def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) 
     cfg = settings(from_run=str(fitted.path))
     before = problems_of(cfg, 0)[0].samples
     try:
-        referring = {**stored, "points": 400, "sampling": {**stored["sampling"], "train": "${points}"}}
+        referring = {
+            **stored,
+            "points": 400,
+            "sampling": {**stored["sampling"], "train": "${points}"},
+        }
         _store_config(fitted, referring)
         np.testing.assert_array_equal(problems_of(cfg, 0)[0].samples.x, before.x)
         _store_config(fitted, {**referring, "points": "${nowhere}"})
@@ -216,14 +232,20 @@ def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(
     assert "not small beside its own error" in said
 
 
-def test_tables_are_interpreted_in_their_own_units(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_tables_are_interpreted_in_their_own_units(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(1, 3, (500, 2))
     path = tmp_path_factory.mktemp("data") / "table.csv"
-    frame = pd.DataFrame({"a b": x[:, 0], "c": x[:, 1], "y": 40 + 3 * x[:, 0] ** 2 + 5 * np.log(x[:, 1])})
+    frame = pd.DataFrame(
+        {"a b": x[:, 0], "c": x[:, 1], "y": 40 + 3 * x[:, 0] ** 2 + 5 * np.log(x[:, 1])}
+    )
     frame.to_csv(path, index=False)
     target = TableTarget(str(path), ["a b", "c"], ["y"])
-    result = run(tmp_path_factory, settings(target=target, sampling=SamplingConfig(train=None, test=None)))
+    result = run(
+        tmp_path_factory, settings(target=target, sampling=SamplingConfig(train=None, test=None))
+    )
     summary = result.table("summary").iloc[0]
     assert summary["recovered"] == "unknown"
     assert summary["formula_rmse"] < 1e-8
@@ -244,7 +266,9 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("data") / "noise.csv"
     pd.DataFrame({"a": rng.normal(size=300), "y": rng.normal(size=300)}).to_csv(path, index=False)
-    cfg = settings(target=TableTarget(str(path), ["a"], ["y"]), sampling=SamplingConfig(train=None, test=None))
+    cfg = settings(
+        target=TableTarget(str(path), ["a"], ["y"]), sampling=SamplingConfig(train=None, test=None)
+    )
     summary = run(tmp_path_factory, cfg).table("summary").iloc[0]
     assert summary["outcome"] == "failed"
     assert "no structure found" in summary["reason"]
@@ -283,7 +307,10 @@ def test_two_edges_between_the_same_nodes_are_drawn_as_one() -> None:
     graph = Graph(1, ("product", "sum"), edges)
     x = np.linspace(0, 1, 50)[:, None]
     table = edge_tables(
-        [SearchStage("refit", "1-1", graph, 0.0, 0.0)], SearchData(x, graph(x), x, graph(x)), ("x0",), "y"
+        [SearchStage("refit", "1-1", graph, 0.0, 0.0)],
+        SearchData(x, graph(x), x, graph(x)),
+        ("x0",),
+        "y",
     )
     assert table is not None
     first = table.columns["layer"] == 0
@@ -352,18 +379,26 @@ Data:   y               x
 def test_certified_sets_are_fitted_from_both_starts(tmp_path: Path) -> None:
     x = np.linspace(0.5, 3, 6)
     y = np.array([2.63, 2.2, 1.99, 1.81, 1.62, 1.5])
-    (b1, b2), _ = curve_fit(lambda x, b1, b2: b1 * np.exp(-b2 * x) + 1, x, y, (2.5, 0.6), xtol=1e-15, ftol=1e-15)
+    (b1, b2), _ = curve_fit(
+        lambda x, b1, b2: b1 * np.exp(-b2 * x) + 1, x, y, (2.5, 0.6), xtol=1e-15, ftol=1e-15
+    )
     rss = float(np.sum((b1 * np.exp(-b2 * x) + 1 - y) ** 2))
     rows = "".join(f"  {b:.4f}E0   {a:.2f}E0\n" for a, b in zip(x, y, strict=True))
     (tmp_path / "Line.dat").write_text(NIST_FILE.format(b1=b1, b2=b2, rss=rss) + rows)
     target = NistTarget(path=str(tmp_path), name="Line")
     np.testing.assert_array_equal(build_target(target).points.y[:, 0], y)
-    formula = Formula(parse(f"{float(b1)!r}*exp(-{float(b2)!r}*x0) + 1"), ("x0",), Graph(1, ("sum",), ()))
+    formula = Formula(
+        parse(f"{float(b1)!r}*exp(-{float(b2)!r}*x0) + 1"), ("x0",), Graph(1, ("sum",), ())
+    )
     row = certified_row(target, formula).values
     assert row["start_2_digits"] > 6.5  # as far as scipy's own constants go
     assert row["residual_ratio"] == pytest.approx(1, abs=1e-6)
     second, first, forms = certified_claims(pd.DataFrame([row]))
-    assert (second.measured, first.measured, forms.measured) == (int(row["start_2_digits"] >= 8), first.measured, 1)
+    assert (second.measured, first.measured, forms.measured) == (
+        int(row["start_2_digits"] >= 8),
+        first.measured,
+        1,
+    )
     with pytest.raises(UsageError, match=r"no file Lime\.dat; did you mean Line"):
         build_target(NistTarget(path=str(tmp_path), name="Lime"))
 

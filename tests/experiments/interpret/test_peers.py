@@ -20,7 +20,9 @@ TRUTH = "x0^3 + 2*sin(x1)"
 def settings(program: str, **changes: Any) -> InterpretConfig:
     target = ExpressionTarget(TRUTH, [[0.1, 1], [0.1, 1]])
     model = KANConfig(hidden=None, base="zero")
-    return InterpretConfig(target=target, model=model, sampling=SamplingConfig(train=200), program=program, **changes)
+    return InterpretConfig(
+        target=target, model=model, sampling=SamplingConfig(train=200), program=program, **changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,9 @@ def settings(program: str, **changes: Any) -> InterpretConfig:
         ([], "failed"),
     ],
 )
-def test_what_a_peer_finds_has_our_judge(found: list[str], outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_peer_finds_has_our_judge(
+    found: list[str], outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: dict[str, Any] = {}
 
     def other(x: Any, y: Any, seconds: float, seed: int) -> list[sympy.Expr]:
@@ -48,8 +52,12 @@ def test_what_a_peer_finds_has_our_judge(found: list[str], outcome: str, monkeyp
 
 
 def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(peers.PROGRAMS, "gplearn", ("a_module_that_nobody_has", peers.PROGRAMS["gplearn"][1]))
-    with pytest.raises(UsageError, match=r"a_module_that_nobody_has is not installed; .*kanrun\[peers\]"):
+    monkeypatch.setitem(
+        peers.PROGRAMS, "gplearn", ("a_module_that_nobody_has", peers.PROGRAMS["gplearn"][1])
+    )
+    with pytest.raises(
+        UsageError, match=r"a_module_that_nobody_has is not installed; .*kanrun\[peers\]"
+    ):
         check(settings("gplearn"))
 
 

@@ -25,31 +25,78 @@ ENDS = ["u = 0 at x=0, x=1"]
         ("1 = 2", X, ENDS, {}, "does not hold the unknown u"),
         ("u_xx = v", X, ENDS, {}, "v"),
         ("u_xx = 1", X, ["u = 0 at x=0"], {}, "holds 1 of the 2 conditions"),
-        ("u_xx = 1", X, [*ENDS, "u = 1 at x=1"], {}, "contradict each other at x=1: .*u = 0.* u = 1"),
+        (
+            "u_xx = 1",
+            X,
+            [*ENDS, "u = 1 at x=1"],
+            {},
+            "contradict each other at x=1: .*u = 0.* u = 1",
+        ),
         ("u_xx = 1", X, [], {}, "conditions is empty"),
-        (["u_t = v", "v_t = -u"], {"t": [0, 1]}, ["u = 1 at t=0"], {"unknowns": ["u", "v"]}, "holds the unknown v"),
+        (
+            ["u_t = v", "v_t = -u"],
+            {"t": [0, 1]},
+            ["u = 1 at t=0"],
+            {"unknowns": ["u", "v"]},
+            "holds the unknown v",
+        ),
         ("u_xx = 1", {"x": [1, 0]}, ENDS, {}, "is empty; the first end must be the lower"),
         ("u_xx = 1", {"x": [0]}, ENDS, {}, "is no range"),
         ("u_xx = 1", {"x": [0, "L"]}, ENDS, {}, "unknown name 'L'"),
-        ("u_xx = 1", {"x": [0, "2*e"]}, ["u = 0 at x=0, x=2*e"], {"constants": {"e": "1/2", "a": "e"},
-         "continuation": {"e": [1]}}, "a constant that a range of equation.variables holds"),
+        (
+            "u_xx = 1",
+            {"x": [0, "2*e"]},
+            ["u = 0 at x=0, x=2*e"],
+            {"constants": {"e": "1/2", "a": "e"}, "continuation": {"e": [1]}},
+            "a constant that a range of equation.variables holds",
+        ),
         ("u_xx = 1", X, ["u = 0 at x=2"], {}, "lies outside the box"),
         ("u_xx = 1", X, ["u is zero"], {}, 'write "u = 0 at x=0, x=1"'),
         ("u_xx = 1", X, ["periodic in y"], {}, "the variables are x"),
-        ("u_xxxx = 1", X, [*ENDS, "u_x = 0 at x=0, x=1"], {"network": {"kind": "kan", "degree": 4}}, "degree of 5"),
+        (
+            "u_xxxx = 1",
+            X,
+            [*ENDS, "u_x = 0 at x=0, x=1"],
+            {"network": {"kind": "kan", "degree": 4}},
+            "degree of 5",
+        ),
         ("u_xxxxx = 1", X, ENDS, {}, "at most 4"),
-        ("u_xx = 1", X, ENDS, {"network": {"kind": "mlp", "activation": "relu"}}, "no second derivatives"),
+        (
+            "u_xx = 1",
+            X,
+            ENDS,
+            {"network": {"kind": "mlp", "activation": "relu"}},
+            "no second derivatives",
+        ),
         ("u_xx = 1", X, ENDS, {"exact": "x^2/2"}, r"exact does not satisfy u = 0: .* at x=1"),
         ("u_xx = 1", X, ENDS, {"exact": "x*(1 - x)"}, r"exact does not satisfy u_xx = 1"),
-        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}}, "1 of 2, .* x=2"),
+        (
+            "u_xx = k",
+            X,
+            [],
+            {"find": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}},
+            "1 of 2, .* x=2",
+        ),
         ("u_xx = 1", X, ENDS, {"find": {"k": 1}}, "find has k, which no equation"),
         ("u_xx = v_x", X, ENDS, {}, "v is none of the unknowns u"),
         ("du/dx = -u", X, ENDS, {}, "written u_x"),
         ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}}, "no column u"),
-        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}}, "is not a number"),
-        ("u_t = u_xx", XT, ["u = 0 at x=0, x=1", "u = x at t=0"], {"hard": True, "windows": 1}, "=hard: at .* differs"),
+        (
+            "u_xx = k",
+            X,
+            [],
+            {"find": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}},
+            "is not a number",
+        ),
+        (
+            "u_t = u_xx",
+            XT,
+            ["u = 0 at x=0, x=1", "u = x at t=0"],
+            {"hard": True, "windows": 1},
+            "=hard: at .* differs",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_solved_is_refused(
     formula: Any, variables: Any, conditions: Any, more: dict[str, Any], message: str
 ) -> None:
@@ -57,15 +104,22 @@ def test_what_cannot_be_solved_is_refused(
         solve(formula, variables, conditions, **more)
 
 
-def test_more_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_more_than_memory_holds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["solve", "points=1000000", "equation.intervals=[5,2000]", "networks=[{kind: kan}]"]) == 2
+    assert (
+        main(["solve", "points=1000000", "equation.intervals=[5,2000]", "networks=[{kind: kan}]"])
+        == 2
+    )
     assert "take fewer points, intervals or terms" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
 
 def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
-    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"])
+    given = EquationConfig(
+        variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"]
+    )
     found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
     assert [each.split(": ")[0] for each in found] == [
         "u = 0 differs by 1 from what the conditions that meet it at x=1, t=0 say"
@@ -73,9 +127,13 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
 
 
 def test_too_few_conditions_in_a_variable_are_remarked_on() -> None:
-    given = EquationConfig(variables=XT, formula="u_tt = u_xx", conditions=["periodic in x", "u = 1 at t=0"])
+    given = EquationConfig(
+        variables=XT, formula="u_tt = u_xx", conditions=["periodic in x", "u = 1 at t=0"]
+    )
     (found,) = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
-    assert found.startswith("the equation's order in t is 2, and of as many conditions there 1 are given")
+    assert found.startswith(
+        "the equation's order in t is 2, and of as many conditions there 1 are given"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,16 +143,23 @@ def test_too_few_conditions_in_a_variable_are_remarked_on() -> None:
         (["u_x + u = 0 at x=0, x=1", "u = 1 at t=0"], 2),
         (["u = sin(t) at x=0", "u = 0 at x=1, t=0"], 1),  # u_t = 1 there, and u_xx = 0
         (["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"], 0),
-        (["u = 0 at x=0, x=1", "u = max(0, x*(1 - x) - 1/9) at t=0"], 0),  # without a second derivative
+        (
+            ["u = 0 at x=0, x=1", "u = max(0, x*(1 - x) - 1/9) at t=0"],
+            0,
+        ),  # without a second derivative
     ],
 )
-def test_corners_where_conditions_slopes_or_the_equation_differ(conditions: list[str], corners: int) -> None:
+def test_corners_where_conditions_slopes_or_the_equation_differ(
+    conditions: list[str], corners: int
+) -> None:
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=conditions)
     assert len(make_solve_problem(SolveConfig(equation=given), 0).system.corners) == corners
 
 
 def test_a_corner_knows_how_large_its_contradiction_is() -> None:
-    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0", "u = 0.01 + x at t=0"])
+    given = EquationConfig(
+        variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0", "u = 0.01 + x at t=0"]
+    )
     (corner,) = make_solve_problem(SolveConfig(equation=given), 0).system.corners
     assert corner.face == ((0, 0.0), (1, 0.0))
     assert corner.share == pytest.approx(0.01 / 1.01)
@@ -102,5 +167,7 @@ def test_a_corner_knows_how_large_its_contradiction_is() -> None:
 
 def test_the_finest_planned_grid_is_counted() -> None:
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=ENDS, intervals=[5, 20])
-    cfg = SolveConfig(equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}])
+    cfg = SolveConfig(
+        equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}]
+    )
     assert [choice.unknowns for choice in network_choices(cfg, 2)] == [4 * 25, 3 * 4 + 5]

@@ -19,7 +19,14 @@ from kanrun.config import EquationConfig, SolveConfig
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
 KAN = "networks=[{kind: kan}]"
-SMOKE = [KAN, "equation.intervals=[4,8]", "points=200", "face_points=12", "steps=3", "equation.form.terms=2"]
+SMOKE = [
+    KAN,
+    "equation.intervals=[4,8]",
+    "points=200",
+    "face_points=12",
+    "steps=3",
+    "equation.form.terms=2",
+]
 OWN = ["solve", KAN, "equation.intervals=[4,8]", "points=200"]
 
 
@@ -33,10 +40,15 @@ QUICK = ("poisson_product", "inverse_reaction")
 
 
 @pytest.mark.parametrize(
-    "equation", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS]
+    "equation",
+    [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS],
 )
 def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: Path) -> None:
-    windows = ["equation.windows=2"] if equation in ("burgers", "allen_cahn", "lotka_volterra", "pendulum") else []
+    windows = (
+        ["equation.windows=2"]
+        if equation in ("burgers", "allen_cahn", "lotka_volterra", "pendulum")
+        else []
+    )
     assert main(["solve", f"equation={equation}", *SMOKE, *windows]) == 0
     run = outputs / "solve/v0001"
     summary = pd.read_csv(run / "summary.csv").iloc[0]
@@ -44,20 +56,38 @@ def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: P
     assert summary["verdict"] in ("solved", "doubtful", "failed")
     assert np.isfinite(summary["residual_rms"])
     assert np.isfinite(summary["l2"]) or equation == "poisson_source"  # which has no exact solution
-    assert {"convergence.png", "solution_0.png"} <= {path.name for path in (run / "figures").iterdir()}
+    assert {"convergence.png", "solution_0.png"} <= {
+        path.name for path in (run / "figures").iterdir()
+    }
     assert len(pd.read_csv(run / "metrics.csv")) >= 2
 
 
 @pytest.mark.usefixtures("unwritten")
 def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
-    words = ["equation=pendulum", "equation.variables.t=[0, 5]", "equation.intervals=[10,20,40]", KAN, "points=300"]
+    words = [
+        "equation=pendulum",
+        "equation.variables.t=[0, 5]",
+        "equation.intervals=[10,20,40]",
+        KAN,
+        "points=300",
+    ]
     assert main(["solve", *words]) == 0
     summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
     assert (summary["verdict"], summary["against"]) == ("solved", "reference")
     assert summary["l2"] < 1e-6
-    assert float(load_run(outputs / "solve/v0001").model().values(np.array([[0.0]]))[0, 0]) == pytest.approx(2.5)
+    assert float(
+        load_run(outputs / "solve/v0001").model().values(np.array([[0.0]]))[0, 0]
+    ) == pytest.approx(2.5)
     Path("times.csv").write_text("t\n0\n1.5\n5\n")
-    predict = ["predict", "solve/latest", "--input", "times.csv", "--output", "out.csv", "--derivatives"]
+    predict = [
+        "predict",
+        "solve/latest",
+        "--input",
+        "times.csv",
+        "--output",
+        "out.csv",
+        "--derivatives",
+    ]
     assert main([*predict, "u_t,u_tt"]) == 0
     first = pd.read_csv("out.csv").iloc[0]
     assert first["u"] == pytest.approx(2.5)
@@ -67,7 +97,9 @@ def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
 
 
 def test_the_library_solves_and_differentiates() -> None:
-    found = kanrun.solve("u_xx = -u", {"x": [0, "pi/2"]}, ["u = 0 at x=0", "u = 1 at x=pi/2"], exact="sin(x)")
+    found = kanrun.solve(
+        "u_xx = -u", {"x": [0, "pi/2"]}, ["u = 0 at x=0", "u = 1 at x=pi/2"], exact="sin(x)"
+    )
     x = np.linspace(0, 1.5, 7)
     assert found.verdict == "solved"
     assert found(x)[:, 0] == pytest.approx(np.sin(x), abs=1e-9)
@@ -83,13 +115,20 @@ def test_constants_come_with_standard_errors_from_columns() -> None:
     noise = 1e-2 * np.random.default_rng(1).standard_normal(40)
     data = {"t": times.tolist(), "u": (np.exp(-0.7 * times) + noise).tolist()}
     found = kanrun.solve(
-        "u_t = -k*u", {"t": [0, 2]}, ["u = 1 at t=0"], find={"k": 1}, data=data, intervals=[4, 5, 6, 8, 10]
+        "u_t = -k*u",
+        {"t": [0, 2]},
+        ["u = 1 at t=0"],
+        find={"k": 1},
+        data=data,
+        intervals=[4, 5, 6, 8, 10],
     )
     error = found.standard_errors["k"]
     assert abs(found.constants["k"] - 0.7) < 3 * error
     left = np.asarray(data["u"]) - np.exp(-found.constants["k"] * times)
     slope = times * np.exp(-found.constants["k"] * times)
-    assert error == pytest.approx((left.std() / np.linalg.norm(slope)), rel=0.1)  # of nonlinear regression
+    assert error == pytest.approx(
+        (left.std() / np.linalg.norm(slope)), rel=0.1
+    )  # of nonlinear regression
 
 
 def test_constants_that_change_the_solution_alike_are_not_called_solved() -> None:
@@ -97,7 +136,12 @@ def test_constants_that_change_the_solution_alike_are_not_called_solved() -> Non
     noise = 1e-2 * np.random.default_rng(1).standard_normal(40)
     data = {"t": times.tolist(), "u": (np.exp(-0.7 * times) + noise).tolist()}
     found = kanrun.solve(
-        "u_t = -(a + b)*u", {"t": [0, 2]}, ["u = 1 at t=0"], find={"a": 1, "b": 0.2}, data=data, intervals=[4, 8]
+        "u_t = -(a + b)*u",
+        {"t": [0, 2]},
+        ["u = 1 at t=0"],
+        find={"a": 1, "b": 0.2},
+        data=data,
+        intervals=[4, 8],
     )
     assert found.verdict == "doubtful"
     assert "hardly tell the sought constants apart" in found.reason
@@ -106,16 +150,26 @@ def test_constants_that_change_the_solution_alike_are_not_called_solved() -> Non
 def test_values_that_the_equation_does_not_give_are_not_called_solved() -> None:
     times = np.linspace(0, 2, 40)
     data = {"t": times.tolist(), "u": (1 + 0.3 * np.sin(2 * times)).tolist()}
-    found = kanrun.solve("u_t = -k*u", {"t": [0, 2]}, ["u = 1 at t=0"], find={"k": 1}, data=data, intervals=[5, 10, 20])
+    found = kanrun.solve(
+        "u_t = -k*u",
+        {"t": [0, 2]},
+        ["u = 1 at t=0"],
+        find={"k": 1},
+        data=data,
+        intervals=[5, 10, 20],
+    )
     assert found.verdict != "solved"
-    assert max(found.summary()["residual_rms"], *(stage.data for stage in found.solution.last)) > 0.05
+    assert (
+        max(found.summary()["residual_rms"], *(stage.data for stage in found.solution.last)) > 0.05
+    )
 
 
 def test_a_linear_problem_without_exact_solution_has_a_reference() -> None:
     given = EquationConfig(
-        variables={"x": [0, 1], "y": [0, 2]}, formula="u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
+        variables={"x": [0, 1], "y": [0, 2]},
+        formula="u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
         conditions=["u = 0 at x=0, x=1, y=0, y=2"],
-    )  # fmt: skip
+    )
     comparison = make_solve_problem(SolveConfig(equation=given), 0).comparison
     at = np.array([[0.3, 0.4], [0.9, 1.7]])
     assert comparison is not None
@@ -127,21 +181,31 @@ def test_a_linear_problem_without_exact_solution_has_a_reference() -> None:
 @pytest.mark.parametrize("walls", ["periodic in x", "u_x = 0 at x=0, x=1"])
 def test_systems_of_second_order_in_time_have_a_reference(walls: str) -> None:
     given = EquationConfig(
-        variables={"x": [0, 1], "t": [0, 0.5]}, unknowns=["u", "v"], formula=["u_tt = u_xx/pi^2", "v_t = u - v"],
+        variables={"x": [0, 1], "t": [0, 0.5]},
+        unknowns=["u", "v"],
+        formula=["u_tt = u_xx/pi^2", "v_t = u - v"],
         conditions=[walls, "u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"],
-    )  # fmt: skip
+    )
     comparison = make_solve_problem(SolveConfig(equation=given), 0).comparison
     at = np.array([[0.3, 0.4], [0.9, 0.5]])
     assert comparison is not None
-    assert comparison.values(at)[:, 0] == pytest.approx(np.cos(2 * np.pi * at[:, 0]) * np.cos(2 * at[:, 1]), abs=1e-7)
+    assert comparison.values(at)[:, 0] == pytest.approx(
+        np.cos(2 * np.pi * at[:, 0]) * np.cos(2 * at[:, 1]), abs=1e-7
+    )
 
 
 @pytest.mark.usefixtures("unwritten")
 def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
     times = np.linspace(0, 2, 60)
     noise = 1e-3 * np.random.default_rng(0).standard_normal(60)
-    pd.DataFrame({"t": times, "u": 3 * np.exp(-0.7 * times) + noise}).to_csv("decay.csv", index=False)
-    words = ["equation.variables={t: [0, 2]}", "equation.formula=u_t = -k*u", "equation.find={k: 2}"]
+    pd.DataFrame({"t": times, "u": 3 * np.exp(-0.7 * times) + noise}).to_csv(
+        "decay.csv", index=False
+    )
+    words = [
+        "equation.variables={t: [0, 2]}",
+        "equation.formula=u_t = -k*u",
+        "equation.find={k: 2}",
+    ]
     assert main([*OWN, *words, "equation.data=decay.csv"]) == 0
     summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
     assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
@@ -170,7 +234,9 @@ def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
         (["points=2"], "points=2"),
     ],
 )
-def test_refusals(words: list[str], sentence: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals(
+    words: list[str], sentence: str, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["solve", *words]) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not list(outputs.glob("solve/v*"))
@@ -187,7 +253,12 @@ def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
 @pytest.mark.usefixtures("unwritten")
 def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs: Path) -> None:
     """A small MLP settles at a wrong motion of the pendulum, with a small residual and no change between stages."""
-    words = ["equation=pendulum", "equation.intervals=[5,10]", "networks=[{kind: mlp, hidden: [8]}]", "points=150"]
+    words = [
+        "equation=pendulum",
+        "equation.intervals=[5,10]",
+        "networks=[{kind: mlp, hidden: [8]}]",
+        "points=150",
+    ]
     assert main(["solve", *words, "steps=8"]) == 0
     summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
     assert summary["l2"] > 0.1
@@ -197,10 +268,18 @@ def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outpu
 def test_continuation_in_a_constant_reaches_a_layer() -> None:
     conditions, constants = ["u = 2 at x=0", "u = -1.5 at x=1"], {"n": 0.01}
     found = kanrun.solve(
-        "n*u_xx = u_x*(1 - u^2)", {"x": [0, 1]}, conditions, constants=constants, continuation={"n": [0.1, 0.03]}
+        "n*u_xx = u_x*(1 - u^2)",
+        {"x": [0, 1]},
+        conditions,
+        constants=constants,
+        continuation={"n": [0.1, 0.03]},
     )
     assert found.verdict == "solved"
-    flux = 0.01 * found.derivative("u_x", [0.0, 1.0]) - found([0.0, 1.0])[:, 0] + found([0.0, 1.0])[:, 0] ** 3 / 3
+    flux = (
+        0.01 * found.derivative("u_x", [0.0, 1.0])
+        - found([0.0, 1.0])[:, 0]
+        + found([0.0, 1.0])[:, 0] ** 3 / 3
+    )
     assert flux[0] == pytest.approx(flux[1], rel=1e-6)  # n u' - u + u^3 / 3 is constant
 
 
@@ -208,7 +287,10 @@ def test_continuation_in_a_constant_reaches_a_layer() -> None:
     ("formula", "conditions"),
     [
         ("u_xxx = -u*u_xx/2", ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"]),  # Blasius
-        ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms far larger than the solution
+        (
+            "u_xx = 5*sinh(u)",
+            ["u = 0 at x=0", "u = 5 at x=8"],
+        ),  # terms far larger than the solution
     ],
 )
 def test_boundary_layers_are_found(formula: str, conditions: list[str]) -> None:
@@ -221,7 +303,10 @@ def test_boundary_layers_are_found(formula: str, conditions: list[str]) -> None:
 def test_a_constant_that_conditions_leave_open_is_seen() -> None:
     sides = ["u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"]
     found = kanrun.solve(
-        "u_xx + u_yy = -2*pi^2*cos(pi*x)*cos(pi*y)", {"x": [0, 1], "y": [0, 1]}, sides, intervals=[4, 8]
+        "u_xx + u_yy = -2*pi^2*cos(pi*x)*cos(pi*y)",
+        {"x": [0, 1], "y": [0, 1]},
+        sides,
+        intervals=[4, 8],
     )
     assert found.verdict == "doubtful"
     assert "leave the solution open" in found.reason
@@ -239,16 +324,34 @@ def test_finer_grids_correct_a_smooth_error_in_fourth_order() -> None:
 
 def test_the_figure_of_errors_has_every_network() -> None:
     rows = [
-        {"cell": n, "seed": s, "equation": "own", "network": f"KAN {n}", "window": 0, "unknowns": 10 * grid,
-         "l2": 0.1**grid, "residual_rms": 0.1**grid}
-        for n in range(2) for s in range(2) for grid in (1, 2)
-    ]  # fmt: skip
+        {
+            "cell": n,
+            "seed": s,
+            "equation": "own",
+            "network": f"KAN {n}",
+            "window": 0,
+            "unknowns": 10 * grid,
+            "l2": 0.1**grid,
+            "residual_rms": 0.1**grid,
+        }
+        for n in range(2)
+        for s in range(2)
+        for grid in (1, 2)
+    ]
     left, _ = convergence(pd.DataFrame(rows)).axes
-    assert [(line.get_label(), len(line.get_xdata())) for line in left.lines] == [("KAN 0", 2), ("KAN 1", 2)]
+    assert [(line.get_label(), len(line.get_xdata())) for line in left.lines] == [
+        ("KAN 0", 2),
+        ("KAN 1", 2),
+    ]
 
 
 def test_an_equation_without_initial_values_is_not_called_solved() -> None:
-    found = kanrun.solve("u_t = u_xx", {"x": [0, 1], "t": [0, 1]}, ["u = 0 at x=0, x=1"], intervals=[5, 10], terms=4)
+    found = kanrun.solve(
+        "u_t = u_xx", {"x": [0, 1], "t": [0, 1]}, ["u = 0 at x=0, x=1"], intervals=[5, 10], terms=4
+    )
     assert found.verdict == "doubtful", found.reason
     assert "leave the solution open" in found.reason
-    assert "the equation's order in t is 1, and of as many conditions there 0 are given" in found.reason
+    assert (
+        "the equation's order in t is 1, and of as many conditions there 0 are given"
+        in found.reason
+    )

@@ -52,7 +52,9 @@ def cells(cfg: ToyConfig) -> list[dict[str, Any]]:
     return [{"size": size} for size in cfg.sizes]
 
 
-def run(cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None = None) -> Iterator[Record]:
+def run(
+    cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None = None
+) -> Iterator[Record]:
     size = cell["size"]
     state, start = np.random.default_rng((size, seed)).normal(size=size), 0
     if resume is None:
@@ -66,7 +68,14 @@ def run(cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint |
         state = np.cos(3 * state) * 0.9
         rmse = float(np.sqrt(np.mean(state**2)))
         yield Row(
-            "metrics", {"seed": seed, "stage": step // 3, "step": step, "train_rmse": rmse, "seconds": time.time()}
+            "metrics",
+            {
+                "seed": seed,
+                "stage": step // 3,
+                "step": step,
+                "train_rmse": rmse,
+                "seconds": time.time(),
+            },
         )
         if step % 2 == 1:
             yield Checkpoint("resume", {"state": state}, {"step": step + 1})
@@ -89,7 +98,10 @@ def figures(tables: Mapping[str, pandas.DataFrame]) -> Iterator[tuple[str, Figur
 
 def claims(tables: Mapping[str, pandas.DataFrame]) -> list[Claim]:
     worst = float(tables["summary"]["test_rmse"].max())
-    return [Claim("the error is small", worst, "<= 1", worst <= 1), Claim("it is zero", worst, "0", False)]
+    return [
+        Claim("the error is small", worst, "<= 1", worst <= 1),
+        Claim("it is zero", worst, "0", False),
+    ]
 
 
 def _misbehave(cfg: ToyConfig, size: int, seed: int) -> None:
