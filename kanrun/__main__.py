@@ -11,7 +11,7 @@ from typing import IO, Any
 
 def main() -> None:
     """Runs `kanrun` as a process of its own and ends it with its exit code."""
-    gc.disable()  # until `start_collecting`: there is no garbage in what is imported, and searching takes half a second
+    gc.disable()  # until `enable_gc`: there is no garbage in what is imported, and searching takes half a second
     try:
         _open_streams()
         from kanrun.cli.app import main as command

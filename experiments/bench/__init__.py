@@ -18,7 +18,7 @@ from kanrun.config import BenchConfig, KANConfig
 from kanrun.config.registry import resolve
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
@@ -75,7 +75,7 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     if cell["part"] in APART:
         yield from resolve(f"kanrun.experiments.bench.{APART[cell['part']]}")(cfg, seed)
     for name, part in PARTS.items():
-        if cell["part"] in ("all", name) and not time_is_up():
+        if cell["part"] in ("all", name) and not time_limit_reached():
             yield Note(f"measuring {name}")
             yield from part(cfg, seed)
 

@@ -37,7 +37,7 @@ from kanrun.runs.records import Note, Record, Row
 from kanrun.study.build import factory, make_plan
 from kanrun.study.problem import make_problem
 from kanrun.study.resources import generator
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 UNIT, FULL = [0, 1], "full"
 POINTS = SamplingConfig(train=250, test=1000)
@@ -206,7 +206,7 @@ def ablation(cfg: BenchConfig, seed: int) -> Iterator[Record]:
             met = [rule for rule in rules if RULES[rule].starts == starts]
             for rule in [FULL, *met] if met else []:
                 found = ablate(rule, case, number, starts=starts)
-                if time_is_up():  # in the middle of this training
+                if time_limit_reached():  # in the middle of this training
                     break
                 rows.append({"case": name, "held_back": name in HELD_BACK, **found})
                 yield Row("ablation", rows[-1])

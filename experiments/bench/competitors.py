@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.splines import uniform_breakpoints
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 Step = Callable[[], None]
 
@@ -48,7 +48,7 @@ def in_turn(
     began = time.perf_counter()
     for number in range(rounds):
         if (number >= SLOW_ROUNDS and time.perf_counter() - began > seconds) or (
-            number and time_is_up()
+            number and time_limit_reached()
         ):
             break
         names = list(steps)

@@ -64,7 +64,7 @@ from kanrun.study import statistics
 from kanrun.study.build import factory, make_plan
 from kanrun.study.problem import PRECISIONS, make_problem
 from kanrun.study.resources import generator, threads_of
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 ENTRY = "import sys; from kanrun.cli.app import main; sys.exit(main())"
 COMMANDS = {
@@ -207,7 +207,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.peers]
     for numbers in cfg.layers:
-        if time_is_up():
+        if time_limit_reached():
             break
         case, steps, failed = LayerCase(*numbers), {}, {}
         for name in competitors:
@@ -310,7 +310,7 @@ def exponents(table: DataFrame) -> DataFrame:
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """Seconds until each error is reached on fresh points, by ours and by others."""
     for name, start in race(cfg, seed).items():
-        if time_is_up():
+        if time_limit_reached():
             break
         peer = PACKAGE.get(name, name)
         best, seconds, status, reached = (

@@ -28,7 +28,7 @@ from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cross_validation import OURS, loss_of
 from kanrun.study.table_model import fit_table
 from kanrun.targets import Points
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 TEST_SHARE, MOST_ROWS, MOST_LEVELS = 0.25, 2000, 40
 #: Measured last, and on the first split alone.
@@ -110,7 +110,7 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     for source, split, slow in asked:
         with threadpool_limits(limits=1):
             found = list(_measured(source, seed + split, slow))
-        if time_is_up():  # in the middle of a fit
+        if time_limit_reached():  # in the middle of a fit
             break
         rows += found
         yield from (Row("tables", row) for row in found)

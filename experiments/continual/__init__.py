@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Record
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 if TYPE_CHECKING:
     from kanrun.experiments.continual.learners import Learner
@@ -125,7 +125,7 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     }
     tried = []
     for number in range(cell["trials"]):
-        if number and time_is_up():
+        if number and time_limit_reached():
             break
         trial = go_through(learner, cfg, sequence, number, seed)
         tried.append(trial)

@@ -39,7 +39,7 @@ from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
 from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 #: A grid that follows the data reaches this share of their range beyond it.
 MARGIN = 0.02
@@ -132,7 +132,7 @@ def _learn(solver: Solver, budget: int, where: str) -> int:
             raise TrainingFailed(f"{where}, step {step}: {error}") from error
         if not np.isfinite(loss):
             raise TrainingFailed(f"{where}, step {step}: the loss is not finite.")
-        if solver.converged or time_is_up():
+        if solver.converged or time_limit_reached():
             return step
     return budget
 

@@ -12,7 +12,7 @@ import typer
 from kanrun.cli.experiments import Outputs
 from kanrun.cli.runs import RunName
 from kanrun.errors import UsageError
-from kanrun.watch import start_collecting
+from kanrun.monitoring import enable_gc
 
 ModelName = Annotated[
     str | None,
@@ -76,7 +76,7 @@ def predict(  # noqa: PLR0913  # options of a command
     from kanrun.runs import find_run
     from kanrun.study.saved import predict_table
 
-    start_collecting()
+    enable_gc()
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(
             f"--output {output} is the input's file, whose other columns would be lost; name another one."

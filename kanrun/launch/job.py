@@ -28,7 +28,7 @@ from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep
 from kanrun.runs.files import storing, write_atomic
 from kanrun.runs.tables import csv_lines, read_rows
 from kanrun.study.experiment import Failure, Prepared
-from kanrun.watch import start_collecting
+from kanrun.monitoring import enable_gc
 
 
 def load_experiment(command: str) -> ModuleType:
@@ -67,7 +67,7 @@ class Job:
         from kanrun.study import execute as study
 
         folder = RunFolder(path, self.command)
-        start_collecting()
+        enable_gc()
         with logging_to(path / "run.log"):
             try:
                 study.execute(
@@ -97,7 +97,7 @@ class Job:
             return
         from kanrun.study import execute as study
 
-        start_collecting()
+        enable_gc()
         with logging_to(run.path / "run.log"):
             folder = RunFolder.reopen(run.path, force=force)
             experiment = load_experiment(self.command)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from kanrun import watch
+from kanrun import monitoring
 from kanrun.errors import Terminated, UsageError
 
 
@@ -101,12 +101,12 @@ def signals_raise() -> Iterator[Signals]:
             end_at_once(signals.exit_code)
         _say_past_python("kanrun: stopping after this step; Ctrl-C once more ends at once\n")
         if not signals.terminated:
-            watch.interrupt(KeyboardInterrupt())
+            monitoring.interrupt(KeyboardInterrupt())
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if not signals.terminated and not signals.interrupted:
             signals.terminated = True  # a second one must not cut the clean ending short
-            watch.interrupt(Terminated())
+            monitoring.interrupt(Terminated())
 
     handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

@@ -51,7 +51,7 @@ from kanrun.targets import (
     is_frame,
     named_formula,
 )
-from kanrun.watch import Advance, end_now, watching
+from kanrun.monitoring import ProgressUpdate, request_stop, monitored
 
 ADDITIVE = "additive"  # the model of tables with one effect per input alone
 RESUME = "resume"  # the name of the checkpoints from which a training resumes
@@ -222,7 +222,7 @@ def fit_target(
         if seconds is None
         else TimeLimit(seconds, time.process_time(), results=0.0, program=0.0).end
     )
-    watched = watching(line.show if progress else None, limit)
+    watched = monitored(line.show if progress else None, limit)
     with using_threads(threads_of(cfg)), watched, _ctrl_c(not automatic) as stop:
         for record in run(cfg, {}, cfg.seed, prepared=prepared):
             recorded.add(record)
@@ -247,7 +247,7 @@ def _ctrl_c(ends_in_order: bool) -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        end_now()
+        request_stop()
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -293,7 +293,7 @@ class _ProgressLine:
     def __init__(self) -> None:
         self._shown, self._width = 0.0, 0
 
-    def show(self, advance: Advance) -> None:
+    def show(self, advance: ProgressUpdate) -> None:
         now = time.monotonic()
         if now - self._shown < SHOWN_EVERY:
             return

@@ -19,7 +19,7 @@ from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status,
 from kanrun.runs.reader import TOP_TABLES, Run, holding
 from kanrun.runs.records import Checkpoint, Record, Row, Table
 from kanrun.runs.tables import CsvFile, csv_lines, read_rows
-from kanrun.watch import uninterrupted
+from kanrun.monitoring import uninterrupted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

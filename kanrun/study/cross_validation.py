@@ -19,7 +19,7 @@ from numpy import ndarray
 from kanrun.study.model import error_levels
 from kanrun.study.table_model import Folds, TableModel, row_losses, training_rows
 from kanrun.targets import Points, deviation, ordinary_units, root_mean_square
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 OURS = "kanrun"
 
@@ -49,7 +49,7 @@ def cross_validate(
     """The errors of the automatic model on its folds, and with `baselines` those of others on the same folds."""
     losses: dict[str, list[float]] = {OURS: []}
     seconds: dict[str, list[float]] = {OURS: list(folds.seconds)}
-    models = _baselines(classes) if baselines and not time_is_up() else {}
+    models = _baselines(classes) if baselines and not time_limit_reached() else {}
     ordinary, _, unit = ordinary_units(points, classes)
     for k in range(len(folds.seconds)):
         held = np.flatnonzero(folds.number == k)

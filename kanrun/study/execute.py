@@ -42,7 +42,7 @@ from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import check_memory, cores, device_of, threads_of
 from kanrun.study.trackers import Tracker
-from kanrun.watch import time_is_up, watching
+from kanrun.monitoring import time_limit_reached, monitored
 
 if TYPE_CHECKING:
     import pandas
@@ -231,7 +231,7 @@ class _Execution:
                 self._recorder.handle(Warned(text))
                 reporter.handle(Warned(text))
             events = self._events(left, lambda task: checkpoints.get(task.pair))
-            with watching(reporter.show_advance, self._limit.end if self._limit else None):
+            with monitored(reporter.show_advance, self._limit.end if self._limit else None):
                 try:
                     for event in events:
                         self._recorder.handle(event)
@@ -244,7 +244,7 @@ class _Execution:
                     *(task.pair for task, _ in self._recorder.failures),
                 }
                 # only the end of the time leaves trainings out
-                self._ended_early = time_is_up() or any(task.pair not in ended for task in left)
+                self._ended_early = time_limit_reached() or any(task.pair not in ended for task in left)
 
     def _track(self, event: TaskEvent) -> None:
         """Tell the tracker, where there is one, of a row of metrics."""

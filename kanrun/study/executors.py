@@ -24,7 +24,7 @@ from typing import Any
 
 from kanrun.runs.records import Checkpoint, Record
 from kanrun.study.experiment import Failure, Task, TaskRunner
-from kanrun.watch import Advance, time_is_up, watching
+from kanrun.monitoring import ProgressUpdate, time_limit_reached, monitored
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Progressed:
     """How far a part of the task is, as its computation says; nothing of it is recorded."""
 
     task: Task
-    advance: Advance
+    advance: ProgressUpdate
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> Tas
     None but the first begins once the time of this thread's watch is up, which also hears how far they are.
     """
     for number, task in enumerate(tasks):
-        if number and time_is_up():
+        if number and time_limit_reached():
             return
         yield Started(task)
         yield from events_of(runner, task, resume(task))
@@ -105,7 +105,7 @@ def events_of(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> Task
     except Exception as error:
         yield Failed(task, Failure.of(error))
     else:
-        yield Finished(task, time.monotonic() - clock, time_is_up())
+        yield Finished(task, time.monotonic() - clock, time_limit_reached())
 
 
 def run_local(
@@ -219,16 +219,16 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
             task, resume = connection.recv()
         except EOFError:
             return
-        with watching(_sender(connection, task), seconds):
+        with monitored(_sender(connection, task), seconds):
             for event in events_of(runner, task, resume):
                 connection.send(event)
 
 
-def _sender(connection: Connection, task: Task) -> Callable[[Advance], None]:
+def _sender(connection: Connection, task: Task) -> Callable[[ProgressUpdate], None]:
     """A listener that sends what it hears to the parent, no more often than that can show it."""
     last = -TOLD_EVERY
 
-    def send(advance: Advance) -> None:
+    def send(advance: ProgressUpdate) -> None:
         nonlocal last
         if time.monotonic() - last >= TOLD_EVERY:
             last = time.monotonic()

@@ -32,7 +32,7 @@ from kanrun.study.executors import (
 )
 from kanrun.study.experiment import Task
 from kanrun.study.report import shown
-from kanrun.watch import Advance
+from kanrun.monitoring import ProgressUpdate
 
 SECONDS_BETWEEN_LINES = 5.0  # on how far a training is, where there is no terminal
 _ERRORS = (
@@ -62,7 +62,7 @@ class Reporter:
         ] = {}  # error and training by target: only these errors compare
         self._target: Any = None  # of the training that finished last
         self._clock = self._began = time.monotonic()
-        self._part = Advance("", 0)
+        self._part = ProgressUpdate("", 0)
         self._bar: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
             self._bar = _make_bar(console, total)
@@ -109,7 +109,7 @@ class Reporter:
             self._say(f"{event.task} failed: {event.failure.reason}", "red")
             self._advance("")
 
-    def show_advance(self, advance: Advance) -> None:
+    def show_advance(self, advance: ProgressUpdate) -> None:
         """Show how far a part of a training is: on the bar, elsewhere as one line every few seconds."""
         if self._quiet:
             return
@@ -194,7 +194,7 @@ class Reporter:
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
 
 
-def _advance_line(advance: Advance, seconds: float) -> str:
+def _advance_line(advance: ProgressUpdate, seconds: float) -> str:
     """How far a part of a training is after so many seconds, its lowest error, and the time left if all is done."""
     words = [f"{advance.part}: {advance.done}" + (f" of {advance.total}" if advance.total else "")]
     if advance.error is not None and math.isfinite(advance.error):

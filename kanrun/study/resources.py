@@ -15,7 +15,7 @@ import numpy as np
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import UsageError
-from kanrun.watch import uninterrupted
+from kanrun.monitoring import uninterrupted
 
 if TYPE_CHECKING:
     from torch import Generator

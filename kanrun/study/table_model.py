@@ -39,7 +39,7 @@ from kanrun.targets import (
     ordinary_units,
     output_map,
 )
-from kanrun.watch import advanced, time_is_up
+from kanrun.monitoring import report_progress, time_limit_reached
 
 DEFAULT_POLICY = TablePolicy()
 PLAIN_POWER = 0.15  # so near to 1 a transform changes nothing
@@ -371,7 +371,7 @@ def _without_folds(
 ) -> tuple[dict[str, ndarray], ndarray, ndarray]:
     """Each candidate's predictions of left-out rows (NaN where none), the fold of each row, and seconds per fold.
 
-    Folds that do not begin before the time is up (`kanrun.watch`) are left out, their rows with number -1.
+    Folds that do not begin before the time is up (`kanrun.monitoring`) are left out, their rows with number -1.
     """
     labels = points.y[:, 0].astype(int) if classes else None
     number = folds_of(points, policy, seed, labels)
@@ -379,8 +379,8 @@ def _without_folds(
     seconds: list[float] = []
     count = int(number.max()) + 1
     for k in range(count):
-        advanced("folds", k, count)
-        if time_is_up():
+        report_progress("folds", k, count)
+        if time_limit_reached():
             number = np.where(number >= k, -1, number)
             break
         held, before = np.flatnonzero(number == k), time.process_time()

@@ -20,7 +20,7 @@ from kanrun.cli.app import main
 from kanrun.engine.training.data_fitting import LevenbergMarquardt
 from kanrun.errors import KanrunError, UsageError
 from kanrun.library.fitting import _ProgressLine
-from kanrun.watch import Advance
+from kanrun.monitoring import ProgressUpdate
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (80, 2))
@@ -258,7 +258,7 @@ def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     fit(X, Y, progress=True, **SMALL)
     assert "\n" not in shown.getvalue()
     line = _ProgressLine()
-    line.show(Advance("grid of 5", 3, 10, 0.25))
+    line.show(ProgressUpdate("grid of 5", 3, 10, 0.25))
     assert shown.getvalue().endswith("\rkanrun: grid of 5: 3 of 10, best 0.25")
     line.end()
     assert shown.getvalue().endswith(" \r")

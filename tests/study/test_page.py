@@ -28,7 +28,7 @@ from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.page import network_values, write_report
-from kanrun.study.page.living import living_of, model_values
+from kanrun.study.page.interactive import interactive_data, model_values
 from kanrun.study.training_records import pack
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
@@ -185,7 +185,7 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     for path in run.path.rglob("cell*.safetensors"):
         path.unlink()
-    (single,) = living_of(run)
+    (single,) = interactive_data(run)
     assert len(single["points"]["x"]) == 20
     for path in run.path.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
@@ -223,7 +223,7 @@ def field_to(end: float, hard: HardConditions | None = None) -> Field:
 
 
 def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path) -> None:
-    (living,) = living_of(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
+    (living,) = interactive_data(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
     assert living["slider"] == "window"
     assert [stage["label"] for stage in living["stages"]] == ["t from 0 to 1", "t from 1 to 2"]
     assert [[x[1] for x in stage["points"]["x"]] for stage in living["stages"]] == [
@@ -234,7 +234,7 @@ def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path)
 
 def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> None:
     hard = HardConditions(("x", "t"), ("x",), ("t",))
-    (living,) = living_of(run_of(tmp_path, field_to(1.0, hard)))
+    (living,) = interactive_data(run_of(tmp_path, field_to(1.0, hard)))
     assert (
         living["said"]
         == "The page cannot evaluate a solution with conditions=hard; its figures show it."
@@ -250,7 +250,7 @@ def test_lecture_experiments_have_frames(
     name: str, slider: str, frames: int, panels: int, tmp_path: Path
 ) -> None:
     run = Run(FIXTURES / name / "v0001", f"{name}/v0001")
-    (living,) = living_of(run)
+    (living,) = interactive_data(run)
     assert (living["slider"], len(living["frames"])) == (slider, frames)
     assert max(len(frame["panels"]) for frame in living["frames"]) >= panels - 1
     for frame in living["frames"]:
@@ -274,7 +274,7 @@ def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
     )
     folder.record(Table("bspline_knots", {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}))
     folder.finish(Status.COMPLETED)
-    bezier, spline = living_of(Run(folder.path))
+    bezier, spline = interactive_data(Run(folder.path))
     assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)
     assert (spline["degree"], spline["knots"]) == (3, [0, 0, 0, 0, 0.5, 1, 1, 1, 1])
 

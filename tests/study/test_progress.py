@@ -14,7 +14,7 @@ from kanrun.study import report
 from kanrun.study.executors import Failed, Finished, Recorded, Started
 from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
-from kanrun.watch import Advance
+from kanrun.monitoring import ProgressUpdate
 
 
 def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
@@ -204,7 +204,7 @@ def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.Monke
     stream = io.StringIO()
     reporter = Reporter(Console(file=stream, width=100), 1)
     for done, error in ((1, 0.5), (6, 0.25), (7, 0.25), (16, 0.125)):
-        reporter.show_advance(Advance("grid of 8", done, 21, error))
+        reporter.show_advance(ProgressUpdate("grid of 8", done, 21, error))
     assert stream.getvalue().splitlines() == [
         "grid of 8: 6 of 21, best 0.25, at most 12 s left here",
         "grid of 8: 16 of 21, best 0.125, at most 5 s left here",

@@ -15,7 +15,7 @@ from kanrun.study.effects import effect_table, importance_table, pair_table
 from kanrun.study.table_model import TableModel, fit_table, folds_of, training_rows
 from kanrun.study.table_policy import TablePolicy
 from kanrun.targets import Points, ScorePolicy
-from kanrun.watch import Advance, watching
+from kanrun.monitoring import ProgressUpdate, monitored
 
 MARGINS = ScorePolicy()
 ROUNDING = 1e-12  # of evaluating a network
@@ -358,13 +358,13 @@ def test_an_input_beyond_its_range_adds_nothing_with_zero() -> None:
 
 
 def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
-    seen: list[Advance] = []
+    seen: list[ProgressUpdate] = []
     points = linear(80)
-    with watching(seen.append, process_time()):
+    with monitored(seen.append, process_time()):
         model = fit_table(points, None)
     assert model.folds is None
     assert np.isfinite(model.values(points.x)).all()
-    with watching(seen.append):
+    with monitored(seen.append):
         fit_table(points, None)
     assert [(one.part, one.done) for one in seen if one.part == "folds"] == [
         ("folds", k) for k in (0, 0, 1, 2, 3, 4)

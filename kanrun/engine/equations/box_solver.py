@@ -25,7 +25,7 @@ from kanrun.engine.equations.starts import Starts
 from kanrun.engine.equations.system import System
 from kanrun.engine.equations.system_rows import SystemRows
 from kanrun.engine.least_squares import minimise
-from kanrun.watch import advanced, time_is_up
+from kanrun.monitoring import report_progress, time_limit_reached
 
 
 class ConditionWeights:
@@ -196,9 +196,9 @@ class BoxSolver:
             found.append(
                 replace(stage, least_data=min([stage.data, *(each.data for each in found)]))
             )
-            advanced("grids", len(found), None, stage.objective**0.5)
-            action = None if time_is_up() else plan.next(found)
-            if action is None and fixed and not time_is_up():
+            report_progress("grids", len(found), None, stage.objective**0.5)
+            action = None if time_limit_reached() else plan.next(found)
+            if action is None and fixed and not time_limit_reached():
                 found[-1] = self._with_coarser(found[-1])
             yield found[-1]
             if action is None:
@@ -250,7 +250,7 @@ class BoxSolver:
             if previous is not None and solution.form.factors == 1
             else policy.lm.damping
         )
-        state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_is_up)
+        state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         fresh = self.rows.points(self.rows.unseen, None, found)
         between = self.rows.borders(2 * policy.face_points + 1, 1.0, 1.0, edges, found)

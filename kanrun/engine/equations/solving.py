@@ -12,7 +12,7 @@ from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, Equa
 from kanrun.engine.equations.field import Field, Windows
 from kanrun.engine.equations.hard_conditions import hard_conditions
 from kanrun.engine.equations.system import System
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 
 def solve(
@@ -61,12 +61,12 @@ def solve(
             if shorter and _hopeless(stages, policy):
                 break
         holds = _holds(stages[-1], system, policy, before, whole=whole)
-        if shorter and not holds and not time_is_up():
+        if shorter and not holds and not time_limit_reached():
             length = max((end - start) / 2, shortest)
             continue
         before = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
-        if time_is_up():
+        if time_limit_reached():
             break
         if (
             windows == "auto"

@@ -16,7 +16,7 @@ from kanrun.engine.equations.system_rows import SystemRows
 from kanrun.engine.least_squares import minimise
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 
 class Starts:
@@ -60,7 +60,7 @@ class Starts:
         """The objective, field and constants after some steps; infinity where the start is not finite."""
         problem = ResidualProblem(candidate, blocks, constants)
         state, _ = minimise(
-            problem, self.policy.lm, replace(self.policy.start, steps=steps), ended=time_is_up
+            problem, self.policy.lm, replace(self.policy.start, steps=steps), ended=time_limit_reached
         )
         found, constants = problem.solution(state.unknowns)
         inside = self.rows.points(self.rows.inside, self.policy.start_points)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 Event = TypeVar("Event")
 
@@ -68,7 +68,7 @@ def work_done() -> float:
 
 
 def count_work(units: float) -> None:
-    """Advance the clock of this thread. Raises WorkSpent at the end of what `limited` allows."""
+    """ProgressUpdate the clock of this thread. Raises WorkSpent at the end of what `limited` allows."""
     _thread.done = work_done() + units
     if _thread.done > getattr(_thread, "limit", math.inf):
         raise WorkSpent
@@ -144,4 +144,4 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        return self.left <= 0 or time_is_up()
+        return self.left <= 0 or time_limit_reached()

@@ -25,7 +25,7 @@ from kanrun.engine.training.solver_run import (
     StepLog,
     make_solver,
 )
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 
 @dataclass
@@ -65,7 +65,7 @@ class PenaltySearch:
         """
         policy, moved, missed, tried = self.policy, False, 0, self.smoothing.weight
         patience = policy.plateau if self.smoothing.order == policy.rough_order else 0
-        for _ in range(0 if time_is_up() else tries):
+        for _ in range(0 if time_limit_reached() else tries):
             tried /= policy.factor
             if tried < policy.smallest * 0.9 or missed > patience:
                 break
@@ -76,7 +76,7 @@ class PenaltySearch:
 
     def _upwards(self, steps: int) -> Events[Step, None, None]:
         policy, missed, tried = self.policy, 0, self.smoothing.weight * self.policy.factor
-        while tried < policy.largest and missed < policy.misses and not time_is_up():
+        while tried < policy.largest and missed < policy.misses and not time_limit_reached():
             before = self.best.error
             helped, reached = yield from self._try(tried, steps)
             missed = 0 if helped else missed + 1
@@ -104,7 +104,7 @@ class PenaltySearch:
             weight, inflation = likelier_weight(network, self.data.train, self.smoothing)
             if (
                 max(weight / self.smoothing.weight, self.smoothing.weight / weight) < policy.settled
-                or time_is_up()
+                or time_limit_reached()
             ):
                 break
             self.smoothing = replace(self.smoothing, weight=max(weight, policy.smallest))

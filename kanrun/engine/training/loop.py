@@ -25,7 +25,7 @@ from kanrun.engine.training.grid_stages import GridTraining, Snapshot, Stage, Tr
 from kanrun.engine.training.multistart import Create, best_start
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solver_run import Clock, Step, make_solver, spent
-from kanrun.watch import time_is_up
+from kanrun.monitoring import time_limit_reached
 
 Event = Step | Stage | Snapshot
 Y = TypeVar("Y")
@@ -100,7 +100,7 @@ class _Training:
             snapshot = None
         penalty = self.plan.policy.penalty
         while len(training.stages) < len(self.schedule) and not self._finished(training):
-            if training.stages and time_is_up():
+            if training.stages and time_limit_reached():
                 break
             position = len(training.stages)
             tries = penalty.last_tries if position == len(self.schedule) - 1 else penalty.tries
@@ -154,7 +154,7 @@ class _Training:
             else [network.shape]
         )
         for shape in shapes:
-            if rivals and time_is_up():
+            if rivals and time_limit_reached():
                 break
             create = partial(self._narrow, shape)
             start = best_start(create, self.data, self.plan, smoothing.weight, self.generator)
@@ -185,7 +185,7 @@ class _Training:
             events: list[Event] = []
             for intervals in grids:
                 large = limit is not None and training.network.unknowns_at(intervals) > limit
-                if (training.stages and (large or time_is_up())) or self._finished(training):
+                if (training.stages and (large or time_limit_reached())) or self._finished(training):
                     break
                 for event in _ended(training.advance(intervals, tries=0), events.append):
                     if isinstance(event, Step):  # nothing resumes in the middle of a comparison
@@ -236,6 +236,6 @@ class _Training:
             for _ in range(policy.final_steps):
                 before = solver.loss
                 solver.step()
-                if spent(solver, before, policy.grids) or time_is_up():
+                if spent(solver, before, policy.grids) or time_limit_reached():
                     break
         return network

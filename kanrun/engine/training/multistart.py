@@ -28,7 +28,7 @@ from kanrun.engine.training.data import Samples, TrainingData, not_finite, outpu
 from kanrun.engine.training.data_fitting import DataFitting, Smoothing
 from kanrun.engine.training.plan import MultistartPolicy, Plan
 from kanrun.errors import TrainingFailed
-from kanrun.watch import advanced, time_is_up
+from kanrun.monitoring import report_progress, time_limit_reached
 
 
 @dataclass(frozen=True)
@@ -291,10 +291,10 @@ def best_start(
         batch = rounds.run(batch, policy.rounds_before)[: max(2, starts // 3)]
         best = min(best, *rounds.run(batch, policy.rounds_after), key=lambda start: start.loss)
         error = best.loss**0.5
-        advanced("starts", tried * starts, policy.batches * starts, error)
+        report_progress("starts", tried * starts, policy.batches * starts, error)
         if error < policy.good or starts == 1 or (tried >= policy.enough and error > policy.poor):
             break
-        if best.loss < inf and time_is_up():
+        if best.loss < inf and time_limit_reached():
             break
     if best.loss == inf:
         raise TrainingFailed(
@@ -314,7 +314,7 @@ class _Rounds:
         """The starts after `count` rounds, the best first."""
         policy, held = self.plan.policy.multistart, self.plan.policy.held_numbers
         for _ in range(count):
-            if time_is_up() and min(start.loss for start in batch) < inf:
+            if time_limit_reached() and min(start.loss for start in batch) < inf:
                 break
             for start in batch:
                 start.network = self._placed(start.network)

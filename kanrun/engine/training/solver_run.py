@@ -28,7 +28,7 @@ from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.plan import GridPolicy, Plan
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.watch import advanced, time_is_up
+from kanrun.monitoring import report_progress, time_limit_reached
 
 
 @runtime_checkable
@@ -209,7 +209,7 @@ class SolverRun:
         Raises TrainingFailed where the error on training points is not finite.
         """
         solver, grids, patience = self.solver, self._plan.policy.grids, self._plan.patience
-        while self.taken < self._limit and not self.settled and not time_is_up():
+        while self.taken < self._limit and not self.settled and not time_limit_reached():
             before, loss = solver.loss, solver.step()
             self.taken += 1
             log.steps += 1
@@ -228,7 +228,7 @@ class SolverRun:
             impatient = patience is not None and self.unimproved >= patience
             self.settled = spent(solver, before, grids) or self.stalled >= 2 or impatient
             part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
-            advanced(part, self.taken, self._limit, best.error)
+            report_progress(part, self.taken, self._limit, best.error)
             yield from log.show(solver.network, errors)
         return self.settled
 

@@ -24,7 +24,7 @@ from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import local_time
 from kanrun.study.comparison import RunComparison
-from kanrun.study.page.living import PageLimits, living_of, network_values
+from kanrun.study.page.interactive import PageLimits, interactive_data, network_values
 from kanrun.study.report import shown
 
 __all__ = ["PageLimits", "network_values", "write_report"]
@@ -100,7 +100,7 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         parts.append(_jobs(run))
     parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
     parts.append(_record(single))
-    for living in living_of(single):
+    for living in interactive_data(single):
         source, content = f"living-{len(sources)}", _json(living)
         parts.append(_tag("h3", living["title"]))
         if living["kind"] == "absent":

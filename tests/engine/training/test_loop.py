@@ -23,7 +23,7 @@ from kanrun.engine.training import (
     TrainingState,
     train,
 )
-from kanrun.watch import Advance, time_is_up, watching
+from kanrun.monitoring import ProgressUpdate, time_limit_reached, monitored
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -66,13 +66,13 @@ class Whole:
     steps: list[Step]
     stages: list[Stage]
     trained: Trained
-    heard: list[Advance]
+    heard: list[ProgressUpdate]
 
 
 @pytest.fixture(scope="module")
 def whole() -> Whole:
-    heard: list[Advance] = []
-    with watching(heard.append):
+    heard: list[ProgressUpdate] = []
+    with monitored(heard.append):
         steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
     assert trained is not None
     return Whole(steps, stages, trained, heard)
@@ -168,15 +168,15 @@ def test_the_best_of_several_starts_goes_on(solver: str, count: int) -> None:
 
 
 def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole: Whole) -> None:
-    heard: list[Advance] = []
-    with watching(heard.append, end=process_time()):
+    heard: list[ProgressUpdate] = []
+    with monitored(heard.append, end=process_time()):
         steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
     assert trained is not None
     assert [stage.intervals for stage in stages] == [4]
     assert not steps
     assert trained.errors.train < 1  # of outputs whose deviation is above 1: the best start
     assert {advance.part for advance in heard} == {"starts"}
-    assert not time_is_up()
+    assert not time_limit_reached()
     told = [advance for advance in whole.heard if advance.part == "grid of 8"]
     assert [advance.done for advance in told][:2] == [1, 2]
     last = told[

@@ -35,7 +35,7 @@ class PageLimits:
     frames: int = 60
 
 
-def living_of(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
+def interactive_data(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
     """Everything of `run` that can move: what cannot be read is left out."""
     for make in (_networks, _curves, _phases, _staircase, _snapping):
         with contextlib.suppress(KanrunError, KeyError, ValueError, TypeError, IndexError):
