@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config import BenchConfig, KANConfig
 from kanrun.config.registry import resolve
 from kanrun.errors import UsageError
-from kanrun.runs.records import Note, Record, Row
 from kanrun.monitoring import time_limit_reached
+from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables

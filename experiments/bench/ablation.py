@@ -33,11 +33,11 @@ from kanrun.config import (
 )
 from kanrun.engine.training import Plan, baseline_error, fit
 from kanrun.errors import UsageError
+from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.build import factory, make_plan
 from kanrun.study.problem import make_problem
 from kanrun.study.resources import generator
-from kanrun.monitoring import time_limit_reached
 
 UNIT, FULL = [0, 1], "full"
 POINTS = SamplingConfig(train=250, test=1000)

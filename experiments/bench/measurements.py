@@ -59,12 +59,12 @@ from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.templates import kan_shape
 from kanrun.engine.training import Step, train
 from kanrun.formulas import parse
+from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study import statistics
 from kanrun.study.build import factory, make_plan
 from kanrun.study.problem import PRECISIONS, make_problem
 from kanrun.study.resources import generator, threads_of
-from kanrun.monitoring import time_limit_reached
 
 ENTRY = "import sys; from kanrun.cli.app import main; sys.exit(main())"
 COMMANDS = {

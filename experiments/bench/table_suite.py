@@ -24,11 +24,11 @@ from scipy.stats import rankdata, studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
+from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cross_validation import OURS, loss_of
 from kanrun.study.table_model import fit_table
 from kanrun.targets import Points
-from kanrun.monitoring import time_limit_reached
 
 TEST_SHARE, MOST_ROWS, MOST_LEVELS = 0.25, 2000, 40
 #: Measured last, and on the first split alone.

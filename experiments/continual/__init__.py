@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
-from kanrun.runs.records import Record
 from kanrun.monitoring import time_limit_reached
+from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
     from kanrun.experiments.continual.learners import Learner

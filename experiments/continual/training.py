@@ -37,9 +37,9 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
+from kanrun.monitoring import time_limit_reached
 from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
-from kanrun.monitoring import time_limit_reached
 
 #: A grid that follows the data reaches this share of their range beyond it.
 MARGIN = 0.02

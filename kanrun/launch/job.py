@@ -24,11 +24,11 @@ from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.launch.composing import typed
 from kanrun.launch.process import logging_to
+from kanrun.monitoring import enable_gc
 from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep
 from kanrun.runs.files import storing, write_atomic
 from kanrun.runs.tables import csv_lines, read_rows
 from kanrun.study.experiment import Failure, Prepared
-from kanrun.monitoring import enable_gc
 
 
 def load_experiment(command: str) -> ModuleType:

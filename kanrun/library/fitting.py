@@ -33,6 +33,7 @@ from kanrun.errors import UsageError
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import TableFitting, prepare_table
 from kanrun.experiments.fit.training import make_fit
+from kanrun.monitoring import ProgressUpdate, monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.execute import TimeLimit
@@ -51,7 +52,6 @@ from kanrun.targets import (
     is_frame,
     named_formula,
 )
-from kanrun.monitoring import ProgressUpdate, request_stop, monitored
 
 ADDITIVE = "additive"  # the model of tables with one effect per input alone
 RESUME = "resume"  # the name of the checkpoints from which a training resumes

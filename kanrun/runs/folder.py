@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import UsageError
+from kanrun.monitoring import uninterrupted
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
 from kanrun.runs.files import file_name, remove_temporary, storing, sync, write_atomic, write_json
@@ -19,7 +20,6 @@ from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status,
 from kanrun.runs.reader import TOP_TABLES, Run, holding
 from kanrun.runs.records import Checkpoint, Record, Row, Table
 from kanrun.runs.tables import CsvFile, csv_lines, read_rows
-from kanrun.monitoring import uninterrupted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

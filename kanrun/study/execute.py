@@ -14,6 +14,7 @@ from rich.console import Console
 from kanrun.config import ExperimentConfig
 from kanrun.config import rules as settings
 from kanrun.errors import StorageFailed
+from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, check_tags
 from kanrun.runs.reader import Run
@@ -42,7 +43,6 @@ from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import check_memory, cores, device_of, threads_of
 from kanrun.study.trackers import Tracker
-from kanrun.monitoring import time_limit_reached, monitored
 
 if TYPE_CHECKING:
     import pandas

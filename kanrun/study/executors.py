@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 from kanrun.runs.records import Checkpoint, Record
 from kanrun.study.experiment import Failure, Task, TaskRunner
-from kanrun.monitoring import ProgressUpdate, time_limit_reached, monitored
 
 
 @dataclass(frozen=True)

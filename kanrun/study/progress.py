@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.executors import (
     Failed,
@@ -32,7 +33,6 @@ from kanrun.study.executors import (
 )
 from kanrun.study.experiment import Task
 from kanrun.study.report import shown
-from kanrun.monitoring import ProgressUpdate
 
 SECONDS_BETWEEN_LINES = 5.0  # on how far a training is, where there is no terminal
 _ERRORS = (

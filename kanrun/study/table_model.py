@@ -30,6 +30,7 @@ from kanrun.engine.evidence import (
 )
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
+from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.study.table_policy import TablePolicy
 from kanrun.targets import (
     PiecewiseScaling,
@@ -39,7 +40,6 @@ from kanrun.targets import (
     ordinary_units,
     output_map,
 )
-from kanrun.monitoring import report_progress, time_limit_reached
 
 DEFAULT_POLICY = TablePolicy()
 PLAIN_POWER = 0.15  # so near to 1 a transform changes nothing

@@ -9,12 +9,12 @@ import pandas
 import pytest
 from rich.console import Console
 
+from kanrun.monitoring import ProgressUpdate
 from kanrun.runs import Claim, Note, Row
 from kanrun.study import report
 from kanrun.study.executors import Failed, Finished, Recorded, Started
 from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
-from kanrun.monitoring import ProgressUpdate
 
 
 def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:

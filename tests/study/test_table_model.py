@@ -10,12 +10,12 @@ import pytest
 from sklearn.linear_model import RidgeCV
 
 from kanrun.engine.evidence import EvidencePolicy
+from kanrun.monitoring import ProgressUpdate, monitored
 from kanrun.study.cross_validation import OURS, cross_validate
 from kanrun.study.effects import effect_table, importance_table, pair_table
 from kanrun.study.table_model import TableModel, fit_table, folds_of, training_rows
 from kanrun.study.table_policy import TablePolicy
 from kanrun.targets import Points, ScorePolicy
-from kanrun.monitoring import ProgressUpdate, monitored
 
 MARGINS = ScorePolicy()
 ROUNDING = 1e-12  # of evaluating a network

@@ -23,7 +23,7 @@ from kanrun.engine.training import (
     TrainingState,
     train,
 )
-from kanrun.monitoring import ProgressUpdate, time_limit_reached, monitored
+from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
