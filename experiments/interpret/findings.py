@@ -46,7 +46,7 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
     if noisy.any():
         claims.append(
             _count(
-                known[noisy], "form", "targets with noise that most seeds recover in form", NOISY
+                known[noisy], "same_form", "targets with noise that most seeds recover in form", NOISY
             )
         )
     if len(known):

@@ -49,7 +49,7 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     output: int = 0,
     names: Sequence[str] | None = None,
     candidates: Sequence[str] | None = None,
-    own: Mapping[str, str] | None = None,
+    custom_candidates: Mapping[str, str] | None = None,
     hidden: Sequence[int] | None = None,
     seed: int = 0,
     budget: float = 60.0,
@@ -58,8 +58,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
 
     Without y, x is a trained `kanrun.Model`: the formula is that of its `output`, on the inputs that it was trained on,
     as it is that of the column `output` of a y (N, outputs). `names` are the variables (default: the names of columns
-    or inputs where they are words, else x0, x1, ...); `candidates` names functions of the table, `own` adds formulas in
-    x0; `hidden` fixes the KAN's hidden widths; it ends after work of `budget`, about seconds of one core.
+    or inputs where they are words, else x0, x1, ...); `candidates` names functions of the table, `custom_candidates` adds
+    formulas in x0; `hidden` fixes the KAN's hidden widths; it ends after work of `budget`, about seconds of one core.
 
     Examples:
         >>> import numpy as np
@@ -94,7 +94,7 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     )
     check = Check(points[held], values[held], np.stack([points.min(0), points.max(0)], axis=1))
     widths = tuple(hidden) if hidden is not None else None
-    options = Options(choose(candidates, own), widths, policy=SearchPolicy(budget=budget))
+    options = Options(choose(candidates, custom_candidates), widths, policy=SearchPolicy(budget=budget))
     events = interpretation(
         InterpretationProblem(tuple(names or called), samples, check, inputs, unit), options, seed
     )
@@ -143,7 +143,7 @@ def _interpreted(
         else:
             steps.append(event)
             yield event
-    yield from verdict(problem, given, steps, list(tried.values()), options.slack, budget)
+    yield from verdict(problem, given, steps, list(tried.values()), options.error_tolerance, budget)
 
 
 def _events(
@@ -159,8 +159,8 @@ def _events(
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.nothing:
             yield from refine_to_formula(name, trained, problem)
-    elif options.program != "kanrun":
-        yield from found_by(options.program, problem, seed)
+    elif options.backend != "kanrun":
+        yield from found_by(options.backend, problem, seed)
     elif options.hidden is not None:
         shape = (data.x.shape[1], *options.hidden, 1)
         yield from fixed_shape(shape, problem, generator, options.sparsity)

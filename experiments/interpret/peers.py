@@ -41,25 +41,25 @@ class PeerPolicy:
     functions: tuple[str, ...] = ("add", "sub", "mul", "div", "sin", "cos", "log", "sqrt")
 
 
-def check_program(program: str) -> None:
+def check_backend(backend: str) -> None:
     """Raises UsageError where the package of another program is not installed."""
-    package = PROGRAMS[program][0]
+    package = BACKENDS[backend][0]
     if find_spec(package) is None:
         raise UsageError(
-            f"program={program}: {package} is not installed; install it by pip install 'kanrun[peers]'."
+            f"backend={backend}: {package} is not installed; install it by pip install 'kanrun[peers]'."
         )
 
 
-def found_by(program: str, problem: SearchProblem, seed: int) -> Iterator[SearchStage | Tried]:
-    """The formulas of `program`, with their constants refitted; its CPU seconds are work, as those of a search are."""
+def found_by(backend: str, problem: SearchProblem, seed: int) -> Iterator[SearchStage | Tried]:
+    """The formulas of `backend`, with their constants refitted; its CPU seconds are work, as those of a search are."""
     together, began = problem.data.together, time.monotonic()
     seconds = PeerPolicy().share * problem.policy.searching * problem.policy.budget
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expressions = PROGRAMS[program][1](together.x, together.y, seconds, seed)
+        expressions = BACKENDS[backend][1](together.x, together.y, seconds, seed)
     count_work(seconds)
     for expression in expressions:
-        tried = tried_expression(program, expression, problem)
+        tried = tried_expression(backend, expression, problem)
         if tried is not None:
             yield from matched(tried, began)
 
@@ -133,7 +133,7 @@ _BY_NAME: dict[str, Callable[..., sympy.Expr]] = {
 #: Generations and evaluations that no time suffices for; decimals of Operon's constants.
 _FOREVER, _DIGITS = 10**9, 17
 #: The package and the function of each program but kanrun.
-PROGRAMS: dict[str, tuple[str, Callable[[Array, Array, float, int], list[sympy.Expr]]]] = {
+BACKENDS: dict[str, tuple[str, Callable[[Array, Array, float, int], list[sympy.Expr]]]] = {
     "operon": ("pyoperon", _operon),
     "gplearn": ("gplearn", _gplearn),
 }

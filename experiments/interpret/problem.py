@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import sympy
 from kanrun.experiments.interpret.interpretation import check_inputs
-from kanrun.experiments.interpret.peers import check_program
+from kanrun.experiments.interpret.peers import check_backend
 from kanrun.experiments.interpret.result import (
     Array,
     Check,
@@ -127,8 +127,8 @@ def options_of(cfg: InterpretConfig) -> Options:
         raise UsageError(
             f"model.degree={cfg.model.degree} must be at least 1: steps have no slope to go by."
         )
-    if cfg.program != "kanrun":
-        check_program(cfg.program)
+    if cfg.backend != "kanrun":
+        check_backend(cfg.backend)
     usual = GraphTrainingPolicy()
     given_grids = (
         usual.grids
@@ -140,12 +140,12 @@ def options_of(cfg: InterpretConfig) -> Options:
     policy = SearchPolicy(
         budget=cfg.budget,
         degree=int(cfg.model.degree),
-        training=replace(usual, starts=cfg.starts, grids=given_grids),
-        simplification=SimplificationPolicy(budget=cfg.simplify),
+        training=replace(usual, starts=cfg.n_starts, grids=given_grids),
+        simplification=SimplificationPolicy(budget=cfg.simplify_budget),
     )
-    candidates = choose(cfg.candidates, cfg.own_candidates)
+    candidates = choose(cfg.candidates, cfg.custom_candidates)
     widths = tuple(hidden) if hidden is not None else None
-    return Options(candidates, widths, cfg.sparsity, cfg.slack, policy, cfg.program)
+    return Options(candidates, widths, cfg.sparsity, cfg.error_tolerance, policy, cfg.backend)
 
 
 def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
@@ -193,7 +193,7 @@ def _problem(
         truth = lambda x: outputs.apply(function(inputs.invert(x)))[:, index]  # noqa: E731
         expression = _in_tens(target, index, inputs, outputs) if network is None else None
     name = f"{target.name}, {target.outputs[index]}" if len(target.outputs) > 1 else target.name
-    given = source_network(network, samples, index, cfg.prune) if network is not None else None
+    given = source_network(network, samples, index, cfg.prune_threshold) if network is not None else None
     unit = float(outputs.scale[index])
     notes = _notes(dataset) if index == 0 else []
     if given is not None:

@@ -44,15 +44,15 @@ _SAME = 1e-12
 @dataclass(frozen=True)
 class Options:
     """How a formula is sought: `hidden` fixes the network's hidden widths, trained with the weight `sparsity`
-    (None: the shape is searched); a formula may be `slack` worse than the network and still stand for it. `program` is
+    (None: the shape is searched); a formula may be `error_tolerance` worse than the network and still stand for it. `backend` is
     what searches."""
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
     sparsity: float = 1e-3
-    slack: float = 0.1
+    error_tolerance: float = 0.1
     policy: SearchPolicy = field(default_factory=SearchPolicy)
-    program: str = "kanrun"
+    backend: str = "kanrun"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def records(
 ) -> Iterator[Record]:
     """All that is recorded of a result, which is in the user's units."""
     formula, policy = result.formula, options.policy
-    row = summary_row(problem, result, options.program, cpu_seconds)
+    row = summary_row(problem, result, options.backend, cpu_seconds)
     yield row
     said = (
         f"{problem.name}: {formula.expression if formula else 'no formula'}; {row.values['reason']}"
@@ -203,7 +203,7 @@ def decision_rows(result: Interpretation, tried: Tried) -> Iterator[Row]:
             state="symbolic" if found.symbolic else "numeric",
             candidate=found.candidate,
             r2=found.r2,
-            why=found.why,
+            reason=found.reason,
         )
 
 
@@ -219,7 +219,7 @@ def edge_name(graph: Graph, index: int) -> str:
 
 
 def summary_row(
-    problem: InterpretationProblem, result: Interpretation, program: str, cpu_seconds: float
+    problem: InterpretationProblem, result: Interpretation, backend: str, cpu_seconds: float
 ) -> Row:
     """The outcome, the largest difference between formula and network, and errors in the user's units."""
     formula, network = result.formula, result.tried.network if result.tried else None
@@ -231,7 +231,7 @@ def summary_row(
         "summary",
         target=problem.name,
         kind=problem.kind,
-        program=program,
+        backend=backend,
         noise=problem.noise,
         outcome=result.outcome,
         formula=str(formula.expression) if formula else "",
@@ -241,8 +241,8 @@ def summary_row(
         largest_difference=found.difference,
         graph_difference=problem.graph_difference,
         recovered=found.recovered,
-        form=found.form,
-        symbolically=found.symbolically,
+        same_form=found.same_form,
+        proven_equal=found.proven_equal,
         r2=found.r2,
         structure=result.structure,
         shape=shape_of(network) if network else "",

@@ -207,7 +207,7 @@ def _judged(
         error = data.overall_error(formula)
         if error <= EXACT_FORMULA and data.supports(formula.graph.parameters.size):
             sentence = f"the formula gives all points {f'to {error:.1e} of their spread' if error else 'to the last digit'}"
-            if not (certificate.symbolically == "yes" or is_truth(formula, check)):
+            if not (certificate.proven_equal == "yes" or is_truth(formula, check)):
                 return "wrong", f"{sentence}; beyond them it is not the truth"
             return "exact", sentence + " and agrees with the truth" * (
                 certificate.recovered == "yes"

@@ -241,7 +241,7 @@ class ExtendGridConfig(ExperimentConfig):
         "kanrun interpret",
         "kanrun interpret 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
         "kanrun interpret 'model.hidden=[5]'",
-        "kanrun interpret 'candidates=[sin,exp,x^2]' 'own_candidates.bump=1/(1+x0^2)'",
+        "kanrun interpret 'candidates=[sin,exp,x^2]' 'custom_candidates.bump=1/(1+x0^2)'",
         "kanrun interpret from_run=fit/latest",
         "kanrun interpret study=symbolic_suite executor=local",
     ),
@@ -259,30 +259,30 @@ class InterpretConfig(ExperimentConfig):
     from_run: str | None = setting(
         None, "run of kanrun fit whose target, sampling and network are interpreted"
     )
-    program: str = setting(
+    backend: str = setting(
         "kanrun",
-        "what searches; the others are for comparison, on the same points and CPU seconds",
+        "search program; the others serve as comparison, with the same points and CPU seconds",
         choices=("kanrun", "operon", "gplearn"),
     )
     candidates: list[str] | None = setting(
-        None, "names of the table of functions; null is all of them"
+        None, "names of the functions an edge may become; null allows all built-in functions"
     )
-    own_candidates: dict[str, str] = setting({}, "your own functions of x0 by name")
+    custom_candidates: dict[str, str] = setting({}, "additional functions of x0, by name")
     sparsity: float = setting(
         1e-3,
         "weight of L1 and entropy of a fixed shape, relative to the variance of the output",
         minimum=0,
     )
-    prune: float | None = setting(
-        None, "least edge score of a network from a run; null is chosen on validation points"
+    prune_threshold: float | None = setting(
+        None, "minimum score of an edge of from_run; null chooses it on the validation points"
     )
-    slack: float = setting(
-        0.1, "how much worse than the network a formula may be and still stand for it", minimum=0
+    error_tolerance: float = setting(
+        0.1, "relative increase of the network's error that a formula may cause", minimum=0
     )
-    starts: int = setting(6, "starts of each structure at the coarse grid", minimum=1)
-    budget: float = setting(60.0, "work in all, in about seconds of one core", above=0)
-    simplify: float = setting(
-        5.0, "work for simplification, in about seconds of one core", minimum=0
+    n_starts: int = setting(6, "random starts of each structure on the coarse grid", minimum=1)
+    budget: float = setting(60.0, "total work, in approximate seconds of one core", above=0)
+    simplify_budget: float = setting(
+        5.0, "work for simplification, in approximate seconds of one core", minimum=0
     )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 

@@ -2,7 +2,7 @@
 
 The shell takes quotes away, and Hydra's grammar has its own meaning for the brackets, commas, spaces and signs
 that formulas, file names and column names are full of. The values of `*.formula`, `*.path`, `*.inputs`,
-`*.outputs`, `*.columns`, `*.domain`, `own_candidates.*`, `candidates`, `from_run`, `note`, `tags` and other names of
+`*.outputs`, `*.columns`, `*.domain`, `custom_candidates.*`, `candidates`, `from_run`, `note`, `tags` and other names of
 columns are therefore quoted here.
 Values that are quoted already stay as they are, and so do null and interpolations `${...}`. With -m, commas at
 the top level separate the values of a sweep, as for any other key.
@@ -135,7 +135,7 @@ _TOP: dict[str, Callable[[str], str]] = {
     "note": _string,
     "tags": _columns,
 }
-_OWN = "own_candidates."
+_OWN = "custom_candidates."
 _BY_NAME = (
     "model.monotone",
     "model.curvature",

@@ -71,7 +71,7 @@ def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) ->
         ("bench", "layers=[[10,2,x,5]]", "'x' is not a whole number"),
         ("compare-mlp", "growth=5", "growth has keys of its own"),
         ("compare-mlp", "growth.widths=[x]", "'x' is not a whole number"),
-        ("interpret", "slack=nan", "slack=nan is not a number"),
+        ("interpret", "error_tolerance=nan", "error_tolerance=nan is not a number"),
     ],
 )
 def test_settings_of_other_commands(refused: Refused, command: str, word: str, part: str) -> None:

@@ -34,7 +34,7 @@ def test_old_keys_are_declared_beside_the_new_ones() -> None:
         ("model.outside=zero,linear", "model.extrapolation=zero,linear"),
         ("model.degree=3", "model.degree=3"),
         ("target=local", "target=local"),
-        ("own_candidates.local=x0", "own_candidates.local=x0"),
+        ("custom_candidates.local=x0", "custom_candidates.local=x0"),
     ],
 )
 def test_overrides(word: str, renamed: str) -> None:
@@ -60,7 +60,7 @@ def test_cells_and_learners() -> None:
     config = {
         "suite": [{"solver": {"local": True}, "model": {"kind": "kan", "outside": "zero"}}, {}],
         "learners": [{"name": "KAN", "kind": "kan", "outside": "zero"}],
-        "own_candidates": {"local": "x0"},
+        "custom_candidates": {"local": "x0"},
     }
     assert len(rename(config)) == 3
     assert config == {
@@ -69,7 +69,7 @@ def test_cells_and_learners() -> None:
             {},
         ],
         "learners": [{"name": "KAN", "kind": "kan", "extrapolation": "zero"}],
-        "own_candidates": {"local": "x0"},
+        "custom_candidates": {"local": "x0"},
     }
     with pytest.raises(
         UsageError, match=r"suite\.0\.model\.adapt=0\.25 has become suite\.0\.model\.grid_eps=0\.75"

@@ -143,7 +143,7 @@ CODE: dict[str, Attack] = {
     ],
     "a formula of text": ["fit", "target=expression", "target.formula='touch canary'", "--dry-run"],
     "a domain of code": ["fit", "target.domain=[[0," + RUN_IT + "]]", "--dry-run"],
-    "a candidate of code": ["interpret", f"own_candidates.evil={RUN_IT}", "--dry-run"],
+    "a candidate of code": ["interpret", f"custom_candidates.evil={RUN_IT}", "--dry-run"],
     "a condition of code": ["runs", "list", "--where", RUN_IT],
     "a condition of attributes": ["runs", "list", "--where", "name.__class__ == 1"],
     "a plug-in that is code": ["--plugin", "os;system", "fit", "--dry-run"],

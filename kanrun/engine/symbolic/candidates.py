@@ -181,9 +181,9 @@ def choose(
         for name in chosen
         if name in declared
     }
-    added |= {f"own_candidates.{name}": (name, formula) for name, formula in (own or {}).items()}
+    added |= {f"custom_candidates.{name}": (name, formula) for name, formula in (own or {}).items()}
     for what, (name, formula) in added.items():
-        if name in TABLE or (what.startswith("own") and name in declared):
+        if name in TABLE or (what.startswith("custom") and name in declared):
             raise UsageError(f"{what} would replace a candidate of the table; choose another name.")
         expression = parse(formula, ["x0"])
         if expression.free_symbols != {X}:
@@ -198,7 +198,7 @@ def choose(
         )
     if not any(candidate is not CONSTANT for candidate in result):
         raise UsageError(
-            "No candidate is left: name at least one function under candidates or own_candidates."
+            "No candidate is left: name at least one function under candidates or custom_candidates."
         )
     return tuple(result)
 

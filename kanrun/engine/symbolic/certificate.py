@@ -32,8 +32,8 @@ class Certificate:
     r2: float
     points: int
     recovered: str
-    form: str
-    symbolically: str
+    same_form: str
+    proven_equal: str
 
 
 def certify(
@@ -47,8 +47,8 @@ def certify(
 ) -> Certificate:
     """The certificate on check points (x, y) of the truth or held-out data, and on `fresh` points of the domain.
 
-    `recovered` says whether the formula is the truth, to RECOVERED of its standard deviation; `form` whether it becomes
-    the truth when its constants are fitted to it; `symbolically` whether sympy shows the difference to be zero. They
+    `recovered` says whether the formula is the truth, to RECOVERED of its standard deviation; `same_form` whether it becomes
+    the truth when its constants are fitted to it; `proven_equal` whether sympy shows the difference to be zero. They
     are unknown without a truth, and "no" for a formula with a numeric edge, which is an approximation however good.
     """
     x, y = check

@@ -123,13 +123,13 @@ def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of edge `index` of the network: `symbolic` as `candidate`, or numeric, and why."""
+    """What became of edge `index` of the network: `symbolic` as `candidate`, or numeric, for a `reason`."""
 
     index: int
     symbolic: bool
     candidate: str
     r2: float
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -212,11 +212,11 @@ def test_the_certificate_tells_truth_from_likeness() -> None:
     truth = to_numpy(true, ["x0"])
     formula = finished(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
     good = certify(formula, truth, (x, truth(x)), x, truth, true)
-    assert (good.recovered, good.form, good.symbolically) == ("yes", "yes", "yes")
+    assert (good.recovered, good.same_form, good.proven_equal) == ("yes", "yes", "yes")
     assert good.difference < 1e-12
     other = to_numpy(parse("sin(3*x0)"), ["x0"])
     off = certify(formula, other, (x, other(x)), x, other, parse("sin(3*x0)"))
-    assert (off.recovered, off.form, off.symbolically) == ("no", "yes", "no")
+    assert (off.recovered, off.same_form, off.proven_equal) == ("no", "yes", "no")
     assert certify(formula, other, (x, other(x)), x, None, None).recovered == "unknown"
 
 
@@ -238,7 +238,7 @@ def test_a_formula_with_a_numeric_edge_is_never_the_truth() -> None:
     formula = finished(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
     certificate = certify(formula, truth, (x, truth(x)), x, truth, None)
     assert certificate.formula_rmse < 1e-20
-    assert (certificate.recovered, certificate.form) == ("no", "no")
+    assert (certificate.recovered, certificate.same_form) == ("no", "no")
 
 
 def test_a_cotangent_keeps_all_its_forms() -> None:

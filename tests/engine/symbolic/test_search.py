@@ -100,7 +100,7 @@ def test_an_edge_without_a_candidate_stays_numeric() -> None:
     result = interpreted(lambda x: np.exp(x[:, 0]) + 2 * np.sin(x[:, 1] * 3), -1, 1, 2, **options)
     assert result.outcome == "partly numeric"
     assert [decision.symbolic for decision in result.decisions] == [True, False]
-    assert "times as wrong" in result.decisions[1].why
+    assert "times as wrong" in result.decisions[1].reason
     assert "f1(x1)" in str(result)
     assert result.certificate.difference < 1e-3
     assert result.stages[-1].stage == "verify"

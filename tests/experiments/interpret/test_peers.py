@@ -17,11 +17,11 @@ from kanrun.formulas import parse, to_numpy
 TRUTH = "x0^3 + 2*sin(x1)"
 
 
-def settings(program: str, **changes: Any) -> InterpretConfig:
+def settings(backend: str, **changes: Any) -> InterpretConfig:
     target = ExpressionTarget(TRUTH, [[0.1, 1], [0.1, 1]])
     model = KANConfig(hidden=None, base="zero")
     return InterpretConfig(
-        target=target, model=model, sampling=SamplingConfig(train=200), program=program, **changes
+        target=target, model=model, sampling=SamplingConfig(train=200), backend=backend, **changes
     )
 
 
@@ -42,10 +42,10 @@ def test_what_a_peer_finds_has_our_judge(
         seen.update(x=x, y=y, seconds=seconds)
         return [parse(text, ["x0", "x1"]) for text in found]
 
-    monkeypatch.setitem(peers.PROGRAMS, "operon", ("sympy", other))
-    records = list(run(settings("operon", budget=8.0, simplify=0.0), {}, 0))
+    monkeypatch.setitem(peers.BACKENDS, "operon", ("sympy", other))
+    records = list(run(settings("operon", budget=8.0, simplify_budget=0.0), {}, 0))
     (row,) = [record.values for record in records if getattr(record, "table", "") == "summary"]
-    assert (row["outcome"], row["program"]) == (outcome, "operon")
+    assert (row["outcome"], row["backend"]) == (outcome, "operon")
     np.testing.assert_allclose(to_numpy(parse(TRUTH), ["x0", "x1"])(seen["x"]), seen["y"])
     assert len(seen["y"]) == 200
     assert 4 < seen["seconds"] < 8
@@ -53,7 +53,7 @@ def test_what_a_peer_finds_has_our_judge(
 
 def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        peers.PROGRAMS, "gplearn", ("a_module_that_nobody_has", peers.PROGRAMS["gplearn"][1])
+        peers.BACKENDS, "gplearn", ("a_module_that_nobody_has", peers.BACKENDS["gplearn"][1])
     )
     with pytest.raises(
         UsageError, match=r"a_module_that_nobody_has is not installed; .*kanrun\[peers\]"
@@ -71,9 +71,9 @@ def test_a_list_of_functions_in_prefix_order_is_read() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["operon", "gplearn"])
-def test_peers_run_for_their_seconds(program: str) -> None:
-    package, search = peers.PROGRAMS[program]
+@pytest.mark.parametrize("backend", ["operon", "gplearn"])
+def test_peers_run_for_their_seconds(backend: str) -> None:
+    package, search = peers.BACKENDS[backend]
     pytest.importorskip(package)
     x = np.random.default_rng(0).uniform(-1, 1, (100, 1))
     names = [to_numpy(found, ["x0"]) for found in search(x, x[:, 0] ** 2, 2.0, 0)]
