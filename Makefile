@@ -23,7 +23,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "ARGS=... is handed on, as in: make fit ARGS='seeds=5 target=runge'"
+	@echo "ARGS=... is handed on, as in: make fit ARGS='n_seeds=5 target=runge'"
 
 fit: $(VENV)/installed ## set up .venv and fit the default target; the last line names the run's folder
 	@$(BIN)/kanrun fit $(ARGS)

@@ -31,7 +31,7 @@ def main() -> None:
     sys.exit(code)
 
 
-class ForgivingStream:
+class BrokenPipeSafeStream:
     """A text stream that goes on when nobody listens: after a closed pipe or a full device, output is dropped."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -77,7 +77,7 @@ def _open_streams() -> None:
                 number, "w", encoding="utf-8", errors="backslashreplace", closefd=False
             )
             setattr(sys, f"__{name}__", stream)
-        setattr(sys, name, ForgivingStream(stream))
+        setattr(sys, name, BrokenPipeSafeStream(stream))
 
 
 if __name__ == "__main__":

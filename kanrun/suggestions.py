@@ -1,4 +1,4 @@
-"""Suggestions for a name that was mistyped."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import difflib
 from collections.abc import Iterable
 
 
-def near_names(name: object, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
-    """Those of the known names that resemble `name` (case aside) by at least `cutoff`, the nearest first."""
+def closest_names(name: object, known: Iterable[str], max_names: int = 3) -> list[str]:
+    """Return the known names that resemble `name`, ignoring case; the closest first."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(str(name).casefold(), list(by_folded), n=most, cutoff=cutoff)
+    close = difflib.get_close_matches(
+        str(name).casefold(), list(by_folded), n=max_names, cutoff=0.5
+    )
     return [by_folded[folded] for folded in close]
 
 
-def near(name: object, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> str:
-    """ "; did you mean ...?" with the known names that resemble `name`, or ""."""
-    close = near_names(name, known, most, cutoff)
+def did_you_mean(name: object, known: Iterable[str], max_names: int = 3) -> str:
+    """Return "; did you mean ...?" with the known names that resemble `name`, or ""."""
+    close = closest_names(name, known, max_names)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def one_letter_off(name: str, other: str) -> bool:
-    """Whether one letter too many, too few, wrong, or two letters swapped make `name` of `other`."""
+    """Return whether inserting, deleting, replacing or swapping one letter of `name` gives `other`."""
     if name == other or abs(len(name) - len(other)) > 1:
         return False
     at = next(
@@ -28,13 +30,5 @@ def one_letter_off(name: str, other: str) -> bool:
         min(len(name), len(other)),
     )
     rest, others = name[at:], other[at:]
-    return (
-        rest[1:] == others
-        or rest == others[1:]
-        or rest[1:] == others[1:]
-        or _swapped(rest) == others
-    )
-
-
-def _swapped(text: str) -> str:
-    return text[1:2] + text[:1] + text[2:]
+    swapped = rest[1:2] + rest[:1] + rest[2:]
+    return others in (rest[1:], swapped) or rest == others[1:] or rest[1:] == others[1:]

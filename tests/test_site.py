@@ -1,7 +1,7 @@
 """The documentation as a site: generated pages are complete, its code runs, and it builds without the network.
 
 Every block of code of README and the site runs, page by page and in the order of the page; those of the shell go
-through bash, as a reader's do. What takes more than a minute by its comment is ended by `max_seconds=60`, which the
+through bash, as a reader's do. What takes more than a minute by its comment is ended by `max_cpu_seconds=60`, which the
 lecture proposes, and so is what works on a file that the reader brings.
 """
 
@@ -140,17 +140,17 @@ Data:   y               x
 
 
 def shortened(block: str) -> str:
-    """The block with `max_seconds=60` where a comment says that a command takes longer, a file is the reader's, or the
+    """The block with `max_cpu_seconds=60` where a comment says that a command takes longer, a file is the reader's, or the
     limit is longer."""
 
     def limited(found: re.Match[str]) -> str:
         seconds = re.match(r"(\d+) s", found[2])
         long = int(seconds[1]) > MINUTE if seconds else "minutes" in found[2]
-        return f"{found[1]} max_seconds={MINUTE}" if long else found[0]
+        return f"{found[1]} max_cpu_seconds={MINUTE}" if long else found[0]
 
-    block = re.sub(r"max_seconds=\d{3,}", f"max_seconds={MINUTE}", block)
+    block = re.sub(r"max_cpu_seconds=\d{3,}", f"max_cpu_seconds={MINUTE}", block)
     block = re.sub(r"^(kanrun .*?)  # (.*)$", limited, block, flags=re.MULTILINE)
-    return re.sub(r"(target\.path=(?!docs/)\S+)", rf"\1 max_seconds={MINUTE}", block)
+    return re.sub(r"(target\.path=(?!docs/)\S+)", rf"\1 max_cpu_seconds={MINUTE}", block)
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,9 @@ def check(cfg: BenchConfig) -> None:
         raise UsageError(
             f"device={cfg.device}: bench measures on the processor alone; use device=cpu."
         )
-    if cfg.seeds != 1:
+    if cfg.n_seeds != 1:
         raise UsageError(
-            f"seeds={cfg.seeds}: bench repeats in rounds, not over seeds; raise rounds above {cfg.rounds}, "
+            f"n_seeds={cfg.n_seeds}: bench repeats in rounds, not over seeds; raise rounds above {cfg.rounds}, "
             "or run it again with another seed."
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)

@@ -36,7 +36,7 @@ from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.table_model import TableModel, fit_table
 from kanrun.study.table_policy import TablePolicy
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 from kanrun.targets import ScorePolicy, Target, gaps_of
 
 FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
@@ -95,7 +95,7 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
     for name in asked:
         if name not in names:
             raise UsageError(
-                f"there is no input {name!r} whose shape could be kept{near(name, names) or '.'}"
+                f"there is no input {name!r} whose shape could be kept{did_you_mean(name, names) or '.'}"
             )
     if asked and classes and len(classes) > 2:
         raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")

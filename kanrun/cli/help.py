@@ -15,7 +15,7 @@ import kanrun.conf
 from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import Key, choices_of, keys_of
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 
 
 class ExperimentCommand(TyperCommand):
@@ -74,7 +74,7 @@ def keys(
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:
         raise UsageError(
-            f"no key begins with {prefix!r}{near(prefix, [key.path for key in known]) or '.'}"
+            f"no key begins with {prefix!r}{did_you_mean(prefix, [key.path for key in known]) or '.'}"
         )
     if as_json:
         print(json.dumps([asdict(key) for key in found], indent=2))

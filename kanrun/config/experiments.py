@@ -45,14 +45,14 @@ class ExperimentConfig:
     """What every experiment's configuration has."""
 
     seed: int = setting(0, "the first seed", minimum=0)
-    seeds: int = setting(1, "how many: seed, seed + 1, ...", minimum=1)
+    n_seeds: int = setting(1, "how many: seed, seed + 1, ...", minimum=1)
     precision: str = setting("float64", "numbers of training", choices=PRECISIONS)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     threads: int | None = setting(
         None, "threads of one training; null is 1: small matrices gain little", minimum=1
     )
     executor: ExecutorConfig = setting(ExecutorConfig(), "where cells run")
-    max_seconds: float | None = setting(
+    max_cpu_seconds: float | None = setting(
         None,
         "CPU seconds after which the run ends in order with the best it has; null is no limit",
         above=0,
@@ -66,10 +66,10 @@ class ExperimentConfig:
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Seeds have 32 bits; mps has no float64; the CPU seconds of a cluster are not seen from here."""
-        if self.max_seconds is not None and self.executor.kind == "dask":
-            yield f"max_seconds={self.max_seconds:g} is not for executor=dask, whose workers are not this machine's."
-        if self.seed + self.seeds > 2**32:
-            yield f"seed={self.seed} with seeds={self.seeds} goes beyond {2**32 - 1}, the largest seed."
+        if self.max_cpu_seconds is not None and self.executor.kind == "dask":
+            yield f"max_cpu_seconds={self.max_cpu_seconds:g} is not for executor=dask, whose workers are not this machine's."
+        if self.seed + self.n_seeds > 2**32:
+            yield f"seed={self.seed} with n_seeds={self.n_seeds} goes beyond {2**32 - 1}, the largest seed."
         if not _DEVICE.fullmatch(self.device):
             yield f"device={self.device} is not one of auto, cpu, cuda, cuda:N, mps."
         if self.device == "mps" and self.precision != "float32":
@@ -89,7 +89,7 @@ _TARGETS = {
     "Train a model on a function, a formula or a table.",
     examples=(
         "kanrun fit",
-        "kanrun fit seeds=5 'model.hidden=[1]' sampling.train=3000",
+        "kanrun fit n_seeds=5 'model.hidden=[1]' sampling.train=3000",
         "kanrun fit 'target.formula=exp(-x0)*sin(3*x1)' 'target.domain=[[-1,1],[0,2]]'",
         "kanrun fit target.path=houses.csv 'target.inputs=[rooms,area (m2)]' target.outputs=price",
         "kanrun fit study=toy_suite",

@@ -26,11 +26,11 @@ from typing import Any, Generic, TypeVar
 
 from kanrun.config.plugins import load_plugins
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
-class Kind:
+class RegistryEntry:
     """What is known of one choice before anything heavy is imported."""
 
     name: str
@@ -49,14 +49,14 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class TargetKind(Kind):
+class TargetKind(RegistryEntry):
     """`builder` maps settings to a `kanrun.targets.Target`."""
 
     table: bool = False  # rows of a table rather than a function
 
 
 @dataclass(frozen=True)
-class ModelKind(Kind):
+class ModelKind(RegistryEntry):
     """`builder` maps (settings, problem, generator) to a fresh network."""
 
     network: str = ""  # "module:Class" that a checkpoint of it is loaded into
@@ -69,7 +69,7 @@ class ModelKind(Kind):
 
 
 @dataclass(frozen=True)
-class SolverKind(Kind):
+class SolverKind(RegistryEntry):
     """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none, since it names another.
 
     Its settings have `steps` and `starts`, and reach it as `plan.settings`.
@@ -80,14 +80,14 @@ class SolverKind(Kind):
 
 
 @dataclass(frozen=True)
-class CandidateKind(Kind):
+class CandidateKind(RegistryEntry):
     """A function of x0 that an edge may turn out to be, beside those of the engine's table."""
 
     formula: str = "x0"
 
 
 @dataclass(frozen=True)
-class ExperimentKind(Kind):
+class ExperimentKind(RegistryEntry):
     """A command; `builder` is its module.
 
     Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
@@ -138,11 +138,11 @@ def resolve(place: str) -> Any:
     return getattr(found, name) if name else found
 
 
-K = TypeVar("K", bound=Kind)
+K = TypeVar("K", bound=RegistryEntry)
 C = TypeVar("C", bound=type[Any])
 
 
-class Kinds(Mapping[str, K], Generic[K]):
+class Registry(Mapping[str, K], Generic[K]):
     """The kinds of one sort by name, in the order in which they were declared; plug-ins come last."""
 
     def __init__(self, what: str) -> None:
@@ -172,22 +172,22 @@ class Kinds(Mapping[str, K], Generic[K]):
         """The kind called `name`, which the setting `key` gives. Raises UsageError for one that is not there."""
         if name not in self:
             raise UsageError(
-                f"{key or self.what}={name} is not one of {', '.join(self)}{near(name, self) or '.'}"
+                f"{key or self.what}={name} is not one of {', '.join(self)}{did_you_mean(name, self) or '.'}"
             )
         return self[str(name)]
 
 
-TARGETS: Kinds[TargetKind] = Kinds("target")
-MODELS: Kinds[ModelKind] = Kinds("model")
-SOLVERS: Kinds[SolverKind] = Kinds("solver")
-CANDIDATES: Kinds[CandidateKind] = Kinds("candidate")
-EXPERIMENTS: Kinds[ExperimentKind] = Kinds("experiment")
+TARGETS: Registry[TargetKind] = Registry("target")
+MODELS: Registry[ModelKind] = Registry("model")
+SOLVERS: Registry[SolverKind] = Registry("solver")
+CANDIDATES: Registry[CandidateKind] = Registry("candidate")
+EXPERIMENTS: Registry[ExperimentKind] = Registry("experiment")
 
-GROUPS: dict[str, Kinds[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
+GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
 """The groups whose choices have settings of their own, told apart by `kind`."""
 
 
-def _declares(table: Kinds[Any], kind: type[Kind]) -> Callable[..., Callable[[C], C]]:
+def _declares(table: Registry[Any], kind: type[RegistryEntry]) -> Callable[..., Callable[[C], C]]:
     """The decorator of one sort of settings, called with the builder and further fields of `kind`."""
 
     def declares(builder: str, **more: Any) -> Callable[[C], C]:

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 
 #: What OmegaConf takes for a value that must be given; written here, since `kanrun --help` is fast without OmegaConf.
 MISSING: Any = "???"
@@ -64,7 +64,7 @@ class Rule:
                     if isinstance(value, list | dict)
                     else f"{path}={value}"
                 )
-                offer = near(leaf, self.choices, most=1)
+                offer = did_you_mean(leaf, self.choices, max_names=1)
                 return f"{shown} {rule} ({self.about})" + (offer or ".")
         return None
 

@@ -14,7 +14,7 @@ from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 from kanrun.targets.encoding import days_from, place_of, text_of
 
 FORMATS = ("c", "json", "onnx", "python", "torch")
@@ -38,7 +38,7 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     if form not in FORMATS:
         known = [*FORMATS, "formula"]
         raise UsageError(
-            f"--format {form} is not one of {', '.join(known)}{near(form, known) or '.'}"
+            f"--format {form} is not one of {', '.join(known)}{did_you_mean(form, known) or '.'}"
         )
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(

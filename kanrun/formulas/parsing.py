@@ -20,7 +20,7 @@ from typing import Any
 import sympy
 
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 
 #: Reciprocal to the function it is the reciprocal of. sympy's simplification writes these, and so may a formula.
 RECIPROCALS: dict[Any, Any] = {
@@ -426,4 +426,4 @@ class _Reader:
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
     """Near names; the names of functions are short, so that fewer alike letters would suggest any of them."""
-    return near(name, known, cutoff=0.6)
+    return did_you_mean(name, known, cutoff=0.6)

@@ -19,7 +19,7 @@ from kanrun.config.former import new_spelling
 from kanrun.config.keys import keys_of
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
-from kanrun.suggestions import near, near_names
+from kanrun.suggestions import closest_names, did_you_mean
 
 CONFIGURATION_ERRORS = (
     HydraException,
@@ -171,13 +171,13 @@ def _unknown_key(key: str, cause: Any, request: Request, loader: ConfigLoader) -
             *(one.path for one in keys_of(request.command)),
             *EXPERIMENTS[request.command].implied,
         )
-        return f"there is no key {key}{near(key, known, most=1)}"
+        return f"there is no key {key}{did_you_mean(key, known, max_names=1)}"
     there = sorted(
         {*map(str, cause.parent_node), *([] if parent else ["study"])} - {"hydra", "kind"}
     )
     close = "".join(
         f"; did you mean {parent}{'.' * bool(parent)}{name}?"
-        for name in near_names(last, there, most=1)
+        for name in closest_names(last, there, max_names=1)
     )
     return f"there is no key {key}{close} ({f'keys of {parent}' if parent else 'keys'}: {', '.join(there)})"
 
@@ -213,7 +213,7 @@ def _wrong_value(error: OmegaConfBaseException, override: str) -> str:
 def _offer(name: str, options: Iterable[str]) -> str:
     """What to write instead of `name`, to follow the sentence that refuses it."""
     options = list(options)
-    if offer := near(name, options, most=1):
+    if offer := did_you_mean(name, options, max_names=1):
         return f"{offer} (choices: {', '.join(options)})"
     return f"; choose one of {', '.join(options)}" if options else ""
 

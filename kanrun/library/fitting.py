@@ -41,7 +41,7 @@ from kanrun.study.model import Model
 from kanrun.study.resources import threads_of, using_threads
 from kanrun.study.suite import with_cell
 from kanrun.study.table_policy import TablePolicy
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 from kanrun.targets import (
     Data,
     Target,
@@ -58,7 +58,7 @@ RESUME = "resume"  # the name of the checkpoints from which a training resumes
 NOT_HERE = {
     "kind",
     "executor",
-    "seeds",
+    "n_seeds",
     "format",
     "tags",
     "note",
@@ -137,7 +137,7 @@ def _is_classification(y: Data, task: str | None) -> bool:
     tasks = ("regression", "classification")
     if task is not None and task not in tasks:
         raise UsageError(
-            f"task={task!r} is not one of {', '.join(tasks)}{near(task, tasks) or '.'}"
+            f"task={task!r} is not one of {', '.join(tasks)}{did_you_mean(task, tasks) or '.'}"
         )
     if task is not None or hasattr(y, "detach"):
         return task == "classification"
@@ -182,7 +182,7 @@ def configuration(
         if group is None:
             known = sorted(set().union(*groups.values()))
             raise UsageError(
-                f"{key} is not a setting of model={model} or solver={trained.kind}{near(key, known) or '.'}"
+                f"{key} is not a setting of model={model} or solver={trained.kind}{did_you_mean(key, known) or '.'}"
             )
         (differences.setdefault(group, {}) if group else differences)[key] = _plain(value)
     cfg = FitConfig(target=target, model=chosen, solver=trained, sampling=sampling)
@@ -216,7 +216,7 @@ def fit_target(
         )
         prepared = replace(prepared, policy=policy)
     recorded, line = _Recorded(cfg.seed), _ProgressLine()
-    seconds = cfg.max_seconds
+    seconds = cfg.max_cpu_seconds
     limit = (
         None
         if seconds is None
@@ -234,7 +234,7 @@ def fit_target(
 
 @contextlib.contextmanager
 def _ctrl_c(ends_in_order: bool) -> Iterator[threading.Event]:
-    """Let the first Ctrl-C end a training in order, as `max_seconds` does; the second one interrupts it.
+    """Let the first Ctrl-C end a training in order, as `max_cpu_seconds` does; the second one interrupts it.
 
     Python tells the main thread alone of it.
     """

@@ -14,14 +14,14 @@ from typing import Any
 
 from kanrun.errors import UsageError
 from kanrun.runs.index import FIELDS, IndexedRun, Record, RunIndex
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 
 #: Results that a list shows where some run has them.
 RESULTS = ("test_rmse", "test_accuracy", "rmse")
 _LABELS = ("tags", "note")
 _ABOUT_A_RUN = (
     "from_run",
-    "max_seconds",
+    "max_cpu_seconds",
     "format",
     "tracker",
     *_LABELS,
@@ -188,7 +188,7 @@ def _with_tag(runs: Sequence[IndexedRun], tag: str) -> list[IndexedRun]:
     if not kept and runs:
         known = sorted({one for each in tags.values() for one in each})
         there = f"; there are {', '.join(known)}" if known else "; no run has any"
-        raise UsageError(f"no run bears the tag {tag!r}{near(tag, known) or there + '.'}")
+        raise UsageError(f"no run bears the tag {tag!r}{did_you_mean(tag, known) or there + '.'}")
     return kept
 
 
@@ -296,5 +296,5 @@ def unknown_column(name: str, known: Collection[str], where: str = "") -> UsageE
     """The error of a column that no run has."""
     place = f" {where}" if where else ""
     return UsageError(
-        f"no run has a column {name!r}{place}{near(name, known) or '; see them with --json.'}"
+        f"no run has a column {name!r}{place}{did_you_mean(name, known) or '; see them with --json.'}"
     )

@@ -15,7 +15,7 @@ from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.files import storing, sync
 from kanrun.runs.manifest import MANIFEST_FILE
 from kanrun.runs.reader import Run, subfolders
-from kanrun.suggestions import near_names
+from kanrun.suggestions import closest_names
 
 _VERSION = re.compile(r"v(\d{4,9})")
 _LATEST = "latest"
@@ -229,7 +229,7 @@ def _unknown(text: str, outputs: Path) -> str:
     names = [run.name for run in find_runs(outputs)]
     if not names:
         return f"there is no run {text!r}: {outputs} holds no runs yet."
-    offer = ", ".join(near_names(text, names) or names[-_SHOWN:])
+    offer = ", ".join(closest_names(text, names) or names[-_SHOWN:])
     return f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
 
 

@@ -144,7 +144,7 @@ def _words(value: Any) -> Any:
     return str(value) if isinstance(value, list | dict) else value
 
 
-_SEEDS = ("seed", "seeds")
+_SEEDS = ("seed", "n_seeds")
 
 
 def print_jobs(console: Console, sweep: Run) -> None:

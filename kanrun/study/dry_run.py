@@ -18,12 +18,12 @@ from kanrun.study.resources import need_of
 #: Settings by which trainings do not take longer.
 _EVEN = (
     "seed",
-    "seeds",
+    "n_seeds",
     "tags",
     "note",
     "tracker",
     "format",
-    "max_seconds",
+    "max_cpu_seconds",
     "executor.",
     "sampling.test",
 )
@@ -37,7 +37,7 @@ def plan_in_words(
     tasks = tasks_of(experiment, cfg)
     cells = list({task.index: task.cell for task in tasks}.values())
     several = "s" * (len(cells) > 1)
-    yield f"{len(tasks)} training{'s' * (len(tasks) > 1)}: {len(cells)} cell{several} x {cfg.seeds} seeds"
+    yield f"{len(tasks)} training{'s' * (len(tasks) > 1)}: {len(cells)} cell{several} x {cfg.n_seeds} seeds"
     if len(cells) > 1:
         names = names_of(cells)
         more = f" and {len(cells) - _MOST_CELLS} more" if len(cells) > _MOST_CELLS else ""

@@ -90,7 +90,7 @@ def execute(  # noqa: PLR0913  (each is an option)
     again, from their last checkpoint where the experiment can. A training that fails is recorded with its
     cause and the others continue; the status is then FAILED. KeyboardInterrupt (also `Terminated`) is recorded
     as INTERRUPTED and raised again, with all rows kept. StorageFailed is raised when nothing can be written.
-    With `max_seconds`, trainings end in order with the best that they have, others do not begin, and the run is
+    With `max_cpu_seconds`, trainings end in order with the best that they have, others do not begin, and the run is
     COMPLETED with that as its reason. Progress and results go to standard error. `prepared` is what `check` returned
     for these settings.
     """
@@ -103,9 +103,9 @@ def execute(  # noqa: PLR0913  (each is an option)
         RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
     limit = None
-    if cfg.max_seconds is not None:
+    if cfg.max_cpu_seconds is not None:
         limit = TimeLimit.of(
-            cfg.max_seconds, process_time() if began is None else began, experiment
+            cfg.max_cpu_seconds, process_time() if began is None else began, experiment
         )
     tracker = None
     if cfg.tracker is not None:
@@ -265,7 +265,7 @@ class _Execution:
             return None
         missing = len(self._tasks) - len(self._recorder.finished)
         what = f"; {missing} of {len(self._tasks)} trainings were not begun" if missing else ""
-        return f"ended by max_seconds={self._limit.seconds:g} with the best so far{what}"
+        return f"ended by max_cpu_seconds={self._limit.seconds:g} with the best so far{what}"
 
     def _events(self, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
         executor = self._runner.cfg.executor
@@ -308,7 +308,7 @@ class _Execution:
         missing = len(self._recorder.finished) < len(self._tasks)
         if not missing and not self._ended_early:
             return claim
-        why = "the others failed" if self._recorder.failures else "ended by max_seconds"
+        why = "the others failed" if self._recorder.failures else "ended by max_cpu_seconds"
         came = f"from {len(self._recorder.finished)} of {len(self._tasks)} trainings, {why}"
         return replace(
             claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came
@@ -341,7 +341,7 @@ def _filled(
     return replace(
         manifest,
         command=folder.command or name.replace("_", "-"),
-        seeds=tuple(range(cfg.seed, cfg.seed + cfg.seeds)),
+        seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
         cells=len({task.index for task in tasks}),
         device=device_of(cfg),
         precision=cfg.precision,

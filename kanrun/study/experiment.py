@@ -44,7 +44,7 @@ class Experiment(Protocol):
     - `prepare(cfg, cell, seed)` builds all that `run` needs to train, or raises UsageError. `run` then takes what it
       returned as the argument `prepared`, None where nothing was prepared: before a study runs, the first seed of each
       cell is prepared, and what the first task needs is kept for it;
-    - `RESULTS`: how many small figures take as long as its figures and claims, for `max_seconds`;
+    - `RESULTS`: how many small figures take as long as its figures and claims, for `max_cpu_seconds`;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
     `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded
@@ -160,15 +160,15 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
     cells = list(experiment.cells(cfg))
     if not cells:
         raise UsageError("the study has no cells: give it at least one setting to run.")
-    if len(cells) * cfg.seeds > MOST_TASKS:
+    if len(cells) * cfg.n_seeds > MOST_TASKS:
         raise UsageError(
-            f"{len(cells)} cells with seeds={cfg.seeds} are more than {MOST_TASKS} trainings; take fewer."
+            f"{len(cells)} cells with n_seeds={cfg.n_seeds} are more than {MOST_TASKS} trainings; take fewer."
         )
-    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+    seeds = range(cfg.seed, cfg.seed + cfg.n_seeds)
     if len(cells) == 1:
         return [Task(0, cells[0], seed, f"seed {seed}") for seed in seeds]
     return [
-        Task(index, cell, seed, f"{name}, seed {seed}" if cfg.seeds > 1 else name)
+        Task(index, cell, seed, f"{name}, seed {seed}" if cfg.n_seeds > 1 else name)
         for index, (cell, name) in enumerate(zip(cells, names_of(cells), strict=True))
         for seed in seeds
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import InvalidData
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.encoding import TableCode, code_of
 from kanrun.targets.tables import is_number
@@ -38,7 +38,7 @@ def frame_columns(x: Data, names: Sequence[str], what: str = "x") -> dict[str, n
         if name not in keys:
             there = ", ".join(map(repr, own[:10])) or "none"
             raise InvalidData(
-                f"{what} has no column {name!r}; its columns are {there}{near(name, own) or '.'}"
+                f"{what} has no column {name!r}; its columns are {there}{did_you_mean(name, own) or '.'}"
             )
     columns = {name: np.asarray(x[keys[name]]) for name in names}
     if len({column.shape for column in columns.values()}) > 1:
@@ -194,7 +194,7 @@ def _inputs(
     names = frame_names(x)
     if unknown := [name for name in categories if name not in names]:
         raise InvalidData(
-            f"categories names {unknown[0]!r}, which is no column of x{near(unknown[0], names) or '.'}"
+            f"categories names {unknown[0]!r}, which is no column of x{did_you_mean(unknown[0], names) or '.'}"
         )
     columns = frame_columns(x, names)
     if not columns or not len(next(iter(columns.values()))):

@@ -25,7 +25,7 @@ from kanrun.config import (
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.formulas.parsing import parse_expression
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.domains import check_finite, read_domain
 
@@ -55,7 +55,7 @@ def read_nist(folder: str, name: str) -> NistSet:
     if not path.is_file():
         known = sorted(each.stem for each in Path(folder).glob("*.dat"))
         raise UsageError(
-            f"target.name={name!r}: {folder} has no file {name}.dat{near(name, known) or '.'}"
+            f"target.name={name!r}: {folder} has no file {name}.dat{did_you_mean(name, known) or '.'}"
         )
     try:
         return _read(name, path.read_text(encoding="ascii"))
@@ -357,5 +357,5 @@ def _check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
     names = list(known)
     if name not in names:
         raise UsageError(
-            f"{key}={name!r} is not one of the {what}{near(name, names)}; known are {', '.join(names)}."
+            f"{key}={name!r} is not one of the {what}{did_you_mean(name, names)}; known are {', '.join(names)}."
         )

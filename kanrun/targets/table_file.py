@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET = (".parquet", ".pq")
@@ -119,7 +119,7 @@ def positions(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[i
             known = [column for column in names if column]
             listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UsageError(
-                f"{file.name} has no column {name!r}{near(name, known)}; its columns are {listed}."
+                f"{file.name} has no column {name!r}{did_you_mean(name, known)}; its columns are {listed}."
             )
     return [places[name] for name in wanted]
 

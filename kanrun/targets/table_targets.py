@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
+from kanrun.suggestions import did_you_mean
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.encoding import TableCode, code_of, days_of
 from kanrun.targets.table_file import check_path, positions
@@ -262,7 +262,7 @@ def build_bundled(config: BundledTarget) -> Target:
     name = config.name
     if name not in BUNDLED:
         raise UsageError(
-            f"target.name={name!r}: there is no bundled table {name}{near(name, BUNDLED)}; "
+            f"target.name={name!r}: there is no bundled table {name}{did_you_mean(name, BUNDLED)}; "
             f"known are {', '.join(BUNDLED)}."
         )
     try:

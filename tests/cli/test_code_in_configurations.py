@@ -116,10 +116,10 @@ def test_a_few_lines_that_stand_for_any_amount(
 
 
 def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nseed: &a 3\nseeds: *a\n")
+    (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nseed: &a 3\nn_seeds: *a\n")
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
-    assert "seeds: 3" in kanrun("fit", "--cfg", "job", "--config-dir", "mine", "+extra=linked").out
+    assert "n_seeds: 3" in kanrun("fit", "--cfg", "job", "--config-dir", "mine", "+extra=linked").out
 
 
 def test_nested_too_deeply(refused: Refused, tmp_path: Path) -> None:

@@ -305,12 +305,12 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [["fit", "seeds=20"], ["solve", "equation=burgers"], ["continual", "executor=serial"]]
+    "words", [["fit", "n_seeds=20"], ["solve", "equation=burgers"], ["continual", "executor=serial"]]
 )
 def test_a_run_ends_within_a_tenth_of_its_seconds(words: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, "-m", "kanrun", *words, "max_seconds=15"], check=True, capture_output=True
+        [sys.executable, "-m", "kanrun", *words, "max_cpu_seconds=15"], check=True, capture_output=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime == pytest.approx(

@@ -93,7 +93,7 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
         (["model.degree=-1"], ["model.degree=-1 must be from 0 to 20", "degree of the splines"]),
         (["-m", "model.degree=2,-1"], ["model.degree=-1 must be from 0 to 20"]),
         (["device=tpu"], ["device=tpu"]),
-        (["seeds=0"], ["seeds=0"]),
+        (["n_seeds=0"], ["n_seeds=0"]),
         (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
         (
             ["target=gaussian_peaks", "target.centres=[0,nan]"],

@@ -98,7 +98,7 @@ def test_interrupted(kanrun: Command) -> None:
 def test_resume(kanrun: Command, fit: Any) -> None:
     fit.stop_at = 2
     stopped = kanrun(
-        "fit", "-q", "seeds=3", "+note=kept", "target=expression", "target.formula=sqrt(x0)"
+        "fit", "-q", "n_seeds=3", "+note=kept", "target=expression", "target.formula=sqrt(x0)"
     )
     assert stopped.code == 130
     fit.stop_at = None
@@ -108,7 +108,7 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert fit.seeds == [0, 1, 2, 2]
     assert (fit.configs[-1].note, fit.configs[-1].target) == ("kept", fit.configs[0].target)
     assert manifest(result.folder)["status"] == "COMPLETED"
-    assert manifest(result.folder)["overrides"][0] == "seeds=3"
+    assert manifest(result.folder)["overrides"][0] == "n_seeds=3"
     again = kanrun("runs", "resume", "fit/v0001")
     assert (again.code, again.folder) == (0, result.folder)
     assert "nothing left to do" in again.err
@@ -135,7 +135,7 @@ def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
         "-m",
         "seed=0,1",
         "model.degree=3,7",
-        "seeds=3",
+        "n_seeds=3",
         "target.formula=sqrt(x0)",
         "target=expression",
     )
@@ -401,8 +401,8 @@ def test_a_signal_while_a_run_begins_is_recorded(
 @pytest.mark.parametrize(
     ("words", "seen"),
     [
-        (["study=toy_suite"], lambda cfg: (len(cfg.suite), cfg.seeds) == (8, 5)),
-        (["study=fit/toy_suite", "seeds=1"], lambda cfg: (len(cfg.suite), cfg.seeds) == (8, 1)),
+        (["study=toy_suite"], lambda cfg: (len(cfg.suite), cfg.n_seeds) == (8, 5)),
+        (["study=fit/toy_suite", "n_seeds=1"], lambda cfg: (len(cfg.suite), cfg.n_seeds) == (8, 1)),
         (["+note=hello"], lambda cfg: cfg.note == "hello"),
         (["++seed=3"], lambda cfg: cfg.seed == 3),
         (["~solver.starts", "++solver.starts=2"], lambda cfg: True),

@@ -18,7 +18,7 @@ Command = Callable[..., Any]
 @pytest.fixture
 def two(kanrun: Command) -> Path:
     kanrun("fit", "-q", "model.degree=2")
-    kanrun("fit", "-q", "model.degree=4", "seeds=2")
+    kanrun("fit", "-q", "model.degree=4", "n_seeds=2")
     return Path("outputs")
 
 
@@ -47,7 +47,7 @@ def test_tab_knows_runs_and_jobs(kanrun: Command, two: Path) -> None:
 
 def test_runs_are_compared_and_their_settings_told_apart(kanrun: Command, two: Path) -> None:
     found = json.loads(kanrun("runs", "compare", "fit/1", "fit/2", "--json").out)
-    assert found["settings"] == {"seeds": [1, 2], "model.degree": [2, 4]}
+    assert found["settings"] == {"n_seeds": [1, 2], "model.degree": [2, 4]}
     assert found["results"]["degree"] == [2.0, 4.0]
     shown = kanrun("runs", "compare", "fit/1", "fit/2").out.splitlines()
     written = Path(shown[-2])
@@ -169,14 +169,14 @@ def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_pla
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun: Command, fit: Any) -> None:
-    said = kanrun("fit", "--dry-run", "seeds=3")
+    said = kanrun("fit", "--dry-run", "n_seeds=3")
     assert said.code == 0
     assert said.out.splitlines()[0] == "3 trainings: 1 cell x 3 seeds"
     assert "time: unknown, since no run of fit in outputs has ended" in said.out
     assert fit.seeds == []
     assert not Path("outputs").exists()
     kanrun("fit", "-q", "model.degree=2")
-    again = kanrun("fit", "--dry-run", "seeds=3").out
+    again = kanrun("fit", "--dry-run", "n_seeds=3").out
     assert "by fit/v0001, which differs in model.degree" in again
     assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
     assert not Path("outputs/.index.msgpack").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kanrun.config import EXPERIMENTS, GROUPS, MODELS, SOLVERS, TARGETS
-from kanrun.config.registry import Kinds, ModelKind, resolve
+from kanrun.config.registry import ModelKind, Registry, resolve
 from kanrun.errors import UsageError
 
 PLUGIN = '''
@@ -116,7 +116,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_a_name_can_be_taken_once() -> None:
-    table: Kinds[Any] = Kinds("model")
+    table: Registry[Any] = Registry("model")
     table.add(ModelKind("one", "", object))
     with pytest.raises(ValueError, match="two kinds of model called 'one'"):
         table.add(ModelKind("one", "", object))

@@ -108,8 +108,8 @@ def test_models(settings: Any, parts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (FitConfig(seeds=0), "seeds=0 must be at least 1"),
-        (FitConfig(seed=2**32 - 1, seeds=2), "goes beyond 4294967295, the largest seed"),
+        (FitConfig(n_seeds=0), "n_seeds=0 must be at least 1"),
+        (FitConfig(seed=2**32 - 1, n_seeds=2), "goes beyond 4294967295, the largest seed"),
         (FitConfig(device="mps"), "device=mps has no float64; add precision=float32"),
         (
             FitConfig(executor=ExecutorConfig("cloud")),

@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [
         "fit",
         "target=product",
-        "seeds=2",
+        "n_seeds=2",
         "model.hidden=[2]",
         "model.intervals=[3]",
         "solver.steps=3",

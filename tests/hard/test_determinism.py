@@ -14,12 +14,12 @@ from kanrun.runs import Run
 from kanrun.runs.locations import find_runs
 
 CALLS = {
-    "kan": ["fit", "seeds=2", "sampling.train=200"],
-    "adam": ["fit", "target=runge", "solver=adam", "solver.steps=50", "seeds=2"],
-    "table": ["fit", "target=bundled", "target.name=diabetes", "seeds=2"],
-    "continual": ["continual", "seeds=2"],
-    "formula": ["interpret", "target.formula=exp(-x)*sin(3*y)", "budget=5", "seeds=2"],
-    "equation": ["solve", "equation=pendulum", "seeds=2"],
+    "kan": ["fit", "n_seeds=2", "sampling.train=200"],
+    "adam": ["fit", "target=runge", "solver=adam", "solver.steps=50", "n_seeds=2"],
+    "table": ["fit", "target=bundled", "target.name=diabetes", "n_seeds=2"],
+    "continual": ["continual", "n_seeds=2"],
+    "formula": ["interpret", "target.formula=exp(-x)*sin(3*y)", "budget=5", "n_seeds=2"],
+    "equation": ["solve", "equation=pendulum", "n_seeds=2"],
 }
 WAYS = {
     "another hash seed": ({"PYTHONHASHSEED": "7"}, []),

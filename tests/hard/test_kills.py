@@ -24,7 +24,7 @@ from kanrun.cli.app import main
 from kanrun.runs import Run
 from kanrun.runs.locations import find_runs
 
-WORDS = ("fit", "target=runge", "model=polynomial", "seeds=2", "sampling.train=40", "-q")
+WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=2", "sampling.train=40", "-q")
 TORN = ("metrics", "summary")
 
 
@@ -111,7 +111,7 @@ def test_ctrl_c_ends_in_order_however_often_it_is_pressed(tmp_path: Path, presse
     words = [
         "fit",
         "target=product",
-        "seeds=3",
+        "n_seeds=3",
         "solver=adam",
         "solver.steps=100000",
         "--outputs",

@@ -74,7 +74,7 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
 def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
     """300 cells in two workers: what the program and each worker hold late is what they held early, to 5 %."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    words = ["fit", "-q", "target=runge", "seeds=300", "model.hidden=[]", "sampling.train=200"]
+    words = ["fit", "-q", "target=runge", "n_seeds=300", "model.hidden=[]", "sampling.train=200"]
     command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     parent, summary = (

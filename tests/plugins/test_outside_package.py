@@ -102,7 +102,7 @@ FITS = [
         "model.intervals=[3]",
         *SEARCHLESS,
     ],
-    ["noise-levels", "seeds=2", "solver.steps=5", *SEARCHLESS],
+    ["noise-levels", "n_seeds=2", "solver.steps=5", *SEARCHLESS],
 ]
 
 

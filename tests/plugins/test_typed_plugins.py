@@ -46,7 +46,7 @@ def run(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "target=rings",
         "model.hidden=[2]",
         "model.intervals=[3]",
-        "seeds=2",
+        "n_seeds=2",
         *QUICK,
         "--outputs",
         str(outputs),

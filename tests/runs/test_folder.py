@@ -19,7 +19,7 @@ from kanrun.runs import Checkpoint, Claim, Manifest, Note, Row, Run, RunFolder, 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder.create(tmp_path, "fit")
-    made.start(Manifest("fit", argv=("fit", "seeds=2"), overrides=("seeds=2",), seeds=(0, 1)))
+    made.start(Manifest("fit", argv=("fit", "n_seeds=2"), overrides=("n_seeds=2",), seeds=(0, 1)))
     return made
 
 
@@ -33,7 +33,7 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder: RunFolder) -> No
     folder.finish(Status.COMPLETED)
     after = json.loads((folder.path / "run.json").read_text())
     assert after["status"] == "COMPLETED"
-    assert after["argv"] == ["fit", "seeds=2"]
+    assert after["argv"] == ["fit", "n_seeds=2"]
     assert after["seeds"] == [0, 1]
     assert after["claims"][0] == {
         "sentence": "error falls",

@@ -54,7 +54,7 @@ def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> None:
-    outcome, run = run_toy(sizes=[2, 3], seeds=2, seed=5)
+    outcome, run = run_toy(sizes=[2, 3], n_seeds=2, seed=5)
     assert outcome.status == Status.COMPLETED
     pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
     assert pairs == [[0, 5, 2], [0, 6, 2], [1, 5, 3], [1, 6, 3]]
@@ -195,7 +195,7 @@ class Preparing:
 
 
 def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> None:
-    experiment, cfg = Preparing(), ToyConfig(seeds=2)
+    experiment, cfg = Preparing(), ToyConfig(n_seeds=2)
     prepared = check(experiment, cfg)
     assert experiment.built == [(1, 0), (2, 0)]
     assert list(prepared) == [(0, 0)]
@@ -231,9 +231,9 @@ def test_what_a_power_cut_must_not_take_waits_for_the_disk(
     ("settings", "message"),
     [
         ({"seed": -1}, "seed=-1 must be at least 0"),
-        ({"seeds": 0}, "seeds=0 must be at least 1"),
-        ({"seeds": True}, "seeds=True must be"),
-        ({"seeds": 4 * 10**9}, "1 cells with seeds=4000000000 are more than 100000 trainings"),
+        ({"n_seeds": 0}, "n_seeds=0 must be at least 1"),
+        ({"n_seeds": True}, "seeds=True must be"),
+        ({"n_seeds": 4 * 10**9}, "1 cells with n_seeds=4000000000 are more than 100000 trainings"),
         ({"seed": 2**32}, "largest seed"),
         ({"precision": "float16"}, "precision=float16 is not one of float64, float32"),
         ({"device": "tpu"}, "device=tpu is not one of"),
@@ -283,23 +283,23 @@ def test_mps_has_no_double_precision() -> None:
 def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(
     run_toy: RunToy, executor: tuple[object, ...]
 ) -> None:
-    outcome, run = run_toy(executor, sizes=[2, 3, 4], max_seconds=1e-9)
+    outcome, run = run_toy(executor, sizes=[2, 3, 4], max_cpu_seconds=1e-9)
     assert outcome.status == run.manifest.status == Status.COMPLETED
     assert (
         run.manifest.reason
-        == "ended by max_seconds=1e-09 with the best so far; 2 of 3 trainings were not begun"
+        == "ended by max_cpu_seconds=1e-09 with the best so far; 2 of 3 trainings were not begun"
     )
     assert len(run.table("summary")) == 1
     assert [claim.holds for claim in outcome.claims] == [False, False]
-    assert outcome.claims[0].spread == "from 1 of 3 trainings, ended by max_seconds"
+    assert outcome.claims[0].spread == "from 1 of 3 trainings, ended by max_cpu_seconds"
 
 
 def test_tags_a_note_and_a_further_format_are_settings(run_toy: RunToy) -> None:
-    _, run = run_toy(tags=["good", "final"], note="for the talk", format="pdf", max_seconds=1000.0)
+    _, run = run_toy(tags=["good", "final"], note="for the talk", format="pdf", max_cpu_seconds=1000.0)
     assert (run.labels.tags, run.labels.note) == (("good", "final"), "for the talk")
     assert [path.suffix for path in run.figures] == [".pdf", ".png", ".svg"]
     assert run.manifest.reason is None
     with pytest.raises(UsageError, match="'two words' is no tag"):
         run_toy(tags=["two words"])
-    with pytest.raises(UsageError, match="max_seconds=5 is not for executor=dask"):
-        run_toy(("dask", None, "tcp://127.0.0.1:1"), max_seconds=5.0)
+    with pytest.raises(UsageError, match="max_cpu_seconds=5 is not for executor=dask"):
+        run_toy(("dask", None, "tcp://127.0.0.1:1"), max_cpu_seconds=5.0)

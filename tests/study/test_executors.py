@@ -28,7 +28,7 @@ from kanrun.study.execute import execute
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]
-SIZES = {"sizes": [2, 3, 4], "seeds": 2}
+SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 
 
 @pytest.fixture(scope="module")

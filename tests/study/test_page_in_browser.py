@@ -146,7 +146,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "peaks=2",
         "learners=[{name: KAN, kind: kan}]",
         "trials=1",
-        "seeds=1",
+        "n_seeds=1",
     ]
     assert main(["continual", *outputs, *phases, "executor=serial"]) == 0
     page = folder / "report.html"

@@ -21,7 +21,7 @@ from kanrun.study.execute import execute
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]
-SETTINGS: dict[str, Any] = {"sizes": [2, 3], "seeds": 2, "steps": 8}
+SETTINGS: dict[str, Any] = {"sizes": [2, 3], "n_seeds": 2, "steps": 8}
 KILLED = """
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ sys.path.append(sys.argv[2])
 import toy_experiment as toy
 from kanrun.runs import RunFolder
 from kanrun.study.execute import execute
-cfg = toy.ToyConfig(sizes=[2, 3], seeds=2, steps=8, pause=0.1)
+cfg = toy.ToyConfig(sizes=[2, 3], n_seeds=2, steps=8, pause=0.1)
 execute(toy, cfg, RunFolder.create(Path(sys.argv[1]), "toy"), quiet=True)
 """
 

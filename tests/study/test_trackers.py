@@ -47,7 +47,7 @@ def test_settings_rows_and_results_reach_the_tracker(
     )
     _, run = run_toy(sizes=[2, 3], tracker="mlflow")
     (one,) = heard
-    assert (one.command, one.settings["seeds"], one.settings["executor.kind"]) == (
+    assert (one.command, one.settings["n_seeds"], one.settings["executor.kind"]) == (
         "toy",
         1,
         "serial",

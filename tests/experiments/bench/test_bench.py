@@ -286,7 +286,7 @@ def test_the_fastest_other_library_is_marked() -> None:
         ({"layers": [[1, 2]]}, "where a list of 4 is needed"),
         ({"layers": []}, r"layers=\[\] needs at least 1 entry"),
         ({"rounds": 0}, "rounds=0"),
-        ({"seeds": 2}, "seeds=2: bench repeats in rounds"),
+        ({"n_seeds": 2}, "n_seeds=2: bench repeats in rounds"),
         ({"device": "auto"}, "device=auto: bench measures on the processor"),
         ({"peers": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
         ({"growth_shape": [8]}, r"growth_shape=\[8\] must have 2"),

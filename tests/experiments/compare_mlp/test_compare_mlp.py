@@ -73,7 +73,7 @@ def run(tmp_path: Path) -> Callable[..., Run]:
 
 def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., Run]) -> None:
     growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
-    finished = run(rendered=True, cases=[PRODUCT, RUNGE], seeds=2, growth=growth)
+    finished = run(rendered=True, cases=[PRODUCT, RUNGE], n_seeds=2, growth=growth)
     summary = finished.table("summary")
     assert len(summary) == 2 * 2 * (2 + 2)
     product = summary[summary["target"] == "product"]
@@ -253,7 +253,7 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
 
 def test_each_grid_of_the_theorems_shape_has_its_claim(run: Callable[..., Run]) -> None:
     finished = run(
-        comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], seeds=2
+        comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], n_seeds=2
     )
     coarse, fine = finished.manifest.claims
     assert "runge with G = 2:" in coarse.sentence
@@ -292,7 +292,7 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
         comparison="implementation_tricks",
         cases=[PRODUCT],
         grids=[3],
-        seeds=2,
+        n_seeds=2,
         solver=solver,
         model=model,
     )
@@ -333,7 +333,7 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         cases=[case],
         grids=[2],
         depths=[1],
-        seeds=2,
+        n_seeds=2,
         sampling=sampling,
         solver=LBFGSSolver(steps=15),
     )

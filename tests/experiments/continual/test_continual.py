@@ -403,7 +403,7 @@ def test_the_real_command_runs_and_refuses_in_one_sentence(
     small = [
         "-q",
         "executor=serial",
-        "seeds=1",
+        "n_seeds=1",
         "trials=1",
         "parts=[intervals]",
         "intervals=[50]",

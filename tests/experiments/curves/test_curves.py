@@ -138,7 +138,7 @@ def test_knots_may_be_repeated(run: Callable[..., Run]) -> None:
 
 
 def test_only_the_identities_depend_on_the_seed(run: Callable[..., Run]) -> None:
-    done = run("seeds=2", "seed=3", "parts=[lecture,identities]")
+    done = run("n_seeds=2", "seed=3", "parts=[lecture,identities]")
     assert done.table("lecture_points")["seed"].unique().tolist() == [3]
     assert done.table("identities")["seed"].unique().tolist() == [3, 4]
     assert any(claim.spread and "over 2 seeds" in claim.spread for claim in done.manifest.claims)

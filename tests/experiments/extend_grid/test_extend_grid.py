@@ -55,7 +55,7 @@ def settings(**changes: Any) -> ExtendGridConfig:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "extend-grid")
-    outcome = execute(extend_grid, settings(seeds=2), folder, quiet=True)
+    outcome = execute(extend_grid, settings(n_seeds=2), folder, quiet=True)
     assert outcome.status == Status.COMPLETED, outcome
     return Run(folder.path)
 

@@ -82,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cfg: InterpretConfig) -> Run:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run(tmp_path_factory, settings(seeds=2))
+    return run(tmp_path_factory, settings(n_seeds=2))
 
 
 def test_the_formula_is_recovered_and_certified(finished: Run) -> None:
