@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +15,8 @@ from typing import Annotated, Any, TypeVar
 from msgspec import Meta
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.files import plain, read_json, storing, write_json
+from kanrun.runs.files import plain, read_json, storing, write_atomic, write_json
+from kanrun.runs.tables import csv_lines, read_rows
 
 MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = (
     "run.json",
@@ -22,6 +24,7 @@ MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = (
     "sweep.json",
     "labels.json",
 )
+POINTS_FILE = "points.csv"
 Time = Annotated[datetime, Meta(tz=True)]
 T = TypeVar("T")
 
@@ -172,6 +175,91 @@ class Sweep:
         if not sweep.jobs:
             raise StorageFailed(f"{folder / SWEEP_FILE} does not describe a sweep: it has no jobs.")
         return sweep
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a study.
+
+    Attributes:
+        number: Number of the point, from 0.
+        overrides: Arguments that would give this point without -m.
+        values: Swept keys by their full name ("model.degree", "target" for a group); empty in a
+            study of one point.
+        base: Number of the composed configuration that the values are set on.
+    """
+
+    number: int
+    overrides: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    base: int = 0
+
+    @property
+    def label(self) -> str:
+        """The swept values in words, such as "model.degree=3, target=sine"."""
+        return ", ".join(f"{key}={value}" for key, value in self.values.items())
+
+
+def write_points(folder: Path, points: Sequence[Point]) -> None:
+    """Write `points.csv`: number, base, one column for each swept key, and the overrides as JSON.
+
+    A value is JSON, except for text that would not be read as JSON. Raises StorageFailed.
+    """
+    keys = list(points[0].values)
+    rows = [
+        [point.number, point.base, *(_cell(point.values[key]) for key in keys)]
+        + [json.dumps(point.overrides)]
+        for point in points
+    ]
+    content = csv_lines([["point", "base", *keys, "overrides"], *rows])
+    write_atomic(folder / POINTS_FILE, content, durable=True)
+
+
+def read_points(folder: Path) -> list[Point]:
+    """Return the points in `points.csv`. Raises StorageFailed if it is missing or damaged."""
+    path = folder / POINTS_FILE
+    header, rows = read_rows(path)
+    points = []
+    try:
+        for number, row in enumerate(rows):
+            _, base, *values, overrides = row
+            keyed = dict(zip(header[2:-1], map(_value, values), strict=True))
+            points.append(Point(number, tuple(json.loads(overrides)), keyed, int(base)))
+            if int(row[0]) != number:
+                raise ValueError(f"row {number} has the point {row[0]}")
+    except (ValueError, TypeError) as error:
+        raise StorageFailed(f"{path} does not describe points: {error}.") from error
+    if not points:
+        raise StorageFailed(f"{path} does not describe points: it has no rows.")
+    return points
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) and _value(value) == value else json.dumps(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def plain_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the swept `values` that name a plain setting of the configuration `base`.
+
+    The choice of a group (`target`, `study`) is no setting: `base` was composed with it.
+    """
+    return {key: value for key, value in values.items() if _names_setting(base, key, value)}
+
+
+def _names_setting(base: Mapping[str, Any], key: str, value: Any) -> bool:
+    node: Any = base
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return not isinstance(node, Mapping) or isinstance(value, Mapping)
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,7 @@ class Run:
 
         Raises StorageFailed if it is missing, damaged, or uses YAML aliases (which can blow up memory).
         """
-        path = self.path / ".hydra" / "config.yaml"
-        config = yaml_as_plain(read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace"), path)
-        if not isinstance(config, dict):
-            raise StorageFailed(
-                f"{path} is not a configuration: it holds a {type(config).__name__}."
-            )
-        return {str(key): value for key, value in config.items()}
+        return read_config(self.path / ".hydra" / "config.yaml")
 
     @property
     def table_paths(self) -> dict[str, Path]:
@@ -227,6 +221,17 @@ class Run:
         """Files of the figures that are there."""
         there = (self.path / "figures").glob("*.*")
         return tuple(sorted(path for path in there if path.suffix in {".png", ".svg", ".pdf"}))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a stored configuration as plain values, interpolations kept.
+
+    Raises StorageFailed if it is missing, damaged, or uses YAML aliases (which can blow up memory).
+    """
+    config = yaml_as_plain(read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace"), path)
+    if not isinstance(config, dict):
+        raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
+    return {str(key): value for key, value in config.items()}
 
 
 @contextlib.contextmanager

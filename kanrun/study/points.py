@@ -1,0 +1,108 @@
+"""A study: everything that runs more than once is points x cells x seeds of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check
+from kanrun.errors import UsageError
+from kanrun.runs.files import write_atomic
+from kanrun.runs.manifest import POINTS_FILE, Point, plain_values, read_points, write_points
+from kanrun.runs.reader import Run, read_config
+
+__all__ = ["Point", "Study"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A command, its points, and the configurations that they are made of.
+
+    Attributes:
+        command: The command, such as "fit".
+        argv: Arguments as typed, for the record.
+        bases: Composed configurations as plain values, interpolations kept; one for each
+            combination of group choices. Each has every key of the values that are set on it.
+        points: The points in the order of their numbers.
+    """
+
+    command: str
+    argv: tuple[str, ...]
+    bases: tuple[Mapping[str, Any], ...]
+    points: tuple[Point, ...]
+    _composed: dict[int, DictConfig] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether the study has several points."""
+        return len(self.points) > 1
+
+    def config(self, number: int) -> ExperimentConfig:
+        """Return the typed and checked configuration of the point `number`. Raises UsageError."""
+        point = self.points[number]
+        base = self.bases[point.base]
+        if point.base not in self._composed:
+            self._composed[point.base] = _typed(self.command, base)
+        composed = self._composed[point.base]
+        values = plain_values(base, point.values)
+        try:
+            if values:
+                composed = composed.copy()
+                for key, value in values.items():
+                    OmegaConf.update(composed, key, value)
+            config: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+        except (OmegaConfBaseException, TypeError) as error:
+            raise UsageError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
+        check(config)
+        return config
+
+    def store(self, folder: Path) -> None:
+        """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""
+        for number, base in enumerate(self.bases):
+            text = OmegaConf.to_yaml(OmegaConf.create(dict(base)))
+            write_atomic(folder / _config_file(number), text.encode(), durable=True)
+        if self.has_several:
+            write_points(folder, self.points)
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """Return the study that the run in `folder` stored. Raises StorageFailed."""
+        manifest = Run(folder).manifest
+        points = (Point(0, manifest.overrides),)
+        if (folder / POINTS_FILE).is_file():
+            points = tuple(read_points(folder))
+        bases = range(max(point.base for point in points) + 1)
+        configs = tuple(read_config(folder / _config_file(number)) for number in bases)
+        return cls(manifest.command, manifest.argv, configs, points)
+
+
+def _config_file(number: int) -> str:
+    return f"config-{number}.yaml" if number else "config.yaml"
+
+
+def _typed(command: str, plain: Mapping[str, Any]) -> DictConfig:
+    """Return a composed configuration with the types of its command and groups."""
+    schema = EXPERIMENTS.find(command).settings
+    try:
+        composed = _merged(schema, OmegaConf.create(dict(plain)))
+        for group in GROUPS:
+            node = composed.get(group)
+            if node is not None:
+                kind = GROUPS[group].find(str(node.kind), f"{group}.kind")
+                OmegaConf.update(composed, group, _merged(kind.settings, node), merge=False)
+    except (OmegaConfBaseException, AttributeError) as error:
+        raise UsageError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE.")
+    return composed
+
+
+def _merged(schema: type, node: Any) -> DictConfig:
+    merged = OmegaConf.merge(OmegaConf.structured(schema), node)
+    assert isinstance(merged, DictConfig)
+    return merged
