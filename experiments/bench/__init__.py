@@ -95,6 +95,6 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    from kanrun.experiments.bench.findings import claims_of
+    from kanrun.experiments.bench.claim_checks import claims_of
 
     return claims_of(tables)

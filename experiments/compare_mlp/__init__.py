@@ -26,15 +26,6 @@ from kanrun.runs.records import Record
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
 
-#: The module of each comparison; it has the functions of an experiment but `figures`.
-COMPARISONS = {
-    "matched": "matched",
-    "universal_approximation": "universal",
-    "kolmogorov_arnold": "superposition",
-    "no_activation": "linear",
-    "implementation_tricks": "tricks",
-}
-
 
 def check(cfg: CompareMLPConfig) -> None:
     """Build everything that a run would build, without training."""
@@ -65,4 +56,4 @@ def claims(tables: Tables) -> Claims:
 
 def comparison(name: str) -> Any:
     """The module of a comparison by the name that the configuration gives it."""
-    return import_module(f"{__name__}.{COMPARISONS[name]}")
+    return import_module(f"{__name__}.{name}")

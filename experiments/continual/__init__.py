@@ -51,7 +51,9 @@ def cells_of(cfg: ContinualConfig, part: str) -> Cells:
         return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
     if part == "overlap":
         return [
-            {"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared
+            {"learner": name, "overlap": share}
+            for share in cfg.overlaps
+            for name in cfg.overlap_learners
         ]
     kept = {
         True: cfg.memories,
@@ -90,7 +92,7 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
         named = {learner.name: learner for learner in learners_of(cfg)}
         if cell["learner"] not in named:
             raise UsageError(
-                f"compared names {cell['learner']!r}, which is none of {', '.join(named)}."
+                f"overlap_learners names {cell['learner']!r}, which is none of {', '.join(named)}."
             )
         return named[cell["learner"]]
     learner = of_shape(cfg, cell["hidden"], cell["memory"])
@@ -154,6 +156,6 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    from kanrun.experiments.continual.findings import claims_of
+    from kanrun.experiments.continual.claim_checks import claims_of
 
     return list(claims_of(tables["summary"])) if "summary" in tables else []

@@ -162,7 +162,7 @@ class Learner:
     name: str = setting(MISSING, "what it is called in tables and figures")
     model: Any = None
     memory: str = setting("none", "what is kept of earlier phases", choices=tuple(MEMORIES))
-    kept: int = setting(20, "points of each phase that memory=replay keeps", minimum=1)
+    replay_points: int = setting(20, "points of each phase that memory=replay keeps", minimum=1)
     depths: list[int] = setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1, minimum=1)
     strengths: list[float] = setting(
         [1.0, 10.0, 100.0], "strengths of memory=ewc, by trial", least=1, minimum=0
@@ -204,8 +204,12 @@ def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
     """The name of the one that differs in keeping nothing alone; None for those that keep nothing themselves."""
     if learner.memory == "none":
         return None
-    bare = replace(learner, name="", memory="none", strengths=[], kept=0)
-    same = [other for other in learners if replace(other, name="", strengths=[], kept=0) == bare]
+    bare = replace(learner, name="", memory="none", strengths=[], replay_points=0)
+    same = [
+        other
+        for other in learners
+        if replace(other, name="", strengths=[], replay_points=0) == bare
+    ]
     return same[0].name if same else None
 
 

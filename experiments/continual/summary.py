@@ -73,8 +73,8 @@ def summary(
     )  # for claims
     values: dict[str, Value] = {
         "role": role,
-        "moving": moving(learner),
-        "twin": twin,
+        "trained_extras": moving(learner),
+        "no_memory_learner": twin,
         "shape": "-".join(map(str, network.shape)),
         "layers": len(network.shape) - 1,
         "intervals": network.intervals,

@@ -52,7 +52,7 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
         _lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
         for centre in centres[_order(cfg.order, len(centres), seed)]
     ]
-    judged = _lattice(low, high, cfg.evaluation)
+    judged = _lattice(low, high, cfg.evaluation_points)
     nearest = np.linalg.norm(judged[:, None] - centres[None], axis=-1).min(1)
     everything = Points(judged, target.function(judged))
     shown = Points(np.concatenate(points), target.function(np.concatenate(points)))

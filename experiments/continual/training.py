@@ -83,7 +83,7 @@ def go_through(
     plan, _ = make_plan(
         replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem
     )
-    memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
+    memory = MEMORIES[learner.memory](learner.replay_points, learner.strength(trial))
     matrix, functions, networks, steps = [], [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
         if isinstance(learner.model, KANConfig) and learner.model.update_grid:

@@ -45,6 +45,6 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    from kanrun.experiments.curves.findings import claims_of
+    from kanrun.experiments.curves.claim_checks import claims_of
 
     return list(claims_of(tables))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from kanrun.experiments.curves import geometry
-from kanrun.experiments.curves.findings import fitted_order
+from kanrun.experiments.curves.claim_checks import fitted_order
 from kanrun.experiments.curves.geometry import (
     Array,
     approximate,
@@ -140,9 +140,9 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
     """The planar B-spline curve on [0, 1], with the inner knots that the settings name or equally spaced ones."""
     control = polygon("bspline", cfg.bspline)
     check_degree(cfg.degree, len(control))
-    if cfg.moved >= len(control):
+    if cfg.moved_point >= len(control):
         raise UsageError(
-            f"moved={cfg.moved} must be the number of a control point, 0 to {len(control) - 1}."
+            f"moved_point={cfg.moved_point} must be the number of a control point, 0 to {len(control) - 1}."
         )
     needed = len(control) - cfg.degree - 1
     inner = (
@@ -265,7 +265,7 @@ def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """A B-spline curve: its basis, knots, control polygon and Bézier pieces, and what one control point moves."""
     curve = spline_of(cfg)
-    moved = geometry.move_point(curve, cfg.moved, np.array(cfg.by))
+    moved = geometry.move_point(curve, cfg.moved_point, np.array(cfg.displacement))
     t = geometry.samples(curve, 48)
     knots, times = np.unique(curve.t, return_counts=True)
     pieces, _ends = geometry.bezier_pieces(curve)

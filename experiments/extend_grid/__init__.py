@@ -102,7 +102,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)
     if one.left_out:
         yield Note(
-            f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}",
+            f"max_parameters={cfg.max_parameters} leaves out the grids {one.left_out}",
             warning=True,
         )
     plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
@@ -152,6 +152,6 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Exactness, order, what the penalty prevents, and what warm starts save."""
-    from kanrun.experiments.extend_grid.findings import claims_of
+    from kanrun.experiments.extend_grid.claim_checks import claims_of
 
     return list(claims_of(tables["stages"]))

@@ -94,7 +94,7 @@ def extension(
         solver=solver,
     )
     whole = schedule_of(cell["schedule"])
-    schedule, left_out = limited(whole, lambda g: parameters(cfg, shape, g), cfg.most_parameters)
+    schedule, left_out = limited(whole, lambda g: parameters(cfg, shape, g), cfg.max_parameters)
     cfg.model.intervals = list(schedule.grids)
     check_model(cfg.model, inputs)
     marks: dict[str, Value] = {
@@ -188,7 +188,9 @@ def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> It
             test is not None and not test <= ROUNDING * size
         )  # NaN is left for the claims to see
         assert stage.intervals is not None  # only KANs are trained here
-        in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
+        in_order = (
+            one.marks["part"] == "order" and stage.intervals >= one.cfg.order_first_grid and above
+        )
         before, after = stage.transfer.before, stage.transfer.after
         measured = {
             "test_root_median_square": root_median_square(stage, problem),

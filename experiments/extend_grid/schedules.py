@@ -98,7 +98,7 @@ def limited(
     if not kept:
         least = parameters_of(schedule.grids[0])
         raise UsageError(
-            f"most_parameters={most} leaves no grid of {list(schedule.grids)}; the first has {least}."
+            f"max_parameters={most} leaves no grid of {list(schedule.grids)}; the first has {least}."
         )
     return replace(schedule, intervals=kept, first=None, last=None), [
         g for g in schedule.grids if g not in kept

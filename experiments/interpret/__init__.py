@@ -102,6 +102,6 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Whether the seeds recovered the targets whose truth is known, and how near they come to certified values."""
-    from kanrun.experiments.interpret.findings import certified_claims, score_claims
+    from kanrun.experiments.interpret.claim_checks import certified_claims, score_claims
 
     return [*certified_claims(tables.get("certified")), *score_claims(tables["summary"])]

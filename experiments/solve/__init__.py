@@ -109,6 +109,6 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
     """The verdicts, their honesty, and constants that were sought."""
-    from kanrun.experiments.solve.findings import findings
+    from kanrun.experiments.solve.claim_checks import findings
 
     return findings(tables["summary"])

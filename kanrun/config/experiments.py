@@ -168,8 +168,8 @@ class CurvesConfig(ExperimentConfig):
     knots: list[float] | None = setting(
         None, "knots inside (0, 1), repeated ones too; null is equally spaced", above=0, below=1
     )
-    moved: int = setting(4, "control point of the B-spline that moves, counted from 0", minimum=0)
-    by: list[float] = setting([0.0, 1.5], "how far it moves", length=2, **_PLACE)
+    moved_point: int = setting(4, "control point of the B-spline that moves, counted from 0", minimum=0)
+    displacement: list[float] = setting([0.0, 1.5], "how far it moves", length=2, **_PLACE)
     spacing: str = setting(
         "chord", "parameters of planar points", choices=("chord", "centripetal", "uniform")
     )
@@ -211,7 +211,7 @@ class ExtendGridConfig(ExperimentConfig):
         [[1]], "hidden widths, one list per network", least=1, distinct=True, minimum=1
     )
     schedules: list[Any] = setting(MISSING, "schedules of grids", least=1)
-    most_parameters: int = setting(4000, "grids with more parameters are left out")
+    max_parameters: int = setting(4000, "grids with more parameters are left out")
     scratch_intervals: list[int] | None = setting(
         None, "grids of the part scratch; null is all of the first schedule", distinct=True
     )
@@ -219,7 +219,7 @@ class ExtendGridConfig(ExperimentConfig):
         [1, 2, 3, 4, 5], "degrees of the part order", distinct=True, minimum=1
     )
     order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
-    order_from: int = setting(12, "the first grid past the bends of the target")
+    order_first_grid: int = setting(12, "the first grid past the bends of the target")
     order_points: int = setting(3000, "training points of the part order", minimum=10)
     sizes: list[int] = setting(
         [100, 300, 1000], "training points of the part sizes", distinct=True, minimum=10
@@ -376,7 +376,7 @@ class ContinualConfig(ExperimentConfig):
         below=2,
     )
     points: int = setting(100, "points of a phase, evenly spaced", minimum=2, maximum=200_000)
-    evaluation: int = setting(
+    evaluation_points: int = setting(
         500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000
     )
     trials: int = setting(
@@ -397,7 +397,7 @@ class ContinualConfig(ExperimentConfig):
     overlaps: list[float] = setting(
         [0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2
     )
-    compared: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
+    overlap_learners: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
     shapes: list[list[int]] = setting(
         [[], [5], [3, 3]], "hidden widths of the part depth", minimum=1
     )

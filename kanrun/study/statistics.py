@@ -39,19 +39,23 @@ def value_range(values: pd.Series, of: str = "seeds") -> str | None:
     return f"{values.min():.3g} .. {values.max():.3g} over {len(values)} {of}{without}"
 
 
-def at_most(sentence: str, values: pd.Series, bound: float, spread: str | None = None) -> Claim:
+def claim_at_most(
+    sentence: str, values: pd.Series, bound: float, spread: str | None = None
+) -> Claim:
     """The claim that all of `values` are at most `bound`."""
     most = maximum(values)
     return Claim(sentence, most, f"at most {bound:g}", most <= bound, spread)
 
 
-def at_least(sentence: str, values: pd.Series, bound: float, spread: str | None = None) -> Claim:
+def claim_at_least(
+    sentence: str, values: pd.Series, bound: float, spread: str | None = None
+) -> Claim:
     """The claim that all of `values` are at least `bound`."""
     least = minimum(values)
     return Claim(sentence, least, f"at least {bound:g}", least >= bound, spread)
 
 
-def near(sentence: str, slopes: pd.Series, theory: float, within: float) -> Claim:
+def claim_near(sentence: str, slopes: pd.Series, theory: float, within: float) -> Claim:
     """The claim that the median of the exponents of all seeds is `theory`, give or take `within`."""
     slope = median(slopes)
     return Claim(

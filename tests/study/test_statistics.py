@@ -8,15 +8,27 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp import linear, superposition, tricks, verdicts
-from kanrun.experiments.continual import findings as continual_claims
-from kanrun.experiments.curves import findings as curve_claims
-from kanrun.experiments.extend_grid import findings as grid_claims
+from kanrun.experiments.compare_mlp import (
+    implementation_tricks,
+    kolmogorov_arnold,
+    no_activation,
+    verdicts,
+)
+from kanrun.experiments.continual import claim_checks as continual_claims
+from kanrun.experiments.curves import claim_checks as curve_claims
+from kanrun.experiments.extend_grid import claim_checks as grid_claims
 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.study import suite
-from kanrun.study.statistics import at_least, at_most, maximum, median, minimum, value_range
+from kanrun.study.statistics import (
+    claim_at_least,
+    claim_at_most,
+    maximum,
+    median,
+    minimum,
+    value_range,
+)
 
 Claims = Callable[[list[float]], list[Claim]]
 
@@ -30,14 +42,14 @@ def bounded(values: list[float]) -> list[Claim]:
     return suite.bound_claims({"bounds": pd.concat([rows, rows.assign(column="seconds")])})
 
 
-def no_activation(values: list[float]) -> list[Claim]:
+def of_no_activation(values: list[float]) -> list[Claim]:
     columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
-    return linear.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
+    return no_activation.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
 
 
 def superposed(values: list[float]) -> list[Claim]:
     rows = table(values, "relative_error", target="t", grid="5", shape="2-5-1", bound=1.0)
-    return superposition.claims({"summary": rows})
+    return kolmogorov_arnold.claims({"summary": rows})
 
 
 def six_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -50,10 +62,10 @@ def without_tricks(values: list[float]) -> list[Claim]:
         table(
             [error + 10 * (variant != "all tricks") for error in values], "error", variant=variant
         )
-        for variant in tricks.VARIANTS
+        for variant in implementation_tricks.VARIANTS
     )
     summary = six_seeds(summary)
-    return tricks.claims(
+    return implementation_tricks.claims(
         {"summary": summary.assign(target="t", shape="2-1", error=summary["error"] + 1)}
     )
 
@@ -69,9 +81,9 @@ def learners(values: list[float]) -> list[Claim]:
     kan = {
         "learner": "KAN",
         "role": "kan",
-        "moving": None,
+        "trained_extras": None,
         "memory": "none",
-        "twin": None,
+        "no_memory_learner": None,
         "phases": 5,
     }
     rows = table(values, "worst_forgetting", rmse=values, part="learners", **kan)
@@ -81,7 +93,7 @@ def learners(values: list[float]) -> list[Claim]:
 def on_grids(values: list[float]) -> list[Claim]:
     fine = table([4e-4 + error for error in values], "rmse", intervals=20, worst_forgetting=values)
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
-    kan = {"role": "kan", "moving": None, "phases": 5, "best_spline_rmse": 4e-4}
+    kan = {"role": "kan", "trained_extras": None, "phases": 5, "best_spline_rmse": 4e-4}
     both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, **kan)
     return list(continual_claims.claims_of(both))
 
@@ -144,7 +156,7 @@ def growing(values: list[float]) -> list[Claim]:
 
 ALL: list[Claims] = [
     bounded,
-    no_activation,
+    of_no_activation,
     superposed,
     without_tricks,
     opponents,
@@ -217,5 +229,5 @@ def test_extremes_of_what_is_no_number() -> None:
     assert (maximum(numbers), minimum(numbers), median(numbers)) == (3, 1, 2)
     for values in (pd.Series([3.0, None]), pd.Series([], dtype=float)):
         assert all(math.isnan(of(values)) for of in (maximum, minimum, median))
-    assert not at_least("s", pd.Series([math.inf]), 1).holds
-    assert not at_most("s", pd.Series([math.inf]), 1).holds
+    assert not claim_at_least("s", pd.Series([math.inf]), 1).holds
+    assert not claim_at_most("s", pd.Series([math.inf]), 1).holds

@@ -13,8 +13,8 @@ import pandas
 import pytest
 import torch
 from kanrun.experiments import bench
+from kanrun.experiments.bench import claim_checks as claims
 from kanrun.experiments.bench import competitors as layers
-from kanrun.experiments.bench import findings as claims
 from kanrun.experiments.bench import measurements, peers
 from kanrun.experiments.bench.competitors import LiveBytes, in_turn
 from kanrun.experiments.bench.plots import ratios

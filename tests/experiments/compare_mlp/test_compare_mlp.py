@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments import compare_mlp
-from kanrun.experiments.compare_mlp import linear, matched_run, tricks
+from kanrun.experiments.compare_mlp import implementation_tricks, matched_run, no_activation
 from kanrun.experiments.compare_mlp.matched import growth_claims, matched, steps_without_kan, widest
 from kanrun.experiments.compare_mlp.verdicts import judge, matched_logs, verdict_claims
 from scipy import stats
@@ -280,8 +280,10 @@ def test_the_product_of_matrices_by_hand() -> None:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(network(x), linear.with_one(x) @ linear.product(network).T)
-    assert linear.bits_that_differ(network, 0) == 0
+    torch.testing.assert_close(
+        network(x), no_activation.with_one(x) @ no_activation.product(network).T
+    )
+    assert no_activation.bits_that_differ(network, 0) == 0
 
 
 def test_implementation_tricks(run: Callable[..., Run]) -> None:
@@ -297,7 +299,7 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
         model=model,
     )
     summary = finished.table("summary")
-    assert set(summary["variant"]) == set(tricks.VARIANTS)
+    assert set(summary["variant"]) == set(implementation_tricks.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
     assert (
         errors["no residual base"] != errors["all tricks"]
@@ -316,13 +318,15 @@ def tricks_table(**errors: float) -> pd.DataFrame:
 
 
 def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims() -> None:
-    (claim,) = tricks.claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
+    (claim,) = implementation_tricks.claims(
+        {"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)}
+    )
     assert claim.sentence.startswith("no tricks")
     assert claim.measured == pytest.approx(2)  # of `error`, cross-entropy for classes
-    assert tricks.claims({"summary": tricks_table(no_tricks=0.2)}) == []
+    assert implementation_tricks.claims({"summary": tricks_table(no_tricks=0.2)}) == []
     apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
     apart.loc[apart["variant"] == "no tricks", "seed"] += 6
-    assert tricks.claims({"summary": apart}) == []
+    assert implementation_tricks.claims({"summary": apart}) == []
 
 
 def test_real_tables(run: Callable[..., Run]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from kanrun.experiments import continual
-from kanrun.experiments.continual.findings import claims_of as claims
+from kanrun.experiments.continual.claim_checks import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, twin_of
 
 from kanrun.cli.app import main
@@ -21,9 +21,9 @@ from kanrun.study.execute import check, execute
 ROW: dict[str, Any] = {
     "seed": 0,
     "role": "kan",
-    "moving": None,
+    "trained_extras": None,
     "memory": "none",
-    "twin": None,
+    "no_memory_learner": None,
     "layers": 1,
     "degree": 3,
     "intervals": 200,
@@ -32,7 +32,7 @@ ROW: dict[str, Any] = {
     "best_spline_rmse": None,
     "rmse": 0.1,
 }
-EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "twin": "MLP"}
+EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "no_memory_learner": "MLP"}
 STUDIES = sorted(
     path.stem for path in (Path(__file__).parents[3] / "conf/study/continual").glob("*.yaml")
 )
@@ -164,7 +164,7 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
         spacing=1.0,
         sharpness=10.0,
         points=49,
-        evaluation=64,
+        evaluation_points=64,
         learners=learners,
         model=KANConfig(hidden=[2], intervals=4, frozen_scales=True, update_grid=False),
         solver=LBFGSSolver(steps=4, penalty=0.0),
@@ -172,7 +172,7 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
     found = run.table("summary").set_index("learner")
     assert found["phases"].tolist() == [4] * 5
     assert found["stored"].gt(0).tolist() == [False, True, True, True, True]
-    assert found["twin"].fillna("").tolist() == ["", "none", "none", "none", ""]
+    assert found["no_memory_learner"].fillna("").tolist() == ["", "none", "none", "none", ""]
     assert (run.path / "figures/phases.png").is_file()
 
 
@@ -182,7 +182,7 @@ def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> 
         parts=["intervals", "overlap"],
         intervals=[40, 80],
         overlaps=[0.0, 0.5],
-        compared=["KAN"],
+        overlap_learners=["KAN"],
         peaks=2,
         model=MODEL,
     )
@@ -236,7 +236,7 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
 
 
 def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
-    scaled = {**ROW, "role": "kan", "moving": "trainable scales", "worst_forgetting": 0.2}
+    scaled = {**ROW, "role": "kan", "trained_extras": "trainable scales", "worst_forgetting": 0.2}
     learned = [
         {**scaled, "part": "learners", "learner": "scales"},
         {
@@ -244,7 +244,7 @@ def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
             "part": "learners",
             "learner": "kept",
             "memory": "rehearse",
-            "twin": "scales",
+            "no_memory_learner": "scales",
             "worst_forgetting": 1e-3,
         },
         {**scaled, "part": "overlap", "learner": "scales"},
@@ -264,7 +264,7 @@ def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
             "part": "learners",
             "learner": "kept",
             "memory": "rehearse",
-            "twin": "KAN",
+            "no_memory_learner": "KAN",
             "worst_forgetting": 2e-11,
         },
     ]

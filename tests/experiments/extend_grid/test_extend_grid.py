@@ -8,7 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from kanrun.experiments import extend_grid
-from kanrun.experiments.extend_grid.findings import order_claims, overfit_claims, warm_start_claims
+from kanrun.experiments.extend_grid.claim_checks import (
+    order_claims,
+    overfit_claims,
+    warm_start_claims,
+)
 from kanrun.experiments.extend_grid.schedules import Schedule, limited, schedule_of
 
 from kanrun.config import (
@@ -43,7 +47,7 @@ def settings(**changes: Any) -> ExtendGridConfig:
         "degrees": [1, 3],
         "order_points": 600,
         "order_intervals": [20, 40, 80],
-        "order_from": 40,
+        "order_first_grid": 40,
         "sizes": [40, 80],
         "size_intervals": [5, 10],
         "overfit_points": 40,
@@ -164,11 +168,11 @@ def test_published_errors_stand_beside_ours() -> None:
 
 
 def test_grids_beyond_the_limit_are_left_out_with_a_warning() -> None:
-    cfg = settings(parts=["schedules"], most_parameters=20)
+    cfg = settings(parts=["schedules"], max_parameters=20)
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     assert "leaves out the grids [20]" in records[0].text  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="leaves no grid"):
-        check(extend_grid, settings(most_parameters=3))
+        check(extend_grid, settings(max_parameters=3))
 
 
 def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:

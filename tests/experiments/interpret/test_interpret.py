@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
+from kanrun.experiments.interpret.claim_checks import certified_claims, score_claims
 from kanrun.experiments.interpret.diagram_edges import edge_tables
-from kanrun.experiments.interpret.findings import certified_claims, score_claims
 from kanrun.experiments.interpret.plots import candidate_map, score_card
 from kanrun.experiments.interpret.problem import problems_of
 from kanrun.experiments.interpret.result import Check, Interpretation, InterpretationProblem

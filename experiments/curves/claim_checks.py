@@ -56,11 +56,11 @@ def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
 
 def _most(sentence: str, values: Series[float], bound: float) -> Claim:
     """The largest of `values`, whose index is their seed, is at most `bound`."""
-    return statistics.at_most(sentence, values, bound, _spread(values))
+    return statistics.claim_at_most(sentence, values, bound, _spread(values))
 
 
 def _least(sentence: str, values: Series[float], bound: float) -> Claim:
-    return statistics.at_least(sentence, values, bound, _spread(values))
+    return statistics.claim_at_least(sentence, values, bound, _spread(values))
 
 
 def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import exponents, maximum, median, minimum, near, value_range
+from kanrun.study.statistics import (
+    claim_near,
+    exponents,
+    maximum,
+    median,
+    minimum,
+    value_range,
+)
 
 #: Required: what exact refinement may change, four digits above float64's rounding, and how near a fitted order has to
 #: be to the theory's -(k + 1) (de Boor, A Practical Guide to Splines, chapter XII).
@@ -60,7 +67,7 @@ def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
             continue
         reach = f"G = {rows['intervals'].min()} .. {rows['intervals'].max()}"
         sentence = f"k = {degree}: test RMSE of [{shape.replace('-', ',')}] falls as G^-(k + 1) over {reach}"
-        yield near(sentence, slopes, -(int(degree) + 1), ORDER)
+        yield claim_near(sentence, slopes, -(int(degree) + 1), ORDER)
 
 
 def order_of_each_seed(rows: pd.DataFrame) -> pd.Series:

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import at_least, at_most, exponents, maximum, median, near, value_range
+from kanrun.study.statistics import (
+    claim_at_least,
+    claim_at_most,
+    claim_near,
+    exponents,
+    maximum,
+    median,
+    value_range,
+)
 
 #: In units of the peaks' height. Required of the KAN (NOTHING, a quarter of its own error) and of the MLP that forgets
 #: (MUCH); where forgetting is said to be back, a share of a peak that can be seen (SOME).
@@ -52,7 +60,7 @@ def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
     for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
         role, still, lost = (
             some["role"].iloc[0],
-            some["moving"].isna().all(),
+            some["trained_extras"].isna().all(),
             some["worst_forgetting"],
         )
         if role == "kan" and still:
@@ -68,7 +76,7 @@ def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
 
 def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
     """What memories leave of the forgetting of the same network without one, where that has forgotten something."""
-    for (name, twin), some in rows.groupby(["learner", "twin"], sort=False):
+    for (name, twin), some in rows.groupby(["learner", "no_memory_learner"], sort=False):
         shares = _shares(some, rows[rows["learner"] == twin], ["seed"])
         if len(shares):
             sentence = (
@@ -112,7 +120,9 @@ def _order(learned: pd.DataFrame) -> Iterator[Claim]:
     sentence = (
         f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
     )
-    yield near(sentence, exponents(rows, ["seed"], "intervals", "rmse")["exponent"], theory, ORDER)
+    yield claim_near(
+        sentence, exponents(rows, ["seed"], "intervals", "rmse")["exponent"], theory, ORDER
+    )
 
 
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
@@ -143,7 +153,7 @@ def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
 
 def _still(rows: pd.DataFrame) -> pd.Series:
     """Which are KANs of one edge where nothing moves but coefficients."""
-    return (rows["role"] == "kan") & rows["moving"].isna()
+    return (rows["role"] == "kan") & rows["trained_extras"].isna()
 
 
 def _of_overlap(name: str, rows: pd.DataFrame, phases: str) -> Iterator[Claim]:
@@ -184,10 +194,10 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _most(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_most(sentence, values, bound, value_range(values, "trainings"))
+    return claim_at_most(sentence, values, bound, value_range(values, "trainings"))
 
 
 def _least(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_least(
+    return claim_at_least(
         sentence, values, bound, value_range(values, "trainings")
     )  # several may share a seed
