@@ -155,7 +155,7 @@ kanrun export interpret/latest --format formula -o formula.tex
 Inputs and outputs are in the units of the data. C, Python and JSON encode the columns of a table themselves
 (categories, missing values); ONNX and torch take the numbers that the columns become, whose names ONNX keeps in its
 metadata. ONNX computes the network in float32, opset 17. Solutions of `kanrun solve` are exported as other networks
-are, those with `conditions=hard` not at all; of one in windows, ONNX and torch compute every window at all points. A
+are, those with `constraints=hard` not at all; of one in windows, ONNX and torch compute every window at all points. A
 formula's text, LaTeX, Python or C comes from a run of `kanrun interpret`.
 
 ## The JSON document

@@ -3,7 +3,7 @@
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
 one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
 arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, if asked for, `tables` (errors and times of models of
-tables, the automatic one among them), `ablation` (what each rule of training is worth) and `work` (the seconds that a
+tables, the automatic one among them) and `work` (the seconds that a
 unit of work of `kanrun interpret` takes). Layers are measured in one
 process, in turn, and compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are
 named as such, and nothing is claimed about them.
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 #: What measures the parts that are no parts of `all`.
 APART = {
     "tables": "table_suite:tables",
-    "ablation": "ablation:ablation",
     "work": "measurements:search_work",
 }
 
@@ -46,10 +45,6 @@ def check(cfg: BenchConfig) -> None:
             "or run it again with another seed."
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
-    if cfg.part == "ablation":
-        from kanrun.experiments.bench.ablation import check_ablation
-
-        check_ablation(cfg)
 
 
 def cells(cfg: BenchConfig) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
         dataset.test.y,
         tuple(cfg.intervals),
         min(cfg.errors),
-        cfg.limit,
+        cfg.training_seconds,
         seed,
         threads_of(cfg),
     )
@@ -182,7 +182,7 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
         LM: lambda: _ours(LMSolver(), problem, track),
         LM_ONCE: lambda: _ours(LMSolver(starts=1, select_width=False), problem, track),
         LBFGS: lambda: _ours(LBFGSSolver(), problem, track),
-        PYKAN: lambda: curve(PYKAN, replace(track, limit=cfg.pykan_limit)),
+        PYKAN: lambda: curve(PYKAN, replace(track, limit=cfg.pykan_seconds)),
         JAX_ADAM: lambda: curve(JAX_ADAM, track),
         JAX_LBFGS: lambda: curve(JAX_LBFGS, track),
     }
@@ -205,7 +205,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
     """A training step of every layer by every competitor; ratios are to the faster of kanrun's own."""
     endings = ("", COMPILED) if cfg.compiled else ("",)
     ours = [OURS + ending for ending in endings]
-    competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.peers]
+    competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
     for numbers in cfg.layers:
         if time_limit_reached():
             break
@@ -214,7 +214,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
             try:
                 steps[name] = build(name, case, PRECISIONS[cfg.precision])
             except Exception as error:
-                if name not in cfg.peers:
+                if name not in cfg.libraries:
                     raise
                 failed[name] = why_not(name, error)
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)

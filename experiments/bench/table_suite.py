@@ -79,15 +79,15 @@ def sources() -> list[Source]:
             row["output"],
             tuple(row["drop"].split()),
             row["kind"] == "classes",
-            row["set"] == "held",
+            row["set"] == "holdout",
         )
         for row in listed.to_dict("records")
     ]
 
 
 def chosen_sources(names: Sequence[str]) -> list[Source]:
-    """Those of these names and of the sets `develop` and `held`, all where there are none."""
-    sets = {True: "held", False: "develop"}
+    """Those of these names and of the sets `development` and `holdout`, all where there are none."""
+    sets = {True: "holdout", False: "development"}
     return [
         source
         for source in sources()

@@ -44,7 +44,7 @@ def check_determined(system: System) -> None:
             each.expression.has(variable(name)) for each in (*system.equations, *conditions)
         ):
             raise UsageError(
-                f"equation.find has {name}, which no equation or condition holds; leave it out."
+                f"equation.unknown_parameters has {name}, which no equation or condition holds; leave it out."
             )
     for number, name in enumerate(names):
         held, given = (
@@ -204,8 +204,8 @@ def check_agreement(system: System, *, last: bool) -> None:
             last or corner.face[-1][0] < len(system.box) - 1
         ):
             raise UsageError(
-                f"conditions=hard: at {_place(corner.face, system.vocabulary.variables)} {corner.relation.text} "
-                "differs from the conditions of the faces that meet there; make them agree, or take conditions=soft."
+                f"constraints=hard: at {_place(corner.face, system.vocabulary.variables)} {corner.relation.text} "
+                "differs from the conditions of the faces that meet there; make them agree, or take constraints=soft."
             )
 
 

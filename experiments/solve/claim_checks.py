@@ -11,7 +11,7 @@ from kanrun.runs import Claim
 HONEST = 10.0
 #: Below this the change and the error are rounding: an exact formula has sixteen digits, of which a solution in 1e3
 #: numbers by normal equations keeps thirteen; references are integrated to tolerances of 1e-10 to 1e-13.
-ROUNDING = {"exact": 1e-13, "reference": 1e-10}
+ROUNDING = {"exact": 1e-13, "numerical": 1e-10}
 #: Sought constants are claimed to lie within so many of their standard errors.
 STANDARD_ERRORS = 2.0
 
@@ -32,7 +32,7 @@ def findings(summary: DataFrame) -> list[Claim]:
             float(solved),
             "1",
             bool(solved == 1.0),
-            _spread(rows, "change", "change from the last grid"),
+            _spread(rows, "grid_change", "change from the last grid"),
         )
     ]
     made += _honest(summary)
@@ -45,11 +45,11 @@ def findings(summary: DataFrame) -> list[Claim]:
 def _honest(summary: DataFrame) -> list[Claim]:
     """Whether what was called solved has errors as small as the change from the last grid says."""
     trusted = summary[
-        (summary["verdict"] == "solved") & summary["l2"].notna() & summary["change"].notna()
+        (summary["verdict"] == "solved") & summary["l2"].notna() & summary["grid_change"].notna()
     ]
     if not len(trusted):
         return []
-    ratio = float((trusted["l2"] / (trusted["change"] + trusted["against"].map(ROUNDING))).max())
+    ratio = float((trusted["l2"] / (trusted["grid_change"] + trusted["reference"].map(ROUNDING))).max())
     sentence = (
         "the verdict solved is honest: error against the truth over the change from the last grid (and the rounding of "
         "either), at most"

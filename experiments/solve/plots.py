@@ -57,7 +57,7 @@ class SolutionTables:
     @property
     def residuals(self) -> list[str]:
         """The columns of the residuals, as many as there are unknowns."""
-        return [name for name in map(str, self.solution) if name.startswith("residual ")]
+        return [name for name in map(str, self.solution) if name.startswith("residual_")]
 
     @property
     def _plain(self) -> list[str]:
@@ -65,7 +65,7 @@ class SolutionTables:
         return [
             name
             for name in names
-            if not name.startswith("residual ") and not name.endswith(" true")
+            if not name.startswith("residual_") and not name.endswith("_true")
         ]
 
     @property
@@ -89,7 +89,7 @@ def convergence(metrics: DataFrame) -> Figure:
     Dashed lines are published errors of the same problem.
     """
     rows = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
-    error = "l2" if "l2" in rows and rows["l2"].notna().any() else "change"
+    error = "l2" if "l2" in rows and rows["l2"].notna().any() else "grid_change"
     figure = new_figure(3.4)
     left, right = grid_of_axes(figure, 1, 2)[0]
     for label, each in rows.groupby("network", sort=False):
@@ -133,9 +133,9 @@ def sections_figure(tables: SolutionTables) -> Figure:
         for value in chosen:
             rows = tables.solution[tables.solution[up] == value]
             axes.plot(rows[across], rows[unknown], label=f"{up} = {value:.3g}")
-            if f"{unknown} true" in rows:
+            if f"{unknown}_true" in rows:
                 axes.plot(
-                    rows[across], rows[f"{unknown} true"], linestyle=":", color=BLACK, linewidth=1
+                    rows[across], rows[f"{unknown}_true"], linestyle=":", color=BLACK, linewidth=1
                 )
         axes.set(title=f"{unknown}, {tables.label}", xlabel=across, ylabel=unknown)
     legend_of_all(figure, [axes], ncols=SECTIONS)
@@ -147,11 +147,11 @@ def _curves(tables: SolutionTables) -> Figure:
     left, middle, right = grid_of_axes(figure, 1, 3)[0]
     for name, residual in zip(tables.unknowns, tables.residuals, strict=True):
         (line,) = left.plot(table[at], table[name], label=name)
-        if f"{name} true" in table:
-            left.plot(table[at], table[f"{name} true"], linestyle=":", color=BLACK)
+        if f"{name}_true" in table:
+            left.plot(table[at], table[f"{name}_true"], linestyle=":", color=BLACK)
             middle.plot(
                 table[at],
-                (table[name] - table[f"{name} true"]).abs(),
+                (table[name] - table[f"{name}_true"]).abs(),
                 color=line.get_color(),
                 label=name,
             )
@@ -172,13 +172,13 @@ def _curves(tables: SolutionTables) -> Figure:
 
 def _maps(tables: SolutionTables) -> Figure:
     (across, up), table = tables.variables, tables.solution
-    known = f"{tables.unknowns[0]} true" in table
+    known = f"{tables.unknowns[0]}_true" in table
     figure = new_figure(2.3 * len(tables.unknowns) + 0.3, WIDTH)
     lines = grid_of_axes(figure, len(tables.unknowns), 4 if known else 3)
     for line, unknown, residual in zip(lines, tables.unknowns, tables.residuals, strict=True):
         panels = [(unknown, table[unknown], SEQUENTIAL)]
         if known:
-            panels.append(("error", table[unknown] - table[f"{unknown} true"], DIVERGING))
+            panels.append(("error", table[unknown] - table[f"{unknown}_true"], DIVERGING))
         panels.append((residual if len(lines) > 1 else "residual", table[residual], DIVERGING))
         for axes, (title, shown, colours) in zip(line, panels, strict=False):
             reach = float(shown.abs().max()) or 1.0

@@ -52,7 +52,7 @@ _INTERVALS = (5, 10, 20, 40)
 class Comparison:
     """What a solution is compared with: its values, and the derivatives in each variable where they are known."""
 
-    what: str  # exact or reference
+    what: str  # exact or numerical
     values: Reference
     slopes: Reference | None = None  # (points, unknowns * variables), of the exact solution
 
@@ -85,7 +85,7 @@ class SolveProblem:
             ]
             return Comparison("exact", _side_by_side(values), _side_by_side(slopes))
         found = None if self.known is None else reference_of(self.known) or collocated(self.known)
-        return None if found is None else Comparison("reference", found)
+        return None if found is None else Comparison("numerical", found)
 
 
 def _side_by_side(functions: Sequence[Reference]) -> Reference:
@@ -159,9 +159,9 @@ def _checked(system: System) -> System:
 
 def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | None:
     """The system with sought constants at their true values; None where one is not known."""
-    if set(equation.find or ()) - set(truth):
+    if set(equation.unknown_parameters or ()) - set(truth):
         return None
-    return _system(replace(equation, constants={**(equation.constants or {}), **truth}, find=None))[
+    return _system(replace(equation, constants={**(equation.constants or {}), **truth}, unknown_parameters=None))[
         0
     ]
 
@@ -178,9 +178,9 @@ def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
             raise UsageError(
                 f"equation.continuation.{name}={values} must be a list, as long as those of others."
             )
-    if given and equation.windows not in ("auto", 1, None):
+    if given and equation.time_windows not in ("auto", 1, None):
         raise UsageError(
-            "equation.continuation solves the whole range at once; leave out equation.windows."
+            "equation.continuation solves the whole range at once; leave out equation.time_windows."
         )
     return [
         {**constants, **dict(zip(given, row, strict=True))}
@@ -194,7 +194,7 @@ def _system(equation: EquationConfig) -> tuple[System, Reader]:
     for name, value in (equation.constants or {}).items():
         fixed[name] = constant(value, fixed)
     box, unknowns = read_box(equation.variables, fixed), tuple(equation.unknowns)
-    vocabulary = Vocabulary(tuple(equation.variables), unknowns, tuple(equation.find or ()))
+    vocabulary = Vocabulary(tuple(equation.variables), unknowns, tuple(equation.unknown_parameters or ()))
     read = Reader(vocabulary, fixed)
     formulas = (
         list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]
@@ -206,7 +206,7 @@ def _system(equation: EquationConfig) -> tuple[System, Reader]:
         )
     equations = tuple(read.relation(each) for each in formulas)
     conditions = read_conditions(equation.conditions, read, equations, box)
-    guesses = {name: constant(value) for name, value in (equation.find or {}).items()}
+    guesses = {name: constant(value) for name, value in (equation.unknown_parameters or {}).items()}
     return System(vocabulary, torch.as_tensor(box), equations, conditions, (), guesses), read
 
 
@@ -214,8 +214,8 @@ def policy_of(cfg: SolveConfig) -> EquationPolicy:
     usual = EquationPolicy()
     return replace(
         usual,
-        points=cfg.points,
-        face_points=cfg.face_points,
+        points=cfg.collocation_points,
+        face_points=cfg.boundary_points,
         stage=replace(usual.stage, steps=cfg.steps),
     )
 
@@ -223,7 +223,7 @@ def policy_of(cfg: SolveConfig) -> EquationPolicy:
 def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | None:
     """The setting `windows`, checked. Raises UsageError where the equation cannot be cut into windows, and where
     conditions that are to be built in contradict each other."""
-    windows: int | str | None = cfg.equation.windows
+    windows: int | str | None = cfg.equation.time_windows
     possible = system.evolves and not system.vocabulary.constants and not cfg.equation.continuation
     if windows == "auto":
         windows = "auto" if possible and ansatz.intervals[0] is not None else None
@@ -231,11 +231,11 @@ def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | 
         windows = None
     elif isinstance(windows, bool) or not isinstance(windows, int) or not 1 <= windows <= 1000:
         raise UsageError(
-            f"equation.windows={windows} must be a whole number from 1 to 1000, or auto."
+            f"equation.time_windows={windows} must be a whole number from 1 to 1000, or auto."
         )
     elif not possible:
         raise UsageError(
-            f"equation.windows={windows} needs an equation that evolves from conditions at the lower end of its last "
+            f"equation.time_windows={windows} needs an equation that evolves from conditions at the lower end of its last "
             "variable, without sought constants; leave it out."
         )
     if ansatz.hard:
@@ -339,7 +339,7 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
         raise UsageError(
             f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are {keys}."
         )
-    inputs, mlp, form = len(equation.variables), kind == "mlp", equation.form
+    inputs, mlp, form = len(equation.variables), kind == "mlp", equation.ansatz
     hidden = [int(width) for width in entry.get("hidden", [16, 16] if mlp else [])]
     if any(width < 1 for width in hidden):
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
@@ -349,7 +349,7 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
     factors = int(entry.get("factors", 1 if plain else form.factors or inputs))
     outputs = OutputForm(len(equation.unknowns), terms, factors, separated)
     shape, intervals = (inputs, *hidden, outputs.outputs), tuple(equation.intervals or _INTERVALS)
-    widths, hard = "-".join(map(str, shape)), cfg.conditions == "hard"
+    widths, hard = "-".join(map(str, shape)), cfg.constraints == "hard"
     if mlp:
         activation = str(entry.get("activation", "tanh"))
         if activation not in ACTIVATIONS or activation in ("relu", "identity"):

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 
 from kanrun.config import EquationConfig, SolveConfig
-from kanrun.config.equations import FormConfig
+from kanrun.config.equations import AnsatzConfig
 from kanrun.config.rules import check
 from kanrun.engine.equations import (
     EquationStage,
@@ -241,11 +241,11 @@ class SolvedEquation:
             "equation": self.problem.name,
             "network": self.network,
             "verdict": self.verdict,
-            "against": self.problem.comparison.what if self.problem.comparison else "",
+            "reference": self.problem.comparison.what if self.problem.comparison else "",
             **self.errors,
             "residual_rms": max(each.equation.rms for each in last),
             "conditions_rms": max(each.conditions.rms for each in last),
-            "change": max((each.change for each in last if each.change is not None), default=None),
+            "grid_change": max((each.change for each in last if each.change is not None), default=None),
             "sensitivity": max(
                 (each.sensitivity for each in last if each.sensitivity is not None), default=None
             ),
@@ -253,7 +253,7 @@ class SolvedEquation:
             "unknowns": sum(each.unknowns for each in last),
             "intervals": last[-1].intervals,
             "windows": len(last),
-            "reached": self.solution.reached,
+            "solved_until": self.solution.reached,
             **found,
             "seconds": self.seconds,
         }
@@ -293,11 +293,11 @@ class SolvedEquation:
         columns = dict(zip(vocabulary.variables, points.T, strict=True))
         for i, unknown in enumerate(vocabulary.unknowns):
             columns |= {unknown: values[:, i]} | (
-                {} if truth is None else {f"{unknown} true": truth[:, i]}
+                {} if truth is None else {f"{unknown}_true": truth[:, i]}
             )
         yield Table(
             f"solution_{name}",
-            columns | {f"residual {i}": each for i, each in enumerate(residual.T)},
+            columns | {f"residual_{i}": each for i, each in enumerate(residual.T)},
         )
         inside = np.concatenate([stage.points.numpy() for stage in self.solution.last])
         yield Table(f"points_{name}", dict(zip(vocabulary.variables, inside.T, strict=True)))
@@ -376,7 +376,7 @@ def stage_row(
         "residual_rms": stage.equation.rms,
         "residual_max": stage.equation.largest,
         "conditions_rms": stage.conditions.rms,
-        "change": stage.change,
+        "grid_change": stage.change,
         **errors(problem, stage.solution, inside),
         "seconds": stage.seconds,
         **dict(zip(problem.system.vocabulary.constants, stage.constants.tolist(), strict=True)),
@@ -419,21 +419,21 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     constants: Mapping[str, float | str] | None = None,
     exact: str | Sequence[str] | None = None,
     continuation: Mapping[str, Sequence[float]] | None = None,
-    find: Mapping[str, float] | None = None,
+    unknown_parameters: Mapping[str, float] | None = None,
     data: str | Mapping[str, Sequence[float]] | None = None,
     network: Mapping[str, Any] | None = None,
     terms: int | None = None,
     intervals: Sequence[int] | None = None,
-    windows: int | str = "auto",
-    hard: bool = False,
+    time_windows: int | str = "auto",
+    constraints: str = "soft",
     seed: int = 0,
 ) -> SolvedEquation:
     """The solution of a differential equation with its certificate.
 
     `variables` gives each variable its range, time last; `conditions` are sentences such as "u = 0 at x=0, x=1" or
-    "u_x periodic in x". `continuation` holds values of constants that are solved for first. `find` holds first guesses
-    of constants that are sought, `data` measured values: a file or columns by name. `network` is one of the settings
-    `networks` of `kanrun solve`; `hard` builds in conditions where they can be.
+    "u_x periodic in x". `continuation` holds values of constants that are solved for first. `unknown_parameters` holds initial
+    guesses of constants that are unknown, `data` measured values: a file or columns by name. `network` is one of the settings
+    `networks` of `kanrun solve`; `constraints="hard"` builds in conditions where they can be.
 
     Examples:
         >>> from kanrun import solve
@@ -454,14 +454,14 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         formula=formula,
         conditions=conditions,
         exact=exact,
-        find=find,
+        unknown_parameters=unknown_parameters,
         data=data,
-        form=FormConfig(terms=terms),
+        ansatz=AnsatzConfig(terms=terms),
         intervals=None if intervals is None else list(intervals),
-        windows=windows,
+        time_windows=time_windows,
     )
-    networks, built_in = [dict(network or {"kind": "kan"})], "hard" if hard else "soft"
-    cfg = SolveConfig(seed=seed, equation=given, networks=networks, conditions=built_in)
+    networks = [dict(network or {"kind": "kan"})]
+    cfg = SolveConfig(seed=seed, equation=given, networks=networks, constraints=constraints)
     check(cfg)
     problem = make_solve_problem(cfg, seed)
     (choice,) = network_choices(cfg, problem.system.order)

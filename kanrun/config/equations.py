@@ -12,7 +12,7 @@ from kanrun.config.rules import MISSING, setting
 
 
 @dataclass
-class FormConfig:
+class AnsatzConfig:
     """How a network's outputs become the unknown functions."""
 
     terms: int | None = setting(
@@ -47,13 +47,13 @@ class EquationConfig:
         "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
     )
     exact: Any = setting(None, "the solution where it is known, a formula; a list for a system")
-    find: Any = setting(None, "constants that are sought, with first guesses")
+    unknown_parameters: Any = setting(None, "constants that are sought, with first guesses")
     data: Any = setting(
         None,
         "measured values: a table with the variables and unknowns as columns, or "
         "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
     )
-    form: FormConfig = setting(FormConfig(), "how outputs become unknowns")
+    ansatz: AnsatzConfig = setting(AnsatzConfig(), "how outputs become unknowns")
     intervals: list[int] | None = setting(
         None,
         "grids, one after another; null is 5, 10, 20, 40 and finer ones where they help",
@@ -62,7 +62,7 @@ class EquationConfig:
         least=1,
         increasing=True,
     )
-    windows: Any = setting(
+    time_windows: Any = setting(
         "auto",
         "parts of the last variable, solved one after another: a number, or auto, which cuts an equation that "
         "evolves where a network with grids needs it",
@@ -70,7 +70,7 @@ class EquationConfig:
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Mappings are mappings."""
-        for name in ("variables", "constants", "continuation", "conditions", "find"):
+        for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):
             value = getattr(self, name)
             sentences = name == "conditions" and isinstance(value, list | tuple)
             if (
@@ -107,13 +107,13 @@ class SolveConfig(ExperimentConfig):
     networks: list[Any] = setting(
         [{"kind": "kan"}, {"kind": "mlp"}], "what it is solved with, one after another", least=1
     )
-    conditions: str = setting(
+    constraints: str = setting(
         "soft",
         "soft: residuals with a weight; hard: built into the form of the solution where they can be",
         choices=("soft", "hard"),
     )
-    points: int = setting(2000, "collocation points inside the box", minimum=10, maximum=1_000_000)
-    face_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
+    collocation_points: int = setting(2000, "collocation points inside the box", minimum=10, maximum=1_000_000)
+    boundary_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
     suite: list[Any] = setting(
         [], "equations of the group with differences, each {equation: heat, bounds: {l2: 1e-6}}"
     )

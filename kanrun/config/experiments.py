@@ -423,7 +423,7 @@ class BenchConfig(ExperimentConfig):
     )
     part: str = setting(
         "all",
-        "what is measured; tables, ablation and work are no parts of all",
+        "what to measure; all excludes tables and work",
         choices=(
             "all",
             "layers",
@@ -431,23 +431,15 @@ class BenchConfig(ExperimentConfig):
             "time_to_accuracy",
             "startup",
             "tables",
-            "ablation",
             "work",
         ),
     )
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
     tables: list[str] = setting(
         [],
-        "tables of the part tables by name, or the sets develop and held; none named are all",
+        "tables of the part tables: names, or the sets development and holdout; all by default",
         distinct=True,
     )
-    rules: list[str] = setting(
-        [], "rules of training that the part ablation leaves out; none named are all", distinct=True
-    )
-    cases: list[str] = setting(
-        [], "trainings of the part ablation; none named are all", distinct=True
-    )
-    repeats: int = setting(3, "seeds of the part ablation", minimum=1)
     rounds: int = setting(20, "rounds of each measurement", minimum=1)
     case_seconds: float = setting(
         30.0, "seconds after which a case is left, once it has had three rounds", above=0
@@ -458,9 +450,9 @@ class BenchConfig(ExperimentConfig):
     compiled: bool = setting(
         True, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler"
     )
-    peers: list[str] = setting(
+    libraries: list[str] = setting(
         ["pykan", "inkan", "inkan compiled", "jaxkan"],
-        "other libraries; those not installed are named as such",
+        "other KAN libraries; missing ones are reported as not installed",
         choices=("pykan", "inkan", "inkan compiled", "jaxkan"),
     )
     growth_shape: list[int] = setting(
@@ -479,5 +471,7 @@ class BenchConfig(ExperimentConfig):
     intervals: list[int] = setting(
         [3, 5, 10, 20], "grid schedule of time_to_accuracy", least=1, minimum=1, increasing=True
     )
-    limit: float = setting(60.0, "seconds of one training", above=0)
-    pykan_limit: float = setting(300.0, "seconds of pykan's training: all of its grids", above=0)
+    training_seconds: float = setting(60.0, "time limit of each training, in seconds", above=0)
+    pykan_seconds: float = setting(
+        300.0, "time limit of pykan's training on all grids, in seconds", above=0
+    )

@@ -42,8 +42,8 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
         )
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(
-            "a solution with conditions=hard is computed from formulas of its own, which no export holds; "
-            "solve it with conditions=soft."
+            "a solution with constraints=hard is computed from formulas of its own, which no export holds; "
+            "solve it with constraints=soft."
         )
     if form == "torch":
         from kanrun.exports.torch_program import program_bytes

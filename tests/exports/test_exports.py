@@ -412,7 +412,7 @@ def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match="--format torch"):
         document_of(one)
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
-    with pytest.raises(UsageError, match="conditions=hard"):
+    with pytest.raises(UsageError, match="constraints=hard"):
         export_bytes(replace(one, network=Windows([field(), built_in])), "torch", "m.pt2")
     with pytest.raises(UsageError, match="c, json, onnx, python, torch"):
         export_bytes(one, "matlab", "m.m")

@@ -211,7 +211,7 @@ def run_of(outputs: Path, network: Network) -> Run:
     folder.record(
         Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0})
     )
-    points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u true": np.ones(5)}
+    points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
     folder.record(Table("solution_0", points))
     folder.finish(Status.COMPLETED)
     return Run(folder.path)
@@ -237,7 +237,7 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> Non
     (living,) = interactive_data(run_of(tmp_path, field_to(1.0, hard)))
     assert (
         living["said"]
-        == "The page cannot evaluate a solution with conditions=hard; its figures show it."
+        == "The page cannot evaluate a solution with constraints=hard; its figures show it."
     )
     assert living["said"] in page_of(tmp_path, run_of(tmp_path, field_to(1.0, hard)))
 

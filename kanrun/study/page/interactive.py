@@ -153,7 +153,7 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
             yield _network(title, stored.meta, stages, _thinned(points, limits.points))
     except KeyError:
         what = (
-            "a solution with conditions=hard"
+            "a solution with constraints=hard"
             if "hard" in str(network)
             else f"a model of kind {network['kind']}"
         )

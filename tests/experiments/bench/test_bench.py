@@ -54,7 +54,7 @@ def test_layers_are_measured_and_peers_that_break_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(layers.TORCH, "pykan", broken)
-    done = run(tmp_path, settings(part="layers", peers=["pykan"]))
+    done = run(tmp_path, settings(part="layers", libraries=["pykan"]))
     table = done.table("layers")
     assert set(table["competitor"]) == {"kanrun", "MLP", "pykan"}
     assert (table[table["competitor"] != "pykan"]["seconds"] > 0).all()
@@ -98,7 +98,7 @@ def test_what_is_ours_may_not_break(
 ) -> None:
     monkeypatch.setitem(layers.TORCH, ours, broken)
     with pytest.raises(ArithmeticError):
-        list(measurements.layers(settings(peers=[]), 0))
+        list(measurements.layers(settings(libraries=[]), 0))
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_our_layers_are_measured_compiled_too(
         jaxtyping.config, "jaxtyping_disable", True
     )  # no compiler looks through what enforces them
     table = run(
-        tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)
+        tmp_path, settings(part="layers", libraries=[], layers=LAYERS[:1], compiled=True)
     ).table("layers")
     assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
     assert table["ratio"].iloc[:2].min() == 1
@@ -119,7 +119,7 @@ def test_a_peer_that_is_not_installed_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(layers.PACKAGES, "pykan", ("pykan", "a_module_that_nobody_has"))
-    table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table(
+    table = run(tmp_path, settings(part="layers", libraries=["pykan"], layers=LAYERS[:1])).table(
         "layers"
     )
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
@@ -144,7 +144,7 @@ def test_growth(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_time_to_accuracy(tmp_path: Path) -> None:
-    done = run(tmp_path, settings(part="time_to_accuracy", limit=2.0, errors=[1e-1], intervals=[3]))
+    done = run(tmp_path, settings(part="time_to_accuracy", training_seconds=2.0, errors=[1e-1], intervals=[3]))
     accuracy = done.table("accuracy").set_index("competitor")
     assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
     assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]
@@ -288,7 +288,7 @@ def test_the_fastest_other_library_is_marked() -> None:
         ({"rounds": 0}, "rounds=0"),
         ({"n_seeds": 2}, "n_seeds=2: bench repeats in rounds"),
         ({"device": "auto"}, "device=auto: bench measures on the processor"),
-        ({"peers": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
+        ({"libraries": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
         ({"growth_shape": [8]}, r"growth_shape=\[8\] must have 2"),
         ({"growth_batch": 0}, "growth_batch=0"),
         ({"growth_batches": []}, r"growth_batches=\[\]"),
@@ -296,7 +296,7 @@ def test_the_fastest_other_library_is_marked() -> None:
         ({"errors": []}, r"errors=\[\] needs at least 1 entry"),
         ({"errors": [0.0]}, r"errors=\[0.0\] has 0.0, which must be above 0"),
         ({"intervals": []}, "intervals"),
-        ({"limit": 0.0}, "limit=0.0 must be above 0"),
+        ({"training_seconds": 0.0}, "training_seconds=0.0 must be above 0"),
     ],
 )
 def test_refusals(changes: dict[str, object], said: str) -> None:

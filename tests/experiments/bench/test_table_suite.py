@@ -16,7 +16,7 @@ from kanrun.runs.records import Row
 def test_names_are_told_apart() -> None:
     names = [source.name for source in sources()]
     assert len(names) == len(set(names))
-    for held, tables_of in ((False, "develop"), (True, "held")):
+    for held, tables_of in ((False, "development"), (True, "holdout")):
         mine = chosen_sources([tables_of])
         assert all(source.held == held for source in mine)
         assert sum(not source.classes for source in mine) >= 20

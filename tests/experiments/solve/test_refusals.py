@@ -74,25 +74,25 @@ ENDS = ["u = 0 at x=0, x=1"]
             "u_xx = k",
             X,
             [],
-            {"find": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}},
+            {"unknown_parameters": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}},
             "1 of 2, .* x=2",
         ),
-        ("u_xx = 1", X, ENDS, {"find": {"k": 1}}, "find has k, which no equation"),
+        ("u_xx = 1", X, ENDS, {"unknown_parameters": {"k": 1}}, "unknown_parameters has k, which no equation"),
         ("u_xx = v_x", X, ENDS, {}, "v is none of the unknowns u"),
         ("du/dx = -u", X, ENDS, {}, "written u_x"),
-        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}}, "no column u"),
+        ("u_xx = k", X, [], {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}}, "no column u"),
         (
             "u_xx = k",
             X,
             [],
-            {"find": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}},
+            {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}},
             "is not a number",
         ),
         (
             "u_t = u_xx",
             XT,
             ["u = 0 at x=0, x=1", "u = x at t=0"],
-            {"hard": True, "windows": 1},
+            {"constraints": "hard", "time_windows": 1},
             "=hard: at .* differs",
         ),
     ],
@@ -109,7 +109,7 @@ def test_more_than_memory_holds_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert (
-        main(["solve", "points=1000000", "equation.intervals=[5,2000]", "networks=[{kind: kan}]"])
+        main(["solve", "collocation_points=1000000", "equation.intervals=[5,2000]", "networks=[{kind: kan}]"])
         == 2
     )
     assert "take fewer points, intervals or terms" in capsys.readouterr().err
