@@ -49,7 +49,9 @@ def _honest(summary: DataFrame) -> list[Claim]:
     ]
     if not len(trusted):
         return []
-    ratio = float((trusted["l2"] / (trusted["grid_change"] + trusted["reference"].map(ROUNDING))).max())
+    ratio = float(
+        (trusted["l2"] / (trusted["grid_change"] + trusted["reference"].map(ROUNDING))).max()
+    )
     sentence = (
         "the verdict solved is honest: error against the truth over the change from the last grid (and the rounding of "
         "either), at most"

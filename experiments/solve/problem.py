@@ -161,9 +161,11 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
     """The system with sought constants at their true values; None where one is not known."""
     if set(equation.unknown_parameters or ()) - set(truth):
         return None
-    return _system(replace(equation, constants={**(equation.constants or {}), **truth}, unknown_parameters=None))[
-        0
-    ]
+    return _system(
+        replace(
+            equation, constants={**(equation.constants or {}), **truth}, unknown_parameters=None
+        )
+    )[0]
 
 
 def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
@@ -194,7 +196,9 @@ def _system(equation: EquationConfig) -> tuple[System, Reader]:
     for name, value in (equation.constants or {}).items():
         fixed[name] = constant(value, fixed)
     box, unknowns = read_box(equation.variables, fixed), tuple(equation.unknowns)
-    vocabulary = Vocabulary(tuple(equation.variables), unknowns, tuple(equation.unknown_parameters or ()))
+    vocabulary = Vocabulary(
+        tuple(equation.variables), unknowns, tuple(equation.unknown_parameters or ())
+    )
     read = Reader(vocabulary, fixed)
     formulas = (
         list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]

@@ -245,7 +245,9 @@ class SolvedEquation:
             **self.errors,
             "residual_rms": max(each.equation.rms for each in last),
             "conditions_rms": max(each.conditions.rms for each in last),
-            "grid_change": max((each.change for each in last if each.change is not None), default=None),
+            "grid_change": max(
+                (each.change for each in last if each.change is not None), default=None
+            ),
             "sensitivity": max(
                 (each.sensitivity for each in last if each.sensitivity is not None), default=None
             ),

@@ -112,7 +112,9 @@ class SolveConfig(ExperimentConfig):
         "soft: residuals with a weight; hard: built into the form of the solution where they can be",
         choices=("soft", "hard"),
     )
-    collocation_points: int = setting(2000, "collocation points inside the box", minimum=10, maximum=1_000_000)
+    collocation_points: int = setting(
+        2000, "collocation points inside the box", minimum=10, maximum=1_000_000
+    )
     boundary_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
     suite: list[Any] = setting(
         [], "equations of the group with differences, each {equation: heat, bounds: {l2: 1e-6}}"

@@ -426,4 +426,4 @@ class _Reader:
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
     """Near names; the names of functions are short, so that fewer alike letters would suggest any of them."""
-    return did_you_mean(name, known, cutoff=0.6)
+    return did_you_mean(name, known)

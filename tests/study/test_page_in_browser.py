@@ -138,7 +138,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["curves", *outputs, "parts=[bezier,bspline]"]) == 0
     assert main(["fit", *outputs, "model=mlp", "model.hidden=[3]", *small[2:]]) == 0
     assert (
-        main(["solve", *outputs, "equation=heat", "equation.time_windows=2", "networks=[{kind: kan}]"])
+        main(
+            [
+                "solve",
+                *outputs,
+                "equation=heat",
+                "equation.time_windows=2",
+                "networks=[{kind: kan}]",
+            ]
+        )
         == 0
     )
     phases = [

@@ -144,7 +144,10 @@ def test_growth(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_time_to_accuracy(tmp_path: Path) -> None:
-    done = run(tmp_path, settings(part="time_to_accuracy", training_seconds=2.0, errors=[1e-1], intervals=[3]))
+    done = run(
+        tmp_path,
+        settings(part="time_to_accuracy", training_seconds=2.0, errors=[1e-1], intervals=[3]),
+    )
     accuracy = done.table("accuracy").set_index("competitor")
     assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
     assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]

@@ -77,10 +77,22 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"unknown_parameters": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}},
             "1 of 2, .* x=2",
         ),
-        ("u_xx = 1", X, ENDS, {"unknown_parameters": {"k": 1}}, "unknown_parameters has k, which no equation"),
+        (
+            "u_xx = 1",
+            X,
+            ENDS,
+            {"unknown_parameters": {"k": 1}},
+            "unknown_parameters has k, which no equation",
+        ),
         ("u_xx = v_x", X, ENDS, {}, "v is none of the unknowns u"),
         ("du/dx = -u", X, ENDS, {}, "written u_x"),
-        ("u_xx = k", X, [], {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}}, "no column u"),
+        (
+            "u_xx = k",
+            X,
+            [],
+            {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}},
+            "no column u",
+        ),
         (
             "u_xx = k",
             X,
@@ -109,7 +121,14 @@ def test_more_than_memory_holds_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert (
-        main(["solve", "collocation_points=1000000", "equation.intervals=[5,2000]", "networks=[{kind: kan}]"])
+        main(
+            [
+                "solve",
+                "collocation_points=1000000",
+                "equation.intervals=[5,2000]",
+                "networks=[{kind: kan}]",
+            ]
+        )
         == 2
     )
     assert "take fewer points, intervals or terms" in capsys.readouterr().err

@@ -244,7 +244,10 @@ def test_refusals(
 
 @pytest.mark.usefixtures("unwritten")
 def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
-    assert main(["solve", "equation=beam", KAN, "equation.intervals=[4,8]", "collocation_points=200"]) == 0
+    assert (
+        main(["solve", "equation=beam", KAN, "equation.intervals=[4,8]", "collocation_points=200"])
+        == 0
+    )
     record = json.loads((outputs / "solve/v0001/run.json").read_text())
     assert all(claim["holds"] for claim in record["claims"])
     assert pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]["l2"] < 1e-12
