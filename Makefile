@@ -18,7 +18,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
-.PHONY: help fit test test-slow test-oldest fuzz coverage lint bench docs build clean
+.PHONY: help fit test test-slow test-oldest fuzz coverage lint structure bench docs build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -65,6 +65,9 @@ lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the whee
 	cp pyproject.toml $(LINT)
 	cd $(LINT) && PYTHONPATH=site "$(CURDIR)/$(BIN)/lint-imports" --no-cache
 	cd $(LINT) && MYPYPATH=site "$(CURDIR)/$(BIN)/mypy" --strict --cache-dir "$(CURDIR)/.mypy_cache" -p kanrun
+
+structure: $(VENV)/installed-dev ## files that a run executes, fields of policies
+	@$(BIN)/python tests/structure.py
 
 bench: $(VENV)/installed ## the benchmark against other libraries
 	@$(BIN)/kanrun bench $(ARGS)

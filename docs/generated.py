@@ -84,6 +84,41 @@ def keys() -> str:
     return "\n".join(lines) + "\n"
 
 
+def commands() -> str:
+    """Return the page of all commands, with the groups, choices and examples of experiments."""
+    import typer.main
+
+    from kanrun.cli.app import app
+    from kanrun.cli.help import groups_of
+    from kanrun.config import EXPERIMENTS
+
+    lines = [
+        "# Commands",
+        "",
+        "This page is generated: `python docs/generated.py`. `--help` shows the options of a command, `kanrun keys` "
+        "all settings, and `--cfg job` the settings of a call with their values.",
+        "",
+        "| command | purpose |",
+        "|---|---|",
+    ]
+    tree = typer.main.get_command(app).commands
+    found = {name: one for name, one in tree.items() if not hasattr(one, "commands")}
+    for group, one in tree.items():
+        found |= {f"{group} {name}": inner for name, inner in getattr(one, "commands", {}).items()}
+    lines += [f"| `kanrun {name}` | {_summary(one)} |" for name, one in found.items()]
+    for experiment in EXPERIMENTS.values():
+        lines += ["", f"## kanrun {experiment.name}", "", experiment.summary, "", "```sh"]
+        lines += [*experiment.examples, "```", "", "| group | choices |", "|---|---|"]
+        for group, choices in groups_of(experiment.name):
+            lines.append(f"| `{group}` | {', '.join(f'`{choice}`' for choice in choices)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _summary(command: Any) -> str:
+    """Return the first sentence of a command's help."""
+    return " ".join((command.help or "").partition("\n\n")[0].split())
+
+
 def gallery() -> str:
     """The lecture's figures, each with the command that drew it."""
     lines = ["# Gallery", "", "Every figure is drawn by the command above it."]
@@ -225,3 +260,7 @@ def _outside(found: re.Match[str], page: Any) -> str:
     if found[1].count("../") <= depth:
         return found[0]
     return f"]({REPOSITORY}{found[2]}{found[3] or ''})"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "commands.md").write_text(commands(), encoding="utf-8")
