@@ -89,6 +89,8 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
         words[0].startswith("-") or "--plugin" in words
     ):  # what a plug-in brings is known once it is loaded
         return
+    if words == ["runs"]:
+        return
     name = " ".join(words[:2]) if words[0] == "runs" else words[0]
     command = commands()[name]
     if words == name.split():
