@@ -180,7 +180,7 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
     )
     return {
         LM: lambda: _ours(LMSolver(), problem, track),
-        LM_ONCE: lambda: _ours(LMSolver(starts=1, select_width=False), problem, track),
+        LM_ONCE: lambda: _ours(LMSolver(n_starts=1, select_width=False), problem, track),
         LBFGS: lambda: _ours(LBFGSSolver(), problem, track),
         PYKAN: lambda: curve(PYKAN, replace(track, limit=cfg.pykan_seconds)),
         JAX_ADAM: lambda: curve(JAX_ADAM, track),

@@ -170,7 +170,7 @@ def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
     """The KAN's plan and its steps on all grids, those of the search for the penalty's weight included."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-    products, spec = tuple(model.products), edge_spec(model, plan.solver)
+    products, spec = tuple(model.multiplication_nodes), edge_spec(model, plan.solver)
     each = (
         plan.steps_for(kan_parameters(Size(shape, g, model.degree, products), spec))
         for g in plan.intervals

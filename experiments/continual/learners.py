@@ -181,7 +181,7 @@ class Learner:
         """Whether this is the KAN that should not forget: one layer, frozen scales and grid, nothing kept."""
         model = self.model
         flat = isinstance(model, KANConfig) and not model.hidden
-        return flat and model.frozen_scales and not model.update_grid and self.memory == "none"
+        return flat and model.freeze_scales and not model.update_grid and self.memory == "none"
 
 
 def learners_of(cfg: ContinualConfig) -> list[Learner]:

@@ -54,7 +54,7 @@ def moving(learner: Learner) -> str | None:
     model = learner.model
     if not isinstance(model, KANConfig):
         return None
-    moves = [("trainable scales", not model.frozen_scales), ("grid updates", model.update_grid)]
+    moves = [("trainable scales", not model.freeze_scales), ("grid updates", model.update_grid)]
     return ", ".join(name for name, is_so in moves if is_so) or None
 
 

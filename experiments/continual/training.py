@@ -152,7 +152,7 @@ def _solver(
     )
     if plan.solver == "adam":
         return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
-    return LBFGS(network, objective, history=plan.history)
+    return LBFGS(network, objective, history=plan.history_size)
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:

@@ -86,7 +86,7 @@ def extension(
     degree = cell.get("degree", cfg.model.degree)
     shape = (inputs, *hidden, outputs)
     sampling, compared = sampling_of(cfg, cell), cell["schedule"] == cfg.schedules[0]
-    solver = cfg.solver if cell.get("penalised", True) else replace(cfg.solver, penalty=0.0)
+    solver = cfg.solver if cell.get("penalised", True) else replace(cfg.solver, smoothness_weight=0.0)
     cfg = replace(
         cfg,
         model=replace(cfg.model, hidden=hidden, degree=degree),
@@ -139,12 +139,12 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Lea
 
 def penalises(solver: Any) -> bool:
     """Whether trainings are smoothed: unless told not to, but with Adam only when told to."""
-    weight = getattr(solver, "penalty", "auto")
+    weight = getattr(solver, "smoothness_weight", "auto")
     return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
 
 
 def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) -> int:
-    size = Size(shape, intervals, cfg.model.degree, tuple(cfg.model.products))
+    size = Size(shape, intervals, cfg.model.degree, tuple(cfg.model.multiplication_nodes))
     return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
 
 

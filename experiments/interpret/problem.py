@@ -116,7 +116,7 @@ def options_of(cfg: InterpretConfig) -> Options:
             f"model={cfg.model.kind} has no edge functions to interpret; use model=kan."
         )
     plain = KANConfig(base="zero")
-    for name in ("base", "scale", "extrapolation", "initialisation", "grid_eps"):
+    for name in ("base", "edge_scaling", "extrapolation", "initialisation", "grid_eps"):
         if (given := getattr(cfg.model, name)) != (own := getattr(plain, name)):
             raise UsageError(
                 f"model.{name}={given}: kanrun interpret trains plain splines; leave it at {own}."

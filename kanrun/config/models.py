@@ -23,7 +23,7 @@ class KANConfig:
     hidden: list[int] | None = setting(
         [5], "nodes of each hidden layer; null: kanrun interpret searches", minimum=1
     )
-    products: list[int] = setting(
+    multiplication_nodes: list[int] = setting(
         [],
         "of each hidden layer, how many of its nodes multiply two sums (KAN 2.0); [] is none",
         minimum=0,
@@ -39,7 +39,7 @@ class KANConfig:
     )
     degree: int = setting(3, "degree of the splines", minimum=0, maximum=HIGHEST_DEGREE)
     base: str = setting("zero", "base function b of phi = w_b b + w_s spline", choices=BASES)
-    scale: str = setting(
+    edge_scaling: str = setting(
         "separate",
         "w_b and w_s apart, or the single w of phi = w (b + spline)",
         choices=("separate", "single"),
@@ -60,7 +60,7 @@ class KANConfig:
         converted=lambda adapt: 1.0 - adapt,
     )
     update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
-    frozen_scales: bool = setting(False, "whether w_b and w_s stay where they start")
+    freeze_scales: bool = setting(False, "whether w_b and w_s stay where they start")
     selection: str = setting(
         "validation",
         "what chooses the weight of the smoothness penalty: points held out (sampling.validation), or the evidence of "
@@ -150,7 +150,8 @@ class AutoConfig:
         choices=("clip", "linear", "constant", "zero"),
     )
     monotone: dict[str, str] = setting(
-        {}, "inputs whose effect only goes up or down, such as {age: up}", choices=("up", "down")
+        {}, "inputs whose effect only increases or decreases, such as {age: increasing}",
+        choices=("increasing", "decreasing"),
     )
     curvature: dict[str, str] = setting(
         {}, "inputs whose effect is convex or concave", choices=("convex", "concave")

@@ -72,7 +72,7 @@ class ModelKind(RegistryEntry):
 class SolverKind(RegistryEntry):
     """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none, since it names another.
 
-    Its settings have `steps` and `starts`, and reach it as `plan.settings`.
+    Its settings have `steps` and `n_starts`, and reach it as `plan.settings`.
     """
 
     steps: int = 200  # on each grid, where the settings give none

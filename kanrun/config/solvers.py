@@ -26,9 +26,9 @@ class AutoSolver:
     """Chosen by the numbers of parameters and data; the run says which and why."""
 
     steps: int | None = setting(None, _STEPS, minimum=1)
-    starts: int | None = setting(None, _STARTS, minimum=1)
+    n_starts: int | None = setting(None, _STARTS, minimum=1)
     select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")
-    penalty: Any = setting("auto", f"{_PENALTY}: that of the chosen solver", **_AUTO)
+    smoothness_weight: Any = setting("auto", f"{_PENALTY}: that of the chosen solver", **_AUTO)
     freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     kind: str = "auto"
 
@@ -47,14 +47,14 @@ class LMSolver:
     tolerance: float = setting(
         1e-3, "a grid is left after a step that lowers the loss by a smaller share", minimum=0
     )
-    slow_tolerance: float = setting(
+    plateau_tolerance: float = setting(
         0.02,
         "a grid is left after two steps in a row that each lower the loss by a smaller share",
         minimum=0,
     )
-    starts: int | None = setting(None, _STARTS, minimum=1)
+    n_starts: int | None = setting(None, _STARTS, minimum=1)
     select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")
-    penalty: Any = setting("auto", f"{_PENALTY}: chosen on validation data", **_AUTO)
+    smoothness_weight: Any = setting("auto", f"{_PENALTY}: chosen on validation data", **_AUTO)
     freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     kind: str = "lm"
 
@@ -65,11 +65,11 @@ class LBFGSSolver:
     """LBFGS with a line search."""
 
     steps: int | None = setting(None, _STEPS, minimum=1)
-    starts: int | None = setting(None, _STARTS, minimum=1)
-    history: int = setting(30, "past steps that the metric is built from", minimum=1)
-    penalty: Any = setting("auto", f"{_PENALTY}: a small one, and 1e-3 for classification", **_AUTO)
+    n_starts: int | None = setting(None, _STARTS, minimum=1)
+    history_size: int = setting(30, "past steps that the metric is built from", minimum=1)
+    smoothness_weight: Any = setting("auto", f"{_PENALTY}: a small one, and 1e-3 for classification", **_AUTO)
     sparsity: float = setting(0.0, _SPARSITY, minimum=0)
-    magnitude: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
+    sparsity_norm: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
     freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "lbfgs"
@@ -78,17 +78,17 @@ class LBFGSSolver:
 @solver("kanrun.engine.training.solver_run:create_adam", steps=1000, label="Adam")
 @dataclass
 class AdamSolver:
-    """Adam, in batches where solver.batch is given."""
+    """Adam, in batches where solver.batch_size is given."""
 
     steps: int | None = setting(None, _STEPS, minimum=1)
-    starts: int | None = setting(None, _STARTS, minimum=1)
+    n_starts: int | None = setting(None, _STARTS, minimum=1)
     learning_rate: float = setting(1e-2, "step size at the beginning", above=0)
-    schedule: str = setting("cosine", "how the step size falls", choices=("cosine", "constant"))
-    batch: int | None = setting(None, "samples of one step; null is all of them", minimum=1)
+    lr_schedule: str = setting("cosine", "how the step size falls", choices=("cosine", "constant"))
+    batch_size: int | None = setting(None, "samples of one step; null is all of them", minimum=1)
     weight_decay: float = setting(0.0, "decay of all parameters in each step", minimum=0)
     sparsity: float = setting(0.0, _SPARSITY, minimum=0)
-    magnitude: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
-    penalty: Any = setting("auto", f"{_PENALTY}: 0, and 1e-3 for classification", **_AUTO)
+    sparsity_norm: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
+    smoothness_weight: Any = setting("auto", f"{_PENALTY}: 0, and 1e-3 for classification", **_AUTO)
     freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "adam"

@@ -107,7 +107,7 @@ def _domain(value: str) -> str:
 
 
 def _mapping(value: str, quote: Callable[[str], str] = _string) -> str:
-    """Values by name in braces, `{age: up}`."""
+    """Values by name in braces, `{age: increasing}`."""
     if not (value.startswith("{") and value.endswith("}")):
         return value
     pairs = [part.partition(":") for part in split(value[1:-1])]

@@ -86,12 +86,12 @@ def check_model(model: Any, inputs: int) -> None:
         raise UsageError(
             f"model={model.kind} is for tables, and for kanrun fit alone; take model=kan or mlp here."
         )
-    products, hidden = vars(model).get("products", ()), vars(model).get("hidden", ())
+    products, hidden = vars(model).get("multiplication_nodes", ()), vars(model).get("hidden", ())
     if products and (
         len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))
     ):
         raise UsageError(
-            f"model.products={list(products)} must have a number for each layer of model.hidden={list(hidden)}, "
+            f"model.multiplication_nodes={list(products)} must have a number for each layer of model.hidden={list(hidden)}, "
             "no larger than its nodes."
         )
     takes = MODELS[model.kind].inputs
@@ -135,16 +135,16 @@ def create_kan(model: KANConfig, problem: LearningProblem, generator: Generator)
         domain=problem.domain,
         initialisation=model.initialisation,
         generator=generator,
-        products=model.products,
+        products=model.multiplication_nodes,
     )
 
 
 def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
     """The edges of a KAN once `solver` trains it; `auto` counts as lm, as `KAN.for_second_order` says."""
     trained: TrainedScales = (
-        "none" if model.frozen_scales else "base" if solver in ("lm", "auto") else "all"
+        "none" if model.freeze_scales else "base" if solver in ("lm", "auto") else "all"
     )
-    return EdgeSpec(model.degree, model.base, model.scale, model.extrapolation, trained)  # type: ignore[arg-type]
+    return EdgeSpec(model.degree, model.base, model.edge_scaling, model.extrapolation, trained)  # type: ignore[arg-type]
 
 
 def create_mlp(model: MLPConfig, problem: LearningProblem, generator: Generator) -> Network:
@@ -194,8 +194,8 @@ def make_plan(
     settings = {"update_grid": False, **vars(model), **vars(solver)}
     if settings.get("selection") == "evidence":
         settings["select_width"] = False  # whose choice needs points that are held out
-    if settings.get("freeze_unseen") and name != "lm" and not settings.get("frozen_scales", True):
-        why += " solver.freeze_unseen holds coefficients and w_b; w_s moves the function unless model.frozen_scales=true."
+    if settings.get("freeze_unseen") and name != "lm" and not settings.get("freeze_scales", True):
+        why += " solver.freeze_unseen holds coefficients and w_b; w_s moves the function unless model.freeze_scales=true."
     given = {key: value for key, value in settings.items() if key in known}
     automatic = settings.get("intervals") == "auto"
     unsmoothed = not intervals and not MODELS[model.kind].closed_form
@@ -205,7 +205,7 @@ def make_plan(
             "solver": name,
             "settings": solver,
             "intervals": intervals,
-            "starts": solver.starts or _starts(intervals, shape, name, policy),
+            "starts": solver.n_starts or _starts(intervals, shape, name, policy),
             "weight": _weight(settings, name, problem.data.task, policy),
             "order": policy.classification_order if classifies else None,
             "patience": settings.get("patience")
@@ -214,7 +214,7 @@ def make_plan(
             "most_unknowns": policy.coefficients + _edges(shape) if automatic else None,
             "adam": solver
             if isinstance(solver, AdamSolver)
-            else AdamSolver(batch=policy.adam_batch),
+            else AdamSolver(batch_size=policy.adam_batch),
             "policy": _training_policy(solver),
         }
     ), why
@@ -234,7 +234,7 @@ def in_words(model: Any, plan: Plan, problem: LearningProblem) -> str:
 def _parameters(model: Any, plan: Plan, shape: tuple[int, ...], problem: LearningProblem) -> int:
     if not isinstance(model, KANConfig):
         return factory(model, problem, plan.solver)(Generator()).count()
-    size = Size(shape, plan.intervals[-1], model.degree, tuple(model.products))
+    size = Size(shape, plan.intervals[-1], model.degree, tuple(model.multiplication_nodes))
     most = kan_parameters(size, edge_spec(model, plan.solver))
     return most if plan.most_unknowns is None else min(most, plan.most_unknowns)
 
@@ -273,7 +273,7 @@ def _training_policy(solver: Any) -> TrainingPolicy:
     if not isinstance(solver, LMSolver):
         return policy
     policy = replace(
-        policy, grids=replace(policy.grids, hardly=solver.tolerance, stalled=solver.slow_tolerance)
+        policy, grids=replace(policy.grids, hardly=solver.tolerance, stalled=solver.plateau_tolerance)
     )
     return policy if solver.damping is None else policy.damped(solver.damping)
 
@@ -286,7 +286,7 @@ def _weight(
     LBFGS takes a small one that its metric includes; Adam, whose metric does not, would be slowed down by it.
     Classes that can be separated have no finite minimum of cross-entropy: a penalty on curvature gives them one.
     """
-    given = settings.get("penalty", "auto")
+    given = settings.get("smoothness_weight", "auto")
     if given != "auto":
         return float(given)
     if name == "lm":
@@ -304,7 +304,7 @@ def _work(
         size = factory(model, problem)(Generator()).count()
         return Work(rows, size, size, size)
     sizes = (
-        Size(shape, intervals_of(model, policy)[at], model.degree, tuple(model.products))
+        Size(shape, intervals_of(model, policy)[at], model.degree, tuple(model.multiplication_nodes))
         for at in (-1, 0)
     )
     last, first = (kan_parameters(size, edge_spec(model, "lm")) for size in sizes)

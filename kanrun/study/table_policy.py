@@ -14,7 +14,7 @@ class TablePolicy:
 
     `extrapolation`: with `clip` predictions are held near the range of the training outputs, and inputs go on to a
     little beyond theirs; with `linear` neither is held; with `constant` inputs are held at the ends of their range, and
-    with `zero` an input beyond it adds nothing. `shapes` are (index of the input, up, down, convex or concave); with a
+    with `zero` an input beyond it adds nothing. `shapes` are (index of the input, increasing, decreasing, convex or concave); with a
     convex or concave one the output is not transformed.
 
     Without `lottery` the stack alone is fitted: neither the linear model in the user's units nor a transformed output.

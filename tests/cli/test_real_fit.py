@@ -273,7 +273,7 @@ def test_steps_say_which_network_was_the_best_so_far(
 def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["fit", "-q", "solver=adam", "solver.steps=30", "solver.batch=700", "model.intervals=3"]
+    words = ["fit", "-q", "solver=adam", "solver.steps=30", "solver.batch_size=700", "model.intervals=3"]
     monkeypatch.setitem(vars(Plan.policy.grids), "snapshot_seconds", 0.0)
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20

@@ -405,7 +405,7 @@ def test_a_signal_while_a_run_begins_is_recorded(
         (["study=fit/toy_suite", "n_seeds=1"], lambda cfg: (len(cfg.suite), cfg.n_seeds) == (8, 1)),
         (["+note=hello"], lambda cfg: cfg.note == "hello"),
         (["++seed=3"], lambda cfg: cfg.seed == 3),
-        (["~solver.starts", "++solver.starts=2"], lambda cfg: True),
+        (["~solver.n_starts", "++solver.n_starts=2"], lambda cfg: True),
         (
             ["target=table", "target.path=a b.csv", "target.inputs=[a (m),b]", "target.outputs=c"],
             lambda cfg: True,

@@ -246,8 +246,8 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
     assert completions("fit", words, "target.split=t")[1:] == [
         f"target.split=time:{n}" for n in ("area", "price", "rooms")
     ]
-    assert completions("fit", words, "target.monotone={rooms: up,p") == [
-        "target.monotone={rooms: up,price"
+    assert completions("fit", words, "target.monotone={rooms: increasing,p") == [
+        "target.monotone={rooms: increasing,price"
     ]
 
 

@@ -56,7 +56,7 @@ def test_tab_offers_the_values_of_a_key() -> None:
     assert completions("fit", [], "model.base=") == [
         f"model.base={value}" for value in sorted(values)
     ]
-    assert completions("fit", [], "model.frozen_scales=t") == ["model.frozen_scales=true"]
+    assert completions("fit", [], "model.freeze_scales=t") == ["model.freeze_scales=true"]
 
 
 def test_a_key_that_one_group_alone_has_needs_no_group() -> None:

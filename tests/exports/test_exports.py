@@ -73,7 +73,7 @@ def kan(
     with torch.no_grad():
         for layer in network:
             layer.coefficients.normal_(0, 1, generator=generator())
-            if layer.spec.base != "zero" and layer.spec.scale == "separate":
+            if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
                 layer.base_weight.normal_(0, 1, generator=generator())
         network.layer(0).mask[0, 0] = len(shape) < 3
     return network
@@ -156,7 +156,7 @@ MODELS: dict[str, Any] = {
     "products": lambda: model(kan((2, 4, 2), products=(2,))),
     "only products": lambda: model(kan((2, 1, 2), products=(1,))),
     "single layer, one interval": lambda: model(kan((3, 2), 1)),
-    "single scale": lambda: model(kan(scale="single", base="silu")),
+    "single scale": lambda: model(kan(edge_scaling="single", base="silu")),
     "of version 0.1.0": lambda: model(kan(base="silu", base_goes_on=True)),
     "solution": solution,
     "windows": windows,

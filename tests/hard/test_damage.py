@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.hidden=[2]",
         "model.intervals=[3]",
         "solver.steps=3",
-        "solver.starts=1",
+        "solver.n_starts=1",
     ]
     assert main([*words, "sampling.train=60", "-q", "--outputs", str(outputs)]) == 0
     return outputs / "fit" / "v0001"

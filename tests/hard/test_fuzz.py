@@ -170,7 +170,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.hidden=[2]",
         "model.intervals=[3]",
         "solver.steps=2",
-        "solver.starts=1",
+        "solver.n_starts=1",
         "sampling.train=50",
     ]
     assert main(["fit", *words, "-q", "--outputs", str(outputs)]) == 0

@@ -11,7 +11,7 @@ import pytest
 from kanrun.cli.app import main
 
 MODELS = {
-    "kan": ["model=kan", "model.hidden=[1]", "model.intervals=[5]", "solver.starts=2"],
+    "kan": ["model=kan", "model.hidden=[1]", "model.intervals=[5]", "solver.n_starts=2"],
     "auto": ["model=auto"],
 }
 BOUNDS = {("kan", "float64"): 1e-6, ("kan", "float32"): 1e-3, ("auto", "float64"): 2e-3}

@@ -31,7 +31,7 @@ KAN_SETTINGS: dict[str, Any] = {
     "hidden": (2,),
     "intervals": 3,
     "steps": 8,
-    "settings": {"starts": 1},
+    "settings": {"n_starts": 1},
 }
 
 #: The checks of the default suite, of one estimator; all of them run in the slow one.

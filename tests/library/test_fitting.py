@@ -49,7 +49,7 @@ def test_the_same_numbers_as_the_command_line(
         "target.domain=[[-1,1],[0,2]]",
         "seed=3",
         "solver.select_width=false",
-        "solver.starts=1",
+        "solver.n_starts=1",
     ]
     settings = [
         "model.hidden=[2]",
@@ -68,7 +68,7 @@ def test_the_same_numbers_as_the_command_line(
         steps=4,
         train=60,
         test=30,
-        starts=1,
+        n_starts=1,
         select_width=False,
     )
     assert model.inputs == ("x", "y")
@@ -163,11 +163,11 @@ def test_a_weight_is_a_number_of_rows() -> None:
     "settings",
     [
         {"intervals": [4, 8]},
-        {"intervals": [4], "hidden": [1], "starts": 2},
+        {"intervals": [4], "hidden": [1], "n_starts": 2},
         {"solver": "lbfgs", "intervals": [4]},
         {"solver": "adam", "intervals": [4]},
         {"solver": "lbfgs", "intervals": [3], "task": "classification"},
-        {"model": "mlp", "hidden": [3], "starts": 2},
+        {"model": "mlp", "hidden": [3], "n_starts": 2},
         {"model": "polynomial", "degree": 4},
     ],
     ids=lambda settings: "-".join(str(value) for value in settings.values()),

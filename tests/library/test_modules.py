@@ -172,7 +172,7 @@ def test_a_plot_is_a_figure_with_names() -> None:
 
 
 def test_a_domain_and_products() -> None:
-    kan = drawn(2, 3, 1, domain=[[0.0, 1.0], [-5.0, 5.0]], products=[1], intervals=4)
+    kan = drawn(2, 3, 1, domain=[[0.0, 1.0], [-5.0, 5.0]], multiplication_nodes=[1], intervals=4)
     assert kan.layer(0).grid.low.tolist() == [0, -5]
     assert kan.layer(0).outputs == 4
     assert kan(points()).shape == (200, 1)
@@ -195,8 +195,8 @@ REFUSALS = {
     "KAN([2, 1], dtype='float32')": "dtype=float32 must be",
     "KAN([2, 1], domain=(float('nan'), 1))": "must be finite",
     "KAN([2, 1], domain='ab')": "domain='ab' must be .low, high.",
-    "KAN([2, 3, 1], products=[5])": "products=.5. must say for each of the hidden widths .3.",
-    "KAN([2, 3, 1], products=[1, 1])": "products=.1, 1. must say",
+    "KAN([2, 3, 1], multiplication_nodes=[5])": "multiplication_nodes=.5. must say for each of the hidden widths .3.",
+    "KAN([2, 3, 1], multiplication_nodes=[1, 1])": "multiplication_nodes=.1, 1. must say",
     "KAN([2, 3, 1], generator=3)": "generator=3 must be a torch.Generator",
     "KAN([2, 1]).refine(7.5)": "intervals=7.5 must be a whole number",
     "KANLayer(0, 4)": "must be widths",

@@ -77,24 +77,24 @@ def problem(name: str = "product") -> LearningProblem:
 
 def test_settings_that_a_plan_knows_are_carried_over() -> None:
     solver = LBFGSSolver(
-        steps=7, history=5, sparsity=0.1, magnitude="mean_abs", patience=3, freeze_unseen=True
+        steps=7, history_size=5, sparsity=0.1, sparsity_norm="mean_abs", patience=3, freeze_unseen=True
     )
     model = KANConfig(intervals=[4, 8], update_grid=False, grid_eps=0.25)
     plan, why = make_plan(model, solver, problem())
     assert why.startswith(
         "lbfgs: asked for. solver.freeze_unseen holds coefficients and w_b; w_s moves"
     )
-    assert (plan.solver, plan.intervals, plan.steps, plan.history) == ("lbfgs", (4, 8), 7, 5)
-    assert (plan.sparsity, plan.magnitude, plan.patience) == (0.1, "mean_abs", 3)
+    assert (plan.solver, plan.intervals, plan.steps, plan.history_size) == ("lbfgs", (4, 8), 7, 5)
+    assert (plan.sparsity, plan.sparsity_norm, plan.patience) == (0.1, "mean_abs", 3)
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
 
 
 @pytest.mark.parametrize("solver", [AutoSolver, LMSolver, LBFGSSolver, AdamSolver])
 def test_every_setting_of_a_solver_has_a_place_in_the_plan(solver: type[Any]) -> None:
     """One that is added to a solver and forgotten here would be shown, and not used."""
-    planned = {field.name for field in fields(Plan)} | {"kind", "penalty"}
-    of_adam = {"learning_rate", "schedule", "batch", "weight_decay"}  # in `adam`
-    of_lm = {"damping", "tolerance", "slow_tolerance"}  # in `policy`
+    planned = {field.name for field in fields(Plan)} | {"kind", "smoothness_weight", "n_starts"}
+    of_adam = {"learning_rate", "lr_schedule", "batch_size", "weight_decay"}  # in `adam`
+    of_lm = {"damping", "tolerance", "plateau_tolerance"}  # in `policy`
     assert {field.name for field in fields(solver)} <= planned | of_adam | of_lm
 
 
@@ -129,7 +129,7 @@ def test_another_policy_is_followed() -> None:
 
 
 def test_damping_and_tolerances_of_levenberg_marquardt_reach_its_policy() -> None:
-    solver = LMSolver(damping=0.5, tolerance=0.0, slow_tolerance=0.1)
+    solver = LMSolver(damping=0.5, tolerance=0.0, plateau_tolerance=0.1)
     policy = make_plan(KANConfig(intervals=[4, 8]), solver, problem())[0].policy
     assert (policy.grids.hardly, policy.grids.stalled) == (0.0, 0.1)
     assert {policy.lm.damping, policy.large_damping, policy.lm_without_grid.damping} == {0.5}

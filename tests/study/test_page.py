@@ -283,7 +283,7 @@ SPECS = [
     *(EdgeSpec(degree=2, base=base) for base in BASES),
     *(EdgeSpec(degree=degree) for degree in (0, 1, 3, 5)),
     *(
-        EdgeSpec(extrapolation=how, scale=scale)  # type: ignore[arg-type]
+        EdgeSpec(extrapolation=how, edge_scaling=scale)  # type: ignore[arg-type]
         for how in ("linear", "constant", "zero")
         for scale in ("separate", "single")
     ),

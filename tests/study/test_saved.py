@@ -15,7 +15,7 @@ from kanrun.study.checkpoints import model_from_checkpoint
 EDGES = {
     "degree": 3,
     "base": "silu",
-    "scale": "separate",
+    "edge_scaling": "separate",
     "outside": "linear",
     "trainable_scales": True,
 }

@@ -41,7 +41,7 @@ def mlp(generator: Generator) -> MLP:
 NETWORKS = {
     "kan": (kan, {"intervals": (3, 6)}),
     "single scale, only what data see": (
-        lambda generator: kan(generator, scale="single"),
+        lambda generator: kan(generator, edge_scaling="single"),
         {"intervals": (20, 40), "freeze_unseen": True},
     ),
     "mlp": (mlp, {"patience": 25}),
@@ -90,7 +90,7 @@ def test_from_the_middle_of_a_grid(solver: str, network: str, tmp_path: Path) ->
     plan = Plan(
         solver,
         steps=45 if solver == "lbfgs" else 7,
-        adam=AdamSolver(learning_rate=0.02, batch=140),
+        adam=AdamSolver(learning_rate=0.02, batch_size=140),
         policy=POLICY,
         **settings,
     )

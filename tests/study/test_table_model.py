@@ -319,7 +319,7 @@ def shaped(rows: int = 120) -> Points:
 @pytest.mark.parametrize("extrapolation", ["clip", "constant"])
 def test_shapes_are_kept_exactly(extrapolation: str) -> None:
     policy = TablePolicy(
-        shapes=((0, "up"), (1, "down"), (2, "convex")), extrapolation=extrapolation, folds=0
+        shapes=((0, "increasing"), (1, "decreasing"), (2, "convex")), extrapolation=extrapolation, folds=0
     )
     model = fit_table(shaped(), None, policy)
     at = np.linspace(-5, 5, 1001)
@@ -343,7 +343,7 @@ def test_shapes_are_kept_exactly(extrapolation: str) -> None:
 def test_a_monotone_classifier() -> None:
     points = shaped()
     labels = Points(points.x, (points.y > points.y.mean()).astype(float))
-    model = fit_table(labels, 2, TablePolicy(shapes=((0, "up"),), folds=0))
+    model = fit_table(labels, 2, TablePolicy(shapes=((0, "increasing"),), folds=0))
     x = np.zeros((301, 3))
     x[:, 0] = np.linspace(-4, 4, 301)
     assert np.diff(model.values(x)[:, 1]).min() >= -ROUNDING

@@ -189,7 +189,7 @@ def _edges(design: Design, weights: ndarray) -> ndarray:
 def _shaped(edges: ndarray, policy: EvidencePolicy, main: int | None = None) -> ndarray:
     """The edges of main effects, whose differences of the wrong sign by rounding become zero."""
     for j, shape in policy.shapes:
-        if shape in ("up", "down"):
+        if shape in ("increasing", "decreasing"):
             sign = SHAPES[shape]
             for edge in edges[:main]:
                 turn = (

@@ -74,7 +74,7 @@ def _sum(a: ndarray, b: ndarray) -> ndarray:
 
 
 #: The sign of the differences of B-spline coefficients (up, down) or of those of the slope (convex, concave).
-SHAPES = {"up": 1, "down": -1, "convex": 1, "concave": -1}
+SHAPES = {"increasing": 1, "decreasing": -1, "convex": 1, "concave": -1}
 
 
 def _constraints(

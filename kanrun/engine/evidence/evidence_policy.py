@@ -45,7 +45,7 @@ class EvidencePolicy:
     Where classes x rows^3 is more than `most_work`, pairs are chosen as in long tables, and are no candidate where a
     step then takes a tenth of it.
 
-    `shapes`: of inputs by their index, `up`, `down`, `convex` or `concave`; their effects keep it, and they take no
+    `shapes`: of inputs by their index, `increasing`, `decreasing`, `convex` or `concave`; their effects keep it, and they take no
     part in pairs.
 
     Assembly: hidden nodes are left out as long as what they add to the training rows stays below `remainder` of the

@@ -72,10 +72,10 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
     """
     base, coefficient = SCHEMES[scheme](layer, generator)
     with torch.no_grad():
-        weight = layer.weight if layer.spec.scale == "single" else layer.base_weight
+        weight = layer.weight if layer.spec.edge_scaling == "single" else layer.base_weight
         _normal(weight, base, generator)
         _normal(layer.coefficients, coefficient, generator)
-        if scheme == "spline" and layer.spec.scale == "single":
+        if scheme == "spline" and layer.spec.edge_scaling == "single":
             weight.fill_(1.0)
             points = sample_points(layer.grid, 3)
             values = layer.base(points)[:, None, :]

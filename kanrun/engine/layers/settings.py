@@ -15,7 +15,7 @@ from kanrun.config import KANConfig, check
 from kanrun.engine.splines import Extrapolation
 from kanrun.errors import UsageError
 
-Scale = Literal["separate", "single"]
+EdgeScaling = Literal["separate", "single"]
 TrainedScales = Literal["all", "base", "none"]
 Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
@@ -24,7 +24,7 @@ Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 class EdgeSpec:
     """What the edges of a layer are, apart from their numbers.
 
-    `scale`: `separate` is phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single` is phi = w (b + spline).
+    `edge_scaling`: `separate` is phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single` is phi = w (b + spline).
     `trained_scales` says which w training moves beside the coefficients: `all`; `base`, all but those that only scale
     the coefficients (w_s, and w without a base); or `none`. `extrapolation` is of the whole edge; with `base_goes_on`
     the base alone does beyond the grid what it does inside, as in networks of version 0.1.0.
@@ -32,7 +32,7 @@ class EdgeSpec:
 
     degree: int = 3
     base: str = "silu"
-    scale: Scale = "separate"
+    edge_scaling: EdgeScaling = "separate"
     extrapolation: Extrapolation = "linear"
     trained_scales: TrainedScales = "all"
     base_goes_on: bool = False
@@ -52,7 +52,7 @@ def edge_spec(
     intervals: int,
     degree: int,
     base: str,
-    scale: Scale,
+    edge_scaling: EdgeScaling,
     extrapolation: Extrapolation,
     initialisation: str,
 ) -> EdgeSpec:
@@ -61,8 +61,8 @@ def edge_spec(
         raise UsageError(
             f"intervals={intervals!r} must be a whole number; refine() makes finer grids of a network."
         )
-    check(KANConfig([], [], intervals, degree, base, scale, extrapolation, initialisation))
-    return EdgeSpec(degree, base, scale, extrapolation)
+    check(KANConfig([], [], intervals, degree, base, edge_scaling, extrapolation, initialisation))
+    return EdgeSpec(degree, base, edge_scaling, extrapolation)
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ def checked_products(products: Sequence[int], shape: Sequence[int]) -> tuple[int
         0 <= count <= width for count, width in zip(counts, hidden, strict=True)
     ):
         raise UsageError(
-            f"products={list(products)} must say for each of the hidden widths {list(hidden)} how many nodes multiply."
+            f"multiplication_nodes={list(products)} must say for each of the hidden widths {list(hidden)} how many nodes multiply."
         )
     return counts
 

@@ -17,7 +17,7 @@ from kanrun.engine.layers.functional import edge_sums
 from kanrun.engine.layers.settings import (
     Domain,
     EdgeSpec,
-    Scale,
+    EdgeScaling,
     TrainedScales,
     check_samples,
     checked_shape,
@@ -45,7 +45,7 @@ class SplineLayer(nn.Module):
     """y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs); `kanrun.KANLayer`.
 
     `SplineLayer(2, 5)` is a fresh layer on a uniform grid: `intervals` and `degree` of the splines, `domain` of the
-    grid, (low, high) for all inputs or one pair for each, `base`, `scale` and `extrapolation` of `EdgeSpec`,
+    grid, (low, high) for all inputs or one pair for each, `base`, `edge_scaling` and `extrapolation` of `EdgeSpec`,
     `initialisation` by name, drawn from `generator` (None: torch's own). `on_grid` makes an empty layer on any grid.
     Raises UsageError for a value that breaks its rule.
 
@@ -57,7 +57,7 @@ class SplineLayer(nn.Module):
         torch.Size([4, 1])
 
     Parameters: `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or
-    one `weight` when spec.scale is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
+    one `weight` when spec.edge_scaling is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
     (outputs, inputs), false where an edge is pruned.
 
     `uniform` is not part of the state_dict: knots that are loaded and not equally spaced turn it off.
@@ -75,7 +75,7 @@ class SplineLayer(nn.Module):
         *,
         domain: Domain = (-1.0, 1.0),
         base: str = "silu",
-        scale: Scale = "separate",
+        edge_scaling: EdgeScaling = "separate",
         extrapolation: Extrapolation = "linear",
         initialisation: str = "paper",
         generator: Generator | None = None,
@@ -84,7 +84,7 @@ class SplineLayer(nn.Module):
     ) -> None:
         super().__init__()
         inputs, outputs = checked_shape((inputs, outputs))
-        spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
+        spec = edge_spec(intervals, degree, base, edge_scaling, extrapolation, initialisation)
         ends = domain_of(domain, inputs, dtype, device)
         self._build(
             uniform_breakpoints(ends[:, 0], ends[:, 1], intervals), outputs, spec, uniform=True
@@ -121,7 +121,7 @@ class SplineLayer(nn.Module):
             spec.trained_scales == "all",
             spec.trained_scales != "none" and spec.base != "zero",
         )
-        if spec.scale == "single":
+        if spec.edge_scaling == "single":
             self.weight = nn.Parameter(
                 breakpoints.new_ones(outputs, inputs), requires_grad=every or base
             )
@@ -159,12 +159,12 @@ class SplineLayer(nn.Module):
     @property
     def trained_base(self) -> nn.Parameter | None:
         """What weighs the base, w_b or the one w; None where training does not move it or there is no base."""
-        weight = self.weight if self.spec.scale == "single" else self.base_weight
+        weight = self.weight if self.spec.edge_scaling == "single" else self.base_weight
         return weight if weight.requires_grad and self.spec.base != "zero" else None
 
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
         """(w_b, w_s) as they act: pruned edges are zero."""
-        if self.spec.scale == "single":
+        if self.spec.edge_scaling == "single":
             both = self.weight * self.mask
             return both, both
         return self.base_weight * self.mask, self.spline_weight * self.mask
@@ -229,7 +229,7 @@ class SplineLayer(nn.Module):
         values = [(scaled[..., None] * basis[:, None, None]).flatten(2)]
         if self.trained_base is not None:
             factors = (
-                self.base(x)[:, None] if self.spec.scale == "separate" else self.unscaled_values(x)
+                self.base(x)[:, None] if self.spec.edge_scaling == "separate" else self.unscaled_values(x)
             )
             index.append((edges + start + self.coefficients.numel()).expand(x.shape[0], 1, -1))
             values.append((upstream[..., None] * (factors * self.mask)[:, None]).flatten(2))
@@ -260,8 +260,8 @@ class SplineLayer(nn.Module):
         """What only scales the coefficients is no longer trained."""
         if self.spec.trained_scales == "all":
             self.spec = replace(self.spec, trained_scales="base")
-            weight = self.weight if self.spec.scale == "single" else self.spline_weight
-            weight.requires_grad_(self.spec.scale == "single" and self.spec.base != "zero")
+            weight = self.weight if self.spec.edge_scaling == "single" else self.spline_weight
+            weight.requires_grad_(self.spec.edge_scaling == "single" and self.spec.base != "zero")
 
     def count_pruned(self) -> int:
         """How many trained numbers pruned edges hold."""

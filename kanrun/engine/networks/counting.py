@@ -127,7 +127,7 @@ def coefficients(shape: Sequence[int], intervals: int, degree: int) -> int:
 def kan_parameters(size: Size, spec: EdgeSpec) -> int:
     """Trained numbers of kanrun's own KAN of this size and kind, without building it: `KAN.count` of a fresh one."""
     base = spec.base != "zero"
-    every = 1 if spec.scale == "single" else 1 + base
+    every = 1 if spec.edge_scaling == "single" else 1 + base
     scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
     return size.edges * (size.intervals + size.degree + scales)
 

@@ -25,7 +25,7 @@ from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.layers.learned_edge import LearnedEdge
 from kanrun.engine.layers.settings import (
     Domain,
-    Scale,
+    EdgeScaling,
     checked_products,
     checked_shape,
     domain_of,
@@ -71,7 +71,7 @@ class KAN(Network):
     The *unknowns* of second-order training are of each layer the coefficients, then what weighs the base. What only
     scales the coefficients (w_s) is redundant with them and stays.
 
-    `products` says how many nodes of each hidden layer multiply: the last ones, each the product of two sums of edges,
+    `multiplication_nodes` says how many nodes of each hidden layer multiply: the last ones, each the product of two sums of edges,
     so that a layer has as many outputs more than the next one has inputs.
     """
 
@@ -85,9 +85,9 @@ class KAN(Network):
         *,
         domain: Domain = (-1.0, 1.0),
         base: str = "silu",
-        scale: Scale = "separate",
+        edge_scaling: EdgeScaling = "separate",
         extrapolation: Extrapolation = "linear",
-        products: Sequence[int] = (),
+        multiplication_nodes: Sequence[int] = (),
         initialisation: str = "paper",
         generator: Generator | None = None,
         dtype: torch.dtype | None = None,
@@ -95,9 +95,9 @@ class KAN(Network):
     ) -> None:
         super().__init__()
         shape = checked_shape(shape)
-        spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
+        spec = edge_spec(intervals, degree, base, edge_scaling, extrapolation, initialisation)
         products, ends = (
-            checked_products(products, shape),
+            checked_products(multiplication_nodes, shape),
             domain_of(domain, shape[0], dtype, device),
         )
         self._hold(

@@ -119,7 +119,7 @@ class Curvature:
             @ Base(layer.spec.base, layer.grid.double(), layer.spec.base_goes_on)(x).square()
             / x.shape[0]
         )
-        if layer.spec.scale == "single":
+        if layer.spec.edge_scaling == "single":
             self._diagonals[layer.weight] = _inverse(base + spline, self._policy).to(coefficients)
         else:
             self._diagonals[layer.base_weight] = _inverse(base, self._policy).to(coefficients)

@@ -68,7 +68,7 @@ class Adam:
             options,
             generator,
         )
-        self.rows = min(options.batch or len(objective.samples), len(objective.samples))
+        self.rows = min(options.batch_size or len(objective.samples), len(objective.samples))
         self._named = trainable(network)
         self._optimiser = torch.optim.AdamW(
             self._named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -125,14 +125,14 @@ class Adam:
         }
 
     def _share(self) -> float:
-        if self.options.schedule == "constant":
+        if self.options.lr_schedule == "constant":
             return 1.0
         steps = self.options.steps or SOLVERS["adam"].steps
         return 0.5 * (1 + cos(pi * min(self._taken / steps, 1.0)))
 
     def _batch(self) -> Samples:
         samples = self.objective.samples
-        size = self.options.batch
+        size = self.options.batch_size
         if size is None or size >= len(samples):
             return samples
         index = torch.randint(len(samples), (size,), generator=self.generator).to(samples.x.device)

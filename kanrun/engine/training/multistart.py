@@ -70,7 +70,7 @@ class _Layer:
         free, weights = unknowns.tensor_split([spline[0].numel() * self.like.grid.functions], 1)
         if self.like.trained_base is not None:
             base = weights.view_as(base)
-            spline = base if self.like.spec.scale == "single" else spline
+            spline = base if self.like.spec.edge_scaling == "single" else spline
         coefficients = free.view(*spline.shape, self.like.grid.functions)
         table = coefficients * spline[..., None]
         return replace(
@@ -108,7 +108,7 @@ class _Layer:
         torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
         if self.like.trained_base is not None:
             each = base[:, :, None]
-            if self.like.spec.scale == "single":
+            if self.like.spec.edge_scaling == "single":
                 each = each + torch.einsum("bnif,boif->bnoi", basis, self.coefficients)
             block[..., count:] = (upstream[..., None] * each[:, :, None]).flatten(-2)
 

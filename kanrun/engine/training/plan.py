@@ -192,7 +192,7 @@ class Plan:
     )
     select_width: bool = False
     sparsity: float = 0.0  # weight of the paper's penalty of large edges: LBFGS's and Adam's
-    magnitude: str = "rms"  # of an edge there, or mean_abs as in the paper
+    sparsity_norm: str = "rms"  # of an edge there, or mean_abs as in the paper
     update_grid: bool = True
     grid_eps: float = (
         1.0  # share of uniform spacing in grids that are redrawn, the rest being quantiles'
@@ -201,7 +201,7 @@ class Plan:
     settings: Any = None  # those of the solver, for one that has further ones
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
     most_unknowns: int | None = None  # leave it before a grid with more
-    history: int = 30
+    history_size: int = 30
     adam: AdamSolver = field(default_factory=AdamSolver)
     patience: int | None = None
     policy: TrainingPolicy = TrainingPolicy()

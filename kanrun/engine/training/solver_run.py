@@ -81,7 +81,7 @@ def create_lbfgs(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
 ) -> Solver:
     objective = _objective(data, plan, smoothing)
-    return LBFGS(network, objective, history=plan.history, policy=plan.policy.lbfgs)
+    return LBFGS(network, objective, history=plan.history_size, policy=plan.policy.lbfgs)
 
 
 def create_adam(
@@ -101,7 +101,7 @@ def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objectiv
         order=smoothing.order,
         freeze_unseen=plan.freeze_unseen,
         sparsity=plan.sparsity,
-        magnitude=plan.magnitude,
+        magnitude=plan.sparsity_norm,
     )
 
 

@@ -57,7 +57,7 @@ def network_values(
         mask, coefficients, knots = (
             arrays[at + name] for name in ("mask", "coefficients", "knots")
         )
-        if spec["scale"] == "single":
+        if spec["edge_scaling"] == "single":
             base = spline = arrays[at + "weight"] * mask
         else:
             base, spline = arrays[at + "base_weight"] * mask, arrays[at + "spline_weight"] * mask

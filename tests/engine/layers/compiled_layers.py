@@ -18,7 +18,7 @@ NARROW, WIDE = 4, 160
 SPECS = [
     (True, EdgeSpec()),
     (False, EdgeSpec(degree=2, base="tanh")),
-    (True, EdgeSpec(degree=1, extrapolation="zero", scale="single")),
+    (True, EdgeSpec(degree=1, extrapolation="zero", edge_scaling="single")),
     (True, EdgeSpec(base="zero", extrapolation="constant")),
 ]
 

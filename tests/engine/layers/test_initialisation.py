@@ -62,7 +62,7 @@ def test_a_seed_means_the_same_start_everywhere(scheme):
 
 @pytest.mark.parametrize(
     "spec",
-    [EdgeSpec(base="zero"), EdgeSpec(scale="single"), EdgeSpec(degree=1, extrapolation="zero")],
+    [EdgeSpec(base="zero"), EdgeSpec(edge_scaling="single"), EdgeSpec(degree=1, extrapolation="zero")],
 )
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_on_every_kind_of_edge(scheme, spec):

@@ -38,7 +38,7 @@ def slow(layer, x, kind):
 @pytest.mark.parametrize("kind", ["rms", "mean_abs"])
 @pytest.mark.parametrize(
     "spec",
-    [EdgeSpec(), EdgeSpec(scale="single"), EdgeSpec(base="zero", degree=1), EdgeSpec(degree=0)],
+    [EdgeSpec(), EdgeSpec(edge_scaling="single"), EdgeSpec(base="zero", degree=1), EdgeSpec(degree=0)],
 )
 @pytest.mark.parametrize("intervals", [1, 5, 100])
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):

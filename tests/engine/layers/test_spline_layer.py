@@ -73,7 +73,7 @@ def by_edges(layer, x):
     base = base_by_pieces(layer, x)
     w_b, w_s = (
         (layer.weight,) * 2
-        if layer.spec.scale == "single"
+        if layer.spec.edge_scaling == "single"
         else (layer.base_weight, layer.spline_weight)
     )
     columns = []
@@ -93,13 +93,13 @@ SPECS = [
     EdgeSpec(base_goes_on=True),
     *(EdgeSpec(degree=degree) for degree in (1, 2, 6)),
     *(EdgeSpec(base=base) for base in BASES),
-    EdgeSpec(scale="single"),
+    EdgeSpec(edge_scaling="single"),
 ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}"
+    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}"
 )
 @pytest.mark.parametrize(
     ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
@@ -113,7 +113,7 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
 
 
 @pytest.mark.parametrize(
-    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}"
+    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}"
 )
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
 def test_first_derivatives_are_autograds_of_the_sum(intervals, spec):
@@ -192,7 +192,7 @@ def test_any_shape(shape, inputs, outputs, degree, intervals):
 
 @pytest.mark.parametrize("scale", ["separate", "single"])
 def test_pruned_edges_do_nothing_and_learn_nothing(scale):
-    layer = make(spec=EdgeSpec(scale=scale))
+    layer = make(spec=EdgeSpec(edge_scaling=scale))
     layer.mask[0, 1] = False
     x = data(layer)
     before = layer(x)

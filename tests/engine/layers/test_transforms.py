@@ -56,10 +56,10 @@ def test_transforms(intervals):
     [
         EdgeSpec(),
         EdgeSpec(degree=0, base="gelu"),
-        EdgeSpec(degree=1, scale="single", extrapolation="constant"),
+        EdgeSpec(degree=1, edge_scaling="single", extrapolation="constant"),
         EdgeSpec(degree=6, base="zero", extrapolation="zero"),
     ],
-    ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}",
+    ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}",
 )
 @pytest.mark.parametrize(
     ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
@@ -116,7 +116,7 @@ def test_forward_mode_over_a_backward_pass(intervals):
 )
 @pytest.mark.parametrize(("intervals", "uniform"), [(NARROW, True), (NARROW, False), (WIDE, True)])
 def test_gradients_to_second_order(intervals, uniform, degree, base, scale):
-    layer = make(intervals, EdgeSpec(degree=degree, base=base, scale=scale), uniform=uniform)
+    layer = make(intervals, EdgeSpec(degree=degree, base=base, edge_scaling=scale), uniform=uniform)
     layer.mask[0, 1] = False
     learned = {name: p.detach().clone() for name, p in layer.named_parameters() if p.requires_grad}
     x = data(4)

@@ -35,7 +35,7 @@ def curve(kind, dtype=torch.float64, **extra):
 MAKERS = {
     "kan": lambda dtype: kan([2, 3, 2], dtype=dtype),
     "kan wide": lambda dtype: kan([2, 3, 2], 160, dtype=dtype),
-    "kan single": lambda dtype: kan([1, 2], spec=EdgeSpec(scale="single", degree=2), dtype=dtype),
+    "kan single": lambda dtype: kan([1, 2], spec=EdgeSpec(edge_scaling="single", degree=2), dtype=dtype),
     "mlp": lambda dtype: MLP(
         [2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)
     ),

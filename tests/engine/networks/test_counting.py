@@ -41,7 +41,7 @@ def test_formulas_count_what_the_modules_hold(
         intervals,
         degree=degree,
         base="silu" if base else "zero",
-        scale="single" if single else "separate",
+        edge_scaling="single" if single else "separate",
         trained_scales=trained,
     )
     size = c.size_of(network)
@@ -64,7 +64,7 @@ def test_every_convention_on_a_network_counted_by_hand() -> None:
         "kanbefair": 171,
     }
     assert counts["separate"] == kan([2, 5, 1], 5).count()
-    assert counts["single"] == kan([2, 5, 1], 5, scale="single").count()
+    assert counts["single"] == kan([2, 5, 1], 5, edge_scaling="single").count()
     assert counts["spline"] == kan([2, 5, 1], 5, trained_scales="none").count()
 
 

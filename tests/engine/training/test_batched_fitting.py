@@ -49,7 +49,7 @@ def _fitting(
         ((2, 3, 1), EdgeSpec()),
         ((2, 2, 2, 2), EdgeSpec(degree=2, base="identity", extrapolation="zero")),
         ((1, 1), EdgeSpec(base="zero")),
-        ((3, 2, 1), EdgeSpec(scale="single")),
+        ((3, 2, 1), EdgeSpec(edge_scaling="single")),
     ],
 )
 def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: EdgeSpec) -> None:

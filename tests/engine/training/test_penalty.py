@@ -18,7 +18,7 @@ def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
     g = torch.Generator().manual_seed(3)
     domain = torch.tensor([[-1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
     kan = KAN.create(
-        [2, 3, 1], intervals, EdgeSpec(degree=degree, scale=scale), domain=domain, generator=g
+        [2, 3, 1], intervals, EdgeSpec(degree=degree, edge_scaling=scale), domain=domain, generator=g
     )
     with torch.no_grad():
         for layer in kan:

@@ -51,7 +51,7 @@ def samples(count: int = 200, seed: int = 2) -> Samples:
 NETWORKS = {
     "kan": kan,
     "wide grid": lambda: kan(intervals=60),
-    "kan, single scale": lambda: kan(scale="single"),
+    "kan, single scale": lambda: kan(edge_scaling="single"),
     "mlp": mlp,
 }
 
@@ -80,7 +80,7 @@ def test_same_seed_same_numbers(name: str) -> None:
     ends = []
     for _ in range(2):
         model, data = kan(), TrainingData(samples())
-        plan = Plan(name, steps=8, adam=AdamSolver(learning_rate=0.02, batch=32))
+        plan = Plan(name, steps=8, adam=AdamSolver(learning_rate=0.02, batch_size=32))
         solver = make_solver(model, data, plan, 1e-12, generator(5))
         for _ in range(8):
             solver.step()
@@ -170,7 +170,7 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
         name,
         steps=20,
         freeze_unseen=True,
-        adam=AdamSolver(learning_rate=0.05, batch=16, weight_decay=0.1),
+        adam=AdamSolver(learning_rate=0.05, batch_size=16, weight_decay=0.1),
     )
     held = model.layer(0).coefficients.detach().clone()
     solver = make_solver(model, data, plan, 1e-8, generator())
@@ -201,7 +201,7 @@ def test_a_network_that_is_not_finite_is_refused() -> None:
 
 def test_adam_stops_at_a_loss_that_is_not_finite() -> None:
     data = samples()
-    plan = Plan("adam", steps=5, adam=AdamSolver(learning_rate=1e300, schedule="constant"))
+    plan = Plan("adam", steps=5, adam=AdamSolver(learning_rate=1e300, lr_schedule="constant"))
     solver = make_solver(kan(), TrainingData(data), plan, 0.0, generator())
     solver.step()
     with pytest.raises(

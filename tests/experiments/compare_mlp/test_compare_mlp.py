@@ -43,7 +43,7 @@ def settings(**changes: Any) -> CompareMLPConfig:
     values: dict[str, Any] = {
         "model": KANConfig(),
         "solver": LMSolver(
-            starts=1, steps=3, penalty=1e-20
+            n_starts=1, steps=3, smoothness_weight=1e-20
         ),  # a search for the weight takes most of the time
         "sampling": SamplingConfig(train=60, test=40),
         "cases": [PRODUCT],
@@ -144,7 +144,7 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(
 
 
 def test_both_sides_take_the_same_number_of_steps() -> None:
-    cfg = settings(solver=LMSolver(starts=1, steps=3))
+    cfg = settings(solver=LMSolver(n_starts=1, steps=3))
     case = matched_run.case_of(cfg, PRODUCT, 0)
     model = matched_run.kan_settings(cfg, [2], [3, 6, 9])
     plan, steps = matched_run.budget_of(case, model)
@@ -157,7 +157,7 @@ def test_both_sides_take_the_same_number_of_steps() -> None:
 
 
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
-    cfg = settings(solver=LMSolver(starts=1, penalty=1e-20), grids=[3, 40])
+    cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20), grids=[3, 40])
     case = matched_run.case_of(cfg, PRODUCT, 0)
     assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
     assert steps_without_kan(cfg, case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
@@ -165,7 +165,7 @@ def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
 
 @pytest.mark.parametrize("intervals", [97, 98])
 def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None:
-    cfg = settings(solver=LMSolver(starts=1, penalty=1e-20))
+    cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20))
     case = matched_run.case_of(cfg, PRODUCT, 0)
     model = matched_run.kan_settings(cfg, [1], intervals)
     plan, steps = matched_run.budget_of(case, model)
@@ -269,7 +269,7 @@ def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
         depths=[0, 1, 3],
         widths=[3],
         sampling=sampling,
-        solver=LMSolver(starts=1),
+        solver=LMSolver(n_starts=1),
     )
     assert all(claim.holds for claim in finished.manifest.claims), finished.manifest.claims
     assert len(finished.table("linear")) == 3

@@ -40,13 +40,13 @@ KAN_AND_MLP = [
     {"name": "KAN", "kind": "kan"},
     {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]},
 ]
-MODEL = KANConfig(hidden=[], intervals=80, frozen_scales=True, update_grid=False)  # of two peaks
+MODEL = KANConfig(hidden=[], intervals=80, freeze_scales=True, update_grid=False)  # of two peaks
 
 
 def settings(**changes: Any) -> ContinualConfig:
     values: dict[str, Any] = {
-        "model": KANConfig(hidden=[], intervals=200, frozen_scales=True, update_grid=False),
-        "solver": LBFGSSolver(steps=60, freeze_unseen=True, penalty=0.0),
+        "model": KANConfig(hidden=[], intervals=200, freeze_scales=True, update_grid=False),
+        "solver": LBFGSSolver(steps=60, freeze_unseen=True, smoothness_weight=0.0),
         "learners": KAN_AND_MLP,
         "trials": 1,
         "parts": ["learners"],
@@ -106,7 +106,7 @@ def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> Non
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
         tmp_path,
-        solver=LMSolver(steps=20, freeze_unseen=True, penalty=0.0),
+        solver=LMSolver(steps=20, freeze_unseen=True, smoothness_weight=0.0),
         learners=kan,
         peaks=2,
         model=MODEL,
@@ -121,7 +121,7 @@ def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
         tmp_path,
-        solver=LMSolver(steps=20, freeze_unseen=True, penalty=1e-14),
+        solver=LMSolver(steps=20, freeze_unseen=True, smoothness_weight=1e-14),
         learners=kan,
         peaks=2,
         model=MODEL,
@@ -136,7 +136,7 @@ def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path
 @pytest.mark.usefixtures("unwritten")
 def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> None:
     ablations = [
-        {"name": "scales", "kind": "kan", "frozen_scales": False},
+        {"name": "scales", "kind": "kan", "freeze_scales": False},
         {"name": "grids", "kind": "kan", "update_grid": True, "extrapolation": "zero"},
     ]
     found = finished(tmp_path, learners=ablations).table("summary").set_index("learner")
@@ -166,8 +166,8 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
         points=49,
         evaluation_points=64,
         learners=learners,
-        model=KANConfig(hidden=[2], intervals=4, frozen_scales=True, update_grid=False),
-        solver=LBFGSSolver(steps=4, penalty=0.0),
+        model=KANConfig(hidden=[2], intervals=4, freeze_scales=True, update_grid=False),
+        solver=LBFGSSolver(steps=4, smoothness_weight=0.0),
     )
     found = run.table("summary").set_index("learner")
     assert found["phases"].tolist() == [4] * 5
@@ -198,7 +198,7 @@ def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
 
 
 def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
-    solver = LMSolver(steps=20, freeze_unseen=True, penalty=0.0)
+    solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=0.0)
     (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
     assert claim.sentence.startswith("KAN: RMSE on everything")
     assert claim.holds

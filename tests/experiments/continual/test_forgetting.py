@@ -176,7 +176,7 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_training_that_diverges_says_where(steps: int) -> None:
-    kan = KANConfig(hidden=[], intervals=20, frozen_scales=True, update_grid=False)
+    kan = KANConfig(hidden=[], intervals=20, freeze_scales=True, update_grid=False)
     cfg = ContinualConfig(
         model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}]
     )

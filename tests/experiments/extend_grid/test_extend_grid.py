@@ -39,7 +39,7 @@ def settings(**changes: Any) -> ExtendGridConfig:
         "target": NamedTarget("bessel_j0"),
         "model": KANConfig(),
         "solver": LMSolver(
-            starts=1, steps=6, penalty=1e-30
+            n_starts=1, steps=6, smoothness_weight=1e-30
         ),  # a search for the weight takes most of the time
         "sampling": SamplingConfig(train=200, test=100),
         "shapes": [[]],
@@ -159,7 +159,7 @@ def test_published_errors_stand_beside_ours() -> None:
         parts=["schedules"],
         sampling=SamplingConfig(train=1000, test=50),
         schedules=[{"kind": "list", "intervals": [3, 4, 5]}],
-        solver=LMSolver(starts=1, steps=2),
+        solver=LMSolver(n_starts=1, steps=2),
     )
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     rows = [record.values for record in records if getattr(record, "table", None) == "published"]
@@ -181,7 +181,7 @@ def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
         target=NamedTarget("exp_sin_square"),
         shapes=[[5]],
         schedules=[{"kind": "list", "intervals": [4, 8]}],
-        solver=LMSolver(starts=2, steps=10, penalty=1e-18),
+        solver=LMSolver(n_starts=2, steps=10, smoothness_weight=1e-18),
     )
     rows = [
         r.values
@@ -208,10 +208,10 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
         name: extend_grid.cells_of(settings(solver=solver), "overfit")
         for name, solver in (
             ("lm", LMSolver()),
-            ("bare lm", LMSolver(penalty=0.0)),
-            ("bare lbfgs", LBFGSSolver(penalty=0.0)),
+            ("bare lm", LMSolver(smoothness_weight=0.0)),
+            ("bare lbfgs", LBFGSSolver(smoothness_weight=0.0)),
             ("adam", AdamSolver()),
-            ("smooth adam", AdamSolver(penalty=1e-12)),
+            ("smooth adam", AdamSolver(smoothness_weight=1e-12)),
         )
     }
     assert {name: len(each) for name, each in cells.items()} == {

@@ -235,18 +235,18 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
     at = pd.DataFrame({"age": np.linspace(0, 80, 200), "size": 0.0})
     free, kept = (
         fit(frame, y, selection="evidence", **words).predict(at)
-        for words in ({}, {"monotone": {"age": "up"}})
+        for words in ({}, {"monotone": {"age": "increasing"}})
     )
     assert np.diff(free).min() < -0.01
     assert np.diff(kept).min() >= -1e-12
     with pytest.raises(
         UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"
     ):
-        fit(frame, y, monotone={"ages": "up"})
+        fit(frame, y, monotone={"ages": "increasing"})
     with pytest.raises(
         UsageError, match=r"'age' is both in model\.monotone and in model\.curvature"
     ):
-        fit(frame, y, monotone={"age": "up"}, curvature={"age": "convex"})
+        fit(frame, y, monotone={"age": "increasing"}, curvature={"age": "convex"})
     with pytest.raises(UsageError, match="is not one of up, down"):
         fit(frame, y, monotone={"age": "rising"})
 
