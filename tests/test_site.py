@@ -158,7 +158,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with docs/examples/, two runs of `fit`, one of `interpret`, and stand-ins for files of the reader's."""
     folder = tmp_path_factory.mktemp("furnished")
     shutil.copytree(DOCS / "examples", folder / "docs" / "examples")
-    small = "model.hidden=[] model.intervals=[5] sampling.train=100"
+    small = "model.hidden=[] model.intervals=[5] sampling.n_train=100"
     runs = [f"kanrun fit -q target=product seed={seed} {small}" for seed in (0, 1)]
     run_shell("\n".join([*runs, "kanrun interpret -q target=product"]), folder)
     rng = np.random.default_rng(0)

@@ -76,8 +76,8 @@ COMMANDS = {
         "target.formula=x0",
         "model.hidden=[]",
         "model.intervals=[3]",
-        "sampling.train=20",
-        "sampling.test=20",
+        "sampling.n_train=20",
+        "sampling.n_test=20",
     ],
 }
 

@@ -86,7 +86,7 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     name = problem.dataset.target.name
     if problem.data.test is None:
         raise UsageError(
-            f"{name} has no test points, by which networks are compared; sampling.test must be 1 or more."
+            f"{name} has no test points, by which networks are compared; sampling.n_test must be 1 or more."
         )
     y = problem.data.train.y
     if (y == y[0]).all():

@@ -37,7 +37,7 @@ PUBLISHED = "exp_sin_square", 1000, 3
 
 
 #: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
-_SAMPLED = {"train": "points", "validation": "validation", "noise": "noise"}
+_SAMPLED = {"n_train": "points", "validation_fraction": "validation", "noise": "noise"}
 _POINTS = {"order": "order_points", "sizes": "sizes", "overfit": "overfit_points"}
 #: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
 ROUNDING = 1e-10
@@ -103,7 +103,7 @@ def extension(
         "start": "scratch" if len(whole.grids) == 1 else "warm",
         "shape": "-".join(map(str, shape)),
         "degree": degree,
-        "train_points": sampling.train,
+        "train_points": sampling.n_train,
         "noise": sampling.noise,
         "penalised": penalises(solver),
         "compared": cell["part"] == "schedules" and compared,
@@ -132,7 +132,7 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Lea
     if problem.data.test is None:
         name = problem.dataset.target.name
         raise UsageError(
-            f"{name} has no test points to judge grids by; sampling.test must be 1 or more."
+            f"{name} has no test points to judge grids by; sampling.n_test must be 1 or more."
         )
     return problem
 
@@ -221,7 +221,7 @@ def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
 
 def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """Our test errors beside those that were published for the same setting, if any were; of the first schedule."""
-    setting = problem.dataset.target.name, one.cfg.sampling.train, one.cfg.model.degree
+    setting = problem.dataset.target.name, one.cfg.sampling.n_train, one.cfg.model.degree
     if not one.marks["compared"] or setting != PUBLISHED:
         return
     shape, errors = (

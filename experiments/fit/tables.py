@@ -44,7 +44,7 @@ FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimat
 
 @dataclass(frozen=True)
 class TableFitting:
-    """One table and how it is fitted: all rows train, unless sampling.test asks for test rows."""
+    """One table and how it is fitted: all rows train, unless sampling.n_test asks for test rows."""
 
     cfg: FitConfig
     problem: LearningProblem
@@ -121,8 +121,10 @@ def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
 
 def all_rows(sampling: SamplingConfig) -> SamplingConfig:
     """No validation rows, and no test rows unless their number or that of the training rows is given."""
-    asked = sampling.test is not None or sampling.train is not None
-    return replace(sampling, validation=0.0, test=sampling.test if asked else 0)
+    asked = sampling.n_test is not None or sampling.n_train is not None
+    return replace(
+        sampling, validation_fraction=0.0, n_test=sampling.n_test if asked else 0
+    )
 
 
 def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
@@ -160,7 +162,7 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     if (maps := pair_map_table(fitted, dataset.train, dataset.target.inputs, names)) is not None:
         yield maps
     members, weights = zip(*member_weights(fitted), strict=True)
-    yield Table("members", {"member": np.array(members), "weight": np.array(weights)})
+    yield Table("stack_weights", {"member": np.array(members), "weight": np.array(weights)})
     yield prediction_table(fitted.network, known)
     if (edges := edge_table(fitted.network, known)) is not None:
         yield edges
@@ -226,7 +228,7 @@ def _summary(
     summary: dict[str, Any] = {
         "target": dataset.target.name,
         "model": fitting.cfg.model.kind,
-        "chosen": fitted.chosen,
+        "selected_model": fitted.chosen,
         "shape": "-".join(map(str, fitted.network.shape)),
         "train_points": len(train),
         "intervals": fitted.network.layer(0).grid.intervals,
@@ -246,11 +248,11 @@ def _summary(
     if dataset.test is not None and len(dataset.test):
         there = fitted.values(dataset.test.x)
         summary[f"test_{loss}"] = loss_of(there, dataset.test.y, classes)
-        summary["clipped"] = fitted.clipped(dataset.test.x)
+        summary["clipped_fraction"] = fitted.clipped(dataset.test.x)
         name, quality = _quality(there, dataset.test.y, classes)
         summary["test_accuracy" if classes else name] = quality
     else:
-        summary["clipped"] = fitted.clipped(train.x)
+        summary["clipped_fraction"] = fitted.clipped(train.x)
     if not classes:
         summary["relative_error"] = relative_error(
             summary.get("test_rmse", summary.get("cv_rmse")), dataset

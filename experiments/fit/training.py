@@ -52,8 +52,8 @@ def make_fit(
     """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
-    held = 0.0 if vars(cfg.model).get("selection") == "evidence" else cfg.sampling.validation
-    problem = make_problem(cfg, target or cfg.target, replace(cfg.sampling, validation=held), seed)
+    held = 0.0 if vars(cfg.model).get("selection") == "evidence" else cfg.sampling.validation_fraction
+    problem = make_problem(cfg, target or cfg.target, replace(cfg.sampling, validation_fraction=held), seed)
     plan, why = make_plan(cfg.model, cfg.solver, problem)
     return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
 

@@ -178,8 +178,8 @@ def _problem(
 ) -> InterpretationProblem:
     target, validation = dataset.target, dataset.validation
     if validation is None or not len(validation):
-        if cfg.sampling.validation == 0:
-            raise UsageError("sampling.validation must leave points to choose on: set it above 0.")
+        if cfg.sampling.validation_fraction == 0:
+            raise UsageError("sampling.validation_fraction must leave points to choose on: set it above 0.")
         validation = dataset.train  # too few to set some aside
 
     def scaled(points: Points) -> tuple[Any, Any]:

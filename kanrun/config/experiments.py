@@ -89,7 +89,7 @@ _TARGETS = {
     "Train a model on a function, a formula or a table.",
     examples=(
         "kanrun fit",
-        "kanrun fit n_seeds=5 'model.hidden=[1]' sampling.train=3000",
+        "kanrun fit n_seeds=5 'model.hidden=[1]' sampling.n_train=3000",
         "kanrun fit 'target.formula=exp(-x0)*sin(3*x1)' 'target.domain=[[-1,1],[0,2]]'",
         "kanrun fit target.path=houses.csv 'target.inputs=[rooms,area (m2)]' target.outputs=price",
         "kanrun fit study=toy_suite",

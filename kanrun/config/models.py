@@ -63,7 +63,7 @@ class KANConfig:
     freeze_scales: bool = setting(False, "whether w_b and w_s stay where they start")
     selection: str = setting(
         "validation",
-        "what chooses the weight of the smoothness penalty: points held out (sampling.validation), or the evidence of "
+        "what chooses the weight of the smoothness penalty: points held out (sampling.validation_fraction), or the evidence of "
         "all training points, for noisy data (solver=lm)",
         choices=("validation", "evidence"),
     )

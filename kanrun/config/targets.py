@@ -86,13 +86,17 @@ class TableTarget:
     exclude: list[str] = setting(
         [], "columns that are no inputs, where inputs is all", distinct=True
     )
-    categories: list[str] = setting([], "columns of numbers whose values are names", distinct=True)
+    categorical_columns: list[str] = setting(
+        [], "columns of numbers whose values are names", distinct=True
+    )
     missing: str = setting(
         "indicator",
-        "missing inputs: median and an indicator, rows dropped, or refused",
-        choices=("indicator", "drop", "refuse"),
+        "missing inputs: median and an indicator, rows dropped, or an error",
+        choices=("indicator", "drop", "error"),
     )
-    weights: str | None = setting(None, "column of the rows' weights; null: all count the same")
+    weight_column: str | None = setting(
+        None, "column of the weights of the rows; null: all rows count the same"
+    )
     split: str = setting(
         "random",
         "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
@@ -117,10 +121,10 @@ class TableTarget:
         way, _, column = self.split.partition(":")
         if (way, bool(column)) not in (("random", False), ("group", True), ("time", True)):
             yield f"{at}split={self.split} must be random, group:COLUMN or time:COLUMN."
-        for key, name in (("weights", self.weights), (f"split={way}:", column)):
+        for key, name in (("weight_column", self.weight_column), (f"split={way}:", column)):
             if name and name in (
                 *self.outputs,
-                *(self.inputs if way != "time" or key == "weights" else ()),
+                *(self.inputs if way != "time" or key == "weight_column" else ()),
             ):
                 yield f"the column {name!r} of {at}{key} is an input or an output too."
         if self.task == "classification" and len(self.outputs) != 1:
@@ -172,11 +176,11 @@ class PointsTarget:
 class SamplingConfig:
     """How many points; for tables null means a seeded split of all rows."""
 
-    train: int | None = setting(1000, "training points, validation points included", minimum=1)
-    test: int | None = setting(1000, "test points", minimum=0)
+    n_train: int | None = setting(1000, "training points, validation points included", minimum=1)
+    n_test: int | None = setting(1000, "test points", minimum=0)
     noise: float = setting(
         0.0, "standard deviation of the noise relative to the target's", minimum=0
     )
-    validation: float = setting(
-        0.1, "share of the training points that selections may use", minimum=0, maximum=0.5
+    validation_fraction: float = setting(
+        0.1, "fraction of the training points held out for model selection", minimum=0, maximum=0.5
     )

@@ -87,10 +87,10 @@ def _draw(
 def pair_maps(table: pandas.DataFrame) -> Figure:
     """One map per strong pair: the prediction over two inputs, all else at its mean; dots where training rows lie.
 
-    `table` has the columns input, with, output, x, y, value and rows. All maps share the colours of the output.
+    `table` has the columns input_1, input_2, output, x, y, value and rows. All maps share the colours of the output.
     """
     table = first_seed(table)
-    pairs = list(table.groupby(["input", "with"], sort=False))
+    pairs = list(table.groupby(["input_1", "input_2"], sort=False))
     figure, panels = small_multiples(len(pairs), 2, 2.6, 0.2)
     low, high = float(table["value"].min()), float(table["value"].max())
     for axes, ((first, second), rows) in zip(panels, pairs, strict=True):

@@ -125,8 +125,8 @@ def _study(value: str, module: str) -> str:
 
 _QUOTERS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("formula", "formulas"), _formula),
-    **dict.fromkeys(("path", "test_path", "weights", "split"), _string),
-    **dict.fromkeys(("inputs", "outputs", "columns", "exclude", "categories"), _columns),
+    **dict.fromkeys(("path", "test_path", "weight_column", "split"), _string),
+    **dict.fromkeys(("inputs", "outputs", "columns", "exclude", "categorical_columns"), _columns),
     "domain": _domain,
 }
 _TOP: dict[str, Callable[[str], str]] = {

@@ -48,7 +48,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         degree: int | None = None,
         solver: str = "auto",
         steps: int | None = None,
-        validation: float = 0.2,
+        validation_fraction: float = 0.2,
         random_state: int | np.random.RandomState | None = 0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.degree = degree
         self.solver = solver
         self.steps = steps
-        self.validation = validation
+        self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.settings = settings
 
@@ -86,7 +86,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         if self.model == "auto" and len(y) < FEWEST_ROWS:  # too few to leave some of them out
             settings = {"selection": "evidence", **settings}
-        sampling = SamplingConfig(train=None, test=0, validation=self.validation)
+        sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=self.validation_fraction)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(0 if seed is None else seed).randint(2**31)

@@ -77,13 +77,13 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     task: str | None = None,
     seed: int = 0,
     sample_weight: Data = None,
-    categories: Sequence[str] = (),
+    categorical_columns: Sequence[str] = (),
     progress: bool | None = None,
     **settings: Any,
 ) -> Model:
     """The model that `kanrun fit` trains, on x (rows, inputs) and y (rows,) or (rows, outputs), or on a formula.
 
-    x is an array, a tensor or a DataFrame, whose text columns and those of `categories` become indicators of their
+    x is an array, a tensor or a DataFrame, whose text columns and those of `categorical_columns` become indicators of their
     levels; y holds numbers, or labels with `task="classification"` (the default where y is text or bool). A formula,
     such as `fit(formula="exp(-x)*sin(3*y)", domain={"x": (-1, 1), "y": (0, 2)})`, is sampled on its domain, by default
     [-1, 1] for every variable. A row of `sample_weight` 2 counts as two rows, and fractions as such.
@@ -91,8 +91,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     `model` is `auto` (the default for data: effects, pairs and neighbourhoods by evidence), `additive` (effects alone),
     `kan` (the default for formulas, and with any of its settings), `mlp`, `polynomial`, `bezier` or `bspline`. Further
     settings are those of the command line without their group: `hidden=[5]`, `intervals=[5, 10]`, `steps=50`,
-    `validation=0.2`, `train=1000`, `noise=0.1`, `precision="float32"`, `device="cpu"`, ... All rows are used, unless
-    `test` says how many are kept to test on. The same settings and seed give the same numbers as the command line.
+    `validation_fraction=0.2`, `n_train=1000`, `noise=0.1`, `precision="float32"`, `device="cpu"`, ... All rows are used, unless
+    `n_test` says how many are kept to test on. The same settings and seed give the same numbers as the command line.
 
     Examples:
         >>> import numpy as np
@@ -122,11 +122,11 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             raise UsageError("domain is for formulas; the domain of data is their range.")
         classification = _is_classification(y, task)
         target = array_target(
-            x, y, classification=classification, categories=categories, weights=sample_weight
+            x, y, classification=classification, categorical_columns=categorical_columns, weights=sample_weight
         )
         task = "classification" if classification else "regression"
         described = TableTarget("x", list(target.inputs), list(target.outputs), task)
-        sampling = SamplingConfig(train=None, test=0, validation=0.2)
+        sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=0.2)
     cfg = configuration(described, sampling, model, solver, {"seed": seed, **settings})
     shown = interactive() if progress is None else progress
     return fit_target(cfg, target, additive=model == ADDITIVE, progress=shown)

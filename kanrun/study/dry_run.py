@@ -25,7 +25,7 @@ _EVEN = (
     "format",
     "max_cpu_seconds",
     "executor.",
-    "sampling.test",
+    "sampling.n_test",
 )
 _MOST_CELLS = 12
 

@@ -90,8 +90,8 @@ def importance_table(
 ) -> Table:
     """For each input, the largest first: how far its effect moves the output, and the error when it is shuffled.
 
-    `effect` is the standard deviation of its main effect over the training rows as a share of the sum of all inputs';
-    `shuffled` the loss on the training rows with the input's values permuted, minus that without (root mean square
+    `effect_share` is the standard deviation of its main effect over the training rows as a share of the sum of all inputs';
+    `permutation_importance` the loss on the training rows with the input's values permuted, minus that without (root mean square
     error in the user's units, or log loss).
     """
     rows = np.random.default_rng([seed, 31]).permutation(len(points))[:MOST_ROWS]
@@ -111,7 +111,11 @@ def importance_table(
         shuffled[j] = loss_of(model.values(moved), some.y, classes) - before
     share = effect / effect.sum() if effect.sum() > 0 else effect
     largest = np.argsort(-shuffled, kind="stable")
-    columns = {"input": np.array(inputs), "effect": share, "shuffled": shuffled}
+    columns = {
+        "input": np.array(inputs),
+        "effect_share": share,
+        "permutation_importance": shuffled,
+    }
     return Table("importance", {name: values[largest] for name, values in columns.items()})
 
 
@@ -138,7 +142,7 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
         sizes.append(float(np.sqrt(sum(np.var(part) for part in joint))))
     order = np.argsort(sizes)[::-1][:MOST_PAIRS]
     first, second = (np.array([inputs[strongest[k][side]] for k in order]) for side in (0, 1))
-    return Table("pairs", {"input": first, "with": second, "deviation": np.array(sizes)[order]})
+    return Table("pairs", {"input_1": first, "input_2": second, "std": np.array(sizes)[order]})
 
 
 def pair_map_table(
@@ -146,7 +150,7 @@ def pair_map_table(
 ) -> Table | None:
     """The prediction over two inputs of a strong pair, all else at its mean, in the user's units.
 
-    Columns input, with, output, x, y, value for MAP_POINTS^2 places over the middle of both ranges (QUANTILE_ENDS), and
+    Columns input_1, input_2, output, x, y, value for MAP_POINTS^2 places over the middle of both ranges (QUANTILE_ENDS), and
     `rows`, how many training rows are nearest to each. The output is the first, of classes the last.
     """
     pairs = pair_table(model, points, inputs)
@@ -155,7 +159,7 @@ def pair_map_table(
     fit, x = model.fit, points.x
     o = len(outputs) - 1 if model.outputs is None else 0
     parts = []
-    for first, second in list(zip(pairs.columns["input"], pairs.columns["with"], strict=True))[
+    for first, second in list(zip(pairs.columns["input_1"], pairs.columns["input_2"], strict=True))[
         :MOST_MAPS
     ]:
         i, j = list(inputs).index(first), list(inputs).index(second)
@@ -176,8 +180,8 @@ def pair_map_table(
         ]
         rows = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
         marks = {
-            "input": first,
-            "with": second,
+            "input_1": first,
+            "input_2": second,
             "output": outputs[o],
             "x": grid[:, 0],
             "y": grid[:, 1],

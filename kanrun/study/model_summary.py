@@ -53,7 +53,7 @@ FACTS = {
 class ModelSummary:
     """The facts of a fit by name; `contributions` has a row per input, the most important first.
 
-    Their column `shuffled` is the root mean square error (for classes the share of wrong labels) on training rows with
+    Their column `permutation_importance` is the root mean square error (for classes the share of wrong labels) on training rows with
     the input's values shuffled among them, minus that without.
     """
 
@@ -124,7 +124,7 @@ def _contributions(model: Model) -> pd.DataFrame:
         shuffled.append(error(moved) - before)
     largest = np.argsort(shuffled, kind="stable")[::-1]
     return pd.DataFrame(
-        {"input": np.array(model.inputs)[largest], "shuffled": np.array(shuffled)[largest]}
+        {"input": np.array(model.inputs)[largest], "permutation_importance": np.array(shuffled)[largest]}
     )
 
 

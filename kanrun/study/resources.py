@@ -129,9 +129,9 @@ def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Nee
     )
     parameters = max((_parameters(part, inputs, outputs) for part in parts), default=0)
     drawn = (
-        [part.get(name) for name in ("train", "validation", "test")]
+        [part.get(name) for name in ("n_train", "n_test")]
         for part in parts
-        if "train" in part
+        if "n_train" in part
     )
     points = max(
         (sum(each for each in sample if isinstance(each, int)) for sample in drawn), default=0

@@ -133,7 +133,7 @@ def array_target(
     y: Data,
     *,
     classification: bool = False,
-    categories: Sequence[str] = (),
+    categorical_columns: Sequence[str] = (),
     weights: Data = None,
 ) -> Target:
     """Rows in memory as a target: x (rows, inputs) or a DataFrame, y (rows,) or (rows, outputs) or labels (rows,).
@@ -142,7 +142,7 @@ def array_target(
     median and indicator); an array's inputs are x0, x1, ... A row of weight w counts as w rows. Raises InvalidData for
     values that are not finite numbers, for fewer than two rows, and for lengths that differ.
     """
-    names, inputs, code, notes = _inputs(x, categories)
+    names, inputs, code, notes = _inputs(x, categorical_columns)
     outputs, values, classes = _labels(y) if classification else _outputs(y)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
@@ -178,7 +178,7 @@ def _inputs(
     if not is_frame(x):
         if categories:
             raise InvalidData(
-                f"categories={list(categories)} name columns of a DataFrame, and x is an array."
+                f"categorical_columns={list(categories)} name columns of a DataFrame, and x is an array."
             )
         array = as_array(x)
         array = array[:, None] if array.ndim == 1 else array
@@ -194,13 +194,13 @@ def _inputs(
     names = frame_names(x)
     if unknown := [name for name in categories if name not in names]:
         raise InvalidData(
-            f"categories names {unknown[0]!r}, which is no column of x{did_you_mean(unknown[0], names) or '.'}"
+            f"categorical_columns names {unknown[0]!r}, which is no column of x{did_you_mean(unknown[0], names) or '.'}"
         )
     columns = frame_columns(x, names)
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
     raw = {name: list(values) for name, values in columns.items()}
-    code, notes = code_of(raw, categories, "correct such rows, or name the column in categories")
+    code, notes = code_of(raw, categories, "correct such rows, or name the column in categorical_columns")
     if code is None:
         numbers = [as_numbers(values, f"the column {name!r}") for name, values in columns.items()]
         return tuple(names), np.stack(numbers, 1), None, tuple(notes)

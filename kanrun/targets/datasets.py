@@ -111,7 +111,7 @@ def make_dataset(
     noisy = with_noise(drawn, sampling.noise, generator(seed, "noise"))
     order = split_order(len(noisy), generator(seed, "validation"), _labels(target, drawn))
     few = len(noisy) < policy.fewest_for_validation
-    kept = len(noisy) - (0 if few else round(sampling.validation * len(noisy)))
+    kept = len(noisy) - (0 if few else round(sampling.validation_fraction * len(noisy)))
     train = noisy.take(np.sort(order[:kept]))
     seen = replace(target, domain=train.box if target.is_table else target.domain, points=None)
     inputs, outputs = _scalings(seen, train, policy)
@@ -131,16 +131,16 @@ def _drawn(
 ) -> tuple[Points, Points | None]:
     """Training points (those for validation included) without noise, and test points."""
     if target.points is None:
-        counts = {"train": sampling.train, "test": sampling.test}
+        counts = {"train": sampling.n_train, "test": sampling.n_test}
         for part, count in counts.items():
             if count is None:
                 raise UsageError(
-                    "sampling.train and sampling.test must be numbers; null is for tables."
+                    "sampling.n_train and sampling.n_test must be numbers; null is for tables."
                 )
             if count * len(target.domain) > policy.numbers:
                 variables = f"{len(target.domain)} variables"
                 raise UsageError(
-                    f"sampling.{part}={count} points of {variables} are more than memory is planned for."
+                    f"sampling.n_{part}={count} points of {variables} are more than memory is planned for."
                 )
         drawn, test = (
             draw(target, count or 0, generator(seed, part)) for part, count in counts.items()
@@ -153,9 +153,9 @@ def _drawn(
             f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0."
         )
     if target.test is not None:
-        if sampling.test or sampling.train is not None:
+        if sampling.n_test or sampling.n_train is not None:
             raise UsageError(
-                "the test rows come from target.test_path; leave sampling.train and sampling.test out."
+                "the test rows come from target.test_path; leave sampling.n_train and sampling.n_test out."
             )
         return target.points, target.test
     train_count, test_count = _counts(len(target.points), sampling, target.name, policy)
@@ -168,7 +168,7 @@ def _drawn(
         train_count, test_count = train_count - torn, test_count + torn
         if train_count < policy.fewest_train:
             raise UsageError(
-                f"{target.name} has too few groups for test rows; ask for less with sampling.test."
+                f"{target.name} has too few groups for test rows; ask for less with sampling.n_test."
             )
     chosen, others = (
         np.sort(order[:train_count]),
@@ -195,9 +195,9 @@ def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
 
 def _counts(rows: int, sampling: SamplingConfig, name: str, policy: SplitPolicy) -> tuple[int, int]:
     """How many rows to train on (validation included) and to test on."""
-    train, test, least = sampling.train, sampling.test, policy.fewest_train
+    train, test, least = sampling.n_train, sampling.n_test, policy.fewest_train
     if train is not None and train < least:
-        raise UsageError(f"sampling.train={train} must be at least {least} for a table.")
+        raise UsageError(f"sampling.n_train={train} must be at least {least} for a table.")
     if test is None:
         test = max(round(policy.test_share * rows), 1) if train is None else max(rows - train, 0)
     if train is None:

@@ -56,13 +56,13 @@ def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
     """The columns that are inputs. Raises UsageError for an excluded one that is not there, and where none is left."""
     names = [name for name in column_names(file) if name]
     positions(
-        [*config.exclude, *(name for name in (config.weights, config.split_column) if name)],
+        [*config.exclude, *(name for name in (config.weight_column, config.split_column) if name)],
         names,
         file,
     )
     if list(config.inputs) != ["all"] or "all" in names:
         return tuple(config.inputs)
-    taken = {*config.outputs, *config.exclude, config.weights}
+    taken = {*config.outputs, *config.exclude, config.weight_column}
     if config.split.startswith("group:"):
         taken.add(config.split_column)
     kept = tuple(name for name in names if name not in taken)
@@ -79,7 +79,7 @@ def _read_table(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target
     file, outputs = check_path(asked.path), tuple(asked.outputs)
     inputs = _inputs(asked, file)
     y, labels = _outputs(file, asked)
-    code, x, kept, notes = _encoded(file, inputs, asked.categories, asked.missing)
+    code, x, kept, notes = _encoded(file, inputs, asked.categorical_columns, asked.missing)
     weights, groups = _roles(file, asked)
     there = _known(y, labels)
     if not there.all():
@@ -93,13 +93,13 @@ def _read_table(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target
             f"{file.name} has {len(keep)} rows without missing values; set target.missing=indicator."
         )
     if weights is not None and (weights < 0).any():
-        raise UsageError(f"the column {asked.weights!r} of {file.name} has a negative weight.")
+        raise UsageError(f"the column {asked.weight_column!r} of {file.name} has a negative weight.")
     if weights is not None:
         keep = keep[weights[keep] > 0]
         x = x[weights[kept & there] > 0]
         if len(keep) < 2:
             raise UsageError(
-                f"the column {asked.weights!r} of {file.name} leaves {len(keep)} rows with a weight."
+                f"the column {asked.weight_column!r} of {file.name} leaves {len(keep)} rows with a weight."
             )
         weights = (
             weights[keep] * len(keep) / weights[keep].sum()
@@ -144,7 +144,7 @@ def _known(y: Array, labels: list[str] | None) -> NDArray[np.bool_]:
 
 def _roles(file: Path, asked: TableTarget) -> tuple[Array | None, Array | None]:
     """The weights of the rows, and the numbers of their groups or their times."""
-    weights = read_columns(file, (asked.weights,))[0][:, 0] if asked.weights else None
+    weights = read_columns(file, (asked.weight_column,))[0][:, 0] if asked.weight_column else None
     way, _, column = asked.split.partition(":")
     if not column:
         return weights, None
@@ -184,7 +184,7 @@ def _encoded(
     file: Path, inputs: tuple[str, ...], categories: Sequence[str], missing: str
 ) -> tuple[TableCode | None, Array, NDArray[np.bool_], tuple[str, ...]]:
     """How the inputs are encoded, their numbers, which rows are kept, and what to say of it."""
-    if missing == "refuse" and not categories:
+    if missing == "error" and not categories:
         x, _ = read_columns(
             file, inputs, advice=dict.fromkeys(inputs, "or set target.missing=indicator")
         )
@@ -212,7 +212,7 @@ def _encoded(
             raise UsageError(
                 f"{file.name} has no row without missing inputs; set target.missing=indicator."
             )
-    advice = f"correct such rows of {file.name}, or name the column in target.categories"
+    advice = f"correct such rows of {file.name}, or name the column in target.categorical_columns"
     code, said = code_of(raw, categories, advice)
     if code is None:
         return (

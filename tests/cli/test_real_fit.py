@@ -70,7 +70,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ([*TABLE, "target.path=binary.csv"], ["binary.csv", "binary"]),
         ([*TABLE, "target.path=."], ["'.'"]),
         ([*TABLE, "target.path=text.csv"], ["'b'", "'x'"]),
-        ([*TABLE, "target.path=short.csv", "sampling.train=100"], ["100 training", "short.csv"]),
+        ([*TABLE, "target.path=short.csv", "sampling.n_train=100"], ["100 training", "short.csv"]),
         (
             [*TABLE, "target.path=one.csv", "model=kan"],
             ["2 training and 1 test", "one.csv has 1 row"],
@@ -80,10 +80,10 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             ["2 training and 1 test", "two.csv has 2 rows"],
         ),
         ([*TABLE, "target.path=two.csv"], ["at least 10 training rows", "two.csv has 2"]),
-        ([*TABLE, "target.path=one.csv", "sampling.test=0"], ["2 training", "one.csv has 1 row"]),
+        ([*TABLE, "target.path=one.csv", "sampling.n_test=0"], ["2 training", "one.csv has 1 row"]),
         (
-            [*TABLE, "target.path=good (1).csv", "sampling.train=1"],
-            ["sampling.train=1", "at least 2"],
+            [*TABLE, "target.path=good (1).csv", "sampling.n_train=1"],
+            ["sampling.n_train=1", "at least 2"],
         ),
         ([*TABLE, "target.path=none.csv"], ["none.csv"]),
         ([*TABLE, "target.path=twice.csv"], ["twice.csv", "'b'"]),
@@ -232,7 +232,7 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     words = [
         "target.formula=exp(-x0)*sin(3*x1)",
         "target.domain=[[-1,1],[0,0.4*pi]]",
-        "sampling.train=50",
+        "sampling.n_train=50",
     ]
     assert main(["fit", *QUICK, *FORMULA, *words]) == 0
     assert capfd.readouterr().out == "outputs/fit/v0001\n"
@@ -252,8 +252,8 @@ def test_steps_say_which_network_was_the_best_so_far(
                 "-q",
                 "model.intervals=[3,5]",
                 "model.hidden=[1]",
-                "sampling.train=60",
-                "sampling.test=20",
+                "sampling.n_train=60",
+                "sampling.n_test=20",
             ]
         )
         == 0

@@ -82,7 +82,7 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
     ("words", "parts"),
     [
         (["model.degree=abc"], ["model.degree=abc", "not a whole number"]),
-        (["sampling.train=1.5"], ["sampling.train=1.5", "not a whole number"]),
+        (["sampling.n_train=1.5"], ["sampling.n_train=1.5", "not a whole number"]),
         (["sampling.noise=x"], ["sampling.noise=x", "not a number"]),
         (["model.update_grid=perhaps"], ["model.update_grid=perhaps", "not true or false"]),
         (["seed=null"], ["seed may not be null"]),

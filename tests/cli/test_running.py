@@ -429,9 +429,9 @@ def test_a_table_takes_all_rows_unless_told(kanrun: Command, fit: Any, tmp_path:
     (tmp_path / "a.csv").touch()
     words = ["target=table", "target.path=a.csv", "target.inputs=[a]", "target.outputs=[b]"]
     kanrun("fit", "-q", *words)
-    kanrun("fit", "-q", *words, "sampling.test=50")
+    kanrun("fit", "-q", *words, "sampling.n_test=50")
     kanrun("fit", "-q")
-    sizes = [(cfg.sampling.train, cfg.sampling.test) for cfg in fit.configs]
+    sizes = [(cfg.sampling.n_train, cfg.sampling.n_test) for cfg in fit.configs]
     assert sizes == [(None, None), (None, 50), (1000, 1000)]
 
 

@@ -242,7 +242,7 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
     words = ["target=table", f"target.path={tmp_path}/houses.csv"]
     assert completions("fit", words, "target.outputs=pr") == ["target.outputs=price"]
     assert completions("fit", words, "target.inputs=[rooms,a") == ["target.inputs=[rooms,area"]
-    assert completions("fit", words, "target.weights=a") == ["target.weights=area"]
+    assert completions("fit", words, "target.weight_column=a") == ["target.weight_column=area"]
     assert completions("fit", words, "target.split=t")[1:] == [
         f"target.split=time:{n}" for n in ("area", "price", "rooms")
     ]

@@ -20,7 +20,7 @@ def test_every_key_of_every_command_has_a_sentence_and_a_type() -> None:
         "seed",
         "executor.workers",
         "model.base",
-        "sampling.train",
+        "sampling.n_train",
         "equation.formula",
     }
 

@@ -130,8 +130,8 @@ def test_models(settings: Any, parts: list[str]) -> None:
         ),
         (FitConfig(solver=AdamSolver(smoothness_weight=True)), "solver.smoothness_weight=True must be"),
         (
-            FitConfig(sampling=SamplingConfig(validation=0.6)),
-            "sampling.validation=0.6 must be from 0 to 0.5",
+            FitConfig(sampling=SamplingConfig(validation_fraction=0.6)),
+            "sampling.validation_fraction=0.6 must be from 0 to 0.5",
         ),
         (
             FitConfig(target=TableTarget("x.csv", ["a"], ["a"])),

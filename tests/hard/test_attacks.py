@@ -297,7 +297,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "fit",
                 "target=runge",
                 "model=polynomial",
-                "sampling.train=30",
+                "sampling.n_train=30",
                 "-q",
                 "--outputs",
                 str(outputs),

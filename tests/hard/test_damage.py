@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "solver.steps=3",
         "solver.n_starts=1",
     ]
-    assert main([*words, "sampling.train=60", "-q", "--outputs", str(outputs)]) == 0
+    assert main([*words, "sampling.n_train=60", "-q", "--outputs", str(outputs)]) == 0
     return outputs / "fit" / "v0001"
 
 

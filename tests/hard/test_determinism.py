@@ -14,7 +14,7 @@ from kanrun.runs import Run
 from kanrun.runs.locations import find_runs
 
 CALLS = {
-    "kan": ["fit", "n_seeds=2", "sampling.train=200"],
+    "kan": ["fit", "n_seeds=2", "sampling.n_train=200"],
     "adam": ["fit", "target=runge", "solver=adam", "solver.steps=50", "n_seeds=2"],
     "table": ["fit", "target=bundled", "target.name=diabetes", "n_seeds=2"],
     "continual": ["continual", "n_seeds=2"],

@@ -44,7 +44,7 @@ FORMULA = [
     "\n",
 ]
 WORDS = _words(
-    "seed seeds model model.degree solver.steps target target.domain sampling.train hydra.run.dir note tags precision "
+    "seed seeds model model.degree solver.steps target target.domain sampling.n_train hydra.run.dir note tags precision "
     "threads +x ~seed ++y.z model.intervals"
 )
 VALUES = [
@@ -171,7 +171,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.intervals=[3]",
         "solver.steps=2",
         "solver.n_starts=1",
-        "sampling.train=50",
+        "sampling.n_train=50",
     ]
     assert main(["fit", *words, "-q", "--outputs", str(outputs)]) == 0
     return outputs / "fit" / "v0001"

@@ -24,7 +24,7 @@ from kanrun.cli.app import main
 from kanrun.runs import Run
 from kanrun.runs.locations import find_runs
 
-WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=2", "sampling.train=40", "-q")
+WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=2", "sampling.n_train=40", "-q")
 TORN = ("metrics", "summary")
 
 

@@ -24,7 +24,7 @@ TOO_LARGE = {
     "a fine grid": "model.intervals=100000000",
     "a wide layer": "model.hidden=[5,1000000]",
     "a wide MLP": "model=mlp model.hidden=[1000000,100000]",
-    "many points": "sampling.train=10000000000",
+    "many points": "sampling.n_train=10000000000",
     "many threads": "threads=100000",
     "a Bezier curve": "target=runge model=bezier model.control_points=100000000",
 }
@@ -44,7 +44,7 @@ def test_too_large_a_run_is_refused_before_its_folder(
 def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
     kan = FitConfig(model=KANConfig(hidden=[5, 4], intervals=[3, 20], degree=3))
     assert need_of(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
-    mlp = FitConfig(model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(train=500, test=200))
+    mlp = FitConfig(model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(n_train=500, n_test=200))
     assert need_of(mlp).parameters == 16 + 16 * 8 + 8
     assert need_of(mlp).points == 700
 
@@ -58,14 +58,14 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
         "import resource, sys; from kanrun.cli.app import main; main(); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    command = [sys.executable, "-c", code, "fit", "-q", "sampling.train=200000", *words.split()]
+    command = [sys.executable, "-c", code, "fit", "-q", "sampling.n_train=200000", *words.split()]
     peak = int(
         subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout.split()[-1]
     )
     hidden = [400, 400] if "hidden" in words else [5]
-    cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(train=200_000))
+    cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(n_train=200_000))
     unit = 1 if sys.platform == "darwin" else 1024
     assert need_of(cfg).memory < peak * unit
 
@@ -74,7 +74,7 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
 def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
     """300 cells in two workers: what the program and each worker hold late is what they held early, to 5 %."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    words = ["fit", "-q", "target=runge", "n_seeds=300", "model.hidden=[]", "sampling.train=200"]
+    words = ["fit", "-q", "target=runge", "n_seeds=300", "model.hidden=[]", "sampling.n_train=200"]
     command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     parent, summary = (

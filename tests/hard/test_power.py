@@ -20,7 +20,7 @@ from kanrun.cli.app import main
 from kanrun.runs import Run, environment
 from kanrun.runs.locations import find_runs
 
-WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=3", "sampling.train=40", "-q")
+WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=3", "sampling.n_train=40", "-q")
 
 
 @dataclass

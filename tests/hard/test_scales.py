@@ -41,7 +41,7 @@ def relative_error(
         "target=table",
         f"target.path={folder / 't.csv'}",
         "target.outputs=y",
-        "sampling.test=60",
+        "sampling.n_test=60",
     ]
     assert (
         main(

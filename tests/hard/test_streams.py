@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LIST = "runs list"
-FIT = "fit target=runge model=polynomial sampling.train=50"
+FIT = "fit target=runge model=polynomial sampling.n_train=50"
 WAYS = {
     "output closed": "{command} >&-",
     "error closed": "{command} 2>&-",

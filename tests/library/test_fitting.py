@@ -55,8 +55,8 @@ def test_the_same_numbers_as_the_command_line(
         "model.hidden=[2]",
         "model.intervals=[3]",
         "solver.steps=4",
-        "sampling.train=60",
-        "sampling.test=30",
+        "sampling.n_train=60",
+        "sampling.n_test=30",
     ]
     run = run_of(tmp_path, monkeypatch, *words, *settings)
     model = fit(
@@ -66,8 +66,8 @@ def test_the_same_numbers_as_the_command_line(
         hidden=(2,),
         intervals=[3],
         steps=4,
-        train=60,
-        test=30,
+        n_train=60,
+        n_test=30,
         n_starts=1,
         select_width=False,
     )
@@ -94,11 +94,11 @@ def test_a_table_gives_the_same_numbers_too(
         "model.hidden=[]",
         "model.intervals=[3]",
         "solver.steps=5",
-        "sampling.test=0",
+        "sampling.n_test=0",
     )
     model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)
     np.testing.assert_array_equal(model.values(X), run.model().values(X))
-    assert "shuffled" in model.summary().contributions
+    assert "permutation_importance" in model.summary().contributions
     loaded = run.model().summary()
     assert loaded.facts["RMSE, validation"] == model.summary().facts["RMSE, validation"]
     assert "<img" in run._repr_html_()
@@ -177,7 +177,7 @@ def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) 
     x = X[:, :1] if settings.get("model") == "polynomial" else X
     y = (np.median(Y) < Y).astype(int) if "task" in settings else Y
     weights = RNG.integers(1, 4, 80)
-    settings = {"steps": 6, "hidden": [], "validation": 0.0} | settings
+    settings = {"steps": 6, "hidden": [], "validation_fraction": 0.0} | settings
     if settings.get("model") == "polynomial":
         del settings["hidden"], settings["steps"]
     weighted = fit(x, y, sample_weight=weights / 2, **settings)
@@ -196,7 +196,7 @@ def test_summary_plot_and_html(automatic: Model) -> None:
         "80",
         "effective degrees of freedom",
         "RMSE, cross-validated",
-        "shuffled",
+        "permutation_importance",
     ):
         assert part in text
     facts = automatic.summary().facts
@@ -316,8 +316,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     ),
     "a value against its rule": ((X, Y), {"degree": -1}, "degree=-1 must be from 0 to 20"),
     "a task": ((X, Y), {"task": "clasification"}, "did you mean classification"),
-    "categories of an array": ((X, Y), {"categories": ["a"]}, "x is an array"),
-    "an unknown category": ((FRAME, Y), {"categories": ["lenght"]}, "did you mean length"),
+    "categories of an array": ((X, Y), {"categorical_columns": ["a"]}, "x is an array"),
+    "an unknown category": ((FRAME, Y), {"categorical_columns": ["lenght"]}, "did you mean length"),
     "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain is for formulas"),
     "a formula without a range": (
         (),

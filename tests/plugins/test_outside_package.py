@@ -30,7 +30,7 @@ for words in json.loads(pathlib.Path("words.json").read_text()):
     told.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
 pathlib.Path("told.json").write_text(json.dumps(told))
 """
-QUICK = ["sampling.train=300", "sampling.test=200", "-q"]
+QUICK = ["sampling.n_train=300", "sampling.n_test=200", "-q"]
 Told = tuple[int, str, str, bool]
 
 

@@ -16,7 +16,7 @@ from kanrun.cli.app import main
 from kanrun.config.plugins import named_in
 
 CALL = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-QUICK = ["sampling.train=60", "sampling.test=30", "solver.steps=3", "-q"]
+QUICK = ["sampling.n_train=60", "sampling.n_test=30", "solver.steps=3", "-q"]
 
 
 @pytest.fixture(scope="module")

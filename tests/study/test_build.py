@@ -71,7 +71,7 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> WavesConfig:
 
 def problem(name: str = "product") -> LearningProblem:
     return make_problem(
-        ExperimentConfig(device="cpu"), NamedTarget(name), SamplingConfig(train=60, test=10), 0
+        ExperimentConfig(device="cpu"), NamedTarget(name), SamplingConfig(n_train=60, n_test=10), 0
     )
 
 

@@ -130,8 +130,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = [
         "model.hidden=[2]",
         "model.intervals=[3,6]",
-        "sampling.train=200",
-        "sampling.test=100",
+        "sampling.n_train=200",
+        "sampling.n_test=100",
         "solver.steps=5",
     ]
     assert main(["fit", *outputs, *small]) == 0

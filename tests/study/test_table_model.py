@@ -271,7 +271,7 @@ def test_reports_name_what_matters() -> None:
     assert importance["input"][-1] == "d"
     pairs = pair_table(model, points, names)
     assert pairs is not None
-    assert {pairs.columns["input"][0], pairs.columns["with"][0]} == {"a", "b"}
+    assert {pairs.columns["input_1"][0], pairs.columns["input_2"][0]} == {"a", "b"}
     effects = effect_table(model, points, names, ["y"]).columns
     mine = effects["input"] == "c"
     assert (effects["lower"][mine] <= effects["value"][mine]).all()

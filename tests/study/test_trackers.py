@@ -227,7 +227,7 @@ def test_tensorboard_holds_the_run(run_toy: RunToy) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
 def test_trackio_holds_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ["fit", "target=runge", "model=polynomial", "tracker=trackio", "sampling.train=50"]
+    command = ["fit", "target=runge", "model=polynomial", "tracker=trackio", "sampling.n_train=50"]
     place = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
     subprocess.run(
         [sys.executable, "-m", "kanrun", *command], cwd=tmp_path, env=place, check=True, timeout=300

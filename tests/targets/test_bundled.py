@@ -14,7 +14,7 @@ from kanrun.errors import UsageError
 from kanrun.targets import build_target, make_dataset
 from kanrun.targets.table_targets import BUNDLED
 
-ALL_ROWS = SamplingConfig(train=None, test=None)
+ALL_ROWS = SamplingConfig(n_train=None, n_test=None)
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -59,7 +59,7 @@ def test_what_is_excluded_or_dropped_is_not_there(file: Path) -> None:
 
 def test_missing_values_are_refused_on_request(file: Path) -> None:
     config = TableTarget(
-        path=str(file), inputs=["age", "income"], outputs=["price"], missing="refuse"
+        path=str(file), inputs=["age", "income"], outputs=["price"], missing="error"
     )
     with pytest.raises(UsageError, match="column 'age' of people\\.csv has 1 missing value"):
         build_target(config)
@@ -71,7 +71,7 @@ def test_numbers_with_a_little_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'a' has numbers and text, such as 'oops'"):
         build_target(TableTarget(path=str(path), outputs=["b"]))
     path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
-    assert build_target(TableTarget(path=str(path), outputs=["b"], categories=["a"])).inputs == (
+    assert build_target(TableTarget(path=str(path), outputs=["b"], categorical_columns=["a"])).inputs == (
         "a=2",
     )
 
@@ -128,7 +128,7 @@ def test_dates_are_days_and_places_in_year_week_and_day(tmp_path: Path) -> None:
 def test_weights_groups_and_times_of_rows(tmp_path: Path) -> None:
     file = str(dated(tmp_path))
     target = build_target(
-        TableTarget(path=file, outputs=["y"], weights="weight", split="group:plant")
+        TableTarget(path=file, outputs=["y"], weight_column="weight", split="group:plant")
     )
     assert target.points is not None
     assert target.points.weights is not None
@@ -136,13 +136,13 @@ def test_weights_groups_and_times_of_rows(tmp_path: Path) -> None:
     assert "weight" not in target.inputs
     assert len(target.points) == 45  # rows without weight are no rows
     assert target.points.weights.mean() == pytest.approx(1)
-    data = make_dataset(target, SamplingConfig(train=None, test=10, validation=0.0), 0)
+    data = make_dataset(target, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
     assert data.test is not None
     assert data.train.groups is not None
     assert data.test.groups is not None
     assert not set(data.train.groups) & set(data.test.groups)
     later = build_target(TableTarget(path=file, outputs=["y"], split="time:when"))
-    data = make_dataset(later, SamplingConfig(train=None, test=10, validation=0.0), 0)
+    data = make_dataset(later, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
     assert data.test is not None
     assert data.train.x[:, 0].max() < data.test.x[:, 0].min()
 
@@ -151,7 +151,7 @@ def test_test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
     file, other = dated(tmp_path), tmp_path / "test.csv"
     other.write_text("when,plant,weight,a,y\n2023-02-01,b,1,3,0.5\n2023-02-02,z,1,4,0.7\n")
     target = build_target(TableTarget(path=str(file), outputs=["y"], test_path=str(other)))
-    data = make_dataset(target, SamplingConfig(train=None, test=0, validation=0.0), 0)
+    data = make_dataset(target, SamplingConfig(n_train=None, n_test=0, validation_fraction=0.0), 0)
     assert data.test is not None
     assert len(data.test) == 2
     assert data.test.x.shape[1] == data.train.x.shape[1]
@@ -162,7 +162,7 @@ def test_test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
     [
         ({"split": "groups"}, "must be random, group:COLUMN or time:COLUMN"),
         ({"split": "group:y"}, "'y' of target.split=group: is an input or an output too"),
-        ({"weights": "y"}, "'y' of target.weights is an input or an output too"),
+        ({"weight_column": "y"}, "'y' of target.weight_column is an input or an output too"),
         ({"split": "time:nope"}, "no column 'nope'"),
     ],
 )

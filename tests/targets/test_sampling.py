@@ -31,7 +31,7 @@ def all_training(data: Dataset) -> np.ndarray:
 
 
 def test_counts_shapes_and_truth() -> None:
-    data = dataset(train=1000, test=300, validation=0.2)
+    data = dataset(n_train=1000, n_test=300, validation_fraction=0.2)
     assert data.validation is not None
     assert data.test is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (800, 200, 300)
@@ -46,7 +46,7 @@ def test_counts_shapes_and_truth() -> None:
 
 
 def test_points_are_uniform_in_the_domain() -> None:
-    data = dataset(target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), train=20000)
+    data = dataset(target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), n_train=20000)
     x = all_training(data)
     np.testing.assert_allclose(x.mean(axis=0), [4, -0.5], atol=0.05)
     np.testing.assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
@@ -81,13 +81,13 @@ def test_these_points_stay_what_they_are() -> None:
 
 
 def test_streams_do_not_disturb_each_other() -> None:
-    base = dataset(train=100, test=50)
-    more_test = dataset(train=100, test=80, noise=0.5, validation=0.4)
+    base = dataset(n_train=100, n_test=50)
+    more_test = dataset(n_train=100, n_test=80, noise=0.5, validation_fraction=0.4)
     np.testing.assert_array_equal(all_training(base), all_training(more_test))
     assert base.test is not None
     assert more_test.test is not None
     np.testing.assert_array_equal(base.test.x, more_test.test.x[:50])
-    more_train = dataset(train=200, test=50)
+    more_train = dataset(n_train=200, n_test=50)
     assert np.isin(all_training(base), all_training(more_train)).all()
     assert more_train.test is not None
     np.testing.assert_array_equal(more_train.test.x, base.test.x)
@@ -95,7 +95,7 @@ def test_streams_do_not_disturb_each_other() -> None:
 
 
 def test_noise_is_relative_and_never_on_the_test() -> None:
-    noisy, clean = dataset(train=20000, noise=0.3), dataset(train=20000)
+    noisy, clean = dataset(n_train=20000, noise=0.3), dataset(n_train=20000)
     np.testing.assert_array_equal(noisy.train.x, clean.train.x)
     error = noisy.train.y - clean.train.y
     assert error.std() == pytest.approx(0.3 * clean.train.y.std(), rel=0.03)
@@ -113,14 +113,14 @@ def test_noise_is_relative_and_never_on_the_test() -> None:
     [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)],
 )
 def test_validation_share(train: int, share: float, expected: int) -> None:
-    data = dataset(train=train, validation=share)
+    data = dataset(n_train=train, validation_fraction=share)
     assert (len(data.validation) if data.validation else 0) == expected
     assert len(data.train) == train - expected
     assert (data.validation is None) == (expected == 0)
 
 
 def test_no_test_points() -> None:
-    assert dataset(test=0).test is None
+    assert dataset(n_test=0).test is None
 
 
 def test_given_points() -> None:
@@ -135,25 +135,25 @@ def test_given_points() -> None:
 @pytest.mark.parametrize(
     ("sampling", "sentence"),
     [
-        ({"train": 0}, "sampling.train=0 must be at least 1"),
-        ({"train": -5}, "sampling.train=-5 must be at least 1"),
-        ({"test": -1}, "sampling.test=-1 must be at least 0"),
+        ({"n_train": 0}, "sampling.n_train=0 must be at least 1"),
+        ({"n_train": -5}, "sampling.n_train=-5 must be at least 1"),
+        ({"n_test": -1}, "sampling.n_test=-1 must be at least 0"),
         (
             {"noise": -0.1},
             "sampling.noise=-0.1 must be at least 0 (standard deviation of the noise",
         ),
         ({"noise": float("nan")}, "sampling.noise=nan is not a number"),
         ({"noise": float("inf")}, "sampling.noise=inf must be finite and at least 0"),
-        ({"validation": -0.1}, "sampling.validation=-0.1 must be from 0 to 0.5 (share"),
-        ({"validation": 0.51}, "sampling.validation=0.51 must be from 0 to 0.5 (share"),
-        ({"validation": float("nan")}, "sampling.validation=nan is not a number"),
-        ({"train": None}, "sampling.train and sampling.test must be numbers; null is for tables"),
-        ({"test": None}, "sampling.train and sampling.test must be numbers"),
+        ({"validation_fraction": -0.1}, "sampling.validation_fraction=-0.1 must be from 0 to 0.5 (fraction"),
+        ({"validation_fraction": 0.51}, "sampling.validation_fraction=0.51 must be from 0 to 0.5 (fraction"),
+        ({"validation_fraction": float("nan")}, "sampling.validation_fraction=nan is not a number"),
+        ({"n_train": None}, "sampling.n_train and sampling.n_test must be numbers; null is for tables"),
+        ({"n_test": None}, "sampling.n_train and sampling.n_test must be numbers"),
         (
-            {"train": 10**12},
-            "sampling.train=1000000000000 points of 2 variables are more than memory",
+            {"n_train": 10**12},
+            "sampling.n_train=1000000000000 points of 2 variables are more than memory",
         ),
-        ({"test": 10**12}, "sampling.test=1000000000000 points"),
+        ({"n_test": 10**12}, "sampling.n_test=1000000000000 points"),
     ],
 )
 def test_refusals(sampling: dict[str, object], sentence: str) -> None:
@@ -220,7 +220,7 @@ def test_functions_of_no_ordinary_size_are_standardised(
     formula: str, domain: list[list[float]], plain: bool
 ) -> None:
     target = build_target(ExpressionTarget(formula=formula, domain=domain))
-    dataset = make_dataset(target, SamplingConfig(train=100, test=20), 0)
+    dataset = make_dataset(target, SamplingConfig(n_train=100, n_test=20), 0)
     inputs = dataset.input_scaling.apply(dataset.train.x)
     outputs = dataset.output_scaling.apply(dataset.train.y)
     assert (

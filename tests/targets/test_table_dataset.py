@@ -55,7 +55,7 @@ def config(file: Path, **fields: object) -> TableTarget:
 
 
 def dataset(target: TableTarget, seed: int = 0, **sampling: object) -> Dataset:
-    values: dict[str, object] = {"train": None, "test": None, "validation": 0.2, **sampling}
+    values: dict[str, object] = {"n_train": None, "n_test": None, "validation_fraction": 0.2, **sampling}
     return make_dataset(build_target(target), SamplingConfig(**values), seed)  # type: ignore[arg-type]
 
 
@@ -75,12 +75,12 @@ def test_the_whole_table_is_split_80_to_20(path: Path) -> None:
 @pytest.mark.parametrize(
     ("sampling", "sizes"),
     [
-        ({"train": 100, "test": 50}, (80, 20, 50)),
-        ({"train": 160, "test": 40}, (128, 32, 40)),
-        ({"train": 50, "test": None}, (40, 10, 150)),
-        ({"train": None, "test": 20}, (144, 36, 20)),
-        ({"train": 10, "test": 0}, (10, 0, 0)),
-        ({"train": 200, "test": None, "validation": 0.0}, (200, 0, 0)),
+        ({"n_train": 100, "n_test": 50}, (80, 20, 50)),
+        ({"n_train": 160, "n_test": 40}, (128, 32, 40)),
+        ({"n_train": 50, "n_test": None}, (40, 10, 150)),
+        ({"n_train": None, "n_test": 20}, (144, 36, 20)),
+        ({"n_train": 10, "n_test": 0}, (10, 0, 0)),
+        ({"n_train": 200, "n_test": None, "validation_fraction": 0.0}, (200, 0, 0)),
     ],
 )
 def test_rows_by_number(
@@ -100,7 +100,7 @@ def test_the_split_follows_the_seed_only(path: Path) -> None:
     assert rows_of(dataset(target, 3)) == rows_of(dataset(target, 3))
     assert rows_of(dataset(target, 3)) != rows_of(dataset(target, 4))
     assert (
-        rows_of(dataset(target, 3))[2] == rows_of(dataset(target, 3, validation=0.5, noise=0.1))[2]
+        rows_of(dataset(target, 3))[2] == rows_of(dataset(target, 3, validation_fraction=0.5, noise=0.1))[2]
     )
 
 
@@ -207,7 +207,7 @@ def test_kinds_of_labels(
     tmp_path: Path, labels: list[str], classes: tuple[str, ...], index: list[int]
 ) -> None:
     path = write(tmp_path, "x,c\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
-    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), train=4, test=0)
+    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), n_train=4, n_test=0)
     assert data.classes == classes
     np.testing.assert_array_equal(data.train.y[:, 0], index)
 
@@ -234,7 +234,7 @@ def test_a_rare_class_is_trained_on_first(tmp_path: Path) -> None:
 
 def test_a_class_that_no_training_row_has_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "x,c\n1,a\n2,b\n3,c\n4,a\n")
-    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), train=2, test=2)
+    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), n_train=2, n_test=2)
     assert data.classes == ("a", "b", "c")
     assert len(data.notes) == 1
     assert "is in no training row, so it cannot be learned" in data.notes[0]
@@ -264,7 +264,7 @@ def test_tiny_tables(tmp_path: Path) -> None:
     assert data.validation is None
     assert data.test is not None
     assert len(data.test) == 1
-    assert dataset(three, test=0).test is None
+    assert dataset(three, n_test=0).test is None
 
 
 @pytest.mark.parametrize(
@@ -272,26 +272,26 @@ def test_tiny_tables(tmp_path: Path) -> None:
     [
         (
             {},
-            {"train": 180, "test": 30},
+            {"n_train": 180, "n_test": 30},
             "180 training and 30 test rows are 210, but people.csv has 200 rows",
         ),
         (
             {},
-            {"train": 1000, "test": 1000},
+            {"n_train": 1000, "n_test": 1000},
             "1000 training and 1000 test rows are 2000, but people.csv has 200 rows",
         ),
         (
             {},
-            {"train": 300, "test": None},
+            {"n_train": 300, "n_test": None},
             "300 training and 0 test rows are 300, but people.csv has 200 rows",
         ),
         (
             {},
-            {"train": None, "test": 200},
+            {"n_train": None, "n_test": 200},
             "2 training and 200 test rows are 202, but people.csv has 200",
         ),
-        ({}, {"train": 0}, "sampling.train=0 must be at least 1"),
-        ({}, {"train": 1}, "sampling.train=1 must be at least 2 for a table"),
+        ({}, {"n_train": 0}, "sampling.n_train=0 must be at least 1"),
+        ({}, {"n_train": 1}, "sampling.n_train=1 must be at least 2 for a table"),
         ({}, {"noise": -1.0}, "sampling.noise=-1.0 must be"),
         ({"inputs": []}, {}, "target.inputs=[] needs at least 1 entry (columns to predict from)"),
         ({"outputs": []}, {}, "target.outputs=[] needs at least 1 entry (columns to predict)"),
@@ -394,7 +394,7 @@ def test_no_row_is_lost_or_used_twice(
     labels[:2] = [0, 1]
     pd.DataFrame({"row": np.arange(rows), "y": labels}).to_csv(path, index=False)
     target = TableTarget(str(path), ["row"], ["y"], "classification" if classify else "regression")
-    data = dataset(target, seed, validation=validation)
+    data = dataset(target, seed, validation_fraction=validation)
     parts = [part.x[:, 0] for part in (data.train, data.validation, data.test) if part]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(rows))
 

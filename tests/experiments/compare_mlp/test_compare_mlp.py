@@ -45,7 +45,7 @@ def settings(**changes: Any) -> CompareMLPConfig:
         "solver": LMSolver(
             n_starts=1, steps=3, smoothness_weight=1e-20
         ),  # a search for the weight takes most of the time
-        "sampling": SamplingConfig(train=60, test=40),
+        "sampling": SamplingConfig(n_train=60, n_test=40),
         "cases": [PRODUCT],
         "grids": [3, [3, 6]],
         "depths": [2],
@@ -107,7 +107,7 @@ def test_schedules_that_end_on_one_grid_are_told_apart(run: Callable[..., Run]) 
 
 
 def test_two_samplings_of_a_target_are_two_targets(run: Callable[..., Run]) -> None:
-    finished = run(cases=[PRODUCT, {**PRODUCT, "sampling": {"train": 90}}, RUNGE], grids=[3])
+    finished = run(cases=[PRODUCT, {**PRODUCT, "sampling": {"n_train": 90}}, RUNGE], grids=[3])
     targets = ["product (train 60)", "product (train 90)", "runge"]
     assert list(dict.fromkeys(finished.table("summary")["target"])) == targets
     assert [claim.sentence.partition(":")[0] for claim in finished.manifest.claims] == targets
@@ -176,7 +176,7 @@ def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None
 def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_path: Path) -> None:
     x = np.linspace(0, 1, 100)
     pd.DataFrame({"x": x, "far": 1e3 + x, "near": x**2}).to_csv(tmp_path / "two.csv", index=False)
-    cfg = settings(sampling=SamplingConfig(train=None, test=None))
+    cfg = settings(sampling=SamplingConfig(n_train=None, n_test=None))
     target = {
         "kind": "table",
         "path": str(tmp_path / "two.csv"),
@@ -262,7 +262,7 @@ def test_each_grid_of_the_theorems_shape_has_its_claim(run: Callable[..., Run]) 
 
 
 def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
-    sampling = SamplingConfig(train=80, test=20, noise=0.1)
+    sampling = SamplingConfig(n_train=80, n_test=20, noise=0.1)
     finished = run(
         rendered=True,
         comparison="no_activation",
@@ -332,7 +332,7 @@ def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims() -> 
 def test_real_tables(run: Callable[..., Run]) -> None:
     pytest.importorskip("sklearn")
     case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
-    sampling = SamplingConfig(train=None, test=None)
+    sampling = SamplingConfig(n_train=None, n_test=None)
     finished = run(
         cases=[case],
         grids=[2],
@@ -446,7 +446,7 @@ def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], me
 @pytest.mark.parametrize("comparison", ["universal_approximation", "no_activation"])
 def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
     pytest.importorskip("sklearn")
-    sampling = SamplingConfig(train=None, test=None)
+    sampling = SamplingConfig(n_train=None, n_test=None)
     with pytest.raises(UsageError, match="not cross-entropy"):
         check(
             compare_mlp,

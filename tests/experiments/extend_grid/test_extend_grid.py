@@ -41,7 +41,7 @@ def settings(**changes: Any) -> ExtendGridConfig:
         "solver": LMSolver(
             n_starts=1, steps=6, smoothness_weight=1e-30
         ),  # a search for the weight takes most of the time
-        "sampling": SamplingConfig(train=200, test=100),
+        "sampling": SamplingConfig(n_train=200, n_test=100),
         "shapes": [[]],
         "schedules": [LIST],
         "degrees": [1, 3],
@@ -157,7 +157,7 @@ def test_published_errors_stand_beside_ours() -> None:
         target=NamedTarget("exp_sin_square"),
         shapes=[[1]],
         parts=["schedules"],
-        sampling=SamplingConfig(train=1000, test=50),
+        sampling=SamplingConfig(n_train=1000, n_test=50),
         schedules=[{"kind": "list", "intervals": [3, 4, 5]}],
         solver=LMSolver(n_starts=1, steps=2),
     )
@@ -284,9 +284,9 @@ def test_schedules_are_read_from_the_configuration() -> None:
             "model.intervals=.5, 10. is not used here; give it as schedules",
         ),
         ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
-        ({"sampling": SamplingConfig(train=200, test=0)}, "bessel_j0 has no test points"),
+        ({"sampling": SamplingConfig(n_train=200, n_test=0)}, "bessel_j0 has no test points"),
         (
-            {"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(train=4, test=0)},
+            {"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(n_train=4, n_test=0)},
             "no test points",
         ),
         ({"order_intervals": [8, 4]}, "must increase"),
@@ -305,7 +305,7 @@ def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(
 ) -> None:
     (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
     few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
-    sampling = SamplingConfig(train=None, test=None)
+    sampling = SamplingConfig(n_train=None, n_test=None)
     check(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
     with pytest.raises(
         UsageError,

@@ -81,7 +81,7 @@ def test_a_table_is_fitted_by_the_automatic_model(run: Path) -> None:
     assert summary["train_points"] == 150
     baselines = loaded.tables["baselines"]
     assert set(baselines["model"]) == {"kanrun", "mean", "ridge regression", "gradient boosting"}
-    assert {"effects", "importance", "input_values", "members", "predictions", "edges"} <= set(
+    assert {"effects", "importance", "input_values", "stack_weights", "predictions", "edges"} <= set(
         loaded.tables
     )
     assert (run / "figures" / "effects.png").exists()
@@ -194,7 +194,7 @@ def test_classes_and_settings(table: Path) -> None:
         "target.task=classification",
         "model.baselines=false",
         "model.folds=2",
-        "sampling.test=40",
+        "sampling.n_test=40",
     )
     assert done.returncode == 0, done.stderr
     loaded = load_run(table / done.stdout.strip())
@@ -256,8 +256,8 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": rng.uniform(-1, 1, 60), "w": rng.uniform(0, 2, 60)})
     frame = frame.assign(y=frame["a"] ** 2 + 0.1 * rng.normal(size=60))
     frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.17g")
-    target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weights="w")
-    sampling = SamplingConfig(train=None, test=0, validation=0.2)
+    target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weight_column="w")
+    sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=0.2)
     cfg = configuration(target, sampling, "kan", None, {"hidden": [], "intervals": [3]})
     fitted = fit_target(cfg, build_target(target))
     same = fit(frame[["a"]], frame["y"], sample_weight=frame["w"], hidden=[], intervals=[3])

@@ -67,7 +67,7 @@ def settings(**changes: Any) -> InterpretConfig:
     values: dict[str, Any] = {
         "target": SUM,
         "model": KANConfig(hidden=None, intervals=[5, 10], base="zero"),
-        "sampling": SamplingConfig(train=400, test=100),
+        "sampling": SamplingConfig(n_train=400, n_test=100),
         "budget": 10.0,
     }
     return InterpretConfig(**{**values, **changes})
@@ -157,7 +157,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         target=target,
         model=KANConfig(hidden=[], intervals=[10]),
         solver=LMSolver(),
-        sampling=SamplingConfig(train=400, test=100),
+        sampling=SamplingConfig(n_train=400, n_test=100),
     )
     folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "fit")
     assert execute(fit_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
@@ -207,7 +207,7 @@ def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) 
         referring = {
             **stored,
             "points": 400,
-            "sampling": {**stored["sampling"], "train": "${points}"},
+            "sampling": {**stored["sampling"], "n_train": "${points}"},
         }
         _store_config(fitted, referring)
         np.testing.assert_array_equal(problems_of(cfg, 0)[0].samples.x, before.x)
@@ -244,7 +244,7 @@ def test_tables_are_interpreted_in_their_own_units(
     frame.to_csv(path, index=False)
     target = TableTarget(str(path), ["a b", "c"], ["y"])
     result = run(
-        tmp_path_factory, settings(target=target, sampling=SamplingConfig(train=None, test=None))
+        tmp_path_factory, settings(target=target, sampling=SamplingConfig(n_train=None, n_test=None))
     )
     summary = result.table("summary").iloc[0]
     assert summary["recovered"] == "unknown"
@@ -254,11 +254,11 @@ def test_tables_are_interpreted_in_their_own_units(
 
 def test_all_rows_of_a_table_are_used_unless_told_otherwise() -> None:
     table = ("target=table", "target.path=x.csv", "target.inputs=[a]", "target.outputs=[y]")
-    for words, train in ((table, None), ((*table, "sampling.train=100"), 100), ((), 2000)):
+    for words, train in ((table, None), ((*table, "sampling.n_train=100"), 100), ((), 2000)):
         request = Request("interpret", words)
         with opened(request) as loader:
             (job,) = compose(request, loader).jobs
-        assert job.sampling.train == train
+        assert job.sampling.n_train == train
 
 
 @pytest.mark.slow
@@ -267,7 +267,7 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
     path = tmp_path_factory.mktemp("data") / "noise.csv"
     pd.DataFrame({"a": rng.normal(size=300), "y": rng.normal(size=300)}).to_csv(path, index=False)
     cfg = settings(
-        target=TableTarget(str(path), ["a"], ["y"]), sampling=SamplingConfig(train=None, test=None)
+        target=TableTarget(str(path), ["a"], ["y"]), sampling=SamplingConfig(n_train=None, n_test=None)
     )
     summary = run(tmp_path_factory, cfg).table("summary").iloc[0]
     assert summary["outcome"] == "failed"
@@ -286,7 +286,7 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
         ({"model": KANConfig(hidden=None, base="zero", degree=0)}, "at least 1"),
         ({"n_starts": 0}, "n_starts=0"),
         ({"budget": -1.0}, "budget=-1"),
-        ({"sampling": SamplingConfig(train=100, validation=0.0)}, "validation"),
+        ({"sampling": SamplingConfig(n_train=100, validation_fraction=0.0)}, "validation"),
         ({"from_run": "no/such/run"}, "from_run=no/such/run is no absolute path"),
         ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
         ({"precision": "float32"}, "precision=float32: kanrun interpret uses the cpu and float64"),

@@ -59,7 +59,7 @@ def test_a_law_is_found_in_its_table(name: str, tmp_path: Path) -> None:
     cfg = InterpretConfig(
         target=TableTarget(path=str(path), outputs=["measured"]),
         model=KANConfig(hidden=None, intervals=[5, 10], base="zero"),
-        sampling=SamplingConfig(train=None, test=None, validation=0.2),
+        sampling=SamplingConfig(n_train=None, n_test=None, validation_fraction=0.2),
         budget=12.0,
     )
     records: list[Any] = list(experiment.run(cfg, {}, 0))

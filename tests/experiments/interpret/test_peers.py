@@ -21,7 +21,7 @@ def settings(backend: str, **changes: Any) -> InterpretConfig:
     target = ExpressionTarget(TRUTH, [[0.1, 1], [0.1, 1]])
     model = KANConfig(hidden=None, base="zero")
     return InterpretConfig(
-        target=target, model=model, sampling=SamplingConfig(train=200), backend=backend, **changes
+        target=target, model=model, sampling=SamplingConfig(n_train=200), backend=backend, **changes
     )
 
 
