@@ -12,6 +12,7 @@ named as such, and nothing is claimed about them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import BenchConfig, KANConfig
@@ -79,14 +80,17 @@ def figures(tables: Tables) -> Figures:
     from kanrun.experiments.bench import plots
 
     if "layers" in tables:
-        yield "layers", plots.ratios(tables["layers"])
+        yield "layers", partial(plots.ratios, tables["layers"])
     if "table_ranks" in tables:
-        yield "table_ranks", plots.critical_differences(tables["table_ranks"])
+        yield "table_ranks", partial(plots.critical_differences, tables["table_ranks"])
     if "growth" in tables:
-        yield "growth", plots.growth(tables["growth"], tables["exponents"])
+        yield "growth", partial(plots.growth, tables["growth"], tables["exponents"])
     if "time_to_accuracy" in tables:
         goals = sorted(tables["accuracy"]["error"].unique())
-        yield "time_to_accuracy", plots.error_against_time(tables["time_to_accuracy"], goals)
+        yield (
+            "time_to_accuracy",
+            partial(plots.error_against_time, tables["time_to_accuracy"], goals),
+        )
 
 
 def claims(tables: Tables) -> Claims:

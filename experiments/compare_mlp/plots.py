@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from kanrun.figures.style import (
     say_above,
     styled,
 )
+from kanrun.study.experiment import Figures
 from kanrun.study.statistics import exponents
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
@@ -348,27 +350,25 @@ def _quartiles(rows: DataFrame) -> tuple[DataFrame, np.ndarray[Any, Any], np.nda
     return grouped.median(numeric_only=True).reset_index().assign(shape=shapes), low, high
 
 
-def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
     """The figures of the comparison that was run."""
     summary = tables["summary"]
     comparison = summary["comparison"].iloc[0]
     if comparison == "universal_approximation":
-        yield "widths", widths(summary, sorted(tables["reached"]["wanted"].unique()))
+        yield "widths", partial(widths, summary, sorted(tables["reached"]["wanted"].unique()))
     elif comparison == "kolmogorov_arnold":
-        yield "errors", bars(summary)
+        yield "errors", partial(bars, summary)
     elif comparison == "no_activation":
-        yield "differences", differences(tables["linear"])
+        yield "differences", partial(differences, tables["linear"])
     elif comparison == "implementation_tricks":
-        yield "variants", variants(summary)
+        yield "variants", partial(variants, summary)
     else:
-        yield "pareto", pareto(summary)
-        yield "results", results(summary)
+        yield "pareto", partial(pareto, summary)
+        yield "results", partial(results, summary)
         sizes = summary.groupby(["target", "error_name", "model", "parameters"], sort=False)
         middle = sizes["error"].median().reset_index()
-        yield (
-            "scaling",
-            scaling(middle, exponents(middle, ["target", "model"], "parameters", "error")),
-        )
-        yield "conventions", conventions(tables["counts"])
+        fits = exponents(middle, ["target", "model"], "parameters", "error")
+        yield "scaling", partial(scaling, middle, fits)
+        yield "conventions", partial(conventions, tables["counts"])
         if "growth" in tables:
-            yield "growth", growth(tables["growth"])
+            yield "growth", partial(growth, tables["growth"])

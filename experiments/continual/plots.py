@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from textwrap import wrap
 from typing import Any
 
@@ -36,6 +37,7 @@ from kanrun.figures.style import (
     say_above,
     styled,
 )
+from kanrun.study.experiment import Figures
 
 MOST_ROWS, MOST_COLUMNS = 12, 8  # of panels on one page
 MOST_NUMBERS = 10  # phases up to which the cells of matrices carry their numbers
@@ -50,27 +52,24 @@ MEMORIES = {
 }
 
 
-def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
     """The figures of every part that is there."""
     if "functions" in tables:
         functions = tables["functions"]
         functions = functions[functions["seed"] == functions["seed"].min()]
         flat = "x1" in functions and functions["x1"].notna().any()
-        yield (
-            "phases",
-            surfaces(functions, tables["data"]) if flat else phases(functions, tables["data"]),
-        )
+        yield "phases", partial(surfaces if flat else phases, functions, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
         return
     parts = {str(part): rows for part, rows in tables["summary"].groupby("part", sort=False)}
     if "learners" in parts:
-        yield "matrices", matrices(tables["matrix"][tables["matrix"]["part"] == "learners"])
+        yield "matrices", partial(matrices, tables["matrix"].query("part == 'learners'"))
     if "intervals" in parts:
-        yield "error_against_intervals", against_intervals(parts["intervals"])
+        yield "error_against_intervals", partial(against_intervals, parts["intervals"])
     if "overlap" in parts:
-        yield "forgetting_against_overlap", against_overlap(parts["overlap"])
+        yield "forgetting_against_overlap", partial(against_overlap, parts["overlap"])
     if "depth" in parts:
-        yield "forgetting_against_depth", against_depth(parts["depth"])
+        yield "forgetting_against_depth", partial(against_depth, parts["depth"])
 
 
 @styled

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -31,6 +32,7 @@ from kanrun.figures.style import (
     styled,
     thinned,
 )
+from kanrun.study.experiment import Figures
 
 SMALLEST_JUMP = 1e-17  # jumps below this, zero among them, are drawn here
 LARGEST_ERROR = 1e100  # errors above this are drawn here: ticks beyond larger ones are no numbers
@@ -418,9 +420,9 @@ FIGURES = (
 )
 
 
-def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
     """Every figure whose tables are there, with its name."""
     for draw in FIGURES:
         needed = inspect.signature(draw).parameters
         if all(table in tables for table in needed):
-            yield draw.__name__, draw(**{table: tables[table] for table in needed})
+            yield draw.__name__, partial(draw, **{table: tables[table] for table in needed})

@@ -15,6 +15,7 @@ It differs from the paper in the solver (second order) and in the smoothness pen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ExtendGridConfig
@@ -129,25 +130,28 @@ def figures(tables: Tables) -> Figures:
     parts = dict(list(stages.groupby("part", sort=False)))
     if "schedules" in parts:
         if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
-            yield "staircase", plots.staircase(steps, parts["schedules"])
+            yield "staircase", partial(plots.staircase, steps, parts["schedules"])
         yield (
             "error_against_intervals",
-            plots.against_intervals(parts["schedules"], tables.get("published")),
+            partial(plots.against_intervals, parts["schedules"], tables.get("published")),
         )
     if "scratch" in parts:
         yield (
             "time_against_intervals",
-            plots.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"]),
+            partial(plots.time, parts.get("schedules", stages.iloc[:0]), parts["scratch"]),
         )
     if "order" in parts:
         fits = exponents(
             parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse"
         )
-        yield "order", plots.order(parts["order"], fits.groupby("degree")["exponent"].median())
+        yield (
+            "order",
+            partial(plots.order, parts["order"], fits.groupby("degree")["exponent"].median()),
+        )
     if "sizes" in parts:
-        yield "error_against_points", plots.against_points(parts["sizes"])
+        yield "error_against_points", partial(plots.against_points, parts["sizes"])
     if "overfit" in parts:
-        yield "overfit", plots.overfit(parts["overfit"])
+        yield "overfit", partial(plots.overfit, parts["overfit"])
 
 
 def claims(tables: Tables) -> Claims:

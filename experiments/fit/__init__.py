@@ -9,6 +9,7 @@ points chose, never the test points. A `suite` of the configuration makes it a s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import MODELS, TARGETS, FitConfig
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from kanrun.experiments.fit.training import Fit
 
     from kanrun.study.experiment import Claims, Figures, Tables
-
-RESULTS = 24  # see `kanrun.study.experiment.Experiment`
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
@@ -92,26 +91,21 @@ def figures(tables: Tables) -> Figures:
     if "effects" in tables:
         from kanrun.figures import effects
 
-        yield "effects", effects(tables["effects"], tables["importance"], tables["input_values"])
+        columns = tables["effects"], tables["importance"], tables["input_values"]
+        yield "effects", partial(effects, *columns)
     if "pair_maps" in tables:
         from kanrun.figures import pair_maps
 
-        yield "pair_maps", pair_maps(tables["pair_maps"])
+        yield "pair_maps", partial(pair_maps, tables["pair_maps"])
     if "metrics" in tables:
-        yield (
-            "loss",
-            loss_curve(
-                tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE"
-            ),
-        )
-    drawn = predictions(tables["predictions"])
-    if (formula := formula_of(str(tables["summary"]["target"].iloc[0]))) is not None:
-        drawn.suptitle(formula, fontsize=9)
-    yield "predictions", drawn
-    yield "residuals", residuals(tables["predictions"])
+        error = "RMSE of the class probabilities" if classifies else "RMSE"
+        yield "loss", partial(loss_curve, tables["metrics"], error)
+    formula = formula_of(str(tables["summary"]["target"].iloc[0]))
+    yield "predictions", partial(predictions, tables["predictions"], formula)
+    yield "residuals", partial(residuals, tables["predictions"])
     if "edges" in tables:
-        yield "edges", edges(tables["edges"])
-        yield "network", network_diagram(tables["edges"])
+        yield "edges", partial(edges, tables["edges"])
+        yield "network", partial(network_diagram, tables["edges"])
 
 
 def claims(tables: Tables) -> Claims:

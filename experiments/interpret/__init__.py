@@ -10,6 +10,7 @@ the largest difference between formula and network.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import InterpretConfig, NistTarget
@@ -18,8 +19,6 @@ from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
-
-RESULTS = 2  # of a suite, see `kanrun.study.experiment.Experiment`
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
@@ -87,17 +86,15 @@ def figures(tables: Tables) -> Figures:
     from kanrun.figures import network_diagram
 
     if "cell" in tables["summary"]:
-        yield "score_card", score_card(tables["summary"])
+        yield "score_card", partial(score_card, tables["summary"])
         return
     if "edges" in tables and len(tables["edges"]):
         edges = tables["edges"]
-        yield "stages", stages_side_by_side(edges, captions(tables["stages"], tables["summary"]))
-        yield (
-            "network",
-            network_diagram(edges[edges["stage"] == sorted(edges["stage"].unique())[-1]]),
-        )
+        under = captions(tables["stages"], tables["summary"])
+        yield "stages", partial(stages_side_by_side, edges, under)
+        yield "network", partial(network_diagram, edges[edges["stage"] == edges["stage"].max()])
     if "candidates" in tables and len(tables["candidates"]):
-        yield "candidates", candidate_map(tables["candidates"])
+        yield "candidates", partial(candidate_map, tables["candidates"])
 
 
 def claims(tables: Tables) -> Claims:

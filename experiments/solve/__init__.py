@@ -9,16 +9,17 @@ adds. Errors are measured at fresh points; the verdict looks at residuals and at
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import SolveConfig
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pandas import DataFrame
 
     from kanrun.runs import Claim
+    from kanrun.study.experiment import Figures
 
 
 def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
         yield each.checkpoint(number)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Mapping[str, DataFrame]) -> Figures:
     """Errors by unknowns; for each network the solution, its error and residual, points and knots, and sections."""
     from kanrun.experiments.solve.plots import (
         convergence,
@@ -93,18 +94,12 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     )
 
     for name, rows in tables["metrics"].groupby("equation", sort=False):
-        yield (
-            (
-                "convergence"
-                if tables["metrics"]["equation"].nunique() == 1
-                else f"convergence_{name}"
-            ),
-            convergence(rows),
-        )
+        alone = tables["metrics"]["equation"].nunique() == 1
+        yield "convergence" if alone else f"convergence_{name}", partial(convergence, rows)
     for number, each in solution_tables(tables).items():
-        yield f"solution_{number}", solution_figure(each)
+        yield f"solution_{number}", partial(solution_figure, each)
         if len(each.variables) == 2:
-            yield f"sections_{number}", sections_figure(each)
+            yield f"sections_{number}", partial(sections_figure, each)
 
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:

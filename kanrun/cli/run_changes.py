@@ -153,17 +153,15 @@ def remove_runs(
 @app.command("figures")
 def redraw_figures(
     run: RunName,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", metavar="FORMAT", help="A further format beside PNG and SVG: pdf."
-        ),
-    ] = None,
+    formats: Annotated[
+        list[str],
+        typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; repeat for several."),
+    ] = ["png"],  # noqa: B006  (Typer reads the default; nothing changes it)
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Draw the figures of a run again from its recorded tables."""
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 
-    for path in redraw(find_run(run, outputs, sweeps=False), format):
+    for path in redraw(find_run(run, outputs, sweeps=False), formats):
         print(path)

@@ -57,7 +57,9 @@ class ExperimentConfig:
         "CPU seconds after which the run ends in order with the best it has; null is no limit",
         above=0,
     )
-    format: str | None = setting(None, "a format of figures beside PNG and SVG", choices=("pdf",))
+    figure_formats: list[str] = setting(
+        ["png"], "file formats of the figures", least=1, distinct=True, choices=("png", "svg", "pdf")
+    )
     tracker: str | None = setting(
         None, "another place that hears of the run", choices=("mlflow", "tensorboard", "trackio")
     )

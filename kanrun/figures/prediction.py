@@ -39,7 +39,7 @@ _BINS = 40  # of a histogram of residuals
 
 
 @styled
-def predictions(table: pandas.DataFrame) -> Figure:
+def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
     """Return the predictions of the first seed against the truth, in the form that the inputs allow.
 
     `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input, and for each output
@@ -63,6 +63,8 @@ def predictions(table: pandas.DataFrame) -> Figure:
         figure = draw_maps(table, inputs, shown)
     else:
         figure = _parities(table, shown)
+    if title:
+        figure.suptitle(title, fontsize=9)
     say_above(figure, only_some(len(shown), len(outputs), "outputs"))
     return figure
 

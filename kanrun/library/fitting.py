@@ -59,7 +59,7 @@ NOT_HERE = {
     "kind",
     "executor",
     "n_seeds",
-    "format",
+    "figure_formats",
     "tags",
     "note",
 }  # settings of runs, or given in other ways

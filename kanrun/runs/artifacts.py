@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 _KEY, _CHECKSUM = "kanrun", "sha256"  # of the description and of the checksum in the header
 _FORMAT = 2  # 1, of version 0.1.0, has neither its number nor a checksum
 DOTS_PER_INCH = 200
-FURTHER_FORMATS = ("pdf",)
-"""Formats of figures that are asked for, beside PNG and SVG."""
+#: Options of each format: dates would make the bytes differ, and a lower compression level
+#: takes a third of the time for files that are 15% larger.
+_SAVING: dict[str, dict[str, Any]] = {
+    "png": {"pil_kwargs": {"compress_level": 3}},
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
+FIGURE_FORMATS = tuple(_SAVING)
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,17 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
     return digest.hexdigest()
 
 
-def write_figure(stem: Path, figure: Figure, further: str | None = None) -> list[Path]:
-    """Write `stem`.png and `stem`.svg, each atomically, and `further`, such as pdf; return the files.
+def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write `figure` as `stem`.png, .svg or .pdf, each atomically, and return the files.
 
-    Raises StorageFailed, and UsageError for a format that is not in `FURTHER_FORMATS`.
-    The bytes depend on what is drawn alone, not on the time or on the user's settings of matplotlib.
+    The bytes depend only on what is drawn, not on the time or the user's matplotlib settings.
+    Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
     """
     import matplotlib
 
-    if further not in (None, *FURTHER_FORMATS):
+    if unknown := set(formats).difference(FIGURE_FORMATS):
         raise UsageError(
-            f"figures are not written as {further}; beside PNG and SVG there is {FURTHER_FORMATS[0]}."
+            f"{unknown.pop()} is not a figure format. Choose from {', '.join(FIGURE_FORMATS)}."
         )
     written = []
     settings: Any = {
@@ -166,10 +172,10 @@ def write_figure(stem: Path, figure: Figure, further: str | None = None) -> list
         matplotlib.rcdefaults()  # ticks are made, and their labels styled, while a figure is saved
         matplotlib.rcParams.update(settings)
         with _laid_out(figure):
-            for kind in ("png", "svg", *([further] if further else [])):
-                metadata: Any = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+            for kind in formats:
+                options: Any = _SAVING[kind]
                 buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+                figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, **options)
                 written.append(stem.parent / f"{stem.name}.{kind}")
                 write_atomic(written[-1], buffer.getvalue())
     return written

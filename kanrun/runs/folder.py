@@ -164,13 +164,10 @@ class RunFolder:
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
 
-    def figure(self, name: str, figure: Figure, further: str | None = None) -> None:
-        """Store `figure` as `figures/<name>.png` (200 dpi) and `.svg`, the same bytes for the same figure.
-
-        `further` is another format, see `write_figure`.
-        """
+    def figure(self, name: str, figure: Figure, formats: Sequence[str] = ("png",)) -> None:
+        """Store `figure` in the folder `figures` in each of the formats (see `write_figure`)."""
         self._place("figures")
-        write_figure(self.path / "figures" / file_name(name), figure, further)
+        write_figure(self.path / "figures" / file_name(name), figure, formats)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the manifest (`metrics=...`, `claims=...`) and write `run.json`."""

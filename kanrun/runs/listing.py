@@ -22,7 +22,7 @@ _LABELS = ("tags", "note")
 _ABOUT_A_RUN = (
     "from_run",
     "max_cpu_seconds",
-    "format",
+    "figure_formats",
     "tracker",
     *_LABELS,
 )  # settings that say nothing of a training

@@ -83,7 +83,7 @@ def _differing(side: Side) -> Side:
 
 
 def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
-    """Write learning curves and edge functions of all runs over each other, where they have them, as PNG and SVG.
+    """Draw learning curves and edge functions of several runs over each other into one file.
 
     Raises UsageError for a run whose tables cannot be read.
     """
@@ -96,16 +96,17 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
     }
     if not any(tables.values()):
         return []
-    stem = stem.with_suffix("") if stem.suffix in {".png", ".svg"} else stem
+    kind = stem.suffix.removeprefix(".") if stem.suffix in {".png", ".svg", ".pdf"} else "png"
+    stem = stem.with_suffix("") if stem.suffix == f".{kind}" else stem
     with storing(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
-    return write_figure(stem, overlaid(tables))
+    return write_figure(stem, overlaid(tables), [kind])
 
 
-def redraw(run: Run, further: str | None = None) -> list[Path]:
-    """Draw the figures of `run` again from its tables, `further` a format beside PNG and SVG, and return their files.
+def redraw(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw the figures of `run` again from its tables in these formats and return their files.
 
-    Raises UsageError for a run that goes on, or an unknown command or format.
+    Raises UsageError for a run that is not finished, or an unknown command or format.
     """
     run.check_ended(force=True)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
@@ -115,8 +116,8 @@ def redraw(run: Run, further: str | None = None) -> list[Path]:
     tables = {name: run.table(name) for name in run.tables}
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: no training of it finished.")
-    for name, figure in experiment.figures(tables):
-        folder.figure(name, figure, further)
+    for name, draw in experiment.figures(tables):
+        folder.figure(name, draw(), formats)
     return [path for path in run.figures if before.get(path) != path.stat().st_mtime_ns]
 
 

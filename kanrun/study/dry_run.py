@@ -22,7 +22,7 @@ _EVEN = (
     "tags",
     "note",
     "tracker",
-    "format",
+    "figure_formats",
     "max_cpu_seconds",
     "executor.",
     "sampling.n_test",

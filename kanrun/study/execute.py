@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import process_time
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from kanrun.study.trackers import Tracker
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 def check(experiment: Experiment, cfg: ExperimentConfig, *, force: bool = False) -> Prepared:
@@ -104,9 +105,7 @@ def execute(  # noqa: PLR0913  (each is an option)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
     limit = None
     if cfg.max_cpu_seconds is not None:
-        limit = TimeLimit.of(
-            cfg.max_cpu_seconds, process_time() if began is None else began, experiment
-        )
+        limit = TimeLimit(cfg.max_cpu_seconds, process_time() if began is None else began)
     tracker = None
     if cfg.tracker is not None:
         tracker = Tracker(cfg.tracker, folder.manifest.command, folder.path, asdict(cfg))
@@ -131,18 +130,14 @@ def execute(  # noqa: PLR0913  (each is an option)
     return folder.manifest
 
 
-RESULTS = 22
-"""Small figures that take as long as the figures and claims of an experiment which does not say so itself."""
-
-
 @dataclass(frozen=True)
 class TimeLimit:
-    """CPU seconds of a run: `began` are those of the process at its beginning, `results` are kept for what follows the
-    trainings."""
+    """CPU time of a run: limit, time at its start, and time reserved for figures and claims."""
 
     seconds: float
     began: float
-    results: float
+    #: Loading matplotlib takes 0.7 CPU s, six figures at most 1.5 CPU s.
+    results: float = 3.0
     share: float = 0.98
     """Of the seconds, since the last step of a training ends a little later."""
     program: float = 0.8
@@ -154,21 +149,6 @@ class TimeLimit:
         return self.began + max(
             self.share * self.seconds - self.results - self.program, self.seconds / 3
         )
-
-    @classmethod
-    def of(cls, seconds: float, began: float, experiment: Experiment) -> TimeLimit:
-        """The limit, with as much time for results as the experiment says, in small figures as they take here and now.
-
-        They are drawn before the trainings, so that nothing has to be loaded after them.
-        """
-        from kanrun.figures.style import draw_small_figure
-
-        taken = []
-        for _ in range(2):
-            before = process_time()
-            draw_small_figure()
-            taken.append(process_time() - before)
-        return cls(seconds, began, min(taken) * getattr(experiment, "RESULTS", RESULTS))
 
 
 class _Execution:
@@ -244,7 +224,9 @@ class _Execution:
                     *(task.pair for task, _ in self._recorder.failures),
                 }
                 # only the end of the time leaves trainings out
-                self._ended_early = time_limit_reached() or any(task.pair not in ended for task in left)
+                self._ended_early = time_limit_reached() or any(
+                    task.pair not in ended for task in left
+                )
 
     def _track(self, event: TaskEvent) -> None:
         """Tell the tracker, where there is one, of a row of metrics."""
@@ -282,19 +264,17 @@ class _Execution:
     def _evaluate(
         self, tables: Mapping[str, pandas.DataFrame]
     ) -> tuple[tuple[Claim, ...], Failure | None]:
-        """Draw figures and check claims; one that fails does not keep the other from being made."""
+        """Draw the figures and check the claims; return the claims and why checking failed."""
         experiment = self._runner.experiment
         broken = None
         claims: tuple[Claim, ...] = ()
         try:
-            for name, figure in experiment.figures(tables):
-                self._folder.figure(name, figure, self._runner.cfg.format)
+            for name, draw in experiment.figures(tables):
+                self._draw(name, draw)
         except StorageFailed:
             raise
-        except Exception as error:  # the trainings are recorded and stay
-            broken = Failure(
-                f"drawing the figures failed: {Failure.of(error).reason}", traceback.format_exc()
-            )
+        except Exception as error:
+            self._warn(f"the figures could not be drawn: {Failure.of(error).reason}")
         try:
             claims = tuple(self._supported(claim) for claim in experiment.claims(tables))
         except Exception as error:
@@ -302,6 +282,20 @@ class _Execution:
                 f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc()
             )
         return claims, broken
+
+    def _draw(self, name: str, draw: Callable[[], Figure]) -> None:
+        """Draw and store a figure; warn if that fails, since the results are complete without it."""
+        try:
+            self._folder.figure(name, draw(), self._runner.cfg.figure_formats)
+        except StorageFailed:
+            raise
+        except Exception as error:
+            self._warn(f"the figure {name} could not be drawn: {Failure.of(error).reason}")
+
+    def _warn(self, text: str) -> None:
+        """Record a warning and print it."""
+        self._recorder.handle(Warned(text))
+        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def _supported(self, claim: Claim) -> Claim:
         """The claim, which does not hold where trainings failed or were cut short: the others may be the good ones."""

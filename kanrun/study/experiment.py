@@ -6,7 +6,7 @@ import importlib
 import inspect
 import traceback
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 Prepared = dict[tuple[int, int], Any]  # by number of the cell, and seed
 Tables = Mapping[str, "pandas.DataFrame"]  # those of a run, by name
-Figures = Iterator[tuple[str, "Figure"]]
+#: Name of each figure, and a function that draws it.
+Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
 Claims = list[Claim]
 MOST_TASKS = 100_000
 
@@ -44,7 +45,6 @@ class Experiment(Protocol):
     - `prepare(cfg, cell, seed)` builds all that `run` needs to train, or raises UsageError. `run` then takes what it
       returned as the argument `prepared`, None where nothing was prepared: before a study runs, the first seed of each
       cell is prepared, and what the first task needs is kept for it;
-    - `RESULTS`: how many small figures take as long as its figures and claims, for `max_cpu_seconds`;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
     `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded
@@ -55,7 +55,7 @@ class Experiment(Protocol):
 
     def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]: ...
 
-    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Figure]]: ...
+    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Callable[[], Figure]]]: ...
 
     def claims(self, tables: Tables, /) -> Sequence[Claim]: ...
 

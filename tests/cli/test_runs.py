@@ -149,10 +149,7 @@ def test_a_sweep_ends_with_its_jobs_and_a_figure_over_its_settings(kanrun: Comma
     assert "the best job, fit/v0001/0" in done.err
     header = next(line for line in done.err.splitlines() if line.startswith("job "))
     assert header.split()[:4] == ["job", "status", "seed", "model.degree"]
-    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == [
-        "sweep.png",
-        "sweep.svg",
-    ]
+    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["sweep.png"]
 
 
 def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(

@@ -217,14 +217,14 @@ def _compared(runs: Sequence[Run]) -> str:
 
 
 def _figures(single: Run, run: Run) -> Iterable[Path]:
-    """One file per figure of a run and of the sweep that it is of: SVG, or PNG where that is much smaller."""
+    """Yield one file per figure of a run and of its sweep: SVG if there is a small one, or PNG."""
     folders = dict.fromkeys([run.path, single.path])
-    for svg in (path for folder in folders for path in sorted((folder / "figures").glob("*.svg"))):
-        png = svg.with_suffix(".png")
-        if svg.is_symlink() or not svg.is_file():
-            continue
-        too_large = svg.stat().st_size > _LARGEST_SVG and png.is_file() and not png.is_symlink()
-        yield png if too_large else svg
+    for folder in folders:
+        files = [path for path in (folder / "figures").glob("*.*g") if not path.is_symlink()]
+        for stem in sorted({path.with_suffix("") for path in files}):
+            png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+            small = svg in files and svg.stat().st_size <= _LARGEST_SVG
+            yield svg if small or png not in files else png
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:

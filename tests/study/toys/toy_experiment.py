@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,14 +86,17 @@ def run(
     yield Row("summary", {"size": size, "test_rmse": rmse, "pid": os.getpid()})
 
 
-def figures(tables: Mapping[str, pandas.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    if "figures" in os.environ.get("TOY_BROKEN", ""):
-        raise ValueError("no ink")
+def figures(tables: Mapping[str, pandas.DataFrame]) -> Iterator[tuple[str, Callable[[], Figure]]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2, 2))
-    figure.subplots().plot(tables["metrics"]["train_rmse"])
-    yield "loss", figure
+    def loss() -> Figure:
+        if "figures" in os.environ.get("TOY_BROKEN", ""):
+            raise ValueError("no ink")
+        figure = Figure(figsize=(2, 2))
+        figure.subplots().plot(tables["metrics"]["train_rmse"])
+        return figure
+
+    yield "loss", loss
 
 
 def claims(tables: Mapping[str, pandas.DataFrame]) -> list[Claim]:
