@@ -54,7 +54,7 @@ from kanrun.config import (
     NamedTarget,
     SamplingConfig,
 )
-from kanrun.engine.symbolic import Budget, choose, match_edge, match_formulas, simplified
+from kanrun.engine.symbolic import Budget, choose, match_edge, match_formulas, simplify_expression
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.templates import kan_shape
 from kanrun.engine.training import Step, train
@@ -146,7 +146,7 @@ def search_work(cfg: BenchConfig, seed: int) -> Iterator[Record]:
 def _simplified_anew(points: np.ndarray) -> sympy.Expr:
     """As in a run of its own: sympy remembers what it has simplified."""
     sympy.core.cache.clear_cache()
-    return simplified(parse(_FORMULA), ["x0"], points)
+    return simplify_expression(parse(_FORMULA), ["x0"], points)
 
 
 def _measured(case: Callable[[], object]) -> tuple[float, float]:

@@ -46,7 +46,10 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
     if noisy.any():
         claims.append(
             _count(
-                known[noisy], "same_form", "targets with noise that most seeds recover in form", NOISY
+                known[noisy],
+                "same_form",
+                "targets with noise that most seeds recover in form",
+                NOISY,
             )
         )
     if len(known):

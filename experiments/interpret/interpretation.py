@@ -21,12 +21,12 @@ from kanrun.experiments.interpret.verdict import constant, verdict
 
 from kanrun.engine.symbolic import (
     Budget,
+    FittedStructure,
     SearchData,
     SearchPolicy,
     SearchProblem,
     SearchStage,
     TrainedGraph,
-    Tried,
     choose,
     fixed_shape,
     limited,
@@ -94,7 +94,9 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     )
     check = Check(points[held], values[held], np.stack([points.min(0), points.max(0)], axis=1))
     widths = tuple(hidden) if hidden is not None else None
-    options = Options(choose(candidates, custom_candidates), widths, policy=SearchPolicy(budget=budget))
+    options = Options(
+        choose(candidates, custom_candidates), widths, policy=SearchPolicy(budget=budget)
+    )
     events = interpretation(
         InterpretationProblem(tuple(names or called), samples, check, inputs, unit), options, seed
     )
@@ -130,7 +132,9 @@ def _interpreted(
         yield constant(given)
         return
     steps: list[SearchStage] = []
-    tried: dict[int, Tried] = {}  # by network: a longer look at one replaces what was found first
+    tried: dict[
+        int, FittedStructure
+    ] = {}  # by network: a longer look at one replaces what was found first
     problem = SearchProblem(data, options.candidates, policy, given.dimensions)
     budget = Budget((1 - 2 * policy.proving) * policy.budget)
     for event in limited(_events(given, problem, options, seed), policy.searching * policy.budget):
@@ -138,7 +142,7 @@ def _interpreted(
             problem = replace(problem, data=event)
             tried.clear()
             steps.clear()
-        elif isinstance(event, Tried):
+        elif isinstance(event, FittedStructure):
             tried[id(event.network)] = event
         else:
             steps.append(event)
@@ -148,7 +152,7 @@ def _interpreted(
 
 def _events(
     given: InterpretationProblem, problem: SearchProblem, options: Options, seed: int
-) -> Iterator[SearchStage | Tried | SearchData]:
+) -> Iterator[SearchStage | FittedStructure | SearchData]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     data, source = problem.data, given.network
     if source is not None:
@@ -157,7 +161,7 @@ def _events(
             "train", name, source.whole, data.error(source.itself), 0.0, source.itself
         )
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
-        if trained.error < data.nothing:
+        if trained.error < data.no_skill_error:
             yield from refine_to_formula(name, trained, problem)
     elif options.backend != "kanrun":
         yield from found_by(options.backend, problem, seed)

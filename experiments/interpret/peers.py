@@ -18,9 +18,9 @@ import sympy
 from kanrun.experiments.interpret.result import Array
 
 from kanrun.engine.symbolic import (
+    FittedStructure,
     SearchProblem,
     SearchStage,
-    Tried,
     count_work,
     matched,
     tried_expression,
@@ -50,9 +50,11 @@ def check_backend(backend: str) -> None:
         )
 
 
-def found_by(backend: str, problem: SearchProblem, seed: int) -> Iterator[SearchStage | Tried]:
+def found_by(
+    backend: str, problem: SearchProblem, seed: int
+) -> Iterator[SearchStage | FittedStructure]:
     """The formulas of `backend`, with their constants refitted; its CPU seconds are work, as those of a search are."""
-    together, began = problem.data.together, time.monotonic()
+    together, began = problem.data.all_points, time.monotonic()
     seconds = PeerPolicy().share * problem.policy.searching * problem.policy.budget
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -102,7 +102,7 @@ def source_network(
             network, samples.x, samples.validation_x, samples.validation_y, index
         )
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
-    allowed = max(_SMALL * samples.error(itself), _ROUNDING) * samples.spread
+    allowed = max(_SMALL * samples.error(itself), _ROUNDING) * samples.y_std
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
     return SourceNetwork(
         itself, whole, graph_of(smaller, samples.x, index), float(np.abs(apart).max()), faithful
@@ -193,7 +193,11 @@ def _problem(
         truth = lambda x: outputs.apply(function(inputs.invert(x)))[:, index]  # noqa: E731
         expression = _in_tens(target, index, inputs, outputs) if network is None else None
     name = f"{target.name}, {target.outputs[index]}" if len(target.outputs) > 1 else target.name
-    given = source_network(network, samples, index, cfg.prune_threshold) if network is not None else None
+    given = (
+        source_network(network, samples, index, cfg.prune_threshold)
+        if network is not None
+        else None
+    )
     unit = float(outputs.scale[index])
     notes = _notes(dataset) if index == 0 else []
     if given is not None:

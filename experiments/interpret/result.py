@@ -14,18 +14,18 @@ from kanrun.engine.symbolic import (
     Candidate,
     Certificate,
     Decision,
+    FittedStructure,
     Formula,
     Graph,
     SearchData,
     SearchPolicy,
     SearchStage,
     SimplificationPolicy,
-    Tried,
-    exactly,
-    renamed,
+    as_written,
+    exact_decimals,
+    rename_variables,
     round_numbers,
-    simplified,
-    written,
+    simplify_expression,
 )
 from kanrun.formulas import as_variables, to_numpy, variable
 from kanrun.runs.records import Note
@@ -115,7 +115,7 @@ class InterpretationProblem:
         names."""
         network, certificate, names = result.network, result.certificate, as_variables(self.inputs)
         formulas = [
-            renamed(self._formula(f), names) if f else None
+            rename_variables(self._formula(f), names) if f else None
             for f in (result.formula, result.approximation)
         ]
         if network is not None:
@@ -157,7 +157,7 @@ class InterpretationProblem:
             name: (name - (sympy.Float(shift, 17) if shift else 0)) / number(scale)
             for name, shift, scale in columns
         }
-        expression = exactly(formula.expression).xreplace(swap) * number(self.unit)
+        expression = exact_decimals(formula.expression).xreplace(swap) * number(self.unit)
         if self.shift:
             return replace(formula, expression=expression + sympy.Float(self.shift, 17))
         if not formula.splines:
@@ -169,8 +169,8 @@ class InterpretationProblem:
                     to_numpy(form, names)(points), values, rtol=_SAME, atol=0, equal_nan=True
                 )
 
-            expression = written(
-                simplified(round_numbers(expression, same), names, points, _RESCALED)
+            expression = as_written(
+                simplify_expression(round_numbers(expression, same), names, points, _RESCALED)
             )
         return replace(formula, expression=expression)
 
@@ -193,7 +193,7 @@ class Interpretation:
     certificate: Certificate | None = None
     structure: str = ""
     seconds: float = 0.0
-    tried: Tried | None = None
+    tried: FittedStructure | None = None
     steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()

@@ -15,17 +15,17 @@ from kanrun.engine.symbolic import (
     Certificate,
     ConstantsFitting,
     Decision,
+    FittedStructure,
     Formula,
     Graph,
     SearchStage,
     SimplificationPolicy,
-    Tried,
+    as_written,
     confidence_intervals,
     depths,
     equivalent_forms,
-    exactly,
+    exact_decimals,
     fit_constants,
-    written,
 )
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Value
 from kanrun.study.evaluation import doubts
@@ -136,7 +136,7 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
         active_edges=graph.active_edges,
         parameters=int(graph.parameters.size),
         train_rmse=train,
-        validation_rmse=step.error * samples.spread,
+        validation_rmse=step.error * samples.y_std,
         test_rmse=test,
         seconds=step.seconds,
     )
@@ -165,7 +165,7 @@ def shape_of(graph: Graph) -> str:
     return "-".join(widths)
 
 
-def candidate_rows(tried: Tried) -> Iterator[Row]:
+def candidate_rows(tried: FittedStructure) -> Iterator[Row]:
     """Every match of every edge of the pruned network: R^2 and complexity, best score first."""
     for index, matches in tried.matches.items():
         name = edge_name(tried.network, index)
@@ -182,7 +182,7 @@ def candidate_rows(tried: Tried) -> Iterator[Row]:
             )
 
 
-def decision_rows(result: Interpretation, tried: Tried) -> Iterator[Row]:
+def decision_rows(result: Interpretation, tried: FittedStructure) -> Iterator[Row]:
     """What became of each edge of the retrained network: symbolic or numeric, its best candidate, and why."""
     snapped = next((step.graph for step in reversed(result.steps) if step.stage == "snap"), None)
     chosen = {decision.index: decision for decision in result.decisions}
@@ -226,7 +226,7 @@ def summary_row(
     unknown = "unknown" if problem.check.truth is None else "no"
     none = Certificate(np.nan, np.nan, np.nan, np.nan, 0, unknown, unknown, unknown)
     found, active = result.certificate or none, network.active_edges if network else 0
-    varied = problem.unit * problem.samples.spread if np.ptp(problem.samples.y) else np.nan
+    varied = problem.unit * problem.samples.y_std if np.ptp(problem.samples.y) else np.nan
     return _row(
         "summary",
         target=problem.name,
@@ -259,9 +259,9 @@ def equivalent_rows(problem: InterpretationProblem, formula: Formula, work: floa
     """A few other ways of writing a formula, as many as come within `work`, shortest first; all in the user's units."""
     points = problem.scaling.invert(problem.samples.validation_x)
     forms = equivalent_forms(
-        exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=work)
+        exact_decimals(formula.expression), formula.names, points, SimplificationPolicy(budget=work)
     )
-    others = {str(written(form)): written(form) for form in forms}
+    others = {str(as_written(form)): as_written(form) for form in forms}
     others.pop(str(formula.expression), None)
     for other in list(others.values())[:_MOST_OTHERS]:
         text = replace(formula, expression=other).forms()
@@ -288,7 +288,7 @@ def input_rows(problem: InterpretationProblem, result: Interpretation) -> list[R
             change = (
                 float(np.sqrt(np.mean((model(exchanged) - model(x)) ** 2)))
                 / problem.unit
-                / problem.samples.spread
+                / problem.samples.y_std
             )
         rows.append(_row("inputs", output=problem.output, input=name, effect=change))
     return rows

@@ -17,18 +17,18 @@ from kanrun.engine.symbolic import (
     Budget,
     Certificate,
     Decision,
+    FittedStructure,
     Formula,
     Graph,
     PartlySymbolic,
     SearchData,
     SearchProblem,
     SearchStage,
-    Tried,
     WorkSpent,
     at_most,
     certify,
     choose_formula,
-    finished,
+    finish_formula,
     partly_symbolic,
     variants,
 )
@@ -54,7 +54,7 @@ class _Outcome:
     """The structure chosen, the formula and, where that is worse than the network, the approximation; the decision on
     each edge, and the stages from the structure to the formula."""
 
-    choice: Tried
+    choice: FittedStructure
     formula: Formula | None = None
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
@@ -65,7 +65,7 @@ def verdict(
     problem: SearchProblem,
     given: InterpretationProblem,
     steps: Sequence[SearchStage],
-    tried: Sequence[Tried],
+    tried: Sequence[FittedStructure],
     slack: float,
     budget: Budget,
 ) -> Iterator[SearchStage | Interpretation]:
@@ -78,9 +78,9 @@ def verdict(
         [*(step.error for step in numeric), *(each.network_error for each in tried)], default=inf
     )
     choice = choose_formula(tried, problem)
-    if best >= data.nothing or choice is None:
+    if best >= data.no_skill_error or choice is None:
         sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
-        if best >= data.nothing:
+        if best >= data.no_skill_error:
             sentence = "no structure found: no network predicts held-out points better than their mean does"
         yield Interpretation("failed", sentence, steps=tuple(steps))
         return
@@ -123,8 +123,8 @@ def verdict(
 
 
 def _finishing(
-    choice: Tried,
-    tried: Sequence[Tried],
+    choice: FittedStructure,
+    tried: Sequence[FittedStructure],
     problem: SearchProblem,
     slack: float,
     budget: Budget,
@@ -137,12 +137,14 @@ def _finishing(
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def good(graph: Graph, error: float) -> bool:
-        return error <= allowed or (noisy and problem.data.alike(graph, reference[1]))
+        return error <= allowed or (
+            noisy and problem.data.not_significantly_worse(graph, reference[1])
+        )
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
         start = time.monotonic()
         with at_most(budget.left):
-            formula = finished(graph, problem.data, names, problem.policy)
+            formula = finish_formula(graph, problem.data, names, problem.policy)
         error = problem.data.error(formula.graph)
         return formula, SearchStage(
             "round", choice.name, formula.graph, error, time.monotonic() - start
@@ -165,15 +167,19 @@ def _finishing(
 
 
 def _mixed(
-    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, budget: Budget
-) -> tuple[Tried, PartlySymbolic]:
+    choice: FittedStructure,
+    tried: Sequence[FittedStructure],
+    problem: SearchProblem,
+    slack: float,
+    budget: Budget,
+) -> tuple[FittedStructure, PartlySymbolic]:
     """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
     policy = problem.policy.mixing
     best = min(each.network_error for each in tried)
     near = [each for each in tried if each.network_error <= policy.near * best][
         : policy.structures
     ] or [choice]
-    found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
+    found: list[tuple[int, float, int, FittedStructure, PartlySymbolic]] = []
     for each in near:
         allowed = max((1 + slack) * each.network_error, problem.policy.exact)
         for graph in variants(each.network, problem):
@@ -205,7 +211,7 @@ def _judged(
     choice, formula = outcome.choice, outcome.formula
     if formula is not None and not formula.splines:
         error = data.overall_error(formula)
-        if error <= EXACT_FORMULA and data.supports(formula.graph.parameters.size):
+        if error <= EXACT_FORMULA and data.has_enough_points(formula.graph.parameters.size):
             sentence = f"the formula gives all points {f'to {error:.1e} of their spread' if error else 'to the last digit'}"
             if not (certificate.proven_equal == "yes" or is_truth(formula, check)):
                 return "wrong", f"{sentence}; beyond them it is not the truth"

@@ -1,7 +1,7 @@
 """KANs as estimators of scikit-learn: `KANRegressor` and `KANClassifier`.
 
 They fit by `kanrun.fit` and follow scikit-learn's conventions. Equal rows are merged and sorted before a fit, and a row
-of weight w counts as w of them, so that weights and repeated rows, in any order, give exactly the same model.
+of weight w counts as w of them, so that weights and repeated rows, in any order, give exact_decimals the same model.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
-from kanrun.engine.symbolic.certificate import Certificate, certify
 from kanrun.engine.symbolic.constants import ConstantInterval, confidence_intervals
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
-from kanrun.engine.symbolic.formula import Formula, finished, renamed
-from kanrun.engine.symbolic.graph import Edge, Graph, depths
-from kanrun.engine.symbolic.graph_training import TrainedGraph
+from kanrun.engine.symbolic.formula import (
+    Certificate,
+    Formula,
+    certify,
+    finish_formula,
+    rename_variables,
+)
+from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, depths
 from kanrun.engine.symbolic.pruning import edge_scores
-from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
+from kanrun.engine.symbolic.refit import ConstantsFitting, TrainedGraph, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.search_problem import (
     GraphTrainingPolicy,
@@ -19,16 +23,16 @@ from kanrun.engine.symbolic.search_problem import (
     SearchProblem,
     SimplificationPolicy,
 )
-from kanrun.engine.symbolic.selection import Tried
 from kanrun.engine.symbolic.simplification import (
+    as_written,
     equivalent_forms,
-    exactly,
+    exact_decimals,
     round_numbers,
-    simplified,
-    written,
+    simplify_expression,
 )
 from kanrun.engine.symbolic.snapping import (
     Decision,
+    FittedStructure,
     PartlySymbolic,
     SearchStage,
     matched,
@@ -36,6 +40,5 @@ from kanrun.engine.symbolic.snapping import (
     refine_to_formula,
 )
 from kanrun.engine.symbolic.structure import tried_expression
-from kanrun.engine.symbolic.subgraph import Subgraph
 from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.engine.symbolic.variants import variants

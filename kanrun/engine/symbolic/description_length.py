@@ -32,7 +32,7 @@ class SearchData:
     relative: bool = False
 
     @cached_property
-    def spread(self) -> float:
+    def y_std(self) -> float:
         """The standard deviation of y, or of log |y|: errors are small or large relative to it."""
         return max(float(np.std(np.log(np.abs(self.y)) if self.relative else self.y)), 1e-300)
 
@@ -43,7 +43,7 @@ class SearchData:
             return np.log(values / y) if self.relative else values - y
 
     @cached_property
-    def together(self) -> SearchData:
+    def all_points(self) -> SearchData:
         """All points, for fitting and for choosing."""
         if np.array_equal(self.x, self.validation_x):
             return self
@@ -64,7 +64,7 @@ class SearchData:
         )
 
     @cached_property
-    def nothing(self) -> float:
+    def no_skill_error(self) -> float:
         """The relative validation error from which on a model has learned nothing: that of the mean of y, less what the
         best of several models reaches by chance on so few points."""
         by_mean = self.error(lambda x: np.full(x.shape[0], float(np.mean(self.y))))
@@ -77,7 +77,7 @@ class SearchData:
             0 if np.array_equal(self.x, self.validation_x) else self.validation_y.size
         )
 
-    def supports(self, constants: int) -> bool:
+    def has_enough_points(self, constants: int) -> bool:
         """Whether there are points enough to tell a formula of so many constants that gives all of them from others
         that do."""
         return _POINTS_A_CONSTANT * constants + _POINTS <= self.count
@@ -88,7 +88,7 @@ class SearchData:
 
     def overall_error(self, model: Callable[[Array], Array]) -> float:
         """The same as `error` over all points, those that constants were fitted to among them."""
-        return self._size(self.residuals(model, self.together.x, self.together.y))
+        return self._size(self.residuals(model, self.all_points.x, self.all_points.y))
 
     def error(self, model: Callable[[Array], Array]) -> float:
         """Root mean square error on the validation data relative to the spread; inf where the model is not finite."""
@@ -96,10 +96,12 @@ class SearchData:
 
     def _size(self, rest: Array) -> float:
         with np.errstate(all="ignore"):
-            error = float(np.sqrt(np.mean(rest**2))) / self.spread
+            error = float(np.sqrt(np.mean(rest**2))) / self.y_std
         return error if np.isfinite(error) else float("inf")
 
-    def alike(self, model: Callable[[Array], Array], other: Callable[[Array], Array]) -> bool:
+    def not_significantly_worse(
+        self, model: Callable[[Array], Array], other: Callable[[Array], Array]
+    ) -> bool:
         """Whether a model is worse than another one on validation points by no more than chance makes, `_CHANCE`
         standard errors."""
         first, second = (
@@ -109,7 +111,7 @@ class SearchData:
         worse = first - second
         return bool(np.mean(worse) <= _CHANCE * np.std(worse) / np.sqrt(worse.size))
 
-    def only_noise(self, model: Callable[[Array], Array]) -> bool:
+    def residuals_are_noise(self, model: Callable[[Array], Array]) -> bool:
         """Whether the residuals of a model have nothing of the inputs in them: neighbours in any input, and nearest
         neighbours, are not alike beyond `_LIKE` standard errors, and no cubic polynomial predicts those held out."""
         x = np.concatenate([self.x, self.validation_x])

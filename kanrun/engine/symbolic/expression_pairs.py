@@ -308,7 +308,7 @@ def _left(entry: Array, t: Array) -> float:
 
 def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
     """The guess with its coefficients by least squares on all points, and its relative error on them."""
-    names, x, y = [f"x{i}" for i in range(data.x.shape[1])], data.together.x, data.together.y
+    names, x, y = [f"x{i}" for i in range(data.x.shape[1])], data.all_points.x, data.all_points.y
     count_work(COSTS.guess)
     with np.errstate(all="ignore"):
         weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
@@ -331,7 +331,7 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
             if expression.free_symbols
             else np.full(len(y), np.inf)
         )
-    error = float(np.sqrt(np.mean(residual**2))) / data.spread
+    error = float(np.sqrt(np.mean(residual**2))) / data.y_std
     return expression, error if np.isfinite(error) else np.inf
 
 

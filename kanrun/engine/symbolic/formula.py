@@ -16,19 +16,19 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
 from kanrun.engine.symbolic.edges import Spline, Symbolic
-from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.invariances import canonical
+from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
+from kanrun.engine.symbolic.invariances import canonicalise, free_constants
 from kanrun.engine.symbolic.pruning import drop_terms
-from kanrun.engine.symbolic.refit import RefitSettings, refit_to
-from kanrun.engine.symbolic.search_problem import SearchPolicy
+from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
+from kanrun.engine.symbolic.search_problem import SearchPolicy, SimplificationPolicy
 from kanrun.engine.symbolic.simplification import (
+    as_written,
+    proven_equal,
     quotients_out_of_powers,
     round_numbers,
-    simplified,
+    simplify_expression,
     size,
-    written,
 )
-from kanrun.engine.symbolic.subgraph import expanded
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
 
@@ -123,13 +123,13 @@ class Formula:
         }
 
 
-def finished(
+def finish_formula(
     graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()
 ) -> Formula:
     """The formula of a graph: refitted, without what it does not need, constants rounded where the validation error
     allows, and simplified unless it is partly numeric; each as far as the work that is left allows."""
     changes: tuple[tuple[int, str, float, str], ...] = ()
-    graph, names = canonical(expanded(graph)), tuple(names)
+    graph, names = canonicalise(expand_subgraphs(graph)), tuple(names)
     allowed = math.inf
     with contextlib.suppress(WorkSpent):
         graph = graph if graph.numeric_edges() else drop_terms(graph, data, policy.pruning)
@@ -155,11 +155,11 @@ def finished(
             tidy = round_numbers(expression, passes, policy.rounding)
             tidy = quotients_out_of_powers(tidy, names, data.x, policy.simplification)
             budget = share * policy.simplification.budget
-            expression = simplified(
+            expression = simplify_expression(
                 tidy, names, points, replace(policy.simplification, budget=budget)
             )
     expression = round_numbers(expression, passes, policy.rounding)
-    return Formula(written(expression), names, graph, changes)
+    return Formula(as_written(expression), names, graph, changes)
 
 
 def _twice_as_wide(x: Array) -> Array:
@@ -168,7 +168,89 @@ def _twice_as_wide(x: Array) -> Array:
     return np.concatenate([x, middle + 2 * (x - middle)])
 
 
-def renamed(formula: Formula, names: Sequence[str]) -> Formula:
+def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
     """The same formula in other variable names."""
     swap = {variable(old): variable(new) for old, new in zip(formula.names, names, strict=True)}
     return replace(formula, expression=formula.expression.xreplace(swap), names=tuple(names))
+
+
+#: Root mean square error, relative to the standard deviation of the truth, at which a formula is the truth.
+RECOVERED = 1e-8
+
+Truth = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was checked on `points` fresh points of the domain: the largest difference of formula and network, errors
+    against the truth (or held-out data), and whether the formula is the truth."""
+
+    difference: float
+    formula_rmse: float
+    network_rmse: float
+    r2: float
+    points: int
+    recovered: str
+    same_form: str
+    proven_equal: str
+
+
+def certify(
+    formula: Formula | None,
+    network: Truth,
+    check: tuple[Array, Array],
+    fresh: Array,
+    truth: Truth | None,
+    expression: sympy.Expr | None,
+    policy: SimplificationPolicy = SimplificationPolicy(),
+) -> Certificate:
+    """The certificate on check points (x, y) of the truth or held-out data, and on `fresh` points of the domain.
+
+    `recovered` says whether the formula is the truth, to RECOVERED of its standard deviation; `same_form` whether it becomes
+    the truth when its constants are fitted to it; `proven_equal` whether sympy shows the difference to be zero. They
+    are unknown without a truth, and "no" for a formula with a numeric edge, which is an approximation however good.
+    """
+    x, y = check
+    scale = float(np.std(y)) or float(np.max(np.abs(y), initial=0.0)) or 1.0
+    with np.errstate(all="ignore"):
+        network_rmse = _rmse(network(x), y)
+        if formula is None:
+            unknown = "unknown" if truth is None else "no"
+            return Certificate(
+                np.nan, np.nan, network_rmse, np.nan, len(fresh), unknown, unknown, unknown
+            )
+        rmse = _rmse(formula(x), y)
+        difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
+    variance = float(np.var(y))
+    r2 = 1 - rmse**2 / variance if variance > 0 else np.nan
+
+    def certificate(recovered: str, form: str, symbolically: str) -> Certificate:
+        return Certificate(
+            difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically
+        )
+
+    if truth is None:
+        return certificate("unknown", "unknown", "unknown")
+    if formula.splines:
+        return certificate("no", "no", "no")
+    recovered = "yes" if rmse <= RECOVERED * scale else "no"
+    form = "yes" if recovered == "yes" or _same_form(formula, fresh, truth) else "no"
+    shown = (
+        proven_equal(formula.expression, expression, policy)
+        if expression is not None
+        else "unknown"
+    )
+    return certificate(recovered, form, shown)
+
+
+def _rmse(values: Array, y: Array) -> float:
+    return float(np.sqrt(np.mean((values - y) ** 2)))
+
+
+def _same_form(formula: Formula, x: Array, truth: Truth) -> bool:
+    """Whether the graph with all constants fitted to the truth is the truth."""
+    y = truth(x)
+    fitted = refit(
+        canonicalise(free_constants(formula.graph)), x, y, RefitSettings(steps=60, damping=1e-6)
+    )
+    return fitted.rmse <= RECOVERED * float(np.std(y))

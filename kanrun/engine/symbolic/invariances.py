@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
 _LARGEST_SHIFT = 30.0
 
 
-def canonical(graph: Graph) -> Graph:
+def canonicalise(graph: Graph) -> Graph:
     """`graph` without redundant constants, linear detours taken out; equal up to rounding wherever it is defined.
 
     A sum's value may be scaled and shifted when the functions after it undo that, the terms of a sum share one
@@ -199,7 +199,7 @@ def _one_scale(graph: Graph, node: int) -> Graph:
     return graph
 
 
-def released(graph: Graph) -> Graph:
+def free_constants(graph: Graph) -> Graph:
     """The graph with every candidate's own constants free again, before other edges change."""
     for i, edge in enumerate(graph.edges):
         if isinstance(edge.function, Symbolic):

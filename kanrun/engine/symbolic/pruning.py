@@ -11,7 +11,7 @@ from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY
 from kanrun.engine.symbolic.description_length import SearchData, description_length
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
-from kanrun.engine.symbolic.invariances import canonical, scale_edge, shift_edge
+from kanrun.engine.symbolic.invariances import canonicalise, scale_edge, shift_edge
 from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
 from kanrun.engine.symbolic.search_problem import PruningPolicy
 from kanrun.engine.symbolic.templates import fitted_grids
@@ -30,7 +30,7 @@ def edge_scores(graph: Graph, data: SearchData) -> list[float]:
             i, Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(np.mean(outs[i]))), "")
         )
         change = flat(data.x) - values[graph.output]
-        scores.append(float(np.sqrt(np.mean(change**2))) / data.spread)
+        scores.append(float(np.sqrt(np.mean(change**2))) / data.y_std)
     return scores
 
 
@@ -211,6 +211,6 @@ def _simpler(graph: Graph, data: SearchData, steps: int) -> list[Graph]:
             slope, height = np.polyfit(t, out, 1).tolist()
             simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
         for other in simpler:
-            trial = canonical(graph.with_function(i, other))
+            trial = canonicalise(graph.with_function(i, other))
             trials.append(refit_to(trial, data, RefitSettings(steps=steps, gain=1e-2)))
     return trials

@@ -20,7 +20,7 @@ from kanrun.formulas import to_numpy, variable
 def rational_function(data: SearchData, policy: QuotientPolicy) -> sympy.Expr | None:
     """A quotient of polynomials of few terms in all inputs, or its root, that gives y on all points to rounding, or
     None."""
-    x, y = data.together.x, data.together.y
+    x, y = data.all_points.x, data.all_points.y
     if (plain := quotient_of_polynomials(x, y, policy)) is not None:
         return plain
     squared = quotient_of_polynomials(x, y**2, policy)

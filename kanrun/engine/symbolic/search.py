@@ -13,7 +13,7 @@ from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.description_length import SearchData, length_of
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.graph_training import (
+from kanrun.engine.symbolic.refit import (
     TrainedGraph,
     coarse_fit,
     extend,
@@ -21,14 +21,19 @@ from kanrun.engine.symbolic.graph_training import (
     train_graph,
 )
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.selection import Tried
 from kanrun.engine.symbolic.separability import module_templates
 from kanrun.engine.symbolic.smooth_fit import relative_noise
-from kanrun.engine.symbolic.snapping import SearchStage, deepened, refine_to_formula, snapped
+from kanrun.engine.symbolic.snapping import (
+    FittedStructure,
+    SearchStage,
+    refine_to_formula,
+    search_longer,
+    snapped,
+)
 from kanrun.engine.symbolic.structure import (
     in_all_inputs,
     of_logarithm,
-    rebuilt,
+    rebuild,
     regressions,
     simple_laws,
     structured_formulas,
@@ -42,8 +47,8 @@ Training = Callable[[], TrainedGraph]
 
 def search(
     problem: SearchProblem, generator: np.random.Generator
-) -> Iterator[SearchStage | Tried | SearchData]:
-    """A `SearchStage` of every structure as it happens, and a `Tried` for each structure worth it, a second one after a
+) -> Iterator[SearchStage | FittedStructure | SearchData]:
+    """A `SearchStage` of every structure as it happens, and a `FittedStructure` for each structure worth it, a second one after a
     longer look; where noise turns out to be relative, the data with that said, from which all begins anew. Stops at an
     exact formula, where only noise is left, or when the budget is spent."""
     groups = Reduction.none(problem.data.x.shape[1])
@@ -63,7 +68,7 @@ def search(
 
 def _in_inputs(
     problem: SearchProblem, generator: np.random.Generator, settled: bool = False
-) -> Iterator[SearchStage | Tried | SearchData]:
+) -> Iterator[SearchStage | FittedStructure | SearchData]:
     """What the points show by themselves, then networks; where noise is relative, the same of log |y|, unless it is
     `settled` whether that is so."""
     run = _Search(problem, generator)
@@ -96,19 +101,21 @@ def _in_inputs(
             yield from run.in_groups(reduction)
     if relative:
         logarithms = SearchProblem(problem.data.logarithms, problem.candidates, problem.policy)
-        events = _told(_in_inputs(logarithms, generator, settled=True))
+        events = _drop_data_events(_in_inputs(logarithms, generator, settled=True))
         yield from (of_logarithm(event, problem.data) for event in events)
     elif not run.over():
         yield from _by_networks(run, inputs, 2 if len(inputs) <= problem.policy.plain else 0)
 
 
-def _told(events: Iterator[SearchStage | Tried | SearchData]) -> Iterator[SearchStage | Tried]:
+def _drop_data_events(
+    events: Iterator[SearchStage | FittedStructure | SearchData],
+) -> Iterator[SearchStage | FittedStructure]:
     return (event for event in events if not isinstance(event, SearchData))
 
 
 def _by_networks(
     run: _Search, inputs: list[int], trained: int = 0
-) -> Iterator[SearchStage | Tried]:
+) -> Iterator[SearchStage | FittedStructure]:
     """Structures of networks from simple to deep, in the inputs as they are, after the first `trained` of them."""
     problem, generator = run.problem, run.generator
     yield from run.product_of_sums()
@@ -131,14 +138,17 @@ class _Search:
     """What has been tried so far, and what is worth trying still."""
 
     def __init__(
-        self, problem: SearchProblem, generator: np.random.Generator, tried: Sequence[Tried] = ()
+        self,
+        problem: SearchProblem,
+        generator: np.random.Generator,
+        tried: Sequence[FittedStructure] = (),
     ) -> None:
         self.problem, self.generator = problem, generator
         self.data, self.policy = problem.data, problem.policy
         self.budget = Budget(problem.policy.searching * problem.policy.budget)
-        self.further = problem.policy.further  # work left for longer looks
-        again = (rebuilt(each, lambda graph: graph, self.data) for each in tried)
-        self.tried = [each for each in again if isinstance(each, Tried)]
+        self.further = problem.policy.longer_search_budget  # work left for longer looks
+        again = (rebuild(each, lambda graph: graph, self.data) for each in tried)
+        self.tried = [each for each in again if isinstance(each, FittedStructure)]
         self.deep = 0  # of `tried`, those that had their longer look
         self.trained: list[tuple[str, TrainedGraph]] = []
         self.unstructured = np.inf  # the error of a wide network, once it is trained
@@ -168,24 +178,26 @@ class _Search:
         good = [
             each
             for each in self.tried
-            if each.formula_error <= self.policy.level * reached < np.inf
+            if each.formula_error <= self.policy.noise_stop_ratio * reached < np.inf
         ]
         return any(
             each.formula is not None
             and each.formula_error > self.policy.selection.smooth
-            and self.data.only_noise(each.formula)
+            and self.data.residuals_are_noise(each.formula)
             for each in good
         )
 
-    def recorded(self, events: Iterator[SearchStage | Tried]) -> Iterator[SearchStage | Tried]:
+    def recorded(
+        self, events: Iterator[SearchStage | FittedStructure]
+    ) -> Iterator[SearchStage | FittedStructure]:
         """The events, with what was tried noted as having had its longer look."""
         for event in events:
-            if isinstance(event, Tried):
+            if isinstance(event, FittedStructure):
                 self.tried.insert(self.deep, event)
                 self.deep += 1
             yield event
 
-    def in_groups(self, reduction: Reduction) -> Iterator[SearchStage | Tried]:
+    def in_groups(self, reduction: Reduction) -> Iterator[SearchStage | FittedStructure]:
         """A search of networks in the fewer variables that symmetries leave."""
         if self.over():
             return
@@ -194,10 +206,10 @@ class _Search:
         inputs = list(range(len(reduction.variables)))
         events = _by_networks(_Search(inner, self.generator), inputs)
         if len(inputs) == 1:
-            events = _told(_in_inputs(inner, self.generator, settled=True))
+            events = _drop_data_events(_in_inputs(inner, self.generator, settled=True))
         yield from self.recorded(in_all_inputs(event, reduction, self.problem) for event in events)
 
-    def attempt(self, templates: Sequence[Template]) -> Iterator[SearchStage | Tried]:
+    def attempt(self, templates: Sequence[Template]) -> Iterator[SearchStage | FittedStructure]:
         if self.over():
             return
         for name, training in self.ranked(templates):
@@ -205,7 +217,7 @@ class _Search:
             if self.over():  # asked before the next one, as ranking takes long
                 return
 
-    def product_of_sums(self) -> Iterator[SearchStage | Tried]:
+    def product_of_sums(self) -> Iterator[SearchStage | FittedStructure]:
         """One constant and one product of sums, where that is near enough to train on."""
         found = sum_product(self.data, self.policy.degree, self.policy.sum_product, self.generator)
         if found is None:
@@ -219,7 +231,7 @@ class _Search:
         )
         yield from self.deepen()
 
-    def explore(self, name: str, training: Training) -> Iterator[SearchStage | Tried]:
+    def explore(self, name: str, training: Training) -> Iterator[SearchStage | FittedStructure]:
         """Trains a structure, and where that went better than the best formula so far, prunes and snaps it."""
         began = time.monotonic()
         trained = training()
@@ -227,17 +239,17 @@ class _Search:
         yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
         best = min((each.formula_error for each in self.tried), default=np.inf)
         is_exact = trained.error < self.policy.selection.noisy
-        if trained.error <= self.policy.worth and (
+        if trained.error <= self.policy.snap_threshold and (
             is_exact or trained.error < self.policy.better * best
         ):
             yield from self.snap(name, trained)
 
-    def snap(self, name: str, trained: TrainedGraph) -> Iterator[SearchStage | Tried]:
+    def snap(self, name: str, trained: TrainedGraph) -> Iterator[SearchStage | FittedStructure]:
         for event in snapped(name, trained, self.problem):
-            self.tried += [event] if isinstance(event, Tried) else []
+            self.tried += [event] if isinstance(event, FittedStructure) else []
             yield event
 
-    def deepen(self) -> Iterator[SearchStage | Tried]:
+    def deepen(self) -> Iterator[SearchStage | FittedStructure]:
         """A longer look at what is not exact so far: accurate and small networks first."""
         for index in sorted(
             range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])
@@ -249,21 +261,23 @@ class _Search:
             allowance = min(self.policy.selection.budget, self.further)
             if self.data.x.shape[1] == 1:
                 allowance = (
-                    self.policy.alone * self.budget.left
+                    self.policy.single_edge_budget_fraction * self.budget.left
                 )  # one function is all there is to look at
-            for event in deepened(self.tried[index], self.problem, allowance):
-                if isinstance(event, Tried):
+            for event in search_longer(self.tried[index], self.problem, allowance):
+                if isinstance(event, FittedStructure):
                     self.further -= event.work
                     self.tried[index] = event
                 yield event
         self.deep = len(self.tried)
 
-    def last_resort(self) -> Iterator[SearchStage | Tried]:
+    def last_resort(self) -> Iterator[SearchStage | FittedStructure]:
         """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
         best = min((trained.error for _, trained in self.trained), default=np.inf)
-        if best < self.data.nothing:
+        if best < self.data.no_skill_error:
             near = [
-                (name, each) for name, each in self.trained if each.error <= self.policy.last * best
+                (name, each)
+                for name, each in self.trained
+                if each.error <= self.policy.fallback_error_ratio * best
             ]
             yield from self.snap(*min(near, key=lambda entry: entry[1].graph.active_edges))
             yield from self.deepen()
@@ -281,7 +295,7 @@ class _Search:
             coarse.append(
                 (best.error * self.policy.edge**template.edges * template.handicap, template, best)
             )
-            if (best.error < self.policy.clear and several) or self.budget.over:
+            if (best.error < self.policy.ranking_stop_error and several) or self.budget.over:
                 break
         for _, template, best in sorted(coarse, key=lambda entry: entry[0])[: self.policy.explored]:
             yield template.name, partial(self.continued, template, best)
@@ -323,14 +337,14 @@ class _Search:
         )
 
 
-def _promise(tried: Tried) -> float:
+def _promise(tried: FittedStructure) -> float:
     """Lower for networks of few edges, one more edge for 1.5 digits of accuracy, of which four count."""
     return float(np.log10(max(tried.network_error, 1e-4))) + 1.5 * tried.network.active_edges
 
 
 def fixed_shape(
     shape: Sequence[int], problem: SearchProblem, generator: np.random.Generator, sparsity: float
-) -> Iterator[SearchStage | Tried]:
+) -> Iterator[SearchStage | FittedStructure]:
     """A KAN of widths `shape` trained with the sparsity penalty, pruned, trained on and snapped."""
     name, began = "-".join(map(str, shape)), time.monotonic()
     run, data, training = _Search(problem, generator), problem.data, problem.policy.training
@@ -345,11 +359,13 @@ def fixed_shape(
     ):  # the penalty led into a worse valley than where it started
         trained = extend(best.graph, data, training.grids, training)
     yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
-    if trained.error < data.nothing:
+    if trained.error < data.no_skill_error:
         yield from refine_to_formula(name, trained, problem)
 
 
-def choose_formula(tried: Sequence[Tried], problem: SearchProblem) -> Tried | None:
+def choose_formula(
+    tried: Sequence[FittedStructure], problem: SearchProblem
+) -> FittedStructure | None:
     """The exact one of least complexity, else the formula of the shortest description; None if nothing trained.
 
     A network without a formula counts as one that is the policy's `unread` times as wrong.
@@ -358,8 +374,10 @@ def choose_formula(tried: Sequence[Tried], problem: SearchProblem) -> Tried | No
     if exact:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
 
-    def length(each: Tried) -> float:
-        unread = length_of(problem.policy.unread * each.network_error, 0, 0.0, problem.data)
+    def length(each: FittedStructure) -> float:
+        unread = length_of(
+            problem.policy.no_formula_factor * each.network_error, 0, 0.0, problem.data
+        )
         return each.best.length if each.formula else unread
 
     return min(tried, key=length, default=None)

@@ -333,16 +333,16 @@ class SearchPolicy:
 
     All takes work of `budget`; the search may use the share `searching` of it, so that some is left for rounding and
     simplification, and these leave `proving` for a proof and as much for other ways of writing the formula. The longer
-    looks at all structures together get `further`. A structure is snapped if its error
-    is at most `worth`, and its formula is exact at `exact`. Splines have degree `degree`.
+    looks at all structures together get `longer_search_budget`. A structure is snapped if its error
+    is at most `snap_threshold`, and its formula is exact at `exact`. Splines have degree `degree`.
     The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
-    trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
+    trained; one below `ranking_stop_error` ends the ranking; structures of at most `small` edges get more coarse fits.
     A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
     `module` (a sine), or `uncertain` times its error (chosen on four seeds of nested_4d); all subsets of up to
-    `module_inputs` inputs are tested. A structure without a formula counts as `unread` times as wrong as its network.
-    Where only noise is left, a formula at most `level` times as wrong as the best network ends the search. A network
+    `module_inputs` inputs are tested. A structure without a formula counts as `no_formula_factor` times as wrong as its network.
+    Where only noise is left, a formula at most `noise_stop_ratio` times as wrong as the best network ends the search. A network
     that is not accurate is snapped only below `better` times the best formula's error; one function of one input gets
-    `alone` of the budget left; where nothing is accurate, the smallest network within `last` times the best error is
+    `single_edge_budget_fraction` of the budget left; where nothing is accurate, the smallest network within `fallback_error_ratio` times the best error is
     snapped. Coarse fits rank with their error times `edge` for each edge. Of up to `plain` inputs the two plainest
     networks are trained before the points' symmetries are asked; a search in the groups that these leave gets `grouped`
     of the budget; one variable's candidates are exact with 1 - R^2 below `structure_loss`.
@@ -351,23 +351,23 @@ class SearchPolicy:
     budget: float = 60.0
     searching: float = 0.85
     proving: float = 0.04
-    further: float = 30.0
-    worth: float = 0.05
+    longer_search_budget: float = 30.0
+    snap_threshold: float = 0.05
     exact: float = 1e-11
     degree: int = 3
     ranked: int = 14
     explored: int = 7
-    clear: float = 3e-3
+    ranking_stop_error: float = 3e-3
     small: int = 10
     surrogate: tuple[int, int] = (5, 8)
     module: float = 0.12
     uncertain: float = 2.0
     module_inputs: int = 9
-    unread: float = 100.0
-    level: float = 1.05
+    no_formula_factor: float = 100.0
+    noise_stop_ratio: float = 1.05
     better: float = 0.9
-    alone: float = 0.8
-    last: float = 1.1
+    single_edge_budget_fraction: float = 0.8
+    fallback_error_ratio: float = 1.1
     edge: float = 1.2
     plain: int = 3
     grouped: float = 0.6

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.graph_training import train_graph
+from kanrun.engine.symbolic.refit import train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.templates import Template, first_shapes, kan_shape, tree_shapes
 
@@ -102,7 +102,7 @@ def module_templates(
     def gradient(x: Array) -> Array:
         return np.asarray(np.stack(trained.graph.derivatives(x)[1], axis=1) * spread)
 
-    strength = np.sqrt(np.mean(gradient(data.x) ** 2, axis=0)) / data.spread
+    strength = np.sqrt(np.mean(gradient(data.x) ** 2, axis=0)) / data.y_std
     used = [i for i in range(shape[0]) if strength[i] > max(2 * trained.error, 1e-3)]
     if not 2 < len(used) <= policy.module_inputs:
         return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error

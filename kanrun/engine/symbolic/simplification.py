@@ -34,7 +34,7 @@ CANNOT = (
 Rewriting = Callable[[sympy.Expr], sympy.Expr]
 
 
-def simplified(
+def simplify_expression(
     expression: sympy.Expr,
     names: Sequence[str],
     points: Array,
@@ -130,7 +130,7 @@ def _transformed(
 
 def proven_equal(first: sympy.Expr, second: sympy.Expr, policy: SimplificationPolicy) -> str:
     """`yes`, `no` or `unknown`: whether sympy shows that the two are equal, if their difference is small enough."""
-    difference = exactly(first) - exactly(second)
+    difference = exact_decimals(first) - exact_decimals(second)
     if expansion_terms(difference) > policy.terms:
         return "unknown"
     try:
@@ -254,7 +254,7 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
             ratios = [
                 ratio if ratio is not None and ratio.is_Rational else None for ratio in ratios
             ]
-            shown = [str(written(ratio)).rstrip("0") for ratio in ratios if ratio is not None]
+            shown = [str(as_written(ratio)).rstrip("0") for ratio in ratios if ratio is not None]
             rank = len(shown), -len("".join(shown))
             if best is None or rank > best[0]:
                 best = rank, factor, ratios
@@ -282,7 +282,7 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
     return sympy.Mul(*(each for pair in parts for each in pair))
 
 
-def written(expression: sympy.Expr) -> sympy.Expr:
+def as_written(expression: sympy.Expr) -> sympy.Expr:
     """The expression as a person writes its numbers: fractions with large denominators as short decimal numbers, and
     decimal numbers with no more digits than name the float64 that they are, or its neighbour."""
 
@@ -322,7 +322,7 @@ def _one_number(product: sympy.Expr) -> sympy.Expr:
     return numbers.evalf(_DIGITS) * rest
 
 
-def exactly(expression: sympy.Expr) -> sympy.Expr:
+def exact_decimals(expression: sympy.Expr) -> sympy.Expr:
     """The expression with its short decimal numbers as fractions."""
     texts = {number: repr(float(number)) for number in expression.atoms(sympy.Float)}
     short = {number: sympy.Rational(text) for number, text in texts.items() if len(text) <= _SHORT}
@@ -372,7 +372,7 @@ def _unnamed(expression: sympy.Expr) -> int:
 
 def size(expression: sympy.Expr) -> float:
     """Operations, functions counting twice, and numbers by their length, all as they are written."""
-    shown = written(expression)
+    shown = as_written(expression)
     numbers = sum(
         min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in shown.atoms(sympy.Number)
     )

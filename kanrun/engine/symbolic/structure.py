@@ -21,19 +21,17 @@ from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.expression_pairs import pair_formulas
 from kanrun.engine.symbolic.formula import to_expression
-from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph
 from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.selection import Trial, Tried
-from kanrun.engine.symbolic.snapping import SearchStage, matched
-from kanrun.engine.symbolic.subgraph import Subgraph
+from kanrun.engine.symbolic.snapping import FittedStructure, FormulaFit, SearchStage, matched
 from kanrun.engine.symbolic.symmetries import Reduction, power_law
 from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
-Event: TypeAlias = SearchStage | Tried
+Event: TypeAlias = SearchStage | FittedStructure
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
@@ -46,7 +44,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
         else:
             expression = rational_function(problem.data, policy.quotients)
         tried = tried_expression(name, expression, problem) if expression is not None else None
-        if tried is not None and tried.formula_error < problem.data.nothing:
+        if tried is not None and tried.formula_error < problem.data.no_skill_error:
             yield from matched(tried, began)
             if tried.is_exact(problem):
                 return
@@ -69,7 +67,7 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     """What is found without a network, an exact formula or the few nearest; the network of each is its own graph."""
     inner = reduction.data(problem.data)
     began = time.monotonic()
-    others: list[Tried] = []
+    others: list[FittedStructure] = []
     for expression in _expressions(inner, problem, reduction):
         tried = tried_expression(_name(reduction), reduction.restored(expression), problem)
         if tried is not None and tried.is_exact(problem):
@@ -78,7 +76,9 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
             )
             return
         others += (
-            [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
+            [tried]
+            if tried is not None and tried.formula_error < problem.policy.snap_threshold
+            else []
         )
     for tried in sorted(others, key=lambda each: each.best.length)[
         : problem.policy.expression_pairs.refined
@@ -87,8 +87,8 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
 
 
 def _without_needless_addends(
-    exact: Tried, expression: sympy.Expr, problem: SearchProblem
-) -> Tried:
+    exact: FittedStructure, expression: sympy.Expr, problem: SearchProblem
+) -> FittedStructure:
     """An exact formula without the addends that it does not need, as where two near sines stand for one."""
     sums = sorted(expression.atoms(sympy.Add), key=lambda total: (total.count_ops(), str(total)))
     for total in sums:
@@ -140,7 +140,9 @@ def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.E
             yield to_expression(match.function.graph, ["x0"])
 
 
-def tried_expression(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried | None:
+def tried_expression(
+    name: str, expression: sympy.Expr, problem: SearchProblem
+) -> FittedStructure | None:
     """The expression as a graph with its constants refitted; None where it is none."""
     try:
         return _tried_graph(name, graph_of_expression(expression, problem.data.x.shape[1]), problem)
@@ -148,14 +150,17 @@ def tried_expression(name: str, expression: sympy.Expr, problem: SearchProblem) 
         return None
 
 
-def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> Tried | None:
+def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> FittedStructure | None:
     data = problem.data
     fitted = refit_to(graph, data, RefitSettings(steps=30, damping=1e-6))
     kept = min((fitted, graph), key=data.overall_error)
     if not np.isfinite(data.overall_error(kept)):
         return None
-    return Tried(
-        name, kept, data.error(kept), Trial(description_length(kept, data), data.error(kept), kept)
+    return FittedStructure(
+        name,
+        kept,
+        data.error(kept),
+        FormulaFit(description_length(kept, data), data.error(kept), kept),
     )
 
 
@@ -164,7 +169,7 @@ def in_all_inputs(event: Event, reduction: Reduction, problem: SearchProblem) ->
     inputs = problem.data.x.shape[1]
     if not reduction.changes:
         return event
-    return rebuilt(
+    return rebuild(
         event,
         lambda graph: composed(reduction.variables, reduction.factor, graph, inputs),
         problem.data,
@@ -181,10 +186,10 @@ def of_logarithm(event: Event, data: SearchData) -> Event:
         marks.append(max([*marks, graph.output]) + 1)
         return Graph(graph.inputs, (*graph.operations, "sum"), (*graph.edges, output), tuple(marks))
 
-    return rebuilt(event, whole, data)
+    return rebuild(event, whole, data)
 
 
-def rebuilt(event: Event, whole: Callable[[Graph], Graph], data: SearchData) -> Event:
+def rebuild(event: Event, whole: Callable[[Graph], Graph], data: SearchData) -> Event:
     """What happened, with every graph made a graph of `data` and measured by these."""
     if isinstance(event, SearchStage):
         stage = whole(event.graph)
@@ -201,7 +206,7 @@ def rebuilt(event: Event, whole: Callable[[Graph], Graph], data: SearchData) -> 
             whole(best.graph),
             whole(best.snapped) if best.snapped is not None else None,
         )
-        best = Trial(
+        best = FormulaFit(
             description_length(graph, data), data.error(graph), graph, snapped, best.seconds
         )
     return replace(

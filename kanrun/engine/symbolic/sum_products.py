@@ -73,7 +73,7 @@ class _Alternation:
         generator: np.random.Generator,
     ) -> None:
         self.data, self.policy, self.generator = data, policy, generator
-        ends = [covering(column, policy.margin) for column in data.together.x.T]
+        ends = [covering(column, policy.margin) for column in data.all_points.x.T]
         self.splines = [replace(like, low=low, high=high) for low, high in ends]
         self.fitted = [spline.evaluate(data.x[:, i])[2] for i, spline in enumerate(self.splines)]
         self.held = [
@@ -114,7 +114,7 @@ class _Alternation:
         product = np.prod([design @ each for design, each in zip(held, c, strict=True)], axis=0)
         rest = self.data.validation_y - constant - scale * product
         return _SumProduct(
-            factors, c, scale, constant, float(np.sqrt(np.mean(rest**2))) / self.data.spread
+            factors, c, scale, constant, float(np.sqrt(np.mean(rest**2))) / self.data.y_std
         )
 
     def solved(self, columns: Array) -> Array:

@@ -100,7 +100,7 @@ def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
 def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
     """c prod x_i^(a_i) by least squares on logarithms, the exponents the simplest that their standard errors allow;
     None where an input or the output has both signs or is zero."""
-    x, y = data.together.x, data.together.y
+    x, y = data.all_points.x, data.all_points.y
     sign = float(np.sign(y[0]))
     if not ((x > 0).all() and (sign * y > 0).all()):
         return None

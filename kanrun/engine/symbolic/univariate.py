@@ -30,13 +30,12 @@ from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.expression_pairs import Sought, outputs
 from kanrun.engine.symbolic.formula import to_expression
-from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.invariances import canonical
+from kanrun.engine.symbolic.graph import Graph, Subgraph, sound
+from kanrun.engine.symbolic.invariances import canonicalise
 from kanrun.engine.symbolic.pairs import covered, few_terms, nearest_pairs
 from kanrun.engine.symbolic.rational_functions import quotient_of_polynomials
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
-from kanrun.engine.symbolic.subgraph import Subgraph, sound
 from kanrun.errors import KanrunError
 
 
@@ -377,7 +376,7 @@ class UnivariateSearch:
     def keep(self, expression: sympy.Expr, *, wide: bool = True) -> EdgeMatch | None:
         """The match of the expression with all its constants fitted; None where it is not defined."""
         try:
-            simple = canonical(graph_of_expression(expression, 1, wide=wide))
+            simple = canonicalise(graph_of_expression(expression, 1, wide=wide))
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
         floor = 0.1 * self.goal * self.spread

@@ -23,23 +23,23 @@ from kanrun.engine.symbolic import (
     TrainedGraph,
     certify,
     choose,
-    finished,
+    finish_formula,
 )
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import confidence_intervals, nice
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.formula import Formula, numeric_value, to_expression
-from kanrun.engine.symbolic.selection import select, select_further
 from kanrun.engine.symbolic.simplification import (
+    as_written,
     equivalent_forms,
-    exactly,
+    exact_decimals,
     expansion_terms,
     proven_equal,
     quotients_out_of_powers,
     round_numbers,
-    simplified,
-    written,
+    simplify_expression,
 )
+from kanrun.engine.symbolic.snapping import select, select_with_edge_formulas
 from kanrun.formulas import parse, to_numpy
 
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
@@ -101,7 +101,7 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
     samples = SearchData(x[:400], y[:400], x[400:], y[400:])
     problem = SearchProblem(samples, choose(None), SearchPolicy(exact=1e-10))
     trained = TrainedGraph(network, samples.error(network))
-    found = select_further(select("planted", trained, problem), problem, 10.0)
+    found = select_with_edge_formulas(select("planted", trained, problem), problem, 10.0)
     assert found.formula is not None
     assert found.formula_error < 1e-9
 
@@ -136,7 +136,7 @@ def test_rounding_needs_the_data_to_allow_it() -> None:
         graph = Graph(
             1, ("sum",), (Edge(0, 1, Symbolic(TABLE["exp"], (1.9, 0.0, 1.0, 0.0), "acd")),)
         )
-        formula = finished(graph, SearchData(x[:300], y[:300], x[300:], y[300:]), ["x0"])
+        formula = finish_formula(graph, SearchData(x[:300], y[:300], x[300:], y[300:]), ["x0"])
         assert (formula.expression == sympy.exp(2 * parse("x0"))) is shown
         np.testing.assert_allclose(formula(x), y, rtol=1e-10)
 
@@ -155,7 +155,7 @@ def test_rounding_needs_the_data_to_allow_it() -> None:
 )
 def test_simplification_undoes_detours(text: str, expected: str) -> None:
     points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
-    shorter = simplified(parse(text), ["x0", "x1"], points)
+    shorter = simplify_expression(parse(text), ["x0", "x1"], points)
     assert sympy.simplify(shorter - parse(expected)) == 0
     assert sympy.count_ops(shorter) <= sympy.count_ops(parse(expected)) + 1
 
@@ -172,22 +172,22 @@ def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
     graph = Graph(2, ("sum", "sum", "sum", "product", "sum"), (*edges, *carried))
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
     np.testing.assert_allclose(graph(x), y, atol=1e-12)
-    assert str(finished(graph, samples, ["x0", "x1"]).expression) == "x0*log(x1)"
+    assert str(finish_formula(graph, samples, ["x0", "x1"]).expression) == "x0*log(x1)"
 
 
 def test_what_is_too_large_to_simplify_comes_back_at_once() -> None:
     x, tracer = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2)), sys.gettrace()
     large = parse("+".join(f"sin({k}*x0)*exp(x1/{k})" for k in range(1, 60)))
-    assert simplified(large, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == large
+    assert simplify_expression(large, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == large
     many = parse("(x0+x1+1)^40 - x1")
     assert expansion_terms(many) == 861 + 1
-    assert simplified(many, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == many
+    assert simplify_expression(many, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == many
     bells = parse(
         "+".join(
             f"0.{k}1234567890123*exp(-(0.1234567890{k}*x0-0.5432109876{k})^2)" for k in range(2, 6)
         )
     )
-    assert len(equivalent_forms(exactly(bells), ["x0", "x1"], x)) < 4, (
+    assert len(equivalent_forms(exact_decimals(bells), ["x0", "x1"], x)) < 4, (
         "nothing with so many digits is factored"
     )
     assert proven_equal(large, many, SimplificationPolicy()) == "unknown"
@@ -197,11 +197,11 @@ def test_what_is_too_large_to_simplify_comes_back_at_once() -> None:
 def test_a_simplification_gets_as_far_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
     long = parse("tanh(atanh(x0)+atanh(x1))")
-    idle = simplified(long, ["x0", "x1"], points)
+    idle = simplify_expression(long, ["x0", "x1"], points)
     ticks = itertools.count()
     for clock in ("monotonic", "thread_time", "time", "perf_counter"):
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
-    busy = simplified(long, ["x0", "x1"], points)
+    busy = simplify_expression(long, ["x0", "x1"], points)
     assert str(busy) == str(idle) == "(x0 + x1)/(x0*x1 + 1)"
 
 
@@ -210,7 +210,7 @@ def test_the_certificate_tells_truth_from_likeness() -> None:
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (np.pi, 0.0, 1.0, 0.0))),))
     true = parse("sin(pi*x0)")
     truth = to_numpy(true, ["x0"])
-    formula = finished(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
+    formula = finish_formula(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
     good = certify(formula, truth, (x, truth(x)), x, truth, true)
     assert (good.recovered, good.same_form, good.proven_equal) == ("yes", "yes", "yes")
     assert good.difference < 1e-12
@@ -235,7 +235,7 @@ def test_a_formula_with_a_numeric_edge_is_never_the_truth() -> None:
     truth = to_numpy(parse("1e-9*x0"), ["x0"])
     spline = Spline.through(x[:, 0], truth(x), (0.0, 1.0), 5, 3)
     graph = Graph(1, ("sum",), (Edge(0, 1, spline),))
-    formula = finished(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
+    formula = finish_formula(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
     certificate = certify(formula, truth, (x, truth(x)), x, truth, None)
     assert certificate.formula_rmse < 1e-20
     assert (certificate.recovered, certificate.same_form) == ("no", "no")
@@ -248,7 +248,7 @@ def test_a_cotangent_keeps_all_its_forms() -> None:
     tangent = Edge(1, 2, Symbolic(TABLE["tan"], (1.0, 0.0, 1.0, 0.0)))
     inverse = Edge(2, 3, Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "bcd"))
     graph = Graph(2, ("sum", "product", "sum"), (tangent, cosine, inverse, Edge(3, 4, Identity())))
-    formula = finished(graph, SearchData(x[:200], y[:200], x[200:], y[200:]), ["x0", "x1"])
+    formula = finish_formula(graph, SearchData(x[:200], y[:200], x[200:], y[200:]), ["x0", "x1"])
     np.testing.assert_allclose(formula(x), y, rtol=1e-10)
     assert sympy.simplify(parse(formula.forms()["text"]) - parse("cos(x0)/tan(x1)")) == 0
     assert "def formula" in formula.forms()["python"]
@@ -279,7 +279,9 @@ def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
 def test_a_formula_has_four_forms() -> None:
     x = np.random.default_rng(1).uniform(-1, 1, (100, 1))
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.0, 2.0, 0.0), "bcd")),))
-    forms = finished(graph, SearchData(x, 2 * x[:, 0] ** 2, x, 2 * x[:, 0] ** 2), ["x0"]).forms()
+    forms = finish_formula(
+        graph, SearchData(x, 2 * x[:, 0] ** 2, x, 2 * x[:, 0] ** 2), ["x0"]
+    ).forms()
     assert forms["text"] == "2*x0**2"
     assert forms["latex"] == "2 x_{0}^{2}"
     assert "def formula(x0)" in forms["python"]
@@ -317,7 +319,7 @@ def test_a_formula_is_written_as_a_person_would(text: str, expected: str) -> Non
     decimal = expression.xreplace(
         {n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer}
     )
-    assert str(written(simplified(decimal, ["x0", "x1"], points))) == expected
+    assert str(as_written(simplify_expression(decimal, ["x0", "x1"], points))) == expected
 
 
 def test_the_phase_of_a_wave_may_hold_half_a_turn() -> None:

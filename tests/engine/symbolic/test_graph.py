@@ -9,12 +9,10 @@ from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
-from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
-from kanrun.engine.symbolic.graph_training import magnitudes, sparsity_rows
-from kanrun.engine.symbolic.invariances import canonical
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, expand_subgraphs, without_edges
+from kanrun.engine.symbolic.invariances import canonicalise
+from kanrun.engine.symbolic.refit import RefitSettings, magnitudes, refit, sparsity_rows
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.subgraph import Subgraph, expanded
 from kanrun.engine.symbolic.templates import (
     Plain,
     Product,
@@ -71,7 +69,7 @@ def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
     beside = Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.1, 0.6, 0.3)))
     last = Edge(1, 2, Symbolic(TABLE["tanh"], (0.4, 0.0, 1.0, 0.0)))
     graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))  # type: ignore[arg-type]
-    whole = expanded(graph)
+    whole = expand_subgraphs(graph)
     assert not any(isinstance(edge.function, Subgraph) for edge in whole.edges)
     np.testing.assert_allclose(whole(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
     _, jacobian = graph.linearise(X[:, :1])
@@ -86,7 +84,7 @@ def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
 
 def test_canonical_keeps_the_function_and_drops_redundant_constants() -> None:
     graph = mixed()
-    simple = canonical(graph)
+    simple = canonicalise(graph)
     np.testing.assert_allclose(simple(X), graph(X), rtol=1e-11, atol=1e-11)
     assert simple.parameters.size < graph.parameters.size
     _, jacobian = simple.linearise(X)
@@ -102,13 +100,13 @@ def test_linear_detours_are_taken_out() -> None:
     graph = Graph(
         2, ("sum", "sum"), (*inner, Edge(2, 3, Symbolic(TABLE["x"], (1.0, 0.0, 2.0, 0.5))))
     )
-    simple = canonical(graph)
+    simple = canonicalise(graph)
     assert len(simple.operations) == 1
     np.testing.assert_allclose(simple(X), graph(X), rtol=1e-13)
 
 
 def test_the_scale_of_a_product_stays_free() -> None:
-    graph = canonical(graph_of_expression(parse("1.02*x0*x1"), 2))
+    graph = canonicalise(graph_of_expression(parse("1.02*x0*x1"), 2))
     assert graph.parameters.tolist() == [1.02]
 
 

@@ -19,7 +19,7 @@ from kanrun.engine.symbolic.description_length import (
     length_of,
 )
 from kanrun.engine.symbolic.edges import Spline, Symbolic
-from kanrun.engine.symbolic.formula import finished
+from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.pruning import drop_terms, merge_splines
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -67,7 +67,7 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool)
         assert relative_noise(data, SymmetryPolicy()) == expected
     scaled = replace(data, relative=True)
     higher = scaled.error(lambda x: 1.1 * np.exp(2 * x[:, 0]) / x[:, 1])
-    assert higher == pytest.approx(np.log(1.1) / scaled.spread, 0.1)
+    assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
 
 
 def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() -> None:
@@ -108,7 +108,7 @@ def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
     assert length_of(1e-2, 2, 2.0, few) < length_of(1e-9, 6, 2.0, few), (
         "eight points do not pay for six constants"
     )
-    assert not few.supports(2), (
+    assert not few.has_enough_points(2), (
         "a formula of two constants through eight points is not known as exact"
     )
     undefined = one_edge("log", "bcd", 1.0, -2.0, 1.0, 0.0)
@@ -168,7 +168,7 @@ def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift() -> None:
     x, y = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
     samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
     graph = one_edge("sin", "abcd", 3.0, 0.57, 2.0, 0.0)
-    assert str(finished(graph, samples, ["x0"]).expression) == "2*cos(3*x0 - 1)"
+    assert str(finish_formula(graph, samples, ["x0"]).expression) == "2*cos(3*x0 - 1)"
 
 
 def test_a_formula_is_shortened_to_what_it_needs() -> None:

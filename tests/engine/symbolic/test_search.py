@@ -10,11 +10,11 @@ import pytest
 
 import kanrun
 from kanrun.engine.symbolic import (
+    FittedStructure,
     SearchData,
     SearchPolicy,
     SearchProblem,
     SearchStage,
-    Tried,
     choose,
     fixed_shape,
     search,
@@ -133,7 +133,7 @@ def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
         fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0), 1e-3)
     )
     tried = events[-1]
-    assert isinstance(tried, Tried)
+    assert isinstance(tried, FittedStructure)
     stages = [event.stage for event in events if isinstance(event, SearchStage)]
     assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3

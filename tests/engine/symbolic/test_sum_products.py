@@ -10,7 +10,7 @@ import pytest
 
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.graph_training import TrainedGraph
+from kanrun.engine.symbolic.refit import TrainedGraph
 from kanrun.engine.symbolic.search_problem import SearchProblem, SumProductPolicy
 from kanrun.engine.symbolic.snapping import pruned_network
 from kanrun.engine.symbolic.sum_products import sum_product

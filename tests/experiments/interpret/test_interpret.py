@@ -38,6 +38,7 @@ from kanrun.engine.symbolic import (
     TABLE,
     Budget,
     Edge,
+    FittedStructure,
     Formula,
     Graph,
     Identity,
@@ -46,11 +47,10 @@ from kanrun.engine.symbolic import (
     SearchStage,
     Spline,
     Symbolic,
-    Tried,
     choose,
     match_edge,
 )
-from kanrun.engine.symbolic.selection import Trial
+from kanrun.engine.symbolic.snapping import FormulaFit
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
@@ -81,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cfg: InterpretConfig) -> Run:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finish_formula(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory, settings(n_seeds=2))
 
 
@@ -445,7 +445,7 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> N
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
     step = SearchStage("train", "good", good, data.error(good), 0.0)
-    tried = Tried("bad", network, data.error(network), Trial(0.0, data.error(bad), bad), matches)
+    tried = FittedStructure("bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches)
     plain = Scaling(np.zeros(1), np.ones(1))
     given = InterpretationProblem(("x0",), data, Check(x, y, np.array([[-1.0, 1.0]])), plain, 1.0)
     events = verdict(problem, given, [step], [tried], 0.1, Budget(5.0))
