@@ -7,6 +7,7 @@ its argument's scale into c, exp its shift into c, log its scale into d, so thos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import sympy
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kanrun.config import CANDIDATES
 from kanrun.errors import UsageError
@@ -158,6 +159,35 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
     size = 2.5 + float(abs(p)) / 4 + (0.5 if p < 0 else 0.0) + 0.5 * (p.q - 1)
     domain = Domain(low=0.0) if p.q > 1 else _NONZERO if p < 0 else Domain()
     return Candidate(f"x^{p}", X**p, size, "bcd", domain, odd_or_even=p.q == 1)
+
+
+def search_grid(candidate: Candidate) -> Array:
+    """Return points (a, b) for arguments a tau + b of tau in [-1, 1]; only constants that are not redundant vary."""
+    domain, scales = candidate.domain, np.array([1.0, -1.0])
+    a: ArrayLike
+    if "a" not in candidate.free and 0.0 in (domain.low, domain.pole):
+        a, b = scales, 1 + np.logspace(-4, 1.5, 40)
+    elif "a" not in candidate.free:
+        a, b = [1.0], np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
+    elif "b" not in candidate.free:
+        a, b = np.multiply.outer(scales, np.logspace(-1.5, 1.3, 60)).ravel(), np.zeros(1)
+    elif candidate.name in ("sin", "cos"):
+        a, b = np.concatenate([_SLOW, np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8
+    elif domain.period is not None:
+        a, b = np.linspace(0.1, 1.55, 16), np.linspace(-1.5, 1.5, 31)
+    elif np.isfinite([domain.low, domain.high]).all():
+        ends = np.concatenate([-1 + np.logspace(-4, -0.3, 8), [0.0], 1 - np.logspace(-0.3, -4, 8)])
+        low, high = (each[np.triu_indices(len(ends), 1)] for each in np.meshgrid(ends, ends)[::-1])
+        return np.stack([high - low, high + low], axis=1) / 2
+    else:
+        centres = np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
+        sizes = np.multiply.outer(scales[: 2 - candidate.odd_or_even], np.logspace(-1, 1.5, 22))
+        return np.array([(k, -k * centre) for k in sizes.ravel() for centre in centres])
+    return np.array(list(itertools.product(a, b)))
+
+
+#: Shifts or centres beyond the range of the argument, and slow waves.
+_FAR, _SLOW = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0), (0.25, 0.5, 0.75)
 
 
 def choose(

@@ -1,11 +1,13 @@
-"""A dictionary of functions of one variable: f(k u(t) + b) over grids of constants, and products with simple factors.
+"""The dictionary of terms: functions of the inputs with their values at the points, from which formulas are built.
 
-The constants of the grids are those that formulas are written with, so an edge from an input often is a sum of a few
-entries as they stand; where it is not, the nearest entries are where the fit of all constants begins.
+Terms are grown from the inputs by two operations: functions f(k u + b) of terms u, with constants (k, b) that formulas
+are written with, and products, quotients, sums and differences of two terms. Of one input and of several, of inputs and
+of linear combinations of them, terms are of the same kind: the sparse regression of `regression.py` takes any of them.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,19 +18,45 @@ import sympy
 from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, power
-from kanrun.engine.symbolic.edge_matching import search_grid
+from kanrun.engine.symbolic.candidates import (
+    IDENTITY,
+    TABLE,
+    TWINS,
+    Array,
+    Candidate,
+    X,
+    power,
+    search_grid,
+)
 from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.search_problem import DictionaryPolicy
+from kanrun.formulas import variable
 
 Build = Callable[[], sympy.Expr]
-#: Values, sizes, families and builds of some entries.
-Part = tuple[Array, Sequence[float] | Array, Sequence[str], Sequence[Build]]
+#: A function of two terms, of their values as of their expressions.
+Operation = Callable[..., Array]
+
+#: Bounds on the size of an entry's values, and the smallest range of them relative to their size.
+_LARGEST, _FLAT = 1e9, 1e-9
+
+PRODUCT: tuple[Operation, ...] = (operator.mul,)
+SUM: tuple[Operation, ...] = (operator.add,)
+EVERY: tuple[Operation, ...] = (
+    *PRODUCT,
+    *SUM,
+    operator.sub,
+    operator.truediv,
+    lambda a, b: b / a,
+)
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """`values` (entries, N) with what each is: `builds[i]()` is its expression, `sizes` (entries,) its complexity, and
-    `families[i]` the functions in it without their constants."""
+    """Terms with their `values` (entries, N) at the points.
+
+    `builds[i]()` is the expression of entry i, `sizes` (entries,) are complexities, 1 for an input, and `families[i]`
+    names the functions in the entry without their constants.
+    """
 
     values: Array
     sizes: Array
@@ -36,296 +64,250 @@ class Dictionary:
     builds: tuple[Build, ...]
 
     @classmethod
-    def of(
-        cls,
-        count: int,
-        parts: Sequence[tuple[Array, Sequence[float] | Array, Sequence[str], Sequence[Build]]],
-    ) -> Dictionary:
-        """All parts (values, sizes, families, builds) in one, at `count` points."""
-        values = np.concatenate([np.zeros((0, count)), *(part[0] for part in parts)])
-        count_work(COSTS.grid_value * values.size)
-        sizes = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
-        families = tuple(each for part in parts for each in part[2])
-        return cls(values, sizes, families, tuple(each for part in parts for each in part[3]))
+    def of_inputs(cls, x: Array) -> Dictionary:
+        """Return the inputs at the points x (N, inputs) as terms."""
+        names = [f"x{i}" for i in range(x.shape[1])]
+        families = tuple(names) if len(names) > 1 else ("x",)
+        builds = tuple(partial(variable, name) for name in names)
+        return cls(x.T, np.ones(len(names)), families, builds)._usable()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Dictionary], points: int) -> Dictionary:
+        """Return the entries of all parts, at the same number of points."""
+        return cls(
+            np.concatenate([np.zeros((0, points)), *(part.values for part in parts)]),
+            np.concatenate([np.zeros(0), *(part.sizes for part in parts)]),
+            tuple(family for part in parts for family in part.families),
+            tuple(build for part in parts for build in part.builds),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __add__(self, other: Dictionary) -> Dictionary:
+        return Dictionary.joined([self, other], self.values.shape[1])
 
     def chosen(self, index: Sequence[int] | NDArray[np.int64]) -> Dictionary:
+        """Return the entries with these indices, in this order."""
         keep = [int(i) for i in index]
+        families, builds = self.families, self.builds
         return Dictionary(
             self.values[keep],
             self.sizes[keep],
-            tuple(self.families[i] for i in keep),
-            tuple(self.builds[i] for i in keep),
+            tuple(families[i] for i in keep),
+            tuple(builds[i] for i in keep),
         )
 
-    def simplest(self, most: int, *, shifted: bool = True) -> Dictionary:
-        """The `most` simplest entries of which none is another one times a number (plus a number, where `shifted`),
-        simplest first."""
+    def simplest(self, max_entries: int, *, shifted: bool = True) -> Dictionary:
+        """Return the `max_entries` simplest entries, simplest first, without duplicates up to a factor (and, if
+        `shifted`, up to a constant offset)."""
         order = np.argsort(self.sizes, kind="stable")
-        left = self.values[order]
-        left = left - left.mean(axis=1, keepdims=True) if shifted else left
-        left = left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-300)
-        left *= np.where(left[:, :1] < 0, -1.0, 1.0)
-        _, first = np.unique(
-            np.round(left[:, :: max(1, left.shape[1] // 12)], 9), axis=0, return_index=True
-        )
-        count_work(COSTS.grid_value * left.size)
-        return self.chosen(order[np.sort(first)[:most]])
+        rows = self.values[order]
+        rows = rows - rows.mean(axis=1, keepdims=True) if shifted else rows
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+        rows *= np.where(rows[:, :1] < 0, -1.0, 1.0)
+        samples = np.round(rows[:, :: max(1, rows.shape[1] // _COMPARED)], _DIGITS)
+        _, first = np.unique(samples, axis=0, return_index=True)
+        count_work(COSTS.grid_value * rows.size)
+        return self.chosen(order[np.sort(first)[:max_entries]])
 
-    def varied(self, alike: int, most: int) -> Dictionary:
-        """The first `most` entries of which at most `alike` are of one family."""
-        index = [
-            i for i, family in enumerate(self.families) if self.families[:i].count(family) < alike
-        ]
-        return self.chosen(index[:most])
+    def varied(self, per_family: int, max_entries: int) -> Dictionary:
+        """Return the first `max_entries` entries with at most `per_family` of the same family."""
+        seen: dict[str, int] = {}
+        index = []
+        for i, family in enumerate(self.families):
+            seen[family] = seen.get(family, 0) + 1
+            index += [i] if seen[family] <= per_family else []
+        return self.chosen(index[:max_entries])
 
-    def __add__(self, other: Dictionary) -> Dictionary:
-        return Dictionary(
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.sizes, other.sizes]),
-            self.families + other.families,
-            self.builds + other.builds,
-        )
+    def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
+        """Return f(k u + b) of all entries u for the rows (k, b) of `grid`, simple rows first, where it is defined on
+        the whole range of its argument."""
+        low, high = self.values.min(axis=1, initial=np.inf), self.values.max(axis=1, initial=-np.inf)
+        ends = np.multiply.outer(np.stack([low, high]), grid[:, 0]) + grid[:, 1]
+        entry, row = np.nonzero(candidate.domain.allowed(ends.min(axis=0), ends.max(axis=0)))
+        with np.errstate(all="ignore"):
+            values = candidate.value(self.values[entry] * grid[row, :1] + grid[row, 1:])
+        sizes = self.sizes[entry] + max(candidate.complexity - 1, 1) + 0.3 * np.log2(1.0 + row)
+        calls = [Symbolic(candidate, (k, b, 1.0, 0.0), "").expression for k, b in grid.tolist()]
+        named = [_applied(candidate.name, family) for family in self.families]
+        builds = [partial(_call, calls[j], self.builds[i]) for i, j in zip(entry, row, strict=True)]
+        return Dictionary(values, sizes, tuple(named[i] for i in entry), tuple(builds))._usable()
+
+    def combined(
+        self, others: Dictionary, operations: Sequence[Operation] = EVERY, *, distinct: bool = False
+    ) -> Dictionary:
+        """Return the operations on pairs of an entry and one of `others`; with `distinct` of different families only."""
+        i, j = np.indices((len(self), len(others))).reshape(2, -1)
+        keep = (j <= i) if self is others else np.ones(i.size, dtype=bool)
+        if distinct:
+            _, codes = np.unique([*self.families, *others.families], return_inverse=True)
+            keep &= codes[: len(self)][i] != codes[len(self) :][j]
+        i, j = i[keep], j[keep]
+        joined = np.where(np.maximum(self.sizes[i], others.sizes[j]) > 1, 0.5, -0.5)
+        sizes = self.sizes[i] + others.sizes[j] + joined
+        families = [f"{self.families[a]} {others.families[b]}" for a, b in zip(i, j, strict=True)]
+        parts = []
+        for operation in operations:
+            with np.errstate(all="ignore"):
+                values = operation(self.values[i], others.values[j])
+            pairs = zip(i, j, strict=True)
+            builds = [partial(_call, operation, self.builds[a], others.builds[b]) for a, b in pairs]
+            parts.append(Dictionary(values, sizes, tuple(families), tuple(builds))._usable())
+        return Dictionary.joined(parts, self.values.shape[1])
+
+    def _usable(self) -> Dictionary:
+        """Return the entries that are finite, not constant, and neither huge nor tiny."""
+        count_work(COSTS.grid_value * self.values.size)
+        with np.errstate(all="ignore"):
+            top = np.abs(self.values).max(axis=1, initial=0.0)
+            good = np.isfinite(top) & (top > 1 / _LARGEST) & (top < _LARGEST)
+            good &= np.ptp(self.values, axis=1) > _FLAT * top
+        return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-_TURN, _SMALL = np.pi / 2, (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
-_SIGNED = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
-_WAVES = (
-    1.0,
-    2.0,
-    3.0,
-    0.5,
-    4.0,
-    5.0,
-    np.pi,
-    2 * np.pi,
-    1.5,
-    2.5,
-    6.0,
-    np.pi / 2,
-    3 * np.pi,
-    7.0,
-    8.0,
-    9.0,
-    10.0,
-    20.0,
-)
+#: Duplicates are found by about this many values, rounded to so many digits of a row of length 1; no row is shorter.
+_COMPARED, _DIGITS, _TINY = 12, 9, 1e-300
 
-#: For each outer function the pairs (k, b) of k u + b; of those in which only b / k counts, k = 1 and k = -1.
+
+def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
+    return function(*(build() for build in builds))
+
+
+def _plus_scaled(a: Array, b: Array, k: float) -> Array:
+    return a + k * b
+
+
+def _applied(name: str, family: str) -> str:
+    return name if family == "x" else f"{name}({family})"
+
+
+_TURN = np.pi / 2
+_SCALES = (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
+_SHIFTS = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
+_WAVES = (1.0, np.pi, 0.5, 2 * np.pi, 2.0, 3.0, 4.0, 5.0, 1.5, 2.5, 6.0, _TURN, 3 * np.pi)
+_WAVES = (*_WAVES, 7.0, 8.0, 9.0, 10.0, 20.0)
+_SHIFTED = [(1.0, b) for b in _SHIFTS]
+_MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
+_SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]
+
+#: For each candidate the pairs (k, b) of k u + b, simple ones first. If only b / k matters, k is 1 or -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
-    "exp": [(s * k, 0.0) for k in (*_SMALL, 10.0, 0.1, 0.2, 0.3) for s in (1, -1)],
-    "log": [(s, b) for b in _SIGNED for s in (1.0, -1.0)],
-    "sqrt": [(s, b) for b in _SIGNED for s in (1.0, -1.0)],
-    "1/sqrt": [(s, b) for b in _SIGNED for s in (1.0, -1.0)],
-    "1/x": [(1.0, b) for b in _SIGNED],
-    "1/x^2": [(1.0, b) for b in _SIGNED],
-    "x^2": [(1.0, b) for b in _SIGNED[1:]],
-    "x^3": [(1.0, b) for b in _SIGNED[1:]],
+    "x": _SHIFTED[1:3],
+    **{name: _SHIFTED for name in ("1/x", "1/x^2", "x^2", "x^3", "abs")},
+    **{name: _MIRRORED for name in ("log", "sqrt", "1/sqrt")},
+    **{name: _SATURATING for name in ("tanh", "arctan")},
+    "exp": [(s * k, 0.0) for k in (*_SCALES, 10.0, 0.1, 0.2, 0.3) for s in (1, -1)],
     "sin": [
         *((k, b) for k in _WAVES for b in (0.0, _TURN)),
-        *((k, b) for k in _WAVES[:6] for b in (1.0, -1.0, 0.5, 2.0)),
+        *((k, b) for k in _SCALES[:6] for b in (1.0, -1.0, 0.5, 2.0)),
     ],
-    "tan": [(k, b) for k in (1.0, 0.5, 2.0) for b in (0.0,)],
-    "tanh": [(k, b) for k in (*_SMALL, 10.0) for b in (0.0, 1.0, -1.0)],
-    "arctan": [(k, b) for k in (*_SMALL, 10.0) for b in (0.0, 1.0, -1.0)],
-    "arcsin": [(k, b) for k in (1.0, 0.5) for b in (0.0,)],
-    "arcsinh": [(k, b) for k in (1.0, 2.0, 0.5) for b in (0.0,)],
-    "abs": [(1.0, b) for b in _SIGNED],
     "gaussian": [
-        (k, -k * b) for k in (1.0, 2**-0.5, 0.5, 2**0.5, 2.0) for b in (0.0, 1.0, -1.0, 2.0, -2.0)
+        (k, -k * b) for b in (0.0, 1.0, -1.0, 2.0, -2.0) for k in (1.0, 2**-0.5, 0.5, 2**0.5, 2.0)
     ],
-    "cosh": [(k, 0.0) for k in (1.0, 2.0, 0.5)],
-    "j0": [(1.0, 0.0), (2.0, 0.0)],
+    **{name: [(k, 0.0) for k in _SCALES[:4]] for name in ("tan", "arcsin", "arcsinh", "cosh", "j0")},
 }
-_HALVES = (Fraction(p, 2) for p in (1, -1, 3, 5, -3))
-_POWERS = (*range(1, 13), *range(-1, -13, -1), *_HALVES, Fraction(1, 3), Fraction(2, 3))
+_ROOTS = ((1, 2), (-1, 2), (3, 2), (5, 2), (-3, 2), (1, 3), (2, 3))
+_POWERS = (*range(2, 7), *range(-1, -7, -1), *(Fraction(p, q) for p, q in _ROOTS))
+#: Exponents p of exp(p log u), from which a fit reaches others; k of u + k u^2; constants of a function of a function.
+_EXPONENTS, _SLOPES, _COMPOSED = np.arange(-49, 50) / 10, (1.0, -1.0, 0.5, -0.5, 2.0, -2.0), 12
+_PLAIN = np.array([(1.0, 0.0)])
 
 
-def call(candidate: Candidate, a: float = 1.0, b: float = 0.0, c: float = 1.0) -> Symbolic:
-    """c f(a t + b)."""
-    return Symbolic(candidate, (a, b, c, 0.0), "")
-
-
-#: The functions u of which others are taken, as sums of (candidate, a, b, c).
-_INNER: tuple[tuple[tuple[str, float, float, float], ...], ...] = (
-    *(
-        ((name, 1.0, 0.0, 1.0),)
-        for name in ("x^2", "x^3", "sqrt", "1/x", "1/x^2", "log", "abs", "x^4")
-    ),
-    *((("exp", a, 0.0, 1.0),) for a in (1.0, -1.0, 2.0)),
-    *((("sin", a, b, 1.0),) for a, b in ((1.0, 0.0), (2.0, 0.0), (1.0, _TURN))),
-    (("tanh", 1.0, 0.0, 1.0),),
-    *((("x", 1.0, 0.0, 1.0), ("x^2", 1.0, 0.0, k)) for k in (1.0, -1.0, 0.5, -0.5, 2.0, -2.0)),
-    (("x", 1.0, 0.0, 1.0), ("x^3", 1.0, 0.0, 1.0)),
-    (("x", 1.0, 0.0, 1.0), ("1/x", 1.0, 0.0, 1.0)),
-    (("x^2", 1.0, 0.0, 1.0), ("x^3", 1.0, 0.0, 1.0)),
-)
-
-
-def _inner(t: Array, names: set[str]) -> list[tuple[str, Array, sympy.Expr, float]]:
-    """The functions u that are defined at t, by name, their values, expressions and complexity."""
-    found = []
-    for terms in _INNER:
-        used = [call(TABLE[name], *constants) for name, *constants in terms]
-        if all(each.candidate.name in names and each.allows(t) for each in used):
-            values = np.sum([each.value(t) for each in used], axis=0)
-            size = sum(each.candidate.complexity for each in used) + len(used) - 1
-            expression = sympy.Add(*(each.expression() for each in used))
-            found.append(("+".join(each.candidate.name for each in used), values, expression, size))
-    return found
-
-
-def known(candidate: Candidate, names: set[str]) -> bool:
-    """Whether a candidate, or a power that is not in the table, may be used: powers may where most of the table may."""
-    return candidate.name in names or (candidate.name not in TABLE and len(names) > len(TABLE) // 2)
-
-
-def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) -> Dictionary:
-    """All entries that are defined at the arguments t (N,), without a pole between them.
-
-    Of a function of t itself there are up to `generic` further entries, with constants by the range of t alone.
-    """
+def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the functions among the candidates, one of each pair that differs by constants only."""
     names = {candidate.name for candidate in candidates}
-    if "sin" in names or "cos" in names:
-        names |= {"sin"}
+    own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
+    return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
+
+
+def powers_of(
+    terms: Dictionary, candidates: Sequence[Candidate], exponents: Sequence[Fraction | int]
+) -> Dictionary:
+    """Return powers of each term that are candidates. Powers beyond the table are, if most of the table is."""
+    beyond = 2 * len(candidates) > len(TABLE)
+    usable = [
+        each
+        for each in map(power, exponents)
+        if each in candidates or (beyond and each.name not in TABLE)
+    ]
+    parts = [terms.functions(each, _PLAIN) for each in usable]
+    return Dictionary.joined(parts, terms.values.shape[1])
+
+
+def functions_of(
+    terms: Dictionary, candidates: Sequence[Candidate], max_constants: int
+) -> Dictionary:
+    """Return the candidates of each term, with the `max_constants` simplest constants of each."""
+    parts = [
+        terms.functions(each, np.array(_GRIDS.get(each.name, [(1.0, 0.0)]))[:max_constants])
+        for each in without_twins(candidates)
+    ]
+    return Dictionary.joined(parts, terms.values.shape[1])
+
+
+def expand_dictionary(
+    x: Array, candidates: Sequence[Candidate], policy: DictionaryPolicy
+) -> Dictionary:
+    """Return terms of several inputs x (N, inputs): functions of them, products and sums of two of these, functions of
+    those, and operations of these with an input. Terms that join two inputs come before functions of functions."""
+    few = policy.constants
+    simple = [each for each in candidates if each.complexity <= _SIMPLE]
+    inputs = Dictionary.of_inputs(x)
+    every = inputs + functions_of(inputs, candidates, 2 * few)
+
+    def grow(terms: Dictionary) -> Dictionary:
+        shifted = terms.functions(IDENTITY, np.array(_GRIDS["x"]))
+        return functions_of(terms, simple, few) + shifted
+
+    factors = every.simplest(policy.factors, shifted=False)
+    every = every + grow(factors) + factors.combined(factors)
+    inner = every.chosen(np.flatnonzero(every.sizes > 1)).simplest(policy.inner, shifted=False)
+    every = every + grow(inner)
+    every = every + every.simplest(policy.thirds, shifted=False).combined(inputs)
+    return every.simplest(policy.entries, shifted=False)
+
+
+#: Complexity up to which functions are tried on sums and products too.
+_SIMPLE = 3.0
+
+
+def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
+    """Return terms of one input t (N,): powers, functions with constants that formulas are written with, and functions
+    of these and of sums of two powers."""
+    inputs = Dictionary.of_inputs(t[:, None])
+    simple = [each for each in candidates if each.complexity <= _SIMPLE]
+    square, cube, inverse = (powers_of(inputs, candidates, [e]) for e in (2, 3, -1))
+    quadratics = [partial(_plus_scaled, k=k) for k in _SLOPES]
+    inner = [inputs.combined(square, quadratics), functions_of(inputs, simple, 2)]
+    inner += [(inputs + square).combined(cube, SUM), inputs.combined(inverse, SUM)]
+    parts = [inputs, powers_of(inputs, candidates, _POWERS)]
+    parts.append(functions_of(inputs, candidates, len(_WAVES) ** 2))
+    if {"exp", "log", "abs"} <= {candidate.name for candidate in candidates}:
+        positive = inputs if t.min() > 0 else inputs.functions(TABLE["abs"], _PLAIN)
+        exponents = np.stack([_EXPONENTS, np.zeros_like(_EXPONENTS)], axis=1)
+        logarithm = positive.functions(TABLE["log"], _PLAIN)
+        parts.append(logarithm.functions(TABLE["exp"], exponents))
+    parts.append(functions_of(Dictionary.joined(inner, t.size), simple, _COMPOSED))
+    return Dictionary.joined(parts, t.size)
+
+
+def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) -> Dictionary:
+    """Return functions of one input t (N,) with constants from the search grids of edges, which cover its range."""
     middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
-    parts: list[Part] = []
-
-    def add(
-        family: str, size: float, outer: Candidate, grid: Array, u: Array, inner: sympy.Expr
-    ) -> None:
-        grid, curves, ranks = _defined(outer, grid, u)
-        good = np.isfinite(curves).all(axis=1) & (
-            np.abs(curves).max(axis=1, initial=0.0) < _LARGEST
-        )
-        good &= np.ptp(curves, axis=1) > _FLAT * np.abs(curves).max(axis=1)
-        builds = [partial(call(outer, a, b).expression, inner) for a, b in grid[good].tolist()]
-        parts.append(
-            (curves[good], size + 0.3 * np.log2(1.0 + ranks[good]), [family] * len(builds), builds)
-        )
-
-    for exponent in _POWERS:
-        candidate = power(exponent)
-        if known(candidate, names):
-            add(candidate.name, candidate.complexity, candidate, np.array([[1.0, 0.0]]), t, X)
-    for candidate in candidates:
-        if candidate.name in ("0", "x", "cos", "arccos", "sigmoid") or candidate.complexity == 0:
-            continue
-        grid = np.array(_GRIDS.get(candidate.name, [(1.0, 0.0)]))
-        own = search_grid(candidate)
-        own = own[:: max(1, len(own) // generic)]
-        own = np.stack([own[:, 0] / half, own[:, 1] - own[:, 0] * middle / half], axis=1)
-        if candidate.name not in ("x^2", "x^3", "x^4", "x^5"):
-            grid = np.concatenate([grid, own])
-        add(candidate.name, candidate.complexity, candidate, grid, t, X)
-    if {"exp", "log"} <= names and (t.min() > 0 or (t != 0).all()):
-        size = X if t.min() > 0 else sympy.Abs(X)
-        logarithm = np.stack([_EXPONENTS, np.zeros_like(_EXPONENTS)], axis=1)
-        add("exp(log)", _POWER_SIZE, TABLE["exp"], logarithm, np.log(np.abs(t)), sympy.log(size))
-    for inner, u, expression, size in _inner(t, names):
-        for candidate in candidates:
-            if candidate.name not in _GRIDS or candidate.name in (
-                "arcsinh",
-                "j0",
-                "cosh",
-                "tan",
-                "x^2",
-                "x^3",
-            ):
-                continue
-            if (inner, candidate.name) not in _REDUNDANT:
-                grid = np.array(_GRIDS[candidate.name])[:12]
-                family = f"{candidate.name}({inner})"
-                add(family, candidate.complexity + size, candidate, grid, u, expression)
-    return Dictionary.of(t.size, parts)
+    inputs, parts = Dictionary.of_inputs(t[:, None]), []
+    for each in without_twins(candidates):
+        if not each.expression.is_polynomial(X):
+            grid = search_grid(each)
+            grid = grid[:: max(1, len(grid) // per_function)] / (half, 1.0)
+            parts.append(inputs.functions(each, grid - np.outer(grid[:, 0], (0.0, middle))))
+    return Dictionary.joined(parts, t.size)
 
 
 def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Sines of so many periods over the range of the arguments t (N,) as the points can show, at two phases."""
+    """Return sines at two phases with as many periods over the range of t (N,), in order, as the points can show."""
     if not {"sin", "cos"} & {candidate.name for candidate in candidates}:
-        return Dictionary.of(t.size, [])
-    turns = np.arange(1, t.size // 2 + 1) * np.pi / np.ptp(t)
-    sines = [
-        call(TABLE["sin"], a, b - a * float(t[0])) for a in turns.tolist() for b in (0.0, _TURN)
-    ]
-    sizes = TABLE["sin"].complexity + 0.3 * np.log2(1.0 + np.arange(len(sines)))
-    values = np.array([sine.value(t) for sine in sines])
-    return Dictionary.of(
-        t.size, [(values, sizes, ["sin"] * len(sines), [sine.expression for sine in sines])]
-    )
-
-
-#: Complexity of a power with any exponent, and the exponents in the dictionary, from which others are near.
-_POWER_SIZE, _EXPONENTS = 3.5, np.arange(-49, 50) / 10
-
-
-#: Of an entry's values, the largest, and the range that is none beside them.
-_LARGEST, _FLAT = 1e12, 1e-9
-
-#: Compositions that are simpler functions for all constants.
-_REDUNDANT = {
-    ("log", "exp"),
-    ("1/x", "1/x"),
-    ("abs", "abs"),
-    ("x^2", "abs"),
-    ("x^4", "abs"),
-    ("1/x^2", "1/x"),
-}
-
-
-def _defined(candidate: Candidate, grid: Array, u: Array) -> tuple[Array, Array, NDArray[np.int64]]:
-    """The points (k, b) of the grid at which f(k u + b) is defined on the whole range of u, its values there, and their
-    places in the grid."""
-    low, high = float(u.min()), float(u.max())
-    ends = np.sort(np.stack([grid[:, 0] * low, grid[:, 0] * high]) + grid[:, 1], axis=0)
-    usable = np.flatnonzero(candidate.domain.allowed(*ends))
-    grid = grid[usable]
-    with np.errstate(all="ignore"):
-        return grid, candidate.value(grid[:, :1] * u + grid[:, 1:]), usable
-
-
-def _product(first: Build, second: Build) -> sympy.Expr:
-    return first() * second()
-
-
-def products(entries: Dictionary, factors: Dictionary) -> Dictionary:
-    """Each entry times each factor of another family."""
-    parts = []
-    powers = [_is_power(each) for each in entries.families]
-    for j, family in enumerate(factors.families):
-        both = _is_power(family)
-        others = [
-            i
-            for i, each in enumerate(entries.families)
-            if each != family and not (both and powers[i])
-        ]
-        parts.append(
-            (
-                entries.values[others] * factors.values[j],
-                entries.sizes[others] + factors.sizes[j],
-                [f"{family} {entries.families[i]}" for i in others],
-                [partial(_product, factors.builds[j], entries.builds[i]) for i in others],
-            )
-        )
-    return Dictionary.of(entries.values.shape[1], parts)
-
-
-def _is_power(family: str) -> bool:
-    return family[:1] == "x" or family in {"sqrt", "1/sqrt", "1/x", "1/x^2"}
-
-
-def factors(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Simple functions that stand as factors, where they are defined at the arguments t (N,)."""
-    names = {candidate.name for candidate in candidates}
-    waves = [("sin", a, b) for a in (1.0, 2.0) for b in (0.0, _TURN)]
-    growth = [("exp", a, 0.0) for a in (1.0, -1.0, 2.0, -2.0, -0.5)]
-    plain = [
-        (name, 1.0, 0.0) for name in ("x", "x^2", "x^3", "1/x", "1/x^2", "sqrt", "1/sqrt", "log")
-    ]
-    calls = [call(TABLE[name], a, b) for name, a, b in (*plain, *growth, *waves) if name in names]
-    usable = [each for each in calls if each.allows(t)]
-    values = np.array([each.value(t) for each in usable]).reshape(-1, t.size)
-    sizes, families = (
-        [each.candidate.complexity for each in usable],
-        [each.candidate.name for each in usable],
-    )
-    return Dictionary.of(t.size, [(values, sizes, families, [each.expression for each in usable])])
+        return Dictionary.joined([], t.size)
+    turns = np.repeat(np.arange(1, t.size // 2 + 1) * np.pi / np.ptp(t), 2)
+    phases = np.tile([0.0, _TURN], len(turns) // 2) - turns * t[0]
+    return Dictionary.of_inputs(t[:, None]).functions(TABLE["sin"], np.stack([turns, phases], axis=1))

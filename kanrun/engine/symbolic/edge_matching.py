@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
+from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate, search_grid
 from kanrun.engine.symbolic.edges import EdgeFunction, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.regression import covered
 from kanrun.engine.symbolic.search_problem import MatchingPolicy
 
 #: 1 - R^2 at which only the rounding errors of float64 are left.
@@ -155,42 +155,6 @@ def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array]:
         f = candidate.value(grid[:, :1] * np.linspace(-1, 1, steps) + grid[:, 1:])
     usable = np.isfinite(f).all(axis=1)
     return grid[usable], f[usable]
-
-
-def search_grid(candidate: Candidate) -> Array:
-    """Points (a, b) for arguments a tau + b of tau in [-1, 1]; only constants that are not redundant vary."""
-    domain = candidate.domain
-    if "a" not in candidate.free and (domain.low == 0.0 or domain.pole == 0.0):
-        beyond = 1 + np.logspace(-4, 1.5, 40)
-        return np.concatenate([_pairs([1.0], beyond), _pairs([-1.0], beyond)])
-    if "a" not in candidate.free:
-        return _pairs([1.0], np.concatenate([np.linspace(-1.5, 1.5, 31), [-5, -3, -2, 2, 3, 5]]))
-    if "b" not in candidate.free:
-        sizes = np.logspace(-1.5, 1.3, 60)
-        return _pairs(np.concatenate([-sizes, sizes]), [0.0])
-    if candidate.name in ("sin", "cos"):
-        return _pairs(
-            np.concatenate([[0.25, 0.5, 0.75], np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8
-        )
-    if domain.low == -1.0 and domain.high == 1.0:
-        ends = np.concatenate([-1 + np.logspace(-4, -0.3, 8), [0.0], 1 - np.logspace(-0.3, -4, 8)])
-        low, high = np.meshgrid(ends, ends)
-        rising = low < high
-        return np.stack([(high - low)[rising] / 2, (high + low)[rising] / 2], axis=1)
-    if domain.period is not None:
-        return _pairs(np.linspace(0.1, 1.55, 16), np.linspace(-1.5, 1.5, 31))
-    sizes = np.logspace(-1, 1.5, 22)
-    centres = np.concatenate([np.linspace(-1.5, 1.5, 25), [-4, -3, -2, 2, 3, 4]])
-    if not candidate.odd_or_even:
-        sizes = np.concatenate([-sizes, sizes])
-    grid = _pairs(sizes, centres)
-    grid[:, 1] *= -grid[:, 0]
-    return grid
-
-
-def _pairs(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Array:
-    left, right = np.meshgrid(np.asarray(a, dtype=float), np.asarray(b, dtype=float), indexing="ij")
-    return np.stack([left.ravel(), right.ravel()], axis=1)
 
 
 def standardised(function: Symbolic) -> Symbolic:

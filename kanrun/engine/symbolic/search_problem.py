@@ -42,15 +42,33 @@ class QuotientPolicy:
 
 @dataclass(frozen=True)
 class UnivariatePolicy:
-    """Formulas of one variable for an edge: `points` of its samples are used.
+    """Formulas of one variable for an edge.
 
-    Values are known to `rounding` of their size at best; where they are known to `precise`, the first formula as good
-    as that is taken. Combinations within families have at most `sums` terms. The dictionary has `entries`, `nice` of
-    them with constants that one writes, and `products` of the `simple` ones among these, or of half as many of which at
-    most `alike` are of one family. `singles` of them are refitted, for at most `steps` steps, with a factor if they
-    leave less than `promising` of the variance; of their pairs the `kept` best are looked at and `polished` families of
-    them refitted; `first` entries are tried as the third term. Terms are added to a beam of `width`, `branches` each,
-    `terms` times. The `returned` best are matches. An edge of several gets work of `budget`.
+    Attributes:
+        points: Samples of the edge that are used.
+        rounding: Relative error of the values if nothing else is known.
+        precise: Accuracy of the values below which the first formula as good as that is taken.
+        quotients: Search for quotients of polynomials.
+        sums: Maximum number of terms in a sum within a family of terms.
+        generic: Constants of each function that come from the range of the argument.
+        entries: Size of the dictionary.
+        nice: Size of the dictionary with constants that formulas are written with.
+        simple: Entries of that dictionary that are multiplied by factors.
+        factors: Number of factors.
+        products: Maximum number of products.
+        alike: Entries of the same family in products of two entries.
+        kept: Single terms and pairs of them that are looked at.
+        promising: Fraction of the variance that a term may leave of the values over a factor.
+        singles: Families of single terms that are refitted.
+        polished: Families of pairs that are refitted.
+        near: Multiple of the accuracy up to which every pair is refitted.
+        steps: Maximum number of steps of a refit.
+        first: Entries that are tried as the third term.
+        width: Formulas that are extended side by side.
+        branches: Extensions of each formula.
+        terms: Maximum number of terms that are added.
+        returned: Number of matches that are returned.
+        budget: Work for an edge, if there are several.
     """
 
     points: int = 120
@@ -58,15 +76,18 @@ class UnivariatePolicy:
     precise: float = 1e-10
     quotients: QuotientPolicy = field(default_factory=lambda: QuotientPolicy(degree=16, terms=20))
     sums: int = 6
+    generic: int = 90
     entries: int = 4000
     nice: int = 2500
-    products: int = 6000
     simple: int = 400
+    factors: int = 20
+    products: int = 6000
     alike: int = 3
-    singles: int = 6
+    kept: int = 60
     promising: float = 0.1
-    kept: int = 200
-    polished: int = 24
+    singles: int = 6
+    polished: int = 8
+    near: float = 1e3
     steps: int = 60
     first: int = 40
     width: int = 4
@@ -212,28 +233,38 @@ class SymmetryPolicy:
 
 
 @dataclass(frozen=True)
-class ExpressionPairsPolicy:
-    """A dictionary of small expressions of up to `variables` variables, and what is made of its entries.
+class DictionaryPolicy:
+    """The dictionary of several inputs, and the sums of its entries that are compared with y.
 
-    Products and sums of two are formed of the `factors` simplest entries, functions of the `inner` simplest of these,
-    and with a variable of the `thirds` simplest; the `plain` simplest are kept for y itself and the `entries` simplest
-    for all else, of values up to `largest` that vary by more than `flat` of that. Pairs of all, also times one of the
-    first `weights`, of the first `quotients` in quotients, triples of the first `triples` are compared on `points`,
-    `kept` of those that leave less than `promising` of the variance are fitted to all points. A formula is exact at a
-    relative error of `exact`; of the `returned` nearest others the `refined` best are kept after a refit.
+    Attributes:
+        inputs: Maximum number of inputs.
+        constants: Constants of a function of a term; twice as many of a function of an input.
+        factors: Simplest entries of which products and sums of two are formed.
+        inner: Simplest entries of these of which functions are formed.
+        thirds: Simplest entries that are joined with an input.
+        entries: Size of the dictionary.
+        simple: Entries for functions of y and for y divided by a weight.
+        few: Entries for quotients, and for functions of y divided by a weight.
+        triples: Entries of which triples are compared.
+        weights: Simplest entries that are tried as weights.
+        points: Points at which terms are compared.
+        kept: Sums of each kind that are looked at.
+        promising: Fraction of the variance that a sum may leave.
+        exact: Relative error of an exact formula.
+        returned: Number of other formulas that are returned.
+        refined: Number of those that are kept after a refit.
     """
 
-    variables: int = 5
+    inputs: int = 5
+    constants: int = 5
     factors: int = 120
     inner: int = 300
     thirds: int = 200
-    plain: int = 8000
-    entries: int = 3200
-    quotients: int = 600
+    entries: int = 8000
+    simple: int = 3200
+    few: int = 600
     triples: int = 160
     weights: int = 8
-    largest: float = 1e6
-    flat: float = 1e-9
     points: int = 80
     kept: int = 6
     promising: float = 1e-4
@@ -244,21 +275,31 @@ class ExpressionPairsPolicy:
 
 @dataclass(frozen=True)
 class RidgePolicy:
-    """A quadratic polynomial and one function of a bilinear form of up to `variables` inputs.
+    """A quadratic polynomial and a factor times one function of a bilinear form.
 
-    The slopes of the form's monomials, which lie in [-1, 1], come from `waves` in a sine, `ratios` where only the ratio
-    of slopes and shift counts, else `slopes`; up to `widest` in all, of three monomials thinned to at most `most`
-    forms. Of each function and factor the `kept` nearest that leave less than `promising` of the variance, and of all
-    these the `tried` best, are fitted at `points` with `steps` from `damping`, until one is exact at a relative error
-    of `exact`; the `returned` best come out.
+    Attributes:
+        inputs: Maximum number of inputs.
+        waves: Slopes of the form's monomials, which lie in [-1, 1], in a sine.
+        slopes: Slopes in other functions.
+        ratios: Slopes in functions for which only the ratio of slopes and constant counts.
+        widest: Maximum sum of the absolute slopes.
+        max_forms: Maximum number of forms of three monomials.
+        points: Points at which formulas are compared and fitted.
+        kept: Nearest forms of each function and factor.
+        promising: Fraction of the variance that these may leave.
+        tried: Formulas that are refitted.
+        steps: Maximum number of steps of a refit.
+        damping: Initial damping of a refit.
+        exact: Relative error below which no further formula is refitted.
+        returned: Number of formulas that are returned.
     """
 
-    variables: int = 3
+    inputs: int = 3
     waves: tuple[float, ...] = tuple(0.75 * k for k in range(-12, 13))
     slopes: tuple[float, ...] = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
     ratios: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
     widest: float = 24.0
-    most: int = 8000
+    max_forms: int = 8000
     points: int = 120
     kept: int = 2
     promising: float = 0.6
@@ -374,7 +415,7 @@ class SearchPolicy:
     structure_loss: float = 1e-13
     symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
     quotients: QuotientPolicy = field(default_factory=QuotientPolicy)
-    expression_pairs: ExpressionPairsPolicy = field(default_factory=ExpressionPairsPolicy)
+    dictionary: DictionaryPolicy = field(default_factory=DictionaryPolicy)
     ridge: RidgePolicy = field(default_factory=RidgePolicy)
     sum_product: SumProductPolicy = field(default_factory=SumProductPolicy)
     training: GraphTrainingPolicy = field(default_factory=GraphTrainingPolicy)

@@ -19,12 +19,11 @@ from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.description_length import SearchData, description_length
 from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.expression_pairs import pair_formulas
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph
+from kanrun.engine.symbolic.multivariate import pair_formulas, ridge_formulas
 from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
-from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.snapping import FittedStructure, FormulaFit, SearchStage, matched
 from kanrun.engine.symbolic.symmetries import Reduction, power_law
@@ -81,7 +80,7 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
             else []
         )
     for tried in sorted(others, key=lambda each: each.best.length)[
-        : problem.policy.expression_pairs.refined
+        : problem.policy.dictionary.refined
     ]:
         yield from matched(tried, began)
 
@@ -110,7 +109,7 @@ def _name(reduction: Reduction) -> str:
 def _expressions(
     inner: SearchData, problem: SearchProblem, reduction: Reduction
 ) -> Iterator[sympy.Expr]:
-    policy = problem.policy.expression_pairs
+    policy = problem.policy.dictionary
     if not reduction.variables:
         yield sympy.Float(float(np.mean(inner.y)), 17)
         return
@@ -121,11 +120,9 @@ def _expressions(
         and (found := rational_function(inner, problem.policy.quotients)) is not None
     ):
         yield found
-    if inner.x.shape[1] <= policy.variables:
-        yield from (
-            expression for expression, _ in pair_formulas(inner, problem.candidates, policy)
-        )
-    if 1 < inner.x.shape[1] <= problem.policy.ridge.variables:
+    if inner.x.shape[1] <= policy.inputs:
+        yield from pair_formulas(inner, problem.candidates, policy)
+    if 1 < inner.x.shape[1] <= problem.policy.ridge.inputs:
         yield from ridge_formulas(inner, problem.candidates, problem.policy.ridge)
 
 

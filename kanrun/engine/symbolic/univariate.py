@@ -1,6 +1,6 @@
 """Formulas of one variable for an edge that no candidate matches: sums, products, quotients and compositions.
 
-Polynomials and rational functions by linear algebra; then few terms of a dictionary, by the correlations of all its
+Polynomials and rational functions by linear algebra; then few terms of the dictionary, by the correlations of all its
 entries at once, for the values and for simple functions of them; then terms one by one, all constants refitted
 jointly. A formula counts as exact at the rounding of the values, or at the accuracy to which they are known.
 """
@@ -9,32 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, combination, number, power
+from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, number
 from kanrun.engine.symbolic.description_length import SearchData, length_of
 from kanrun.engine.symbolic.dictionary import (
+    PRODUCT,
     Dictionary,
-    call,
-    dictionary,
-    factors,
-    known,
-    products,
+    dictionary_of_one,
+    functions_of,
+    generic_terms,
+    powers_of,
     waves,
 )
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, thinned
-from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
-from kanrun.engine.symbolic.expression_pairs import Sought, outputs
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Graph, Subgraph, sound
 from kanrun.engine.symbolic.invariances import canonicalise
-from kanrun.engine.symbolic.pairs import covered, few_terms, nearest_pairs
 from kanrun.engine.symbolic.rational_functions import quotient_of_polynomials
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.regression import (
+    OutputTransform,
+    covered,
+    few_terms,
+    nearest_sums,
+    nearest_terms,
+    output_transforms,
+    solve_terms,
+)
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.errors import KanrunError
 
@@ -47,19 +54,19 @@ def match_formulas(
     budget: Budget,
     policy: UnivariatePolicy = UnivariatePolicy(),
 ) -> list[EdgeMatch]:
-    """The few formulas nearest to an edge's values (N,) at its arguments t (N,), best score first.
+    """Return the few formulas nearest to an edge's values (N,) at its arguments t (N,), best score first.
 
-    `accuracy` is the error of the values relative to their standard deviation; the search ends at the first formula as
+    `accuracy` is the error of the values relative to their standard deviation. The search ends at the first formula as
     good as that, or when the budget is spent.
     """
     t, values = thinned(policy.points, t, values)
     if t[0] == t[-1] or np.var(values) == 0.0:
         return []
-    search = UnivariateSearch(t, values, candidates, accuracy, policy)
+    search = _UnivariateSearch(t, values, candidates, accuracy, policy)
     with np.errstate(all="ignore"):
         for usual in search.phases(budget):
-            # values that are not exact are near to many formulas: the usual ones are all compared
-            if (search.exact() and (search.precise or not usual)) or budget.over:
+            # Values that are not exact are near to many formulas: the usual ones are all compared.
+            if (search.is_exact() and (search.precise or not usual)) or budget.over:
                 break
     return search.best()
 
@@ -71,25 +78,27 @@ def regression_formulas(
     budget: Budget,
     policy: UnivariatePolicy,
 ) -> list[Graph]:
-    """Graphs of one input for values (N,) with noise at t (N,), or too few to be exact, shortest description first: one
-    or two entries of the dictionary, then term after term, first of plain functions, then of compositions too; all
-    constants are fitted to all points."""
+    """Return graphs of one input for values (N,) with noise at t (N,), or too few to be exact, shortest description
+    first: one or two entries of the dictionary, then term after term, first of plain functions, then of compositions
+    too. All constants are fitted to all points."""
     t, values = thinned(t.size, t, values)
-    search = UnivariateSearch(t, values, candidates, 0.0, policy, by_length=True)
+    search = _UnivariateSearch(t, values, candidates, 0.0, policy, by_length=True)
     with np.errstate(all="ignore"):
-        every = dictionary(search.t, candidates) + waves(search.t, candidates)
+        every = search.nice + search.generic + waves(t, candidates)
         plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])
+        target = OutputTransform(search.y)
         for entries in (plain, every.simplest(policy.entries)):
-            search.singles(Sought(search.y), entries)
-            search.pairs(Sought(search.y), entries, policy.singles)
+            search.singles([target], entries)
+            search.pairs(target, entries, policy.singles)
             for _ in search.grown(entries, budget):
                 if budget.over:
                     break
     return [match.function.graph for match in search.best() if isinstance(match.function, Subgraph)]
 
 
-class UnivariateSearch:
-    """What was found so far for values y (N,) at arguments t (N,) in order, and what adds to that."""
+class _UnivariateSearch:
+    """Formulas found so far for values y (N,) at arguments t (N,) in order, and what adds to them. With `by_length` they
+    are ranked by the length of their description."""
 
     def __init__(
         self,
@@ -101,189 +110,160 @@ class UnivariateSearch:
         *,
         by_length: bool = False,
     ) -> None:
-        """With `by_length` what is found is ranked by the length of its description."""
         self.t, self.y, self.candidates, self.policy = t, y, candidates, policy
-        self.names = {each.name for each in candidates}
-        self.spread = float(np.std(y))
-        rounding = policy.rounding * float(np.abs(y).max()) / self.spread
-        self.goal = max(accuracy, rounding)
+        self.y_std, self.largest = float(np.std(y)), float(np.abs(y).max())
+        self.goal = max(accuracy, policy.rounding * self.largest / self.y_std)
         self.precise = self.goal < policy.precise
         self.found: list[EdgeMatch] = []
         self.data = SearchData(t[:, None], y, t[:, None], y) if by_length else None
 
-    def exact(self) -> bool:
+    @cached_property
+    def nice(self) -> Dictionary:
+        """Terms with constants that formulas are written with."""
+        return dictionary_of_one(self.t, self.candidates)
+
+    @cached_property
+    def generic(self) -> Dictionary:
+        """Functions with constants by the range of t."""
+        return generic_terms(self.t, self.candidates, self.policy.generic)
+
+    def is_exact(self) -> bool:
         return any(match.loss <= self.goal**2 for match in self.found)
 
     def best(self) -> list[EdgeMatch]:
-        return self.ranked(self.found)[: self.policy.returned]
-
-    def ranked(self, found: list[EdgeMatch]) -> list[EdgeMatch]:
-        return sorted(found, key=self.score)
+        return sorted(self.found, key=self.score)[: self.policy.returned]
 
     def score(self, match: EdgeMatch) -> float:
         if self.data is None or not isinstance(match.function, Subgraph):
             return match.score
-        return length_of(
-            match.loss**0.5,
-            match.function.parameters.size,
-            match.function.graph.complexity,
-            self.data,
-        )
-
-    # --- what is tried
+        graph = match.function.graph
+        return length_of(match.loss**0.5, graph.parameters.size, graph.complexity, self.data)
 
     def phases(self, budget: Budget) -> Iterator[bool]:
-        """Whether what comes next is as usual as what has been tried."""
-        known_to = self.goal * self.spread / float(np.abs(self.y).max())
-        quotient = quotient_of_polynomials(self.t[:, None], self.y, self.policy.quotients, known_to)
+        """Try one kind of formula after the other; yield whether the next one is as usual as those so far."""
+        policy, known = self.policy, self.goal * self.y_std / self.largest
+        quotient = quotient_of_polynomials(self.t[:, None], self.y, policy.quotients, known)
         if quotient is not None:
             self.keep(quotient, wide=False)
         yield True
-        self.families()
+        self.sparse_sums()
         yield True
-        policy, simplest = self.policy, factors(self.t, self.candidates)
-        every = dictionary(self.t, self.candidates).simplest(policy.entries)
-        nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
-        simple = nice.chosen(range(min(policy.simple, len(nice.families))))
-        wide = nice + products(simple, simplest).simplest(policy.products)
-        plain, *others = outputs(self.y, self.names)
-        self.singles(plain, wide)
+        nice, inputs = self.nice.simplest(policy.nice), Dictionary.of_inputs(self.t[:, None])
+        simple = nice.chosen(range(min(policy.simple, len(nice))))
+        factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(policy.factors)
+        wide = nice + simple.combined(factors, PRODUCT, distinct=True).simplest(policy.products)
+        names = {each.name for each in self.candidates}
+        plain, *others = output_transforms(self.y, names)
+        self.singles([plain], wide)
         yield True
-        self.pairs(plain, nice, 4)
+        self.pairs(plain, nice, policy.polished)
         yield True
         for target in others:
-            self.singles(target, wide)
+            self.singles([target], wide)
             yield True
-        varied = nice.varied(policy.alike, policy.simple // 2)
-        self.singles(plain, products(varied, varied))
+        self.pairs(plain, nice, policy.polished, fixed=powers_of(inputs, self.candidates, (1, 2, 3)))
         yield False
-        for target in (plain, *others):
-            self.singles(target, every, simplest)
+        varied = nice.varied(policy.alike, policy.simple // 2)
+        self.singles([plain], varied.combined(varied, PRODUCT))
+        yield False
+        every = (self.nice + self.generic).simplest(policy.entries)
+        weights = list(zip(factors.values, factors.builds, strict=True))
+        weighted = [output_transforms(self.y, names, weight) for weight in weights]
+        for name in dict.fromkeys(each.outer.name for targets in weighted for each in targets):
+            self.singles([t for targets in weighted for t in targets if t.outer.name == name], every)
             yield False
         self.pairs(plain, every, policy.polished)
         yield False
-        powers = [i for i, family in enumerate(simplest.families) if family in ("x", "x^2", "x^3")]
-        self.pairs(plain, nice, 4, beside=simplest.chosen(powers))
-        yield False
-        self.sums_with_factor(plain, nice)
-        yield False
-        for target in others:
-            self.pairs(target, nice, 4)
-            yield False
         self.pairs(plain, wide, policy.polished)
         yield False
-        self.sums_with_factor(plain, wide)
+        self.times_polynomials(plain, wide)
         yield False
+        for target in others:
+            self.pairs(target, nice, policy.polished)
+            yield False
         for _ in self.grown(every, budget):
             yield False
-        for target in (plain, *others):
-            for index in range(len(simplest.families)):
-                self.pairs(target, simple, 2, simplest.chosen([index]))
-                yield False
-        for index in range(min(policy.first, len(simple.families))):
-            self.pairs(plain, simple, 1, beside=simple.chosen([index]))
+        for index in range(min(policy.first, len(simple))):
+            self.pairs(plain, simple, 1, fixed=simple.chosen([index]))
             yield False
 
-    def singles(
-        self, target: Sought, entries: Dictionary, weights: Dictionary | None = None
-    ) -> None:
-        """w (c_0 + c_1 f) for the entries f nearest to the target, w one of the weights or 1."""
-        ones = np.ones((1, self.t.size))
-        ranked: list[tuple[float, float, int, int]] = []
-        for place, w in enumerate(ones if weights is None else weights.values):
-            loss = _left_by_each(target.values, entries.values * w, w)
-            first = np.lexsort([entries.sizes, np.maximum(loss, self.goal**2)])[: self.policy.kept]
-            places = [int(i) for i in first if np.isfinite(loss[i])]
-            ranked += [
-                (max(float(loss[i]), self.goal**2), float(entries.sizes[i]), i, place)
-                for i in places
-            ]
-        taken: set[tuple[str, int]] = set()
-        for left, _, index, place in sorted(ranked):
-            if (
-                len(taken) == self.policy.singles
-                or self.exact()
-                or (weights and left > self.policy.promising)
-            ):
+    def sparse_sums(self) -> None:
+        """Keep an exact sum within a family of terms with whole numbers for constants, by backward elimination."""
+        inputs, names = Dictionary.of_inputs(self.t[:, None]), {each.name for each in self.candidates}
+        powers = powers_of(inputs, self.candidates, [Fraction(k, 2) for k in range(-12, 13) if k])
+        grid = np.array([(k, b) for k in range(1, 7) for b in (0.0, np.pi / 2)])
+        sines = inputs.functions(TABLE["sin"], grid) if "sin" in names else inputs.chosen([])
+        common = functions_of(inputs, self.candidates, 2)
+        max_terms = self.policy.sums if self.precise else int(-np.log10(self.goal) / 2) - 1
+        for terms in (powers, sines, common + powers.chosen(range(min(6, len(powers))))):
+            columns = terms.values - terms.values.mean(axis=1, keepdims=True)
+            columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+            allowed = 10 * self.goal * self.y_std
+            solved = few_terms(columns.T, self.y - self.y.mean(), allowed)
+            kept = [] if solved is None else np.flatnonzero(solved)
+            if 0 < len(kept) <= max_terms:
+                self.keep(solve_terms(OutputTransform(self.y), terms.chosen(kept)).expression())
+            if self.is_exact():
                 return
-            if (entries.families[index], place) in taken:
-                continue
-            taken.add((entries.families[index], place))
-            w = ones[0] if weights is None else weights.values[place]
-            constant, slope = np.linalg.lstsq(
-                np.stack([w, w * entries.values[index]], 1), target.values, rcond=None
-            )[0]
-            weight = sympy.Integer(1) if weights is None else weights.builds[place]()
-            self.keep(
-                target.inverse(
-                    weight * combination([constant, slope], [sympy.S.One, entries.builds[index]()])
-                )
+
+    def singles(self, targets: Sequence[OutputTransform], entries: Dictionary) -> None:
+        """Keep c_0 + c_1 f for the entries f nearest to one of the targets, one of each family and target. Of several
+        targets only what leaves little is kept."""
+        basis, floor, policy = np.ones((self.t.size, 1)), self.goal**2, self.policy
+        ranked = [
+            (left, float(entries.sizes[i]), place, i)
+            for place, target in enumerate(targets)
+            for left, i in nearest_terms(
+                target.values, entries.values, basis, policy.kept, entries.sizes, floor
             )
+            if len(targets) == 1 or left <= policy.promising
+        ]
+        taken: set[tuple[str, int]] = set()
+        for _, _, place, i in sorted(ranked):
+            if (entries.families[i], place) not in taken:
+                taken.add((entries.families[i], place))
+                self.keep(solve_terms(targets[place], entries.chosen([i])).expression())
+            if len(taken) == policy.singles or self.is_exact():
+                return
 
     def pairs(
         self,
-        target: Sought,
+        target: OutputTransform,
         entries: Dictionary,
         polished: int,
-        weight: Dictionary | None = None,
-        beside: Dictionary | None = None,
+        fixed: Dictionary | None = None,
     ) -> None:
-        """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w 1 or the one entry of `weight`,
-        with those `beside` them in the sum."""
-        w = weight.values[0] if weight else np.ones_like(self.t)
-        fixed = [w, *(w * beside.values if beside else ())]
-        trial = nearest_pairs(target.values, entries.values * w, np.stack(fixed), self.policy.kept)
+        """Keep c_0 + c_1 f + c_2 g + ... for the nearest pairs of entries, with those `fixed` in the sum: one of each of
+        `polished` families, and all that are nearly exact."""
         taken: set[str] = set()
-        for loss, i, j in trial:
-            family = "+".join(sorted({entries.families[i], entries.families[j]}))
-            full = family in taken or len(taken) >= polished
-            if loss > 1e-20 and full:
+        for left, found in nearest_sums(target, entries, self.policy.kept, fixed=fixed):
+            full = found.family in taken or len(taken) >= polished
+            if full and left > _RATHER_EXACT:
                 continue
-            columns = np.stack([*fixed, w * entries.values[i], w * entries.values[j]], axis=1)
-            c = np.linalg.lstsq(columns, target.values, rcond=None)[0]
-            error = float(np.std(target.values - columns @ c) / np.std(target.values))
-            if error > self.goal * 1e3 and full:
+            if full and found.error > self.policy.near * self.goal:
                 continue
-            taken.add(family)
-            c[np.abs(c) * np.abs(columns).max(axis=0) <= 1e-12 * np.abs(target.values).max()] = 0.0
-            builds = [*(beside.builds if beside else ()), entries.builds[i], entries.builds[j]]
-            whole = combination(c, [sympy.S.One, *(build() for build in builds)])
-            self.keep(target.inverse(weight.builds[0]() * whole if weight else whole))
-            if self.exact():
+            taken.add(found.family)
+            self.keep(found.expression())
+            if self.is_exact():
                 return
 
-    def sums_with_factor(self, target: Sought, entries: Dictionary) -> None:
-        """Every entry times a short polynomial, in t or in waves of t."""
-        t = self.t
-        families = [[call(power(k)) for k in (1, 2, 3)]]
-        if "sin" in self.names:
-            waves = [call(TABLE["sin"], float(k), b) for k in range(1, 6) for b in (0.0, np.pi / 2)]
-            families += [waves[:2], waves]
-        for parts in families:
-            basis, terms = (
-                [np.ones_like(t), *(part.value(t) for part in parts)],
-                [part.expression() for part in parts],
-            )
-            stacked = entries.values[:, :, None] * np.stack(basis, axis=1)
-            norms = np.linalg.norm(stacked, axis=1, keepdims=True)
-            q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
-            count_work(COSTS.grid_value * stacked.size)
-            rest = target.values - np.einsum(
-                "mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values)
-            )
-            errors = np.sqrt(np.mean(rest**2, axis=1)) / float(np.std(target.values))
-            for index in np.argsort(errors)[:2]:
-                if errors[index] > max(100 * self.goal, 1e-9):
-                    break
-                c = np.linalg.lstsq(stacked[index], target.values, rcond=None)[0]
-                size = np.abs(c) * np.abs(stacked[index]).max(axis=0)
-                c[size <= 1e-9 * size.max()] = 0.0
-                self.keep(entries.builds[index]() * combination(c, [sympy.S.One, *terms]))
-                if self.exact():
-                    return
+    def times_polynomials(self, target: OutputTransform, entries: Dictionary) -> None:
+        """Keep an entry times a cubic polynomial, if that is nearly exact."""
+        powers = np.vander(self.t, 4, increasing=True)
+        stacked = entries.values[:, :, None] * powers
+        norms = np.linalg.norm(stacked, axis=1, keepdims=True)
+        q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
+        rest = target.values - np.einsum("mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values))
+        errors = np.sqrt(np.mean(rest**2, axis=1)) / self.y_std
+        best = int(np.argmin(errors))
+        if errors[best] <= self.policy.near * self.goal:
+            entry, t = entries.chosen([best]), Dictionary.of_inputs(self.t[:, None])
+            cubic = powers_of(t, self.candidates, range(1, 4))
+            products = entry + entry.combined(cubic, PRODUCT)
+            self.keep(solve_terms(target, products).expression())
 
     def grown(self, entries: Dictionary, budget: Budget) -> Iterator[None]:
-        """The best so far with one more term, all constants refitted, a few of them side by side."""
+        """Add terms to the best so far, a few of them side by side, and refit all constants."""
         beam = self.best()[: self.policy.width]
         for _ in range(self.policy.terms):
             grown: list[EdgeMatch] = []
@@ -292,111 +272,43 @@ class UnivariateSearch:
                     return
                 grown += self.with_term(match, entries)
                 yield
-            if not grown:
-                return
-            beam = self.ranked(grown)[: self.policy.width]
+            beam = sorted(grown, key=self.score)[: self.policy.width]
 
     def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
-        function = match.function
-        if not isinstance(function, Subgraph):
+        """Return the match with one more term, of each of the families that explain most of what it leaves."""
+        if not isinstance(match.function, Subgraph):
             return []
-        value, jacobian = function.graph.linearise(self.t[:, None])
+        graph = match.function.graph
+        value, jacobian = graph.linearise(self.t[:, None])
         basis = np.linalg.qr(np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1))[0]
         cover, slopes = covered(self.y - value, entries.values, basis)
-        grown: list[EdgeMatch] = []
-        taken: set[str] = set()
-        for i in np.argsort(-cover):
-            if entries.families[i] in taken:
-                continue
-            taken.add(entries.families[i])
-            more = number(float(slopes[i])) * entries.builds[int(i)]()
-            found = self.keep(to_expression(function.graph, ["x0"]) + more)
-            grown += [found] if found else []
-            if len(taken) >= self.policy.branches:
-                break
-        return grown
-
-    # --- what becomes of it
-
-    def try_terms(self, terms: Sequence[Symbolic], most: int) -> None:
-        """A linear combination of terms that is exact, with as few as that takes, if these are at most `most`."""
-        usable = [
-            term for term in terms if known(term.candidate, self.names) and term.allows(self.t)
-        ]
-        values = [term.value(self.t) for term in usable]
-        usable = [
-            term for term, each in zip(usable, values, strict=True) if np.isfinite(each).all()
-        ]
-        plain = np.stack(
-            [np.ones_like(self.t), *(each for each in values if np.isfinite(each).all())], axis=1
-        )
-        columns = np.concatenate([plain[:, :1], plain[:, 1:] - plain[:, 1:].mean(axis=0)], axis=1)
-        solved = few_terms(
-            columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300),
-            self.y,
-            10 * self.goal * self.spread,
-        )
-        kept = [] if solved is None else [0, *(np.flatnonzero(solved[1:]) + 1)]
-        if 1 < len(kept) <= most + 1:
-            norms = np.linalg.norm(plain[:, kept], axis=0)
-            c = np.linalg.lstsq(plain[:, kept] / norms, self.y, rcond=None)[0] / norms
-            self.keep(
-                combination(c, [sympy.S.One, *(usable[k - 1].expression() for k in kept[1:])])
-            )
-
-    def families(self) -> None:
-        """Linear combinations within families of functions with whole numbers for constants."""
-        wide, turn = range(-6, 7), np.pi / 2
-        powers = [power(Fraction(k, 2)) for k in range(-4, 9) if k]
-        waves = [call(TABLE["sin"], float(k), b) for k in range(1, 7) for b in (0.0, turn)]
-        growth = [call(TABLE["exp"], float(k)) for k in range(-3, 4) if k]
-        common = [call(TABLE["sin"], k, b) for k in (1.0, 2.0) for b in (0.0, turn)]
-        common += [
-            call(TABLE[name]) for name in ("log", "sqrt", "1/x", "1/x^2", "tanh", "arctan", "abs")
-        ]
-        common += [
-            call(TABLE["exp"], 1.0),
-            call(TABLE["exp"], -1.0),
-            *(call(power(k)) for k in (1, 2, 3, 4, 5)),
-        ]
-        most = self.policy.sums if self.precise else int(-np.log10(self.goal) / 2) - 1
-        far = [call(power(k)) for k in range(-12, 3) if k]
-        for terms in (
-            waves,
-            growth,
-            far,
-            [call(power(k)) for k in wide if k],
-            [call(each) for each in powers],
-            common,
-        ):
-            self.try_terms(terms, most)
-            if self.exact():
-                return
+        order = np.argsort(-cover)
+        firsts = list(dict.fromkeys(entries.families[i] for i in order))[: self.policy.branches]
+        grown = []
+        for family in firsts:
+            i = next(int(i) for i in order if entries.families[i] == family)
+            more = number(float(slopes[i])) * entries.builds[i]()
+            grown.append(self.keep(to_expression(graph, ["x0"]) + more))
+        return [each for each in grown if each is not None]
 
     def keep(self, expression: sympy.Expr, *, wide: bool = True) -> EdgeMatch | None:
-        """The match of the expression with all its constants fitted; None where it is not defined."""
+        """Record the expression with all its constants fitted, and return its match; None where it is not defined."""
         try:
             simple = canonicalise(graph_of_expression(expression, 1, wide=wide))
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
-        floor = 0.1 * self.goal * self.spread
+        floor = 0.1 * self.goal * self.y_std
         settings = RefitSettings(steps=self.policy.steps, floor=floor, damping=1e-6, patience=4)
         fitted = refit(simple, self.t[:, None], self.y, settings)
-        loss = (fitted.rmse / self.spread) ** 2
+        loss = (fitted.rmse / self.y_std) ** 2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
-        found, complexity = (
-            Subgraph(fitted.graph),
-            fitted.graph.complexity + max(fitted.graph.active_edges - 1, 0),
-        )
+        found = Subgraph(fitted.graph)
+        complexity = fitted.graph.complexity + max(fitted.graph.active_edges - 1, 0)
         match = EdgeMatch(found, loss, complexity, found.name, self.goal**2)
         self.found.append(match)
         return match
 
 
-def _left_by_each(values: Array, entries: Array, beside: Array) -> Array:
-    """The share of the variance of values (N,) that `beside` (N,) and each of the entries (M, N) leave."""
-    q = beside / np.linalg.norm(beside)
-    rest = values - (values @ q) * q
-    left = rest @ rest - covered(rest, entries, q[:, None])[0]
-    return np.asarray(np.nan_to_num(left, nan=np.inf) / np.sum((values - values.mean()) ** 2))
+#: Fraction of the variance that a pair may leave to be looked at although its family was.
+_RATHER_EXACT = 1e-20

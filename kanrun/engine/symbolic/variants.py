@@ -9,8 +9,8 @@ from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, TWINS, Array, 
 from kanrun.engine.symbolic.edge_matching import ROUNDING, grid_values, thinned
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.regression import covered
 from kanrun.engine.symbolic.search_problem import MatchingPolicy, SearchProblem
 
 

@@ -12,10 +12,10 @@ import sympy
 import kanrun
 from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.expression_pairs import pair_formulas
+from kanrun.engine.symbolic.dictionary import PRODUCT, Dictionary
 from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.multivariate import linear_forms, pair_formulas, ridge_formulas
 from kanrun.engine.symbolic.rational_functions import rational_function
-from kanrun.engine.symbolic.ridge_terms import _forms, ridge_formulas
 from kanrun.engine.symbolic.structure import _without_needless_addends, tried_expression
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
 from kanrun.errors import KanrunError, UsageError
@@ -91,9 +91,7 @@ def test_a_variable_that_is_zero_somewhere_is_no_divisor() -> None:
 )
 def test_pairs_and_triples_of_small_expressions_are_found(text: str) -> None:
     data = points(text, 0.2, 0.9, 2)
-    (expression, error), *others = pair_formulas(data, choose(None), POLICY.expression_pairs)
-    assert error < 1e-11
-    assert not others
+    expression = next(pair_formulas(data, choose(None), POLICY.dictionary))
     x = np.random.default_rng(8).uniform(0.2, 0.9, (50, 2))
     np.testing.assert_allclose(
         to_numpy(expression, ["x0", "x1"])(x), to_numpy(parse(text), ["x0", "x1"])(x), rtol=1e-9
@@ -139,7 +137,7 @@ def test_powers_of_noisy_points_are_simple_fractions() -> None:
 
 def test_only_candidates_asked_for_are_used() -> None:
     data = points("sin(x0)*x1 + x0", 0.2, 0.9, 2)
-    for expression, _ in pair_formulas(data, choose(["x", "x^2", "exp"]), POLICY.expression_pairs):
+    for expression in pair_formulas(data, choose(["x", "x^2", "exp"]), POLICY.dictionary):
         assert not expression.atoms(sympy.sin, sympy.cos, sympy.tan, sympy.log)
 
 
@@ -249,10 +247,14 @@ def test_a_number_that_is_not_real_makes_no_graph() -> None:
 
 
 def test_forms_of_two_monomials_are_on_a_fine_grid_whatever_the_inputs() -> None:
-    monomials = np.random.default_rng(0).uniform(-1, 1, (6, 30))
-    slopes, shifts, forms = _forms("sin", monomials, POLICY.ridge)
-    wanted = (
-        0.75 * monomials[2] - 2.25 * monomials[3]
-    )  # the first slope is positive: a sine takes a phase
-    assert np.abs(forms - wanted).max(axis=1).min() < 1e-12
-    np.testing.assert_allclose(slopes @ monomials + shifts[:, None], forms, atol=1e-12)
+    x = np.random.default_rng(0).uniform(-1, 1, (30, 3))
+    x[:2] = [[-1], [1]] * np.ones((2, 3))
+    inputs = Dictionary.of_inputs(x)
+    monomials = inputs + inputs.combined(inputs, PRODUCT, distinct=True)
+    assert len(monomials) == 6
+    forms = linear_forms(monomials, POLICY.ridge.waves, POLICY.ridge, scaled=False)
+    apart = np.abs(forms.values - (0.75 * x[:, 1] - 2.25 * x[:, 2])).max(axis=1)
+    nearest = int(np.argmin(apart))
+    assert apart[nearest] < 1e-12
+    values = to_numpy(forms.builds[nearest](), ["x0", "x1", "x2"])(x)
+    np.testing.assert_allclose(values, forms.values[nearest], atol=1e-12)

@@ -7,9 +7,9 @@ import pytest
 
 from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
-from kanrun.engine.symbolic.dictionary import dictionary
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms
 from kanrun.engine.symbolic.formula import to_expression
-from kanrun.engine.symbolic.pairs import covered, nearest_pairs
+from kanrun.engine.symbolic.regression import covered, nearest_pairs
 from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.formulas import parse, to_numpy
 
@@ -87,7 +87,7 @@ def test_the_nearest_pair_is_the_one_that_least_squares_finds() -> None:
 
 def test_a_dictionary_is_defined_where_its_argument_is() -> None:
     t = np.linspace(-2.0, 3.0, 50)
-    entries = dictionary(t, choose(None))
+    entries = dictionary_of_one(t, choose(None)) + generic_terms(t, choose(None), 90)
     assert np.isfinite(entries.values).all()
     assert "log" in entries.families  # log(3 + t), log(5 + t)
     inverses = entries.values[[family == "1/x" for family in entries.families]]

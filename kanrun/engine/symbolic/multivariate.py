@@ -1,0 +1,192 @@
+"""Formulas of several inputs, each found by one sparse regression over terms that are compared with y all at once.
+
+Quotients of polynomials; sums of pairs and triples of small expressions, for y and functions of y, with a weight or not;
+and a quadratic polynomial with one function of a bilinear form, as in x0 x1 + tanh(x0 - x1).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, combination, power
+from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.dictionary import PRODUCT, Build, Dictionary, expand_dictionary
+from kanrun.engine.symbolic.expression_graphs import graph_of_expression
+from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.regression import (
+    OutputTransform,
+    TermSum,
+    nearest_sums,
+    nearest_terms,
+    nearest_triples,
+    output_transforms,
+    solve_terms,
+)
+from kanrun.engine.symbolic.search_problem import DictionaryPolicy, RidgePolicy
+
+#: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
+_EXACT = 1e-11
+#: Of the functions of y the first so many are regressed as quotients.
+_QUOTIENTS = 3
+
+
+def pair_formulas(
+    data: SearchData, candidates: Sequence[Candidate], policy: DictionaryPolicy
+) -> Iterator[sympy.Expr]:
+    """Yield the formulas of y from a dictionary of small expressions that reproduce some of the points, the plainest of
+    a kind first, then the few nearest ones."""
+    pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
+    entries = expand_dictionary(data.x[pick], candidates, policy)
+    names = {candidate.name for candidate in candidates}
+    found: list[TermSum] = []
+    for sums in _kinds(entries, data.y[pick], names, policy):
+        near = [each for left, each in sums if left < policy.promising]
+        exact = [each.expression() for each in near if each.error <= policy.exact]
+        yield from sorted(exact, key=_plainness)
+        found += near
+    nearest = sorted(found, key=lambda each: each.error)
+    yield from (each.expression() for each in nearest[: policy.returned])
+
+
+def _kinds(
+    entries: Dictionary, y: Array, names: set[str], policy: DictionaryPolicy
+) -> Iterator[Iterator[tuple[float, TermSum]] | list[tuple[float, TermSum]]]:
+    """Yield the nearest sums of one kind after the other."""
+    simple, few = (entries.chosen(range(min(n, len(entries)))) for n in (policy.simple, policy.few))
+    near = partial(nearest_sums, kept=policy.kept, floor=_EXACT)
+    for place, target in enumerate(output_transforms(y, names)):
+        yield near(target, simple if place else entries)
+        yield nearest_triples(target, few.chosen(range(min(policy.triples, len(few)))), 2)
+        if place < _QUOTIENTS:
+            yield near(target, few, quotients=True)
+    logarithms = simple.functions(TABLE["log"], np.array([(1.0, 0.0), (-1.0, 0.0)]))
+    for target in output_transforms(y, {"exp"} & names)[1:]:  # products of powers
+        yield near(target, logarithms)
+    for k in range(min(policy.weights, len(entries))):
+        weight = entries.values[k], entries.builds[k]
+        for place, target in enumerate(output_transforms(y, names, weight)):
+            yield near(target, few if place else simple)
+
+
+def _plainness(expression: sympy.Expr) -> float:
+    """Return the number of operations. Roots of single variables count more, as they assume the sign of these."""
+    roots = [
+        each
+        for each in expression.atoms(sympy.Pow)
+        if not each.exp.is_Integer and not each.base.is_Add and each.free_symbols
+    ]
+    return float(sympy.count_ops(expression)) + 6.0 * len(roots)
+
+
+#: For each function the constants b of f(u + b) that are tried for a form u. Of those in `_SCALED` only the ratio of
+#: slopes and constant counts: b is the smallest value of the argument over its range, or the place of its zero.
+_SHIFTS: dict[str, tuple[float, ...]] = {
+    "sin": (0.0, np.pi / 2),
+    "exp": (0.0,),
+    **{name: (0.0, -1.0, 1.0, -2.0, 2.0) for name in ("tanh", "gaussian")},
+    **{name: (0.01, 0.1, 0.5, 2.0) for name in ("sqrt", "log", "1/x")},
+    "abs": (-0.25, -0.5, -0.75),
+}
+_SCALED = ("sqrt", "log", "1/x", "abs")
+
+
+def ridge_formulas(
+    data: SearchData, candidates: Sequence[Candidate], policy: RidgePolicy
+) -> Iterator[sympy.Expr]:
+    """Yield the nearest formulas that are a quadratic polynomial and a factor times a function of a bilinear form, with
+    all constants fitted to some of the points, best first.
+
+    On a grid of the form's constants everything else is linear.
+    """
+    pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
+    x, y, names = data.x[pick], data.y[pick], {candidate.name for candidate in candidates}
+    inputs = Dictionary.of_inputs(x)
+    monomials = inputs + inputs.combined(inputs, PRODUCT, distinct=True)
+    quadratic = monomials + inputs.functions(power(2), np.array([(1.0, 0.0)]))
+    basis, target = np.column_stack([np.ones(len(y)), *quadratic.values]), OutputTransform(y)
+    factors, found = _factors(inputs, names), list[TermSum]()
+    for name in (each for each in _SHIFTS if each in names):
+        steps = policy.ratios if name in _SCALED else policy.waves if name == "sin" else policy.slopes
+        forms = linear_forms(monomials, steps, policy, scaled=name in _SCALED)
+        terms = forms.functions(TABLE[name], np.array([(1.0, b) for b in _SHIFTS[name]]))
+        for k in (None, *range(len(factors))):
+            values = terms.values if k is None else terms.values * factors.values[k]
+            nearest = nearest_terms(y, values, basis, policy.kept, terms.sizes)
+            for i in (i for left, i in nearest if left < policy.promising):
+                term = terms.chosen([i])
+                term = term if k is None else term.combined(factors.chosen([k]), PRODUCT)
+                found.append(solve_terms(target, quadratic + term))
+    yield from _refitted(sorted(found, key=lambda each: each.error)[: policy.tried], x, y, policy)
+
+
+def _refitted(
+    sums: list[TermSum], x: Array, y: Array, policy: RidgePolicy
+) -> Iterator[sympy.Expr]:
+    """Yield the best of the sums with all constants fitted; none is tried after an exact one."""
+    found: list[tuple[float, int, Graph]] = []
+    for place, each in enumerate(sums):
+        settings = RefitSettings(steps=policy.steps, damping=policy.damping)
+        fitted = refit(graph_of_expression(each.expression(), x.shape[1]), x, y, settings)
+        found += [(fitted.rmse, place, fitted.graph)] if np.isfinite(fitted.rmse) else []
+        if fitted.rmse < policy.exact * float(np.std(y)):
+            break
+    for *_, graph in sorted(found, key=lambda each: each[:2])[: policy.returned]:
+        yield to_expression(graph, [f"x{i}" for i in range(x.shape[1])])
+
+
+def linear_forms(
+    monomials: Dictionary, steps: Sequence[float], policy: RidgePolicy, *, scaled: bool
+) -> Dictionary:
+    """Return sums of two and of three of the monomials, scaled to [-1, 1], with slopes from `steps`. For three of them
+    the steps are thinned to at most `max_forms` sums. With `scaled` the range of each sum is [0, 1]."""
+    low, high = monomials.values.min(axis=1), monomials.values.max(axis=1)
+    middle, half = (low + high) / 2, (high - low) / 2
+    found = []
+    for count in range(2, min(3, len(monomials)) + 1):
+        every, subsets = np.array(steps), math.comb(len(monomials), count)
+        while count > 2 and subsets * len(every) ** count > policy.max_forms:
+            every = every[len(every) // 2 % 2 :: 2]  # keeps the zero in the middle
+        grid = np.array(list(itertools.product(every[every != 0], repeat=count)))
+        grid = grid[np.abs(grid).sum(1) <= policy.widest]
+        for chosen in itertools.combinations(range(len(monomials)), count):
+            found.append(np.zeros((len(grid), len(monomials))))
+            found[-1][:, chosen] = grid
+    slopes = np.concatenate(found)
+    values = slopes @ ((monomials.values - middle[:, None]) / half[:, None])
+    start, width = (values.min(1), np.ptp(values, axis=1)) if scaled else (0 * values[:, 0], 1.0)
+    values = ((values.T - start) / width).T
+    slopes = (slopes.T / width).T / half
+    constants = -start / width - slopes @ middle
+    builds = [
+        partial(_form, row, constant, monomials.builds)
+        for row, constant in zip(slopes, constants.tolist(), strict=True)
+    ]
+    sizes = np.count_nonzero(slopes, axis=1).astype(np.float64)
+    return Dictionary(values, sizes, ("",) * len(builds), tuple(builds))
+
+
+def _form(slopes: Array, constant: float, builds: Sequence[Build]) -> sympy.Expr:
+    return combination([*slopes, constant], [*(build() for build in builds), sympy.S.One])
+
+
+def _factors(inputs: Dictionary, names: set[str]) -> Dictionary:
+    """Return factors of the function: an input, its inverse, and exponentials of it."""
+    parts = [inputs]
+    if "1/x" in names:
+        parts.append(inputs.functions(TABLE["1/x"], np.array([(1.0, 0.0)])))
+    for i, half in enumerate(np.ptp(inputs.values, axis=1) / 2 if "exp" in names else ()):
+        rates = np.array([(rate / half, 0.0) for rate in _RATES])
+        parts.append(inputs.chosen([i]).functions(TABLE["exp"], rates))
+    return Dictionary.joined(parts, inputs.values.shape[1])
+
+
+#: Rates of the exponential factors, for inputs scaled to [-1, 1].
+_RATES = (-1.5, -0.5, 0.5, 1.5)

@@ -1,0 +1,296 @@
+"""Sparse regression: sums of few terms of a dictionary that explain values.
+
+The values are y or a function of it, such as 1/y or log |y|, divided by a weight or not. Least squares over all pairs of
+terms needs only the terms' correlations, so that a million pairs take a second. In a quotient of two sums, terms of the
+denominator are those of the dictionary times the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, X, combination
+from kanrun.engine.symbolic.dictionary import Build, Dictionary
+
+#: Rows that are compared at once; what of an entry the fixed rows must leave, and of one entry another one, so that it
+#: counts beside them; what a place further back adds to a pair's loss.
+_BLOCK, _LEFT, _APART, _LATER = 256, 1e-8, 1e-7, 1e-18
+
+
+@dataclass(frozen=True)
+class OutputTransform:
+    """`values` (N,) that are regressed in place of y, where y = factor * outer(values).
+
+    `factor` is a number or the values of a weight (N,), `weight` its expression.
+    """
+
+    values: Array
+    outer: Candidate = IDENTITY
+    factor: Array | float = 1.0
+    weight: sympy.Expr = sympy.S.One
+
+    def restore(self, values: Array) -> Array:
+        """Return y for values (N,) of this transform."""
+        return np.asarray(self.factor * self.outer.value(values))
+
+    def inverse(self, expression: sympy.Expr) -> sympy.Expr:
+        """Return y as an expression for the transform as an expression."""
+        return self.weight * self.outer.expression.xreplace({X: expression})
+
+
+#: For each outer function its inverse, and the largest |y| for which that has neither a jump nor an overflow.
+_OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
+    ("1/x", lambda y: 1 / y, np.inf),
+    ("sqrt", np.square, np.inf),
+    ("exp", np.log, np.inf),
+    ("1/sqrt", lambda y: 1 / y**2, np.inf),
+    ("x^2", np.sqrt, np.inf),
+    ("1/x^2", lambda y: 1 / np.sqrt(y), np.inf),
+    ("log", np.exp, 20.0),
+    ("arcsin", np.sin, np.pi / 2),
+    ("arctan", np.tan, np.pi / 2),
+    ("tanh", np.arctanh, 1.0),
+    ("sin", np.arcsin, 1.0),
+)
+#: The outer functions of which y must have one sign; -y is transformed where it is negative.
+_ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
+#: Smallest range of transformed values, relative to their size.
+_FLAT = 1e-12
+
+
+def output_transforms(
+    y: Array, names: set[str], weight: tuple[Array, Build] | None = None
+) -> list[OutputTransform]:
+    """Return y (N,) over the weight, and its transforms that are defined and whose outer functions are in `names`."""
+    factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
+    y = y / factor
+    found = [OutputTransform(y, factor=factor, weight=expression)]
+    for name, function, largest in _OUTPUTS:
+        sign = -1 if name in _ONE_SIGN and y[0] < 0 else 1
+        if name not in names or not np.abs(y).max() <= largest:
+            continue
+        if name in _ONE_SIGN and not (sign * y > 0).all():
+            continue
+        with np.errstate(all="ignore"):
+            values = function(sign * y)
+        if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
+            found.append(OutputTransform(values, TABLE[name], sign * factor, sign * expression))
+    return found
+
+
+@dataclass(frozen=True)
+class TermSum:
+    """A linear combination of terms, as found by least squares: `coefficients` of the terms `above`, then of those
+    `below`, which stand in a denominator 1 - ..., then the constant; `error` is that of y relative to its standard
+    deviation, and `family` names the functions of the terms that were chosen."""
+
+    transform: OutputTransform
+    above: tuple[Build, ...]
+    below: tuple[Build, ...]
+    coefficients: Array
+    family: str
+    error: float
+
+    def expression(self) -> sympy.Expr:
+        """Return y as an expression."""
+        cut = len(self.above)
+        terms = [*(build() for build in self.above), sympy.S.One]
+        top = combination([*self.coefficients[:cut], self.coefficients[-1]], terms)
+        below = combination(self.coefficients[cut:-1], [build() for build in self.below])
+        return self.transform.inverse(top / (1 - below))
+
+
+def solve_terms(
+    transform: OutputTransform, above: Dictionary, below: Dictionary | None = None
+) -> TermSum:
+    """Return the least-squares combination of all terms and a constant, without coefficients that are rounding."""
+    t, under = transform.values, np.zeros((0, transform.values.size)) if below is None else below.values
+    design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
+    sizes = np.linalg.norm(design, axis=0)
+    solved = np.linalg.lstsq(design / sizes, t, rcond=None)[0]
+    small = np.abs(solved) < _ROUNDING * np.linalg.norm(t)
+    if small.any() and not small.all():
+        solved = np.zeros_like(solved)
+        solved[~small] = np.linalg.lstsq((design / sizes)[:, ~small], t, rcond=None)[0]
+    solved, cut = solved / sizes, len(above)
+    with np.errstate(all="ignore"):
+        top = design[:, :cut] @ solved[:cut] + solved[-1]
+        y, values = transform.restore(t), transform.restore(top / (1 - solved[cut:-1] @ under))
+        error = float(np.sqrt(np.mean((values - y) ** 2)) / np.std(y))
+    builds = () if below is None else below.builds
+    family = "+".join(sorted({*above.families, *(() if below is None else below.families)}))
+    return TermSum(
+        transform, above.builds, builds, solved, family, error if np.isfinite(error) else np.inf
+    )
+
+
+#: Part of the values that a term must make to be kept.
+_ROUNDING = 1e-11
+
+
+def nearest_sums(
+    transform: OutputTransform,
+    entries: Dictionary,
+    kept: int,
+    *,
+    fixed: Dictionary | None = None,
+    quotients: bool = False,
+    floor: float = 0.0,
+) -> Iterator[tuple[float, TermSum]]:
+    """Yield the `kept` nearest sums of two entries, a constant and all entries of `fixed`, or with `quotients` of one
+    entry above and one below, with the fraction of the variance that they leave, best first."""
+    t = transform.values
+    rows = np.stack([np.ones_like(t), *(fixed.values if fixed is not None else ())])
+    others = entries.values * t if quotients else None
+    for left, i, j in nearest_pairs(t, entries.values, rows, kept, others=others, floor=floor):
+        if quotients:
+            yield left, solve_terms(transform, entries.chosen([i]), entries.chosen([j]))
+        else:
+            pair = entries.chosen([i, j])
+            yield left, solve_terms(transform, pair if fixed is None else fixed + pair)
+
+
+def nearest_triples(
+    transform: OutputTransform, entries: Dictionary, kept: int
+) -> list[tuple[float, TermSum]]:
+    """Return the `kept` triples of entries that leave least: pairs beside each entry."""
+    t, found = transform.values, []
+    one, total = np.ones_like(t), float(np.sum((t - t.mean()) ** 2))
+    for i in range(len(entries) - 2):
+        rows = np.stack([one, entries.values[i]])
+        rest = t - rows.T @ np.linalg.lstsq(rows.T, t, rcond=None)[0]
+        for left, j, k in nearest_pairs(t, entries.values[i + 1 :], rows, 1):
+            found.append((left * float(rest @ rest) / total, (i, i + 1 + j, i + 1 + k)))
+    best = sorted(found)[:kept]
+    return [(left, solve_terms(transform, entries.chosen(chosen))) for left, chosen in best]
+
+
+def nearest_terms(
+    values: Array, entries: Array, basis: Array, kept: int, sizes: Array, floor: float = 0.0
+) -> list[tuple[float, int]]:
+    """Return the `kept` single entries (M, N) that leave least of values (N,) beside the columns of `basis` (N, K), as
+    (fraction of the variance left, index); of those that leave less than `floor` the simplest."""
+    q = np.linalg.qr(basis / np.linalg.norm(basis, axis=0))[0]
+    rest = values - q @ (q.T @ values)
+    with np.errstate(all="ignore"):
+        left = (rest @ rest - covered(rest, entries, q)[0]) / np.sum((values - values.mean()) ** 2)
+    left = np.maximum(np.nan_to_num(left, nan=np.inf), floor)
+    order = np.lexsort([sizes, left])[:kept]
+    return [(float(left[i]), int(i)) for i in order if np.isfinite(left[i])]
+
+
+def nearest_pairs(
+    y: Array,
+    entries: Array,
+    fixed: Array,
+    kept: int,
+    *,
+    others: Array | None = None,
+    floor: float = 0.0,
+) -> list[tuple[float, int, int]]:
+    """The `kept` pairs (i, j) of entries (M, N), or of one of them and one of `others`, that together with the rows of
+    `fixed` (K, N) explain y (N,) best, as (share of the variance that is left, i, j), best first; of those that leave
+    less than `floor` the first ones.
+
+    What is left after both is 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) for correlations p with y, g between
+    them.
+    """
+    q = np.linalg.qr(fixed.T)[0]
+    rest = y - q @ (q.T @ y)
+    total = float(np.linalg.norm(rest))
+    use, left = _directions(entries, q)
+    others_use, right = (use, left) if others is None else _directions(others, q)
+    if total == 0.0 or min(use.size, others_use.size) < 2:
+        return []
+    p, s = left @ (rest / total), right @ (rest / total)
+    alike = others is None
+    count_work(
+        use.size * others_use.size * (COSTS.pair + COSTS.pair_entry * y.size) * (1 if alike else 2)
+    )
+    best: list[tuple[float, int, int]] = []
+    worst = np.inf
+    for start in range(0, use.size, _BLOCK):
+        rows, skipped = slice(start, min(start + _BLOCK, use.size)), start if alike else 0
+        gram = left[rows] @ right[skipped:].T
+        apart = 1 - gram**2
+        apart[apart < _APART] = np.inf
+        explained = (p[rows, None] - gram * s[None, skipped:]) ** 2
+        explained /= apart
+        explained += s[None, skipped:] ** 2
+        explained[np.isinf(apart)] = 0.0
+        flat = np.flatnonzero(explained > 1 - worst)
+        if flat.size > 2 * kept:
+            losses = np.maximum(1 - explained.ravel()[flat], floor) + _LATER * (
+                start + flat // explained.shape[1]
+            )
+            flat = flat[
+                np.argpartition(losses + _LATER * (flat % explained.shape[1]), 2 * kept)[: 2 * kept]
+            ]
+        for index in flat.tolist():
+            i, j = divmod(index, explained.shape[1])
+            if i < j or not alike:
+                loss = max(1 - float(explained[i, j]), floor)
+                best.append((loss, int(use[start + i]), int(others_use[skipped + j])))
+        best = sorted(best, key=lambda entry: (entry[0], entry[1] + entry[2]))[:kept]
+        worst = best[-1][0] if len(best) == kept else np.inf
+    return best
+
+
+def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
+    """Of each of the entries (M, N): what it explains of values (N,) beside the orthonormal columns of `basis` (N, K),
+    as a sum of squares (M,), and its coefficient (M,); -inf and 0 where it is a combination of these."""
+    count_work(COSTS.grid_value * entries.size)
+    left = entries - (entries @ basis) @ basis.T
+    power, both = np.einsum("mn,mn->m", left, left), left @ (values - basis @ (basis.T @ values))
+    usable = power > _LEFT**1.5 * np.einsum("mn,mn->m", entries, entries)
+    power = np.where(usable, power, 1.0)
+    return np.where(usable, both**2 / power, -np.inf), np.where(usable, both / power, 0.0)
+
+
+def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
+    """Which of the entries (M, N) are not combinations of the columns of q (N, K), and what these leave of them, of
+    length 1."""
+    left = entries - (entries @ q) @ q.T
+    norm = np.linalg.norm(left, axis=1)
+    use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))
+    return use, left[use] / norm[use, None]
+
+
+def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
+    """Coefficients (columns,) that leave at most `allowed` of y (N,), as few as backward elimination needs; None where
+    all columns (N, columns) leave more."""
+    kept = list(range(columns.shape[1]))
+
+    def solve(chosen: list[int]) -> Array | None:
+        count_work(COSTS.least_squares * len(y) * len(chosen) ** 2)
+        found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
+        return (
+            found
+            if float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2))) <= allowed
+            else None
+        )
+
+    solved = solve(kept)
+    if solved is None:
+        return None
+    step = max(len(kept) // 2, 1)
+    while step and len(kept) > 1:
+        order = np.argsort(np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0))
+        for rest in (
+            order[min(step, len(kept) - 1) :],
+            *([np.delete(order, 1)] if step == 1 else []),
+        ):
+            fewer = sorted(kept[i] for i in rest)
+            if (trial := solve(fewer)) is not None:
+                kept, solved = fewer, trial
+                break
+        else:
+            step //= 2
+    full = np.zeros(columns.shape[1])
+    full[kept] = solved
+    return full
