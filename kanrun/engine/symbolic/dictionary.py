@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 import sympy
@@ -34,7 +35,7 @@ from kanrun.formulas import variable
 
 Build = Callable[[], sympy.Expr]
 #: A function of two terms, of their values as of their expressions.
-Operation = Callable[..., Array]
+Operation = Callable[..., Any]
 
 #: Bounds on the size of an entry's values, and the smallest range of them relative to their size.
 _LARGEST, _FLAT = 1e9, 1e-9
@@ -174,7 +175,7 @@ def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
     return function(*(build() for build in builds))
 
 
-def _plus_scaled(a: Array, b: Array, k: float) -> Array:
+def _plus_scaled(a: Any, b: Any, k: float) -> Any:
     return a + k * b
 
 
