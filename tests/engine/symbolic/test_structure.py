@@ -11,8 +11,8 @@ import sympy
 
 import kanrun
 from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
-from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.dictionary import PRODUCT, Dictionary
+from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.multivariate import linear_forms, pair_formulas, ridge_formulas
 from kanrun.engine.symbolic.rational_functions import rational_function
