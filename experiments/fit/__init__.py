@@ -9,7 +9,6 @@ points chose, never the test points. A `suite` of the configuration makes it a s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import MODELS, TARGETS, FitConfig
@@ -80,32 +79,11 @@ def run(
 
 
 def figures(tables: Tables) -> Figures:
-    """Loss over steps, prediction against truth, residuals, and for KANs the edges and the network."""
-    from kanrun.experiments.fit.plots import formula_of, loss_curve
+    """Yield loss, predictions and residuals, and for KANs the edges and the network."""
+    from kanrun.study.model_summary import training_figures
 
-    from kanrun.figures import edges, network_diagram, predictions, residuals
-
-    if "cell" in tables["summary"]:
-        return
-    classifies = "test_accuracy" in tables["summary"]
-    if "effects" in tables:
-        from kanrun.figures import effects
-
-        columns = tables["effects"], tables["importance"], tables["input_values"]
-        yield "effects", partial(effects, *columns)
-    if "pair_maps" in tables:
-        from kanrun.figures import pair_maps
-
-        yield "pair_maps", partial(pair_maps, tables["pair_maps"])
-    if "metrics" in tables:
-        error = "RMSE of the class probabilities" if classifies else "RMSE"
-        yield "loss", partial(loss_curve, tables["metrics"], error)
-    formula = formula_of(str(tables["summary"]["target"].iloc[0]))
-    yield "predictions", partial(predictions, tables["predictions"], formula)
-    yield "residuals", partial(residuals, tables["predictions"])
-    if "edges" in tables:
-        yield "edges", partial(edges, tables["edges"])
-        yield "network", partial(network_diagram, tables["edges"])
+    if "cell" not in tables["summary"]:
+        yield from training_figures(tables)
 
 
 def claims(tables: Tables) -> Claims:

@@ -35,6 +35,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.errors import UsageError
 from kanrun.study.model import Model
+from kanrun.study.prediction import predicted_values, training_sample
 from kanrun.targets import Data, array_target
 
 __all__ = ["Interpretation", "interpret", "interpretation"]
@@ -71,8 +72,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     Raises UsageError for data that are not finite, too few or constant inputs only.
     """
     if isinstance(x, Model):
-        called, points = x.inputs, x.sample()
-        values = x.values(points)[:, output]
+        called, points = x.inputs, training_sample(x)
+        values = predicted_values(x, points)[:, output]
     else:
         if y is None:
             raise UsageError("interpret takes a kanrun.Model, or points x and their values y.")

@@ -29,6 +29,7 @@ from kanrun.experiments.fit.tables import FEWEST_ROWS
 from kanrun.experiments.interpret.interpretation import Interpretation, interpret
 from kanrun.library.fitting import ADDITIVE, configuration, fit_target
 from kanrun.study.model import Model
+from kanrun.study.prediction import predicted_values
 from kanrun.targets import Data, array_target, input_rows, is_frame
 
 Array = NDArray[np.float64]
@@ -180,7 +181,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     def predict(self, X: Data) -> Array:
         """Predictions (rows,), or (rows, outputs) where y had two dimensions."""
         rows = self._rows(X)
-        values = self.model_.values(rows)
+        values = predicted_values(self.model_, rows)
         return values if self._several else values[:, 0]
 
     def __sklearn_tags__(self) -> Any:
@@ -219,7 +220,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Data) -> Array:
         """Probabilities (rows, classes) in the order of `classes_`."""
         rows = self._rows(X)
-        return self.model_.values(rows)
+        return predicted_values(self.model_, rows)
 
 
 def _has_text(x: Data) -> bool:

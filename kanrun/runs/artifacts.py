@@ -52,7 +52,12 @@ def checkpoint_path(folder: Path, name: str) -> Path:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Store `checkpoint` in `folder`, replacing one of the same name.
+    """Write `checkpoint` to `folder`, replacing one of the same name. See `write_checkpoint_file`."""
+    write_checkpoint_file(checkpoint_path(folder, checkpoint.name), checkpoint)
+
+
+def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to the safetensors file `path`, with its description as JSON beside it.
 
     Raises ValueError for an array that holds no plain numbers or a description that JSON cannot hold,
     StorageFailed if it cannot be written.
@@ -75,7 +80,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}"
         ) from error
-    path = checkpoint_path(folder, checkpoint.name)
     write_atomic(path, safetensors.numpy.save(arrays, metadata=header), durable=True)
     write_atomic(path.with_suffix(".json"), to_json(description).encode() + b"\n")
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from kanrun.monitoring import time_limit_reached
-from kanrun.study.model import error_levels
+from kanrun.study.prediction import error_levels
 from kanrun.study.table_model import Folds, TableModel, row_losses, training_rows
 from kanrun.targets import Points, deviation, ordinary_units, root_mean_square
 

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training import predict
 from kanrun.errors import InvalidData, UsageError
-from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
+from kanrun.runs.artifacts import read_checkpoint, write_checkpoint_file
 from kanrun.runs.files import write_named_file
+from kanrun.study.prediction import (
+    Array,
+    count_out_of_range,
+    interval_bounds,
+    predicted_values,
+    range_warnings,
+)
 from kanrun.targets import (
     Data,
     PiecewiseScaling,
@@ -31,36 +36,32 @@ from kanrun.targets import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from kanrun.study.model_summary import ModelSummary
 
-Array = NDArray[np.float64]
 _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
+_ENDING = ".safetensors"
 
 
-@dataclass(frozen=True)
-class SampleCounts:
-    """How many of `samples` lie `outside` the trained range and in `gaps`, by input, and how many are `held`."""
-
-    samples: int
-    outside: Array
-    gaps: Array
-    held: int
-
-    def __add__(self, other: SampleCounts) -> SampleCounts:
-        return SampleCounts(
-            self.samples + other.samples,
-            self.outside + other.outside,
-            self.gaps + other.gaps,
-            self.held + other.held,
-        )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network with its names and units: call it with inputs in the user's units.
+    """A trained network with names and units. Two models are equal only if they are the same object.
 
-    `domain` (inputs, 2) is the range it was trained on; `classes` the labels of a classifier, else None.
+    Attributes:
+        network: The network, in its own units.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        domain: Range of the training data, shape (inputs, 2).
+        input_scaling: Map from the units of the data to those of the network.
+        output_scaling: The same map for the outputs; unused by classifiers.
+        classes: Labels of a classifier, else None.
+        seed: Seed of the training.
+        code: Encoding of the columns of a table, if they are not plain numbers.
+        errors: Quantiles of held-out errors in the units of the network, shape (outputs, levels).
+        gaps: Intervals of each input inside the training range without data, shape (gaps, 2).
+        tables: Tables that the training recorded.
+        notes: Notes of the training.
 
     Examples:
         >>> import numpy as np
@@ -85,252 +86,214 @@ class Model:
     input_scaling: Scaling | PiecewiseScaling
     output_scaling: Scaling | PiecewiseScaling
     classes: tuple[str, ...] | None
-    seed: int = 0  # of its training, whose split and scaling come from it
-    code: TableCode | None = (
-        None  # how its inputs are made of a table's columns, where these are not plain numbers
-    )
-    errors: Array | None = (
-        None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
-    )
-    gaps: tuple[
-        Array, ...
-    ] = ()  # of each input, (gaps, 2): inside the trained range, where no training rows lie
-    tables: Mapping[str, pd.DataFrame] = field(
-        default_factory=dict, compare=False, repr=False
-    )  # of its training
-    notes: tuple[str, ...] = field(
-        default=(), compare=False, repr=False
-    )  # what was said of its training
+    seed: int = 0
+    code: TableCode | None = None
+    errors: Array | None = None
+    gaps: tuple[Array, ...] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.shape))
-        return f"Model({self.network.kind} {shape}: {', '.join(self.inputs)} -> {', '.join(self.outputs)})"
+        names = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
+        return f"Model({self.network.kind} {shape}: {names})"
 
     def __call__(self, x: Data) -> Array:
-        """f(x) (samples, outputs) for samples x; class probabilities (samples, classes) for a classifier.
+        """Compute outputs or class probabilities, and warn of samples outside the training range.
 
-        x is an array or tensor (samples, inputs), one point (inputs,) with f (outputs,), or a DataFrame, whose columns
-        are found by name. Raises InvalidData for columns that are not there, another width, NaN and text. Warns
-        (UserWarning, once a call) of samples outside the trained range, see `cautions`.
+        Args:
+            x: Inputs in the units of the data: an array or tensor (samples, inputs), a single point
+                (inputs,), or a DataFrame, whose columns are identified by name.
+
+        Returns:
+            Outputs, shape (samples, outputs); for a classifier probabilities, shape
+            (samples, classes). Without the first axis for a single point.
+
+        Raises:
+            InvalidData: If columns are missing, the width differs, or x contains NaN or text.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        if found := self.cautions(rows):
+        if found := range_warnings(self, count_out_of_range(self, rows)):
             warnings.warn("; ".join(found), UserWarning, stacklevel=2)
-        values = self.values(rows)
+        values = predicted_values(self, rows)
         return values[0] if single else values
 
     def predict(self, x: Data) -> NDArray[Any]:
-        """As a call, with one output (samples,), and for a classifier the labels; without the warning."""
+        """Predict outputs or labels, without warnings.
+
+        Args:
+            x: Inputs, as in a call of the model.
+
+        Returns:
+            Outputs, shape (samples, outputs), or (samples,) for a single output; for a classifier
+            the labels, shape (samples,). Without the first axis for a single point.
+
+        Raises:
+            InvalidData: As a call does.
+        """
         rows, single = input_rows(x, self.inputs, self.code)
-        values = self.values(rows)
+        values: NDArray[Any] = predicted_values(self, rows)
         if self.classes:
-            labels = np.array(
-                [int(c) if _WHOLE.fullmatch(c) else c for c in self.classes], dtype=None
-            )
-            values = labels[values.argmax(1)]
+            labels = [int(c) if _WHOLE.fullmatch(c) else c for c in self.classes]
+            values = np.array(labels, dtype=None)[values.argmax(1)]
         elif values.shape[1] == 1:
             values = values[:, 0]
         return values[0] if single else values
 
-    def score(self, x: Data, y: Data) -> float:
-        """R^2 on x and y, the mean over outputs; for a classifier the share of labels that are right.
+    def interval(self, x: Data, level: float) -> tuple[Array, Array]:
+        """Compute the prediction interval of each output, from the errors of held-out rows.
 
-        Raises InvalidData where x and y do not have as many rows.
+        Args:
+            x: Inputs, as in a call of the model.
+            level: Coverage probability, above 0 and at most 0.99.
+
+        Returns:
+            Lower and upper bounds in the units of the data, each of shape (samples, outputs).
+
+        Raises:
+            UsageError: If the model stores no held-out errors, or `level` is out of range.
+        """
+        rows, single = input_rows(x, self.inputs, self.code)
+        low, high = interval_bounds(self, rows, level)
+        return (low[0], high[0]) if single else (low, high)
+
+    def score(self, x: Data, y: Data) -> float:
+        """Compute R^2, averaged over outputs; for a classifier the accuracy.
+
+        Args:
+            x: Inputs, as in a call of the model.
+            y: True outputs of shape (samples, outputs) or (samples,), or labels of shape (samples,).
+
+        Returns:
+            The score; NaN if y is constant.
+
+        Raises:
+            InvalidData: If y does not have the shape of the predictions.
         """
         predicted = self.predict(x)
         truth = np.asarray(as_array(y, "y") if self.classes else as_numbers(y, "y"))
-        if truth.size != np.size(predicted):
-            raise InvalidData(
-                f"y has {len(np.atleast_1d(truth))} rows, and x has {len(predicted)}."
-            )
+        if np.squeeze(truth).shape != np.squeeze(predicted).shape:
+            shapes = f"y has the shape {truth.shape}, and the predictions {np.shape(predicted)}"
+            raise InvalidData(f"{shapes}. Give one row of y for each row of x.")
         truth = truth.reshape(np.shape(predicted))
         if self.classes:
             return float(np.mean([str(a) == str(b) for a, b in zip(truth, predicted, strict=True)]))
-        spread = ((truth - truth.mean(0)) ** 2).sum(0)
-        return float(
-            np.mean(1 - ((truth - predicted) ** 2).sum(0) / np.where(spread > 0, spread, np.nan))
-        )
+        total = ((truth - truth.mean(0)) ** 2).sum(0)
+        residual = ((truth - predicted) ** 2).sum(0)
+        return float(np.mean(1 - residual / np.where(total > 0, total, np.nan)))
+
+    def derivative(self, name: str, x: Array) -> Array:
+        """Compute a derivative of a solution of `kanrun solve`.
+
+        Args:
+            name: The derivative, such as "u_xx".
+            x: Points, shape (samples, inputs).
+
+        Returns:
+            The derivative at the points, shape (samples,).
+
+        Raises:
+            UsageError: If the model is not a solution, or `name` is not a derivative of it.
+        """
+        from kanrun.engine.equations import Field, Windows
+        from kanrun.formulas.equations import Vocabulary
+
+        if not isinstance(self.network, Field | Windows):
+            raise UsageError("this model has no derivatives. Only solutions of kanrun solve do.")
+        found = Vocabulary(self.inputs, self.outputs).derivative(name)
+        if found is None:
+            raise UsageError(
+                f"{name} is not a derivative of {', '.join(self.outputs)}. "
+                f"Write it like {self.outputs[0]}_{self.inputs[0]}."
+            )
+        at = torch.as_tensor(np.asarray(x, dtype=np.float64))
+        return self.network.derivative(at, found.index)[:, found.unknown].numpy()
 
     def summary(self) -> ModelSummary:
-        """What was fitted and how well: errors, parameters, effective degrees of freedom, each input's contribution.
+        """Summarise the fit: errors, parameters, degrees of freedom and contributions of the inputs.
 
-        Prints as a table; raises UsageError for a model without the tables of its training.
+        Returns:
+            A summary that prints as a table.
+
+        Raises:
+            UsageError: If the model was stored without the tables of its training.
         """
         from kanrun.study.model_summary import summary_of
 
         return summary_of(self)
 
     def plot(self, name: str = "network") -> Figure:
-        """A figure of the training: `network`, `edges`, `predictions`, `residuals`, and `loss` or `effects`.
+        """Draw a figure of the training.
 
-        Raises UsageError for a figure that this model does not have.
+        Args:
+            name: "network", "edges", "predictions", "residuals", "loss" or "effects".
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            UsageError: If this model does not have the figure.
         """
         from kanrun.study.model_summary import figure_of
 
         return figure_of(self, name)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model and its tables to one file (safetensors, with the description as JSON beside it).
+        """Write the model and its tables to a safetensors file, with a description as JSON beside it.
 
-        The name gets the ending .safetensors, which `load` may be given or not. Raises StorageFailed where it cannot be
-        written.
+        Args:
+            path: Name of the file. The suffix `.safetensors` is added if it is missing.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            StorageFailed: If the file cannot be written.
         """
         from kanrun.study.checkpoints import checkpoint_of
 
         file = _with_ending(path)
-        write_checkpoint(file.parent, checkpoint_of(self, file.stem))
+        write_checkpoint_file(file, checkpoint_of(self, file.stem))
         return file
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
-        """The model in a file that `save` wrote; nothing in it is ever run.
+        """Read a model that `save` wrote. Nothing in the file is executed.
 
-        Raises KanrunError for a file that is missing, damaged or no model of kanrun.
+        Args:
+            path: Name of the file, with or without the suffix `.safetensors`.
+
+        Returns:
+            The model.
+
+        Raises:
+            KanrunError: If the file is missing, corrupted or not a model of kanrun.
         """
         from kanrun.study.checkpoints import model_from_checkpoint
 
-        return model_from_checkpoint(
-            read_checkpoint(Path(path) if Path(path).is_file() else _with_ending(path))
-        )
+        file = Path(path) if Path(path).is_file() else _with_ending(path)
+        return model_from_checkpoint(read_checkpoint(file))
 
-    def sample(self) -> Array:
-        """Encoded inputs (samples, inputs) that it was trained on, or without its tables 1000 points of its domain."""
-        if "predictions" not in self.tables:
-            share = np.random.default_rng(self.seed).random((1000, len(self.inputs)))
-            return self.domain[:, 0] + share * (self.domain[:, 1] - self.domain[:, 0])
-        table = self.tables["predictions"]
-        rows = table[table["split"] == "train"].drop_duplicates(
-            [f"input:{name}" for name in self.inputs]
-        )
-        return rows[[f"input:{name}" for name in self.inputs]].to_numpy(dtype=np.float64)
+    def export(self, form: str, file: str | Path) -> None:
+        """Write the model to a file that works without kanrun, as `kanrun export` does.
+
+        Args:
+            form: "c", "json", "onnx", "python" or "torch".
+            file: Name of the file.
+
+        Raises:
+            UsageError: If the format is unknown or cannot represent this model.
+            StorageFailed: If the file cannot be written.
+        """
+        from kanrun.exports import export_bytes
+
+        write_named_file(Path(file), export_bytes(self, form, file))
 
     def _repr_html_(self) -> str:
         from kanrun.study.model_summary import html_of
 
         return html_of(self)
 
-    def values(self, x: Array, raw: Array | None = None) -> Array:
-        """As a call, without the warning, for encoded inputs x (samples, inputs); `raw` is theirs where it is known."""
-        raw = self.raw(x) if raw is None else raw
-        if self.classes:
-            return torch.as_tensor(raw).softmax(-1).numpy()
-        return self.output_scaling.invert(raw)
-
-    def raw(self, x: Array) -> Array:
-        """The network's outputs, in its units."""
-        parameter = next(self.network.parameters())
-        inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(
-            parameter
-        )
-        return predict(self.network, inside).double().cpu().numpy()
-
-    def derivative(self, name: str, x: Array) -> Array:
-        """The derivative `name` of a solution of `kanrun solve`, such as u_xx, at x (samples, inputs): (samples,).
-
-        Raises UsageError for other models, whose outputs are no solutions of equations, and for a name that is none.
-        """
-        from kanrun.engine.equations import Field, Windows
-        from kanrun.formulas.equations import Vocabulary
-
-        if not isinstance(self.network, Field | Windows):
-            raise UsageError(
-                "derivatives need a run of kanrun solve; this model is of another command."
-            )
-        found = Vocabulary(self.inputs, self.outputs).derivative(name)
-        if found is None:
-            raise UsageError(
-                f"{name} is no derivative of {', '.join(self.outputs)}; write {self.outputs[0]}_{self.inputs[0]}."
-            )
-        at = torch.as_tensor(np.asarray(x, dtype=np.float64))
-        return self.network.derivative(at, found.index)[:, found.unknown].numpy()
-
-    def interval(self, x: Data, level: float) -> tuple[Array, Array]:
-        """Lower and upper ends (samples, outputs) between which the output lies with probability `level`.
-
-        x is as in a call.
-
-        From the errors of rows that were left out of training, which are stored with models of `model=auto`. Raises
-        UsageError for a model that has none, and for a level outside (0, 1).
-        """
-        rows, single = input_rows(x, self.inputs, self.code)
-        low, high = self.ends(rows, level)
-        return (low[0], high[0]) if single else (low, high)
-
-    def ends(self, x: Array, level: float, raw: Array | None = None) -> tuple[Array, Array]:
-        """As `interval`, for encoded inputs x (samples, inputs); `raw` is theirs where it is known."""
-        if self.errors is None:
-            raise UsageError(
-                "prediction intervals need a regression with model=auto; this model has none."
-            )
-        if not 0 < level < 1:
-            raise UsageError(f"an interval's level is a share between 0 and 1, not {level}.")
-        raw, levels = self.raw(x) if raw is None else raw, error_levels(self.errors.shape[1])
-        low, high = (
-            np.array([np.interp(share, levels, each) for each in self.errors])
-            for share in ((1 - level) / 2, (1 + level) / 2)
-        )
-        return self.output_scaling.invert(raw + low), self.output_scaling.invert(raw + high)
-
-    def export(self, form: str, file: str | Path) -> None:
-        """Write the model to `file` as `kanrun export` does; `form` is one of `kanrun.exports.FORMATS`."""
-        from kanrun.exports import export_bytes
-
-        write_named_file(Path(file), export_bytes(self, form, file))
-
-    def counts(self, x: Array, raw: Array | None = None) -> SampleCounts:
-        """How many of encoded samples x (samples, inputs) lie where nothing was learned; `raw` is theirs if known."""
-        at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
-        gaps = np.zeros(len(low))
-        for j, inside in enumerate(self.gaps):
-            gaps[j] = sum(
-                int(((at[:, j] > first) & (at[:, j] < last)).sum()) for first, last in inside
-            )
-        held = 0
-        if self.classes is None and isinstance(self.output_scaling, PiecewiseScaling) and len(at):
-            ends = np.array([(values[0], values[-1]) for values in self.output_scaling.values])
-            raw = self.raw(at) if raw is None else raw
-            held = int(((raw < ends[:, 0]) | (raw > ends[:, 1])).any(1).sum())
-        return SampleCounts(
-            len(at), ((at < low) | (at > high)).sum(0).astype(np.float64), gaps, held
-        )
-
-    def cautions(self, x: Array) -> list[str]:
-        """A sentence an input that leaves the trained rows: in how many samples, and what the model does there."""
-        return self.sentences(self.counts(x))
-
-    def sentences(self, counts: SampleCounts) -> list[str]:
-        """As `cautions`, of samples that were counted."""
-        rows, said = max(counts.samples, 1), []
-        for name, share, (low, high) in zip(
-            self.inputs, counts.outside / rows, self.domain, strict=True
-        ):
-            if share > 0:
-                said.append(
-                    f"{share:.1%} of the samples have {name} outside the trained range [{low:.6g}, {high:.6g}], where "
-                    f"{self.beyond}: nothing was learned there"
-                )
-        for name, share, inside in zip(self.inputs, counts.gaps / rows, self.gaps, strict=False):
-            if share > 0:
-                said.append(
-                    f"{share:.1%} of the samples have {name} in a gap of the training rows, such as "
-                    f"({inside[0][0]:.6g}, {inside[0][1]:.6g}): nothing was learned there"
-                )
-        if counts.held:
-            said.append(
-                f"{counts.held / rows:.1%} of the predictions are held at an end of the allowed range"
-            )
-        return said
-
-    @property
-    def beyond(self) -> str:
-        """What the model does outside the trained range."""
-        return self.network.beyond
-
-
-def error_levels(count: int = 199) -> Array:
-    """The probabilities of the quantiles of errors that a model stores."""
-    return np.linspace(0.005, 0.995, count)
-
 
 def _with_ending(path: str | Path) -> Path:
-    return Path(path) if Path(path).suffix == ".safetensors" else Path(f"{path}.safetensors")
+    return Path(path) if Path(path).suffix == _ENDING else Path(f"{path}{_ENDING}")

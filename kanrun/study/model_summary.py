@@ -1,20 +1,25 @@
-"""What a trained model says of itself: its summary, its figures, and both as HTML for notebooks."""
+"""Summary and figures of a trained model, and both as HTML for notebooks."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from kanrun.config.registry import resolve
+from kanrun import figures
 from kanrun.errors import UsageError
-from kanrun.targets import root_mean_square
+from kanrun.figures.loss import loss_curve
+from kanrun.formulas.forms import to_latex
+from kanrun.formulas.parsing import parse
+from kanrun.study.prediction import predicted_values
+from kanrun.targets import NAMED, root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from kanrun.study.model import Model
     from kanrun.study.saved import LoadedRun
 
+_LONGEST_TITLE = 160  # characters of LaTeX
 #: Facts of a summary in their order: columns of the table `summary`, and what they are called.
 FACTS = {
     "target": "target",
@@ -51,10 +57,10 @@ FACTS = {
 
 @dataclass(frozen=True, eq=False)
 class ModelSummary:
-    """The facts of a fit by name; `contributions` has a row per input, the most important first.
+    """Facts of a fit by name, and the contributions of the inputs, most important first.
 
-    Their column `permutation_importance` is the root mean square error (for classes the share of wrong labels) on training rows with
-    the input's values shuffled among them, minus that without.
+    The column `permutation_importance` is the increase of the error on the training rows if the
+    values of an input are permuted: the RMSE, or for a classifier the fraction of wrong labels.
     """
 
     facts: dict[str, Any]
@@ -86,16 +92,14 @@ class ModelSummary:
 
 
 def summary_of(model: Model) -> ModelSummary:
-    """See `Model.summary`."""
+    """Return the summary of a model. See `Model.summary`."""
     if "summary" not in model.tables:
-        raise UsageError(
-            "this model was stored without the tables of its training, so it has no summary."
-        )
+        raise UsageError("this model was stored without the tables of its training: no summary.")
     row = _of_seed(model, "summary").iloc[0]
     facts = {"inputs": ", ".join(model.inputs), "outputs": ", ".join(model.outputs)}
     facts |= {
-        words: row[column]
-        for column, words in FACTS.items()
+        name: row[column]
+        for column, name in FACTS.items()
         if column in row and not pd.isna(row[column])
     }
     return ModelSummary(facts, _contributions(model), model.notes)
@@ -110,22 +114,19 @@ def _contributions(model: Model) -> pd.DataFrame:
     truth = rows[[f"truth:{name}" for name in model.outputs]].to_numpy()
 
     def error(at: np.ndarray) -> float:
-        values = model.values(at)
+        values = predicted_values(model, at)
         if model.classes:
-            return float(
-                (np.array(model.classes)[values.argmax(1)] != truth[:, 0].astype(str)).mean()
-            )
+            labels = np.array(model.classes)[values.argmax(1)]
+            return float((labels != truth[:, 0].astype(str)).mean())
         return float(root_mean_square((values - truth.astype(float)).ravel()))
 
-    order, before, shuffled = np.random.default_rng(0).permutation(len(x)), error(x), []
+    order, before, increases = np.random.default_rng(0).permutation(len(x)), error(x), []
     for column in range(x.shape[1]):
-        moved = x.copy()
-        moved[:, column] = moved[order, column]
-        shuffled.append(error(moved) - before)
-    largest = np.argsort(shuffled, kind="stable")[::-1]
-    return pd.DataFrame(
-        {"input": np.array(model.inputs)[largest], "permutation_importance": np.array(shuffled)[largest]}
-    )
+        permuted = x.copy()
+        permuted[:, column] = permuted[order, column]
+        increases.append(error(permuted) - before)
+    table = pd.DataFrame({"input": model.inputs, "permutation_importance": increases})
+    return table.sort_values("permutation_importance", ascending=False, kind="stable")
 
 
 def _of_seed(model: Model, name: str) -> pd.DataFrame:
@@ -137,40 +138,63 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
+def training_figures(
+    tables: Mapping[str, pd.DataFrame],
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Yield the names of the figures that the tables of a training have, and what draws each."""
+    if "effects" in tables:
+        columns = tables["effects"], tables["importance"], tables["input_values"]
+        yield "effects", partial(figures.effects, *columns)
+    if "pair_maps" in tables:
+        yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
+    if "metrics" in tables:
+        classifies = "test_accuracy" in tables["summary"]
+        error = "RMSE of the class probabilities" if classifies else "RMSE"
+        yield "loss", partial(loss_curve, tables["metrics"], error)
+    title = _formula_title(str(tables["summary"]["target"].iloc[0]))
+    yield "predictions", partial(figures.predictions, tables["predictions"], title)
+    yield "residuals", partial(figures.residuals, tables["predictions"])
+    if "edges" in tables:
+        yield "edges", partial(figures.edges, tables["edges"])
+        yield "network", partial(figures.network_diagram, tables["edges"])
+
+
+def _formula_title(target: str) -> str | None:
+    """Return the formula of a named target as mathematics, or None if there is no short one."""
+    if target not in NAMED:
+        return None
+    title = f"$y = {to_latex(parse(NAMED[target]))}$"
+    return title if len(title) <= _LONGEST_TITLE else None
+
+
 def figure_of(model: Model, name: str) -> Figure:
-    """See `Model.plot`."""
+    """Draw a figure of a model. See `Model.plot`."""
     if name == "network" and "edges" not in model.tables:
         if not model.network.edge_layers:
             raise UsageError(f"a model of kind {model.network.kind} has no edges to draw.")
-        figure: Figure = model.network.plot(
-            inputs=model.inputs, outputs=model.classes or model.outputs
-        )  # type: ignore[operator]
-        return figure
+        outputs = model.classes or model.outputs
+        return model.network.plot(inputs=model.inputs, outputs=outputs)  # type: ignore[operator, no-any-return]
     tables = {table: _of_seed(model, table) for table in model.tables}
-    drawn: Iterator[tuple[str, Figure]] = (
-        resolve("kanrun.experiments.fit:figures")(tables) if "summary" in tables else iter(())
-    )
-    names = []
-    for found, figure in drawn:
-        if found == name:
-            return figure
-        names.append(found)
-    raise UsageError(
-        f"this model has no figure {name!r}; it has {', '.join(names) or 'none, without its tables'}."
-    )
+    known = dict(training_figures(tables)) if "summary" in tables else {}
+    if name not in known:
+        names = ", ".join(known) or "none, because it was stored without its tables"
+        raise UsageError(f"this model has no figure {name!r}. Its figures: {names}.")
+    return known[name]()
 
 
 def html_of(model: Model) -> str:
-    """The diagram of a model beside its summary."""
-    shown = ", ".join(model.inputs), ", ".join(model.classes or model.outputs)
-    head = f"<p><b>{html.escape(shown[0])} &rarr; {html.escape(shown[1])}</b></p>"
+    """Return the diagram of a model beside its summary, as HTML."""
+    names = f"{', '.join(model.inputs)} → {', '.join(model.classes or model.outputs)}"
     image = _image(figure_of(model, "network")) if model.network.edge_layers else ""
     facts = summary_of(model)._repr_html_() if "summary" in model.tables else ""
-    return f'{head}<div style="display:flex;gap:2em"><div>{facts}</div><div>{image}</div></div>'
+    return (
+        f"<p><b>{html.escape(names)}</b></p>"
+        f'<div style="display:flex;gap:2em"><div>{facts}</div><div>{image}</div></div>'
+    )
 
 
 def run_html(run: LoadedRun) -> str:
-    """Status, summary and figures of a run; the jobs of a sweep."""
+    """Return status, summary and figures of a run as HTML; of several points, their statuses."""
     head = f"<p><b>{html.escape(str(run.run.path))}</b>: {html.escape(run.run.status)}</p>"
     if run.jobs:
         jobs = [(job.run.name, job.run.status) for job in run.jobs]

@@ -21,6 +21,13 @@ from kanrun.runs.files import write_named_file
 from kanrun.spreadsheets import as_text, formulas_in
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
+from kanrun.study.prediction import (
+    count_out_of_range,
+    interval_bounds,
+    network_outputs,
+    predicted_values,
+    range_warnings,
+)
 from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
 from kanrun.targets.encoding import unknown_levels
 from kanrun.targets.table_writing import table_writer
@@ -200,12 +207,12 @@ def predict_table(
         read_inputs(source, needed)  # which names the column that is not there
     kinds = column_kinds(source, LIMITS) if is_parquet(output) else {}
     unknown, row, formulas = Counter[str](), 1, 0
-    counts = trained.counts(np.empty((0, len(trained.inputs))))
+    counts = count_out_of_range(trained, np.empty((0, len(trained.inputs))))
     with table_writer(output, kinds) as write:
         for block in value_blocks(source, None, LIMITS):
             x, new = _inputs(trained, source, block, row)
-            raw = trained.raw(x)
-            counts, unknown = counts + trained.counts(x, raw), unknown + new
+            raw = network_outputs(trained, x)
+            counts, unknown = counts + count_out_of_range(trained, x, raw), unknown + new
             added = _columns(trained, x, raw, level, row) | {
                 name: trained.derivative(name, x) for name in derivatives
             }
@@ -221,7 +228,7 @@ def predict_table(
     said = f"{formulas} cells of {source.name} would be run by a spreadsheet; --spreadsheet-safe writes them as text"
     return [
         *unknown_levels(unknown, row - 1),
-        *trained.sentences(counts),
+        *range_warnings(trained, counts),
         *([said] if formulas and not spreadsheet_safe else []),
     ]
 
@@ -253,7 +260,7 @@ def _columns(
     model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, row: int
 ) -> dict[str, np.ndarray]:
     """The added columns of a block that begins with data row `row`."""
-    values = model.values(x, raw)
+    values = predicted_values(model, x, raw)
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(
@@ -264,7 +271,7 @@ def _columns(
         return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}
     added = {name: values[:, o] for o, name in enumerate(model.outputs)}
     if level is not None:
-        low, high = model.ends(x, level, raw)
+        low, high = interval_bounds(model, x, level, raw)
         for o, name in enumerate(model.outputs):
             added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
     return added

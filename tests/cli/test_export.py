@@ -11,6 +11,7 @@ import pytest
 
 from kanrun.cli.app import main
 from kanrun.exports import FORMATS, evaluate, in_pieces
+from kanrun.study.prediction import predicted_values
 from kanrun.study.saved import load_run
 
 
@@ -43,9 +44,9 @@ def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[st
         assert capsys.readouterr().out == f"{file}\n"
     model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
     document = json.loads((outputs / "model.json").read_text())
-    np.testing.assert_allclose(evaluate(in_pieces(document), x), model.values(x), rtol=1e-12)
+    np.testing.assert_allclose(evaluate(in_pieces(document), x), predicted_values(model, x), rtol=1e-12)
     np.testing.assert_allclose(
-        runpy.run_path(str(outputs / "model.python"))["predict"](x), model.values(x), rtol=1e-12
+        runpy.run_path(str(outputs / "model.python"))["predict"](x), predicted_values(model, x), rtol=1e-12
     )
 
 

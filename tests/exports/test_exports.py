@@ -35,6 +35,7 @@ from kanrun.exports import (
     in_pieces,
 )
 from kanrun.study.model import Model
+from kanrun.study.prediction import predicted_values
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.encoding import ColumnCode, TableCode, days_of
 
@@ -230,7 +231,7 @@ def test_the_document_has_the_models_numbers(name: str) -> None:
     document = json.loads(export_bytes(one, "json", "m.json"))
     x = rows_for(one)
     for rows in (x, x[:1]):
-        agree(evaluate(in_pieces(document), rows), one.values(rows))
+        agree(evaluate(in_pieces(document), rows), predicted_values(one, rows))
 
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -250,7 +251,7 @@ def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
     one = MODELS[name]()
     library = compiled(written(one, "c", tmp_path / "a model.c"), "a_model")
     x = rows_for(one)
-    expected = one.values(x)
+    expected = predicted_values(one, x)
     agree(through_c(library, "a_model", x, expected.shape[1]), expected)
     assert np.isnan(
         through_c(library, "a_model", np.full((1, x.shape[1]), np.nan), expected.shape[1])
@@ -269,7 +270,7 @@ def test_python_needs_numpy_alone(name: str, tmp_path: Path) -> None:
         "typing",
     }
     x = rows_for(one)
-    agree(runpy.run_path(str(file))["predict"](x), one.values(x))
+    agree(runpy.run_path(str(file))["predict"](x), predicted_values(one, x))
 
 
 RAW = {
@@ -285,8 +286,8 @@ def test_columns_are_found_by_name_and_encoded(tmp_path: Path) -> None:
     assert one.code is not None
     x, _ = one.code.encode(RAW)
     predict = runpy.run_path(str(written(one, "python", tmp_path / "m.py")))["predict"]
-    agree(predict(RAW), one.values(x))
-    agree(predict(pd.DataFrame(RAW)), one.values(x))
+    agree(predict(RAW), predicted_values(one, x))
+    agree(predict(pd.DataFrame(RAW)), predicted_values(one, x))
     with pytest.raises(ValueError, match="no column 'size'"):
         predict({"age": [1.0], "colour": ["blue"]})
 
@@ -347,7 +348,7 @@ def test_names_of_columns_stay_texts_in_c(tmp_path: Path) -> None:
     texts = (ctypes.c_char_p * 3).in_dll(library, f"{name}_columns")
     assert [text.decode() for text in texts] == [HOSTILE[0], *HOSTILE[4:]][:3]
     x = rows_for(one)
-    agree(through_c(library, name, x, 2), one.values(x))
+    agree(through_c(library, name, x, 2), predicted_values(one, x))
 
 
 @pytest.mark.parametrize(
@@ -368,9 +369,9 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
         export_bytes(one, "onnx", "m.onnx"), providers=["CPUExecutionProvider"]
     )
     x = rows_for(one).astype(np.float32)
-    expected = one.values(x)
+    expected = predicted_values(one, x)
     own = (
-        np.abs(replace(one, network=deepcopy(one.network).float()).values(x) - expected).max()
+        np.abs(predicted_values(replace(one, network=deepcopy(one.network).float()), x) - expected).max()
         / np.abs(expected).max()
     )
     (found,) = session.run(None, {"x": x})
@@ -395,7 +396,7 @@ def test_torch_export_has_the_models_numbers(name: str) -> None:
     program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
     for rows in (1, POINTS):
         x = rows_for(one)[:rows]
-        agree(program.module()(torch.as_tensor(x)), one.values(x))
+        agree(program.module()(torch.as_tensor(x)), predicted_values(one, x))
 
 
 def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:

@@ -17,6 +17,7 @@ from kanrun.cli.app import main
 from kanrun.errors import KanrunError
 from kanrun.runs.artifacts import write_checkpoint
 from kanrun.runs.records import Checkpoint
+from kanrun.study.prediction import predicted_values
 
 POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
 
@@ -65,12 +66,12 @@ def check_damage(trained: Path, folder: Path, count: int) -> None:
     run = load_run(folder)
     name = run.models[0]
     path = folder / "checkpoints" / f"{name}.safetensors"
-    content, expected = path.read_bytes(), run.model(name).values(POINTS)
+    content, expected = path.read_bytes(), predicted_values(run.model(name), POINTS)
     outcomes: Counter[tuple[str, str]] = Counter()
     for kind, changed in damaged(content, count):
         path.write_bytes(changed)
         try:
-            found = load_run(folder).model(name).values(POINTS)
+            found = predicted_values(load_run(folder).model(name), POINTS)
             outcome = (
                 "same content"
                 if changed == content and np.array_equal(found, expected)
@@ -238,5 +239,5 @@ def test_a_checkpoint_of_the_first_format_is_read_with_a_warning(
     del record["checkpoints"]  # as 0.1.0 wrote it
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.warns(UserWarning, match="carries no checksum"):
-        found = load_run(folder).model().values(POINTS)
-    np.testing.assert_array_equal(found, load_run(trained).model().values(POINTS))
+        found = predicted_values(load_run(folder).model(), POINTS)
+    np.testing.assert_array_equal(found, predicted_values(load_run(trained).model(), POINTS))

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import kanrun
 from kanrun import Model, fit, load_run
 from kanrun.cli.app import main
 from kanrun.engine.training.data_fitting import LevenbergMarquardt
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import InvalidData, KanrunError, UsageError
 from kanrun.library.fitting import _ProgressLine
 from kanrun.monitoring import ProgressUpdate
+from kanrun.study.prediction import predicted_values
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (80, 2))
@@ -72,7 +74,7 @@ def test_the_same_numbers_as_the_command_line(
         select_width=False,
     )
     assert model.inputs == ("x", "y")
-    np.testing.assert_array_equal(model.values(X), run.model().values(X))
+    np.testing.assert_array_equal(predicted_values(model, X), predicted_values(run.model(), X))
     summary = run.tables["summary"].iloc[0]
     for column in ("test_rmse", "validation_rmse", "parameters", "effective_parameters"):
         assert model.tables["summary"].iloc[0][column] == summary[column], column
@@ -85,7 +87,7 @@ def test_a_table_gives_the_same_numbers_too(
     FRAME.assign(period=Y).to_csv(tmp_path / "data.csv", index=False, float_format="%.17g")
     words = ["target=table", "target.path=data.csv", "target.outputs=[period]"]
     run = run_of(tmp_path, monkeypatch, *words, "model.folds=3", "model.baselines=false")
-    np.testing.assert_array_equal(automatic.values(X), run.model().values(X))
+    np.testing.assert_array_equal(predicted_values(automatic, X), predicted_values(run.model(), X))
     assert automatic.tables["summary"]["cv_rmse"][0] == run.tables["summary"]["cv_rmse"][0]
     run = run_of(
         tmp_path,
@@ -97,7 +99,7 @@ def test_a_table_gives_the_same_numbers_too(
         "sampling.n_test=0",
     )
     model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)
-    np.testing.assert_array_equal(model.values(X), run.model().values(X))
+    np.testing.assert_array_equal(predicted_values(model, X), predicted_values(run.model(), X))
     assert "permutation_importance" in model.summary().contributions
     loaded = run.model().summary()
     assert loaded.facts["RMSE, validation"] == model.summary().facts["RMSE, validation"]
@@ -182,8 +184,8 @@ def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) 
         del settings["hidden"], settings["steps"]
     weighted = fit(x, y, sample_weight=weights / 2, **settings)
     repeated = fit(np.repeat(x, weights, 0), np.repeat(y, weights), **settings)
-    np.testing.assert_allclose(weighted.values(x), repeated.values(x), rtol=1e-6, atol=1e-7)
-    assert np.abs(weighted.values(x) - fit(x, y, **settings).values(x)).max() > 1e-5
+    np.testing.assert_allclose(predicted_values(weighted, x), predicted_values(repeated, x), rtol=1e-6, atol=1e-7)
+    assert np.abs(predicted_values(weighted, x) - predicted_values(fit(x, y, **settings), x)).max() > 1e-5
     error, same = (each.tables["summary"].iloc[0]["train_rmse"] for each in (weighted, repeated))
     assert error == pytest.approx(same, rel=1e-6)
 
@@ -208,7 +210,7 @@ def test_summary_plot_and_html(automatic: Model) -> None:
     assert len(automatic.plot("effects").axes) >= 2
     words = {text.get_text() for axes in automatic.plot().axes for text in axes.texts}
     assert {"length", "mass", "period"} <= words
-    with pytest.raises(UsageError, match="no figure 'nothing'; it has effects"):
+    with pytest.raises(UsageError, match=r"no figure .nothing.\. Its figures: effects"):
         automatic.plot("nothing")
 
 
@@ -350,3 +352,33 @@ def test_the_formula_behind_a_model() -> None:
     found = kanrun.interpret(model, budget=5.0)
     assert found.formula is not None
     assert "$" in found._repr_html_()
+
+
+@pytest.mark.parametrize("name", ["my model", "Länge", ".hidden", "v1.5", "x" * 150])
+def test_a_model_is_saved_under_the_name_that_was_given(
+    automatic: Model, tmp_path: Path, name: str
+) -> None:
+    file = automatic.save(tmp_path / name)
+    assert file == tmp_path / f"{name}.safetensors"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", file.name]
+    for given in (file, tmp_path / name):
+        np.testing.assert_array_equal(Model.load(given).predict(X), automatic.predict(X))
+
+
+def test_models_are_equal_by_identity(automatic: Model) -> None:
+    assert len({automatic, automatic, replace(automatic)}) == 2
+    assert automatic != replace(automatic)
+
+
+def test_a_score_needs_y_in_the_shape_of_the_predictions(automatic: Model) -> None:
+    y = np.ones((len(X), 2))
+    with pytest.raises(InvalidData, match=rf"shape \({len(X)}, 2\), and the predictions"):
+        automatic.score(X, y)
+
+
+def test_an_interval_needs_a_level_that_was_measured(automatic: Model) -> None:
+    for level in (0.0, 0.9999, 1.5):
+        with pytest.raises(UsageError, match=f"level={level}"):
+            automatic.interval(X, level)
+    low, high = automatic.interval(X, 0.99)
+    assert (low < high).all()

@@ -137,7 +137,7 @@ def test_a_model_trains_is_saved_and_predicts(site: Path, place: Path) -> None:
     np.testing.assert_allclose(
         pd.read_csv(place / "out.csv")["y"], told["prediction:y"], rtol=1e-12
     )
-    assert "the edge functions keep their values at the ends: nothing was learned there" in far[2]
+    assert "the edge functions keep their values at the ends" in far[2]
 
 
 @pytest.mark.parametrize("version", ["v0002", "v0003"])

@@ -11,6 +11,7 @@ import torch
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, BSpline, Polynomial
 from kanrun.study.model import Model
+from kanrun.study.prediction import predicted_values
 from kanrun.targets import Scaling
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
@@ -46,9 +47,9 @@ def test_inside_nothing_is_said():
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (kan(), "the splines continue linearly: "),
-        (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends: "),
-        (kan(extrapolation="zero"), "the splines are zero: "),
+        (kan(), "the splines continue linearly"),
+        (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends"),
+        (kan(extrapolation="zero"), "the splines are zero"),
         (
             MLP([2, 3, 1], "silu", dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
             "continues by its formula",
@@ -61,13 +62,13 @@ def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(net
         model(network)(x)
     assert len(caught) == 1
     text = str(caught[0].message)
-    assert "50.0% of the samples have height outside the trained range [-1, 1]" in text
-    assert "25.0% of the samples have width outside the trained range [0, 2]" in text
+    assert "50.0% of the samples have height outside the training range [-1, 1]" in text
+    assert "25.0% of the samples have width outside the training range [0, 2]" in text
     assert said in text
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model(network).values(x)
+        predicted_values(model(network), x)
 
 
 @pytest.mark.parametrize(

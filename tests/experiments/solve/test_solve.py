@@ -15,6 +15,7 @@ import kanrun
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.config import EquationConfig, SolveConfig
+from kanrun.study.prediction import predicted_values
 
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
@@ -76,7 +77,7 @@ def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
     assert (summary["verdict"], summary["reference"]) == ("solved", "numerical")
     assert summary["l2"] < 1e-6
     assert float(
-        load_run(outputs / "solve/v0001").model().values(np.array([[0.0]]))[0, 0]
+        predicted_values(load_run(outputs / "solve/v0001").model(), np.array([[0.0]]))[0, 0]
     ) == pytest.approx(2.5)
     Path("times.csv").write_text("t\n0\n1.5\n5\n")
     predict = [

@@ -1,4 +1,4 @@
-"""The loss curve of `kanrun fit`: how the error fell during training."""
+"""Loss curve of a training: the error over its steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.mathtext import MathTextParser
 from numpy.typing import NDArray
 
 from kanrun.figures.style import GREY, SPLITS, one_panel, styled, truths
@@ -22,24 +21,7 @@ DASHES = {
     "test": "-",
     "validation": (0, (3, 2)),
 }  # validation last: it often lies on test
-_LONGEST_TITLE = 160  # characters of LaTeX
 CLOSEST = 0.045  # of the axis, between two labels of stages
-
-
-def formula_of(target: str) -> str | None:
-    """Return the formula of a target by name as mathematics for a title; None of others and of too long ones."""
-    from kanrun.formulas.forms import to_latex
-    from kanrun.formulas.parsing import parse
-    from kanrun.targets import NAMED
-
-    if target not in NAMED:
-        return None
-    title = f"$y = {to_latex(parse(NAMED[target]))}$"
-    try:
-        MathTextParser("path").parse(title)
-    except ValueError:
-        return None
-    return title if len(title) <= _LONGEST_TITLE else None
 
 
 @styled

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas
-from kanrun.experiments.fit.plots import loss_curve
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from kanrun.figures.loss import loss_curve
 
 
 def metrics(

@@ -1,0 +1,138 @@
+"""Predictions of a trained model for encoded inputs, with intervals and notes on extrapolation.
+
+`Model` checks what users pass and calls these functions; programs that predict in blocks call them
+directly. Everywhere, x are encoded inputs of shape (samples, inputs), and `raw` are the outputs of the
+network for them, in its units, if they are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kanrun.engine.training import predict
+from kanrun.errors import UsageError
+from kanrun.targets import PiecewiseScaling
+
+if TYPE_CHECKING:
+    from kanrun.study.model import Model
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Numbers of samples for which predictions deserve a warning.
+
+    Attributes:
+        samples: All samples.
+        outside: Samples outside the training range, for each input.
+        gaps: Samples in a gap of the training data, for each input.
+        clipped: Samples whose prediction was clipped to the allowed range.
+    """
+
+    samples: int
+    outside: Array
+    gaps: Array
+    clipped: int
+
+    def __add__(self, other: SampleCounts) -> SampleCounts:
+        return SampleCounts(
+            self.samples + other.samples,
+            self.outside + other.outside,
+            self.gaps + other.gaps,
+            self.clipped + other.clipped,
+        )
+
+
+def network_outputs(model: Model, x: Array) -> Array:
+    """Return the outputs of the network, in its units, shape (samples, outputs)."""
+    scaled = torch.as_tensor(model.input_scaling.apply(np.asarray(x, dtype=np.float64)))
+    parameter = next(model.network.parameters())
+    return predict(model.network, scaled.to(parameter)).double().cpu().numpy()
+
+
+def predicted_values(model: Model, x: Array, raw: Array | None = None) -> Array:
+    """Return outputs in the units of the data, or class probabilities: (samples, outputs)."""
+    raw = network_outputs(model, x) if raw is None else raw
+    if model.classes:
+        return torch.as_tensor(raw).softmax(-1).numpy()
+    return model.output_scaling.invert(raw)
+
+
+def error_levels(count: int = 199) -> Array:
+    """Return the probabilities of the error quantiles that a model stores."""
+    return np.linspace(0.005, 0.995, count)
+
+
+def interval_bounds(
+    model: Model, x: Array, level: float, raw: Array | None = None
+) -> tuple[Array, Array]:
+    """Return lower and upper bounds (samples, outputs) of the prediction interval. See `Model`."""
+    if model.errors is None:
+        raise UsageError(
+            "this model stores no held-out errors, so it has no prediction intervals. "
+            "Fit a regression with model=auto."
+        )
+    levels = error_levels(model.errors.shape[1])
+    widest = levels[-1] - levels[0]
+    if not 0 < level <= widest:
+        raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
+    raw = network_outputs(model, x) if raw is None else raw
+    low, high = (
+        np.array([np.interp(share, levels, each) for each in model.errors])
+        for share in ((1 - level) / 2, (1 + level) / 2)
+    )
+    return model.output_scaling.invert(raw + low), model.output_scaling.invert(raw + high)
+
+
+def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> SampleCounts:
+    """Count the samples outside the training range, in a gap of the training data, or clipped."""
+    at, low, high = np.asarray(x, dtype=np.float64), model.domain[:, 0], model.domain[:, 1]
+    gaps = np.zeros(len(low))
+    for j, inside in enumerate(model.gaps):
+        gaps[j] = sum(((at[:, j] > first) & (at[:, j] < last)).sum() for first, last in inside)
+    clipped, scaling = 0, model.output_scaling
+    if not model.classes and isinstance(scaling, PiecewiseScaling) and len(at):
+        ends = np.array([(values[0], values[-1]) for values in scaling.values])
+        raw = network_outputs(model, at) if raw is None else raw
+        clipped = int(((raw < ends[:, 0]) | (raw > ends[:, 1])).any(1).sum())
+    outside = ((at < low) | (at > high)).sum(0).astype(np.float64)
+    return SampleCounts(len(at), outside, gaps, clipped)
+
+
+def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
+    """Return a sentence for each input that leaves the training data, and one for clipped values."""
+    rows, found = max(counts.samples, 1), []
+    fractions = zip(model.inputs, counts.outside / rows, model.domain, strict=True)
+    for name, fraction, (low, high) in fractions:
+        if fraction > 0:
+            found.append(
+                f"{fraction:.1%} of the samples have {name} outside the training range "
+                f"[{low:.6g}, {high:.6g}], where {model.network.beyond}"
+            )
+    for name, fraction, gaps in zip(model.inputs, counts.gaps / rows, model.gaps, strict=False):
+        if fraction > 0:
+            found.append(
+                f"{fraction:.1%} of the samples have {name} in a gap of the training data, such as "
+                f"({gaps[0][0]:.6g}, {gaps[0][1]:.6g})"
+            )
+    if counts.clipped:
+        found.append(
+            f"{counts.clipped / rows:.1%} of the predictions were clipped to the allowed range"
+        )
+    return found
+
+
+def training_sample(model: Model) -> Array:
+    """Return the encoded training inputs; without stored tables, 1000 points of the domain."""
+    if "predictions" not in model.tables:
+        places = np.random.default_rng(model.seed).random((1000, len(model.inputs)))
+        return model.domain[:, 0] + places * (model.domain[:, 1] - model.domain[:, 0])
+    table, columns = model.tables["predictions"], [f"input:{name}" for name in model.inputs]
+    rows = table[table["split"] == "train"].drop_duplicates(columns)
+    return rows[columns].to_numpy(dtype=np.float64)
