@@ -51,7 +51,7 @@ def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Mo
         "3.3% of the samples have a outside the training range" in sentence for sentence in said
     )
     assert any(
-        "3.3% of the samples have a in a gap of the training rows, such as" in sentence
+        "3.3% of the samples have a in a gap of the training data, such as" in sentence
         for sentence in said
     )
 
