@@ -24,10 +24,10 @@ from scipy.stats import rankdata, studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
+from kanrun.engine.tables import fit_table
+from kanrun.engine.tables.cross_validation import OURS, loss_of
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.cross_validation import OURS, loss_of
-from kanrun.study.table_model import fit_table
 from kanrun.targets import Points
 
 TEST_SHARE, MOST_ROWS, MOST_LEVELS = 0.25, 2000, 40
@@ -184,7 +184,7 @@ def models(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarra
             else lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
         )
 
-    return {OURS: lambda train: fit_table(train, classes).values} | {
+    return {OURS: lambda train: fit_table(train, classes).predict} | {
         name: partial(fitted, fit) for name, fit in _fits(classes).items()
     }
 

@@ -1,4 +1,4 @@
-"""The automatic model of a table: cross-validation, baselines, and what the fitted model says of its inputs."""
+"""The automatic model of a table: its settings, its cross-validation and its records."""
 
 from __future__ import annotations
 
@@ -11,35 +11,24 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
-from kanrun.engine.networks import KAN
+from kanrun.engine.tables import TableModel, TablePolicy, fit_table
+from kanrun.engine.tables.cross_validation import OURS, CrossValidation, cross_validate, loss_of
+from kanrun.engine.tables.effects import report_tables, stack_weights
+from kanrun.engine.tables.scores import gaps_of
+from kanrun.engine.tables.table_model import LINEAR, SPARSE
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
 from kanrun.study.checkpoints import model_checkpoint
-from kanrun.study.cross_validation import (
-    OURS,
-    CrossValidation,
-    cross_validate,
-    error_quantiles,
-    loss_of,
-)
-from kanrun.study.effects import (
-    distribution_table,
-    effect_table,
-    importance_table,
-    member_weights,
-    pair_map_table,
-    pair_table,
-)
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
+from kanrun.study.model import error_levels
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.table_model import TableModel, fit_table
-from kanrun.study.table_policy import TablePolicy
 from kanrun.suggestions import did_you_mean
-from kanrun.targets import ScorePolicy, Target, gaps_of
+from kanrun.targets import Target
 
-FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
+MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
+_SHOWN_WEIGHT = 0.005  # of a candidate that notes name
 
 
 @dataclass(frozen=True)
@@ -50,13 +39,18 @@ class TableFitting:
     problem: LearningProblem
     policy: TablePolicy
 
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None for numbers."""
+        return len(self.problem.dataset.classes) if self.problem.dataset.classes else None
+
 
 def prepare_table(
     cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
 ) -> TableFitting:
-    """Read and split the table; `target` is the table where it is there.
+    """Read and split the table, unless `target` is the table.
 
-    Raises UsageError as `make_problem` does, and for what is no table.
+    Raises UsageError as `make_problem` does, and for a target that is not a table.
     """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
@@ -64,38 +58,41 @@ def prepare_table(
     model: AutoConfig = cfg.model
     if not TARGETS[cfg.target.kind].table:
         raise UsageError(
-            "model=auto is for tables (target=table or bundled); for functions take model=kan."
+            "model=auto is for tables (target=table or bundled). For functions, set model=kan."
         )
     if cfg.precision != "float64":
         raise UsageError(
-            f"model=auto computes in float64; for precision={cfg.precision} take model=kan."
+            f"model=auto computes in float64. For precision={cfg.precision}, set model=kan."
         )
     problem = make_problem(cfg, target or cfg.target, all_rows(cfg.sampling), seed)
-    if target is None and (rows := len(problem.dataset.train)) < FEWEST_ROWS:
+    if target is None and (rows := len(problem.dataset.train)) < MIN_ROWS:
         raise UsageError(
-            f"model=auto needs at least {FEWEST_ROWS} training rows, and {problem.dataset.target.name} has {rows}; "
-            "take model=kan."
+            f"model=auto needs at least {MIN_ROWS} training rows, and {problem.dataset.target.name}"
+            f" has {rows}. Set model=kan."
         )
-    shapes = _shapes(model, problem)
     policy = TablePolicy(
-        scores=ScorePolicy(bounds=_bounds(model, problem)),
         pairs=model.pairs,
-        shapes=shapes,
+        shapes=_shapes(model, problem),
         extrapolation=model.extrapolation,
+        bounds=_bounds(model, problem),
         folds=0 if model.selection == "evidence" else model.folds,
-        one_fold=model.selection == "validation",
+        single_fold=model.selection == "validation",
     )
     return TableFitting(cfg, problem, policy)
 
 
 def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str], ...]:
-    """The shapes to keep by the index of the input. Raises UsageError for an input that is not there, and classes."""
+    """Return the shapes to keep by the index of the input.
+
+    Raises UsageError for unknown inputs, and for classes.
+    """
     names, classes = list(problem.dataset.target.inputs), problem.dataset.classes
     asked = {**model.monotone, **model.curvature}
     for name in asked:
         if name not in names:
             raise UsageError(
-                f"there is no input {name!r} whose shape could be kept{did_you_mean(name, names) or '.'}"
+                f"there is no input {name!r} whose shape could be kept"
+                f"{did_you_mean(name, names) or '.'}"
             )
     if asked and classes and len(classes) > 2:
         raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")
@@ -103,7 +100,10 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
 
 
 def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
-    """Between what outputs lie. Raises UsageError where a training row's does not, and for classes."""
+    """Return the limits of the outputs.
+
+    Raises UsageError for training rows beyond them, and for classes.
+    """
     if model.bounds is None:
         return -np.inf, np.inf
     low, high = model.bounds
@@ -114,105 +114,90 @@ def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
         )
     if y.min() < low or y.max() > high:
         raise UsageError(
-            f"model.bounds={model.bounds} is too narrow: the outputs go from {y.min():g} to {y.max():g}."
+            f"model.bounds={model.bounds} is too narrow: the outputs range from {y.min():g} to "
+            f"{y.max():g}."
         )
     return low, high
 
 
 def all_rows(sampling: SamplingConfig) -> SamplingConfig:
-    """No validation rows, and no test rows unless their number or that of the training rows is given."""
+    """Return a sampling without validation rows, and without test rows unless asked for."""
     asked = sampling.n_test is not None or sampling.n_train is not None
-    return replace(
-        sampling, validation_fraction=0.0, n_test=sampling.n_test if asked else 0
-    )
+    return replace(sampling, validation_fraction=0.0, n_test=sampling.n_test if asked else 0)
 
 
 def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Cross-validate, fit all rows, and report."""
     problem, started = fitting.problem, time.perf_counter()
-    dataset, model_cfg = problem.dataset, fitting.cfg.model
-    classes = len(dataset.classes) if dataset.classes else None
+    dataset, classes = problem.dataset, fitting.classes
     yield from (Note(text, warning=True) for text in dataset.notes)
     with threadpool_limits(limits=threads_of(fitting.cfg)):  # the matrices are too small for more
         before = time.process_time()
         fitted = fit_table(dataset.train, classes, fitting.policy, seed)
         fit_seconds, checked = time.process_time() - before, None
         if fitted.folds is not None:
-            checked = cross_validate(
-                dataset.train, classes, fitted.folds, baselines=model_cfg.baselines
-            )
-    yield from _said(fitted, checked, classes)
-    if checked is not None:
-        yield from _fold_rows(checked, classes)
+            baselines = fitting.cfg.model.baselines
+            checked = cross_validate(dataset.train, classes, fitted.folds, baselines=baselines)
+    yield from _selection_notes(fitted, checked, classes)
     known = with_scalings(problem, fitted.inputs, fitted.outputs)
     summary = _summary(fitting, fitted, checked, known)
     for name, rows in (("cv_r2", "left-out rows"), ("r2", "test rows")):
         if name in summary:
             yield from doubts(summary[name], rows)
-    yield Row(
-        "summary", {**summary, "fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
-    )
+    seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
+    yield Row("summary", {**summary, **seconds})
     yield from bound_rows(cell, summary)
-    names = dataset.classes or dataset.target.outputs
-    yield effect_table(fitted, dataset.train, dataset.target.inputs, names)
-    yield importance_table(fitted, dataset.train, dataset.target.inputs, classes, seed)
-    yield distribution_table(dataset.train, dataset.target.inputs)
-    if (pairs := pair_table(fitted, dataset.train, dataset.target.inputs)) is not None:
-        yield pairs
-    if (maps := pair_map_table(fitted, dataset.train, dataset.target.inputs, names)) is not None:
-        yield maps
-    members, weights = zip(*member_weights(fitted), strict=True)
-    yield Table("stack_weights", {"member": np.array(members), "weight": np.array(weights)})
+    inputs, outputs = dataset.target.inputs, dataset.classes or dataset.target.outputs
+    reports = report_tables(fitted, dataset.train, inputs, outputs, classes, seed)
+    yield from (Table(name, columns) for name, columns in reports)
     yield prediction_table(fitted.network, known)
     if (edges := edge_table(fitted.network, known)) is not None:
         yield edges
-    errors = error_quantiles(fitted, dataset.train.y)
+    errors = fitted.error_quantiles(dataset.train.y, error_levels())
     yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x))
 
 
-def _said(
+def _selection_notes(
     fitted: TableModel, checked: CrossValidation | None, classes: int | None
-) -> Iterator[Note]:
-    """Which candidate was taken, who wins the comparison, and how many predictions were held."""
+) -> Iterator[Record]:
+    """Yield notes on the selected candidate and its rank among the baselines, and rows."""
     stack = ", ".join(
-        f"{name} {weight:.0%}" for name, weight in member_weights(fitted) if weight > 0.005
+        f"{name} {weight:.0%}" for name, weight in stack_weights(fitted) if weight > _SHOWN_WEIGHT
     )
-    yield Note(
-        {
-            "linear": "the model is linear in its inputs: nothing else predicts left-out rows better",
-            "sparse": "the model is additive, with effects of few inputs: nothing else predicts left-out rows better",
-        }.get(fitted.chosen, f"the model is a weighted sum of {stack}")
-    )
+    reasons = {
+        LINEAR: "selected the linear model: no other candidate has a significantly lower "
+        "cross-validation error",
+        SPARSE: "selected the additive model with effects of few inputs: it has a significantly "
+        "lower cross-validation error",
+    }
+    yield Note(reasons.get(fitted.selected, f"selected a weighted sum of {stack}"))
     if checked is None:
         return
-    what = "log loss" if classes else "RMSE"
+    what, column = ("log loss", "log_loss") if classes else ("RMSE", "rmse")
     means = {name: checked.mean(name) for name in checked.losses}
-    for name, mean in means.items():
-        spread = f" +- {checked.spread(name):.2g}" if len(checked.losses[name]) > 1 else ""
+    for name, losses in checked.losses.items():
+        seconds = checked.seconds[name]
+        std = f" +- {checked.std(name):.2g}" if len(losses) > 1 else ""
         yield Note(
-            f"cross-validated {what} of {name}: {mean:.4g}{spread} ({np.mean(checked.seconds[name]):.2g} s per fit)"
+            f"cross-validated {what} of {name}: {means[name]:.4g}{std}"
+            f" ({np.mean(seconds):.2g} s per fit)"
         )
+        for fold, (loss, time_) in enumerate(zip(losses, seconds, strict=True)):
+            row = {"model": name, "fold": fold, column: float(loss), "cpu_seconds": float(time_)}
+            yield Row("baselines", row)
     others = min((mean for name, mean in means.items() if name != OURS), default=0.0)
-    if others > 0:  # 0 where the outputs are constant
+    if others > 0:  # 0 for constant outputs
         best = min(means, key=lambda name: means[name])
+        ratio = means[OURS] / others
         if best == OURS:
             yield Note(
-                f"kanrun predicts left-out rows best, {1 - means[OURS] / others:.1%} below the next"
+                f"kanrun has the lowest cross-validated {what}, {1 - ratio:.1%} below the next"
             )
         else:
             yield Note(
-                f"{best} predicts left-out rows best; kanrun is {means[OURS] / others - 1:.1%} above it",
+                f"{best} has the lowest cross-validated {what}; that of kanrun is"
+                f" {ratio - 1:.1%} higher",
                 warning=True,
-            )
-
-
-def _fold_rows(checked: CrossValidation, classes: int | None) -> Iterator[Row]:
-    loss = "log_loss" if classes else "rmse"
-    for name, losses in checked.losses.items():
-        for fold, (error, seconds) in enumerate(zip(losses, checked.seconds[name], strict=True)):
-            yield Row(
-                "baselines",
-                {"model": name, "fold": fold, loss: float(error), "cpu_seconds": float(seconds)},
             )
 
 
@@ -222,52 +207,42 @@ def _summary(
     checked: CrossValidation | None,
     known: LearningProblem,
 ) -> dict[str, Any]:
-    dataset, train = known.dataset, known.dataset.train
-    classes = len(dataset.classes) if dataset.classes else None
-    values = fitted.values(train.x)
+    dataset, train, classes = known.dataset, known.dataset.train, fitting.classes
+    network, loss = fitted.network, "cross_entropy" if classes else "rmse"
     summary: dict[str, Any] = {
         "target": dataset.target.name,
         "model": fitting.cfg.model.kind,
-        "selected_model": fitted.chosen,
-        "shape": "-".join(map(str, fitted.network.shape)),
+        "selected_model": fitted.selected,
+        "shape": "-".join(map(str, network.shape)),
         "train_points": len(train),
-        "intervals": fitted.network.layer(0).grid.intervals,
-        "parameters": _numbers(fitted.network),
+        "intervals": network.layer(0).grid.intervals,
+        "parameters": sum(int(layer.mask.sum()) * layer.grid.functions for layer in network),
         "effective_parameters": fitted.fit.effective,
+        f"train_{loss}": loss_of(fitted.predict(train.x), train.y, classes),
     }
-    loss = "cross_entropy" if classes else "rmse"
-    summary[f"train_{loss}"] = loss_of(values, train.y, classes)
     if checked is not None and fitted.folds is not None:
-        held = fitted.folds.values
-        inside = ~np.isnan(held[:, 0])
+        inside = ~np.isnan(fitted.folds.values[:, 0])
         summary[f"cv_{loss}"] = checked.mean()
         if len(checked.losses[OURS]) > 1:
-            summary[f"cv_{loss}_spread"] = checked.spread()
-        name, quality = _quality(held[inside], train.y[inside], classes)
+            summary[f"cv_{loss}_std"] = checked.std()
+        name, quality = _quality(fitted.folds.values[inside], train.y[inside], classes)
         summary[f"cv_{name}"] = quality
-    if dataset.test is not None and len(dataset.test):
-        there = fitted.values(dataset.test.x)
-        summary[f"test_{loss}"] = loss_of(there, dataset.test.y, classes)
-        summary["clipped_fraction"] = fitted.clipped(dataset.test.x)
-        name, quality = _quality(there, dataset.test.y, classes)
+    test = dataset.test if dataset.test is not None and len(dataset.test) else None
+    if test is not None:
+        predicted = fitted.predict(test.x)
+        summary[f"test_{loss}"] = loss_of(predicted, test.y, classes)
+        name, quality = _quality(predicted, test.y, classes)
         summary["test_accuracy" if classes else name] = quality
-    else:
-        summary["clipped_fraction"] = fitted.clipped(train.x)
+    summary["clipped_fraction"] = fitted.clipped_fraction((test or train).x)
     if not classes:
-        summary["relative_error"] = relative_error(
-            summary.get("test_rmse", summary.get("cv_rmse")), dataset
-        )
+        error = summary.get("test_rmse", summary.get("cv_rmse"))
+        summary["relative_error"] = relative_error(error, dataset)
     summary["solver"] = "evidence"
     return summary
 
 
 def _quality(predicted: np.ndarray, y: np.ndarray, classes: int | None) -> tuple[str, float | None]:
-    """The accuracy of class probabilities, or R^2."""
+    """Return the accuracy of class probabilities, or R^2, with its name."""
     if classes:
         return "accuracy", float((predicted.argmax(1) == y[:, 0]).mean())
     return "r2", r_squared(predicted - y, y)
-
-
-def _numbers(network: KAN) -> int:
-    """Coefficients of the edges that are alive."""
-    return sum(int(layer.mask.sum()) * layer.grid.functions for layer in network)

@@ -137,7 +137,7 @@ class BSplineConfig:
             )
 
 
-@model("kanrun.study.table_model:fit_table", label="automatic model", tables_only=True)
+@model("kanrun.engine.tables:fit_table", label="automatic model", tables_only=True)
 @dataclass
 class AutoConfig:
     """Effects of single inputs and of pairs by evidence, stacked and made one KAN; the default for tables."""

@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import InvalidData
-from kanrun.experiments.fit.tables import FEWEST_ROWS
+from kanrun.experiments.fit.tables import MIN_ROWS
 from kanrun.experiments.interpret.interpretation import Interpretation, interpret
 from kanrun.library.fitting import ADDITIVE, configuration, fit_target
 from kanrun.study.model import Model
@@ -85,7 +85,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         settings = {key: value for key, value in given.items() if value is not None} | dict(
             self.settings or {}
         )
-        if self.model == "auto" and len(y) < FEWEST_ROWS:  # too few to leave some of them out
+        if self.model == "auto" and len(y) < MIN_ROWS:  # too few to leave some of them out
             settings = {"selection": "evidence", **settings}
         sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=self.validation_fraction)
         seed = self.random_state

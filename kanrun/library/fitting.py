@@ -29,6 +29,7 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
+from kanrun.engine.tables import TablePolicy
 from kanrun.errors import UsageError
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import TableFitting, prepare_table
@@ -40,7 +41,6 @@ from kanrun.study.execute import TimeLimit
 from kanrun.study.model import Model
 from kanrun.study.resources import threads_of, using_threads
 from kanrun.study.suite import with_cell
-from kanrun.study.table_policy import TablePolicy
 from kanrun.suggestions import did_you_mean
 from kanrun.targets import (
     Data,
@@ -212,7 +212,7 @@ def fit_target(
     if additive and isinstance(prepared, TableFitting):
         plain = TablePolicy.additive()
         policy = replace(
-            prepared.policy, evidence=plain.evidence, lottery=plain.lottery, folds=plain.folds
+            prepared.policy, evidence=plain.evidence, alternatives=False, folds=plain.folds
         )
         prepared = replace(prepared, policy=policy)
     recorded, line = _Recorded(cfg.seed), _ProgressLine()

@@ -19,16 +19,15 @@ if TYPE_CHECKING:
         input_rows,
         is_frame,
     )
-    from kanrun.targets.data import (
-        Dataset,
+    from kanrun.points import (
         PiecewiseScaling,
         Points,
         Scaling,
-        Target,
         deviation,
         root_mean_square,
         scaling_from_plain,
     )
+    from kanrun.targets.data import Dataset, Target
     from kanrun.targets.datasets import SplitPolicy, build_target, constant, generator, make_dataset
     from kanrun.targets.encoding import TableCode, code_of
     from kanrun.targets.functions import (
@@ -40,28 +39,20 @@ if TYPE_CHECKING:
         named_formula,
         peaks_formula,
     )
-    from kanrun.targets.scores import (
-        PowerTransform,
-        ScorePolicy,
-        gaps_of,
-        input_scores,
-        ordinary_units,
-        output_map,
-    )
     from kanrun.targets.table_file import TableLimits, check_output, is_parquet
     from kanrun.targets.table_targets import classes_of, planar_points
     from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
 
 _NAMES = {
-    "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame",
-    "data": "Dataset PiecewiseScaling Points Scaling Target deviation root_mean_square scaling_from_plain",
-    "datasets": "SplitPolicy build_target constant generator make_dataset",
-    "encoding": "TableCode code_of",
-    "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
-    "scores": "PowerTransform ScorePolicy gaps_of input_scores ordinary_units output_map",
-    "table_file": "TableLimits check_output is_parquet",
-    "table_targets": "classes_of planar_points",
-    "tables": "lenient_numbers read_inputs read_values",
+    "targets.arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame",
+    "targets.data": "Dataset Target",
+    "points": "PiecewiseScaling Points Scaling deviation root_mean_square scaling_from_plain",
+    "targets.datasets": "SplitPolicy build_target constant generator make_dataset",
+    "targets.encoding": "TableCode code_of",
+    "targets.functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
+    "targets.table_file": "TableLimits check_output is_parquet",
+    "targets.table_targets": "classes_of planar_points",
+    "targets.tables": "lenient_numbers read_inputs read_values",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -69,4 +60,4 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names.s
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'kanrun.targets' has no attribute {name!r}")
-    return getattr(import_module(f"kanrun.targets.{_MODULES[name]}"), name)
+    return getattr(import_module(f"kanrun.{_MODULES[name]}"), name)

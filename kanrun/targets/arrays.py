@@ -9,7 +9,8 @@ import numpy as np
 
 from kanrun.errors import InvalidData
 from kanrun.suggestions import did_you_mean
-from kanrun.targets.data import Array, Points, Target
+from kanrun.points import Array, Points
+from kanrun.targets.data import Target
 from kanrun.targets.encoding import TableCode, code_of
 from kanrun.targets.tables import is_number
 

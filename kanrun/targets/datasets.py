@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kanrun.config import TARGETS, SamplingConfig, check
 from kanrun.errors import UsageError
-from kanrun.targets.data import Array, Dataset, Points, Scaling, Target, deviation
+from kanrun.points import Array, Points, Scaling, deviation
+from kanrun.targets.data import Dataset, Target
 from kanrun.targets.domains import shown
 
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4}

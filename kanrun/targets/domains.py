@@ -12,7 +12,8 @@ import sympy
 
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy
-from kanrun.targets.data import Array, Target
+from kanrun.points import Array
+from kanrun.targets.data import Target
 
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from kanrun.errors import UsageError
-from kanrun.targets.data import Array
+from kanrun.points import Array
 from kanrun.targets.tables import MISSING_WORDS, lenient_numbers
 
 MOST_LEVELS = 128  # of a category that get an indicator of their own, the most frequent first

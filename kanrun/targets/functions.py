@@ -26,7 +26,8 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.formulas.parsing import parse_expression
 from kanrun.suggestions import did_you_mean
-from kanrun.targets.data import Array, Points, Target
+from kanrun.points import Array, Points
+from kanrun.targets.data import Target
 from kanrun.targets.domains import check_finite, read_domain
 
 _LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
 from kanrun.errors import UsageError
 from kanrun.suggestions import did_you_mean
-from kanrun.targets.data import Array, Points, Target
+from kanrun.points import Array, Points
+from kanrun.targets.data import Target
 from kanrun.targets.encoding import TableCode, code_of, days_of
 from kanrun.targets.table_file import check_path, positions
 from kanrun.targets.tables import (

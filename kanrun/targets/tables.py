@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from kanrun.errors import UsageError
-from kanrun.targets.data import Array
+from kanrun.points import Array
 from kanrun.targets.table_file import (
     TableLimits,
     check_path,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kanrun.targets import PowerTransform, ScorePolicy, input_scores, output_map
+from kanrun.engine.tables.scores import PowerTransform, input_scores, output_map
 
 
 def test_scores_increase_and_come_back() -> None:
@@ -68,7 +68,7 @@ def test_predictions_stay_within_the_margin() -> None:
         room = 0.1 * np.ptp(y)
         assert there.min() >= y.min() - room - 1e-9
         assert there.max() <= y.max() + room + 1e-9
-    free = output_map(y, None, np.zeros(1), margin=np.inf)
+    free = output_map(y, margin=np.inf)
     assert free.invert(np.array([[1e3]]))[0, 0] == 1e3
 
 
@@ -78,6 +78,6 @@ def test_the_way_back_is_the_mean_over_errors() -> None:
     assert transform is not None
     errors = np.random.default_rng(3).normal(scale=0.5, size=4000)
     at = np.array([0.0])
-    mean = output_map(y, transform, errors, ScorePolicy()).invert(at[:, None])[0, 0]
+    mean = output_map(y, transform, errors).invert(at[:, None])[0, 0]
     expected = transform.invert(np.quantile(errors, np.linspace(0.025, 0.975, 20))).mean()
     assert mean == pytest.approx(expected, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The automatic model of a table: never absurd, never worse than linear by more than chance, and what it reports."""
+"""The automatic model of a table: bounded, no worse than linear by more than chance."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeCV
 
-from kanrun.engine.evidence import EvidencePolicy
+from kanrun.engine.tables import EvidencePolicy, TableModel, TablePolicy, fit_table
+from kanrun.engine.tables.cross_validation import (
+    OURS,
+    assign_folds,
+    cross_validate,
+    training_rows,
+)
+from kanrun.engine.tables.effects import effect_table, importance_table, pair_table
+from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
 from kanrun.monitoring import ProgressUpdate, monitored
-from kanrun.study.cross_validation import OURS, cross_validate
-from kanrun.study.effects import effect_table, importance_table, pair_table
-from kanrun.study.table_model import TableModel, fit_table, folds_of, training_rows
-from kanrun.study.table_policy import TablePolicy
-from kanrun.targets import Points, ScorePolicy
+from kanrun.points import Points
 
-MARGINS = ScorePolicy()
 ROUNDING = 1e-12  # of evaluating a network
 
 
 def nasty(seed: int) -> tuple[Points, np.random.Generator]:
-    """A synthetic table with long tails, ties, outliers and gaps."""
+    """Return a synthetic table with long tails, ties, outliers and gaps."""
     rng = np.random.default_rng(seed)
     rows, inputs = int(rng.integers(30, 250)), int(rng.integers(1, 8))
     columns = []
@@ -61,13 +64,13 @@ def check_bounded(seed: int) -> None:
     low, high = points.x.min(0), points.x.max(0)
     inside = rng.uniform(low, high, size=(300, len(low)))
     width = float(np.ptp(points.y))
-    free = fit_table(points, None, TablePolicy(extrapolation="linear", folds=0)).values(inside)
+    free = fit_table(points, None, TablePolicy(extrapolation="linear", folds=0)).predict(inside)
     assert np.isfinite(free).all()
     middle = (points.y.max() + points.y.min()) / 2
     assert np.abs(free - middle).max() <= 3 * width
     model = fit_table(points, None, TablePolicy(folds=0))
-    held = model.values(np.concatenate([inside, inside * 1e3]))
-    margin = MARGINS.linear_margin if model.chosen == "linear" else MARGINS.margin
+    held = model.predict(np.concatenate([inside, inside * 1e3]))
+    margin = LINEAR_MARGIN if model.selected == "linear" else MARGIN
     assert held.min() >= points.y.min() - 1.001 * margin * width
     assert held.max() <= points.y.max() + 1.001 * margin * width
 
@@ -96,14 +99,14 @@ def ridge_rmse(points: Points, new: Points) -> float:
 
 
 def rmse(model: TableModel, new: Points) -> float:
-    return float(np.sqrt(np.mean((model.values(new.x) - new.y) ** 2)))
+    return float(np.sqrt(np.mean((model.predict(new.x) - new.y) ** 2)))
 
 
 def test_a_linear_table_gets_a_linear_model_that_is_as_good() -> None:
     for seed in range(6):
         points, new = linear(seed=seed), linear(400, 100 + seed)
         model = fit_table(points, None)
-        assert model.chosen == "linear"
+        assert model.selected == "linear"
         assert rmse(model, new) <= 1.05 * ridge_rmse(points, new)
 
 
@@ -136,7 +139,7 @@ def test_a_multiplicative_table_gets_a_transformed_output() -> None:
 
 
 def half_skewed() -> Points:
-    """A sum of a skewed term and straight ones."""
+    """Return a sum of a skewed term and straight ones."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(150, 3))
     y = (
@@ -151,7 +154,7 @@ def half_skewed() -> Points:
 def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
     points = half_skewed()
     model = fit_table(points, None, TablePolicy(folds=3))
-    assert model.chosen == "blend"
+    assert model.selected == "blend"
     assert len(model.network.shape) == 4
     assert sum(part.weight for part in model.parts) == pytest.approx(1)
     for power in (-990, 990):  # in any unit
@@ -160,17 +163,17 @@ def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
             None,
             TablePolicy(folds=3),
         )
-        error = np.ldexp(same.values(np.ldexp(points.x, -power)), -power) - model.values(points.x)
+        error = np.ldexp(same.predict(np.ldexp(points.x, -power)), -power) - model.predict(points.x)
         assert np.abs(error).max() < 1e-6 * points.y.std()
     total = np.zeros_like(points.y)
     for part in model.parts:
         assert part.outputs is not None
         h = part.fit.design.functions(part.fit.u)
         total += part.weight * part.outputs.invert(part.fit.terms[0].values(h)[:, None])
-    assert np.sqrt(np.mean((model.values(points.x) - total) ** 2)) < 0.01 * points.y.std()
-    far = model.values(1e3 * points.x)
-    assert far.max() <= points.y.max() + MARGINS.margin * np.ptp(points.y) + ROUNDING
-    effects = effect_table(model, points, ["a", "b", "c"], ["y"]).columns
+    assert np.sqrt(np.mean((model.predict(points.x) - total) ** 2)) < 0.01 * points.y.std()
+    far = model.predict(1e3 * points.x)
+    assert far.max() <= points.y.max() + MARGIN * np.ptp(points.y) + ROUNDING
+    effects = effect_table(model, points, ["a", "b", "c"], ["y"])
     assert (effects["lower"] <= effects["value"] + ROUNDING).all()
 
 
@@ -190,18 +193,18 @@ def test_a_few_wild_rows_do_not_decide_what_is_taken() -> None:
 def test_one_output_that_is_constant_and_two_outputs() -> None:
     x = np.random.default_rng(0).normal(size=(40, 2))
     flat = fit_table(Points(x, np.full((40, 1), 5.0)), None)
-    np.testing.assert_allclose(flat.values(x), 5.0)
+    np.testing.assert_allclose(flat.predict(x), 5.0)
     both = fit_table(Points(x, np.stack([x[:, 0], 100 * x[:, 1] + 3], 1)), None)
-    np.testing.assert_allclose(both.values(x)[:, 1], 100 * x[:, 1] + 3, atol=3)
+    np.testing.assert_allclose(both.predict(x)[:, 1], 100 * x[:, 1] + 3, atol=3)
 
 
 def test_every_row_is_left_out_once_and_classes_are_spread() -> None:
     labels = np.array([0] * 40 + [1] * 10)
     points = Points(np.zeros((50, 1)), labels[:, None])
-    number = folds_of(points, TablePolicy(), 0, labels)
+    number = assign_folds(points, 5, 0, labels)
     assert np.bincount(number).tolist() == [10] * 5
     assert all((labels[number == k] == 1).sum() == 2 for k in range(5))
-    long = folds_of(Points(np.zeros((20_000, 1)), np.zeros((20_000, 1))), TablePolicy(), 0)
+    long = assign_folds(Points(np.zeros((20_000, 1)), np.zeros((20_000, 1))), 5, 0, single=True)
     assert (long == 0).sum() == 4000
     assert set(long) == {-1, 0}
 
@@ -210,12 +213,12 @@ def test_groups_stay_together_and_time_goes_forward() -> None:
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 12, 100).astype(float)
     points = Points(np.zeros((100, 1)), np.zeros((100, 1)), groups=groups)
-    number = folds_of(points, TablePolicy(), 0)
+    number = assign_folds(points, 5, 0)
     assert set(number) == set(range(5))
     assert all(len(set(number[groups == g])) == 1 for g in set(groups))
     times = rng.permutation(100).astype(float)
     later = replace(points, groups=times, forward=True)
-    number = folds_of(later, TablePolicy(), 0)
+    number = assign_folds(later, 5, 0)
     assert set(number) == {-1, 0, 1, 2, 3, 4}
     for fold in range(5):
         trained = times[training_rows(later, number, fold)]
@@ -241,7 +244,7 @@ def wavy(rows: int, seed: int) -> Points:
 
 
 def check_cv_rmse(draws: int, low: float, high: float) -> None:
-    """The mean of cv_rmse / error on fresh rows, and how often the truth lies within two spreads of the folds."""
+    """Compare cv_rmse with the error on new rows."""
     ratios = []
     for seed in range(draws):
         points = wavy(120, seed)
@@ -267,12 +270,12 @@ def test_reports_name_what_matters() -> None:
     y = np.sin(2 * x[:, 2]) + x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=300)
     points, names = Points(x, y[:, None]), ["a", "b", "c", "d"]
     model = fit_table(points, None)
-    importance = importance_table(model, points, names, None, 0).columns
+    importance = importance_table(model, points, names, None, 0)
     assert importance["input"][-1] == "d"
-    pairs = pair_table(model, points, names)
+    pairs = pair_table(model, names)
     assert pairs is not None
-    assert {pairs.columns["input_1"][0], pairs.columns["input_2"][0]} == {"a", "b"}
-    effects = effect_table(model, points, names, ["y"]).columns
+    assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
+    effects = effect_table(model, points, names, ["y"])
     mine = effects["input"] == "c"
     assert (effects["lower"][mine] <= effects["value"][mine]).all()
     near = np.abs(effects["x"][mine]) < 1.5
@@ -285,11 +288,11 @@ def test_classes_of_a_table() -> None:
     x = rng.normal(size=(300, 2))
     labels = (x[:, 0] * x[:, 1] + 0.2 * rng.normal(size=300) > 0).astype(float)[:, None]
     model = fit_table(Points(x, labels), 2)
-    likely = model.values(x)
+    likely = model.predict(x)
     np.testing.assert_allclose(likely.sum(1), 1)
     best = ((x[:, 0] * x[:, 1] > 0) == labels[:, 0]).mean()  # what knowing the truth would reach
     assert (likely.argmax(1) == labels[:, 0]).mean() > best - 0.04
-    assert model.clipped(x) == 0
+    assert model.clipped_fraction(x) == 0
 
 
 def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_little_work() -> (
@@ -302,10 +305,10 @@ def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_
     ]
     train, new = Points(x[:160], labels[:160]), Points(x[160:], labels[160:])
     model = fit_table(
-        train, 3, TablePolicy(evidence=EvidencePolicy(most_work=5e6, most_functions=60), folds=2)
+        train, 3, TablePolicy(evidence=EvidencePolicy(max_work=5e6, max_functions=60), folds=2)
     )
     assert "pairs" not in model.fit.weights  # they are too much work
-    likely = model.values(new.x)[np.arange(80), new.y[:, 0].astype(int)]
+    likely = model.predict(new.x)[np.arange(80), new.y[:, 0].astype(int)]
     assert -np.log(likely).mean() < 0.25
 
 
@@ -319,7 +322,9 @@ def shaped(rows: int = 120) -> Points:
 @pytest.mark.parametrize("extrapolation", ["clip", "constant"])
 def test_shapes_are_kept_exactly(extrapolation: str) -> None:
     policy = TablePolicy(
-        shapes=((0, "increasing"), (1, "decreasing"), (2, "convex")), extrapolation=extrapolation, folds=0
+        shapes=((0, "increasing"), (1, "decreasing"), (2, "convex")),
+        extrapolation=extrapolation,
+        folds=0,
     )
     model = fit_table(shaped(), None, policy)
     at = np.linspace(-5, 5, 1001)
@@ -327,17 +332,17 @@ def test_shapes_are_kept_exactly(extrapolation: str) -> None:
     def curve(j: int) -> np.ndarray:
         x = np.zeros((1001, 3))
         x[:, j] = at
-        return model.values(x)[:, 0]
+        return model.predict(x)[:, 0]
 
     assert np.diff(curve(0)).min() >= -ROUNDING
     assert np.ptp(curve(0)) > 0.3
     assert np.diff(curve(1)).max() <= ROUNDING
     assert np.diff(curve(2)[np.abs(at) < 2], 2).min() > -1e-12
     free = fit_table(shaped(), None, TablePolicy(folds=0))
-    assert np.sqrt(np.mean((model.values(shaped().x) - free.values(shaped().x)) ** 2)) < 0.5
+    assert np.sqrt(np.mean((model.predict(shaped().x) - free.predict(shaped().x)) ** 2)) < 0.5
     if extrapolation == "constant":
         beyond = np.array([shaped().x.max(0), shaped().x.max(0) + 3])
-        np.testing.assert_allclose(*model.values(beyond))
+        np.testing.assert_allclose(*model.predict(beyond))
 
 
 def test_a_monotone_classifier() -> None:
@@ -346,14 +351,14 @@ def test_a_monotone_classifier() -> None:
     model = fit_table(labels, 2, TablePolicy(shapes=((0, "increasing"),), folds=0))
     x = np.zeros((301, 3))
     x[:, 0] = np.linspace(-4, 4, 301)
-    assert np.diff(model.values(x)[:, 1]).min() >= -ROUNDING
+    assert np.diff(model.predict(x)[:, 1]).min() >= -ROUNDING
 
 
 def test_an_input_beyond_its_range_adds_nothing_with_zero() -> None:
     model = fit_table(shaped(), None, TablePolicy(extrapolation="zero", pairs=False, folds=0))
-    if model.chosen == "linear":  # its edges are held the same way
+    if model.selected == "linear":  # its edges are held the same way
         pytest.fail("the table is not linear")
-    far = model.values(np.array([[50.0, 0, 0], [-50.0, 0, 0]]))
+    far = model.predict(np.array([[50.0, 0, 0], [-50.0, 0, 0]]))
     np.testing.assert_allclose(far[0], far[1])
 
 
@@ -363,7 +368,7 @@ def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
     with monitored(seen.append, process_time()):
         model = fit_table(points, None)
     assert model.folds is None
-    assert np.isfinite(model.values(points.x)).all()
+    assert np.isfinite(model.predict(points.x)).all()
     with monitored(seen.append):
         fit_table(points, None)
     assert [(one.part, one.done) for one in seen if one.part == "folds"] == [
@@ -376,6 +381,6 @@ def test_few_of_many_inputs_are_found() -> None:
     x = rng.normal(size=(560, 100))
     y = 2 * x[:, 0] + x[:, 1] ** 2 + 0.3 * rng.normal(size=560)
     model = fit_table(Points(x[:80], y[:80, None]), None)
-    assert np.mean((model.values(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
+    assert np.mean((model.predict(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
     sizes = [model.fit.effect(j, model.fit.u).std() for j in range(100)]
     assert set(np.argsort(sizes)[-2:]) == {0, 1}

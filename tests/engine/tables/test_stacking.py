@@ -1,4 +1,4 @@
-"""Fitting by evidence: posteriors against their definition, and what the fits find in data that are known."""
+"""Fitting by evidence: posteriors against their definition, and known terms in data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from kanrun.engine.evidence import EvidencePolicy, Terms, fit_classes, fit_numbers, network_of
-from kanrun.engine.evidence.components import (
-    Moments,
-    estimate,
-    estimate_of_moments,
-    solve,
-    weights_of,
-)
+from kanrun.engine.tables import EvidencePolicy, Terms, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables.variance_components import FunctionProblem, KernelProblem, estimate
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
-EXACT = replace(POLICY, remainder=0.0, most_nodes=1000)
+EXACT = replace(POLICY, omitted=0.0, max_nodes=1000)
 
 
 def data(count: int = 250, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,28 +27,33 @@ def test_left_out_predictions_are_those_of_a_fit_without_the_row() -> None:
     rng = np.random.default_rng(2)
     h, y = rng.normal(size=(40, 5)), rng.normal(size=40)
     kernel, noise = h @ h.T, rng.uniform(0.5, 2, 40)
-    found = solve([kernel], np.array([0.7]), noise, y)
-    np.testing.assert_allclose(
-        weights_of([kernel], np.array([0.7]), noise, y), found.weights, atol=1e-10
-    )
+    variances = np.array([0.7])
+    problem = KernelProblem([kernel], noise, y)
+    found = problem.posterior(variances)
+    np.testing.assert_allclose(problem.fitted(variances), y - noise * found.weights, atol=1e-10)
     others = np.delete(np.arange(40), 7)
-    without = solve([kernel[np.ix_(others, others)]], np.array([0.7]), noise[others], y[others])
+    without = KernelProblem([kernel[np.ix_(others, others)]], noise[others], y[others]).posterior(
+        variances
+    )
     expected = without.offset + 0.7 * kernel[7, others] @ without.weights
-    assert found.left_out(y)[7] == pytest.approx(expected, abs=1e-10)
+    assert problem.left_out(found)[7] == pytest.approx(expected, abs=1e-10)
 
 
 def test_rows_and_functions_give_the_same_posterior() -> None:
     rng = np.random.default_rng(3)
     h, y = rng.normal(size=(60, 7)), rng.normal(size=60)
     noise = rng.uniform(0.5, 2, 60)
-    by_rows = solve([h @ h.T], np.array([0.4]), noise, y)
+    variances = np.array([0.4])
+    rows = KernelProblem([h @ h.T], noise, y)
+    by_rows = rows.posterior(variances)
 
     def columns(part: slice) -> np.ndarray:
         return h[part]
 
-    posterior = Moments.of(columns, 1 / noise, y).posterior(np.full(7, 0.4), 1.0)
-    _, left_out = posterior.rows(columns, 1 / noise, y)
-    np.testing.assert_allclose(left_out, by_rows.left_out(y), atol=1e-9)
+    problem = FunctionProblem.of(columns, np.zeros(7, dtype=int), 1, 1 / noise, y)
+    posterior = problem.posterior(variances)
+    _, left_out = problem.rows(posterior, columns, 1 / noise, y)
+    np.testing.assert_allclose(left_out, rows.left_out(by_rows), atol=1e-9)
     np.testing.assert_allclose(posterior.coefficients, 0.4 * h.T @ by_rows.weights, atol=1e-10)
 
 
@@ -62,7 +61,7 @@ def test_variances_are_found_again() -> None:
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(800, 60)), rng.normal(size=(800, 60))
     y = a @ rng.normal(size=60) * 0.5 + b @ rng.normal(size=60) * 0.1 + rng.normal(size=800)
-    variances, noise = estimate([a @ a.T, b @ b.T], y, np.ones(800), POLICY)
+    variances, noise = estimate(KernelProblem([a @ a.T, b @ b.T], np.ones(800), y), POLICY)
     assert np.sqrt(variances) == pytest.approx([0.5, 0.1], rel=0.35)
     assert noise == pytest.approx(1, rel=0.15)
 
@@ -91,7 +90,7 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
     u, y = data()
     y = np.concatenate([y, -3 * y + u[:, :1]], 1)[:, :outputs]
     fit = fit_numbers(u, y, POLICY)
-    network = network_of(fit.terms, fit.design, fit.functions(), fit.noise, EXACT)
+    network = to_kan(fit, EXACT)
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()
     expected = np.stack([one.values(fit.functions()[:]) for one in fit.terms], 1)
@@ -126,16 +125,12 @@ def test_outputs_of_other_sizes_get_the_same_fit_in_their_units() -> None:
 def test_functions_that_are_not_held_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     u, y = data()
     held = fit_numbers(u, y, POLICY)
-    monkeypatch.setattr("kanrun.engine.evidence.design._MOST_HELD", 0)
+    monkeypatch.setattr("kanrun.engine.tables.design._MAX_STORED", 0)
     made = fit_numbers(u, y, POLICY)
     np.testing.assert_allclose(made.left_out, held.left_out, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
-        network_of(made.terms, made.design, made.functions(), made.noise, POLICY)(
-            torch.as_tensor(u)
-        ).detach(),
-        network_of(held.terms, held.design, held.functions(), held.noise, POLICY)(
-            torch.as_tensor(u)
-        ).detach(),
+        to_kan(made, POLICY)(torch.as_tensor(u)).detach(),
+        to_kan(held, POLICY)(torch.as_tensor(u)).detach(),
         atol=1e-9,
     )
 
@@ -143,12 +138,12 @@ def test_functions_that_are_not_held_give_the_same_fit(monkeypatch: pytest.Monke
 def test_nodes_that_are_left_out_change_little() -> None:
     u, y = data()
     fit = fit_numbers(u, y, POLICY)
-    whole = network_of(fit.terms, fit.design, fit.functions(), fit.noise, EXACT)
-    small = network_of(fit.terms, fit.design, fit.functions(), fit.noise, POLICY)
+    whole = to_kan(fit, EXACT)
+    small = to_kan(fit, POLICY)
     assert small.shape[1] < whole.shape[1]
     with torch.no_grad():
         change = small(torch.as_tensor(u)) - whole(torch.as_tensor(u))
-    assert float(change.std()) < 2 * POLICY.remainder * fit.noise
+    assert float(change.std()) < 2 * POLICY.omitted * fit.noise
 
 
 def test_a_long_table_is_solved_over_its_functions() -> None:
@@ -169,7 +164,7 @@ def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
     labels = np.array([rng.choice(classes, p=p) for p in truth])
     policy = replace(POLICY, dense_rows=dense_rows)
     fit = fit_classes(u, labels, classes, policy)
-    network = network_of(fit.terms, fit.design, fit.functions(), 0.1, policy, split=classes == 2)
+    network = to_kan(fit, policy, noise=0.1, split=classes == 2)
     with torch.no_grad():
         found = network(torch.as_tensor(u)).softmax(-1).numpy()
     assert np.abs(found - truth).mean() < 0.09
@@ -197,11 +192,11 @@ def test_variances_from_moments_are_those_from_kernels() -> None:
     rng = np.random.default_rng(9)
     h, kinds = rng.normal(size=(200, 12)), np.repeat([0, 1], 6)
     y = h @ np.where(kinds == 0, 0.5, 0.1) * rng.choice([-1, 1]) + rng.normal(size=200)
-    policy = replace(POLICY, settled=1e-9, rounds=200)
-    by_rows = estimate(
-        [h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)], y, np.ones(200), policy
-    )
-    found = estimate_of_moments(Moments.of(lambda part: h[part], np.ones(200), y), kinds, 2, policy)
+    policy = replace(POLICY, tolerance=1e-9, max_steps=200)
+    kernels = [h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)]
+    by_rows = estimate(KernelProblem(kernels, np.ones(200), y), policy)
+    problem = FunctionProblem.of(lambda part: h[part], kinds, 2, np.ones(200), y)
+    found = estimate(problem, policy)
     np.testing.assert_allclose(found[0], by_rows[0], rtol=1e-6)
     assert found[1] == pytest.approx(by_rows[1], rel=1e-8)
 
@@ -210,7 +205,7 @@ def test_variances_from_moments_are_those_from_kernels() -> None:
 def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(
     by_rows: bool,
 ) -> None:
-    """One month of the mean of all: beside near zero noise there is a lower top, where a third of it is noise."""
+    """One month of the mean of all months: the likelihood has a lower maximum at much noise."""
     months = np.random.default_rng(12).normal(size=(80, 12))
     months += months.mean(1, keepdims=True) + np.random.default_rng(13).normal(size=(80, 1))
     h, y = np.column_stack([months[:, 1:], months.mean(1)]), months[:, 0]
@@ -218,12 +213,13 @@ def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_
 
     def noise(policy: EvidencePolicy) -> float:
         if by_rows:
-            return estimate([h @ h.T], y, np.ones(80), policy)[1]
-        moments = Moments.of(lambda part: h[part], np.ones(80), y)
-        return estimate_of_moments(moments, np.zeros(12, dtype=int), 1, policy)[1]
+            return estimate(KernelProblem([h @ h.T], np.ones(80), y), policy)[1]
+        kinds = np.zeros(12, dtype=int)
+        problem = FunctionProblem.of(lambda part: h[part], kinds, 1, np.ones(80), y)
+        return estimate(problem, policy)[1]
 
     assert noise(POLICY) < 1e-8 * y.var()
-    assert noise(replace(POLICY, noise_shares=(0.5,))) > 0.1 * y.var()
+    assert noise(replace(POLICY, noise_fractions=(0.5,))) > 0.1 * y.var()
 
 
 def test_classes_that_inputs_tell_together_alone_are_found() -> None:

@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from kanrun.engine.evidence import EvidencePolicy, fit_classes, fit_numbers, network_of
-from kanrun.engine.evidence.members import NEIGHBOURHOODS, TableFit
-from kanrun.engine.evidence.radial import RadialBasis, psi
+from kanrun.engine.tables import EvidencePolicy, TableFit, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables.candidates import NEIGHBOURHOODS, TableRows
+from kanrun.engine.tables.gaussian_process import (
+    GaussianProcess,
+    Kernel,
+    KernelPrior,
+    fit_kernel,
+    psi,
+)
 
 POLICY = EvidencePolicy()
 WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])
-EXACT = EvidencePolicy(remainder=0.0, most_nodes=1000)
+EXACT = EvidencePolicy(omitted=0.0, max_nodes=1000)
 
 
 def rows(count: int, seed: int) -> np.ndarray:
@@ -43,13 +49,54 @@ def test_the_bell_is_that_of_exp() -> None:
 def test_an_input_that_does_nothing_gets_no_precision() -> None:
     u = rows(200, 2)
     y = np.sin(2 * u[:, :1] * u[:, 1:2])
-    radial = RadialBasis.of(u, y, np.ones(200), np.arange(200), POLICY)
-    assert radial.precisions[2:].max() < 0.1 * radial.precisions[:2].min()
+    table = TableRows.of(u, np.ones(200), POLICY)
+    radial = table.with_neighbourhoods(y, None).design.radial
+    assert radial is not None
+    precisions = radial.kernel.precisions
+    assert precisions[2:].max() < 0.1 * precisions[:2].min()
     assert np.abs(radial.values(u).mean(0)).max() < 2  # of functions with prior variance 1
-    few = RadialBasis.of(
-        u, y, np.ones(200), np.arange(200), replace(POLICY, most_work=200.0 * 5**2)
+    few = replace(table, policy=replace(POLICY, max_work=200.0 * 5**2))
+    radial = few.with_neighbourhoods(y, None).design.radial
+    assert radial is not None
+    assert radial.centres.shape == (5, 4)
+
+
+def test_the_exact_process_has_the_right_mean_and_gradient() -> None:
+    """As in the search for formulas: no lines, little noise, and slopes of the mean."""
+    u = rows(150, 3)
+    y = np.sin(u[:, :1]) * u[:, 1:2] + np.exp(u[:, 2:3] / 2)
+    middle, std = y.mean(), y.std()
+    prior = KernelPrior((1 / 9, 1e-6, 1e2), None, (30.0, 1e-2, 1e6), (1e-6, 1e-12, 1.0))
+    evaluations: list[None] = []
+    kernel = fit_kernel(
+        u[:100], (y[:100] - middle) / std, prior, on_evaluation=lambda: evaluations.append(None)
     )
-    assert few.centres.shape == (5, 4)
+    assert evaluations
+    assert kernel.linear == 0
+    process = GaussianProcess.of(kernel, u, (y - middle) / std)
+    new = 0.8 * rows(50, 4)
+    truth = np.sin(new[:, :1]) * new[:, 1:2] + np.exp(new[:, 2:3] / 2)
+    np.testing.assert_allclose(middle + std * process.mean(new), truth, atol=0.02)
+    slopes = np.stack(
+        [
+            np.cos(new[:, 0]) * new[:, 1],
+            np.sin(new[:, 0]),
+            np.exp(new[:, 2] / 2) / 2,
+            0 * new[:, 0],
+        ],
+        1,
+    )
+    np.testing.assert_allclose(std * process.gradient(new), slopes, atol=0.1)
+
+
+def test_gradients_are_those_of_the_mean() -> None:
+    u = rows(40, 5)
+    process = GaussianProcess.of(Kernel(np.full(4, 0.3), 0.5, 2.0, 0.01), u, triple(u))
+    at, step = rows(5, 6), 1e-6
+    for j in range(4):
+        moved = step * np.eye(4)[j]
+        difference = (process.mean(at + moved) - process.mean(at - moved))[:, 0] / (2 * step)
+        np.testing.assert_allclose(process.gradient(at)[:, j], difference, rtol=1e-4, atol=1e-6)
 
 
 def test_what_three_inputs_do_together_is_found() -> None:
@@ -65,7 +112,7 @@ def test_what_three_inputs_do_together_is_found() -> None:
 
 def test_the_network_is_the_fit_also_beyond_the_rows() -> None:
     fit = fitted()
-    network = network_of(fit.terms, fit.design, fit.functions(), fit.noise, EXACT)
+    network = to_kan(fit, EXACT)
     assert network.layer(1).uniform  # equal intervals are evaluated three times faster
     u = np.concatenate([fit.u, fit.u[:20] * 1.3])
     expected = fit.terms[0].values(fit.design.functions(u))
@@ -100,7 +147,7 @@ def test_classes_that_lie_in_shells_are_told_apart() -> None:
     fit = fit_classes(u, labels, 2, POLICY)
     new = rows(400, 7)
     truth = np.linalg.norm(new[:, :3], axis=1) + new[:, 0] * new[:, 1] * new[:, 2] > 1.7
-    network = network_of(fit.terms, fit.design, fit.functions(), 0.3, POLICY, split=True)
+    network = to_kan(fit, POLICY, noise=0.3, split=True)
     with torch.no_grad():
         found = network(torch.as_tensor(new)).numpy().argmax(1)
     assert fit.design.radial is not None

@@ -1,0 +1,221 @@
+"""Functions of one input, from smooth to rough: Demmler-Reinsch bases of a cubic spline space.
+
+Let B be the B-splines of a grid with mean m on the training rows, G = (B - m)'(B - m) / n, and S
+the integral of f''^2 for inputs of standard deviation 1. The eigenvectors of G v = rho (G + S + m
+m') v are uncorrelated on the rows and are ordered by their roughness d = (1 - rho) / rho; the
+straight line comes first (d = 0). Functions with rho = 0 vanish on all rows and are left out. The
+others continue between the rows as smoothly as possible: in intervals without rows curvature counts
+`_GAP_STIFFNESS` times as much, so that they cross gaps nearly straight.
+
+With the integral of f'^2 in place of S, and level ends, the same eigenproblem gives `steps`, which
+follow jumps.
+
+Sources: A. Demmler and C. Reinsch, Numerische Mathematik 24 (1975) 375-382; S. Wood, Generalized
+Additive Models (2017), 5.4.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy import linalg
+
+from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
+from kanrun.engine.tables.policy import EvidencePolicy
+
+DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
+INTERVALS = 32  # of the grid of an input
+GRID_EPS = 0.5  # fraction of equal spacing in the grid; the rest follows the quantiles
+MIN_STEPS = 3  # inputs that distinguish fewer steps have none
+_NARROWEST = 1e-2  # width of an interval, relative to equal spacing
+_GAP_STIFFNESS = 100.0
+# Penalty on the slopes at both ends, relative to the energy of a slope over the whole range.
+_LEVEL_ENDS = 1e3
+_ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
+_RIDGE = 1e-13  # relative, for a positive definite eigenproblem
+_CONSTANT = 1e-12  # relative range of an input that is constant up to rounding
+_SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
+_BLOCK = 4096  # rows whose B-splines are evaluated at once
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedBasis:
+    """The functions of all inputs side by side, with mean 0 and variance 1 on the training rows.
+
+    Attributes:
+        breakpoints: Grids, shape (inputs, G + 1).
+        coefficients: For each input, the B-spline coefficients of its functions, shape (G + 3,
+            functions of the input).
+        roughness: Of each function, relative to that of the first wiggle or step; 1 for lines.
+        column: Input of each function.
+        order: Position of each function among those of its input and kind; 0 is the line.
+        steps: Whether each function is a step.
+    """
+
+    breakpoints: ndarray
+    coefficients: tuple[ndarray, ...]
+    roughness: ndarray
+    column: ndarray
+    order: ndarray
+    steps: ndarray
+
+    @staticmethod
+    def of(
+        u: Float[ndarray, "rows inputs"],
+        policy: EvidencePolicy,
+        weights: Float[ndarray, " rows"] | None = None,
+    ) -> ReducedBasis:
+        """Return the basis of these rows.
+
+        A constant input has no functions, one with two values a line.
+        """
+        weights = np.ones(len(u)) if weights is None else weights
+        breakpoints = np.stack([_breakpoints(column) for column in u.T])
+        gram, mean = _moments(u, weights, breakpoints)
+        std = np.sqrt(weights @ (u - weights @ u / weights.sum()) ** 2 / weights.sum())
+        empty = [
+            np.histogram(column, grid)[0] == 0
+            for column, grid in zip(u.T, breakpoints, strict=True)
+        ]
+        curvature = _energy(breakpoints, 2, np.where(empty, _GAP_STIFFNESS, 1.0))
+        slope = _energy(breakpoints, 1, np.ones((u.shape[1], INTERVALS))) + _level(breakpoints)
+        found = []
+        for j, size in enumerate(std):
+            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, policy.functions)
+            jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, policy.step_functions)
+            if len(jumps[1]) < MIN_STEPS:
+                jumps = jumps[0][:, :0], jumps[1][:0]
+            found += [(smooth[0], _relative(smooth[1], 1)), (jumps[0], _relative(jumps[1], 0))]
+        counts = [len(roughness) for _, roughness in found]
+        each = range(u.shape[1])
+        return ReducedBasis(
+            breakpoints,
+            tuple(np.concatenate([found[2 * j][0], found[2 * j + 1][0]], 1) for j in each),
+            np.concatenate([roughness for _, roughness in found]),
+            np.repeat(np.repeat(each, 2), counts),
+            np.concatenate([np.arange(count) for count in counts]),
+            np.repeat(np.tile([False, True], u.shape[1]), counts),
+        )
+
+    def spans(self, j: int) -> Float[ndarray, " differences"]:
+        """Return the knot spans s of input j.
+
+        The slope has coefficients 3 (c[i+1] - c[i]) / s[i].
+        """
+        knots = extend(torch.as_tensor(self.breakpoints[j : j + 1]), DEGREE)[0].numpy()
+        return np.asarray(knots[DEGREE + 1 : -1] - knots[1 : -DEGREE - 1])
+
+    @property
+    def inputs(self) -> int:
+        return len(self.breakpoints)
+
+    @cached_property
+    def places(self) -> tuple[Int[ndarray, " functions"], ...]:
+        """Indices of the functions of each input."""
+        return tuple(np.flatnonzero(self.column == j) for j in range(self.inputs))
+
+    def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
+        """Evaluate the functions, which continue as straight lines beyond the grids."""
+        out = np.empty((len(u), len(self.column)))
+        grid = _grid(self.breakpoints)
+        for start in range(0, len(u), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            rows = _b_splines(u[part], grid)
+            for j, coefficients in enumerate(self.coefficients):
+                out[part, self.column == j] = rows[:, j] @ coefficients
+        return out
+
+
+def _grid(breakpoints: ndarray) -> Grid:
+    return Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
+
+
+def _b_splines(
+    u: ndarray, grid: Grid, derivative: int = 0
+) -> Float[ndarray, "rows inputs splines"]:
+    local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
+    values: ndarray = dense_rows(local, interval, grid.functions).numpy()
+    return values
+
+
+def _breakpoints(u: Float[ndarray, " rows"]) -> ndarray:
+    """Mix equal spacing with the quantiles of the distinct values."""
+    distinct = np.unique(u)
+    low, high = distinct[0], distinct[-1]
+    level = np.linspace(0, 1, INTERVALS + 1)
+    if high - low <= _CONSTANT * max(abs(low), abs(high)):
+        return np.asarray(low + max(1.0, abs(low)) * (level - level[-1] / 2))
+    quantiles = (np.quantile(distinct, level) - low) / (high - low)
+    widths = np.diff(GRID_EPS * level + (1 - GRID_EPS) * quantiles)
+    ends = np.cumsum(np.maximum(widths, _NARROWEST / INTERVALS))
+    return np.concatenate([[low], low + (high - low) * ends[:-1] / ends[-1], [high]])
+
+
+def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarray, ndarray]:
+    """Return the covariance and the mean of the B-splines of each input on the rows."""
+    fraction = weights / weights.sum()
+    grid = _grid(breakpoints)
+    mean = np.zeros((len(breakpoints), grid.functions))
+    gram = np.zeros((*mean.shape, grid.functions))
+    for start in range(0, len(u), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        rows = _b_splines(u[part], grid).transpose(1, 0, 2)
+        weighted = rows * fraction[None, part, None]
+        gram += weighted.transpose(0, 2, 1) @ rows
+        mean += weighted.sum(1)
+    return gram - mean[:, :, None] * mean[:, None, :], mean
+
+
+def _energy(
+    breakpoints: ndarray, derivative: int, stiffness: Float[ndarray, "inputs intervals"]
+) -> Float[ndarray, "inputs splines splines"]:
+    """Integrate stiffness times products of derivatives, by Gauss points in each interval."""
+    nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
+    grid, widths = _grid(breakpoints), np.diff(breakpoints, axis=1)
+    total = np.zeros((len(breakpoints), grid.functions, grid.functions))
+    for node, weight in zip(nodes, weights, strict=True):
+        at = breakpoints[:, :-1] + widths * (node + 1) / 2
+        values = _b_splines(at.T, grid, derivative).transpose(1, 0, 2)
+        scaled = values * (stiffness * widths * weight / 2)[:, :, None]
+        total += values.transpose(0, 2, 1) @ scaled
+    return total
+
+
+def _level(breakpoints: ndarray) -> Float[ndarray, "inputs splines splines"]:
+    """Return a penalty on the slopes at both ends, which makes functions constant beyond them."""
+    ends = breakpoints[:, [0, -1]]
+    slopes = _b_splines(ends.T, _grid(breakpoints), 1).transpose(1, 0, 2)
+    width = (ends[:, 1] - ends[:, 0])[:, None, None]
+    return np.asarray(slopes.transpose(0, 2, 1) @ slopes * width * _LEVEL_ENDS)
+
+
+def _demmler_reinsch(
+    gram: ndarray, mean: ndarray, energy: ndarray, limit: int
+) -> tuple[Float[ndarray, "splines kept"], Float[ndarray, " kept"]]:
+    """Return B-spline coefficients and roughness of the `limit` smoothest functions."""
+    functions = len(gram)
+    if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO or not limit:
+        return np.zeros((functions, 0)), np.zeros(0)
+    whole = gram + energy + np.outer(mean, mean)
+    whole[np.diag_indices(functions)] += _RIDGE * np.trace(whole) / functions
+    rho, vectors = linalg.eigh(gram, whole)
+    rho, vectors = rho[::-1][:limit], vectors[:, ::-1][:, :limit]
+    seen = rho > 1 / _ROUGHEST
+    rho = np.minimum(rho[seen], 1.0)
+    coefficients = vectors[:, seen] / np.sqrt(rho)
+    coefficients -= mean @ coefficients  # B-splines sum to one: the mean becomes exactly zero
+    if coefficients.shape[1] and coefficients[-1, 0] < coefficients[0, 0]:
+        coefficients[:, 0] *= -1  # the line rises
+    return coefficients, (1 - rho) / rho
+
+
+def _relative(roughness: Float[ndarray, " functions"], first: int) -> Float[ndarray, " functions"]:
+    """Divide by the roughness of function `first`; none is below 1."""
+    if len(roughness) <= first:
+        return np.ones(len(roughness))
+    return np.asarray(np.maximum(roughness / max(roughness[first], np.finfo(float).tiny), 1.0))

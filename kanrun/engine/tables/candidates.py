@@ -1,0 +1,388 @@
+"""Candidates of a table: their components over rows or functions, and their solution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import repeat
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from kanrun.engine.tables.basis import ReducedBasis
+from kanrun.engine.tables.design import KINDS, RADIAL, Design, TableFunctions, Terms
+from kanrun.engine.tables.gaussian_process import KernelPrior, RadialBasis, fit_kernel
+from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.variance_components import (
+    FunctionProblem,
+    KernelProblem,
+    Problem,
+    Variances,
+    estimate,
+)
+
+NEIGHBOURHOODS = "neighbourhoods"
+#: The candidates by name, and the components of each.
+COMPONENTS = {
+    "linear": (0,),
+    "additive": (0, 1),
+    "steps": (0, 1, 2),
+    "pairs": tuple(range(RADIAL)),
+    NEIGHBOURHOODS: (0, RADIAL),
+}
+PAIR_FUNCTIONS, LONG_PAIR_FUNCTIONS = 8, 4  # smooth functions of an input in pairs
+MAX_PAIRS = 24  # of a table with too many rows for kernels and too many pairs for functions
+# From which variances are estimated, over rows and over functions.
+EVIDENCE_ROWS, MAX_ROWS = 400, 4000
+# Weight in pairs of an input without effect, relative to the one with the largest.
+_RELEVANCE = 0.05
+_MIN_EFFECT = 1e-3  # weight in the sparse fit of such an input
+_STORED = 1 << 22  # numbers of a candidate's columns that are kept in memory
+_RADIAL_ROWS, _RADIAL_CENTRES = 1500, 300  # among which centres are chosen, and of these at most
+_RADIAL_WORK = 2e7  # inputs x rows^2 from which hyperparameters are estimated
+_LIMIT = float(np.exp(14.0))  # of hyperparameters, and its inverse
+# Variance of the radial part, so that its truncation costs at most 1% of the output.
+_RADIAL_MAX = 10.0
+
+
+def kernel_prior(inputs: int) -> KernelPrior:
+    """Return the prior of neighbourhoods: the sum of all precisions is near 1."""
+    return KernelPrior(
+        precision=(1 / inputs, 1 / _LIMIT, _LIMIT),
+        linear=(0.3, 1 / _LIMIT, _LIMIT),
+        radial=(0.5, 1 / _LIMIT, _RADIAL_MAX),
+        noise=(0.2, 1e-6, 20.0),
+        precision_std=1.5,
+        variance_std=3.0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A candidate's solution for one output.
+
+    Attributes:
+        terms: The most probable terms.
+        weights: Residuals over the variance of each row's noise, shape (rows,).
+        left_out: Prediction of each row by all others, for the same variances, shape (rows,).
+        covariance: Of the main effects of each input, shape (functions, functions).
+        effective: Effective degrees of freedom of the main effects.
+    """
+
+    terms: Terms
+    weights: ndarray
+    left_out: ndarray
+    covariance: tuple[ndarray, ...]
+    effective: float
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """Rows of one table, with its design, their functions h, and the chosen pairs."""
+
+    u: Float[ndarray, "rows inputs"]
+    weights: Float[ndarray, " rows"]
+    policy: EvidencePolicy
+    classes: int
+    design: Design
+    h: TableFunctions
+    chosen: tuple[tuple[int, int], ...] = ()
+
+    @staticmethod
+    def of(u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> TableRows:
+        """Build the functions of these rows; all inputs are equally relevant."""
+        paired = LONG_PAIR_FUNCTIONS if _is_long(len(u), policy, classes) else PAIR_FUNCTIONS
+        basis = ReducedBasis.of(u, policy, weights)
+        design = Design(basis, paired, policy.shapes, np.ones(u.shape[1]))
+        return TableRows(u, weights, policy, classes, design, TableFunctions(design, u))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the table has too many rows, or shapes, for kernels of pairs."""
+        return _is_long(len(self.u), self.policy, self.classes)
+
+    @cached_property
+    def has_all_pairs(self) -> bool:
+        """Whether the products of all pairs are few enough for functions."""
+        each = np.bincount(self.design.basis.column[self.design.places], minlength=1)
+        products = (each.sum() ** 2 - (each**2).sum()) // 2
+        return bool(self.h.shape[1] + products <= min(self.policy.max_functions, len(self.u)))
+
+    @cached_property
+    def pairs(self) -> Sequence[tuple[int, int]]:
+        """The pairs that are solved over functions."""
+        return self.design.all_pairs() if self.has_all_pairs else self.chosen
+
+    @cached_property
+    def order(self) -> Int[ndarray, " rows"]:
+        """A fixed permutation, whose beginnings are samples: the same rows give the same model."""
+        return np.random.default_rng(0).permutation(len(self.u))
+
+    @cached_property
+    def kernels(self) -> list[ndarray]:
+        """Kernels of the main effects of all rows."""
+        return self.design.main_kernels(self.h[:])
+
+    @cached_property
+    def pair_kernels(self) -> list[ndarray]:
+        """Kernels of the pairs of all rows."""
+        return self.design.pair_kernels(self.h[:])
+
+    def over_rows(self, name: str, rows: int) -> bool:
+        """Return whether a candidate is solved over rows: it has too many functions."""
+        if name == "pairs":
+            return not self.is_long and not self.has_all_pairs
+        if self.policy.shapes or name == NEIGHBOURHOODS or rows > self.policy.dense_rows:
+            return False
+        return self._functions(name) > max(self.policy.max_functions // 4, rows)
+
+    def _functions(self, name: str) -> int:
+        return int(np.isin(self.design.main, COMPONENTS[name]).sum())
+
+    def sampled(self, name: str, outputs: int = 1) -> Int[ndarray, " sample"]:
+        """Return the rows that variances are estimated from, fewer if a step is much work."""
+        functions, rows = self._functions(name), len(self.u)
+        work = functions**2 * (functions + rows) * (outputs - 1)
+        if self.over_rows(name, rows) or work > self.policy.max_work / 10:
+            return np.sort(self.order[:EVIDENCE_ROWS])
+        return np.sort(self.order[:MAX_ROWS])
+
+    def form(self, name: str, rows: Int[ndarray, " sample"] | None = None) -> Form:
+        """Return a candidate over its functions or over its rows, all or these."""
+        whole = rows is None or len(rows) == len(self.u)
+        h = self.h if rows is None or whole else self.h[rows]
+        if self.over_rows(name, len(h)):
+            kernels = self.kernels if whole else self.design.main_kernels(h[:])
+            if name == "pairs":
+                pairs = self.pair_kernels if whole else self.design.pair_kernels(h[:])
+                kernels = kernels + pairs
+            return Kernels(kernels[: len(COMPONENTS[name])], h, self.design, COMPONENTS[name])
+        return Functions.of(name, h, self.design, self.pairs if name == "pairs" else ())
+
+    def with_relevance(self, found: Sequence[Solution]) -> TableRows:
+        """Return the rows with inputs weighted for pairs, by the size of their effects.
+
+        If there are too many pairs for functions and too many rows for kernels, the strongest are
+        chosen: those in whose coefficients the likelihood is steepest, given these solutions.
+        """
+        relevance = np.sqrt(self._effects(found)) + _RELEVANCE
+        design, chosen = replace(self.design, relevance=relevance), self.chosen
+        if self.is_long and not self.has_all_pairs:
+            slopes = np.zeros((len(found), *(len(design.places),) * 2))
+            for part, h in self.h.blocks():
+                g = np.take(h, design.places, 1)
+                slopes += g.T @ (g * np.stack([one.weights[part, None] for one in found]))
+            scale = relevance[design.basis.column[design.places]]
+            energy = (slopes**2).sum(0) * np.outer(scale, scale)
+            chosen = tuple(design.strongest_pairs(energy, MAX_PAIRS))
+        return replace(self, design=design, chosen=chosen)
+
+    def _effects(self, found: Sequence[Solution]) -> Float[ndarray, " inputs"]:
+        """Return the size of each input's effect, the largest being 1."""
+        places = self.design.basis.places
+        squares = np.zeros(len(places))
+        for _, h in self.h.blocks():
+            for j, mine in enumerate(places):
+                values = np.take(h, mine, 1)
+                squares[j] += sum(
+                    float(((values @ one.terms.main[mine]) ** 2).sum()) for one in found
+                )
+        largest = squares.max(initial=0.0)
+        return np.sqrt(squares / largest) if largest > 0 else np.ones_like(squares)
+
+    def narrowed(self, found: Sequence[Solution], to: TableRows) -> TableRows:
+        """Return `to` with prior variances in proportion to the effects of the inputs here."""
+        factors = np.sqrt(self._effects(found) + _MIN_EFFECT)[self.design.basis.column]
+        design = to.design.scaled(factors)
+        return replace(to, design=design, h=to.h.scaled(design, factors))
+
+    def with_neighbourhoods(
+        self, outputs: Float[ndarray, "rows outputs"], start: Design | None
+    ) -> TableRows:
+        """Return the rows with neighbourhoods for these outputs.
+
+        `start` is the design of similar rows.
+        """
+        policy, inputs = self.policy, self.u.shape[1]
+        some = self.order[: min(EVIDENCE_ROWS, int(np.sqrt(_RADIAL_WORK / inputs)))]
+        std = outputs.std(0)
+        kernel = fit_kernel(
+            self.u[some],
+            (outputs[some] - outputs.mean(0)) / np.where(std > 0, std, 1.0),
+            kernel_prior(inputs),
+            row_noise=1 / self.weights[some],
+            start=start.radial.kernel if start and start.radial else None,
+        )
+        radial = RadialBasis.of(
+            self.u,
+            self.order[:_RADIAL_ROWS],
+            kernel,
+            policy.omitted * kernel.noise / kernel.radial,
+            min(_RADIAL_CENTRES, int(np.sqrt(policy.max_work / len(self.u)))),
+        )
+        design = replace(self.design, radial=radial)
+        return replace(self, design=design, h=TableFunctions(design, self.u))
+
+    def fit_numbers(
+        self, name: str, y: Float[ndarray, "rows outputs"], starts: Sequence[Variances] | None
+    ) -> tuple[list[Solution], list[Variances]]:
+        """Return a candidate's solution and variances for each output of numbers."""
+        first: Variances | None = None
+        if (radial := self.design.radial) is not None:
+            kernel = radial.kernel
+            first = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
+        some = self.sampled(name)
+        form = self.form(name, some)
+        whole = form if len(some) == len(y) else self.form(name)
+        solutions, found = [], []
+        for t, start in zip(y.T, starts or repeat(first), strict=False):
+            problem = form.problem(1 / self.weights[some], t[some])
+            variances, noise = estimate(problem, self.policy, start)
+            every = problem if whole is form else whole.problem(1 / self.weights, t)
+            solutions.append(whole.solution(every, t, self.weights, variances, noise))
+            found.append((variances, noise))
+        return solutions, found
+
+
+def _is_long(rows: int, policy: EvidencePolicy, classes: int) -> bool:
+    limit = (policy.max_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows
+    return rows > limit or bool(policy.shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """A candidate over rows: a kernel for each of its components."""
+
+    kernels: list[ndarray]
+    h: ndarray | TableFunctions
+    design: Design
+    components: tuple[int, ...]
+
+    def problem(self, noise: ndarray, y: ndarray) -> KernelProblem:
+        """Return the problem of rows y with these variances of their noise."""
+        return KernelProblem(self.kernels, noise, y)
+
+    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+        """Return the fitted values."""
+        return self.problem(noise, y).fitted(variances)
+
+    def solution(
+        self, problem: Problem, y: ndarray, weights: ndarray, variances: ndarray, scale: float = 1.0
+    ) -> Solution:
+        """Return the terms for given variances of the components and of the noise."""
+        assert isinstance(problem, KernelProblem)
+        found = problem.posterior(variances, scale)
+        whole = np.zeros(KINDS)
+        whole[list(self.components)] = variances
+        h = self.h[:]
+        terms = self.design.terms(h, found.offset, found.weights, whole)
+        prior = whole[self.design.main]
+        scaled = h * prior
+        product = found.projection @ scaled
+        places = self.design.basis.places
+        covariance = tuple(np.diag(prior[p]) - scaled[:, p].T @ product[:, p] for p in places)
+        known = prior > 0
+        effective = float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum())
+        return Solution(terms, found.weights, problem.left_out(found), covariance, effective)
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """A candidate over functions: `kept` ones of single inputs, then products h_a h_b."""
+
+    h: ndarray | TableFunctions
+    a: ndarray
+    b: ndarray
+    kinds: ndarray
+    scale: ndarray
+    kept: ndarray
+    components: int
+    design: Design
+    constraints: ndarray | None
+
+    @staticmethod
+    def of(
+        name: str, h: ndarray | TableFunctions, design: Design, pairs: Sequence[tuple[int, int]]
+    ) -> Functions:
+        """Return the functions of the candidate's components."""
+        a, b = design.products(pairs)
+        kinds, scale = design.kinds(a, b)
+        kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
+        kinds = np.searchsorted(COMPONENTS[name], kinds)
+        conditions = design.constraints
+        if conditions is not None:
+            padded = np.concatenate([conditions, np.zeros((len(conditions), len(a)))], 1)
+            conditions = padded[:, kept] * scale[kept]
+        count = len(COMPONENTS[name])
+        return Functions(h, a, b, kinds[kept], scale[kept], kept, count, design, conditions)
+
+    def __call__(self, part: slice) -> ndarray:
+        """Return the columns of these rows."""
+        few = len(self.h) * (self.h.shape[1] + len(self.a)) <= _STORED
+        return self._every[part] if few else self._of(part)
+
+    @cached_property
+    def _every(self) -> ndarray:
+        return self._of(slice(None))
+
+    def _of(self, part: slice) -> ndarray:
+        h = self.h[part]
+        if not len(self.a):
+            return np.take(h, self.kept, 1)
+        a, b = (np.take(h, one, 1) for one in (self.a, self.b))  # ten times faster than h[:, one]
+        return np.concatenate([h, a * b * self.scale[h.shape[1] :]], 1)
+
+    def problem(self, noise: ndarray, y: ndarray) -> FunctionProblem:
+        """Return the problem of rows y with these variances of their noise."""
+        return FunctionProblem.of(self, self.kinds, self.components, 1 / noise, y, self.constraints)
+
+    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+        """Return the fitted values."""
+        if self.constraints is not None:
+            problem = self.problem(noise, y)
+            return problem.rows(problem.posterior(variances), self, 1 / noise, y)[0]
+        kept = np.flatnonzero(variances[self.kinds] > 0)
+
+        def columns(part: slice) -> ndarray:
+            return np.take(self(part), kept, 1) if len(kept) < len(self.kinds) else self(part)
+
+        problem = FunctionProblem.of(columns, self.kinds[kept], self.components, 1 / noise, y)
+        return problem.fitted(columns, variances, len(y))
+
+    def solution(
+        self, problem: Problem, y: ndarray, weights: ndarray, variances: ndarray, scale: float = 1.0
+    ) -> Solution:
+        """Return the terms for given variances of the components and of the noise."""
+        assert isinstance(problem, FunctionProblem)
+        found = problem.posterior(variances, scale)
+        fitted, left_out = problem.rows(found, self, weights, y)
+        count, design = self.h.shape[1], self.design
+        every = np.zeros(count + len(self.a))
+        every[self.kept] = found.coefficients * self.scale
+        pairs = None
+        if len(self.a):
+            a, b = (np.searchsorted(design.places, one) for one in (self.a, self.b))
+            pairs = np.zeros((len(design.places),) * 2)
+            pairs[a, b] = pairs[b, a] = every[count:]
+        main = self.kept < count
+        covariance = []
+        for mine in design.basis.places:
+            here = main & np.isin(self.kept, mine)
+            place = np.searchsorted(mine, self.kept[here])
+            part = np.zeros((len(mine),) * 2)
+            part[np.ix_(place, place)] = found.covariance[np.ix_(here, here)]
+            covariance.append(part)
+        determined = np.einsum("ij,ji->i", problem.gram[main], found.covariance[:, main]).sum()
+        terms = Terms(found.offset, every[:count], pairs, design.places if len(self.a) else None)
+        return Solution(
+            terms,
+            weights * (y - fitted) / scale,
+            left_out,
+            tuple(covariance),
+            float(determined / scale),
+        )
+
+
+Form = Kernels | Functions

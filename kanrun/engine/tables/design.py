@@ -1,0 +1,238 @@
+"""Effects of inputs and of pairs: terms of a table's model, and kernels of its rows.
+
+Scaled functions h = z / sqrt(d), d being the roughness of z, have the prior variance v of their
+kind. Main effects are `lines`, `wiggles` and `steps`; pairs are products h_a h_b of functions of
+different inputs: line x line, line x wiggle and wiggle x wiggle. The model is f(x) = b + h'c + h'W
+h / 2, W symmetric and zero between functions of one input.
+
+Source of kernels of pairs from sums of squares: D. Duvenaud, H. Nickisch, C. Rasmussen, NIPS 2011
+(Newton-Girard).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from kanrun.engine.tables.basis import ReducedBasis
+from kanrun.engine.tables.gaussian_process import RadialBasis
+
+#: Kinds of variance components: lines, wiggles, steps; pairs of two lines, of a line and a wiggle,
+#: of two wiggles;
+#: neighbourhoods. Each is an index; `MAIN` kinds are main effects.
+MAIN, RADIAL, KINDS = 3, 6, 7
+
+#: Sign of the differences of the B-spline coefficients, or for curvatures of those of the slope.
+SHAPES = {"increasing": 1, "decreasing": -1, "convex": 1, "concave": -1}
+CURVATURES = ("convex", "concave")
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """f = offset + h'main + g'pairs g / 2 for scaled functions h and g = h[places].
+
+    `main` may be shorter than h; functions beyond its end have coefficient 0.
+    """
+
+    offset: float
+    main: Float[ndarray, " functions"]
+    pairs: Float[ndarray, "paired paired"] | None = None
+    places: Int[ndarray, " paired"] | None = None
+
+    def values(self, h: Float[ndarray, "rows functions"]) -> Float[ndarray, " rows"]:
+        """Evaluate f; functions that `h` lacks count as zero."""
+        known = min(h.shape[1], len(self.main))
+        y = self.offset + h[:, :known] @ self.main[:known]
+        if self.pairs is None or self.places is None:
+            return np.asarray(y)
+        g = np.take(h, self.places, 1)
+        return np.asarray(y + ((g @ self.pairs) * g).sum(1) / 2)
+
+    def plus(self, other: Terms, weight: float, own: float = 1.0) -> Terms:
+        """Return own * self + weight * other."""
+        parts = [
+            p * w for p, w in ((self.pairs, own), (other.pairs, weight)) if p is not None and w
+        ]
+        main = np.zeros(max(len(self.main), len(other.main)))
+        main[: len(self.main)] += own * self.main
+        main[: len(other.main)] += weight * other.main
+        return Terms(
+            own * self.offset + weight * other.offset,
+            main,
+            sum(parts[1:], parts[0]) if parts else None,
+            other.places if self.places is None else self.places,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The functions of a table: those of `basis`, followed by those of `radial`.
+
+    The first `pair_functions` smooth functions of an input take part in pairs, with the weight of
+    the input in `relevance` (inputs,), unless the input has a shape to keep.
+    """
+
+    basis: ReducedBasis
+    pair_functions: int
+    shapes: tuple[tuple[int, str], ...]
+    relevance: ndarray
+    radial: RadialBasis | None = None
+
+    @cached_property
+    def lines(self) -> ndarray:
+        """Whether each function of the basis is a straight line."""
+        return (self.basis.order == 0) & ~self.basis.steps
+
+    @cached_property
+    def main(self) -> Int[ndarray, " functions"]:
+        """The component of each function."""
+        kinds = np.where(self.lines, 0, np.where(self.basis.steps, 2, 1))
+        return kinds if self.radial is None else np.append(kinds, [RADIAL] * len(self.radial.root))
+
+    @cached_property
+    def places(self) -> Int[ndarray, " paired"]:
+        """Indices of the functions that take part in pairs."""
+        paired = (self.basis.order < self.pair_functions) & ~self.basis.steps
+        return np.flatnonzero(paired & ~np.isin(self.basis.column, [j for j, _ in self.shapes]))
+
+    @cached_property
+    def constraints(self) -> Float[ndarray, "conditions functions"] | None:
+        """A matrix A such that effects c keep their shapes if A c >= 0, ends included.
+
+        A spline with increasing coefficients increases; one whose slope has increasing coefficients
+        is convex.
+        """
+        rows = []
+        for j, shape in self.shapes:
+            mine = self.basis.places[j]
+            changes = np.diff(
+                self.basis.coefficients[j] / np.sqrt(self.basis.roughness[mine]), axis=0
+            )
+            if shape in CURVATURES:
+                changes = np.diff(changes / self.basis.spans(j)[:, None], axis=0)
+            row = np.zeros((len(changes), len(self.basis.column)))
+            row[:, mine] = SHAPES[shape] * changes
+            rows.append(row)
+        return np.concatenate(rows) if rows else None
+
+    def functions(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
+        """Return the scaled functions h of encoded rows."""
+        values = self.basis.values(u)
+        values /= np.sqrt(self.basis.roughness)
+        return values if self.radial is None else np.concatenate([values, self.radial.values(u)], 1)
+
+    def scaled(self, factors: Float[ndarray, " functions"]) -> Design:
+        """Return the design whose functions h are multiplied by these factors."""
+        basis = replace(self.basis, roughness=self.basis.roughness / factors**2)
+        return replace(self, basis=basis)
+
+    def main_kernels(self, h: ndarray) -> list[ndarray]:
+        """Return the kernels of lines, of wiggles and of steps."""
+        return [part @ part.T for part in (h[:, self.main == kind] for kind in range(MAIN))]
+
+    def pair_kernels(self, h: ndarray) -> list[ndarray]:
+        """Return the kernels of the kinds of pairs: products of sums minus sums of products."""
+        g = np.take(h, self.places, 1) * np.sqrt(self.relevance)[self.basis.column[self.places]]
+        lines, column = self.lines[self.places], self.basis.column[self.places]
+
+        def kernels(chosen: ndarray) -> tuple[ndarray, ndarray]:
+            a, b = g[:, chosen & lines], g[:, chosen & ~lines]
+            return a @ a.T, b @ b.T
+
+        a, b = kernels(np.ones(len(column), dtype=bool))
+        both, mixed, rough = a * a, a * b, b * b
+        for j in np.unique(column):
+            a, b = kernels(column == j)
+            both -= a * a
+            mixed -= a * b
+            rough -= b * b
+        return [both / 2, mixed, rough / 2]
+
+    def terms(
+        self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray
+    ) -> Terms:
+        """Return the coefficients by the weights P y of rows, for variances of all kinds."""
+        main = variances[self.main] * (h.T @ weights)
+        if not np.any(variances[MAIN:RADIAL]):
+            return Terms(offset, main)
+        line, mixed, rough = variances[MAIN:RADIAL]
+        lines, column = self.lines[self.places], self.basis.column[self.places]
+        kind = np.where(lines[:, None], np.where(lines, line, mixed), np.where(lines, mixed, rough))
+        kind = np.where(column[:, None] == column, 0.0, kind)
+        scale = np.sqrt(self.relevance)[column]
+        g = np.take(h, self.places, 1) * scale
+        pairs = kind * (g.T @ (g * weights[:, None])) * np.outer(scale, scale)
+        return Terms(offset, main, pairs, self.places)
+
+    def strongest_pairs(
+        self, energy: Float[ndarray, "paired paired"], limit: int
+    ) -> list[tuple[int, int]]:
+        """Return the pairs of inputs with the largest sums of `energy`, the largest first."""
+        column = self.basis.column[self.places]
+        member = (column[:, None] == np.arange(self.basis.inputs)).astype(float)
+        of_pairs = np.triu(member.T @ energy @ member, 1)
+        order = np.argsort(of_pairs, axis=None)[::-1][:limit]
+        found = zip(*np.unravel_index(order, of_pairs.shape), strict=True)
+        return [(int(i), int(j)) for i, j in found if of_pairs[i, j] > 0]
+
+    def all_pairs(self) -> list[tuple[int, int]]:
+        """Return every pair of inputs that have functions."""
+        there = np.unique(self.basis.column[self.places])
+        return [(int(i), int(j)) for n, i in enumerate(there) for j in there[n + 1 :]]
+
+    def products(self, pairs: Sequence[tuple[int, int]]) -> tuple[ndarray, ndarray]:
+        """Return the functions (a, b) whose products are the columns of these pairs."""
+        column = self.basis.column[self.places]
+        left, right = [self.places[:0]], [self.places[:0]]
+        for i, j in pairs:
+            a, b = self.places[column == i], self.places[column == j]
+            left.append(np.repeat(a, len(b)))
+            right.append(np.tile(b, len(a)))
+        return np.concatenate(left), np.concatenate(right)
+
+    def kinds(
+        self, a: ndarray, b: ndarray
+    ) -> tuple[Int[ndarray, " columns"], Float[ndarray, " columns"]]:
+        """Return component and scale of main effects, then those of the products h_a h_b."""
+        pairs = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
+        weight = np.sqrt(self.relevance[self.basis.column])
+        scale = np.concatenate([np.ones(len(self.main)), weight[a] * weight[b]])
+        return np.concatenate([self.main, pairs]), scale
+
+
+_MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
+_BLOCK = 1 << 14  # rows whose functions are computed or used at once
+
+
+class TableFunctions:
+    """Functions h (rows, functions) of a table, computed on access if they are too many."""
+
+    def __init__(self, design: Design, u: ndarray, stored: ndarray | None = None) -> None:
+        self._design, self._u = design, u
+        self.shape = (len(u), len(design.main))
+        if stored is None and len(u) * self.shape[1] <= _MAX_STORED:
+            stored = design.functions(u)
+        self._stored = stored
+
+    def __len__(self) -> int:
+        return len(self._u)
+
+    def __getitem__(self, rows: slice | ndarray) -> ndarray:
+        if self._stored is not None:
+            return self._stored[rows]
+        return self._design.functions(self._u[rows])
+
+    def blocks(self) -> Iterator[tuple[slice, ndarray]]:
+        """Yield slices of rows with their functions."""
+        parts = (slice(start, start + _BLOCK) for start in range(0, len(self), _BLOCK))
+        return ((part, self[part]) for part in parts)
+
+    def scaled(self, design: Design, factors: ndarray) -> TableFunctions:
+        """Return the functions of `design`, which are these times `factors`."""
+        stored = None if self._stored is None else self._stored * factors
+        return TableFunctions(design, self._u, stored)

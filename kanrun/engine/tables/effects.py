@@ -1,0 +1,215 @@
+"""Effects of the inputs of a fitted table, their importance, and the strongest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from kanrun.engine.tables.cross_validation import loss_of
+from kanrun.engine.tables.table_model import TableModel
+from kanrun.points import Points
+
+CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of an input
+MAX_ROWS, MAX_PAIRS, MAX_MAPS = 2000, 12, 4
+# Along each side of a map, and the quantiles at its ends.
+MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
+BAND = 1.96  # standard deviations: 95% pointwise
+_STREAM = 31  # of the random numbers that choose rows; the next permutes them
+
+Columns = dict[str, ndarray]
+
+
+def report_tables(
+    model: TableModel,
+    points: Points,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    classes: int | None,
+    seed: int,
+) -> Iterator[tuple[str, Columns]]:
+    """Yield all tables by name; without pairs there are no tables of pairs."""
+    levels = np.linspace(0, 1, QUANTILES)
+    yield "effects", effect_table(model, points, inputs, outputs)
+    yield "importance", importance_table(model, points, inputs, classes, seed)
+    yield (
+        "input_values",
+        {
+            "input": np.repeat(np.array(inputs), QUANTILES),
+            "level": np.tile(levels, len(inputs)),
+            "x": np.quantile(points.x, levels, axis=0).T.ravel(),
+        },
+    )
+    if (pairs := pair_table(model, inputs)) is not None:
+        yield "pairs", pairs
+        yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs)
+    names, weights = zip(*stack_weights(model), strict=True)
+    yield "stack_weights", {"member": np.array(names), "weight": np.array(weights)}
+
+
+def effect_table(
+    model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]
+) -> Columns:
+    """Return predictions along each input, all other effects at their means.
+
+    The band (`lower` to `upper`) is that of the additive part by the evidence, pointwise 95%. Pairs
+    have their means; neighbourhoods are averaged over rows.
+    """
+    x, parts, rows = points.x, model.parts, []
+    for j, name in enumerate(inputs):
+        distinct = np.unique(x[:, j])
+        at = distinct
+        if len(distinct) > 2:
+            at = np.linspace(distinct[0], distinct[-1], CURVE_POINTS)
+        moved = np.tile(np.median(x, axis=0), (len(at), 1))
+        moved[:, j] = at
+        u = model.inputs.apply(moved)
+        h = model.fit.design.functions(u)[:, model.fit.design.basis.places[j]]
+        middles = [part.fit.effect(j, u) for part in parts]
+        covariances = [part.fit.covariance[j] for part in parts]
+        stds = [np.sqrt(np.maximum(((h @ c) * h).sum(1), 0))[:, None] for c in covariances]
+        curve, *ends = (
+            _in_units(model, [m + d * std for m, std in zip(middles, stds, strict=True)])
+            for d in (0.0, -BAND, BAND)
+        )
+        lower, upper = np.minimum(*ends), np.maximum(*ends)
+        for o, output in enumerate(outputs):
+            labels = {"input": name, "output": output, "x": at, "value": curve[:, o]}
+            rows.append(labels | {"lower": lower[:, o], "upper": upper[:, o]})
+    return _joined(rows)
+
+
+def _joined(rows: Sequence[dict[str, Any]]) -> Columns:
+    """Concatenate columns; a single value holds for all rows of its part."""
+    lengths = [len(one["x"]) for one in rows]
+    return {
+        name: np.concatenate(
+            [np.broadcast_to(one[name], n) for one, n in zip(rows, lengths, strict=True)]
+        )
+        for name in rows[0]
+    }
+
+
+def _in_units(
+    model: TableModel, effects: Sequence[Float[ndarray, "points outputs"]]
+) -> Float[ndarray, "points outputs"]:
+    """Return predictions from the mean outputs of the parts and the effects on each."""
+    pairs = zip(model.parts, effects, strict=True)
+    return np.asarray(
+        sum(part.weight * part.in_units(part.fit.mean + effect) for part, effect in pairs)
+    )
+
+
+def importance_table(
+    model: TableModel, points: Points, inputs: Sequence[str], classes: int | None, seed: int
+) -> Columns:
+    """Return the importance of each input, the most important first.
+
+    `effect_share` is the standard deviation of its main effect over the training rows as a fraction
+    of the sum over inputs. `permutation_importance` is the increase of the loss on the training
+    rows when its values are permuted (root mean square error in the user's units, or log loss).
+    """
+    rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
+    some = points.take(np.sort(rows))
+    before, u = loss_of(model.predict(some.x), some.y, classes), model.inputs.apply(some.x)
+    effect, importance = np.zeros(len(inputs)), np.zeros(len(inputs))
+    order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(some))
+    for j in range(len(inputs)):
+        for part in model.parts:
+            unit = 1.0 if part.outputs is None else float(part.outputs.scale.mean())
+            effect[j] += part.weight * unit * np.sqrt(part.fit.effect(j, u).var(0).sum())
+        moved = some.x.copy()
+        moved[:, j] = moved[order, j]
+        importance[j] = loss_of(model.predict(moved), some.y, classes) - before
+    largest = np.argsort(-importance, kind="stable")
+    share = effect / effect.sum() if effect.sum() > 0 else effect
+    columns = {
+        "input": np.array(inputs),
+        "effect_share": share,
+        "permutation_importance": importance,
+    }
+    return {name: values[largest] for name, values in columns.items()}
+
+
+def pair_table(model: TableModel, inputs: Sequence[str]) -> Columns | None:
+    """Return the strongest pairs with the standard deviation of their terms over training rows.
+
+    None without pairs.
+
+    The unit is that of the output of the larger part: logits for classes, or the transformed
+    output.
+    """
+    pairs = [one.pairs for one in model.fit.terms if one.pairs is not None]
+    design = model.fit.design
+    energy = np.sum([p**2 for p in pairs], axis=0)
+    strongest = design.strongest_pairs(energy, 2 * MAX_PAIRS) if pairs else []
+    if not strongest:
+        return None
+    h = model.fit.functions()[:MAX_ROWS][:, design.places]
+    column = design.basis.column[design.places]
+    sizes = []
+    for i, j in strongest:
+        a, b = column == i, column == j
+        joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
+        sizes.append(float(np.sqrt(sum(np.var(part) for part in joint))))
+    order = np.argsort(sizes)[::-1][:MAX_PAIRS]
+    first, second = np.array(inputs)[np.array(strongest)[order]].T
+    return {"input_1": first, "input_2": second, "std": np.array(sizes)[order]}
+
+
+def pair_maps(
+    model: TableModel,
+    points: Points,
+    pairs: Columns,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> Columns:
+    """Return predictions over the inputs of each strong pair, other effects at their means.
+
+    The grid covers the middle of both ranges; `rows` counts the training rows nearest to each of
+    its points. The output is the first, or the last class.
+    """
+    x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
+    design, rows = model.fit.additive, []
+    named = list(zip(pairs["input_1"], pairs["input_2"], strict=True))[:MAX_MAPS]
+    for first, second in named:
+        i, j = list(inputs).index(first), list(inputs).index(second)
+        sides = [_side(x[:, k]) for k in (i, j)]
+        grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
+        moved = np.tile(np.median(x, axis=0), (len(grid), 1))
+        moved[:, [i, j]] = grid
+        mine = np.isin(design.basis.column, (i, j))
+        h = np.where(mine, design.functions(model.inputs.apply(moved)), 0.0)
+        offsets = [[one.offset for one in part.fit.terms] for part in model.parts]
+        pairs_of = zip(model.parts, offsets, strict=True)
+        joint = [part.fit.raw(h) - offset for part, offset in pairs_of]
+        nearest = [
+            np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)
+        ]
+        counts = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
+        labels = {"input_1": first, "input_2": second, "output": outputs[o]}
+        values = {"value": _in_units(model, joint)[:, o], "rows": counts}
+        rows.append({**labels, "x": grid[:, 0], "y": grid[:, 1], **values})
+    return _joined(rows)
+
+
+def _side(values: Float[ndarray, " rows"]) -> Float[ndarray, " points"]:
+    distinct = np.unique(values)
+    if len(distinct) <= MAP_POINTS:
+        return distinct
+    return np.linspace(*np.quantile(values, MAP_QUANTILES), MAP_POINTS)
+
+
+def stack_weights(model: TableModel) -> list[tuple[str, float]]:
+    """Return the members and their weights.
+
+    Those of a transformed output are named `transformed ...`.
+    """
+    found = []
+    for part in model.parts:
+        of = "transformed " if part.outputs is not None and len(part.outputs.values[0]) > 2 else ""
+        found += [(of + name, part.weight * weight) for name, weight in part.fit.weights.items()]
+    return found

@@ -1,0 +1,281 @@
+"""Gaussian processes with linear and squared exponential kernels, exact or by centres.
+
+The kernel of rows x and z is 1 + l x'z / inputs + r exp(-s) with s(x, z) = sum_j w_j (x_j - z_j)^2
+/ 2: a constant, straight lines of variance l, and functions of variance r with a precision w_j for
+each input. The logarithms of all hyperparameters have independent normal priors; their posterior is
+maximised on a sample of rows.
+
+A `GaussianProcess` holds all rows. A `RadialBasis` holds the rows that pivoted Cholesky chooses as
+centres, so that a network can represent it: the edges of the inputs are parabolas, and behind them
+one cubic spline stands for exp(-s).
+
+Sources: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), 5.4.1 and
+8.3; H. Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440 (pivoted
+Cholesky).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy import linalg, optimize
+from scipy.interpolate import BSpline
+
+from kanrun.engine.splines import extend
+
+DEGREE = 3  # of the spline for exp(-s)
+INTERVALS = 96  # of this spline, whose error is then at most 1e-6; equal ones are evaluated fastest
+_SUPPORT = 14.0  # s at which the spline ends, at zero
+_SAMPLES = 20  # points of exp(-s) in each interval to which the spline is fitted
+_CHOLESKY_TOLERANCE = 1e-6  # of a kernel's diagonal: below it pivoted Cholesky is rounding
+_JITTERS = tuple(1e-10 * 100.0**power for power in range(5))  # relative, until Cholesky succeeds
+
+#: (initial value, lower limit, upper limit) of a hyperparameter, for outputs of variance 1.
+Range = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class KernelPrior:
+    """Ranges of the hyperparameters, and the standard deviations of their normal priors.
+
+    The priors are those of the logarithms, about the initial values; an infinite standard deviation
+    is a flat prior. Without `linear` the kernel has no straight lines.
+    """
+
+    precision: Range
+    linear: Range | None
+    radial: Range
+    noise: Range
+    precision_std: float = np.inf
+    variance_std: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Precisions (inputs,) and the variances of lines, of the radial part and of the noise."""
+
+    precisions: ndarray
+    linear: float
+    radial: float
+    noise: float
+
+    def __call__(
+        self, x: Float[ndarray, "rows inputs"], z: Float[ndarray, "others inputs"]
+    ) -> Float[ndarray, "rows others"]:
+        """Return the covariances of rows x and z, without noise."""
+        lines = self.linear / x.shape[1] * (x @ z.T) if self.linear else 0.0
+        distances = np.maximum(_distances(x, z, self.precisions), 0.0)
+        return np.asarray(1.0 + lines + self.radial * np.exp(-distances))
+
+
+def fit_kernel(
+    x: Float[ndarray, "rows inputs"],
+    y: Float[ndarray, "rows outputs"],
+    prior: KernelPrior,
+    *,
+    row_noise: Float[ndarray, " rows"] | float = 1.0,
+    start: Kernel | None = None,
+    max_steps: int = 40,
+    rtol: float = 1e-5,
+    on_evaluation: Callable[[], object] = lambda: None,
+) -> Kernel:
+    """Return the hyperparameters with the largest posterior, common to all outputs, by L-BFGS.
+
+    Outputs are standardised. `row_noise` is relative to the variance of the noise; an input that is
+    constant gets precision 0. L-BFGS begins at `start` or at the prior's initial values, and calls
+    `on_evaluation` at each point.
+    """
+    rows, inputs = x.shape
+    variances = [each for each in (prior.linear, prior.radial, prior.noise) if each is not None]
+    ranges = np.log(np.array([prior.precision] * inputs + variances))
+    widths = np.repeat([prior.precision_std, prior.variance_std], [inputs, len(variances)])
+    squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
+    lines, ones = x @ x.T / inputs, np.ones((rows, rows))
+    noise, outputs = np.broadcast_to(row_noise, rows), y.shape[1]
+
+    def negative_log_posterior(p: ndarray) -> tuple[float, ndarray]:
+        on_evaluation()
+        w, linear, radial, rest = _unpacked(p, inputs)
+        near = radial * np.exp(-np.tensordot(w, squares, 1))
+        covariance = linear * lines + near + ones
+        covariance[np.diag_indices(rows)] += rest * noise
+        factor = linalg.cholesky(covariance, lower=True, check_finite=False)
+        inverse, _ = linalg.lapack.dpotri(factor, lower=1)
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        weights = inverse @ y
+        slope = (outputs * inverse - weights @ weights.T) / 2
+        nearer = slope * near
+        by_lines = [linear * np.vdot(slope, lines)] if prior.linear else []
+        by_variance = [*by_lines, nearer.sum(), rest * float(np.diag(slope) @ noise)]
+        gradient = np.append(-w * np.tensordot(squares, nearer, ((1, 2), (0, 1))), by_variance)
+        off = (p - ranges[:, 0]) / widths
+        value = (
+            float(np.vdot(y, weights)) / 2
+            + outputs * float(np.log(np.diag(factor)).sum())
+            + outputs * float(off @ off) / 2
+        )
+        return value, gradient + outputs * off / widths
+
+    first = ranges[:, 0]
+    if start is not None:
+        known = [*start.precisions, start.linear, start.radial, start.noise]
+        first = np.log(np.maximum(known, np.exp(ranges[:, 1])))
+    found = optimize.minimize(
+        negative_log_posterior,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=ranges[:, 1:],
+        options={"maxiter": max_steps, "ftol": rtol},
+    )
+    w, linear, radial, rest = _unpacked(found.x, inputs)
+    return Kernel(
+        np.where(np.ptp(x, axis=0) > 0, w, 0.0), float(linear), float(radial), float(rest)
+    )
+
+
+def _unpacked(p: ndarray, inputs: int) -> tuple[ndarray, float, float, float]:
+    """Return precisions and variances by their logarithms.
+
+    The variance of lines is 0 without them.
+    """
+    values = np.exp(p)
+    linear = values[inputs] if len(values) == inputs + 3 else 0.0
+    return values[:inputs], linear, values[-2], values[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """The posterior given rows `x`: `weights` (rows, outputs) of the kernel's columns."""
+
+    kernel: Kernel
+    x: ndarray
+    weights: ndarray
+
+    @staticmethod
+    def of(
+        kernel: Kernel, x: Float[ndarray, "rows inputs"], y: Float[ndarray, "rows outputs"]
+    ) -> GaussianProcess:
+        """Return the process given these rows, with the least jitter that is sufficient.
+
+        Raises LinAlgError if there is none.
+        """
+        covariance = kernel(x, x)
+        size = float(np.diag(covariance).max())
+        for jitter in _JITTERS:
+            try:
+                noisy = covariance + (kernel.noise + jitter * size) * np.eye(len(x))
+                return GaussianProcess(kernel, x, linalg.cho_solve(linalg.cho_factor(noisy), y))
+            except linalg.LinAlgError:
+                continue
+        raise linalg.LinAlgError("the covariance of the rows is not positive definite")
+
+    def mean(self, x: Float[ndarray, "points inputs"]) -> Float[ndarray, "points outputs"]:
+        """Return the posterior mean."""
+        return np.asarray(self.kernel(x, self.x) @ self.weights)
+
+    def gradient(self, x: Float[ndarray, "points inputs"]) -> Float[ndarray, "points inputs"]:
+        """Return the derivatives of the posterior mean of the first output by the inputs."""
+        weights, lines = self.weights[:, 0], self.kernel.linear / x.shape[1]
+        distances = np.maximum(_distances(x, self.x, self.kernel.precisions), 0.0)
+        near = self.kernel.radial * np.exp(-distances) * weights
+        radial = self.kernel.precisions * (near @ self.x - near.sum(1, keepdims=True) * x)
+        return np.asarray(radial + lines * (weights @ self.x))
+
+
+@cache
+def psi() -> BSpline:
+    """Return the cubic spline for exp(-s), s >= 0, which is zero beyond its last breakpoint."""
+    breakpoints = np.linspace(0, _SUPPORT, INTERVALS + 1)
+    knots = extend(torch.as_tensor(breakpoints)[None], DEGREE)[0].numpy()
+    parts = [np.linspace(a, b, _SAMPLES, endpoint=False) for a, b in pairwise(breakpoints)]
+    s = np.concatenate(parts)
+    rows = BSpline.design_matrix(s, knots, DEGREE).toarray()
+    coefficients = np.zeros(INTERVALS + DEGREE)
+    coefficients[:-DEGREE] = np.linalg.lstsq(rows[:, :-DEGREE], np.exp(-s), rcond=None)[0]
+    return BSpline(knots, coefficients, DEGREE)
+
+
+@dataclass(frozen=True, eq=False)
+class RadialBasis:
+    """R functions, uncorrelated under the prior: `root`^-1 times exp(-s) of the centres.
+
+    Attributes:
+        centres: Rows of the table, shape (R, inputs).
+        root: Lower triangular factor of the kernel of the centres, shape (R, R).
+        low, high: Range of the rows, each of shape (inputs,), beyond which the parabolas continue
+            as straight lines.
+        kernel: Hyperparameters, for outputs of variance 1.
+    """
+
+    centres: ndarray
+    root: ndarray
+    low: ndarray
+    high: ndarray
+    kernel: Kernel
+
+    @staticmethod
+    def of(
+        u: Float[ndarray, "rows inputs"],
+        order: Int[ndarray, " candidates"],
+        kernel: Kernel,
+        tolerance: float,
+        max_centres: int,
+    ) -> RadialBasis:
+        """Choose centres among the rows `order` until the others' variance is below `tolerance`."""
+        among = u[order]
+        covariance = _psi_of(_distances(among, among, kernel.precisions))
+        factor, pivots, rank, _ = linalg.lapack.dpstrf(
+            covariance, tol=max(_CHOLESKY_TOLERANCE, tolerance), lower=1
+        )
+        count = max(1, min(int(rank), max_centres))
+        root = np.tril(factor[:count, :count])
+        return RadialBasis(among[pivots[:count] - 1], root, u.min(0), u.max(0), kernel)
+
+    def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows R"]:
+        """Evaluate the functions."""
+        precisions, inside = self.kernel.precisions, np.clip(u, self.low, self.high)
+        own = (inside * (2 * u - inside)) @ precisions / 2
+        centred = (self.centres**2) @ precisions / 2
+        s = own[:, None] - u @ (self.centres * precisions).T + centred
+        return np.asarray(
+            linalg.solve_triangular(self.root, _psi_of(s).T, lower=True, check_finite=False).T
+        )
+
+    def partial_dependence(
+        self,
+        u: Float[ndarray, "rows inputs"],
+        j: int,
+        at: Float[ndarray, " points"],
+        coefficients: Float[ndarray, "outputs R"],
+    ) -> Float[ndarray, "points outputs"]:
+        """Return the mean over the rows u of the sum of the functions with input j set to `at`."""
+        precisions = self.kernel.precisions
+        others = np.where(np.arange(len(precisions)) == j, 0.0, precisions)
+        own = precisions[j] / 2 * (at[:, None] - self.centres[:, j]) ** 2
+        mean = np.exp(-own) * np.exp(-_distances(u, self.centres, others)).mean(0)
+        return np.asarray(mean @ self.of_centres(coefficients).T)
+
+    def of_centres(self, coefficients: Float[ndarray, "outputs R"]) -> Float[ndarray, "outputs R"]:
+        """Return the coefficients of exp(-s) of each centre, by those of the functions."""
+        return np.asarray(
+            linalg.solve_triangular(self.root, coefficients.T, lower=True, trans="T").T
+        )
+
+
+def _psi_of(s: ndarray) -> ndarray:
+    """Evaluate psi; distances that rounding makes negative count as zero."""
+    return np.asarray(psi()(np.clip(s, 0.0, _SUPPORT)))
+
+
+def _distances(u: ndarray, z: ndarray, precisions: ndarray) -> Float[ndarray, "rows others"]:
+    root = np.sqrt(precisions / 2)
+    a, b = u * root, z * root
+    return np.asarray((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1))

@@ -1,0 +1,186 @@
+"""Maps between a table's units and those of its model: scores of inputs, and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import special
+
+from kanrun.points import Array, PiecewiseScaling, Points, in_own_units
+
+ROOM = 0.25  # of the range of scores, to which their maps continue on either side
+STRAIGHT_ROOM = 1e3  # the same for straight maps of inputs that may leave their range
+MARGIN = 0.1  # of the output's range, by which predictions may leave it
+# The same for the linear model: in long tails a line continues as far as the rows.
+LINEAR_MARGIN = 10.0
+_FEW_VALUES = 8  # inputs with at most so many distinct values are standardised, and have no gaps
+_LIGHT_TAIL = 2.5  # standard deviations from the mean within which inputs are standardised
+_NORMAL_FRACTION = 0.5  # of the normal score in the score of other inputs
+_KNOTS, _OUTPUT_KNOTS = 33, 129  # of the maps of inputs and of a transformed output
+_GAP = 0.1  # of an input's range; between values further apart nothing is learned
+_ORDINARY = 30  # columns with values beyond 2^-30 to 2^30 are fitted in units of their size
+_SMALLEST = 1e-12  # relative difference of values that count as different
+_MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it at most
+# Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
+_UNIT = 100
+# Of the residuals over which a transformed output is averaged.
+_ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
+
+
+def ordinary_units(points: Points, classes: int | None) -> tuple[Points, ndarray, ndarray]:
+    """Return the points with columns over 2^exponent, and the exponents of x and y."""
+
+    def exponents(a: Array) -> ndarray:
+        found = in_own_units(a)[1]
+        return np.where(a.any(axis=0) & (np.abs(found) > _ORDINARY), found, 0)
+
+    x, y = exponents(points.x), np.zeros(1, dtype=np.intp) if classes else exponents(points.y)
+    if not (x.any() or y.any()):
+        return points, x, y
+    return replace(points, x=np.ldexp(points.x, -x), y=np.ldexp(points.y, -y)), x, y
+
+
+def input_scores(
+    x: Float[ndarray, "rows inputs"],
+    weights: Float[ndarray, " rows"] | None = None,
+    *,
+    straight: Collection[int] = (),
+    room: float = ROOM,
+) -> PiecewiseScaling:
+    """Return the map of each input; those of `straight` are only standardised.
+
+    Other inputs with a long tail become the mean of their standardised value and their normal
+    score, as a piecewise linear map through quantiles of the distinct values. Maps continue by
+    `room` of their range on either side.
+    """
+    weights = np.ones(len(x)) if weights is None else weights
+    maps = [_score(column, weights, j in straight, room) for j, column in enumerate(x.T)]
+    points, values = zip(*maps, strict=True)
+    return PiecewiseScaling(points, values)
+
+
+def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array, Array]:
+    distinct, count = np.unique(x), float(weights.sum())
+    low, high, mean = distinct[0], distinct[-1], float(weights @ x) / count
+    std = float(np.sqrt(weights @ (x - mean) ** 2 / count))
+    if std <= _SMALLEST * max(abs(low), abs(high)):
+        size = max(abs(low), 1.0)
+        return np.array([low - size, low + size]), np.array([-1.0, 1.0])
+    points = np.array([low, high])
+    values = (points - mean) / std
+    if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
+        points = np.quantile(distinct, np.linspace(0, 1, _KNOTS))
+        apart = np.diff(points) > _SMALLEST * (high - low)  # the slopes of nearer ones overflow
+        points = np.append(points[:-1][apart], high)
+        order = np.argsort(x, kind="stable")
+        below = np.append(0.0, np.cumsum(weights[order]))  # weight of the first k rows in order
+        ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
+        rank = sum(ends) / (2 * count)
+        normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
+        values = (1 - _NORMAL_FRACTION) * (points - mean) / std + _NORMAL_FRACTION * normal
+    if room == 0:
+        return points, values
+    width = room * (values[-1] - values[0])
+    first = width * (points[1] - points[0]) / (values[1] - values[0])
+    last = width * (points[-1] - points[-2]) / (values[-1] - values[-2])
+    return (
+        np.concatenate([[points[0] - first], points, [points[-1] + last]]),
+        np.concatenate([[values[0] - width], values, [values[-1] + width]]),
+    )
+
+
+def gaps_of(x: Float[ndarray, "rows inputs"]) -> tuple[Float[ndarray, "gaps 2"], ...]:
+    """Return the ends of the wide gaps between neighbouring values of each input."""
+    found = []
+    for column in x.T:
+        distinct = np.unique(column)
+        wide = np.flatnonzero(np.diff(distinct) > _GAP * (distinct[-1] - distinct[0]))
+        wide = wide if len(distinct) > _FEW_VALUES else wide[:0]
+        found.append(np.stack([distinct[wide], distinct[wide + 1]], 1))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class PowerTransform:
+    """The Yeo-Johnson transform of y / unit, standardised on the training rows.
+
+    Source: I.-K. Yeo and R. Johnson, Biometrika 87 (2000) 954-959.
+    """
+
+    unit: float
+    power: float
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(y: Float[ndarray, " rows"]) -> PowerTransform | None:
+        """Return the transform between logarithm and logarithm of -y that makes y most normal.
+
+        None for constant y.
+
+        Stronger ones have a pole, near which the way back turns small errors into unlimited ones.
+        """
+        from scipy import stats  # takes half a second, which only tables need
+
+        spread = float(y.std())
+        if spread <= 0 or not np.isfinite(spread):
+            return None
+        unit = spread / _UNIT
+        power = float(np.clip(stats.yeojohnson_normmax(y / unit), 0.0, 2.0))
+        t = stats.yeojohnson(y / unit, lmbda=power)
+        return PowerTransform(unit, power, float(t.mean()), float(t.std()) or 1.0)
+
+    def apply(self, y: Array) -> Array:
+        """Transform outputs."""
+        from scipy import stats
+
+        return np.asarray(
+            (stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.std
+        )
+
+    def invert(self, t: Array) -> Array:
+        """Return the outputs of transformed ones."""
+        t = t * self.std + self.mean
+        up, down = (special.inv_boxcox1p(np.abs(t), p) for p in (self.power, 2 - self.power))
+        return np.asarray(self.unit * np.where(t >= 0, up, -down))
+
+
+def output_map(
+    y: Float[ndarray, "rows outputs"],
+    transform: PowerTransform | None = None,
+    residuals: Float[ndarray, " residuals"] | None = None,
+    *,
+    margin: float = MARGIN,
+    bounds: tuple[Any, Any] = (-np.inf, np.inf),
+) -> PiecewiseScaling:
+    """Return the map between the model's outputs and the user's units.
+
+    Without a transform the units are the user's. With one, of a single output, the map gives the
+    mean of the output over the left-out `residuals` of the transformed one (smearing; N. Duan, JASA
+    78 (1983) 605-610); beyond the training range the way back continues as the straight line
+    between its ends. The map is constant beyond the training range widened by `margin`, and at
+    `bounds`.
+    """
+    low, high = y.min(0), y.max(0)
+    size = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
+    room = min(margin, _MAX_MARGIN) * size
+    least, most = np.maximum(low - room, bounds[0]), np.minimum(high + room, bounds[1])
+    if transform is None or residuals is None:
+        ends = tuple(np.array(pair) for pair in zip(least, most, strict=True))
+        return PiecewiseScaling(ends, ends)
+    first, last = transform.apply(np.array([low[0], high[0]]))
+    inside, step = np.linspace(first, last, _OUTPUT_KNOTS), (last - first) / 8
+    beyond = step * np.arange(1, 5)
+    t = np.concatenate([first - beyond[::-1], inside, last + beyond])
+    with_errors = t[:, None] + np.quantile(residuals, _ERROR_LEVELS)
+    known = np.clip(with_errors, first, last)
+    straight = (with_errors - known) * (high - low) / (last - first)
+    means = np.clip(transform.invert(known) + straight, least[0], most[0]).mean(1)
+    rises = np.diff(np.maximum.accumulate(means)) > _SMALLEST * (most[0] - least[0])
+    rising = np.append(True, rises)
+    return PiecewiseScaling((means[rising],), (t[rising],))

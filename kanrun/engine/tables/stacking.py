@@ -1,0 +1,431 @@
+"""Candidates of a table, fitted by evidence and stacked on left-out rows.
+
+Left-out predictions have a closed form, for classes after the last Newton step. The weights of the
+stack are not negative and sum to one, and the stack is again of the form `Terms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy import optimize
+from scipy.special import expit, log_softmax, softmax
+
+from kanrun.engine.tables.candidates import (
+    LONG_PAIR_FUNCTIONS,
+    MAX_PAIRS,
+    NEIGHBOURHOODS,
+    Form,
+    Solution,
+    TableRows,
+)
+from kanrun.engine.tables.design import Design, TableFunctions, Terms
+from kanrun.engine.tables.gaussian_process import RadialBasis
+from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.variance_components import (
+    Variances,
+    equal_variances,
+    maximise,
+)
+
+SPARSE = "sparse"  # the additive fit with few inputs, which is not in the stack
+_SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
+# Relative reduction of the stack's loss from which neighbourhoods are included.
+_NEIGHBOURHOOD_GAIN = 0.005
+_NEIGHBOURHOOD_ROWS, _NEIGHBOURHOOD_INPUTS = 30, 200  # fewest rows, most inputs
+# Over which mean outputs and effects of neighbourhoods are taken.
+_MEAN_ROWS, _EFFECT_ROWS = 2000, 100
+_SUM_WEIGHT = 1e3  # of the row that makes weights sum to one
+_MIN_WEIGHT = 1e-6  # of a member
+_MIN_VARIANCE = 1e-3  # of p (1 - p), so that no row has unlimited noise
+_MAX_LOGIT, _MAX_MOVE = 30.0, 4.0
+_LOGIT_VARIANCE = 10.0  # against which components of logits are judged negligible
+_NEWTON_TOLERANCE = 1e-2  # change of the logits, in units of 1 / (2 sqrt(p (1 - p)))
+# Times the tolerances of logits and of variances, while variances are searched.
+_ROUGHLY = 10.0, 3.0
+
+#: Solutions of a candidate for each output, from the variances that it had for similar rows.
+Solve = Callable[
+    [TableRows, str, Sequence[Variances] | None], tuple[list[Solution], list[Variances]]
+]
+#: The weights of members by their predictions of left-out rows (rows, outputs), and their loss.
+Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class TableFit:
+    """The stack of one table.
+
+    Attributes:
+        design: Functions of the table.
+        u: Encoded rows, shape (rows, inputs).
+        weights: Weights of the candidates by name.
+        terms: Terms of each output; two classes have the one logit of the second.
+        left_out: Predictions of rows left out one by one, shape (rows, outputs).
+        noise: Residual standard deviation of each output; 1 for classes.
+        covariance: Of the first output's main effects of each input, shape (functions, functions).
+        effective: Effective degrees of freedom of the main effects and, by their weight, of
+            neighbourhoods.
+        variances: Variances of each candidate, from which a fit to similar rows starts.
+        sparse: The sparse fit.
+    """
+
+    design: Design
+    u: ndarray
+    weights: Mapping[str, float]
+    terms: tuple[Terms, ...]
+    left_out: ndarray
+    noise: ndarray
+    covariance: tuple[ndarray, ...]
+    effective: float
+    variances: Mapping[str, Sequence[Variances]]
+    sparse: TableFit | None = None
+
+    @property
+    def additive(self) -> Design:
+        """The design without neighbourhoods."""
+        return replace(self.design, radial=None)
+
+    def functions(self) -> TableFunctions:
+        """Return the functions of single inputs, which may be many times the table."""
+        return TableFunctions(self.additive, self.u)
+
+    def raw(self, h: Float[ndarray, "rows functions"]) -> Float[ndarray, "rows outputs"]:
+        """Evaluate all outputs; functions that `h` lacks count as zero."""
+        return np.stack([one.values(h) for one in self.terms], 1)
+
+    @cached_property
+    def mean(self) -> Float[ndarray, " outputs"]:
+        """Mean of each output over the first rows."""
+        return np.asarray(self.raw(self.design.functions(self.u[:_MEAN_ROWS])).mean(0))
+
+    def effect(
+        self, j: int, u: Float[ndarray, "points inputs"]
+    ) -> Float[ndarray, "points outputs"]:
+        """Return the effect of input j, that of neighbourhoods being averaged over rows."""
+        mine = self.design.basis.places[j]
+        h = self.additive.functions(u)[:, mine]
+        alone = np.stack([h @ one.main[mine] for one in self.terms], 1)
+        if (radial := self.design.radial) is None:
+            return alone
+        rows = self.u[np.linspace(0, len(self.u) - 1, min(len(self.u), _EFFECT_ROWS)).astype(int)]
+        inside = np.stack([one.main[len(self.design.lines) :] for one in self.terms])
+        at = np.unique(np.append(u[:, j], rows[:, j]))
+        at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
+        levels = radial.partial_dependence(rows, j, at, inside).T
+        moved, mean = (
+            np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
+        )
+        return np.asarray(alone + moved - mean.mean(0))
+
+    def times(self, factor: ndarray | float, shift: ndarray | float = 0.0) -> TableFit:
+        """Return the fit of the outputs times `factor` plus `shift`."""
+        factors, shifts = (np.broadcast_to(a, len(self.terms)) for a in (factor, shift))
+        one = Terms(1.0, np.zeros(0))
+        units = zip(self.terms, factors, shifts, strict=True)
+        return replace(
+            self,
+            terms=tuple(terms.plus(one, by, scale) for terms, scale, by in units),
+            left_out=factor * self.left_out + shift,
+            noise=factor * self.noise,
+            covariance=tuple(factors[0] ** 2 * part for part in self.covariance),
+            sparse=self.sparse and self.sparse.times(factor, shift),
+        )
+
+
+def fit_numbers(
+    u: Float[ndarray, "rows inputs"],
+    y: Float[ndarray, "rows outputs"],
+    policy: EvidencePolicy,
+    weights: Float[ndarray, " rows"] | None = None,
+    start: TableFit | None = None,
+) -> TableFit:
+    """Fit outputs that are numbers, each with its own variances; `start` is a fit to similar rows.
+
+    A row of weight w counts as w rows; over rows, for pairs, it has noise of variance 1/w.
+    """
+    weights = np.ones(len(y)) if weights is None else weights
+    rows = TableRows.of(u, weights, policy)
+    shift = weights @ y / weights.sum()
+    scale = np.sqrt(weights @ (y - shift) ** 2 / weights.sum())
+    scale = np.where(scale > 0, scale, 1.0)
+    t = (y - shift) / scale
+    root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
+    heavy = _SUM_WEIGHT * np.sqrt(weights.sum())
+
+    def solve(
+        some: TableRows, name: str, known: Sequence[Variances] | None
+    ) -> tuple[list[Solution], list[Variances]]:
+        return some.fit_numbers(name, t, known)
+
+    def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
+        """Solve non-negative least squares, with a heavy row for the sum of the weights."""
+        columns = np.stack([part.ravel() * root for part in left_out], 1)
+        extended = np.vstack([columns, np.full((1, len(left_out)), heavy)])
+        found, _ = optimize.nnls(extended, np.append(t.ravel() * root, heavy))
+        found = found / found.sum()
+        return found, float(((t.ravel() * root - columns @ found) ** 2).sum())
+
+    return _stacked(rows, t, solve, stack, start).times(scale, shift)
+
+
+def fit_classes(
+    u: Float[ndarray, "rows inputs"],
+    labels: Int[ndarray, " rows"],
+    classes: int,
+    policy: EvidencePolicy,
+    weights: Float[ndarray, " rows"] | None = None,
+    start: TableFit | None = None,
+) -> TableFit:
+    """Fit the logits of classes 0 ...
+
+    classes - 1 by penalised likelihood; two classes have the logit of class 1.
+
+    The noise of a row follows from its probabilities (iteratively reweighted least squares). More
+    than two logits are improved one after the other, and share their variances.
+    """
+    weights = np.ones(len(u)) if weights is None else weights
+    rows = TableRows.of(u, weights, policy, classes)
+    hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
+
+    def loss(logits: ndarray) -> float:
+        likely = log_softmax(logits, 1)[np.arange(len(labels)), labels]
+        return -float(np.average(likely, weights=weights))
+
+    def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
+        """Return the weights with the largest likelihood of the left-out labels."""
+        logits = np.stack([all_logits(part) for part in left_out])
+
+        def mixed(weight: ndarray) -> float:
+            return loss(np.tensordot(weight, logits, 1))
+
+        found: Any = optimize.minimize(
+            mixed,
+            np.full(len(left_out), 1 / len(left_out)),
+            method="SLSQP",
+            bounds=[(0, 1)] * len(left_out),
+            constraints=optimize.LinearConstraint(np.ones((1, len(left_out))), 1, 1),
+        )
+        weight = np.where(found.x < _MIN_WEIGHT, 0.0, found.x)
+        weight = weight / weight.sum()
+        return weight, mixed(weight)
+
+    beginning = policy.logit_variances[0]
+    if start is None:
+        first = _candidates(rows, start)[0]
+        tried = [
+            _left_out(_fit_logits(rows, first, hot, each)[0]) for each in policy.logit_variances
+        ]
+        beginning = policy.logit_variances[int(np.argmin([loss(all_logits(one)) for one in tried]))]
+
+    def solve(
+        some: TableRows, name: str, known: Sequence[Variances] | None
+    ) -> tuple[list[Solution], list[Variances]]:
+        return _fit_logits(some, name, hot, known[0][0] if known else beginning)
+
+    return _stacked(rows, hot, solve, stack, start)
+
+
+def _candidates(rows: TableRows, start: TableFit | None) -> tuple[str, ...]:
+    """Return the candidates of the policy, or of the fit to similar rows, that suit the table."""
+    policy, (count, inputs) = rows.policy, rows.u.shape
+    functions = rows.h.shape[1] + MAX_PAIRS * LONG_PAIR_FUNCTIONS**2
+    logits = {1: 0, 2: 1}.get(rows.classes, rows.classes)
+    little_work = count * functions**2 * logits <= policy.max_work / 10
+    over_products = not rows.is_long or rows.has_all_pairs
+    suits = {
+        "pairs": inputs > 1 and (start is not None or over_products or little_work),
+        NEIGHBOURHOODS: 1 < inputs <= _NEIGHBOURHOOD_INPUTS
+        and count >= _NEIGHBOURHOOD_ROWS
+        and not policy.shapes,
+    }
+    known = policy.candidates if start is None else start.variances
+    return tuple(name for name in policy.candidates if name in known and suits.get(name, True))
+
+
+def _stacked(
+    rows: TableRows,
+    outputs: Float[ndarray, "rows outputs"],
+    solve: Solve,
+    stack: Stack,
+    start: TableFit | None,
+) -> TableFit:
+    """Fit the candidates, stack them, and add the sparse fit."""
+    policy, known = rows.policy, start.variances if start else {}
+    solutions: dict[str, list[Solution]] = {}
+    variances: dict[str, list[Variances]] = {}
+    radial, sparse, names = None, None, _candidates(rows, start)
+    for name in names:
+        if name == NEIGHBOURHOODS:
+            some = rows.with_neighbourhoods(outputs, start.design if start else None)
+            radial = some.design.radial
+        else:
+            some = rows
+        solutions[name], variances[name] = solve(some, name, known.get(name))
+        if name != "additive":
+            continue
+        found = solutions[name]
+        narrow = rows = rows.with_relevance(found)
+        for _ in range(policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
+            narrow = narrow.narrowed(found, rows)
+            found, variances[SPARSE] = solve(narrow, name, known.get(SPARSE))
+            sparse = narrow
+        solutions[SPARSE] = found
+    weights, loss = stack([_left_out(solutions[name]) for name in names])
+    if NEIGHBOURHOODS in names:
+        simple = tuple(name for name in names if name != NEIGHBOURHOODS)
+        others, without = stack([_left_out(solutions[name]) for name in simple])
+        if loss > (1 - _NEIGHBOURHOOD_GAIN) * without:
+            names, weights, radial = simple, others, None
+            del variances[NEIGHBOURHOODS]
+    members = dict(zip(names, map(float, weights), strict=True))
+    whole = _weighted(rows, radial, members, solutions, variances)
+    if sparse is None:
+        return whole
+    return replace(whole, sparse=_weighted(sparse, None, {SPARSE: 1.0}, solutions, variances))
+
+
+def _weighted(
+    rows: TableRows,
+    radial: RadialBasis | None,
+    weights: Mapping[str, float],
+    solutions: Mapping[str, Sequence[Solution]],
+    variances: Mapping[str, Sequence[Variances]],
+) -> TableFit:
+    """Return the weighted sum of candidates, with the bands of the richest one without pairs."""
+    terms = [Terms(0.0, np.zeros(0))] * len(next(iter(solutions.values())))
+    for name, weight in weights.items():
+        found = zip(terms, solutions[name], strict=True)
+        terms = [total.plus(one.terms, weight) for total, one in found]
+    left_out = sum(weight * _left_out(solutions[name]) for name, weight in weights.items())
+    simple = (name for name in ("steps", "additive") if name in weights)
+    band = solutions[next(simple, next(iter(weights)))][0]
+    local = weights.get(NEIGHBOURHOODS, 0.0)
+    effective = (1 - local) * band.effective
+    effective += local * solutions[NEIGHBOURHOODS][0].effective if local else 0.0
+    return TableFit(
+        replace(rows.design, radial=radial),
+        rows.u,
+        weights,
+        tuple(terms),
+        np.asarray(left_out),
+        np.sqrt([noise for _, noise in variances[list(weights)[-1]]]),
+        band.covariance,
+        effective,
+        variances,
+    )
+
+
+def _left_out(found: Sequence[Solution]) -> Float[ndarray, "rows outputs"]:
+    return np.stack([one.left_out for one in found], 1)
+
+
+def all_logits(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows classes"]:
+    """Return one logit for each class: the one of two classes is split."""
+    return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
+
+
+def probabilities(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows classes"]:
+    """Return the probabilities of all classes."""
+    return np.asarray(softmax(all_logits(logits), 1))
+
+
+def _fit_logits(
+    rows: TableRows, name: str, hot: Float[ndarray, "rows logits"], start: ndarray | float
+) -> tuple[list[Solution], list[Variances]]:
+    """Return a candidate's solution for each logit, and its variances, which begin at `start`."""
+    variances, logits = _class_variances(rows, name, hot, start)
+    form = rows.form(name)
+    known = logits if logits.shape == hot.shape else None
+    logits = _newton(form, variances, hot, rows.weights, rows.policy, known)
+    solutions = []
+    for c in range(hot.shape[1]):
+        noise, response = _working(logits, hot, c, rows.weights)
+        found = form.solution(form.problem(noise, response), response, 1 / noise, variances)
+        left_out = np.clip(found.left_out, -_MAX_LOGIT, _MAX_LOGIT)
+        solutions.append(replace(found, left_out=left_out))
+    return solutions, [(variances, 1.0)]
+
+
+def _class_variances(
+    rows: TableRows, name: str, hot: ndarray, start: ndarray | float
+) -> tuple[ndarray, ndarray]:
+    """Return variances, and the logits of the rows that they are estimated from.
+
+    `start` holds them, or is their sum at first.
+    """
+    policy, some = rows.policy, rows.sampled(name, hot.shape[1])
+    if hot.shape[1] > policy.variance_classes:
+        frequent = np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes]
+        hot = hot[:, np.sort(frequent)]
+        some = some[hot[some].any(1)]
+    form, inside, weights = rows.form(name, some), hot[some], rows.weights[some]
+    logits = _prior_logits(inside, weights)
+    sizes = form.problem(1 / weights, inside[:, 0]).sizes
+
+    def slope(variances: ndarray, _noise: float) -> tuple[ndarray, ndarray]:
+        nonlocal logits
+        logits = _newton(form, variances, inside, weights, policy, logits, _ROUGHLY[0])
+        working = (_working(logits, inside, c, weights) for c in range(inside.shape[1]))
+        slopes = [form.problem(*one).slope(variances, known=True) for one in working]
+        return np.asarray(sum(first for first, _ in slopes)), np.asarray(sum(i for _, i in slopes))
+
+    first = start if isinstance(start, ndarray) else equal_variances(sizes, start)
+    variances, _ = maximise(
+        slope,
+        sizes,
+        _LOGIT_VARIANCE,
+        (first, 1.0),
+        policy.max_steps,
+        tolerance=_ROUGHLY[1] * policy.tolerance,
+        known=True,
+    )
+    return variances, logits
+
+
+def _newton(
+    form: Form,
+    variances: ndarray,
+    hot: ndarray,
+    weights: ndarray,
+    policy: EvidencePolicy,
+    start: ndarray | None = None,
+    roughly: float = 1.0,
+) -> Float[ndarray, "rows logits"]:
+    """Return the most probable logits for given variances, to `roughly` times the tolerance."""
+    logits = _prior_logits(hot, weights) if start is None else start.copy()
+    for _ in range(policy.max_steps):
+        before = logits.copy()
+        for c in range(hot.shape[1]):
+            fitted = form.fitted(variances, *_working(logits, hot, c, weights))
+            logits[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
+        p = _sigmoid(logits)
+        change = np.abs(logits - before) * 2 * np.sqrt(p * (1 - p))
+        if change.max() < roughly * _NEWTON_TOLERANCE:
+            break
+    return logits
+
+
+def _sigmoid(logits: ndarray) -> ndarray:
+    """Return the probability that belongs to each logit."""
+    return np.asarray(expit(logits) if logits.shape[1] == 1 else softmax(logits, 1))
+
+
+def _working(logits: ndarray, hot: ndarray, c: int, weights: ndarray) -> tuple[ndarray, ndarray]:
+    """Return noise and response of the least squares problem that is one Newton step of class c."""
+    p = _sigmoid(logits)[:, c]
+    weight = np.maximum(p * (1 - p), _MIN_VARIANCE)
+    return 1 / (weights * weight), logits[:, c] + (hot[:, c] - p) / weight
+
+
+def _prior_logits(hot: ndarray, weights: ndarray) -> ndarray:
+    """Return the logits of the classes' frequencies."""
+    fraction = np.clip(np.average(hot, 0, weights), _MIN_VARIANCE, 1 - _MIN_VARIANCE)
+    base = np.log(fraction / (1 - fraction)) if hot.shape[1] == 1 else np.log(fraction)
+    return np.tile(base, (len(hot), 1))

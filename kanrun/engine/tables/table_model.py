@@ -1,0 +1,400 @@
+"""The model of `model=auto`: candidates fitted by evidence, compared, as one KAN.
+
+The stack of candidates is fitted to scores of the inputs. Next to it stand the linear model in the
+user's units, the sparse fit and, for one output of numbers, the stack for the transformed output,
+which is blended with the first in the user's units. Each fold leaves rows out, refits everything
+without them - scores, variances, stack, transform - and predicts them. The linear model is selected
+unless the blend predicts left-out rows significantly better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+
+from kanrun.engine.networks import KAN
+from kanrun.engine.tables.candidates import NEIGHBOURHOODS
+from kanrun.engine.tables.cross_validation import (
+    MIN_PROBABILITY,
+    Folds,
+    assign_folds,
+    row_losses,
+    training_rows,
+)
+from kanrun.engine.tables.design import CURVATURES
+from kanrun.engine.tables.gaussian_process import INTERVALS
+from kanrun.engine.tables.policy import TablePolicy
+from kanrun.engine.tables.scores import (
+    LINEAR_MARGIN,
+    MARGIN,
+    ROOM,
+    STRAIGHT_ROOM,
+    PowerTransform,
+    input_scores,
+    ordinary_units,
+    output_map,
+)
+from kanrun.engine.tables.stacking import (
+    SPARSE,
+    TableFit,
+    fit_classes,
+    fit_numbers,
+    probabilities,
+)
+from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
+from kanrun.engine.training import predict
+from kanrun.monitoring import report_progress, time_limit_reached
+from kanrun.points import PiecewiseScaling, Points
+
+STACK, LINEAR, TRANSFORMED, BLEND = "stack", "linear", "transformed", "blend"
+# Rows, and rows x classes x inputs^2, from which one fold is left out.
+_MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
+_PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
+_CLASS_NOISE = 0.3  # in logits, compared with which a hidden node of a classifier is small
+_PURE = 0.1  # weight of a stack in a blend below which the other one stands alone
+_SPARSE_CHANCE = 1.0  # standard errors by which the sparse fit must be better than the blend
+# Standard errors, and fraction of the loss, of which the lower counts.
+_LINEAR_CHANCE, _LINEAR_LOSS = 0.5, 0.003
+
+
+@dataclass(frozen=True, eq=False)
+class BlendPart:
+    """A candidate with its weight in a blend, and the maps between its units and the user's.
+
+    `outputs` is None for classes; `left_out` (rows, outputs) is in the user's units.
+    """
+
+    name: str
+    inputs: PiecewiseScaling
+    outputs: PiecewiseScaling | None
+    fit: TableFit
+    left_out: ndarray
+    weight: float = 1.0
+
+    def in_units(self, raw: Float[ndarray, "rows outputs"]) -> Float[ndarray, "rows outputs"]:
+        """Return outputs in the user's units, or probabilities."""
+        return probabilities(raw) if self.outputs is None else self.outputs.invert(raw)
+
+    def predict(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
+        """Predict without building a network."""
+        return self.in_units(self.fit.raw(self.fit.design.functions(self.inputs.apply(x))))
+
+
+@dataclass(frozen=True, eq=False)
+class TableModel:
+    """A fitted table.
+
+    Attributes:
+        network: The network, over scores of the inputs.
+        inputs, outputs: Maps between the user's units and the network's; no outputs for classes.
+        parts: The candidate, or the two parts of a blend, the larger first.
+        selected: `stack`, `sparse`, `linear`, `transformed` or `blend`.
+        left_out: Predictions of the training rows by models without them, in the user's units,
+            shape (rows, outputs).
+        folds: The folds of the cross-validation.
+    """
+
+    network: KAN
+    inputs: PiecewiseScaling
+    outputs: PiecewiseScaling | None
+    parts: tuple[BlendPart, ...]
+    selected: str
+    left_out: ndarray
+    folds: Folds | None
+
+    @property
+    def fit(self) -> TableFit:
+        """Fit of the larger part."""
+        return self.parts[0].fit
+
+    def raw(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
+        """Return the network's outputs: logits, or numbers in its own units."""
+        return predict(self.network, torch.as_tensor(self.inputs.apply(x))).double().numpy()
+
+    def predict(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
+        """Return predictions in the user's units, or probabilities of classes."""
+        raw = self.raw(x)
+        return np.asarray(softmax(raw, 1)) if self.outputs is None else self.outputs.invert(raw)
+
+    def clipped_fraction(self, x: Float[ndarray, "rows inputs"]) -> float:
+        """Return the fraction of rows whose prediction is clipped to the allowed range."""
+        if self.outputs is None or not len(x):
+            return 0.0
+        raw, ends = self.raw(x), np.array([[v[0], v[-1]] for v in self.outputs.values])
+        return float(np.any((raw < ends[:, 0]) | (raw > ends[:, 1]), axis=1).mean())
+
+    def error_quantiles(
+        self, y: Float[ndarray, "rows outputs"], levels: Float[ndarray, " levels"]
+    ) -> Float[ndarray, "outputs levels"] | None:
+        """Return quantiles of y - prediction over left-out rows, in the network's units.
+
+        None for classes.
+
+        The levels are stretched for the finite number of rows.
+        """
+        if self.outputs is None:
+            return None
+        left_out = self.left_out if self.folds is None else self.folds.values
+        inside = ~np.isnan(left_out[:, 0])
+        error = self.outputs.apply(y[inside]) - self.outputs.apply(left_out[inside])
+        count = max(int(inside.sum()), 1)
+        stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
+        return np.quantile(error, stretched, axis=0).T
+
+    def times(self, x: ndarray, y: ndarray) -> TableModel:
+        """Return the model of inputs times 2^x (inputs,) and outputs times 2^y (outputs,)."""
+        inputs, outputs = self.inputs.times(x), self.outputs
+        if outputs is None:
+            return replace(self, inputs=inputs)
+        parts = (replace(p, outputs=p.outputs and p.outputs.times(y)) for p in self.parts)
+        return replace(
+            self,
+            inputs=inputs,
+            outputs=outputs.times(y),
+            parts=tuple(parts),
+            left_out=np.ldexp(self.left_out, y),
+            folds=self.folds and replace(self.folds, values=np.ldexp(self.folds.values, y)),
+        )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A candidate, or the blend.
+
+    `amount` is the factor of a classifier's logits, or the weight of `transformed`.
+    """
+
+    name: str
+    amount: float = 1.0
+
+    def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
+        """Return its predictions from those of the candidates, in the user's units."""
+        if self.name == BLEND:
+            first, second = predictions[STACK], predictions[TRANSFORMED]
+            return np.asarray((1 - self.amount) * first + self.amount * second)
+        one = predictions[self.name]
+        if self.amount == 1:
+            return one
+        return np.asarray(softmax(self.amount * np.log(np.maximum(one, MIN_PROBABILITY)), 1))
+
+
+def fit_table(
+    points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
+) -> TableModel:
+    """Fit the model of these training rows.
+
+    `classes` is the number of classes that y numbers, None for numbers.
+    """
+    policy = policy or TablePolicy()
+    points, x, y = ordinary_units(points, classes)
+    if y.any():
+        low, high = (np.ldexp(end, -y) for end in policy.bounds)
+        policy = replace(policy, bounds=(low, high))
+    every = {one.name: one for one in _candidates(points, classes, policy)}
+    predictions = [{name: one.left_out for name, one in every.items()}]
+    inside, folds = np.arange(len(points)), None
+    if policy.folds > 1 and len(points) >= 2 * policy.folds:
+        found, number, seconds = _predict_folds(points, classes, policy, seed, every)
+        if (number >= 0).any():  # otherwise the time limit was reached before
+            # The first predictions vary less; these know what lies beyond the other rows.
+            predictions.append(found)
+            inside = np.flatnonzero(number >= 0)
+            folds = Folds(np.full_like(next(iter(found.values())), np.nan), number, seconds)
+            for k in range(number.max() + 1):
+                others = inside[number[inside] != k]
+                rows = others if len(others) else inside
+                elsewhere = _select(points, classes, predictions, rows, policy)
+                folds.values[number == k] = elsewhere.of(found)[number == k]
+    choice = _select(points, classes, predictions, inside, policy)
+    left_out = choice.of(predictions[-1])
+    model = _assemble(every, choice, left_out, folds, classes, policy)
+    return model.times(x, y) if x.any() or y.any() else model
+
+
+def _predict_folds(
+    points: Points,
+    classes: int | None,
+    policy: TablePolicy,
+    seed: int,
+    start: Mapping[str, BlendPart],
+) -> tuple[dict[str, ndarray], ndarray, ndarray]:
+    """Return predictions of left-out rows by candidate, folds of rows, seconds per fold.
+
+    Folds that would begin after the time limit are omitted; their rows have number -1.
+    """
+    labels = points.y[:, 0].astype(int) if classes else None
+    work = len(points) * (classes or 1) * points.x.shape[1] ** 2
+    single = policy.single_fold or len(points) > _MAX_FOLD_ROWS or work > _FOLD_WORK
+    number = assign_folds(points, policy.folds, seed, labels, single=single)
+    found = {name: np.full((len(points), classes or points.y.shape[1]), np.nan) for name in start}
+    seconds: list[float] = []
+    count = int(number.max()) + 1
+    for k in range(count):
+        report_progress("folds", k, count)
+        if time_limit_reached():
+            number = np.where(number >= k, -1, number)
+            break
+        held_out, before = np.flatnonzero(number == k), time.process_time()
+        train = points.take(training_rows(points, number, k))
+        for one in _candidates(train, classes, policy, start):
+            found[one.name][held_out] = one.predict(points.x[held_out])
+        seconds.append(time.process_time() - before)
+    return found, number, np.array(seconds)
+
+
+def _candidates(
+    points: Points,
+    classes: int | None,
+    policy: TablePolicy,
+    start: Mapping[str, BlendPart] | None = None,
+) -> Iterator[BlendPart]:
+    """Yield the stack, the sparse fit, the transformed stack if it applies, and the lines."""
+    x, y, weights, extrapolation = points.x, points.y, points.weights, policy.extrapolation
+    # Bells do not continue as straight lines beyond the rows.
+    local = policy.pairs and extrapolation not in ("linear", "zero")
+    wanted = {"pairs": policy.pairs, NEIGHBOURHOODS: local}
+    base = replace(policy.evidence, shapes=policy.shapes)
+    stack = replace(base, candidates=tuple(n for n in base.candidates if wanted.get(n, True)))
+    lines = replace(base, candidates=(LINEAR,), functions=1, step_functions=0)
+    bent = [j for j, shape in policy.shapes if shape in CURVATURES]
+    room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(extrapolation, ROOM)
+    scores = input_scores(x, weights, straight=bent, room=room)
+
+    def fitted(
+        name: str, inputs: PiecewiseScaling, transform: PowerTransform | None = None
+    ) -> BlendPart:
+        evidence = {LINEAR: lines, TRANSFORMED: replace(stack, sparse_rounds=0)}.get(name, stack)
+        known = start[name].fit if start else None
+        u = inputs.apply(x)
+        if classes:
+            fit = fit_classes(u, y[:, 0].astype(np.intp), classes, evidence, weights, known)
+            return BlendPart(name, inputs, None, fit, probabilities(fit.left_out))
+        t = y if transform is None else transform.apply(y)
+        fit = fit_numbers(u, t, evidence, weights, known)
+        margin = LINEAR_MARGIN if name == LINEAR else MARGIN
+        outputs = output_map(
+            y,
+            transform,
+            (t - fit.left_out)[:, 0],
+            margin=np.inf if extrapolation == "linear" else margin,
+            bounds=policy.bounds,
+        )
+        return BlendPart(name, inputs, outputs, fit, outputs.invert(fit.left_out))
+
+    whole = fitted(STACK, scores)
+    yield whole
+    if not policy.alternatives:
+        return
+    if (sparse := whole.fit.sparse) is not None:
+        yield replace(whole, name=SPARSE, fit=sparse, left_out=whole.in_units(sparse.left_out))
+    if not (classes or bent) and y.shape[1] == 1 and (start is None or TRANSFORMED in start):
+        transform = PowerTransform.of(y[:, 0])
+        if transform and (start is not None or abs(transform.power - 1) > _PLAIN_POWER):
+            yield fitted(TRANSFORMED, scores, transform)
+    room = 0.0 if extrapolation == "constant" else STRAIGHT_ROOM
+    yield fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
+
+
+def _select(
+    points: Points,
+    classes: int | None,
+    predictions: Sequence[Mapping[str, ndarray]],
+    rows: ndarray,
+    policy: TablePolicy,
+) -> _Choice:
+    """Return the blend with the lowest loss on these rows, or another candidate.
+
+    That is the sparse fit if it is significantly better on the last predictions, and the linear
+    model if the choice is not significantly better than it.
+    """
+
+    def losses(choice: _Choice, seen: Sequence[Mapping[str, ndarray]] = predictions) -> ndarray:
+        found = np.stack([row_losses(choice.of(one), points.y, classes)[rows] for one in seen])
+        if not classes:  # squared errors beyond the limit grow linearly
+            limit = policy.robust**2
+            found = np.where(found <= limit, found, 2 * np.sqrt(limit * found) - limit)
+        return np.asarray(found.mean(0))
+
+    def calibrated(name: str) -> _Choice:
+        """Maximise over the factor, whose logarithm has a standard normal prior."""
+        found = minimize_scalar(
+            lambda a: losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2,
+            bounds=(-2, 2),
+            method="bounded",
+        )
+        return _Choice(name, float(np.exp(found.x)))
+
+    def standard_error(difference: ndarray) -> float:
+        return float(difference.std() / np.sqrt(len(difference)))
+
+    names, scaled = list(predictions[0]), classes and policy.alternatives
+    single = {name: calibrated(name) if scaled else _Choice(name) for name in names}
+    best = single[STACK]
+    if TRANSFORMED in names:
+        found = minimize_scalar(
+            lambda a: losses(_Choice(BLEND, a)).sum(), bounds=(0, 1), method="bounded"
+        )
+        weight = float(found.x)
+        if weight >= 1 - _PURE:
+            best = single[TRANSFORMED]
+        elif weight > _PURE:
+            best = _Choice(BLEND, weight)
+    if SPARSE in names:
+        gain = losses(best, predictions[-1:]) - losses(single[SPARSE], predictions[-1:])
+        best = single[SPARSE] if gain.mean() > _SPARSE_CHANCE * standard_error(gain) else best
+    if LINEAR not in names:
+        return best
+    mine = losses(best)
+    cost = losses(single[LINEAR]) - mine
+    allowed = min(_LINEAR_CHANCE * standard_error(cost), _LINEAR_LOSS * float(mine.mean()))
+    return single[LINEAR] if float(cost.mean()) <= allowed else best
+
+
+def _assemble(
+    every: Mapping[str, BlendPart],
+    choice: _Choice,
+    left_out: ndarray,
+    folds: Folds | None,
+    classes: int | None,
+    policy: TablePolicy,
+) -> TableModel:
+    """Build the network of what was selected."""
+    weights = {choice.name: 1.0}
+    if choice.name == BLEND:
+        weights = {STACK: 1 - choice.amount, TRANSFORMED: choice.amount}
+    parts = []
+    for name, weight in sorted(weights.items(), key=lambda pair: -pair[1]):
+        fit = every[name].fit
+        fit = fit.times(choice.amount) if classes else fit
+        parts.append(replace(every[name], weight=weight, fit=fit))
+    intervals = None
+    if len(parts) > 1:
+        bells = any(one.fit.design.radial for one in parts)
+        intervals = INTERVALS if bells else OUTER_INTERVALS
+    networks = [
+        to_kan(
+            one.fit,
+            policy.evidence,
+            noise=_CLASS_NOISE if classes else None,
+            split=classes == 2,
+            outer_intervals=intervals,
+            extrapolation="zero" if policy.extrapolation == "zero" else "linear",
+        )
+        for one in parts
+    ]
+    first = every[STACK if choice.name == BLEND else choice.name]
+    network = networks[0]
+    if len(parts) > 1:
+        maps = [(o.values[0], p.weight * o.points[0]) for p in parts if (o := p.outputs)]
+        network = blend(networks, maps)
+    return TableModel(
+        network, first.inputs, first.outputs, tuple(parts), choice.name, left_out, folds
+    )

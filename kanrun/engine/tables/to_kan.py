@@ -1,0 +1,212 @@
+"""Terms as one KAN: effects through a straight node, pairs as squares, centres as bells.
+
+h'W h / 2 = sum_r lambda_r (v_r'h)^2 / 2 by the eigenvectors of W: node r is v_r'h, a sum of
+functions of one input each, and its outer edge is the parabola lambda_r z^2 / 2, which a cubic
+spline holds exactly. A weighted sum of candidates has the weighted sum of their W, so a stack is
+one network too. Beyond the range that training rows give a node its parabola continues as a
+straight line: unseen combinations of values do not grow quadratically.
+
+A centre z of neighbourhoods is a node whose edges are the parabolas w_j (x_j - z_j)^2 / 2, followed
+by the spline for exp(-s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import linalg
+from scipy.interpolate import make_interp_spline
+
+from kanrun.engine.layers import EdgeSpec, SplineLayer
+from kanrun.engine.networks import KAN
+from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
+from kanrun.engine.tables.basis import DEGREE
+from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
+from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
+from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.stacking import TableFit
+
+OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `INTERVALS`
+_NODE_ROWS = 100_000  # by which nodes are judged
+# Of a node's range on the training rows, on either side, where its parabola continues.
+_MARGIN = 0.1
+_MIN_MARGIN = 1e-6  # relative to the size of the values
+
+
+def to_kan(
+    fit: TableFit,
+    policy: EvidencePolicy,
+    *,
+    noise: ndarray | float | None = None,
+    split: bool = False,
+    outer_intervals: int | None = None,
+    extrapolation: Extrapolation = "linear",
+) -> KAN:
+    """Return the network of a fit; [inputs, outputs] without pairs and neighbourhoods.
+
+    The network equals the terms except for omitted nodes, as long as nodes stay within the range of
+    the training rows. With `split` the one logit f of two classes becomes -f/2 and f/2.
+    `outer_intervals` forces a hidden layer, with these intervals on its outer edges. `noise` is the
+    residual standard deviation, by default that of the fit.
+    """
+    outer_spec = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
+    spec = replace(outer_spec, extrapolation=extrapolation)
+    design, terms, radial = fit.design, fit.terms, fit.design.radial
+    mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(terms))
+    noises = np.broadcast_to(fit.noise if noise is None else noise, len(terms))
+    h = fit.functions()
+    every = (
+        slice(None) if len(h) <= _NODE_ROWS else np.linspace(0, len(h) - 1, _NODE_ROWS).astype(int)
+    )
+    some = h[every]
+    nodes = [_nodes(one, some, each, policy) for one, each in zip(terms, noises, strict=True)]
+    offsets = np.array([one.offset for one in terms])
+    count = len(design.lines)
+    main = np.stack([one.main[:count] for one in terms])
+    breakpoints = torch.as_tensor(design.basis.breakpoints)
+    if outer_intervals is None and radial is None and not any(len(one[1]) for one in nodes):
+        edges = _monotone(_edges(design, mixing @ main), design)
+        edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
+        return KAN.of_layers([_layer(breakpoints, edges, spec)])
+    directions = np.concatenate([main, *(one[0] for one in nodes)])
+    edges = np.concatenate(
+        [_monotone(_edges(design, main), design), _edges(design, directions[len(main) :])]
+    )
+    ends = [np.stack([z.min(0), z.max(0)]) for z in (part @ directions.T for _, part in h.blocks())]
+    low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
+    room = np.maximum(_MARGIN * (high - low), _MIN_MARGIN * np.maximum(1.0, np.abs(high)))
+    intervals = outer_intervals or (INTERVALS if radial else OUTER_INTERVALS)
+    cuts = np.linspace(low - room, high + room, intervals + 1, axis=1)
+    line, square = _powers(cuts)
+    coefficients = np.zeros((len(terms), *line.shape))
+    first = len(terms)
+    for t, (_, factors) in enumerate(nodes):
+        coefficients[t, t] = line[t] + offsets[t]
+        last = first + len(factors)
+        coefficients[t, first:last] = factors[:, None] * square[first:last]
+        first = last
+    if radial:
+        edges = np.concatenate([edges, _parabolas(radial, design.basis.breakpoints)])
+        bells = radial.of_centres(np.stack([one.main[count:] for one in terms]))
+        cuts = np.concatenate([cuts, np.tile(psi().t[DEGREE:-DEGREE], (bells.shape[1], 1))])
+        coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
+    mask = mixing @ np.any(coefficients, axis=2) != 0
+    outer = np.tensordot(mixing, coefficients, 1)
+    return KAN.of_layers(
+        [
+            _layer(breakpoints, edges, spec),
+            _layer(torch.as_tensor(cuts), outer, outer_spec, mask, uniform=True),
+        ]
+    )
+
+
+def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> KAN:
+    """Return the sum of networks of one output, each through its map (from, to).
+
+    The edges of a third layer are the maps, by Schoenberg's approximation: it reproduces straight
+    lines, and stays within the range of the map, whose ends continue as constants.
+    """
+    first, second = ([one.layer(i) for one in networks] for i in (0, 1))
+    edges = np.concatenate([one.coefficients.detach().numpy() for one in first])
+    inner = _layer(breakpoints_of(first[0].knots, DEGREE), edges, first[0].spec)
+    cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])
+    flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
+    mask = linalg.block_diag(*(one.mask.numpy() for one in second))
+    flat = flat.reshape(len(networks), len(cuts), -1)
+    middle = _layer(cuts, flat, second[0].spec, mask, uniform=True)
+    points = max(len(values) for values, _ in maps)
+    ends = np.stack(
+        [
+            values if len(values) == points else np.linspace(values[0], values[-1], points)
+            for values, _ in maps
+        ]
+    )
+    line, _ = _powers(ends)
+    ways = [make_interp_spline(*one, k=1)(at) for at, one in zip(line, maps, strict=True)]
+    spec = replace(second[0].spec, extrapolation="constant")
+    return KAN.of_layers([inner, middle, _layer(torch.as_tensor(ends), np.stack(ways)[None], spec)])
+
+
+def _layer(
+    breakpoints: torch.Tensor,
+    coefficients: Float[ndarray, "outputs inputs functions"],
+    spec: EdgeSpec,
+    mask: ndarray | None = None,
+    *,
+    uniform: bool = False,
+) -> SplineLayer:
+    layer = SplineLayer.on_grid(breakpoints, len(coefficients), spec, uniform=uniform)
+    with torch.no_grad():
+        layer.coefficients.copy_(torch.as_tensor(coefficients))
+        if mask is not None:
+            layer.mask.copy_(torch.as_tensor(mask))
+    return layer
+
+
+def _powers(breakpoints: Float[ndarray, "inputs breakpoints"]) -> tuple[ndarray, ndarray]:
+    """Return the B-spline coefficients of z and of z^2, each of shape (inputs, functions).
+
+    Coefficient i belongs to the three knots after knot i: that of z is their mean, that of z^2 the
+    mean of the products of two of them (the blossoms of z and z^2).
+    """
+    knots = extend(torch.as_tensor(breakpoints), DEGREE).numpy()
+    a, b, c = (knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in range(1, DEGREE + 1))
+    return (a + b + c) / DEGREE, (a * b + a * c + b * c) / DEGREE
+
+
+def _parabolas(
+    radial: RadialBasis, breakpoints: ndarray
+) -> Float[ndarray, "centres inputs functions"]:
+    """Return the B-spline coefficients of w_j (x_j - z_j)^2 / 2."""
+    line, square = _powers(breakpoints)
+    z = radial.centres[:, :, None]
+    return np.asarray(radial.kernel.precisions[:, None] / 2 * (square - 2 * z * line + z**2))
+
+
+def _nodes(
+    terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy
+) -> tuple[Float[ndarray, "nodes functions"], Float[ndarray, " nodes"]]:
+    """Return directions and half the eigenvalues of pairs, without those of least effect.
+
+    What is omitted, in sum, has at most `policy.omitted` times the standard deviation of the noise.
+    """
+    count = h.shape[1]
+    if terms.pairs is None or terms.places is None:
+        return np.zeros((0, count)), np.zeros(0)
+    inside = np.flatnonzero(np.any(terms.pairs != 0, axis=0))
+    active = terms.places[inside]
+    values, vectors = np.linalg.eigh(terms.pairs[np.ix_(inside, inside)])
+    part = (h[:, active] @ vectors) ** 2 * (values / 2)
+    part -= part.mean(0)
+    order = np.argsort((part**2).mean(0))[::-1]
+    rest = part[:, order][:, ::-1].cumsum(1)[:, ::-1].std(0)  # of all nodes from this one on
+    keep = order[: min(int(np.sum(rest > policy.omitted * noise)), policy.max_nodes)]
+    directions = np.zeros((len(keep), count))
+    directions[:, active] = vectors[:, keep].T
+    return directions, values[keep] / 2
+
+
+def _edges(design: Design, weights: ndarray) -> Float[ndarray, "nodes inputs functions"]:
+    """Return the B-spline coefficients of weighted sums of the scaled functions."""
+    basis = design.basis
+    scaled = weights / np.sqrt(basis.roughness)
+    each = zip(basis.coefficients, basis.places, strict=True)
+    return np.stack([scaled[:, mine] @ coefficients.T for coefficients, mine in each], 1)
+
+
+def _monotone(edges: ndarray, design: Design) -> ndarray:
+    """Set differences of the wrong sign, which are due to rounding, to zero on monotone edges."""
+    for j, shape in design.shapes:
+        if shape in CURVATURES:
+            continue
+        sign = SHAPES[shape]
+        for edge in edges[:, j]:
+            # The logit of the first of two classes turns the other way.
+            turn = sign if edge[-1] * sign >= edge[0] * sign else -sign
+            edge[:] = turn * np.maximum.accumulate(turn * edge)
+    return edges
