@@ -20,7 +20,7 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
-from kanrun.study.model import error_levels
+from kanrun.study.prediction import error_levels
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
