@@ -30,7 +30,6 @@ from kanrun.engine.symbolic import (
     choose_formula,
     finish_formula,
     partly_symbolic,
-    variants,
 )
 
 #: Points of the certificate that no part of the search has seen.
@@ -182,18 +181,12 @@ def _mixed(
     found: list[tuple[int, float, int, FittedStructure, PartlySymbolic]] = []
     for each in near:
         allowed = max((1 + slack) * each.network_error, problem.policy.exact)
-        for graph in variants(each.network, problem):
-            mixed = PartlySymbolic(graph, problem.data.error(graph), ())
-            allowance = policy.budget / (len(near) * problem.policy.selection.variants)
-            with (
-                contextlib.suppress(WorkSpent),
-                at_most(0.7 * budget.left),
-            ):  # the rest is for its formula
-                mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
-            numeric = len(mixed.graph.numeric_edges())
-            found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
-            if numeric == 0:
-                break
+        mixed, allowance = PartlySymbolic(each.network, each.network_error, ()), policy.budget / len(near)
+        # What the budget leaves is for the formula.
+        with contextlib.suppress(WorkSpent), at_most(0.7 * budget.left):
+            mixed = partly_symbolic(each.network, problem, each.matches, allowed, allowance)
+        numeric = len(mixed.graph.numeric_edges())
+        found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
     _, _, _, structure, chosen = min(found, key=lambda entry: entry[:3])
     return structure, chosen
 

@@ -41,4 +41,3 @@ from kanrun.engine.symbolic.snapping import (
 )
 from kanrun.engine.symbolic.structure import tried_expression
 from kanrun.engine.symbolic.univariate import match_formulas
-from kanrun.engine.symbolic.variants import variants

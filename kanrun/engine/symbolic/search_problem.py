@@ -150,7 +150,7 @@ class SelectionPolicy:
     """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, within work of
     `budget`.
 
-    `variants` graphs of the same function are tried where it has several. Formulas are tried on edges whose best match
+    Formulas are tried on edges whose best match
     has 1 - R^2 above `doubted` and the network's own accuracy. Above an error of `noisy` a network has met noise, and a
     formula `as_good` times as wrong is enough, unless it is `resolved` times as wrong or less, which shows that the
     network's grid was the limit. Between `smooth` and `noisy` it is noise where the residuals have nothing of the
@@ -170,7 +170,6 @@ class SelectionPolicy:
     resolved: float = 0.7
     within: float = 0.1
     within_noise: float = 0.3
-    variants: int = 3
     diverged: float = 1e7
 
 

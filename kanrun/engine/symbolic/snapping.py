@@ -22,7 +22,6 @@ from kanrun.engine.symbolic.refit import RefitSettings, TrainedGraph, extend, re
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.templates import fitted_grids
 from kanrun.engine.symbolic.univariate import match_formulas
-from kanrun.engine.symbolic.variants import variants
 
 
 @dataclass(frozen=True)
@@ -294,18 +293,11 @@ def edge_matches(graph: Graph, problem: SearchProblem) -> Matches:
 
 
 def select(name: str, network: TrainedGraph, problem: SearchProblem) -> FittedStructure:
-    """The first exact formula of single candidates, else the best met, and the variant of the network that it is of."""
+    """Return the first exact formula of single candidates for the network's edges, else the best one met."""
     goal, budget = max(problem.policy.exact, EXACT), Budget(problem.policy.selection.budget)
-    chosen: FittedStructure | None = None
-    for graph in variants(network.graph, problem):
-        matches = edge_matches(graph, problem)
-        best = _try_assignments(graph, problem, matches, goal, budget)
-        if chosen is None or best < chosen.best:
-            chosen = FittedStructure(name, graph, network.error, best, matches)
-        if best.error <= goal:
-            break
-    assert chosen is not None
-    return chosen
+    matches = edge_matches(network.graph, problem)
+    best = _try_assignments(network.graph, problem, matches, goal, budget)
+    return FittedStructure(name, network.graph, network.error, best, matches)
 
 
 def select_with_edge_formulas(
