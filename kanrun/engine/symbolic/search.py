@@ -39,7 +39,7 @@ from kanrun.engine.symbolic.structure import (
     structured_formulas,
 )
 from kanrun.engine.symbolic.sum_products import sum_product
-from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, reduced
+from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, reduce_variables
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
 
 Training = Callable[[], TrainedGraph]
@@ -95,7 +95,7 @@ def _in_inputs(
         yield from run.tried
         yield from run.recorded(simple_laws(problem))
     if not run.over():
-        reduction = reduced(problem.data, problem.policy.symmetry)
+        reduction = reduce_variables(problem.data, problem.policy.symmetry)
         yield from run.recorded(structured_formulas(problem, reduction))
         if reduction.changes and reduction.variables:
             yield from run.in_groups(reduction)

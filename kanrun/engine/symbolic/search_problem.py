@@ -189,46 +189,51 @@ class MixingPolicy:
 class SymmetryPolicy:
     """Scalings, translations and norms, read off the derivatives of a Gaussian process fit.
 
-    The fit's lengths are found on `tuned` points in at most `steps` steps, its values on `points`, with `jitter` on
-    the diagonal; above an error of `resolved` it gets twice as many for its lengths and `most` for its values. It says
-    nothing above an error of `hopeless` and is as good as exact below `accurate`.
-    Slopes are read on the points in the inner share `inside` of every range, if there are `fewest`. An input is
-    idle below a share `idle` of the strongest one's effect. A vector is in the null space to `tolerance`, or
-    `loosened` times the fit's error, its entries rational to `rational`, with at most `support` inputs; of `pairs`
-    the best are tried. A step stands if the fit's error in fewer variables is at most `kept` times the one before;
-    a rest is constant to `constant`. Of at most `single` products and sums, y is a function of one alone if from
-    one point to the next it changes by less than a share `smooth` of what it does in no order, and lines between
-    neighbours leave less than a share `rough` of that. Exponents of a power law are rounded within `deviations`
-    standard errors. Noise is relative if y varies by a factor of more than `sizes`, a fit of its logarithm finds noise
-    above `noisy` and leaves at most `mostly` times that, and its likelihood is `surely` nats better.
+    Attributes:
+        tuned: Points from which the fit's lengths are found.
+        steps: Maximum number of steps for that.
+        points: Points that the fit goes through.
+        resolved: Error above which the fit is repeated with twice as many points.
+        jitter: Addition to the diagonal of the covariance.
+        no_fit: Error above which the fit says nothing.
+        accurate: Error below which a fit is as good as exact.
+        idle: Strength of an input without effect, relative to the strongest one.
+        slopes: Minimum number of points at which slopes are read.
+        tolerance: Size of a small eigenvalue's square root.
+        slope_error: Error of slopes relative to that of the fit.
+        pairs: Pairs of inputs that are tried.
+        error_growth: Factor by which the fit's error may grow in fewer variables.
+        constant: Relative deviation of a constant.
+        indices: Maximum number of products or sums of which y may be a function alone.
+        rough: Roughness of y along these, relative to that in no order.
+        deviations: Standard errors within which exponents of a power law are rounded.
+        sizes: Minimum ratio of the largest and the smallest |y| for relative noise.
+        noise: Minimum relative noise.
+        noise_factor: Validation error of the logarithm, relative to its noise.
+        likelier: Minimum gain of relative noise in nats.
     """
 
     tuned: int = 250
     steps: int = 25
-    points: int = 700
+    points: int = 600
     resolved: float = 0.02
-    most: int = 1200
     jitter: float = 1e-9
-    hopeless: float = 0.2
+    no_fit: float = 0.2
     accurate: float = 1e-5
     idle: float = 1e-4
-    inside: float = 0.85
-    fewest: int = 80
+    slopes: int = 80
     tolerance: float = 0.03
-    loosened: float = 3.5
-    rational: float = 0.04
-    support: int = 4
+    slope_error: float = 3.5
     pairs: int = 4
-    kept: float = 1.5
+    error_growth: float = 1.5
     constant: float = 1e-9
-    single: int = 4000
-    smooth: float = 0.2
+    indices: int = 4000
     rough: float = 0.2
     deviations: float = 2.5
     sizes: float = 10.0
-    noisy: float = 5e-4
-    mostly: float = 1.5
-    surely: float = 3.0
+    noise: float = 5e-4
+    noise_factor: float = 1.5
+    likelier: float = 3.0
 
 
 @dataclass(frozen=True)

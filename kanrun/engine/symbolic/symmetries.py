@@ -20,12 +20,14 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import SymmetryPolicy
-from kanrun.engine.symbolic.smooth_fit import SmoothFit, smooth_fit
+from kanrun.engine.symbolic.smooth_fit import GaussianProcessFit, smooth_fit
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 
-#: What a null vector may have to be multiplied by for whole entries.
-_DENOMINATORS = (1, 2, 3, 4, 5, 6)
+#: The largest number that a null vector may have to be multiplied by for whole entries, and the error of these.
+_DENOMINATOR, _RATIONAL = 6, 0.04
+#: Accuracy to which an exponent is known at best.
+_KNOWN = 1e-8
 #: The largest denominator of an exponent in a group.
 _LARGEST = 12
 
@@ -93,13 +95,12 @@ def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
         raise UsageError(
             "target.units: no product of powers of the inputs has the units of the output."
         )
-    found = _in_groups(data.x, rows) if rows else None
-    return found if found is not None else Reduction.none(data.x.shape[1])
+    return _in_groups(data.x, rows) or Reduction.none(data.x.shape[1])
 
 
 def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
-    """c prod x_i^(a_i) by least squares on logarithms, the exponents the simplest that their standard errors allow;
-    None where an input or the output has both signs or is zero."""
+    """Return c prod x_i^(a_i) by least squares on logarithms, each exponent the simplest that its standard error allows,
+    or None if an input or the output has both signs or is zero."""
     x, y = data.all_points.x, data.all_points.y
     sign = float(np.sign(y[0]))
     if not ((x > 0).all() and (sign * y > 0).all()):
@@ -109,37 +110,29 @@ def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
     if rank < design.shape[1] or len(y) <= rank:
         return None
     rest = np.log(sign * y) - design @ solved
-    errors = np.sqrt(
-        np.diag(np.linalg.inv(design.T @ design)) * float(rest @ rest) / (len(y) - rank)
-    )
-    powers = [
-        _simplest(float(a), max(policy.deviations * float(e), 1e-8))
-        for a, e in zip(solved, errors, strict=True)
-    ]
-    law = sympy.Mul(*(variable(f"x{i}") ** a for i, a in enumerate(powers[:-1])))
+    errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / (len(y) - rank))
+    law = sympy.Integer(1)
+    for i, value in enumerate(solved[:-1].tolist()):
+        window, exponent = max(policy.deviations * float(errors[i]), _KNOWN), sympy.Float(value, 17)
+        for denominator in range(_DENOMINATOR, 0, -1):
+            nearest = sympy.Rational(round(value * denominator), denominator)
+            exponent = nearest if abs(float(nearest) - value) <= window else exponent
+        law *= variable(f"x{i}") ** exponent
     if not law.free_symbols:
         return None
     shape = to_numpy(law, [f"x{i}" for i in range(x.shape[1])])(x)
     return sympy.Float(float(shape @ y / (shape @ shape)), 17) * law
 
 
-def _simplest(value: float, window: float) -> sympy.Expr:
-    """The fraction of smallest denominator within the window, or the number itself."""
-    for denominator in _DENOMINATORS:
-        if abs(round(value * denominator) / denominator - value) <= window:
-            return sympy.Rational(round(value * denominator), denominator)
-    return sympy.Float(value, 17)
-
-
 def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
-    """One product of powers of the inputs, or one sum of them with signs, of which y is a function alone, however fast
-    it varies: in the order of that, y hardly changes from point to point. None where there is none."""
+    """Return one product of powers of the inputs, or one sum of them with signs, of which y is a function alone, or
+    None. It may vary fast: in the order of that product or sum y hardly changes from point to point."""
     x, y = data.x, data.y
-    inputs, most = x.shape[1], policy.single
+    inputs = x.shape[1]
     names = [variable(f"x{i}") for i in range(inputs)]
     best: tuple[float, sympy.Expr, Array] | None = None
-    for values, build in ((np.log(np.where(x > 0, x, np.nan)), sympy.Mul), (x, sympy.Add)):
-        largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= most), 0)
+    for values, product in ((np.log(np.where(x > 0, x, np.nan)), True), (x, False)):
+        largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= policy.indices), 0)
         if not np.isfinite(values).all() or largest == 0:
             continue
         count_work(COSTS.grid_value * (2 * largest + 1) ** inputs * len(y) / 2)
@@ -147,24 +140,19 @@ def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
             if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
                 continue
             index = values @ np.array(weights)
-            jumps = float(np.sum(np.diff(y[np.argsort(index)]) ** 2)) / (
-                2 * len(y) * float(np.var(y))
-            )
+            jumps = float(np.mean(np.diff(y[np.argsort(index)]) ** 2) / (2 * np.var(y)))
             if best is None or jumps < best[0]:
                 parts = zip(names, weights, strict=True)
-                best = (
-                    jumps,
-                    build(*(n**w if build is sympy.Mul else w * n for n, w in parts)),
-                    index,
-                )
-    if best is None or best[0] > policy.smooth or _rough(best[2], y) > policy.rough:
+                terms = [name**w if product else w * name for name, w in parts]
+                best = jumps, (sympy.Mul if product else sympy.Add)(*terms), index
+    if best is None or best[0] > policy.rough or _roughness(best[2], y) > policy.rough:
         return None
     return Reduction(inputs, (best[1],))
 
 
-def _rough(index: Array, y: Array) -> float:
-    """What lines between its neighbours leave of y at each point, relative to its steps from point to point: small for
-    a function of the index, about 1 where other things matter too."""
+def _roughness(index: Array, y: Array) -> float:
+    """Return what lines between its neighbours leave of y at each point, relative to its steps from point to point:
+    small for a function of the index, about 1 if other things matter too."""
     order = np.argsort(index)
     u, y = index[order], y[order]
     wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
@@ -172,33 +160,29 @@ def _rough(index: Array, y: Array) -> float:
     return float(np.median(np.abs(rest)) / max(np.median(np.abs(np.diff(y))), 1e-300))
 
 
-def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:
-    """Fewer variables, in as many rounds as help; `Reduction.none` where nothing is found."""
+def reduce_variables(data: SearchData, policy: SymmetryPolicy) -> Reduction:
+    """Return fewer variables, in as many rounds as help; `Reduction.none` if nothing is found."""
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
     if (step := _single_index(data, policy)) is not None:
         return step
     here, fit = data, smooth_fit(data, policy)
-    while here.x.shape[1] > 0 and fit.error < policy.hopeless:
+    while here.x.shape[1] > 0 and fit.error < policy.no_fit:
         for step in _proposals(here, fit, policy):
             then = step.data(here)
-            if not all(
-                np.isfinite(each).all()
-                for each in (then.x, then.y, then.validation_x, then.validation_y)
-            ):
+            columns = [then.x, then.y[:, None], then.validation_x, then.validation_y[:, None]]
+            if not all(np.isfinite(each).all() for each in columns):
                 continue
             if not step.variables:
-                factor = here.y / then.y
-                rest = here.y - factor * float(factor @ here.y / (factor @ factor))
-                if (
-                    float(np.sqrt(np.mean(rest**2)))
-                    <= max(policy.constant, policy.kept * fit.error) * here.spread
-                ):
+                shape = here.y / then.y
+                rest = here.y - shape * float(shape @ here.y / (shape @ shape))
+                allowed = max(policy.constant, policy.error_growth * fit.error) * here.y_std
+                if float(np.sqrt(np.mean(rest**2))) <= allowed:
                     return reduction.then(step)
                 continue
             new = smooth_fit(then, policy)
-            if new.error <= max(policy.kept * fit.error, policy.accurate):
+            if new.error <= max(policy.error_growth * fit.error, policy.accurate):
                 reduction, here, fit = reduction.then(step), then, new
                 break
         else:
@@ -206,99 +190,78 @@ def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:
     return reduction
 
 
-def _proposals(data: SearchData, fit: SmoothFit, policy: SymmetryPolicy) -> list[Reduction]:
-    """Steps to try, the surest first: all scalings at once, the surest scaling, then pairs that act together."""
-    loose = policy.loosened * fit.error  # slopes are as wrong as the fit, and more
-    policy = replace(
-        policy, tolerance=max(policy.tolerance, loose), rational=max(policy.rational, 0.5 * loose)
-    )
-    inside = np.abs(data.x - data.x.mean(0)).max(0) * policy.inside > np.abs(
-        data.x - data.x.mean(0)
-    )
-    rows = np.flatnonzero(inside.all(1))[
-        : policy.points
-    ]  # slopes of a fit are worst at the edge of its points
-    rows = rows if len(rows) >= policy.fewest else np.arange(min(len(data.x), policy.points))
-    x = data.x[rows]
-    slopes = fit.gradient(x)
-    names = [f"x{i}" for i in range(x.shape[1])]
+def _proposals(
+    data: SearchData, fit: GaussianProcessFit, policy: SymmetryPolicy
+) -> list[Reduction]:
+    """Return steps to try, the surest first: fewer inputs alone if any is idle, else all scalings of few inputs, pairs
+    of inputs that act together, and all scalings at once or one by one."""
+    # Slopes are at least as inaccurate as the fit, and most inaccurate at the edge of its points.
+    tolerance = max(policy.tolerance, policy.slope_error * fit.error)
+    centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), 1e-300)
+    inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, policy.slopes)]
+    x = data.x[inner]
+    slopes, inputs = fit.gradient(x), x.shape[1]
     strength = np.sqrt(np.mean((slopes * x.std(0)) ** 2, axis=0))
-    idle = [i for i in range(len(names)) if strength[i] < max(policy.idle, loose) * strength.max()]
-    if idle:
-        return [
-            Reduction(len(names), tuple(variable(n) for i, n in enumerate(names) if i not in idle))
-        ]
-    last = np.ones(len(x)) if fit.logarithmic else data.y[rows]
-    found = _scalings(np.column_stack([x * slopes, last]), policy)
-    steps = []
-    few = tuple(
-        v
-        for v in found
-        if np.count_nonzero(v[:-1]) == 1 or (np.count_nonzero(v[:-1]) == 2 and v[-1] == 0)
-    )
-
-    def grouped(*choices: Sequence[tuple[float, ...]]) -> list[Reduction]:
-        vectors = ([np.array(v) for v in chosen] for chosen in choices if chosen)
-        return [step for each in vectors if (step := _in_groups(data.x, each)) is not None]
-
-    steps = [
-        *grouped(few, few[:1]),
-        *_pairs(x, slopes, policy),
-        *grouped(found, *((each,) for each in found[:3])),
-    ]
-    return list(dict.fromkeys(steps))
+    idle = strength < max(policy.idle, policy.slope_error * fit.error) * strength.max()
+    if idle.any():
+        kept = tuple(variable(f"x{i}") for i in range(inputs) if not idle[i])
+        return [Reduction(inputs, kept)]
+    last = np.ones(len(x)) if fit.logarithmic else data.y[inner]
+    found = _scalings(np.column_stack([x * slopes, last]), tolerance)
+    counts = [int(np.count_nonzero(v[:-1])) for v in found]
+    few = [v for v, n in zip(found, counts, strict=True) if n == 1 or (n == 2 and v[-1] == 0)]
+    steps = [_in_groups(data.x, few), _in_groups(data.x, few[:1])]
+    steps += _joined_pairs(x, slopes, tolerance)[: policy.pairs]
+    steps += [_in_groups(data.x, found), *(_in_groups(data.x, [each]) for each in found[:3])]
+    return list(dict.fromkeys(step for step in steps if step is not None))
 
 
-def _scalings(rows: Array, policy: SymmetryPolicy) -> list[tuple[float, ...]]:
-    """Independent vectors (inputs + 1,) of small rational numbers in the null space of `rows`, few entries first."""
-    moments = rows.T @ rows / len(rows)
+def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None:
+    """Return the smallest eigenvalue of scaled `moments` (n, n), and the null vector (n,) that it stands for; None if
+    it is not small, or if the vector is no multiple of small whole numbers."""
     sizes = np.sqrt(np.diag(moments))
-    if not sizes.all() or not np.isfinite(sizes).all():
-        return []
-    correlated = moments / np.outer(sizes, sizes)
-    inputs = rows.shape[1] - 1
-    found: list[tuple[float, ...]] = []
-    for count in range(1, min(inputs, policy.support) + 1):
-        ranked: list[tuple[float, tuple[float, ...]]] = []
+    if not (np.isfinite(sizes).all() and sizes.all()):
+        return None
+    values, vectors = np.linalg.eigh(moments / np.outer(sizes, sizes))
+    if values[0] > tolerance**2:
+        return None
+    vector = vectors[:, 0] / sizes
+    vector = vector / vector[np.abs(vector).argmax()]
+    for denominator in range(1, _DENOMINATOR + 1):
+        whole = np.round(vector * denominator)
+        if np.abs(vector * denominator - whole).max() < max(_RATIONAL, tolerance / 2) * denominator:
+            off = float(whole @ moments @ whole / np.sum((whole * sizes) ** 2))
+            return (max(off, float(values[0])), whole) if off <= tolerance**2 else None
+    return None
+
+
+def _scalings(rows: Array, tolerance: float) -> list[Array]:
+    """Return independent vectors (inputs + 1,) of small whole numbers in the null space of `rows`, few entries first."""
+    moments, inputs = rows.T @ rows / len(rows), rows.shape[1] - 1
+    found: list[Array] = []
+    for count in range(1, inputs + 1):
+        ranked = []
         for subset in itertools.combinations(range(inputs), count):
-            inside = [*subset, inputs]
-            values, vectors = np.linalg.eigh(correlated[np.ix_(inside, inside)])
-            for k in range(min(2, len(values))):
-                if values[k] > policy.tolerance**2:
-                    break
-                small = _rational(vectors[:, k] / sizes[inside], policy)
-                if small is not None and all(small[:-1]):
-                    full = np.zeros(inputs + 1)
-                    full[inside] = small
-                    off = full @ moments @ full / np.sum((full * sizes) ** 2)
-                    if off <= policy.tolerance**2:
-                        ranked.append((float(off), tuple(float(entry) for entry in full)))
-        for _, vector in sorted(ranked):
+            for inside in ([*subset, inputs], list(subset)):
+                null = _null_vector(moments[np.ix_(inside, inside)], tolerance)
+                if null is not None and all(null[1][:count]):
+                    vector = np.zeros(inputs + 1)
+                    vector[inside] = null[1]
+                    ranked.append((null[0], tuple(vector)))
+        for _, entries in sorted(ranked):
+            vector = np.array(entries)
             if np.linalg.matrix_rank(np.array([*found, vector])) > len(found):
                 found.append(vector)
     return found
 
 
-def _rational(vector: Array, policy: SymmetryPolicy) -> Array | None:
-    """A multiple of the vector whose entries are small whole numbers, or None."""
-    vector = (
-        vector / np.abs(vector[:-1]).max() * (1 if vector[np.abs(vector[:-1]).argmax()] > 0 else -1)
-    )
-    for denominator in _DENOMINATORS:
-        near = np.round(vector * denominator)
-        if np.abs(vector * denominator - near).max() < policy.rational * denominator:
-            return near
-    return None
-
-
 def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     """The step to groups that the scalings leave as they are, expressed by the variables that suit best: positive, of
     small range, with small exponents; None where no choice is allowed."""
-    weights = np.array(vectors)
-    count, inputs = len(weights), x.shape[1]
+    weights, inputs = np.array(vectors), x.shape[1]
     away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300)
     best: tuple[float, Reduction] | None = None
-    for pivots in itertools.combinations(range(inputs), count):
+    for pivots in itertools.combinations(range(inputs), len(weights) or inputs + 1):
         matrix = weights[:, pivots]
         if abs(np.linalg.det(matrix)) < 1e-9 or any(away[i] < 1e-3 for i in pivots):
             continue
@@ -335,29 +298,19 @@ def _step(inputs: int, pivots: Sequence[int], others: Sequence[int], exponents: 
     return Reduction(inputs, variables, power(inputs, 1))
 
 
-def _pairs(x: Array, slopes: Array, policy: SymmetryPolicy) -> list[Reduction]:
-    """Steps that put u and v together as a u + b v, a u^2 + b v^2 or a / u + b / v, with small whole a and b."""
-    inputs = x.shape[1]
-    ranked: list[tuple[float, int, Reduction]] = []
+def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
+    """Return steps that join u and v as a u + b v, a u^2 + b v^2 or a / u + b / v, with small whole a and b, the surest
+    first."""
+    inputs, ranked = x.shape[1], []
     with np.errstate(all="ignore"):
         forms = ((1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2))
     for power, rates in forms:
-        if not np.isfinite(rates).all():
-            continue
         for i, j in itertools.combinations(range(inputs), 2):
-            moments = rates[:, [i, j]].T @ rates[:, [i, j]] / len(x)
-            sizes = np.sqrt(np.diag(moments))
-            if not sizes.all():
-                continue
-            value, vectors = np.linalg.eigh(moments / np.outer(sizes, sizes))
-            if value[0] > policy.tolerance**2:
-                continue
-            a, b = (vectors[:, 0] / sizes).tolist()
-            scaled = _rational(np.array([b, -a, 0.0]), policy)
-            if scaled is None or not scaled[:2].all():
-                continue
-            first, second = variable(f"x{i}"), variable(f"x{j}")
-            joined = int(scaled[0]) * first**power + int(scaled[1]) * second**power
-            rest = [variable(f"x{k}") for k in range(inputs) if k not in (i, j)]
-            ranked.append((float(value[0]), len(ranked), Reduction(inputs, (joined, *rest))))
-    return [step for _, _, step in sorted(ranked, key=lambda entry: entry[:2])[: policy.pairs]]
+            pair = rates[:, [j, i]] * (1, -1)
+            null = _null_vector(pair.T @ pair / len(x), tolerance)
+            if null is not None and null[1].all():
+                a, b = (int(each) for each in null[1])
+                joined = a * variable(f"x{i}") ** power + b * variable(f"x{j}") ** power
+                rest = [variable(f"x{k}") for k in range(inputs) if k not in (i, j)]
+                ranked.append((null[0], len(ranked), Reduction(inputs, (joined, *rest))))
+    return [step for *_, step in sorted(ranked, key=lambda entry: entry[:2])]

@@ -17,7 +17,7 @@ from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.multivariate import linear_forms, pair_formulas, ridge_formulas
 from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.structure import _without_needless_addends, tried_expression
-from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
+from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.formulas.units import dimensions
@@ -46,7 +46,7 @@ def points(text: str, low: float, high: float, inputs: int, count: int = 500) ->
 )
 def test_symmetries_leave_fewer_variables(text: str, inputs: int, left: int) -> None:
     data = points(text, 1, 3, inputs)
-    reduction = reduced(data, POLICY.symmetry)
+    reduction = reduce_variables(data, POLICY.symmetry)
     assert len(reduction.variables) == left
     inner = reduction.data(data)
     factor = to_numpy(reduction.factor, reduction.names)(data.x)
@@ -70,9 +70,9 @@ def test_a_polynomial_and_a_function_of_a_form_are_found(text: str) -> None:
 
 def test_a_variable_that_is_zero_somewhere_is_no_divisor() -> None:
     data = points("x0^2*(1 + x1)", -1, 1, 2)
-    assert reduced(data, POLICY.symmetry).factor == parse("x0^2")
+    assert reduce_variables(data, POLICY.symmetry).factor == parse("x0^2")
     data.x[3, 0] = data.y[3] = 0.0
-    reduction = reduced(data, POLICY.symmetry)
+    reduction = reduce_variables(data, POLICY.symmetry)
     assert np.isfinite(reduction.data(data).y).all()
     assert reduction.factor == 1
 
