@@ -22,8 +22,8 @@ from kanrun.engine.symbolic import (
     SearchProblem,
     SearchStage,
     count_work,
+    fit_expression,
     matched,
-    tried_expression,
 )
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, variable
@@ -61,7 +61,7 @@ def found_by(
         expressions = BACKENDS[backend][1](together.x, together.y, seconds, seed)
     count_work(seconds)
     for expression in expressions:
-        tried = tried_expression(backend, expression, problem)
+        tried = fit_expression(backend, expression, problem)
         if tried is not None:
             yield from matched(tried, began)
 

@@ -39,5 +39,5 @@ from kanrun.engine.symbolic.snapping import (
     partly_symbolic,
     refine_to_formula,
 )
-from kanrun.engine.symbolic.structure import tried_expression
+from kanrun.engine.symbolic.structure import fit_expression
 from kanrun.engine.symbolic.univariate import match_formulas

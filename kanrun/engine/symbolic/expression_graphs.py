@@ -39,12 +39,11 @@ def _decimal(number: sympy.Expr) -> sympy.Float:
 
 def composed(
     variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int
-) -> Graph:
-    """factor(x) * inner(u(x)) as one graph."""
-    if factor == 1 and variables == tuple(variable(f"x{i}") for i in range(inputs)):
-        return inner
+) -> tuple[Graph, int]:
+    """Return factor(x) * inner(u(x)) as one graph, and the place of the first of inner's edges among its own."""
     builder = _Builder(inputs, free=False)
     number = {i: builder.node_of(each) for i, each in enumerate(variables)}
+    first = len(builder.edges)
     for node in range(inner.inputs, inner.output + 1):
         into = [inner.edges[i] for i in inner.into(node)]
         number[node] = builder.add(
@@ -52,7 +51,7 @@ def composed(
         )
     if factor != 1:
         builder.add("product", [(number[inner.output], Identity()), *builder.factors(factor)])
-    return builder.graph()
+    return builder.graph(), first
 
 
 @dataclass
@@ -67,7 +66,7 @@ class _Builder:
     known: dict[sympy.Expr, int] = field(default_factory=dict)
 
     def graph(self) -> Graph:
-        ordered = sorted(self.edges, key=lambda edge: (edge.target, edge.source))
+        ordered = sorted(self.edges, key=lambda edge: edge.target)
         return Graph(self.inputs, tuple(self.operations), tuple(ordered))
 
     def add(self, operation: Operation, terms: list[_Term]) -> int:

@@ -21,7 +21,7 @@ from kanrun.engine.symbolic.refit import (
     train_graph,
 )
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.separability import module_templates
+from kanrun.engine.symbolic.separability import module_templates, sum_product
 from kanrun.engine.symbolic.smooth_fit import relative_noise
 from kanrun.engine.symbolic.snapping import (
     FittedStructure,
@@ -38,7 +38,6 @@ from kanrun.engine.symbolic.structure import (
     simple_laws,
     structured_formulas,
 )
-from kanrun.engine.symbolic.sum_products import sum_product
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, reduce_variables
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
 
@@ -147,7 +146,7 @@ class _Search:
         self.data, self.policy = problem.data, problem.policy
         self.budget = Budget(problem.policy.searching * problem.policy.budget)
         self.further = problem.policy.longer_search_budget  # work left for longer looks
-        again = (rebuild(each, lambda graph: graph, self.data) for each in tried)
+        again = (rebuild(each, lambda graph: (graph, 0), self.data) for each in tried)
         self.tried = [each for each in again if isinstance(each, FittedStructure)]
         self.deep = 0  # of `tried`, those that had their longer look
         self.trained: list[tuple[str, TrainedGraph]] = []

@@ -1,7 +1,7 @@
 """Structure first: what the points themselves show before any network is trained.
 
-Symmetries leave fewer variables; in these a dictionary of small expressions, and for one variable the candidates after
-a change of the output, are compared with the points. What remains is searched with networks in the fewer variables.
+Power laws and quotients of polynomials come first. Symmetries leave fewer variables; in these the sparse regressions of
+one and of several variables look for formulas. What remains is searched with networks in the fewer variables.
 """
 
 from __future__ import annotations
@@ -34,178 +34,124 @@ Event: TypeAlias = SearchStage | FittedStructure
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
-    """A power law of all inputs, and a quotient of polynomials of few terms."""
-    policy = problem.policy
-    for name in ("power law", "rational function"):
-        began = time.monotonic()
-        if name == "power law":
-            expression = power_law(problem.data, policy.symmetry)
-        else:
-            expression = rational_function(problem.data, policy.quotients)
-        tried = tried_expression(name, expression, problem) if expression is not None else None
-        if tried is not None and tried.formula_error < problem.data.no_skill_error:
-            yield from matched(tried, began)
-            if tried.is_exact(problem):
+    """Yield a power law of all inputs, and unless that is exact a quotient of polynomials with few terms."""
+    data, policy = problem.data, problem.policy
+    laws = {
+        "power law": lambda: power_law(data, policy.symmetry),
+        "rational function": lambda: rational_function(data, policy.quotients),
+    }
+    for name, law in laws.items():
+        began, expression = time.monotonic(), law()
+        fitted = None if expression is None else fit_expression(name, expression, problem)
+        if fitted is not None and fitted.formula_error < data.no_skill_error:
+            yield from matched(fitted, began)
+            if fitted.is_exact(problem):
                 return
 
 
 def regressions(problem: SearchProblem) -> Iterator[Event]:
-    """Of points with noise in one variable, the formulas of shortest description."""
+    """Yield the two formulas with the shortest descriptions for points with noise in one variable."""
     began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
-    found = regression_formulas(
-        data.x[:, 0], data.y, problem.candidates, Budget(2 * policy.budget), policy
-    )
-    tried = [_tried_graph("regression", graph, problem) for graph in found]
-    for each in sorted(
-        (each for each in tried if each is not None), key=lambda each: each.best.length
-    )[:2]:
+    budget = Budget(2 * policy.budget)
+    graphs = regression_formulas(data.x[:, 0], data.y, problem.candidates, budget, policy)
+    fitted = [each for graph in graphs if (each := _fitted("regression", graph, problem))]
+    for each in sorted(fitted, key=lambda each: each.best.length)[:2]:
         yield from matched(each, began)
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
-    """What is found without a network, an exact formula or the few nearest; the network of each is its own graph."""
-    inner = reduction.data(problem.data)
-    began = time.monotonic()
-    others: list[FittedStructure] = []
-    for expression in _expressions(inner, problem, reduction):
-        tried = tried_expression(_name(reduction), reduction.restored(expression), problem)
-        if tried is not None and tried.is_exact(problem):
-            yield from matched(
-                _without_needless_addends(tried, reduction.restored(expression), problem), began
-            )
-            return
-        others += (
-            [tried]
-            if tried is not None and tried.formula_error < problem.policy.snap_threshold
-            else []
-        )
-    for tried in sorted(others, key=lambda each: each.best.length)[
-        : problem.policy.dictionary.refined
-    ]:
-        yield from matched(tried, began)
-
-
-def _without_needless_addends(
-    exact: FittedStructure, expression: sympy.Expr, problem: SearchProblem
-) -> FittedStructure:
-    """An exact formula without the addends that it does not need, as where two near sines stand for one."""
-    sums = sorted(expression.atoms(sympy.Add), key=lambda total: (total.count_ops(), str(total)))
-    for total in sums:
-        for addend in total.args:
-            if addend.is_number:
-                continue
-            smaller = expression.xreplace({total: total - addend})
-            tried = tried_expression(exact.name, smaller, problem) if smaller.free_symbols else None
-            if tried is not None and tried.is_exact(problem):
-                return _without_needless_addends(tried, smaller, problem)
-    return exact
-
-
-def _name(reduction: Reduction) -> str:
+    """Yield what is found without a network in the reduced variables: an exact formula or the few nearest ones. The
+    network of each is its own graph."""
+    began, others = time.monotonic(), list[FittedStructure]()
     groups = ", ".join(str(each) for each in reduction.variables)
-    return f"groups {groups}" if reduction.changes else "small expressions"
+    name = f"groups {groups}" if reduction.changes else "small expressions"
+    for expression in _expressions(reduction.data(problem.data), problem, reduction):
+        fitted = fit_expression(name, reduction.restored(expression), problem)
+        if fitted is not None and fitted.is_exact(problem):
+            yield from matched(fitted, began)
+            return
+        near = fitted is not None and fitted.formula_error < problem.policy.snap_threshold
+        others += [fitted] if fitted is not None and near else []
+    shortest = sorted(others, key=lambda each: each.best.length)
+    for fitted in shortest[: problem.policy.dictionary.refined]:
+        yield from matched(fitted, began)
 
 
 def _expressions(
     inner: SearchData, problem: SearchProblem, reduction: Reduction
 ) -> Iterator[sympy.Expr]:
-    policy = problem.policy.dictionary
-    if not reduction.variables:
+    """Yield formulas in the reduced variables that may be exact."""
+    policy, count, candidates = problem.policy, inner.x.shape[1], problem.candidates
+    if count == 0:
         yield sympy.Float(float(np.mean(inner.y)), 17)
-        return
-    if inner.x.shape[1] == 1:
-        yield from _one_variable(inner, problem)
-    elif (
-        reduction.changes
-        and (found := rational_function(inner, problem.policy.quotients)) is not None
-    ):
+    elif count == 1:
+        budget, t = Budget(policy.univariate.budget), inner.x[:, 0]
+        for match in match_formulas(t, inner.y, candidates, 0.0, budget, policy.univariate)[:1]:
+            if match.loss <= policy.structure_loss and isinstance(match.function, Subgraph):
+                yield to_expression(match.function.graph, ["x0"])
+    elif reduction.changes and (found := rational_function(inner, policy.quotients)) is not None:
         yield found
-    if inner.x.shape[1] <= policy.inputs:
-        yield from pair_formulas(inner, problem.candidates, policy)
-    if 1 < inner.x.shape[1] <= problem.policy.ridge.inputs:
-        yield from ridge_formulas(inner, problem.candidates, problem.policy.ridge)
+    if count and count <= policy.dictionary.inputs:
+        yield from pair_formulas(inner, candidates, policy.dictionary)
+    if 1 < count <= policy.ridge.inputs:
+        yield from ridge_formulas(inner, candidates, policy.ridge)
 
 
-def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.Expr]:
-    """A formula of one variable that gives the points to rounding."""
-    policy = problem.policy
-    budget = Budget(policy.univariate.budget)
-    for match in match_formulas(
-        inner.x[:, 0], inner.y, problem.candidates, 0.0, budget, policy.univariate
-    )[:1]:
-        if match.loss <= policy.structure_loss and isinstance(match.function, Subgraph):
-            yield to_expression(match.function.graph, ["x0"])
-
-
-def tried_expression(
+def fit_expression(
     name: str, expression: sympy.Expr, problem: SearchProblem
 ) -> FittedStructure | None:
-    """The expression as a graph with its constants refitted; None where it is none."""
+    """Return the expression as a graph with its constants refitted, or None if it is not one or not finite."""
     try:
-        return _tried_graph(name, graph_of_expression(expression, problem.data.x.shape[1]), problem)
+        graph = graph_of_expression(expression, problem.data.x.shape[1])
     except KanrunError:
         return None
+    return _fitted(name, graph, problem)
 
 
-def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> FittedStructure | None:
+def _fitted(name: str, graph: Graph, problem: SearchProblem) -> FittedStructure | None:
     data = problem.data
     fitted = refit_to(graph, data, RefitSettings(steps=30, damping=1e-6))
     kept = min((fitted, graph), key=data.overall_error)
     if not np.isfinite(data.overall_error(kept)):
         return None
-    return FittedStructure(
-        name,
-        kept,
-        data.error(kept),
-        FormulaFit(description_length(kept, data), data.error(kept), kept),
-    )
+    formula = FormulaFit(description_length(kept, data), data.error(kept), kept)
+    return FittedStructure(name, kept, data.error(kept), formula)
 
 
 def in_all_inputs(event: Event, reduction: Reduction, problem: SearchProblem) -> Event:
-    """What was found in the fewer variables, as graphs of all inputs."""
-    inputs = problem.data.x.shape[1]
+    """Return what was found in the fewer variables as graphs of all inputs."""
     if not reduction.changes:
         return event
-    return rebuild(
-        event,
-        lambda graph: composed(reduction.variables, reduction.factor, graph, inputs),
-        problem.data,
-    )
+    variables, factor, inputs = reduction.variables, reduction.factor, problem.data.x.shape[1]
+    return rebuild(event, lambda graph: composed(variables, factor, graph, inputs), problem.data)
 
 
 def of_logarithm(event: Event, data: SearchData) -> Event:
-    """What was found for log |y|, as graphs of y."""
+    """Return what was found for log |y| as graphs of y."""
     function = Symbolic(TABLE["exp"], (1.0, 0.0, float(np.sign(data.y[0])), 0.0), "c")
 
-    def whole(graph: Graph) -> Graph:
-        marks: list[int] = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
-        output = Edge(graph.output, graph.output + 1, function)
+    def whole(graph: Graph) -> tuple[Graph, int]:
+        marks = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
         marks.append(max([*marks, graph.output]) + 1)
-        return Graph(graph.inputs, (*graph.operations, "sum"), (*graph.edges, output), tuple(marks))
+        edges = (*graph.edges, Edge(graph.output, graph.output + 1, function))
+        return Graph(graph.inputs, (*graph.operations, "sum"), edges, tuple(marks)), 0
 
     return rebuild(event, whole, data)
 
 
-def rebuild(event: Event, whole: Callable[[Graph], Graph], data: SearchData) -> Event:
-    """What happened, with every graph made a graph of `data` and measured by these."""
+def rebuild(
+    event: Event, whole: Callable[[Graph], tuple[Graph, int]], data: SearchData
+) -> Event:
+    """Return the event with every graph made a graph of `data` and measured on these. `whole` returns that graph, and
+    the place of the first of the old edges among its own."""
     if isinstance(event, SearchStage):
-        stage = whole(event.graph)
+        stage, _ = whole(event.graph)
         return replace(event, graph=stage, error=data.error(stage))
-    best, network = event.best, whole(event.network)
-    place = {id(edge.function): i for i, edge in enumerate(network.edges)}
-    matches = {
-        place[id(event.network.edges[i].function)]: found
-        for i, found in event.matches.items()
-        if id(event.network.edges[i].function) in place
-    }
+    best, (network, first) = event.best, whole(event.network)
     if event.formula is not None:
-        graph, snapped = (
-            whole(best.graph),
-            whole(best.snapped) if best.snapped is not None else None,
-        )
-        best = FormulaFit(
-            description_length(graph, data), data.error(graph), graph, snapped, best.seconds
-        )
-    return replace(
-        event, network=network, network_error=data.error(network), best=best, matches=matches
-    )
+        graph, snapped = whole(best.graph)[0], best.snapped and whole(best.snapped)[0]
+        length = description_length(graph, data)
+        best = FormulaFit(length, data.error(graph), graph, snapped, best.seconds)
+    matches = {first + i: found for i, found in event.matches.items()}
+    error = data.error(network)
+    return replace(event, network=network, network_error=error, best=best, matches=matches)

@@ -1,7 +1,11 @@
-"""Structures to try: the tree of a formula with a spline on every edge, and the list of them from sums to depth four.
+"""Structures to try: the tree of a formula with a spline on every edge, from sums to depth four.
 
-A term is the index of an input, `Sum(terms)` or `Product(terms)`; every term in it hangs on an edge with a function of
-its own. `Plain(term)` hangs on an identity edge. `kan_shape` gives the sums of a fully connected KAN.
+A term is the index of an input, `Sum(terms)` or `Product(terms)`. Every term in it has an edge with a function of its
+own, `IdentityTerm(term)` has an identity edge. `kan_shape` gives the sums of a fully connected KAN.
+
+Which inputs act together is asked of a network: a set A of inputs is a module of f if f(x) = F(u(x_A), x_rest). Then the
+direction of the gradient within A does not depend on the rest. (Udrescu et al., arXiv 2006.10782, call this generalised
+symmetry.) The tests only propose structures; training decides.
 """
 
 from __future__ import annotations
@@ -29,13 +33,13 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Plain:
+class IdentityTerm:
     term: Sum | Product
 
 
 _SUM: Operation = "sum"
 
-Term: TypeAlias = int | Sum | Product | Plain
+Term: TypeAlias = int | Sum | Product | IdentityTerm
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class Template:
 def _count(term: Term) -> int:
     if isinstance(term, int):
         return 0
-    if isinstance(term, Plain):
+    if isinstance(term, IdentityTerm):
         return _count(term.term)
-    return sum(_count(inner) + (not isinstance(inner, Plain)) for inner in term.terms)
+    return sum(_count(inner) + (not isinstance(inner, IdentityTerm)) for inner in term.terms)
 
 
 def start(
@@ -78,9 +82,9 @@ def start(
     def build(term: Sum | Product) -> int:
         sources = []
         for inner in term.terms:
-            bare = inner.term if isinstance(inner, Plain) else inner
+            bare = inner.term if isinstance(inner, IdentityTerm) else inner
             sources.append(
-                (bare if isinstance(bare, int) else build(bare), isinstance(inner, Plain))
+                (bare if isinstance(bare, int) else build(bare), isinstance(inner, IdentityTerm))
             )
         operations.append("sum" if isinstance(term, Sum) else "product")
         node: int = inputs + len(operations) - 1
@@ -188,9 +192,9 @@ def first_shapes(inputs: Sequence[int]) -> list[Template]:
     shapes = tops(terms, f"{len(terms)}")
     if len(terms) == 2:
         for j in inputs:
-            shapes.append(Template(f"f{j}*g(f0+f1)", Sum((Plain(Product((j, Sum(terms)))),)), 1.5))
-            inner = Sum((Plain(Product(terms)),))
-            shapes.append(Template(f"f{j}*g(f0*f1)", Sum((Plain(Product((j, inner))),)), 1.5))
+            shapes.append(Template(f"f{j}*g(f0+f1)", Sum((IdentityTerm(Product((j, Sum(terms)))),)), 1.5))
+            inner = Sum((IdentityTerm(Product(terms)),))
+            shapes.append(Template(f"f{j}*g(f0*f1)", Sum((IdentityTerm(Product((j, inner))),)), 1.5))
     return shapes
 
 
@@ -241,4 +245,4 @@ def tree(
 
 def with_product(terms: tuple[Term, ...]) -> Sum:
     """The sum of a function of each term and of the product of a function of each."""
-    return Sum((*terms, Plain(Product(terms))))
+    return Sum((*terms, IdentityTerm(Product(terms))))

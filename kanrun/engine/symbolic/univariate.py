@@ -163,15 +163,15 @@ class _UnivariateSearch:
             yield True
         self.pairs(plain, nice, policy.polished, fixed=powers_of(inputs, self.candidates, (1, 2, 3)))
         yield False
-        varied = nice.varied(policy.alike, policy.simple // 2)
-        self.singles([plain], varied.combined(varied, PRODUCT))
-        yield False
         every = (self.nice + self.generic).simplest(policy.entries)
         weights = list(zip(factors.values, factors.builds, strict=True))
         weighted = [output_transforms(self.y, names, weight) for weight in weights]
         for name in dict.fromkeys(each.outer.name for targets in weighted for each in targets):
             self.singles([t for targets in weighted for t in targets if t.outer.name == name], every)
             yield False
+        varied = nice.varied(policy.alike, policy.simple // 2)
+        self.singles([plain], varied.combined(varied, PRODUCT))
+        yield False
         self.pairs(plain, every, policy.polished)
         yield False
         self.pairs(plain, wide, policy.polished)

@@ -13,10 +13,10 @@ import kanrun
 from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
 from kanrun.engine.symbolic.dictionary import PRODUCT, Dictionary
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.multivariate import linear_forms, pair_formulas, ridge_formulas
 from kanrun.engine.symbolic.rational_functions import rational_function
-from kanrun.engine.symbolic.structure import _without_needless_addends, tried_expression
+from kanrun.engine.symbolic.structure import fit_expression
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
@@ -172,7 +172,10 @@ def test_a_function_that_is_no_candidate_is_no_graph() -> None:
 def test_a_graph_in_groups_is_one_in_the_inputs() -> None:
     reduction = Reduction(3, (parse("x0/x1"), parse("x2 - x1")), parse("x0^2*x1"))
     inner = parse("sin(x0) + x0*x1^2")
-    whole = composed(reduction.variables, reduction.factor, graph_of_expression(inner, 2), 3)
+    graph = graph_of_expression(inner, 2)
+    whole, first = composed(reduction.variables, reduction.factor, graph, 3)
+    kept = whole.edges[first : first + len(graph.edges)]
+    assert [edge.function for edge in kept] == [edge.function for edge in graph.edges]
     x = np.random.default_rng(0).uniform(1, 2, (40, 3))
     expected = to_numpy(reduction.restored(inner), reduction.names)(x)
     np.testing.assert_allclose(whole(x), expected, rtol=1e-12)
@@ -233,11 +236,10 @@ def test_units_are_exponents_of_the_base_units() -> None:
 
 def test_two_near_sines_become_one() -> None:
     data = points("sin(3*x0)*exp(-x1)", -1, 1, 2)
-    problem = SearchProblem(data, choose(None), POLICY)
     split = parse("(0.158*sin(2.9999996*x0) + 0.842*sin(3.00000008*x0))*exp(-x1)")
-    exact = tried_expression("", split, problem)
+    exact = fit_expression("", split, SearchProblem(data, choose(None), POLICY))
     assert exact is not None
-    plain = to_expression(_without_needless_addends(exact, split, problem).formula, ["x0", "x1"])
+    plain = finish_formula(exact.formula, data, ["x0", "x1"]).expression
     assert len(plain.atoms(sympy.sin)) == 1
 
 

@@ -12,8 +12,8 @@ from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import TrainedGraph
 from kanrun.engine.symbolic.search_problem import SearchProblem, SumProductPolicy
+from kanrun.engine.symbolic.separability import sum_product
 from kanrun.engine.symbolic.snapping import pruned_network
-from kanrun.engine.symbolic.sum_products import sum_product
 
 
 def points(function: Callable[..., Any], inputs: int, size: float = 1.0) -> SearchData:
