@@ -11,7 +11,6 @@ from kanrun.engine.symbolic.edge_matching import standardised
 from kanrun.engine.symbolic.edges import CONSTANTS, EdgeFunction, Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation
 from kanrun.errors import KanrunError
-from kanrun.formulas import variable
 
 #: A term: the node whose value it takes, and its function of that.
 _Term = tuple[int, EdgeFunction]
