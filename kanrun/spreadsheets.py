@@ -1,4 +1,4 @@
-"""Text in CSV files that a spreadsheet would take for a formula and run: it gets an apostrophe before it."""
+"""Text in CSV files that a spreadsheet would run as a formula gets an apostrophe in front."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FIRST = frozenset("=@+-\t\r")
 
 
 def as_text(value: str) -> str:
-    """`value` so that spreadsheets show it; `from_text` gives it back."""
+    """Return `value` so that spreadsheets show it; `from_text` is the inverse."""
     return f"'{value}" if _FORMULA.match(value) or _MARKED.match(value) else value
 
 
 def from_text(value: str) -> str:
-    """What `as_text` was given."""
+    """Return the argument of `as_text`."""
     return value[1:] if _MARKED.match(value) else value
 
 
 def formulas_in(values: Sequence[Any]) -> int:
-    """How many of the values a spreadsheet would run."""
+    """Count the values that a spreadsheet would run."""
     return sum(
         v[:1] in _FIRST and _FORMULA.match(v) is not None for v in values if isinstance(v, str)
     )

@@ -37,9 +37,8 @@ from kanrun.experiments.fit.training import make_fit
 from kanrun.monitoring import ProgressUpdate, monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.checkpoints import model_from_checkpoint
-from kanrun.study.execute import TimeLimit
 from kanrun.study.model import Model
-from kanrun.study.resources import threads_of, using_threads
+from kanrun.study.resources import TimeLimit, threads_of, using_threads
 from kanrun.study.suite import with_cell
 from kanrun.suggestions import did_you_mean
 from kanrun.targets import (

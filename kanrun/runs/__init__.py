@@ -1,10 +1,10 @@
-"""The run folder: its only writer (`RunFolder`), its reader (`Run`), and the records that go into it."""
+"""Run folders: their only writer (`RunFolder`), their reader (`Run`), and their records."""
 
 from __future__ import annotations
 
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.locations import find_run, find_runs
-from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, Sweep, SweepJob
+from kanrun.runs.manifest import Claim, Manifest, Point, RunLabels, Status
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
 
@@ -13,14 +13,13 @@ __all__ = [
     "Claim",
     "Manifest",
     "Note",
+    "Point",
     "Record",
     "Row",
     "Run",
     "RunFolder",
     "RunLabels",
     "Status",
-    "Sweep",
-    "SweepJob",
     "Table",
     "Value",
     "find_run",

@@ -1,9 +1,9 @@
 """Checkpoints and figures of a run as files.
 
-A checkpoint is a safetensors file of arrays with their description inside, and the description as JSON beside. What is
-read back is the description in the header of the safetensors file: arrays and description are written in one rename
-and always belong together. The JSON file is for people and scripts. A SHA-256 over both shows damage: a flipped bit, a
-cut file, an array that was exchanged. It does not show an edit whose author computes it anew.
+A checkpoint is a safetensors file of arrays with a description in its header, so that both are
+written in one rename and always belong together. The JSON file next to it repeats the description
+for people and scripts. A SHA-256 over both shows damage: a flipped bit, a cut file, an array that
+was exchanged. It does not show an edit whose author computes it again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,28 +25,21 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-_KEY, _CHECKSUM = "kanrun", "sha256"  # of the description and of the checksum in the header
-_FORMAT = 2  # 1, of version 0.1.0, has neither its number nor a checksum
+#: Names of the description and of the checksum in the header.
+_KEY, _CHECKSUM = "kanrun", "sha256"
 DOTS_PER_INCH = 200
-#: Options of each format: dates would make the bytes differ, and a lower compression level
-#: takes a third of the time for files that are 15% larger.
-_SAVING: dict[str, dict[str, Any]] = {
-    "png": {"pil_kwargs": {"compress_level": 3}},
-    "svg": {"metadata": {"Date": None}},
-    "pdf": {"metadata": {"CreationDate": None}},
-}
-FIGURE_FORMATS = tuple(_SAVING)
+#: Formats of figures that can be added to PNG and SVG.
+FURTHER_FORMATS = ("pdf",)
 
 
 @dataclass(frozen=True)
 class _Description:
     name: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
-    format: int = 1
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
-    """Return `folder/<name>.safetensors`; the description lies beside it with the suffix `.json`."""
+    """Return `folder/<name>.safetensors`; the description has the suffix `.json`."""
     return folder / f"{file_name(name)}.safetensors"
 
 
@@ -67,14 +59,13 @@ def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
 
     arrays = {key: np.asarray(value, order="C") for key, value in checkpoint.arrays.items()}
     for key, array in arrays.items():
-        if (
-            array.dtype.kind not in "biuf"
-        ):  # what both numpy and safetensors have, without objects and text
+        # numpy and safetensors share these kinds; objects and text are not among them.
+        if array.dtype.kind not in "biuf":
             raise ValueError(
                 f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}"
             )
     try:
-        description = plain({"name": checkpoint.name, "meta": checkpoint.meta, "format": _FORMAT})
+        description = plain({"name": checkpoint.name, "meta": checkpoint.meta})
         header = {_KEY: (text := json.dumps(description)), _CHECKSUM: _checksum(arrays, text)}
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -87,8 +78,8 @@ def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
 def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     """Return the checkpoint stored in the safetensors file `path`.
 
-    Raises StorageFailed if it is missing, damaged in any bit, or not the one of `checksum`; nothing in the file is ever
-    run. Warns (UserWarning) of one of version 0.1.0, which carries no checksum.
+    Nothing in the file is ever run. Raises StorageFailed if it is missing, damaged in any bit, or
+    not the one of `checksum`.
     """
     import safetensors
 
@@ -108,25 +99,21 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     if len(text) > JSON_LIMIT:
         raise StorageFailed(f"the description inside {path} has more than {JSON_LIMIT} bytes.")
     described = json_as(text, _Description, path)
-    if _CHECKSUM in header:
-        if header[_CHECKSUM] != _checksum(arrays, text):
-            raise StorageFailed(f"{path} is damaged: its checksum does not fit its content.")
-        if checksum not in (None, header[_CHECKSUM]):
-            raise StorageFailed(
-                f"{path} is not the checkpoint that its run wrote; run.json has another checksum."
-            )
-    elif described.format > 1 or checksum is not None:
-        raise StorageFailed(f"{path} is damaged: it has no checksum.")
-    else:
-        text = f"{path} is of kanrun 0.1.0 and carries no checksum: damage to it would not be seen"
-        warnings.warn(text, UserWarning, stacklevel=2)
+    if header.get(_CHECKSUM) != _checksum(arrays, text):
+        raise StorageFailed(
+            f"{path} is corrupted (checksum mismatch). Restore it from a copy, or rerun the training."
+        )
+    if checksum not in (None, header[_CHECKSUM]):
+        raise StorageFailed(
+            f"{path} is not the checkpoint that its run wrote; run.json has another checksum."
+        )
     return Checkpoint(
         path.stem if described.name is None else described.name, arrays, described.meta
     )
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """The checksum that each checkpoint in `folder` carries, by name; unreadable files and others are left out."""
+    """Return the checksum of each readable checkpoint in `folder`, by name."""
     import safetensors
 
     found: dict[str, str] = {}
@@ -142,7 +129,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
-    """SHA-256 of the arrays, by name, type, shape and bytes, and of the description."""
+    """Return the SHA-256 of the description and of names, types, shapes and bytes of the arrays."""
     import numpy as np
 
     digest = hashlib.sha256(description.encode())
@@ -153,17 +140,17 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
     return digest.hexdigest()
 
 
-def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write `figure` as `stem`.png, .svg or .pdf, each atomically, and return the files.
+def write_figure(stem: Path, figure: Figure, further: str | None = None) -> list[Path]:
+    """Write `stem`.png, `stem`.svg and the format `further`, each atomically; return the files.
 
-    The bytes depend only on what is drawn, not on the time or the user's matplotlib settings.
-    Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
+    The bytes depend on the drawing alone, not on the time or on the user's matplotlib settings.
+    Raises StorageFailed, and UsageError for a format that is not in `FURTHER_FORMATS`.
     """
     import matplotlib
 
     if unknown := set(formats).difference(FIGURE_FORMATS):
         raise UsageError(
-            f"{unknown.pop()} is not a figure format. Choose from {', '.join(FIGURE_FORMATS)}."
+            f"figures are not written as {further}; next to PNG and SVG there is pdf."
         )
     written = []
     settings: Any = {
@@ -173,7 +160,8 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
         "figure.constrained_layout.use": False,
     }
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # ticks are made, and their labels styled, while a figure is saved
+        # Ticks are made, and their labels styled, while a figure is saved.
+        matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
         with _laid_out(figure):
             for kind in formats:
@@ -189,8 +177,8 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
 def _laid_out(figure: Figure) -> Iterator[None]:
     """Lay the figure out once for all formats, since that takes as long as drawing it.
 
-    While a figure has a layout engine, even one that does nothing, each saving draws it twice. At other dots per inch
-    than it is saved with, labels have other widths, and long ones would be clipped.
+    While a figure has a layout engine, even one that does nothing, each saving draws it twice. The
+    layout needs the resolution of the file, or long labels would be clipped.
     """
     engine = figure.get_layout_engine()
     if engine is None:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, JSON with types, and names that cannot leave their folder."""
+"""Files that are whole or absent, JSON with types, and safe file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ _FLOAT = re.compile(
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into one sentence that names the file and the cause."""
+    """Raise an OSError of the body as StorageFailed, which names the file and the cause."""
     try:
         yield
     except OSError as error:
@@ -36,16 +36,18 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
-    """Replace `path` by `content` in one rename: readers see the old file or the new one, whatever kills the writer.
+def write_atomic(path: Path, content: bytes | Iterable[bytes], durable: bool = False) -> None:
+    """Replace `path` in one rename: readers see the old file or the new one, whatever kills kanrun.
 
-    `durable` waits until the new file would survive a power cut. Raises StorageFailed; the old file is then unharmed.
+    `content` may come in parts. `durable` waits until the new file would survive a power cut.
+    Raises StorageFailed; the old file is then unharmed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with storing(path):
         try:
             with open(temporary, "xb") as stream:
-                stream.write(content)
+                for part in (content,) if isinstance(content, bytes) else content:
+                    stream.write(part)
                 if durable:
                     stream.flush()
                     os.fsync(stream.fileno())
@@ -57,7 +59,7 @@ def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
 
 
 def write_named_file(file: Path, content: bytes) -> None:
-    """Write a file that the user named, as `write_atomic`. Raises UsageError where it cannot be written."""
+    """Write a file that the user named, atomically. Raises UsageError if that fails."""
     if file.is_dir():
         raise UsageError(f"cannot write {file}: it is a directory; choose another file.")
     try:
@@ -67,7 +69,7 @@ def write_named_file(file: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make what was written to a file, or renamed in a folder, survive a power cut, where the system can."""
+    """Make a file, or the names in a folder, survive a power cut, if the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -83,21 +85,25 @@ def remove_temporary(folder: Path) -> None:
             leftover.unlink()
 
 
+def check_regular(path: Path, limit: int) -> None:
+    """Raise StorageFailed unless `path` is a regular file, not a link, of at most `limit` bytes."""
+    if path.is_symlink() or not path.is_file():
+        raise StorageFailed(f"{path} is missing or not a regular file.")
+    if (size := path.stat().st_size) > limit:
+        raise StorageFailed(f"{path} has {size} bytes, more than the {limit} that are read.")
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises StorageFailed for all others, links included."""
+    """Return the content of a regular file of at most `limit` bytes. Raises StorageFailed."""
     try:
-        if path.is_symlink() or not path.is_file():
-            raise StorageFailed(f"{path} is missing or not a regular file.")
-        size = path.stat().st_size
-        if size > limit:
-            raise StorageFailed(f"{path} has {size} bytes, more than the {limit} that are read.")
+        check_regular(path, limit)
         return path.read_bytes()
     except OSError as error:
         raise StorageFailed(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def plain(value: Any) -> Any:
-    """`value` (a dataclass, numbers and arrays of numpy, paths, ...) as dicts, lists, text and numbers.
+    """Return a dataclass, numbers, arrays, paths, ... as dicts, lists, text and numbers.
 
     Raises TypeError for a type that JSON does not have.
     """
@@ -105,7 +111,7 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """`value` as indented JSON. Raises TypeError as `plain` does."""
+    """Return `value` as indented JSON. Raises TypeError as `plain` does."""
     return json.dumps(plain(value), indent=2, ensure_ascii=False)
 
 
@@ -115,16 +121,16 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """The JSON file `path` as a `kind`, such as a dataclass; keys that `kind` does not have are ignored.
+    """Return the JSON file `path` as a `kind`, such as a dataclass, without keys that it lacks.
 
-    Raises StorageFailed if the file is missing, too large or not JSON, and, naming the key, for a value that does not
-    fit its type.
+    Raises StorageFailed if the file is missing, too large or not JSON, and, naming the key, for a
+    value of another type.
     """
     return json_as(read_bytes(path, JSON_LIMIT), kind, path)
 
 
 def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
-    """The JSON `text`, which came from `path`, as a `kind`. Raises StorageFailed as `read_json` does."""
+    """Return the JSON `text` of the file `path` as a `kind`. Raises StorageFailed."""
     try:
         return msgspec.convert(json.loads(text), kind)
     except msgspec.ValidationError as error:
@@ -135,7 +141,7 @@ def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
 
 @functools.cache
 def _plain_yaml_loader() -> Any:
-    """libyaml's safe loader with the numbers of OmegaConf, which takes 1e-5 for one and a date for text."""
+    """Return libyaml's safe loader with OmegaConf's rules: 1e-5 is a number, a date is text."""
     import yaml  # type: ignore[import-untyped]
 
     float_tag, time_tag = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
@@ -150,9 +156,9 @@ def _plain_yaml_loader() -> Any:
 
 
 def yaml_as_plain(text: str, path: Path) -> Any:
-    """The YAML `text`, which came from `path`, as dicts, lists, text and numbers.
+    """Return the YAML `text` of the file `path` as dicts, lists, text and numbers.
 
-    Raises StorageFailed for what is not YAML or has tags of objects, and for aliases, which can blow up memory.
+    Raises StorageFailed for invalid YAML, for tags of objects, and for aliases, which can multiply.
     """
     import yaml
 
@@ -165,10 +171,10 @@ def yaml_as_plain(text: str, path: Path) -> Any:
 
 
 def file_name(name: str, longest: int = 100) -> str:
-    """`name` as a plain file name: itself if that is safe, else cleaned, cut, and told apart by a hash.
+    """Return `name` as a plain file name: itself if it is safe, else cleaned, cut and hashed.
 
-    Kept are ASCII letters, digits and `_.=+,-`; a leading dot or dash, separators, blanks and everything
-    else become `_`. Two different names never give one file (up to a collision of 32 bits of SHA-256).
+    ASCII letters, digits and `_.=+,-` are kept; all else, and a leading dot or dash, becomes `_`.
+    Different names give different files, up to a collision of 32 bits of SHA-256.
     """
     cleaned = re.sub(r"[^\w.=+,-]", "_", name, flags=re.ASCII)[:longest]
     if cleaned[:1] in {".", "-"}:

@@ -1,33 +1,33 @@
-"""All runs of an outputs folder as rows of plain values, from an index that is rebuilt where it is stale.
+"""All runs of an outputs folder in one SQLite file, `.index.sqlite`, which is never the truth.
 
-The index (`.index.msgpack` in the outputs folder) is never the truth: every run whose files have other times or sizes
-than it remembers is read again, and without it, or where it cannot be written, everything is. A row has, by name:
+A run whose files have other times or sizes than the index remembers is read again; if the file
+cannot be used, the index is built in memory. Tables:
 
-- what `run.json` says: `name`, `command`, `status`, `started`, `seconds`, `seeds`, ... (`FIELDS`);
-- medians over seeds of the numbers in `summary.csv`, such as `test_rmse`;
-- settings by their path, such as `model.hidden`.
-
-A sweep has the row of its best job, with its own name and status, and `jobs` and `best`.
+- `runs`: one row per run, with what `run.json` says (`FIELDS`), medians over seeds of the numbers
+  in `summary.csv`, such as `test_rmse`, and settings by their path, such as `"model.hidden"`; a run
+  of several points has the numbers and settings of its best point, and `best`;
+- `points`: one row per point, with `run`, `point`, `name`, `status`, `reason`, `claims`,
+  `claims_hold`, the medians, and the swept settings.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from kanrun.errors import KanrunError, StorageFailed
-from kanrun.runs.files import write_atomic
+from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.locations import run_folders
-from kanrun.runs.manifest import MANIFEST_FILE, Status, Sweep
-from kanrun.runs.reader import Run, status_of_all, subfolders
+from kanrun.runs.manifest import MANIFEST_FILE, Claim, Status
+from kanrun.runs.reader import Run
+from kanrun.suggestions import did_you_mean
 
+#: Columns of `runs` that are neither metrics nor settings.
 FIELDS = (
     "name",
     "command",
@@ -38,6 +38,8 @@ FIELDS = (
     "seconds",
     "seeds",
     "cells",
+    "points",
+    "trainings",
     "device",
     "precision",
     "threads",
@@ -49,156 +51,280 @@ FIELDS = (
     "failures",
     "tags",
     "note",
-    "jobs",
     "best",
 )
-"""Columns of a row that are neither metrics nor settings."""
-_FILE = ".index.msgpack"
-_FORMAT = 2  # of the index; another one is built anew
-_UNREAD = msgspec.Raw(msgspec.msgpack.encode(None))
+_POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")
+_FILE = ".index.sqlite"
+#: Version of the tables; an index of another version is rebuilt.
+_VERSION = 1
+#: Columns of a table, below SQLite's own limit of 2000.
+_MOST_COLUMNS = 1900
+#: Seconds to wait for another process that writes the index.
+_PATIENCE = 2.0
+_READS = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"")
 Record = dict[str, Any]
-Stamp = tuple[int, int, int]
-
-
-class Entry(msgspec.Struct, array_like=True):
-    """What the index knows of one run or job. `facts` and `settings` are decoded when they are asked for."""
-
-    stamp: Stamp  # times of the folder and of run.json in nanoseconds, and the size of run.json
-    status: str
-    began: float  # seconds since 1970
-    error: float | None  # by which runs compare
-    facts: msgspec.Raw
-    settings: msgspec.Raw = _UNREAD  # from the stored configuration, when they are first asked for
-
-
-class _Stored(msgspec.Struct, array_like=True):
-    format: int
-    entries: dict[str, Entry]
-
-
-@dataclass
-class IndexedRun:
-    """A run or sweep with what the index knows of it; `jobs` are those of a sweep."""
-
-    index: RunIndex
-    name: str
-    entry: Entry
-    jobs: tuple[IndexedRun, ...] = ()
-
-    @property
-    def began(self) -> float:
-        return min((job.began for job in self.jobs), default=self.entry.began)
-
-    @property
-    def status(self) -> str:
-        """As `Run.status` says it."""
-        return status_of_all([job.status for job in self.jobs]) if self.jobs else self.entry.status
-
-    @property
-    def best(self) -> IndexedRun:
-        """The job with the lowest error; a run that is no sweep, itself."""
-        known = [job for job in self.jobs if job.entry.error is not None]
-        return min(
-            known,
-            key=lambda job: job.entry.error or 0.0,
-            default=self.jobs[0] if self.jobs else self,
-        )
-
-    @property
-    def tags(self) -> list[str]:
-        found: list[str] = msgspec.msgpack.decode(self.entry.facts)["tags"]
-        return found
-
-    @property
-    def settings(self) -> Record:
-        """The settings by their path, such as `model.hidden`; of a sweep, those of its best job."""
-        return self.index.settings_of(self.best)
-
-    def row(self, settings: bool = True) -> Record:
-        """All that is known, by the name of its column; `settings` may be left out, which take longer to read."""
-        best = self.best
-        row = self.settings if settings else {}
-        row |= msgspec.msgpack.decode(best.entry.facts)
-        row |= {"name": self.name, "status": self.status}
-        if self.jobs:
-            own = msgspec.msgpack.decode(self.entry.facts)
-            row |= {"jobs": len(self.jobs), "tags": own["tags"], "note": own["note"]}
-            row["seconds"] = sum(
-                msgspec.msgpack.decode(job.entry.facts).get("seconds") or 0.0 for job in self.jobs
-            )
-            row["best"] = best.name if best.entry.error is not None else None
-        return row
-
-    @property
-    def run(self) -> Run:
-        return Run(self.index.outputs / self.name, self.name)
 
 
 class RunIndex:
-    """The runs below `outputs`, newest first; `save` keeps what was read for the next time."""
+    """The index of the runs below `outputs`, brought up to date; reads only from then on."""
 
     def __init__(self, outputs: Path) -> None:
         self.outputs = outputs
-        self._known = _read(outputs / _FILE)
-        self._entries: dict[str, Entry] = {}
-        self._changed = False
-        self.runs = sorted(self._scan(), key=lambda run: (run.began, run.name), reverse=True)
-        self._changed |= self._known.keys() != self._entries.keys()
+        self._connection = self._updated()
+        self._connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
+        )
 
-    @property
-    def single_runs(self) -> list[IndexedRun]:
-        """All runs, the jobs of sweeps in place of the sweeps."""
-        return [one for run in self.runs for one in (run.jobs or (run,))]
+    def columns(self, table: str = "runs") -> list[str]:
+        """Return the columns of `runs` or `points`."""
+        return [row[0] for row in self._connection.execute(f"SELECT * FROM {table}").description]
 
-    def settings_of(self, run: IndexedRun) -> Record:
-        """The run's settings by their path, such as `model.hidden`; empty where they cannot be read."""
-        found: Record | None = msgspec.msgpack.decode(run.entry.settings)
-        if found is None:
-            found = {}
-            with contextlib.suppress(KanrunError):
-                found = flattened(run.run.config)
-            run.entry.settings = msgspec.Raw(msgspec.msgpack.encode(found, enc_hook=str))
-            self._changed = True
-        return found
+    def count(self) -> int:
+        """Return the number of runs."""
+        return int(self._connection.execute("SELECT count(*) FROM runs").fetchone()[0])
 
-    def save(self) -> None:
-        """Write the index where it changed and the folder can be written."""
-        if self._changed and self._entries:
-            content = msgspec.msgpack.encode(_Stored(_FORMAT, self._entries))
-            with contextlib.suppress(StorageFailed):
-                write_atomic(self.outputs / _FILE, content)
+    def rows(self, condition: str, values: Sequence[Any] = (), order: str = "") -> list[Record]:
+        """Return the rows of `runs` that fulfil an SQL condition, newest first.
 
-    def _scan(self) -> Iterable[IndexedRun]:
-        for command, version in run_folders(self.outputs):
-            folder, name = f"{self.outputs}/{command}/{version}", f"{command}/{version}"
-            found = self._entry(folder, name)
-            jobs: tuple[IndexedRun, ...] = ()
-            if not found.stamp[1]:  # no record of its own: a sweep, or killed before it began
-                declared = msgspec.msgpack.decode(found.facts).get("jobs") or 0
-                numbers = {
-                    *(job for job in subfolders(Path(folder)) if job.isdecimal()),
-                    *map(str, range(declared)),
-                }
-                each = [(f"{name}/{job}", f"{folder}/{job}") for job in sorted(numbers, key=int)]
-                jobs = tuple(IndexedRun(self, job, self._entry(place, job)) for job, place in each)
-            yield IndexedRun(self, name, found, jobs)
+        `order` is an SQL order that comes before. Raises UsageError for SQL that is not valid.
+        """
+        order = f"{order}, " if order else ""
+        # The line break ends a comment in the condition.
+        sql = f"SELECT * FROM runs WHERE ({condition}\n) ORDER BY {order}began DESC, name DESC"
+        columns, rows = self._asked(sql, values, condition)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    def _entry(self, folder: str, name: str) -> Entry:
-        stamp = _stamp(folder)
-        known = self._known.get(name)
-        if (
-            known is None
-            or known.stamp != stamp
-            or known.status in {Status.STARTING, Status.RUNNING}
-        ):
-            known = _entry_of(Run(Path(folder), name), stamp)
-            self._changed = True
-        self._entries[name] = known
-        return known
+    def settings(self, name: str) -> Record:
+        """Return the settings of a run by their path, such as `model.hidden`."""
+        sql = "SELECT settings FROM known WHERE name = ?"
+        found = self._connection.execute(sql, (name,)).fetchone()
+        settings: Record = json.loads(found[0]) if found else {}
+        return settings
+
+    def query(self, sql: str) -> dict[str, list[Any]]:
+        """Return the answer to an SQL query as columns. Raises UsageError for all but reading."""
+        columns, rows = self._asked(sql, (), sql)
+        return {name: [row[at] for row in rows] for at, name in enumerate(columns)}
+
+    def check_names(self, condition: str) -> None:
+        """Raise UsageError for a name in double quotes that is not a column.
+
+        SQLite would take it for text, and the condition would silently say something else.
+        """
+        known = self.columns()
+        for match in _QUOTED.finditer(condition):
+            if match[1] is not None and match[1].lower() not in map(str.lower, known):
+                raise unknown_column(match[1], known)
+
+    def _asked(self, sql: str, values: Sequence[Any], shown: str) -> tuple[list[str], list[Any]]:
+        try:
+            answer = self._connection.execute(sql, values)
+            return [column[0] for column in answer.description or ()], answer.fetchall()
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            text = str(error)
+            name = text.removeprefix("no such column: ")
+            if name != text:
+                raise unknown_column(name, self.columns()) from error
+            cause = "it may only read" if "not authorized" in text else text
+            raise UsageError(
+                f"{shown!r} is not valid SQL here: {cause}. Write it as in test_rmse < 1e-4 AND "
+                '"model.kind" = \'kan\', names with a dot in double quotes.'
+            ) from error
+
+    def _updated(self) -> sqlite3.Connection:
+        """Return a connection to an index that is up to date: the file's, or one in memory."""
+        path, places = self.outputs / _FILE, [":memory:"]
+        if not path.is_symlink() and self.outputs.is_dir():
+            places = [str(path), *places]
+        for place in places:
+            connection = None
+            try:
+                connection = _opened(place)
+                self._update(connection)
+                if place == ":memory:":
+                    return connection
+                connection.close()
+                uri = f"{path.absolute().as_uri()}?mode=ro"
+                return sqlite3.connect(uri, uri=True, timeout=_PATIENCE)
+            except sqlite3.OperationalError:  # a folder that is read-only, or locked
+                continue
+            except sqlite3.DatabaseError:  # a damaged file, or one of something else
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            finally:
+                if connection is not None and place != ":memory:":
+                    connection.close()
+        raise AssertionError("an index in memory can always be built")
+
+    def _update(self, connection: sqlite3.Connection) -> None:
+        with connection:
+            known = dict(connection.execute("SELECT name, stamp FROM known"))
+            there = {f"{command}/{version}" for command, version in run_folders(self.outputs)}
+            for name in known.keys() - there:
+                _forget(connection, name)
+            for name in sorted(there):
+                stamp = _stamp(f"{self.outputs}/{name}")
+                if known.get(name) != stamp:
+                    _forget(connection, name)
+                    _store(connection, Run(self.outputs / name, name), stamp)
 
 
-def flattened(settings: Any, prefix: str = "") -> Record:
-    """Nested settings by their path, lists left whole: {"model": {"degree": 3}} is {"model.degree": 3}."""
+def _opened(place: str) -> sqlite3.Connection:
+    """Return a connection to a file with today's tables."""
+    connection = sqlite3.connect(place, timeout=_PATIENCE)
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA synchronous = OFF")  # the index can be rebuilt at any time
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise sqlite3.DatabaseError(f"an index of version {version}")
+        if version == 0:
+            with connection:
+                for table, names in (("runs", (*FIELDS, "began")), ("points", _POINT_FIELDS)):
+                    columns = ", ".join(map(_name, names))
+                    connection.execute(f"CREATE TABLE {table} ({columns})")
+                connection.execute("CREATE TABLE known (name PRIMARY KEY, stamp, settings)")
+                connection.execute("CREATE INDEX of_run ON points (run)")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _forget(connection: sqlite3.Connection, name: str) -> None:
+    for table, column in (("runs", "name"), ("points", "run"), ("known", "name")):
+        connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
+
+
+def _store(connection: sqlite3.Connection, run: Run, stamp: str) -> None:
+    row, settings = _row_of(run)
+    values = (run.name, stamp if row["status"] != Status.RUNNING else "", json.dumps(settings, default=str))
+    connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
+    _insert(connection, "runs", [{**settings, **row}])
+    _insert(connection, "points", _points_of(run))
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Record]) -> None:
+    """Insert rows, with further columns for names that the table does not have."""
+    there = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+    lower = {name.lower() for name in there}
+    for row in rows:
+        for name in row:
+            if name.lower() not in lower and len(there) < _MOST_COLUMNS:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {_name(name)}")
+                there.append(name)
+                lower.add(name.lower())
+        names = [name for name in there if name in row]
+        sql = f"INSERT INTO {table} ({', '.join(map(_name, names))})"
+        marks = ", ".join("?" * len(names))
+        connection.execute(f"{sql} VALUES ({marks})", [_value(row[name]) for name in names])
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _value(value: Any) -> Any:
+    whole = isinstance(value, int) and abs(value) >= 2**63
+    if isinstance(value, bool):
+        return int(value)
+    if value is None or (isinstance(value, str | int | float) and not whole):
+        return value
+    return json.dumps(value, default=str)
+
+
+def _row_of(run: Run) -> tuple[Record, Record]:
+    """Return the row of a run, and the settings of it or its best point."""
+    labels, best = run.labels, run
+    with contextlib.suppress(KanrunError):
+        best = run.best
+    row: Record = {
+        "name": run.name,
+        "command": run.path.parent.name,
+        "status": run.status,
+        "tags": ", ".join(labels.tags) or None,
+        "note": labels.note or None,
+        "began": _modified(run.path),
+    }
+    settings: Record = {}
+    with contextlib.suppress(KanrunError):
+        settings = flattened(best.config)
+    try:
+        manifest = run.manifest
+    except KanrunError:
+        return row, settings
+    metrics = best.manifest.metrics
+    row = {name: value for name, value in metrics.items() if name not in FIELDS} | row
+    for name in FIELDS:
+        if name not in row and hasattr(manifest, name):
+            row[name] = getattr(manifest, name)
+    for name in ("started", "ended"):
+        time = row[name]
+        row[name] = time and time.isoformat(timespec="milliseconds")
+    if manifest.started:
+        row["began"] = manifest.started.timestamp()
+    results = run.journal.results.values() if manifest.points > 1 else ()
+    claims = [claim for result in results for claim in result.claims] or manifest.claims
+    row |= {
+        "seeds": len(manifest.seeds),
+        "executor": manifest.executor.get("kind"),
+        "overrides": " ".join(manifest.overrides or manifest.argv[2:]) or None,
+        "failures": len(run.journal.failed) or len(manifest.failures),
+        "best": best.name if manifest.points > 1 and best.error is not None else None,
+        **_counted(claims),
+    }
+    return row, settings
+
+
+def _points_of(run: Run) -> Iterator[Record]:
+    try:
+        points = run.points
+        for number, point in enumerate(points):
+            manifest = point.manifest
+            values = point.point.values if point.point else {}
+            yield {
+                **manifest.metrics,
+                **values,
+                "run": run.name,
+                "point": number,
+                "name": point.name,
+                "status": point.status,
+                "reason": manifest.reason,
+                **_counted(manifest.claims),
+            }
+    except KanrunError:
+        return
+
+
+def _counted(claims: Sequence[Claim]) -> Record:
+    return {"claims": len(claims), "claims_hold": sum(claim.holds for claim in claims)}
+
+
+def _modified(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _stamp(folder: str) -> str:
+    """Return times and size that change with every file renamed into the folder, and run.json."""
+    try:
+        place = os.stat(folder).st_mtime_ns
+        record = os.stat(f"{folder}/{MANIFEST_FILE}")
+    except OSError:
+        return ""
+    return f"{place} {record.st_mtime_ns} {record.st_size}"
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:
+    """Return nested settings by their path: {"model": {"degree": 3}} is {"model.degree": 3}."""
     flat: Record = {}
     for key, value in settings.items():
         path = f"{prefix}{key}"
@@ -206,62 +332,8 @@ def flattened(settings: Any, prefix: str = "") -> Record:
     return flat
 
 
-def _stamp(folder: str) -> Stamp:
-    place = (0, 0, 0)
-    with contextlib.suppress(OSError):
-        place = (
-            os.stat(folder).st_mtime_ns,
-            0,
-            0,
-        )  # which changes with every file that is renamed into it
-        record = os.stat(f"{folder}/{MANIFEST_FILE}")
-        return place[0], record.st_mtime_ns, record.st_size
-    return place
-
-
-def _entry_of(run: Run, stamp: Stamp) -> Entry:
-    labels = run.labels
-    facts: Record = {
-        "tags": list(labels.tags),
-        "note": labels.note or None,
-        "command": run.path.parent.name,
-    }
-    try:
-        manifest = run.manifest
-    except KanrunError:
-        with contextlib.suppress(StorageFailed):
-            facts["jobs"] = len(Sweep.read(run.path).jobs)
-        return Entry(stamp, run.status, stamp[0] / 1e9, None, _raw(facts))
-    metrics: Record = {
-        name: value for name, value in manifest.metrics.items() if name not in FIELDS
-    }
-    facts = metrics | facts
-    kept = ("command", "reason", "seconds", "cells", "device", "precision", "threads", "host")
-    facts |= {name: getattr(manifest, name) for name in kept}
-    facts |= {name: _time(getattr(manifest, name)) for name in ("started", "ended")}
-    facts |= {
-        "seeds": len(manifest.seeds),
-        "executor": manifest.executor.get("kind"),
-        "overrides": list(manifest.overrides),
-        "claims": len(manifest.claims),
-        "claims_hold": sum(claim.holds for claim in manifest.claims),
-        "failures": len(manifest.failures),
-    }
-    began = manifest.started.timestamp() if manifest.started else stamp[0] / 1e9
-    return Entry(stamp, run.status, began, run.error, _raw(facts))
-
-
-def _time(time: datetime | None) -> str | None:
-    return None if time is None else time.isoformat(timespec="milliseconds")
-
-
-def _raw(values: Record) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.msgpack.encode(values))
-
-
-def _read(path: Path) -> dict[str, Entry]:
-    try:
-        stored = msgspec.msgpack.decode(path.read_bytes(), type=_Stored)
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return stored.entries if stored.format == _FORMAT else {}
+def unknown_column(name: str, known: Iterable[str]) -> UsageError:
+    """Return the error of a column that no run has."""
+    near = did_you_mean(name, known)
+    dotted = f'; names with a dot need double quotes: "{name}".' if "." in name and name in known else ""
+    return UsageError(f"no run has a column {name!r}{dotted or near or '; see them with --json.'}")

@@ -1,4 +1,4 @@
-"""Where runs lie: new folders `outputs/<command>/vNNNN`, and runs found by name."""
+"""Locations of runs: new folders `outputs/<command>/vNNNN`, and runs found by name."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from kanrun.suggestions import closest_names
 
 _VERSION = re.compile(r"v(\d{4,9})")
 _LATEST = "latest"
-_SHOWN = 3  # names in a sentence that lists some of many
+#: Number of names in a sentence that lists some of many.
+_SHOWN = 3
+_DIGITS = 10
 _HIDDEN = ".new-"
 
 
 def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = None) -> Path:
     """Return a new folder for a run of `command`; `outputs/<command>/latest` points at the newest.
 
-    Of processes that allocate at once, the loser of a number takes the next one, and a number is never used twice. What
-    `fill` writes into the folder that it is given is there as soon as the numbered folder is: it is written under a
-    hidden name, and renamed once. Raises UsageError if `outputs` cannot be written, StorageFailed if the disk is full.
+    Of processes that allocate at once, the loser of a number takes the next one, and a number is
+    never used twice. `fill` writes into a hidden folder, which then gets its number in one rename.
+    Raises UsageError if `outputs` cannot be written, StorageFailed if the disk is full.
     """
     parent = outputs / command
     hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
@@ -36,7 +38,8 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
         hidden.mkdir()
-        (hidden / ".lock").touch()  # a folder that is not empty cannot be replaced by a rename
+        # A folder that is not empty cannot be replaced by a rename.
+        (hidden / ".lock").touch()
         if fill is not None:
             fill(hidden)
         folder = _numbered(hidden, parent)
@@ -61,7 +64,7 @@ def _numbered(hidden: Path, parent: Path) -> Path:
     while True:
         folder = parent / f"v{number:04d}"
         try:
-            if not folder.exists():  # what earlier versions left empty would be replaced
+            if not folder.exists():  # an empty folder would be replaced
                 hidden.rename(folder)
                 return folder
         except OSError as error:
@@ -74,17 +77,16 @@ def _numbered(hidden: Path, parent: Path) -> Path:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Delete hidden folders whose process was killed before it gave them a number."""
+    """Delete hidden folders of processes that were killed before they numbered them."""
     for hidden in parent.glob(f"{_HIDDEN}*"):
-        with contextlib.suppress(
-            KanrunError, OSError
-        ):  # one without run.json may be about to get it
+        # A folder without run.json may be about to get it.
+        with contextlib.suppress(KanrunError, OSError):
             if not Run(hidden).is_alive:
                 shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _highest(parent: Path) -> int:
-    """The highest number in use; a dangling `latest` still names a folder that was deleted."""
+    """Return the highest number in use; a dangling `latest` names a folder that was deleted."""
     names = [entry.name for entry in os.scandir(parent)]
     with contextlib.suppress(OSError):
         names.append(os.readlink(parent / _LATEST))
@@ -96,7 +98,7 @@ def _link_latest(parent: Path) -> None:
     link, temporary = parent / _LATEST, parent / f".{_LATEST}.{secrets.token_hex(4)}.tmp"
     number = 0
     with contextlib.suppress(OSError, NotImplementedError):
-        # Whoever links last looks again, so that `latest` is right whatever the order of two processes.
+        # Whoever links last looks again, so that the order of two processes does not matter.
         while (highest := _highest(parent)) != number:
             number = highest
             temporary.symlink_to(f"v{number:04d}", target_is_directory=True)
@@ -104,35 +106,30 @@ def _link_latest(parent: Path) -> None:
 
 
 def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
-    """Delete the folder of `run`, or only check that it may be deleted; its number is not used again.
+    """Delete the folder of `run`, or only check that it may be deleted.
 
-    Raises UsageError for a run outside `outputs`, a job of a sweep, a link, and a run that goes on; StorageFailed if
-    the folder cannot be deleted.
+    Raises UsageError for a run outside `outputs`, a point of a run, a link, and a running run;
+    StorageFailed if the folder cannot be deleted.
     """
     path, place = run.path.resolve(), outputs.resolve()
+    if run.point is not None:
+        raise UsageError(f"{run.name} is a point of a run, which is removed as a whole.")
     if run.path.is_symlink() or path.parent.parent != place or not _VERSION.fullmatch(path.name):
-        job = path.parent.parent.parent == place and _VERSION.fullmatch(path.parent.name)
-        why = (
-            f"is a job of the sweep {run.name.rpartition('/')[0]}; remove that"
-            if job
-            else f"is not a run in {outputs}"
-        )
-        raise UsageError(f"{run.name} {why}; nothing was deleted.")
-    for one in run.jobs or (run,):
-        with contextlib.suppress(StorageFailed):
-            one.check_ended(force=True)
+        raise UsageError(f"{run.name} is not a run in {outputs}; nothing was deleted.")
+    with contextlib.suppress(StorageFailed):
+        run.check_ended(force=True)
     if not check_only:
         with storing(path):
             shutil.rmtree(path)
 
 
 def find_runs(outputs: Path) -> list[Run]:
-    """Return the runs below `outputs` in order of command and number; a sweep is one run, with jobs."""
+    """Return the runs below `outputs` in order of command and number."""
     return [run for command in sorted(subfolders(outputs)) for run in _runs_of(outputs, command)]
 
 
 def run_folders(outputs: Path) -> list[tuple[str, str]]:
-    """The command and the number, such as ("fit", "v0003"), of each run folder below `outputs`, in their order."""
+    """Return command and number, such as ("fit", "v0003"), of each run folder, in their order."""
     return [
         (command, version)
         for command in sorted(subfolders(outputs))
@@ -140,77 +137,79 @@ def run_folders(outputs: Path) -> list[tuple[str, str]]:
     ]
 
 
-def find_run(text: str, outputs: Path, *, sweeps: bool = True) -> Run:
-    """Return the one run that `text` names, in every command by the same rule, the first that fits:
+def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
+    """Return the run or point that `text` names; the first rule that fits counts.
 
-    1. `fit/v0003`, `fit/3`, or `fit/v0003/0` for a job of a sweep; `fit/latest` is the highest number of that command,
-       `latest` that of the command whose newest run began last;
-    2. the path of a run's folder;
-    3. a tag that one run alone bears;
-    4. the beginning of a name that no other run's begins with.
+    1. `fit/v0003`, `fit/3`, and `fit/v0003/7` for point 7 of a run of several; `fit/latest` is the
+       highest number of that command, `latest` that of the command whose newest run began last;
+    2. the path of a run's folder, with the number of a point behind it;
+    3. a tag that one run alone has;
+    4. the beginning of a name that no other run's name begins with.
 
-    Raises UsageError, with near names, if no run or more than one is meant, and for a sweep where no `sweeps` are
-    wanted, with the name of its best job.
+    Raises UsageError, with similar names, if no run or more than one is meant. With `one`, a run of
+    several points is an error, which names the best.
     """
     wanted = text.strip().rstrip("/")
     run = _named(wanted, outputs) or _at_path(text, outputs) or _only(wanted, outputs)
     if run is None:
         raise UsageError(_unknown(text, outputs))
-    if not sweeps and run.is_sweep:
+    if one and run.has_points:
         raise UsageError(
-            f"{run.name} is a sweep of {len(run.jobs)} runs; name one of them, such as {run.single.name}"
-            + (", the best." if run.best_job else ".")
+            f"{run.name} is a run of {len(run.points)} points; name one of them. "
+            f"The best is {run.best.name}."
         )
     return run
 
 
 def _named(wanted: str, outputs: Path) -> Run | None:
-    """Rule 1: the last part of a name may be a job's number."""
-    parts = wanted.split("/")
+    """Return the run of rule 1."""
     if wanted == _LATEST:
-        newest = [
-            versions[-1]
-            for command in subfolders(outputs)
-            if (versions := _runs_of(outputs, command))
-        ]
-        return max(newest, key=_began, default=None)
-    if len(parts) not in (2, 3) or parts[0] not in subfolders(outputs):
+        runs = [runs[-1] for name in subfolders(outputs) if (runs := _runs_of(outputs, name))]
+        return max(runs, key=_began, default=None)
+    command, *parts = wanted.split("/")
+    if len(parts) not in (1, 2) or command not in subfolders(outputs):
         return None
-    asked = re.fullmatch(r"v?(\d{1,9})", parts[1])
-    runs = _runs_of(outputs, parts[0])
-    if parts[1] != _LATEST:
+    asked = re.fullmatch(r"v?(\d{1,9})", parts[0])
+    runs = _runs_of(outputs, command)
+    if parts[0] != _LATEST:
         runs = [run for run in runs if asked and int(run.path.name[1:]) == int(asked[1])]
-    if not runs:
-        return None
-    run = runs[-1]
-    return (
-        next((job for job in run.jobs if job.path.name == parts[2]), None)
-        if len(parts) == 3
-        else run
-    )
+    return _point(runs[-1], *parts[1:]) if runs else None
+
+
+def _point(run: Run, number: str | None = None) -> Run | None:
+    """Return the point of that number; the run itself without one."""
+    if number is None:
+        return run
+    points = run.points if run.has_points else ()
+    is_one = number.isdecimal() and len(number) < _DIGITS and int(number) < len(points)
+    return points[int(number)] if is_one else None
 
 
 def _at_path(text: str, outputs: Path) -> Run | None:
-    """Rule 2; links are followed, so that what is stored of it stays true when `latest` moves on."""
-    path = Path(
-        os.path.expanduser(text)
-    ).resolve()  # unlike Path's, it takes a name such as ~old for what it is
-    if not text.strip() or not ((path / MANIFEST_FILE).is_file() or Run(path).is_sweep):
+    """Return the run of rule 2; links are followed, since `latest` will be another run later."""
+    if not text.strip():
         return None
+    # Unlike Path's method, this keeps a name such as ~old.
+    path, number = Path(os.path.expanduser(text)).resolve(), None
+    if not (path / MANIFEST_FILE).is_file():
+        path, number = path.parent, path.name
+    if not (path / MANIFEST_FILE).is_file():
+        return None
+    name = str(path)
     with contextlib.suppress(ValueError):
-        return Run(path, path.relative_to(outputs.resolve()).as_posix())
-    return Run(path, str(path))
+        name = path.relative_to(outputs.resolve()).as_posix()
+    return _point(Run(path, name), number)
 
 
 def _only(wanted: str, outputs: Path) -> Run | None:
-    """Rules 3 and 4. Raises UsageError if several runs are meant."""
+    """Return the run of rules 3 and 4. Raises UsageError if several runs are meant."""
     if not wanted:
         return None
     runs = find_runs(outputs)
-    tagged = [one for run in runs for one in (run, *run.jobs) if wanted in one.labels.tags]
+    tagged = [run for run in runs if wanted in run.labels.tags]
     if len(tagged) > 1:
         raise UsageError(
-            f"{len(tagged)} runs bear the tag {wanted}: {_some(tagged)}; name one of them."
+            f"{len(tagged)} runs have the tag {wanted}: {_some(tagged)}; name one of them."
         )
     begun = [run for run in runs if run.name.startswith(wanted)]
     if not tagged and len(begun) > 1:
@@ -234,7 +233,7 @@ def _unknown(text: str, outputs: Path) -> str:
 
 
 def _began(run: Run) -> float:
-    """When the run began, in seconds since 1970; the time of its folder where its record does not say."""
+    """Return when the run began, in seconds since 1970, from its record or else its folder."""
     with contextlib.suppress(KanrunError, OSError):
         if (started := run.manifest.started) is not None:
             return started.timestamp()
@@ -252,7 +251,7 @@ def _runs_of(outputs: Path, command: str) -> list[Run]:
 
 
 def _versions(command: Path) -> list[str]:
-    """Names of the run folders of a command, in order of their numbers."""
+    """Return the names of the run folders of a command in order of their numbers."""
     return sorted(
         (name for name in subfolders(command) if _VERSION.fullmatch(name)),
         key=lambda name: int(name[1:]),

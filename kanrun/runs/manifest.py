@@ -1,4 +1,4 @@
-"""What the JSON files of a run folder hold: `run.json`, `progress.json`, `labels.json`, and a sweep's `sweep.json`."""
+"""Content of the record files of a run folder: `run.json`, `labels.json` and `points.csv`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -18,19 +18,13 @@ from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.files import plain, read_json, storing, write_atomic, write_json
 from kanrun.runs.tables import csv_lines, read_rows
 
-MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = (
-    "run.json",
-    "progress.json",
-    "sweep.json",
-    "labels.json",
-)
-POINTS_FILE = "points.csv"
+MANIFEST_FILE, LABELS_FILE, POINTS_FILE = "run.json", "labels.json", "points.csv"
 Time = Annotated[datetime, Meta(tz=True)]
-T = TypeVar("T")
 
 
 class Status(StrEnum):
-    STARTING = "STARTING"  # its folder is there, with its configuration, and no training has begun
+    """State of a run or of a point of it."""
+
     RUNNING = "RUNNING"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
@@ -39,9 +33,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that a run checks: what was measured, against which bound, and whether it holds.
+    """A sentence that a run checks.
 
-    `spread` says how far the seeds lie apart, in words or numbers (`3e-7 .. 8e-7 over 5 seeds`).
+    Attributes:
+        sentence: The claim.
+        measured: The measured value.
+        bound: The bound in words, such as "at most 1e-12".
+        holds: Whether the measured value is within the bound.
+        spread: Range over the seeds, such as "3e-7 .. 8e-7 over 5 seeds".
     """
 
     sentence: str
@@ -53,12 +52,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `run.json`; times are ISO 8601 with their zone, `seconds` add up over resumed parts.
+    """Content of `run.json`; times are ISO 8601 with their zone.
 
-    `metrics` are the medians of the numeric columns of `summary.csv` over its rows. `failures` has one
-    entry (cell, seed, reason, trace) for each training that failed. `git` says in `of` whose commit it is, kanrun's or
-    the working directory's, and is absent where neither lies in a repository. `checkpoints` has the checksum of each
-    checkpoint that the run left.
+    Attributes:
+        overrides: Arguments that give the configuration; of several points, see `points.csv`.
+        seeds: Seeds of the first point.
+        cells: Number of cells of the first point.
+        points: Number of points.
+        trainings: Number of trainings of all points.
+        seconds: Wall-clock seconds, summed over resumed parts.
+        git: Commit, and in `of` whose: kanrun's or the working directory's; None without one.
+        metrics: Medians over seeds of the numeric columns of `summary.csv`, for one point.
+        claims: Claims of a run of one point; those of several are in `progress.jsonl`.
+        failures: Point, cell, seed, reason and trace of the first trainings that failed.
+        checkpoints: Checksum of each checkpoint that the run left.
     """
 
     command: str
@@ -66,6 +73,8 @@ class Manifest:
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     cells: int = 1
+    points: int = 1
+    trainings: int = 1
     device: str = "cpu"
     precision: str = "float64"
     threads: int | None = None
@@ -89,92 +98,36 @@ class Manifest:
     checkpoints: dict[str, str] = field(default_factory=dict)
 
     @property
-    def is_open(self) -> bool:
-        """Whether a process writes the run, or did so until it was killed."""
-        return self.status in {Status.STARTING, Status.RUNNING}
+    def is_complete(self) -> bool:
+        """Whether the run has nothing left to do."""
+        return self.status == Status.COMPLETED and not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        """The content as JSON has it: metrics that are not finite become null, such measured values text."""
+        """Return the content as JSON has it; numbers that are not finite become null or text."""
         content: dict[str, Any] = plain(self)
-        content["metrics"] = {
-            name: value if _finite(value) else None for name, value in content["metrics"].items()
-        }
-        for claim in content["claims"]:
-            claim["measured"] = (
-                claim["measured"] if _finite(claim["measured"]) else str(claim["measured"])
-            )
+        content["metrics"] = finite_or_none(content["metrics"])
+        content["claims"] = claims_to_json(self.claims)
         if self.git is None:
             del content["git"]
         return content
 
 
-def _read_or_empty(path: Path, kind: type[T]) -> T:
-    try:
-        return read_json(path, kind)
-    except StorageFailed:
-        return kind()
+def claims_to_json(claims: Iterable[Claim]) -> list[dict[str, Any]]:
+    """Return claims as plain values; measured values that are not finite become text."""
+    content: list[dict[str, Any]] = plain(list(claims))
+    for claim in content:
+        measured = claim["measured"]
+        claim["measured"] = measured if _is_finite(measured) else str(measured)
+    return content
 
 
-def _finite(value: Any) -> bool:
+def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics with None for numbers that are not finite."""
+    return {name: value if _is_finite(value) else None for name, value in metrics.items()}
+
+
+def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-@dataclass(frozen=True)
-class StudyProgress:
-    """What a resumed study need not run again: its cells, and (cell, seed, rows in each table) of finished tasks."""
-
-    cells: list[Any] | None = None
-    finished: list[tuple[int, int, dict[str, int]]] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, folder: Path) -> StudyProgress:
-        """The progress of the run in `folder`; an empty one where the file is missing or damaged."""
-        return _read_or_empty(folder / PROGRESS_FILE, cls)
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """One run of a sweep: its overrides as typed, and its configuration as plain values."""
-
-    overrides: tuple[str, ...]
-    config: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The command and its words as typed; job i has the folder i inside the sweep's."""
-
-    command: str
-    argv: tuple[str, ...]
-    jobs: tuple[SweepJob, ...]
-
-    @property
-    def settings(self) -> list[dict[str, str]]:
-        """The overrides of each job as typed, by their key."""
-        return [
-            dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in self.jobs
-        ]
-
-    @property
-    def varied(self) -> list[str]:
-        """The keys in which jobs differ."""
-        each = self.settings
-        return [key for key in each[0] if len({job.get(key) for job in each}) > 1]
-
-    def store(self, folder: Path) -> None:
-        """Write `sweep.json`. Raises StorageFailed."""
-        write_json(folder / SWEEP_FILE, self, durable=True)
-
-    @classmethod
-    def read(cls, folder: Path) -> Sweep:
-        """The sweep in `folder`. Raises StorageFailed if its `sweep.json` is missing or damaged."""
-        try:
-            sweep = read_json(folder / SWEEP_FILE, cls)
-        except StorageFailed as error:
-            raise StorageFailed(f"{folder} does not describe a sweep: {error}") from error
-        if not sweep.jobs:
-            raise StorageFailed(f"{folder / SWEEP_FILE} does not describe a sweep: it has no jobs.")
-        return sweep
 
 
 @dataclass(frozen=True)
@@ -194,10 +147,9 @@ class Point:
     values: Mapping[str, Any] = field(default_factory=dict)
     base: int = 0
 
-    @property
-    def label(self) -> str:
-        """The swept values in words, such as "model.degree=3, target=sine"."""
-        return ", ".join(f"{key}={value}" for key, value in self.values.items())
+    def __str__(self) -> str:
+        words = ", ".join(f"{key}={value}" for key, value in self.values.items())
+        return f"point {self.number} ({words})" if words else f"point {self.number}"
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
@@ -206,35 +158,34 @@ def write_points(folder: Path, points: Sequence[Point]) -> None:
     A value is JSON, except for text that would not be read as JSON. Raises StorageFailed.
     """
     keys = list(points[0].values)
-    rows = [
-        [point.number, point.base, *(_cell(point.values[key]) for key in keys)]
+    header = ["point", "base", *keys, "overrides"]
+    rows = (
+        [point.number, point.base, *(value_text(point.values[key]) for key in keys)]
         + [json.dumps(point.overrides)]
         for point in points
-    ]
-    content = csv_lines([["point", "base", *keys, "overrides"], *rows])
-    write_atomic(folder / POINTS_FILE, content, durable=True)
+    )
+    write_atomic(folder / POINTS_FILE, csv_lines([header, *rows]), durable=True)
 
 
 def read_points(folder: Path) -> list[Point]:
     """Return the points in `points.csv`. Raises StorageFailed if it is missing or damaged."""
-    path = folder / POINTS_FILE
+    path, points = folder / POINTS_FILE, list[Point]()
     header, rows = read_rows(path)
-    points = []
     try:
-        for number, row in enumerate(rows):
-            _, base, *values, overrides = row
+        for number, (own, base, *values, overrides) in enumerate(rows):
             keyed = dict(zip(header[2:-1], map(_value, values), strict=True))
-            points.append(Point(number, tuple(json.loads(overrides)), keyed, int(base)))
-            if int(row[0]) != number:
-                raise ValueError(f"row {number} has the point {row[0]}")
-    except (ValueError, TypeError) as error:
+            points.append(Point(number, tuple(map(str, json.loads(overrides))), keyed, int(base)))
+            if int(own) != number or int(base) < 0:
+                raise ValueError(f"row {number} has the point {own} of the base {base}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise StorageFailed(f"{path} does not describe points: {error}.") from error
     if not points:
         raise StorageFailed(f"{path} does not describe points: it has no rows.")
     return points
 
 
-def _cell(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return the text of a swept value in tables."""
     return value if isinstance(value, str) and _value(value) == value else json.dumps(value)
 
 
@@ -264,13 +215,13 @@ def _names_setting(base: Mapping[str, Any], key: str, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class RunLabels:
-    """What people say of a run: words by which it is found, and a sentence. They may change at any time."""
+    """Tags by which a run is found, and a sentence about it; both may change at any time."""
 
     tags: tuple[str, ...] = ()
     note: str = ""
 
     def store(self, folder: Path) -> None:
-        """Write `labels.json`, or remove it where there is nothing to say. Raises StorageFailed."""
+        """Write `labels.json`, or remove it if there are no labels. Raises StorageFailed."""
         if self == RunLabels():
             with storing(folder / LABELS_FILE):
                 (folder / LABELS_FILE).unlink(missing_ok=True)
@@ -279,14 +230,18 @@ class RunLabels:
 
     @classmethod
     def read(cls, folder: Path) -> RunLabels:
-        """The labels of the run or sweep in `folder`; none where the file is missing or damaged."""
-        return _read_or_empty(folder / LABELS_FILE, cls)
+        """Return the labels of the run in `folder`; none if the file is missing or damaged."""
+        try:
+            return read_json(folder / LABELS_FILE, cls)
+        except StorageFailed:
+            return cls()
 
 
 def check_tags(tags: Iterable[str]) -> None:
-    """Raise UsageError for a tag that could not be typed as the name of a run, or would be taken for another one."""
+    """Raise UsageError for a tag that could not be typed as the name of a run."""
     for tag in tags:
         if not re.fullmatch(r"[\w.+-]{1,40}", tag) or tag == "latest":
             raise UsageError(
-                f"{tag!r} is no tag: it needs up to 40 letters, digits and . + - _, without blanks, and not `latest`."
+                f"{tag!r} is not a valid tag: a tag has up to 40 letters, digits and . + - _, "
+                "without blanks, and is not `latest`."
             )

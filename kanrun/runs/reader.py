@@ -1,4 +1,4 @@
-"""Reads a run folder back, whatever state it is in and whoever wrote it; and who writes it, one process at a time."""
+"""Reader of run folders, in any state and from anyone, and the lock of their only writer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +16,20 @@ from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, read_bytes, read_json, storing, yaml_as_plain
+from kanrun.runs.journal import Journal, PointResult
 from kanrun.runs.manifest import (
     LABELS_FILE,
     MANIFEST_FILE,
-    SWEEP_FILE,
+    POINTS_FILE,
     Manifest,
+    Point,
     RunLabels,
     Status,
-    StudyProgress,
-    Sweep,
+    plain_values,
+    read_points,
 )
 from kanrun.runs.records import Checkpoint
-from kanrun.runs.tables import read_columns, read_table
+from kanrun.runs.tables import frame_of, read_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -34,76 +37,116 @@ if TYPE_CHECKING:
 TOP_TABLES = ("metrics", "summary")
 #: Errors by which runs compare, held-out points first: the test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
-_JOB = re.compile(r"\d{1,9}")
-_RESUME = re.compile(r"resume-\d+-\d+")
+_RESUME = re.compile(r"(point\d+-)?resume-\d+-\d+")
 _CONFIG_LIMIT = 4 * 2**20
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what file systems without locks answer
+#: Answers of file systems without locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class Run:
-    """A run folder, read only. Nothing is read before it is asked for; nothing in the folder is ever run."""
+    """A run folder, or one point of it, read only.
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    Nothing is read before it is asked for, and nothing in the folder is ever run. A point of a run
+    looks like a run of that point alone: its tables have its rows, without the column `point`.
+    """
+
+    def __init__(self, path: Path, name: str | None = None, point: Point | None = None) -> None:
         self.path = path
         self.name = name or path.name
+        self.point = point
+        self._whole = self
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        return f"Run({self.address!r})"
+
+    @property
+    def address(self) -> str:
+        """The path of the folder; of a point, with its number behind."""
+        return f"{self.path}/{self.point.number}" if self.point else str(self.path)
+
+    @cached_property
+    def points(self) -> tuple[Run, ...]:
+        """The points of a run of several; of all others the run itself."""
+        if self.point is not None or not (self.path / POINTS_FILE).is_file():
+            return (self,)
+        points = []
+        for point in read_points(self.path):
+            view = Run(self.path, f"{self.name}/{point.number}", point)
+            view._whole = self
+            points.append(view)
+        return tuple(points)
+
+    @property
+    def has_points(self) -> bool:
+        """Whether it is a run of several points; False if these cannot be read."""
+        try:
+            return len(self.points) > 1
+        except StorageFailed:
+            return False
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The content of `run.json`; StorageFailed if it is missing or damaged."""
-        return read_json(self.path / MANIFEST_FILE, Manifest)
+        """The content of `run.json`; of a point, as a run of it would have. Raises StorageFailed."""
+        if self.point is None:
+            return read_json(self.path / MANIFEST_FILE, Manifest)
+        number, result = self.point.number, self._result
+        failures = [one for key, one in self.journal.failed.items() if key[0] == number]
+        reasons = [result.reason, *(one.get("reason") for one in failures)]
+        return replace(
+            self._whole.manifest,
+            overrides=self.point.overrides,
+            points=1,
+            metrics=result.metrics,
+            claims=result.claims,
+            failures=tuple(failures),
+            status=self._point_status(bool(failures)),
+            reason=next((str(reason) for reason in reasons if reason), None),
+            trace=None,
+        )
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The content of `progress.jsonl`."""
+        return Journal.read(self.path) if self.point is None else self._whole.journal
+
+    @property
+    def _result(self) -> PointResult:
+        number = self.point.number if self.point else 0
+        return self.journal.results.get(number, PointResult(number))
+
+    def _point_status(self, failed: bool) -> Status:
+        whole = self._whole.manifest.status
+        if failed or self._result.reason:
+            return Status.FAILED
+        if self.point is not None and self.point.number in self.journal.results:
+            return Status.COMPLETED
+        return whole if whole == Status.RUNNING else Status.INTERRUPTED
 
     @property
     def labels(self) -> RunLabels:
         """Tags and note."""
         return RunLabels.read(self.path) if (self.path / LABELS_FILE).is_file() else RunLabels()
 
-    @cached_property
-    def jobs(self) -> tuple[Run, ...]:
-        """The runs of a sweep in order, those that are still to begin among them; none of a single run."""
-        if (self.path / MANIFEST_FILE).exists():
-            return ()
-        numbers = (name for name in subfolders(self.path) if _JOB.fullmatch(name))
-        names = {name for name in numbers if (self.path / name / MANIFEST_FILE).exists()}
-        if (self.path / SWEEP_FILE).is_file():
-            with contextlib.suppress(StorageFailed):
-                names |= {str(number) for number in range(len(Sweep.read(self.path).jobs))}
-        return tuple(
-            Run(self.path / name, f"{self.name}/{name}") for name in sorted(names, key=int)
-        )
-
-    @property
-    def is_sweep(self) -> bool:
-        """Whether it is a sweep: a run that has jobs, and no record of its own."""
-        return bool(self.jobs)
-
     @property
     def error(self) -> float | None:
-        """The error by which runs compare: the median over seeds of the first of `ERRORS` that was measured."""
+        """The error by which runs compare: the median over seeds of the first of `ERRORS`."""
         try:
-            metrics = self.manifest.metrics
+            metrics = self.manifest.metrics if self.point is None else self._result.metrics
         except KanrunError:
             return None
         return next((value for name in ERRORS if (value := metrics.get(name)) is not None), None)
 
     @property
-    def best_job(self) -> Run | None:
-        """The job with the lowest error; None where none has one."""
-        known = [(error, job) for job in self.jobs if (error := job.error) is not None]
-        return min(known, key=lambda pair: pair[0])[1] if known else None
-
-    @property
-    def single(self) -> Run:
-        """The run itself; of a sweep its best job, or the first where none has an error."""
-        return (self.best_job or self.jobs[0]) if self.is_sweep else self
+    def best(self) -> Run:
+        """The point with the lowest error, or the first; of a run of one point the run itself."""
+        known = [(error, point) for point in self.points if (error := point.error) is not None]
+        return min(known, key=lambda pair: pair[0])[1] if known else self.points[0]
 
     @property
     def is_alive(self) -> bool:
-        """Whether the run continues: STARTING or RUNNING, and its process exists (assumed on other hosts)."""
-        manifest = self.manifest
-        if not manifest.is_open:
+        """Whether a process writes the run (assumed of other hosts)."""
+        manifest = self._whole.manifest
+        if manifest.status != Status.RUNNING:
             return False
         return self.is_elsewhere or environment.is_alive(manifest.pid, manifest.process_start)
 
@@ -113,47 +156,49 @@ class Run:
         return self.manifest.host != environment.host()
 
     def check_ended(self, force: bool = False) -> None:
-        """Raise UsageError if the run is still running, or may be on another host and `force` does not say it ended."""
+        """Raise UsageError if the run is running, or may be on another host without `force`."""
         host, pid = self.manifest.host, self.manifest.pid
         if self.is_alive and not self.is_elsewhere:
-            raise UsageError(f"{self.path} is still running (process {pid}); wait or end it first.")
+            raise UsageError(
+                f"{self.path} is still running (process {pid}). Wait, or stop it first."
+            )
         if self.is_alive and not force:
             raise UsageError(
-                f"{self.path} was started on the host {host} (process {pid}), and whether it still runs there cannot "
-                "be seen from here; if it has ended, add --force."
+                f"{self.path} was started on the host {host} (process {pid}), and whether it still "
+                "runs there cannot be seen from here. If it has ended, add --force."
             )
 
     @property
-    def has_begun(self) -> bool:
-        """Whether trainings may have begun: its `run.json` is there, and not STARTING."""
-        return (self.path / MANIFEST_FILE).exists() and self.manifest.status != Status.STARTING
-
-    @property
     def status(self) -> str:
-        """The status as text: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
+        """The status as text; `INTERRUPTED (killed)` for a run whose process is gone."""
+        if self.point is not None:
+            killed = self._whole.status
+            own = self._point_status(any(k[0] == self.point.number for k in self.journal.failed))
+            return killed if own == Status.RUNNING else str(own)
         if not (self.path / MANIFEST_FILE).exists():
-            if self.is_sweep:
-                return status_of_all([job.status for job in self.jobs])
-            in_sweep = (self.path.parent / SWEEP_FILE).is_file()
-            return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"
+            return "INTERRUPTED (killed before it started)"
         try:
-            if self.manifest.is_open and not self.is_alive:
-                return (
-                    "INTERRUPTED (killed)"
-                    if self.has_begun
-                    else "INTERRUPTED (killed before it started)"
-                )
+            if self.manifest.status == Status.RUNNING and not self.is_alive:
+                return "INTERRUPTED (killed)"
             return str(self.manifest.status)
         except KanrunError:
             return "UNREADABLE"
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration in `.hydra/config.yaml` as plain values, interpolations left as they stand.
+        """The configuration as plain values, interpolations kept. Raises StorageFailed.
 
-        Raises StorageFailed if it is missing, damaged, or uses YAML aliases (which can blow up memory).
+        Of several points it is the first's.
         """
-        return read_config(self.path / ".hydra" / "config.yaml")
+        point = self.point or Point(0)
+        config = read_config(config_path(self.path, point.base))
+        for key, value in plain_values(config, point.values).items():
+            *groups, last = key.split(".")
+            node = config
+            for group in groups:
+                node = node[group]
+            node[last] = value
+        return config
 
     @property
     def table_paths(self) -> dict[str, Path]:
@@ -163,7 +208,13 @@ class Run:
         for path in sorted((self.path / "tables").glob("*.csv")):
             if path.is_file() and not path.is_symlink() and path.stem not in TOP_TABLES:
                 found[path.stem] = path
+        if self.point is not None and (layout := self._layout):
+            found = {name: path for name, path in found.items() if name in layout}
         return found
+
+    @cached_property
+    def _layout(self) -> dict[str, list[str] | None]:
+        return {} if self.point is None else self.journal.layout(self.point.number)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -171,56 +222,104 @@ class Run:
         return tuple(self.table_paths)
 
     def table(self, name: str) -> pandas.DataFrame:
-        """Return a table as recorded so far; KanrunError if there is none of that name."""
-        path = self.table_paths.get(file_name(name))
-        if path is None:
+        """Return a table as recorded so far. Raises KanrunError if there is none of that name."""
+        if file_name(name) not in self.table_paths:
             there = ", ".join(self.tables) or "none yet"
             raise KanrunError(f"run {self.name} has no table {name!r}; there are: {there}.")
-        return read_table(path)
+        return frame_of(self.columns(name))
 
     def columns(self, name: str) -> dict[str, list[Any]]:
-        """As `table`, as lists by column and without pandas; empty if there is none of that name."""
+        """Return a table as lists by column; empty if there is none of that name."""
         path = self.table_paths.get(file_name(name))
-        return {} if path is None else read_columns(path)
+        if path is None:
+            return {}
+        if self.point is None:
+            return read_columns(path)
+        own = self._layout.get(file_name(name))
+        return point_columns(path, self.point.number, own)
+
+    @property
+    def _prefix(self) -> str:
+        return f"point{self.point.number}-" if self.point else ""
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Names of the checkpoints that are there."""
-        return tuple(
-            path.stem for path in sorted((self.path / "checkpoints").glob("*.safetensors"))
-        )
+        files = sorted((self.path / "checkpoints").glob(f"{self._prefix}*.safetensors"))
+        return tuple(path.stem.removeprefix(self._prefix) for path in files)
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Return a checkpoint; KanrunError if there is none of that name or it is damaged."""
-        path = checkpoint_path(self.path / "checkpoints", name)
+        """Return a checkpoint. Raises KanrunError if it is missing or damaged."""
+        path = checkpoint_path(self.path / "checkpoints", self._prefix + name)
         if not path.is_file():
             there = ", ".join(self.checkpoints) or "none yet"
             raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}.")
-        return read_checkpoint(
-            path, self.manifest.checkpoints.get(path.stem) if self._ended else None
-        )
+        sums = self._whole.manifest.checkpoints if self._ended else {}
+        found = read_checkpoint(path, sums.get(path.stem))
+        return replace(found, name=found.name.removeprefix(self._prefix))
 
     def check_checkpoints(self) -> None:
-        """Raise StorageFailed if a checkpoint that the run left, by its `run.json`, is no longer there."""
-        if (
-            gone := sorted(set(self.manifest.checkpoints) - set(self.checkpoints))
-            if self._ended
-            else []
-        ):
+        """Raise StorageFailed if a checkpoint that `run.json` names is no longer there."""
+        named = self._whole.manifest.checkpoints if self._ended else {}
+        own = {name for name in named if name.startswith(self._prefix)}
+        if gone := sorted(own - {self._prefix + name for name in self.checkpoints}):
             raise StorageFailed(
                 f"{self.path} has lost its checkpoint {gone[0]}, which run.json names."
             )
 
     @property
     def _ended(self) -> bool:
-        """Whether `run.json` is there and final: while a run continues, it writes checkpoints before `run.json`."""
-        return (self.path / MANIFEST_FILE).exists() and not self.manifest.is_open
+        """Whether `run.json` is final: a running run writes checkpoints before it."""
+        there = (self.path / MANIFEST_FILE).exists()
+        return there and self._whole.manifest.status != Status.RUNNING
+
+    @property
+    def figures_folder(self) -> Path:
+        """Where the figures are; those of a point have a folder of their own."""
+        folder = self.path / "figures"
+        return folder / f"point{self.point.number}" if self.point else folder
 
     @property
     def figures(self) -> tuple[Path, ...]:
         """Files of the figures that are there."""
-        there = (self.path / "figures").glob("*.*")
+        there = self.figures_folder.glob("*.*")
         return tuple(sorted(path for path in there if path.suffix in {".png", ".svg", ".pdf"}))
+
+
+class RunTables(Mapping[str, "pandas.DataFrame"]):
+    """The tables of a run by name, each read when it is first asked for."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._names = run.tables
+        self._read: dict[str, pandas.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pandas.DataFrame:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = self._run.table(name)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def point_columns(
+    path: Path, point: int, columns: list[str] | None, start: int = 0
+) -> dict[str, list[Any]]:
+    """Return the rows of a point, with the columns that a run of it alone would have."""
+    found = read_columns(path, point, start)
+    names = [name for name in found if name != "point"] if columns is None else columns
+    return {name: found[name] for name in names if name in found}
+
+
+def config_path(folder: Path, base: int) -> Path:
+    """Return the path of a composed configuration: `config.yaml`, `config-1.yaml`, ..."""
+    return folder / (f"config-{base}.yaml" if base else "config.yaml")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -236,11 +335,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold the run or sweep in `folder` for this process in the body.
+    """Lock the run in `folder` for this process in the body.
 
-    The lock is the system's, not the file's, which stays: it ends with the process that holds it and is never stale.
-    Where a file system has no locks, nothing is held, and `run.json` alone says who writes.
-    Raises UsageError if another process holds the run, StorageFailed if the folder cannot be written.
+    The lock is the system's, not the file's, which stays: it ends with its process and is never
+    stale. On file systems without locks nothing is locked, and `run.json` alone says who writes.
+    Raises UsageError if another process holds the run, StorageFailed if it cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -250,9 +349,8 @@ def holding(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            with contextlib.suppress(StorageFailed):  # a sweep's folder has no record
-                Run(folder).check_ended(force=True)
-            raise UsageError(f"{folder} is still running; wait or end it first.") from error
+            Run(folder).check_ended(force=True)
+            raise UsageError(f"{folder} is still running. Wait, or stop it first.") from error
         except (OSError, NotImplementedError) as error:
             if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
                 raise
@@ -262,18 +360,8 @@ def holding(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def status_of_all(jobs: Sequence[str]) -> str:
-    """The status of a sweep: that of its jobs where they agree, else the worst of them and how many completed."""
-    done = jobs.count(Status.COMPLETED)
-    for status in (Status.RUNNING, Status.INTERRUPTED, "NOT BEGUN", Status.FAILED, "UNREADABLE"):
-        if any(job.startswith(status) for job in jobs):
-            shown = Status.INTERRUPTED if status == "NOT BEGUN" else status
-            return f"{shown} ({done} of {len(jobs)} jobs)" if len(jobs) > 1 else str(shown)
-    return str(Status.COMPLETED)
-
-
 def subfolders(parent: Path) -> list[str]:
-    """Names of the folders in `parent`, links and hidden ones left out; none where it cannot be read."""
+    """Return the names of the folders in `parent` without links and hidden ones."""
     try:
         with os.scandir(parent) as entries:
             return [
@@ -286,54 +374,26 @@ def subfolders(parent: Path) -> list[str]:
 
 
 def unfinished(run: Run) -> Iterator[str]:
-    """Sentences on a run that is not complete: what it has, and what `kanrun runs resume` does with it."""
-    if run.is_sweep:
-        yield from _sweep_left(run)
-        return
-    status = run.status
-    if status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"} and not _failed(run):
-        return
-    path = os.path.relpath(
-        run.path
-    )  # also of other outputs than the ones that a name is looked for in
-    if status == "NOT BEGUN":
-        yield f"it never began; `kanrun runs resume {os.path.dirname(path)}` runs it with the rest of its sweep"
+    """Yield sentences on a run that is not complete: what it has, and what `resume` does."""
+    if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
         return
     try:
         manifest = run.manifest
     except KanrunError:
-        yield "it was killed before it recorded anything; start it again"
+        yield "It was killed before it recorded anything. Start it again."
         return
-    total = manifest.cells * len(manifest.seeds)
-    finished, begun = (
-        len(StudyProgress.read(run.path).finished),
-        sum(bool(_RESUME.fullmatch(name)) for name in run.checkpoints),
-    )
+    # The path is relative, and the run may lie in other outputs than those that names refer to.
+    path = os.path.relpath(run.path)
+    begun = sum(bool(_RESUME.fullmatch(name)) for name in run.checkpoints)
+    total, finished = manifest.trainings, len(run.journal.finished)
     if last := _last_step(run):
         yield f"last recorded step: {last}"
+    rest = total - finished - begun
     parts = [f"{finished} of {total} trainings are finished and kept" if total > 1 else ""]
-    if begun:
-        parts.append(f"{begun} continue{'s' if begun == 1 else ''} from the last checkpoint")
-    if (rest := total - finished - begun) > 0:
-        parts.append(
-            "it starts again" if total == 1 else f"{rest} start{'s' if rest == 1 else ''} anew"
-        )
+    parts.append(f"{begun} continue{'s' * (begun == 1)} from the last checkpoint" if begun else "")
+    if rest > 0:
+        parts.append(f"{rest} restart{'s' * (rest == 1)}" if total > 1 else "it restarts")
     yield f"`kanrun runs resume {path}`: {', '.join(part for part in parts if part)}"
-
-
-def _sweep_left(run: Run) -> Iterator[str]:
-    left = [job for job in run.jobs if job.status != Status.COMPLETED or _failed(job)]
-    if left:
-        done = len(run.jobs) - len(left)
-        again = f"`kanrun runs resume {os.path.relpath(run.path)}`"
-        yield f"{again}: {done} of {len(run.jobs)} jobs are complete and kept, the others run"
-
-
-def _failed(run: Run) -> bool:
-    try:
-        return bool(run.manifest.failures)
-    except KanrunError:
-        return False
 
 
 def _last_step(run: Run) -> str:

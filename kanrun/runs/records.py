@@ -1,4 +1,4 @@
-"""Records that an experiment yields for its run folder: plain values, sent between processes without torch."""
+"""Records that an experiment yields for its run folder: plain values, without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: `metrics` and `summary` lie in the run folder itself, all others in `tables/`."""
+    """One line of a table; all tables but `metrics` and `summary` are in `tables/`."""
 
     table: str
     values: dict[str, Value]
@@ -21,7 +21,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table at once, as columns of equal length; for tables/ (predictions, edges, ...)."""
+    """A whole table as columns of equal length, which replaces one that its training wrote before."""
 
     name: str
     columns: dict[str, NDArray[Any]]
@@ -29,7 +29,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Arrays and a JSON-able description; stored as `checkpoints/<name>.safetensors` and `<name>.json`."""
+    """Arrays and a description that JSON can hold, in `checkpoints/<name>.safetensors`."""
 
     name: str
     arrays: dict[str, NDArray[Any]]
@@ -40,7 +40,7 @@ class Checkpoint:
 class Note:
     """A sentence for the user and the log: a choice with its reason, or a warning.
 
-    One in `detail` is shown to those who ask for it with -v.
+    A `detail` is shown with -v only.
     """
 
     text: str

@@ -1,10 +1,10 @@
-"""Tables of a run: CSV files that are appended row by row and readable whenever the writer is killed.
+"""Tables of a run: CSV files that grow row by row and can be read whenever the writer is killed.
 
-Every row is one line and one write to the operating system, so a killed writer leaves at most half a last
-line, which readers drop. Newlines inside text become blanks for that reason. The header comes from the
-first row; a row with further columns rewrites the file once with a wider header (atomically, earlier rows
-get empty fields), and a row that lacks columns leaves them empty. Text that a spreadsheet would run as a formula has an
-apostrophe before it in the file.
+Every row is one line and one write to the operating system. A killed writer leaves at most half a
+last line, which readers drop; line breaks inside text therefore become blanks. The header comes
+from the first row. A row with further columns widens the header once, atomically; earlier rows get
+empty fields, and a row without some of the columns leaves them empty. Text that a spreadsheet would
+run as a formula is stored with an apostrophe in front.
 """
 
 from __future__ import annotations
@@ -13,124 +13,207 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.files import read_bytes, storing, write_atomic
+from kanrun.runs.files import check_regular, storing, write_atomic
 from kanrun.spreadsheets import as_text, from_text
 
 if TYPE_CHECKING:
     import pandas
 
-TABLE_LIMIT = 4 * 2**30  # bytes of a table that are read
+#: Largest table that is read, in bytes.
+TABLE_LIMIT = 4 * 2**30
+#: Columns that say which training a row belongs to; tables are read in their order.
+MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
+Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
+_BLOCK = 65536
 
 
-class CsvFile:
-    """The table at `path`, which need not exist yet; opened for appending at the first row."""
+class LineFile:
+    """A file that grows by whole lines; half a line that a killed writer left is cut off."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
-        self._header: list[str] = []
 
-    def append(self, values: Mapping[str, Any]) -> None:
-        """Write one row; on return it is with the operating system. Raises StorageFailed."""
-        self.extend({name: [value] for name, value in values.items()})
-
-    def extend(self, columns: Columns) -> None:
-        """Write the rows of `columns` (equal lengths) in one go. Raises StorageFailed."""
-        lists, rows = _lists(columns)
-        descriptor = self._open_with(list(lists))
-        empty = [None] * rows
-        rest = memoryview(
-            csv_lines(zip(*(lists.get(name, empty) for name in self._header), strict=True))
-        )
+    def write(self, lines: bytes) -> None:
+        """Append whole lines; on return the operating system has them. Raises StorageFailed."""
+        descriptor, left = self._opened(), memoryview(lines)
         with storing(self.path):
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            while left:
+                left = left[os.write(descriptor, left) :]
 
-    def replace(self, columns: Columns) -> None:
-        """Make the table hold these rows and no others, atomically. Raises StorageFailed."""
-        self.close()
-        lists, _ = _lists(columns)
-        write_atomic(self.path, csv_lines([list(lists), *zip(*lists.values(), strict=True)]))
+    def size(self) -> int:
+        """Return the size in bytes. Raises StorageFailed."""
+        descriptor = self._opened()
+        with storing(self.path):
+            return os.fstat(descriptor).st_size
 
     def sync(self) -> None:
-        """Make the rows written so far survive a power cut."""
+        """Make the lines written so far survive a power cut."""
         if self._descriptor is not None:
             with storing(self.path):
                 os.fsync(self._descriptor)
 
     def close(self) -> None:
+        """Close the file; the next writing opens it again."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             with storing(self.path):
                 os.close(descriptor)
 
-    def _open_with(self, columns: list[str]) -> int:
-        """The file, open for appending, with at least these columns in its header."""
-        if self._descriptor is None and (self.path.exists() or self.path.is_symlink()):
-            self._header = _mend(self.path)
-        if further := [name for name in columns if name not in self._header]:
-            self.close()
-            rows = read_rows(self.path)[1] if self._header else iter(())
-            self._header = [*self._header, *further]
-            padding = [""] * len(further)
-            write_atomic(self.path, csv_lines([self._header, *(row + padding for row in rows)]))
+    def _opened(self) -> int:
         if self._descriptor is None:
-            flags = (
-                os.O_WRONLY
-                | os.O_APPEND
-                | getattr(os, "O_NOFOLLOW", 0)
-                | getattr(os, "O_BINARY", 0)
-            )
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
             with storing(self.path):
-                self._descriptor = os.open(self.path, flags)
+                self._descriptor = os.open(self.path, flags, 0o666)
+                _cut_half_line(self._descriptor)
         return self._descriptor
 
 
-def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
-    """Return header and whole rows as text; half a last line is left out. Raises StorageFailed."""
-    text = _whole_lines(read_bytes(path, TABLE_LIMIT)).decode("utf-8", "replace")
-    marked = "'" in text
+def _cut_half_line(descriptor: int) -> None:
+    size = end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        found = os.read(descriptor, end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
 
-    def rows() -> Iterator[list[str]]:
+
+class CsvFile(LineFile):
+    """The table at `path`, which need not exist yet; opened for appending at the first row."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.header: list[str] = []
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Append one row. Raises StorageFailed."""
+        self.extend({name: [value] for name, value in values.items()})
+
+    def extend(self, columns: Columns) -> None:
+        """Append the rows of `columns` (equal lengths) in one write. Raises StorageFailed."""
+        lists, rows = _lists(columns)
+        started = bool(self._header())
+        if further := [name for name in lists if name not in self.header]:
+            self.header = [*self.header, *further]
+            if started:
+                self.close()
+                padding = [""] * len(further)
+                rewrite(self.path, self.header, (row + padding for row in read_rows(self.path)[1]))
+        empty = [None] * rows
+        lines = zip(*(lists.get(name, empty) for name in self.header), strict=True)
+        self.write(csv_lines(lines if started else chain([self.header], lines)))
+
+    def close(self) -> None:
+        super().close()
+        self.header = self.header if self.path.exists() else []
+
+    def _header(self) -> list[str]:
+        if not self.header and self.size():
+            self.header = read_rows(self.path)[0]
+        return self.header
+
+
+def rewrite(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Replace the table at `path` row by row, atomically. Raises StorageFailed."""
+    write_atomic(path, (csv_lines([row]) for row in chain([header], rows)))
+
+
+def read_rows(path: Path, start: int = 0) -> tuple[list[str], Iterator[list[str]]]:
+    """Return header and whole rows as text; `start` is the byte at which a row begins.
+
+    Rows are read as they are asked for. Raises StorageFailed.
+    """
+    check_regular(path, TABLE_LIMIT)
+    header = next(_rows(path, 0), [])
+    return header, _rows(path, start, skip=not start)
+
+
+def _rows(path: Path, start: int, skip: bool = False) -> Iterator[list[str]]:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(start)
+            rows = csv.reader(_whole_lines(stream))
+            if skip:
+                next(rows, None)
+            for row in rows:
+                yield [from_text(text) if text[:1] == "'" else text for text in row]
+    except (csv.Error, OSError) as error:
+        raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
+
+
+def _whole_lines(stream: io.BufferedReader) -> Iterator[str]:
+    for line in stream:
+        if line.endswith(b"\n"):
+            yield line.decode("utf-8", "replace")
+
+
+def key_reader(header: Sequence[str]) -> Callable[[Sequence[str]], Key]:
+    """Return a function that gives point, cell and seed of a row.
+
+    Each is 0 if the table does not have it; a row without valid numbers is of the training -1.
+    """
+    places = [header.index(name) if name in header else None for name in MARKS]
+
+    def key_of(row: Sequence[str]) -> Key:
         try:
-            for row in csv.reader(io.StringIO(text, newline="")):
-                yield list(map(from_text, row)) if marked else row
-        except csv.Error as error:
-            raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
+            point, cell, seed = (0 if at is None else int(row[at] or 0) for at in places)
+        except (ValueError, IndexError):
+            return -1, -1, -1
+        return point, cell, seed
 
-    found = rows()
-    return next(found, []), found
+    return key_of
 
 
-def read_columns(path: Path) -> dict[str, list[Any]]:
-    """Return the table at `path` as lists by column, numbers where all of a column are, empty fields as None.
+def read_columns(path: Path, point: int | None = None, start: int = 0) -> dict[str, list[Any]]:
+    """Return the table at `path`, or its rows of one point, as lists by column.
 
-    Floats come back to the last bit; half a last line (a killed writer) is left out; text such as `NA` stays text.
+    A column has numbers if all its fields are numbers, and None for empty fields. Floats come back
+    to the last bit; text such as `NA` stays text. Rows are in the order of point, cell and seed.
     Raises StorageFailed.
     """
-    header, rows = read_rows(path)
-    columns = zip(*rows, strict=True) if header else iter(())
+    header, lines = read_rows(path, start)
+    if point is not None and "point" in header:
+        at, wanted = header.index("point"), str(point)
+        lines = (row for row in lines if len(row) > at and row[at] == wanted)
+    rows = list(lines)
+    if any(name in header for name in MARKS):
+        keys = list(map(key_reader(header), rows))
+        if any(after < before for before, after in zip(keys, keys[1:], strict=False)):
+            rows = [rows[at] for at in sorted(range(len(rows)), key=keys.__getitem__)]
     try:
-        return {
-            name: _typed(values)
-            for name, values in zip(header, [*columns] or [()] * len(header), strict=True)
-        }
+        columns = [*zip(*rows, strict=True)] or [()] * len(header)
+        return {name: _typed(values) for name, values in zip(header, columns, strict=True)}
     except ValueError as error:
         raise StorageFailed(
             f"{path} is not a CSV table: its rows have different lengths."
         ) from error
 
 
+def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
+    """Return columns as a DataFrame; a column without any value holds missing numbers."""
+    import pandas
+
+    empty = [name for name, each in columns.items() if each and all(one is None for one in each)]
+    return pandas.DataFrame(dict(columns)).astype(dict.fromkeys(empty, float))
+
+
 def _typed(values: Sequence[str]) -> list[Any]:
-    for kind in (
-        (int, float, _truth) if not any("_" in value for value in values) else ()
-    ):  # 1_0 is no number here
+    # "1_0" is a number to Python, and text to whoever wrote it.
+    kinds = () if any("_" in value for value in values) else (int, float, _truth)
+    for kind in kinds:
         with contextlib.suppress(ValueError):
             return [kind(value) if value else None for value in values]
     return [None if value in ("", "nan") else value for value in values]
@@ -142,38 +225,12 @@ def _truth(text: str) -> bool:
     return text == "True"
 
 
-def read_table(path: Path) -> pandas.DataFrame:
-    """As `read_columns`, as a DataFrame: empty fields are missing values, columns without any value are numbers."""
-    import pandas
-
-    columns = read_columns(path)
-    empty = [
-        name
-        for name, values in columns.items()
-        if values and all(value is None for value in values)
-    ]
-    return pandas.DataFrame(columns).astype(dict.fromkeys(empty, float))
-
-
-def _mend(path: Path) -> list[str]:
-    """Return the header of the table at `path` after cutting off half a last line."""
-    content = read_bytes(path, TABLE_LIMIT)
-    whole = _whole_lines(content)
-    if len(whole) < len(content):
-        write_atomic(path, whole)
-    return read_rows(path)[0]
-
-
-def _whole_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
-
-
 def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
     lists = {}
     for name, column in columns.items():
         values = column.tolist() if hasattr(column, "tolist") else list(column)
         numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
-        lists[_plain(name)] = values if numeric else [_plain(value) for value in values]
+        lists[plain_value(name)] = values if numeric else [plain_value(value) for value in values]
     lengths = {len(values) for values in lists.values()}
     if len(lengths) > 1:
         sizes = ", ".join(f"{name} {len(values)}" for name, values in lists.items())
@@ -181,7 +238,8 @@ def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
     return lists, lengths.pop() if lengths else 0
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value as tables hold it: numbers of Python, text of one line."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, str):
@@ -190,7 +248,7 @@ def _plain(value: Any) -> Any:
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Rows as CSV, safe for spreadsheets."""
+    """Return rows as CSV, safe for spreadsheets."""
     buffer = io.StringIO()
     safe = ([as_text(value) if isinstance(value, str) else value for value in row] for row in rows)
     csv.writer(buffer, lineterminator="\n").writerows(safe)

@@ -1,4 +1,4 @@
-"""Tasks on a Dask cluster, through `distributed`'s own Client."""
+"""Executor of tasks on a Dask cluster, through `distributed`'s client."""
 
 from __future__ import annotations
 
@@ -10,85 +10,88 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.records import Checkpoint
+from kanrun.runs.tables import Key
 from kanrun.study.executors import (
-    ATTEMPTS,
+    UNNAMED,
     Failed,
+    Finished,
+    Recorded,
     Resume,
     Retried,
     Started,
-    TaskEvent,
     TaskEvents,
     Warned,
     events_of,
 )
 from kanrun.study.experiment import Failure, Task, TaskRunner
 
-_CONNECT, _LOOK, _POLL = (
-    3.0,
-    2.0,
-    0.02,
-)  # seconds: to connect in, between looks at the workers and at what is ready
+Ended = Recorded | Finished | Failed
+#: Seconds to connect in, between looks at the workers, and between looks at results.
+_CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02
+#: Tasks that the scheduler has at a time: enough for any cluster, few enough for its memory.
+_AHEAD = 1000
 _NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
 
 
-def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address: str) -> TaskEvents:
-    """Run the tasks on the cluster at `address`; the records of a task come together at its end.
+def run_dask(runner: TaskRunner, tasks: Iterable[Task], resume: Resume, address: str) -> TaskEvents:
+    """Run the tasks on the cluster at `address`; the records of a task arrive together at its end.
 
-    A task returns its failure as a value and is then run once more, on another worker where there is one.
-    A task whose worker died is run again by the scheduler itself, as often as its `allowed-failures` says, and then
-    once more as one that failed: the scheduler cannot distinguish a task that killed a worker from one that waited
-    there. Raises UsageError if no scheduler answers,
+    A task returns its failure as a value and is then run once more, on another worker if there is
+    one. If a worker dies, the scheduler runs its task again, as often as its `allowed-failures`
+    says; the task then counts as failed once, since the scheduler cannot distinguish a task that
+    killed a worker from one that waited there. Raises UsageError if no scheduler answers,
     KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
     """
     distributed: Any = importlib.import_module("distributed")
     with _client(address) as client:
-        futures = {
-            client.submit(run_task, runner, task, resume(task), pure=False): task for task in tasks
-        }
-        attempts = dict.fromkeys((task.pair for task in tasks), 1)
-        for task in tasks:
-            yield Started(task)
-        completed = distributed.as_completed(list(futures), loop=client.loop)
+        waiting, futures, failed = iter(tasks), dict[Any, Task](), set[Key]()
+        completed = distributed.as_completed([], loop=client.loop)
+
+        def submit(task: Task, checkpoint: Checkpoint | None, **where: Any) -> Started:
+            future = client.submit(run_task, runner, task, checkpoint, pure=False, **where)
+            futures[future] = task
+            completed.add(future)
+            return Started(task)
+
         try:
+            for task in islice(waiting, _AHEAD):
+                yield submit(task, resume(task))
             for future in _as_they_come(completed, client):
                 if future is None:
                     yield Warned(_NO_WORKERS.format(address=address))
                     continue
-                if (
-                    future.status == "lost"
-                ):  # its worker died with the result; the scheduler runs it again
+                # If its worker died with the result, the scheduler runs the task again.
+                if future.status == "lost":
                     completed.add(future)
                     continue
                 task = futures.pop(future)
                 events, worker = _events(future, task, address)
                 future.release()
                 end = events[-1]
-                if isinstance(end, Failed) and attempts[task.pair] < ATTEMPTS:
-                    attempts[task.pair] += 1
+                if isinstance(end, Failed) and task.key not in failed:
+                    failed.add(task.key)
                     yield Retried(task, end.failure)
                     others = [name for name in client.nthreads() if name != worker] or None
-                    where: dict[str, Any] = {
-                        "workers": others,
-                        "allow_other_workers": others is not None,
-                    }
-                    retry = client.submit(run_task, runner, task, None, pure=False, **where)
-                    futures[retry] = task
-                    completed.add(retry)
-                    yield Started(task)
+                    yield submit(task, None, workers=others, allow_other_workers=bool(others))
                     continue
+                failed.discard(task.key)
                 yield from events
+                for following in islice(waiting, 1):
+                    yield submit(following, resume(following))
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
 
 
 def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
-    """The futures as they complete; and None, once, whenever there is no worker that could complete any."""
+    """Yield the futures as they complete, and None once whenever there is no worker."""
     told, looked = False, 0.0
     while not completed.is_empty():
         if completed.has_ready():
@@ -112,18 +115,18 @@ def probe(address: str) -> None:
 
 def run_task(
     runner: TaskRunner, task: Task, resume: Checkpoint | None
-) -> tuple[list[TaskEvent], str | None]:
-    """The events of `task` in a worker of the cluster, and the worker's address."""
+) -> tuple[list[Ended], str | None]:
+    """Return the events of `task` in a worker of the cluster, and the worker's address."""
     from distributed import get_worker
 
-    events = list(events_of(runner, task, resume))
-    with contextlib.suppress(ValueError):  # no worker: called by itself
+    events = [replace(event, task=UNNAMED) for event in events_of(runner, task, resume)]
+    with contextlib.suppress(ValueError):  # not in a worker
         return events, str(get_worker().address)
     return events, None
 
 
-def _events(future: Any, task: Task, address: str) -> tuple[list[TaskEvent], str | None]:
-    """What `run_task` returned. Raises KanrunError if the cluster went away."""
+def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | None]:
+    """Return the result of `run_task`. Raises KanrunError if the cluster went away."""
     from distributed.scheduler import KilledWorker
 
     if future.status == "cancelled":
@@ -133,7 +136,7 @@ def _events(future: Any, task: Task, address: str) -> tuple[list[TaskEvent], str
         )
     if future.status == "finished":
         events, worker = future.result()
-        return events, worker
+        return [replace(event, task=task) for event in events], worker
     error = future.exception()
     if isinstance(error, KilledWorker):
         deaths = int(error.allowed_failures) + 1
@@ -154,9 +157,8 @@ def _client(address: str) -> Iterator[Any]:
     ]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
-        logging.getLogger(name).setLevel(
-            logging.CRITICAL + 1
-        )  # what matters comes back as an event or an exception
+        # What matters comes back as an event or an exception.
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         client = _connected(distributed, address)
         if client is None:
@@ -173,10 +175,10 @@ def _client(address: str) -> Iterator[Any]:
 
 
 def _connected(distributed: Any, address: str) -> Any:
-    """Return a client, or None where no scheduler answers in time.
+    """Return a client, or None if no scheduler answers in time.
 
-    The answers of other servers can keep a client waiting for ever, or make it allocate all memory: the client is made
-    in a thread, which is then left behind, and messages of its failed parts are not shown.
+    Answers of other servers can keep a client waiting for ever, or make it allocate all memory.
+    The client is therefore made in a thread, which is abandoned if it does not return.
     """
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 

@@ -1,4 +1,4 @@
-"""What a run would be, said before it begins and without writing anything: trainings, sizes, time and memory."""
+"""Description of a run before it begins: trainings, sizes, time and memory; writes nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kanrun.config import ExperimentConfig
 from kanrun.runs.index import RunIndex, flattened
 from kanrun.runs.manifest import Status
-from kanrun.study.experiment import Experiment, Prepared, names_of, tasks_of
-from kanrun.study.resources import need_of
+from kanrun.study.execute import Checked, Studied
+from kanrun.study.experiment import Experiment, names_of
+from kanrun.study.resources import estimate_memory
 
-#: Settings by which trainings do not take longer.
+#: Settings that do not change the time of a training.
 _EVEN = (
     "seed",
     "n_seeds",
@@ -27,60 +27,67 @@ _EVEN = (
     "executor.",
     "sampling.n_test",
 )
-_MOST_CELLS = 12
+_MOST_NAMED = 12
 
 
-def plan_in_words(
-    experiment: Experiment, command: str, cfg: ExperimentConfig, prepared: Prepared, outputs: Path
+def describe_plan(
+    experiment: Experiment, study: Studied, checked: Checked, outputs: Path
 ) -> Iterator[str]:
-    """Sentences on the run that `cfg` asks for. `prepared` is what was built for its first training."""
-    tasks = tasks_of(experiment, cfg)
-    cells = list({task.index: task.cell for task in tasks}.values())
-    several = "s" * (len(cells) > 1)
-    yield f"{len(tasks)} training{'s' * (len(tasks) > 1)}: {len(cells)} cell{several} x {cfg.n_seeds} seeds"
-    if len(cells) > 1:
-        names = names_of(cells)
-        more = f" and {len(cells) - _MOST_CELLS} more" if len(cells) > _MOST_CELLS else ""
-        yield f"cells: {'; '.join(names[:_MOST_CELLS])}{more}"
-    first: Any = next(iter(prepared.values()), None)
-    if (words := getattr(first, "words", None)) is not None:
-        yield f"the first: {words}"
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
+    """Yield sentences on the run of a study that was checked."""
+    cfg, points = study.config(0), len(study.points)
+    trainings = sum(many * n for many, n in zip(checked.cells, checked.seeds, strict=True))
+    cells, seeds = checked.cells[0], checked.seeds[0]
+    parts = [_plural(points, "point")] if points > 1 else []
+    parts += [_plural(cells, "cell"), _plural(seeds, "seed")]
+    each = " (of the first point)" if len({*zip(checked.cells, checked.seeds, strict=True)}) > 1 else ""
+    yield f"{_plural(trainings, 'training')}: {' x '.join(parts)}{each}"
+    if points > 1:
+        yield f"points: {_some([str(point) for point in study.points])}"
+    if cells > 1:
+        yield f"cells: {_some(names_of(list(experiment.cells(cfg))))}"
+    first: Any = next(iter(checked.prepared.values()), None)
+    if (line := getattr(first, "words", None)) is not None:
+        yield f"the first: {line}"
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    least = estimate_memory(cfg).memory / 2**20
+    yield (
+        f"memory: {used:.0f} MiB with the data of the first training, and at least {least:.3g} MiB "
+        "to train"
     )
-    least = need_of(cfg).memory / 2**20
-    yield f"memory: {megabytes:.0f} MiB with the data of the first training, and at least {least:.3g} MiB to train"
-    yield _time_of(command, cfg, len(tasks), outputs)
+    yield _estimated_time(study, trainings, outputs)
 
 
-def _time_of(command: str, cfg: ExperimentConfig, trainings: int, outputs: Path) -> str:
-    """How long the finished run took that has the most settings in common, a training and all of them."""
-    wanted = _telling(flattened(asdict(cfg)))
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{'; '.join(names[:_MOST_NAMED])}{more}"
+
+
+def _estimated_time(study: Studied, trainings: int, outputs: Path) -> str:
+    """Return the time per training and in total, from the most similar run that finished."""
+    wanted = _relevant(flattened(asdict(study.config(0))))
     nearest: tuple[int, float, str, list[str]] | None = None
     index = RunIndex(outputs)
-    for run in index.single_runs:
-        row = run.row(settings=False)
-        if (
-            run.entry.status != Status.COMPLETED
-            or row.get("command") != command
-            or not row.get("seconds")
-        ):
-            continue
-        settings = _telling(run.settings)
+    for row in index.rows("status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)):
+        settings = _relevant(index.settings(row["name"]))
         differ = [name for name in {*wanted, *settings} if settings.get(name) != wanted.get(name)]
-        seconds = float(row["seconds"]) / max(1, int(row["seeds"] or 1) * int(row["cells"] or 1))
+        seconds = float(row["seconds"]) / max(1, int(row["trainings"] or 1))
         if nearest is None or len(differ) < nearest[0]:
-            nearest = len(differ), seconds, run.name, sorted(differ)
+            nearest = len(differ), seconds, row["name"], sorted(differ)
     if nearest is None:
-        return f"time: unknown, since no run of {command} in {outputs} has ended"
+        return f"time: unknown, since no run of {study.command} in {outputs} has ended"
     _, seconds, name, differ = nearest
-    unlike = (
-        f", which differs in {', '.join(differ[:4])}{' and more' if len(differ) > 4 else ''}"
-        if differ
-        else ""
+    more = " and more" if len(differ) > 4 else ""
+    unlike = f", which differs in {', '.join(differ[:4])}{more}" if differ else ""
+    return (
+        f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
+        f"(from run {name}{unlike})"
     )
-    return f"time: about {seconds:.3g} s a training, {seconds * trainings:.3g} s in all, by {name}{unlike}"
 
 
-def _telling(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not name.startswith(_EVEN)}

@@ -1,61 +1,125 @@
-"""Run an experiment: settings checked, cells x seeds through an executor, records to the run folder."""
+"""Execution of a study: points checked, tasks through an executor, records to the run folder."""
 
 from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from time import process_time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
+from rich.text import Text
 
-from kanrun.config import ExperimentConfig
-from kanrun.config import rules as settings
-from kanrun.errors import StorageFailed
+from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, check_tags
-from kanrun.runs.reader import Run
-from kanrun.runs.records import Note, Row
-from kanrun.study import report
-from kanrun.study.executors import (
-    Recorded,
-    Resume,
-    TaskEvent,
-    TaskEvents,
-    Warned,
-    run_local,
-    run_serial,
+from kanrun.runs.manifest import (
+    Claim,
+    Manifest,
+    Point,
+    RunLabels,
+    Status,
+    check_tags,
+    claims_to_json,
+    finite_or_none,
 )
+from kanrun.runs.reader import Run, RunTables
+from kanrun.runs.records import Row
+from kanrun.runs.tables import MARKS, Key
+from kanrun.study import report
+from kanrun.study.comparison import draw_points, print_points
+from kanrun.study.executors import Recorded, TaskEvent, TaskEvents, Warned, run_local, run_serial
 from kanrun.study.experiment import (
     Experiment,
     Failure,
     Prepared,
     Task,
     TaskRunner,
-    prepare,
+    check_size,
     takes_resume,
     tasks_of,
 )
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.resources import check_memory, cores, device_of, threads_of
+from kanrun.study.resources import RESULTS, TimeLimit, check_memory, cores, device_of, threads_of
 from kanrun.study.trackers import Tracker
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+#: Settings of the whole run, which cannot differ between points.
+OF_THE_RUN = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
 
-def check(experiment: Experiment, cfg: ExperimentConfig, *, force: bool = False) -> Prepared:
-    """Refuse what can be refused before a run exists: common settings, size (unless `force`d), device, cells, address.
 
-    Calls `check` and `prepare` of the experiment where it has them. Returns what was prepared for the first task, which
-    `execute` takes. Raises UsageError; writes nothing.
+class Studied(Protocol):
+    """What is run: `kanrun.study.points.Study`, or anything else with its points."""
+
+    @property
+    def command(self) -> str: ...
+
+    @property
+    def argv(self) -> tuple[str, ...]: ...
+
+    @property
+    def points(self) -> tuple[Point, ...]: ...
+
+    def config(self, number: int) -> ExperimentConfig:
+        """Return the configuration of a point. Raises UsageError."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A study whose points can run: numbers of cells and seeds, and what the first task needs."""
+
+    cells: tuple[int, ...]
+    seeds: tuple[int, ...]
+    prepared: Prepared
+
+
+def check(
+    experiment: Experiment,
+    study: Studied,
+    *,
+    force: bool = False,
+    executor: ExecutorConfig | None = None,
+) -> Checked:
+    """Check everything that can be checked before a run exists, and write nothing.
+
+    Calls `check` and `prepare` of the experiment for each point, if it has them. `force` skips the
+    memory check; `executor` is one in place of the configured one. Raises UsageError, which names
+    the point if there are several.
     """
-    settings.check(cfg)
+    for key in study.points[0].values:
+        if key.partition(".")[0] in OF_THE_RUN:
+            raise UsageError(f"{key} is a setting of the whole run and cannot differ by point.")
+    cells, seeds, prepared = [], [], Prepared()
+    for point in study.points:
+        try:
+            cfg = study.config(point.number)
+            tasks = _check_point(experiment, cfg, point, force)
+            check_size(sum(cells) + len(tasks))
+            ready = _prepare(experiment, tasks)
+        except UsageError as error:
+            if not point.values:
+                raise
+            raise UsageError(f"{point}: {error}") from error
+        prepared = prepared or ready
+        cells.append(tasks[-1].index + 1)
+        seeds.append(cfg.n_seeds)
+    place = executor or study.config(0).executor
+    if place.kind == "dask":
+        from kanrun.study.dask import probe
+
+        probe(str(place.address))
+    return Checked(tuple(cells), tuple(seeds), prepared)
+
+
+def _check_point(
+    experiment: Experiment, cfg: ExperimentConfig, point: Point, force: bool
+) -> list[Task]:
     check_memory(cfg, force=force)
     check_tags(cfg.tags)
     if cfg.device not in {"auto", "cpu"}:
@@ -63,60 +127,77 @@ def check(experiment: Experiment, cfg: ExperimentConfig, *, force: bool = False)
     own_check = getattr(experiment, "check", None)
     if own_check is not None:
         own_check(cfg)
-    prepared = prepare(experiment, cfg, tasks_of(experiment, cfg))
-    if cfg.executor.kind == "dask":
-        from kanrun.study.dask import probe
+    return tasks_of(experiment, cfg, point)
 
-        probe(str(cfg.executor.address))
+
+def _prepare(experiment: Experiment, tasks: list[Task]) -> Prepared:
+    """Prepare the first seed of each cell, and return what the first task needs."""
+    own = getattr(experiment, "prepare", None)
+    if own is None:
+        return {}
+    first, *others = [task for task in tasks if task.seed == tasks[0].seed]
+    prepared = {first.key: own(first.cfg, first.cell, first.seed)}
+    for task in others:
+        own(task.cfg, task.cell, task.seed)
     return prepared
 
 
-def execute(  # noqa: PLR0913  (each is an option)
-    experiment: Experiment,
-    cfg: ExperimentConfig,
-    folder: RunFolder,
-    *,
-    prepared: Prepared | None = None,
-    resume: bool = False,
-    quiet: bool = False,
-    verbose: bool = False,
-    manifest: Manifest | None = None,
-    began: float | None = None,
-) -> Manifest:
-    """Run all cells and seeds of `experiment` into `folder` and return its record.
-
-    `manifest` has the words that asked for the run, `began` the CPU seconds of this process at that time.
-
-    `resume=True` continues in a folder from `RunFolder.reopen`: finished trainings are kept, others start
-    again, from their last checkpoint where the experiment can. A training that fails is recorded with its
-    cause and the others continue; the status is then FAILED. KeyboardInterrupt (also `Terminated`) is recorded
-    as INTERRUPTED and raised again, with all rows kept. StorageFailed is raised when nothing can be written.
-    With `max_cpu_seconds`, trainings end in order with the best that they have, others do not begin, and the run is
-    COMPLETED with that as its reason. Progress and results go to standard error. `prepared` is what `check` returned
-    for these settings.
-    """
-    tasks = tasks_of(experiment, cfg)
-    if resume:
-        folder.update(executor=asdict(cfg.executor))
-    else:
-        folder.start(_filled(manifest or Manifest(""), experiment, cfg, folder, tasks))
-    if cfg.tags or cfg.note:
-        RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
-    runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
-    limit = None
-    if cfg.max_cpu_seconds is not None:
-        limit = TimeLimit(cfg.max_cpu_seconds, process_time() if began is None else began)
-    tracker = None
-    if cfg.tracker is not None:
-        tracker = Tracker(cfg.tracker, folder.manifest.command, folder.path, asdict(cfg))
-    execution = _Execution(
-        runner, folder, tasks, report.error_console(), quiet, verbose, limit, tracker
+def manifest_of(study: Studied, checked: Checked) -> Manifest:
+    """Return the record of a run that is about to begin."""
+    cfg, first = study.config(0), study.points[0]
+    pairs = zip(checked.cells, checked.seeds, strict=True)
+    return Manifest(
+        study.command,
+        study.argv,
+        first.overrides if len(study.points) == 1 else (),
+        seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
+        cells=checked.cells[0],
+        points=len(study.points),
+        trainings=sum(many * each for many, each in pairs),
+        device=device_of(cfg),
+        precision=cfg.precision,
+        threads=threads_of(cfg),
+        executor=asdict(cfg.executor),
     )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a study is executed.
+
+    Attributes:
+        resume: Continue in a folder from `RunFolder.reopen`: finished trainings are kept.
+        executor: Executor in place of the configured one.
+        quiet: Print warnings and errors only.
+        verbose: Print how choices were made.
+        began: CPU seconds of this process when the run was asked for.
+    """
+
+    resume: bool = False
+    executor: ExecutorConfig | None = None
+    quiet: bool = False
+    verbose: bool = False
+    began: float | None = None
+
+
+def execute(
+    experiment: Experiment,
+    study: Studied,
+    folder: RunFolder,
+    checked: Checked,
+    attempt: Attempt = Attempt(),
+) -> Manifest:
+    """Run all points, cells and seeds of a study into `folder` and return its record.
+
+    A training that fails is recorded with its cause and the others continue; the status is then
+    FAILED. KeyboardInterrupt (also `Terminated`) is recorded as INTERRUPTED and raised again, with
+    all rows kept. With `max_cpu_seconds`, trainings stop with the best that they have, others do
+    not begin, and the run is COMPLETED with that reason. Raises StorageFailed if nothing can be
+    written. Progress and results go to standard error.
+    """
     try:
-        ended = execution.run(resume)
-        if tracker is not None:
-            tracker.end(ended["metrics"], ended["status"])
-        folder.finish(**ended)
+        execution = _Execution(experiment, study, folder, checked, attempt)
+        folder.finish(**execution.run())
     except BaseException as error:
         status, failure = Status.FAILED, Failure.of(error)
         if isinstance(error, KeyboardInterrupt):
@@ -125,227 +206,245 @@ def execute(  # noqa: PLR0913  (each is an option)
         with contextlib.suppress(StorageFailed):  # the error that ends the run says more
             folder.finish(status, failure.reason, failure.trace)
         raise
-    if not quiet:
+    if not attempt.quiet:
         execution.report(folder.manifest)
     return folder.manifest
-
-
-@dataclass(frozen=True)
-class TimeLimit:
-    """CPU time of a run: limit, time at its start, and time reserved for figures and claims."""
-
-    seconds: float
-    began: float
-    #: Loading matplotlib takes 0.7 CPU s, six figures at most 1.5 CPU s.
-    results: float = 3.0
-    share: float = 0.98
-    """Of the seconds, since the last step of a training ends a little later."""
-    program: float = 0.8
-    """Seconds of the program itself, before the command is read and after its results are shown."""
-
-    @property
-    def end(self) -> float:
-        """CPU seconds of the process at which trainings end; they have a third of the seconds in any case."""
-        return self.began + max(
-            self.share * self.seconds - self.results - self.program, self.seconds / 3
-        )
 
 
 class _Execution:
     """One execution of a study."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  (what `execute` was asked for)
+    def __init__(
         self,
-        runner: TaskRunner,
+        experiment: Experiment,
+        study: Studied,
         folder: RunFolder,
-        tasks: Sequence[Task],
-        console: Console,
-        quiet: bool,
-        verbose: bool = False,
-        limit: TimeLimit | None = None,
-        tracker: Tracker | None = None,
+        checked: Checked,
+        attempt: Attempt,
     ) -> None:
-        self._runner, self._folder, self._tasks, self._limit = runner, folder, tasks, limit
-        self._ended_early, self._tracker = False, tracker
-        self._console, self._quiet, self._verbose = console, quiet, verbose
-        self._recorder = Recorder(folder, tasks)
+        self._experiment, self._study, self._folder = experiment, study, folder
+        self._attempt, self._prepared, self._several = attempt, checked.prepared, len(study.points) > 1
+        self._console = report.error_console()
+        self._cfg = cfg = study.config(0)
+        self._executor = attempt.executor or cfg.executor
+        if attempt.resume:
+            folder.manifest = replace(folder.manifest, executor=asdict(self._executor))
+        elif cfg.tags or cfg.note:
+            RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
+        self._limit: TimeLimit | None = None
+        if cfg.max_cpu_seconds is not None:
+            began = process_time() if attempt.began is None else attempt.began
+            figures = 1 if self._several else getattr(experiment, "RESULTS", RESULTS)
+            self._limit = TimeLimit.of(cfg.max_cpu_seconds, began, figures)
+        self._tracker: Tracker | None = None
+        if cfg.tracker is not None:
+            self._tracker = Tracker(cfg.tracker, study.command, folder.path, asdict(cfg))
+        self._recorder = Recorder(folder, study.points, checked.cells, checked.seeds)
+        self._ended_early = False
+        self._broken: list[tuple[Point, Failure]] = []  # points whose results failed
         self._summary: pandas.DataFrame | None = None
 
-    def run(self, resume: bool) -> dict[str, Any]:
-        """Train, draw, check claims; what `run.json` says of it. Raises what ends the whole run."""
-        self._train(resume)
-        self._folder.order()
-        run = Run(self._folder.path)
-        tables = {name: run.table(name) for name in run.tables}
-        self._summary = tables.get("summary")
-        claims, broken = self._evaluate(tables) if self._recorder.finished else ((), None)
-        failed = self._failure(broken)
+    def run(self) -> dict[str, Any]:
+        """Train, draw, check claims; return the changes of `run.json`."""
+        self._train()
+        metrics: dict[str, Any] = {}
+        claims: tuple[Claim, ...] = ()
+        if self._several:
+            self._draw_points()
+        else:
+            tables = RunTables(Run(self._folder.path))
+            self._summary = tables.get("summary")
+            metrics = _medians(self._summary)
+            if self._recorder.finished:
+                self._draw(tables)
+                claims = self._claims(tables, self._study.points[0])
+        failed = self._failure()
+        status = Status.FAILED if failed else Status.COMPLETED
+        if self._tracker is not None:
+            self._tracker.end(metrics, status)
         return {
-            "status": Status.FAILED if failed else Status.COMPLETED,
-            "reason": failed.reason if failed else self._time_was_up(),
+            "status": status,
+            "reason": failed.reason if failed else self._stopped_reason(),
             "trace": failed.trace if failed else None,
-            "metrics": _medians(self._summary),
+            "metrics": metrics,
             "claims": claims,
             "failures": self._recorder.failure_entries(),
         }
 
     def report(self, manifest: Manifest) -> None:
-        """Print the summary, the claims and the failures."""
-        if self._summary is not None:
+        """Print the results, the claims and the failures."""
+        if self._several:
+            print_points(self._console, Run(self._folder.path))
+        elif self._summary is not None:
             report.print_summary(
                 self._console, {str(name): [*values] for name, values in self._summary.items()}
             )
         report.print_claims(self._console, manifest.claims)
-        if len(self._tasks) > 1:
+        if manifest.trainings > 1:
             report.print_failures(self._console, manifest.failures)
 
-    def _train(self, resume: bool) -> None:
-        checkpoints = (
-            self._recorder.restore(takes_resume(self._runner.experiment)) if resume else {}
-        )
-        left = [task for task in self._tasks if task.pair not in self._recorder.finished]
-        with Reporter(self._console, len(self._tasks), self._quiet, self._verbose) as reporter:
-            reporter.skip(len(self._tasks) - len(left))
-            if self._recorder.lost:
-                text = f"{self._recorder.lost} trainings had finished, but rows of them are gone: they start again"
-                self._recorder.handle(Warned(text))
-                reporter.handle(Warned(text))
-            events = self._events(left, lambda task: checkpoints.get(task.pair))
-            with monitored(reporter.show_advance, self._limit.end if self._limit else None):
+    def _tasks(self, skip: set[Key] | None = None) -> Iterator[Task]:
+        """Yield the tasks of all points in their order, without those to skip."""
+        for point, left in zip(self._study.points, list(self._recorder.left), strict=True):
+            if left or skip is None:
+                for task in tasks_of(self._experiment, self._study.config(point.number), point):
+                    if skip is None or task.key not in skip:
+                        yield task
+
+    def _train(self) -> None:
+        recorder, resume = self._recorder, takes_resume(self._experiment)
+        checkpoints = recorder.restore(self._tasks(), resume) if self._attempt.resume else {}
+        kept, total = set(recorder.finished), recorder.total
+        attempt = self._attempt
+        with Reporter(self._console, total, attempt.quiet, attempt.verbose) as reporter:
+            reporter.skip(len(kept))
+            if recorder.lost:
+                lost = Warned(
+                    f"{recorder.lost} trainings had finished, but some of their rows are gone: "
+                    "they restart"
+                )
+                recorder.handle(lost)
+                reporter.handle(lost)
+            if attempt.resume and self._several:
+                self._end_earlier_points()
+            events = self._events(self._tasks(kept), total - len(kept), checkpoints)
+            with monitored(reporter.show_progress, self._limit.end if self._limit else None):
                 try:
                     for event in events:
-                        self._recorder.handle(event)
+                        recorder.handle(event)
                         reporter.handle(event)
                         self._track(event)
+                        self._end_point(event)
                 finally:
                     events.close()
-                ended = {
-                    *self._recorder.finished,
-                    *(task.pair for task, _ in self._recorder.failures),
-                }
-                # only the end of the time leaves trainings out
-                self._ended_early = time_limit_reached() or any(
-                    task.pair not in ended for task in left
-                )
+                # Only the time limit leaves trainings out.
+                self._ended_early = time_limit_reached() or any(recorder.left)
 
-    def _track(self, event: TaskEvent) -> None:
-        """Tell the tracker, where there is one, of a row of metrics."""
-        if (
-            self._tracker is None
-            or not isinstance(event, Recorded)
-            or not isinstance(event.record, Row)
-        ):
-            return
-        if event.record.table == "metrics":
-            several = len(self._tasks) > 1
-            marks = dict(zip(("cell", "seed"), event.task.pair, strict=True)) if several else {}
-            self._tracker.row({**event.record.values, **marks})
+    def _events(self, tasks: Iterator[Task], left: int, checkpoints: dict[Key, Any]) -> TaskEvents:
+        runner = TaskRunner(self._experiment, self._prepared)
 
-    def _time_was_up(self) -> str | None:
-        """The reason of a run that ended at its limit of seconds."""
-        if self._limit is None or not self._ended_early:
-            return None
-        missing = len(self._tasks) - len(self._recorder.finished)
-        what = f"; {missing} of {len(self._tasks)} trainings were not begun" if missing else ""
-        return f"ended by max_cpu_seconds={self._limit.seconds:g} with the best so far{what}"
+        def resume(task: Task) -> Any:
+            return checkpoints.pop(task.key, None)
 
-    def _events(self, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
-        executor = self._runner.cfg.executor
-        if executor.kind == "local" and tasks:
-            workers = executor.workers or max(1, cores() // self._runner.threads)
+        if self._executor.kind == "local" and left:
+            workers = self._executor.workers or max(1, cores() // threads_of(self._cfg))
             seconds = None if self._limit is None else max(0.0, self._limit.end - process_time())
-            return run_local(self._runner, tasks, resume, min(workers, len(tasks)), seconds)
-        if executor.kind == "dask" and tasks:
+            return run_local(runner, tasks, resume, min(workers, left), seconds)
+        if self._executor.kind == "dask" and left:
             from kanrun.study.dask import run_dask
 
-            return run_dask(self._runner, tasks, resume, str(executor.address))
-        return run_serial(self._runner, tasks, resume)
+            return run_dask(runner, tasks, resume, str(self._executor.address))
+        return run_serial(runner, tasks, resume)
 
-    def _evaluate(
-        self, tables: Mapping[str, pandas.DataFrame]
-    ) -> tuple[tuple[Claim, ...], Failure | None]:
-        """Draw the figures and check the claims; return the claims and why checking failed."""
-        experiment = self._runner.experiment
-        broken = None
-        claims: tuple[Claim, ...] = ()
+    def _track(self, event: TaskEvent) -> None:
+        """Send a row of `metrics` to the tracker, if there is one."""
+        if self._tracker is None or not isinstance(event, Recorded):
+            return
+        if isinstance(event.record, Row) and event.record.table == "metrics":
+            several = self._recorder.total > 1
+            marks = dict(zip(MARKS, event.task.key, strict=True)) if several else {}
+            self._tracker.row({**event.record.values, **marks})
+
+    def _end_point(self, event: TaskEvent) -> None:
+        """Check the claims of the point whose last training this event ended."""
+        number = None if isinstance(event, Warned) else event.task.point
+        if self._several and number is not None and not self._recorder.left[number]:
+            if not isinstance(event, Recorded):
+                self._store_result(self._study.points[number])
+
+    def _end_earlier_points(self) -> None:
+        """Check the claims of points whose trainings had all ended before a run was resumed."""
+        done = Run(self._folder.path).journal.results
+        for point in self._study.points:
+            if not self._recorder.left[point.number] and point.number not in done:
+                self._store_result(point)
+
+    def _store_result(self, point: Point) -> None:
+        tables = RunTables(self._recorder.take(point))
+        metrics, claims = _medians(tables.get("summary")), list[dict[str, Any]]()
+        before = len(self._broken)
+        if "summary" in tables:
+            claims = claims_to_json(self._claims(tables, point))
+        reason = self._broken[-1][1].reason if len(self._broken) > before else None
+        if point.number in self._recorder.failed:
+            reason = f"{self._recorder.failed[point.number]} of its trainings failed"
+        line = {"point": point.number, "metrics": finite_or_none(metrics), "claims": claims}
+        self._folder.journal({**line, "reason": reason})
+
+    def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
+        """Draw the figures; if that fails, the trainings are recorded and stay."""
         try:
-            for name, draw in experiment.figures(tables):
-                self._draw(name, draw)
+            for name, figure in self._experiment.figures(tables):
+                self._folder.figure(name, figure, self._cfg.format)
         except StorageFailed:
             raise
         except Exception as error:
-            self._warn(f"the figures could not be drawn: {Failure.of(error).reason}")
+            self._break("drawing the figures", error, self._study.points[0])
+
+    def _claims(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> tuple[Claim, ...]:
         try:
-            claims = tuple(self._supported(claim) for claim in experiment.claims(tables))
+            claims = [self._supported(claim, point) for claim in self._experiment.claims(tables)]
         except Exception as error:
-            broken = Failure(
-                f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc()
-            )
-        return claims, broken
+            self._break("checking the claims", error, point)
+            return ()
+        return tuple(claims)
 
-    def _draw(self, name: str, draw: Callable[[], Figure]) -> None:
-        """Draw and store a figure; warn if that fails, since the results are complete without it."""
-        try:
-            self._folder.figure(name, draw(), self._runner.cfg.figure_formats)
-        except StorageFailed:
-            raise
-        except Exception as error:
-            self._warn(f"the figure {name} could not be drawn: {Failure.of(error).reason}")
+    def _break(self, part: str, error: Exception, point: Point) -> None:
+        failure = Failure(f"{part} failed: {Failure.of(error).reason}", traceback.format_exc())
+        self._broken.append((point, failure))
 
-    def _warn(self, text: str) -> None:
-        """Record a warning and print it."""
-        self._recorder.handle(Warned(text))
-        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
-
-    def _supported(self, claim: Claim) -> Claim:
-        """The claim, which does not hold where trainings failed or were cut short: the others may be the good ones."""
-        missing = len(self._recorder.finished) < len(self._tasks)
-        if not missing and not self._ended_early:
+    def _supported(self, claim: Claim, point: Point) -> Claim:
+        """Return the claim; it does not hold if trainings failed or were cut short."""
+        failed = self._recorder.failed[point.number]
+        if not failed and not self._ended_early and not time_limit_reached():
             return claim
-        why = "the others failed" if self._recorder.failures else "ended by max_cpu_seconds"
-        came = f"from {len(self._recorder.finished)} of {len(self._tasks)} trainings, {why}"
-        return replace(
-            claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came
-        )
+        total = self._recorder.trainings[point.number]
+        why = "the others failed" if failed else "stopped by max_cpu_seconds"
+        done = total - failed - self._recorder.left[point.number]
+        came = f"from {done} of {total} trainings, {why}"
+        spread = f"{claim.spread}; {came}" if claim.spread else came
+        return replace(claim, holds=False, spread=spread)
 
-    def _failure(self, broken: Failure | None) -> Failure | None:
-        """Why the run failed, if it did: the first training that failed, else `broken`, of its figures or claims."""
-        failures = self._recorder.failures
-        if not failures:
-            return broken
-        if broken:  # incomplete tables may be why
-            self._folder.record(Note(broken.reason, warning=True))
-        first = failures[0][1]
-        if len(self._tasks) == 1:
-            return first
-        return Failure(
-            f"{len(failures)} of {len(self._tasks)} trainings failed; the first: {first.reason}",
-            first.trace,
-        )
+    def _draw_points(self) -> None:
+        """Draw the result over the swept keys; the points are recorded whatever happens."""
+        try:
+            draw_points(Run(self._folder.path), self._cfg.format)
+        except Exception as error:
+            text = f"kanrun: the figure over the points was not drawn: {Failure.of(error).reason}"
+            self._console.print(Text(text), soft_wrap=True)
 
+    def _failure(self) -> Failure | None:
+        """Return why the run failed: the first training that failed, or broken results."""
+        failures, total = self._recorder.failures, self._recorder.total
+        broken = [(point, failure) for point, failure in self._broken]
+        if not failures and not broken:
+            return None
+        if not failures and not self._several:
+            return broken[0][1]
+        if failures and total == 1:
+            return failures[0][1]
+        if failures and broken:  # incomplete tables may be why
+            self._folder.note(broken[0][1].reason)
+        named, first = failures[0] if failures else broken[0]
+        if self._several:
+            bad = {*self._recorder.failed, *(point.number for point, _ in broken)}
+            what = f"{len(bad)} of {len(self._study.points)} points failed"
+        else:
+            what = f"{self._recorder.failed[0]} of {total} trainings failed"
+        return Failure(f"{what}; the first, {named}: {first.reason}", first.trace)
 
-def _filled(
-    manifest: Manifest,
-    experiment: Experiment,
-    cfg: ExperimentConfig,
-    folder: RunFolder,
-    tasks: Sequence[Task],
-) -> Manifest:
-    name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
-    return replace(
-        manifest,
-        command=folder.command or name.replace("_", "-"),
-        seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
-        cells=len({task.index for task in tasks}),
-        device=device_of(cfg),
-        precision=cfg.precision,
-        threads=threads_of(cfg),
-        executor=asdict(cfg.executor),
-    )
+    def _stopped_reason(self) -> str | None:
+        """Return the reason of a run that its time limit stopped."""
+        if self._limit is None or not self._ended_early:
+            return None
+        missing = sum(self._recorder.left)
+        text = f"; {missing} of {self._recorder.total} trainings did not begin" if missing else ""
+        seconds = f"max_cpu_seconds={self._limit.seconds:g}"
+        return f"stopped after {seconds} (CPU time); kept the best result so far{text}"
 
 
 def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:
-    """The medians over seeds; none of several cells, whose numbers measure different things."""
+    """Return the medians over seeds; none of several cells, which measure different things."""
     if summary is None or summary.empty or "cell" in summary:
         return {}
     numbers = summary.select_dtypes("number").drop(columns=["cell", "seed"], errors="ignore")

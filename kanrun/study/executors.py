@@ -1,11 +1,13 @@
-"""Executors: tasks in this process, or in other processes of this machine (`kanrun.study.dask` has those of a cluster).
+"""Executors: tasks in this process, or in other processes of this machine; see also `dask`.
 
-An executor is a generator of events. It never raises for a task that failed: the failure is an event, and
-the other tasks continue. Closing the generator (or an exception thrown into it) stops all work.
+An executor is a generator of events, and takes tasks as it gets to them. It never raises for a task
+that failed: the failure is an event, and the other tasks continue. Closing the generator stops all
+work.
 
-The local executor has one pipe for each worker process. No shared queue has a lock that a killed worker could hold, and
-no pool breaks when one process dies, as those of `concurrent.futures` and loky do: a lost worker is an end of file on
-its pipe, its exit code is known, and the records of a task come as it yields them.
+The local executor has one pipe for each worker process. There is no shared queue with a lock that a
+killed worker could hold, and no pool that breaks when one process dies, as those of
+`concurrent.futures` and loky do. A lost worker is an end of file on its pipe, its exit code is
+known, and the records of a task arrive as it yields them.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from kanrun.config import ExperimentConfig
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 from kanrun.runs.records import Checkpoint, Record
+from kanrun.runs.tables import Key
 from kanrun.study.experiment import Failure, Task, TaskRunner
 
 
@@ -40,10 +44,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Progressed:
-    """How far a part of the task is, as its computation says; nothing of it is recorded."""
+    """Progress of a part of the task, which is not recorded."""
 
     task: Task
-    advance: ProgressUpdate
+    update: ProgressUpdate
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Retried:
-    """The task failed or its worker was lost; it starts again, and what it recorded does not count."""
+    """The task failed or its worker was lost; it restarts, and its records do not count."""
 
     task: Task
     failure: Failure
@@ -63,7 +67,7 @@ class Retried:
 
 @dataclass(frozen=True)
 class Failed:
-    """The task failed for good; what it recorded stays."""
+    """The task failed for good; its records stay."""
 
     task: Task
     failure: Failure
@@ -79,15 +83,20 @@ class Warned:
 TaskEvent = Started | Recorded | Progressed | Finished | Retried | Failed | Warned
 TaskEvents = Generator[TaskEvent, None, None]
 Resume = Callable[[Task], Checkpoint | None]
-ATTEMPTS = 2  # of a task in other processes; in this process the same error would come again
-TOLD_EVERY = 0.5  # seconds between two words of a worker on how far it is
-PATIENCE = 5.0  # seconds that a worker process gets to end before it is killed
+#: Stands for the task in events from other processes, which need not send it back.
+UNNAMED = Task(ExperimentConfig(), 0, {}, 0)
+#: Attempts at a task in other processes; in this process the same error would come again.
+ATTEMPTS = 2
+#: Seconds between two progress messages of a worker.
+TOLD_EVERY = 0.5
+#: Seconds that a worker process gets to end before it is killed.
+PATIENCE = 5.0
 
 
-def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
-    """Run the tasks one after the other in this process; records come as the experiment yields them.
+def run_serial(runner: TaskRunner, tasks: Iterable[Task], resume: Resume) -> TaskEvents:
+    """Run the tasks one after the other in this process.
 
-    None but the first begins once the time of this thread's watch is up, which also hears how far they are.
+    The first task always runs; no further task starts once the time limit is reached.
     """
     for number, task in enumerate(tasks):
         if number and time_limit_reached():
@@ -96,8 +105,10 @@ def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> Tas
         yield from events_of(runner, task, resume(task))
 
 
-def events_of(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> TaskEvents:
-    """Run one task here: what it records, and how it ended; any error of an experiment is a failure of its task."""
+def events_of(
+    runner: TaskRunner, task: Task, resume: Checkpoint | None
+) -> Iterator[Recorded | Finished | Failed]:
+    """Run one task here: yield its records, and how it ended; an error is a failure of its task."""
     clock = time.monotonic()
     try:
         for record in runner.run(task, resume):
@@ -110,31 +121,32 @@ def events_of(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> Task
 
 def run_local(
     runner: TaskRunner,
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     resume: Resume,
     workers: int,
     seconds: float | None = None,
 ) -> TaskEvents:
-    """Run the tasks in `workers` processes; records come as the experiments yield them.
+    """Run the tasks in `workers` processes.
 
-    With `seconds`, each worker's time is up after its share of these CPU seconds; no task begins after that.
-    A task that fails, or whose process dies, is run once more in a fresh process, then given up.
+    With `seconds`, the time limit of each worker is its share of these CPU seconds; no task begins
+    after that. A task that fails, or whose process dies, is run once more in a fresh process.
     """
-    waiting = deque(tasks)
-    attempts = dict.fromkeys((task.pair for task in tasks), 0)
+    waiting, again = iter(tasks), deque[Task]()
+    attempts: dict[Key, int] = {}
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
     share = None if seconds is None else seconds / workers
     try:
-        while waiting or busy:
-            while waiting and len(busy) < workers:
+        while True:
+            while len(busy) < workers and (task := again.popleft() if again else next(waiting, None)):
                 worker = idle.pop() if idle else _Worker(runner, share)
-                task = waiting.popleft()
                 busy[worker.connection] = worker
-                # A task runs again from its start, not from a checkpoint of the attempt that failed.
-                worker.give(task, resume(task) if attempts[task.pair] == 0 else None)
-                attempts[task.pair] += 1
+                # A second attempt starts from the beginning, not from a checkpoint of the first.
+                worker.give(task, None if task.key in attempts else resume(task))
+                attempts[task.key] = attempts.get(task.key, 0) + 1
                 yield Started(task)
+            if not busy:
+                return
             for connection in wait(list(busy)):
                 worker = busy[connection]
                 event = worker.next_event()
@@ -142,17 +154,21 @@ def run_local(
                     yield event
                     continue
                 del busy[connection]
+                tried = attempts.pop(event.task.key)
                 if isinstance(event, Finished):
                     if event.time_was_up:
-                        waiting.clear()
+                        waiting = iter(())
+                        again.clear()
                     idle.append(worker)
                     yield event
                     continue
                 worker.end()
-                again = attempts[event.task.pair] < ATTEMPTS
-                if again:
-                    waiting.appendleft(event.task)
-                yield Retried(event.task, event.failure) if again else event
+                if tried < ATTEMPTS:
+                    again.append(event.task)
+                    attempts[event.task.key] = tried
+                    yield Retried(event.task, event.failure)
+                else:
+                    yield event
     finally:
         for worker in [*idle, *busy.values()]:
             worker.end()
@@ -174,20 +190,19 @@ class _Worker:
 
     def give(self, task: Task, resume: Checkpoint | None) -> None:
         self._task = task
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # it died idle, which `next_event` reports
+        # A worker that died idle is reported by `next_event`.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((task, resume))
 
     def next_event(self) -> Recorded | Progressed | Finished | Failed:
-        """Wait for the next event of the worker; Failed if it is gone."""
+        """Wait for the next event of the worker; `Failed` if it is gone."""
         if self._task is None:
             raise RuntimeError("the worker has no task")
         try:
             event: Recorded | Progressed | Finished | Failed = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return Failed(self._task, Failure(self._epitaph()))
-        return event
+            event = Failed(self._task, Failure(self._epitaph()))
+        return replace(event, task=self._task)
 
     def end(self) -> None:
         """End the process, whatever it does at the moment."""
@@ -209,30 +224,29 @@ class _Worker:
 
 
 def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) -> None:
-    """Run in a worker process, which may use so many CPU seconds: take tasks, send back their records."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
+    """Take tasks in a worker process with this time limit, and send back their records."""
+    # Ctrl-C reaches the whole process group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             task, resume = connection.recv()
         except EOFError:
             return
-        with monitored(_sender(connection, task), seconds):
+        with monitored(_sender(connection), seconds):
             for event in events_of(runner, task, resume):
-                connection.send(event)
+                connection.send(replace(event, task=UNNAMED))
 
 
-def _sender(connection: Connection, task: Task) -> Callable[[ProgressUpdate], None]:
-    """A listener that sends what it hears to the parent, no more often than that can show it."""
+def _sender(connection: Connection) -> Callable[[ProgressUpdate], None]:
+    """Return a listener that sends progress to the parent, at most every `TOLD_EVERY` seconds."""
     last = -TOLD_EVERY
 
-    def send(advance: ProgressUpdate) -> None:
+    def send(update: ProgressUpdate) -> None:
         nonlocal last
         if time.monotonic() - last >= TOLD_EVERY:
             last = time.monotonic()
-            connection.send(Progressed(task, advance))
+            connection.send(Progressed(UNNAMED, update))
 
     return send
 

@@ -1,4 +1,4 @@
-"""The Experiment protocol and its expansion into tasks (cell x seed)."""
+"""Experiment protocol, and the expansion of a point into tasks (cells x seeds)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kanrun.config import ExperimentConfig
 from kanrun.config.plugins import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs.manifest import Claim
+from kanrun.runs.manifest import Claim, Point
 from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.resources import using_threads
+from kanrun.runs.tables import Key
+from kanrun.study.resources import threads_of, using_threads
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
-Prepared = dict[tuple[int, int], Any]  # by number of the cell, and seed
-Tables = Mapping[str, "pandas.DataFrame"]  # those of a run, by name
-#: Name of each figure, and a function that draws it.
-Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
+Prepared = dict[Key, Any]  # by training
+Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
+Figures = Iterator[tuple[str, "Figure"]]
 Claims = list[Claim]
 MOST_TASKS = 100_000
 
@@ -41,37 +41,48 @@ class Experiment(Protocol):
     """A module (or object) with these four functions.
 
     It may have further ones:
-    - `check(cfg)` refuses settings before anything runs;
-    - `prepare(cfg, cell, seed)` builds all that `run` needs to train, or raises UsageError. `run` then takes what it
-      returned as the argument `prepared`, None where nothing was prepared: before a study runs, the first seed of each
-      cell is prepared, and what the first task needs is kept for it;
-    - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
-    `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded
-    last under the name `resume`. It must then yield the records that come after that checkpoint, and no others.
+    - `check(cfg)` raises UsageError for settings that cannot run;
+    - `prepare(cfg, cell, seed)` builds all that `run` needs, or raises UsageError. Before a study
+      runs, the first seed of each cell is prepared; the result for the first task is kept, and
+      `run` takes it as its argument `prepared`, which is None for other tasks;
+    - `RESULTS`: number of small figures that take as long as the figures and claims of this
+      experiment, for `max_cpu_seconds`;
+    - `using_threads(n)` is a context manager that limits the threads of one training; without it,
+      torch's threads are limited.
+
+    `run` may take an argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt
+    yielded last under the name `resume`. It must then yield the records after that checkpoint only.
     """
 
-    def cells(self, cfg: Any, /) -> Sequence[Cell]: ...
+    def cells(self, cfg: Any, /) -> Sequence[Cell]:
+        """Return the cells: differences from `cfg`, or any settings that `run` understands."""
 
-    def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]: ...
+    def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]:
+        """Train one cell with one seed and yield its records."""
 
-    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Callable[[], Figure]]]: ...
+    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Figure]]:
+        """Draw figures from recorded tables alone, and yield them with their names."""
 
-    def claims(self, tables: Tables, /) -> Sequence[Claim]: ...
+    def claims(self, tables: Tables, /) -> Sequence[Claim]:
+        """Check claims on recorded tables."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training: cell number `index` of the study with one seed."""
+    """One training: a cell of a point of the study, with one seed."""
 
-    index: int
+    cfg: ExperimentConfig  # of its point
+    index: int  # of the cell
     cell: Cell
     seed: int
-    label: str = ""  # for people; without it, cell and seed
+    point: int = 0
+    label: str = ""  # for people
 
     @property
-    def pair(self) -> tuple[int, int]:
-        return self.index, self.seed
+    def key(self) -> Key:
+        """Numbers of the point and the cell, and the seed."""
+        return self.point, self.index, self.seed
 
     def __str__(self) -> str:
         return self.label or f"cell {self.index}, seed {self.seed}"
@@ -79,31 +90,28 @@ class Task:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task failed: one sentence, and the traceback where there is one."""
+    """Why a task failed: one sentence, and the traceback if there is one."""
 
     reason: str
     trace: str | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Return `error` as a failure: the message alone of an error of kanrun, the type in front of others."""
+        """Return `error` as a failure; errors that are not kanrun's are named by their type."""
         text, name = " ".join(str(error).split()), type(error).__name__
-        reason = (
-            text if isinstance(error, KanrunError) and text else f"{name}: {text}" if text else name
-        )
+        named = f"{name}: {text}" if text else name
+        reason = text if text and isinstance(error, KanrunError) else named
         return cls(reason, "".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True)
 class TaskRunner:
-    """All that a worker needs to run tasks: the experiment, its configuration, and the threads of one training.
+    """All that a worker needs to run tasks: the experiment, and what was prepared for the first.
 
     Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
     """
 
     experiment: Experiment
-    cfg: ExperimentConfig
-    threads: int
     prepared: Prepared = field(default_factory=dict)  # stays in this process
 
     def run(self, task: Task, resume: Checkpoint | None) -> Generator[Record, None, None]:
@@ -112,39 +120,20 @@ class TaskRunner:
         further: dict[str, Any] = {}
         if resume is not None and takes_resume(self.experiment):
             further["resume"] = resume
-        if task.pair in self.prepared:
-            further["prepared"] = self.prepared.pop(task.pair)
-        with limit(self.threads):
-            yield from self.experiment.run(self.cfg, task.cell, task.seed, **further)
+        if task.key in self.prepared:
+            further["prepared"] = self.prepared.pop(task.key)
+        with limit(threads_of(task.cfg)):
+            yield from self.experiment.run(task.cfg, task.cell, task.seed, **further)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = (
-            self.experiment.__name__ if isinstance(self.experiment, ModuleType) else self.experiment
-        )
-        return _runner, (typed_plugins(), place, self.cfg, self.threads)
+        is_module = isinstance(self.experiment, ModuleType)
+        place = self.experiment.__name__ if is_module else self.experiment  # type: ignore[attr-defined]
+        return _runner, (typed_plugins(), place)
 
 
-def _runner(
-    plugins: tuple[str, ...], place: Any, cfg: ExperimentConfig, threads: int
-) -> TaskRunner:
+def _runner(plugins: tuple[str, ...], place: Any) -> TaskRunner:
     add_plugins(plugins)
-    experiment: Any = importlib.import_module(place) if isinstance(place, str) else place
-    return TaskRunner(experiment, cfg, threads)
-
-
-def prepare(experiment: Experiment, cfg: ExperimentConfig, tasks: Sequence[Task]) -> Prepared:
-    """Prepare the first seed of each cell, where the experiment prepares, and return what the first task needs.
-
-    Raises UsageError for settings that break a rule.
-    """
-    own = getattr(experiment, "prepare", None)
-    if own is None:
-        return {}
-    first, *others = [task for task in tasks if task.seed == cfg.seed]
-    prepared = {first.pair: own(cfg, first.cell, first.seed)}
-    for task in others:
-        own(cfg, task.cell, task.seed)
-    return prepared
+    return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
 
 
 def takes_resume(experiment: Experiment) -> bool:
@@ -152,32 +141,39 @@ def takes_resume(experiment: Experiment) -> bool:
     return "resume" in inspect.signature(experiment.run).parameters
 
 
-def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
-    """Return cells x seeds in their order: all seeds of a cell, then the next cell.
+def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> list[Task]:
+    """Return cells x seeds of a point in their order: all seeds of a cell, then the next cell.
 
     Raises UsageError if the experiment has no cells, or more than a run folder is made for.
     """
     cells = list(experiment.cells(cfg))
     if not cells:
         raise UsageError("the study has no cells: give it at least one setting to run.")
-    if len(cells) * cfg.n_seeds > MOST_TASKS:
+    check_size(len(cells) * cfg.n_seeds)
+    names = names_of(cells) if len(cells) > 1 else [""]
+    first = str(point) if point.values else ""
+    tasks = []
+    for index, cell in enumerate(cells):
+        for seed in range(cfg.seed, cfg.seed + cfg.n_seeds):
+            last = f"seed {seed}" if cfg.n_seeds > 1 or not (first or names[index]) else ""
+            label = ", ".join(part for part in (first, names[index], last) if part)
+            tasks.append(Task(cfg, index, cell, seed, point.number, label))
+    return tasks
+
+
+def check_size(trainings: int) -> None:
+    """Raise UsageError for more trainings than a run folder is made for."""
+    if trainings > MOST_TASKS:
         raise UsageError(
-            f"{len(cells)} cells with n_seeds={cfg.n_seeds} are more than {MOST_TASKS} trainings; take fewer."
+            f"{trainings} trainings are more than {MOST_TASKS} in one run. Take fewer points, "
+            "cells or seeds."
         )
-    seeds = range(cfg.seed, cfg.seed + cfg.n_seeds)
-    if len(cells) == 1:
-        return [Task(0, cells[0], seed, f"seed {seed}") for seed in seeds]
-    return [
-        Task(index, cell, seed, f"{name}, seed {seed}" if cfg.n_seeds > 1 else name)
-        for index, (cell, name) in enumerate(zip(cells, names_of(cells), strict=True))
-        for seed in seeds
-    ]
 
 
 def names_of(cells: Sequence[Cell]) -> list[str]:
-    """Return a name for each cell from the settings in which cells differ; `cell N` where that is not enough.
+    """Return a name for each cell from the settings in which cells differ, or `cell N`.
 
-    Targets are called by name or formula, schedules by their grids, other settings by key and value.
+    Targets are called by name or formula, schedules by their grids, others by key and value.
     """
     described = [_described(cell) for cell in cells]
     keys = list(dict.fromkeys(key for words in described for key in words))
@@ -191,7 +187,7 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
 
 
 def _described(cell: Cell) -> dict[str, str]:
-    """Return words for each setting of a cell; settings of a group are told apart by their own key."""
+    """Return words for each setting of a cell; settings of a group are named by their own key."""
     words: dict[str, str] = {}
     for key, value in cell.items():
         if key in ("bound", "bounds"):  # claims on a cell do not name it
@@ -205,7 +201,7 @@ def _described(cell: Cell) -> dict[str, str]:
 
 
 def _called(value: Any) -> str | None:
-    """Return a value in a word; None for a group without a name, whose settings are told one by one."""
+    """Return a value in a word; None for a group without a name, whose settings are named alone."""
     if isinstance(value, Mapping):
         if "target" in value:  # a case is named by its target
             return _called(value["target"])

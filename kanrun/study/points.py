@@ -14,7 +14,7 @@ from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.runs.manifest import POINTS_FILE, Point, plain_values, read_points, write_points
-from kanrun.runs.reader import Run, read_config
+from kanrun.runs.reader import Run, config_path, read_config
 
 __all__ = ["Point", "Study"]
 
@@ -65,7 +65,7 @@ class Study:
         """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""
         for number, base in enumerate(self.bases):
             text = OmegaConf.to_yaml(OmegaConf.create(dict(base)))
-            write_atomic(folder / _config_file(number), text.encode(), durable=True)
+            write_atomic(config_path(folder, number), text.encode(), durable=True)
         if self.has_several:
             write_points(folder, self.points)
 
@@ -77,12 +77,8 @@ class Study:
         if (folder / POINTS_FILE).is_file():
             points = tuple(read_points(folder))
         bases = range(max(point.base for point in points) + 1)
-        configs = tuple(read_config(folder / _config_file(number)) for number in bases)
+        configs = tuple(read_config(config_path(folder, number)) for number in bases)
         return cls(manifest.command, manifest.argv, configs, points)
-
-
-def _config_file(number: int) -> str:
-    return f"config-{number}.yaml" if number else "config.yaml"
 
 
 def _typed(command: str, plain: Mapping[str, Any]) -> DictConfig:

@@ -1,4 +1,4 @@
-"""Devices, threads, cores and random generators of trainings, and the memory that a run would take at least."""
+"""Resources of trainings: cores, threads, devices, CPU time, memory, random generators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
+from time import process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
@@ -31,8 +32,8 @@ def cores() -> int:
 def threads_of(cfg: ExperimentConfig) -> int:
     """Return the threads of one training: `threads`, or 1.
 
-    The matrices of most trainings are so small that a second thread costs more than it brings. One rule for every
-    executor and number of tasks keeps the numbers equal: sums over several threads round differently.
+    The matrices of most trainings are so small that a second thread costs more than it brings. One
+    rule for every executor keeps the numbers equal: sums over several threads round differently.
     """
     return cfg.threads or 1
 
@@ -40,8 +41,8 @@ def threads_of(cfg: ExperimentConfig) -> int:
 def device_of(cfg: ExperimentConfig) -> str:
     """Return the device to train on, `auto` resolved: cuda, else mps for float32, else cpu.
 
-    Raises UsageError if the device that is asked for is not there, and for float64 on mps, which has none.
-    Imports torch unless it is the cpu.
+    Imports torch unless it is the cpu. Raises UsageError for a device that is not there, and for
+    float64 on mps.
     """
     if cfg.device == "cpu":
         return "cpu"
@@ -69,7 +70,7 @@ def device_of(cfg: ExperimentConfig) -> str:
 
 @contextlib.contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many threads in the body, then (in the main thread) as many as before."""
+    """Let torch use this many threads in the body, then (in the main thread) the former number."""
     import torch
 
     before = torch.get_num_threads()
@@ -77,13 +78,13 @@ def using_threads(threads: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # A Dask worker may run trainings in several threads: one that ends must not change the others' number.
+        # A Dask worker may train in several threads: one that ends must not affect the others.
         if threading.current_thread() is threading.main_thread():
             torch.set_num_threads(before)
 
 
 def generator(seed: int, purpose: str) -> Generator:
-    """A CPU generator for (`seed`, `purpose`) alone, so that no two draws share a stream and none is global.
+    """Return a CPU generator for (`seed`, `purpose`) alone; no two purposes share a stream.
 
     The same pair always gives the same numbers.
     """
@@ -93,35 +94,79 @@ def generator(seed: int, purpose: str) -> Generator:
     return torch.Generator().manual_seed(int(state))
 
 
+#: Figures that take as long as the results of an experiment which does not say so itself.
+RESULTS = 22
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """CPU time limit of a run.
+
+    Attributes:
+        seconds: CPU seconds of the run.
+        began: CPU seconds of the process when the run began.
+        results: Seconds kept for what follows the trainings.
+        fraction: Fraction of the seconds, since the last step of a training ends a little later.
+        program: Seconds of the program before the command is read and after its results are shown.
+    """
+
+    seconds: float
+    began: float
+    results: float
+    fraction: float = 0.98
+    program: float = 0.8
+
+    @property
+    def end(self) -> float:
+        """CPU seconds of the process at which trainings stop; they get at least one third."""
+        left = self.fraction * self.seconds - self.results - self.program
+        return self.began + max(left, self.seconds / 3)
+
+    @classmethod
+    def of(cls, seconds: float, began: float, figures: int) -> TimeLimit:
+        """Return the limit, with time for this many small figures as they take here and now."""
+        from kanrun.figures.style import draw_small_figure
+
+        taken = []
+        for _ in range(2):
+            before = process_time()
+            draw_small_figure()
+            taken.append(process_time() - before)
+        return cls(seconds, began, min(taken) * figures)
+
+
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class MemoryPolicy:
-    """How numbers become bytes.
+    """Estimate of the memory of a training.
 
-    `copies`: of the parameters, a training holds the network, its best state, a gradient and a trial step; of the
-    points, and of what reaches each node at them, values, slopes and what a solver keeps of both. Peaks of `kanrun fit`
-    lie above these figures, so that a refusal is never mistaken.
-    `share`: of the machine's memory that a run may fill. `threads`: at most so many for each core; more end in a crash
-    of the system's libraries.
+    Attributes:
+        copies: Copies of the numbers: a training holds the network, its best state, a gradient and
+            a trial step; at the points, values, slopes and what a solver keeps of both. Peaks of
+            `kanrun fit` exceed this estimate, so that no run is rejected by mistake.
+        fraction: Largest fraction of the machine's memory.
+        threads: Largest number of threads per core; more crash the system's libraries.
     """
 
     copies: int = 4
-    share: float = 0.9
+    fraction: float = 0.9
     threads: int = 16
 
 
-class Needed(NamedTuple):
-    """Numbers of the largest network, points of the largest sample, and the bytes that both take at least."""
+class MemoryEstimate(NamedTuple):
+    """Parameters of the largest network, points of the largest sample, and bytes of both."""
 
     parameters: int
     points: int
     memory: float
 
 
-def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Needed:
-    """The least size of any training of `cfg`: columns of a table that are not named in it are not counted."""
+def estimate_memory(
+    cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()
+) -> MemoryEstimate:
+    """Estimate the least size of any training; columns that are not named in `cfg` do not count."""
     parts = [vars(part) for part in _parts(cfg)]
     inputs, outputs = (
         max([1, *(len(part[name]) for part in parts if isinstance(part.get(name), list))])
@@ -139,31 +184,32 @@ def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Nee
     bytes_each = 4 if cfg.precision == "float32" else 8
     width = inputs + outputs + max((sum(part.get("hidden") or ()) for part in parts), default=0)
     memory = bytes_each * policy.copies * (float(parameters) + float(points) * width)
-    return Needed(parameters, points, memory)
+    return MemoryEstimate(parameters, points, memory)
 
 
 def check_memory(
     cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPolicy = MemoryPolicy()
 ) -> None:
-    """Raise UsageError where a training of `cfg` cannot fit into this machine, unless `force`d; names what is large."""
+    """Raise UsageError if a training of `cfg` cannot fit into this machine, unless `force`d."""
     import psutil  # type: ignore[import-untyped]
 
-    if cfg.threads is not None and cfg.threads > policy.threads * cores():
+    if cfg.threads is not None and cfg.threads > (allowed := policy.threads * cores()):
         raise UsageError(
-            f"threads={cfg.threads} is more than {policy.threads} for each of the {cores()} cores here."
+            f"threads={cfg.threads} exceeds the limit of {policy.threads} per core ({cores()} "
+            f"cores). Use at most {allowed} threads."
         )
-    (parameters, points, memory), there = need_of(cfg, policy), psutil.virtual_memory().total
-    if memory <= policy.share * there or force:
+    (parameters, points, memory), there = estimate_memory(cfg, policy), psutil.virtual_memory().total
+    if memory <= policy.fraction * there or force:
         return
     large = f"a network of {parameters:.3g} numbers" if parameters > points else f"{points} points"
     raise UsageError(
         f"{large} would take at least {memory / _GIB:.3g} GiB of memory, and this machine has "
-        f"{there / _GIB:.3g} GiB; make the model or the sample smaller, or add --force."
+        f"{there / _GIB:.3g} GiB. Make the model or the sample smaller, or add --force."
     )
 
 
 def _parts(settings: Any) -> Iterator[Any]:
-    """All dataclasses in `settings`, itself included."""
+    """Yield all dataclasses in `settings`, itself included."""
     if is_dataclass(settings) and not isinstance(settings, type):
         yield settings
         for one in fields(settings):
@@ -174,7 +220,7 @@ def _parts(settings: Any) -> Iterator[Any]:
 
 
 def _parameters(part: Mapping[str, Any], inputs: int, outputs: int) -> int:
-    """Numbers of the model that `part` describes; 0 for what is no model."""
+    """Return the number of parameters of the model that `part` describes, or 0."""
 
     def listed(value: Any) -> list[Any]:
         return list(value) if isinstance(value, list | tuple) else [value]
