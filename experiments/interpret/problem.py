@@ -35,7 +35,7 @@ from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, variable
 from kanrun.formulas.units import dimensions
-from kanrun.runs import Run
+from kanrun.runs.locations import run_at
 from kanrun.runs.records import Note
 from kanrun.study.build import check_model
 from kanrun.study.saved import LoadedRun
@@ -66,9 +66,10 @@ def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int
         raise UsageError(
             f"from_run={folder} is no absolute path; only the command line takes the name of a run."
         )
-    if not (folder / "run.json").is_file():
+    run = run_at(str(folder), folder)
+    if run is None:
         raise UsageError(f"from_run={folder} is not the folder of a run: it holds no run.json.")
-    loaded = LoadedRun(Run(folder))
+    loaded = LoadedRun(run)
     model = loaded.model()
     network = model.network
     if "cell" in loaded.tables.get("summary", ()):

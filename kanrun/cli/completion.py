@@ -81,7 +81,7 @@ def completions(
 
 
 def runs_beginning(beginning: str, outputs: Path) -> list[str]:
-    """Names of runs, and, once a whole name or a tag is begun, of jobs and tags, the newest first."""
+    """Names of runs, and, once a whole name or a tag is begun, of points and tags, the newest first."""
     from kanrun.runs import find_runs
 
     runs = find_runs(outputs)[::-1]
@@ -92,7 +92,10 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
     ]
     if beginning.count("/") == 2:
         names = [
-            job.name for run in runs if beginning.startswith(f"{run.name}/") for job in run.jobs
+            point.name
+            for run in runs
+            if beginning.startswith(f"{run.name}/") and run.has_points
+            for point in run.points
         ]
     elif "/" not in beginning:
         names += list(dict.fromkeys(tag for run in runs for tag in run.labels.tags))

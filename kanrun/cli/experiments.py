@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -195,9 +196,9 @@ def _located(word: str, outputs: Path, multirun: bool) -> str:
     from kanrun.launch.quoting import split
 
     names = split(text) if multirun else [text]
-    folders = [find_run(_bare(name), outputs, sweeps=False).path.absolute() for name in names]
+    folders = [os.path.abspath(find_run(_bare(name), outputs, one=True).address) for name in names]
     return (
-        f"{key}={','.join(_quoted(str(folder)) if multirun else str(folder) for folder in folders)}"
+        f"{key}={','.join(_quoted(folder) if multirun else folder for folder in folders)}"
     )
 
 

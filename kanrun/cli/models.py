@@ -1,4 +1,4 @@
-"""`kanrun predict` and `kanrun export`: what a trained model says about new inputs, and a file of it alone."""
+"""`kanrun predict` and `kanrun export`: predictions of a trained model, and a file of it."""
 
 from __future__ import annotations
 
@@ -79,13 +79,10 @@ def predict(  # noqa: PLR0913  # options of a command
     enable_gc()
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(
-            f"--output {output} is the input's file, whose other columns would be lost; name another one."
+            f"--output {output} is the input file, whose other columns would be lost. Name another."
         )
-    found, names = (
-        find_run(run, outputs, sweeps=False).path,
-        [name for name in derivatives.split(",") if name.strip()],
-    )
-    wanted = [name.strip() for name in names]
+    found = find_run(run, outputs, one=True)
+    wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
     for warning in predict_table(found, input, output, model, interval, wanted, spreadsheet_safe):
         print(f"kanrun: {warning}", file=sys.stderr)
 
@@ -124,8 +121,9 @@ def export(
 ) -> None:
     """Write the model of a run as one file that works without kanrun, in the units of the data."""
     from kanrun.runs import find_run
-    from kanrun.study.saved import load_run
+    from kanrun.study.saved import LoadedRun
 
-    for sentence in load_run(find_run(run, outputs, sweeps=False).path).export(form, output, model):
+    found = find_run(run, outputs, one=True)
+    for sentence in LoadedRun(found).export(form, output, model):
         print(f"kanrun: {sentence}", file=sys.stderr)
     print(output)

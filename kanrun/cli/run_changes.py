@@ -1,7 +1,8 @@
-"""`kanrun runs`: repeat, continue, label, redraw and remove runs."""
+"""`kanrun runs`: repeat, resume, label, redraw and remove runs."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,13 +30,13 @@ Address = Annotated[
 Elsewhere = Annotated[
     str | None,
     typer.Option(
-        "--executor", metavar="KIND", help="Go on in serial, local or dask, whatever the run had."
+        "--executor", metavar="KIND", help="serial, local or dask, in place of the run's own."
     ),
 ]
 
 
 @app.command("rerun")
-def rerun_run(
+def rerun_run(  # noqa: PLR0913, PLR0917  (each is an option)
     run: RunName,
     overrides: Annotated[
         list[str] | None,
@@ -46,21 +47,24 @@ def rerun_run(
     outputs: Outputs = Path("outputs"),
     quiet: Quiet = False,
     strict: Strict = False,
+    executor: Elsewhere = None,
+    address: Address = None,
 ) -> None:
-    """Run a run or sweep again from its own words; without further overrides its numbers are compared.
+    """Run a run, or a point of it, again; without further overrides its numbers are compared.
 
-    Exits with 1 if numbers differ that the same version on the same machine should have reproduced.
+    Exits with 1 if numbers differ that the same version on the same machine should reproduce.
     """
-    from kanrun.launch.resuming import rerun
+    from kanrun.launch import relaunch
     from kanrun.runs import find_run
+    from kanrun.study.running import RunOptions, rerun
 
-    raise typer.Exit(
-        rerun(find_run(run, outputs), overrides or [], outputs, quiet=quiet, strict=strict)
-    )
+    options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
+    found = find_run(run, outputs)
+    raise typer.Exit(relaunch(found, overrides, options) if overrides else rerun(found, options))
 
 
 @app.command("resume")
-def resume_run(
+def resume_interrupted(  # noqa: PLR0913, PLR0917  (each is an option)
     run: RunName,
     outputs: Outputs = Path("outputs"),
     quiet: Quiet = False,
@@ -69,13 +73,14 @@ def resume_run(
     executor: Elsewhere = None,
     address: Address = None,
 ) -> None:
-    """Continue a run or a sweep that was interrupted; what it had finished is not run again."""
-    from kanrun.launch import GoingOn, resume, resume_sweep
+    """Continue a run that was interrupted or failed; what it had finished is not run again."""
     from kanrun.runs import find_run
+    from kanrun.study.running import RunOptions, resume_run
 
-    how = GoingOn(quiet=quiet, strict=strict, force=force, executor=executor, address=address)
-    found = find_run(run, outputs)
-    raise typer.Exit(resume_sweep(found.path, how) if found.is_sweep else resume(found.path, how))
+    options = RunOptions(
+        outputs, quiet, strict=strict, force=force, executor=executor, address=address
+    )
+    raise typer.Exit(resume_run(find_run(run, outputs), options))
 
 
 @app.command("tag")
@@ -89,7 +94,7 @@ def tag_run(
     ] = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Give a run tags, by which it is found and listed; without tags, say which it has."""
+    """Give a run tags, by which it is found and listed; without tags, print those it has."""
     from kanrun.runs import find_run
     from kanrun.runs.manifest import RunLabels, check_tags
 
@@ -99,7 +104,7 @@ def tag_run(
     if remove:
         if missing := [tag for tag in tags or () if tag not in before]:
             raise UsageError(
-                f"{found.name} does not bear the tag {missing[0]}; it has {', '.join(before) or 'none'}."
+                f"{found.name} does not have the tag {missing[0]}; it has {', '.join(before) or 'none'}."
             )
         after = tuple(tag for tag in before if tags and tag not in tags)
     else:
@@ -117,7 +122,7 @@ def note_run(
     ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Write a sentence about a run, which replaces the last one; without TEXT, say it."""
+    """Write a sentence about a run, which replaces the last one; without TEXT, print it."""
     from kanrun.runs import find_run
     from kanrun.runs.manifest import RunLabels
 
@@ -133,17 +138,19 @@ def remove_runs(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Delete the folders of runs or sweeps, after asking; nothing outside OUTPUTS, and no run that goes on."""
+    """Delete the folders of runs, after asking; nothing outside OUTPUTS, and no running run."""
     from kanrun.runs import find_run
     from kanrun.runs.locations import remove_run
 
-    found = list({run.path: run for run in (find_run(word, outputs) for word in runs)}.values())
+    found = list({run.address: run for run in (find_run(word, outputs) for word in runs)}.values())
     for run in found:
         remove_run(run, outputs, check_only=True)
     if not yes:
         names = ", ".join(run.name for run in found)
         files = sum(path.is_file() for run in found for path in run.path.rglob("*"))
-        if not typer.confirm(f"Delete {names} with all {files} files?", err=True):
+        print(f"Delete {names} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True)
+        if (answer := sys.stdin.readline()).strip().lower() not in ("y", "yes"):
+            print("" if answer.endswith("\n") else "\n", end="", file=sys.stderr)
             raise UsageError("nothing was deleted.")
     for run in found:
         remove_run(run, outputs)
@@ -157,11 +164,14 @@ def redraw_figures(
         list[str],
         typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; repeat for several."),
     ] = ["png"],  # noqa: B006  (Typer reads the default; nothing changes it)
+    point: Annotated[
+        int | None, typer.Option("--point", metavar="N", help="One point of a run of several.")
+    ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Draw the figures of a run again from its recorded tables."""
+    """Draw the figures of a run again from its recorded tables; of a point, those of it alone."""
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 
-    for path in redraw(find_run(run, outputs, sweeps=False), formats):
+    for path in redraw(find_run(run if point is None else f"{run}/{point}", outputs), formats):
         print(path)

@@ -1,4 +1,4 @@
-"""`kanrun runs`: list, ask, show, compare and report runs."""
+"""`kanrun runs`: list, query, show, compare and report runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from kanrun.study.report import Columns
 
 app = typer.Typer(
-    help="List, show, compare, label, repeat, continue and remove runs.", rich_markup_mode=None
+    help="List, show, compare, label, repeat, resume and remove runs.", rich_markup_mode=None
 )
 
-_RUN = "A run: latest, fit/latest, fit/v0003, a path, a tag, or the beginning of a name."
+_RUN = "latest, fit/latest, fit/v0003, fit/v0003/7 (a point), a path, a tag, or a beginning."
+#: Runs that a list shows.
 _MOST_LISTED = 20
 _ABOUT = (
     "command",
@@ -56,7 +57,7 @@ def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
     where: Annotated[
         str | None,
         typer.Option(
-            "--where", metavar="CONDITION", help='Such as "test_rmse < 1e-4 and seeds > 1".'
+            "--where", metavar="CONDITION", help='In SQL, such as "test_rmse < 1e-4 AND seeds > 1".'
         ),
     ] = None,
     sort: Annotated[
@@ -68,50 +69,40 @@ def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
     columns: Annotated[
         str | None,
         typer.Option(
-            "--columns", metavar="A,B,...", help="These columns, such as name,model.hidden,r2."
+            "--columns", metavar="A,B,...", help="Columns, such as name,model.hidden,r2."
         ),
     ] = None,
     tag: Annotated[
-        str | None, typer.Option("--tag", metavar="TAG", help="Those that bear it.")
+        str | None, typer.Option("--tag", metavar="TAG", help="Runs with this tag.")
     ] = None,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="WORD", help="Such as completed or killed.")
+        str | None, typer.Option("--status", metavar="WORD", help="A word in the status, such as completed or killed.")
     ] = None,
     outputs: Outputs = Path("outputs"),
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """List the runs, newest first, with the settings in which they differ; a sweep with its best job.
+    """List the runs, newest first, with the settings in which they differ.
 
-    Conditions, order and columns go by results such as test_rmse, settings such as model.hidden, and name, command,
-    status, started, seconds, seeds, tags, note, jobs, best.
+    Conditions, order and columns refer to results such as test_rmse, settings such as model.hidden
+    (in conditions in double quotes), and name, command, status, started, seconds, seeds, points,
+    tags, note, best. A run of several points is listed with its best point.
     """
     from kanrun.runs.index import RunIndex
     from kanrun.runs.listing import Selection
 
-    for_programs = as_json or as_csv
-    most = most if most is not None or for_programs else _MOST_LISTED
+    most = most if most is not None or as_json or as_csv else _MOST_LISTED
     named = tuple(name.strip() for name in columns.split(",")) if columns else ()
-    index = RunIndex(outputs)
-    runs, total = Selection(most, where, sort, named, tag, status).runs(index)
-    chosen = Selection(columns=named).table(runs) if named or not as_json else {}
-    rows = (
-        [{"folder": str(run.run.path), **run.row()} for run in runs]
-        if as_json and not named
-        else None
-    )
-    index.save()
-    if rows is not None:
-        print(json.dumps(rows, indent=2, default=str))
-    elif for_programs or runs:
-        _print_columns(
-            chosen, as_json, as_csv, total - len(runs), first=("name", "status", *chosen)
-        )
-    elif index.runs:
-        print(
-            f"kanrun: none of the {len(index.runs)} runs in {outputs} is meant by that",
-            file=sys.stderr,
-        )
+    index, selection = RunIndex(outputs), Selection(most, where, sort, named, tag, status)
+    rows, total = selection.rows(index)
+    if as_json and not named:
+        print(json.dumps([{"folder": str(outputs / row["name"]), **row} for row in rows], indent=2))
+    elif rows or as_json or as_csv:
+        chosen = selection.table(rows, index)
+        first = ("name", "status", *chosen)
+        _print_columns(chosen, as_json, as_csv, total - len(rows), first=first)
+    elif number := index.count():
+        print(f"kanrun: none of the {number} runs in {outputs} is selected", file=sys.stderr)
     else:
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
 
@@ -125,54 +116,37 @@ def query_runs(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Ask SQL (SQLite's) of the table `runs`, one row per run and job, with the columns of `runs list`; read only.
+    """Answer an SQL query (SQLite's, read only) over the tables `runs` and `points`.
 
-    Names with a dot stand in double quotes: "model.degree".
+    `runs` has one row per run, with the columns of `runs list`; `points` one row per point, with
+    `run`, `point`, its results and its swept settings. Names with a dot need double quotes.
     """
     from kanrun.runs.index import RunIndex
-    from kanrun.runs.listing import query
 
-    index = RunIndex(outputs)
-    answer = query(index, sql)
-    index.save()
-    _print_columns(answer, as_json, as_csv)
+    _print_columns(RunIndex(outputs).query(sql), as_json, as_csv)
 
 
 @app.command("show")
 def show_run(
     run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False
 ) -> None:
-    """Show one run or sweep: what was asked, how far it came, its results, claims and files, and how to continue it."""
+    """Show a run or a point of it: settings, progress, results, claims, files, how to resume it."""
     from kanrun.runs import find_run
     from kanrun.runs.reader import unfinished
 
     found = find_run(run, outputs)
+    labels = {"tags": list(found.labels.tags), "note": found.labels.note}
     if as_json:
-        jobs = (
-            {"status": found.status, "jobs": [job.name for job in found.jobs]}
-            if found.is_sweep
-            else {}
-        )
-        content = jobs or found.manifest.to_dict()
-        labels = {"tags": list(found.labels.tags), "note": found.labels.note}
-        print(json.dumps({"folder": str(found.path), **content, **labels}, indent=2, default=str))
+        content = {"folder": str(found.path), **found.manifest.to_dict(), **labels}
+        content |= {"points": [one.name for one in found.points]} if found.has_points else {}
+        print(json.dumps(content, indent=2, default=str))
         return
     from kanrun.study import report
-    from kanrun.study.comparison import print_jobs
 
     console = report.output_console()
-    lines = []
-    if found.is_sweep:
-        report.print_line(
-            console, f"{found.path}: {found.status}, a sweep of {len(found.jobs)} jobs"
-        )
-        print_jobs(console, found)
-    else:
-        _print_about(found)
-    if found.labels.tags:
-        lines.append(f"  tags: {', '.join(found.labels.tags)}")
-    if found.labels.note:
-        lines.append(f"  note: {found.labels.note}")
+    _print_about(found)
+    lines = [f"  tags: {', '.join(found.labels.tags)}"] if found.labels.tags else []
+    lines += [f"  note: {found.labels.note}"] if found.labels.note else []
     lines += [f"  {sentence}" for sentence in unfinished(found)]
     for line in [*lines, *(f"  {path}" for path in found.figures)]:
         report.print_line(console, line)
@@ -194,12 +168,11 @@ def compare_runs(
 ) -> None:
     """Compare runs: the settings that differ, results side by side, and a figure of learning curves and edges.
 
-    A sweep stands for its best job.
+    Of a run of several points the best is compared, unless a point is named (fit/v0003/7).
     """
-    from kanrun.runs import find_run
     from kanrun.study.comparison import RunComparison, write_figure_of
 
-    comparison = RunComparison([find_run(word, outputs).single for word in runs])
+    comparison = RunComparison([_one(word, outputs) for word in runs])
     if as_json:
         print(
             json.dumps(
@@ -230,9 +203,10 @@ def report_runs(
     ] = Path("report.html"),
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Write one HTML page of runs: settings, claims, tables, figures, and the networks themselves to touch and drag.
+    """Write one HTML page of runs: settings, claims, tables, figures and interactive networks.
 
-    It needs no connection and no other file. A sweep is shown by its jobs and its best one.
+    It needs no connection and no other file, and holds at most ten networks. A run of several
+    points is shown by a table of them and the best one.
     """
     from kanrun.runs import find_run
     from kanrun.study.page import write_report
@@ -247,12 +221,11 @@ def diff_runs(
     other: Annotated[str, typer.Argument(metavar="OTHER", help=_RUN, autocompletion=complete_run)],
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Show the settings, versions and commits in which two runs differ: of the first with -, of the other with +."""
-    from kanrun.runs import find_run
+    """Show the settings, versions and commits in which two runs differ: first with -, other with +."""
     from kanrun.study import report
     from kanrun.study.comparison import RunComparison
 
-    comparison = RunComparison([find_run(word, outputs).single for word in (run, other)])
+    comparison = RunComparison([_one(word, outputs) for word in (run, other)])
     console = report.output_console()
     for mark, name in zip("-+", comparison.names, strict=True):
         report.print_line(console, f"{mark * 3} {name}")
@@ -262,6 +235,19 @@ def diff_runs(
                 report.print_line(console, f"{mark} {name}: {value}")
 
 
+def _one(word: str, outputs: Path) -> Run:
+    """Return the run or point that `word` names; of a run of several points the best, and say so."""
+    from kanrun.runs import find_run
+
+    run = find_run(word, outputs)
+    if run.has_points:
+        print(
+            f"kanrun: {run.name} has {len(run.points)} points; {run.best.name}, the best, is taken",
+            file=sys.stderr,
+        )
+    return run.best
+
+
 def _print_columns(
     columns: Columns,
     as_json: bool = False,
@@ -269,7 +255,7 @@ def _print_columns(
     more: int = 0,
     first: Sequence[str] = (),
 ) -> None:
-    """Columns as a table, or for programs; `more` rows are left out, which the table says."""
+    """Print columns as a table, or for programs; `more` rows are left out."""
     names = list(columns)
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if as_json:
@@ -295,26 +281,30 @@ def _print_columns(
 
 
 def _print_about(run: Run) -> None:
-    """What was asked of a run and how it ended: settings of the record, notes, summary, claims."""
+    """Print the record of a run, its notes, its summary or points, and its claims."""
     from kanrun.runs.listing import local_time
     from kanrun.study import report
+    from kanrun.study.comparison import print_points
 
     console = report.output_console()
     try:
         manifest = run.manifest
     except KanrunError as error:
-        report.print_line(console, f"{run.path}: {run.status}")
+        report.print_line(console, f"{run.address}: {run.status}")
         if run.status == "UNREADABLE":
             report.print_line(console, f"  {error}")
         return
     reason = f" ({manifest.reason})" if manifest.reason else ""
-    report.print_line(console, f"{run.path}: {run.status}{reason}")
+    report.print_line(console, f"{run.address}: {run.status}{reason}")
     for name in _ABOUT:
         value = getattr(manifest, name)
         words = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
         report.print_line(console, f"  {name}: {report.shown(words) or 'none'}")
     for note in manifest.notes:
         report.print_line(console, f"  note: {note}")
-    with contextlib.suppress(KanrunError):  # of a summary that is damaged
-        report.print_summary(console, run.columns("summary"))
+    with contextlib.suppress(KanrunError):  # of tables that are damaged
+        if run.has_points:
+            print_points(console, run)
+        else:
+            report.print_summary(console, run.columns("summary"))
     report.print_claims(console, manifest.claims)

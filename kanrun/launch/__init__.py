@@ -1,9 +1,8 @@
-"""The only place that touches Hydra's process state: composing, checking, running, sweeping, resuming."""
+"""Hydra's part of a run: requests to composed configurations."""
 
 from __future__ import annotations
 
 from kanrun.launch.request import Request
-from kanrun.launch.resuming import GoingOn, resume, resume_sweep
-from kanrun.launch.running import launch
+from kanrun.launch.running import launch, relaunch
 
-__all__ = ["GoingOn", "Request", "launch", "resume", "resume_sweep"]
+__all__ = ["Request", "launch", "relaunch"]

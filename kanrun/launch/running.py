@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.core.utils import configure_log, env_override
-from hydra.experimental.callback import Callback
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from kanrun.config import ExperimentConfig
 from kanrun.config.plugins import loaded_plugins
 from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
 from kanrun.launch.composing import Composition, compose, opened, typed
-from kanrun.launch.job import (
-    Job,
-    ended_well,
-    gather_summaries,
-    load_experiment,
-    say_how_to_go_on,
-    store_settings,
-    sweep_verdict,
-)
-from kanrun.launch.process import logging_kept, signals_raise, stdout_kept_clean
-from kanrun.launch.quoting import literal
-from kanrun.launch.refusals import LAUNCHERS
+from kanrun.launch.quoting import hydra_words
 from kanrun.launch.request import Request
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain
-from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep, SweepJob
-from kanrun.runs.environment import now, process
-from kanrun.runs.files import write_json
-from kanrun.runs.manifest import MANIFEST_FILE
-from kanrun.runs.reader import holding
-from kanrun.study.experiment import Prepared
+from kanrun.runs import Point, Run
+from kanrun.study.points import Study
+from kanrun.study.process import logging_kept
+from kanrun.study.running import RunOptions, run_study
+
+#: Options that say where a run's configuration came from.
+_FOLDERS = {
+    "--config-dir": "config_dir",
+    "-cd": "config_dir",
+    "--config-path": "config_path",
+    "-cp": "config_path",
+    "--config-name": "config_name",
+    "-cn": "config_name",
+}
 
 
 def launch(request: Request) -> int:
@@ -73,90 +65,16 @@ def launched(request: Request) -> tuple[int, Path | None]:
             ]
         for one in settings:
             check_files(one)
-        return _checked_and_run(request, loader, plan, settings)
-
-
-def _checked_and_run(
-    request: Request, loader: ConfigLoader, plan: Composition, settings: list[ExperimentConfig]
-) -> tuple[int, Path | None]:
-    """Everything that needs the experiment itself, from its own check to the exit code."""
-    from kanrun.study import execute as study
-
-    experiment, prepared = load_experiment(request.command), Prepared()
-    for one in settings:
-        prepared = study.check(experiment, one, force=request.force)
-        if request.dry_run:
-            from kanrun.study.dry_run import plan_in_words
-
-            lines = plan_in_words(experiment, request.command, one, prepared, request.outputs)
-            print(("; " if plan.sweep else "\n").join(lines))
-    if request.dry_run:
-        return 0, None
-    if "${" in str(request.outputs.absolute()):
-        raise UsageError(
-            f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace."
-        )
-    with signals_raise() as signals:
-        folder = RunFolder.create(
-            request.outputs, request.command, lambda new: _store(request, plan, new)
-        ).path
-        try:
-            # while a sweep runs, no other process continues it; a run sees to that itself
-            held = holding(folder) if plan.sweep else contextlib.nullcontext()
-            with held, stdout_kept_clean(), env_override(plan.whole.hydra.job.env_set):
-                _run(request, loader, plan, settings, prepared, folder)
-        except KeyboardInterrupt:
-            if plan.sweep:
-                gather_summaries(folder)
-            say_how_to_go_on(folder, None, OmegaConf.select(plan.jobs[0], "executor.address"))
-            return signals.exit_code, folder
-        except BaseException:  # a folder in which no run has begun is of no use
-            if not any(Run(place).has_begun for place in (folder, *folder.glob("*/"))):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-    print(folder)
-    if plan.sweep:
-        return sweep_verdict(folder, request.quiet, request.strict), folder
-    return 0 if ended_well(Run(folder).manifest, request.quiet, request.strict) else 1, folder
-
-
-def _run(
-    request: Request,
-    loader: ConfigLoader,
-    plan: Composition,
-    settings: list[ExperimentConfig],
-    prepared: Prepared,
-    folder: Path,
-) -> None:
-    """Run the job, or those of the sweep here or through Hydra's launcher, in `folder`."""
-    job = Job(
-        request.command,
-        request.argv,
+    options = RunOptions(
+        request.outputs,
         request.quiet,
         request.verbose,
-        plan.sweep,
-        None if plan.sweep else request.began,
+        request.strict,
+        request.force,
+        request.dry_run,
+        request.began,
     )
-    if not plan.sweep:
-        job.run(folder, plan.overrides[0], lambda: settings[0], prepared)
-        return
-    if LAUNCHERS[plan.whole.hydra.launcher["_target_"]] == "basic":
-        job.run_jobs(folder, Sweep.read(folder), dict(enumerate(settings)))
-        return
-    whole, place = plan.whole, str(folder.absolute())
-    if request.quiet:
-        whole.hydra.hydra_logging.root.level = "WARNING"
-    whole.hydra.sweep.dir = place
-    whole.hydra.overrides.hydra.append(
-        f"hydra.sweep.dir={literal(place)}"
-    )  # from which jobs are composed
-    context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type]  # what is called of it
-    with logging_kept():
-        configure_log(whole.hydra.hydra_logging)
-        sweeper = Plugins.instance().instantiate_sweeper(
-            config=whole, hydra_context=context, task_function=job
-        )
-        sweeper.sweep(arguments=list(whole.hydra.overrides.task))
+    return run_study(_study(request, plan), options)
 
 
 @contextlib.contextmanager
@@ -168,27 +86,55 @@ def _explained(request: Request, loader: ConfigLoader) -> Iterator[None]:
         raise explain(error, request, loader) from error
 
 
-def _store(request: Request, plan: Composition, folder: Path) -> None:
-    """What `runs resume` needs, whenever this process is killed: the jobs of a sweep, or the settings of a run."""
-    if plan.sweep:
-        jobs = tuple(map(SweepJob, plan.overrides, map(_plain, plan.jobs)))
-        Sweep(request.command, request.argv, jobs).store(folder)
-        return
-    store_settings(folder, _plain(plan.jobs[0]), plan.overrides[0])
-    manifest = Manifest(
-        request.command,
-        request.argv,
-        plan.overrides[0],
-        status=Status.STARTING,
-        started=now(),
-        **process(),
+def _study(request: Request, plan: Composition) -> Study:
+    """Return the study of the jobs that Hydra composed."""
+    bases = tuple(map(_plain, plan.jobs))
+    keyed = [dict(word.split("=", 1) for word in one if "=" in word) for one in plan.overrides]
+    swept = [key for key in keyed[0] if len({one.get(key) for one in keyed}) > 1]
+    points = tuple(
+        Point(number, words, {key: _swept_value(base, key, one[key]) for key in swept}, number)
+        for number, (words, one, base) in enumerate(zip(plan.overrides, keyed, bases, strict=True))
     )
-    write_json(folder / MANIFEST_FILE, manifest.to_dict(), durable=True)
+    return Study(request.command, request.argv, bases, points)
+
+
+def _swept_value(base: dict[str, Any], key: str, word: str) -> Any:
+    node: Any = base
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return word if node is None or isinstance(node, dict) else node
 
 
 def _plain(composed: DictConfig) -> dict[str, Any]:
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=False)  # type: ignore[assignment]
     return values
+
+
+def relaunch(run: Run, further: Sequence[str], options: RunOptions) -> int:
+    """Run `run` again with further overrides, and return the exit code."""
+    manifest, values = run.manifest, dict[str, list[str]]()
+    for point in run.points:
+        for word in point.manifest.overrides:
+            key, _, value = word.partition("=")
+            if value not in values.setdefault(key, []):
+                values[key].append(value)
+    new = hydra_words(list(further), manifest.command, run.has_points)
+    keys = {word.partition("=")[0].lstrip("+~") for word in new}
+    words = [f"{key}={','.join(each)}" for key, each in values.items() if key.lstrip("+~") not in keys]
+    folders = {
+        _FOLDERS[option]: value for option, value in pairwise(manifest.argv) if option in _FOLDERS
+    }
+    request = Request(
+        command=manifest.command,
+        overrides=(*words, *new),
+        argv=("kanrun", *sys.argv[1:]),
+        outputs=options.outputs,
+        multirun=run.has_points,
+        quiet=options.quiet,
+        strict=options.strict,
+        **folders,  # type: ignore[arg-type]
+    )
+    return launched(request)[0]
 
 
 def _show(request: Request) -> None:

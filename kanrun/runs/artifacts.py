@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 #: Names of the description and of the checksum in the header.
 _KEY, _CHECKSUM = "kanrun", "sha256"
 DOTS_PER_INCH = 200
-#: Formats of figures that can be added to PNG and SVG.
-FURTHER_FORMATS = ("pdf",)
+#: Options of each format: dates would make the bytes differ, and a lower compression level
+#: takes a third of the time for files that are 15% larger.
+_SAVING: dict[str, dict[str, Any]] = {
+    "png": {"pil_kwargs": {"compress_level": 3}},
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
+FIGURE_FORMATS = tuple(_SAVING)
 
 
 @dataclass(frozen=True)
@@ -140,17 +146,17 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
     return digest.hexdigest()
 
 
-def write_figure(stem: Path, figure: Figure, further: str | None = None) -> list[Path]:
-    """Write `stem`.png, `stem`.svg and the format `further`, each atomically; return the files.
+def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write `figure` as `stem`.png, .svg or .pdf, each atomically, and return the files.
 
-    The bytes depend on the drawing alone, not on the time or on the user's matplotlib settings.
-    Raises StorageFailed, and UsageError for a format that is not in `FURTHER_FORMATS`.
+    The bytes depend only on what is drawn, not on the time or the user's matplotlib settings.
+    Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
     """
     import matplotlib
 
     if unknown := set(formats).difference(FIGURE_FORMATS):
         raise UsageError(
-            f"figures are not written as {further}; next to PNG and SVG there is pdf."
+            f"{unknown.pop()} is not a figure format. Choose from {', '.join(FIGURE_FORMATS)}."
         )
     written = []
     settings: Any = {

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +136,9 @@ class RunFolder:
         """Append one line to `progress.jsonl`."""
         self._journal.write(json.dumps(plain(line), ensure_ascii=False).encode() + b"\n")
 
-    def figure(self, name: str, figure: Figure, further: str | None = None) -> None:
-        """Store `figure` as `figures/<name>.png` and `.svg`; `further` is another format."""
-        write_figure(self._place("figures") / file_name(name), figure, further)
+    def figure(self, name: str, figure: Figure, formats: Sequence[str] = ("png",)) -> None:
+        """Store `figure` in the folder `figures` in each of the formats (see `write_figure`)."""
+        write_figure(self._place("figures") / file_name(name), figure, formats)
 
     def finish(
         self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any

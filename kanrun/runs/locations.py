@@ -150,7 +150,7 @@ def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
     several points is an error, which names the best.
     """
     wanted = text.strip().rstrip("/")
-    run = _named(wanted, outputs) or _at_path(text, outputs) or _only(wanted, outputs)
+    run = _named(wanted, outputs) or run_at(text, outputs) or _only(wanted, outputs)
     if run is None:
         raise UsageError(_unknown(text, outputs))
     if one and run.has_points:
@@ -185,8 +185,8 @@ def _point(run: Run, number: str | None = None) -> Run | None:
     return points[int(number)] if is_one else None
 
 
-def _at_path(text: str, outputs: Path) -> Run | None:
-    """Return the run of rule 2; links are followed, since `latest` will be another run later."""
+def run_at(text: str, outputs: Path) -> Run | None:
+    """Return the run or point at a path, if there is one; links are followed, since `latest` will be another run later."""
     if not text.strip():
         return None
     # Unlike Path's method, this keeps a name such as ~old.

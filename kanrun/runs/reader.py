@@ -102,7 +102,13 @@ class Run:
             status=self._point_status(bool(failures)),
             reason=next((str(reason) for reason in reasons if reason), None),
             trace=None,
+            notes=self._own_notes(),
         )
+
+    def _own_notes(self) -> tuple[str, ...]:
+        start = f"{self.point}: "
+        notes = (note for note in self._whole.manifest.notes if note.startswith(start))
+        return tuple(note.removeprefix(start) for note in notes)
 
     @cached_property
     def journal(self) -> Journal:

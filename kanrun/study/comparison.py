@@ -1,8 +1,8 @@
-"""Several runs side by side: settings, results, curves and edges; the jobs of a sweep; and figures drawn again."""
+"""Comparison of runs and of the points of a run, and figures drawn again."""
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,17 +11,18 @@ from typing import Any
 from rich.console import Console
 
 from kanrun.config import EXPERIMENTS
-from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
-from kanrun.runs.files import storing
-from kanrun.runs.folder import RunFolder
+from kanrun.runs.files import file_name, storing
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import RESULTS, differing
-from kanrun.runs.manifest import Sweep
-from kanrun.runs.reader import ERRORS
+from kanrun.runs.reader import ERRORS, RunTables
 from kanrun.study import report
 
+_SEEDS = ("seed", "n_seeds")
+#: Rows of the table of points.
+_MOST_ROWS = 40
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
 Side = dict[str, list[Any]]  # by name, one value a run; None where a run has none
 
@@ -36,14 +37,14 @@ class RunComparison:
         self.names = [run.name for run in runs]
 
     def columns(self, side: Side, title: str = "") -> Side:
-        """`side` as a table: the names in a column called `title`, and one column per run."""
+        """Return `side` as a table: names in a column called `title`, and one column per run."""
         return {title: list(side)} | {
             name: [values[at] for values in side.values()] for at, name in enumerate(self.names)
         }
 
     @cached_property
     def settings(self) -> Side:
-        """The settings that differ, also those that a run does not have."""
+        """Settings that differ, also those that a run does not have."""
         each = [_known(run, lambda run: flattened(run.config)) for run in self.runs]
         telling = {
             *differing(each),
@@ -59,19 +60,19 @@ class RunComparison:
 
     @cached_property
     def results(self) -> Side:
-        """The medians over seeds of all runs, those that every run has first."""
+        """Medians over seeds of all runs, those that every run has first."""
         each = [_known(run, _metrics) for run in self.runs]
         side = _beside(each).items()
         return dict(sorted(side, key=lambda pair: -sum(pair[0] in metrics for metrics in each)))
 
     @cached_property
     def origins(self) -> Side:
-        """What else of the records differs: command, commit, versions of packages, machine."""
+        """Other differences: command, commit, versions of packages, machine."""
         return _differing(_beside([_known(run, _origin) for run in self.runs]))
 
 
 def _beside(each: Sequence[dict[str, Any]]) -> Side:
-    """What each run has, by name."""
+    """Return what each run has, by name."""
     names = dict.fromkeys(name for one in each for name in one)
     return {name: [one.get(name) for one in each] for name in names}
 
@@ -104,25 +105,27 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
 
 
 def redraw(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Draw the figures of `run` again from its tables in these formats and return their files.
+    """Draw the figures of a run, or of one point, again from its tables, and return their files.
 
-    Raises UsageError for a run that is not finished, or an unknown command or format.
+    Of a run of several points it is the figure over the swept keys. Raises UsageError for a run
+    that is running, or an unknown command or format.
     """
     run.check_ended(force=True)
+    if run.has_points:
+        return draw_points(run, formats)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
-    folder, before = RunFolder(run.path), {}
-    with contextlib.suppress(OSError):
-        before = {path: path.stat().st_mtime_ns for path in run.figures}
-    tables = {name: run.table(name) for name in run.tables}
+    tables, place, written = RunTables(run), run.figures_folder, list[Path]()
     if "summary" not in tables:
-        raise UsageError(f"{run.name} has no results to draw: no training of it finished.")
+        raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
+    with storing(place):
+        place.mkdir(parents=True, exist_ok=True)
     for name, draw in experiment.figures(tables):
-        folder.figure(name, draw(), formats)
-    return [path for path in run.figures if before.get(path) != path.stat().st_mtime_ns]
+        written += write_figure(place / file_name(name), draw(), formats)
+    return written
 
 
 def _known(run: Run, read: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
-    """What `read` says of a run; nothing where its record cannot be read."""
+    """Return what `read` says of a run; nothing if its record cannot be read."""
     try:
         return read(run)
     except KanrunError:
@@ -145,68 +148,64 @@ def _words(value: Any) -> Any:
     return str(value) if isinstance(value, list | dict) else value
 
 
-_SEEDS = ("seed", "n_seeds")
-
-
-def print_jobs(console: Console, sweep: Run) -> None:
-    """Print the jobs with the settings that differ, their results, and which has the lowest error."""
-    settings, best = _swept(sweep), sweep.best_job
+def print_points(console: Console, run: Run) -> None:
+    """Print the points of a run with the swept settings, their results, and which is the best."""
+    points, best = run.points, run.best
+    shown = points if len(points) <= _MOST_ROWS else _best_of(points)
+    marks = [" *" if point is best and best.error is not None else "" for point in shown]
     columns: dict[str, list[Any]] = {
-        "job": [job.name + (" *" if job is best else "") for job in sweep.jobs],
-        "status": [job.status for job in sweep.jobs],
+        "point": [point.name.rpartition("/")[2] + mark for point, mark in zip(shown, marks, strict=True)],
+        "status": [point.status for point in shown],
     }
-    for name in differing(settings):
-        columns[name] = [_words(each.get(name)) for each in settings]
-    metrics = [_known(job, _metrics) for job in sweep.jobs]
+    values = [point.point.values if point.point else {} for point in shown]
+    for name in values[0]:
+        columns[name] = [_words(each.get(name)) for each in values]
+    metrics = [point.manifest.metrics for point in shown]
     for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
-        if any(each.get(name) is not None for each in metrics):
+        if name not in columns and any(each.get(name) is not None for each in metrics):
             columns[name] = [each.get(name) for each in metrics]
-    _, left_out = report.print_table(console, columns, first=("job", *RESULTS, *columns))
+    _, left_out = report.print_table(console, columns, first=("point", *RESULTS, *columns))
+    where = run.path / "summary.csv"
+    if len(shown) < len(points):
+        report.print_line(console, f"  the best {len(shown)} of {len(points)} points; all in {where}")
     if left_out:
-        report.print_line(
-            console, f"  more columns in {sweep.path / 'summary.csv'}: {', '.join(left_out)}"
-        )
-    if best is not None:
-        report.print_line(console, f"  *: the best job, {best.name}")
+        report.print_line(console, f"  more columns in {where}: {', '.join(left_out)}")
+    if any(marks):
+        report.print_line(console, f"  *: the best point, {best.name}")
+    claims = [claim for result in run.journal.results.values() for claim in result.claims]
+    if claims:
+        held = sum(claim.holds for claim in claims)
+        report.print_line(console, f"  {held} of {len(claims)} claims hold; see one point for its own")
 
 
-def _swept(sweep: Run) -> list[dict[str, Any]]:
-    """The settings of each job of a sweep by their path, also of those that did not begin; empty where unknown."""
-    stored: tuple[Any, ...] = ()
-    with contextlib.suppress(StorageFailed):
-        stored = Sweep.read(sweep.path).jobs
-    settings = []
-    for job in sweep.jobs:
-        number = int(job.path.name)
-        try:
-            settings.append(
-                flattened(stored[number].config if number < len(stored) else job.config)
-            )
-        except KanrunError:
-            settings.append({})
-    return settings
+def _best_of(points: Sequence[Run]) -> list[Run]:
+    """Return the points with the lowest errors in the order of their numbers."""
+    ranked = sorted(range(len(points)), key=lambda at: (points[at].error or math.inf, at))
+    return [points[at] for at in sorted(ranked[:_MOST_ROWS])]
 
 
-def draw_sweep(sweep: Run) -> list[Path]:
-    """Draw the result over the swept settings, into `figures` of the sweep's folder, and return the files.
+def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw the result over the swept keys into `figures/points`, and return the files.
 
-    Nothing is drawn without a result that more than one job has.
+    Nothing is drawn without a result that more than one row has.
     """
-    if "summary" not in sweep.tables:
+    if "summary" not in run.tables:
         return []
-    table, varied = sweep.table("summary"), Sweep.read(sweep.path).varied
+    table, swept = run.table("summary"), list(run.points[0].point.values if run.points[0].point else ())
     result = next(
         (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
         None,
     )
-    if result is None or not varied:
+    if result is None:
         return []
     from kanrun.figures.sweep import over_settings
 
-    table = table.dropna(subset=[result]).astype(dict.fromkeys(varied, str))
-    place = sweep.path / "figures"
+    values = [point.point.values if point.point else {} for point in run.points]
+    for name in swept:
+        table[name] = [str(_words(values[int(number)][name])) for number in table["point"]]
+    table = table.dropna(subset=[result])
+    keys = [key for key in swept if key not in _SEEDS and table[key].nunique() > 1]
+    place = run.path / "figures"
     with storing(place):
         place.mkdir(exist_ok=True)
-    return write_figure(
-        place / "sweep", over_settings(table, [key for key in varied if key not in _SEEDS], result)
-    )
+    return write_figure(place / "points", over_settings(table, keys, result), formats)

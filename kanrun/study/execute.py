@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from time import process_time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.text import Text
-
 from kanrun.config import ExecutorConfig, ExperimentConfig
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.monitoring import monitored, time_limit_reached
@@ -43,12 +41,11 @@ from kanrun.study.experiment import (
 )
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.resources import RESULTS, TimeLimit, check_memory, cores, device_of, threads_of
+from kanrun.study.resources import TimeLimit, check_memory, cores, device_of, threads_of
 from kanrun.study.trackers import Tracker
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 #: Settings of the whole run, which cannot differ between points.
 OF_THE_RUN = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
@@ -234,8 +231,7 @@ class _Execution:
         self._limit: TimeLimit | None = None
         if cfg.max_cpu_seconds is not None:
             began = process_time() if attempt.began is None else attempt.began
-            figures = 1 if self._several else getattr(experiment, "RESULTS", RESULTS)
-            self._limit = TimeLimit.of(cfg.max_cpu_seconds, began, figures)
+            self._limit = TimeLimit(cfg.max_cpu_seconds, began)
         self._tracker: Tracker | None = None
         if cfg.tracker is not None:
             self._tracker = Tracker(cfg.tracker, study.command, folder.path, asdict(cfg))
@@ -274,7 +270,8 @@ class _Execution:
     def report(self, manifest: Manifest) -> None:
         """Print the results, the claims and the failures."""
         if self._several:
-            print_points(self._console, Run(self._folder.path))
+            path = self._folder.path
+            print_points(self._console, Run(path, f"{path.parent.name}/{path.name}"))
         elif self._summary is not None:
             report.print_summary(
                 self._console, {str(name): [*values] for name, values in self._summary.items()}
@@ -372,26 +369,32 @@ class _Execution:
         self._folder.journal({**line, "reason": reason})
 
     def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
-        """Draw the figures; if that fails, the trainings are recorded and stay."""
-        try:
-            for name, figure in self._experiment.figures(tables):
-                self._folder.figure(name, figure, self._cfg.format)
-        except StorageFailed:
-            raise
-        except Exception as error:
-            self._break("drawing the figures", error, self._study.points[0])
+        """Draw and store the figures; warn if one fails: the results are complete without it."""
+        figures, name = iter(self._experiment.figures(tables)), "figures"
+        while True:
+            try:
+                name, draw = next(figures)
+                self._folder.figure(name, draw(), self._cfg.figure_formats)
+            except StopIteration:
+                return
+            except StorageFailed:
+                raise
+            except Exception as error:
+                self._warn(f"the figure {name} could not be drawn: {Failure.of(error).reason}")
+
+    def _warn(self, text: str) -> None:
+        """Record a warning and print it."""
+        self._recorder.handle(Warned(text))
+        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def _claims(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> tuple[Claim, ...]:
         try:
             claims = [self._supported(claim, point) for claim in self._experiment.claims(tables)]
         except Exception as error:
-            self._break("checking the claims", error, point)
+            reason = f"checking the claims failed: {Failure.of(error).reason}"
+            self._broken.append((point, Failure(reason, traceback.format_exc())))
             return ()
         return tuple(claims)
-
-    def _break(self, part: str, error: Exception, point: Point) -> None:
-        failure = Failure(f"{part} failed: {Failure.of(error).reason}", traceback.format_exc())
-        self._broken.append((point, failure))
 
     def _supported(self, claim: Claim, point: Point) -> Claim:
         """Return the claim; it does not hold if trainings failed or were cut short."""
@@ -408,15 +411,14 @@ class _Execution:
     def _draw_points(self) -> None:
         """Draw the result over the swept keys; the points are recorded whatever happens."""
         try:
-            draw_points(Run(self._folder.path), self._cfg.format)
+            draw_points(Run(self._folder.path), self._cfg.figure_formats)
         except Exception as error:
-            text = f"kanrun: the figure over the points was not drawn: {Failure.of(error).reason}"
-            self._console.print(Text(text), soft_wrap=True)
+            self._warn(f"the figure over the points was not drawn: {Failure.of(error).reason}")
 
     def _failure(self) -> Failure | None:
         """Return why the run failed: the first training that failed, or broken results."""
         failures, total = self._recorder.failures, self._recorder.total
-        broken = [(point, failure) for point, failure in self._broken]
+        broken = self._broken
         if not failures and not broken:
             return None
         if not failures and not self._several:

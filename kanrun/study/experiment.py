@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 Prepared = dict[Key, Any]  # by training
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
-Figures = Iterator[tuple[str, "Figure"]]
+#: Name of each figure, and a function that draws it.
+Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
 Claims = list[Claim]
 MOST_TASKS = 100_000
 
@@ -46,8 +47,6 @@ class Experiment(Protocol):
     - `prepare(cfg, cell, seed)` builds all that `run` needs, or raises UsageError. Before a study
       runs, the first seed of each cell is prepared; the result for the first task is kept, and
       `run` takes it as its argument `prepared`, which is None for other tasks;
-    - `RESULTS`: number of small figures that take as long as the figures and claims of this
-      experiment, for `max_cpu_seconds`;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it,
       torch's threads are limited.
 
@@ -61,8 +60,8 @@ class Experiment(Protocol):
     def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]:
         """Train one cell with one seed and yield its records."""
 
-    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Figure]]:
-        """Draw figures from recorded tables alone, and yield them with their names."""
+    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Callable[[], Figure]]]:
+        """Yield the name of each figure, and a function that draws it from recorded tables."""
 
     def claims(self, tables: Tables, /) -> Sequence[Claim]:
         """Check claims on recorded tables."""

@@ -1,4 +1,4 @@
-"""What a study shows on standard error while it runs: a bar on a terminal, a few lines elsewhere."""
+"""Progress of a run on standard error: a bar on a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.tables import Key
 from kanrun.study.executors import (
     Failed,
     Finished,
@@ -34,17 +35,16 @@ from kanrun.study.executors import (
 from kanrun.study.experiment import Task
 from kanrun.study.report import shown
 
-SECONDS_BETWEEN_LINES = 5.0  # on how far a training is, where there is no terminal
-_ERRORS = (
-    "validation_rmse",
-    "test_rmse",
-    "train_rmse",
-    "rmse",
-)  # trainings are compared by the first that is there
+#: Seconds between lines on the progress of a training, without a terminal.
+SECONDS_BETWEEN_LINES = 5.0
+#: Errors by which trainings are compared: the first that is there.
+_ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
+#: Notes that are remembered so that they are not shown again for the next seed.
+_MOST_NOTES = 1000
 
 
 class Reporter:
-    """Shows events: only warnings when quiet, details when verbose, one line per stage or task unless on a terminal."""
+    """Shows events: a bar on a terminal, else a line per stage or task; warnings only if quiet."""
 
     def __init__(
         self, console: Console, total: int, quiet: bool = False, verbose: bool = False
@@ -53,13 +53,10 @@ class Reporter:
         self._done = 0
         self._stage: tuple[Any, ...] = ()
         self._last = ""  # the best step of the stage
-        self._shown: set[str] = set()  # the same note of the next seed is not shown again
-        self._results: dict[
-            tuple[int, int], Mapping[str, Any]
-        ] = {}  # the summary of a training, until it ends
-        self._best: dict[
-            Any, tuple[float, str]
-        ] = {}  # error and training by target: only these errors compare
+        self._notes: set[str] = set()
+        self._results: dict[Key, Mapping[str, Any]] = {}  # summary of a training, until it ends
+        # Error and training by target, since only errors on one target compare.
+        self._best: dict[Any, tuple[float, str]] = {}
         self._target: Any = None  # of the training that finished last
         self._clock = self._began = time.monotonic()
         self._part = ProgressUpdate("", 0)
@@ -87,7 +84,7 @@ class Reporter:
         """Show `event`."""
         several = self._total > 1
         if isinstance(event, Progressed):
-            self.show_advance(event.advance)
+            self.show_progress(event.update)
         elif isinstance(event, Recorded):
             self._recorded(event.task, event.record)
         elif isinstance(event, Warned):
@@ -103,23 +100,21 @@ class Reporter:
             self._line(text if several else "")
             self._advance(text)
         elif isinstance(event, Retried) and not self._quiet:
-            self._say(f"{event.task} failed and starts again: {event.failure.reason}")
+            self._say(f"{event.task} failed and restarts: {event.failure.reason}")
         elif isinstance(event, Failed) and several:
             self._done += 1
             self._say(f"{event.task} failed: {event.failure.reason}", "red")
             self._advance("")
 
-    def show_advance(self, advance: ProgressUpdate) -> None:
-        """Show how far a part of a training is: on the bar, elsewhere as one line every few seconds."""
+    def show_progress(self, update: ProgressUpdate) -> None:
+        """Show the progress of a training: on the bar, elsewhere as one line every few seconds."""
         if self._quiet:
             return
         now, before = time.monotonic(), self._part
-        if (before.part, before.total) != (
-            advance.part,
-            advance.total,
-        ) or advance.done < before.done:
+        same = (before.part, before.total) == (update.part, update.total)
+        if not same or update.done < before.done:
             self._began = now
-        self._part, text = advance, _advance_line(advance, now - self._began)
+        self._part, text = update, _progress_line(update, now - self._began)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], text=text)
         elif now - self._clock >= SECONDS_BETWEEN_LINES:
@@ -127,10 +122,11 @@ class Reporter:
             self._say(text)
 
     def _recorded(self, task: Task, record: Record) -> None:
-        if isinstance(record, Note) and record.text not in self._shown:
+        if isinstance(record, Note) and record.text not in self._notes:
             if not record.warning and (self._quiet or (record.detail and not self._verbose)):
                 return
-            self._shown.add(record.text)
+            if len(self._notes) < _MOST_NOTES:
+                self._notes.add(record.text)
             self._end_stage()
             self._say(
                 f"warning: {record.text}" if record.warning else record.text,
@@ -140,7 +136,7 @@ class Reporter:
             if record.table == "metrics" and self._total == 1:
                 self._step(record.values)
             elif record.table == "summary" and self._total > 1:
-                self._results[task.pair] = record.values
+                self._results[task.key] = record.values
 
     def _step(self, values: Mapping[str, Any]) -> None:
         stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
@@ -160,8 +156,8 @@ class Reporter:
         self._last = ""
 
     def _result(self, task: Task, seconds: float) -> str:
-        """The result of `task`, and which training was the best on its target so far."""
-        values = self._results.pop(task.pair, {})
+        """Return the result of `task`, and the best training on its target so far."""
+        values = self._results.pop(task.key, {})
         parts = [str(task), str(values.get("shape") or "")]
         parts.append(f"{values['intervals']} intervals" if values.get("intervals") else "")
         text = f"{', '.join(filter(None, parts))}: done in {seconds:.1f} s"
@@ -185,7 +181,7 @@ class Reporter:
             self._bar.update(self._bar.task_ids[0], text=text, **place)  # type: ignore[arg-type]
 
     def _line(self, text: str) -> None:
-        """Print a line where there is no bar to show it."""
+        """Print a line if there is no bar to show it."""
         if self._bar is None and not self._quiet and text:
             self._say(text)
 
@@ -194,13 +190,13 @@ class Reporter:
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
 
 
-def _advance_line(advance: ProgressUpdate, seconds: float) -> str:
-    """How far a part of a training is after so many seconds, its lowest error, and the time left if all is done."""
-    words = [f"{advance.part}: {advance.done}" + (f" of {advance.total}" if advance.total else "")]
-    if advance.error is not None and math.isfinite(advance.error):
-        words.append(f"best {shown(advance.error)}")
-    if advance.total and advance.done and seconds > 0:
-        left = seconds * (advance.total - advance.done) / advance.done
+def _progress_line(update: ProgressUpdate, seconds: float) -> str:
+    """Return the progress of a part after these seconds, its lowest error, and the time left."""
+    words = [f"{update.part}: {update.done}" + (f" of {update.total}" if update.total else "")]
+    if update.error is not None and math.isfinite(update.error):
+        words.append(f"best {shown(update.error)}")
+    if update.total and update.done and seconds > 0:
+        left = seconds * (update.total - update.done) / update.done
         words.append(f"at most {left:.0f} s left here" if left >= 1 else "")
     return ", ".join(word for word in words if word)
 

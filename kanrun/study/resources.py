@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
-from time import process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
@@ -94,10 +93,6 @@ def generator(seed: int, purpose: str) -> Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-#: Figures that take as long as the results of an experiment which does not say so itself.
-RESULTS = 22
-
-
 @dataclass(frozen=True)
 class TimeLimit:
     """CPU time limit of a run.
@@ -105,14 +100,15 @@ class TimeLimit:
     Attributes:
         seconds: CPU seconds of the run.
         began: CPU seconds of the process when the run began.
-        results: Seconds kept for what follows the trainings.
+        results: CPU seconds for figures and claims: loading matplotlib takes 0.7, six figures at
+            most 1.5.
         fraction: Fraction of the seconds, since the last step of a training ends a little later.
         program: Seconds of the program before the command is read and after its results are shown.
     """
 
     seconds: float
     began: float
-    results: float
+    results: float = 3.0
     fraction: float = 0.98
     program: float = 0.8
 
@@ -121,18 +117,6 @@ class TimeLimit:
         """CPU seconds of the process at which trainings stop; they get at least one third."""
         left = self.fraction * self.seconds - self.results - self.program
         return self.began + max(left, self.seconds / 3)
-
-    @classmethod
-    def of(cls, seconds: float, began: float, figures: int) -> TimeLimit:
-        """Return the limit, with time for this many small figures as they take here and now."""
-        from kanrun.figures.style import draw_small_figure
-
-        taken = []
-        for _ in range(2):
-            before = process_time()
-            draw_small_figure()
-            taken.append(process_time() - before)
-        return cls(seconds, began, min(taken) * figures)
 
 
 _GIB = 2**30

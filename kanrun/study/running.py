@@ -19,7 +19,7 @@ from kanrun.monitoring import enable_gc
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.dry_run import describe_plan
 from kanrun.study.execute import Attempt, check, execute, manifest_of
-from kanrun.study.points import Study
+from kanrun.study.points import Point, Study
 from kanrun.study.process import logging_to, signals_raise, stdout_kept_clean
 
 #: Columns that measure the machine and not the training.
@@ -58,19 +58,22 @@ def load_experiment(command: str) -> ModuleType:
     return importlib.import_module(EXPERIMENTS.find(command).builder)
 
 
-def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
+def run_study(
+    study: Study, options: RunOptions, executor: ExecutorConfig | None = None
+) -> tuple[int, Path | None]:
     """Check all points, make the run folder, run, and return the exit code and the folder.
 
-    Standard output gets the folder as its only line. Raises UsageError before the folder exists.
+    `executor` is one in place of the configured one. Standard output gets the folder as its only
+    line. Raises UsageError before the folder exists.
     """
     experiment = load_experiment(study.command)
-    checked = check(experiment, study, force=options.force)
+    checked = check(experiment, study, force=options.force, executor=executor)
     if options.dry_run:
         for line in describe_plan(experiment, study, checked, options.outputs):
             print(line)
         return 0, None
     enable_gc()
-    attempt = Attempt(quiet=options.quiet, verbose=options.verbose, began=options.began)
+    attempt = Attempt(False, executor, options.quiet, options.verbose, options.began)
     with signals_raise() as signals:
         manifest = manifest_of(study, checked)
         folder = RunFolder.create(options.outputs, manifest, study.store)
@@ -176,9 +179,21 @@ def report_outcome(run: Run, options: RunOptions) -> bool:
     return manifest.is_complete and not broken
 
 
-def compare_numbers(run: Run, again: Path) -> int:
-    """Compare the summary of `run` with that of the run in `again`; return 1 if numbers differ."""
-    compared = list(_compared(run, Run(again)))
+def rerun(run: Run, options: RunOptions) -> int:
+    """Run `run`, or a point of it, again from its stored configuration, and compare the summaries.
+
+    Returns 1 if numbers differ that the same version on the same machine should reproduce.
+    """
+    require_plugins(run.manifest.versions)
+    study = Study.read(run.path)
+    if run.point is not None:
+        point = Point(0, run.point.overrides)
+        study = replace(study, bases=(run.config,), points=(point,))
+    study = replace(study, argv=("kanrun", *sys.argv[1:]))
+    code, folder = run_study(study, options, _executor(study, run.path, options))
+    if folder is None or code:
+        return code
+    compared = list(_compared(run, Run(folder)))
     different = [sentence for sentence, equal in compared if not equal]
     same = f"all {len(compared)} columns of summary.csv are equal to the last digit, but for times"
     for sentence in different or [f"the same numbers as {run.name}: {same}"]:

@@ -1,10 +1,10 @@
-"""A run folder read back: what `load_run` gives, and its model's predictions for the rows of a file."""
+"""Run folders read back by `load_run`, and predictions of their models for the rows of a file."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanrun.config.former import rename
 from kanrun.errors import UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
+from kanrun.runs.reader import RunTables
 from kanrun.spreadsheets import as_text, formulas_in
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
@@ -34,49 +34,26 @@ from kanrun.targets.table_writing import table_writer
 from kanrun.targets.tables import MISSING_WORDS, column_kinds, column_names, value_blocks
 
 
-class _RunTables(Mapping[str, pd.DataFrame]):
-    """The tables of a run by name."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._read: dict[str, pd.DataFrame] = {}
-
-    def __getitem__(self, name: str) -> pd.DataFrame:
-        if name not in self._run.tables:
-            raise KeyError(name)
-        if name not in self._read:
-            self._read[name] = self._run.table(name)
-        return self._read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._run.tables)
-
-    def __len__(self) -> int:
-        return len(self._run.tables)
-
-
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run read back: `config`, `tables` by name, and its trained models; of a sweep, its `jobs`."""
+    """A run read back, or a point of it: `config`, `tables`, models, and its `points`."""
 
     run: Run
 
     @cached_property
-    def jobs(self) -> tuple[LoadedRun, ...]:
-        """The runs of a sweep, in their order; none of a single run."""
-        return tuple(LoadedRun(job) for job in self.run.jobs)
+    def points(self) -> tuple[LoadedRun, ...]:
+        """The points in the order of their numbers; of a run of one point the run itself."""
+        return tuple(LoadedRun(point) for point in self.run.points)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, keys of earlier versions under their names of today."""
-        config = deepcopy(self.run.config)
-        rename(config, stored=True)
-        return config
+        """The stored configuration as plain values."""
+        return deepcopy(self.run.config)
 
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """The recorded tables by name, each read when it is first asked for; of a sweep, those that it has itself."""
-        return _RunTables(self.run)
+        """The recorded tables by name, each read when it is first asked for."""
+        return RunTables(self.run)
 
     @property
     def models(self) -> list[str]:
@@ -89,13 +66,14 @@ class LoadedRun:
         return sorted(names, key=_place)
 
     def model(self, name: str | None = None) -> Model:
-        """The model called `name`; without one, that of the first seed.
+        """Return the model called `name`, or that of the first seed.
 
-        Raises UsageError for a run without models, for a sweep, and for a name that is not there.
+        Raises UsageError for a run without models or of several points, and for an unknown name.
         """
-        if self.run.is_sweep:
+        if self.run.has_points:
             raise UsageError(
-                f"{self.run.name} is a sweep of {len(self.run.jobs)} runs; take one of its jobs."
+                f"{self.run.name} is a run of {len(self.run.points)} points; name one of them. "
+                f"The best is {self.run.best.name}."
             )
         self.run.check_checkpoints()
         if not self.models:
@@ -115,9 +93,10 @@ class LoadedRun:
         return run_html(self)
 
     def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
-        """Write the model called `name` (the first seed's), or the run's formula, to `file`; return what to say of it.
+        """Write the model called `name` (the first seed's), or the run's formula, to `file`.
 
-        Raises UsageError for a format that it does not have and a file that cannot be written.
+        Returns notes for the user. Raises UsageError for an unknown format and a file that cannot
+        be written.
         """
         from kanrun.exports import TABLE_FORMATS, identifier
         from kanrun.exports.formula_text import formula_bytes
@@ -144,20 +123,32 @@ class LoadedRun:
         if model.code is None or form in TABLE_FORMATS:
             return []
         return [
-            f"{file} takes the {len(model.inputs)} numbers that the table's columns become: {', '.join(model.inputs)}"
+            f"{file} takes the {len(model.inputs)} numbers that encode the columns of the table: "
+            f"{', '.join(model.inputs)}"
         ]
 
 
 def _place(name: str) -> tuple[int, str, int]:
-    """Cell, words and seed of a checkpoint's name, which ends with a mark where the target's name was no file name."""
+    """Return cell, words and seed of a checkpoint's name, which may end with a hash."""
     cell, seed = re.match(r"cell(\d+)-", name), re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
     return int(cell[1]) if cell else 0, name.rpartition("-seed")[0], int(seed[1]) if seed else 0
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
-    """The run or sweep that `run` names: config, tables, trained models. Nothing in its folder is ever executed.
+    """Read the run that `run` names: configuration, tables, trained models.
 
-    `run` is `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/0`, a path, a tag, or the beginning of a name in `outputs`.
+    Nothing in its folder is ever executed.
+
+    Args:
+        run: `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/7` for point 7 of a run of several, a
+            path, a tag, or the beginning of a name in `outputs`.
+        outputs: The folder of run folders.
+
+    Returns:
+        The run, or one point of it.
+
+    Raises:
+        UsageError: If there is no such run.
 
     Examples:
         >>> from kanrun import load_run
@@ -166,8 +157,6 @@ def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
         ('x0',)
         >>> len(run.tables["summary"])
         1
-
-    Raises UsageError at once where there is no such run.
     """
     return LoadedRun(find_run(str(run), Path(outputs)))
 
@@ -177,7 +166,7 @@ LIMITS = TableLimits(characters=2**40, cells=10**12)
 
 
 def predict_table(
-    run: Path,
+    run: Run,
     source: Path,
     output: Path,
     model: str | None = None,
@@ -185,22 +174,24 @@ def predict_table(
     derivatives: Sequence[str] = (),
     spreadsheet_safe: bool = False,
 ) -> list[str]:
-    """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
+    """Write the model's predictions for the rows of `source` to `output`, and return warnings.
 
-    The file keeps all columns as they are and adds one per output, in the units of training; a classifier adds the
-    label and one column of probabilities per class. An added column whose name is taken is called `prediction:NAME`.
-    `derivatives` of a solution of `kanrun solve`, such as u_xx, are further columns.
-    With `level` there are columns `lower:NAME` and `upper:NAME`, between which the output lies with that probability.
-    Added names and labels that a spreadsheet would run get an apostrophe before them; cells of the file's own columns
-    do so if `spreadsheet_safe`, and else are counted in a warning.
-    Rows outside the trained range or in gaps of it are predicted and counted in a warning. Raises UsageError for
-    missing columns, text or missing values where the model has none, and for an output that cannot be written or is not
-    a kind of table that kanrun writes; no file is left then.
+    The file keeps all columns and adds one per output, in the units of training; a classifier adds
+    the label and one column of probabilities per class. An added column whose name is taken is
+    called `prediction:NAME`. `derivatives` of a solution of `kanrun solve`, such as u_xx, are
+    further columns. With `level`, the columns `lower:NAME` and `upper:NAME` are the ends of the
+    interval that has the output with this probability.
+
+    Added names and labels that a spreadsheet would run get an apostrophe in front; other cells do
+    so if `spreadsheet_safe`, and otherwise are counted in a warning. Rows outside the trained range
+    or in gaps of it are predicted and counted in a warning. Raises UsageError for missing columns,
+    for text or missing values that the model cannot take, and for an output that cannot be written;
+    no file is left then.
     """
     if output.is_dir():
         raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
     check_output(output)
-    trained = load_run(run).model(model)
+    trained = LoadedRun(run).model(model)
     kept = [name for name in column_names(source, LIMITS) if name]
     needed = [column.name for column in trained.code.columns] if trained.code else trained.inputs
     if not set(needed) <= set(kept):
@@ -225,7 +216,10 @@ def predict_table(
                     block = {as_text(name): _safe(values) for name, values in block.items()}  # noqa: PLW2901
             write(block | {names[name]: values for name, values in added.items()})
             row += len(x)
-    said = f"{formulas} cells of {source.name} would be run by a spreadsheet; --spreadsheet-safe writes them as text"
+    said = (
+        f"{formulas} cells of {source.name} would be run by a spreadsheet; --spreadsheet-safe "
+        "writes them as text"
+    )
     return [
         *unknown_levels(unknown, row - 1),
         *range_warnings(trained, counts),
@@ -240,7 +234,7 @@ def _safe(values: Sequence[Any]) -> list[Any]:
 def _inputs(
     model: Model, source: Path, block: dict[str, list[Any]], row: int
 ) -> tuple[np.ndarray, Counter[str]]:
-    """The model's inputs of a block that begins with data row `row`."""
+    """Return the model's inputs of a block that begins with data row `row`."""
     if model.code is not None:
         return model.code.encode(block)
     columns = [lenient_numbers(block[name]) for name in model.inputs]
@@ -259,7 +253,7 @@ def _inputs(
 def _columns(
     model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, row: int
 ) -> dict[str, np.ndarray]:
-    """The added columns of a block that begins with data row `row`."""
+    """Return the added columns of a block that begins with data row `row`."""
     values = predicted_values(model, x, raw)
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))

@@ -1,7 +1,7 @@
-"""Trackers beside the run folder: MLflow, TensorBoard, trackio. Off by default, and never a run's failure.
+"""Trackers next to the run folder: MLflow, TensorBoard, trackio; off by default.
 
-A tracker gets the settings, each row of `metrics.csv` that has a step, and at the end the medians of `summary.csv`. The
-first error of one is said in a warning, and it hears no more.
+A tracker gets the settings, the rows of `metrics.csv`, and at the end the medians of `summary.csv`.
+Its first error is a warning, after which it gets nothing; the run continues.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kanrun.runs.index import flattened
+from kanrun.runs.tables import MARKS
 
 Numbers = Mapping[str, float]
 
 
 class Backend(Protocol):
-    """What a tracker does with a run; each may raise whatever its package raises."""
+    """Backend of a tracker; its methods may raise whatever its package raises."""
 
-    def log(self, numbers: Numbers, step: int) -> None: ...
+    def log(self, numbers: Numbers, step: int) -> None:
+        """Log numbers of a step."""
 
-    def end(self, results: Numbers, status: str) -> None: ...
+    def end(self, results: Numbers, status: str) -> None:
+        """Log the results, and end the run."""
 
 
 class Tracker:
@@ -37,19 +40,18 @@ class Tracker:
         self._backend = self._tried(lambda: BACKENDS[name](command, folder, flat))
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """A row of `metrics`: its numbers under the name of the training where there are several."""
-        pair = values.get("cell"), values.get("seed")
-        step = self._steps[pair] = self._steps.get(pair, -1) + 1
-        prefix = "".join(
-            f"{name} {value}/" for name, value in zip(("cell", "seed"), pair, strict=True) if value
-        )
+        """Log a row of `metrics`: its numbers under the name of the training if there are several."""
+        marks = {name: values[name] for name in MARKS if values.get(name)}
+        key = tuple(values.get(name) for name in MARKS)
+        step = self._steps[key] = self._steps.get(key, -1) + 1
+        prefix = "".join(f"{name} {value}/" for name, value in marks.items())
         numbers = {f"{prefix}{name}": number for name, number in _numbers(values)}
         if self._backend is not None and numbers:
             backend = self._backend
             self._tried(lambda: backend.log(numbers, step))
 
     def end(self, results: Mapping[str, Any], status: str) -> None:
-        """The medians of the run, and how it ended."""
+        """Log the medians of the run, and its status."""
         if self._backend is not None:
             backend = self._backend
             self._tried(lambda: backend.end(dict(_numbers(results)), status))
@@ -73,15 +75,13 @@ class _MLflow:
     """Into an SQLite file beside the runs, or the server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        os.environ.setdefault(
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
-        )  # or a training waits minutes for a dead server
+        # Without a limit, a training waits minutes for a dead server.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(
-            logging.WARNING
-        )  # of its own database it says every step
+        # It reports every step of its own database.
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         uri = (
             os.environ.get("MLFLOW_TRACKING_URI")
             or f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
@@ -156,5 +156,5 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         number = (
             isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         )
-        if number and name not in ("cell", "seed"):
+        if number and name not in MARKS:
             yield name, float(value)

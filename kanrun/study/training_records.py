@@ -158,7 +158,7 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
     """The state that `state_to_checkpoint` stored; that of a new training without a checkpoint."""
     if checkpoint is None:
         return TrainingState()
-    arrays, meta, snapshot = checkpoint.arrays, _current(checkpoint.meta), None
+    arrays, meta, snapshot = checkpoint.arrays, checkpoint.meta, None
     stages = []
     for entry in meta["stages"]:
         prefix = f"{entry['stage']}/"
@@ -177,20 +177,6 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
         }
         snapshot = Snapshot(**_parts(entry) | values)
     return TrainingState(stages, snapshot)
-
-
-def _current(meta: dict[str, Any]) -> dict[str, Any]:
-    """What version 0.1.0 wrote, in today's words. A grid that it left in the middle starts again from the one before:
-    its solver's state is of other unknowns."""
-    if "snapshot" in meta:
-        return meta
-    stages = [
-        {key: value for key, value in entry.items() if key != "reached"} for entry in meta["stages"]
-    ]
-    for entry, reached in zip(stages, (entry["reached"] for entry in meta["stages"]), strict=True):
-        transfer = {"method": reached["how"], "error": reached["change"]}
-        entry["transfer"] = {**transfer, "before": reached["before"], "after": reached["after"]}
-    return {**meta, "stages": stages, "snapshot": None}
 
 
 def _plain(part: Stage | Snapshot) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from kanrun.engine.layers.bases import BASES, Base
 from kanrun.engine.layers.functional import edge_sums
 from kanrun.engine.layers.settings import (
     Domain,
-    EdgeSpec,
     EdgeScaling,
+    EdgeSpec,
     TrainedScales,
     check_samples,
     checked_shape,

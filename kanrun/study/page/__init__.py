@@ -1,7 +1,8 @@
-"""One HTML page of one or more runs, which needs nothing else: settings, claims, tables, figures, and what moves.
+"""One self-contained HTML page of runs: settings, claims, tables, figures, interactive networks.
 
-Whatever a run folder holds, its text reaches the page escaped, its figures as images (in which no script runs), its
-numbers as JSON; a content security policy allows the page's own two scripts, by their hashes, and no connection.
+Whatever a run folder holds, its text reaches the page escaped, its figures as images (in which no
+script runs), its numbers as JSON. A content security policy allows the two scripts of the page, by
+their hashes, and no connection.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from kanrun.study.report import shown
 
 __all__ = ["PageLimits", "network_values", "write_report"]
 
-LARGEST = 5 * 10**6  # bytes of a page
-_LARGEST_SVG = 400_000  # of a figure; a larger one is embedded as PNG
+#: Largest page in bytes, and number of its interactive parts.
+LARGEST, MOST_NETWORKS = 5 * 10**6, 10
+#: Largest SVG figure in bytes; a larger one is embedded as PNG.
+_LARGEST_SVG = 400_000
 _MOST_ROWS = 200
 _TABLES = (
     "summary",
@@ -45,7 +48,7 @@ _TABLES = (
 
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
-    """Write the page of `runs` to `output`, atomically. Raises UsageError for a place that cannot be written."""
+    """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
     if not output.parent.is_dir():
         raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
     write_named_file(output, _page(runs).encode())
@@ -90,30 +93,26 @@ def _page(runs: Sequence[Run]) -> str:
 
 
 def _section(run: Run, sources: list[str], room: int) -> str:
-    """All of one run; figures are left out once they would need more than `room` bytes."""
-    single = run.single
+    """Return all of one run; figures are left out once they would need more than `room` bytes."""
+    single = run.best
     parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
-    if run.is_sweep:
+    if run.has_points:
         parts.append(
-            _tag("p", f"A sweep of {len(run.jobs)} jobs; below is its best, {single.name}.")
+            _tag("p", f"A run of {len(run.points)} points; below is its best, {single.name}.")
         )
-        parts.append(_jobs(run))
+        parts.append(_points(run))
     parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
     parts.append(_record(single))
-    for living in interactive_data(single):
-        source, content = f"living-{len(sources)}", _json(living)
-        parts.append(_tag("h3", living["title"]))
-        if living["kind"] == "absent":
-            parts.append(_tag("p", living["said"]))
+    for data in interactive_data(single):
+        source, content = f"living-{len(sources)}", _json(data)
+        parts.append(_tag("h3", data["title"]))
+        if data["kind"] == "absent":
+            parts.append(_tag("p", data["said"]))
             continue
         room -= len(content)
-        if room < 0:
-            parts.append(
-                _tag(
-                    "p",
-                    "It is not here, because the page would be too large: make one of fewer runs.",
-                )
-            )
+        if room < 0 or len(sources) >= MOST_NETWORKS:
+            text = f"It is left out: a page holds {MOST_NETWORKS} networks at most, and 5 MB."
+            parts.append(_tag("p", f"{text} Write a page of fewer runs."))
             break
         sources.append(f'<script type="application/json" id="{source}">{content}</script>')
         parts.append(f'<div class="living" data-source="{source}"></div>')
@@ -121,29 +120,25 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
         room -= len(image) * 4 // 3
         if room < 0:
-            parts.append(
-                _tag(
-                    "p", f"Further figures are in {run.name}/figures: the page would be too large."
-                )
-            )
+            text = f"Further figures are in {path.parent}: the page would be too large."
+            parts.append(_tag("p", text))
             break
-        data = base64.b64encode(image).decode()
+        data_uri = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         name = escape(path.stem, quote=True)
-        image_tag = f'<img alt="figure {name}" src="data:image/{kind};base64,{data}">'
+        image_tag = f'<img alt="figure {name}" src="{data_uri}">'
         parts.append(f"<figure>{image_tag}<figcaption>{name}</figcaption></figure>")
     parts.append(_settings(single))
     return "\n".join(parts)
 
 
 def _record(run: Run) -> str:
-    """What `run.json` and the tables say: how to rerun, claims, results, environment."""
+    """Return how to rerun, claims, results and environment, from `run.json` and the tables."""
     try:
         manifest = run.manifest
     except KanrunError as error:
         return _tag("p", str(error))
-    words = (
-        shlex.join(manifest.argv) or f"kanrun {manifest.command} {shlex.join(manifest.overrides)}"
-    )
+    words = f"kanrun {manifest.command} {shlex.join(manifest.overrides)}".strip()
+    words = words if run.point else shlex.join(manifest.argv) or words
     parts = [f"<p>Asked for by <code>{escape(words)}</code></p>"]
     parts.append(f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>")
     if manifest.reason:
@@ -193,19 +188,22 @@ def _settings(run: Run) -> str:
     return f"<details><summary>Settings</summary>{_pairs(settings)}</details>"
 
 
-def _jobs(sweep: Run) -> str:
-    metrics: list[dict[str, Any]] = []
-    for job in sweep.jobs:
-        row: dict[str, Any] = {"job": job.name, "status": job.status}
+def _points(run: Run) -> str:
+    rows: list[dict[str, Any]] = []
+    for point in run.points[:_MOST_ROWS]:
+        values = point.point.values if point.point else {}
+        row: dict[str, Any] = {"point": point.name, "status": point.status, **values}
         with contextlib.suppress(KanrunError):
-            row |= {"overrides": " ".join(job.manifest.overrides), **job.manifest.metrics}
-        metrics.append(row)
-    names = dict.fromkeys(name for row in metrics for name in row)
-    return _table({name: [row.get(name) for row in metrics] for name in names})
+            row |= point.manifest.metrics
+        rows.append({name: value if isinstance(value, int | float) else str(value) for name, value in row.items() if value is not None})
+    names = dict.fromkeys(name for row in rows for name in row)
+    more = len(run.points) - len(rows)
+    table = _table({name: [row.get(name) for row in rows] for name in names})
+    return table + (_tag("p", f"{more} more points in the run's folder") if more else "")
 
 
 def _compared(runs: Sequence[Run]) -> str:
-    comparison = RunComparison([run.single for run in runs])
+    comparison = RunComparison([run.best for run in runs])
     parts = []
     for title, side in (
         ("Settings that differ", comparison.settings),
@@ -217,10 +215,9 @@ def _compared(runs: Sequence[Run]) -> str:
 
 
 def _figures(single: Run, run: Run) -> Iterable[Path]:
-    """Yield one file per figure of a run and of its sweep: SVG if there is a small one, or PNG."""
-    folders = dict.fromkeys([run.path, single.path])
-    for folder in folders:
-        files = [path for path in (folder / "figures").glob("*.*g") if not path.is_symlink()]
+    """Yield one file per figure of a run and its best point: SVG if there is a small one, or PNG."""
+    for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
+        files = [path for path in folder.glob("*.*g") if not path.is_symlink()]
         for stem in sorted({path.with_suffix("") for path in files}):
             png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
             small = svg in files and svg.stat().st_size <= _LARGEST_SVG
@@ -265,7 +262,7 @@ def _tag(name: str, text: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end its script element or hold a number that JSON does not have."""
+    """Return JSON that cannot end its script element or hold a number that JSON lacks."""
     text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
