@@ -3,8 +3,8 @@
 Lines are appended and never changed, so that ten thousand points cost no more than ten thousand
 lines, and a killed run keeps all of them. Kinds of lines:
 
-- `{"finished": [point, cell, seed], "settings": ..., "rows": {table: [rows, layout]}}`
-- `{"failed": [point, cell, seed], "reason": ..., "trace": ..., "settings": ...}`
+- `{"finished": [point, cell, seed], "digest": ..., "rows": {table: [rows, layout]}}`
+- `{"failed": [point, cell, seed], "digest": ..., "reason": ..., "trace": ...}`
 - `{"layout": ..., "columns": [...]}`: the columns that a training wrote into a table
 - `{"point": ..., "metrics": {...}, "claims": [...], "reason": ...}`: a point whose trainings ended
 - `{"resumed": ...}`: earlier failures are repeated from here on
@@ -30,9 +30,9 @@ _LONGEST = 2**22
 
 
 class Finished(NamedTuple):
-    """Digest of a finished training's settings; by table its rows and the mark of its columns."""
+    """Digest of a finished training's cell; by table its rows and the mark of its columns."""
 
-    settings: str
+    digest: str
     rows: dict[str, tuple[int, str]]
 
 
@@ -69,7 +69,7 @@ class Journal:
         if "finished" in line:
             key = _key(line["finished"])
             rows = {str(name): (int(n), str(mark)) for name, (n, mark) in line["rows"].items()}
-            self.finished[key] = Finished(str(line["settings"]), rows)
+            self.finished[key] = Finished(str(line["digest"]), rows)
             self.failed.pop(key, None)
         elif "failed" in line:
             self.failed[_key(line["failed"])] = dict(line)

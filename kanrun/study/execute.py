@@ -370,7 +370,7 @@ class _Execution:
 
     def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
         """Draw and store the figures; warn if one fails: the results are complete without it."""
-        figures, name = iter(self._experiment.figures(tables)), "figures"
+        figures, name = _each(self._experiment.figures, tables), "figures"
         while True:
             try:
                 name, draw = next(figures)
@@ -443,6 +443,11 @@ class _Execution:
         text = f"; {missing} of {self._recorder.total} trainings did not begin" if missing else ""
         seconds = f"max_cpu_seconds={self._limit.seconds:g}"
         return f"stopped after {seconds} (CPU time); kept the best result so far{text}"
+
+
+def _each(figures: Any, tables: Mapping[str, pandas.DataFrame]) -> Iterator[Any]:
+    """Yield the figures; whatever they raise is raised while iterating."""
+    yield from figures(tables)
 
 
 def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:

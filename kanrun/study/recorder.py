@@ -109,12 +109,8 @@ class Recorder:
         self._layouts = journal.layouts
         checkpoints: dict[Key, Checkpoint] = {}
         for task in tasks:
-            line = journal.finished.get(task.key)
-            if line is not None and line.settings != _digest(task):
-                raise UsageError(
-                    f"Cannot resume {self._folder.path}: its recorded cells differ from those of "
-                    "the current configuration. Start a new run."
-                )
+            line, failed = journal.finished.get(task.key), journal.failed.get(task.key, {})
+            self._check_cell(task, line.digest if line else failed.get("digest"))
             counts = {name: rows for name, (rows, _) in line.rows.items()} if line else {}
             if line is not None and _has(there, task.key, counts):
                 self.finished.add(task.key)
@@ -132,6 +128,14 @@ class Recorder:
         self._folder.retain(self._kept)
         self._folder.journal({"resumed": len(self.finished)})
         return checkpoints
+
+    def _check_cell(self, task: Task, recorded: Any) -> None:
+        """Raise UsageError if the cell of a task is not the one that was recorded, if any was."""
+        if recorded not in (None, _digest(task)):
+            raise UsageError(
+                f"Cannot resume {self._folder.path}: its recorded cells differ from those of the "
+                "current configuration. Start a new run."
+            )
 
     def _kept(self) -> Filter:
         left = {key: Counter(rows) for key, rows in self._rows.items()}
@@ -162,7 +166,8 @@ class Recorder:
             _logger.info("%s failed and restarts: %s", event.task, event.failure.reason)
         elif isinstance(event, Failed):
             task, failure = event.task, event.failure
-            self._folder.journal({"failed": task.key, **_failure_entry(task, failure)})
+            entry = {"digest": _digest(task), **_failure_entry(task, failure)}
+            self._folder.journal({"failed": task.key, **entry})
             if len(self.failures) < MOST_LISTED:
                 self.failures.append((task, failure))
             self.failed[task.point] += 1
@@ -187,7 +192,7 @@ class Recorder:
                 if self._layouts.setdefault(mark, columns) is columns:
                     self._folder.journal({"layout": mark, "columns": columns})
             rows[table] = count, mark
-        self._folder.journal({"finished": task.key, "settings": _digest(task), "rows": rows})
+        self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
         self.finished.add(task.key)
         self._folder.discard(self._checkpoint_name(task))
         self._close(task)
@@ -224,7 +229,8 @@ class Recorder:
     def _checkpoint(self, record: Checkpoint, task: Task) -> None:
         if record.name == _RESUME:
             self._folder.sync()  # the rows must not be older than the checkpoint that counts them
-            meta = {"meta": record.meta, _ROWS: dict(self._rows.get(task.key, {}))}
+            rows = dict(self._rows.get(task.key, {}))
+            meta = {"meta": record.meta, "digest": _digest(task), _ROWS: rows}
             record = Checkpoint(self._checkpoint_name(task), record.arrays, meta)
         else:
             cell = f"cell{task.index}-" if self._cells[task.point] > 1 else ""
@@ -304,6 +310,7 @@ class Recorder:
             stored = read_checkpoint(path)
         except KanrunError:
             return None
+        self._check_cell(task, stored.meta.get("digest"))
         counts, meta = stored.meta.get(_ROWS), stored.meta.get("meta")
         valid = isinstance(counts, dict) and isinstance(meta, dict)
         if not valid or not _has(there, task.key, counts):

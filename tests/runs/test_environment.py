@@ -72,17 +72,12 @@ def test_of_an_installed_package_the_working_directorys(
 
 
 def test_run_json_says_whose_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = RunFolder.create(tmp_path, "fit")
-    monkeypatch.setattr(
-        "kanrun.runs.environment.repository",
-        lambda: {"of": "kanrun", "commit": "a", "dirty": False},
-    )
-    made.start(Manifest("fit"))
-    assert json.loads((made.path / "run.json").read_text())["git"]["of"] == "kanrun"
-    other = RunFolder.create(tmp_path, "fit")
-    monkeypatch.setattr("kanrun.runs.environment.repository", lambda: None)
-    other.start(Manifest("fit"))
-    assert "git" not in json.loads((other.path / "run.json").read_text())
+    for commit_of in ({"of": "kanrun", "commit": "a", "dirty": False}, None):
+        monkeypatch.setattr(
+            "kanrun.runs.environment.repository", lambda commit_of=commit_of: commit_of
+        )
+        path = RunFolder.create(tmp_path, Manifest("fit")).path
+        assert json.loads((path / "run.json").read_text()).get("git") == commit_of
 
 
 def test_programs_that_a_repository_names_are_not_started(source: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kanrun.errors import UsageError
-from kanrun.runs import RunFolder
+from kanrun.runs import Manifest, RunFolder
 
 ALLOCATE = """
 import sys
@@ -25,22 +25,22 @@ for _ in range(25):
 
 
 def test_numbers_go_up_and_latest_follows(tmp_path: Path) -> None:
-    names = [RunFolder.create(tmp_path, "fit").path.name for _ in range(3)]
+    names = [RunFolder.create(tmp_path, Manifest("fit")).path.name for _ in range(3)]
     assert names == ["v0001", "v0002", "v0003"]
     assert os.readlink(tmp_path / "fit" / "latest") == "v0003"
-    assert RunFolder.create(tmp_path, "bench").path == tmp_path / "bench" / "v0001"
+    assert RunFolder.create(tmp_path, Manifest("bench")).path == tmp_path / "bench" / "v0001"
 
 
 def test_a_deleted_number_is_not_used_again(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, "fit")
-    shutil.rmtree(RunFolder.create(tmp_path, "fit").path)
-    assert RunFolder.create(tmp_path, "fit").path.name == "v0003"
+    RunFolder.create(tmp_path, Manifest("fit"))
+    shutil.rmtree(RunFolder.create(tmp_path, Manifest("fit")).path)
+    assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v0003"
 
 
 def test_numbers_beyond_four_digits_count_as_numbers(tmp_path: Path) -> None:
     (tmp_path / "fit" / "v9999").mkdir(parents=True)
-    assert RunFolder.create(tmp_path, "fit").path.name == "v10000"
-    assert RunFolder.create(tmp_path, "fit").path.name == "v10001"
+    assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v10000"
+    assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v10001"
 
 
 def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
@@ -70,14 +70,14 @@ def test_a_place_without_links_still_gives_folders(
         raise OSError("no links here")
 
     monkeypatch.setattr(Path, "symlink_to", no_links)
-    assert RunFolder.create(tmp_path, "fit").path.is_dir()
+    assert RunFolder.create(tmp_path, Manifest("fit")).path.is_dir()
     assert not (tmp_path / "fit" / "latest").exists()
 
 
 def test_outputs_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("not a folder")
     with pytest.raises(UsageError, match="cannot make a run folder"):
-        RunFolder.create(tmp_path / "outputs", "fit")
+        RunFolder.create(tmp_path / "outputs", Manifest("fit"))
 
 
 def test_a_read_only_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_a_read_only_place_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "mkdir", denied)  # root may write anywhere
     with pytest.raises(UsageError, match="Permission denied; choose another place with --outputs"):
-        RunFolder.create(tmp_path / "outputs", "fit")
+        RunFolder.create(tmp_path / "outputs", Manifest("fit"))

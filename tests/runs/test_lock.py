@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -30,17 +31,16 @@ except UsageError as error:
 
 
 def ended(outputs: Path) -> RunFolder:
-    folder = RunFolder.create(outputs, "fit")
-    folder.start(Manifest("fit"))
+    folder = RunFolder.create(outputs, Manifest("fit"))
     folder.finish(Status.INTERRUPTED)
     return folder
 
 
 def elsewhere(outputs: Path) -> Path:
-    folder = RunFolder.create(outputs, "fit")
-    folder.start(Manifest("fit"))
-    folder.update(host="node17", pid=4242)
+    folder = RunFolder.create(outputs, Manifest("fit"))
     folder._held.close()  # its process is gone
+    record = json.loads((folder.path / "run.json").read_text())
+    (folder.path / "run.json").write_text(json.dumps(record | {"host": "node17", "pid": 4242}))
     return folder.path
 
 
@@ -60,7 +60,7 @@ def test_of_processes_that_go_on_at_once_one_does(tmp_path: Path) -> None:
     assert len(said) == 3
     for sentence in said:
         assert re.fullmatch(
-            rf"{path} is still running( \(process \d+\))?; wait or end it first\.", sentence
+            rf"{path} is still running( \(process \d+\))?\. Wait, or stop it first\.", sentence
         )
     assert len(Run(path).manifest.resumed) == 1
 
@@ -85,8 +85,7 @@ def test_between_the_lock_and_run_json_no_other_gets_in(
 
 
 def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path, "fit")
-    folder.start(Manifest("fit"))
+    folder = RunFolder.create(tmp_path, Manifest("fit"))
     for force in (False, True):
         with pytest.raises(UsageError, match="still running"):
             RunFolder.reopen(folder.path, force=force)
@@ -100,8 +99,7 @@ def test_without_locks_run_json_tells(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    folder = RunFolder.create(tmp_path, "fit")
-    folder.start(Manifest("fit"))
+    folder = RunFolder.create(tmp_path, Manifest("fit"))
     with pytest.raises(UsageError, match="still running"):
         RunFolder.reopen(folder.path, force=True)
 
@@ -110,7 +108,7 @@ def test_a_run_of_another_host_goes_on_by_force(tmp_path: Path) -> None:
     path = elsewhere(tmp_path)
     with pytest.raises(
         UsageError,
-        match=r"started on the host node17 \(process 4242\).*if it has ended, add --force\.$",
+        match=r"started on the host node17 \(process 4242\).*If it has ended, add --force\.$",
     ):
         RunFolder.reopen(path)
     assert Run(path).manifest.resumed == ()

@@ -15,6 +15,7 @@ import pytest
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import (
     Manifest,
+    Point,
     Row,
     Run,
     RunFolder,
@@ -24,20 +25,20 @@ from kanrun.runs import (
     find_run,
     find_runs,
 )
+from kanrun.runs.manifest import write_points
 
 WRITE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
 import numpy as np
 from kanrun.runs import Checkpoint, Manifest, Row, RunFolder
-folder = RunFolder.create(Path(sys.argv[1]), "fit")
-folder.start(Manifest("fit"))
+folder = RunFolder.create(Path(sys.argv[1]), Manifest("fit"))
 print("started", flush=True)
 step = 0
 while True:
-    folder.record(Row("metrics", {"seed": 0, "step": step, "text": "x" * (step % 50)}))
-    folder.record(Checkpoint("model", {"step": np.full(2000, step)}, {"step": step}))
-    folder.update(metrics={"step": float(step)})
+    folder.append(Row("metrics", {"seed": 0, "step": step, "text": "x" * (step % 50)}))
+    folder.checkpoint(Checkpoint("model", {"step": np.full(2000, step)}, {"step": step}))
+    folder.journal({"finished": [0, 0, step], "digest": "", "rows": {}})
     step += 1
 """
 
@@ -45,12 +46,40 @@ while True:
 def make_run(
     outputs: Path, command: str = "fit", status: Status | None = Status.COMPLETED
 ) -> RunFolder:
-    folder = RunFolder.create(outputs, command)
-    folder.start(Manifest(command))
-    folder.record(Row("metrics", {"seed": 0, "step": 0}))
+    folder = RunFolder.create(outputs, Manifest(command))
+    folder.append(Row("metrics", {"seed": 0, "step": 0}))
     if status is not None:
         folder.finish(status)
     return folder
+
+
+def change(folder: RunFolder, **changes: object) -> None:
+    """Change fields of `run.json`."""
+    record = json.loads((folder.path / "run.json").read_text())
+    (folder.path / "run.json").write_text(json.dumps(record | changes))
+
+
+def make_points(outputs: Path, *errors: float | None) -> Path:
+    """Make a run with one point for each error; a point without one failed."""
+    points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
+
+    def fill(folder: Path) -> None:
+        write_points(folder, points)
+        (folder / "config.yaml").write_text("a: 0\ntarget: {kind: named}\n")
+
+    folder = RunFolder.create(outputs, Manifest("fit", points=len(errors)), fill)
+    for number, error in enumerate(errors):
+        key = [number, 0, 0]
+        if error is None:
+            folder.journal({"failed": key, "digest": "", "reason": "it diverged"})
+            continue
+        folder.append(Row("summary", {"point": number, "a": number, "seed": 0, "test_rmse": error}))
+        mark = {"layout": "x", "columns": ["seed", "test_rmse"]}
+        folder.journal(mark)
+        folder.journal({"finished": key, "digest": "", "rows": {"summary": [1, "x"]}})
+        folder.journal({"point": number, "metrics": {"test_rmse": error}, "claims": []})
+    folder.finish(Status.FAILED if None in errors else Status.COMPLETED)
+    return folder.path
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
@@ -70,6 +99,7 @@ def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path: Path, delay: flo
     child.wait(timeout=10)
     run = Run(path)
     assert run.status == "INTERRUPTED (killed)"
+    assert [seed for _, _, seed in run.journal.finished] == list(range(len(run.journal.finished)))
     for name in run.tables:
         assert run.table(name)["step"].tolist() == list(range(len(run.table(name))))
     for name in run.checkpoints:
@@ -82,8 +112,8 @@ def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path: Path, delay: flo
     child.stdout.close()
 
 
-def test_a_run_killed_before_run_json(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, "fit")
+def test_a_run_without_run_json(tmp_path: Path) -> None:
+    (tmp_path / "fit" / "v0001").mkdir(parents=True)
     (run,) = find_runs(tmp_path)
     assert run.status == "INTERRUPTED (killed before it started)"
     with pytest.raises(StorageFailed, match="missing"):
@@ -99,13 +129,13 @@ def test_a_pid_that_was_used_again_does_not_count_as_alive(
     )  # which not every system tells
     folder = make_run(tmp_path, status=None)
     assert Run(folder.path).is_alive
-    folder.update(process_start="another")
+    change(folder, process_start="another")
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
 
 def test_a_run_of_another_host_counts_as_running(tmp_path: Path) -> None:
     folder = make_run(tmp_path, status=None)
-    folder.update(host="elsewhere", pid=1)
+    change(folder, host="elsewhere", pid=1)
     assert Run(folder.path).status == "RUNNING"
 
 
@@ -207,8 +237,7 @@ def test_hostile_files_are_refused(tmp_path: Path) -> None:
 
 def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    (folder.path / ".hydra").mkdir()
-    path = folder.path / ".hydra" / "config.yaml"
+    path = folder.path / "config.yaml"
     path.write_text("seed: 3\nsolver: {tolerance: 1.0e-05}\nmodel: ${oc.env:HOME}\n")
     assert Run(folder.path).config == {
         "seed": 3,
@@ -235,15 +264,11 @@ def test_runs_are_found_and_resolved_by_name(
     make_run(tmp_path, "fit")
     make_run(tmp_path, "bench")
     make_run(tmp_path, "fit")
-    sweep = RunFolder.create(tmp_path, "fit").path
-    for job in ("0", "1", "10", "2"):
-        folder = RunFolder(sweep / job, "fit")
-        folder.start(Manifest("fit"))
-        folder.finish(Status.COMPLETED)
+    make_points(tmp_path, *[1.0] * 11)
     (tmp_path / "fit" / "notes").mkdir()
     runs = find_runs(tmp_path)
     assert [run.name for run in runs] == ["bench/v0001", "fit/v0001", "fit/v0002", "fit/v0003"]
-    assert [job.name for job in runs[-1].jobs] == [f"fit/v0003/{job}" for job in (0, 1, 2, 10)]
+    assert [point.name for point in runs[-1].points] == [f"fit/v0003/{n}" for n in range(11)]
     assert find_run("bench/latest", tmp_path).name == "bench/v0001"
     assert find_run("latest", tmp_path).name == "fit/v0003"
     assert (
@@ -255,8 +280,9 @@ def test_runs_are_found_and_resolved_by_name(
     assert find_run(str(tmp_path / "fit" / "v0001"), tmp_path / "nothing").path.name == "v0001"
     monkeypatch.chdir(tmp_path / "fit" / "v0002")
     assert find_run(".", tmp_path).status == "COMPLETED"
-    with pytest.raises(UsageError, match=r"sweep of 4 runs; name one of them, such as fit/v0003/0"):
-        find_run("fit/v0003", tmp_path, sweeps=False)
+    assert find_run(f"{tmp_path}/fit/v0003/10", tmp_path).name == "fit/v0003/10"
+    with pytest.raises(UsageError, match="no run 'fit/v0003/11'"):
+        find_run("fit/v0003/11", tmp_path)
     with pytest.raises(UsageError, match=r"no run 'fit/v0009'.*fit/v000"):
         find_run("fit/v0009", tmp_path)
     with pytest.raises(UsageError, match="no run ''"):
@@ -284,7 +310,7 @@ def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path:
     assert find_run("no1", tmp_path).name == "fit/v0002"
     assert find_run("ben", tmp_path).name == "bench/v0001"
     with pytest.raises(
-        UsageError, match="3 runs bear the tag good: fit/v0001, fit/v0002, fit/v0003; name one"
+        UsageError, match="3 runs have the tag good: fit/v0001, fit/v0002, fit/v0003; name one"
     ):
         find_run("good", tmp_path)
     with pytest.raises(UsageError, match=r"3 runs begin with 'fit/v': .*; write more of the name"):
@@ -293,18 +319,20 @@ def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path:
     assert find_run("fit/v0001", tmp_path).labels == RunLabels()
 
 
-def test_a_sweep_is_refused_where_one_run_is_needed_and_its_best_job_named(tmp_path: Path) -> None:
-    sweep = RunFolder.create(tmp_path, "fit").path
-    for job, error in enumerate((3.0, 1.0, float("nan"))):
-        folder = RunFolder(sweep / str(job), "fit")
-        folder.start(Manifest("fit"))
-        folder.finish(Status.FAILED if job == 2 else Status.COMPLETED, metrics={"test_rmse": error})
-    with pytest.raises(
-        UsageError,
-        match="fit/v0001 is a sweep of 3 runs; name one of them, such as fit/v0001/1, the",
-    ):
-        find_run("fit/latest", tmp_path, sweeps=False)
-    assert find_run("fit/latest", tmp_path).status == "FAILED (2 of 3 jobs)"
+def test_a_point_looks_like_a_run_of_it_alone(tmp_path: Path) -> None:
+    make_points(tmp_path, 3.0, 1.0, None)
+    with pytest.raises(UsageError, match=r"run of 3 points; .* The best is fit/v0001/1\."):
+        find_run("fit/latest", tmp_path, one=True)
+    whole, best = find_run("fit/latest", tmp_path), find_run("fit/1/1", tmp_path, one=True)
+    assert whole.status == "FAILED"
+    assert [point.status for point in whole.points] == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert whole.points[2].manifest.reason == "it diverged"
+    assert best.config == {"a": 1, "target": {"kind": "named"}}
+    assert best.columns("summary") == {"seed": [0], "test_rmse": [1.0]}
+    assert best.manifest.overrides == ("a=1",)
+    assert whole.best.name == best.name
+    (tmp_path / "fit/v0001/points.csv").write_text("point\n")
+    assert not Run(whole.path).has_points
 
 
 def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
@@ -316,16 +344,12 @@ def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
 def test_a_run_is_found_by_name_path_latest_or_the_beginning_of_one_name(tmp_path: Path) -> None:
     for command in ("fit", "bench", "fit"):
         make_run(tmp_path, command)
-    sweep = RunFolder.create(tmp_path, "fit").path
-    for job in ("0", "1"):
-        folder = RunFolder(sweep / job, "fit")
-        folder.start(Manifest("fit"))
-        folder.finish(Status.COMPLETED)
-    assert find_run("fit/v0001", tmp_path).jobs == ()
+    make_points(tmp_path, 1.0, 2.0)
+    assert find_run("fit/v0001", tmp_path).points[0].point is None
     assert find_run("be", tmp_path).name == "bench/v0001"
     assert find_run("fit/v0003/1", tmp_path).name == "fit/v0003/1"
-    for text in ("fit/latest", "latest", "fit/v0003", str(sweep / "0" / "..")):
-        assert [job.path.name for job in find_run(text, tmp_path).jobs] == ["0", "1"]
+    for text in ("fit/latest", "latest", "fit/v0003", str(tmp_path / "fit/v0003/tables/..")):
+        assert len(find_run(text, tmp_path).points) == 2
     with pytest.raises(
         UsageError, match="3 runs begin with 'fit/v': fit/v0001, fit/v0002, fit/v0003"
     ):

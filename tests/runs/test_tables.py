@@ -6,12 +6,17 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.tables import CsvFile, read_columns, read_rows, read_table
+from kanrun.runs.tables import CsvFile, frame_of, read_columns, read_rows
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    return frame_of(read_columns(path))
 
 
 def test_a_row_with_new_columns_widens_the_table(tmp_path: Path) -> None:
@@ -77,7 +82,7 @@ def test_floats_come_back_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:
     path = tmp_path_factory.mktemp("floats") / "t.csv"
-    CsvFile(path).replace({"x": np.array(values)})
+    CsvFile(path).extend({"x": np.array(values)})
     assert read_table(path)["x"].tolist() == values
 
 
@@ -107,7 +112,7 @@ def test_damage_and_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
     with pytest.raises(StorageFailed, match="not a regular file"):
         read_table(tmp_path / "link.csv")
-    with pytest.raises(StorageFailed, match="not a regular file"):
+    with pytest.raises(StorageFailed, match="cannot write"):
         CsvFile(tmp_path / "link.csv").append({"a": 2})
     (tmp_path / "wide.csv").write_bytes(b"a\n" + b"x" * 200_000 + b"\n")
     with pytest.raises(StorageFailed, match="not a CSV table"):
@@ -141,3 +146,14 @@ def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path: Path) -> None:
     ]
     assert read_table(tmp_path / "t.csv")["=name"].fillna("").tolist() == [*values, "+2+3"]
     assert read_columns(tmp_path / "t.csv")["=name"] == [*values[:-1], None, "+2+3"]
+
+
+def test_rows_of_a_point_from_where_they_begin_in_the_order_of_their_marks(tmp_path: Path) -> None:
+    table = CsvFile(tmp_path / "t.csv")
+    for point, seed in ((0, 1), (1, 0), (0, 0)):
+        start = table.size()
+        table.append({"point": point, "seed": seed, "x": 10 * point + seed})
+    table.close()
+    assert read_columns(tmp_path / "t.csv")["x"] == [0, 1, 10]
+    assert read_columns(tmp_path / "t.csv", point=0)["x"] == [0, 1]
+    assert read_columns(tmp_path / "t.csv", point=0, start=start)["x"] == [0]

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -12,24 +13,31 @@ sys.path.append(str(Path(__file__).parent / "toys"))
 
 import toy_experiment
 
-from kanrun.config import ExecutorConfig
-from kanrun.runs import Manifest, Run, RunFolder
-from kanrun.study.execute import check, execute
+from kanrun.config import ExecutorConfig, rules
+from kanrun.runs import Manifest, Run
 
 Started = tuple[Manifest, Run]
 
 
 @pytest.fixture
 def run_toy(tmp_path: Path) -> Callable[..., Started]:
-    """Run the toy experiment to its end; settings by name, `executor` as (kind, workers, address)."""
+    """Run the toy experiment to its end; settings by name, `executor` as (kind, workers, address).
 
-    def run(executor: tuple[object, ...] = ("serial",), **settings: object) -> Started:
+    `points` are further settings of each point.
+    """
+
+    def run(
+        executor: tuple[object, ...] = ("serial",),
+        points: Sequence[dict[str, Any]] = ({},),
+        **settings: Any,
+    ) -> Started:
         settings.setdefault("marks", str(tmp_path))
-        cfg = toy_experiment.ToyConfig(executor=ExecutorConfig(*executor), **settings)  # type: ignore[arg-type]
-        check(toy_experiment, cfg)
-        folder = RunFolder.create(tmp_path / "outputs", "toy")
-        outcome = execute(toy_experiment, cfg, folder, manifest=Manifest("", ("toy",)))
-        return outcome, Run(folder.path)
+        place = ExecutorConfig(*executor)  # type: ignore[arg-type]
+        configs = [toy_experiment.ToyConfig(executor=place, **(settings | own)) for own in points]
+        for cfg in configs:
+            rules.check(cfg)
+        outcome = toy_experiment.play(tmp_path / "outputs", *configs, quiet=False)
+        return outcome, Run(sorted((tmp_path / "outputs" / "toy").glob("v*"))[-1])
 
     return run
 

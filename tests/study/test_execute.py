@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import toy_experiment
-from toy_experiment import ToyConfig
+from toy_experiment import ToyConfig, ToyStudy, play
 
-from kanrun.config import ExecutorConfig
+from kanrun.config import ExecutorConfig, rules
 from kanrun.errors import StorageFailed, Terminated, UsageError
-from kanrun.runs import Record, Row, Run, RunFolder, Status
-from kanrun.study.execute import check, execute
+from kanrun.runs import Record, Row, Run, Status
+from kanrun.study.execute import check
 from kanrun.study.resources import device_of, threads_of
 
 RunToy = Callable[..., Any]
@@ -49,7 +49,7 @@ def test_one_training_leaves_everything(
 
 
 def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(toy_experiment, ToyConfig(sizes=[2, 3]), RunFolder.create(tmp_path, "toy"), quiet=True)
+    play(tmp_path, ToyConfig(sizes=[2, 3]))
     assert capsys.readouterr() == ("", "")
 
 
@@ -103,7 +103,7 @@ def test_claims_that_break_keep_the_training(
     assert outcome.status == Status.FAILED
     assert run.manifest.reason == "checking the claims failed: ValueError: no ink"
     assert len(run.table("summary")) == len(run.figures) == 1
-    again = execute(toy_experiment, ToyConfig(), RunFolder.reopen(run.path), resume=True)
+    again = play(run.path, ToyConfig(), resume=True)
     assert again.status == Status.COMPLETED
 
 
@@ -172,10 +172,10 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -
         def claims(self, tables: object) -> list[Any]:
             return []
 
-    folder = RunFolder.create(tmp_path, "wrong")
     with pytest.raises(Exception, match="`seed` is the recorder's column"):
-        execute(Wrong(), ToyConfig(), folder)
-    assert json.loads((folder.path / "run.json").read_text())["status"] == "FAILED"
+        play(tmp_path, ToyConfig(), experiment=Wrong())
+    run = tmp_path / "toy" / "v0001"
+    assert json.loads((run / "run.json").read_text())["status"] == "FAILED"
 
 
 @dataclass
@@ -204,16 +204,15 @@ class Preparing:
 
 
 def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> None:
-    experiment, cfg = Preparing(), ToyConfig(n_seeds=2)
-    prepared = check(experiment, cfg)
+    experiment = Preparing()
+    checked = check(experiment, ToyStudy((ToyConfig(n_seeds=2),)))
     assert experiment.built == [(1, 0), (2, 0)]
-    assert list(prepared) == [(0, 0)]
-    folder = RunFolder.create(tmp_path, "preparing")
-    execute(experiment, cfg, folder, prepared=prepared, quiet=True)
+    assert list(checked.prepared) == [(0, 0, 0)]
+    experiment.built.clear()
+    play(tmp_path, ToyConfig(n_seeds=2), experiment=experiment)
     assert experiment.built[2:] == [(1, 1), (2, 0), (2, 1)]
-    rows = Run(folder.path).table("summary")["built"].tolist()
+    rows = Run(tmp_path / "toy" / "v0001").table("summary")["built"].tolist()
     assert rows == ["size 1, seed 0", "size 1, seed 1", "size 2, seed 0", "size 2, seed 1"]
-    assert not prepared  # nothing is held once its training is over
 
 
 @pytest.mark.skipif(
@@ -231,7 +230,8 @@ def test_what_a_power_cut_must_not_take_waits_for_the_disk(
     run_toy()
     files = {name.split(".")[1] + name[-4:] if name.startswith(".") else name for name in synced}
     tables = {"summary.csv", "details.csv", "metrics.csv", "curve.csv"}
-    folders = {"outputs", "toy", "v0001", "checkpoints", "tables", tmp_path.name}
+    folders = {"outputs", "toy", "v0001", "checkpoints", "tables", tmp_path.name, "progress.jsonl"}
+    files = {name for name in files if not name.startswith("new-")}
     assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", *tables, *folders}
     assert sum(".run.json" in name for name in synced) == 2  # when it starts and when it ends
 
@@ -242,7 +242,7 @@ def test_what_a_power_cut_must_not_take_waits_for_the_disk(
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"n_seeds": 0}, "n_seeds=0 must be at least 1"),
         ({"n_seeds": True}, "seeds=True must be"),
-        ({"n_seeds": 4 * 10**9}, "1 cells with n_seeds=4000000000 are more than 100000 trainings"),
+        ({"n_seeds": 4 * 10**9}, "4000000000 trainings are more than 100000"),
         ({"seed": 2**32}, "largest seed"),
         ({"precision": "float16"}, "precision=float16 is not one of float64, float32"),
         ({"device": "tpu"}, "device=tpu is not one of"),
@@ -267,7 +267,9 @@ def test_bad_settings_are_refused_before_anything_runs(
     settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        check(toy_experiment, ToyConfig(**settings))
+        cfg = ToyConfig(**settings)
+        rules.check(cfg)
+        check(toy_experiment, ToyStudy((cfg,)))
 
 
 def test_threads_are_the_same_in_every_executor() -> None:
@@ -296,11 +298,12 @@ def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(
     assert outcome.status == run.manifest.status == Status.COMPLETED
     assert (
         run.manifest.reason
-        == "ended by max_cpu_seconds=1e-09 with the best so far; 2 of 3 trainings were not begun"
+        == "stopped after max_cpu_seconds=1e-09 (CPU time); kept the best result so far; "
+        "2 of 3 trainings did not begin"
     )
     assert len(run.table("summary")) == 1
     assert [claim.holds for claim in outcome.claims] == [False, False]
-    assert outcome.claims[0].spread == "from 1 of 3 trainings, ended by max_cpu_seconds"
+    assert outcome.claims[0].spread == "from 1 of 3 trainings, stopped by max_cpu_seconds"
 
 
 def test_tags_a_note_and_figure_formats_are_settings(run_toy: RunToy) -> None:
@@ -313,7 +316,7 @@ def test_tags_a_note_and_figure_formats_are_settings(run_toy: RunToy) -> None:
     assert (run.labels.tags, run.labels.note) == (("good", "final"), "for the talk")
     assert [path.suffix for path in run.figures] == [".pdf", ".svg"]
     assert run.manifest.reason is None
-    with pytest.raises(UsageError, match="'two words' is no tag"):
+    with pytest.raises(UsageError, match="'two words' is not a valid tag"):
         run_toy(tags=["two words"])
     with pytest.raises(UsageError, match="max_cpu_seconds=5 is not for executor=dask"):
         run_toy(("dask", None, "tcp://127.0.0.1:1"), max_cpu_seconds=5.0)

@@ -18,13 +18,12 @@ from typing import Any
 import psutil
 import pytest
 import toy_experiment
-from toy_experiment import ToyConfig
+from toy_experiment import ToyConfig, play
 
 from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs import Run, RunFolder, Status
+from kanrun.runs import Run, Status
 from kanrun.study.dask import probe
-from kanrun.study.execute import execute
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]
@@ -65,14 +64,13 @@ def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy: RunToy, ca
         1,
         2,
     ]  # of the second attempt only
-    assert capsys.readouterr().err.count("starts again") == 1
+    assert capsys.readouterr().err.count("failed and restarts") == 1
 
 
 def test_workers_end_when_the_study_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = ToyConfig(sizes=[2, 3], pause=5, executor=ExecutorConfig("local", 2))
-    folder = RunFolder.create(tmp_path, "toy")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -80,12 +78,12 @@ def test_workers_end_when_the_study_is_stopped(
     monkeypatch.setattr("kanrun.study.recorder.Recorder._record", stop)  # at the first note
     clock = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        execute(toy_experiment, cfg, folder, quiet=True)
+        play(tmp_path, cfg)
     assert time.monotonic() - clock < 5
     assert not [
         child for child in multiprocessing.active_children() if child.name == "kanrun-worker"
     ]
-    assert Run(folder.path).status == "INTERRUPTED"
+    assert Run(tmp_path / "toy" / "v0001").status == "INTERRUPTED"
 
 
 @pytest.mark.slow
@@ -107,7 +105,7 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
     ended.set()
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
-    again = capsys.readouterr().err.count("starts again")
+    again = capsys.readouterr().err.count("failed and restarts")
     assert kind == "dask" or again == len(dying)  # Dask's scheduler runs most of them again itself
     print(
         f"\n{kind}: {len(dying)} workers killed, {len(sizes)} tasks with the numbers of a serial run"
@@ -126,12 +124,9 @@ from pathlib import Path
 sys.path.append(sys.argv[2])
 import toy_experiment as toy
 from kanrun.config import ExecutorConfig
-from kanrun.runs import RunFolder
-from kanrun.study.dask import probe
-from kanrun.study.execute import execute
 if __name__ == "__main__":
     cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], executor=ExecutorConfig("local", 2))
-    execute(toy, cfg, RunFolder.create(Path(sys.argv[1]), "toy"))
+    toy.play(Path(sys.argv[1]), cfg, quiet=False)
 """
 
 
@@ -172,7 +167,7 @@ def test_dask_records_a_cell_that_fails_twice(run_toy: RunToy, cluster: Any, cap
     assert outcome.status == Status.FAILED
     assert run.manifest.failures[0]["reason"] == "the loss of size 3 is not finite at step 3"
     assert run.table("metrics").query("cell == 1")["step"].tolist() == [0, 1, 2]
-    assert capsys.readouterr().err.count("starts again") == 1
+    assert capsys.readouterr().err.count("failed and restarts") == 1
 
 
 @pytest.mark.slow
@@ -196,10 +191,9 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
     )
 
     threading.Timer(2.0, cluster.close).start()
-    folder = RunFolder.create(tmp_path, "toy")
     with pytest.raises(KanrunError, match="went away"):
-        execute(toy_experiment, cfg, folder)
-    assert Run(folder.path).manifest.status == "FAILED"
+        play(tmp_path, cfg)
+    assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_said(
@@ -213,11 +207,9 @@ def test_a_scheduler_without_workers_is_waited_for_and_said(
         cfg = ToyConfig(
             sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)
         )
-        folder = RunFolder.create(tmp_path, "toy")
-        assert execute(toy_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
-    notes = [
-        note for note in Run(folder.path).manifest.notes if note.startswith("no worker at tcp://")
-    ]
+        outcome = play(tmp_path, cfg)
+        assert outcome.status == Status.COMPLETED
+    notes = [note for note in outcome.notes if note.startswith("no worker at tcp://")]
     assert len(notes) == 1
     assert "warning: no worker" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import pandas
 import pytest
 from rich.console import Console
 
+from kanrun.config import ExperimentConfig
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs import Claim, Note, Row
 from kanrun.study import report
@@ -16,13 +17,15 @@ from kanrun.study.executors import Failed, Finished, Recorded, Started
 from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
 
+CFG = ExperimentConfig()
+
 
 def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
     with Reporter(console, total, quiet) as reporter:
         for index in range(total):
-            task = Task(index, {}, 0)
+            task = Task(CFG, index, {}, 0)
             reporter.handle(Started(task))
             reporter.handle(Recorded(task, Note("solver=auto chose [lm]")))
             reporter.handle(Recorded(task, Note("a column is constant", warning=True)))
@@ -62,12 +65,12 @@ def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
         Console(file=stream, width=120, force_terminal=True, color_system=None), 2
     ) as reporter:
         for event in (
-            Started(Task(0, {}, 0)),
-            Recorded(Task(0, {}, 0), Row("summary", {"rmse": 0.1})),
+            Started(Task(CFG, 0, {}, 0)),
+            Recorded(Task(CFG, 0, {}, 0), Row("summary", {"rmse": 0.1})),
         ):
             reporter.handle(event)
-        reporter.handle(Finished(Task(0, {}, 0), 1.0))
-        reporter.handle(Started(Task(1, {}, 0)))
+        reporter.handle(Finished(Task(CFG, 0, {}, 0), 1.0))
+        reporter.handle(Started(Task(CFG, 1, {}, 0)))
     assert "1/2" in stream.getvalue()
     assert "best 0.1, now cell 1, seed 0" in stream.getvalue()
 
@@ -89,7 +92,7 @@ def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
 
 def test_a_stage_is_told_by_its_best_step() -> None:
     stream = io.StringIO()
-    task = Task(0, {}, 0)
+    task = Task(CFG, 0, {}, 0)
     with Reporter(Console(file=stream, width=80), 1) as reporter:
         for stage, step, error, best in [
             (1, 1, 0.5, True),
@@ -105,7 +108,7 @@ def test_a_stage_is_told_by_its_best_step() -> None:
 
 def test_what_is_said_after_a_stage_stands_after_it() -> None:
     stream = io.StringIO()
-    task = Task(0, {}, 0)
+    task = Task(CFG, 0, {}, 0)
     with Reporter(Console(file=stream, width=80), 1) as reporter:
         for step in range(2):
             reporter.handle(
@@ -204,7 +207,7 @@ def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.Monke
     stream = io.StringIO()
     reporter = Reporter(Console(file=stream, width=100), 1)
     for done, error in ((1, 0.5), (6, 0.25), (7, 0.25), (16, 0.125)):
-        reporter.show_advance(ProgressUpdate("grid of 8", done, 21, error))
+        reporter.show_progress(ProgressUpdate("grid of 8", done, 21, error))
     assert stream.getvalue().splitlines() == [
         "grid of 8: 6 of 21, best 0.25, at most 12 s left here",
         "grid of 8: 16 of 21, best 0.125, at most 5 s left here",
@@ -215,5 +218,5 @@ def test_details_are_shown_to_those_who_ask() -> None:
     for verbose in (False, True):
         stream = io.StringIO()
         reporter = Reporter(Console(file=stream, width=100), 1, verbose=verbose)
-        reporter.handle(Recorded(Task(0, {}, 0), Note("solver lm: asked for", detail=True)))
+        reporter.handle(Recorded(Task(CFG, 0, {}, 0), Note("solver lm: asked for", detail=True)))
         assert ("asked for" in stream.getvalue()) == verbose

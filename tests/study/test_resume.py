@@ -13,11 +13,10 @@ from typing import Any
 import pandas
 import pytest
 import toy_experiment
-from toy_experiment import ToyConfig
+from toy_experiment import ToyConfig, play
 
 from kanrun.errors import UsageError
-from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.execute import execute
+from kanrun.runs import Run, Status
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]
@@ -27,16 +26,16 @@ import sys
 from pathlib import Path
 sys.path.append(sys.argv[2])
 import toy_experiment as toy
-from kanrun.runs import RunFolder
-from kanrun.study.execute import execute
-cfg = toy.ToyConfig(sizes=[2, 3], n_seeds=2, steps=8, pause=0.1)
-execute(toy, cfg, RunFolder.create(Path(sys.argv[1]), "toy"), quiet=True)
+settings = {"steps": 8, "pause": 0.1, "n_seeds": 2}
+cells, points = [{"sizes": [2, 3]}], [{"sizes": [2]}, {"sizes": [3]}]
+configs = [toy.ToyConfig(**settings, **own) for own in (cells if sys.argv[3] == "cells" else points)]
+toy.play(Path(sys.argv[1]), *configs)
 """
 
 
-def kill_when(outputs: Path, ready: Callable[[Run], bool]) -> Run:
+def kill_when(outputs: Path, kind: str, ready: Callable[[Run], bool]) -> Run:
     toys = str(Path(toy_experiment.__file__).parent)
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(outputs), toys])
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(outputs), toys, kind])
     run = Run(outputs / "toy" / "v0001")
     deadline = time.monotonic() + 30
     while not ready(run) and time.monotonic() < deadline:
@@ -50,21 +49,22 @@ def rows(run: Run) -> int:
     return len(run.table("metrics")) if "metrics" in run.tables else 0
 
 
+@pytest.mark.parametrize("kind", ["cells", "points"])
 @pytest.mark.parametrize("count", [3, pytest.param(11, marks=pytest.mark.slow), 22])
 def test_killed_and_resumed_equals_uninterrupted(
-    run_toy: RunToy, same_tables: SameTables, tmp_path: Path, count: int
+    run_toy: RunToy, same_tables: SameTables, tmp_path: Path, kind: str, count: int
 ) -> None:
-    _, whole = run_toy(**SETTINGS)
-    killed = kill_when(tmp_path / "killed", lambda run: rows(run) >= count)
+    points = [{"sizes": [size]} for size in (2, 3)] if kind == "points" else [{}]
+    _, whole = run_toy(points=points, **SETTINGS)
+    killed = kill_when(tmp_path / "killed", kind, lambda run: rows(run) >= count)
     assert killed.status == "INTERRUPTED (killed)"
     assert count <= rows(killed) < 32
     before = (
         killed.table("summary") if "summary" in killed.tables else pandas.DataFrame()
     ).to_dict("records")
     continued = killed.checkpoints
-    outcome = execute(
-        toy_experiment, ToyConfig(**SETTINGS), RunFolder.reopen(killed.path), resume=True
-    )
+    configs = [ToyConfig(**(SETTINGS | own)) for own in points]
+    outcome = play(killed.path, *configs, resume=True)
     assert outcome.status == Status.COMPLETED
     run = Run(killed.path)
     same_tables(run, whole)
@@ -72,8 +72,10 @@ def test_killed_and_resumed_equals_uninterrupted(
         run.table("summary").to_dict("records")[: len(before)] == before
     )  # finished cells were not run again
     assert run.checkpoints == whole.checkpoints
-    assert any(name.startswith("resume-") for name in continued)
+    assert any("resume-" in name for name in continued)
     assert len(run.manifest.resumed) == 1
+    claims = [{n: r.claims for n, r in one.journal.results.items()} for one in (run, whole)]
+    assert claims[0] == claims[1]
 
 
 def test_a_single_training_goes_on_from_its_checkpoint(
@@ -91,7 +93,7 @@ def test_a_single_training_goes_on_from_its_checkpoint(
     stopped = Run(whole.path.parent / "v0002")
     assert stopped.table("metrics")["step"].tolist() == [0, 1, 2]
     times = stopped.table("metrics")["seconds"].tolist()
-    execute(toy_experiment, ToyConfig(steps=8), RunFolder.reopen(stopped.path), resume=True)
+    play(stopped.path, ToyConfig(steps=8), resume=True)
     resumed = Run(stopped.path)
     same_tables(resumed, whole)
     assert (
@@ -110,7 +112,7 @@ def test_a_checkpoint_without_its_rows_is_not_used(
     path.write_text(
         "".join(path.read_text().splitlines(keepends=True)[:2])
     )  # a power cut took the second row
-    execute(toy_experiment, ToyConfig(), RunFolder.reopen(run.path), resume=True)
+    play(run.path, ToyConfig(), resume=True)
     same_tables(Run(run.path), whole)
 
 
@@ -120,9 +122,7 @@ def test_failed_cells_run_again_and_finished_ones_do_not(
     _, whole = run_toy(sizes=[2, 3, 4])
     _, run = run_toy(sizes=[2, 3, 4], fails=[3])
     kept = run.table("metrics").query("cell == 0")["seconds"].tolist()
-    outcome = execute(
-        toy_experiment, ToyConfig(sizes=[2, 3, 4]), RunFolder.reopen(run.path), resume=True
-    )
+    outcome = play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True)
     assert outcome.status == Status.COMPLETED
     assert Run(run.path).manifest.failures == ()
     same_tables(Run(run.path), whole)
@@ -143,22 +143,16 @@ def test_trainings_whose_rows_are_gone_start_again(
     else:
         path.write_bytes(bytes(range(256)))
     lost = 1 if damage == "a row is gone" else 2
-    outcome = execute(
-        toy_experiment,
-        ToyConfig(sizes=[2, 3, 4]),
-        RunFolder.reopen(run.path),
-        resume=True,
-        quiet=True,
-    )
+    outcome = play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True)
     assert outcome.status == Status.COMPLETED
     same_tables(Run(run.path), whole)
     assert (
-        f"warning: {lost} trainings had finished, but rows of them are gone"
+        f"warning: {lost} trainings had finished, but some of their rows are gone"
         in capsys.readouterr().err
     )
 
 
 def test_resuming_a_study_of_other_cells_is_refused(run_toy: RunToy) -> None:
     _, run = run_toy(sizes=[2, 3], fails=[3])
-    with pytest.raises(UsageError, match="other cells"):
-        execute(toy_experiment, ToyConfig(sizes=[2, 5]), RunFolder.reopen(run.path), resume=True)
+    with pytest.raises(UsageError, match="recorded cells differ"):
+        play(run.path, ToyConfig(sizes=[2, 5]), resume=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ import numpy as np
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.runs import Checkpoint, Claim, Note, Record, Row, Table
+from kanrun.runs import Checkpoint, Claim, Manifest, Note, Point, Record, Row, RunFolder, Table
+from kanrun.study import execute
 
 if TYPE_CHECKING:
     import pandas
@@ -37,6 +39,40 @@ class ToyConfig(ExperimentConfig):
     dies_once: list[int] = field(default_factory=list)
     marks: str = ""  # folder of the marks that tell a first attempt from a second
     broken: str = ""  # `figures` or `claims` raise
+
+
+@dataclass(frozen=True)
+class ToyStudy:
+    """Points of the toy experiment, which differ in their sizes."""
+
+    configs: tuple[ToyConfig, ...]
+    command: str = "toy"
+    argv: tuple[str, ...] = ("toy",)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        several = len(self.configs) > 1
+        return tuple(
+            Point(number, values={"sizes": cfg.sizes} if several else {})
+            for number, cfg in enumerate(self.configs)
+        )
+
+    def config(self, number: int) -> ToyConfig:
+        return self.configs[number]
+
+
+def play(
+    place: Path, *configs: ToyConfig, experiment: Any = None, resume: bool = False, quiet: bool = True
+) -> Manifest:
+    """Run the toy in a new folder below `place`, or resume it in the folder `place`."""
+    experiment, study = experiment or sys.modules[__name__], ToyStudy(configs)
+    checked = execute.check(experiment, study)
+    if resume:
+        folder = RunFolder.reopen(place)
+    else:
+        folder = RunFolder.create(place, execute.manifest_of(study, checked))
+    attempt = execute.Attempt(resume=resume, quiet=quiet)
+    return execute.execute(experiment, study, folder, checked, attempt)
 
 
 def check(cfg: ToyConfig) -> None:
