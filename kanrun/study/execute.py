@@ -6,10 +6,11 @@ import contextlib
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.config import ExecutorConfig, ExperimentConfig, rules
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.folder import RunFolder
@@ -65,6 +66,36 @@ class Studied(Protocol):
 
     def config(self, number: int) -> ExperimentConfig:
         """Return the configuration of a point. Raises UsageError."""
+
+
+@dataclass(frozen=True)
+class OnePoint:
+    """Study of one point whose configuration is typed already, for tests and scripts."""
+
+    command: str
+    cfg: ExperimentConfig
+    argv: tuple[str, ...] = ()
+    points: tuple[Point, ...] = (Point(0),)
+
+    def config(self, number: int) -> ExperimentConfig:
+        """Return the configuration. Raises UsageError for values against their rules."""
+        rules.check(self.cfg)
+        return self.cfg
+
+
+def check_config(experiment: Experiment, cfg: ExperimentConfig) -> None:
+    """Check a typed configuration. Raises UsageError if it cannot run."""
+    check(experiment, OnePoint("", cfg))
+
+
+def run_config(experiment: Experiment, cfg: ExperimentConfig, outputs: Path) -> Run:
+    """Check and run a typed configuration in a new folder below `outputs`, quietly."""
+    name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
+    study = OnePoint(name.replace("_", "-"), cfg)
+    checked = check(experiment, study)
+    folder = RunFolder.create(outputs, manifest_of(study, checked))
+    execute(experiment, study, folder, checked, Attempt(quiet=True))
+    return Run(folder.path)
 
 
 @dataclass(frozen=True)

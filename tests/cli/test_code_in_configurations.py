@@ -67,7 +67,7 @@ def test_a_cluster_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_p
 
 def test_a_cluster_in_a_run_that_goes_on(kanrun: Callable[..., Any], fit: Any) -> None:
     fit.stop_at = 0
-    stored = kanrun("fit", "-q").folder / ".hydra" / "config.yaml"
+    stored = kanrun("fit", "-q").folder / "config.yaml"
     assert (
         "--address is for runs with executor=dask"
         in kanrun("runs", "resume", "latest", "--address", "x").err
@@ -119,7 +119,9 @@ def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Pat
     (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nseed: &a 3\nn_seeds: *a\n")
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
-    assert "n_seeds: 3" in kanrun("fit", "--cfg", "job", "--config-dir", "mine", "+extra=linked").out
+    assert (
+        "n_seeds: 3" in kanrun("fit", "--cfg", "job", "--config-dir", "mine", "+extra=linked").out
+    )
 
 
 def test_nested_too_deeply(refused: Refused, tmp_path: Path) -> None:

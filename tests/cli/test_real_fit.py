@@ -273,7 +273,14 @@ def test_steps_say_which_network_was_the_best_so_far(
 def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["fit", "-q", "solver=adam", "solver.steps=30", "solver.batch_size=700", "model.intervals=3"]
+    words = [
+        "fit",
+        "-q",
+        "solver=adam",
+        "solver.steps=30",
+        "solver.batch_size=700",
+        "model.intervals=3",
+    ]
     monkeypatch.setitem(vars(Plan.policy.grids), "snapshot_seconds", 0.0)
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20
@@ -305,12 +312,15 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [["fit", "n_seeds=20"], ["solve", "equation=burgers"], ["continual", "executor=serial"]]
+    "words",
+    [["fit", "n_seeds=20"], ["solve", "equation=burgers"], ["continual", "executor=serial"]],
 )
 def test_a_run_ends_within_a_tenth_of_its_seconds(words: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, "-m", "kanrun", *words, "max_cpu_seconds=15"], check=True, capture_output=True
+        [sys.executable, "-m", "kanrun", *words, "max_cpu_seconds=15"],
+        check=True,
+        capture_output=True,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime == pytest.approx(

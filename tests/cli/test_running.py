@@ -1,4 +1,4 @@
-"""One run and sweeps through the real command: folders, standard output, exit codes, what is recorded."""
+"""Runs through the real command: folders, standard output, exit codes, what is recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun: Command, fit: Any) -> None:
     assert result.folder == Path("outputs/fit/v0001")
     assert "a library prints" in result.err
     assert (result.folder / "run.log").exists()
-    config = yaml.safe_load((result.folder / ".hydra" / "config.yaml").read_text())
+    config = yaml.safe_load((result.folder / "config.yaml").read_text())
     assert (config["model"]["degree"], config["seed"]) == (2, 4)
     record = manifest(result.folder)
     assert record["status"] == "COMPLETED"
@@ -66,7 +66,7 @@ def test_outputs_of_strange_names(
     name = "a 'b' (c), d=$e {f} \\"
     result = kanrun("fit", "-q", "--outputs", name)
     assert result.code == 0
-    assert (tmp_path / name / "fit" / "v0001" / ".hydra" / "config.yaml").exists()
+    assert (tmp_path / name / "fit" / "v0001" / "config.yaml").exists()
     refused = kanrun("fit", "-q", "--outputs", "a${b}")
     assert refused.code == 2
     assert not (tmp_path / "a${b}").exists()
@@ -115,111 +115,61 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert fit.seeds == [0, 1, 2, 2]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "latest",
-        *(
-            pytest.param(each, marks=pytest.mark.slow)
-            for each in ("fit/v0001", "outputs/fit/v0001")
-        ),
-    ],
-)
-def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
+def rows(folder: Path) -> list[tuple[str, str]]:
+    """Point and seed of each row of the summary."""
+    with (folder / "summary.csv").open(newline="") as file:
+        return [(row["point"], row["seed"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("name", ["latest", "outputs/fit/v0001"])
+def test_resume_of_several_points_runs_what_ended_early_and_what_never_began(
     kanrun: Command, fit: Any, tmp_path: Path, name: str
 ) -> None:
     fit.stop_at = 2
-    stopped = kanrun(
-        "fit",
-        "-q",
-        "-m",
-        "seed=0,1",
-        "model.degree=3,7",
-        "n_seeds=3",
-        "target.formula=sqrt(x0)",
-        "target=expression",
-    )
+    words = ["-m", "seed=0,1", "model.degree=3,7", "n_seeds=3", "target.formula=sqrt(x0)"]
+    stopped = kanrun("fit", "-q", *words, "target=expression")
     assert stopped.code == 130
-    assert "`kanrun runs resume outputs/fit/v0001` goes on" in stopped.err
-    assert sorted(path.parent.name for path in stopped.folder.glob("*/run.json")) == ["0"]
+    assert "`kanrun runs resume outputs/fit/v0001` continues" in stopped.err
+    shown = kanrun("runs", "show", "fit/v0001").out
+    assert "2 of 12 trainings are finished and kept, 10 restart" in shown
     fit.stop_at, fit.seeds[:] = None, []
     result = kanrun("runs", "resume", name, "-q")
     assert result.code == 1  # degree 7 fails, and stops no other
     assert result.folder.resolve() == (tmp_path / stopped.folder).resolve()
     assert fit.seeds == [2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
-    ended = [manifest(result.folder / str(job)) for job in range(4)]
-    assert [job["status"] for job in ended] == ["COMPLETED", "FAILED", "COMPLETED", "FAILED"]
-    assert ended[2]["overrides"][:2] == ["seed=1", "model.degree=3"]
     assert fit.configs[-1].target.formula == "sqrt(x0)"
-    with (result.folder / "summary.csv").open(newline="") as file:
-        assert [(row["job"], row["seed"]) for row in csv.DictReader(file)] == [
-            ("0", "0"),
-            ("0", "1"),
-            ("0", "2"),
-            ("2", "1"),
-            ("2", "2"),
-            ("2", "3"),
-        ]
-    shown = kanrun("runs", "show", "fit/v0001/2", "--json")
-    assert json.loads(shown.out)["status"] == "COMPLETED"
+    kept = [("0", "0"), ("0", "1"), ("0", "2"), ("2", "1"), ("2", "2"), ("2", "3")]
+    assert rows(result.folder) == kept
+    points = [kanrun("runs", "show", f"fit/v0001/{n}", "--json").out for n in range(4)]
+    assert [json.loads(each)["status"] for each in points] == ["COMPLETED", "FAILED"] * 2
+    assert json.loads(points[2])["overrides"][:2] == ["seed=1", "model.degree=3"]
 
 
-def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(
+def test_a_run_of_several_points_is_interrupted_again_and_goes_on_elsewhere(
     kanrun: Command, fit: Any
 ) -> None:
     fit.stop_at = 0
     folder = kanrun("fit", "-q", "-m", "seed=0,1,2").folder
-    stored = json.loads((folder / "sweep.json").read_text())
-    for job in stored["jobs"]:
-        job["config"]["executor"] = {"kind": "local", "workers": 2}
-    (folder / "sweep.json").write_text(json.dumps(stored))
+    for path in folder.glob("config*.yaml"):
+        local = path.read_text().replace("kind: serial", "kind: local")
+        path.write_text(local)
     listed = [run["status"] for run in json.loads(kanrun("runs", "list", "--json").out)]
-    assert listed == ["INTERRUPTED (0 of 3 jobs)"]
-    assert (
-        "`kanrun runs resume outputs/fit/v0001`: 0 of 3 jobs are complete and kept"
-        in kanrun("runs", "show", "fit/v0001").out
-    )
+    assert listed == ["INTERRUPTED"]
     alone = kanrun("runs", "resume", "fit/v0001/1")
     assert alone.code == 2
-    assert "never began; `kanrun runs resume outputs/fit/v0001` runs it" in alone.err
+    assert "is a point of a run, which is resumed as a whole" in alone.err
     fit.stop_at = 1
     again = kanrun("runs", "resume", "fit/v0001", "-q", "--executor", "serial")
     assert again.code == 130
-    assert "`kanrun runs resume outputs/fit/v0001 --executor serial` goes on" in again.err
-    with (folder / "summary.csv").open(newline="") as file:
-        assert [row["job"] for row in csv.DictReader(file)] == ["0"]
-    assert manifest(folder / "0")["executor"]["kind"] == "serial"
+    assert "`kanrun runs resume outputs/fit/v0001 --executor serial` continues" in again.err
+    assert rows(folder) == [("0", "0")]
+    assert manifest(folder)["executor"]["kind"] == "serial"
     fit.stop_at = None
-    record = folder / "1" / "run.json"
-    record.write_text(
-        json.dumps(
-            json.loads(record.read_text()) | {"status": "RUNNING", "host": "node17", "pid": 1}
-        )
-    )
-    words = ("runs", "resume", "fit/v0001", "-q", "--executor", "serial")
-    elsewhere = kanrun(*words)
-    assert elsewhere.code == 2
-    assert "node17" in elsewhere.err
-    assert "--force" in elsewhere.err
-    assert kanrun(*words, "--force").code == 0
+    assert kanrun("runs", "resume", "fit/v0001", "-q", "--executor", "serial").code == 0
     assert fit.seeds == [0, 0, 1, 1, 2]
 
 
-def test_a_job_that_cannot_go_on_does_not_stop_the_rest_of_its_sweep(
-    kanrun: Command, fit: Any
-) -> None:
-    fit.stop_at = 0
-    folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
-    fit.stop_at = None
-    (folder / "0" / "run.log").unlink(missing_ok=True)
-    (folder / "0" / "run.log").mkdir()
-    result = kanrun("runs", "resume", "fit/v0001", "-q")
-    assert result.code == 1
-    assert "job 0: IsADirectoryError" in result.err
-    assert manifest(folder / "1")["status"] == "COMPLETED"
-
-
-def test_one_process_at_a_time_goes_on_with_a_sweep(kanrun: Command, fit: Any) -> None:
+def test_one_process_at_a_time_goes_on_with_a_run(kanrun: Command, fit: Any) -> None:
     from kanrun.runs.reader import holding
 
     fit.stop_at = 0
@@ -230,38 +180,22 @@ def test_one_process_at_a_time_goes_on_with_a_sweep(kanrun: Command, fit: Any) -
     assert "outputs/fit/v0001 is still running" in result.err
 
 
-def test_resume_of_a_sweep_that_is_over_or_runs_or_is_damaged(kanrun: Command, fit: Any) -> None:
+def test_resume_of_several_points_that_are_complete_or_damaged(kanrun: Command, fit: Any) -> None:
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
-    (
-        folder / "summary.csv"
-    ).unlink()  # as after the death of a launcher whose jobs went on elsewhere
     again = kanrun("runs", "resume", "latest")
     assert (again.code, again.folder) == (0, folder)
     assert "nothing left to do" in again.err
-    assert (folder / "summary.csv").is_file()
-    assert not kanrun("runs", "resume", "latest", "-q").err
     assert kanrun("runs", "resume", "latest", "-q", "--strict").code == 1
-    record = folder / "1" / "run.json"
-    content = json.loads(record.read_text()) | {
-        "status": "RUNNING",
-        "pid": os.getpid(),
-        "process_start": None,
-    }
-    record.write_text(json.dumps(content))
-    refused = kanrun("runs", "resume", "latest")
-    assert (refused.code, refused.out) == (2, "")
-    assert "outputs/fit/v0001/1 is still running" in refused.err
-    record.unlink()
-    job: dict[str, Any] = {"overrides": [], "config": {}}
-    sweep = {"command": "fit", "argv": [], "jobs": [job, job]}
+    record = folder / "run.json"
+    record.write_text(json.dumps(manifest(folder) | {"status": "INTERRUPTED"}))
+    points = (folder / "points.csv").read_text()
     for content, said in (
-        ({**sweep, "jobs": [3]}, "does not describe a sweep"),
-        ([], "does not describe a sweep"),
-        ({**sweep, "jobs": []}, "it has no jobs"),
-        ({**sweep, "command": "../x"}, "../x"),
-        ({**sweep, "jobs": [job, {**job, "config": {"seed": "x"}}]}, "sweep.json"),
+        ("", "it has no rows"),
+        (points.replace("1,", "5,", 1), "does not describe points"),
+        (points.replace("[", "{"), "does not describe points"),
+        (points.replace("\n1,1", "\n1,7"), "config-"),
     ):
-        (folder / "sweep.json").write_text(json.dumps(content))
+        (folder / "points.csv").write_text(content)
         damaged = kanrun("runs", "resume", "fit/v0001")
         assert damaged.code in (1, 2)
         (line,) = damaged.err.splitlines()
@@ -293,7 +227,7 @@ def test_resume_of_a_run_that_is_being_resumed(kanrun: Command, fit: Any) -> Non
     assert (result.code, result.out) == (2, "")
     assert "still running" in result.err
     assert len(result.err.splitlines()) == 1
-    first.update(reason=None)
+    first.sync()
 
 
 def test_resume_follows_no_link_out_of_the_folder(
@@ -312,7 +246,7 @@ def test_resume_follows_no_link_out_of_the_folder(
 def test_resume_from_a_broken_configuration(kanrun: Command, fit: Any) -> None:
     fit.stop_at = 0
     folder = kanrun("fit", "-q").folder
-    stored = folder / ".hydra" / "config.yaml"
+    stored = folder / "config.yaml"
     whole = stored.read_text()
     for text in (
         whole.replace("degree: 3", "degree: x"),
@@ -335,54 +269,54 @@ def test_strict(kanrun: Command) -> None:
     assert "the error is small" in result.err
 
 
-def test_a_refusal_inside_a_run_leaves_nothing(
-    kanrun: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from kanrun.errors import UsageError
-    from kanrun.study import execute
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise UsageError("the column 'a' is not there")
-
-    monkeypatch.setattr(execute, "execute", refuse)
-    result = kanrun("fit", "-q")
-    assert (result.code, result.out, result.err) == (2, "", "kanrun: the column 'a' is not there\n")
-    assert not list(Path("outputs/fit").glob("v*"))
-
-
-def test_a_sweep(kanrun: Command, fit: Any) -> None:
+def test_several_points(kanrun: Command, fit: Any) -> None:
     result = kanrun("fit", "-m", "model.degree=2,4", "seed=1")
     assert result.code == 0
     assert [cfg.model.degree for cfg in fit.configs] == [2, 4]
-    assert manifest(result.folder / "0")["overrides"] == ["model.degree=2", "seed=1"]
     with (result.folder / "summary.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["job"], row["model.degree"], row["degree"]) for row in rows] == [
+        table = list(csv.DictReader(file))
+    assert [(row["point"], row["model.degree"], row["degree"]) for row in table] == [
         ("0", "2", "2"),
         ("1", "4", "4"),
     ]
-    assert "seed=1" not in rows[0]
+    assert "seed=1" not in table[0]
+    assert sorted(path.name for path in result.folder.iterdir() if path.suffix == ".yaml")
 
 
-def test_a_failed_job_does_not_end_a_sweep(kanrun: Command) -> None:
+def test_a_failed_point_does_not_end_the_others(kanrun: Command) -> None:
     result = kanrun("fit", "-q", "-m", "model.degree=7,8,2")
     assert result.code == 1
-    status = [manifest(result.folder / job)["status"] for job in "012"]
-    assert status == ["FAILED", "FAILED", "COMPLETED"]
+    record = manifest(result.folder)
+    assert record["status"] == "FAILED"
+    reason = "2 of 3 points failed; the first, point 0 (model.degree=7): the loss is not finite"
+    assert record["reason"].startswith(reason)
+    assert [failure["point"] for failure in record["failures"]] == [0, 1]
     said = [line for line in result.err.splitlines() if line.startswith("kanrun: ")]
     assert said == [
-        "kanrun: job 0 (model.degree=7): the loss is not finite at step 3",
-        "kanrun: job 1 (model.degree=8): ZeroDivisionError: a bug",
-        "kanrun: 2 of 3 jobs failed",
+        f"kanrun: {record['reason']}",
+        "kanrun: point 0, cell 0, seed 0: the loss is not finite at step 3",
+        "kanrun: point 1, cell 0, seed 0: ZeroDivisionError: a bug",
     ]
 
 
-def test_an_interrupted_sweep_ends(kanrun: Command, fit: Any) -> None:
+@pytest.mark.parametrize("word", ["tags=[a],[b]", "max_cpu_seconds=1,2", "executor=serial,local"])
+def test_what_belongs_to_the_whole_run_does_not_differ_by_point(
+    refused: Callable[..., str], word: str
+) -> None:
+    assert "is a setting of the whole run" in refused("fit", "-m", word)
+
+
+def test_all_points_are_checked_before_the_folder(refused: Callable[..., str]) -> None:
+    said = refused("fit", "-m", "model.degree=2,-1")
+    assert "model.degree=-1" in said
+
+
+def test_an_interrupted_run_of_points_ends(kanrun: Command, fit: Any) -> None:
     result = kanrun("fit", "-q", "-m", "model.degree=2,9,3")
     assert result.code == 130
     assert [cfg.model.degree for cfg in fit.configs] == [2, 9]
-    assert manifest(result.folder / "1")["status"] == "INTERRUPTED"
-    assert (result.folder / "summary.csv").exists()
+    assert manifest(result.folder)["status"] == "INTERRUPTED"
+    assert rows(result.folder) == [("0", "0")]
 
 
 def test_a_signal_while_a_run_begins_is_recorded(
@@ -394,8 +328,7 @@ def test_a_signal_while_a_run_begins_is_recorded(
     result = kanrun("fit", "-q", "-m", "seed=0,1")
     assert result.code == 143
     assert "still running" not in result.err
-    assert manifest(result.folder / "0")["status"] == "INTERRUPTED"
-    assert not (result.folder / "1").exists()
+    assert manifest(result.folder)["status"] == "INTERRUPTED"
 
 
 @pytest.mark.parametrize(

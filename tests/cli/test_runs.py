@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun: Command, two
     assert not (two / "fit/v0001/labels.json").exists()
 
 
-def test_tab_knows_runs_and_jobs(kanrun: Command, two: Path) -> None:
+def test_tab_knows_runs_and_points(kanrun: Command, two: Path) -> None:
     kanrun("fit", "-q", "-m", "seed=0,1")
     assert runs_beginning("fi", two) == ["fit/latest", "fit/v0003", "fit/v0002", "fit/v0001"]
     assert runs_beginning("fit/v0003/", two) == ["fit/v0003/0", "fit/v0003/1"]
@@ -74,18 +75,30 @@ def test_a_run_is_repeated_and_its_numbers_checked(kanrun: Command, two: Path, f
     assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
 
 
-def test_a_sweep_is_repeated_with_all_its_jobs(kanrun: Command, two: Path) -> None:
+def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(
+    kanrun: Command, two: Path, fit: Any
+) -> None:
     kanrun("fit", "-q", "-m", "seed=0,1")
     again = kanrun("runs", "rerun", "fit/3", "-q")
     assert again.out == "outputs/fit/v0004\n"
-    assert "the same numbers as fit/v0003: all 6 columns" in again.err
+    assert "the same numbers as fit/v0003: all 4 columns" in again.err
+    alone = kanrun("runs", "rerun", "fit/3/1", "-q")
+    assert alone.out == "outputs/fit/v0005\n"
+    assert "the same numbers as fit/v0003/1: all 3 columns" in alone.err
+    assert fit.seeds[-1] == 1
+    assert kanrun("runs", "rerun", "fit/3", "-q", "model.degree=2").out == "outputs/fit/v0006\n"
+    assert [cfg.model.degree for cfg in fit.configs[-2:]] == [2, 2]
 
 
 def test_removing_asks_and_stays_inside_outputs(
     kanrun: Command, two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
-    assert kanrun("runs", "remove", "fit/1").code == 2
+    for answer in ("n\n", ""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        refused = kanrun("runs", "remove", "fit/1")
+        assert refused.code == 2
+        assert refused.err.splitlines()[-1] == "kanrun: nothing was deleted."
+        assert "Abort" not in refused.err
     outside = Path("elsewhere/fit/v0001")
     outside.parent.mkdir(parents=True)
     os.rename(two / "fit/v0002", outside)
@@ -100,11 +113,11 @@ def test_removing_asks_and_stays_inside_outputs(
     assert kanrun("fit", "-q").folder.name == "v0003"  # no number is used again
 
 
-def test_a_job_of_a_sweep_is_not_removed_alone(kanrun: Command, two: Path) -> None:
+def test_a_point_is_not_removed_alone(kanrun: Command, two: Path) -> None:
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
     refused = kanrun("runs", "remove", "fit/3/1", "--yes")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "is a job of the sweep fit/v0003; remove that" in refused.err
+    assert "is a point of a run, which is removed as a whole" in refused.err
     assert kanrun("runs", "remove", "fit/3", "--yes").code == 0
     assert not folder.exists()
 
@@ -132,10 +145,10 @@ def test_the_list_fits_the_width(
 
 def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
     found = kanrun(
-        "runs", "list", "--where", "model.degree == 4", "--columns", "name,model.degree", "--csv"
+        "runs", "list", "--where", '"model.degree" = 4', "--columns", "name,model.degree", "--csv"
     ).out
     assert found == "name,model.degree\nfit/v0002,4\n"
-    refused = kanrun("runs", "list", "--where", "model.degree ==")
+    refused = kanrun("runs", "list", "--where", "test_rmse <")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     answer = kanrun(
         "runs", "query", 'SELECT count(*) AS n, max("model.degree") AS d FROM runs', "--json"
@@ -144,12 +157,16 @@ def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
     assert kanrun("runs", "query", "DROP TABLE runs").code == 2
 
 
-def test_a_sweep_ends_with_its_jobs_and_a_figure_over_its_settings(kanrun: Command) -> None:
+def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(
+    kanrun: Command,
+) -> None:
     done = kanrun("fit", "-m", "model.degree=2,3", "seed=0,1")
-    assert "the best job, fit/v0001/0" in done.err
-    header = next(line for line in done.err.splitlines() if line.startswith("job "))
-    assert header.split()[:4] == ["job", "status", "seed", "model.degree"]
-    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["sweep.png"]
+    assert "the best point, fit/v0001/0" in done.err
+    header = next(line for line in done.err.splitlines() if line.startswith("point "))
+    assert sorted(header.split()[:4]) == ["model.degree", "point", "seed", "status"]
+    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["points.png"]
+    compared = kanrun("runs", "compare", "fit/1", "fit/1/3", "--json")
+    assert "fit/v0001 has 4 points; fit/v0001/0, the best, is taken" in compared.err
 
 
 def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(
@@ -174,8 +191,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun: Command, fit: 
     assert not Path("outputs").exists()
     kanrun("fit", "-q", "model.degree=2")
     again = kanrun("fit", "--dry-run", "n_seeds=3").out
-    assert "by fit/v0001, which differs in model.degree" in again
+    assert "from run fit/v0001, which differs in model.degree" in again
     assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
-    assert not Path("outputs/.index.msgpack").exists()
     several = kanrun("fit", "--dry-run", "-m", "seed=0,1").out.splitlines()
-    assert len(several) == 2
+    assert several[0] == "2 trainings: 2 points x 1 cell x 1 seed"

@@ -152,8 +152,8 @@ CODE: dict[str, Attack] = {
     ),
     "a cluster in a run": run(
         lambda f: text(
-            ".hydra/config.yaml",
-            (f / ".hydra/config.yaml")
+            "config.yaml",
+            (f / "config.yaml")
             .read_text()
             .replace("kind: serial", "kind: dask")
             .replace("address: null", "address: tcp://127.0.0.1:1"),
@@ -162,7 +162,7 @@ CODE: dict[str, Attack] = {
     ),
     "a command of a run": run(record(command="os.system", status="FAILED"), *RESUME),
     "YAML of objects in a run": run(
-        text(".hydra/config.yaml", "a: !!python/object/apply:os.system ['touch canary']"),
+        text("config.yaml", "a: !!python/object/apply:os.system ['touch canary']"),
         "runs",
         "show",
         "run",
@@ -205,7 +205,7 @@ ELSEWHERE: dict[str, Attack] = {
     "a tag that is a path": run(lambda f: f, "runs", "tag", "run", "../../x"),
     "a network from outside": ["interpret", "from_run=../../secret", "--dry-run"],
     "an output with interpolation": ["fit", "--outputs", "${oc.env:SECRET}"],
-    "a linked configuration": run(link(".hydra/config.yaml", "secret.yaml"), "runs", "show", "run"),
+    "a linked configuration": run(link("config.yaml", "secret.yaml"), "runs", "show", "run"),
     "a linked record": run(link("run.json", "secret.yaml"), "runs", "show", "run"),
     "a linked table": run(link("tables/predictions.csv", "secret.yaml"), "runs", "show", "run"),
     "linked checkpoints": run(
@@ -235,14 +235,14 @@ HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,800000000
 MEMORY: dict[str, Attack] = {
     "brackets in a word": ["fit", "model.hidden=" + "[" * 3000],
     "brackets in a file": group(f"note: {DEEP}"),
-    "brackets in a run": run(text(".hydra/config.yaml", DEEP), "runs", "show", "run"),
+    "brackets in a run": run(text("config.yaml", DEEP), "runs", "show", "run"),
     "brackets in a record": run(text("run.json", DEEP), "runs", "show", "run"),
     "aliases of aliases in a file": group(
         "suite: &a [0,0,0,0,0,0,0,0,0]\nx1: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
         "x2: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nx3: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\nx4: &e [*d,*d,*d,*d,*d,*d,*d,*d]\n"
         "x5: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nx6: [*f,*f,*f,*f,*f,*f,*f,*f,*f]"
     ),
-    "aliases in a run": run(text(".hydra/config.yaml", "a: &a [0]\nb: *a"), "runs", "show", "run"),
+    "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), "runs", "show", "run"),
     "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
     "an array of 10^12 numbers": run(checkpoint(lambda _: len(HUGE).to_bytes(8, "little") + HUGE)),
     "a record of a gigabyte": run(

@@ -233,7 +233,7 @@ def test_run_folders(
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(trained, folder)
         path = folder / rng.choice(
-            [".hydra/config.yaml", "run.json", "metrics.csv", "summary.csv", "progress.json"]
+            ["config.yaml", "run.json", "metrics.csv", "summary.csv", "progress.jsonl"]
         )
         stored = path.read_bytes()
         if path.suffix == ".json" and rng.random() < 0.5:

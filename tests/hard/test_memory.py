@@ -18,7 +18,7 @@ from kanrun.config.experiments import FitConfig
 from kanrun.config.models import KANConfig, MLPConfig
 from kanrun.config.targets import SamplingConfig
 from kanrun.runs import Run
-from kanrun.study.resources import need_of
+from kanrun.study.resources import estimate_memory
 
 TOO_LARGE = {
     "a fine grid": "model.intervals=100000000",
@@ -43,10 +43,10 @@ def test_too_large_a_run_is_refused_before_its_folder(
 
 def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
     kan = FitConfig(model=KANConfig(hidden=[5, 4], intervals=[3, 20], degree=3))
-    assert need_of(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
+    assert estimate_memory(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
     mlp = FitConfig(model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(n_train=500, n_test=200))
-    assert need_of(mlp).parameters == 16 + 16 * 8 + 8
-    assert need_of(mlp).points == 700
+    assert estimate_memory(mlp).parameters == 16 + 16 * 8 + 8
+    assert estimate_memory(mlp).points == 700
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
     hidden = [400, 400] if "hidden" in words else [5]
     cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(n_train=200_000))
     unit = 1 if sys.platform == "darwin" else 1024
-    assert need_of(cfg).memory < peak * unit
+    assert estimate_memory(cfg).memory < peak * unit
 
 
 @pytest.mark.slow

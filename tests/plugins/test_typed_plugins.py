@@ -116,7 +116,7 @@ def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
     code = (
         "import pickle, sys; from kanrun.config.plugins import add_plugins; add_plugins(['waves.candidates']);"
         "from kanrun.config import FitConfig; from kanrun.study.experiment import TaskRunner;"
-        "sys.stdout.buffer.write(pickle.dumps(TaskRunner('kanrun.experiments.fit', FitConfig(), 1)))"
+        "sys.stdout.buffer.write(pickle.dumps(TaskRunner('kanrun.experiments.fit')))"
     )
     made = subprocess.run(
         [sys.executable, "-c", code], cwd=package, capture_output=True, check=True

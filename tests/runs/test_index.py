@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from kanrun.errors import UsageError
 from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index
 from kanrun.runs.index import RunIndex
 from kanrun.runs.listing import Selection
-from tests.runs.test_reader import make_points
 
 
 def add(outputs: Path, error: float | None, degree: int = 3) -> RunFolder:
@@ -32,7 +32,7 @@ def add(outputs: Path, error: float | None, degree: int = 3) -> RunFolder:
 
 
 @pytest.fixture
-def outputs(tmp_path: Path) -> Path:
+def outputs(tmp_path: Path, make_points: Callable[..., Path]) -> Path:
     for error, degree in ((1e-3, 2), (1e-5, 3), (None, 3)):
         add(tmp_path, error, degree)
     make_points(tmp_path, 0.2, 0.1)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ import pytest
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import (
     Manifest,
-    Point,
     Row,
     Run,
     RunFolder,
@@ -25,7 +25,6 @@ from kanrun.runs import (
     find_run,
     find_runs,
 )
-from kanrun.runs.manifest import write_points
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -57,29 +56,6 @@ def change(folder: RunFolder, **changes: object) -> None:
     """Change fields of `run.json`."""
     record = json.loads((folder.path / "run.json").read_text())
     (folder.path / "run.json").write_text(json.dumps(record | changes))
-
-
-def make_points(outputs: Path, *errors: float | None) -> Path:
-    """Make a run with one point for each error; a point without one failed."""
-    points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
-
-    def fill(folder: Path) -> None:
-        write_points(folder, points)
-        (folder / "config.yaml").write_text("a: 0\ntarget: {kind: named}\n")
-
-    folder = RunFolder.create(outputs, Manifest("fit", points=len(errors)), fill)
-    for number, error in enumerate(errors):
-        key = [number, 0, 0]
-        if error is None:
-            folder.journal({"failed": key, "digest": "", "reason": "it diverged"})
-            continue
-        folder.append(Row("summary", {"point": number, "a": number, "seed": 0, "test_rmse": error}))
-        mark = {"layout": "x", "columns": ["seed", "test_rmse"]}
-        folder.journal(mark)
-        folder.journal({"finished": key, "digest": "", "rows": {"summary": [1, "x"]}})
-        folder.journal({"point": number, "metrics": {"test_rmse": error}, "claims": []})
-    folder.finish(Status.FAILED if None in errors else Status.COMPLETED)
-    return folder.path
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
@@ -256,7 +232,7 @@ def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -
 
 
 def test_runs_are_found_and_resolved_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_points: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert find_runs(tmp_path / "nothing") == []
     with pytest.raises(UsageError, match="no runs yet"):
@@ -319,7 +295,9 @@ def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path:
     assert find_run("fit/v0001", tmp_path).labels == RunLabels()
 
 
-def test_a_point_looks_like_a_run_of_it_alone(tmp_path: Path) -> None:
+def test_a_point_looks_like_a_run_of_it_alone(
+    tmp_path: Path, make_points: Callable[..., Path]
+) -> None:
     make_points(tmp_path, 3.0, 1.0, None)
     with pytest.raises(UsageError, match=r"run of 3 points; .* The best is fit/v0001/1\."):
         find_run("fit/latest", tmp_path, one=True)
@@ -341,7 +319,9 @@ def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_run_is_found_by_name_path_latest_or_the_beginning_of_one_name(tmp_path: Path) -> None:
+def test_a_run_is_found_by_name_path_latest_or_the_beginning_of_one_name(
+    tmp_path: Path, make_points: Callable[..., Path]
+) -> None:
     for command in ("fit", "bench", "fit"):
         make_run(tmp_path, command)
     make_points(tmp_path, 1.0, 2.0)

@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parent / "toys"))
 
 import toy_experiment
 
+from kanrun.cli.app import main
 from kanrun.config import ExecutorConfig, rules
 from kanrun.runs import Manifest, Run
 
@@ -55,3 +56,36 @@ def same_tables() -> Callable[[Run, Run], None]:
             pandas.testing.assert_frame_equal(left, right, check_exact=True)
 
     return check_tables
+
+
+LECTURE = {
+    "interpret": (
+        "target=expression",
+        "target.formula=x0^2+sin(2*x1)",
+        "target.domain=[[-1,1],[-1,1]]",
+        "sampling.n_train=300",
+        "budget=5",
+    ),
+    "continual": ("parts=[learners]", "peaks=2", "learners=[{name:kan,kind:kan}]"),
+    "extend-grid": (
+        "parts=[order]",
+        "degrees=[1]",
+        "order_points=200",
+        "order_intervals=[20,40]",
+        "order_first_grid=20",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def lecture_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Return a small run of an experiment of the lecture."""
+    outputs, made = tmp_path_factory.mktemp("lecture"), dict[str, Run]()
+
+    def run(name: str) -> Run:
+        if name not in made:
+            assert main([name, "-q", *LECTURE[name], "--outputs", str(outputs)]) == 0
+            made[name] = Run(outputs / name / "v0001", f"{name}/v0001")
+        return made[name]
+
+    return run

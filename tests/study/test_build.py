@@ -77,7 +77,12 @@ def problem(name: str = "product") -> LearningProblem:
 
 def test_settings_that_a_plan_knows_are_carried_over() -> None:
     solver = LBFGSSolver(
-        steps=7, history_size=5, sparsity=0.1, sparsity_norm="mean_abs", patience=3, freeze_unseen=True
+        steps=7,
+        history_size=5,
+        sparsity=0.1,
+        sparsity_norm="mean_abs",
+        patience=3,
+        freeze_unseen=True,
     )
     model = KANConfig(intervals=[4, 8], update_grid=False, grid_eps=0.25)
     plan, why = make_plan(model, solver, problem())

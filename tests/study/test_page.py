@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from base64 import b64encode
+from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -31,7 +32,6 @@ from kanrun.study.page import network_values, write_report
 from kanrun.study.page.interactive import interactive_data, model_values
 from kanrun.study.training_records import pack
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
 
@@ -84,12 +84,9 @@ def trained(
 
 
 def make_run(outputs: Path, text: str = "plain") -> Run:
-    folder = RunFolder.create(outputs, "fit")
-    folder.start(
-        Manifest(
-            "fit", argv=("kanrun", "fit", f"target={text}"), overrides=(f"a={text}",), notes=(text,)
-        )
-    )
+    words = ("kanrun", "fit", f"target={text}")
+    record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
+    folder = RunFolder.create(outputs, record)
     network = trained(EdgeSpec())
     meta = {
         "network": network.describe(),
@@ -102,7 +99,7 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
         "input_scaling": {"shift": [0.1, 0.0], "scale": [2.0, 1.0]},
         "output_scaling": {"shift": [3.0], "scale": [0.5]},
     }
-    folder.record(Checkpoint(f"model-seed0-{text}", pack(network), meta))
+    folder.checkpoint(Checkpoint(f"model-seed0-{text}", pack(network), meta))
     scalings = {
         key: meta[key]
         for key in ("input_scaling", "output_scaling", "inputs", "outputs", "domain", "classes")
@@ -111,19 +108,16 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
         stages = [{"label": f"{text} {number}", "network": network.describe()}]
         arrays = pack(network, "0/") | {"points/x": np.zeros((30, 2)), "points/y": np.ones((30, 1))}
         slider = {"title": f"grids of {text}", "slider": text, "stages": stages, **scalings}
-        folder.record(Checkpoint(f"cell{number}-grids-seed0-stages", arrays, slider))
+        folder.checkpoint(Checkpoint(f"cell{number}-grids-seed0-stages", arrays, slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
-    folder.record(Table("predictions", {"split": np.full(20, "test"), **columns}))
-    folder.record(Row("summary", {"seed": 0, "target": text, "test_rmse": 0.25}))
+    folder.append(Table("predictions", {"split": np.full(20, "test"), **columns}))
+    folder.append(Row("summary", {"seed": 0, "target": text, "test_rmse": 0.25}))
     (folder.path / "figures").mkdir()
     (folder.path / "figures" / "loss.svg").write_text(
         f"<svg xmlns='http://www.w3.org/2000/svg'>{text}</svg>"
     )
-    (folder.path / ".hydra").mkdir()
-    (folder.path / ".hydra/config.yaml").write_text(
-        json.dumps({"seed": 0, "model": {"name": text}})
-    )
+    (folder.path / "config.yaml").write_text(json.dumps({"seed": 0, "model": {"name": text}}))
     RunLabels((), text).store(folder.path)
     folder.finish(
         Status.COMPLETED, claims=(Claim(text, 0.1, text, True),), metrics={"test_rmse": 0.25}
@@ -199,8 +193,7 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
 
 def run_of(outputs: Path, network: Network) -> Run:
     """A run of `solve` whose model is `network`, of x and t."""
-    folder = RunFolder.create(outputs, "solve")
-    folder.start(Manifest("solve"))
+    folder = RunFolder.create(outputs, Manifest("solve"))
     scalings = {f"{kind}_scaling": {"shift": [0.0], "scale": [1.0]} for kind in ("input", "output")}
     meta = {
         "network": network.describe(),
@@ -208,11 +201,11 @@ def run_of(outputs: Path, network: Network) -> Run:
         "outputs": ["u"],
         "domain": [[-1, 1], [0, 2]],
     }
-    folder.record(
+    folder.checkpoint(
         Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0})
     )
     points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
-    folder.record(Table("solution_0", points))
+    folder.append(Table("solution_0", points))
     folder.finish(Status.COMPLETED)
     return Run(folder.path)
 
@@ -247,9 +240,14 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> Non
     [("continual", "phase", 2, 2), ("extend-grid", "grid", 2, 2), ("interpret", "stage", 7, 2)],
 )
 def test_lecture_experiments_have_frames(
-    name: str, slider: str, frames: int, panels: int, tmp_path: Path
+    name: str,
+    slider: str,
+    frames: int,
+    panels: int,
+    tmp_path: Path,
+    lecture_run: Callable[[str], Run],
 ) -> None:
-    run = Run(FIXTURES / name / "v0001", f"{name}/v0001")
+    run = lecture_run(name)
     (living,) = interactive_data(run)
     assert (living["slider"], len(living["frames"])) == (slider, frames)
     assert max(len(frame["panels"]) for frame in living["frames"]) >= panels - 1
@@ -260,19 +258,18 @@ def test_lecture_experiments_have_frames(
 
 
 def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path, "curves")
-    folder.start(Manifest("curves"))
-    folder.record(
+    folder = RunFolder.create(tmp_path, Manifest("curves"))
+    folder.append(
         Table(
             "de_casteljau",
             {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]},
         )
     )
     control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
-    folder.record(
+    folder.append(
         Table("bspline_control", control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)})
     )
-    folder.record(Table("bspline_knots", {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}))
+    folder.append(Table("bspline_knots", {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}))
     folder.finish(Status.COMPLETED)
     bezier, spline = interactive_data(Run(folder.path))
     assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)

@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.runs import Run
 from kanrun.study.page import write_report
 from kanrun.study.saved import load_run
 
 pytestmark = pytest.mark.slow
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
 
 
 class Browser:
@@ -359,9 +357,11 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: P
     assert blocked == "blocked"
 
 
-def test_frames_of_the_lecture_run_under_their_slider(browser: Browser, tmp_path: Path) -> None:
+def test_frames_of_the_lecture_run_under_their_slider(
+    browser: Browser, tmp_path: Path, lecture_run: Any
+) -> None:
     for name in ("continual", "extend-grid", "interpret"):
-        write_report([Run(FIXTURES / name / "v0001", f"{name}/v0001")], tmp_path / f"{name}.html")
+        write_report([lecture_run(name)], tmp_path / f"{name}.html")
         browser.open(tmp_path / f"{name}.html")
         drawn = "document.querySelector('.living').querySelectorAll('svg path:not(.axis)').length"
         before = browser.value("document.querySelector('.living').innerHTML")

@@ -21,8 +21,8 @@ from kanrun.experiments.bench.plots import ratios
 
 from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Run, RunFolder
-from kanrun.study.execute import check, execute
+from kanrun.runs import Run
+from kanrun.study.execute import check_config, run_config
 
 LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
 
@@ -40,10 +40,9 @@ def settings(**changes: object) -> BenchConfig:
 
 
 def run(folder: Path, cfg: BenchConfig) -> Run:
-    check(bench, cfg)
-    made = RunFolder.create(folder / "outputs", "bench")
-    assert execute(bench, cfg, made, quiet=True).reason is None
-    return Run(made.path)
+    made = run_config(bench, cfg, folder / "outputs")
+    assert made.manifest.reason is None
+    return made
 
 
 def broken(case: layers.LayerCase, dtype: torch.dtype) -> torch.nn.Module:
@@ -304,4 +303,4 @@ def test_the_fastest_other_library_is_marked() -> None:
 )
 def test_refusals(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        check(bench, settings(**changes))
+        check_config(bench, settings(**changes))

@@ -32,8 +32,8 @@ from kanrun.engine.networks import MLP
 from kanrun.engine.networks.counting import mlp_parameters
 from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
-from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.execute import check, execute
+from kanrun.runs import Run, Status
+from kanrun.study.execute import check_config, run_config
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
@@ -59,14 +59,12 @@ def run(tmp_path: Path) -> Callable[..., Run]:
     def start(rendered: bool = False, **changes: Any) -> Run:
         """Run it to its end; figures are drawn, but take longer than all else to write."""
         cfg = settings(**changes)
-        check(compare_mlp, cfg)
-        folder = RunFolder.create(tmp_path, "compare-mlp")
         with pytest.MonkeyPatch.context() as patch:
             if not rendered:
                 patch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
-            outcome = execute(compare_mlp, cfg, folder, quiet=True)
-        assert outcome.status == Status.COMPLETED, outcome
-        return Run(folder.path)
+            run = run_config(compare_mlp, cfg, tmp_path)
+        assert run.status == Status.COMPLETED, run.manifest
+        return run
 
     return start
 
@@ -440,7 +438,7 @@ def test_real_tables(run: Callable[..., Run]) -> None:
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check(compare_mlp, settings(**changes))
+        check_config(compare_mlp, settings(**changes))
 
 
 @pytest.mark.parametrize("comparison", ["universal_approximation", "no_activation"])
@@ -448,7 +446,7 @@ def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
     pytest.importorskip("sklearn")
     sampling = SamplingConfig(n_train=None, n_test=None)
     with pytest.raises(UsageError, match="not cross-entropy"):
-        check(
+        check_config(
             compare_mlp,
             settings(
                 comparison=comparison,

@@ -14,8 +14,8 @@ from kanrun.experiments.continual.learners import Learner, twin_of
 from kanrun.cli.app import main
 from kanrun.config import AutoSolver, ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.execute import check, execute
+from kanrun.runs import Run, Status
+from kanrun.study.execute import check_config, run_config
 
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
 ROW: dict[str, Any] = {
@@ -55,12 +55,9 @@ def settings(**changes: Any) -> ContinualConfig:
 
 
 def finished(folder: Path, **changes: Any) -> Run:
-    cfg = settings(**changes)
-    check(continual, cfg)
-    there = RunFolder.create(folder, "continual")
-    outcome = execute(continual, cfg, there, quiet=True)
-    assert outcome.status == Status.COMPLETED, outcome
-    return Run(there.path)
+    run = run_config(continual, settings(**changes), folder)
+    assert run.status == Status.COMPLETED, run.manifest
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +383,7 @@ def test_settings_that_cannot_work_are_refused_before_a_run(
     changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
-        check(continual, settings(**changes))
+        check_config(continual, settings(**changes))
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from kanrun.cli.app import main
 from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Run, RunFolder
-from kanrun.study.execute import check, execute
+from kanrun.runs import Run
+from kanrun.study.execute import check_config, run_config
 
 CONFIGURATION = Path(__file__).parents[3] / "conf"
 CLAIMS = 20
@@ -44,11 +44,9 @@ def settings(*overrides: str, study: str | None = None) -> CurvesConfig:
 def run(tmp_path: Path) -> Callable[..., Run]:
     def start(*overrides: str, study: str | None = None) -> Run:
         cfg = settings(*overrides, study=study)
-        check(curves, cfg)
-        folder = RunFolder.create(tmp_path / "outputs", "curves")
-        outcome = execute(curves, cfg, folder, quiet=True)
-        assert outcome.reason is None
-        return Run(folder.path)
+        done = run_config(curves, cfg, tmp_path / "outputs")
+        assert done.manifest.reason is None
+        return done
 
     return start
 
@@ -227,7 +225,7 @@ def test_settings_that_cannot_work_are_refused_before_a_run(
     overrides: list[str], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
-        check(curves, settings(*overrides))
+        check_config(curves, settings(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +253,7 @@ def test_points_that_make_no_curve_are_refused(
 ) -> None:
     path = points_file(tmp_path, text)
     with pytest.raises(UsageError, match=sentence):
-        check(curves, settings("parts=[planar]", f"target.path={path}", *overrides))
+        check_config(curves, settings("parts=[planar]", f"target.path={path}", *overrides))
 
 
 def test_figures_and_claims_of_no_tables_are_none() -> None:

@@ -27,8 +27,8 @@ from kanrun.config import (
     TableTarget,
 )
 from kanrun.errors import UsageError
-from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.execute import check, execute
+from kanrun.runs import Run, Status
+from kanrun.study.execute import check_config, run_config
 from kanrun.study.statistics import exponent
 
 LIST: dict[str, Any] = {"kind": "list", "intervals": [4, 8, 20]}
@@ -58,10 +58,9 @@ def settings(**changes: Any) -> ExtendGridConfig:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "extend-grid")
-    outcome = execute(extend_grid, settings(n_seeds=2), folder, quiet=True)
-    assert outcome.status == Status.COMPLETED, outcome
-    return Run(folder.path)
+    run = run_config(extend_grid, settings(n_seeds=2), tmp_path_factory.mktemp("outputs"))
+    assert run.status == Status.COMPLETED, run.manifest
+    return run
 
 
 def test_every_stage_is_recorded(finished: Run) -> None:
@@ -172,7 +171,7 @@ def test_grids_beyond_the_limit_are_left_out_with_a_warning() -> None:
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     assert "leaves out the grids [20]" in records[0].text  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="leaves no grid"):
-        check(extend_grid, settings(max_parameters=3))
+        check_config(extend_grid, settings(max_parameters=3))
 
 
 def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
@@ -297,7 +296,7 @@ def test_schedules_are_read_from_the_configuration() -> None:
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check(extend_grid, settings(**changes))
+        check_config(extend_grid, settings(**changes))
 
 
 def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(
@@ -306,12 +305,12 @@ def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(
     (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
     few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
     sampling = SamplingConfig(n_train=None, n_test=None)
-    check(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
+    check_config(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
     with pytest.raises(
         UsageError,
         match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or",
     ):
-        check(extend_grid, settings(target=few, sampling=sampling))
+        check_config(extend_grid, settings(target=few, sampling=sampling))
 
 
 def stages_like(**columns: Any) -> pd.DataFrame:
@@ -393,9 +392,9 @@ def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid() -> N
 def test_a_single_grid_has_no_order_and_no_staircase(tmp_path: Path) -> None:
     assert not list(order_claims(stages_like(part="order", intervals=[10], test_rmse=[1e-3])))
     cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
-    folder = RunFolder.create(tmp_path, "extend-grid")
-    assert execute(extend_grid, cfg, folder, quiet=True).status == Status.COMPLETED
-    assert [path.stem for path in Run(folder.path).figures if path.suffix == ".png"] == [
+    run = run_config(extend_grid, cfg, tmp_path)
+    assert run.status == Status.COMPLETED
+    assert [path.stem for path in run.figures if path.suffix == ".png"] == [
         "error_against_intervals"
     ]
 

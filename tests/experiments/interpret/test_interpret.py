@@ -55,8 +55,8 @@ from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
 from kanrun.launch.composing import compose, opened
-from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.execute import check, execute
+from kanrun.runs import Run, Status
+from kanrun.study.execute import check_config, run_config
 from kanrun.study.saved import load_run
 from kanrun.targets import Scaling, build_target
 
@@ -74,10 +74,9 @@ def settings(**changes: Any) -> InterpretConfig:
 
 
 def run(tmp_path_factory: pytest.TempPathFactory, cfg: InterpretConfig) -> Run:
-    folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "interpret")
-    outcome = execute(experiment, cfg, folder, quiet=True)
-    assert outcome.status == Status.COMPLETED, outcome
-    return Run(folder.path)
+    found = run_config(experiment, cfg, tmp_path_factory.mktemp("outputs"))
+    assert found.status == Status.COMPLETED, found.manifest
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of `kanrun fit` with a silu base, which no spline is."""
     target = ExpressionTarget("x0^2 + sin(2*x1)", [[-1, 1], [-1, 1]])
     cfg = FitConfig(
@@ -159,19 +158,18 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         solver=LMSolver(),
         sampling=SamplingConfig(n_train=400, n_test=100),
     )
-    folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "fit")
-    assert execute(fit_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
-    _store_config(folder, OmegaConf.to_container(OmegaConf.structured(cfg)))
-    return folder
+    run = run_config(fit_experiment, cfg, tmp_path_factory.mktemp("outputs"))
+    assert run.status == Status.COMPLETED
+    _store_config(run, OmegaConf.to_container(OmegaConf.structured(cfg)))
+    return run
 
 
-def _store_config(folder: RunFolder, config: Any) -> None:
-    (folder.path / ".hydra").mkdir(exist_ok=True)
-    OmegaConf.save(OmegaConf.create(config), folder.path / ".hydra" / "config.yaml")
+def _store_config(folder: Run, config: Any) -> None:
+    OmegaConf.save(OmegaConf.create(config), folder.path / "config.yaml")
 
 
 def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_against(
-    tmp_path_factory: pytest.TempPathFactory, fitted: RunFolder
+    tmp_path_factory: pytest.TempPathFactory, fitted: Run
 ) -> None:
     result = run(tmp_path_factory, settings(from_run=str(fitted.path)))
     summary = result.table("summary").iloc[0]
@@ -193,13 +191,13 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     )
 
 
-def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted: RunFolder) -> None:
+def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted: Run) -> None:
     cfg = settings(from_run=str(fitted.path))
     here, there = (problems_of(cfg, seed)[0].samples for seed in (0, 5))
     np.testing.assert_array_equal(here.x, there.x)
 
 
-def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) -> None:
+def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: Run) -> None:
     stored = Run(fitted.path).config
     cfg = settings(from_run=str(fitted.path))
     before = problems_of(cfg, 0)[0].samples
@@ -219,7 +217,7 @@ def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) 
 
 
 def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(
-    fitted: RunFolder, monkeypatch: pytest.MonkeyPatch
+    fitted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = settings(from_run=str(fitted.path))
     (problem,) = problems_of(cfg, 0)
@@ -295,7 +293,7 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check(experiment, settings(**changes))
+        check_config(experiment, settings(**changes))
 
 
 def test_two_edges_between_the_same_nodes_are_drawn_as_one() -> None:

@@ -62,7 +62,11 @@ class ToyStudy:
 
 
 def play(
-    place: Path, *configs: ToyConfig, experiment: Any = None, resume: bool = False, quiet: bool = True
+    place: Path,
+    *configs: ToyConfig,
+    experiment: Any = None,
+    resume: bool = False,
+    quiet: bool = True,
 ) -> Manifest:
     """Run the toy in a new folder below `place`, or resume it in the folder `place`."""
     experiment, study = experiment or sys.modules[__name__], ToyStudy(configs)

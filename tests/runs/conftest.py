@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kanrun.runs import Manifest, Point, Row, RunFolder, Status
+from kanrun.runs.manifest import write_points
+
+
+@pytest.fixture
+def make_points() -> Callable[..., Path]:
+    """Make a run with one point for each error; a point without one failed."""
+    return _make_points
+
+
+def _make_points(outputs: Path, *errors: float | None) -> Path:
+    """Make a run with one point for each error; a point without one failed."""
+    points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
+
+    def fill(folder: Path) -> None:
+        write_points(folder, points)
+        (folder / "config.yaml").write_text("a: 0\ntarget: {kind: named}\n")
+
+    folder = RunFolder.create(outputs, Manifest("fit", points=len(errors)), fill)
+    for number, error in enumerate(errors):
+        key = [number, 0, 0]
+        if error is None:
+            folder.journal({"failed": key, "digest": "", "reason": "it diverged"})
+            continue
+        folder.append(Row("summary", {"point": number, "a": number, "seed": 0, "test_rmse": error}))
+        mark = {"layout": "x", "columns": ["seed", "test_rmse"]}
+        folder.journal(mark)
+        folder.journal({"finished": key, "digest": "", "rows": {"summary": [1, "x"]}})
+        folder.journal({"point": number, "metrics": {"test_rmse": error}, "claims": []})
+    folder.finish(Status.FAILED if None in errors else Status.COMPLETED)
+    return folder.path
