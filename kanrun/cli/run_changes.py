@@ -149,8 +149,10 @@ def remove_runs(
         names = ", ".join(run.name for run in found)
         files = sum(path.is_file() for run in found for path in run.path.rglob("*"))
         print(f"Delete {names} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True)
-        if (answer := sys.stdin.readline()).strip().lower() not in ("y", "yes"):
-            print("" if answer.endswith("\n") else "\n", end="", file=sys.stderr)
+        answer = sys.stdin.readline()
+        if not (sys.stdin.isatty() and answer):  # nobody pressed Enter on a terminal
+            print(file=sys.stderr)
+        if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was deleted.")
     for run in found:
         remove_run(run, outputs)

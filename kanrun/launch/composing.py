@@ -120,7 +120,7 @@ def check_folders(request: Request) -> None:
         refusals.check_expansion(path)
         if (
             option == "--config-dir"
-            and (path / "overrides.yaml").exists()
+            and (path / "run.json").exists()
             and (path / "config.yaml").exists()
         ):
             raise UsageError(

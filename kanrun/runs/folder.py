@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import UsageError
-from kanrun.monitoring import uninterrupted
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
 from kanrun.runs.files import file_name, plain, remove_temporary, storing, sync, write_json
@@ -68,9 +67,8 @@ class RunFolder:
                 fill(hidden)
             write_json(hidden / MANIFEST_FILE, manifest.to_dict(), durable=True)
 
-        with uninterrupted():  # else a signal could leave a folder that nobody knows of
-            folder = cls(allocate(outputs, file_name(manifest.command), write), manifest)
-            folder._held.enter_context(holding(folder.path))
+        folder = cls(allocate(outputs, file_name(manifest.command), write), manifest)
+        folder._held.enter_context(holding(folder.path))
         return folder
 
     @classmethod

@@ -29,12 +29,14 @@ class Study:
         bases: Composed configurations as plain values, interpolations kept; one for each
             combination of group choices. Each has every key of the values that are set on it.
         points: The points in the order of their numbers.
+        source: File that the bases were read from, for errors.
     """
 
     command: str
     argv: tuple[str, ...]
     bases: tuple[Mapping[str, Any], ...]
     points: tuple[Point, ...]
+    source: str = ""
     _composed: dict[int, DictConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -44,7 +46,12 @@ class Study:
 
     def config(self, number: int) -> ExperimentConfig:
         """Return the typed and checked configuration of the point `number`. Raises UsageError."""
-        point = self.points[number]
+        try:
+            return self._config(self.points[number])
+        except UsageError as error:
+            raise UsageError(f"{self.source}: {error}" if self.source else str(error)) from error
+
+    def _config(self, point: Point) -> ExperimentConfig:
         base = self.bases[point.base]
         if point.base not in self._composed:
             self._composed[point.base] = _typed(self.command, base)
@@ -78,7 +85,8 @@ class Study:
             points = tuple(read_points(folder))
         bases = range(max(point.base for point in points) + 1)
         configs = tuple(read_config(config_path(folder, number)) for number in bases)
-        return cls(manifest.command, manifest.argv, configs, points)
+        source = str(config_path(folder, 0))
+        return cls(manifest.command, manifest.argv, configs, points, source)
 
 
 def _typed(command: str, plain: Mapping[str, Any]) -> DictConfig:
@@ -99,6 +107,8 @@ def _typed(command: str, plain: Mapping[str, Any]) -> DictConfig:
 
 
 def _merged(schema: type, node: Any) -> DictConfig:
-    merged = OmegaConf.merge(OmegaConf.structured(schema), node)
+    base = OmegaConf.structured(schema)
+    OmegaConf.set_struct(base, False)  # a stored configuration may have keys of its author's
+    merged = OmegaConf.merge(base, node)
     assert isinstance(merged, DictConfig)
     return merged

@@ -15,7 +15,7 @@ from types import ModuleType
 from kanrun.config import EXPERIMENTS, ExecutorConfig
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import UsageError
-from kanrun.monitoring import enable_gc
+from kanrun.monitoring import enable_gc, uninterrupted
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.dry_run import describe_plan
 from kanrun.study.execute import Attempt, check, execute, manifest_of
@@ -74,17 +74,25 @@ def run_study(
         return 0, None
     enable_gc()
     attempt = Attempt(False, executor, options.quiet, options.verbose, options.began)
+    folder: RunFolder | None = None
     with signals_raise() as signals:
-        manifest = manifest_of(study, checked)
-        folder = RunFolder.create(options.outputs, manifest, study.store)
         try:
+            with uninterrupted():  # else a signal could leave a folder that nobody knows of
+                manifest = manifest_of(study, checked)
+                folder = RunFolder.create(options.outputs, manifest, study.store)
             with stdout_kept_clean(), logging_to(folder.path / "run.log"):
                 execute(experiment, study, folder, checked, attempt)
         except KeyboardInterrupt:
+            if folder is None:
+                raise
+            if folder.manifest.status == Status.RUNNING:
+                folder.finish(Status.INTERRUPTED, "stopped before it began")
             print_resume_command(folder.path, options)
             return signals.exit_code, folder.path
-        except Exception:  # it is recorded in run.json
-            _print_trace()
+        except Exception:
+            if folder is None:
+                raise
+            _print_trace()  # run.json has the reason
     return _end(folder.path, options), folder.path
 
 
@@ -116,8 +124,8 @@ def resume_run(run: Run, options: RunOptions) -> int:
             return signals.exit_code
         except UsageError:  # such as other cells than those that were recorded
             raise
-        except Exception:  # it is recorded in run.json
-            _print_trace()
+        except Exception:
+            _print_trace()  # run.json has the reason
     return _end(run.path, options)
 
 

@@ -177,6 +177,6 @@ def test_outputs_that_cannot_be_written(
 
 def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun: Callable[..., Any], fit: Any) -> None:
     run = kanrun("fit", "-q").folder
-    result = kanrun("fit", "--config-dir", f"{run}/.hydra")
+    result = kanrun("fit", "--config-dir", str(run))
     assert result.code == 2
     assert "--config-path" in result.err

@@ -67,9 +67,7 @@ def test_outputs_of_strange_names(
     result = kanrun("fit", "-q", "--outputs", name)
     assert result.code == 0
     assert (tmp_path / name / "fit" / "v0001" / "config.yaml").exists()
-    refused = kanrun("fit", "-q", "--outputs", "a${b}")
-    assert refused.code == 2
-    assert not (tmp_path / "a${b}").exists()
+    assert kanrun("fit", "-q", "--outputs", "a${b}").folder == Path("a${b}/fit/v0001")
     monkeypatch.setenv("KANRUN_OUTPUTS", "elsewhere")
     assert kanrun("fit", "-q").folder == Path("elsewhere/fit/v0001")
 
@@ -396,13 +394,13 @@ def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
 def test_a_stored_configuration_runs_again(kanrun: Command, fit: Any) -> None:
     folder = kanrun("fit", "-q", "model.degree=2").folder
     result = kanrun(
-        "fit", "-q", "--config-path", f"{folder}/.hydra", "--config-name", "config", "seed=7"
+        "fit", "-q", "--config-path", str(folder), "--config-name", "config", "seed=7"
     )
     assert result.code == 0, result.err
     assert result.folder.name == "v0002"
     assert (fit.configs[1].model.degree, fit.configs[1].seed) == (2, 7)
     assert type(fit.configs[1].model).__name__ == "KANConfig"
-    nameless = kanrun("fit", "-q", "--config-path", f"{folder}/.hydra")
+    nameless = kanrun("fit", "-q", "--config-path", str(folder))
     assert nameless.code == 2
     assert "config" in nameless.err
 
@@ -482,6 +480,6 @@ def test_signals(tmp_path: Path, number: int, code: int) -> None:
     assert (
         err
         == stopping
-        + "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` goes on from there\n"
+        + "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` continues from there\n"
     )
     assert manifest(record.parent)["status"] == "INTERRUPTED"
