@@ -1,7 +1,7 @@
 """kanrun: Kolmogorov-Arnold Networks from the command line and from Python.
 
-Every name loads what it needs when it is first asked for, so that importing kanrun, and `kanrun --help`, stay fast; so
-does the version.
+Every name loads what it needs when it is first asked for, so that importing kanrun, and `kanrun
+--help`, stay fast; so does the version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kanrun.engine.networks import KAN, MLP
     from kanrun.errors import KanrunError
     from kanrun.experiments.interpret.interpretation import interpret
-    from kanrun.experiments.solve.solved import solve
+    from kanrun.experiments.solve.solution_report import solve
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.library.fitting import fit
     from kanrun.study.model import Model
@@ -31,7 +31,7 @@ _PLACES = {
     "fit": "kanrun.library.fitting:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.study.saved:load_run",
-    "solve": "kanrun.experiments.solve.solved:solve",
+    "solve": "kanrun.experiments.solve.solution_report:solve",
 }
 
 __all__ = [

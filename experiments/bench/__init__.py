@@ -1,12 +1,11 @@
-"""How fast kanrun is, measured side by side with other KAN libraries and an MLP of the same number of parameters.
+"""Measure the speed of kanrun next to other KAN libraries and an MLP of the same size.
 
-Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
-one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
-arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, if asked for, `tables` (errors and times of models of
-tables, the automatic one among them) and `work` (the seconds that a
-unit of work of `kanrun interpret` takes). Layers are measured in one
-process, in turn, and compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are
-named as such, and nothing is claimed about them.
+Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers`
+(a training step of one layer), `growth` (its time and memory by grid and batch), `time_to_accuracy`
+(the toy function of arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, on request,
+`tables` (errors and times of models of tables). Layers are measured in one process, in turn, and
+compared by medians over rounds. Libraries that are not installed (`pip install 'kanrun[peers]'`)
+are reported as such, and nothing is claimed about them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import BenchConfig, KANConfig
-from kanrun.config.registry import resolve
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
@@ -25,31 +23,25 @@ if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
 
 
-#: What measures the parts that are no parts of `all`.
-APART = {
-    "tables": "table_suite:tables",
-    "work": "measurements:search_work",
-}
-
-
 def check(cfg: BenchConfig) -> None:
-    """Raise UsageError for what cannot be measured here."""
+    """Raise UsageError for settings that cannot be measured."""
     from kanrun.study.build import check_model
 
     if cfg.device != "cpu":
         raise UsageError(
-            f"device={cfg.device}: bench measures on the processor alone; use device=cpu."
+            f"device={cfg.device}: bench measures on the processor only. Write device=cpu."
         )
     if cfg.n_seeds != 1:
         raise UsageError(
-            f"n_seeds={cfg.n_seeds}: bench repeats in rounds, not over seeds; raise rounds above {cfg.rounds}, "
+            f"n_seeds={cfg.n_seeds}: bench repeats in rounds, not over seeds; raise rounds above "
+            f"{cfg.rounds}, "
             "or run it again with another seed."
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
 
 
 def cells(cfg: BenchConfig) -> list[dict[str, Any]]:
-    """One cell, so that nothing runs beside what is measured."""
+    """Return one cell, so that nothing runs next to a measurement."""
     return [{"part": cfg.part}]
 
 
@@ -68,8 +60,10 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
             "machine": platform.machine(),
         },
     )
-    if cell["part"] in APART:
-        yield from resolve(f"kanrun.experiments.bench.{APART[cell['part']]}")(cfg, seed)
+    if cell["part"] == "tables":
+        from kanrun.experiments.bench.table_suite import tables
+
+        yield from tables(cfg, seed)
     for name, part in PARTS.items():
         if cell["part"] in ("all", name) and not time_limit_reached():
             yield Note(f"measuring {name}")
@@ -77,6 +71,7 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 
 def figures(tables: Tables) -> Figures:
+    """Yield the figures of the measured parts."""
     from kanrun.experiments.bench import plots
 
     if "layers" in tables:
@@ -94,6 +89,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
+    """Return the claims on the measured parts."""
     from kanrun.experiments.bench.claim_checks import claims_of
 
     return claims_of(tables)

@@ -22,8 +22,6 @@ from kanrun.runs.manifest import Claim
 #: The copies are those that a step has to hold: the coefficients; their gradient; both once more with the functions
 #: first, as they are gathered from and added to.
 MLP_FACTOR, WIDE_FACTOR, GROWTH, COPIES, TO_ACCURACY, HELP = 1.5, 10.0, 1.5, 4.0, 50.0, 0.2
-#: How far a unit of work may be from a second.
-WORK = 0.25
 
 
 def layer_claims(table: DataFrame) -> Iterator[Claim]:
@@ -105,15 +103,6 @@ def startup_claims(table: DataFrame) -> Iterator[Claim]:
     )
 
 
-def work_claims(table: DataFrame) -> Iterator[Claim]:
-    """A unit of work is a second: the geometric mean over the cases, and the cases' spread."""
-    each = table["seconds_per_unit"].astype(float)
-    ratio, bound = float(np.exp(np.log(each).mean())), 1 + WORK
-    spread = f"{each.min():.2f} .. {each.max():.2f} over cases"
-    sentence = "a unit of work of kanrun interpret takes a second of one core"
-    yield Claim(sentence, ratio, f"within {WORK:.0%}", 1 / bound <= ratio <= bound, spread)
-
-
 def claims_of(tables: Mapping[str, DataFrame]) -> list[Claim]:
     makers = {
         "layers": layer_claims,
@@ -121,7 +110,6 @@ def claims_of(tables: Mapping[str, DataFrame]) -> list[Claim]:
         "accuracy": accuracy_claims,
         "startup": startup_claims,
     }
-    makers["work"] = work_claims
     return [
         claim for name, make in makers.items() if name in tables for claim in make(tables[name])
     ]

@@ -1,8 +1,9 @@
-"""Measuring side by side: one layer of every competitor, a training step forward and backward to input and parameters.
+"""Training steps of one layer by every competitor, forward and backward, measured in turn.
 
-Each competitor steps in turn, round after round, so that a busy machine slows all alike. The order rotates, and each
-turn begins with a step that is not timed, so that no competitor pays for what the one before left in the caches. pykan,
-inkan and jaxkan are called through their public layers and are optional; what cannot be built says why.
+Each competitor steps in turn, round after round, so that a busy machine slows all alike. The order
+rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
+one before left in the caches. pykan, inkan and jaxkan are called through their public layers and
+are optional; what cannot be built says why.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def _median(step: Step, expected: float) -> float:
 
 
 def peak_bytes(step: Step) -> int:
-    """The most bytes that a step holds at once beside what was there before.
+    """Return the most bytes that a step adds at once.
 
-    In a thread of its own: memory that a thread keeps for its next step is then made, and counted, in this one.
+    It runs in a thread of its own: memory that a thread keeps for its next step is then counted.
     """
 
     def measure() -> int:
@@ -88,7 +89,7 @@ def peak_bytes(step: Step) -> int:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside it and still live; `peak` is the most at once."""
+    """Counter of the bytes of live tensors made inside it; `peak` is the largest number at once."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
@@ -156,7 +157,7 @@ class LayerCase:
 
 
 def version(competitor: str) -> str:
-    """The installed version of a competitor's package; nothing where it is missing or ours."""
+    """Return the installed version of a competitor's package, or ""."""
     try:
         return metadata.version(PACKAGES[competitor][0]) if competitor in PACKAGES else ""
     except metadata.PackageNotFoundError:
@@ -168,7 +169,7 @@ def missing(competitor: str) -> bool:
 
 
 def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], None]:
-    """A training step of the competitor's layer; raises what its package raises."""
+    """Return a training step of the competitor's layer; errors of its package are raised."""
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(
             0

@@ -1,10 +1,11 @@
-"""Trainings by other libraries, each in a process of its own: their seeds, default types and settings stay there.
+"""Trainings by other libraries, each in a process of its own with its own settings.
 
-`python -m kanrun.experiments.bench.peers NAME` reads a `Race` as JSON and writes one line of JSON after each step,
-[seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts it and reads what it wrote.
-pykan trains by its LBFGS along the schedule of grids, then again and again on the last of them; jaxkan by optax's Adam
-or L-BFGS on the last grid (it has no schedule of its own). Time counts all that training does, compilation included,
-but not the measuring of test errors.
+`python -m kanrun.experiments.bench.peers NAME` reads a `Race` as JSON and writes one line of JSON
+after each step, [seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts
+it and reads what it wrote. pykan trains by its LBFGS along the schedule of grids, then again and
+again on the last of them; jaxkan by optax's Adam or L-BFGS on the last grid (it has no schedule of
+its own). Time counts all that training does, compilation included, but not the measuring of test
+errors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ Array = NDArray[np.float64]
 PYKAN, JAX_ADAM, JAX_LBFGS = "pykan LBFGS", "jaxkan Adam", "jaxkan L-BFGS"
 #: Steps of pykan on each grid, and of jaxkan between two looks at the test error.
 PYKAN_STEPS, JAX_STEPS = 50, 25
-#: Seconds over its limit after which a peer's process is ended from outside: imports, and one long step.
+#: Seconds over its limit after which a peer's process is ended from outside: imports, and one long
+#: step.
 GRACE = 120.0
 
 
@@ -63,7 +65,10 @@ class PeerFailed(KanrunError):
 
 
 def curve(name: str, track: Race) -> Curve:
-    """The training of `name`; raises PeerFailed. One that is too late is ended, and counts as far as it came."""
+    """Yield the training of `name`; raises PeerFailed.
+
+    A training that is too late is stopped, and its points so far count.
+    """
     given = {
         key: value.tolist() if isinstance(value, np.ndarray) else value
         for key, value in vars(track).items()
@@ -88,7 +93,10 @@ def curve(name: str, track: Race) -> Curve:
 
 
 def points_of(said: str, code: int) -> Curve:
-    """What a peer wrote, to its end or to a line cut off in the middle. Raises PeerFailed where it broke."""
+    """Yield the points that a peer wrote, up to a truncated last line.
+
+    Raises PeerFailed if it failed.
+    """
     for line in said.splitlines(keepends=True):
         if not line.endswith("\n"):
             break
@@ -101,7 +109,7 @@ def points_of(said: str, code: int) -> Curve:
 
 
 def limits(threads: int) -> dict[str, str]:
-    """Environment variables that keep a library to so many threads, where it reads them before it starts."""
+    """Return environment variables that limit a library to this many threads."""
     flags = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if threads == 1 else {}
     return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")} | flags
 

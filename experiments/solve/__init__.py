@@ -1,9 +1,10 @@
-"""Solve a differential equation with KANs and an MLP, and say how far each solution can be trusted.
+"""Solve a differential equation with KANs and an MLP, and report how reliable each solution is.
 
-The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). It differs from the
-paper in the solver, Levenberg-Marquardt on exact Jacobian rows with grids refined exactly, and in the network, a sum of
-products of one-layer KANs; the MLP beside it has the same solver, points and weights, so that a run shows what each
-adds. Errors are measured at fresh points; the verdict looks at residuals and at the change from grid to grid alone.
+The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). It
+differs from the paper in the solver (Levenberg-Marquardt on exact Jacobian rows, with exactly
+refined grids) and in the network (a sum of products of one-layer KANs). An MLP with the same
+solver, points and weights shows what each of them adds. Errors are measured at new points; the
+verdict rests on residuals and on the change from grid to grid alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
-    """One cell for each network, of each equation of a suite."""
+    """Return a cell for each network, of each equation of a suite."""
     return [
         {**entry, "network": number}
         for entry in (dict(each) for each in cfg.suite or [{}])
@@ -32,7 +33,7 @@ def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
 
 
 def check(cfg: SolveConfig) -> None:
-    """Read the equations, their conditions and the networks, without solving."""
+    """Check the equations, their conditions and the networks, without solving."""
     from kanrun.experiments.solve.checks import check_memory
     from kanrun.experiments.solve.problem import (
         make_solve_problem,
@@ -51,12 +52,12 @@ def check(cfg: SolveConfig) -> None:
 
 
 def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
-    """Solve with one network: a row for each grid as it ends, then the summary, the solution and its checkpoint."""
-    from kanrun.experiments.solve.checks import notes
+    """Solve with one network; yield a row per grid, the summary, the solution, its checkpoint."""
+    from kanrun.experiments.solve.checks import condition_warnings
     from kanrun.experiments.solve.problem import make_solve_problem, network_choices, settings_of
-    from kanrun.experiments.solve.solved import (
+    from kanrun.experiments.solve.solution_report import (
         SolvedEquation,
-        measuring_points,
+        error_points,
         solutions,
         stage_row,
     )
@@ -67,9 +68,9 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     )
     problem = make_solve_problem(cfg, seed)
     choice = network_choices(cfg, problem.system.order)[cell["network"]]
-    points, number = measuring_points(problem, seed), str(cell["network"])
+    points, number = error_points(problem, seed), str(cell["network"])
     number = f"{cell['name']}_{number}" if "name" in cell else number
-    yield from (Note(text, warning=True) for text in notes(problem.system))
+    yield from (Note(text, warning=True) for text in condition_warnings(problem.system))
     for each in solutions(cfg, problem, choice, seed):
         if not isinstance(each, SolvedEquation):
             row = stage_row(problem, each, points)
@@ -85,7 +86,7 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Figures:
-    """Errors by unknowns; for each network the solution, its error and residual, points and knots, and sections."""
+    """Yield the convergence by equation, and solution, errors and sections by network."""
     from kanrun.experiments.solve.plots import (
         convergence,
         sections_figure,
@@ -103,7 +104,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Figures:
 
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
-    """The verdicts, their honesty, and constants that were sought."""
+    """Return claims about the verdicts and the estimated parameters."""
     from kanrun.experiments.solve.claim_checks import findings
 
     return findings(tables["summary"])

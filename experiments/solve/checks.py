@@ -1,86 +1,98 @@
-"""What can be said of an equation before it is solved: conditions too few or at odds, a wrong solution, its memory."""
+"""Checks of an equation before it is solved, and the verdict on its solution.
+
+The first are about too few or incompatible conditions, a wrong exact solution, and the memory of
+this machine.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.engine.equations import Corner, EquationPolicy, Face, System
-from kanrun.engine.equations.system import differentiated, low_discrepancy, on_face
+from kanrun.engine.equations import EquationPolicy, Face, IncompatibleCorner, Solution, System
+from kanrun.engine.equations.system import differentiate, low_discrepancy, on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation
 
 Array = NDArray[np.float64]
 
-#: Points of a face at which conditions are compared, and how far they may differ, relative to their size.
-_POINTS = 40
-_AGREEMENT = 1e-9
-#: Difference of conditions where faces meet, relative to their size, that is remarked on.
-_REMARKABLE = 1e-4
-#: Largest residual of an exact solution, relative to the largest term, and the points at which it is measured.
-_EXACT = 1e-6
-_EXACT_POINTS = 200
-#: Share of the machine's memory that the rows of one problem may take, and how many copies of them a step makes.
+#: Points of a face at which conditions are compared, and their largest difference relative to their
+#: size.
+_FACE_POINTS, _AGREEMENT = 40, 1e-9
+#: Relative difference of conditions from which on a corner is incompatible.
+_INCOMPATIBLE = 1e-4
+#: Largest residual of an exact solution relative to the largest term, and the points at which it is
+#: evaluated.
+_EXACT, _EXACT_POINTS = 1e-6, 200
+#: Fraction of the memory that the rows of one problem may take, and copies of them during a step.
 _MEMORY, _COPIES = 0.5, 3
+#: Sizes below this count as zero.
+_TINY = 1e-300
 
 
 def check_determined(system: System) -> None:
-    """Refuse an equation that obviously many functions solve, and conditions that contradict each other."""
-    if not system.conditions and not system.measured:
-        raise UsageError(
-            "equation.conditions is empty: without conditions or data many functions solve the equation."
-        )
+    """Raise UsageError for underdetermined equations and contradictory conditions."""
     names, variables = system.vocabulary.unknowns, system.vocabulary.variables
+    if not system.conditions and not system.observations:
+        raise UsageError(
+            "equation.conditions is empty, so the solution is not unique. "
+            "Add boundary or initial conditions, or equation.data."
+        )
     conditions = [each.relation for each in system.conditions]
     for name in system.vocabulary.constants:
-        if not any(
-            each.expression.has(variable(name)) for each in (*system.equations, *conditions)
-        ):
+        relations = (*system.equations, *conditions)
+        if not any(each.expression.has(variable(name)) for each in relations):
             raise UsageError(
-                f"equation.unknown_parameters has {name}, which no equation or condition holds; leave it out."
+                f"equation.unknown_parameters lists {name}, which no equation or condition "
+                "contains. "
+                f"Remove {name} from equation.unknown_parameters."
             )
     for number, name in enumerate(names):
-        held, given = (
+        contained, given = (
             [d for relation in relations for d in relation.derivatives if d.unknown == number]
             for relations in (system.equations, conditions)
         )
-        if not held:
+        if not contained:
             raise UsageError(
-                f"no equation holds the unknown {name}; leave it out of equation.unknowns."
+                f"No equation contains the unknown {name}. Remove it from equation.unknowns."
             )
-        if any(sum(d.index) for d in held) and not given and not system.measured:
+        if any(sum(d.index) for d in contained) and not given and not system.observations:
             raise UsageError(
-                f"no condition holds the unknown {name}: give its values where {variables[-1]} begins."
+                f"No condition contains the unknown {name}. Give its values where {variables[-1]} "
+                "begins."
             )
-    if len(variables) == 1 and not system.measured:
-        needed, count = len(system.vocabulary.constants) + _orders(system), _given(system)
-        if count < needed:
-            sought = " and the sought constants" if system.vocabulary.constants else ""
+    if len(variables) == 1 and not system.observations:
+        needed = len(system.vocabulary.constants) + _order_sum(system)
+        if (count := _count_conditions(system)) < needed:
+            unknown = (
+                " and its unknown parameters need" if system.vocabulary.constants else " needs"
+            )
             raise UsageError(
-                f"equation.conditions holds {count} of the {needed} conditions that the equation's order{sought} "
-                f"needs (each place counts as one): many functions solve it. Given: "
-                f"{'; '.join(each.text for each in conditions)}."
+                f"equation.conditions has {count} conditions (each place counts as one), but an "
+                "equation of this "
+                f"order{unknown} {needed}, so the solution is not unique. "
+                f"Given: {'; '.join(each.text for each in conditions)}."
             )
     for first, second in itertools.combinations(system.conditions, 2):
-        said = first.said(), second.said()
+        given_twice = first.given(), second.given()
+        if None in given_twice or given_twice[0][0] != given_twice[1][0]:  # type: ignore[index]
+            continue
         for face in set(first.faces) & set(second.faces):
-            if said[0] is None or said[1] is None or said[0][0] != said[1][0]:
-                continue
-            points = on_face(face, system.box, _POINTS).numpy()
-            one, other = (to_numpy(each[1], variables)(points) for each in said if each is not None)
-            if not np.abs(one - other).max() <= _AGREEMENT * (
-                np.abs(one).max() + np.abs(other).max()
-            ):
+            points = on_face(face, system.box, _FACE_POINTS).numpy()
+            one, other = (to_numpy(each[1], variables)(points) for each in given_twice if each)
+            size = np.abs(one).max() + np.abs(other).max()
+            if not np.abs(one - other).max() <= _AGREEMENT * size:
                 raise UsageError(
-                    f"two conditions contradict each other at {_place(face, variables, ' & ')}: {first.relation.text} "
-                    f"and {second.relation.text}; keep one of them."
+                    f"Two conditions contradict each other at {_place(face, variables, ' & ')}: "
+                    f"{first.relation.text} and {second.relation.text}. Keep one of them."
                 )
 
 
@@ -88,163 +100,148 @@ def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
     return between.join(f"{names[number]}={value:g}" for number, value in face)
 
 
-def _orders(system: System) -> int:
-    """The sum of the unknowns' orders in one variable."""
+def _order_sum(system: System) -> int:
+    """Return the sum of the unknowns' orders in one variable."""
     orders = [0] * len(system.vocabulary.unknowns)
-    for each in (
-        derivative for relation in system.equations for derivative in relation.derivatives
-    ):
-        orders[each.unknown] = max(orders[each.unknown], each.index[0])
+    for derivative in (each for relation in system.equations for each in relation.derivatives):
+        orders[derivative.unknown] = max(orders[derivative.unknown], derivative.index[0])
     return sum(orders)
 
 
-def _given(system: System) -> int:
+def _count_conditions(system: System) -> int:
     return sum(1 if each.periodic is not None else len(each.faces) for each in system.conditions)
 
 
-def notes(system: System) -> list[str]:
-    """Sentences about conditions that differ where their faces meet, and about more of them than the order has."""
+def condition_warnings(system: System) -> list[str]:
+    """Return warnings about conditions that are too many, too few, or incompatible at corners."""
     found, names = [], system.vocabulary.variables
-    if len(names) == 1 and not system.measured and not system.vocabulary.constants:
-        needed, given = _orders(system), _given(system)
-        if given > needed:
+    if len(names) == 1 and not system.observations and not system.vocabulary.constants:
+        needed, count = _order_sum(system), _count_conditions(system)
+        if count > needed:
             found.append(
-                f"{given} conditions are given where the order of the equation has {needed}: not all may hold"
+                f"there are {count} conditions for an equation of order {needed}: not all may hold"
             )
-    found += lacking(system)
-    gaps = [
-        (corner, gap)
-        for corner, gap in differing(system)
-        if corner.relation not in system.equations
-    ]
-    for text in dict.fromkeys(corner.relation.text for corner, _ in gaps):
-        alike = [(corner.face, gap) for corner, gap in gaps if corner.relation.text == text]
+    found += missing_conditions(system)
+    gaps: dict[str, list[tuple[Face, float]]] = {}
+    for corner, gap in incompatible_corners(system):
+        if corner.relation not in system.equations:
+            gaps.setdefault(corner.relation.text, []).append((corner.face, gap))
+    for text, places in gaps.items():
+        faces = " and ".join(_place(face, names) for face, _ in places)
         found.append(
-            f"{text} differs by {max(gap for _, gap in alike):.3g} from what the conditions that meet it at "
-            f"{' and '.join(_place(face, names) for face, _ in alike)} say: the solution or its slopes jump there, and "
-            "residuals weigh less around it"
+            f"{text} differs by {max(gap for _, gap in places):.3g} from the conditions that meet "
+            f"it at {faces}: "
+            "the solution or its slopes jump there, and residuals are down-weighted around it"
         )
     return found
 
 
-def lacking(system: System) -> list[str]:
-    """Sentences about variables in which one unknown has fewer conditions than the equation's order asks for."""
+def missing_conditions(system: System) -> list[str]:
+    """Return a sentence for each variable with fewer conditions than the order of the equation."""
     names = system.vocabulary.variables
-    if len(names) == 1 or len(system.equations) > 1 or system.measured:
+    if len(names) == 1 or len(system.equations) > 1 or system.observations:
         return []
     found = []
     for number, name in enumerate(names):
         order = max(each.index[number] for each in system.equations[0].derivatives)
-        given = sum(
+        count = sum(
             each.periodic == number or sum(number in dict(face) for face in each.faces)
             for each in system.conditions
         )
-        if given < order:
+        if count < order:
             found.append(
-                f"the equation's order in {name} is {order}, and of as many conditions there {given} are given: many "
-                "functions may satisfy it"
+                f"the equation has order {order} in {name}, but only {count} conditions there: "
+                "many functions may satisfy it"
             )
     return found
 
 
-def differing(system: System) -> list[tuple[Corner, float]]:
-    """For each corner where faces meet and a condition or equation differs from what other conditions say: its gap.
+def incompatible_corners(system: System) -> list[tuple[IncompatibleCorner, float]]:
+    """Return the corners where a relation contradicts the other conditions, with the gaps.
 
-    A condition on a face says what the derivatives along the face are, too.
+    A condition on a face also determines the derivatives along the face.
     """
-    said = [(each, *it) for each in system.conditions if (it := each.said()) is not None]
+    given = [(each, *it) for each in system.conditions if (it := each.given()) is not None]
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
-    found, names = list[tuple[Corner, float]](), system.vocabulary.variables
+    found, names = list[tuple[IncompatibleCorner, float]](), system.vocabulary.variables
     for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
+        places = (corner, *((each,) for each in corner))
+        at, *near = (on_face(face, system.box, _FACE_POINTS).numpy() for face in places)
         there = [
             (each, d, value, face)
-            for each, d, value in said
+            for each, d, value in given
             for face in each.faces
             if {*face} < {*corner}
         ]
-        held = [
-            each for each in system.conditions if any({*face} < {*corner} for face in each.faces)
+        relations: list[tuple[Any, Relation]] = [
+            (each, each.relation)
+            for each in system.conditions
+            if any({*face} < {*corner} for face in each.faces)
         ]
-        at, *near = (
-            on_face(face, system.box, _POINTS).numpy()
-            for face in (corner, *((each,) for each in corner))
-        )
-        for own, relation in [
-            *((each, each.relation) for each in held),
-            *((None, e) for e in system.equations),
-        ]:
+        for own, relation in [*relations, *((None, each) for each in system.equations)]:
             others = [known for each, *known in there if each is not own]
-            values = [
-                value
-                for d in relation.derivatives
-                if (value := _known(d, others, names)) is not None
-            ]
-            if len(values) < len(relation.derivatives) or relation.expression.has(
-                *map(variable, relation.vocabulary.constants)
-            ):
+            values = [_given_value(d, others, names) for d in relation.derivatives]
+            unknown = relation.expression.has(*map(variable, relation.vocabulary.constants))
+            if unknown or any(each is None for each in values):
                 continue
-            left, size = _left(relation, values, system.guesses().tolist(), at, near)
-            if left.max() > _REMARKABLE * size:
-                found.append(
-                    (
-                        Corner(corner, relation, min(float(left.max()) / size, 1.0)),
-                        float(left.max()),
-                    )
-                )
+            residual, size = _residual(relation, values, system.guesses().tolist(), at, near)
+            if (gap := float(residual.max())) > _INCOMPATIBLE * size:
+                found.append((IncompatibleCorner(corner, relation, min(gap / size, 1.0)), gap))
                 break
     return found
 
 
-def check_agreement(system: System, *, last: bool) -> None:
-    """Refuse to build in conditions that contradict each other where their faces meet; at the beginning of the `last`
-    variable only where its conditions are built in too."""
+def check_hard(system: System, *, last: bool) -> None:
+    """Raise UsageError if conditions to be built in are incompatible where their faces meet.
+
+    At the beginning of the last variable this matters only if its conditions are built in too.
+    """
     for corner in system.corners:
-        if corner.relation not in system.equations and (
-            last or corner.face[-1][0] < len(system.box) - 1
-        ):
+        initial = corner.face[-1][0] == len(system.box) - 1
+        if corner.relation not in system.equations and (last or not initial):
             raise UsageError(
-                f"constraints=hard: at {_place(corner.face, system.vocabulary.variables)} {corner.relation.text} "
-                "differs from the conditions of the faces that meet there; make them agree, or take constraints=soft."
+                f"constraints=hard: at {_place(corner.face, system.vocabulary.variables)} "
+                f"{corner.relation.text} "
+                "differs from the conditions of the faces that meet there. "
+                "Make them agree, or write constraints=soft."
             )
 
 
-def _known(wanted: Derivative, said: Sequence[Any], names: Sequence[str]) -> sympy.Expr | None:
-    """The first of (derivative, value, face) that gives the wanted derivative along its face, differentiated."""
-    for derivative, value, face in said:
-        more = [want - held for want, held in zip(wanted.index, derivative.index, strict=True)]
-        if (
-            derivative.unknown == wanted.unknown
-            and min(more) >= 0
-            and not any(more[number] for number, _ in face)
-        ):
-            found = differentiated(value, names, more)
-            return (
-                None
-                if found.has(sympy.Heaviside, sympy.DiracDelta, sympy.Derivative, sympy.Subs)
-                else found
-            )
+def _given_value(wanted: Derivative, given: Sequence[Any], names: Sequence[str]) -> Any:
+    """Return the value of a derivative from the first condition that gives it along its face.
+
+    `given` holds triples (derivative, value, face).
+    """
+    for derivative, value, face in given:
+        more = [a - b for a, b in zip(wanted.index, derivative.index, strict=True)]
+        along = min(more) >= 0 and not any(more[number] for number, _ in face)
+        if derivative.unknown == wanted.unknown and along:
+            found = differentiate(value, names, more)
+            jumps = (sympy.Heaviside, sympy.DiracDelta, sympy.Derivative, sympy.Subs)
+            return None if found.has(*jumps) else found
     return None
 
 
-def _left(
+def _residual(
     relation: Relation,
-    values: Sequence[sympy.Expr],
+    values: Sequence[Any],
     constants: Sequence[float],
     points: Array,
     near: Sequence[Array],
 ) -> tuple[Array, float]:
-    """|left - right| at points for these formulas of its derivatives, and the largest term at the points `near`."""
+    """Return |left - right| at points, and the largest term at the points `near`.
+
+    `values` are formulas of the derivatives.
+    """
     names, count = relation.vocabulary.variables, len(values)
     functions = [to_numpy(each, names) for each in values]
 
     def rows(at: Array) -> Array:
-        return np.stack(
-            [*at.T, *(each(at) for each in functions), *(np.full(len(at), c) for c in constants)],
-            axis=1,
-        )
+        fixed = (np.full(len(at), c) for c in constants)
+        return np.stack([*at.T, *(each(at) for each in functions), *fixed], axis=1)
 
-    size = 1e-300
+    size = _TINY
     for each in map(rows, near):
         terms = relation.slopes(each)[:, :count] * each[:, len(names) : len(names) + count]
         for part in (terms, relation.residual(each)):
@@ -253,44 +250,142 @@ def _left(
 
 
 def check_exact(
-    system: System, formulas: Sequence[sympy.Expr], constants: Mapping[str, float]
+    system: System, formulas: Sequence[sympy.Expr], parameters: Mapping[str, float]
 ) -> None:
-    """Refuse an exact solution that does not satisfy the equations and conditions."""
-    names, sought = system.vocabulary.variables, system.vocabulary.constants
-    if set(sought) - set(constants):
+    """Raise UsageError if an exact solution does not satisfy the equations and conditions."""
+    names, unknown = system.vocabulary.variables, system.vocabulary.constants
+    if set(unknown) - set(parameters):
         return
+    constants = [parameters[name] for name in unknown]
     inside = low_discrepancy(system.box, _EXACT_POINTS, 0).numpy()
     places = [(relation, inside) for relation in system.equations]
     places += [
-        (each.relation, on_face(face, system.box, _POINTS).numpy())
+        (each.relation, on_face(face, system.box, _FACE_POINTS).numpy())
         for each in system.conditions
         for face in each.faces
     ]
     for relation, points in places:
-        values = [differentiated(formulas[d.unknown], names, d.index) for d in relation.derivatives]
-        left, size = _left(
-            relation, values, [constants[name] for name in sought], points, [points, inside]
-        )
-        if not left.max() <= _EXACT * size:
-            at = int(left.argmax())
-            where = ", ".join(
-                f"{name}={value:.3g}" for name, value in zip(names, points[at], strict=True)
-            )
+        values = [differentiate(formulas[d.unknown], names, d.index) for d in relation.derivatives]
+        residual, size = _residual(relation, values, constants, points, [points, inside])
+        if not residual.max() <= _EXACT * size:
+            at = int(residual.argmax())
+            pairs = zip(names, points[at], strict=True)
             raise UsageError(
-                f"equation.exact does not satisfy {relation.text}: left - right is {left[at]:.3g} at {where}; correct "
-                "one of them, or leave equation.exact out."
+                f"equation.exact does not satisfy {relation.text}: left - right is "
+                f"{residual[at]:.3g} at "
+                f"{', '.join(f'{name}={value:.3g}' for name, value in pairs)}. "
+                "Correct one of them, or remove equation.exact."
             )
 
 
 def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:
-    """Refuse a problem whose rows this machine's memory would not hold."""
+    """Raise UsageError if the rows of a problem exceed the memory of this machine."""
     faces = sum(len(each.faces) or 1 for each in system.conditions)
-    rows = len(system.equations) * policy.points + faces * policy.face_points
-    rows += sum(len(each.points) for each in system.measured)
+    rows = len(system.equations) * policy.collocation_points + faces * policy.boundary_points
+    rows += sum(len(each.points) for each in system.observations)
     needed = 8 * unknowns * (_COPIES * rows + 2 * unknowns)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > _MEMORY * there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > _MEMORY * available:
         raise UsageError(
-            f"{rows} residuals of {unknowns} unknowns need about {needed / 2**30:.1f} GiB, more than half of this "
-            f"machine's {there / 2**30:.1f} GiB; take fewer points, intervals or terms."
+            f"{rows} residuals of {unknowns} unknowns need about {needed / 2**30:.1f} GiB, more "
+            "than half of this "
+            f"machine's {available / 2**30:.1f} GiB. Use fewer points, intervals or terms."
         )
+
+
+@dataclass(frozen=True)
+class VerdictPolicy:
+    """Bounds of the verdict, relative to the size of the equation's terms or of the solution.
+
+    A small residual alone proves nothing: a front may slip between the points, and an equation with
+    too few conditions has many solutions. The change of the solution from the previous grid tells
+    most.
+    """
+
+    #: Largest change of the solution from the last grid but one to the last.
+    solved_change: float = 2e-3
+    #: Largest root mean square residual at new points, and of the conditions between their points.
+    solved_residual: float = 1e-2
+    #: At or above this value of either, nothing of the solution is to be trusted.
+    failed: float = 0.1
+    #: Largest residual of a network without grids, whose change does not show what it cannot
+    #: represent.
+    unrefined_residual: float = 1e-4
+    #: Largest sensitivity (see `EquationStage`) of a determined equation. It was at most 300 for
+    #: the well-posed of 38 equations, and 1e5 or more for those with a condition too few.
+    max_sensitivity: float = 1e4
+    #: The same if an unknown has fewer conditions in a variable than the equation's order.
+    max_sensitivity_if_missing: float = 500.0
+    #: Largest relative error against a known solution. Errors never raise a verdict.
+    solved_error: float = 1e-2
+    #: Factor between the last difference from the observations and the smallest on any grid (the
+    #: first grids follow the observations more closely) above which the equation does not describe
+    #: them.
+    misfit: float = 2.0
+    #: Inflation of a standard error above which the observations do not identify the parameters:
+    #: errors of the solution then separate them. It was 1.2 for D and k of a reaction, 47 for two
+    #: parameters with the same effect.
+    max_inflation: float = 20.0
+
+
+def maximum(values: Iterable[float | None]) -> float | None:
+    """Return the largest value that is not None, or None."""
+    return max((each for each in values if each is not None), default=None)
+
+
+def verdict(
+    solution: Solution,
+    system: System,
+    error: float | None = None,
+    policy: VerdictPolicy = VerdictPolicy(),
+) -> tuple[str, str]:
+    """Return `solved`, `doubtful` or `failed`, and the reason; the worst window decides.
+
+    `error` is the relative error against a known solution, which may lower the verdict.
+    """
+    last, names = solution.last, system.vocabulary.variables
+    change, worst = (
+        maximum(each.change for each in last),
+        max((e.equation for e in last), key=lambda e: e.rms),
+    )
+    conditions = max(stage.conditions.rms for stage in last)
+    place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
+    changed = f"the last grid changed the solution by {change or 0:.1e}"
+    reason = (
+        f"{'there was only one grid' if change is None else changed}, the residual at new points "
+        "is "
+        f"{worst.rms:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
+    )
+    reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
+    if solution.solved_until < (end := float(system.box[-1, 1])):
+        until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
+        return "failed", f"{until} (the solution is no longer smooth, or errors grow); {reason}"
+    values = [each for each in (worst.rms, conditions, change, error) if each is not None]
+    if not np.isfinite(values).all() or max(values) >= policy.failed:
+        return "failed", reason
+    sensitivity = maximum(stage.sensitivity for stage in last) or 0.0
+    missing = missing_conditions(system)
+    if not sensitivity <= (
+        policy.max_sensitivity_if_missing if missing else policy.max_sensitivity
+    ):
+        return "doubtful", (
+            "the equation and its conditions are underdetermined: other functions satisfy them as "
+            "well "
+            f"(sensitivity {sensitivity:.1e}); {reason}"
+        )
+    if any(each.data > max(policy.misfit * each.least_data, policy.solved_change) for each in last):
+        data = ", ".join(
+            f"{e.data:.1e} of its size, on another grid {e.least_data:.1e}" for e in last
+        )
+        return "doubtful", f"the solution differs from the observations by {data}; {reason}"
+    if (inflation := max(stage.inflation for stage in last)) > policy.max_inflation:
+        return "doubtful", (
+            "the data barely identify the unknown parameters "
+            f"(their correlation inflates a standard error {inflation:.0f} times); {reason}"
+        )
+    refined = all(stage.intervals is not None for stage in last)
+    residual = policy.solved_residual if refined else policy.unrefined_residual
+    small = max(worst.rms, conditions) <= residual
+    right = error is None or error <= policy.solved_error
+    settled = change is not None and change <= policy.solved_change
+    return "solved" if small and right and settled else "doubtful", reason

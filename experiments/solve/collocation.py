@@ -1,8 +1,9 @@
-"""A spectral solution to compare with: Chebyshev polynomials on the box, fitted to a linear system by least squares.
+"""Spectral reference solutions: Chebyshev polynomials fitted to a linear system.
 
-Where equations and conditions are linear in the unknowns and the fit has full rank, what two resolutions agree on is
-the solution. Corners, layers or kinks that polynomials of these degrees do not hold have no such reference.
-Source: rectangular collocation (Driscoll and Hale 2016), here with more points than unknowns.
+Where equations and conditions are linear in the unknowns and the fit has full rank, what two
+resolutions agree on is the solution. Corners, layers or kinks that polynomials of these degrees do
+not hold have no such reference. Source: rectangular collocation (Driscoll and Hale 2016), here with
+more points than unknowns.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CollocationPolicy:
-    """Resolutions by the number of variables, and what counts as one solution."""
+    """Resolutions by the number of variables, and tolerances."""
 
     sizes: tuple[tuple[int, ...], ...] = (
         (24, 48, 96),
@@ -47,9 +48,9 @@ class CollocationPolicy:
 def collocated(
     system: System, policy: CollocationPolicy = CollocationPolicy()
 ) -> Callable[[Array], Array] | None:
-    """The solution at points (points, variables) as values (points, unknowns); None where this method has none."""
+    """Return a function from points (points, variables) to (points, unknowns), or None."""
     relations = [*system.equations, *(each.relation for each in system.conditions)]
-    if system.vocabulary.constants or system.measured or not all(map(_linear, relations)):
+    if system.vocabulary.constants or system.observations or not all(map(_linear, relations)):
         return None
     points, variables, before = (
         low_discrepancy(system.box, policy.points, 0).numpy(),
@@ -80,7 +81,7 @@ def _linear(relation: Relation) -> bool:
 def _fitted(
     system: System, size: int, policy: CollocationPolicy
 ) -> Callable[[Array], Array] | None:
-    """The fit of `size` polynomials of each variable; None where other functions fit as well."""
+    """Fit `size` polynomials per variable; return None if other functions fit as well."""
     box, unknowns, each = (
         system.box.numpy(),
         len(system.vocabulary.unknowns),
@@ -116,7 +117,7 @@ def _fitted(
 def _rows(
     relation: Relation, points: Array, box: Array, size: int, unknowns: int
 ) -> tuple[Array, Array]:
-    """The derivatives of left - right by the coefficients (unknowns, size, ..., size), and its value at zero."""
+    """Return the derivatives of left - right by the coefficients, and its value at zero."""
     zeros = np.concatenate([points, np.zeros((len(points), len(relation.derivatives)))], axis=1)
     slopes, matrix = relation.slopes(zeros), np.zeros((len(points), unknowns, size ** len(box)))
     for column, each in enumerate(relation.derivatives):
@@ -127,7 +128,7 @@ def _rows(
 
 
 def _functions(points: Array, box: Array, size: int, index: Sequence[int]) -> Array:
-    """The derivatives of all products of polynomials at points, (points, size ** variables)."""
+    """Return derivatives of all products of polynomials, shape (points, size ** variables)."""
     product = np.ones((len(points), 1))
     for column, (low, high), order in zip(points.T, box, index, strict=True):
         t = (2 * column - low - high) / (high - low)

@@ -1,4 +1,4 @@
-"""Settings to a system of equations, its networks, and what its solution is compared with."""
+"""Problems of `kanrun solve`: systems, networks that solve them, and known solutions."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ import numpy as np
 import sympy
 import torch
 from kanrun.experiments.solve.checks import (
-    check_agreement,
     check_determined,
     check_exact,
-    differing,
+    check_hard,
+    incompatible_corners,
 )
 from kanrun.experiments.solve.collocation import collocated
-from kanrun.experiments.solve.reading import Reader, read_box, read_conditions
+from kanrun.experiments.solve.equation_parsing import (
+    EquationParser,
+    as_list,
+    count_of,
+    read_observations,
+    with_observations,
+)
 from kanrun.experiments.solve.reference import Reference, reference_of
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Generator
 
 from kanrun.config import EquationConfig, SolveConfig
-from kanrun.engine.equations import Ansatz, Create, EquationPolicy, Measured, OutputForm, System
+from kanrun.engine.equations import Ansatz, EquationPolicy, OutputForm, System
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, Network
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy, variable
-from kanrun.formulas.equations import Vocabulary, parse_relation
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
-from kanrun.targets.tables import column_names, read_inputs
 
 Array = NDArray[np.float64]
 
@@ -42,27 +46,37 @@ _NETWORK_KEYS = {
     "kan": {"kind", "hidden", "terms", "factors", "degree"},
     "mlp": {"kind", "hidden", "terms", "factors", "activation"},
 }
-#: Terms where the settings name no number; more follow where they help.
+#: Default number of terms; more follow if they help.
 _TERMS = 4
-#: Grids where the settings name none; finer ones follow where they help.
+#: Default grids; finer ones follow if they help.
 _INTERVALS = (5, 10, 20, 40)
+#: Default hidden widths of an MLP, default and highest degree of a KAN.
+_MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
+#: Observations that are drawn from a reference solution by default.
+_OBSERVATIONS = 200
+#: Largest number of windows that can be asked for.
+_MAX_WINDOWS = 1000
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a solution is compared with: its values, and the derivatives in each variable where they are known."""
+    """A known solution: `exact` or `numerical`, its values, and its slopes if known.
 
-    what: str  # exact or numerical
+    Values have the shape (points, unknowns), slopes (points, unknowns * variables).
+    """
+
+    what: str
     values: Reference
-    slopes: Reference | None = None  # (points, unknowns * variables), of the exact solution
+    slopes: Reference | None = None
 
 
 @dataclass(frozen=True)
 class SolveProblem:
-    """A system, its exact solution and the true values of sought constants where they are known.
+    """A system with its exact solution and true parameters, as far as they are known.
 
-    `known` is the system with these constants, None where one is not known; `easier` are the systems with the
-    constants' values of `equation.continuation`, in that order.
+    Attributes:
+        known: The system with the true parameters, or None.
+        easier: The systems with the constants of `equation.continuation`, in that order.
     """
 
     name: str
@@ -74,38 +88,36 @@ class SolveProblem:
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """What the solution is compared with; a reference is integrated when it is first asked for."""
+        """The known solution; a numerical reference is computed on first use."""
         names = self.system.vocabulary.variables
         if self.exact is not None:
-            values = [to_numpy(formula, names) for formula in self.exact]
-            slopes = [
-                to_numpy(sympy.diff(each, variable(name)), names)
-                for each in self.exact
-                for name in names
-            ]
-            return Comparison("exact", _side_by_side(values), _side_by_side(slopes))
+            slopes = [sympy.diff(each, variable(name)) for each in self.exact for name in names]
+            return Comparison("exact", _stacked(self.exact, names), _stacked(slopes, names))
         found = None if self.known is None else reference_of(self.known) or collocated(self.known)
         return None if found is None else Comparison("numerical", found)
 
 
-def _side_by_side(functions: Sequence[Reference]) -> Reference:
+def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
+    functions = [to_numpy(each, names) for each in formulas]
     return lambda points: np.stack([each(points) for each in functions], axis=1)
 
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """A network of the settings and its name in tables."""
+    """A network of the settings: its name in tables, and its unknowns on the finest grid."""
 
     label: str
     ansatz: Ansatz
-    unknowns: int  # numbers of the network on its finest planned grid
+    unknowns: int
 
 
 def settings_of(cfg: SolveConfig, cell: Mapping[str, Any]) -> SolveConfig:
-    """The settings of one cell of a suite, such as {equation: heat, name: heat, bounds: {l2: 1e-6}, points: 500}: an
-    equation of the group by its name, and further differences from `cfg`.
+    """Return the settings of one cell of a suite.
 
-    Raises UsageError for an equation that the group does not have and for settings against their rules.
+    A cell is for example {equation: heat, name: heat, bounds: {l2: 1e-6}}.
+
+    The cell names an equation of the group, and may have further differences from `cfg`. Raises
+    UsageError for an unknown equation and for settings against their rules.
     """
     if "equation" in cell:
         entry = files("kanrun.conf").joinpath("equation", f"{cell['equation']}.yaml")
@@ -113,199 +125,132 @@ def settings_of(cfg: SolveConfig, cell: Mapping[str, Any]) -> SolveConfig:
             raise UsageError(
                 f"suite names the equation {cell['equation']}, which the group does not have."
             )
-        merged = OmegaConf.merge(
-            OmegaConf.structured(EquationConfig), OmegaConf.create(entry.read_text())
+        schema = OmegaConf.structured(EquationConfig)
+        equation: Any = OmegaConf.to_object(
+            OmegaConf.merge(schema, OmegaConf.create(entry.read_text()))
         )
-        equation: Any = OmegaConf.to_object(merged)
         cfg = replace(cfg, equation=equation)
-    return with_cell(
-        cfg,
-        {name: each for name, each in cell.items() if name not in ("network", "name", "equation")},
-    )
+    named = ("network", "name", "equation")
+    return with_cell(cfg, {name: each for name, each in cell.items() if name not in named})
 
 
 def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
-    """The problem of `cfg.equation`. Raises UsageError for an equation, condition, box or table that breaks a rule."""
-    equation, truth = cfg.equation, dict[str, float]()
-    system, read = _system(equation)
-    if equation.data is not None:
-        system, truth = _with_data(equation, system, seed)
+    """Return the problem of `cfg.equation`.
+
+    Raises UsageError for an invalid equation, condition, box or table.
+    """
+    equation, truth, exact = cfg.equation, dict[str, float](), None
+    parser = EquationParser(equation)
+    system = parser.system(equation)
+    if (data := equation.data) is not None:
+        if isinstance(data, str) or set(data) >= set(system.vocabulary.variables):
+            unknowns, columns = read_observations(data, system)
+        else:
+            unknowns, columns, truth = _draw_observations(data, equation, system, seed)
+        system = with_observations(system, unknowns, columns)
     system = _checked(system)
-    exact = None
     if equation.exact is not None:
-        texts = (
-            list(equation.exact) if isinstance(equation.exact, list | tuple) else [equation.exact]
-        )
-        if len(texts) != len(equation.unknowns):
+        texts, unknowns = as_list(equation.exact), equation.unknowns
+        if len(texts) != len(unknowns):
             raise UsageError(
-                f"equation.exact has {len(texts)} formulas for {len(equation.unknowns)} unknowns."
+                f"equation.exact has {count_of(len(texts), 'formula')} for "
+                f"{count_of(len(unknowns), 'unknown')}."
             )
-        exact = [read.formula(text) for text in texts]
+        exact = [parser.formula(text) for text in texts]
         check_exact(system, exact, truth)
     easier = [
-        _checked(_system(replace(equation, constants=values))[0]) for values in _continued(equation)
+        _checked(_system(replace(equation, constants=values)))
+        for values in _continued_constants(equation)
     ]
     if any(not torch.equal(each.box, system.box) for each in easier):
         raise UsageError(
-            "equation.continuation has a constant that a range of equation.variables holds; leave it out."
+            "equation.continuation has a constant that a range of equation.variables contains. "
+            "Remove it from equation.continuation."
         )
     return SolveProblem(equation.name, system, exact, truth, _known(equation, truth), easier)
 
 
+def _system(equation: EquationConfig) -> System:
+    return EquationParser(equation).system(equation)
+
+
 def _checked(system: System) -> System:
     check_determined(system)
-    return replace(system, corners=tuple(corner for corner, _ in differing(system)))
+    return replace(system, corners=tuple(corner for corner, _ in incompatible_corners(system)))
 
 
 def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | None:
-    """The system with sought constants at their true values; None where one is not known."""
+    """Return the system with the true parameters, or None if one is not known."""
     if set(equation.unknown_parameters or ()) - set(truth):
         return None
-    return _system(
-        replace(
-            equation, constants={**(equation.constants or {}), **truth}, unknown_parameters=None
-        )
-    )[0]
+    constants = {**(equation.constants or {}), **truth}
+    return _system(replace(equation, constants=constants, unknown_parameters=None))
 
 
-def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
-    """The constants of each easier problem."""
+def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
+    """Return the constants of each easier problem."""
     given, constants = dict(equation.continuation or {}), dict(equation.constants or {})
     for name, values in given.items():
         if name not in constants:
             raise UsageError(
-                f"equation.continuation has {name}, which equation.constants does not have; give it there."
+                f"equation.continuation sets {name}, but equation.constants does not define it. "
+                f"Add {name} to equation.constants."
             )
         if not isinstance(values, list | tuple) or len(values) != len(next(iter(given.values()))):
             raise UsageError(
-                f"equation.continuation.{name}={values} must be a list, as long as those of others."
+                f"equation.continuation.{name}={values} must be a list, as long as the others."
             )
     if given and equation.time_windows not in ("auto", 1, None):
         raise UsageError(
-            "equation.continuation solves the whole range at once; leave out equation.time_windows."
+            "equation.continuation solves the whole range at once. Remove equation.time_windows."
         )
-    return [
-        {**constants, **dict(zip(given, row, strict=True))}
-        for row in zip(*given.values(), strict=True)
-    ]
-
-
-def _system(equation: EquationConfig) -> tuple[System, Reader]:
-    """The system without measured values."""
-    fixed = dict[str, float]()
-    for name, value in (equation.constants or {}).items():
-        fixed[name] = constant(value, fixed)
-    box, unknowns = read_box(equation.variables, fixed), tuple(equation.unknowns)
-    vocabulary = Vocabulary(
-        tuple(equation.variables), unknowns, tuple(equation.unknown_parameters or ())
-    )
-    read = Reader(vocabulary, fixed)
-    formulas = (
-        list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]
-    )
-    if len(formulas) != len(unknowns):
-        raise UsageError(
-            f"equation.formula has {len(formulas)} equations for {len(unknowns)} unknowns ({', '.join(unknowns)}); "
-            "give one equation for each."
-        )
-    equations = tuple(read.relation(each) for each in formulas)
-    conditions = read_conditions(equation.conditions, read, equations, box)
-    guesses = {name: constant(value) for name, value in (equation.unknown_parameters or {}).items()}
-    return System(vocabulary, torch.as_tensor(box), equations, conditions, (), guesses), read
+    rows = zip(*given.values(), strict=True)
+    return [{**constants, **dict(zip(given, row, strict=True))} for row in rows]
 
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
-    usual = EquationPolicy()
+    """Return the constants of a solution with the settings of `cfg`."""
+    policy = EquationPolicy()
     return replace(
-        usual,
-        points=cfg.collocation_points,
-        face_points=cfg.boundary_points,
-        stage=replace(usual.stage, steps=cfg.steps),
+        policy,
+        collocation_points=cfg.collocation_points,
+        boundary_points=cfg.boundary_points,
+        stage=replace(policy.stage, steps=cfg.steps),
     )
 
 
 def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | None:
-    """The setting `windows`, checked. Raises UsageError where the equation cannot be cut into windows, and where
-    conditions that are to be built in contradict each other."""
+    """Return the setting `time_windows`, checked.
+
+    Raises UsageError if the equation cannot be cut into windows, or conditions to be built in are
+    incompatible.
+    """
     windows: int | str | None = cfg.equation.time_windows
-    possible = system.evolves and not system.vocabulary.constants and not cfg.equation.continuation
-    if windows == "auto":
-        windows = "auto" if possible and ansatz.intervals[0] is not None else None
-    elif windows is None or windows == 1:
+    where = f"equation.time_windows={windows}"
+    possible = (
+        system.is_evolution and not system.vocabulary.constants and not cfg.equation.continuation
+    )
+    if windows in (None, 1) or (windows == "auto" and not (possible and ansatz.intervals[0])):
         windows = None
-    elif isinstance(windows, bool) or not isinstance(windows, int) or not 1 <= windows <= 1000:
-        raise UsageError(
-            f"equation.time_windows={windows} must be a whole number from 1 to 1000, or auto."
-        )
-    elif not possible:
-        raise UsageError(
-            f"equation.time_windows={windows} needs an equation that evolves from conditions at the lower end of its last "
-            "variable, without sought constants; leave it out."
-        )
+    elif windows != "auto":
+        whole = isinstance(windows, int) and not isinstance(windows, bool)
+        if not whole or not 1 <= int(windows) <= _MAX_WINDOWS:
+            raise UsageError(f"{where} must be a whole number from 1 to {_MAX_WINDOWS}, or auto.")
+        if not possible:
+            raise UsageError(
+                f"{where} needs an evolution equation with conditions at the lower end of its last "
+                "variable, "
+                "and no unknown parameters. Remove it."
+            )
     if ansatz.hard:
-        check_agreement(system, last=windows is None)
+        check_hard(system, last=windows is None)
     return windows
 
 
-def _with_data(
-    equation: EquationConfig, system: System, seed: int
-) -> tuple[System, dict[str, float]]:
-    """The system with measured values, from a table or drawn from a reference solution with noise."""
-    data, names, unknowns = (
-        equation.data,
-        system.vocabulary.variables,
-        list(system.vocabulary.unknowns),
-    )
-    truth = dict[str, float]()
-    if isinstance(data, str):
-        unknowns = [name for name in unknowns if name in column_names(data)] or unknowns
-        columns = read_inputs(data, [*names, *unknowns])
-    elif isinstance(data, Mapping) and set(data) >= set(names):
-        unknowns = [name for name in unknowns if name in data] or unknowns
-        columns = _columns(data, [*names, *unknowns])
-    else:
-        columns, truth = _drawn(data, equation, system, seed)
-    points, values = columns[:, : len(names)], columns[:, len(names) :]
-    low, high = system.box.numpy().T
-    outside = ((points < low) | (points > high)).any(axis=1)
-    if outside.any():
-        first = ", ".join(
-            f"{name}={value:g}" for name, value in zip(names, points[outside][0], strict=True)
-        )
-        raise UsageError(
-            f"equation.data has rows outside the box of equation.variables, {int(outside.sum())} of {len(points)}, the "
-            f"first at {first}; widen the box or leave them out."
-        )
-    at = torch.as_tensor(points)
-    measured = tuple(
-        Measured(
-            parse_relation(f"{name} = 0", system.vocabulary), at, torch.as_tensor(values[:, i])
-        )
-        for i, name in enumerate(unknowns)
-    )
-    return replace(system, measured=measured), truth
-
-
-def _columns(data: Mapping[str, Any], names: Sequence[str]) -> Array:
-    """These columns side by side. Raises UsageError where one is missing, not finite, or of another length."""
-    if missing := [name for name in names if name not in data]:
-        raise UsageError(
-            f"equation.data has no column {missing[0]}; its columns are {', '.join(map(str, data))}."
-        )
-    try:
-        found = np.stack(
-            [np.asarray(data[name], dtype=np.float64).reshape(-1) for name in names], axis=1
-        )
-    except (TypeError, ValueError):
-        raise UsageError("equation.data needs columns of numbers, all of one length.") from None
-    if not np.isfinite(found).all():
-        raise UsageError("equation.data has values that are not finite; leave these rows out.")
-    return found
-
-
-def _drawn(
+def _draw_observations(
     data: Any, equation: EquationConfig, system: System, seed: int
-) -> tuple[Array, dict[str, float]]:
+) -> tuple[list[str], Array, dict[str, float]]:
+    """Return noisy observations of a reference solution, and the true parameters."""
     if not isinstance(data, Mapping) or set(data) - {"points", "noise", "constants"}:
         raise UsageError(
             f"equation.data={data} must be a file, or have the keys points, noise and constants."
@@ -315,86 +260,102 @@ def _drawn(
     found = None if known is None else reference_of(known)
     if found is None:
         raise UsageError(
-            "equation.data can be drawn for initial value problems only, with all constants given in it."
+            "equation.data can be drawn for initial value problems only, with all constants given "
+            "in it."
         )
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator(seed, "data"))))
-    box = system.box.numpy()
-    points = box[:, 0] + rng.random((int(data.get("points", 200)), len(box))) * (
-        box[:, 1] - box[:, 0]
-    )
+    low, high = system.box.numpy().T
+    shape = (int(data.get("points", _OBSERVATIONS)), len(low))
+    points = low + rng.random(shape) * (high - low)
     values = found(points)
     noise = constant(data.get("noise", 0.0)) * values.std(axis=0)
-    return np.concatenate(
-        [points, values + noise * rng.standard_normal(values.shape)], axis=1
-    ), truth
+    values = values + noise * rng.standard_normal(values.shape)
+    unknowns = list(system.vocabulary.unknowns)
+    return unknowns, np.concatenate([points, values], axis=1), truth
 
 
-def network_choices(cfg: SolveConfig, orders: int) -> list[NetworkChoice]:
-    """The networks of the settings; `orders` is the highest derivative, which splines must have."""
-    return [_network(cfg, dict(entry), orders) for entry in cfg.networks]
+def network_choices(cfg: SolveConfig, order: int) -> list[NetworkChoice]:
+    """Return the networks of the settings, for an equation of this order."""
+    return [_network_choice(cfg, dict(entry), order) for entry in cfg.networks]
 
 
-def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkChoice:
+def _network_choice(cfg: SolveConfig, entry: dict[str, Any], order: int) -> NetworkChoice:
     kind, equation = entry.get("kind"), cfg.equation
     if kind not in _NETWORK_KEYS:
         raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
     if unknown := set(entry) - _NETWORK_KEYS[kind]:
         keys = ", ".join(sorted(_NETWORK_KEYS[kind]))
         raise UsageError(
-            f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are {keys}."
+            f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
+            f"{keys}."
         )
-    inputs, mlp, form = len(equation.variables), kind == "mlp", equation.ansatz
-    hidden = [int(width) for width in entry.get("hidden", [16, 16] if mlp else [])]
+    inputs, form = len(equation.variables), equation.ansatz
+    hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
     if any(width < 1 for width in hidden):
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
-    plain = inputs == 1 or mlp
+    plain = inputs == 1 or kind == "mlp"
     separated = not plain and not hidden and "factors" not in entry and form.factors is None
     terms = int(entry.get("terms", 1 if plain else form.terms or _TERMS))
     factors = int(entry.get("factors", 1 if plain else form.factors or inputs))
     outputs = OutputForm(len(equation.unknowns), terms, factors, separated)
-    shape, intervals = (inputs, *hidden, outputs.outputs), tuple(equation.intervals or _INTERVALS)
-    widths, hard = "-".join(map(str, shape)), cfg.constraints == "hard"
-    if mlp:
-        activation = str(entry.get("activation", "tanh"))
-        if activation not in ACTIVATIONS or activation in ("relu", "identity"):
-            raise UsageError(
-                f"networks has an MLP with the activation {activation}, which has no second derivatives; take tanh."
-            )
-        create, numbers = (
-            _mlps(inputs, hidden, activation),
-            sum((a + 1) * b for a, b in pairwise(shape)),
-        )
-        return NetworkChoice(
-            f"MLP {widths}", Ansatz(create, outputs, (None,) * len(intervals), hard=hard), numbers
-        )
-    degree = int(entry.get("degree", max(5, orders + 2)))
-    if not orders < degree <= 20:
-        raise UsageError(
-            f"networks has a KAN of degree {degree} for an equation of order {orders}; splines need a degree of "
-            f"{orders + 1} to 20, better {orders + 3}."
-        )
     widens = not plain and form.terms is None and "terms" not in entry
-    grows, create = equation.intervals is None, _kans(inputs, hidden, degree, intervals[0])
-    products, power = f" ({terms} products)" * (factors > 1), f", k = {degree}" * (degree != 5)
-    edges = outputs.outputs if separated else sum(a * b for a, b in pairwise(shape))
-    ansatz = Ansatz(create, outputs, intervals, grows, widens, hard)
-    return NetworkChoice(f"KAN {widths}{products}{power}", ansatz, edges * (intervals[-1] + degree))
+    if kind == "mlp":
+        return _mlp(cfg, entry, [inputs, *hidden], outputs)
+    return _kan(cfg, entry, [inputs, *hidden], outputs, order=order, widens=widens)
 
 
-def _mlps(inputs: int, hidden: list[int], activation: str) -> Create:
-    return lambda outputs, drawn: MLP(
-        (inputs, *hidden, outputs), activation, dtype=torch.float64, generator=drawn
-    )
+def _mlp(
+    cfg: SolveConfig, entry: dict[str, Any], widths: list[int], form: OutputForm
+) -> NetworkChoice:
+    activation, shape = str(entry.get("activation", "tanh")), [*widths, form.outputs]
+    if activation not in ACTIVATIONS or activation in ("relu", "identity"):
+        raise UsageError(
+            f"networks has an MLP with the activation {activation}, which has no second "
+            "derivatives. "
+            "Write activation: tanh."
+        )
+
+    def create(outputs: int, drawn: Generator) -> Network:
+        return MLP((*widths, outputs), activation, dtype=torch.float64, generator=drawn)
+
+    rounds = (None,) * len(cfg.equation.intervals or _INTERVALS)
+    ansatz = Ansatz(create, form, rounds, hard=cfg.constraints == "hard")
+    parameters = sum((a + 1) * b for a, b in pairwise(shape))
+    return NetworkChoice(f"MLP {'-'.join(map(str, shape))}", ansatz, parameters)
 
 
-def _kans(inputs: int, hidden: list[int], degree: int, intervals: int) -> Create:
-    domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
+def _kan(
+    cfg: SolveConfig,
+    entry: dict[str, Any],
+    widths: list[int],
+    form: OutputForm,
+    *,
+    order: int,
+    widens: bool,
+) -> NetworkChoice:
+    shape, intervals = [*widths, form.outputs], tuple(cfg.equation.intervals or _INTERVALS)
+    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
+    if not order < degree <= _MAX_DEGREE:
+        raise UsageError(
+            f"networks has a KAN of degree {degree} for an equation of order {order}. "
+            f"Splines need a degree of {order + 1} to {_MAX_DEGREE}, better {order + 3}."
+        )
+    domain = torch.tensor([[-1.0, 1.0]] * widths[0], dtype=torch.float64)
     spec = EdgeSpec(degree=degree, base="zero")
 
     def create(outputs: int, drawn: Generator) -> Network:
-        shape = (inputs, *hidden, outputs)
         return KAN.create(
-            shape, intervals, spec, domain=domain, initialisation="spline", generator=drawn
+            (*widths, outputs),
+            intervals[0],
+            spec,
+            domain=domain,
+            initialisation="spline",
+            generator=drawn,
         )
 
-    return create
+    grows, hard = cfg.equation.intervals is None, cfg.constraints == "hard"
+    label = f"KAN {'-'.join(map(str, shape))}" + f" ({form.terms} products)" * (form.factors > 1)
+    label += f", k = {degree}" * (degree != _DEGREE)
+    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
+    ansatz = Ansatz(create, form, intervals, grows, widens, hard)
+    return NetworkChoice(label, ansatz, edges * (intervals[-1] + degree))

@@ -1,8 +1,8 @@
-"""Plain numerical solutions to compare with: ordinary equations by Runge-Kutta, evolution in one space by lines.
+"""Numerical reference solutions of ordinary equations and of evolution in one space variable.
 
-In space sixth-order finite differences on a uniform grid, trigonometric interpolation on a ring, Chebyshev's points
-for equations of second order in time; in time scipy's `solve_ivp` with tight tolerances. Boundary value problems in
-space have no reference here.
+In space sixth-order finite differences on a uniform grid, trigonometric interpolation on a ring,
+Chebyshev's points for equations of second order in time; in time scipy's `solve_ivp` with tight
+tolerances. Boundary value problems in space have no reference here.
 """
 
 from __future__ import annotations
@@ -26,44 +26,51 @@ from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import MAX_ORDER, Relation
 
 Array = NDArray[np.float64]
-_STENCIL = 7  #: nodes of a difference
+#: Nodes of a difference.
+_STENCIL = 7
 #: From points (points, variables) to values of the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
 class ReferencePolicy:
-    """Resolution and tolerances: the reference is to be more precise than what is compared with it."""
+    """Resolution and tolerances of references, which must be more precise than the networks."""
 
-    nodes: int = 1601  #: of the space grid with walls, for equations of first order in time
-    chebyshev: int = 80  #: nodes for equations of second order in time, whose waves differences at walls would excite
-    even: int = 401  #: evenly spaced places at which these solutions are kept
-    #: Nodes of a periodic grid, the first number for which the highest tenth of the frequencies is below `tail`.
+    #: Nodes between walls, for equations of first order in time.
+    nodes: int = 1601
+    #: Nodes for second order in time: differences at walls would excite their waves.
+    chebyshev: int = 80
+    #: Evenly spaced places at which these solutions are stored.
+    even: int = 401
+    #: Nodes of a periodic grid: the first number for which the highest tenth of the frequencies is
+    #: below `tail`.
     rings: tuple[int, ...] = (128, 256, 512, 1024)
     tail: float = 1e-9
-    times: int = 401  #: kept, between which cubic splines interpolate
-    relative: float = (
-        1e-10  #: tolerances of the time steps, of ordinary equations at first `ordinary`
-    )
+    #: Stored times, between which cubic splines interpolate.
+    times: int = 401
+    #: Relative tolerances of the time steps, and of the first attempt at ordinary equations.
+    relative: float = 1e-10
     ordinary: float = 1e-13
     absolute: float = 1e-12
-    explicit: int = 60_000  #: evaluations of an explicit method on a periodic grid, before an implicit one is tried
-    evaluations: int = 50_000  #: of the slope in time at most; beyond it there is no reference
+    #: Evaluations of an explicit method on a periodic grid before an implicit one is tried.
+    explicit: int = 60_000
+    #: Largest number of evaluations in time; beyond it there is no reference.
+    evaluations: int = 50_000
 
 
 def value_of(relation: Relation, points: Array) -> Array:
-    """The value that a relation linear in its one derivative gives it at points."""
+    """Return the value that a relation linear in its one derivative gives it at points."""
     zeros = np.concatenate([points, np.zeros((len(points), 1))], axis=1)
     return np.asarray(-relation.residual(zeros) / relation.slopes(zeros)[:, 0])
 
 
 @dataclass(frozen=True)
 class SpaceGrid:
-    """Nodes with the derivatives of values there, by order from 1 on.
+    """Nodes with derivatives of values there, by order from 1 on.
 
-    With `ends`, one condition on the value or the slope at each, the two outer nodes follow from the others by the
-    rows `slopes` (2, nodes) of the first derivative. `closed` gives the values at evenly spaced places, both ends
-    included.
+    With `ends`, one condition on the value or the slope at each, the two outer nodes follow from
+    the others by the rows `slopes` (2, nodes) of the first derivative. `closed` gives the values at
+    evenly spaced places, both ends included.
     """
 
     x: Array
@@ -73,7 +80,7 @@ class SpaceGrid:
     closed: Callable[[Array], Array] = np.asarray
 
     def filled(self, values: Array, t: float) -> Array:
-        """The values with those at the ends as their conditions say."""
+        """Return the values with those at the ends as their conditions require."""
         if not self.ends or self.slopes is None:
             return values
         values, sides, rows, right = values.copy(), [0, -1], np.eye(2), np.zeros(2)
@@ -91,7 +98,7 @@ def _product(matrix: Any) -> Callable[[Array], Array]:
 
 
 def ring(low: float, high: float, nodes: int) -> SpaceGrid:
-    """A periodic grid: derivatives by the discrete Fourier transform."""
+    """Return a periodic grid: derivatives by the discrete Fourier transform."""
     wave = 2j * np.pi * fft.rfftfreq(nodes, d=(high - low) / nodes)
 
     def derivative(values: Array, order: int) -> Array:
@@ -103,7 +110,7 @@ def ring(low: float, high: float, nodes: int) -> SpaceGrid:
 
 
 def differences(low: float, high: float, nodes: int, ends: Sequence[Relation]) -> SpaceGrid:
-    """Evenly spaced nodes; differences over the seven nearest nodes."""
+    """Return evenly spaced nodes: differences over the seven nearest nodes."""
     number, step = np.arange(nodes)[:, None], (high - low) / (nodes - 1)
     columns = np.clip(number - _STENCIL // 2, 0, nodes - _STENCIL) + np.arange(_STENCIL)
     powers = (columns - number).astype(float)[:, None, :] ** np.arange(_STENCIL)[:, None]
@@ -130,7 +137,7 @@ def differences(low: float, high: float, nodes: int, ends: Sequence[Relation]) -
 def chebyshev_points(
     low: float, high: float, nodes: int, ends: Sequence[Relation], even: int
 ) -> SpaceGrid:
-    """Chebyshev's points; derivatives of the polynomial through all of them."""
+    """Return Chebyshev's points: derivatives of the polynomial through all of them."""
     points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
     inverse = np.linalg.inv(chebyshev.chebvander(points, nodes - 1))
     matrices = [
@@ -149,9 +156,12 @@ def chebyshev_points(
 
 @dataclass(frozen=True)
 class _Evolution:
-    """A system solved for the highest time derivatives, formulas in x, t, and the derivatives in space and in time.
+    """A system solved for its highest time derivatives.
 
-    `states` are the pairs (unknown, order in time) that are integrated, `starts` their conditions at the beginning.
+    The formulas contain x, t, and derivatives in space and in time.
+
+    `states` are the pairs (unknown, order in time) that are integrated, `starts` their conditions
+    at the beginning.
     """
 
     system: System
@@ -161,11 +171,17 @@ class _Evolution:
 
 
 def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) -> Reference | None:
-    """A reference for initial value problems in time, alone or with one space variable; None for all others.
+    """Return a reference for an initial value problem in at most one space variable, or None.
 
-    The last variable is time. Sought constants must have no guesses left: give a system without them.
+    The last variable is time. Sought constants must have no guesses left: give a system without
+    them.
     """
-    if system.vocabulary.constants or system.measured or not system.evolves or len(system.box) > 2:
+    if (
+        system.vocabulary.constants
+        or system.observations
+        or not system.is_evolution
+        or len(system.box) > 2
+    ):
         return None
     found = _evolution(system)
     if found is None:
@@ -190,7 +206,10 @@ def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) ->
 
 
 def _evolution(system: System) -> _Evolution | None:
-    """None where the equations are not linear in the highest time derivatives, or not all begin somewhere."""
+    """Solve the system for its highest time derivatives.
+
+    Return None if it is not linear in them, or an initial condition is missing.
+    """
     unknowns, last = range(len(system.vocabulary.unknowns)), len(system.box) - 1
     held = [each for relation in system.equations for each in relation.derivatives]
     orders = [
@@ -282,7 +301,7 @@ def _by_lines(
     tries: Sequence[tuple[int, dict[str, Any]]],
     policy: ReferencePolicy,
 ) -> Array | None:
-    """The unknowns (times, nodes, unknowns) at evenly spaced times and nodes, both ends included."""
+    """Return the unknowns (times, nodes, unknowns) at evenly spaced times and nodes."""
     begin, end = evolution.system.box[1].tolist()
     times = np.linspace(begin, end, policy.times)
     found = _integrated(
@@ -305,7 +324,10 @@ def _integrated(
     tries: Sequence[tuple[int, dict[str, Any]]],
     **settings: Any,
 ) -> Any | None:
-    """The first of `tries`, a method with the evaluations that it may take, that reaches the end; None without one."""
+    """Integrate by the first of `tries` that reaches the end, or return None.
+
+    Each is a method with the number of evaluations that it may take.
+    """
     system, states, unknowns = (
         evolution.system,
         evolution.states,
@@ -366,7 +388,10 @@ def _integrated(
 
 
 def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
-    """The conditions of an unknown at both ends, [] where it has none and needs none; None for others than one each."""
+    """Return the conditions of an unknown at both ends; [] if it needs none.
+
+    Return None unless there is one at each end.
+    """
     of_it = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
     held = [
         d for relation in system.equations for d in relation.derivatives if d.unknown == unknown

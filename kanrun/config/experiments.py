@@ -425,7 +425,7 @@ class BenchConfig(ExperimentConfig):
     )
     part: str = setting(
         "all",
-        "what to measure; all excludes tables and work",
+        "what to measure; all excludes tables",
         choices=(
             "all",
             "layers",
@@ -433,7 +433,6 @@ class BenchConfig(ExperimentConfig):
             "time_to_accuracy",
             "startup",
             "tables",
-            "work",
         ),
     )
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)

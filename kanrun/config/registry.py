@@ -269,3 +269,31 @@ def with_table_model(experiment: ExperimentKind, words: Sequence[str]) -> list[s
     own = {f"model.{name}" for name in MODELS[experiment.table_model].settings.__dataclass_fields__}
     other = any(key not in own and key.partition(".")[0] in _TRAINING for key in settings)
     return list(words) if other else [*words, f"model={experiment.table_model}"]
+
+
+def kinds_with(group: str, key: str) -> list[str]:
+    """Return the choices of `group` whose settings have `key`, such as the models that have `hidden`."""
+    kinds = GROUPS[group].items()
+    return [
+        name for name, kind in kinds if key != "kind" and key in kind.settings.__dataclass_fields__
+    ]
+
+
+def explain_foreign_key(key: str, model: str, solver: str) -> str:
+    """Return the error message for a key that neither the chosen model nor its solver has."""
+    models, solvers = kinds_with("model", key), kinds_with("solver", key)
+    if models:
+        return (
+            f"{key} is not a setting of model={model}. Models that have it: {', '.join(models)}. "
+            f"Write model={models[0]}."
+        )
+    if solvers and MODELS[model].tables_only:
+        return f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
+    if solvers:
+        return (
+            f"{key} is not a setting of solver={solver}. Solvers that have it: {', '.join(solvers)}. "
+            f"Write solver={solvers[0]}."
+        )
+    kinds = [*MODELS.values(), *SOLVERS.values()]
+    known = sorted({name for kind in kinds for name in kind.settings.__dataclass_fields__})
+    return f"{key} is not a setting of model={model}{did_you_mean(key, known) or '.'}"

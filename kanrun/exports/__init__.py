@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kanrun.engine.equations.field import Field
+from kanrun.engine.equations import Field
 from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document, Exportable, document_of, in_pieces
@@ -30,10 +30,10 @@ def predict(table: Any) -> Array:
 
 
 def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
-    """The content of `file` that holds `model` in the format `form`.
+    """Return the content of `file` with `model` in the format `form`.
 
-    Raises UsageError for an unknown format, a kind of network that the format cannot hold, and where the package that
-    writes it is missing.
+    Raises UsageError for an unknown format, a kind of network that the format cannot hold, and
+    where the package that writes it is missing.
     """
     if form not in FORMATS:
         known = [*FORMATS, "formula"]
@@ -42,7 +42,8 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
         )
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(
-            "a solution with constraints=hard is computed from formulas of its own, which no export holds; "
+            "a solution with constraints=hard is computed from formulas of its own, which no "
+            "export holds; "
             "solve it with constraints=soft."
         )
     if form == "torch":
@@ -64,7 +65,7 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
 
 
 def _python_source(pieces: Document) -> str:
-    """A file that needs NumPy alone: the module `runtime`, what it uses, and the model's data as literals."""
+    """Return a file that needs NumPy only: `runtime`, its helpers, and the data of the model."""
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = "".join(
@@ -74,7 +75,7 @@ def _python_source(pieces: Document) -> str:
 
 
 def _literal(value: Any, indent: str) -> str:
-    """Dictionaries and lists of them over several lines, all else in one, texts in ASCII."""
+    """Return a literal: dictionaries and lists of them over several lines, texts in ASCII."""
     inner = f"{indent}    "
     if isinstance(value, dict):
         entries = [f"{inner}{key!a}: {_literal(entry, inner)}," for key, entry in value.items()]
@@ -87,6 +88,6 @@ def _literal(value: Any, indent: str) -> str:
 
 
 def identifier(text: str) -> str:
-    """`text` as a name in C and Python: letters, digits and underscores, no keyword."""
+    """Return `text` as a name in C and Python: letters, digits, underscores, no keyword."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "model"
     return f"model_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name

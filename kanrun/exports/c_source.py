@@ -1,4 +1,4 @@
-"""A model as one C99 file that needs the standard library alone: `runtime.c` with the model's data in its middle.
+"""Models as one C99 file that needs the standard library only, from `runtime.c`.
 
 All that comes from the model stands in it as numbers and as string literals of harmless characters.
 """
@@ -19,7 +19,7 @@ _PARTS = ("day of year", "weekday", "hour")
 
 
 def c_source(pieces: Document, name: str) -> str:
-    """The file's text; `name` goes before every name that it exports and must be a C identifier."""
+    """Return the text of the file; the C identifier `name` prefixes every exported name."""
     source = resources.files(__package__).joinpath("runtime.c").read_text("utf-8")
     return source.replace("/* The model. */\n", _data(pieces)).replace("@", name)
 
@@ -34,7 +34,8 @@ def _data(pieces: Document) -> str:
     }
     lines = [f"enum {{ {', '.join(f'{key} = {size}' for key, size in sizes.items())} }};"]
     lines += [
-        f"enum {{ CLASSIFIES = {int(pieces['classes'] is not None)}, DAY_OF_YEAR = 0, WEEKDAY, HOUR }};"
+        "enum "
+        f"{{ CLASSIFIES = {int(pieces['classes'] is not None)}, DAY_OF_YEAR = 0, WEEKDAY, HOUR }};"
     ]
     lines += [f"#define COLUMNS {len(columns) if encoded else 0}"]
     for what, texts in (("inputs", pieces["inputs"]), ("outputs", outputs)):
@@ -52,7 +53,7 @@ def _data(pieces: Document) -> str:
 
 
 def _widths(part: Document) -> Iterator[int]:
-    """The lengths that the arrays of one evaluation must have room for."""
+    """Yield the lengths that the arrays of one evaluation need."""
     yield len(part["input_map"])
     for layer in part["layers"]:
         yield max(
@@ -67,12 +68,12 @@ def _widths(part: Document) -> Iterator[int]:
 
 
 def _list(entries: Any) -> str:
-    """An initialiser, a line each: compilers limit the length of lines."""
+    """Return an initialiser, one entry per line: compilers limit the length of lines."""
     return "{" + ",\n".join(entries) + "}"
 
 
 def _text(text: str) -> str:
-    """A string literal: of letters, digits and blanks as they are, every other byte of UTF-8 as three octal digits."""
+    """Return a string literal; bytes other than letters, digits and blanks are octal."""
     harmless = (
         chr(b) if re.match(rb"[A-Za-z0-9 _.]", bytes([b])) else f"\\{b:03o}"
         for b in text.encode("utf-8", "replace")
@@ -91,7 +92,7 @@ def _numbers(values: list[Any]) -> str:
 
 
 def _row(**fields: Any) -> str:
-    """A structure by the names of its fields; lists of numbers become arrays in their place."""
+    """Return a structure by the names of its fields, with arrays in place."""
     return _list(f".{name} = {_value(value)}" for name, value in fields.items())
 
 
@@ -135,7 +136,7 @@ def _network(part: Document) -> str:
 
 
 def _layer(layer: Document, inputs: int) -> tuple[dict[str, Any], int]:
-    """The fields of a layer beside its kind, and how many outputs it has."""
+    """Return the fields of a layer except its kind, and its number of outputs."""
     own = {
         key: value
         for key, value in layer.items()

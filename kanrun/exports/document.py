@@ -3,27 +3,32 @@
 The JSON export is this document. Lists of numbers are as long as their name says; `null` is None.
 
 - `schema`: `kanrun-model/1`; a change that breaks readers counts up.
-- `columns` of a table: `name`; `levels` (texts, an indicator each) or null for numbers; `fill` in place of a missing
-  number (null: none may be missing); `indicator`, whether a 1 beside it says that it was missing; `parts` of dates
-  (`day of year`, `weekday`, `hour`) beside their days since 1970-01-01, or null.
-- `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns become; of its outputs;
-  the labels of a classifier, or null.
+- `columns` of a table: `name`; `levels` (texts, an indicator each) or null for numbers; `fill` in
+  place of a missing number (null: none may be missing); `indicator`, whether a 1 beside it says
+  that it was missing; `parts` of dates (`day of year`, `weekday`, `hour`) beside their days since
+  1970-01-01, or null.
+- `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns
+  become; of its outputs; the labels of a classifier, or null.
 - `domain`: [lowest, highest] trained value of each input.
-- `input_map`, `output_map`: between the user's units and the network's, one for each input and output: `shift` and
-  `scale`, (value - shift) / scale; or `points` (user's) and `values` (network's) of a piecewise linear map, constant
-  beyond its ends. Outputs go the other way. A classifier has none: its outputs are the softmax of the network's.
+- `input_map`, `output_map`: between the user's units and the network's, one for each input and
+  output: `shift` and `scale`, (value - shift) / scale; or `points` (user's) and `values`
+  (network's) of a piecewise linear map, constant beyond its ends. Outputs go the other way. A
+  classifier has none: its outputs are the softmax of the network's.
 - `layers` from the inputs on, see below.
-- `errors`: per output, quantiles at 0.005 to 0.995 of what left-out rows add to the network's output, or null.
+- `errors`: per output, quantiles at 0.005 to 0.995 of what left-out rows add to the network's
+  output, or null.
 
-A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input (G + 2k + 1, of which
-the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, `to` a sum, G + k B-spline `coefficients`,
-and the `base_weight` of the function `base`. Beyond the grid a spline does as `extrapolation` says (`linear`,
-`constant`, `zero`), and so does the base unless `base_continues`. The last 2 `products` sums multiply in pairs; all
-others are nodes as they are. `dense` has `weights` (out, in), `biases` and `activation`; `chebyshev` and `bernstein`
-have `domain` and `coefficients` (functions, outputs) of these polynomials there. `sums_of_products` adds up `terms`
-products of `factors` values each, in their order, for every output, times its entry of `sizes`. `windows` has
-`windows`, each with an `input_map` and `layers` of its own, and `ends`, one fewer: a point is in the first window whose
-end is not below its last value, beyond all ends in the last window.
+A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input
+(G + 2k + 1, of which the middle G + 1 bound the grid's intervals), and `edges`: `from` an input,
+`to` a sum, G + k B-spline `coefficients`, and the `base_weight` of the function `base`. Beyond the
+grid a spline does as `extrapolation` says (`linear`, `constant`, `zero`), and so does the base
+unless `base_continues`. The last 2 `products` sums multiply in pairs; all others are nodes as they
+are. `dense` has `weights` (out, in), `biases` and `activation`; `chebyshev` and `bernstein` have
+`domain` and `coefficients` (functions, outputs) of these polynomials there. `sums_of_products` adds
+up `terms` products of `factors` values each, in their order, for every output, times its entry of
+`sizes`. `windows` has `windows`, each with an `input_map` and `layers` of its own, and `ends`, one
+fewer: a point is in the first window whose end is not below its last value, beyond all ends in the
+last window.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline as ScipySpline
 
-from kanrun.engine.equations.field import Field, Windows
+from kanrun.engine.equations import Field, Windows
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.errors import UsageError
@@ -71,7 +76,10 @@ class Exportable(Protocol):
 
 
 def document_of(model: Exportable) -> Document:
-    """The model as JSON values. Raises UsageError for a kind of network that has no such form, and for NaN in it."""
+    """Return the model as JSON values.
+
+    Raises UsageError for a network without such a form, and for NaN.
+    """
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
     document = {
         "schema": SCHEMA,
@@ -96,7 +104,7 @@ def document_of(model: Exportable) -> Document:
 
 
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
-    """A network behind the map of its inputs."""
+    """Return a network after the map of its inputs."""
     if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
         middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
         inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
@@ -164,7 +172,8 @@ def _layers(network: Network) -> list[dict[str, Any]]:
         ]
         return [{"kind": "windows", "ends": network.ends.tolist(), "windows": windows}]
     raise UsageError(
-        f"A model of kind {network.kind} is not one network of splines or linear layers; export it with --format torch."
+        f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
+        "with --format torch."
     )
 
 
@@ -213,9 +222,12 @@ def _spline_layer(
 
 
 def in_pieces(document: Document) -> Document:
-    """The document with `breakpoints` (G + 1) of each input in place of its knots, and in place of the B-spline
-    coefficients of an edge its `pieces` (G, k + 1): coefficients of the powers of u, which runs from -1 to 1 over an
-    interval, lowest first."""
+    """Return the document with pieces of polynomials in place of B-splines.
+
+    The `knots` of each input become `breakpoints` (G + 1). The coefficients of an edge become
+    `pieces` (G, k + 1), coefficients of the powers of u, lowest first. u runs from -1 to 1 over an
+    interval.
+    """
     return {**document, "layers": [_pieces(layer) for layer in document["layers"]]}
 
 

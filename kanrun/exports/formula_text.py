@@ -1,6 +1,7 @@
 """The formula of `kanrun interpret` as text, LaTeX, a Python module or a C file.
 
-What a run folder holds is read again by the whitelist of `kanrun.formulas` before any source is printed from it.
+What a run folder holds is read again by the whitelist of `kanrun.formulas` before any source is
+printed from it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import sympy
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_latex, to_python
 
-DIGITS = 17  # of a constant in sources; decimals are read as exact fractions
+#: Digits of a constant in sources; decimals are read as exact fractions.
+DIGITS = 17
 
 
 def formula_bytes(
     stored: Sequence[Mapping[str, Any]], form: str, file: str | Path, name: str
 ) -> bytes:
-    """The content of `file`; `stored` are the descriptions of formula checkpoints, one for each output.
+    """Return the content of `file`; `stored` describes the formula of each output.
 
-    `form` is `formula` (LaTeX for .tex, Python for .py, else text), `python` or `c`. Raises UsageError for others, and
-    where sources are asked of a formula that has splines in it.
+    `form` is `formula` (LaTeX for .tex, Python for .py, else text), `python` or `c`. Raises
+    UsageError for others, and where sources are asked of a formula that has splines in it.
     """
     kinds = {".tex": "latex", ".py": "python"}
     kind = kinds.get(Path(file).suffix.lower(), "text") if form == "formula" else form
@@ -85,10 +87,12 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
     body = sympy.ccode(expression.xreplace(named), standard="c99")
     if "Not supported" in body:
         raise UsageError(
-            f"the formula of {json.dumps(one['output'])} has a function that C99 does not; take python."
+            f"the formula of {json.dumps(one['output'])} has a function that C99 does not; take "
+            "python."
         )
     unused = "".join(
         f"(void){v}; " for v in names if sympy.Symbol(v, real=True) not in expression.free_symbols
     )
     parameters = ", ".join(f"double {v}" for v in names)
-    return f"\ndouble {name}({parameters});\n\ndouble {name}({parameters})\n{{\n    {unused}return {body};\n}}\n"
+    head = f"double {name}({parameters})"
+    return f"\n{head};\n\n{head}\n{{\n    {unused}return {body};\n}}\n"

@@ -1,7 +1,8 @@
-"""A model as an ONNX graph of standard operators: what `runtime` asks of NumPy, written down instead of computed.
+"""Models as ONNX graphs of standard operators, recorded from the functions of `runtime`.
 
-Input `x` (rows, inputs) and output `y` (rows, outputs) are float32 in the user's units, and so is the network; the maps
-between the units and the network are in float64, so that a large offset costs no digits.
+Input `x` (rows, inputs) and output `y` (rows, outputs) are float32 in the user's units, and so is
+the network; the maps between the units and the network are in float64, so that a large offset costs
+no digits.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document
 
-OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime of today reads
-_EXTREME = 1e30  # units of inputs and outputs from its inverse to itself are far enough from the ends of float32
-_LARGEST = (
-    1e18  # of a constant, such as how far splines continue beyond a grid: float32 ends at 3e38
-)
+#: Versions of 2022, which every runtime of today reads.
+OPSET, IR_VERSION = 17, 8
+#: Units of inputs and outputs from its inverse to itself are far enough from the ends of float32.
+_EXTREME = 1e30
+#: Largest constant, such as how far splines continue beyond a grid: float32 ends at 3e38.
+_LARGEST = 1e18
 
 
 def onnx_bytes(pieces: Document) -> bytes:
-    """The file's content. Raises UsageError for units beyond float32, and where the package onnx is missing."""
+    """Return the content of the file.
+
+    Raises UsageError for units beyond float32, and if the package onnx is missing.
+    """
     try:
         import onnx
         from onnx import TensorProto, helper
@@ -77,13 +82,15 @@ def _check_units(pieces: Document) -> None:
     for name, size in sizes.items():
         if size and not 1 / _EXTREME <= size <= _EXTREME:
             raise UsageError(
-                f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx are float32, "
-                f"for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or export the model as python or c."
+                f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx "
+                "are float32, "
+                f"for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or export the model "
+                "as python or c."
             )
 
 
 class _Graph:
-    """Nodes and constants in the order in which they are made; numbers are of the present `kind`."""
+    """Nodes and constants in the order of their creation; numbers are of the present `kind`."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -92,13 +99,13 @@ class _Graph:
 
     @contextmanager
     def of(self, kind: Any) -> Iterator[None]:
-        """Numbers of another kind within."""
+        """Use numbers of another kind within the context."""
         before, self.kind = self.kind, kind
         yield
         self.kind = before
 
     def name_of(self, value: Any) -> str:
-        """The name of a traced value, or of the constant that a number or an array becomes."""
+        """Return the name of a traced value, or of a new constant for a number or an array."""
         from onnx import numpy_helper
 
         if isinstance(value, _Traced):
@@ -121,7 +128,7 @@ class _Graph:
         return _Traced(self, name)
 
     def cast(self, value: _Traced, name: str = "") -> _Traced:
-        """A value as numbers of the present kind."""
+        """Return a value as numbers of the present kind."""
         from onnx import helper
 
         return self.add(
@@ -130,7 +137,7 @@ class _Graph:
 
 
 class _Traced(NDArrayOperatorsMixin):
-    """A value of a graph: what NumPy is to do with it becomes a node (NEP 13 and 18)."""
+    """A value of a graph: operations of NumPy on it become nodes (NEP 13 and 18)."""
 
     def __init__(self, graph: _Graph, name: str) -> None:
         self.graph, self.name = graph, name
@@ -216,7 +223,7 @@ def _interpolated(x: Any, points: Any, values: Any) -> Any:
 
 
 def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
-    """As `runtime.network`, with the map of the inputs in float64."""
+    """Add a network, see `runtime.network`, with the map of the inputs in float64."""
     with graph.of(np.float64):
         x = runtime.mapped(part["input_map"], graph.cast(x), "points", "values")
     x = graph.cast(x)
@@ -230,7 +237,7 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
 
 
 def _windows(graph: _Graph, layer: Document, x: _Traced) -> _Traced:
-    """Every window's outputs at all points, of which each point takes its own."""
+    """Add the outputs of every window at all points, and choose by point."""
     found, *later = (_network(graph, window, x) for window in layer["windows"])
     with graph.of(np.float64):
         last = graph.cast(x)[:, -1:]

@@ -3,8 +3,8 @@
     predict({"column": [values, ...], ...})     a dictionary, a DataFrame: columns are found by name
     predict([[values of one row], ...])         rows of numbers in the order of MODEL["inputs"]
 
-return one row per row and one column per output, in the units of the training data; a classifier returns probabilities
-in the order of MODEL["classes"]. Missing values are NaN or None.
+return one row per row and one column per output, in the units of the training data; a classifier
+returns probabilities in the order of MODEL["classes"]. Missing values are NaN or None.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def encode(model: Data, table: Any) -> Array:
-    """Array of the model's inputs (rows, inputs) from columns by name, or from rows of numbers. Raises ValueError."""
+    """Return the model's inputs (rows, inputs) from columns by name or rows of numbers.
+
+    Raises ValueError if a column is missing or the shape is wrong.
+    """
     if not hasattr(table, "keys"):
         rows = np.asarray(table, dtype=np.float64)
         if rows.ndim == 1:
@@ -69,7 +72,7 @@ def _encoded(column: Data, values: list[Any]) -> Array:
 
 
 def _days(values: list[Any]) -> Array:
-    """Dates, such as 2024-12-31 or 2024-12-31T18:00, as days since 1970-01-01; numbers are days already."""
+    """Return dates as days since 1970-01-01; numbers are days already."""
     if all(isinstance(value, float | int) for value in values):
         return np.asarray(values, dtype=np.float64)
     return days_from(
@@ -78,7 +81,7 @@ def _days(values: list[Any]) -> Array:
 
 
 def evaluate(model: Data, x: Any) -> Array:
-    """f(x) (rows, outputs) for rows of inputs x (rows, inputs), both in the units of the training data."""
+    """Return outputs (rows, outputs) for inputs (rows, inputs), in the units of the data."""
     x = np.asarray(x, dtype=np.float64)
     y = np.concatenate([network(model, x[at : at + ROWS]) for at in range(0, max(len(x), 1), ROWS)])
     if model["classes"] is not None:
@@ -95,7 +98,7 @@ def network(part: Data, x: Any) -> Any:
 
 
 def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
-    """Each column through its piecewise linear map, constant beyond its ends, or through (x - shift) / scale."""
+    """Map each column piecewise linearly, constant beyond the ends, or by (x - shift) / scale."""
     if "points" not in maps[0]:
         shift, scale = (np.array([one[key] for one in maps]) for key in ("shift", "scale"))
         return (x - shift) / scale if source == "points" else x * scale + shift
@@ -109,12 +112,12 @@ def _between(x: Any, low: Any, high: Any) -> Any:
 
 
 def _entries(table: Any, at: Any) -> Any:
-    """table[at]; what only stands for an array (`onnx_graph`) takes them itself."""
+    """Return table[at]; stand-ins for arrays (`onnx_graph`) take the entries themselves."""
     return table[at] if isinstance(at, np.ndarray) else at.entries_of(table)
 
 
 def _splines(layer: Data, x: Any) -> Any:
-    """The sums of a layer of edges, then its nodes: the last 2 m sums are the factors of m products."""
+    """Return the nodes of a layer of edges: the last 2 m sums are the factors of m products."""
     points, sums, policy = np.asarray(layer["breakpoints"]), layer["sums"], layer["extrapolation"]
     inputs, intervals = points.shape[0], points.shape[1] - 1
     pieces, weights = (
@@ -163,7 +166,7 @@ def _dense(layer: Data, x: Any) -> Any:
 
 
 def _chebyshev(layer: Data, x: Any) -> Any:
-    """A sum of Chebyshev polynomials of t, -1 at the lower end of the domain and 1 at the upper one."""
+    """Return a sum of Chebyshev polynomials of t, which runs from -1 to 1 over the domain."""
     low, high = layer["domain"]
     t, coefficients = 2 * ((x - low) / (high - low)) - 1, np.asarray(layer["coefficients"])
     later = last = t * (0 * coefficients[0])
@@ -173,7 +176,7 @@ def _chebyshev(layer: Data, x: Any) -> Any:
 
 
 def _bernstein(layer: Data, x: Any) -> Any:
-    """A Bezier curve by de Casteljau's means of neighbouring control points."""
+    """Return a Bezier curve by de Casteljau, from means of neighbouring control points."""
     low, high = layer["domain"]
     u = ((x - low) / (high - low))[:, :, None]
     points = np.asarray(layer["coefficients"])[None] + 0 * u

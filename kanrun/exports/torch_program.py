@@ -1,4 +1,4 @@
-"""A model as a `torch.export` program: the trained network itself between the maps of its units."""
+"""Models as `torch.export` programs: the trained network between the maps of its units."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanrun.engine.equations.field import Windows
+from kanrun.engine.equations import Windows
 from kanrun.exports.document import Exportable
 from kanrun.targets import PiecewiseScaling, Scaling
 
 
 def program_bytes(model: Exportable) -> bytes:
-    """A .pt2 file, for `torch.export.load`: x (rows, inputs) to y (rows, outputs), in the network's precision.
+    """Return a .pt2 file for `torch.export.load`: x (rows, inputs) to y (rows, outputs).
 
     Rows are of any number; torch itself suffices to load and run it.
     """
@@ -47,7 +47,7 @@ class _InUnits(nn.Module):
 
 
 class _Chosen(nn.Module):
-    """A solution in windows without branches: every window's at all points, of which each point takes its own."""
+    """Windows without branches: all are evaluated at all points, and each point takes its own."""
 
     def __init__(self, windows: Windows) -> None:
         super().__init__()
@@ -102,5 +102,5 @@ class _Map(nn.Module):
 
 
 def _padded(rows: tuple[np.ndarray, ...], widest: int) -> np.ndarray:
-    """The last entry of each repeated: intervals of no width."""
+    """Repeat the last entry of each row: intervals of no width."""
     return np.stack([np.concatenate([row, np.full(widest - len(row), row[-1])]) for row in rows])

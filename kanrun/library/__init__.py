@@ -1,1 +1,1 @@
-"""The Python library on top of the experiments: fitting data in memory, and scikit-learn's estimators."""
+"""The Python library: fitting data in memory, and estimators for scikit-learn."""

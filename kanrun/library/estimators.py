@@ -1,7 +1,7 @@
-"""KANs as estimators of scikit-learn: `KANRegressor` and `KANClassifier`.
+"""Estimators of scikit-learn: `KANRegressor` and `KANClassifier`.
 
-They fit by `kanrun.fit` and follow scikit-learn's conventions. Equal rows are merged and sorted before a fit, and a row
-of weight w counts as w of them, so that weights and repeated rows, in any order, give exact_decimals the same model.
+They fit by `kanrun.fit`. Equal rows are merged and sorted before a fit, and a row of weight w
+counts as w rows. Weights and repeated rows, in any order, therefore give exactly the same model.
 """
 
 from __future__ import annotations
@@ -23,20 +23,35 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
-from kanrun.experiments.interpret.interpretation import Interpretation, interpret
-from kanrun.library.fitting import ADDITIVE, configuration, fit_target
+from kanrun.experiments.interpret.interpretation import Interpretation
+from kanrun.library.fitting import ADDITIVE, configure_data, fit_target
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.targets import Data, array_target, input_rows, is_frame
 
 Array = NDArray[np.float64]
+#: Parameters that are settings of `kanrun fit` under the same name.
+_SETTINGS = (
+    "hidden",
+    "intervals",
+    "degree",
+    "pairs",
+    "selection",
+    "folds",
+    "extrapolation",
+    "bounds",
+    "monotone",
+    "steps",
+    "n_starts",
+    "smoothness_weight",
+    "validation_fraction",
+)
 
 
 class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """What both estimators share; see `KANRegressor`."""
+    """Base class of both estimators; see `KANRegressor`."""
 
     model_: Model
 
@@ -47,52 +62,54 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         hidden: Sequence[int] | None = None,
         intervals: int | Sequence[int] | str | None = None,
         degree: int | None = None,
-        solver: str = "auto",
+        pairs: bool | None = None,
+        selection: str | None = None,
+        folds: int | None = None,
+        extrapolation: str | None = None,
+        bounds: Sequence[float] | None = None,
+        monotone: Mapping[str, str] | None = None,
+        solver: str | None = None,
         steps: int | None = None,
+        n_starts: int | None = None,
+        smoothness_weight: float | str | None = None,
         validation_fraction: float = 0.2,
         random_state: int | np.random.RandomState | None = 0,
-        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.hidden = hidden
         self.intervals = intervals
         self.degree = degree
+        self.pairs = pairs
+        self.selection = selection
+        self.folds = folds
+        self.extrapolation = extrapolation
+        self.bounds = bounds
+        self.monotone = monotone
         self.solver = solver
         self.steps = steps
+        self.n_starts = n_starts
+        self.smoothness_weight = smoothness_weight
         self.validation_fraction = validation_fraction
         self.random_state = random_state
-        self.settings = settings
 
     def _fit(self, X: Data, y: Data, sample_weight: Data, *, classification: bool) -> Self:
         columns, y, names = self._checked(X, y, classification)
-        rows, self._several = len(y), y.ndim > 1
-        weights = (
-            None
-            if sample_weight is None
-            else _check_sample_weight(sample_weight, np.empty((rows, 1)))
-        )
-        columns, y, weights = _merged(columns, y, np.ones(rows) if weights is None else weights)
+        weights = np.ones(len(y))
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, np.empty((len(y), 1)))
+        self._several = y.ndim > 1
+        columns, y, weights = _merge_rows(columns, y, weights)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
         target = array_target(x, y, classification=classification, weights=weights)
-        task = "classification" if classification else "regression"
-        described = TableTarget("X", list(target.inputs), list(target.outputs), task)
-        given = {
-            "hidden": self.hidden,
-            "intervals": self.intervals,
-            "degree": self.degree,
-            "steps": self.steps,
-        }
-        settings = {key: value for key, value in given.items() if value is not None} | dict(
-            self.settings or {}
-        )
-        if self.model == "auto" and len(y) < MIN_ROWS:  # too few to leave some of them out
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        if self.model == "auto" and len(y) < MIN_ROWS:  # Too few rows for cross-validation.
             settings = {"selection": "evidence", **settings}
-        sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=self.validation_fraction)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(0 if seed is None else seed).randint(2**31)
-        cfg = configuration(
-            described, sampling, self.model, self.solver, {"seed": int(seed), **settings}
+        cfg = configure_data(
+            target, self.model, self.solver, classes=classification, seed=int(seed), **settings
         )
         self.model_ = fit_target(cfg, target, additive=self.model == ADDITIVE)
         if classification:
@@ -102,7 +119,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _checked(
         self, x: Data, y: Data, classification: bool
     ) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-        """Rows of x and y after scikit-learn's rules, and the names of the columns, none for an array."""
+        """Return x and y as scikit-learn validates them, and the column names, [] for an array."""
         if _has_text(x):
             validate_data(self, x, skip_check_array=True)
             names = [str(name) for name in x.columns]
@@ -117,7 +134,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return columns, y, names
 
     def _rows(self, x: Data) -> Array:
-        """The encoded inputs (rows, inputs) of the model."""
+        """Return the encoded inputs (rows, inputs) of the model."""
         check_is_fitted(self)
         if _has_text(x):
             validate_data(self, x, reset=False, skip_check_array=True)
@@ -130,7 +147,14 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return input_rows(x, self.model_.inputs, self.model_.code)[0]
 
     def transform(self, X: Data) -> Array:
-        """The values (rows, nodes) of the last hidden layer's nodes, or of the scaled inputs where there is none."""
+        """Return the activations of the last hidden layer.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+
+        Returns:
+            Activations of shape (rows, nodes), or the scaled inputs if there is no hidden layer.
+        """
         rows = self._rows(X)
         network = self.model_.network
         first = next(network.parameters())
@@ -143,9 +167,17 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return int(self.model_.network.shape[-2])
 
     def formula_(self, output: int = 0, **options: Any) -> Interpretation:
-        """The formula behind the fitted model's `output`; `options` are those of `kanrun.interpret`."""
+        """Search for the formula of an output; see `Model.interpret`.
+
+        Args:
+            output: Index of the output.
+            **options: Options of `kanrun.interpret`.
+
+        Returns:
+            The formula with its certificate.
+        """
         check_is_fitted(self)
-        return interpret(self.model_, output=output, **options)
+        return self.model_.interpret(output, **options)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -154,15 +186,33 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
 
 class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
-    """Regression by `kanrun.fit`, for one output or several.
+    """Regression by `kanrun.fit`, for one output or several, as an estimator of scikit-learn.
 
-    `model` is `auto` (effects of inputs and pairs of inputs by evidence), `additive` (effects alone) or `kan`, whose
-    `hidden` widths, `intervals`, `degree`, `solver`, `steps` and share of `validation` rows may be given (None: the
-    defaults of the command line); `settings` has further ones by name. `random_state` is the seed.
+    A setting that is None keeps the default of the command line. A setting that the chosen model
+    does not have is an error of `fit`. Columns of a DataFrame must keep the order of `fit`; text
+    columns become indicators.
 
-    After `fit`, `model_` is the `kanrun.Model`, with `summary()`, `plot()` and `save()`; `formula_()` interprets it,
-    and `transform` gives the values of its last hidden nodes. Columns of a DataFrame must be those of `fit` in their
-    order, as everywhere in scikit-learn; columns of text become indicators of their levels.
+    Args:
+        model: `auto`, `additive` (`auto` without interactions), `kan`, `mlp` or another model of
+            `kanrun fit`.
+        hidden: Widths of the hidden layers; of `kan` and `mlp`.
+        intervals: Grid intervals, or a schedule of them; of `kan` and `bspline`.
+        degree: Degree of the splines or polynomials.
+        pairs: Whether pairs of inputs may interact; of `auto`.
+        selection: How the model is selected, such as `evidence`; of `auto` and `kan`.
+        folds: Folds of the cross-validation; of `auto`.
+        extrapolation: Behaviour outside the training range.
+        bounds: Lowest and highest prediction; of `auto`.
+        monotone: Direction of the effect by input; of `auto`.
+        solver: `auto`, `lm`, `lbfgs` or `adam`; not for `auto` and `additive`.
+        steps: Steps of the solver per grid.
+        n_starts: Random starts of the solver.
+        smoothness_weight: Weight of the smoothness penalty.
+        validation_fraction: Fraction of the rows on which a trained model is selected, in [0, 1).
+        random_state: Seed of the training.
+
+    Attributes:
+        model_: The fitted `kanrun.Model`, with `summary()`, `plot()`, `save()` and more.
 
     Examples:
         >>> import numpy as np
@@ -173,13 +223,32 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     """
 
     def fit(self, X: Data, y: Data, sample_weight: Data = None) -> Self:
-        """Fit rows X (rows, inputs) to y (rows,) or (rows, outputs). Raises ValueError for what does not fit."""
+        """Fit the model.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+            y: Outputs, shape (rows,) or (rows, outputs).
+            sample_weight: Weights, shape (rows,); a row of weight 2 counts as two rows.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: If the data or a setting are invalid.
+        """
         if y is None:
             raise InvalidData("requires y to be passed, but the target y is None.")
         return self._fit(X, y, sample_weight, classification=False)
 
     def predict(self, X: Data) -> Array:
-        """Predictions (rows,), or (rows, outputs) where y had two dimensions."""
+        """Predict the outputs.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+
+        Returns:
+            Predictions of shape (rows,), or (rows, outputs) if y had two dimensions.
+        """
         rows = self._rows(X)
         values = predicted_values(self.model_, rows)
         return values if self._several else values[:, 0]
@@ -191,9 +260,11 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
 
 
 class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
-    """Classification by `kanrun.fit`, of two or more classes; parameters as of `KANRegressor`.
+    """Classification by `kanrun.fit` into two or more classes; parameters as for `KANRegressor`.
 
-    `classes_` are the labels in their order.
+    Attributes:
+        model_: The fitted `kanrun.Model`.
+        classes_: Labels in ascending order.
 
     Examples:
         >>> import numpy as np
@@ -206,25 +277,49 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     classes_: NDArray[Any]
 
     def fit(self, X: Data, y: Data, sample_weight: Data = None) -> Self:
-        """Fit rows X (rows, inputs) to labels y (rows,). Raises ValueError for what does not fit."""
+        """Fit the model.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+            y: Labels, shape (rows,).
+            sample_weight: Weights, shape (rows,); a row of weight 2 counts as two rows.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: If the data or a setting are invalid.
+        """
         if y is None:
             raise InvalidData("requires y to be passed, but the target y is None.")
         return self._fit(X, y, sample_weight, classification=True)
 
     def predict(self, X: Data) -> NDArray[Any]:
-        """The most probable labels (rows,)."""
-        likely = self.predict_proba(X).argmax(1)
-        labels: NDArray[Any] = self.classes_[likely]
+        """Predict the most probable labels.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+
+        Returns:
+            Labels, shape (rows,).
+        """
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
         return labels
 
     def predict_proba(self, X: Data) -> Array:
-        """Probabilities (rows, classes) in the order of `classes_`."""
-        rows = self._rows(X)
-        return predicted_values(self.model_, rows)
+        """Predict class probabilities.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+
+        Returns:
+            Probabilities of shape (rows, classes), in the order of `classes_`.
+        """
+        return predicted_values(self.model_, self._rows(X))
 
 
 def _has_text(x: Data) -> bool:
-    """Whether `x` is a frame with columns that are not numbers."""
+    """Return whether `x` is a DataFrame with columns that are not numbers."""
     return (
         is_frame(x)
         and not isinstance(x, Mapping)
@@ -232,10 +327,10 @@ def _has_text(x: Data) -> bool:
     )
 
 
-def _merged(
+def _merge_rows(
     x: NDArray[Any], y: NDArray[Any], weights: Array
 ) -> tuple[NDArray[Any], NDArray[Any], Array]:
-    """The different rows (x, y) in a fixed order, and the sums of their weights; rows without weight are left out."""
+    """Return the distinct rows (x, y) in a fixed order with their total positive weights."""
     kept = np.flatnonzero(weights)
     x, y, weights = x[kept], y[kept], weights[kept]
     keys = [

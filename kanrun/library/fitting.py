@@ -1,17 +1,18 @@
 """`kanrun.fit`: the experiment `fit` on data in memory, without a run folder.
 
-It runs the recipe of `kanrun fit` itself, so that the same settings and seed give the same numbers.
+It runs the recipe of `kanrun fit` itself: the same settings and seed give the same numbers.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import FrameType
 from typing import Any
@@ -29,10 +30,11 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
+from kanrun.config.registry import explain_foreign_key
 from kanrun.engine.tables import TablePolicy
 from kanrun.errors import UsageError
 from kanrun.experiments.fit import run
-from kanrun.experiments.fit.tables import TableFitting, prepare_table
+from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
 from kanrun.monitoring import ProgressUpdate, monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
@@ -52,26 +54,23 @@ from kanrun.targets import (
     named_formula,
 )
 
-ADDITIVE = "additive"  # the model of tables with one effect per input alone
-RESUME = "resume"  # the name of the checkpoints from which a training resumes
-NOT_HERE = {
-    "kind",
-    "executor",
-    "n_seeds",
-    "figure_formats",
-    "tags",
-    "note",
-}  # settings of runs, or given in other ways
-SHOWN_EVERY = 0.2  # seconds between two states of the progress line
+#: Model of tables with one effect per input and no interactions.
+ADDITIVE = "additive"
+#: Name of the checkpoints from which a training resumes.
+RESUME = "resume"
+#: Settings of runs, which a fit in memory does not have.
+NOT_HERE = {"kind", "executor", "n_seeds", "figure_formats", "tags", "note"}
+#: Seconds between two updates of the progress line.
+SHOWN_EVERY = 0.2
 
 
 def fit(  # noqa: PLR0913 (keywords of a public function)
     x: Data = None,
     y: Data = None,
+    model: str | None = None,
     *,
     formula: str | None = None,
     domain: Any = None,
-    model: str | None = None,
     solver: str | None = None,
     task: str | None = None,
     seed: int = 0,
@@ -80,18 +79,36 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     progress: bool | None = None,
     **settings: Any,
 ) -> Model:
-    """The model that `kanrun fit` trains, on x (rows, inputs) and y (rows,) or (rows, outputs), or on a formula.
+    """Train the model that `kanrun fit` trains, on data in memory or on a formula.
 
-    x is an array, a tensor or a DataFrame, whose text columns and those of `categorical_columns` become indicators of their
-    levels; y holds numbers, or labels with `task="classification"` (the default where y is text or bool). A formula,
-    such as `fit(formula="exp(-x)*sin(3*y)", domain={"x": (-1, 1), "y": (0, 2)})`, is sampled on its domain, by default
-    [-1, 1] for every variable. A row of `sample_weight` 2 counts as two rows, and fractions as such.
+    The same settings and seed give the same numbers as the command line. Ctrl-C stops a training
+    cleanly and keeps the best result so far, with a warning; a second Ctrl-C interrupts it.
 
-    `model` is `auto` (the default for data: effects, pairs and neighbourhoods by evidence), `additive` (effects alone),
-    `kan` (the default for formulas, and with any of its settings), `mlp`, `polynomial`, `bezier` or `bspline`. Further
-    settings are those of the command line without their group: `hidden=[5]`, `intervals=[5, 10]`, `steps=50`,
-    `validation_fraction=0.2`, `n_train=1000`, `noise=0.1`, `precision="float32"`, `device="cpu"`, ... All rows are used, unless
-    `n_test` says how many are kept to test on. The same settings and seed give the same numbers as the command line.
+    Args:
+        x: Inputs of shape (samples, inputs): an array, a tensor or a DataFrame. Text columns become
+            indicators.
+        y: Outputs of shape (samples,) or (samples, outputs), or labels.
+        model: `auto` (default for data), `additive` (`auto` without interactions), `kan` (default
+            for a formula), `mlp`, `polynomial`, `bezier` or `bspline`.
+        formula: Formula to sample instead of data, such as `exp(-x)*sin(3*y)`.
+        domain: Ranges of the variables of the formula, such as `{"x": (-1, 1)}`; default: [-1, 1]
+            for each.
+        solver: `auto`, `lm`, `lbfgs` or `adam`.
+        task: `regression` or `classification`; default: classification if y is text or bool.
+        seed: Seed of the split and of the training.
+        sample_weight: Weights of shape (samples,); a row of weight 2 counts as two rows.
+        categorical_columns: Columns of numbers that become indicators of their values.
+        progress: Whether to show a progress line; default: in interactive sessions.
+        **settings: Settings of the model, the solver, the sampling and the run as on the command
+            line, without their group: `hidden=[5]`, `steps=50`, `noise=0.1`, ... By default all
+            rows train.
+
+    Returns:
+        The trained model with the tables of its training.
+
+    Raises:
+        InvalidData: A ValueError, if the data are invalid.
+        UsageError: If the chosen model does not have a setting, or a value breaks its rule.
 
     Examples:
         >>> import numpy as np
@@ -102,37 +119,35 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         array([1.])
         >>> fit(formula="x*sin(2*y)", domain={"x": (0, 1), "y": (-1, 1)}, hidden=[], steps=3).inputs
         ('x', 'y')
-
-    Ctrl-C ends a training in order with the best so far, and a warning; a second one interrupts it. `progress` shows a
-    line while it trains, by default in interactive sessions.
-
-    Raises InvalidData, a ValueError, for data that do not fit, and UsageError for settings that break a rule.
     """
     if (formula is None) == (x is None):
-        raise UsageError("fit takes data (x and y), or a formula.")
+        raise UsageError("fit takes either data (x and y) or a formula.")
     if formula is not None:
-        target = named_formula(formula, domain)
-        described: Any = ExpressionTarget(formula, domain)
-        sampling = SamplingConfig()
+        target, described = named_formula(formula, domain), ExpressionTarget(formula, domain)
+        cfg = configure(described, SamplingConfig(), model or "kan", solver, seed=seed, **settings)
     else:
         if y is None:
-            raise UsageError("fit needs y, what is to be predicted from x.")
+            raise UsageError("fit needs y, the outputs to predict from x.")
         if domain is not None:
-            raise UsageError("domain is for formulas; the domain of data is their range.")
-        classification = _is_classification(y, task)
+            raise UsageError("domain belongs to formula=; the domain of data is their range.")
+        classes = _is_classification(y, task)
         target = array_target(
-            x, y, classification=classification, categorical_columns=categorical_columns, weights=sample_weight
+            x,
+            y,
+            classification=classes,
+            categorical_columns=categorical_columns,
+            weights=sample_weight,
         )
-        task = "classification" if classification else "regression"
-        described = TableTarget("x", list(target.inputs), list(target.outputs), task)
-        sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=0.2)
-    cfg = configuration(described, sampling, model, solver, {"seed": seed, **settings})
-    shown = interactive() if progress is None else progress
-    return fit_target(cfg, target, additive=model == ADDITIVE, progress=shown)
+        cfg = configure_data(
+            target, model or "auto", solver, classes=classes, seed=seed, **settings
+        )
+    if progress is None:  # Python's own prompt, IPython or a notebook
+        progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
+    return fit_target(cfg, target, additive=model == ADDITIVE, progress=progress)
 
 
 def _is_classification(y: Data, task: str | None) -> bool:
-    """As `task` says, else whether y is text or bool."""
+    """Return whether `task` is classification; without one, whether y is text or bool."""
     tasks = ("regression", "classification")
     if task is not None and task not in tasks:
         raise UsageError(
@@ -144,52 +159,58 @@ def _is_classification(y: Data, task: str | None) -> bool:
     return next(iter(columns.values())).dtype.kind in "OUSTb"
 
 
-def configuration(
-    target: Any,
-    sampling: SamplingConfig,
-    model: str | None,
+def configure_data(
+    target: Target,
+    model: str,
     solver: str | None,
-    settings: Mapping[str, Any],
+    *,
+    classes: bool,
+    validation_fraction: float = 0.2,
+    **settings: Any,
 ) -> FitConfig:
-    """The configuration of the command line with these settings, each found in the group that has it.
+    """Return the configuration for data in memory: by default all rows train."""
+    task = "classification" if classes else "regression"
+    described = TableTarget("x", list(target.inputs), list(target.outputs), task)
+    sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=validation_fraction)
+    return configure(described, sampling, model, solver, **settings)
 
-    As there, a table is learned by `auto` unless a setting is one of another model or of a solver. Raises UsageError
-    for a setting that no group has, and for values that break their rule.
+
+def configure(
+    target: Any, sampling: SamplingConfig, model: str, solver: str | None, **settings: Any
+) -> FitConfig:
+    """Return the configuration of the command line, with each setting in its group.
+
+    Raises UsageError for a setting that the model and its solver do not have, and for values
+    against their rule.
     """
-    whole, table = {one.name for one in fields(ExperimentConfig)}, isinstance(target, TableTarget)
-    points = {one.name for one in fields(SamplingConfig)}
-    if model is None:
-        automatic = {one.name for one in fields(AutoConfig)} | points | whole - {"precision"}
-        model = "auto" if table and solver is None and settings.keys() <= automatic else "kan"
     if model == ADDITIVE:
         model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
-    chosen, trained = (
-        MODELS.find(model, "model").settings(),
-        SOLVERS.find(solver or "auto", "solver").settings(),
-    )
+    kind, trained = MODELS.find(model, "model"), SOLVERS.find(solver or "auto", "solver").settings()
+    if kind.tables_only and solver is not None:
+        raise UsageError(
+            f"model={model} uses no solver. Write model=kan to train with solver={solver}."
+        )
+    chosen = kind.settings()
     if isinstance(chosen, AutoConfig):
         chosen.baselines = False
     groups = {
-        "": whole,
-        "sampling": points,
+        "": {one.name for one in fields(ExperimentConfig)},
+        "sampling": set(vars(sampling)),
         "model": set(vars(chosen)),
-        "solver": set(vars(trained)),
+        "solver": set() if kind.tables_only else set(vars(trained)),
     }
     differences: dict[str, Any] = {}
     for key, value in settings.items():
         group = next((name for name, names in groups.items() if key in names - NOT_HERE), None)
         if group is None:
-            known = sorted(set().union(*groups.values()))
-            raise UsageError(
-                f"{key} is not a setting of model={model} or solver={trained.kind}{did_you_mean(key, known) or '.'}"
-            )
+            raise UsageError(explain_foreign_key(key, model, trained.kind))
         (differences.setdefault(group, {}) if group else differences)[key] = _plain(value)
     cfg = FitConfig(target=target, model=chosen, solver=trained, sampling=sampling)
     return with_cell(cfg, differences)
 
 
 def _plain(value: Any) -> Any:
-    """Lists and Python's numbers instead of tuples, arrays and numpy's numbers."""
+    """Return lists and Python's numbers instead of tuples, arrays and numpy's numbers."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
@@ -198,31 +219,27 @@ def _plain(value: Any) -> Any:
 def fit_target(
     cfg: FitConfig, target: Target, *, additive: bool = False, progress: bool = False
 ) -> Model:
-    """The model that the recipe of `kanrun fit` trains on `target`, with the tables that a run would record.
+    """Return the model that the recipe of `kanrun fit` trains, with the recorded tables.
 
-    `additive` leaves the automatic model its effects of single inputs, see `TablePolicy.additive`.
+    `additive` restricts the automatic model to effects of single inputs, see
+    `TablePolicy.additive`.
     """
     automatic = MODELS[cfg.model.kind].tables_only
-    prepared = (
-        prepare_table(cfg, {}, cfg.seed, target)
-        if automatic
-        else make_fit(cfg, {}, cfg.seed, target)
-    )
-    if additive and isinstance(prepared, TableFitting):
+    prepare: Callable[..., Any] = prepare_table if automatic else make_fit
+    prepared = prepare(cfg, {}, cfg.seed, target)
+    if additive:
         plain = TablePolicy.additive()
         policy = replace(
             prepared.policy, evidence=plain.evidence, alternatives=False, folds=plain.folds
         )
         prepared = replace(prepared, policy=policy)
-    recorded, line = _Recorded(cfg.seed), _ProgressLine()
-    seconds = cfg.max_cpu_seconds
     limit = (
-        None
-        if seconds is None
-        else TimeLimit(seconds, time.process_time(), results=0.0, program=0.0).end
+        cfg.max_cpu_seconds
+        and TimeLimit(cfg.max_cpu_seconds, time.process_time(), results=0.0, program=0.0).end
     )
+    recorded, line = _Recorded(cfg.seed), _ProgressLine()
     watched = monitored(line.show if progress else None, limit)
-    with using_threads(threads_of(cfg)), watched, _ctrl_c(not automatic) as stop:
+    with using_threads(threads_of(cfg)), watched, _ctrl_c(stops_cleanly=not automatic) as stop:
         for record in run(cfg, {}, cfg.seed, prepared=prepared):
             recorded.add(record)
     line.end()
@@ -232,13 +249,13 @@ def fit_target(
 
 
 @contextlib.contextmanager
-def _ctrl_c(ends_in_order: bool) -> Iterator[threading.Event]:
-    """Let the first Ctrl-C end a training in order, as `max_cpu_seconds` does; the second one interrupts it.
+def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
+    """Let the first Ctrl-C stop a training cleanly; the second one interrupts it.
 
-    Python tells the main thread alone of it.
+    Python delivers signals to the main thread only.
     """
     stop = threading.Event()
-    if not ends_in_order or threading.current_thread() is not threading.main_thread():
+    if not stops_cleanly or threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
@@ -257,12 +274,12 @@ def _ctrl_c(ends_in_order: bool) -> Iterator[threading.Event]:
 
 @dataclass
 class _Recorded:
-    """What a recipe yields, as the recorder of a run folder would keep it."""
+    """Records of a recipe, as the recorder of a run folder would keep them."""
 
     seed: int
     rows: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
 
     def add(self, record: Record) -> None:
@@ -271,42 +288,41 @@ class _Recorded:
         elif isinstance(record, Table):
             self.tables[record.name] = pd.DataFrame(dict(record.columns))
         elif isinstance(record, Note):
-            self.notes.append(record)
-        elif (
-            record.name != RESUME and self.checkpoint is None
-        ):  # the model comes before other checkpoints
+            self.notes.append(record.text)
+        # The model comes before other checkpoints, apart from those for resuming.
+        elif record.name != RESUME and self.checkpoint is None:
             self.checkpoint = record
 
     def model(self) -> Model:
-        assert self.checkpoint is not None  # an invariant: a recipe that ends has yielded its model
+        assert (
+            self.checkpoint is not None
+        )  # An invariant: a recipe that ends has yielded its model.
         tables = {name: pd.DataFrame(rows) for name, rows in self.rows.items()} | self.tables
         for table in tables.values():
             table.insert(0, "seed", self.seed)
         model = model_from_checkpoint(self.checkpoint)
-        return replace(model, tables=tables, notes=tuple(note.text for note in self.notes))
+        return replace(model, tables=tables, notes=tuple(self.notes))
 
 
 class _ProgressLine:
-    """One line on standard error, written over itself: so it works in terminals and notebooks."""
+    """A line on standard error that is overwritten, which works in terminals and notebooks."""
 
     def __init__(self) -> None:
         self._shown, self._width = 0.0, 0
 
-    def show(self, advance: ProgressUpdate) -> None:
+    def show(self, update: ProgressUpdate) -> None:
         now = time.monotonic()
         if now - self._shown < SHOWN_EVERY:
             return
         self._shown = now
-        error = "" if advance.error is None else f", best {advance.error:.3g}"
-        text = f"kanrun: {advance.part}: {advance.done}{f' of {advance.total}' if advance.total else ''}{error}"
-        print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
-        self._width = len(text)
+        done = f"{update.done}{f' of {update.total}' if update.total else ''}"
+        error = "" if update.error is None else f", best {update.error:.3g}"
+        self._write(f"kanrun: {update.part}: {done}{error}")
 
     def end(self) -> None:
         if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._write("")
 
-
-def interactive() -> bool:
-    """Whether someone sits in front of this process: a notebook, IPython or Python's own prompt."""
-    return hasattr(sys, "ps1") or "get_ipython" in vars(sys.modules.get("builtins", sys))
+    def _write(self, text: str) -> None:
+        print("\r" + text.ljust(self._width), end="" if text else "\r", file=sys.stderr, flush=True)
+        self._width = len(text)

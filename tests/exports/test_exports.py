@@ -20,8 +20,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kanrun.engine.equations.field import Field, OutputForm, Windows
-from kanrun.engine.equations.hard_conditions import HardConditions
+from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial

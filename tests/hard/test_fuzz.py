@@ -263,7 +263,7 @@ def test_checkpoints(
         if not isinstance(meta, dict):
             return "no description"
         write_checkpoint(folder / "checkpoints", Checkpoint(stored.name, stored.arrays, meta))
-        load_run(folder).model().values([[0.5, 0.5]])
+        load_run(folder).model().predict([[0.5, 0.5]])
         return "done"
 
     fuzz("checkpoints", case, request, capfd)

@@ -31,7 +31,7 @@ KAN_SETTINGS: dict[str, Any] = {
     "hidden": (2,),
     "intervals": 3,
     "steps": 8,
-    "settings": {"n_starts": 1},
+    "n_starts": 1,
 }
 
 #: The checks of the default suite, of one estimator; all of them run in the slow one.
@@ -85,7 +85,7 @@ def test_the_checks_of_what_goes_wrong_most(estimator: Any) -> None:
 def test_pipelines_grids_folds_and_copies() -> None:
     grid = GridSearchCV(
         make_pipeline(StandardScaler(), KANRegressor("additive")),
-        {"kanregressor__settings": [None, {"extrapolation": "linear"}]},
+        {"kanregressor__extrapolation": [None, "linear"]},
         cv=2,
     ).fit(X, Y)
     assert grid.best_score_ > 0.9

@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ import kanrun
 from kanrun import Model, fit, load_run
 from kanrun.cli.app import main
 from kanrun.engine.training.data_fitting import LevenbergMarquardt
-from kanrun.errors import InvalidData, KanrunError, UsageError
+from kanrun.errors import KanrunError, UsageError
 from kanrun.library.fitting import _ProgressLine
 from kanrun.monitoring import ProgressUpdate
-from kanrun.study.prediction import predicted_values
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (80, 2))
 Y = np.exp(X[:, 0]) + X[:, 1] ** 2 + 0.01 * RNG.normal(size=80)
 FRAME = pd.DataFrame(X, columns=["length", "mass"])
-SMALL: dict[str, Any] = {"hidden": [], "intervals": [3], "steps": 5}
+SMALL: dict[str, Any] = {"model": "kan", "hidden": [], "intervals": [3], "steps": 5}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def test_the_same_numbers_as_the_command_line(
         select_width=False,
     )
     assert model.inputs == ("x", "y")
-    np.testing.assert_array_equal(predicted_values(model, X), predicted_values(run.model(), X))
+    np.testing.assert_array_equal(model.predict(X), run.model().predict(X))
     summary = run.tables["summary"].iloc[0]
     for column in ("test_rmse", "validation_rmse", "parameters", "effective_parameters"):
         assert model.tables["summary"].iloc[0][column] == summary[column], column
@@ -87,7 +85,7 @@ def test_a_table_gives_the_same_numbers_too(
     FRAME.assign(period=Y).to_csv(tmp_path / "data.csv", index=False, float_format="%.17g")
     words = ["target=table", "target.path=data.csv", "target.outputs=[period]"]
     run = run_of(tmp_path, monkeypatch, *words, "model.folds=3", "model.baselines=false")
-    np.testing.assert_array_equal(predicted_values(automatic, X), predicted_values(run.model(), X))
+    np.testing.assert_array_equal(automatic.predict(X), run.model().predict(X))
     assert automatic.tables["summary"]["cv_rmse"][0] == run.tables["summary"]["cv_rmse"][0]
     run = run_of(
         tmp_path,
@@ -99,7 +97,7 @@ def test_a_table_gives_the_same_numbers_too(
         "sampling.n_test=0",
     )
     model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)
-    np.testing.assert_array_equal(predicted_values(model, X), predicted_values(run.model(), X))
+    np.testing.assert_array_equal(model.predict(X), run.model().predict(X))
     assert "permutation_importance" in model.summary().contributions
     loaded = run.model().summary()
     assert loaded.facts["RMSE, validation"] == model.summary().facts["RMSE, validation"]
@@ -179,13 +177,13 @@ def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) 
     x = X[:, :1] if settings.get("model") == "polynomial" else X
     y = (np.median(Y) < Y).astype(int) if "task" in settings else Y
     weights = RNG.integers(1, 4, 80)
-    settings = {"steps": 6, "hidden": [], "validation_fraction": 0.0} | settings
+    settings = {"model": "kan", "steps": 6, "hidden": [], "validation_fraction": 0.0} | settings
     if settings.get("model") == "polynomial":
         del settings["hidden"], settings["steps"]
     weighted = fit(x, y, sample_weight=weights / 2, **settings)
     repeated = fit(np.repeat(x, weights, 0), np.repeat(y, weights), **settings)
-    np.testing.assert_allclose(predicted_values(weighted, x), predicted_values(repeated, x), rtol=1e-6, atol=1e-7)
-    assert np.abs(predicted_values(weighted, x) - predicted_values(fit(x, y, **settings), x)).max() > 1e-5
+    np.testing.assert_allclose(weighted(x), repeated(x), rtol=1e-6, atol=1e-7)
+    assert np.abs(weighted(x) - fit(x, y, **settings)(x)).max() > 1e-5
     error, same = (each.tables["summary"].iloc[0]["train_rmse"] for each in (weighted, repeated))
     assert error == pytest.approx(same, rel=1e-6)
 
@@ -232,6 +230,33 @@ def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) ->
         Model.load(tmp_path / "nothing.safetensors")
 
 
+@pytest.mark.parametrize("name", ["my model", "Größe", ".hidden", "a" * 120, "v1.2"])
+def test_a_model_is_stored_under_the_name_given(
+    name: str, automatic: Model, tmp_path: Path
+) -> None:
+    file = automatic.save(tmp_path / name)
+    assert file == tmp_path / f"{name}.safetensors"
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.safetensors", f"{name}.json"}
+    for path in (file, tmp_path / name):
+        np.testing.assert_array_equal(Model.load(path).predict(X), automatic.predict(X))
+
+
+def test_a_model_is_equal_to_itself_alone(automatic: Model, tmp_path: Path) -> None:
+    back = Model.load(automatic.save(tmp_path / "model"))
+    assert automatic == automatic  # noqa: PLR0124
+    assert automatic != back
+    assert len({automatic, back}) == 2
+
+
+def test_the_shape_of_y_is_checked(automatic: Model) -> None:
+    assert automatic.score(X, Y[:, None]) == automatic.score(X, Y)
+    for y in (np.stack([Y, Y], 1), Y[:-1]):
+        with pytest.raises(
+            ValueError, match=rf"y has the shape \({len(y)},.* predictions \(80,\)"
+        ):
+            automatic.score(X, y)
+
+
 def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     original, presses = LevenbergMarquardt.step, [1]
 
@@ -246,12 +271,12 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(
         UserWarning, match="interrupted: the model is the best of the training so far"
     ):
-        model = fit(X, Y, hidden=[], intervals=[3, 6, 12], steps=5)
+        model = fit(X, Y, "kan", hidden=[], intervals=[3, 6, 12], steps=5)
     assert list(model.tables["stages"]["intervals"]) == [3, 6]
     assert model.score(X, Y) > 0.9
     presses[0] = 2
     with pytest.raises(KeyboardInterrupt):
-        fit(X, Y, hidden=[], intervals=[3, 6], steps=5)
+        fit(X, Y, "kan", hidden=[], intervals=[3, 6], steps=5)
 
 
 def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +292,8 @@ def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
-    "nothing": ((), {}, "fit takes data"),
-    "data and formula": ((X, Y), {"formula": "x0"}, "fit takes data"),
+    "nothing": ((), {}, "fit takes either data"),
+    "data and formula": ((X, Y), {"formula": "x0"}, "fit takes either data"),
     "no y": ((X,), {}, "needs y"),
     "lengths": ((X, Y[:-1]), {}, "x has 80 rows and y has 79"),
     "NaN": ((np.where(X > 0.9, np.nan, X), Y), {}, "x contains NaN"),
@@ -305,7 +330,11 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         "precision=float16 is not one of float64, float32",
     ),
     "unknown model": ((X, Y), {"model": "tree"}, "model=tree is not one of"),
-    "unknown solver": ((X, Y), {"solver": "lmm"}, "solver=lmm is not one of .*did you mean lm"),
+    "unknown solver": (
+        (X, Y, "kan"),
+        {"solver": "lmm"},
+        "solver=lmm is not one of .*did you mean lm",
+    ),
     "unknown setting": (
         (X, Y),
         {"intervalls": 5},
@@ -314,13 +343,24 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a setting of another model": (
         (X, Y),
         {"model": "auto", "hidden": [3]},
-        "hidden is not a setting of model=auto",
+        r"hidden is not a setting of model=auto\. Models that have it: kan, mlp\. Write model=kan",
     ),
-    "a value against its rule": ((X, Y), {"degree": -1}, "degree=-1 must be from 0 to 20"),
+    "a setting of solvers": (
+        (X, Y),
+        {"steps": 5},
+        "steps is a setting of solvers, .* Write model=kan",
+    ),
+    "a solver without use": ((X, Y), {"solver": "lm"}, "model=auto uses no solver"),
+    "a setting of another solver": (
+        (X, Y, "kan"),
+        {"solver": "lm", "momentum": 0.9},
+        "momentum is not a setting of",
+    ),
+    "a value against its rule": ((X, Y, "kan"), {"degree": -1}, "degree=-1 must be from 0 to 20"),
     "a task": ((X, Y), {"task": "clasification"}, "did you mean classification"),
     "categories of an array": ((X, Y), {"categorical_columns": ["a"]}, "x is an array"),
     "an unknown category": ((FRAME, Y), {"categorical_columns": ["lenght"]}, "did you mean length"),
-    "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain is for formulas"),
+    "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain belongs to formula"),
     "a formula without a range": (
         (),
         {"formula": "a*b", "domain": {"a": (0, 1)}},
@@ -352,33 +392,3 @@ def test_the_formula_behind_a_model() -> None:
     found = kanrun.interpret(model, budget=5.0)
     assert found.formula is not None
     assert "$" in found._repr_html_()
-
-
-@pytest.mark.parametrize("name", ["my model", "Länge", ".hidden", "v1.5", "x" * 150])
-def test_a_model_is_saved_under_the_name_that_was_given(
-    automatic: Model, tmp_path: Path, name: str
-) -> None:
-    file = automatic.save(tmp_path / name)
-    assert file == tmp_path / f"{name}.safetensors"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", file.name]
-    for given in (file, tmp_path / name):
-        np.testing.assert_array_equal(Model.load(given).predict(X), automatic.predict(X))
-
-
-def test_models_are_equal_by_identity(automatic: Model) -> None:
-    assert len({automatic, automatic, replace(automatic)}) == 2
-    assert automatic != replace(automatic)
-
-
-def test_a_score_needs_y_in_the_shape_of_the_predictions(automatic: Model) -> None:
-    y = np.ones((len(X), 2))
-    with pytest.raises(InvalidData, match=rf"shape \({len(X)}, 2\), and the predictions"):
-        automatic.score(X, y)
-
-
-def test_an_interval_needs_a_level_that_was_measured(automatic: Model) -> None:
-    for level in (0.0, 0.9999, 1.5):
-        with pytest.raises(UsageError, match=f"level={level}"):
-            automatic.interval(X, level)
-    low, high = automatic.interval(X, 0.99)
-    assert (low < high).all()

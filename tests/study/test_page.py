@@ -19,9 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanrun.engine.equations import Field
-from kanrun.engine.equations.field import OutputForm, Windows
-from kanrun.engine.equations.hard_conditions import HardConditions
+from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Network

@@ -1,7 +1,8 @@
-"""Differential equations: jets through networks, residuals as a least squares problem, and their solution on a box."""
+"""Differential equations: Taylor series, residuals as least squares, solutions on a box."""
 
 from kanrun.engine.equations.enrichment import edges_of
-from kanrun.engine.equations.equation_policy import (
+from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
+from kanrun.engine.equations.policy import (
     Ansatz,
     Create,
     EquationPolicy,
@@ -9,8 +10,13 @@ from kanrun.engine.equations.equation_policy import (
     Residuals,
     Solution,
 )
-from kanrun.engine.equations.field import Field, OutputForm, Windows
-from kanrun.engine.equations.jets import Monomials
-from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate
+from kanrun.engine.equations.residuals import Block, ResidualProblem
 from kanrun.engine.equations.solving import solve
-from kanrun.engine.equations.system import Condition, Corner, Face, Measured, System
+from kanrun.engine.equations.system import (
+    Condition,
+    Face,
+    IncompatibleCorner,
+    Observations,
+    System,
+)
+from kanrun.engine.equations.taylor import Monomials

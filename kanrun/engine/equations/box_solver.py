@@ -1,9 +1,10 @@
-"""Solving a system on one box with a network: starts on a coarse grid, then grid after grid.
+"""Solution of a system on one box: initial guesses on a coarse grid, then grid after grid.
 
-On every grid Levenberg-Marquardt lowers the residuals of the equation, its conditions and measured values together.
-Conditions weigh moderately at first and more on each finer grid: a heavy weight on a coarse grid makes bad minima.
-Knots are inserted where the residual is, collocation points follow them, and points where the residual is largest are
-added and stay. What is reported of a grid is measured at points that no step has seen.
+On every grid Levenberg-Marquardt minimises the residuals of the equation, its conditions and
+observations together. The conditions have a moderate weight at first and a larger one on each finer
+grid: a large weight on a coarse grid makes bad minima. Knots are inserted where the residual is
+large, half of the collocation points follow them, and points of large residual are added. Each grid
+is evaluated at points that no step has used.
 """
 
 from __future__ import annotations
@@ -17,132 +18,67 @@ from math import isfinite
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.enrichment import edges_of, insert, with_terms
-from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage
-from kanrun.engine.equations.field import Field
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.enrichment import edges_of, insert_knots, with_terms
+from kanrun.engine.equations.fields import Field
+from kanrun.engine.equations.initial_guesses import InitialGuesses
+from kanrun.engine.equations.policy import Ansatz, EquationPolicy, EquationStage
 from kanrun.engine.equations.residuals import ResidualProblem, sensitivity, standard_errors
-from kanrun.engine.equations.starts import Starts
 from kanrun.engine.equations.system import System
-from kanrun.engine.equations.system_rows import SystemRows
 from kanrun.engine.least_squares import minimise
 from kanrun.monitoring import report_progress, time_limit_reached
 
+#: Terms that are added at once, their size in units of the solution, and the steps of a race among
+#: them.
+TERMS_ADDED, ADDED_SIZE, ADDED_STEPS = 2, 0.1, 3
+#: Fraction of the previous change that added terms leave at least. Where a grid changed the
+#: solution by 7% and terms by 0.03%, it was wrong by 1.4%.
+CARRIED_CHANGE = 0.1
+#: Fraction of the intervals, with one polynomial less, of a solution that estimates the error of
+#: windows.
+COARSER = 0.85
+#: Changes of an unknown below this fraction of its estimated size do not count.
+NEGLIGIBLE = 1e-6
+#: Points at which the sensitivity is measured.
+SENSITIVITY_POINTS = 1000
+
 
 class ConditionWeights:
-    """The weights of conditions and measured values on the next grid, from their parts of the objective on the last.
+    """Weights of conditions and observations on the next grid, from the objective on the last.
 
-    Conditions weigh more on each grid, as long as they give way. Those that contradict each other, as where an initial
-    slope is not that of a wall, never do: heavier, they would outweigh the equation and measured values. There the
-    weight returns to the one before and stays. Measured values have errors, where the equation has none: they weigh
-    less on each grid, as long as they have a larger part of the objective than the equation.
+    Conditions weigh more on each grid as long as they give way. Incompatible ones, such as an
+    initial slope that is not that of a wall, never do: heavier, they would outweigh the equation
+    and the observations. Their weight returns to the previous one and stays. Observations have
+    errors and the equation has none: they weigh less on each grid as long as their part of the
+    objective is larger than that of the equation.
     """
 
-    def __init__(self, policy: EquationPolicy, *, linear: bool = False) -> None:
-        self.policy, self.data = policy, policy.data_weight
-        self.least = policy.condition_weight_of_polynomials if linear else policy.condition_weight
-        self.conditions = self.least
+    def __init__(self, policy: EquationPolicy) -> None:
+        self.policy = policy
+        self.conditions, self.data = policy.condition_weight, policy.data_weight
         self._part, self._stays = 0.0, False
 
     def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
         """Set the weights of the next grid from the solution of `problem`."""
-        policy = self.policy
-        equation, data, part = (
-            problem.loss(unknowns, kind) for kind in ("equation", "data", "condition")
-        )
-        if part > policy.outweighed * equation and 0 < self._part < part:
-            self.conditions, self._stays = max(self.conditions / policy.growth, self.least), True
+        policy, kinds = self.policy, ("equation", "data", "condition")
+        equation, data, part = (problem.loss(unknowns, kind) for kind in kinds)
+        if part > policy.incompatible_factor * equation and 0 < self._part < part:
+            lowered = self.conditions / policy.weight_growth
+            self.conditions, self._stays = max(lowered, policy.condition_weight), True
         elif not self._stays:
-            self.conditions = min(self.conditions * policy.growth, policy.largest_weight)
+            self.conditions = min(self.conditions * policy.weight_growth, policy.max_weight)
         self._part = part
         if data > equation:
-            self.data = max(self.data / policy.growth, policy.smallest_data_weight)
-
-
-class SolutionGrowth:
-    """What follows a grid: the next one of the schedule, then finer grids and further terms as long as they help.
-
-    `target` is the residual at which a part of the range is good enough, however much the last refinement helped.
-    """
-
-    def __init__(
-        self,
-        ansatz: Ansatz,
-        policy: EquationPolicy,
-        schedule: list[int | None],
-        variables: int,
-        *,
-        whole: bool,
-        target: float,
-    ) -> None:
-        self.ansatz, self.policy, self.left, self.target = ansatz, policy, schedule[1:], target
-        self.one, self.whole = variables == 1, whole
-        self.enough = policy.enough if self.one else policy.enough_in_more
-        self.actions: list[str] = ["grid"]
-
-    def next(self, found: list[EquationStage]) -> tuple[str, int | None] | None:
-        """`grid` with its intervals, `terms`, or None where nothing more is worth it."""
-        policy, last = self.policy, found[-1]
-        rms, change = last.equation.rms, last.change
-        if not isfinite(rms) or (
-            self.ansatz.grows and change is not None and change <= self.enough
-        ):
-            return None
-        helped = [
-            True,
-            *(b.equation.rms <= policy.helpful * a.equation.rms for a, b in pairwise(found)),
-        ]
-        if change is None or change <= policy.accepted_change:
-            small = 0.0 if self.whole else policy.accepted
-            if not self.left and rms <= (self.target if helped[-1] else small):
-                return None
-            if change is not None and rms <= policy.below_noise * last.data:
-                return None
-        both = len(found) > 2 and self.actions[-1] != self.actions[-2]
-        if both and not self.left and not helped[-1] and not helped[-2]:
-            return None  # neither grids nor terms
-        kinds = (
-            ["grid", "terms"] if helped[-1] == (self.actions[-1] == "grid") else ["terms", "grid"]
-        )
-        self.actions += [
-            kind
-            for kind in kinds
-            if (self._widens(last) if kind == "terms" else self._refines(last))
-        ][:1]
-        if len(self.actions) == len(found):
-            return None
-        if self.actions[-1] == "terms":
-            return "terms", None
-        return "grid", self.left.pop(0) if self.left else 2 * (last.intervals or 0)
-
-    def _widens(self, last: EquationStage) -> bool:
-        form, policy = last.solution.form, self.policy
-        terms = form.terms + policy.terms_added
-        most = policy.most_terms_in_time if form.fixed_last else policy.most_terms
-        numbers = policy.most_unknowns_in_window if form.fixed_last else policy.most_unknowns
-        small = terms <= most and last.unknowns * terms <= numbers * form.terms
-        return self.ansatz.widens and small and form.factors > 1
-
-    def _refines(self, last: EquationStage) -> bool:
-        policy = self.policy
-        if self.left or not self.ansatz.grows or last.intervals is None:
-            return bool(self.left)
-        if self.one and self.whole and (last.change or 0.0) > policy.accepted_change:
-            return 2 * last.unknowns <= policy.most_if_unsettled
-        numbers = (
-            policy.most_unknowns_in_window if self.ansatz.form.fixed_last else policy.most_unknowns
-        )
-        return (
-            2 * last.intervals <= policy.finest(one=self.one, whole=self.whole)
-            and 2 * last.unknowns <= numbers
-        )
+            self.data = max(self.data / policy.weight_growth, policy.min_data_weight)
 
 
 class BoxSolver:
-    """Solves one system on one box; `stages` yields one record per grid.
+    """Solver of one system on one box; `stages` yields a record of each grid.
 
-    It begins with the field `first`, if there is one. `before` are the last two grids of the window before, if there is
-    one: the coarser continues the coarser, so that the change between them is an estimate of the error of all windows
-    so far. Where the box is not the `whole` one, and could be cut further, one variable has fewer intervals at most.
+    `first` is an initial guess. `before` holds the last two grids of the previous window: the
+    coarser continues the coarser, so that the change between them estimates the error of all
+    windows so far. A box that is not the `whole` one, and could be cut further, has fewer intervals
+    at most.
     """
 
     def __init__(
@@ -159,181 +95,210 @@ class BoxSolver:
         self.system, self.ansatz, self.policy, self.generator = system, ansatz, policy, generator
         self.first, self.before, self.whole = first, before, whole
         self._began = time.process_time()
-        last = before[-1].solution if before else None
-        self.rows = SystemRows(
-            system, policy, generator, last, growing=ansatz.grows or ansatz.widens
-        )
-        self.starts = Starts(self.rows, ansatz, generator)
-        self.weights = ConditionWeights(policy, linear=ansatz.form.fixed_last)
-        self.coarse: EquationStage | None = (
-            None  # the solution that the last change is from, in windows
-        )
+        last, growing = before[-1].solution if before else None, ansatz.grows or ansatz.widens
+        self.rows = Collocation(system, policy, generator, last, growing=growing)
+        self.guesses = InitialGuesses(self.rows, ansatz, generator)
+        self.weights = ConditionWeights(policy)
+        #: In windows of polynomials: the solution that the last change compares with.
+        self.coarse: EquationStage | None = None
+        self._schedule: list[int | None] = []
+        self._actions = ["grid"]
 
     def stages(self) -> Iterator[EquationStage]:
-        """Solve grid by grid. Raises TrainingFailed where the residual is not finite at every start."""
-        solution, constants = self._begun()
-        fixed, schedule = solution.form.fixed_last, self._schedule(solution)
-        target = 2 * self.before[-1].equation.rms if self.before else 0.0
-        variables = len(self.system.box)
-        plan = SolutionGrowth(
-            self.ansatz, self.policy, schedule, variables, whole=self.whole, target=target
-        )
-        found: list[EquationStage] = []
+        """Solve grid by grid. Raises TrainingFailed if the residual is not finite at any start."""
+        solution, constants = self._initial_guess()
+        fixed, found = solution.form.fixed_last, list[EquationStage]()
+        *_, finest = self._schedule = self._planned_grids(solution)
+        self._schedule.pop(0)
         while True:
             if self.before:
-                own = fixed or len(found) >= len(self.before)
-                self.rows.origin = self.before[-1 if own else len(found)].solution
-            coarse, previous = (
-                (solution.intervals or 0) < (schedule[-1] or 0),
-                found[-1].solution if found else None,
-            )
-            stage, problem = self._solved(solution, constants, coarse=coarse, previous=previous)
+                last = fixed or len(found) >= len(self.before)
+                self.rows.initial = self.before[-1 if last else len(found)].solution
+            coarse = (solution.intervals or 0) < (finest or 0)
+            previous = found[-1].solution if found else None
+            stage, problem = self._solve(solution, constants, coarse=coarse, previous=previous)
             solution, constants = stage.solution, stage.constants
-            if plan.actions[-1] == "terms" and stage.change is not None:
-                stage = replace(
-                    stage, change=max(stage.change, self.policy.carried * (found[-1].change or 0.0))
-                )
-            found.append(
-                replace(stage, least_data=min([stage.data, *(each.data for each in found)]))
-            )
+            if self._actions[-1] == "terms" and stage.change is not None:
+                carried = CARRIED_CHANGE * (found[-1].change or 0.0)
+                stage = replace(stage, change=max(stage.change, carried))
+            least_data = min([stage.data, *(each.data for each in found)])
+            found.append(replace(stage, least_data=least_data))
             report_progress("grids", len(found), None, stage.objective**0.5)
-            action = None if time_limit_reached() else plan.next(found)
-            if action is None and fixed and not time_limit_reached():
-                found[-1] = self._with_coarser(found[-1])
+            goes_on = not time_limit_reached() and self._choose_action(found)
+            if not goes_on and fixed and not time_limit_reached():
+                found[-1] = self._with_error_estimate(found[-1])
             yield found[-1]
-            if action is None:
+            if not goes_on:
                 return
             self.weights.follow(problem, torch.cat([solution.get_unknowns(), constants]))
-            if action[0] == "terms":
-                solution = self._widened(solution, constants)
+            if self._actions[-1] == "terms":
+                solution = self._widen(solution, constants)
             else:
                 self.rows.add_points(solution, constants)
-                solution = self._refined(solution, constants, action[1])
+                planned = self._schedule.pop(0) if self._schedule else None
+                if solution.intervals is not None:
+                    intervals = planned or 2 * solution.intervals
+                    solution = self._refine(solution, constants, intervals)
 
-    def _begun(self) -> tuple[Field, Tensor]:
-        """The field that the first grid begins with."""
+    def _initial_guess(self) -> tuple[Field, Tensor]:
         if self.before and self.before[0].solution.intervals is not None:
             before = self.before[-1 if self.ansatz.form.fixed_last else 0].solution
-            return self.starts.continuing(before), self.system.guesses()
-        return self.starts.best() if self.first is None else (self.first, self.system.guesses())
+            return self.guesses.continuing(before), self.system.guesses()
+        return self.guesses.best() if self.first is None else (self.first, self.system.guesses())
 
-    def _schedule(self, solution: Field) -> list[int | None]:
-        """The grids to begin with: as coarse ones as the window before had, or that hold initial values."""
-        schedule, begun = [*self.ansatz.intervals], solution.intervals
-        if begun is not None and self.before:
-            return (
-                [begun] if solution.form.fixed_last else [stage.intervals for stage in self.before]
-            )
-        if begun is None or begun == schedule[0]:
-            return schedule
-        finer = (
-            [2 * begun]
-            if 2 * begun <= self.policy.finest(one=len(self.system.box) == 1, whole=True)
-            else []
-        )
-        return [begun, *([each for each in schedule if (each or 0) > begun] or finer)]
+    def _planned_grids(self, solution: Field) -> list[int | None]:
+        """Return the planned grids: those of the previous window, or of the settings.
 
-    def _solved(
+        They begin with the grid that resolves the initial values.
+        """
+        planned, first = [*self.ansatz.intervals], solution.intervals
+        if first is None or (first == planned[0] and not self.before):
+            return planned
+        if self.before:
+            grids = [stage.intervals for stage in self.before]
+            return [first] if solution.form.fixed_last else grids
+        finer = [each for each in planned if (each or 0) > first]
+        if not finer and 2 * first <= self.policy.finest(len(self.system.box)):
+            finer = [2 * first]
+        return [first, *finer]
+
+    def _choose_action(self, found: list[EquationStage]) -> bool:
+        """Append `grid` or `terms` to the actions, or return False if nothing more is worth it.
+
+        The schedule comes first, then finer grids and further terms as long as they help.
+        """
+        policy, last, actions = self.policy, found[-1], self._actions
+        rms, change = last.equation.rms, last.change
+        enough = policy.enough_change[len(self.system.box) > 1]
+        if not isfinite(rms) or (self.ansatz.grows and change is not None and change <= enough):
+            return False
+        ratio = policy.helpful_residual_ratio
+        helped = [True, *(b.equation.rms <= ratio * a.equation.rms for a, b in pairwise(found))]
+        if change is None or change <= policy.accepted_change:
+            # If the last refinement did not help, an acceptable residual is enough for a part of
+            # the range.
+            target = 2 * self.before[-1].equation.rms if self.before else 0.0
+            small = target if helped[-1] else 0.0 if self.whole else policy.accepted_residual
+            if not self._schedule and rms <= small:
+                return False
+            if change is not None and rms <= policy.noise_fraction * last.data:
+                return False
+        both = len(found) > 2 and actions[-1] != actions[-2]
+        if both and not self._schedule and not helped[-1] and not helped[-2]:
+            return False  # Neither grids nor terms help.
+        keeps = helped[-1] == (actions[-1] == "grid")
+        possible = {"grid": self._can_refine(last), "terms": self._can_widen(last)}
+        order = ["grid", "terms"] if keeps else ["terms", "grid"]
+        chosen = [kind for kind in order if possible[kind]][:1]
+        actions.extend(chosen)
+        return bool(chosen)
+
+    def _can_widen(self, last: EquationStage) -> bool:
+        form, policy = last.solution.form, self.policy
+        terms = form.terms + TERMS_ADDED
+        small = last.unknowns * terms <= policy.max_unknowns * form.terms
+        return self.ansatz.widens and form.factors > 1 and small and terms <= policy.max_terms
+
+    def _can_refine(self, last: EquationStage) -> bool:
+        policy, variables = self.policy, len(self.system.box)
+        if self._schedule or not self.ansatz.grows or last.intervals is None:
+            return bool(self._schedule)
+        if variables == 1 and self.whole and (last.change or 0.0) > policy.accepted_change:
+            return 2 * last.unknowns <= policy.max_unsettled_intervals
+        fine = 2 * last.intervals <= policy.finest(variables, whole=self.whole)
+        return fine and 2 * last.unknowns <= policy.max_unknowns
+
+    def _solve(
         self, solution: Field, constants: Tensor, *, coarse: bool, previous: Field | None
     ) -> tuple[EquationStage, ResidualProblem]:
-        """One grid, and the problem that was solved on it."""
-        policy, weights, edges = self.policy, self.weights, edges_of(solution)
-        blocks = self.rows.blocks(
-            *self.rows.collocation(solution), weights.conditions, weights.data, edges, solution
-        )
+        """Solve on one grid; return its record and the problem."""
+        policy, weights, rows, edges = self.policy, self.weights, self.rows, edges_of(solution)
+        points, shares = rows.collocation(solution)
+        blocks = rows.blocks(points, shares, weights.conditions, weights.data, edges, solution)
         problem = ResidualProblem(solution, blocks, constants)
         stopping = policy.stage
         if coarse:
-            stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
-        damping = (
-            policy.damping_if_linear
-            if previous is not None and solution.form.factors == 1
-            else policy.lm.damping
-        )
+            steps = min(policy.coarse.steps, policy.stage.steps)
+            stopping = replace(policy.coarse, steps=steps)
+        linear = previous is not None and solution.form.factors == 1
+        damping = policy.damping_if_linear if linear else policy.lm.damping
         state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
-        fresh = self.rows.points(self.rows.unseen, None, found)
-        between = self.rows.borders(2 * policy.face_points + 1, 1.0, 1.0, edges, found)
+        unseen = rows.points(rows.unseen, None, found)
+        between = rows.borders(2 * policy.boundary_points + 1, 1.0, 1.0, edges, found)
         between = [block for block in between if block.kind == "condition"]
-        errors, inflated = standard_errors(problem, state.unknowns)
+        errors, inflation = standard_errors(problem, state.unknowns)
         stage = EquationStage(
-            0,
-            found.intervals,
-            found,
-            constants,
-            len(state.unknowns),
-            steps,
-            state.loss[0],
-            self.rows.measured(self.rows.equations(fresh, None, found), found, constants),
-            self.rows.measured(between, found, constants),
-            None if previous is None else self._change(found, previous, fresh),
-            errors,
-            time.process_time() - self._began,
-            blocks[0].points,
+            window=0,
+            intervals=found.intervals,
+            solution=found,
+            constants=constants,
+            unknowns=len(state.unknowns),
+            steps=steps,
+            objective=state.loss[0],
+            equation=rows.evaluate(rows.equations(unseen, None, found), found, constants),
+            conditions=rows.evaluate(between, found, constants),
+            change=None if previous is None else self._change(found, previous, unseen),
+            standard_errors=errors,
+            seconds=time.process_time() - self._began,
+            points=points,
             data=problem.misfit(state.unknowns),
-            inflated=inflated,
+            inflation=inflation,
         )
         return stage, problem
 
     def _change(self, solution: Field, previous: Field, points: Tensor) -> float:
-        """The largest relative root mean square change of an unknown at points."""
+        """Return the largest relative root mean square change of an unknown at points."""
         with torch.no_grad():
             now, then = solution(points), previous(points)
-        size = now.square().mean(0).sqrt().maximum(self.policy.negligible * self.rows.sizes)
+        size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.rows.sizes)
         return float(((now - then).square().mean(0).sqrt() / size).max())
 
-    def _with_coarser(self, stage: EquationStage) -> EquationStage:
-        """In windows: the stage with its difference from a solution on fewer intervals with one polynomial less.
+    def _with_error_estimate(self, stage: EquationStage) -> EquationStage:
+        """Return the stage with its difference from a coarser solution as its change.
 
-        That one continues its like of the window before, so that the difference estimates the error of all windows.
+        The coarser solution has fewer intervals and one polynomial less.
+
+        That solution continues the coarser one of the previous window, so that the difference
+        estimates the error of all windows.
         """
-        fine, policy = stage.solution, self.policy
+        fine, rows = stage.solution, self.rows
         if self.before:
-            self.rows.origin = self.before[0].solution
-        intervals = max(2, round(policy.coarser * (fine.intervals or 1)))
-        fewer, fresh = (
-            with_terms(fine, -1, 0.0, self.generator),
-            self.rows.points(self.rows.unseen, None, fine),
-        )
-        start = fewer.with_network(fewer.network.refined(intervals, fewer.inner(fresh)).network)
-        self.coarse, _ = self._solved(start, stage.constants, coarse=False, previous=fine)
+            rows.initial = self.before[0].solution
+        intervals = max(2, round(COARSER * (fine.intervals or 1)))
+        fewer = with_terms(fine, -1, 0.0, self.generator)
+        inner = fewer.inner(rows.points(rows.unseen, None, fine))
+        start = fewer.with_network(fewer.network.refined(intervals, inner).network)
+        self.coarse, _ = self._solve(start, stage.constants, coarse=False, previous=fine)
         return replace(stage, change=self.coarse.change)
 
-    def sensitivity(self, stage: EquationStage, points: int = 1000) -> float:
-        """See `EquationStage.sensitivity`."""
-        field = stage.solution
-        if (
-            field.form.separated and not field.form.fixed_last
-        ):  # directions that terms may have lost: a constant, ...
-            field = with_terms(field, self.policy.terms_added, 0.0, self.generator, lowest=True)
-        blocks = self.rows.blocks(
-            *self.rows.collocation(field), 1.0, 1.0, edges_of(field), stage.solution
-        )
+    def sensitivity(self, stage: EquationStage) -> float:
+        """Return `EquationStage.sensitivity` of a stage."""
+        field, rows = stage.solution, self.rows
+        if field.form.separated and not field.form.fixed_last:
+            # Directions that the terms may have lost, such as a constant.
+            field = with_terms(field, TERMS_ADDED, 0.0, self.generator, lowest=True)
+        points, shares = rows.collocation(field)
+        blocks = rows.blocks(points, shares, 1.0, 1.0, edges_of(field), stage.solution)
         problem = ResidualProblem(field, blocks, stage.constants)
-        return sensitivity(problem, self.rows.points(self.rows.unseen, points, field))
+        return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
 
-    def _refined(self, solution: Field, constants: Tensor, intervals: int | None) -> Field:
-        if intervals is None or solution.intervals is None:
-            return solution
+    def _refine(self, solution: Field, constants: Tensor, intervals: int) -> Field:
         points = self.rows.points(self.rows.candidates, None, solution)
         squares = self.rows.squares(solution, constants, points)
-        finer = insert(
-            solution, intervals, points, squares, self.policy.halved, self.policy.narrowest
-        )
-        return self.starts.fitted_grids(finer, points)
+        finer = insert_knots(solution, intervals, points, squares)
+        return self.guesses.with_fitted_grids(finer, points)
 
-    def _widened(self, solution: Field, constants: Tensor) -> Field:
-        """The field with further terms: the best of some random ones after a few steps."""
-        policy = self.policy
+    def _widen(self, solution: Field, constants: Tensor) -> Field:
+        """Return the field with further terms: the best of some random ones after a few steps."""
+        count = 1 if solution.form.separated else self.policy.rounds[-1][0]
         wider = [
-            with_terms(solution, policy.terms_added, policy.added_size, self.generator)
-            for _ in range(1 if solution.form.separated else policy.rounds[-1][0])
+            with_terms(solution, TERMS_ADDED, ADDED_SIZE, self.generator) for _ in range(count)
         ]
         if solution.form.fixed_last:
             return wider[0]
         points, shares = self.rows.collocation(solution)
-        blocks = self.rows.blocks(
-            points, shares, self.weights.conditions, self.weights.data, edges_of(solution)
-        )
-        tried = [self.starts.raced(each, constants, blocks, 3) for each in wider]
-        return min(tried, key=lambda entry: entry[0])[1]
+        conditions, data = self.weights.conditions, self.weights.data
+        blocks = self.rows.blocks(points, shares, conditions, data, edges_of(solution))
+        raced = [self.guesses.race(each, constants, blocks, ADDED_STEPS) for each in wider]
+        return min(raced, key=lambda entry: entry[0])[1]

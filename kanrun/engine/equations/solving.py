@@ -1,4 +1,4 @@
-"""Solving a differential equation with networks, on the whole box at once or in windows of the last variable."""
+"""Solution of a differential equation on the whole box or in windows of the last variable."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from dataclasses import replace
 from torch import Generator
 
 from kanrun.engine.equations.box_solver import BoxSolver
-from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage, Solution
-from kanrun.engine.equations.field import Field, Windows
-from kanrun.engine.equations.hard_conditions import hard_conditions
+from kanrun.engine.equations.fields import Field, Windows, hard_conditions
+from kanrun.engine.equations.policy import Ansatz, EquationPolicy, EquationStage, Solution
 from kanrun.engine.equations.system import System
 from kanrun.monitoring import time_limit_reached
+
+#: Polynomials of time in a window at first.
+TERMS_IN_TIME = 6
+#: A window that ends this fraction of its length before the range takes the rest as well.
+REMAINDER = 0.1
+#: Grids after which a change that large means that a shorter window is needed.
+SETTLING_GRIDS = 4
 
 
 def solve(
@@ -23,75 +29,67 @@ def solve(
     windows: int | str | None = None,
     first: Field | None = None,
 ) -> Events[EquationStage, None, Solution]:
-    """Solve the system; yields every grid, returns the solution. It begins with the field `first` where one is given.
+    """Solve the system; yield every grid and return the solution.
 
-    `windows` cuts the last variable into so many parts of one length; with `auto` a part that does not hold (see
-    `EquationPolicy.accepted`) is halved and tried again; where the shortest one does not hold either, or the error has
-    grown to `EquationPolicy.lost`, the solution ends there. It is that of the whole range where conditions contradict
-    each other at its beginning, at once where values jump there. Without, the whole box is solved at once.
+    `first` is an initial guess.
+
+    `windows` cuts the last variable into this many equal parts. With `auto` a part that is not
+    accepted is halved and tried again. The solution ends where the shortest one is not accepted, or
+    the error has grown to `EquationPolicy.failed_change`. With conditions that are incompatible at
+    its beginning it is that of the whole range. Without `windows` the whole box is solved at once.
     """
     low, high = map(float, system.box[-1])
     corners = [each for each in system.corners if each.face[-1] == (len(system.box) - 1, low)]
-    if windows == "auto" and any(
-        each.relation.order == 0 and each.share > policy.corner_whole for each in corners
-    ):
+    jumps = (each.relation.order == 0 and each.gap > policy.corner_full_gap for each in corners)
+    if windows == "auto" and any(jumps):
         windows = None
+    auto = windows == "auto"
     length = (high - low) / windows if isinstance(windows, int) else high - low
-    shortest = (high - low) / policy.most_windows if windows == "auto" else length
+    shortest = (high - low) / policy.max_windows if auto else length
     if ansatz.hard:
         ansatz = replace(ansatz, built_in=hard_conditions(system, last=windows is None))
     start, last, before = low, list[EquationStage](), tuple[EquationStage, ...]()
-    while not last or start < high - 1e-9 * (high - low):
-        end = high if start + 1.1 * length >= high else start + length
+    while not last or start < high:
+        end = high if start + (1 + REMAINDER) * length >= high else start + length
         whole = (start, end) == (low, high)
-        shorter = windows == "auto" and end - start > 1.01 * shortest
+        divisible = auto and end - start > 1.01 * shortest
+        form, constants = ansatz.form, policy
+        if not whole and len(system.box) == 2 and form.separated:
+            form = replace(form, terms=TERMS_IN_TIME, fixed_last=True)
+            constants = policy.for_polynomials
         solver = BoxSolver(
-            system if whole else system.until(start, end),
-            ansatz if whole else _of_windows(ansatz, policy, system),
-            policy,
+            system if whole else system.between(start, end),
+            replace(ansatz, form=form, widens=ansatz.widens or form.fixed_last),
+            constants,
             generator,
             first=first,
             before=before,
-            whole=not shorter,
+            whole=not divisible,
         )
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
             yield replace(stage, window=len(last))
-            if shorter and _hopeless(stages, policy):
+            if divisible and _is_stalled(stages, policy):
                 break
-        holds = _holds(stages[-1], system, policy, before, whole=whole)
-        if shorter and not holds and not time_limit_reached():
+        accepted = _accepts(stages[-1], system, policy, before, whole=whole)
+        if divisible and not accepted and not time_limit_reached():
             length = max((end - start) / 2, shortest)
             continue
         before = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
-        if time_limit_reached():
+        lost = not accepted or (last[-1].change or 0.0) > policy.failed_change
+        if time_limit_reached() or (auto and len(last) > 1 and lost):
             break
-        if (
-            windows == "auto"
-            and len(last) > 1
-            and not (holds and (last[-1].change or 0.0) <= policy.lost)
-        ):
-            break
-        start, length = end, length * (policy.longer if windows == "auto" else 1.0)
+        start, length = end, length * (policy.window_growth if auto else 1.0)
     if end < high and corners:
         return (yield from solve(system, ansatz, policy, generator, None, first))
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)
-    return Solution(network, tuple(last), reached=end)
+    return Solution(network, tuple(last), solved_until=end)
 
 
-def _of_windows(ansatz: Ansatz, policy: EquationPolicy, system: System) -> Ansatz:
-    """What the solution in a window is sought as: beside one other variable, with polynomials of time."""
-    if len(system.box) != 2 or not ansatz.form.separated:
-        return ansatz
-    return replace(
-        ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True
-    )
-
-
-def _holds(
+def _accepts(
     last: EquationStage,
     system: System,
     policy: EquationPolicy,
@@ -99,28 +97,26 @@ def _holds(
     *,
     whole: bool,
 ) -> bool:
-    """Whether the residuals of a window's last grid are small, and its change, which adds up over windows and may grow
-    by a factor from one to the next."""
+    """Return whether to accept a window: small residuals and a small change on its last grid.
+
+    Changes accumulate over windows and may grow by a factor from one to the next.
+    """
     two = len(system.box) == 2 and last.solution.form.separated
-    accepted, low = (
-        policy.accepted_of_polynomials if two else policy.accepted,
-        float(system.box[-1, 0]),
-    )
-    if float(last.solution.box[-1, 0]) == low and system.corners:
-        share = max(each.share for each in system.corners) if whole else 1.0
-        accepted = max(accepted, share * policy.accepted_with_corners)
-    most = max(
-        policy.accepted_change, policy.grown * ((before[-1].change or 0.0) if before else 0.0)
-    )
-    small = last.equation.rms <= accepted and last.conditions.rms <= accepted
-    return small and (last.change or 0.0) <= most
+    residual = (policy.for_polynomials if two else policy).accepted_residual
+    if float(last.solution.box[-1, 0]) == float(system.box[-1, 0]) and system.corners:
+        gap = max(each.gap for each in system.corners) if whole else 1.0
+        residual = max(residual, gap * policy.accepted_residual_at_corners)
+    earlier = (before[-1].change or 0.0) if before else 0.0
+    change = max(policy.accepted_change, policy.max_change_growth * earlier)
+    largest = max(last.equation.rms, last.conditions.rms)
+    return largest <= residual and (last.change or 0.0) <= change
 
 
-def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:
-    """Whether residuals are large and neither grids nor terms help, or finer grids still change the solution much."""
-    if len(stages) >= policy.settling and (stages[-1].change or 0.0) > policy.lost:
+def _is_stalled(stages: list[EquationStage], policy: EquationPolicy) -> bool:
+    """Return whether large residuals do not fall, or finer grids still change much."""
+    if len(stages) >= SETTLING_GRIDS and (stages[-1].change or 0.0) > policy.failed_change:
         return True
-    residual = stages[-1].equation.rms
-    return len(stages) > 2 and not residual <= max(
-        policy.hopeless, policy.helpful * stages[-3].equation.rms
-    )
+    if len(stages) < 3:
+        return False
+    bound = policy.helpful_residual_ratio * stages[-3].equation.rms
+    return not stages[-1].equation.rms <= max(policy.give_up_residual, bound)

@@ -1,4 +1,4 @@
-"""A differential equation on a box with its conditions: what is known of the solution, and where points lie."""
+"""Differential equations on a box with conditions, and points inside and on faces."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from kanrun.formulas import variable
 from kanrun.formulas.equations import Derivative, Relation, Vocabulary
 
-#: A face of the box: the variables that are fixed there, by number, and their values.
+#: A face of the box: numbers and values of the variables that are fixed there.
 Face = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A relation that holds on faces of the box or, for a `periodic` variable, between the two ends of its range."""
+    """A relation on faces of the box, or between both ends of a `periodic` variable."""
 
     name: str
     relation: Relation
@@ -29,105 +29,103 @@ class Condition:
     periodic: int | None = None
 
     def places(self, box: Tensor) -> tuple[Face, ...]:
-        """The faces, or the two ends of a periodic variable."""
+        """Return the faces, or the two ends of a periodic variable."""
         number = self.periodic
         return (
             self.faces if number is None else tuple(((number, float(end)),) for end in box[number])
         )
 
-    def said(self) -> tuple[Derivative, sympy.Expr] | None:
-        """The condition's one derivative and what it says this is; None where it holds several, a factor that varies,
-        or sought constants."""
-        held, expression = self.relation.derivatives, self.relation.expression
-        if len(held) != 1 or self.periodic is not None:
+    def given(self) -> tuple[Derivative, sympy.Expr] | None:
+        """Return the only derivative of the condition and its value.
+
+        None for several derivatives, a factor that varies, and unknown parameters.
+        """
+        contained, expression = self.relation.derivatives, self.relation.expression
+        if len(contained) != 1 or self.periodic is not None:
             return None
-        name = variable(held[0].name)
+        name = variable(contained[0].name)
         slope = sympy.diff(expression, name)
-        if not slope.is_number or expression.has(
-            *map(variable, self.relation.vocabulary.constants)
-        ):
+        unknown = map(variable, self.relation.vocabulary.constants)
+        if not slope.is_number or expression.has(*unknown):
             return None
-        return held[0], -expression.subs(name, 0) / slope
+        return contained[0], -expression.subs(name, 0) / slope
 
 
 @dataclass(frozen=True)
-class Corner:
-    """Where faces meet and a relation contradicts the conditions there, by a share of its largest term, at most 1."""
+class IncompatibleCorner:
+    """A place where faces meet and a relation contradicts the conditions.
+
+    `gap` is the contradiction relative to the largest term, at most 1.
+    """
 
     face: Face
     relation: Relation
-    share: float
+    gap: float
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Measured values (points,) of one unknown at points (points, variables)."""
+class Observations:
+    """Observed values (points,) of one unknown at points (points, variables).
 
-    relation: Relation  # unknown = 0
+    `relation` is unknown = 0.
+    """
+
+    relation: Relation
     points: Tensor
     values: Tensor
 
 
 @dataclass(frozen=True)
 class System:
-    """Equations for the unknowns of `vocabulary` on `box` (variables, 2), with conditions and perhaps measured values.
+    """Equations on `box` (variables, 2) with conditions and observations.
 
-    `constants` are the first guesses of the constants that are sought. At `corners`, where faces meet, conditions,
-    their slopes or the equation contradict each other, so that derivatives of the solution are infinite there.
+    Attributes:
+        constants: Initial guesses of the unknown parameters.
+        corners: Places where faces meet and conditions, their slopes or the equation contradict
+            each other. The solution has infinite derivatives there.
     """
 
     vocabulary: Vocabulary
     box: Float[Tensor, "variables 2"]
     equations: tuple[Relation, ...]
     conditions: tuple[Condition, ...]
-    measured: tuple[Measured, ...] = ()
+    observations: tuple[Observations, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
-    corners: tuple[Corner, ...] = ()
+    corners: tuple[IncompatibleCorner, ...] = ()
 
     @property
     def order(self) -> int:
-        """The highest order of a derivative in the equations."""
+        """Highest order of a derivative in the equations."""
         return max(each.order for each in self.equations)
 
     def guesses(self) -> Float[Tensor, " constants"]:
-        """The first guesses, in the vocabulary's order."""
+        """Return the initial guesses of the unknown parameters, in the order of the vocabulary."""
         return self.box.new_tensor([self.constants[name] for name in self.vocabulary.constants])
 
-    def until(self, start: float, end: float) -> System:
-        """The same system between two values of the last variable, with the conditions of its lower end at `start`."""
-        box, began = self.box.clone(), (len(self.box) - 1, float(self.box[-1, 0]))
+    def between(self, start: float, end: float) -> System:
+        """Return the system between two values of the last variable, started at the first."""
+        last = len(self.box) - 1
+        box, initial = self.box.clone(), (last, float(self.box[-1, 0]))
         box[-1] = box.new_tensor([start, end])
 
         def moved(face: Face) -> Face:
-            return tuple((began[0], start) if each == began else each for each in face)
+            return tuple((last, start) if each == initial else each for each in face)
 
-        conditions = (
-            replace(each, faces=tuple(map(moved, each.faces))) for each in self.conditions
-        )
+        conditions = (replace(c, faces=tuple(map(moved, c.faces))) for c in self.conditions)
         return replace(self, box=box, conditions=tuple(conditions))
 
     @property
-    def evolves(self) -> bool:
-        """Whether nothing is asked at the upper end of the last variable, so that it can be solved in windows."""
+    def is_evolution(self) -> bool:
+        """Whether all conditions in the last variable are initial; windows are then possible."""
         last, end = len(self.box) - 1, float(self.box[-1, 1])
-        fixed = [
-            value
-            for each in self.conditions
-            for face in each.faces
-            for number, value in face
-            if number == last
-        ]
-        return (
-            bool(fixed)
-            and end not in fixed
-            and all(each.periodic != last for each in self.conditions)
-        )
+        faces = [face for each in self.conditions for face in each.faces]
+        values = [value for face in faces for number, value in face if number == last]
+        periodic = any(each.periodic == last for each in self.conditions)
+        return bool(values) and end not in values and not periodic
 
 
-def differentiated(
-    expression: sympy.Expr, names: Sequence[str], index: Sequence[int]
-) -> sympy.Expr:
-    """The derivative of a formula by the multi-index `index`."""
+def differentiate(expression: sympy.Expr, names: Sequence[str], index: Sequence[int]) -> sympy.Expr:
+    """Return the derivative of a formula by the multi-index `index`."""
     for name, times in zip(names, index, strict=True):
         expression = sympy.diff(expression, variable(name), times) if times else expression
     return expression
@@ -140,15 +138,15 @@ def low_discrepancy(
     edges: Float[Tensor, "variables ends"] | None = None,
     following: float = 0.5,
 ) -> Float[Tensor, "points variables"]:
-    """The first `count` points of a scrambled Sobol sequence in a box.
+    """Return the first `count` points of a scrambled Sobol sequence in a box.
 
-    Where `edges` (of intervals, on [-1, 1]) are not evenly spaced, the share `following` of each variable's density is
-    equal in all intervals, whatever their length; the rest stays uniform.
+    If `edges` (breakpoints on [-1, 1]) are given, the fraction `following` of each variable's
+    density is the same in all intervals, whatever their length; the rest stays uniform. A Sobol
+    sequence must not be thinned by a stride: every fourth point lies in a quarter of the box.
     """
     sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
-    share = sequence.random_base2(max(0, (count - 1).bit_length()))[
-        :count
-    ]  # powers of two are balanced
+    # Powers of two are balanced.
+    share = sequence.random_base2(max(0, (count - 1).bit_length()))[:count]
     if edges is not None:
         places = (edges.cpu().numpy() + 1) / 2
         even = np.linspace(0, 1, places.shape[1])
@@ -163,9 +161,10 @@ def low_discrepancy(
 
 
 def gauss_points(box: Tensor, pieces: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """All combinations of Gauss-Legendre points of the variables, and their weights with mean 1.
+    """Return all combinations of Gauss-Legendre points, and their weights with mean 1.
 
-    `pieces` has for each variable the ends of its intervals on [-1, 1], and the number of points in each of them.
+    `pieces` holds, for each variable, the breakpoints on [-1, 1] and the number of points per
+    interval.
     """
     axes, shares = list[Tensor](), torch.ones(1, dtype=box.dtype)
     for (edges, each), (low, high) in zip(pieces, box.tolist(), strict=True):
@@ -183,9 +182,10 @@ def gauss_points(box: Tensor, pieces: Sequence[tuple[Tensor, int]]) -> tuple[Ten
 def on_face(
     face: Face, box: Tensor, count: int, edges: Float[Tensor, "variables ends"] | None = None
 ) -> Float[Tensor, "points variables"]:
-    """About `count` points of a face: evenly spaced along one free variable, a regular grid in two.
+    """Return about `count` points of a face, evenly spaced or on a regular grid.
 
-    Along one variable they are evenly spaced in every interval of `edges` (on [-1, 1]), three in each or more.
+    Along one variable they are evenly spaced in every interval of `edges` (breakpoints on [-1, 1]),
+    at least three in each.
     """
     fixed = dict(face)
     free = [number for number in range(len(box)) if number not in fixed]

@@ -13,8 +13,8 @@ from kanrun.errors import KanrunError
 
 #: Networks that no setting chooses but a checkpoint may hold, by kind.
 COMPOSED = {
-    "field": "kanrun.engine.equations.field:Field",
-    "windows": "kanrun.engine.equations.field:Windows",
+    "field": "kanrun.engine.equations.fields:Field",
+    "windows": "kanrun.engine.equations.fields:Windows",
 }
 
 

@@ -2,7 +2,7 @@
 
 What takes long counts itself before it begins: refits by the step, grids and Gaussian processes by their size, sympy by
 the function calls that it makes. The costs were measured on graphs of 1 to 900 parameters; a unit is about one second
-of one core (`kanrun bench part=work`).
+of one core.
 """
 
 from __future__ import annotations

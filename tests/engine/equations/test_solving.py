@@ -13,9 +13,9 @@ from kanrun.engine.equations import (
     Ansatz,
     Block,
     Condition,
-    Corner,
     EquationPolicy,
     Field,
+    IncompatibleCorner,
     OutputForm,
     ResidualProblem,
     Solution,
@@ -23,9 +23,9 @@ from kanrun.engine.equations import (
     Windows,
     solve,
 )
-from kanrun.engine.equations.residuals import sizes_of
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.residuals import estimate_sizes
 from kanrun.engine.equations.system import gauss_points, low_discrepancy, on_face
-from kanrun.engine.equations.system_rows import SystemRows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.errors import TrainingFailed
@@ -33,7 +33,12 @@ from kanrun.formulas.equations import Vocabulary, parse_relation
 
 FEW = ((4, 6), (2, 10))
 SMALL = EquationPolicy(
-    points=300, face_points=20, fresh=400, rounds=FEW, rounds_if_small=FEW, start_points=150
+    collocation_points=300,
+    boundary_points=20,
+    test_points=400,
+    rounds=FEW,
+    rounds_if_small=FEW,
+    start_points=150,
 )
 PLAIN, SEPARATED = OutputForm(), OutputForm(1, 2, 2, separated=True)
 START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
@@ -203,8 +208,8 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
     said = system({"x": (0, 1)}, "u_xx = 0", {"ends": (ENDS, "u = 7")})
     quiet = system({"x": (0, 2)}, "u_xx = 12", {"ends": ((((0, 0.0),), ((0, 2.0),)), "u = 0")})
     at = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
-    assert float(sizes_of(said, at)[0]) == pytest.approx(7.0, rel=0.1)
-    assert float(sizes_of(quiet, at)[0]) == pytest.approx(
+    assert float(estimate_sizes(said, at)[0]) == pytest.approx(7.0, rel=0.1)
+    assert float(estimate_sizes(quiet, at)[0]) == pytest.approx(
         12.0, rel=0.1
     )  # u'' times the half range squared
 
@@ -212,20 +217,22 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
 def test_residuals_weigh_less_around_corners() -> None:
     conditions = {"wall": ((((0, 0.0),),), "u = 0"), "start": ((((1, 0.0),),), "u = 1")}
     made = system({"x": (0, 2), "t": (0, 1)}, "u_t = u_xx", conditions)
-    made = replace(made, corners=(Corner(((0, 0.0), (1, 0.0)), made.conditions[0].relation, 1.0),))
+    made = replace(
+        made, corners=(IncompatibleCorner(((0, 0.0), (1, 0.0)), made.conditions[0].relation, 1.0),)
+    )
     at = torch.tensor([[0.1, 0.0], [0.0, 0.05], [1.0, 0.5]], dtype=torch.float64)
 
     def shares(part: System) -> list[Tensor | None]:
-        rows = SystemRows(part, SMALL, Generator().manual_seed(0), None, growing=False)
+        rows = Collocation(part, SMALL, Generator().manual_seed(0), None, growing=False)
         return [block.shares for block in rows.blocks(at, None, 1.0)]
 
     inside, *faces = shares(made)
     assert inside is not None
     assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
     assert all(face is not None and float(face[0]) == 0 for face in faces)
-    assert shares(made.until(0.5, 1.0)) == [None, None, None]
+    assert shares(made.between(0.5, 1.0)) == [None, None, None]
     smaller = replace(
-        made, corners=(replace(made.corners[0], share=0.3 / 2**4),)
+        made, corners=(replace(made.corners[0], gap=0.3 / 2**4),)
     )  # eased half as far
     inside = shares(smaller)[0]
     assert inside is not None
@@ -267,7 +274,7 @@ def test_points_of_a_face_follow_its_knots() -> None:
 def test_a_residual_that_is_nowhere_finite_is_said() -> None:
     problem = system({"x": (-2, -1)}, "u_x = log(x)*u", {"a": ((((0, -2.0),),), "u = 1")})
     with pytest.raises(TrainingFailed, match="not finite at any start"):
-        solution(problem, kan(1), policy=replace(SMALL, points=50))
+        solution(problem, kan(1), policy=replace(SMALL, collocation_points=50))
 
 
 def test_knots_are_inserted_where_a_stiff_solution_needs_them() -> None:
@@ -304,7 +311,7 @@ def _grown(problem: System) -> Solution:
 @pytest.mark.slow
 def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
     problem = system({"t": (0, 2)}, "u_t = u^2", {"a": (START, "u = 1")})
-    ansatz, policy = Ansatz(kan(1), PLAIN, (4, 8)), replace(SMALL, most_windows=16)
+    ansatz, policy = Ansatz(kan(1), PLAIN, (4, 8)), replace(SMALL, max_windows=16)
     running = solve(problem, ansatz, policy, Generator().manual_seed(0), windows="auto")
     while True:
         try:
@@ -312,7 +319,7 @@ def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
         except StopIteration as end:
             found = end.value
             break
-    assert 0.7 < found.reached < 1.2
+    assert 0.7 < found.solved_until < 1.2
 
 
 @pytest.mark.parametrize(

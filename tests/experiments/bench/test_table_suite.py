@@ -7,21 +7,21 @@ import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
 from kanrun.experiments.bench.plots import critical_differences
-from kanrun.experiments.bench.table_suite import _ranks, chosen_sources, models, sources, tables
+from kanrun.experiments.bench.table_suite import _ranks, models, select_sources, tables
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Row
 
 
-def test_names_are_told_apart() -> None:
-    names = [source.name for source in sources()]
+def test_names_are_unique_and_select_tables_and_sets() -> None:
+    names = [source.name for source in select_sources()]
     assert len(names) == len(set(names))
     for held, tables_of in ((False, "development"), (True, "holdout")):
-        mine = chosen_sources([tables_of])
+        mine = select_sources([tables_of])
         assert all(source.held == held for source in mine)
         assert sum(not source.classes for source in mine) >= 20
         assert sum(source.classes for source in mine) >= 12
-    assert [source.name for source in chosen_sources(["wine", "Boston"])] == ["Boston", "wine"]
+    assert [source.name for source in select_sources(["wine", "Boston"])] == ["Boston", "wine"]
 
 
 def test_every_model_is_measured_on_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

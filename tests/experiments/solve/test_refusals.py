@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kanrun.experiments.solve.checks import notes
+from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.problem import make_solve_problem, network_choices
-from kanrun.experiments.solve.solved import solve
+from kanrun.experiments.solve.solution_report import solve
 
 from kanrun.cli.app import main
 from kanrun.config import EquationConfig, SolveConfig
@@ -24,7 +24,7 @@ ENDS = ["u = 0 at x=0, x=1"]
     [
         ("1 = 2", X, ENDS, {}, "does not hold the unknown u"),
         ("u_xx = v", X, ENDS, {}, "v"),
-        ("u_xx = 1", X, ["u = 0 at x=0"], {}, "holds 1 of the 2 conditions"),
+        ("u_xx = 1", X, ["u = 0 at x=0"], {}, "has 1 conditions .* this order needs 2"),
         (
             "u_xx = 1",
             X,
@@ -38,20 +38,20 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"t": [0, 1]},
             ["u = 1 at t=0"],
             {"unknowns": ["u", "v"]},
-            "holds the unknown v",
+            "No condition contains the unknown v",
         ),
         ("u_xx = 1", {"x": [1, 0]}, ENDS, {}, "is empty; the first end must be the lower"),
-        ("u_xx = 1", {"x": [0]}, ENDS, {}, "is no range"),
+        ("u_xx = 1", {"x": [0]}, ENDS, {}, "is not a valid range"),
         ("u_xx = 1", {"x": [0, "L"]}, ENDS, {}, "unknown name 'L'"),
         (
             "u_xx = 1",
             {"x": [0, "2*e"]},
             ["u = 0 at x=0, x=2*e"],
             {"constants": {"e": "1/2", "a": "e"}, "continuation": {"e": [1]}},
-            "a constant that a range of equation.variables holds",
+            "a constant that a range of equation.variables contains",
         ),
         ("u_xx = 1", X, ["u = 0 at x=2"], {}, "lies outside the box"),
-        ("u_xx = 1", X, ["u is zero"], {}, 'write "u = 0 at x=0, x=1"'),
+        ("u_xx = 1", X, ["u is zero"], {}, 'Write "u = 0 at x=0, x=1"'),
         ("u_xx = 1", X, ["periodic in y"], {}, "the variables are x"),
         (
             "u_xxxx = 1",
@@ -75,14 +75,14 @@ ENDS = ["u = 0 at x=0, x=1"]
             X,
             [],
             {"unknown_parameters": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}},
-            "1 of 2, .* x=2",
+            "1 of 2 rows outside .* x=2",
         ),
         (
             "u_xx = 1",
             X,
             ENDS,
             {"unknown_parameters": {"k": 1}},
-            "unknown_parameters has k, which no equation",
+            "unknown_parameters lists k, which no equation",
         ),
         ("u_xx = v_x", X, ENDS, {}, "v is none of the unknowns u"),
         ("du/dx = -u", X, ENDS, {}, "written u_x"),
@@ -131,7 +131,7 @@ def test_more_than_memory_holds_is_refused(
         )
         == 2
     )
-    assert "take fewer points, intervals or terms" in capsys.readouterr().err
+    assert "Use fewer points, intervals or terms" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
 
@@ -139,9 +139,9 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
     given = EquationConfig(
         variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"]
     )
-    found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
+    found = condition_warnings(make_solve_problem(SolveConfig(equation=given), 0).system)
     assert [each.split(": ")[0] for each in found] == [
-        "u = 0 differs by 1 from what the conditions that meet it at x=1, t=0 say"
+        "u = 0 differs by 1 from the conditions that meet it at x=1, t=0"
     ]
 
 
@@ -149,10 +149,8 @@ def test_too_few_conditions_in_a_variable_are_remarked_on() -> None:
     given = EquationConfig(
         variables=XT, formula="u_tt = u_xx", conditions=["periodic in x", "u = 1 at t=0"]
     )
-    (found,) = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
-    assert found.startswith(
-        "the equation's order in t is 2, and of as many conditions there 1 are given"
-    )
+    (found,) = condition_warnings(make_solve_problem(SolveConfig(equation=given), 0).system)
+    assert found.startswith("the equation has order 2 in t, but only 1 conditions there")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +179,7 @@ def test_a_corner_knows_how_large_its_contradiction_is() -> None:
     )
     (corner,) = make_solve_problem(SolveConfig(equation=given), 0).system.corners
     assert corner.face == ((0, 0.0), (1, 0.0))
-    assert corner.share == pytest.approx(0.01 / 1.01)
+    assert corner.gap == pytest.approx(0.01 / 1.01)
 
 
 def test_the_finest_planned_grid_is_counted() -> None:

@@ -1,14 +1,16 @@
-"""Truncated Taylor series of functions of one to three variables, and their way through the layers of a network.
+"""Truncated Taylor series of functions, and their propagation through a network.
 
-A *jet* holds at each point the Taylor coefficients of a function: component a is (1 / a!) d^a f / dx^a for each
-multi-index a of a `Monomials` set, component 0 is the value. Sums of jets are sums of tensors; products are truncated
-products of polynomials; a univariate function enters by its own Taylor series (Faa di Bruno's formula in the form of
-composed series; Griewank and Walther, Evaluating Derivatives, ch. 13). A jet is a tensor (components, points, width).
+A *jet* holds the Taylor coefficients of a function at each point. Component a is (1 / a!) d^a f /
+dx^a for each multi-index a of a `Monomials` set; component 0 is the value. Sums of jets are sums of
+tensors, and products are truncated products of polynomials. A univariate function enters by its own
+Taylor series (Faa di Bruno's formula as composed series; Griewank and Walther, Evaluating
+Derivatives, ch. 13). A jet is a tensor (components, points, width).
 
-The jet of a layer's output is linear in the layer's numbers: for a coefficient its factor is the jet of a basis
-function of the layer's input, for a weight of an MLP the jet of the input itself. With the adjoints of the outputs'
-jets (which reverse mode gives layer by layer) the Jacobian follows without differentiating through the numbers, by
-its non-zeros for splines.
+The jet of a layer's output is linear in the parameters of the layer. The factor of a coefficient is
+the jet of a basis function of the layer's input, the factor of an MLP's weight is the jet of the
+input itself. With the adjoints of the outputs' jets, which reverse mode gives layer by layer, the
+Jacobian follows without differentiating by the parameters; for splines only its non-zeros are
+computed.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ from kanrun.engine.networks import ACTIVATIONS, MLP, Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
 
-#: A derivative's multi-index: how often each variable is differentiated.
+#: Multi-index of a derivative: how often each variable is differentiated.
 Index = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Monomials:
-    """The multi-indices that a jet keeps: with each index all smaller ones, the zero index first."""
+    """Multi-indices of a jet: with each index all smaller ones, the zero index first."""
 
     indices: tuple[Index, ...]
 
     @classmethod
     def covering(cls, needed: Iterable[Index], variables: int) -> Monomials:
-        """The smallest set that has every index of `needed` for functions of `variables` variables."""
+        """Return the smallest set that contains `needed`, for functions of this many variables."""
         below: set[Index] = {(0,) * variables}
         for index in needed:
             below |= set(itertools.product(*(range(each + 1) for each in index)))
@@ -49,20 +51,20 @@ class Monomials:
 
     @property
     def order(self) -> int:
-        """The highest total order of a derivative."""
+        """Highest total order of a derivative."""
         return sum(self.indices[-1])
 
-    def position(self, index: Index) -> int:
-        """Where the component of `index` lies."""
-        return self.indices.index(index)
-
     def factorial(self, index: Index) -> int:
-        """a!, by which a component is multiplied to become the derivative."""
+        """Return a!, the ratio of a derivative to its component."""
         return math.prod(math.factorial(each) for each in index)
+
+    def derivative(self, jet: Tensor, index: Index) -> Tensor:
+        """Return the derivative by `index` (points, width) from a jet."""
+        return jet[self.indices.index(index)] * self.factorial(index)
 
     @cached_property
     def products(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """For each component the pairs of components whose product falls on it."""
+        """For each component, the pairs of components whose product contributes to it."""
         place = {index: number for number, index in enumerate(self.indices)}
         pairs: list[list[tuple[int, int]]] = [[] for _ in self.indices]
         for (i, a), (j, b) in itertools.product(enumerate(self.indices), repeat=2):
@@ -73,16 +75,14 @@ class Monomials:
     def variables(
         self, x: Float[Tensor, "points variables"]
     ) -> Float[Tensor, "components points variables"]:
-        """The jets of the variables themselves at `x`."""
-        jet = x.new_zeros(len(self.indices), *x.shape)
+        """Return the jets of the variables themselves at x."""
+        slopes = [[float(sum(a) == 1 == a[i]) for i in range(x.shape[1])] for a in self.indices]
+        jet = x.new_tensor(slopes)[:, None].repeat(1, len(x), 1)
         jet[0] = x
-        for number, index in enumerate(self.indices):
-            if sum(index) == 1:
-                jet[number, :, index.index(1)] = 1
         return jet
 
     def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        """The jet of the product."""
+        """Return the jet of the product."""
         return torch.stack(
             [
                 sum((a[i] * b[j] for i, j in pairs[1:]), a[pairs[0][0]] * b[pairs[0][1]])
@@ -90,32 +90,25 @@ class Monomials:
             ]
         )
 
-    def powers(self, z: Tensor) -> list[Tensor]:
-        """(z - z_0)^p for p = 1 ... order, z_0 the value: what a Taylor series around z_0 multiplies."""
-        shift = torch.cat([torch.zeros_like(z[:1]), z[1:]])
-        powers: list[Tensor] = []
-        for _ in range(self.order):
-            powers.append(self.multiply(powers[-1], shift) if powers else shift)
-        return powers
-
     def compose(self, derivatives: Sequence[Tensor], z: Tensor) -> Tensor:
-        """The jet of f(z) from f(z_0), f'(z_0), ... (points, width, ...), one for each order from 0 on.
+        """Return the jet of f(z) from the derivatives of f at z_0, one per order from 0 on.
 
-        Trailing axes of `derivatives` count functions of the same argument.
+        Further axes of `derivatives` stand for several functions of the same argument.
         """
-        extra = derivatives[0].ndim - z.ndim + 1
-        total = None
-        for p, power in enumerate(self.powers(z), start=1):
-            term = power.reshape(*power.shape, *(1,) * extra) * (derivatives[p] / math.factorial(p))
-            total = term if total is None else total + term
+        trailing = (1,) * (derivatives[0].ndim - z.ndim + 1)
+        power = shift = torch.cat([torch.zeros_like(z[:1]), z[1:]])  # z - z_0
         value = derivatives[0][None]
-        if total is None:
-            return value
-        return torch.cat([value + total[:1], total[1:]])
+        total = torch.cat([value, value.new_zeros(len(z) - 1, *value.shape[1:])])
+        for p in range(1, self.order + 1):
+            power = self.multiply(power, shift) if p > 1 else power
+            total = total + power.reshape(*z.shape, *trailing) * (
+                derivatives[p] / math.factorial(p)
+            )
+        return total
 
 
 def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> list[Tensor]:
-    """f, f', ... up to `order` of an elementwise function, by repeated reverse mode; differentiable in z."""
+    """Return an elementwise function and its derivatives up to `order`, differentiable in z."""
     with torch.enable_grad():
         at = z if z.requires_grad else z.detach().requires_grad_()
         found = [function(at)]
@@ -126,7 +119,7 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
 
 
 class _TracedSplines:
-    """phi = w_b b + w_s spline on every edge; `output` is the jet (components, points, out) of the layer's outputs."""
+    """A layer of edges phi = w_b b + w_s spline; `output` is the jet of its outputs."""
 
     def __init__(self, layer: SplineLayer, z: Tensor, monomials: Monomials) -> None:
         self.layer = layer
@@ -146,9 +139,11 @@ class _TracedSplines:
     def add_jacobian(
         self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor
     ) -> None:
-        """Add the derivatives by the layer's unknowns to `jacobian` (points, columns), from those by `output`.
+        """Add the derivatives by the unknowns to `jacobian` (points, columns).
 
-        `place` has the column of each of the network's unknowns.
+        `adjoint` holds the derivatives by `output`.
+
+        `place` holds the column of each of the network's unknowns.
         """
         outputs, inputs, functions = self.layer.coefficients.shape
         start = starts["coefficients"]
@@ -165,7 +160,7 @@ class _TracedSplines:
 
 
 class _TracedLinear:
-    """x W^T + b, with an activation before it in all layers but the first."""
+    """A linear layer x W^T + b, after an activation in all layers but the first."""
 
     def __init__(
         self,
@@ -192,13 +187,15 @@ class _TracedLinear:
 
 @dataclass(frozen=True)
 class NetworkJets:
-    """The jets (components, points, outputs) of a network at points, and how they depend on its unknowns.
+    """Jets of a network at points, and their dependence on its unknowns.
 
-    `place` has the column of each unknown in a Jacobian of `columns`; that of one which is not trained is beyond.
+    Attributes:
+        starts: First number of each layer's unknowns among all unknowns of the network, by kind.
+        place: Column of each unknown in a Jacobian of `columns`; that of a fixed one lies beyond.
     """
 
     layers: tuple[_TracedSplines | _TracedLinear, ...]
-    starts: tuple[dict[str, int], ...]  # of each layer's unknowns among all of the network's
+    starts: tuple[dict[str, int], ...]
     place: Tensor
     columns: int
 
@@ -207,7 +204,7 @@ class NetworkJets:
         return self.layers[-1].output
 
     def jacobian(self, total: Float[Tensor, ""]) -> Float[Tensor, "points columns"]:
-        """The derivatives by the trained unknowns of values, one a point, whose sum is `total`.
+        """Return the derivatives by the trained unknowns of values whose sum is `total`.
 
         Each value may depend on the outputs at its own point only.
         """
@@ -225,10 +222,11 @@ def network_jets(
     monomials: Monomials,
     active: Bool[Tensor, " unknowns"] | None = None,
 ) -> NetworkJets:
-    """The jets of a KAN or an MLP at `x`, in the network's own inputs; call it under `torch.enable_grad`.
+    """Return the jets of a KAN or an MLP at x; call it under `torch.enable_grad`.
 
-    `active` are the unknowns that are trained (None: all); all functions of an edge are active, or none. Raises
-    UsageError for a network of another kind, whose layers are not known to be linear in their numbers.
+    `active` marks the trained unknowns (None: all); either all functions of an edge are trained, or
+    none. Raises UsageError for a network of another kind, whose layers are not known to be linear
+    in their parameters.
     """
     starts, start = dict[str, dict[str, int]](), 0
     for name, parameter in network.unknowns():
@@ -237,7 +235,7 @@ def network_jets(
         start += parameter.numel()
     if not network.edge_layers and not isinstance(network, MLP):
         raise UsageError(
-            f"equations are solved by networks of kind kan or mlp, not {network.kind}."
+            f"Equations are solved by networks of kind kan or mlp, not {network.kind}."
         )
     z, traced = monomials.variables(x), list[_TracedSplines | _TracedLinear]()
     for layer in network.linear if isinstance(network, MLP) else network.edge_layers:

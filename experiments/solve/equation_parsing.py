@@ -1,0 +1,249 @@
+"""Settings to a system of equations: formulas, conditions, ranges and observations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from numpy.typing import NDArray
+
+from kanrun.config import EquationConfig
+from kanrun.engine.equations import Condition, Face, Observations, System
+from kanrun.errors import UsageError
+from kanrun.formulas import constant, variable
+from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
+from kanrun.formulas.parsing import parse_expression
+from kanrun.targets.tables import column_names, read_inputs
+
+Array = NDArray[np.float64]
+
+MAX_VARIABLES = 3
+#: Sentences of conditions: the pattern of the variable, the formula, or both.
+_SENTENCES = (
+    r"\s*periodic\s+in\s+(?P<periodic>\w+)\s*",
+    r"(?P<formula>.+?)\s+periodic\s+in\s+(?P<periodic>\w+)\s*",
+    r"(?P<formula>.+=.+?)\s+at\s+(?P<at>.+)",
+)
+_FACE = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
+
+
+class EquationParser:
+    """Parser of formulas and conditions, which substitutes the fixed constants."""
+
+    def __init__(self, equation: EquationConfig) -> None:
+        self.fixed = dict[str, float]()
+        for name, value in (equation.constants or {}).items():
+            self.fixed[name] = constant(value, self.fixed)
+        self.box = self._ranges(equation.variables)
+        self.vocabulary = Vocabulary(
+            tuple(equation.variables),
+            tuple(equation.unknowns),
+            tuple(equation.unknown_parameters or ()),
+        )
+
+    def system(self, equation: EquationConfig) -> System:
+        """Return the system without observations."""
+        unknowns, formulas = self.vocabulary.unknowns, as_list(equation.formula)
+        if len(formulas) != len(unknowns):
+            raise UsageError(
+                f"equation.formula has {count_of(len(formulas), 'equation')} for "
+                f"{count_of(len(unknowns), 'unknown')} ({', '.join(unknowns)}). Give one equation "
+                "for each unknown."
+            )
+        equations = tuple(map(self.relation, formulas))
+        conditions = tuple(
+            self._condition(name, each)
+            for name, each in _conditions_by_name(equation.conditions, equations).items()
+        )
+        given = (equation.unknown_parameters or {}).items()
+        guesses = {name: constant(value) for name, value in given}
+        box = torch.as_tensor(self.box)
+        return System(self.vocabulary, box, equations, conditions, constants=guesses)
+
+    def relation(self, text: Any) -> Relation:
+        """Return an equation or condition with the fixed constants substituted."""
+        known = replace(self.vocabulary, constants=(*self.vocabulary.constants, *self.fixed))
+        found = parse_relation(str(text), known)
+        expression = self._substitute(found.expression)
+        return replace(found, expression=expression, vocabulary=self.vocabulary)
+
+    def formula(self, text: Any) -> sympy.Expr:
+        """Return a formula of the variables with the fixed constants substituted."""
+        names = (*self.vocabulary.variables, *self.fixed)
+        return self._substitute(parse_expression(str(text), names))
+
+    def _substitute(self, expression: sympy.Expr) -> sympy.Expr:
+        values = self.fixed.items()
+        return expression.subs({variable(name): sympy.Rational(repr(v)) for name, v in values})
+
+    def _ranges(self, variables: Mapping[str, Any]) -> Array:
+        """Return the ranges of the variables, shape (variables, 2)."""
+        if not 1 <= len(variables) <= MAX_VARIABLES:
+            raise UsageError(
+                f"equation.variables has {len(variables)} variables; 1 to {MAX_VARIABLES} are "
+                "possible."
+            )
+        rows = []
+        for name, ends in variables.items():
+            where = f"equation.variables.{name}"
+            if not isinstance(ends, list | tuple) or len(ends) != 2:
+                raise UsageError(f"{where}={ends} is not a valid range. Give [low, high].")
+            try:
+                low, high = (constant(end, self.fixed) for end in ends)
+            except UsageError as error:
+                raise UsageError(f"{where}={list(ends)}: {error}.") from None
+            if not low < high:
+                raise UsageError(
+                    f"{where}=[{low:g}, {high:g}] is empty; the first end must be the lower."
+                )
+            rows.append((low, high))
+        return np.array(rows, dtype=np.float64)
+
+    def _condition(self, name: str, given: Any) -> Condition:
+        where, variables = f"equation.conditions.{name}", self.vocabulary.variables
+        is_mapping = isinstance(given, Mapping) and "formula" in given
+        if not is_mapping or ("at" in given) == ("periodic" in given):
+            raise UsageError(
+                f'{where}={given} must be {{at: "x=0", formula: "u = 0"}} or '
+                '{periodic: x, formula: "u = 0"}.'
+            )
+        if unknown := set(given) - {"at", "periodic", "formula"}:
+            raise UsageError(
+                f"{where} has the key {sorted(unknown)[0]}; the keys are at, periodic, formula."
+            )
+        relation = self.relation(given["formula"])
+        if "at" in given:
+            parts = str(given["at"]).split(",")
+            return Condition(name, relation, tuple(self._face(where, part) for part in parts))
+        if given["periodic"] not in variables:
+            raise UsageError(
+                f"{where}.periodic={given['periodic']} is none of the variables "
+                f"{', '.join(variables)}."
+            )
+        return Condition(name, relation, (), variables.index(given["periodic"]))
+
+    def _face(self, where: str, text: str) -> Face:
+        fixed, variables, where = [], self.vocabulary.variables, f"{where}.at={text.strip()!r}"
+        for part in text.split("&"):
+            match = _FACE.fullmatch(part)
+            if match is None or match[1] not in variables:
+                raise UsageError(
+                    f"{where} is not a valid place. Write {variables[0]}=VALUE, several with "
+                    "commas, and "
+                    f"{variables[0]}=VALUE & {variables[-1]}=VALUE where both hold."
+                )
+            number, value = variables.index(match[1]), constant(match[2], self.fixed)
+            low, high = self.box[number]
+            if not low <= value <= high:
+                raise UsageError(
+                    f"{where} lies outside the box, where {match[1]} is {low:g} to {high:g}."
+                )
+            fixed.append((number, value))
+        return tuple(sorted(fixed))
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list setting as a list, and a single value as a list of one entry."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun, such as `1 unknown` or `2 unknowns`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, Any]:
+    """Return conditions as mappings by name, also those written as sentences.
+
+    "periodic in x" alone applies to every unknown and to its derivatives in x below the highest in
+    the equations.
+    """
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    found: dict[str, Any] = {}
+    for text in given:
+        matches = (re.fullmatch(pattern, str(text)) for pattern in _SENTENCES)
+        match = next((each for each in matches if each is not None), None)
+        if match is None:
+            raise UsageError(
+                f"equation.conditions has {str(text)!r}. "
+                'Write "u = 0 at x=0, x=1" or "u periodic in x".'
+            )
+        entry = match.groupdict()
+        if "at" in entry:
+            found[f"[{text}]"] = entry
+        elif "formula" in entry:
+            found[f"[{text}]"] = entry | {"formula": f"{entry['formula']} = 0"}
+        else:
+            for name in _periodic_names(entry["periodic"], equations):
+                found[f"[{name} {text}]"] = entry | {"formula": f"{name} = 0"}
+    return found
+
+
+def _periodic_names(variable_name: str, equations: Sequence[Relation]) -> list[str]:
+    vocabulary = equations[0].vocabulary
+    if variable_name not in vocabulary.variables:
+        raise UsageError(
+            f"periodic in {variable_name}: the variables are {', '.join(vocabulary.variables)}."
+        )
+    number, highest = vocabulary.variables.index(variable_name), [1] * len(vocabulary.unknowns)
+    for each in (derivative for relation in equations for derivative in relation.derivatives):
+        highest[each.unknown] = max(highest[each.unknown], each.index[number])
+    return [
+        f"{unknown}_{variable_name * order}" if order else unknown
+        for unknown, count in zip(vocabulary.unknowns, highest, strict=True)
+        for order in range(count)
+    ]
+
+
+def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
+    """Return the observed unknowns, and the columns of the variables and of these.
+
+    `data` is a file or a mapping of columns. Raises UsageError if a column is missing or invalid.
+    """
+    names, unknowns = system.vocabulary.variables, list(system.vocabulary.unknowns)
+    known = column_names(data) if isinstance(data, str) else data
+    unknowns = [name for name in unknowns if name in known] or unknowns
+    wanted = [*names, *unknowns]
+    if isinstance(data, str):
+        return unknowns, read_inputs(data, wanted)
+    if missing := [name for name in wanted if name not in data]:
+        raise UsageError(
+            f"equation.data has no column {missing[0]}; its columns are "
+            f"{', '.join(map(str, data))}."
+        )
+    try:
+        columns = [np.asarray(data[name], dtype=np.float64).reshape(-1) for name in wanted]
+        found = np.stack(columns, axis=1)
+    except (TypeError, ValueError):
+        raise UsageError("equation.data needs columns of numbers of equal length.") from None
+    if not np.isfinite(found).all():
+        raise UsageError("equation.data has values that are not finite. Remove these rows.")
+    return unknowns, found
+
+
+def with_observations(system: System, unknowns: Sequence[str], columns: Array) -> System:
+    """Return the system with observed `columns` of its variables and of `unknowns`."""
+    names = system.vocabulary.variables
+    points, values = columns[:, : len(names)], columns[:, len(names) :]
+    low, high = system.box.numpy().T
+    outside = ((points < low) | (points > high)).any(axis=1)
+    if outside.any():
+        pairs = zip(names, points[outside][0], strict=True)
+        raise UsageError(
+            f"equation.data has {int(outside.sum())} of {len(points)} rows outside the box of "
+            "equation.variables, "
+            f"the first at {', '.join(f'{name}={value:g}' for name, value in pairs)}. "
+            "Widen the box or remove these rows."
+        )
+    at = torch.as_tensor(points)
+    observations = (
+        Observations(parse_relation(f"{name} = 0", system.vocabulary), at, torch.as_tensor(column))
+        for name, column in zip(unknowns, values.T.copy(), strict=True)
+    )
+    return replace(system, observations=tuple(observations))

@@ -1,0 +1,345 @@
+"""Functions that solve an equation: a network on a box, or several in consecutive windows.
+
+A `Field` maps the box to [-1, 1] in every variable, calls its network, and combines the outputs
+into the unknowns. Each unknown is one output, or a sum of products of outputs, u = N_1 N_2 + N_3
+N_4 + ... With a network of one layer the latter contains the separated form sum_r prod_i f_ri(x_i).
+
+Hard conditions are built in as u = g(x) + b(x) N(x), with b zero on the faces of these conditions.
+g satisfies them, one variable after the other: with the Hermite polynomials H of the ends e and the
+orders m that have conditions, g <- g + sum H_em(x_i) (value_em - d^m g / dx_i^m at x_i = e), the
+Boolean sum of Gordon (1971). b is the product of (x_i - e) to the number of conditions there,
+scaled to 1 inside the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
+from itertools import count, takewhile
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from kanrun.engine.equations.system import System, differentiate
+from kanrun.engine.equations.taylor import Monomials, NetworkJets, network_jets
+from kanrun.engine.networks import Network, from_description
+from kanrun.errors import KanrunError
+from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.forms import NumpyFunction
+from kanrun.formulas.parsing import parse_expression
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """How the outputs of a network become `unknowns` functions.
+
+    Each unknown is a sum of `terms` products of `factors` outputs; factors = 1 is the plain output.
+    In a `separated` form each factor depends on one variable: u = sum_r prod_i f_ri(x_i). With
+    `fixed_last` the factors of the last variable are polynomials that stay fixed, so that u is
+    linear in the coefficients, as in the method of lines.
+    """
+
+    unknowns: int = 1
+    terms: int = 1
+    factors: int = 1
+    separated: bool = False
+    fixed_last: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the network."""
+        return self.unknowns * self.terms * self.factors
+
+    def mask(self, inputs: int) -> Bool[Tensor, "outputs inputs"]:
+        """Return which edges a network of one layer keeps."""
+        if not self.separated:
+            return torch.ones(self.outputs, inputs, dtype=torch.bool)
+        return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
+
+    def combine(
+        self, outputs: Tensor, monomials: Monomials
+    ) -> Float[Tensor, "components points unknowns"]:
+        """Return the jets of the unknowns from those of the outputs."""
+        total, *more = outputs.unflatten(-1, (self.unknowns, self.terms, self.factors)).unbind(-1)
+        for factor in more:
+            total = monomials.multiply(total, factor)
+        summed: Tensor = total.sum(-1)
+        return summed
+
+
+@dataclass(frozen=True)
+class HardConditions:
+    """The functions g and b of each unknown, as formulas of `variables` that are stored as text."""
+
+    variables: tuple[str, ...]
+    offsets: tuple[str, ...]
+    factors: tuple[str, ...]
+
+    @cached_property
+    def _compiled(self) -> dict[tuple[str, tuple[int, ...]], NumpyFunction]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> HardConditions:
+        """Return itself: it never changes, and holds many compiled formulas."""
+        return self
+
+    def apply(self, jets: Tensor, x: Tensor, monomials: Monomials) -> Tensor:
+        """Return the jets (components, points, unknowns) of g + b N from those of N."""
+        offset, factor = (self._jets(texts, x, monomials) for texts in (self.offsets, self.factors))
+        return offset + monomials.multiply(factor, jets)
+
+    def _jets(self, texts: Sequence[str], x: Tensor, monomials: Monomials) -> Tensor:
+        points, components = x.detach().cpu().numpy(), []
+        for index in monomials.indices:
+            columns = [self._function(text, index)(points) for text in texts]
+            components.append(np.stack(columns, axis=1) / monomials.factorial(index))
+        return torch.as_tensor(np.stack(components)).to(x)
+
+    def _function(self, text: str, index: tuple[int, ...]) -> NumpyFunction:
+        if (text, index) not in self._compiled:
+            expression = parse_expression(text, self.variables)
+            found = to_numpy(differentiate(expression, self.variables, index), self.variables)
+            assert isinstance(found, NumpyFunction)  # An invariant of `to_numpy`.
+            self._compiled[text, index] = found
+        return self._compiled[text, index]
+
+
+class Field(Network):
+    """A network as unknowns on a box: x (points, variables) -> (points, unknowns).
+
+    Attributes:
+        box: Ranges of the variables, which become the network's inputs on [-1, 1], shape
+            (variables, 2).
+        sizes: Values of the unknowns for outputs of 1, shape (unknowns,).
+        hard: Conditions that are built in, or None.
+    """
+
+    kind = "field"
+
+    def __init__(
+        self,
+        network: Network,
+        form: OutputForm,
+        box: Tensor,
+        sizes: Tensor,
+        hard: HardConditions | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.form, self.hard = network, form, hard
+        self.register_buffer("box", box)
+        self.register_buffer("sizes", sizes)
+
+    box: Tensor
+    sizes: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.network.shape[:-1], self.form.unknowns)
+
+    @property
+    def half_extent(self) -> Tensor:
+        """Half the extent of the box in each variable."""
+        return self.box.diff()[:, 0] / 2
+
+    def inner(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
+        """Return the inputs of the network for x: -1 and 1 at the ends of the box."""
+        return (x - self.box.mean(1)) / self.half_extent
+
+    def with_network(self, network: Network) -> Field:
+        """Return the same field of another network."""
+        return Field(network, self.form, self.box, self.sizes, self.hard)
+
+    def forward(self, x: Float[Tensor, "*points variables"]) -> Float[Tensor, "*points unknowns"]:
+        value, rows = Monomials(((0,) * len(self.box),)), x.reshape(-1, x.shape[-1])
+        found = self.form.combine(self.network(self.inner(rows))[None], value) * self.sizes
+        result = found if self.hard is None else self.hard.apply(found, rows, value)
+        return result[0].reshape(*x.shape[:-1], self.form.unknowns)
+
+    def jets(
+        self, x: Float[Tensor, "points variables"], monomials: Monomials
+    ) -> tuple[Float[Tensor, "components points unknowns"], NetworkJets]:
+        """Return the jets of the unknowns at x in the user's units, and those of the network.
+
+        Call it under `torch.enable_grad`.
+        """
+        traced = network_jets(self.network, self.inner(x), monomials, self.active)
+        half = self.half_extent
+        stretch = torch.stack([(half ** -half.new_tensor(i)).prod() for i in monomials.indices])
+        found = self.form.combine(traced.outputs, monomials) * stretch[:, None, None] * self.sizes
+        return found if self.hard is None else self.hard.apply(found, x, monomials), traced
+
+    def derivative(
+        self, x: Float[Tensor, "points variables"], index: Sequence[int]
+    ) -> Float[Tensor, "points unknowns"]:
+        """Return the derivative of every unknown by the multi-index `index` at x."""
+        monomials = Monomials.covering([tuple(index)], len(self.box))
+        with torch.enable_grad():
+            jets, _ = self.jets(x, monomials)
+        return monomials.derivative(jets, tuple(index)).detach()
+
+    @property
+    def active(self) -> Bool[Tensor, " numbers"] | None:
+        """Mask of the network's unknowns that belong to trained edges; None for all."""
+        layers = list(self.network.edge_layers)
+        edges = [layer.mask != 0 for layer in layers]
+        if self.form.fixed_last:
+            edges[0][:, -1] = False
+        if all(bool(each.all()) for each in edges):
+            return None
+        pairs = zip(edges, layers, strict=True)
+        masks = [e[..., None].expand_as(x.coefficients).flatten() for e, x in pairs]
+        return torch.cat(masks)
+
+    def get_unknowns(self) -> Float[Tensor, " unknowns"]:
+        found, active = self.network.get_unknowns(), self.active
+        return found if active is None else found[active]
+
+    def set_unknowns(self, values: Float[Tensor, " unknowns"]) -> None:
+        if (active := self.active) is not None:
+            every = self.network.get_unknowns().clone()
+            every[active] = values
+            values = every
+        self.network.set_unknowns(values)
+
+    def unknowns(self) -> list[tuple[str, nn.Parameter]]:
+        return [(f"network.{name}", parameter) for name, parameter in self.network.unknowns()]
+
+    @property
+    def intervals(self) -> int | None:
+        return self.network.intervals
+
+    def describe(self) -> dict[str, Any]:
+        described = {
+            "kind": self.kind,
+            "network": self.network.describe(),
+            "form": list(map(int, astuple(self.form)[:4])),
+            "variables": len(self.box),
+        }
+        if self.hard is not None:
+            described["hard"] = {name: list(texts) for name, texts in asdict(self.hard).items()}
+        return described
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Field:
+        *counts, separated = map(int, description["form"])
+        form = OutputForm(*counts, separated=bool(separated))
+        box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
+        network, given = from_description(description["network"]), description.get("hard")
+        texts = {name: tuple(map(str, each)) for name, each in (given or {}).items()}
+        hard = HardConditions(**texts) if texts else None
+        return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
+
+
+class Windows(Network):
+    """Fields in consecutive windows of the last variable: field i up to `ends[i]`."""
+
+    kind = "windows"
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        super().__init__()
+        if not fields:
+            raise KanrunError("A solution in windows needs at least one window.")
+        self.fields = nn.ModuleList(fields)
+
+    def split(self, x: Tensor) -> list[tuple[Field, Tensor]]:
+        """Return each field with the indices of the points in its window."""
+        window = torch.searchsorted(self.ends, x[:, -1].contiguous())
+        fields = [field for field in self.fields if isinstance(field, Field)]
+        return [(field, (window == number).nonzero()[:, 0]) for number, field in enumerate(fields)]
+
+    @property
+    def ends(self) -> Float[Tensor, " windows_but_one"]:
+        """Upper ends of all windows but the last."""
+        ends: Tensor = torch.stack([field.box[-1, 1] for field in self.fields])[:-1]  # type: ignore[index]
+        return ends
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.fields[0].shape  # type: ignore[assignment]
+        return shape
+
+    def forward(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points unknowns"]:
+        return self._joined(x, lambda field, part: field(part))
+
+    def derivative(
+        self, x: Float[Tensor, "points variables"], index: Sequence[int]
+    ) -> Float[Tensor, "points unknowns"]:
+        """Return `Field.derivative` in the window of each point."""
+        return self._joined(x, lambda field, part: field.derivative(part, index))
+
+    def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
+        result = x.new_zeros(len(x), self.shape[-1])
+        for field, at in self.split(x):
+            result = result.index_copy(0, at, function(field, x[at]))
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "fields": [field.describe() for field in self.fields]}  # type: ignore[operator]
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Windows:
+        return cls([Field.from_description(field) for field in description["fields"]])
+
+
+def hard_conditions(system: System, *, last: bool) -> HardConditions | None:
+    """Return all conditions of the system that can be built in, or None if there are none.
+
+    These give an unknown, or its derivative across the face, on a whole face of the box, with all
+    lower derivatives given there too. Other conditions stay residuals, as do those of the last
+    variable unless `last`. The conditions must agree where their faces meet.
+    """
+    names, box = system.vocabulary.variables, system.box
+    offsets, factors = [], []
+    for unknown in range(len(system.vocabulary.unknowns)):
+        offset, factor = sympy.Integer(0), sympy.Integer(1)
+        for number, ends in _given_values(system, unknown).items():
+            if number == len(names) - 1 and not last:
+                continue
+            x = variable(names[number])
+            low, high = (sympy.Rational(repr(float(end))) for end in box[number])
+            orders = [(end, order) for end, values in ends.items() for order in range(len(values))]
+            powers = [sympy.S.One * x**p for p in range(len(orders))]
+            rows = [[sympy.diff(p, x, m).subs(x, e) for p in powers] for e, m in orders]
+            # Hermite polynomials: the derivative of order m at e is 1 for one (e, m), all others
+            # are 0.
+            hermite = sympy.Matrix([powers]) * sympy.Matrix(rows).inv()
+            offset += sum(
+                polynomial * (ends[e][m] - sympy.diff(offset, x, m)).subs(x, e)
+                for (e, m), polynomial in zip(orders, hermite, strict=True)
+            )
+            for end, values in ends.items():
+                towards = (x - end) if end == low else (end - x)
+                factor *= (len(ends) * towards / (high - low)) ** len(values)
+        offsets.append(str(offset))
+        factors.append(str(factor))
+    return None if set(factors) == {"1"} else HardConditions(names, tuple(offsets), tuple(factors))
+
+
+def _given_values(
+    system: System, unknown: int
+) -> dict[int, Mapping[sympy.Expr, Sequence[sympy.Expr]]]:
+    """Return the values of an unknown and of its derivatives across faces, by variable and end."""
+    found: dict[int, dict[sympy.Expr, dict[int, sympy.Expr]]] = {}
+    for condition in system.conditions:
+        if (given := condition.given()) is None or given[0].unknown != unknown:
+            continue
+        for (number, place), *more in condition.faces:
+            end, order = sympy.Rational(repr(place)), given[0].index[number]
+            if not more and sum(given[0].index) == order:
+                value = given[1].subs(variable(system.vocabulary.variables[number]), end)
+                found.setdefault(number, {}).setdefault(end, {})[order] = sympy.expand(value)
+    result = {}
+    for number, ends in sorted(found.items()):
+        kept = {
+            end: [orders[order] for order in takewhile(orders.__contains__, count())]
+            for end, orders in ends.items()
+            if 0 in orders
+        }
+        if kept:
+            result[number] = kept
+    return result
