@@ -25,10 +25,10 @@ from scipy.stats import rankdata, studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
-from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Note, Record, Row
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
+from kanrun.monitoring import time_limit_reached
+from kanrun.runs.records import Note, Record, Row
 from kanrun.targets import Points
 
 TEST_FRACTION, MAX_ROWS, MAX_LEVELS = 0.25, 2000, 40

@@ -79,7 +79,7 @@ class BlendPart:
     left_out: ndarray
     weight: float = 1.0
 
-    def in_units(self, raw: Float[ndarray, "rows outputs"]) -> Float[ndarray, "rows outputs"]:
+    def in_units(self, raw: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows outputs"]:
         """Return outputs in the user's units, or probabilities."""
         return probabilities(raw) if self.outputs is None else self.outputs.invert(raw)
 
