@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
-from kanrun.engine.networks.counting import Size, kan_parameters
+from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.monitoring import time_limit_reached
 
@@ -147,7 +147,7 @@ class LayerCase:
     def parameters(self) -> int:
         """Of a KAN layer with both scales: E (G + k + 2)."""
         return kan_parameters(
-            Size((self.inputs, self.outputs), self.intervals, EdgeSpec().degree), EdgeSpec()
+            KANSize((self.inputs, self.outputs), self.intervals, EdgeSpec().degree), EdgeSpec()
         )
 
     @property

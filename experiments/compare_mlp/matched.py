@@ -15,8 +15,17 @@ from kanrun.experiments.compare_mlp.verdicts import verdict_claims
 from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
-from kanrun.engine.networks.counting import CONVENTIONS, kan_parameters, mlp_parameters, size_of
-from kanrun.engine.networks.matching import WIDEST, Match, by_flops, by_parameters, by_time
+from kanrun.engine.networks.counting import (
+    CONVENTIONS,
+    WIDEST,
+    SizeMatch,
+    kan_parameters,
+    match_flops,
+    match_parameters,
+    match_time,
+    mlp_parameters,
+    size_of,
+)
 from kanrun.engine.training.plan import second_order_work
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
@@ -144,7 +153,7 @@ def steps_without_kan(cfg: CompareMLPConfig, case: Case, shapes: list[list[int]]
     )
 
 
-def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -> Match:
+def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -> SizeMatch:
     """The MLP of this depth and activation nearest to `kan` in parameters, executed FLOPs, or seconds a pass.
 
     Seconds are measured anew in each training, so that seeds, or a run that is resumed, may get other widths for one
@@ -152,16 +161,16 @@ def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -
     """
     inputs, outputs = case.problem.inputs, case.problem.outputs
     if match == "parameters":
-        return by_parameters(inputs, outputs, depth, kan.count())
+        return match_parameters(inputs, outputs, depth, kan.count())
     if match == "flops":
-        return by_flops(inputs, outputs, depth, activation, kan.flops()["flops"] or 0.0)
+        return match_flops(inputs, outputs, depth, activation, kan.flops()["flops"] or 0.0)
     x = case.problem.data.train.x
 
     def seconds(hidden: tuple[int, ...]) -> float:
         mlp = factory(MLPConfig(list(hidden), activation), case.problem)(generator(0, "size"))
         return matched_run.inference_seconds(mlp, x)
 
-    return by_time(seconds, depth, matched_run.inference_seconds(kan, x), widest(case, depth))
+    return match_time(seconds, depth, matched_run.inference_seconds(kan, x), widest(case, depth))
 
 
 def widest(case: Case, depth: int) -> int:
@@ -222,7 +231,7 @@ def growth_rows(cell: Cell) -> Iterator[Row]:
                 "parameters": kan.count(),
                 "formula": kan_parameters(size_of(kan), EdgeSpec()),
             }
-            functions = kan.layer(0).grid.functions
+            functions = kan.edge_layers[0].grid.functions
             yield Row(
                 "growth",
                 {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.counting import Size, kan_parameters
+from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Row, Value
@@ -172,7 +172,7 @@ def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
     products, spec = tuple(model.multiplication_nodes), edge_spec(model, plan.solver)
     each = (
-        plan.steps_for(kan_parameters(Size(shape, g, model.degree, products), spec))
+        plan.steps_for(kan_parameters(KANSize(shape, g, model.degree, products), spec))
         for g in plan.intervals
     )
     return replace(plan, select_width=False), sum(each) * (SEARCH if plan.weight is None else 1)

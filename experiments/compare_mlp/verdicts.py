@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kanrun.engine.networks.matching import TOLERANCE
+from kanrun.engine.networks.counting import TOLERANCE
 from kanrun.runs import Claim
 
 #: What an interval covers. RESAMPLES leave some 500 beyond each end of the widest that is drawn, that of 6 seeds.

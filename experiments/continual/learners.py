@@ -20,10 +20,9 @@ from torch import Generator, Tensor
 from kanrun.config import ContinualConfig, KANConfig, MLPConfig
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.counting import coefficients
-from kanrun.engine.networks.matching import by_parameters
+from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import Objective, Samples, output_scale, predict
-from kanrun.engine.training.data_fitting import Roughness
+from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.errors import UsageError
 from kanrun.study.build import check_model, factory, intervals_of, network_shape
 from kanrun.study.suite import typed
@@ -40,7 +39,7 @@ class Anchored(Objective):
     anchors: tuple[Anchor, ...] = ()
     strength: float = 0.0
 
-    def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
+    def value(self, network: Network, samples: Samples, rough: SmoothnessLoss) -> Tensor:
         now = torch.cat([parameter.reshape(-1) for _, parameter in network.unknowns()])
         total = super().value(network, samples, rough)
         for place, importance in self.anchors:
@@ -215,7 +214,7 @@ def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
 
 def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learner:
     """A KAN of these hidden widths with as many coefficients as `model`, its grid solved for; at least 3 intervals."""
-    edges = coefficients((cfg.dimension, *hidden, 1), 1, 0)
+    edges = KANSize((cfg.dimension, *hidden, 1), 1, 0).edges
     intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
     name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (
         f", {memory}" if memory != "none" else ""
@@ -239,7 +238,7 @@ def make_network(
     """A fresh network; an MLP's depth goes with the trial, its widths match the parameters of `model`."""
     model = learner.model
     if isinstance(model, MLPConfig):
-        match = by_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))
+        match = match_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))
         model = replace(model, hidden=list(match.hidden))
     return factory(model, sequence.problem, cfg.solver.kind)(draws)
 

@@ -30,6 +30,7 @@ from kanrun.engine.training import (
     Objective,
     Plan,
     Samples,
+    SmoothnessPenalty,
     Solver,
     TrainingData,
     make_solver,
@@ -141,18 +142,18 @@ def _solver(
     network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator
 ) -> Solver:
     """The plan's, on an objective of their own for memories that have one; these take gradients alone."""
-    weight, plan = plan.weight or 0.0, replace(plan, steps=_budget(plan))
+    penalty, plan = SmoothnessPenalty(plan.weight or 0.0), replace(plan, steps=_budget(plan))
     if not isinstance(memory, Hold | Elastic):
-        return make_solver(network, TrainingData(samples), plan, weight, draws)
+        return make_solver(network, TrainingData(samples), plan, penalty, draws)
     size = output_scale(samples, "regression")
     objective = memory.anchored(
         Objective(
-            samples, size, weight=weight, freeze_unseen=plan.freeze_unseen, held=memory.held()
+            samples, size, penalty=penalty, freeze_unseen=plan.freeze_unseen, held=memory.held()
         )
     )
     if plan.solver == "adam":
-        return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
-    return LBFGS(network, objective, history=plan.history_size)
+        return Adam(network, objective, plan.settings, draws, plan.steps)
+    return LBFGS(network, objective, plan.settings.history_size)
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:

@@ -21,7 +21,7 @@ from kanrun.experiments.extend_grid.schedules import (
 )
 
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
-from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
+from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
@@ -144,7 +144,7 @@ def penalises(solver: Any) -> bool:
 
 
 def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) -> int:
-    size = Size(shape, intervals, cfg.model.degree, tuple(cfg.model.multiplication_nodes))
+    size = KANSize(shape, intervals, cfg.model.degree, tuple(cfg.model.multiplication_nodes))
     return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
 
 
@@ -203,7 +203,7 @@ def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> It
 
 def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str, Value]:
     """From which grid a network of this shape, which may be narrower than asked for, can reproduce the points."""
-    edges = coefficients(shape, 1, 0)
+    edges = KANSize(shape, 1, 0).edges
     return {
         "threshold": threshold_intervals(lambda g: parameters(one.cfg, shape, g), points),
         "paper_threshold": threshold_intervals(lambda g: edges * g, points),

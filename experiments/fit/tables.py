@@ -215,8 +215,8 @@ def _summary(
         "selected_model": fitted.selected,
         "shape": "-".join(map(str, network.shape)),
         "train_points": len(train),
-        "intervals": network.layer(0).grid.intervals,
-        "parameters": sum(int(layer.mask.sum()) * layer.grid.functions for layer in network),
+        "intervals": network.edge_layers[0].grid.intervals,
+        "parameters": sum(int(layer.mask.sum()) * layer.grid.functions for layer in network.edge_layers),
         "effective_parameters": fitted.fit.effective,
         f"train_{loss}": loss_of(fitted.predict(train.x), train.y, classes),
     }

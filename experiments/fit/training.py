@@ -9,7 +9,7 @@ from typing import Any
 from kanrun.config import FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.build import Create, factory, in_words, make_plan
+from kanrun.study.build import Create, describe_training, factory, make_plan
 from kanrun.study.checkpoints import model_checkpoint, slider_checkpoint
 from kanrun.study.evaluation import (
     doubts,
@@ -40,7 +40,7 @@ class Fit:
     @property
     def words(self) -> str:
         """What begins, in a few words."""
-        return in_words(self.cfg.model, self.plan, self.problem)
+        return describe_training(self.cfg.model, self.plan, self.problem)
 
 
 def make_fit(
@@ -89,11 +89,11 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
     summary = {
         "target": dataset.target.name,
         "model": network.kind,
-        "shape": "-".join(map(str, network.shape)),
+        "shape": "-".join(map(str, network.active_shape)),
         "train_points": points_of(dataset.train) + points_of(dataset.validation),
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
-        "effective_parameters": effective_parameters(network, problem, trained.chosen.smoothing),
+        "effective_parameters": effective_parameters(network, problem, trained.chosen.penalty),
         "train_rmse": trained.errors.train,
         "validation_rmse": trained.errors.validation,
         "test_rmse": trained.errors.test,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import sympy
+from kanrun.engine.networks.prune import prune_on_validation, pruned
 from kanrun.experiments.interpret.interpretation import check_inputs
 from kanrun.experiments.interpret.peers import check_backend
 from kanrun.experiments.interpret.result import (
@@ -23,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.prune import prune_on_validation, pruned
 from kanrun.engine.symbolic import (
     GraphTrainingPolicy,
     SearchData,

@@ -215,7 +215,7 @@ def policy_of(cfg: SolveConfig) -> EquationPolicy:
         policy,
         collocation_points=cfg.collocation_points,
         boundary_points=cfg.boundary_points,
-        stage=replace(policy.stage, steps=cfg.steps),
+        stage=replace(policy.stage, max_steps=cfg.steps),
     )
 
 

@@ -15,7 +15,12 @@ INITIALISATIONS = ("auto", "paper", "lecun", "glorot", "power_law", "spline")
 HIGHEST_DEGREE = 20  # of a spline
 
 
-@model("kanrun.study.build:create_kan", network="kanrun.engine.networks.kan:KAN", label="KAN")
+@model(
+    "kanrun.study.build:create_kan",
+    network="kanrun.engine.networks.kan:KAN",
+    label="KAN",
+    diagram="kanrun.study.evaluation:network_figure",
+)
 @dataclass
 class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""

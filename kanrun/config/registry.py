@@ -61,6 +61,7 @@ class ModelKind(RegistryEntry):
 
     network: str = ""  # "module:Class" that a checkpoint of it is loaded into
     label: str = ""  # in tables and figures
+    diagram: str = ""  # "module:function" that draws its network
     inputs: int | None = None  # how many inputs it takes, if not any number
     closed_form: bool = False  # fitted by linear least squares, whatever the solver
     tables_only: bool = (
@@ -75,8 +76,12 @@ class SolverKind(RegistryEntry):
     Its settings have `steps` and `n_starts`, and reach it as `plan.settings`.
     """
 
-    steps: int = 200  # on each grid, where the settings give none
+    steps: int = 200  # on each grid, if the settings give none
     label: str = ""  # in sentences
+    second_order: bool = False  # minimises squares in float64, and searches the penalty's weight
+    #: Measures steps by the objective's curvature: it takes a small smoothness penalty, and hidden grids follow the
+    #: activations again after its first steps.
+    curvature: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _MAGNITUDES = ("rms", "mean_abs")
 _AUTO: dict[str, Any] = {"minimum": 0, "words": ("auto",)}
 
 
-@solver("")
+@solver("", second_order=True)
 @dataclass
 class AutoSolver:
     """Chosen by the numbers of parameters and data; the run says which and why."""
@@ -33,7 +33,12 @@ class AutoSolver:
     kind: str = "auto"
 
 
-@solver("kanrun.engine.training.solver_run:create_lm", steps=300, label="Levenberg-Marquardt")
+@solver(
+    "kanrun.engine.training.solver_run:create_lm",
+    steps=300,
+    label="Levenberg-Marquardt",
+    second_order=True,
+)
 @dataclass
 class LMSolver:
     """Levenberg-Marquardt in float64."""
@@ -59,7 +64,7 @@ class LMSolver:
     kind: str = "lm"
 
 
-@solver("kanrun.engine.training.solver_run:create_lbfgs", label="LBFGS")
+@solver("kanrun.engine.training.solver_run:create_lbfgs", label="LBFGS", curvature=True)
 @dataclass
 class LBFGSSolver:
     """LBFGS with a line search."""

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training import Smoothing, predict
-from kanrun.engine.training.data import mean_loss
-from kanrun.engine.training.evidence import determined
+from kanrun.engine.training import SmoothnessPenalty, degrees_of_freedom, mean_loss, predict
 from kanrun.runs.records import Note, Table, Value
 from kanrun.study.problem import LearningProblem
 from kanrun.targets import Dataset, Points, constant, root_mean_square
@@ -104,7 +102,7 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
 
 
 def effective_parameters(
-    network: Network, problem: LearningProblem, smoothing: Smoothing
+    network: Network, problem: LearningProblem, penalty: SmoothnessPenalty
 ) -> float | None:
     """Effective degrees of freedom: how many of the parameters the training points determine.
 
@@ -118,7 +116,7 @@ def effective_parameters(
         or unknowns * len(samples) * problem.outputs > MOST_NUMBERS
     ):
         return None
-    return determined(network, samples, smoothing).effective
+    return degrees_of_freedom(network, samples, penalty).effective
 
 
 def linear_rmse(problem: LearningProblem) -> float | None:

@@ -17,7 +17,7 @@ from kanrun.engine.training import (
     Errors,
     Event,
     GridTransfer,
-    Smoothing,
+    SmoothnessPenalty,
     Snapshot,
     Stage,
     Step,
@@ -113,7 +113,7 @@ def stage_row(stage: Stage) -> dict[str, Value]:
         "intervals": stage.intervals,
         "parameters": stage.network.count(),
         **_errors(stage.errors),
-        "penalty": stage.smoothing.weight,
+        "penalty": stage.penalty.weight,
         "carried_by": stage.transfer.method,
         "function_change": stage.transfer.error,
         "error_before": stage.transfer.before,
@@ -182,7 +182,7 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
 def _plain(part: Stage | Snapshot) -> dict[str, Any]:
     """The fields that JSON holds."""
     kept = {key: value for key, value in vars(part).items() if key not in APART}
-    nested = (Errors, Smoothing, GridTransfer)
+    nested = (Errors, SmoothnessPenalty, GridTransfer)
     return {
         key: asdict(value) if isinstance(value, nested) else value for key, value in kept.items()
     }
@@ -192,7 +192,7 @@ def _parts(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields of a stage or snapshot that are made of plain values."""
     return {
         **entry,
-        "smoothing": Smoothing(**entry["smoothing"]),
+        "penalty": SmoothnessPenalty(**entry["penalty"]),
         "transfer": GridTransfer(**entry["transfer"]),
     }
 

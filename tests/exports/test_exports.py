@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kanrun.engine.layers.bases import BASES
 
 from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.exports import (
     FORMATS,
@@ -75,7 +75,7 @@ def kan(
             layer.coefficients.normal_(0, 1, generator=generator())
             if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
                 layer.base_weight.normal_(0, 1, generator=generator())
-        network.layer(0).mask[0, 0] = len(shape) < 3
+        network.edge_layers[0].mask[0, 0] = len(shape) < 3
     return network
 
 
@@ -117,7 +117,7 @@ def solution() -> Model:
 def windows() -> Model:
     fields = [field(low) for low in (9.0, 10.0, 11.0)]
     for number, each in enumerate(fields):
-        each.network.layer(0).coefficients.data += number
+        each.network.edge_layers[0].coefficients.data += number
     return replace(solution(), network=Windows(fields))
 
 

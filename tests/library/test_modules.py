@@ -114,7 +114,7 @@ def test_the_penalty_is_the_papers() -> None:
     kan, x = drawn(2, 3, 1), points()
     l1, entropy = 0.0, 0.0
     reaching = kan.activations(x)
-    for layer, at in zip(kan, reaching, strict=False):
+    for layer, at in zip(kan.edge_layers, reaching, strict=False):
         sizes = layer.edge_values(at).detach().abs().mean(0)
         shares = sizes / sizes.sum()
         l1, entropy = l1 + float(sizes.sum()), entropy - float((shares * shares.log()).sum())
@@ -130,7 +130,7 @@ def test_refine_keeps_the_function_and_prune_drops_weak_edges() -> None:
     assert fine.intervals == 20
     torch.testing.assert_close(fine(x), kan(x), rtol=0, atol=1e-12)
     with torch.no_grad():
-        for parameter in (kan.layer(0).coefficients, kan.layer(0).base_weight):
+        for parameter in (kan.edge_layers[0].coefficients, kan.edge_layers[0].base_weight):
             parameter[1] *= 1e-6
     small = kan.prune(x)
     assert small.active_shape == (2, 2, 1)
@@ -141,7 +141,7 @@ def test_refine_keeps_the_function_and_prune_drops_weak_edges() -> None:
 def test_an_edge_is_a_function_with_derivatives() -> None:
     kan = drawn(2, 3, 1, dtype=torch.float64)
     edge, at, h = kan.edge(0, 2, -1), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
-    layer = kan.layer(0)
+    layer = kan.edge_layers[0]
     torch.testing.assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
     torch.testing.assert_close(
         edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6
@@ -173,8 +173,8 @@ def test_a_plot_is_a_figure_with_names() -> None:
 
 def test_a_domain_and_products() -> None:
     kan = drawn(2, 3, 1, domain=[[0.0, 1.0], [-5.0, 5.0]], multiplication_nodes=[1], intervals=4)
-    assert kan.layer(0).grid.low.tolist() == [0, -5]
-    assert kan.layer(0).outputs == 4
+    assert kan.edge_layers[0].grid.low.tolist() == [0, -5]
+    assert kan.edge_layers[0].outputs == 4
     assert kan(points()).shape == (200, 1)
 
 

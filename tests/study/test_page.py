@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kanrun.engine.layers.bases import BASES
 
 from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
@@ -77,7 +77,7 @@ def trained(
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
-        network.layer(0).mask[0, 1] = False
+        network.edge_layers[0].mask[0, 1] = False
     return network
 
 
@@ -85,7 +85,7 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
     words = ("kanrun", "fit", f"target={text}")
     record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
     folder = RunFolder.create(outputs, record)
-    network = trained(EdgeSpec())
+    network = trained(EdgeSpec(base="silu"))
     meta = {
         "network": network.describe(),
         "inputs": ["length", text],
@@ -210,7 +210,7 @@ def run_of(outputs: Path, network: Network) -> Run:
 
 def field_to(end: float, hard: HardConditions | None = None) -> Field:
     box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
-    return Field(trained(EdgeSpec()), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
+    return Field(trained(EdgeSpec(base="silu")), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
 
 
 def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path) -> None:
@@ -276,13 +276,13 @@ def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
 
 SPECS = [
     *(EdgeSpec(degree=2, base=base) for base in BASES),
-    *(EdgeSpec(degree=degree) for degree in (0, 1, 3, 5)),
+    *(EdgeSpec(degree=degree, base="silu") for degree in (0, 1, 3, 5)),
     *(
-        EdgeSpec(extrapolation=how, edge_scaling=scale)  # type: ignore[arg-type]
+        EdgeSpec(extrapolation=how, edge_scaling=scale, base="silu")  # type: ignore[arg-type]
         for how in ("linear", "constant", "zero")
         for scale in ("separate", "single")
     ),
-    EdgeSpec(base_goes_on=True),
+    EdgeSpec(base_goes_on=True, base="silu"),
 ]
 
 
@@ -310,7 +310,7 @@ def test_the_script_computes_what_the_engine_computes(
         cases.append({"model": model, "x": x.tolist()})
         with torch.no_grad():
             expected.append((network(x) * 2 + 1).tolist())
-    network = trained(EdgeSpec(), (2, 3, 6))  # a solution as the sum of three products
+    network = trained(EdgeSpec(base="silu"), (2, 3, 6))  # a solution as the sum of three products
     box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)
     field = Field(network, OutputForm(1, 3, 2), box, torch.tensor([0.7], dtype=torch.float64))
     cases.append(

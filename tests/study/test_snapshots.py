@@ -90,7 +90,7 @@ def test_from_the_middle_of_a_grid(solver: str, network: str, tmp_path: Path) ->
     plan = Plan(
         solver,
         steps=45 if solver == "lbfgs" else 7,
-        adam=AdamSolver(learning_rate=0.02, batch_size=140),
+        settings=AdamSolver(learning_rate=0.02, batch_size=140),
         policy=POLICY,
         **settings,
     )

@@ -219,7 +219,7 @@ class BoxSolver:
         stopping = policy.stage
         if coarse:
             steps = min(policy.coarse.steps, policy.stage.steps)
-            stopping = replace(policy.coarse, steps=steps)
+            stopping = replace(policy.coarse, max_steps=steps)
         linear = previous is not None and solution.form.factors == 1
         damping = policy.damping_if_linear if linear else policy.lm.damping
         state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_limit_reached)

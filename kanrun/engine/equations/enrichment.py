@@ -15,9 +15,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.fields import Field, OutputForm
-from kanrun.engine.layers import SplineLayer, move_layer, refine_layer
+from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import breakpoints_of, fit_coefficients, sample_points
+from kanrun.engine.splines import (
+    breakpoints_of,
+    fit_coefficients,
+    sample_points,
+    spline_values,
+)
 
 #: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
 #: halved twice before another one is halved once if its residual is this many times larger.
@@ -59,8 +64,8 @@ def insert_knots(
     breakpoints = torch.stack(rows)
     spacing = breakpoints.diff(dim=1)
     uniform = bool((spacing.amax(1) - spacing.amin(1) < UNIFORM).all())
-    first, _ = move_layer(layers[0], breakpoints, uniform=uniform)
-    hidden = [refine_layer(layer, intervals)[0] for layer in layers[1:]]
+    first, _ = layers[0].moved(breakpoints, uniform=uniform)
+    hidden = [layer.refined(intervals)[0] for layer in layers[1:]]
     return solution.with_network(KAN.of_layers([first, *hidden]))
 
 
@@ -156,7 +161,7 @@ def extend_constant(solution: Field, box: Tensor) -> Field:
     assert edges is not None  # An invariant: called for networks with grids only.
     first = made.network.edge_layers[0]
     with torch.no_grad():
-        ends = first.spline_values(edges[:, -1][None])[0, :, -1:]
+        ends = spline_values(edges[:, -1][None], first.coefficients, first.grid)[0, :, -1:]
         if form.separated and len(box) == 2:
             shape = (form.unknowns, form.terms, 2)
             parts = first.coefficients.unflatten(0, shape)[:, :, 0, 0]

@@ -80,7 +80,7 @@ class InitialGuesses:
     ) -> tuple[float, Field, Tensor]:
         """Return objective, field and parameters after some steps; infinity if not finite."""
         problem = ResidualProblem(candidate, blocks, constants)
-        stopping = replace(self.policy.start, steps=steps)
+        stopping = replace(self.policy.start, max_steps=steps)
         state, _ = minimise(problem, self.policy.lm, stopping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         inside = self.rows.points(self.rows.inside, self.policy.start_points)

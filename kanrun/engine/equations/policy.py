@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
-from kanrun.engine.least_squares import LMPolicy, Stopping
+from kanrun.engine.least_squares import LMPolicy, StoppingCriteria
 from kanrun.engine.networks import Network
 
 #: Creates a new network with the inputs of the box on [-1, 1] and the given number of outputs.
@@ -37,12 +37,12 @@ class EquationPolicy:
     #: Collocation points of a race.
     start_points: int = 400
 
-    start: Stopping = Stopping(gain=1e-2)
+    start: StoppingCriteria = StoppingCriteria(rtol=1e-2)
     #: Stopping criteria on the last planned grid and on finer ones.
-    stage: Stopping = Stopping(steps=30, gain=1e-3)
+    stage: StoppingCriteria = StoppingCriteria(max_steps=30, rtol=1e-3)
     #: Stopping criteria on coarser grids.
-    coarse: Stopping = Stopping(steps=15, gain=1e-2)
-    lm: LMPolicy = LMPolicy(damping=1e-4, smallest=1e-15, thorough=False, tries=12)
+    coarse: StoppingCriteria = StoppingCriteria(max_steps=15, rtol=1e-2)
+    lm: LMPolicy = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=12)
     #: First damping on a refined grid if the unknowns are linear in the coefficients. A larger one
     #: holds back smooth changes, which the equation of a beam hardly sees next to those of single
     #: splines.

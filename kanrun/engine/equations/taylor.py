@@ -25,8 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers import SplineLayer
-from kanrun.engine.layers.bases import BASES
+from kanrun.engine.layers import BASES, SplineLayer
 from kanrun.engine.networks import ACTIVATIONS, MLP, Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError

@@ -1,8 +1,17 @@
-"""Modules made of edges: spline edges, their initialisation, their change of grid."""
+"""Layers of spline edges: their functions, initialisation, and change of grid."""
 
-from kanrun.engine.layers.bases import BASES, SLOPES, Base
+from kanrun.engine.layers.edges import (
+    BASES,
+    SLOPES,
+    Edges,
+    EdgesAt,
+    EdgeSpec,
+    base_values,
+    by_sums,
+    linearised,
+    nodes_of,
+    of_sums,
+    traced,
+)
 from kanrun.engine.layers.initialisation import SCHEMES, fresh_layers, initialise
-from kanrun.engine.layers.magnitudes import edge_magnitudes, edge_penalty
-from kanrun.engine.layers.regrid import carry_coefficients, move_layer, refine_layer
-from kanrun.engine.layers.settings import EdgeSpec
-from kanrun.engine.layers.spline_layer import SplineLayer
+from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer

@@ -1,4 +1,4 @@
-"""Where the numbers of a fresh layer start.
+"""Initialisation of fresh layers.
 
 Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base, an input feeds
 G + k + 1 terms of an edge; the three variance-aware schemes share the variance among them.
@@ -15,19 +15,23 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.layers.settings import EdgeSpec
+from kanrun.engine.layers.edges import EdgeSpec, base_values
 from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import fit_coefficients, local_basis, sample_points, uniform_breakpoints
 from kanrun.errors import UsageError
 
-#: Points per input for the expectations that the variance-aware schemes need.
+#: Points per input for the expectations of the variance-aware schemes.
 _PROBES = 2048
 #: Exponents of the power law for base weights and coefficients.
 _POWER = (0.25, 1.75)
+#: Standard deviations of coefficients: of the paper, and times the root of the inputs of `spline`.
+_PAPER, _SPLINE = 0.1, 0.3
+#: Points of an interval at which splines take the base back.
+_POINTS = 3
 
 
 def _paper(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    return (2 / (layer.inputs + layer.outputs)) ** 0.5, 0.1
+    return (2 / (layer.inputs + layer.outputs)) ** 0.5, _PAPER
 
 
 def _lecun(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
@@ -38,7 +42,7 @@ def _lecun(layer: SplineLayer, generator: Generator | None) -> tuple[float, floa
 
 def _glorot(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
     x, base, basis, terms = _probe(layer, generator)
-    slope = layer.base.slope(x)
+    slope = base_values(layer.spec.base, layer.grid, x, 1)
     spread = local_basis(x, layer.grid, 1)[0].square().sum(-1).mean() / layer.grid.functions
     two = torch.tensor(2.0 / terms, dtype=x.dtype, device=x.device)
     base_size = layer.inputs * base.square().mean() + layer.outputs * slope.square().mean()
@@ -52,7 +56,7 @@ def _power_law(layer: SplineLayer, generator: Generator | None) -> tuple[float, 
 
 
 def _spline(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    return 0.0, 0.3 * layer.inputs**-0.5
+    return 0.0, _SPLINE * layer.inputs**-0.5
 
 
 SCHEMES: dict[str, Callable[[SplineLayer, Generator | None], tuple[float, float]]] = {
@@ -65,20 +69,20 @@ SCHEMES: dict[str, Callable[[SplineLayer, Generator | None], tuple[float, float]
 
 
 def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
-    """Fill `layer`: base weights and coefficients normal with the scheme's two deviations; w_s = 1.
+    """Fill `layer`: base weights and coefficients normal with the scheme's two standard deviations; w_s = 1.
 
-    With `single` scale the one w takes the base weight's place; under `spline` it is 1 and the splines take the base
-    back. Without a generator torch's own is drawn from, as fresh modules of torch do.
+    A `single` weight takes the base weight's place; under `spline` it is 1 and the splines subtract the base. Without a
+    generator torch's own is used.
     """
     base, coefficient = SCHEMES[scheme](layer, generator)
     with torch.no_grad():
-        weight = layer.weight if layer.spec.edge_scaling == "single" else layer.base_weight
+        weight = getattr(layer, layer.base_name)
         _normal(weight, base, generator)
         _normal(layer.coefficients, coefficient, generator)
         if scheme == "spline" and layer.spec.edge_scaling == "single":
             weight.fill_(1.0)
-            points = sample_points(layer.grid, 3)
-            values = layer.base(points)[:, None, :]
+            points = sample_points(layer.grid, _POINTS)
+            values = base_values(layer.spec.base, layer.grid, points)[:, None, :]
             layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
 
 
@@ -91,7 +95,7 @@ def fresh_layers(
     generator: Generator | None,
     products: Sequence[int],
 ) -> list[SplineLayer]:
-    """Layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
+    """Return layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
     layers = []
     for i, (inputs, outputs) in enumerate(pairwise(shape)):
         ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
@@ -114,13 +118,13 @@ def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | No
 
 
 def _probe(layer: SplineLayer, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Uniform points of the grid, the base there, the root of each point's mean squared basis, and the terms."""
+    """Return uniform points of the grid, the base there, the root of each point's mean squared basis, and the terms."""
     share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(
         layer.knots
     )
     x = torch.lerp(layer.grid.low.expand_as(share), layer.grid.high.expand_as(share), share)
     basis = (local_basis(x, layer.grid)[0].square().sum(-1) / layer.grid.functions).sqrt()
-    return x, layer.base(x), basis, layer.grid.functions + 1
+    return x, base_values(layer.spec.base, layer.grid, x), basis, layer.grid.functions + 1
 
 
 def _root(variance: Tensor, size: Tensor) -> float:

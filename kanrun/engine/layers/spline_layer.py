@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -12,42 +12,59 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from kanrun.engine.layers.bases import BASES, Base
-from kanrun.engine.layers.functional import edge_sums
+from kanrun.engine.layers.edges import BASES, Edges, EdgeScaling, EdgeSpec
 from kanrun.engine.layers.settings import (
     Domain,
-    EdgeScaling,
-    EdgeSpec,
-    TrainedScales,
     check_samples,
+    checked_edges,
     checked_shape,
     domain_of,
-    edge_spec,
 )
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
     breakpoints_of,
+    carry_coefficients,
     dense_rows,
+    difference_bands,
+    difference_columns,
     equally_spaced,
     extend,
     local_basis,
+    subdivide,
     uniform_breakpoints,
 )
-from kanrun.engine.splines.basis_products import by_edges
-from kanrun.engine.splines.least_squares import difference_bands, difference_columns
+from kanrun.errors import UsageError
 
-#: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
+#: Value above which a basis function counts as touched by a sample: at a knot, rounding alone makes values of 1e-40.
 SEEN = 1e-10
+#: Samples of a piece in which touched functions are looked for.
+PIECE = 4096
 
 
 class SplineLayer(nn.Module):
-    """y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs); `kanrun.KANLayer`.
+    """A layer y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs); `kanrun.KANLayer`.
 
-    `SplineLayer(2, 5)` is a fresh layer on a uniform grid: `intervals` and `degree` of the splines, `domain` of the
-    grid, (low, high) for all inputs or one pair for each, `base`, `edge_scaling` and `extrapolation` of `EdgeSpec`,
-    `initialisation` by name, drawn from `generator` (None: torch's own). `on_grid` makes an empty layer on any grid.
-    Raises UsageError for a value that breaks its rule.
+    Parameters are `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or one
+    `weight` for edge_scaling=single. Buffers are `knots` (inputs, G + 2k + 1) and `mask` (outputs, inputs), false for
+    pruned edges. `uniform` is not part of the state_dict: loaded knots that are not equally spaced turn it off.
+
+    Args:
+        inputs: Number of inputs.
+        outputs: Number of outputs.
+        intervals: Number of grid intervals G.
+        degree: Degree k of the splines.
+        domain: (low, high) of the grid for all inputs, or one pair for each.
+        base: Name of the base function b.
+        edge_scaling: `separate` weights w_b and w_s, or a `single` one, see `EdgeSpec`.
+        extrapolation: Continuation beyond the grid: `linear`, `constant` or `zero`.
+        initialisation: Name of the initialisation.
+        generator: Source of random numbers; None: torch's own.
+        dtype: torch.float32 or torch.float64; None: torch's default.
+        device: Device of the parameters; None: torch's default.
+
+    Raises:
+        UsageError: If a value breaks its rule.
 
     Examples:
         >>> import torch
@@ -55,12 +72,6 @@ class SplineLayer(nn.Module):
         >>> network = torch.nn.Sequential(KANLayer(2, 8), torch.nn.LayerNorm(8), KANLayer(8, 1))
         >>> network(torch.zeros(4, 2)).shape
         torch.Size([4, 1])
-
-    Parameters: `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or
-    one `weight` when spec.edge_scaling is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
-    (outputs, inputs), false where an edge is pruned.
-
-    `uniform` is not part of the state_dict: knots that are loaded and not equally spaced turn it off.
     """
 
     knots: Tensor
@@ -74,7 +85,7 @@ class SplineLayer(nn.Module):
         degree: int = 3,
         *,
         domain: Domain = (-1.0, 1.0),
-        base: str = "silu",
+        base: str = "zero",
         edge_scaling: EdgeScaling = "separate",
         extrapolation: Extrapolation = "linear",
         initialisation: str = "paper",
@@ -84,11 +95,17 @@ class SplineLayer(nn.Module):
     ) -> None:
         super().__init__()
         inputs, outputs = checked_shape((inputs, outputs))
-        spec = edge_spec(intervals, degree, base, edge_scaling, extrapolation, initialisation)
-        ends = domain_of(domain, inputs, dtype, device)
-        self._build(
-            uniform_breakpoints(ends[:, 0], ends[:, 1], intervals), outputs, spec, uniform=True
+        spec = checked_edges(
+            intervals,
+            initialisation,
+            degree=degree,
+            base=base,
+            edge_scaling=edge_scaling,
+            extrapolation=extrapolation,
         )
+        ends = domain_of(domain, inputs, dtype, device)
+        points = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
+        self._build(points, outputs, spec, uniform=True)
         from kanrun.engine.layers.initialisation import initialise
 
         initialise(self, initialisation, generator)
@@ -102,7 +119,7 @@ class SplineLayer(nn.Module):
         *,
         uniform: bool,
     ) -> SplineLayer:
-        """A layer on these breakpoints; all parameters are zero but for the scales of the splines, which are one."""
+        """Return a layer on these breakpoints whose parameters are zero, except scales of splines, which are one."""
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._build(breakpoints, outputs, spec, uniform=uniform)
@@ -110,28 +127,28 @@ class SplineLayer(nn.Module):
 
     def _build(self, breakpoints: Tensor, outputs: int, spec: EdgeSpec, *, uniform: bool) -> None:
         self.spec, self.uniform = spec, uniform
-        inputs = breakpoints.shape[0]
+        inputs, points = breakpoints.shape
         self.register_buffer("knots", extend(breakpoints, spec.degree))
-        self.register_buffer(
-            "mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device)
-        )
-        functions = breakpoints.shape[1] - 1 + spec.degree
+        alive = torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device)
+        self.register_buffer("mask", alive)
+        functions = points - 1 + spec.degree
         self.coefficients = nn.Parameter(breakpoints.new_zeros(outputs, inputs, functions))
-        every, base = (
-            spec.trained_scales == "all",
-            spec.trained_scales != "none" and spec.base != "zero",
-        )
+        splines = nn.Parameter(breakpoints.new_ones(outputs, inputs))
         if spec.edge_scaling == "single":
-            self.weight = nn.Parameter(
-                breakpoints.new_ones(outputs, inputs), requires_grad=every or base
-            )
+            self.weight = splines
         else:
-            self.spline_weight = nn.Parameter(
-                breakpoints.new_ones(outputs, inputs), requires_grad=every
-            )
-            self.base_weight = nn.Parameter(
-                breakpoints.new_zeros(outputs, inputs), requires_grad=base
-            )
+            self.spline_weight = splines
+            self.base_weight = nn.Parameter(breakpoints.new_zeros(outputs, inputs))
+        self._choose_trained()
+
+    def _choose_trained(self) -> None:
+        every = self.spec.trained_scales == "all"
+        base = self.spec.trained_scales != "none" and self.spec.base != "zero"
+        if self.spec.edge_scaling == "single":
+            self.weight.requires_grad_(every or base)
+        else:
+            self.spline_weight.requires_grad_(every)
+            self.base_weight.requires_grad_(base)
 
     def extra_repr(self) -> str:
         return (
@@ -152,18 +169,31 @@ class SplineLayer(nn.Module):
         return Grid(self.knots, self.spec.degree, self.uniform, self.spec.extrapolation)
 
     @property
-    def base(self) -> Base:
-        """b on this layer's grid."""
-        return Base(self.spec.base, self.grid, self.spec.base_goes_on)
+    def base_name(self) -> str:
+        """The name of the parameter that weighs the base."""
+        return "weight" if self.spec.edge_scaling == "single" else "base_weight"
 
     @property
     def trained_base(self) -> nn.Parameter | None:
-        """What weighs the base, w_b or the one w; None where training does not move it or there is no base."""
-        weight = self.weight if self.spec.edge_scaling == "single" else self.base_weight
+        """The weight of the base, w_b or the single w; None if it is not trained or there is no base."""
+        weight: nn.Parameter = getattr(self, self.base_name)
         return weight if weight.requires_grad and self.spec.base != "zero" else None
 
+    @property
+    def edges(self) -> Edges:
+        """The layer as a function of its numbers."""
+        return Edges(
+            self.spec,
+            self.uniform,
+            self.knots,
+            self.coefficients,
+            *self.scales(),
+            self.mask,
+            self.trained_base is not None,
+        )
+
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
-        """(w_b, w_s) as they act: pruned edges are zero."""
+        """Return (w_b, w_s) as they act: zero for pruned edges."""
         if self.spec.edge_scaling == "single":
             both = self.weight * self.mask
             return both, both
@@ -171,11 +201,17 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
-        rows = x.reshape(
-            math.prod(x.shape[:-1]), x.shape[-1]
-        )  # no -1: nothing says what it stands for without samples
-        y = edge_sums(rows, self.coefficients, *self.scales(), self.base)
-        return y.reshape(*x.shape[:-1], self.outputs)
+        # Not -1, which is undefined without samples.
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        edges = self.edges
+        return edges.sums(edges.at(rows)).reshape(*x.shape[:-1], self.outputs)
+
+    def edge_values(
+        self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
+    ) -> Float[Tensor, "samples out inputs"]:
+        """Return phi_oi(x_i) of every edge, or its first derivative: `forward` adds them up over inputs."""
+        edges = self.edges
+        return edges.values(edges.at(x, derivative))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -183,60 +219,15 @@ class SplineLayer(nn.Module):
         if self.uniform and loaded is not None and loaded.shape == self.knots.shape:
             self.uniform = equally_spaced(loaded)
 
-    def edge_values(
-        self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
-    ) -> Float[Tensor, "samples out inputs"]:
-        """phi_oi(x_i) of every edge, or its first derivative: what `forward` adds up over inputs."""
-        base_weight, spline_weight = self.scales()
-        base = self.base.slope(x) if derivative else self.base(x)
-        return self.spline_values(x, derivative) * spline_weight + base[:, None, :] * base_weight
-
-    def unscaled_values(
-        self, x: Float[Tensor, "samples inputs"]
-    ) -> Float[Tensor, "samples out inputs"]:
-        """b(x_i) + spline_oi(x_i): what the one w of scale `single` multiplies."""
-        return self.spline_values(x) + self.base(x)[:, None]
-
-    def spline_values(
-        self, x: Float[Tensor, "samples inputs"], derivative: int = 0
-    ) -> Float[Tensor, "samples out inputs"]:
-        """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
-        return by_edges(*local_basis(x, self.grid, derivative), self.coefficients)
-
-    # ------------------------------------------------------- its unknowns: the coefficients, then what weighs the base
+    # ------------------------------------------------------- unknowns: the coefficients, then the weights of the base
 
     def unknowns_at(self, intervals: int | None = None) -> int:
-        """How many there are, on grids of `intervals` (None: its own)."""
+        """Return the number of unknowns on grids of `intervals` (None: its own)."""
         functions = (intervals or self.grid.intervals) + self.spec.degree
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
-    def rows(
-        self,
-        x: Float[Tensor, "samples inputs"],
-        upstream: Float[Tensor, "samples y out"],
-        start: int,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Columns (samples, 1, non-zeros) from `start` on and values (samples, y, non-zeros) of d y / d unknowns.
-
-        d y / d coefficient = upstream w_s B(x_in) and d y / d w_b = upstream b(x_in), with upstream = d y / d x_out.
-        """
-        basis, interval = local_basis(x, self.grid)
-        edges = torch.arange(self.mask.numel(), device=x.device)
-        functions = edges.view(self.mask.shape)[..., None] * self.grid.functions + start
-        local = interval[:, None, :, None] + torch.arange(self.spec.degree + 1, device=x.device)
-        scaled = upstream[..., None] * self.scales()[1]  # (samples, y, outputs, inputs)
-        index = [(local + functions).flatten(1)[:, None]]
-        values = [(scaled[..., None] * basis[:, None, None]).flatten(2)]
-        if self.trained_base is not None:
-            factors = (
-                self.base(x)[:, None] if self.spec.edge_scaling == "separate" else self.unscaled_values(x)
-            )
-            index.append((edges + start + self.coefficients.numel()).expand(x.shape[0], 1, -1))
-            values.append((upstream[..., None] * (factors * self.mask)[:, None]).flatten(2))
-        return index, values
-
     def penalty_rows(self, order: int, start: int) -> list[tuple[Tensor, Tensor]]:
-        """Columns from `start` on and values, (rows, order + 1) each: differences of w_s c, and a row for each w_b."""
+        """Return columns from `start` on and values, (rows, order + 1) each: differences of w_s c, and rows of w_b."""
         bands = difference_bands(self.grid, order)
         edges = torch.arange(self.mask.numel(), device=bands.device)[:, None]
         index = edges[..., None] * self.grid.functions + start + difference_columns(bands)
@@ -248,30 +239,62 @@ class SplineLayer(nn.Module):
         return found
 
     def touched(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, "inputs functions"]:
-        """Which basis functions see at least one of the samples."""
+        """Return a mask of the basis functions that at least one of the samples touches."""
         basis, interval = local_basis(x, self.grid)
-        functions = self.grid.functions
-        parts = zip(basis.split(4096), interval.split(4096), strict=True)
-        return torch.stack(
-            [(dense_rows(part, at, functions).abs() > SEEN).any(0) for part, at in parts]
-        ).any(0)
+        parts = zip(basis.split(PIECE), interval.split(PIECE), strict=True)
+        seen = [
+            (dense_rows(part, at, self.grid.functions).abs() > SEEN).any(0) for part, at in parts
+        ]
+        return torch.stack(seen).any(0)
 
-    def fix_spline_scale(self) -> None:
-        """What only scales the coefficients is no longer trained."""
+    def freeze_spline_scale(self) -> None:
+        """Stop training weights that only scale the coefficients."""
         if self.spec.trained_scales == "all":
             self.spec = replace(self.spec, trained_scales="base")
-            weight = self.weight if self.spec.edge_scaling == "single" else self.spline_weight
-            weight.requires_grad_(self.spec.edge_scaling == "single" and self.spec.base != "zero")
-
-    def count_pruned(self) -> int:
-        """How many trained numbers pruned edges hold."""
-        each = sum(p.numel() for p in self.parameters() if p.requires_grad) // self.mask.numel()
-        return each * int((~self.mask).sum())
+            self._choose_trained()
 
     # ----------------------------------------------------------------------------------------- other layers
 
+    def refined(self, intervals: int) -> tuple[SplineLayer, str]:
+        """Return the layer on `intervals` intervals over the same domain, and the method (see `moved`)."""
+        old = breakpoints_of(self.knots, self.spec.degree)
+        factor, rest = divmod(intervals, self.grid.intervals)
+        if rest == 0 and factor > 0:
+            return self.moved(subdivide(old, factor), uniform=self.uniform)
+        if self.uniform:
+            points = uniform_breakpoints(old[:, 0], old[:, -1], intervals)
+            return self.moved(points, uniform=True)
+        # The density of the old intervals, by linear interpolation of the breakpoints.
+        at = torch.linspace(0, old.shape[1] - 1, intervals + 1, dtype=old.dtype)
+        below = at.floor().long().clamp(max=old.shape[1] - 2)
+        points = torch.lerp(old[:, below], old[:, below + 1], (at - below).to(old))
+        return self.moved(points, uniform=False)
+
+    def moved(
+        self, breakpoints: Float[Tensor, "inputs points"], *, uniform: bool
+    ) -> tuple[SplineLayer, str]:
+        """Return the layer on `breakpoints`, and the method by which `carry_coefficients` kept its functions.
+
+        Only the splines are carried; scales, base and mask stay.
+        """
+        spec = self.spec
+        knots = extend(breakpoints.double(), spec.degree)
+        target = Grid(knots, spec.degree, uniform, spec.extrapolation)
+        old, grid = self.coefficients.detach().double(), self.grid.double()
+        carried, method = carry_coefficients(old, grid, target)
+        new = SplineLayer.on_grid(breakpoints, self.outputs, spec, uniform=uniform)
+        new.load_state_dict(
+            {
+                **self.state_dict(),
+                "knots": new.knots,
+                "coefficients": carried.to(self.coefficients.dtype),
+            }
+        )
+        new.train(self.training)
+        return new, method
+
     def resized(self, inputs: int, outputs: int) -> SplineLayer:
-        """The edges between the first `inputs` and `outputs`; those beyond the own ones are pruned."""
+        """Return the edges between the first `inputs` and `outputs`; additional ones are pruned."""
         own = breakpoints_of(self.knots, self.spec.degree)
         grid = torch.cat([own[:inputs], own[:1].expand(max(inputs - self.inputs, 0), -1)])
         new = SplineLayer.on_grid(grid, outputs, self.spec, uniform=self.uniform)
@@ -283,22 +306,8 @@ class SplineLayer(nn.Module):
                     value[part] = getattr(self, name)[:outputs, :inputs]
         return new
 
-    def with_grid(
-        self,
-        breakpoints: Float[Tensor, "inputs points"],
-        coefficients: Float[Tensor, "out inputs n"],
-        *,
-        uniform: bool,
-    ) -> SplineLayer:
-        """The same layer on another grid with these coefficients: the one way to a changed grid."""
-        new = SplineLayer.on_grid(breakpoints, self.outputs, self.spec, uniform=uniform)
-        state = {**self.state_dict(), "knots": new.knots, "coefficients": coefficients}
-        new.load_state_dict(state)
-        new.train(self.training)
-        return new
-
     def describe(self) -> dict[str, Any]:
-        """What, besides the state_dict, rebuilds this layer; plain JSON values."""
+        """Return plain JSON values that, with the state_dict, rebuild this layer."""
         return {
             "edges": asdict(self.spec),
             "uniform": self.uniform,
@@ -307,21 +316,63 @@ class SplineLayer(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> SplineLayer:
-        """An empty layer after `describe`, in float64, waiting for its state_dict; ValueError for another spec."""
+        """Return an empty layer in float64 that waits for its state_dict; raise ValueError for an unknown spec."""
         inputs, outputs, intervals = description["shape"]
-        spec = dict(description["edges"])
-        if "outside" in spec:  # as version 0.1.0 wrote it
-            trained: TrainedScales = "all" if spec.pop("trainable_scales") else "none"
-            spec |= {
-                "extrapolation": spec.pop("outside"),
-                "trained_scales": trained,
-                "base_goes_on": True,
-            }
-        if spec["base"] not in BASES:
+        spec = msgspec.convert(description["edges"], EdgeSpec)
+        if spec.base not in BASES:
             raise ValueError(
-                f"the base function {spec['base']} is not known to this version of kanrun"
+                f"the base function {spec.base} is not known to this version of kanrun"
             )
         steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
-        return cls.on_grid(
-            steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"])
-        )
+        return cls.on_grid(steps, outputs, spec, uniform=bool(description["uniform"]))
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedEdge:
+    """The function phi(x) = w_b b(x) + w_s spline(x) on one edge, with the layer's present numbers.
+
+    Call it with a tensor or number x of any shape; `derivative` is the order of the derivative. The result is
+    differentiable in x and in the network's parameters. A pruned edge is zero.
+
+    Attributes:
+        is_pruned: Whether the edge is pruned.
+        breakpoints: Breakpoints of its spline, shape (G + 1,).
+        coefficients: Coefficients of its spline, shape (G + k,).
+
+    Raises:
+        UsageError: If there is no such edge.
+    """
+
+    layer: SplineLayer
+    input: int
+    output: int
+
+    def __post_init__(self) -> None:
+        outputs, inputs = self.layer.mask.shape
+        if not (-outputs <= self.output < outputs and -inputs <= self.input < inputs):
+            raise UsageError(
+                f"There is no edge from input {self.input} to output {self.output}: the layer has {inputs} inputs and "
+                f"{outputs} outputs."
+            )
+
+    def __call__(self, x: Tensor | float, derivative: int = 0) -> Tensor:
+        at = torch.as_tensor(x).to(self.coefficients)
+        with torch.enable_grad():
+            free = at if at.requires_grad or not derivative else at.detach().requires_grad_()
+            every = free.reshape(-1, 1).expand(-1, self.layer.inputs)
+            y = self.layer.edge_values(every)[:, self.output, self.input].reshape(free.shape)
+            for _ in range(derivative):
+                (y,) = torch.autograd.grad(y.sum(), free, create_graph=True)
+        return y if torch.is_grad_enabled() else y.detach()
+
+    @property
+    def is_pruned(self) -> bool:
+        return not bool(self.layer.mask[self.output, self.input])
+
+    @property
+    def breakpoints(self) -> Tensor:
+        return breakpoints_of(self.layer.knots, self.layer.spec.degree)[self.input]
+
+    @property
+    def coefficients(self) -> Tensor:
+        return self.layer.coefficients[self.output, self.input]

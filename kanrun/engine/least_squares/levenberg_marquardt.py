@@ -1,101 +1,144 @@
-"""Levenberg-Marquardt for any nonlinear least squares problem, or a batch of them side by side.
+"""Levenberg-Marquardt for any nonlinear least squares problem, or a batch of problems side by side.
 
-A *quick* step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen 1999). A
-*thorough* one searches the damping on one linearisation, and bends the step by geodesic acceleration (Transtrum and
-Sethna, arXiv 1201.5885). Batches take quick steps only.
+A step solves the damped linear problem, with S scaling columns to unit norm, which makes the damping mu free of units:
+
+    min over d of  |J d + r|^2 + mu |S d|^2
+
+The normal equations are solved by Cholesky, or by conjugate gradients if their matrix would be too large. A *quick*
+step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen 1999). A *damping
+search* tries several dampings on one linearisation, and bends the step by geodesic acceleration (Transtrum and Sethna,
+arXiv 1201.5885). Batches take quick steps only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf, isfinite, nan
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.normal_equations import Factor, Iteration, NormalEquations
-from kanrun.engine.least_squares.problem import LMPolicy, Problem, Stopping
+from kanrun.engine.least_squares.problem import Linearisation, Problem
+
+# A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends the search downwards,
+# as a fraction of the remaining objective or of what the step gains.
+MAX_DECREASES, MAX_INCREASES, MIN_GAIN = 3, 6, 0.1
+#: Fraction of the step at which its second directional derivative is measured.
+ACCELERATION_STEP = 0.1
+#: Objective after the straight step, relative to the one before, between which bending is tried.
+ACCELERATION_RANGE = (1e-3, 4.0)
+#: Maximum number of unknowns for a matrix of the normal equations.
+MATRIX_UNKNOWNS = 6000
+#: Relative residual at which conjugate gradients stops, and its maximum number of iterations.
+CG_TOLERANCE, CG_MAX_ITERATIONS = 1e-8, 60
+#: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it; NaN solutions at last.
+RETRIES = ((30.0, 1e-13), (1000.0, 1e-12), (0.0, nan))
+#: Squared column norms count as at least this fraction of the largest one; and the smallest divisor.
+SMALLEST_COLUMN, TINY = 1e-30, 1e-300
+
+
+@dataclass(frozen=True)
+class LMPolicy:
+    """Damping of Levenberg-Marquardt steps, relative to columns of unit norm.
+
+    `damping_search=False` takes quick steps.
+    """
+
+    #: Damping of the first step; positive.
+    damping: float = 1e-3
+    #: Bounds of the damping; from 0.
+    min_damping: float = 1e-13
+    max_damping: float = 1e6
+    damping_search: bool = True
+    #: Maximum number of dampings that a quick step tries; at least 1.
+    max_trials: int = 40
+    #: Factor of the damping after a rejected quick step; above 1.
+    damping_increase: float = 8.0
+    #: Gain ratio (decrease / decrease of the linear model) above which the damping is divided, and the divisor; the
+    #: first that applies counts (Marquardt 1963; Nielsen 1999).
+    damping_decrease: tuple[tuple[float, float], ...] = ((0.75, 10.0), (0.25, 4.0))
+
+
+@dataclass(frozen=True)
+class StoppingCriteria:
+    """When `minimise` stops: `max_steps`, an objective of `target_loss`, or `patience` steps in a row that each lower
+    the objective by less than the fraction `rtol`."""
+
+    max_steps: int = 100
+    target_loss: float = 0.0
+    rtol: float = 1e-4
+    patience: int = 3
 
 
 @dataclass(frozen=True)
 class State:
-    """Where an iteration is: unknowns, and one entry for each problem of a batch (else one) of the others.
-
-    `found` says of which problems the last step lowered the objective.
-    """
+    """The state of an iteration: unknowns, and one entry for each problem of a batch (else one) of the others."""
 
     unknowns: Float[Tensor, "... unknowns"]
     loss: list[float]
     damping: list[float]
-    found: list[bool]
-    sizes: Float[Tensor, " unknowns"] | None = (
-        None  # the largest squared column norms, where a problem's can fade
-    )
-    tried: int = 0  # dampings tried so far
+    #: Whether the last step lowered the objective.
+    improved: list[bool]
+    #: Largest squared column norms so far, if columns can vanish.
+    max_squared_norms: Float[Tensor, " unknowns"] | None = None
+    #: Number of dampings tried so far.
+    n_trials: int = 0
 
     def part(self, at: list[int]) -> State:
-        """The state of the problems of a batch at `at`."""
-        loss, damping = ([each[i] for i in at] for each in (self.loss, self.damping))
-        return replace(
-            self,
-            unknowns=self.unknowns[at],
-            loss=loss,
-            damping=damping,
-            found=[self.found[i] for i in at],
-        )
+        """Return the state of the problems of a batch at `at`."""
+        lists = {key: [getattr(self, key)[i] for i in at] for key in _LISTS}
+        return replace(self, unknowns=self.unknowns[at], **lists)
 
     def updated(self, at: list[int], part: State) -> State:
-        """This state with `part` at the indices `at`."""
-        unknowns, loss, damping, found = (
-            self.unknowns.clone(),
-            [*self.loss],
-            [*self.damping],
-            [*self.found],
-        )
+        """Return this state with `part` at the indices `at`."""
+        unknowns, lists = self.unknowns.clone(), {key: [*getattr(self, key)] for key in _LISTS}
         unknowns[at] = part.unknowns
-        for k, i in enumerate(at):
-            loss[i], damping[i], found[i] = part.loss[k], part.damping[k], part.found[k]
-        return replace(part, unknowns=unknowns, loss=loss, damping=damping, found=found)
+        for key, values in lists.items():
+            for i, value in zip(at, getattr(part, key), strict=True):
+                values[i] = value
+        return replace(part, unknowns=unknowns, **lists)
+
+
+_LISTS = ("loss", "damping", "improved")
 
 
 def begin(problem: Problem, policy: LMPolicy, damping: Sequence[float] | None = None) -> State:
-    """The state before the first step; `damping` of each problem in place of the policy's."""
+    """Return the state before the first step; `damping` of each problem replaces the policy's."""
     loss = [value if isfinite(value) else inf for value in problem.objective(problem.unknowns)]
     first = [policy.damping] * len(loss) if damping is None else list(damping)
     return State(problem.unknowns, loss, first, [value < inf for value in loss])
 
 
 def step(problem: Problem, state: State, policy: LMPolicy) -> State:
-    """The state after one step, quick or thorough by the policy."""
-    equations = NormalEquations(problem.linearise(state.unknowns), policy, state.sizes)
-    if problem.fading and policy.largest_columns:
-        state = replace(state, sizes=equations.sizes)
-    return (
-        _Search(problem, equations, state).run()
-        if policy.thorough
-        else _quick(problem, equations, state)
-    )
+    """Return the state after one step."""
+    equations = NormalEquations(problem.linearise(state.unknowns), state.max_squared_norms)
+    if problem.columns_can_vanish:
+        state = replace(state, max_squared_norms=equations.squared_norms)
+    take = _searched_step if policy.damping_search else _quick_step
+    return take(problem, equations, state, policy)
 
 
 def minimise(
     problem: Problem,
     policy: LMPolicy,
-    stopping: Stopping,
+    stopping: StoppingCriteria,
     damping: Sequence[float] | None = None,
     ended: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
-    """The state at the end of the iteration, and the steps taken; each problem of a batch stops by itself.
+    """Return the final state and the number of steps; each problem of a batch stops by itself.
 
     `ended` is asked before each step.
     """
     state = begin(problem, policy, damping)
-    problems = range(len(state.loss))
-    slow = [0 for _ in problems]
-    for taken in range(stopping.steps):
-        left = [i for i in problems if state.found[i] and state.loss[i] > stopping.floor]
-        active = [i for i in left if slow[i] < stopping.patience]
+    slow = [0] * len(state.loss)
+    for taken in range(stopping.max_steps):
+        active = [
+            i
+            for i, loss in enumerate(state.loss)
+            if state.improved[i] and loss > stopping.target_loss and slow[i] < stopping.patience
+        ]
         if not active or ended():
             return state, taken
         before = state.loss
@@ -104,107 +147,195 @@ def minimise(
         else:  # in a batch only
             state = state.updated(active, step(problem.part(active), state.part(active), policy))
         for i in active:
-            slow[i] = slow[i] + 1 if state.loss[i] > (1 - stopping.gain) * before[i] else 0
-    return state, stopping.steps
+            slow[i] = slow[i] + 1 if state.loss[i] > (1 - stopping.rtol) * before[i] else 0
+    return state, stopping.max_steps
 
 
-def _quick(problem: Problem, equations: NormalEquations, state: State) -> State:
-    policy = equations.policy
+def _quick_step(
+    problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
+) -> State:
     unknowns, loss, damping = state.unknowns, [*state.loss], [*state.damping]
-    problems, found, tried = range(len(loss)), [False] * len(loss), 0
-    while tried < policy.tries and not all(found):
+    improved, trials, last = [False] * len(loss), 0, False
+    while trials < policy.max_trials and not last:
         move = -equations.factor(damping).solve(equations.gradient)
         moved = unknowns + move
         values = problem.objective(moved)
-        lower = [not found[i] and values[i] < loss[i] for i in problems]
-        last = all(found[i] or lower[i] or damping[i] >= policy.largest for i in problems)
-        if any(lower):
-            unknowns = _chosen(lower, moved, unknowns)
-            expected = -(equations.gradient * move).sum(-1).reshape(-1)
-        for i in problems:
+        lower = [not improved[i] and value < loss[i] for i, value in enumerate(values)]
+        last = all(
+            improved[i] or lower[i] or damping[i] >= policy.max_damping for i in range(len(loss))
+        )
+        if all(lower):
+            unknowns = moved
+        elif any(lower):
+            unknowns = torch.where(moved.new_tensor(lower)[:, None] > 0, moved, unknowns)
+        expected = -(equations.gradient * move).sum(-1).reshape(-1)
+        for i, value in enumerate(values):
             if lower[i]:
-                gain = (loss[i] - values[i]) / max(float(expected[i]), 1e-300)
-                divisor = next((divisor for least, divisor in policy.lowered if gain > least), 1.0)
-                damping[i] = max(damping[i] / divisor, policy.smallest)
-                loss[i], found[i] = values[i], True
-            elif not found[i]:
-                damping[i] = min(damping[i] * policy.raised, policy.largest)
-        tried += 1
-        if last:
-            break
-    return State(unknowns, loss, damping, found, state.sizes, state.tried + tried)
+                gain = (loss[i] - value) / max(float(expected[i]), TINY)
+                divisor = next((by for least, by in policy.damping_decrease if gain > least), 1.0)
+                damping[i] = max(damping[i] / divisor, policy.min_damping)
+                loss[i], improved[i] = value, True
+            elif not improved[i]:
+                damping[i] = min(damping[i] * policy.damping_increase, policy.max_damping)
+        trials += 1
+    return State(
+        unknowns, loss, damping, improved, state.max_squared_norms, state.n_trials + trials
+    )
 
 
-def _chosen(lower: list[bool], moved: Tensor, unknowns: Tensor) -> Tensor:
-    """`moved` for the problems that are `lower`, else `unknowns`."""
-    if all(lower):
-        return moved
-    return torch.where(torch.tensor(lower, device=moved.device)[:, None], moved, unknowns)
+def _searched_step(
+    problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
+) -> State:
+    """Take smaller dampings while they help, or larger ones until one does."""
+    start, mu = state.loss[0], state.damping[0]
+    path = _Path(problem, equations, state)
+    best = path.at(mu)
+    if best[0] < start:
+        for _ in range(MAX_DECREASES):
+            lower = max(mu / 10, policy.min_damping)
+            trial = path.at(lower) if lower < mu else best
+            if not trial[0] < best[0]:
+                break
+            gained, best, mu = best[0] - trial[0], trial, lower
+            if gained < MIN_GAIN * min(best[0], start - best[0]):
+                break
+    else:
+        for attempt in range(MAX_INCREASES):
+            mu = min(max(mu, 1e-12) * (10 if attempt < 3 else 100), policy.max_damping)
+            best = path.at(mu)
+            if best[0] < start:
+                break
+        else:
+            return replace(state, improved=[False], n_trials=path.n_trials)
+    moved = state.unknowns + best[1]
+    return State(moved, [best[0]], [mu], [True], state.max_squared_norms, path.n_trials)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Where a step leads: the objective there, and the step."""
-
-    loss: float
-    move: Tensor
-
-
-class _Search:
-    """A thorough step of one problem from `state`."""
+class _Path:
+    """The objective of one problem along the steps that dampings lead to, straight or bent."""
 
     def __init__(self, problem: Problem, equations: NormalEquations, state: State) -> None:
         self.problem, self.equations, self.state = problem, equations, state
-        self.policy, self.loss, self.tried = equations.policy, state.loss[0], state.tried
+        self.n_trials = state.n_trials
 
-    def run(self) -> State:
-        state = self.state
-        mu, best = self._searched(state.damping[0])
-        if not best.loss < self.loss:
-            return replace(state, found=[False], tried=self.tried)
-        return State(state.unknowns + best.move, [best.loss], [mu], [True], state.sizes, self.tried)
-
-    def _searched(self, mu: float) -> tuple[float, _Trial]:
-        """The damping and its trial: smaller ones while they help, larger ones until one does."""
-        policy, best = self.policy, self._at(mu)
-        if not best.loss < self.loss:
-            for attempt in range(policy.up):
-                mu = min(max(mu, 1e-12) * (10 if attempt < 3 else 100), policy.largest)
-                best = self._at(mu)
-                if best.loss < self.loss:
-                    break
-            return mu, best
-        for _ in range(policy.down):
-            lower = max(mu / 10, policy.smallest)
-            trial = self._at(lower) if lower < mu else best
-            if not trial.loss < best.loss:
-                break
-            gained, best, mu = best.loss - trial.loss, trial, lower
-            if gained < policy.worth * min(trial.loss, self.loss - trial.loss):
-                break
-        return mu, best
-
-    def _at(self, mu: float) -> _Trial:
-        """The better step that damping `mu` leads to: straight or bent."""
-        equations, policy = self.equations, self.policy
-        factor = equations.factor([mu])
-        best = self._trial(-factor.solve(equations.gradient))
-        low, high = policy.bend_between
-        if policy.geodesic and low * self.loss < best.loss < high * self.loss:
-            bent = self._trial(best.move + 0.5 * self._acceleration(factor, best.move))
-            best = min(best, bent, key=lambda trial: trial.loss)
+    def at(self, mu: float) -> tuple[float, Tensor]:
+        """Return objective and step of damping `mu`, the better one of the straight and the bent step."""
+        factor = self.equations.factor([mu])
+        best = self._tried(-factor.solve(self.equations.gradient))
+        low, high = (bound * self.state.loss[0] for bound in ACCELERATION_RANGE)
+        if low < best[0] < high:
+            bent = self._tried(best[1] + 0.5 * self._acceleration(factor, best[1]))
+            best = min(best, bent, key=lambda trial: trial[0])
         return best
 
-    def _acceleration(self, factor: Factor | Iteration, move: Tensor) -> Tensor:
-        """-(J^T J)^-1 J^T r'' along the step, r'' the second directional derivative of the residuals."""
-        linear, probe = self.equations.linear, self.policy.probe
-        assert linear.rows is not None  # an invariant: single problems have rows and residuals
-        assert linear.residual is not None
-        there = self.problem.residual(self.state.unknowns + probe * move)
-        second = 2 * (there - linear.residual - probe * linear.rows.times(move)) / probe**2
+    def _tried(self, move: Tensor) -> tuple[float, Tensor]:
+        self.n_trials += 1
+        loss = self.problem.objective(self.state.unknowns + move)[0]
+        return loss if isfinite(loss) else inf, move
+
+    def _acceleration(self, factor: _Factor | _ConjugateGradients, move: Tensor) -> Tensor:
+        """Return -(J^T J)^-1 J^T r'' with r'' the second directional derivative of the residuals."""
+        linear, h = self.equations.linear, ACCELERATION_STEP
+        # Single problems have rows and residuals.
+        assert linear.rows is not None and linear.residual is not None  # noqa: PT018
+        there = self.problem.residual(self.state.unknowns + h * move)
+        second = 2 * (there - linear.residual - h * linear.rows.times(move)) / h**2
         return -factor.solve(self.equations.free(linear.rows.transposed(second)))
 
-    def _trial(self, move: Tensor) -> _Trial:
-        self.tried += 1
-        loss = self.problem.objective(self.state.unknowns + move)[0]
-        return _Trial(loss if isfinite(loss) else inf, move)
+
+class NormalEquations:
+    """J^T J d = -J^T r with unit columns, for one problem or a batch (`...` problems).
+
+    Squared column norms given (..., unknowns) count if they are larger than the present ones; `squared_norms` are those
+    used. `gradient` is J^T r, zero for frozen unknowns.
+    """
+
+    def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
+        self.linear = linear
+        self.gradient = self.free(linear.gradient)
+        matrix = self._gram()
+        if matrix is None:
+            assert linear.rows is not None
+            diagonal = self.free(linear.rows.squares())
+        else:
+            diagonal = self.free(matrix.diagonal(dim1=-2, dim2=-1))
+        norms = diagonal.clone() if squared_norms is None else diagonal.maximum(squared_norms)
+        least = (SMALLEST_COLUMN * norms.amax(-1, keepdim=True)).clamp(min=TINY)
+        self.squared_norms, self.scale = norms, torch.maximum(norms, least).rsqrt()
+        self._diagonal = torch.where(norms > least, diagonal / norms, 1.0)
+        self._matrix = None
+        if matrix is not None:
+            self._matrix = (matrix * self.scale[..., None]).mul_(self.scale[..., None, :])
+
+    def _gram(self) -> Tensor | None:
+        """Return J^T J with zeros for frozen unknowns, or None for too many unknowns."""
+        linear = self.linear
+        if linear.gram is not None:
+            return linear.gram
+        assert linear.rows is not None
+        if linear.rows.unknowns > MATRIX_UNKNOWNS:
+            return None
+        gram = linear.rows.gram()
+        if linear.frozen is not None:
+            gram[linear.frozen, :] = 0
+            gram[:, linear.frozen] = 0
+        return gram
+
+    def free(self, g: Tensor) -> Tensor:
+        """Return `g` with zeros for frozen unknowns."""
+        return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
+
+    def factor(self, damping: list[float]) -> _Factor | _ConjugateGradients:
+        """Return the solver for the damping of each problem; see RETRIES for matrices without a factor."""
+        if self._matrix is None:
+            return _ConjugateGradients(self, damping[0])
+        tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)
+        for factor, added in RETRIES:
+            mu = tried[0] if len(tried) == 1 else entries.new_tensor(tried)[:, None]
+            torch.add(self._diagonal, mu, out=entries)
+            lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
+            if not failed.any():
+                break
+            signs = zip(damping, tried, failed.reshape(-1).tolist(), strict=True)
+            tried = [factor * d + added if bad else t for d, t, bad in signs]
+        return _Factor(lower, self.scale)
+
+    def times(self, d: Tensor) -> Tensor:
+        """Return the scaled, undamped matrix times d, without forming the matrix."""
+        rows = self.linear.rows
+        assert rows is not None
+        return self.scale * self.free(rows.transposed(rows.times(self.free(self.scale * d))))
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A Cholesky factor of the scaled and damped normal equations."""
+
+    lower: Tensor
+    scale: Tensor
+
+    def solve(self, g: Tensor) -> Tensor:
+        return self.scale * torch.cholesky_solve((self.scale * g)[..., None], self.lower)[..., 0]
+
+
+@dataclass(frozen=True)
+class _ConjugateGradients:
+    """The same without a matrix, by conjugate gradients in the scaled unknowns."""
+
+    equations: NormalEquations
+    damping: float
+
+    def solve(self, g: Tensor) -> Tensor:
+        residual = self.equations.scale * g
+        solution, direction = torch.zeros_like(residual), residual.clone()
+        first = size = float(residual @ residual)
+        for _ in range(CG_MAX_ITERATIONS):
+            if not size > CG_TOLERANCE**2 * first:
+                break
+            image = self.equations.times(direction) + self.damping * direction
+            length = size / float(direction @ image)
+            solution += length * direction
+            residual = residual - length * image
+            before, size = size, float(residual @ residual)
+            direction = residual + size / before * direction
+        return self.equations.scale * solution

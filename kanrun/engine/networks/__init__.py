@@ -1,4 +1,4 @@
-"""Networks: the KAN, the MLP and the classical curves, and what turns one into a new one."""
+"""Networks: the KAN, the MLP and the classical curves; counting, refinement and pruning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kanrun.engine.networks.mlp import ACTIVATIONS, MLP
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.errors import KanrunError
 
-#: Networks that no setting chooses but a checkpoint may hold, by kind.
+#: Networks that a checkpoint may hold but no setting chooses, by kind.
 COMPOSED = {
     "field": "kanrun.engine.equations.fields:Field",
     "windows": "kanrun.engine.equations.fields:Windows",
@@ -19,14 +19,12 @@ COMPOSED = {
 
 
 def from_description(description: dict[str, Any]) -> Network:
-    """An empty network from its `describe()`, waiting for its state_dict; raises KanrunError for an unknown kind."""
-    kind = description.get("kind")
-    if kind in COMPOSED:
-        composed: Network = resolve(COMPOSED[str(kind)]).from_description(description)
-        return composed
-    if kind not in MODELS:
+    """Return an empty network from its `describe()`, which waits for its state_dict; raise KanrunError if unknown."""
+    kind = str(description.get("kind"))
+    if kind not in COMPOSED and kind not in MODELS:
         raise KanrunError(f"A network of kind {kind!r} is not known to this version of kanrun.")
-    network: Network = resolve(MODELS[str(kind)].network).from_description(description)
+    place = COMPOSED[kind] if kind in COMPOSED else MODELS[kind].network
+    network: Network = resolve(place).from_description(description)
     return network
 
 

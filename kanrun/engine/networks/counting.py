@@ -1,24 +1,28 @@
-"""How many numbers a network has and how much arithmetic it does, by every convention in use.
+"""Numbers of parameters and FLOPs of a network by every convention in use, and MLPs of a KAN's size.
 
 Published comparisons of KANs and MLPs count differently; here each count has its name, its formula and its source, so
-that one network can be put beside another by any of them. E is the number of edges, G of grid intervals, k the degree,
-H the nodes that are not inputs, n_in and n_out the widths beside a layer.
+that networks can be compared by any of them. E is the number of edges, G of grid intervals, k the degree,
+H the nodes that are not inputs, n_in and n_out the widths around a layer.
 
 Multiplications, additions, divisions and comparisons are one FLOP each; an elementwise function costs what
-ACTIVATION_FLOPS says. What a network executes (`Network.flops`) is counted from the formulas that the engine runs,
-since torch's own counter sees neither gathered products nor elementwise work.
+ACTIVATION_FLOPS says. The FLOPs that a network executes (`Network.flops`) are counted from the formulas that the engine
+runs, since torch's own counter ignores gathered products and elementwise work.
+
+Hidden layers of a matched MLP have one width, except the last, which takes the remainder: equal widths alone would jump
+by whole layers. Of the widths within the tolerance the most even are taken, else the nearest.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks.network import Network
-from kanrun.engine.splines import prefers_sparse
-from kanrun.engine.splines.local_basis import UNIFORM_MATRIX_DEGREE
+from kanrun.engine.splines import UNIFORM_MATRIX_DEGREE, prefers_sparse
+from kanrun.errors import UsageError
 
 #: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the last three are ours.
 ACTIVATION_FLOPS = {
@@ -35,15 +39,14 @@ ACTIVATION_FLOPS = {
 
 
 @dataclass(frozen=True)
-class Size:
+class KANSize:
     """A KAN as parameter formulas see it: widths (inputs first), G, k."""
 
     shape: tuple[int, ...]
     intervals: int
     degree: int
-    products: tuple[
-        int, ...
-    ] = ()  # nodes of each hidden layer that multiply, each with edges of two sums
+    #: Multiplication nodes of each hidden layer, each with the edges of two sums.
+    products: tuple[int, ...] = ()
 
     @property
     def edges(self) -> int:
@@ -59,73 +62,54 @@ class Size:
 
 @dataclass(frozen=True)
 class Convention:
-    """One way to count a KAN's parameters; `source` says who counts so."""
+    """One way to count a KAN's parameters: edges (G + k * `degree` + `each`) + nodes * `nodes`, and its source."""
 
     name: str
     formula: str
     source: str
-    count: Callable[[Size], int]
+    each: int = 0
+    degree: int = 1
+    nodes: int = 0
+
+    def count(self, size: KANSize) -> int:
+        edge = size.intervals + self.degree * size.degree + self.each
+        return size.edges * edge + self.nodes * size.nodes
 
 
 CONVENTIONS: tuple[Convention, ...] = (
-    Convention(
-        "paper",
-        "E G",
-        "Liu et al., arXiv 2404.19756, the axes of its plots",
-        lambda s: s.edges * s.intervals,
-    ),
-    Convention(
-        "spline",
-        "E (G + k)",
-        "spline coefficients only: what kanrun trains by default",
-        lambda s: s.edges * (s.intervals + s.degree),
-    ),
+    Convention("paper", "E G", "Liu et al., arXiv 2404.19756, the axes of its plots", degree=0),
+    Convention("spline", "E (G + k)", "spline coefficients only: what kanrun trains by default"),
     Convention(
         "single",
         "E (G + k + 1)",
         "coefficients and w_b or w_s alone, or the one w of w (b + spline)",
-        lambda s: s.edges * (s.intervals + s.degree + 1),
+        1,
     ),
     Convention(
-        "separate",
-        "E (G + k + 2)",
-        "coefficients, w_b and w_s: LBFGS and Adam with a base",
-        lambda s: s.edges * (s.intervals + s.degree + 2),
+        "separate", "E (G + k + 2)", "coefficients, w_b and w_s: LBFGS and Adam with a base", 2
     ),
     Convention(
-        "efficient_kan",
-        "E (G + k + 2)",
-        "efficient-kan: base weight, spline weight, scaler",
-        lambda s: s.edges * (s.intervals + s.degree + 2),
+        "efficient_kan", "E (G + k + 2)", "efficient-kan: base weight, spline weight, scaler", 2
     ),
-    Convention(
-        "pykan",
-        "E (G + k + 6)",
-        "pykan 0.2.8, all with requires_grad",
-        lambda s: s.edges * (s.intervals + s.degree + 6),
-    ),
+    Convention("pykan", "E (G + k + 6)", "pykan 0.2.8, all with requires_grad", 6),
     Convention(
         "kanbefair",
         "E (G + k + 3) + H",
         "KANbeFair, arXiv 2407.16674, with its shortcut",
-        lambda s: s.edges * (s.intervals + s.degree + 3) + s.nodes,
+        3,
+        nodes=1,
     ),
 )
 
 
-def size_of(kan: Network) -> Size:
-    """The size of a network of edges whose layers share one grid and degree, as those made by `KAN.create` do."""
+def size_of(kan: Network) -> KANSize:
+    """Return the size of a network of edges whose layers share one grid and degree, as those of `KAN.create` do."""
     first = kan.edge_layers[0]
-    return Size(kan.shape, first.grid.intervals, first.spec.degree, kan.products[:-1])
+    return KANSize(kan.shape, first.grid.intervals, first.spec.degree, kan.products[:-1])
 
 
-def coefficients(shape: Sequence[int], intervals: int, degree: int) -> int:
-    """E (G + k): the spline coefficients of a KAN of these widths, which are its unknowns; budgets go by them."""
-    return Size(tuple(shape), intervals, degree).edges * (intervals + degree)
-
-
-def kan_parameters(size: Size, spec: EdgeSpec) -> int:
-    """Trained numbers of kanrun's own KAN of this size and kind, without building it: `KAN.count` of a fresh one."""
+def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
+    """Return the trained numbers of a KAN of this size and kind without building it: `KAN.count` of a fresh one."""
     base = spec.base != "zero"
     every = 1 if spec.edge_scaling == "single" else 1 + base
     scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
@@ -133,12 +117,12 @@ def kan_parameters(size: Size, spec: EdgeSpec) -> int:
 
 
 def mlp_parameters(shape: Sequence[int]) -> int:
-    """sum n_out (n_in + 1)."""
+    """Return sum n_out (n_in + 1)."""
     return sum(b * (a + 1) for a, b in itertools.pairwise(shape))
 
 
-def kanbefair_flops(size: Size, base: str = "silu") -> float:
-    """FLOPs of one sample as KANbeFair counts: every basis function of the grid, once for each EDGE."""
+def kanbefair_flops(size: KANSize, base: str = "silu") -> float:
+    """Return the FLOPs of one sample as KANbeFair counts: every basis function of the grid, once for each EDGE."""
     g, k = size.intervals, size.degree
     total = 0.0
     for n_in, n_out in itertools.pairwise(size.shape):
@@ -148,56 +132,159 @@ def kanbefair_flops(size: Size, base: str = "silu") -> float:
     return total
 
 
-def kanbefair_mlp_flops(shape: Sequence[int], activation: str) -> float:
-    """FLOPs of one sample as KANbeFair counts an MLP's: 2 n_in n_out and an activation of every layer's output."""
-    return float(
-        sum(2 * a * b + ACTIVATION_FLOPS[activation] * b for a, b in itertools.pairwise(shape))
-    )
+def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
+    """Return the FLOPs of one sample of an MLP, see `Network.flops`.
 
-
-def mlp_flops(shape: Sequence[int], activation: str) -> float:
-    """2 n_in n_out a layer (the bias takes the place of the first addition), the activation between layers."""
-    hidden = sum(shape[1:-1])
-    return float(
-        sum(2 * a * b for a, b in itertools.pairwise(shape)) + ACTIVATION_FLOPS[activation] * hidden
-    )
+    2 n_in n_out a layer (the bias replaces the first addition), and the activation between layers; KANbeFair counts an
+    activation of the output too.
+    """
+    products = sum(2 * a * b for a, b in itertools.pairwise(shape))
+    each = ACTIVATION_FLOPS[activation]
+    fair = products + each * sum(shape[1:])
+    return {"flops": float(products + each * sum(shape[1:-1])), "kanbefair_flops": float(fair)}
 
 
 def layer_flops(layer: SplineLayer) -> int:
-    """Of a layer of spline edges on one sample of a large batch; scaling the coefficients does not grow with it."""
+    """Return the FLOPs of a spline layer for one sample of a large batch, without the scaling of coefficients."""
     k, functions = layer.spec.degree, layer.grid.functions
     edges = layer.inputs * layer.outputs
     terms = k + 1 if prefers_sparse(functions, k) else functions
-    has_base = layer.spec.base != "zero"
-    base = layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges if has_base else 0
-    return (
-        layer.inputs * basis_flops(k, uniform=layer.uniform, extrapolation=layer.spec.extrapolation)
-        + 2 * edges * terms
-        + base
-    )
+    basis = basis_flops(k, uniform=layer.uniform, extrapolation=layer.spec.extrapolation)
+    total = layer.inputs * basis + 2 * edges * terms
+    if layer.spec.base != "zero":
+        total += layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges
+    return total
 
 
 def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
-    """FLOPs of the k + 1 local basis values of one input: they are computed once, for all of its edges.
+    """Return the FLOPs of the k + 1 local basis values of one input, which are computed once for all of its edges.
 
-    Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's recurrence (the search for
-    their interval is not counted). What the policy for points outside the grid adds is part of both.
+    Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's recurrence (without the
+    search for the interval). The policy for points outside the grid is part of both.
     """
-    k = degree
-    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[
-        extrapolation
-    ]  # inside or not, and a product with that
+    k, linear = degree, extrapolation == "linear"
+    # Inside or not, and a product with that.
+    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[extrapolation]
     if k == 0:
         return policy
     if uniform and k <= UNIFORM_MATRIX_DEGREE:
-        powers = 1 + 3 * (k - 1) if extrapolation == "linear" else min(k - 1, 1)
-        return (
-            9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
-        )  # 9: position, interval, distance, all clamped
-    recurrence = sum(
-        7 * d - 1 for d in range(1, k + 1)
-    )  # at level d: d quotients, 2 d differences and products, sums
-    continued = (
-        3 * k - 1 + 3 + 2 * (k + 1) if extrapolation == "linear" else 0
-    )  # slopes, distance, their product added
+        powers = 1 + 3 * (k - 1) if linear else min(k - 1, 1)
+        # 9: position, interval, distance, all clamped.
+        return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
+    # At level d: d quotients, 2 d differences and products, sums. Linear continuation: slopes, distance, product.
+    recurrence = sum(7 * d - 1 for d in range(1, k + 1))
+    continued = 3 * k - 1 + 3 + 2 * (k + 1) if linear else 0
     return 2 + recurrence + continued + policy
+
+
+# ------------------------------------------------------------------------------------------- MLPs of the same size
+
+#: Relative distance within which a match counts as close.
+TOLERANCE = {"parameters": 0.02, "flops": 0.02, "time": 0.10}
+#: Widest layer that is tried, and the distance from even widths within which a match is searched.
+WIDEST, REACH = 1 << 14, 16
+#: A search by time ends at this fraction of the width.
+TIME_RESOLUTION = 16
+
+Measure = Callable[[tuple[int, ...]], float]
+
+
+@dataclass(frozen=True)
+class SizeMatch:
+    """The hidden widths found, their measure, and whether that is within the tolerance; else it is the nearest."""
+
+    hidden: tuple[int, ...]
+    value: float
+    wanted: float
+    close: bool
+
+    @property
+    def off(self) -> float:
+        """(value - wanted) / wanted."""
+        return self.value / self.wanted - 1
+
+
+def match_parameters(inputs: int, outputs: int, depth: int, wanted: float) -> SizeMatch:
+    """Return the MLP with `depth` hidden layers whose number of parameters is nearest to `wanted`."""
+    return _nearest(
+        lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))),
+        depth,
+        wanted,
+        TOLERANCE["parameters"],
+    )
+
+
+def match_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: float) -> SizeMatch:
+    """Return the MLP with `depth` hidden layers whose executed FLOPs per sample are nearest to `wanted`."""
+    return _nearest(
+        lambda hidden: mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0,
+        depth,
+        wanted,
+        TOLERANCE["flops"],
+    )
+
+
+def match_time(seconds: Measure, depth: int, wanted: float, widest: int = WIDEST) -> SizeMatch:
+    """Return the MLP of one width up to `widest` whose measured `seconds(hidden)` are nearest to `wanted`.
+
+    Double the width, then bisect. Each width is timed once; timings are not monotonic in the width, so the closest
+    measured width is returned.
+    """
+    _check(depth, wanted)
+    seen: dict[int, float] = {}
+
+    def at(width: int) -> float:
+        if width not in seen:
+            seen[width] = seconds((width,) * depth)
+        return seen[width]
+
+    low, high = 1, 1
+    while at(high) < wanted and high < widest:
+        low, high = high, min(2 * high, widest)
+    while high - low > max(1, low // TIME_RESOLUTION):
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle) < wanted else (low, middle)
+    widths = [(width,) * depth for width in seen]
+    return _best(widths, lambda hidden: seen[hidden[0]], wanted, TOLERANCE["time"])
+
+
+def _nearest(measure: Measure, depth: int, wanted: float, tolerance: float) -> SizeMatch:
+    """Return the hidden widths (n, ..., n, m) whose `measure`, increasing in every width, matches `wanted` best."""
+    _check(depth, wanted)
+
+    def largest(widths: Callable[[int], tuple[int, ...]]) -> int:
+        """Return the largest n with a measure of at most `wanted`, at least 1."""
+        fits = range(1, WIDEST + 1)
+        return max(1, bisect_left(fits, True, key=lambda n: measure(widths(n)) > wanted))
+
+    even = largest(lambda n: (n,) * depth)
+    reach = min(even // 2, REACH)
+    candidates: list[tuple[int, ...]] = []
+    for n in range(max(1, even - reach), min(even + reach + 1, WIDEST) + 1):
+        equal = (n,) * (depth - 1)
+        last = largest(lambda m, equal=equal: (*equal, m))  # type: ignore[misc]
+        candidates += [(*equal, m) for m in (last, min(last + 1, WIDEST))]
+    return _best(candidates, measure, wanted, tolerance)
+
+
+def _best(
+    candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: float, tolerance: float
+) -> SizeMatch:
+    def rank(match: SizeMatch) -> tuple[bool, float, float]:
+        uneven = max(match.hidden) - min(match.hidden)
+        return not match.close, float(uneven) if match.close else 0.0, abs(match.off)
+
+    values = ((hidden, measure(hidden)) for hidden in candidates)
+    return min(
+        (SizeMatch(h, v, float(wanted), abs(v - wanted) <= tolerance * wanted) for h, v in values),
+        key=rank,
+    )
+
+
+def _check(depth: int, wanted: float) -> None:
+    if depth < 1:
+        raise UsageError(
+            f"An MLP of {depth} hidden layers has no width to match. Use depths of at least 1."
+        )
+    if not wanted > 0:
+        raise UsageError(f"The size to match must be positive, not {wanted}.")

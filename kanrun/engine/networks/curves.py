@@ -1,6 +1,6 @@
 """Curves of one input that are linear in their coefficients: polynomial, Bezier, B-spline.
 
-All fit by least squares (`fit`), in float64, the smallest solution where data are too few. Each maps x (..., 1) to
+All are fitted by least squares in float64, by the smallest solution if data are too few. Each maps x (..., 1) to
 (..., outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they continue as polynomials, the
 B-spline linearly.
 """
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kanrun.engine.least_squares.problem import DenseRows
+from kanrun.engine.least_squares import DenseRows
 from kanrun.engine.networks.network import Network
-from kanrun.engine.splines import Grid, breakpoints_of, dense_rows, local_basis, uniform_breakpoints
+from kanrun.engine.splines import Grid, dense_rows, local_basis, uniform_breakpoints
 from kanrun.errors import UsageError
 
 HIGHEST_DEGREE = 1000  # of Bernstein polynomials
@@ -41,7 +41,7 @@ class Curve(Network):
     def linearise(
         self, x: Float[Tensor, "samples 1"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
-        """A curve is linear in its coefficients: d y_o / d c_fo = basis_f."""
+        """Return (f(x), J): a curve is linear in its coefficients, d y_o / d c_fo = basis_f."""
         with torch.no_grad():
             basis = self.basis(x)
             each = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)
@@ -62,7 +62,7 @@ class Curve(Network):
         return True
 
     def unit(self, x: Tensor) -> Tensor:
-        """x (..., 1) as a position in [0, 1] of the domain, (..., 1)."""
+        """Return the position of x (..., 1) in the domain, from 0 to 1."""
         low, high = self.domain[0, :1], self.domain[0, 1:]
         return (x - low) / (high - low)
 
@@ -89,8 +89,7 @@ class Curve(Network):
 
 
 class Polynomial(Curve):
-    """A polynomial of degree `functions` - 1 in the Chebyshev basis, which stays well conditioned where the
-    Vandermonde matrix of powers does not."""
+    """A polynomial of degree `functions` - 1 in the Chebyshev basis, which is better conditioned than powers."""
 
     kind = "polynomial"
 
@@ -103,21 +102,18 @@ class Polynomial(Curve):
 
 
 def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:
-    """The degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
+    """Return the degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
 
-    Raises UsageError for a degree outside 0..1000: the largest binomial coefficients of higher ones do not fit into a
-    float64.
+    Raises UsageError for a degree outside 0..1000: the largest binomial coefficients of higher degrees exceed float64.
     """
     if not 0 <= degree <= HIGHEST_DEGREE:
         raise UsageError(
-            f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}"
+            f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}."
         )
-    # Worked out in float64: the binomial coefficients of degrees above 130 do not fit into a float32.
+    # In float64: the binomial coefficients of degrees above 130 exceed float32.
     t = u.double().unsqueeze(-1)
     index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
-    binomials = torch.tensor(
-        [float(comb(degree, i)) for i in range(degree + 1)], dtype=t.dtype, device=t.device
-    )
+    binomials = t.new_tensor([float(comb(degree, i)) for i in range(degree + 1)])
     values: Tensor = binomials * t**index * (1 - t) ** (degree - index)
     return values.to(u.dtype)
 
@@ -125,7 +121,7 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
 class Bezier(Curve):
     """A Bezier curve: coefficients are its control points, the basis Bernstein's of degree `functions` - 1.
 
-    Raises UsageError for more than 1001 functions, when the basis is asked for.
+    Its basis raises UsageError for more than 1001 functions.
     """
 
     kind = "bezier"
@@ -146,11 +142,9 @@ class BSpline(Curve):
         super().__init__(functions, outputs, domain)
         self.degree = degree
         points = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)[0]
-        ends = (
-            points[:1].expand(degree),
-            points[-1:].expand(degree),
-        )  # with those of `points`, degree + 1 at either end
-        self.register_buffer("knots", torch.cat([ends[0], points, ends[1]])[None])
+        # With those of `points`, degree + 1 equal knots at either end.
+        knots = [points[:1].expand(degree), points, points[-1:].expand(degree)]
+        self.register_buffer("knots", torch.cat(knots)[None])
 
     @property
     def grid(self) -> Grid:
@@ -159,10 +153,6 @@ class BSpline(Curve):
     @property
     def beyond(self) -> str:
         return "the curve continues linearly"
-
-    @property
-    def breakpoints(self) -> Tensor:
-        return breakpoints_of(self.knots, self.degree)
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
         flat = x.reshape(x.numel(), 1)

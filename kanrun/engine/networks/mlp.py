@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from kanrun.engine.layers.settings import check_place, check_samples, checked_shape
-from kanrun.engine.least_squares.problem import DenseRows
-from kanrun.engine.networks.counting import kanbefair_mlp_flops, mlp_flops
+from kanrun.engine.least_squares import DenseRows
+from kanrun.engine.networks.counting import mlp_flops
 from kanrun.engine.networks.network import Network
 from kanrun.errors import UsageError
 
@@ -28,10 +28,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(Network):
-    """x (..., inputs) -> (..., outputs): linear layers x W^T + b with an activation between them.
+    """Linear layers x W^T + b with an activation between them: x (..., inputs) -> (..., outputs).
 
-    Weights and biases of `MLP([2, 16, 1])` are uniform within 1 / sqrt(fan in), torch's own default, drawn from
-    `generator` (None: torch's own). Raises UsageError for an unknown activation.
+    Weights and biases are uniform within 1 / sqrt(fan in), torch's own default.
+
+    Args:
+        shape: The widths, such as [2, 16, 1].
+        activation: Name of the activation.
+        generator: Source of random numbers; None: torch's own.
+        dtype: torch.float32 or torch.float64; None: torch's default.
+        device: Device of the parameters; None: torch's default.
+
+    Raises:
+        UsageError: If a value breaks its rule.
 
     Examples:
         >>> from kanrun import MLP
@@ -54,24 +63,22 @@ class MLP(Network):
         shape = checked_shape(shape)
         if activation not in ACTIVATIONS:
             raise UsageError(
-                f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}."
+                f"activation={activation} is not known. Choose one of {', '.join(ACTIVATIONS)}."
             )
         check_place(dtype, device)
         self.activation = activation
-        where = (
-            torch.get_default_device() if device is None else device
-        )  # None would leave them without numbers
+        # None would leave them without numbers.
+        where = torch.get_default_device() if device is None else device
         self.linear = nn.ModuleList(
             nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=where)
             for a, b in itertools.pairwise(shape)
         )
         with torch.no_grad():
             for layer in self.linear:
-                weight, bias = layer.parameters()
-                for parameter in (weight, bias):
+                for parameter in layer.parameters():
                     # Drawn in float64, so that a seed means the same start in every precision.
                     drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter.copy_((2 * drawn - 1) * weight.shape[1] ** -0.5)
+                    parameter.copy_((2 * drawn - 1) * layer.in_features**-0.5)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         weight = next(self.parameters())
@@ -100,16 +107,12 @@ class MLP(Network):
         )
 
     def flops(self) -> dict[str, float | None]:
-        shape, activation = self.shape, self.activation
-        return {
-            "flops": mlp_flops(shape, activation),
-            "kanbefair_flops": kanbefair_mlp_flops(shape, activation),
-        }
+        return mlp_flops(self.shape, self.activation)
 
     def linearise(
         self, x: Float[Tensor, "samples inputs"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
-        """By layers, backwards: d y / d W = (d y / d z) (inputs of the layer), with z the sums before activation."""
+        """Return (f(x), J), layer by layer: d y / d W = (d y / d z) (inputs of the layer), z the sums before activation."""
         reaching, slopes, y = self._traced(x)
         upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
         columns: list[Tensor] = []
@@ -127,7 +130,7 @@ class MLP(Network):
         return y, DenseRows(torch.cat(columns[::-1], dim=-1).flatten(0, 1))
 
     def _traced(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """What reaches each layer, the slopes of the activations after each but the last, and f(x)."""
+        """Return the inputs of each layer, the slopes of the activations after each but the last, and f(x)."""
         act = ACTIVATIONS[self.activation]
         reaching, slopes = [x], []
         for layer in self.linear[:-1]:

@@ -1,7 +1,30 @@
-"""B-splines as pure functions, tensor to tensor: knots, local basis, contraction, least squares, knot insertion."""
+"""B-splines as pure functions, tensor to tensor: knots, local basis, products, least squares, knot insertion."""
 
-from kanrun.engine.splines.basis_products import dense_rows, prefers_sparse
-from kanrun.engine.splines.insertion import contains, insert_knots
+from kanrun.engine.splines.basis import (
+    UNIFORM_MATRIX_DEGREE,
+    dense_rows,
+    local_basis,
+    prefers_sparse,
+    slope,
+    spline_values,
+    splines_of_edges,
+    sums_of_splines,
+    table_index,
+    uniform_powers,
+)
+from kanrun.engine.splines.fitting import (
+    carry_coefficients,
+    contains,
+    design_matrix,
+    difference_bands,
+    difference_columns,
+    difference_operator,
+    fit_coefficients,
+    greville,
+    insert_knots,
+    penalty_order,
+    sample_points,
+)
 from kanrun.engine.splines.knots import (
     Extrapolation,
     Grid,
@@ -16,11 +39,3 @@ from kanrun.engine.splines.knots import (
     subdivide,
     uniform_breakpoints,
 )
-from kanrun.engine.splines.least_squares import (
-    design_matrix,
-    fit_coefficients,
-    greville,
-    sample_points,
-    spline_values,
-)
-from kanrun.engine.splines.local_basis import local_basis

@@ -1,9 +1,8 @@
-"""Grids: the knots of each input, where the polynomial pieces of a spline meet, and how to read them.
+"""Grids: the knots of each input, at which the polynomial pieces of a spline meet.
 
 A grid of G intervals has G + 1 *breakpoints*. The *knots* of a spline of degree k extend them by k on either
 side, each continuing the spacing of the interval at that end, G + 2k + 1 in all (Liu et al., arXiv
-2404.19756, section 2.2). Every tensor here carries one row an input: breakpoints (inputs, G + 1), knots
-(inputs, G + 2k + 1).
+2404.19756, section 2.2). Every tensor here has one row for each input: breakpoints (inputs, G + 1), knots (inputs, G + 2k + 1).
 """
 
 from __future__ import annotations
@@ -21,13 +20,22 @@ from kanrun.errors import UsageError
 Extrapolation = Literal["linear", "constant", "zero"]
 
 
+#: Smallest interval of a grid drawn from data, as a fraction of the uniform interval.
+MINIMUM_SPACING = 1e-2
+#: An outlier lies more than FAR bulk widths outside the bulk, which omits a fraction RARE of the samples at either end;
+#: fewer samples than FEW have no outliers.
+RARE, FAR, FEW = 0.01, 1.0, 20
+#: Roundings of the largest knot by which equally spaced knots may be off, and by which breakpoints must differ.
+SPACING_ROUNDINGS = 8
+
+
 @dataclass(frozen=True)
 class Grid:
     """Knots (inputs, G + 2 degree + 1), strictly increasing inside the domain, and how to read them.
 
-    `uniform` says that each input's knots are equally spaced, which lets the interval be computed
-    rather than searched. `extrapolation` says what each basis function is beyond the domain: `linear` continues value
-    and slope, `constant` the value, `zero` is zero.
+    `uniform` says that each input's knots are equally spaced, so that intervals are computed rather than searched.
+    `extrapolation` is the continuation of each basis function beyond the domain: `linear` continues value and slope,
+    `constant` the value, `zero` is zero.
     """
 
     knots: Tensor
@@ -36,11 +44,11 @@ class Grid:
     extrapolation: Extrapolation = "linear"
 
     def double(self) -> Grid:
-        """The same grid in float64."""
+        """Return the same grid in float64."""
         return Grid(self.knots.double(), self.degree, self.uniform, self.extrapolation)
 
     def covers(self, values: Float[Tensor, "samples inputs"], share: float) -> bool:
-        """Whether all values lie inside and fill at least `share` of every input's range."""
+        """Return whether all values lie inside and fill at least the fraction `share` of every input's range."""
         low, high = values.amin(0), values.amax(0)
         inside = (low >= self.low) & (high <= self.high)
         return bool((inside & (high - low >= share * (self.high - self.low))).all())
@@ -65,7 +73,7 @@ class Grid:
 
     @property
     def density(self) -> Tensor:
-        """Intervals a unit of each input; 1 / the width of an interval where the grid is uniform."""
+        """Intervals per unit of each input; 1 / the width of an interval of a uniform grid."""
         return self.intervals / (self.high - self.low)
 
     def part(self, first: int, last: int) -> Grid:
@@ -76,44 +84,34 @@ class Grid:
 def positions(
     x: Float[Tensor, "*batch inputs"], grid: Grid
 ) -> tuple[Float[Tensor, "*batch inputs"], Float[Tensor, " inputs"]]:
-    """(t, scale) with t = (x - low) scale, the position in a uniform grid: 0 at its low end and G at its high one.
+    """Return (t, scale) with t = (x - low) scale, the position in a uniform grid: 0 at its low end, G at its high end.
 
-    Held within +- sqrt(largest number), so that no product with it overflows.
+    Clipped to +- sqrt(largest number), so that no product with it overflows.
     """
     scale, limit = grid.density, torch.finfo(x.dtype).max ** 0.5
     return ((x - grid.low) * scale).clamp(-limit, limit), scale
 
 
 def interval_at(t: Tensor, intervals: int) -> Tensor:
-    """Index of the interval under position `t`; the second clamp is for NaN, whose integer is arbitrary."""
+    """Return the interval of position `t`; the second clamp is for NaN, whose integer is arbitrary."""
     return t.clamp(0, intervals - 1).long().clamp(0, intervals - 1)
 
 
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
-    """Index j in 0..G-1 of the interval that holds x (outside the grid: the nearest interval; NaN: any)."""
+    """Return the index j in 0..G-1 of the interval that holds x (outside the grid: the nearest one; NaN: any)."""
     if grid.uniform and grid.degree > 0:
         return interval_at(positions(x, grid)[0], grid.intervals)
     # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
     inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
-    rows = x.reshape(
-        math.prod(x.shape[:-1]), x.shape[-1]
-    )  # no -1: nothing says what it stands for without samples
+    # Not -1, which is undefined without samples.
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return torch.searchsorted(inner, rows.T.contiguous(), right=True).T.reshape(x.shape)
-
-
-#: Smallest interval of a grid drawn from data, as a share of the uniform interval.
-MINIMUM_SPACING = 1e-2
-#: The most outliers at either end, as a share of the samples, and how far from the others they are, in widths of the
-#: others; fewer samples than FEW have none.
-RARE, FAR, FEW = 0.01, 1.0, 20
-#: Roundings, of the largest knot, by which equally spaced knots may be off.
-SPACING_ROUNDINGS = 8
 
 
 def extend(
     breakpoints: Float[Tensor, "inputs points"], degree: int
 ) -> Float[Tensor, "inputs knots"]:
-    """Knots (inputs, G + 2 degree + 1) of `breakpoints`, continued outwards by the end spacings."""
+    """Return the knots (inputs, G + 2 degree + 1) of `breakpoints`, continued outwards by the end spacings."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
     first, last = breakpoints[:, :1], breakpoints[:, -1:]
     left = first - (breakpoints[:, 1:2] - first) * steps.flip(0)
@@ -124,57 +122,53 @@ def extend(
 def breakpoints_of(
     knots: Float[Tensor, "inputs knots"], degree: int
 ) -> Float[Tensor, "inputs points"]:
-    """The breakpoints inside `knots`: the domain on which the basis sums to one."""
+    """Return the breakpoints inside `knots`: the domain on which the basis sums to one."""
     return knots[:, degree : knots.shape[1] - degree]
 
 
 def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
-    """Whether the knots of each input are equally spaced, as far as their precision tells."""
+    """Return whether the knots of each input are equally spaced, to their precision."""
     if knots.is_meta:
         return True
     first, last = knots[:, :1].double(), knots[:, -1:].double()
     steps = torch.linspace(0, 1, knots.shape[1], dtype=torch.float64, device=knots.device)
     apart = (knots - torch.lerp(first, last, steps)).abs()
-    return bool(
-        (
-            apart
-            <= SPACING_ROUNDINGS * torch.finfo(knots.dtype).eps * knots.abs().amax(1, keepdim=True)
-        ).all()
-    )
+    tolerance = SPACING_ROUNDINGS * torch.finfo(knots.dtype).eps
+    return bool((apart <= tolerance * knots.abs().amax(1, keepdim=True)).all())
 
 
 def uniform_breakpoints(
     low: Float[Tensor, " inputs"], high: Float[Tensor, " inputs"], intervals: int
 ) -> Float[Tensor, "inputs points"]:
-    """`intervals` equal intervals of [low, high], both ends exact.
+    """Return `intervals` equal intervals of [low, high], both ends exact.
 
-    Raises UsageError where low >= high, intervals < 1, or the precision cannot tell the breakpoints apart.
+    Raises UsageError if low >= high, intervals < 1, or the precision cannot distinguish the breakpoints.
     """
     if intervals < 1:
         raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
     if not low.is_meta and bool((low >= high).any()):
         raise UsageError("A grid needs lower < upper in every input.")
     steps = torch.linspace(0, 1, intervals + 1, dtype=low.dtype, device=low.device)
-    return _told_apart(torch.lerp(low[:, None], high[:, None], steps))
+    return _distinct(torch.lerp(low[:, None], high[:, None], steps))
 
 
 def subdivide(
     breakpoints: Float[Tensor, "inputs points"], factor: int
 ) -> Float[Tensor, "inputs finer"]:
-    """Each interval cut into `factor` equal ones; the old breakpoints stay to the last bit.
+    """Cut each interval into `factor` equal ones; the old breakpoints stay to the last bit.
 
-    Raises UsageError where the precision cannot tell the new ones apart.
+    Raises UsageError if the precision cannot distinguish the new ones.
     """
     steps = torch.arange(factor, dtype=breakpoints.dtype, device=breakpoints.device) / factor
     cut = torch.lerp(breakpoints[:, :-1, None], breakpoints[:, 1:, None], steps)
-    return _told_apart(torch.cat([cut.flatten(1), breakpoints[:, -1:]], dim=1))
+    return _distinct(torch.cat([cut.flatten(1), breakpoints[:, -1:]], dim=1))
 
 
-def _told_apart(breakpoints: Tensor) -> Tensor:
+def _distinct(breakpoints: Tensor) -> Tensor:
     if not breakpoints.is_meta and not bool((breakpoints.diff(dim=1) > 0).all()):
         raise UsageError(
             f"{breakpoints.shape[1] - 1} intervals are too many for a range this narrow in this precision "
-            f"({breakpoints.dtype}): take fewer, or precision=float64."
+            f"({breakpoints.dtype}). Use fewer, or precision=float64."
         )
     return breakpoints
 
@@ -182,14 +176,13 @@ def _told_apart(breakpoints: Tensor) -> Tensor:
 def breakpoints_from_data(
     x: Float[Tensor, "samples inputs"], intervals: int, adapt: float, margin: float
 ) -> Float[Tensor, "inputs points"]:
-    """A grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
+    """Return a grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
 
-    Outliers are left out of the range and extrapolated to: samples farther from the others than FAR of these' width, of
-    which there are a share RARE at most at either end. Without any the range is that of all. It is widened by `margin`
-    of itself on either side, and as far as this precision needs to tell the breakpoints apart. A constant input gets a
-    width of its own size, at least 1. No interval is narrower than MINIMUM_SPACING of the uniform one, so that repeated
-    values and two-point data never make two breakpoints equal. Samples that are not finite are
-    refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range is that of all.
+    Exclude outliers from the range. The bulk omits a fraction RARE of the samples at either end; a sample is an outlier
+    if it lies more than FAR bulk widths outside the bulk. The range is widened by the fraction `margin` on either side,
+    and as far as this precision needs to distinguish the breakpoints. A constant input gets a width of its own size, at
+    least 1. No interval is narrower than MINIMUM_SPACING of the uniform one, so that repeated values never make two
+    breakpoints equal. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range is that of all.
     """
     order = x.sort(0).values
     low, high = _range(order)
@@ -202,29 +195,29 @@ def breakpoints_within(
     intervals: int,
     adapt: float,
 ) -> Float[Tensor, "inputs points"]:
-    """As `breakpoints_from_data` over a given range, without a margin; samples outside count as its ends."""
+    """Return the same over a given range, without a margin; samples outside count as its ends."""
     low, high = ends[:, 0], ends[:, 1]
     order = torch.cat([x.clamp(low, high), ends.T]).sort(0).values
     return _drawn(order, low, high, intervals, adapt, 0.0)
 
 
 def rare_samples(samples: int) -> int:
-    """So many of `samples` samples may be outliers, at either end: a share RARE, rounded up; none among a FEW."""
+    """Return the maximum number of outliers at either end: the fraction RARE, rounded up; none among a FEW."""
     return math.ceil(RARE * samples) if samples >= FEW else 0
 
 
 def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
-    """The largest size of any output, without the samples where it is largest."""
+    """Return the largest absolute output, without the rare samples where it is largest."""
     count = values.shape[0]
     return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)
 
 
 def _range(order: Float[Tensor, "samples inputs"]) -> tuple[Tensor, Tensor]:
-    """The least and the largest sample of each input that is no outlier, of sorted samples."""
+    """Return the smallest and the largest sample of each input that is no outlier, of sorted samples."""
     rare = rare_samples(order.shape[0])
     low, high = order[rare], order[order.shape[0] - 1 - rare]
     width = high - low
-    # What is far from a constant is measured by the width that its own grid gets.
+    # Distances from a constant are measured by the width of its own grid.
     reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
     near = (order >= low - reach) & (order <= high + reach)
     infinite = torch.full_like(order, torch.inf)
@@ -232,14 +225,14 @@ def _range(order: Float[Tensor, "samples inputs"]) -> tuple[Tensor, Tensor]:
 
 
 def _grain(low: Tensor, high: Tensor) -> Tensor:
-    """The least width that this precision can divide, there."""
-    return 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
+    """Return the smallest width that this precision can divide there."""
+    return SPACING_ROUNDINGS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def _drawn(
     order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
 ) -> Tensor:
-    """The grid over [low, high] and a margin, drawn towards the quantiles of sorted samples in it."""
+    """Return the grid over [low, high] and a margin, drawn towards the quantiles of sorted samples in it."""
     width, grain = high - low, _grain(low, high)
     least = (intervals * grain - width) / 2
     pad = torch.where(
@@ -263,7 +256,7 @@ def _drawn(
 def _keep_apart(
     breakpoints: Float[Tensor, "inputs points"], share: Tensor
 ) -> Float[Tensor, "inputs points"]:
-    """Intervals of about `share` (inputs, 1) of the uniform one or more, same ends, by lifting all and rescaling."""
+    """Widen intervals to about the fraction `share` (inputs, 1) of the uniform one; the ends stay."""
     low, high = breakpoints[:, :1], breakpoints[:, -1:]
     widths = breakpoints.diff(dim=1) / (high - low)
     widths = torch.maximum(widths, share / widths.shape[1])

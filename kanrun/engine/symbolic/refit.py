@@ -19,7 +19,7 @@ from kanrun.engine.least_squares import (
     Linearisation,
     LMPolicy,
     Problem,
-    Stopping,
+    StoppingCriteria,
     minimise,
 )
 from kanrun.engine.symbolic.budget import COSTS, count_work
@@ -33,10 +33,16 @@ from kanrun.formulas import to_numpy, variable
 
 #: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick steps, whose damping
 #: falls with every step that helps, far below that of trainings.
-POLICY = LMPolicy(thorough=False, smallest=1e-16, largest=1e8, raised=6.0, lowered=((-inf, 8.0),))
+POLICY = LMPolicy(
+    min_damping=1e-16,
+    max_damping=1e8,
+    damping_search=False,
+    damping_increase=6.0,
+    damping_decrease=((-inf, 8.0),),
+)
 
 #: Constants alone, of any size and to the last digit: thorough steps.
-THOROUGH = LMPolicy(smallest=1e-18)
+THOROUGH = LMPolicy(min_damping=1e-18)
 #: Gauss-Newton steps at most after them.
 _POLISHING = 12
 
@@ -139,7 +145,7 @@ def fit_constants(problem: ConstantsFitting, steps: int = 2000) -> tuple[Array, 
     as each is shorter than the one before.
     """
     with np.errstate(all="ignore"):
-        state, taken = minimise(problem, THOROUGH, Stopping(steps, 0.0, 1e-15, 12))
+        state, taken = minimise(problem, THOROUGH, StoppingCriteria(steps, 0.0, 1e-15, 12))
         constants, last = state.unknowns.numpy(), inf
         for _ in range(_POLISHING):
             linear = problem.linearise(torch.from_numpy(constants))
@@ -166,9 +172,11 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
     with np.errstate(all="ignore"):
         if graph.parameters.size:
             problem = GraphFitting(graph, x, y, settings)
-            stopping = Stopping(settings.steps, settings.floor**2, settings.gain, settings.patience)
+            stopping = StoppingCriteria(
+                settings.steps, settings.floor**2, settings.gain, settings.patience
+            )
             state, steps = minimise(problem, POLICY, stopping, [settings.damping])
-            graph = problem.at(state.unknowns) if state.tried else graph
+            graph = problem.at(state.unknowns) if state.n_trials else graph
         else:
             count_work(COSTS.tried(len(graph.edges), 0))
         rest = graph(x) - y

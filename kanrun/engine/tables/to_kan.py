@@ -111,7 +111,7 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
     The edges of a third layer are the maps, by Schoenberg's approximation: it reproduces straight
     lines, and stays within the range of the map, whose ends continue as constants.
     """
-    first, second = ([one.layer(i) for one in networks] for i in (0, 1))
+    first, second = ([one.edge_layers[i] for one in networks] for i in (0, 1))
     edges = np.concatenate([one.coefficients.detach().numpy() for one in first])
     inner = _layer(breakpoints_of(first[0].knots, DEGREE), edges, first[0].spec)
     cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])

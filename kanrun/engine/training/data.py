@@ -1,4 +1,4 @@
-"""Samples and how a network's error on them is measured."""
+"""Samples, and measures of a network's error on them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from torch.nn import functional
 
 Task = Literal["regression", "classification"]
 
+#: Rows of a piece of `predict`, and numbers of the widest layer there: little memory, and what stays in a cache.
+PREDICT_ROWS, PREDICT_NUMBERS = 2048, 1 << 17
+
 
 @dataclass(frozen=True)
 class Samples:
     """x (samples, inputs) and y (samples, outputs); for classification y (samples, 1) holds class numbers.
 
-    `weights` (samples,) say how many samples each stands for, None: one.
+    `weights` (samples,) are the numbers of samples that each stands for; None: one.
     """
 
     x: Tensor
@@ -25,54 +28,51 @@ class Samples:
     weights: Tensor | None = None
 
     def __len__(self) -> int:
-        return int(self.x.shape[0])
+        return len(self.x)
 
     def join(self, other: Samples | None) -> Samples:
-        """Both sets, these samples first."""
+        """Return both sets, these samples first."""
         if other is None:
             return self
         weights = None
         if self.weights is not None or other.weights is not None:
-            parts = (
-                each.y.new_ones(len(each)) if each.weights is None else each.weights
-                for each in (self, other)
+            both = (self, other)
+            weights = torch.cat(
+                [s.y.new_ones(len(s)) if s.weights is None else s.weights for s in both]
             )
-            weights = torch.cat(list(parts))
         return Samples(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weights)
 
     def part(self, index: Tensor | slice) -> Samples:
-        """The samples at `index`."""
-        return Samples(
-            self.x[index], self.y[index], None if self.weights is None else self.weights[index]
-        )
+        """Return the samples at `index`."""
+        weights = None if self.weights is None else self.weights[index]
+        return Samples(self.x[index], self.y[index], weights)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of values (samples, ...) over samples and all else."""
+        """Return the mean of values (samples, ...) over samples and all other dimensions."""
         if self.weights is None:
             return values.mean()
         return self.weights @ values.flatten(1).mean(1) / self.weights.sum()
 
     def centred(self) -> Tensor:
-        """y minus its mean over the samples."""
-        mean = (
-            self.y.mean(0) if self.weights is None else self.weights @ self.y / self.weights.sum()
-        )
-        return self.y - mean
+        """Return y minus its mean over the samples."""
+        if self.weights is None:
+            return self.y - self.y.mean(0)
+        return self.y - self.weights @ self.y / self.weights.sum()
 
     @property
     def roots(self) -> Tensor | None:
-        """sqrt(w / mean w), (samples, 1): rows times it are weighted rows; None where all weigh the same."""
-        return (
-            None if self.weights is None else (self.weights / self.weights.mean()).sqrt()[:, None]
-        )
+        """sqrt(w / mean w), (samples, 1), which turns rows into weighted rows; None for equal weights."""
+        if self.weights is None:
+            return None
+        return (self.weights / self.weights.mean()).sqrt()[:, None]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training may learn from (`train`), select on (`validation`) and only report on (`test`).
+    """The samples that training learns from (`train`), selects on (`validation`) and only reports on (`test`).
 
-    Outputs of sizes below 1/100 or above 100 are standardised before (`kanrun.targets`): `unit` (outputs,), in float64,
-    turns a difference of outputs into the user's units. Errors are reported times it.
+    Outputs smaller than 1/100 or larger than 100 are standardised before (`kanrun.targets`): `unit` (outputs,), in
+    float64, turns a difference of outputs into the user's units, in which errors are reported.
     """
 
     train: Samples
@@ -83,7 +83,7 @@ class TrainingData:
 
     @property
     def everything(self) -> Samples:
-        """All points that a final fit may use: training and validation together."""
+        """Training and validation points together, for a final fit."""
         return self.train.join(self.validation)
 
 
@@ -97,105 +97,81 @@ class Errors:
 
     @property
     def reported(self) -> float | None:
-        """The error on points that no step saw: on test points, without any on those for validation."""
+        """The error on points that no step saw: the test points, else the validation points."""
         return self.validation if self.test is None else self.test
 
     @property
     def selected(self) -> float:
-        """What selections compare: the validation error, or the training error where nothing is held out.
-
-        Infinity in place of what is no number, so that no comparison lets it win.
-        """
+        """The error that selections compare: on validation points, else on training points; infinity for NaN."""
         error = self.train if self.validation is None else self.validation
         return error if error < float("inf") else float("inf")
 
 
-def predict(
-    network: nn.Module, x: Float[Tensor, "samples inputs"], rows: int = 2048, held: int = 1 << 17
-) -> Float[Tensor, "samples out"]:
-    """f(x) without gradients, `rows` at a time or as many as give the widest layer `held` numbers: little memory, and
-    as few as stay in a processor's cache."""
+def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
+    """Return f(x) without gradients, computed piece by piece."""
     widest = max((max(p.shape[:2]) for p in network.parameters() if p.dim() > 1), default=1)
     with torch.no_grad():
-        return torch.cat([network(part) for part in x.split(min(rows, max(held // widest, 1)))])
+        parts = x.split(min(PREDICT_ROWS, max(PREDICT_NUMBERS // widest, 1)))
+        return torch.cat([network(part) for part in parts])
 
 
 def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:
-    """sqrt(mean |f(x) - y|^2) over samples and outputs, in the user's units; None without samples."""
+    """Return sqrt(mean |f(x) - y|^2) in the user's units (for classes, of probabilities); None without samples."""
     if samples is None or len(samples) == 0:
         return None
-    return _in_units(residual(predict(network, samples.x), samples.y, data.task), samples, data)
+    output = predict(network, samples.x)
+    if data.task == "regression":
+        return _in_units(output - samples.y, samples, data)
+    indicator = functional.one_hot(samples.y[:, 0].long(), output.shape[1]).to(output)
+    return float(samples.mean((functional.softmax(output, dim=-1) - indicator).square()).sqrt())
 
 
 def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float:
-    """The root mean square of differences of outputs (samples, outputs), in the user's units."""
-    if data.unit is None or data.task != "regression":
+    """Return the root mean square of differences of outputs (samples, outputs), in the user's units."""
+    if data.unit is None:
         return float(samples.mean(difference.square()).sqrt())
-    largest = float(
-        data.unit.max()
-    )  # kept apart, so that no square of the user's units over- or underflows
+    # The largest unit is kept apart, so that no square of the user's units over- or underflows.
+    largest = float(data.unit.max())
     relative = difference * (data.unit / largest).to(difference)
     return largest * float(samples.mean(relative.square()).sqrt())
 
 
-def not_finite(network: nn.Module, samples: Samples) -> str:
-    """Which quantity behind an error that is not finite is the first that is not, at how many places, and a remedy."""
+def explain_non_finite(network: nn.Module, samples: Samples) -> str:
+    """Explain a non-finite error: name the first non-finite quantity, count its entries, and suggest a remedy."""
     numbers = torch.cat([value.detach().flatten() for value in network.parameters()])
     output = predict(network, samples.x)
+    cause = f"outputs of the network reach {float(output.abs().max()):.1e}, and a step or a square overflows"
     for name, values in (
-        ("parameters of the network", numbers),
-        ("inputs of the training points", samples.x),
-        ("outputs of the training points", samples.y),
         ("outputs of the network at the training points", output),
+        ("outputs of the training points", samples.y),
+        ("inputs of the training points", samples.x),
+        ("parameters of the network", numbers),
     ):
-        bad = int((~values.isfinite()).sum())
-        if bad:
+        if bad := int((~values.isfinite()).sum()):
             cause = f"{bad} of {values.numel()} {name} are not finite"
-            break
-    else:
-        cause = f"outputs of the network reach {float(output.abs().max()):.1e}, and a step or a square overflows"
-    single = numbers.dtype == torch.float32
-    remedy = (
-        "use precision=float64"
-        if single
-        else "look for values of the data that are far from all others"
-    )
+    remedy = "look for values of the data that are far from all others"
+    if numbers.dtype == torch.float32:
+        remedy = "use precision=float64"
     return f"{cause}; {remedy}, or use solver=adam with a lower solver.learning_rate"
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
-    """Errors of `network` on the three sets."""
+    """Return the errors of `network` on the three sets."""
     train = rmse(network, data.train, data)
-    assert (
-        train is not None
-    )  # an invariant: data without training samples are refused where they are made
+    assert train is not None  # Data without training samples are rejected where they are made.
     return Errors(train, rmse(network, data.validation, data), rmse(network, data.test, data))
 
 
-def residual(output: Tensor, y: Tensor, task: Task) -> Tensor:
-    """f(x) - y, or class probabilities - indicator of the class."""
-    if task == "regression":
-        return output - y
-    return functional.softmax(output, dim=-1) - one_hot(y, output)
-
-
-def one_hot(y: Float[Tensor, "samples 1"], output: Float[Tensor, "samples classes"]) -> Tensor:
-    """Indicator of the class numbers `y`, shaped and typed like `output`."""
-    return functional.one_hot(y[:, 0].long(), output.shape[1]).to(output)
-
-
 def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
-    """What training lowers: mean squared residual relative to `size`^2, or cross-entropy."""
-    if task == "classification":
-        labels = samples.y[:, 0].long()
-        if samples.weights is None:
-            return functional.cross_entropy(output, labels)
-        return samples.mean(functional.cross_entropy(output, labels, reduction="none")[:, None])
-    return samples.mean(((output - samples.y) / size).square())
+    """Return the mean squared residual relative to `size`^2, or the mean cross-entropy."""
+    if task == "regression":
+        return samples.mean(((output - samples.y) / size).square())
+    labels = samples.y[:, 0].long()
+    return samples.mean(functional.cross_entropy(output, labels, reduction="none")[:, None])
 
 
 def output_scale(samples: Samples, task: Task) -> float:
-    """The standard deviation of the outputs, which makes losses and penalties free of units (1 where it is 0)."""
+    """Return the standard deviation of the outputs, which makes losses free of units (for constants, their size)."""
     if task == "classification":
         return 1.0
     deviation = float(samples.mean(samples.centred().square()).sqrt())
@@ -203,7 +179,7 @@ def output_scale(samples: Samples, task: Task) -> float:
 
 
 def baseline_error(data: TrainingData) -> float:
-    """The training error, in the user's units, of predicting the mean: what errors are relative to."""
+    """Return the training error of predicting the mean, in the user's units: the unit of relative errors."""
     if data.task == "classification":
         return 1.0
     deviation = _in_units(data.train.centred(), data.train, data)

@@ -1,4 +1,4 @@
-"""The fit of a network to samples as a nonlinear least squares problem, and the solver that takes its steps.
+"""The fit of a network to samples as a nonlinear least squares problem, its solver, and the evidence of its penalty.
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
@@ -10,13 +10,19 @@ coefficients c, with m = degree + 2, xi the Greville abscissae of the basis func
 Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996); the order m > degree lets the spline
 converge at its full order.
 
-Samples with weights are rows scaled by their roots. The Jacobian is kept by its non-zeros (k + 1 of each edge) for
-KANs, dense for other networks, and made anew piece by piece where memory would not hold it.
+Samples with weights are rows scaled by their roots. The Jacobian of a KAN is kept by its non-zeros (k + 1 of each
+edge), that of other networks is dense; it is computed piece by piece if memory would not hold it.
+
+The evidence takes errors as normal, and weight P(c) as minus the logarithm of a normal prior. With the Gauss-Newton
+matrix G of the mean squared error F, the matrix D of the penalty and the effective degrees of freedom
+e = tr((G + w D)^+ G), it is largest at w = (e - f) F / ((n - e) P), with n the number of output values and f the number
+of unknowns that the penalty leaves free (Fellner-Schall).
+Sources: S. Wood and M. Fasiolo, Biometrics 73 (2017) 1071-1081; D. MacKay, Neural Computation 4 (1992) 415-447.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -31,44 +37,52 @@ from kanrun.engine.least_squares import (
     Problem,
     Rows,
     StackedRows,
-    StreamedRows,
     begin,
     step,
 )
 from kanrun.engine.networks import Network
-from kanrun.engine.splines.least_squares import difference_bands, penalty_order
-from kanrun.engine.training.data import Samples, not_finite, predict
+from kanrun.engine.splines import difference_bands, penalty_order
+from kanrun.engine.training.data import Samples, explain_non_finite, output_scale, predict
 from kanrun.errors import TrainingFailed
+
+#: Numbers of the Jacobian that are held at once; at least those of one sample.
+JACOBIAN_NUMBERS = 1 << 25
+#: Without a penalty, a coefficient is frozen while it would have to move this far to account for the residual, in
+#: standard deviations of the outputs.
+MAX_COEFFICIENT_CHANGE = 1e4
+#: Factor by which the evidence changes the penalty's weight at most in one update.
+MAX_FACTOR = 1e3
+#: The smallest value that counts as curvature or as degrees of freedom.
+TINY, MIN_FREEDOM = 1e-300, 1e-6
 
 
 @dataclass(frozen=True)
-class Smoothing:
-    """The smoothness penalty of a solver: its weight, and its order where that is not degree + 2."""
+class SmoothnessPenalty:
+    """The smoothness penalty of a solver: its weight, and its order if that is not degree + 2."""
 
     weight: float = 0.0
     order: int | None = None
 
     def rows(self, network: Network) -> LocalRows:
-        """The rows of D times the root of the weight; none where that is 0."""
+        """Return the rows of D times the root of the weight; none if that is 0."""
         rows = network.penalty_rows(self.order)
         if self.weight > 0:
             return rows.scaled(self.weight**0.5)
         return LocalRows(rows.index[:0], rows.values[:0], rows.unknowns)
 
 
-class Roughness:
-    """`weight` times the penalty as a differentiable scalar, zero for networks without splines; w_s counts as trained.
+class SmoothnessLoss:
+    """The penalty times its weight as a differentiable scalar, zero for networks without splines.
 
-    The m + 1 numbers of a difference are worked out once, on the grids that the network has. Weights are small and
-    differences large, on fine grids beyond single precision: they meet in float64.
+    The m + 1 numbers of a difference are computed once, on the grids of the network. Weights are small and differences
+    large, on fine grids beyond single precision: they meet in float64.
     """
 
-    def __init__(self, network: Network, weight: float, order: int | None = None) -> None:
-        self._bands, self._weight = [], weight
-        for layer in network.edge_layers if weight else ():
-            bands = weight**0.5 * difference_bands(
-                layer.grid.double(), order or penalty_order(layer.spec.degree)
-            )
+    def __init__(self, network: Network, penalty: SmoothnessPenalty) -> None:
+        self._bands, self._weight = [], penalty.weight
+        for layer in network.edge_layers if penalty.weight else ():
+            order = penalty.order or penalty_order(layer.spec.degree)
+            bands = penalty.weight**0.5 * difference_bands(layer.grid.double(), order)
             self._bands.append(bands.to(layer.coefficients))
 
     def __call__(self, network: Network) -> Tensor:
@@ -85,11 +99,10 @@ class Roughness:
 
 
 class DataFitting(Problem):
-    """The fit of `network` to `samples`; evaluations write the unknowns that they are asked for into the network.
+    """The fit of `network` to `samples`; evaluations write the unknowns into the network.
 
-    `scale` makes errors free of units; `held_numbers` of the Jacobian are held at once, at least one sample's. With
-    `freeze_unseen`, coefficients whose basis functions meet no sample never move; they are `frozen`. `farthest` is
-    `TrainingPolicy.farthest`.
+    `scale` makes errors free of units. With `freeze_unseen`, coefficients of basis functions without samples never
+    move; they are `frozen`.
     """
 
     def __init__(
@@ -97,87 +110,86 @@ class DataFitting(Problem):
         network: Network,
         samples: Samples,
         scale: float,
-        smoothing: Smoothing = Smoothing(),
+        penalty: SmoothnessPenalty = SmoothnessPenalty(),
         *,
         freeze_unseen: bool = False,
-        held_numbers: int = 1 << 25,
-        farthest: float = 1e4,
     ) -> None:
-        self.network, self.samples, self._held_numbers, self._farthest = (
-            network,
-            samples,
-            held_numbers,
-            farthest,
-        )
-        self.smoothness = smoothing.rows(network)
+        self.network, self.samples = network, samples
+        self.penalty_rows = penalty.rows(network)
         self.frozen = network.unseen(samples.x) if freeze_unseen else None
         self.unknowns = network.get_unknowns()
-        self.fading = network.intervals is None
-        self._factor = data_factor(samples, scale)
-
-    def objective(self, unknowns: Tensor) -> list[float]:
-        return [float(self.residual(unknowns).square().sum())]
+        self.columns_can_vanish = network.intervals is None
+        self._factor = _residual_factor(samples, scale)
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
-        return self._stacked(
-            (predict(self.network, self.samples.x) - self.samples.y) * self._factor, unknowns
-        )
+        return self._residual(predict(self.network, self.samples.x), unknowns)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         self.network.set_unknowns(unknowns)
-        x = self.samples.x
-        each = self.network.row_terms * self.samples.y.shape[1]
-        pieces = max(1, x.shape[0] // max(1, self._held_numbers // each))
+        x, penalty = self.samples.x, [self.penalty_rows] * bool(len(self.penalty_rows))
+        numbers = self.network.row_terms * self.samples.y.shape[1]
+        pieces = max(1, x.shape[0] // max(1, JACOBIAN_NUMBERS // numbers))
+        rows: Rows
         if pieces == 1:
-            output, first = self.network.linearise(x)
-            data: LocalRows | DenseRows | StreamedRows = first.scaled(rowwise(self._factor))
+            output, rows = self.network.linearise(x)
+            blocks = [rows.scaled(self._factor.reshape(-1, 1)), *penalty]
+            if penalty:
+                rows = StackedRows(lambda: blocks, rows.unknowns)
         else:
-            there, parts = deepcopy(self.network), x.tensor_split(pieces)
-            with torch.no_grad():
-                output = torch.cat([there(part) for part in parts])
-            factor = self._factor
-            factors: Sequence[float | Tensor] = (
-                factor.tensor_split(pieces) if isinstance(factor, Tensor) else [factor] * pieces
-            )
-            pairs = list(zip(parts, factors, strict=True))
-            data = StreamedRows(
-                lambda: (there.linearise(part)[1].scaled(rowwise(own)) for part, own in pairs),
-                unknowns.numel(),
-            )
-        residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
-        rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
-        held = self._faint(data, residual) if self.frozen is None else self.frozen
-        return Linearisation.of(rows, residual, held)
+            there, output = deepcopy(self.network), predict(self.network, x)
+            factors = self._factor.expand(self.samples.y.shape)
+            parts = list(zip(x.tensor_split(pieces), factors.tensor_split(pieces), strict=True))
 
-    def _stacked(self, difference: Tensor, unknowns: Tensor) -> Tensor:
-        flat = difference.reshape(-1)
-        return torch.cat([flat, self.smoothness.times(unknowns)]) if len(self.smoothness) else flat
+            def streamed() -> Iterable[LocalRows | DenseRows]:
+                for part, factor in parts:
+                    yield there.linearise(part)[1].scaled(factor.reshape(-1, 1))
+                yield from penalty
 
-    def _faint(self, data: LocalRows | DenseRows | StreamedRows, residual: Tensor) -> Tensor | None:
-        """Coefficients that data see too faintly to move yet, where no penalty holds them."""
-        if len(self.smoothness) or self.network.intervals is None or not self._farthest:
+            rows = StackedRows(streamed, unknowns.numel())
+        residual = self._residual(output, unknowns)
+        frozen = self._weakly_determined(rows, residual) if self.frozen is None else self.frozen
+        return Linearisation.of(rows, residual, frozen)
+
+    def _residual(self, output: Tensor, unknowns: Tensor) -> Tensor:
+        flat = ((output - self.samples.y) * self._factor).reshape(-1)
+        return (
+            torch.cat([flat, self.penalty_rows.times(unknowns)]) if len(self.penalty_rows) else flat
+        )
+
+    def _weakly_determined(self, data: Rows, residual: Tensor) -> Tensor | None:
+        """Return a mask of the coefficients that the data determine too weakly to update.
+
+        None if a penalty is active or the network has no grid.
+        """
+        if len(self.penalty_rows) or self.network.intervals is None:
             return None
-        faint: Tensor = self._farthest * data.squares().sqrt() < residual.norm()
-        return faint
+        weak: Tensor = MAX_COEFFICIENT_CHANGE * data.squares().sqrt() < residual.norm()
+        return weak
 
 
 class LevenbergMarquardt:
-    """The iteration on the fit of a network; `step` lowers the objective or says that it cannot.
+    """The iteration on the fit of a network.
 
-    Raises TrainingFailed for a network whose output is not finite.
+    It has converged when no step lowers the objective. Raises TrainingFailed for a network whose output is not finite.
     """
 
     name = "lm"
 
-    def __init__(self, problem: DataFitting, policy: LMPolicy = LMPolicy()) -> None:
+    def __init__(
+        self,
+        problem: DataFitting,
+        policy: LMPolicy = LMPolicy(),
+        tolerance: float = 0.0,
+        plateau_tolerance: float = 0.0,
+    ) -> None:
         self.problem, self.policy = problem, policy
+        self.tolerance, self.plateau_tolerance = tolerance, plateau_tolerance
         self.network, self.rows = problem.network, len(problem.samples)
-        self.stalls = policy.thorough  # a thorough step that gains little announces the end
         self._state = begin(problem, policy)
         self.loss, self.converged = self._state.loss[0], False
         if not self.loss < float("inf"):
-            cause = not_finite(self.network, problem.samples)
+            cause = explain_non_finite(self.network, problem.samples)
             raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
 
     @property
@@ -186,43 +198,86 @@ class LevenbergMarquardt:
         return self._state.damping[0]
 
     def step(self) -> float:
-        """One accepted step (or none, then `converged`); returns the objective."""
+        """Take one step (or none, then `converged`); return the objective."""
         self._state = step(self.problem, self._state, self.policy)
         self.network.set_unknowns(self._state.unknowns)
-        self.loss, self.converged = self._state.loss[0], not self._state.found[0]
+        self.loss, self.converged = self._state.loss[0], not self._state.improved[0]
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """The damping, the columns' largest norms, which unknowns are frozen, and the penalty's rows.
+        """Return the damping, the largest column norms, the frozen unknowns, and the penalty's rows.
 
-        These are made of the network that the iteration began on, whose scales may be trained.
+        These come from the network that the iteration began on, whose scales may be trained.
         """
-        damping = torch.tensor(self.damping, dtype=torch.float64)
-        kept = {"damping": damping, "sizes": self._state.sizes, "frozen": self.problem.frozen}
-        kept["penalty"] = self.problem.smoothness.values if len(self.problem.smoothness) else None
+        kept = {
+            "damping": torch.tensor(self.damping, dtype=torch.float64),
+            "sizes": self._state.max_squared_norms,
+            "frozen": self.problem.frozen,
+            "penalty": self.problem.penalty_rows.values if len(self.problem.penalty_rows) else None,
+        }
         return {key: value for key, value in kept.items() if value is not None}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from another solver's `state()`."""
+        problem = self.problem
         if "penalty" in state:
-            made = self.problem.smoothness
-            self.problem.smoothness = LocalRows(made.index, state["penalty"], made.unknowns)
-            self._state = begin(self.problem, self.policy)
+            made = problem.penalty_rows
+            problem.penalty_rows = LocalRows(made.index, state["penalty"], made.unknowns)
+            self._state = begin(problem, self.policy)
             self.loss = self._state.loss[0]
-        self._state = replace(
-            self._state, damping=[float(state["damping"])], sizes=state.get("sizes")
-        )
-        self.problem.frozen = state.get("frozen")
+        damping, norms = [float(state["damping"])], state.get("sizes")
+        self._state = replace(self._state, damping=damping, max_squared_norms=norms)
+        problem.frozen = state.get("frozen")
 
 
-def data_factor(samples: Samples, scale: float) -> float | Tensor:
-    """What turns differences from y into residuals, whose squares add up to their mean / scale^2; one for each of
-    y's numbers where samples have weights."""
-    factor: float = 1 / (scale * samples.y.numel() ** 0.5)
-    roots = samples.roots
+def _residual_factor(samples: Samples, scale: float) -> Tensor:
+    """Return what turns differences into residuals whose squares add up to their mean / scale^2.
+
+    A scalar, or a value for each of y's numbers if samples have weights.
+    """
+    factor, roots = samples.y.new_tensor(1 / (scale * samples.y.numel() ** 0.5)), samples.roots
     return factor if roots is None else (factor * roots).expand(samples.y.shape)
 
 
-def rowwise(factor: float | Tensor) -> float | Tensor:
-    """`factor` (samples, outputs) as a column, for the rows of a Jacobian."""
-    return factor.reshape(-1, 1) if isinstance(factor, Tensor) else factor
+@dataclass(frozen=True)
+class DegreesOfFreedom:
+    """Degrees of freedom of a fit: `rank`, the parameters determined by data and penalty together; `effective`, those
+    determined by the data, tr((G + P)^+ G)."""
+
+    rank: int
+    effective: float
+
+
+def degrees_of_freedom(
+    network: Network, samples: Samples, penalty: SmoothnessPenalty
+) -> DegreesOfFreedom:
+    """Return the degrees of freedom, with G = J'J on the samples and P the penalty of second-order training.
+
+    Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16.
+    """
+    exact = deepcopy(network).double()
+    factor = _residual_factor(samples, output_scale(samples, "regression")).double()
+    gram = exact.linearise(samples.x.double())[1].scaled(factor.reshape(-1, 1)).gram()
+    rows = penalty.rows(exact)
+    whole = gram + rows.gram() if len(rows) else gram
+    values, vectors = torch.linalg.eigh(whole)
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    effective = (((vectors.T @ gram) * vectors.T).sum(1)[kept] / values[kept]).sum()
+    return DegreesOfFreedom(int(kept.sum()), float(effective))
+
+
+def update_penalty_weight(
+    network: Network, samples: Samples, penalty: SmoothnessPenalty
+) -> tuple[float, float]:
+    """Return the next penalty weight of the Fellner-Schall iteration (changed by a factor of at most MAX_FACTOR) and
+    the ratio of the expected test error (generalised cross-validation) to the training error."""
+    found, values = degrees_of_freedom(network, samples, penalty), samples.y.numel()
+    rows = penalty.rows(network)
+    rough = float(rows.times(network.get_unknowns()).square().sum()) / penalty.weight
+    factor = _residual_factor(samples, output_scale(samples, "regression"))
+    error = float(((predict(network, samples.x) - samples.y) * factor).square().sum())
+    rest = max(values - found.effective, 1.0)
+    learned = max(found.effective - (found.rank - len(rows)), MIN_FREEDOM)
+    wanted = learned * error / (rest * max(rough, TINY))
+    bounded = min(max(wanted, penalty.weight / MAX_FACTOR), penalty.weight * MAX_FACTOR)
+    return bounded, values / rest

@@ -1,8 +1,8 @@
-"""What solvers that need gradients only share, and Adam with mini-batches.
+"""The objective of solvers that need gradients only, and Adam with mini-batches.
 
-Solvers (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never regrid inside a step, and can be limited to
-coefficients whose basis functions saw data (`freeze_unseen`): what momentum, weight decay or the penalty would do to
-the others is undone.
+These solvers (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never regrid inside a step, and can be limited
+to coefficients whose basis functions saw data (`freeze_unseen`): effects of momentum, weight decay and penalty on the
+other coefficients are undone.
 """
 
 from __future__ import annotations
@@ -16,37 +16,52 @@ from torch import Generator, Tensor, nn
 from kanrun.config.registry import SOLVERS
 from kanrun.config.solvers import AdamSolver
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import Samples, Task, mean_loss, not_finite
-from kanrun.engine.training.data_fitting import Roughness
+from kanrun.engine.training.data import Samples, Task, explain_non_finite, mean_loss
+from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
 
 
 @dataclass(frozen=True)
 class Objective:
-    """mean_loss on `samples` + `weight` * smoothness penalty + `sparsity` * the paper's penalty of large edges."""
+    """mean_loss on `samples` + the smoothness penalty + `sparsity` * the KAN paper's penalty of large edges."""
 
     samples: Samples
     size: float
     task: Task = "regression"
-    weight: float = 0.0
+    penalty: SmoothnessPenalty = SmoothnessPenalty()
     freeze_unseen: bool = False
-    order: int | None = None  # of the smoothness penalty, by default degree + 2
     sparsity: float = 0.0
-    magnitude: str = "rms"  # of an edge, see `edge_magnitudes`
-    held: tuple[
-        Tensor, ...
-    ] = ()  # of each layer (inputs, functions): coefficients that must not move
+    #: Norm of an edge's function, see `edge_magnitudes`.
+    sparsity_norm: str = "rms"
+    #: For each layer (inputs, functions): coefficients that must not move.
+    held: tuple[Tensor, ...] = ()
 
-    def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
-        """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
+    def value(self, network: Network, samples: Samples, smoothness_loss: SmoothnessLoss) -> Tensor:
+        """Return the objective on some of the samples, differentiable."""
         loss = mean_loss(network(samples.x), samples, self.task, self.size)
         if self.sparsity:
-            loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.magnitude)
-        return loss + rough(network) if self.weight else loss
+            loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.sparsity_norm)
+        return loss + smoothness_loss(network) if self.penalty.weight else loss
 
-    def roughness(self, network: Network) -> Roughness:
-        """The penalty on the grids that `network` has, times its weight."""
-        return Roughness(network, self.weight, self.order)
+    def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
+        """Return the numbers that may move, for each parameter that has others.
+
+        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no sample touches, decided
+        at the start of a stage for the layers' inputs as they are then; with any coefficient of an edge its w_b. What
+        scales a whole spline still moves.
+        """
+        masks = [[~held for held in self.held]] if self.held else []
+        if self.freeze_unseen:
+            masks.append(network.support(self.samples.x))
+        free: dict[nn.Parameter, Tensor] = {}
+        for layer, *parts in zip(network.edge_layers, *masks, strict=True) if masks else ():
+            here = torch.stack(parts).all(0)
+            # The base acts everywhere.
+            frees = {"coefficients": here, "base_weight": here.all(1)}
+            for name, parameter in layer.named_parameters():
+                if name in frees:
+                    free[parameter] = frees[name].expand_as(parameter)
+        return free
 
 
 #: What is kept of a parameter's past, and torch's name for it.
@@ -57,37 +72,41 @@ class Adam:
     """torch's AdamW with a learning rate schedule; one (mini-)batch a step, drawn from `generator`."""
 
     name = "adam"
-    stalls = False
+    tolerance = plateau_tolerance = 0.0
 
     def __init__(
-        self, network: Network, objective: Objective, options: AdamSolver, generator: Generator
+        self,
+        network: Network,
+        objective: Objective,
+        options: AdamSolver,
+        generator: Generator,
+        steps: int | None = None,
     ) -> None:
-        self.network, self.objective, self.options, self.generator = (
-            network,
-            objective,
-            options,
-            generator,
-        )
+        self.network, self.objective, self.options = network, objective, options
+        self.generator, self._steps = generator, steps or options.steps or SOLVERS["adam"].steps
         self.rows = min(options.batch_size or len(objective.samples), len(objective.samples))
-        self._named = trainable(network)
+        self._named = network.trained()
         self._optimiser = torch.optim.AdamW(
             self._named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        self._rough = objective.roughness(network)
-        self._free = movable(network, objective)
+        self._smoothness_loss = SmoothnessLoss(network, objective.penalty)
+        self._free = objective.movable(network)
         self._taken = 0
         self.converged = False
         self.loss = float("nan")
 
     def step(self) -> float:
-        """One update; returns the objective on its batch. Raises TrainingFailed at a loss that is not finite."""
-        samples = self._batch()
+        """Take one update; return the objective on its batch. Raise TrainingFailed at a loss that is not finite."""
+        samples, options = self._batch(), self.options
+        decay = 0.5 * (1 + cos(pi * min(self._taken / self._steps, 1.0)))
         for group in self._optimiser.param_groups:
-            group["lr"] = self.options.learning_rate * self._share()
+            group["lr"] = options.learning_rate * (
+                decay if options.lr_schedule == "cosine" else 1.0
+            )
         self._optimiser.zero_grad()
-        value = self.objective.value(self.network, samples, self._rough)
+        value = self.objective.value(self.network, samples, self._smoothness_loss)
         if not bool(torch.isfinite(value)):
-            cause = not_finite(self.network, samples)
+            cause = explain_non_finite(self.network, samples)
             raise TrainingFailed(
                 f"The loss is not finite at step {self._taken + 1} of Adam: {cause}."
             )
@@ -102,9 +121,8 @@ class Adam:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, `first/` and `second/` and a parameter's name, and how many `steps/` they are the mean of; the
-        steps taken, and what must not move.
-        """
+        """Return the moments (`first/`, `second/` and `steps/` with a parameter's name), the number of steps taken, and
+        the frozen numbers."""
         kept = {"taken": torch.tensor(self._taken)}
         kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}
         for name, parameter in self._named.items():
@@ -113,55 +131,18 @@ class Adam:
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from another solver's `state()`."""
+        """Continue from another solver's `state()`."""
         for name, parameter in self._named.items():
             if f"steps/{name}" in state:
                 self._optimiser.state[parameter] = {
                     key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()
                 }
         self._taken = int(state["taken"])
-        self._free = {
-            parameter: state[f"free/{number}"] for number, parameter in enumerate(self._free)
-        }
-
-    def _share(self) -> float:
-        if self.options.lr_schedule == "constant":
-            return 1.0
-        steps = self.options.steps or SOLVERS["adam"].steps
-        return 0.5 * (1 + cos(pi * min(self._taken / steps, 1.0)))
+        self._free = {p: state[f"free/{number}"] for number, p in enumerate(self._free)}
 
     def _batch(self) -> Samples:
         samples = self.objective.samples
-        size = self.options.batch_size
-        if size is None or size >= len(samples):
+        if self.rows == len(samples):
             return samples
-        index = torch.randint(len(samples), (size,), generator=self.generator).to(samples.x.device)
-        return samples.part(index)
-
-
-def movable(network: Network, objective: Objective) -> dict[nn.Parameter, Tensor]:
-    """Which numbers may move, of each parameter some of whose must not.
-
-    Fixed are coefficients that the objective holds and, with `freeze_unseen`, those of basis functions that no sample
-    touches, decided at the start of a stage for the layers' inputs as they are then; with any coefficient of an edge
-    its w_b. What scales a whole spline still moves.
-    """
-    if not (objective.freeze_unseen or objective.held):
-        return {}
-    moving = [~held for held in objective.held] or network.support(objective.samples.x)
-    if objective.freeze_unseen and objective.held:
-        moving = [a & b for a, b in zip(moving, network.support(objective.samples.x), strict=True)]
-    free: dict[nn.Parameter, Tensor] = {}
-    for layer, here in zip(network.edge_layers, moving, strict=True):
-        frees = {"coefficients": here, "base_weight": here.all(1)}  # the base acts everywhere
-        free |= {
-            p: frees[name].expand_as(p) for name, p in layer.named_parameters() if name in frees
-        }
-    return free
-
-
-def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a first-order solver moves, by name."""
-    return {
-        name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad
-    }
+        index = torch.randint(len(samples), (self.rows,), generator=self.generator)
+        return samples.part(index.to(samples.x.device))

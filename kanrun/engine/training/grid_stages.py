@@ -10,12 +10,11 @@ from math import inf
 
 from torch import Generator, Tensor
 
+from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
-from kanrun.engine.networks.network import InputGrid
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
-from kanrun.engine.training.data_fitting import Smoothing
-from kanrun.engine.training.evidence import likelier_weight
-from kanrun.engine.training.plan import PenaltyPolicy, Plan
+from kanrun.engine.training.data_fitting import SmoothnessPenalty, update_penalty_weight
+from kanrun.engine.training.plan import MARGIN, Plan
 from kanrun.engine.training.solver_run import (
     Best,
     Clock,
@@ -27,114 +26,141 @@ from kanrun.engine.training.solver_run import (
 )
 from kanrun.monitoring import time_limit_reached
 
+#: A hidden grid is kept while the activations fill this fraction of it.
+FILLED = 0.8
+#: Steps of LBFGS before hidden grids follow the ranges that it found.
+SETTLING = 30
+#: Seconds of training on one grid between two snapshots.
+SNAPSHOT_SECONDS = 10.0
+
+#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit width; its bounds.
+FIRST_WEIGHT, MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e-30, 1e2
+#: Factor between weights that are tried.
+WEIGHT_FACTOR = 100.0
+#: Number of lower weights tried on a grid, and on the last one.
+TRIES, LAST_TRIES = 5, 8
+#: Fraction of the validation error that a weight must gain.
+MIN_GAIN = 0.03
+# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to TOO_FAR times
+# worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise shows on coarse grids already), nor
+# do fits with a relative error below CLEAN.
+MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
+# A first fit with a relative error above NOISY is followed by second differences of these weights, from nearly straight
+# edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
+NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
+ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
+# The evidence: second differences with this weight at the start, and the maximum number of updates with this many steps
+# each, until the weight changes by less than the factor SETTLED.
+EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
+
+
+def first_penalty(plan: Plan) -> SmoothnessPenalty:
+    """Return the penalty that a training begins with."""
+    if plan.weight is None and plan.selection == "evidence":
+        return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
+    return SmoothnessPenalty(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
+
 
 @dataclass
 class PenaltySearch:
-    """Trains on from `best` with other weights; `best` and `smoothing` are those that validation chose so far."""
+    """Continues training from `best` with other weights; `best` and `penalty` are the ones chosen so far."""
 
     best: Best
-    smoothing: Smoothing
+    penalty: SmoothnessPenalty
     data: TrainingData
     plan: Plan
     generator: Generator
     log: StepLog
 
-    @property
-    def policy(self) -> PenaltyPolicy:
-        return self.plan.policy.penalty
-
     def smooth(self) -> Events[Step, None, None]:
-        """Where the first fit is poor, noise is likely: try second differences, from nearly straight edges down.
+        """If the first fit is poor, noise is likely: try second differences, from nearly straight edges down.
 
-        Their penalty keeps straight lines alone, where that of high order keeps polynomials that overfit.
+        Their penalty leaves straight lines alone; a penalty of high order leaves polynomials alone, which overfit.
         """
-        if self.best.error <= self.policy.noisy * baseline_error(self.data):
+        if self.best.error <= NOISY * baseline_error(self.data):
             return
         network = deepcopy(self.best.network)
-        for weight in self.policy.rough_weights:
-            smoothing = Smoothing(weight, self.policy.rough_order)
-            reached = yield from self._trained(network, smoothing, self.policy.rough_steps)
+        for weight in ROUGH_WEIGHTS:
+            penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
+            reached = yield from self._trained(network, penalty, ROUGH_STEPS)
             network = reached.network
             if reached.error < self.best.error:
-                self.best, self.smoothing = Best(network, reached.error), smoothing
+                self.best, self.penalty = Best(network, reached.error), penalty
 
-    def search(self, budget: int, tries: int, settled: bool) -> Events[Step, None, None]:
-        """Lower weights while they help; where not even the first does, higher ones.
+    def search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
+        """Try lower weights while they help; if not even the first does, higher ones.
 
-        Higher ones are not tried before the steps have settled: they would win by the steps that they are given.
+        Higher ones are not tried before the steps have settled: they would win by their additional steps.
         """
-        policy, moved, missed, tried = self.policy, False, 0, self.smoothing.weight
-        patience = policy.plateau if self.smoothing.order == policy.rough_order else 0
+        moved, missed, weight = False, 0, self.penalty.weight
+        patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
         for _ in range(0 if time_limit_reached() else tries):
-            tried /= policy.factor
-            if tried < policy.smallest * 0.9 or missed > patience:
+            weight /= WEIGHT_FACTOR
+            if weight < MIN_WEIGHT * 0.9 or missed > patience:
                 break
-            helped, _ = yield from self._try(tried, max(3, budget // 2))
+            helped, _ = yield from self._try(weight, max(3, budget // 2))
             moved, missed = moved or helped, 0 if helped else missed + 1
-        if not moved and settled and policy.upwards and self._may_be_noisy():
-            yield from self._upwards(max(3, budget // 3))
-
-    def _upwards(self, steps: int) -> Events[Step, None, None]:
-        policy, missed, tried = self.policy, 0, self.smoothing.weight * self.policy.factor
-        while tried < policy.largest and missed < policy.misses and not time_limit_reached():
+        noisy = self.best.error >= CLEAN * baseline_error(self.data)
+        small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
+        if moved or not (settled and noisy and small):
+            return
+        missed, weight = 0, self.penalty.weight * WEIGHT_FACTOR
+        while weight < MAX_WEIGHT and missed < MISSES and not time_limit_reached():
             before = self.best.error
-            helped, reached = yield from self._try(tried, steps)
+            helped, reached = yield from self._try(weight, max(3, budget // 3))
             missed = 0 if helped else missed + 1
-            if reached > policy.too_far * before:
+            if reached > TOO_FAR * before:
                 break
-            tried *= policy.factor
-
-    def _may_be_noisy(self) -> bool:
-        small = self.best.network.unknowns_at(None) <= self.policy.upward_unknowns
-        return small and self.best.error >= self.policy.clean * baseline_error(self.data)
+            weight *= WEIGHT_FACTOR
 
     def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
-        """Whether validation keeps this weight, and the error that it led to."""
-        smoothing = replace(self.smoothing, weight=weight)
-        reached = yield from self._trained(deepcopy(self.best.network), smoothing, steps)
-        helped = reached.error < (1 - self.policy.worth) * self.best.error
+        """Return whether validation keeps this weight, and the error that it led to."""
+        penalty = replace(self.penalty, weight=weight)
+        reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
+        helped = reached.error < (1 - MIN_GAIN) * self.best.error
         if helped:
-            self.best, self.smoothing = reached, smoothing
+            self.best, self.penalty = reached, penalty
         return helped, reached.error
 
     def evidence(self) -> Events[Step, None, float]:
-        """Weights of larger and larger evidence; returns the error of new points over the training error, expected."""
-        policy, network, inflation = self.policy, self.best.network, 1.0
-        for _ in range(policy.evidence_updates):
-            weight, inflation = likelier_weight(network, self.data.train, self.smoothing)
-            if (
-                max(weight / self.smoothing.weight, self.smoothing.weight / weight) < policy.settled
-                or time_limit_reached()
-            ):
+        """Increase the evidence of the weight; return the expected error of new points over the training error."""
+        network, inflation = self.best.network, 1.0
+        for _ in range(EVIDENCE_UPDATES):
+            weight, inflation = update_penalty_weight(network, self.data.train, self.penalty)
+            before = self.penalty.weight
+            if max(weight / before, before / weight) < SETTLED or time_limit_reached():
                 break
-            self.smoothing = replace(self.smoothing, weight=max(weight, policy.smallest))
-            solver = make_solver(
-                deepcopy(network), self.data, self.plan, self.smoothing, self.generator
-            )
-            run = SolverRun(solver, policy.evidence_steps, self.plan, self.data)
+            self.penalty = replace(self.penalty, weight=max(weight, MIN_WEIGHT))
+            run = self._run(deepcopy(network), self.penalty, EVIDENCE_STEPS)
             yield from run.run(Best(network, 0.0), self.log)
-            network = solver.network
+            network = run.solver.network
         self.best = Best(network, measure(network, replace(self.data, test=None)).train * inflation)
         return inflation
 
     def _trained(
-        self, network: Network, smoothing: Smoothing, steps: int
+        self, network: Network, penalty: SmoothnessPenalty, steps: int
     ) -> Events[Step, None, Best]:
-        """The best network of some steps from `network`, its own error left out of account."""
-        solver = make_solver(network, self.data, self.plan, smoothing, self.generator)
-        reached = Best(network, float("inf"))
-        yield from SolverRun(solver, steps, self.plan, self.data).run(reached, self.log)
+        """Return the best network of some steps from `network`, whose own error does not count."""
+        reached = Best(network, inf)
+        yield from self._run(network, penalty, steps).run(reached, self.log)
         return reached
+
+    def _run(self, network: Network, penalty: SmoothnessPenalty, steps: int) -> SolverRun:
+        solver = make_solver(network, self.data, self.plan, penalty, self.generator)
+        return SolverRun(solver, steps, self.plan, self.data)
 
 
 @dataclass(frozen=True)
 class GridTransfer:
     """The transfer of the function to a grid."""
 
-    method: str  # `start`, `insertion`, `least squares`, or `both`
-    error: float  # change of the function, relative to its size
-    before: float | None  # training error just before
-    after: float  # and just after
+    #: `start`, `insertion`, `least squares`, or `both`.
+    method: str
+    #: Change of the function, relative to its size.
+    error: float
+    #: Training error just before, and just after.
+    before: float | None
+    after: float
 
 
 @dataclass(frozen=True)
@@ -146,13 +172,14 @@ class Stage:
     network: Network
     errors: Errors
     steps: int
-    seconds: float  # of training, up to here
-    smoothing: Smoothing
+    #: Seconds of training so far.
+    seconds: float
+    penalty: SmoothnessPenalty
     transfer: GridTransfer
-    random: Tensor  # the generator's state
-    inflation: float = (
-        1.0  # the expected error of new points over the training error, where nothing is held out
-    )
+    #: State of the generator.
+    random: Tensor
+    #: Expected error of new points over the training error, if nothing is held out.
+    inflation: float = 1.0
 
     @property
     def selected(self) -> float:
@@ -164,41 +191,44 @@ class Stage:
 class Snapshot:
     """A grid in the middle of its steps: what it takes to resume to the same numbers."""
 
-    network: Network  # where the solver is
+    #: The network of the solver, and the best one with its validation error.
+    network: Network
     best: Network
-    lowest: float  # the best one's validation error
-    solver: dict[str, Tensor]  # its state
-    taken: int  # steps of the solver, and of the stage
+    lowest: float
+    #: State of the solver.
+    solver: dict[str, Tensor]
+    #: Steps of the solver, and of the stage.
+    taken: int
     steps: int
     stalled: int
     unimproved: int
     seconds: float
-    smoothing: Smoothing
+    penalty: SmoothnessPenalty
     transfer: GridTransfer
     random: Tensor
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What an interrupted training had done: its finished stages, and the last snapshot of the one after them."""
+    """The progress of an interrupted training: finished stages, and the last snapshot of the following one."""
 
     stages: Sequence[Stage] = ()
     snapshot: Snapshot | None = None
 
 
 class GridTraining:
-    """Trains one network grid by grid; `stages` so far, the last holding the network that continues."""
+    """Trains one network grid by grid; the last of `stages` so far holds the network that continues."""
 
     def __init__(
         self,
         network: Network,
-        smoothing: Smoothing,
+        penalty: SmoothnessPenalty,
         data: TrainingData,
         plan: Plan,
         generator: Generator,
         clock: Clock,
     ) -> None:
-        self.network, self.smoothing, self.data, self.plan = network, smoothing, data, plan
+        self.network, self.penalty, self.data, self.plan = network, penalty, data, plan
         self.generator, self.clock = generator, clock
         self.stages: list[Stage] = []
 
@@ -210,30 +240,28 @@ class GridTraining:
     def advance(
         self, intervals: int | None, *, tries: int, snapshot: Snapshot | None = None
     ) -> Events[Step | Snapshot, None, Stage]:
-        """Move to a grid of `intervals` and train there; `snapshot` resumes that in the middle.
+        """Move to a grid of `intervals` and train there; `snapshot` resumes in the middle.
 
-        `tries` weights of the penalty may be tried, none for 0.
+        At most `tries` weights of the penalty are tried.
         """
-        log = StepLog(
-            len(self.stages) + 1, self.clock, self.data, snapshot.steps if snapshot else 0
-        )
+        steps = snapshot.steps if snapshot else 0
+        log = StepLog(len(self.stages) + 1, self.clock, self.data, steps)
         if snapshot is None:
             run, best, transfer = yield from self._begun(intervals, log)
         else:
             run, best, transfer = self._resumed(snapshot)
         yield from self._run(run, best, log, transfer)
-        policy, inflation = self.plan.policy.penalty, 1.0
-        if self.plan.solver == "lm" and self.plan.weight is None and policy.searches:
-            search = PenaltySearch(best, self.smoothing, self.data, self.plan, self.generator, log)
+        inflation = 1.0
+        if self.plan.second_order and self.plan.weight is None:
+            search = PenaltySearch(best, self.penalty, self.data, self.plan, self.generator, log)
             if self.plan.selection == "evidence":
                 inflation, tries = (yield from search.evidence()), 0
             elif log.stage == 1:
                 yield from search.smooth()
             if tries:
-                yield from search.search(
-                    self.plan.steps_for(best.network.unknowns_at(None)), tries, run.settled
-                )
-            best, self.smoothing = search.best, search.smoothing
+                budget = self.plan.steps_for(best.network.unknowns_at(None))
+                yield from search.search(budget, tries, settled=run.settled)
+            best, self.penalty = search.best, search.penalty
         self.network = best.network
         stage = Stage(
             log.stage,
@@ -242,7 +270,7 @@ class GridTraining:
             measure(best.network, self.data),
             log.steps,
             self.clock.seconds,
-            self.smoothing,
+            self.penalty,
             transfer,
             self.generator.get_state(),
             inflation,
@@ -253,49 +281,49 @@ class GridTraining:
     def _begun(
         self, intervals: int | None, log: StepLog
     ) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
-        """The main run on the next grid, before its first step."""
+        """Return the main run on the next grid, before its first step."""
         before = self.stages[-1].errors.train if self.stages else None
         moved = self._moved(intervals)
-        network = moved.network
-        errors = measure(network, replace(self.data, test=None))
-        best, budget = (
-            Best(network, errors.selected),
-            self.plan.steps_for(network.unknowns_at(None)),
-        )
-        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator)
+        network, data = moved.network, self.data
+        errors = measure(network, replace(data, test=None))
+        best = Best(network, errors.selected)
+        budget = self.plan.steps_for(network.unknowns_at(None))
+        solver = self._solver(network)
         hidden = self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
-        if log.stage == 1 and self.plan.solver == "lbfgs" and hidden:
-            solver, moved = yield from self._settled(solver, moved, best, log)
+        if log.stage == 1 and hidden and SOLVERS[self.plan.solver].curvature:
+            # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
+            yield from SolverRun(solver, min(SETTLING, budget), self.plan, data).run(best, log)
+            if not network.covers(data.train.x, FILLED):
+                moved = network.regrid(data.train.x, grid_eps=self.plan.grid_eps, margin=MARGIN)
+                solver = self._solver(moved.network)
+        run = SolverRun(solver, budget - log.steps, self.plan, data)
         method = "start" if moved.how == "unchanged" else moved.how
-        transfer = GridTransfer(method, moved.change, before, errors.train)
-        return SolverRun(solver, budget - log.steps, self.plan, self.data), best, transfer
+        return run, best, GridTransfer(method, moved.change, before, errors.train)
+
+    def _solver(self, network: Network) -> Solver:
+        return make_solver(network, self.data, self.plan, self.penalty, self.generator)
 
     def _resumed(self, snapshot: Snapshot) -> tuple[SolverRun, Best, GridTransfer]:
-        """The same in the middle of its steps."""
-        solver = make_solver(snapshot.network, self.data, self.plan, self.smoothing, self.generator)
+        """Return the main run in the middle of its steps."""
+        budget = self.plan.steps_for(snapshot.network.unknowns_at(None))
+        solver = self._solver(snapshot.network)
         solver.restore(snapshot.solver)
-        budget = self.plan.steps_for(snapshot.network.unknowns_at(None)) - (
-            snapshot.steps - snapshot.taken
-        )
-        run = SolverRun(solver, budget, self.plan, self.data)
-        run.taken, run.stalled, run.unimproved = (
-            snapshot.taken,
-            snapshot.stalled,
-            snapshot.unimproved,
-        )
+        run = SolverRun(solver, budget - (snapshot.steps - snapshot.taken), self.plan, self.data)
+        run.taken, run.stalled = snapshot.taken, snapshot.stalled
+        run.unimproved = snapshot.unimproved
         return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
 
     def _run(
         self, run: SolverRun, best: Best, log: StepLog, transfer: GridTransfer
     ) -> Events[Step | Snapshot, None, None]:
-        """The main run, with a snapshot now and then."""
+        """Take the steps of the main run, with a snapshot from time to time."""
         shown = self.clock.seconds
         for step in run.run(best, log):
             yield step
-            recent = step.seconds - shown < self.plan.policy.grids.snapshot_seconds
-            if (
-                recent or run.settled or (state := run.solver.state()) is None
-            ):  # a settled run takes no further step
+            # A settled run takes no further step.
+            if step.seconds - shown < SNAPSHOT_SECONDS or run.settled:
+                continue
+            if (state := run.solver.state()) is None:
                 continue
             shown = step.seconds
             yield Snapshot(
@@ -308,44 +336,25 @@ class GridTraining:
                 run.stalled,
                 run.unimproved,
                 step.seconds,
-                self.smoothing,
+                self.penalty,
                 transfer,
                 self.generator.get_state(),
             )
 
     def _moved(self, intervals: int | None) -> Regridded[Network]:
-        """The network on the next grid."""
+        """Return the network on the next grid."""
         network, x, plan = self.network, self.data.train.x, self.plan
         if network.intervals is None or intervals is None:
             return Regridded(network)
         adapts = plan.update_grid and plan.grid_eps < 1
-        if adapts or (plan.update_grid and not network.covers(x, plan.policy.grids.filled)):
-            return self._regridded(network, intervals, inputs="within" if adapts else "keep")
-        return (
-            Regridded(deepcopy(network))
-            if intervals == network.intervals
-            else network.refined(intervals, x)
-        )
-
-    def _regridded(
-        self, network: Network, intervals: int | None, inputs: InputGrid = "keep"
-    ) -> Regridded[Network]:
-        margin, grid_eps = self.plan.policy.grids.margin, self.plan.grid_eps
-        x = self.data.train.x
-        return network.regrid(
-            x, intervals=intervals, grid_eps=grid_eps, margin=margin, inputs=inputs
-        )
-
-    def _settled(
-        self, solver: Solver, moved: Regridded[Network], best: Best, log: StepLog
-    ) -> Events[Step, None, tuple[Solver, Regridded[Network]]]:
-        """LBFGS on the first grid once the hidden ranges have settled, its hidden grids drawn anew over them."""
-        network, grids = solver.network, self.plan.policy.grids
-        steps = min(grids.settling, self.plan.steps_for(network.unknowns_at(None)))
-        yield from SolverRun(solver, steps, self.plan, self.data).run(best, log)
-        if network.covers(self.data.train.x, grids.filled):
-            return solver, moved
-        redrawn = self._regridded(network, None)
-        return make_solver(
-            redrawn.network, self.data, self.plan, self.smoothing, self.generator
-        ), redrawn
+        if adapts or (plan.update_grid and not network.covers(x, FILLED)):
+            return network.regrid(
+                x,
+                intervals=intervals,
+                grid_eps=plan.grid_eps,
+                margin=MARGIN,
+                inputs="within" if adapts else "keep",
+            )
+        if intervals == network.intervals:
+            return Regridded(deepcopy(network))
+        return network.refined(intervals, x)

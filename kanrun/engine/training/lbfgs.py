@@ -1,36 +1,43 @@
 """LBFGS with a strong Wolfe line search, in the metric of the objective's own curvature.
 
 The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s inverse, renewed
-every few steps, in place of a multiple of the identity: what badly scaled spline coefficients need. Moves and changes
+every few steps, in place of a multiple of the identity: badly scaled spline coefficients need it. Moves and changes
 of the gradient are kept in the parameters' own units, so they outlive a renewal.
 The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is enough descent and
-the slope has become small; values that are not finite count as too high. scipy's has ten cuts and doublings alone:
-with it `kanrun continual` breaks claims on held coefficients.
+the slope has become small; values that are not finite count as too high. scipy's line search makes at most ten cuts and
+doublings; with it `kanrun continual` breaks claims on held coefficients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, sqrt
 
 import torch
 from torch import Tensor
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training.curvature import Curvature, CurvaturePolicy
-from kanrun.engine.training.first_order import Objective, movable, trainable
+from kanrun.engine.training.curvature import Curvature
+from kanrun.engine.training.data_fitting import SmoothnessLoss
+from kanrun.engine.training.first_order import Objective
 
-
-@dataclass(frozen=True)
-class LineSearchPolicy:
-    """The conditions and steps of a line search; 0 < enough < left < 1."""
-
-    enough: float = 1e-4  #: share of the slope's promise that a step must keep
-    left: float = 0.9  #: share of the slope that may be left
-    growth: float = 10.0  #: a longer step is at most this many times the one before; above 2
-    guard: float = 0.1  #: a cut keeps this share of the bracket on either side; below 0.5
-    evaluations: int = 25  #: at most
+#: Fractions of the slope that a step must keep as descent, and that may remain; 0 < ENOUGH < REMAINING < 1.
+ENOUGH, REMAINING = 1e-4, 0.9
+#: Maximum ratio of a longer step to the one before; above 2.
+GROWTH = 10.0
+#: Fraction of the bracket that a cut keeps on either side; below 0.5.
+GUARD = 0.1
+#: Maximum number of evaluations of a line search.
+EVALUATIONS = 25
+#: A bracket ends at this change of the value along the slope, relative to the value.
+RESOLUTION = 1e-16
+#: Steps between two evaluations of the curvature.
+RENEWED = 20
+#: A pair counts while its curvature is at least this fraction of what the lengths of its parts allow.
+CURVED = 1e-12
+#: The smallest sum of a gradient's entries that a first step is divided by.
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -43,29 +50,26 @@ class Point:
     slope: float
 
 
-def search(
-    at: Callable[[float], Point], start: Point, first: float, policy: LineSearchPolicy
-) -> Point:
-    """A point with a lower value than `start` that meets the conditions, or the lowest of all that were evaluated.
+def search(at: Callable[[float], Point], start: Point, first: float) -> Point:
+    """Return a point below `start` that meets the conditions, or the lowest of all evaluated points.
 
-    `start` itself where none is lower. `start.slope` must be negative.
+    `start` itself if none is lower. `start.slope` must be negative.
     """
-    lowest, before, t, most = start, start, first, policy.evaluations
-    for looked in range(1, most + 1):
+    lowest, before, t = start, start, first
+    for evaluated in range(1, EVALUATIONS + 1):
         point = at(t)
         if point.value < lowest.value:
             lowest = point
-        if not _descends(point, start, policy) or (looked > 1 and point.value >= before.value):
-            return _zoom(
-                at, start, (before, point), lowest, replace(policy, evaluations=most - looked)
-            )
-        if abs(point.slope) <= -policy.left * start.slope:
+        bracket = None
+        if not _descends(point, start) or (evaluated > 1 and point.value >= before.value):
+            bracket = (before, point)
+        elif abs(point.slope) <= -REMAINING * start.slope:
             return point
-        if point.slope >= 0:
-            return _zoom(
-                at, start, (point, before), lowest, replace(policy, evaluations=most - looked)
-            )
-        t = min(max(_cubic(before, point), 2 * point.t), policy.growth * point.t)
+        elif point.slope >= 0:
+            bracket = (point, before)
+        if bracket:
+            return _zoom(at, start, bracket, lowest, EVALUATIONS - evaluated)
+        t = min(max(_cubic(before, point), 2 * point.t), GROWTH * point.t)
         before = point
     return lowest
 
@@ -75,41 +79,39 @@ def _zoom(
     start: Point,
     bracket: tuple[Point, Point],
     lowest: Point,
-    policy: LineSearchPolicy,
+    evaluations: int,
 ) -> Point:
-    """The search inside a bracket whose first end is the lower one that descends enough."""
+    """Search inside a bracket whose first end is the lower one with enough descent."""
     low, high = bracket
-    for _ in range(policy.evaluations):
+    for _ in range(evaluations):
         left, right = sorted((low.t, high.t))
-        guard = policy.guard * (right - left)
+        guard = GUARD * (right - left)
         point = at(min(max(_cubic(low, high), left + guard), right - guard))
         if point.value < lowest.value:
             lowest = point
-        if not _descends(point, start, policy) or point.value >= low.value:
+        if not _descends(point, start) or point.value >= low.value:
             high = point
-        elif abs(point.slope) <= -policy.left * start.slope:
+        elif abs(point.slope) <= -REMAINING * start.slope:
             return point
         else:
             high = low if point.slope * (high.t - low.t) >= 0 else high
             low = point
-        if abs(high.t - low.t) * abs(start.slope) <= 1e-16 * abs(start.value):
+        if abs(high.t - low.t) * abs(start.slope) <= RESOLUTION * abs(start.value):
             break
     return lowest
 
 
-def _descends(point: Point, start: Point, policy: LineSearchPolicy) -> bool:
-    return (
-        isfinite(point.value) and point.value <= start.value + policy.enough * point.t * start.slope
-    )
+def _descends(point: Point, start: Point) -> bool:
+    return isfinite(point.value) and point.value <= start.value + ENOUGH * point.t * start.slope
 
 
 def _cubic(a: Point, b: Point) -> float:
-    """The minimum of the cubic through values and slopes of `a` and `b`; their middle where there is none."""
+    """Return the minimum of the cubic through values and slopes of `a` and `b`, or their middle if it has none."""
     middle, width = 0.5 * (a.t + b.t), b.t - a.t
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
         return middle
     d1 = a.slope + b.slope - 3 * (b.value - a.value) / width
-    root = d1 * d1 - a.slope * b.slope  # a power would raise where a product is infinite
+    root = d1 * d1 - a.slope * b.slope  # A power would raise for infinite products.
     if not root >= 0:
         return middle
     d2 = sqrt(root) if width > 0 else -sqrt(root)
@@ -117,46 +119,22 @@ def _cubic(a: Point, b: Point) -> float:
     return b.t - width * (b.slope + d2 - d1) / below if below != 0 else middle
 
 
-@dataclass(frozen=True)
-class LBFGSPolicy:
-    """When the metric is renewed, and what a step of LBFGS keeps."""
-
-    renewed: int = 20  #: steps between two evaluations of the curvature; at least 1
-    #: A pair counts while its curvature is at least this share of what the lengths of its parts allow.
-    curved: float = 1e-12
-    line_search: LineSearchPolicy = LineSearchPolicy()
-    curvature: CurvaturePolicy = CurvaturePolicy()
-
-
 #: The two vectors of a pair of the history.
 KINDS = ("moves", "changes")
 
 
 class LBFGS:
-    """One line search a step; its history lasts as long as the network's parameters do."""
+    """One line search a step; its history of `history_size` pairs lasts as long as the network's parameters."""
 
     name = "lbfgs"
-    stalls = False
+    tolerance = plateau_tolerance = 0.0
 
-    def __init__(
-        self,
-        network: Network,
-        objective: Objective,
-        *,
-        history: int = 30,
-        policy: LBFGSPolicy = LBFGSPolicy(),
-    ) -> None:
-        self.network, self.objective, self._history, self.policy = (
-            network,
-            objective,
-            history,
-            policy,
-        )
+    def __init__(self, network: Network, objective: Objective, history_size: int = 30) -> None:
+        self.network, self.objective, self._history_size = network, objective, history_size
         self.rows = len(objective.samples)
-        self._named = trainable(network)
-        self.parameters = list(self._named.values())
-        self._rough = objective.roughness(network)
-        free = movable(network, objective)
+        self.parameters = list(network.trained().values())
+        self._smoothness_loss = SmoothnessLoss(network, objective.penalty)
+        free = objective.movable(network)
         masks = [
             free.get(p, torch.ones_like(p)).to(p).detach().reshape(-1) for p in self.parameters
         ]
@@ -168,19 +146,22 @@ class LBFGS:
         self.loss = self._here.value
 
     def step(self) -> float:
-        """One line search; `converged` when it finds no lower point, from a fresh history either."""
-        if self._taken % self.policy.renewed == 0:
+        """Take one line search; `converged` if it finds no lower point, not even from a fresh history."""
+        if self._taken % RENEWED == 0:
             self._renew()
         self._taken += 1
-        if not self._searched() and not (self._forgotten() and self._searched()):
-            self.converged = True
+        if not self._searched():
+            fresh, self._pairs = not self._pairs, []
+            self._renew()
+            self.converged = fresh or not self._searched()
         return self.loss
 
     def state(self) -> dict[str, Tensor] | None:
-        """The history, the oldest pair first, the steps taken and what must not move, where the next step looks at the
-        curvature anew.
+        """Return the history (oldest pair first), the number of steps and the frozen numbers.
+
+        None unless the next step renews the curvature.
         """
-        if self._taken % self.policy.renewed:
+        if self._taken % RENEWED:
             return None
         kept = {
             kind: torch.stack(vectors)
@@ -190,7 +171,7 @@ class LBFGS:
         return kept if self._free is None else kept | {"free": self._free}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from another solver's `state()`."""
+        """Continue from another solver's `state()`."""
         self._taken, self._free = int(state["taken"]), state.get("free")
         # Copies of their own: where a vector lies in memory decides the last bit of its products.
         moves, changes = ([each.clone() for each in state.get(kind, ())] for kind in KINDS)
@@ -204,26 +185,19 @@ class LBFGS:
         if not slope < 0:
             return False
         start = Point(0.0, start.value, start.gradient, slope)
-        found = search(
-            lambda t: self._at(origin, t, direction),
-            start,
-            self._first(start),
-            self.policy.line_search,
-        )
+        # The whole step, except for a gradient of unknown scale.
+        first = 1.0
+        if not (self._pairs or self._curvature.known):
+            first = min(1.0, 1.0 / max(float(start.gradient.abs().sum()), TINY))
+        found = search(lambda t: self._at(origin, t, direction), start, first)
         self._write(origin + found.t * direction if found.t else origin)
         if not found.value < start.value:
             return False
-        pair = (found.t * direction, found.gradient - start.gradient)
-        if self._counts(*pair):
-            self._pairs = [*self._pairs, pair][-self._history :]
+        move, change = found.t * direction, found.gradient - start.gradient
+        if float(move @ change) > CURVED * float(move.norm() * change.norm()):
+            self._pairs = [*self._pairs, (move, change)][-self._history_size :]
         self._here, self.loss = found, found.value
         return True
-
-    def _first(self, start: Point) -> float:
-        """The whole step, but for a gradient whose scale nothing is known of."""
-        if self._pairs or self._curvature.known:
-            return 1.0
-        return min(1.0, 1.0 / max(float(start.gradient.abs().sum()), 1e-300))
 
     def _direction(self, gradient: Tensor) -> Tensor:
         direction, shares = -gradient, []
@@ -231,23 +205,19 @@ class LBFGS:
             share = float(move @ direction) / float(move @ change)
             direction = direction - share * change
             shares.append(share)
-        direction = self._solve(direction) * self._scale()
+        direction = self._solve(direction)
+        if self._pairs:  # The multiple of the inverse curvature that fits the last pair best.
+            move, change = self._pairs[-1]
+            direction = direction * (float(move @ change) / float(change @ self._solve(change)))
         for (move, change), share in zip(self._pairs, reversed(shares), strict=True):
             direction = (
                 direction + (share - float(change @ direction) / float(move @ change)) * move
             )
         return self._muted(direction)
 
-    def _scale(self) -> float:
-        """The multiple of the inverse curvature that fits the last pair best."""
-        if not self._pairs:
-            return 1.0
-        move, change = self._pairs[-1]
-        return float(move @ change) / float(change @ self._solve(change))
-
     def _at(self, origin: Tensor, t: float, direction: Tensor | None) -> Point:
         self._write(origin if direction is None else origin + t * direction)
-        value = self.objective.value(self.network, self.objective.samples, self._rough)
+        value = self.objective.value(self.network, self.objective.samples, self._smoothness_loss)
         slopes = torch.autograd.grad(value, self.parameters, materialize_grads=True)
         gradient = self._muted(torch.cat([slope.reshape(-1) for slope in slopes]))
         return Point(
@@ -257,38 +227,19 @@ class LBFGS:
             0.0 if direction is None else float(gradient @ direction),
         )
 
-    def _counts(self, move: Tensor, change: Tensor) -> bool:
-        return float(move @ change) > self.policy.curved * float(move.norm() * change.norm())
-
-    def _forgotten(self) -> bool:
-        """Drop the history and look at the curvature anew; False where both are fresh already."""
-        fresh = not self._pairs
-        self._pairs = []
-        self._renew()
-        return not fresh
-
     def _renew(self) -> None:
-        goal = self.objective
-        self._curvature = Curvature(
-            self.network,
-            goal.samples,
-            self._here.value,
-            goal.size,
-            goal.weight,
-            goal.order,
-            self.policy.curvature,
-        )
+        self._curvature = Curvature(self.network, self.objective, self._here.value)
 
     def _solve(self, vector: Tensor) -> Tensor:
         parts = zip(self.parameters, self._split(vector), strict=True)
         return torch.cat([self._curvature.solve(p, part).reshape(-1) for p, part in parts])
 
     def _muted(self, vector: Tensor) -> Tensor:
-        """`vector` with zeros at what must not move."""
+        """Return `vector` with zeros for frozen numbers."""
         return vector if self._free is None else vector * self._free
 
     def _split(self, vector: Tensor) -> list[Tensor]:
-        """The parameters' parts of vectors (..., all), each (..., *shape)."""
+        """Return the parameters' parts of vectors (..., all), each (..., *shape)."""
         parts = vector.split([p.numel() for p in self.parameters], dim=-1)
         return [part.unflatten(-1, p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 

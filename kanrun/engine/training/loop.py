@@ -1,28 +1,34 @@
 """The training loop: starts, the selection of a width, grid stages, selection on validation data, the final fit.
 
-`train` is a generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Snapshot` now and
-then on a grid that takes long, and returns a `Trained`. The stages and the snapshot after them hold all that is needed
-to resume, so that an interrupted training continues to the same numbers. Test errors are measured and reported;
-nothing looks at them.
+`train` is a generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Snapshot` from time
+to time on a grid that takes long, and returns a `Trained`. The stages and the snapshot after them hold all that is
+needed to resume, so that an interrupted training continues to the same numbers. Test errors are measured and reported;
+nothing is selected by them.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeVar
 
 from torch import Generator
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
-from kanrun.engine.training.data_fitting import Smoothing
-from kanrun.engine.training.grid_stages import GridTraining, Snapshot, Stage, TrainingState
-from kanrun.engine.training.multistart import Create, best_start
+from kanrun.engine.training.data_fitting import SmoothnessPenalty
+from kanrun.engine.training.grid_stages import (
+    LAST_TRIES,
+    TRIES,
+    GridTraining,
+    Snapshot,
+    Stage,
+    TrainingState,
+    first_penalty,
+)
+from kanrun.engine.training.multistart import MAX_START_INTERVALS, Create, best_start
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solver_run import Clock, Step, make_solver, spent
 from kanrun.monitoring import time_limit_reached
@@ -31,10 +37,21 @@ Event = Step | Stage | Snapshot
 Y = TypeVar("Y")
 R = TypeVar("R")
 
+#: Widths are compared on grids with up to this many unknowns, or those of the full width on WIDTH_INTERVALS intervals.
+WIDTH_UNKNOWNS, WIDTH_INTERVALS = 220, 8
+#: A grid helps if the validation error falls below this fraction of the best before.
+HELPED = 0.9
+#: Grids in a row without help after which an automatic schedule ends.
+UNHELPFUL = 2
+#: Relative validation error at which an automatic schedule ends: only rounding is left.
+ROUNDING = 1e-13
+#: Steps of the final fit on training and validation points together.
+FINAL_STEPS = 6
+
 
 @dataclass(frozen=True)
 class Trained:
-    """The network at the stage that validation chose, and the way there."""
+    """The network of the stage that validation chose, and the stages that led there."""
 
     network: Network
     chosen: Stage
@@ -52,22 +69,25 @@ def train(
 ) -> Events[Event, None, Trained]:
     """Train a network that `create` makes, resuming from `progress`.
 
-    Raises TrainingFailed where a value is not finite, saying at which stage and step; the stages and snapshots that
-    were yielded before hold the last good states.
+    Raises TrainingFailed at the stage and step of a value that is not finite; the stages and snapshots yielded before
+    hold the last good states.
     """
     return _Training(create, data, plan, generator, progress or TrainingState()).run()
 
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
-    """`train` to its end, for callers that watch nothing."""
-    found: list[Trained] = []
-    deque(_ended(train(create, data, plan, generator), found.append), maxlen=0)
-    return found[0]
+    """Run `train` to its end, for callers that need no events."""
+    return _finished(train(create, data, plan, generator), lambda event: None)
 
 
-def _ended(events: Events[Y, None, R], tell: Callable[[R], None]) -> Iterator[Y]:
-    """The events, and `tell` called with what their generator returns."""
-    tell((yield from events))
+def _finished(events: Events[Y, None, R], tell: Callable[[Y], None]) -> R:
+    """Call `tell` with each of the events and return what their generator returns."""
+    while True:
+        try:
+            tell(next(events))
+        except StopIteration as end:
+            result: R = end.value
+            return result
 
 
 class _Training:
@@ -79,34 +99,29 @@ class _Training:
         generator: Generator,
         progress: TrainingState,
     ) -> None:
-        self.create, self.data, self.plan, self.generator, self.progress = (
-            create,
-            data,
-            plan,
-            generator,
-            progress,
-        )
+        self.create, self.data, self.plan = create, data, plan
+        self.generator, self.progress = generator, progress
         self.last = progress.snapshot or (progress.stages[-1] if progress.stages else None)
         self.clock = Clock(self.last.seconds if self.last else 0.0)
         self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
 
     def run(self) -> Events[Event, None, Trained]:
+        shape, snapshot = None, self.progress.snapshot
         if self.last:
-            training, shape, snapshot = self._resumed(self.last), None, self.progress.snapshot
+            self.generator.set_state(self.last.random)
+            training = self._training(self.last.network, self.last.penalty)
+            training.stages = list(self.progress.stages)
         else:
             training, shape, events = self._first()
             with self.clock.stopped():
                 yield from events
-            snapshot = None
-        penalty = self.plan.policy.penalty
-        while len(training.stages) < len(self.schedule) and not self._finished(training):
+        while len(training.stages) < len(self.schedule) and not self._ends(training):
             if training.stages and time_limit_reached():
                 break
             position = len(training.stages)
-            tries = penalty.last_tries if position == len(self.schedule) - 1 else penalty.tries
-            stage = yield from training.advance(
-                self.schedule[position], tries=tries, snapshot=snapshot
-            )
+            tries = LAST_TRIES if position == len(self.schedule) - 1 else TRIES
+            intervals = self.schedule[position]
+            stage = yield from training.advance(intervals, tries=tries, snapshot=snapshot)
             snapshot = None
             with self.clock.stopped():
                 yield stage
@@ -118,124 +133,93 @@ class _Training:
         return Trained(network, chosen, errors, training.stages, self.clock.seconds)
 
     def _first(self) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
-        """The training that continues, the shape asked for, and the events of the grids where it was selected."""
-        network, plan = self.create(self.generator), self.plan
-        penalty = plan.policy.penalty
-        smoothing = Smoothing(penalty.first if plan.weight is None else plan.weight, plan.order)
-        if plan.selection == "evidence" and plan.weight is None:
-            smoothing = Smoothing(penalty.evidence_first, penalty.rough_order)
-        second_order = plan.solver == "lm"
-        several = plan.starts > 1 or (second_order and self._settles(network))
-        if (
-            network.fit_linear(self.data.train.x, self.data.train.y, self.data.train.roots)
-            or not several
-        ):
-            return self._training(network, smoothing), network.shape, []
-        if second_order:
-            rivals, grids, limit = (
-                self._started(network, smoothing),
+        """Return the training that continues, the full shape, and the events of the grids where it was selected."""
+        network, plan, train = self.create(self.generator), self.plan, self.data.train
+        penalty, shape = first_penalty(plan), network.shape
+        # One start takes quick steps too, in which hidden grids find their place.
+        settles = plan.update_grid and len(shape) > 2
+        settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
+        several = plan.starts > 1 or (plan.second_order and settles)
+        if network.fit_linear(train.x, train.y, train.roots) or not several:
+            return self._training(network, penalty), shape, []
+        grids, limit = self.schedule[:1], None
+        if plan.second_order:
+            # Narrower networks are compared on grids no larger than the first ones of the full width.
+            each = network.unknowns_at(None) / max(network.intervals or 1, 1)
+            grids, limit = (
                 self.schedule[:-1],
-                self._affordable(network),
+                max(WIDTH_UNKNOWNS, round(each * WIDTH_INTERVALS)),
             )
+            rivals = self._started(network, penalty)
         else:
             others = [self.create(self.generator) for _ in range(plan.starts - 1)]
-            rivals = [self._training(one, smoothing) for one in (network, *others)]
-            grids, limit = self.schedule[:1], None
+            rivals = [self._training(one, penalty) for one in (network, *others)]
         events = self._compared(rivals, grids, limit) if len(rivals) > 1 else [[]]
         winner = min(range(len(rivals)), key=lambda i: rivals[i].lowest)
-        return rivals[winner], network.shape, events[winner]
+        return rivals[winner], shape, events[winner]
 
-    def _started(self, network: Network, smoothing: Smoothing) -> list[GridTraining]:
-        """Trainings from the best of several starts, one for each width."""
-        rivals: list[GridTraining] = []
-        shapes = (
-            network.subnetworks()
-            if self.plan.select_width and self.plan.starts > 1
-            else [network.shape]
-        )
-        for shape in shapes:
+    def _started(self, network: Network, penalty: SmoothnessPenalty) -> list[GridTraining]:
+        """Return trainings from the best of several starts, one for each width."""
+        plan, rivals = self.plan, list[GridTraining]()
+        several = plan.select_width and plan.starts > 1
+        for shape in network.subnetworks() if several else [network.shape]:
             if rivals and time_limit_reached():
                 break
-            create = partial(self._narrow, shape)
-            start = best_start(create, self.data, self.plan, smoothing.weight, self.generator)
-            rivals.append(self._training(start.network, smoothing))
+
+            def narrow(generator: Generator, shape: tuple[int, ...] = shape) -> Network:
+                return self.create(generator).subnetwork(shape)
+
+            start = best_start(narrow, self.data, plan, penalty.weight, self.generator)
+            rivals.append(self._training(start.network, penalty))
         return rivals
-
-    def _settles(self, network: Network) -> bool:
-        """Whether even one start is worth its quick steps, in which hidden grids find their place."""
-        policy, intervals = self.plan.policy.multistart, network.intervals
-        if not (policy.settles and self.plan.update_grid) or intervals is None:
-            return False
-        return len(network.shape) > 2 and intervals <= policy.coarse_enough
-
-    def _narrow(self, shape: tuple[int, ...], generator: Generator) -> Network:
-        return self.create(generator).subnetwork(shape)
-
-    def _affordable(self, full: Network) -> int:
-        """Unknowns of the grids on which widths are compared: no more than the full width's first ones have."""
-        policy, each = self.plan.policy.widths, full.unknowns_at(None) / max(full.intervals or 1, 1)
-        return max(policy.unknowns, round(each * policy.intervals))
 
     def _compared(
         self, rivals: list[GridTraining], grids: Sequence[int | None], limit: int | None
     ) -> list[list[Event]]:
-        """Take each through those of `grids` with at most `limit` unknowns; the penalty's weight waits."""
+        """Train each on those of `grids` with at most `limit` unknowns, without a search for the penalty's weight."""
         recorded: list[list[Event]] = []
         for training in rivals:
             events: list[Event] = []
             for intervals in grids:
                 large = limit is not None and training.network.unknowns_at(intervals) > limit
-                if (training.stages and (large or time_limit_reached())) or self._finished(training):
+                if (training.stages and (large or time_limit_reached())) or self._ends(training):
                     break
-                for event in _ended(training.advance(intervals, tries=0), events.append):
-                    if isinstance(event, Step):  # nothing resumes in the middle of a comparison
-                        events.append(event)
+                # Nothing resumes in the middle of a comparison, so snapshots are dropped.
+                steps = list[Step | Snapshot]()
+                stage = _finished(training.advance(intervals, tries=0), steps.append)
+                events += [*(step for step in steps if isinstance(step, Step)), stage]
             recorded.append(events)
         return recorded
 
-    def _finished(self, training: GridTraining) -> bool:
-        """Whether finer grids are too large or not worth it: rounding is reached, or some in a row did not help."""
+    def _ends(self, training: GridTraining) -> bool:
+        """Return whether finer grids are too large or not worth it: rounding is reached, or some did not help."""
         if not training.stages:
             return False
-        limit, intervals = (
-            self.plan.most_unknowns,
-            self.schedule[min(len(training.stages), len(self.schedule) - 1)],
-        )
+        limit = self.plan.max_unknowns
+        intervals = self.schedule[min(len(training.stages), len(self.schedule) - 1)]
         if limit is not None and training.network.unknowns_at(intervals) > limit:
             return True
         if not self.plan.stop_early:
             return False
-        policy, errors = self.plan.policy.grids, [stage.selected for stage in training.stages]
-        if errors[-1] <= policy.rounding * baseline_error(self.data):
+        errors = [stage.selected for stage in training.stages]
+        if errors[-1] <= ROUNDING * baseline_error(self.data):
             return True
-        helped = [
-            i for i, error in enumerate(errors) if i == 0 or error < policy.helped * min(errors[:i])
-        ]
-        return len(errors) - 1 - helped[-1] >= policy.unhelpful
+        helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
+        return len(errors) - 1 - helped[-1] >= UNHELPFUL
 
-    def _training(self, network: Network, smoothing: Smoothing) -> GridTraining:
-        return GridTraining(network, smoothing, self.data, self.plan, self.generator, self.clock)
-
-    def _resumed(self, last: Stage | Snapshot) -> GridTraining:
-        self.generator.set_state(last.random)
-        training = self._training(last.network, last.smoothing)
-        training.stages = list(self.progress.stages)
-        return training
+    def _training(self, network: Network, penalty: SmoothnessPenalty) -> GridTraining:
+        return GridTraining(network, penalty, self.data, self.plan, self.generator, self.clock)
 
     def _final_fit(self, chosen: Stage) -> Network:
-        """The chosen network after some more steps on training and validation points together."""
-        network, policy, everything = (
-            deepcopy(chosen.network),
-            self.plan.policy,
-            self.data.everything,
-        )
+        """Return the chosen network after more steps on training and validation points together."""
+        network, everything = deepcopy(chosen.network), self.data.everything
         linear = network.fit_linear(everything.x, everything.y, everything.roots)
-        if not linear and self.plan.solver == "lm" and self.data.validation is not None:
+        if not linear and self.plan.second_order and self.data.validation is not None:
             data = replace(self.data, train=everything, validation=None)
-            solver = make_solver(network, data, self.plan, chosen.smoothing, self.generator)
-            for _ in range(policy.final_steps):
+            solver = make_solver(network, data, self.plan, chosen.penalty, self.generator)
+            for _ in range(FINAL_STEPS):
                 before = solver.loss
                 solver.step()
-                if spent(solver, before, policy.grids) or time_limit_reached():
+                if spent(solver, before) or time_limit_reached():
                     break
         return network

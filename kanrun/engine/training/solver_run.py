@@ -14,94 +14,132 @@ import torch
 from torch import Generator, Tensor, nn
 
 from kanrun.config.registry import SOLVERS
+from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
     Errors,
+    Task,
     TrainingData,
+    explain_non_finite,
     measure,
-    not_finite,
     output_scale,
     rmse,
 )
-from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, SmoothnessPenalty
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
-from kanrun.engine.training.plan import GridPolicy, Plan
+from kanrun.engine.training.plan import Plan
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.monitoring import report_progress, time_limit_reached
+
+#: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower first damping.
+LM_WITH_GRID, SMALL, LARGE_DAMPING = LMPolicy(damping=1e-4), 300, 1e-7
+#: Other networks have long valleys: many cheap steps lead further than few searched ones.
+LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
+#: Measuring looks at no more than this many times the samples that the steps did.
+MEASURED_FACTOR = 2
+#: Steps in a row below the plateau tolerance after which a grid is left.
+PLATEAU = 2
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """Lowers its objective on one network, in place, a step at a time."""
+    """Lowers its objective on one network, in place, a step at a time.
+
+    Attributes:
+        rows: Samples that one step looks at.
+        tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0: never.
+        plateau_tolerance: The same after PLATEAU such steps in a row.
+    """
 
     name: str
     network: Network
     loss: float
     converged: bool
-    rows: int  # samples that one step looks at
-    stalls: bool  # whether steps that gain little mean that the rest will too
+    rows: int
+    tolerance: float
+    plateau_tolerance: float
 
     def step(self) -> float:
-        """One step; the objective after it. Raises TrainingFailed where it is not finite."""
+        """Take one step and return the objective after it.
+
+        Raises:
+            TrainingFailed: If the objective is not finite.
+        """
 
     def state(self) -> dict[str, Tensor] | None:
-        """What, beside the network and the generator, a new solver on them goes on from to the same numbers.
+        """Return what a new solver on the same network and generator needs to continue to the same numbers.
 
         None after steps from which it cannot.
         """
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from another solver's `state()`."""
+        """Continue from another solver's `state()`."""
+
+
+def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
+    """Raise UsageError for a solver that fits neither the task nor the precision."""
+    if not SOLVERS[name].second_order:
+        return
+    if task == "classification":
+        raise UsageError(
+            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam for classes."
+        )
+    if dtype != torch.float64:
+        raise UsageError(
+            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for float32."
+        )
 
 
 def create_lm(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
+    network: Network,
+    data: TrainingData,
+    plan: Plan,
+    penalty: SmoothnessPenalty,
+    generator: Generator,
 ) -> Solver:
-    if data.task == "classification":
-        raise UsageError(
-            "solver=lm minimises squares; for classification use solver=lbfgs or solver=adam."
-        )
-    policy = plan.policy.lm_without_grid if network.intervals is None else plan.policy.lm
-    if network.intervals is not None and network.unknowns_at(None) > plan.policy.small:
-        policy = replace(policy, damping=plan.policy.large_damping)
-    problem = DataFitting(
-        network,
-        data.train,
-        output_scale(data.train, data.task),
-        smoothing,
-        freeze_unseen=plan.freeze_unseen,
-        held_numbers=plan.policy.held_numbers,
-        farthest=plan.policy.farthest,
-    )
-    return LevenbergMarquardt(problem, policy)
+    settings, policy = plan.settings, LM_WITHOUT_GRID
+    scale, tolerances = output_scale(data.train, data.task), (0.0, 0.0)
+    if network.intervals is not None:
+        policy, tolerances = LM_WITH_GRID, (settings.tolerance, settings.plateau_tolerance)
+        if network.unknowns_at(None) > SMALL:
+            policy = replace(policy, damping=LARGE_DAMPING)
+    if settings.damping is not None:
+        policy = replace(policy, damping=settings.damping)
+    frozen = plan.freeze_unseen
+    problem = DataFitting(network, data.train, scale, penalty, freeze_unseen=frozen)
+    return LevenbergMarquardt(problem, policy, *tolerances)
 
 
 def create_lbfgs(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
+    network: Network,
+    data: TrainingData,
+    plan: Plan,
+    penalty: SmoothnessPenalty,
+    generator: Generator,
 ) -> Solver:
-    objective = _objective(data, plan, smoothing)
-    return LBFGS(network, objective, history=plan.history_size, policy=plan.policy.lbfgs)
+    return LBFGS(network, _objective(data, plan, penalty), plan.settings.history_size)
 
 
 def create_adam(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
+    network: Network,
+    data: TrainingData,
+    plan: Plan,
+    penalty: SmoothnessPenalty,
+    generator: Generator,
 ) -> Solver:
-    return Adam(
-        network, _objective(data, plan, smoothing), replace(plan.adam, steps=plan.steps), generator
-    )
+    return Adam(network, _objective(data, plan, penalty), plan.settings, generator, plan.steps)
 
 
-def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
+def _objective(data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
     return Objective(
         data.train,
         output_scale(data.train, data.task),
         data.task,
-        weight=smoothing.weight,
-        order=smoothing.order,
-        freeze_unseen=plan.freeze_unseen,
-        sparsity=plan.sparsity,
-        magnitude=plan.sparsity_norm,
+        penalty,
+        plan.freeze_unseen,
+        plan.settings.sparsity,
+        plan.settings.sparsity_norm,
     )
 
 
@@ -109,20 +147,11 @@ def make_solver(
     network: Network,
     data: TrainingData,
     plan: Plan,
-    smoothing: Smoothing | float,
+    penalty: SmoothnessPenalty,
     generator: Generator,
 ) -> Solver:
-    """The plan's solver on `network`; second-order ones need float64.
-
-    Raises UsageError for a solver that does not fit the task or the precision.
-    """
-    if plan.solver == "lm" and next(network.parameters()).dtype != torch.float64:
-        raise UsageError(
-            "solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32."
-        )
-    if not isinstance(smoothing, Smoothing):
-        smoothing = Smoothing(smoothing)
-    solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, smoothing, generator)
+    """Create the plan's solver on `network`."""
+    solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, penalty, generator)
     return solver
 
 
@@ -138,7 +167,7 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """The time within does not count."""
+        """Stop the clock within the block."""
         before = self.seconds
         yield
         self._start = perf_counter() - before
@@ -163,7 +192,7 @@ class Best:
         self._like: nn.Module = network
 
     def offer(self, network: Network, errors: Errors) -> bool:
-        """Take `network` if its error is lower; says whether it was."""
+        """Take `network` if its error is lower; return whether it was."""
         if not errors.selected < self.error:
             return False
         self.error = errors.selected
@@ -183,7 +212,7 @@ class StepLog:
         self.stage, self.steps, self._clock, self._data = stage, steps, clock, data
 
     def show(self, network: Network, errors: Errors) -> Events[Step, None, None]:
-        """The step just taken, with the error on test points."""
+        """Yield the step just taken, with the error on test points."""
         seconds = self._clock.seconds
         with self._clock.stopped():
             errors = replace(errors, test=rmse(network, self._data.test, self._data))
@@ -196,43 +225,46 @@ class SolverRun:
     def __init__(self, solver: Solver, limit: int, plan: Plan, data: TrainingData) -> None:
         self.solver, self.settled, self._limit, self._plan = solver, False, limit, plan
         self._seen = replace(data, test=None)
-        rows = sum(
-            len(part) for part in (data.train, data.validation, data.test) if part is not None
-        )
-        # steps between two measurements: more than 1 where a step looks at few of many samples
-        self._every = max(1, rows // (plan.policy.grids.measured_share * solver.rows))
+        parts = (data.train, data.validation, data.test)
+        rows = sum(len(part) for part in parts if part is not None)
+        # Steps between two measurements: more than 1 if a step looks at few of many samples.
+        self._every = max(1, rows // (MEASURED_FACTOR * solver.rows))
         self.taken = self.stalled = self.unimproved = 0
 
     def run(self, best: Best, log: StepLog) -> Events[Step, None, bool]:
-        """Take the steps, offering the network to `best` as it is measured; returns `settled`.
+        """Take the steps, offering the network to `best` as it is measured; return `settled`.
 
-        Raises TrainingFailed where the error on training points is not finite.
+        Raises TrainingFailed if the error on training points is not finite.
         """
-        solver, grids, patience = self.solver, self._plan.policy.grids, self._plan.patience
+        solver, patience = self.solver, self._plan.patience
         while self.taken < self._limit and not self.settled and not time_limit_reached():
-            before, loss = solver.loss, solver.step()
+            before = solver.loss
+            solver.step()
             self.taken += 1
             log.steps += 1
             if self.taken % self._every and self.taken < self._limit and not solver.converged:
                 continue
             errors = measure(solver.network, self._seen)
             if not errors.train < float("inf"):
-                cause = not_finite(solver.network, self._seen.train)
+                cause = explain_non_finite(solver.network, self._seen.train)
                 raise TrainingFailed(
                     f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}."
                 )
             self.unimproved = 0 if best.offer(solver.network, errors) else self.unimproved + 1
-            self.stalled = (
-                self.stalled + 1 if solver.stalls and loss > (1 - grids.stalled) * before else 0
-            )
+            slow = _gains_less(solver, before, solver.plateau_tolerance)
+            self.stalled = self.stalled + 1 if slow else 0
             impatient = patience is not None and self.unimproved >= patience
-            self.settled = spent(solver, before, grids) or self.stalled >= 2 or impatient
+            self.settled = spent(solver, before) or self.stalled >= PLATEAU or impatient
             part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
             report_progress(part, self.taken, self._limit, best.error)
             yield from log.show(solver.network, errors)
         return self.settled
 
 
-def spent(solver: Solver, before: float, policy: GridPolicy) -> bool:
-    """Whether the step that came from the objective `before` says that another one is not worth its time."""
-    return solver.converged or (solver.stalls and solver.loss > (1 - policy.hardly) * before)
+def spent(solver: Solver, before: float) -> bool:
+    """Return whether, after the step from the objective `before`, another one is not worth its time."""
+    return solver.converged or _gains_less(solver, before, solver.tolerance)
+
+
+def _gains_less(solver: Solver, before: float, tolerance: float) -> bool:
+    return tolerance > 0 and solver.loss > (1 - tolerance) * before

@@ -16,9 +16,9 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 
 NARROW, WIDE = 4, 160
 SPECS = [
-    (True, EdgeSpec()),
+    (True, EdgeSpec(base="silu")),
     (False, EdgeSpec(degree=2, base="tanh")),
-    (True, EdgeSpec(degree=1, extrapolation="zero", edge_scaling="single")),
+    (True, EdgeSpec(degree=1, extrapolation="zero", edge_scaling="single", base="silu")),
     (True, EdgeSpec(base="zero", extrapolation="constant")),
 ]
 
@@ -70,7 +70,7 @@ def the_same_numbers(layer: SplineLayer, backend: str) -> None:
 
 def no_samples(intervals: int, backend: str) -> None:
     torch.compiler.reset()
-    layer = make(intervals, EdgeSpec(), uniform=True, dtype=torch.float64)
+    layer = make(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
     x = points(0, torch.float64)
     y = torch.compile(layer, fullgraph=True, backend=backend)(x)
     assert not any(part.any() for part in gradients(y, x, layer))
@@ -78,7 +78,7 @@ def no_samples(intervals: int, backend: str) -> None:
 
 def a_change_is_seen(backend: str) -> None:
     torch.compiler.reset()
-    layer = make(NARROW, EdgeSpec(), uniform=True, dtype=torch.float64)
+    layer = make(NARROW, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
     compiled, x = torch.compile(layer, fullgraph=True, backend=backend), points(12, torch.float64)
     compiled(x)
     layer.mask[0] = False
@@ -89,7 +89,7 @@ def a_change_is_seen(backend: str) -> None:
 
 
 def transforms_inside(intervals: int, backend: str) -> None:
-    layer = make(intervals, EdgeSpec(), uniform=True, dtype=torch.float64)
+    layer = make(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
     x = points(5, torch.float64).detach()
     for transform in (torch.vmap(lambda at: layer(at[None])[0]), torch.func.jacrev(layer)):
         torch.compiler.reset()
@@ -111,7 +111,7 @@ def main(backend: str) -> None:
     if backend == "inductor":
         for intervals in (NARROW, WIDE):
             the_same_numbers(
-                make(intervals, EdgeSpec(), uniform=True, dtype=torch.float32), backend
+                make(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float32), backend
             )
     else:
         traced(backend)

@@ -10,7 +10,7 @@ from kanrun.engine.layers import SCHEMES, EdgeSpec, SplineLayer, initialise
 
 def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype=torch.float64):
     points = torch.linspace(-1, 1, intervals + 1, dtype=dtype).expand(inputs, -1)
-    layer = SplineLayer.on_grid(points, outputs, spec or EdgeSpec(), uniform=True)
+    layer = SplineLayer.on_grid(points, outputs, spec or EdgeSpec(base="silu"), uniform=True)
     initialise(layer, scheme, torch.Generator().manual_seed(seed))
     return layer.requires_grad_(False)
 
@@ -62,7 +62,11 @@ def test_a_seed_means_the_same_start_everywhere(scheme):
 
 @pytest.mark.parametrize(
     "spec",
-    [EdgeSpec(base="zero"), EdgeSpec(edge_scaling="single"), EdgeSpec(degree=1, extrapolation="zero")],
+    [
+        EdgeSpec(base="zero"),
+        EdgeSpec(edge_scaling="single", base="silu"),
+        EdgeSpec(degree=1, extrapolation="zero", base="silu"),
+    ],
 )
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_on_every_kind_of_edge(scheme, spec):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer, initialise, refine_layer
+from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import local_basis, prefers_sparse
 from kanrun.errors import UsageError
 
@@ -28,7 +28,9 @@ def make(
             / intervals
             * torch.rand(inputs, intervals - 1, generator=generator, dtype=torch.float64)
         )
-    layer = SplineLayer.on_grid(points.to(dtype), outputs, spec or EdgeSpec(), uniform=uniform)
+    layer = SplineLayer.on_grid(
+        points.to(dtype), outputs, spec or EdgeSpec(base="silu"), uniform=uniform
+    )
     initialise(layer, "paper", generator)
     with torch.no_grad():
         for weight in scales_of(layer):
@@ -59,7 +61,7 @@ def base_by_pieces(layer, x):
             if x[n, i] > grid.high[i]
             else None
         )
-        if end is None or layer.spec.base_goes_on:
+        if end is None:
             values[n, i] = b(x[n, i])
         elif layer.spec.extrapolation != "zero":
             values[n, i] = b(end) + (
@@ -89,11 +91,10 @@ def by_edges(layer, x):
 
 
 SPECS = [
-    *(EdgeSpec(extrapolation=outside) for outside in ("linear", "constant", "zero")),
-    EdgeSpec(base_goes_on=True),
-    *(EdgeSpec(degree=degree) for degree in (1, 2, 6)),
+    *(EdgeSpec(extrapolation=outside, base="silu") for outside in ("linear", "constant", "zero")),
+    *(EdgeSpec(degree=degree, base="silu") for degree in (1, 2, 6)),
     *(EdgeSpec(base=base) for base in BASES),
-    EdgeSpec(edge_scaling="single"),
+    EdgeSpec(edge_scaling="single", base="silu"),
 ]
 
 
@@ -133,7 +134,7 @@ def test_first_derivatives_are_autograds_of_the_sum(intervals, spec):
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
 def test_gradcheck_to_second_order(intervals, uniform, outside):
-    layer = make(2, 2, intervals, EdgeSpec(extrapolation=outside), uniform=uniform)
+    layer = make(2, 2, intervals, EdgeSpec(extrapolation=outside, base="silu"), uniform=uniform)
     layer.mask[0, 1] = False
     assert prefers_sparse(layer.grid.functions, 3) == (intervals == WIDE)
     names = [name for name, _ in layer.named_parameters()]
@@ -182,7 +183,7 @@ def test_large_batches_agree_with_small_ones(intervals):
     intervals=st.sampled_from([1, 3, 90]),
 )
 def test_any_shape(shape, inputs, outputs, degree, intervals):
-    layer = make(inputs, outputs, intervals, EdgeSpec(degree=degree))
+    layer = make(inputs, outputs, intervals, EdgeSpec(degree=degree, base="silu"))
     x = torch.linspace(-1, 1, max(1, inputs), dtype=torch.float64).expand(*shape, inputs)
     y = layer(x)
     assert y.shape == (*shape, outputs)
@@ -192,7 +193,7 @@ def test_any_shape(shape, inputs, outputs, degree, intervals):
 
 @pytest.mark.parametrize("scale", ["separate", "single"])
 def test_pruned_edges_do_nothing_and_learn_nothing(scale):
-    layer = make(spec=EdgeSpec(edge_scaling=scale))
+    layer = make(spec=EdgeSpec(edge_scaling=scale, base="silu"))
     layer.mask[0, 1] = False
     x = data(layer)
     before = layer(x)
@@ -242,7 +243,7 @@ def test_no_samples(intervals, uniform):
 
 
 def test_fixed_scales_do_not_learn():
-    layer = make(spec=EdgeSpec(trained_scales="none"))
+    layer = make(spec=EdgeSpec(trained_scales="none", base="silu"))
     layer(data(layer)).sum().backward()
     assert layer.coefficients.grad.any()
     assert all(parameter.grad is None for parameter in scales_of(layer))
@@ -301,7 +302,7 @@ def test_slopes_of_bases(base):
 @pytest.mark.parametrize("factor", [1, 2, 5])
 def test_refining_to_a_multiple_is_exact(factor):
     layer = make(intervals=4, uniform=False)
-    fine, how = refine_layer(layer, 4 * factor)
+    fine, how = layer.refined(4 * factor)
     x = data(layer, 200, spread=2.0)
     assert how == "insertion"
     torch.testing.assert_close(fine(x), layer(x), atol=1e-12 * float(layer(x).abs().max()), rtol=0)

@@ -20,7 +20,7 @@ def make(intervals, spec=None, *, uniform=True, seed=0):
         points[:, 1:-1] += (
             0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
         )
-    layer = SplineLayer.on_grid(points, 2, spec or EdgeSpec(), uniform=uniform)
+    layer = SplineLayer.on_grid(points, 2, spec or EdgeSpec(base="silu"), uniform=uniform)
     initialise(layer, "paper", generator)
     return layer
 
@@ -54,9 +54,9 @@ def test_transforms(intervals):
 @pytest.mark.parametrize(
     "spec",
     [
-        EdgeSpec(),
+        EdgeSpec(base="silu"),
         EdgeSpec(degree=0, base="gelu"),
-        EdgeSpec(degree=1, edge_scaling="single", extrapolation="constant"),
+        EdgeSpec(degree=1, edge_scaling="single", extrapolation="constant", base="silu"),
         EdgeSpec(degree=6, base="zero", extrapolation="zero"),
     ],
     ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}",

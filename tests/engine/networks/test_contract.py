@@ -19,7 +19,7 @@ def kan(shape, intervals=4, spec=None, dtype=torch.float64):
     return KAN.create(
         shape,
         intervals,
-        spec or EdgeSpec(),
+        spec or EdgeSpec(base="silu"),
         domain=domain,
         generator=torch.Generator().manual_seed(0),
     )
@@ -35,7 +35,9 @@ def curve(kind, dtype=torch.float64, **extra):
 MAKERS = {
     "kan": lambda dtype: kan([2, 3, 2], dtype=dtype),
     "kan wide": lambda dtype: kan([2, 3, 2], 160, dtype=dtype),
-    "kan single": lambda dtype: kan([1, 2], spec=EdgeSpec(edge_scaling="single", degree=2), dtype=dtype),
+    "kan single": lambda dtype: kan(
+        [1, 2], spec=EdgeSpec(edge_scaling="single", degree=2, base="silu"), dtype=dtype
+    ),
     "mlp": lambda dtype: MLP(
         [2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)
     ),

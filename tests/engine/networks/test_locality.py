@@ -19,7 +19,7 @@ def network(intervals, base, *, uniform=True, dtype=torch.float64):
     kan = KAN.create([2, 3, 2, 1], intervals, spec, domain=domain, generator=generator)
     if not uniform:
         layers = []
-        for layer in kan:
+        for layer in kan.edge_layers:
             points = breakpoints_of(layer.knots, 3).clone()
             points[:, 1:-1] += (
                 0.3 / intervals * torch.rand(points[:, 1:-1].shape, generator=generator)
@@ -46,7 +46,7 @@ def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(
     kan = network(intervals, base, uniform=uniform, dtype=dtype)
     x = samples(300, dtype=dtype)
     before, reaching = kan(x), kan.activations(x)
-    for number, layer in enumerate(kan):
+    for number, layer in enumerate(kan.edge_layers):
         function = intervals // 2
         with torch.no_grad():
             kept = layer.coefficients.clone()
@@ -68,12 +68,12 @@ def test_training_on_one_region_moves_no_coefficient_that_it_does_not_see(
 ):
     kan = network(intervals, base, uniform=uniform, dtype=dtype)
     x = samples(200, -1.0, -0.4, dtype)
-    seen, kept = kan.support(x), [layer.coefficients.detach().clone() for layer in kan]
+    seen, kept = kan.support(x), [layer.coefficients.detach().clone() for layer in kan.edge_layers]
     scales = {name: value.clone() for name, value in kan.state_dict().items() if "weight" in name}
     optimiser = torch.optim.Adam([p for p in kan.parameters() if p.requires_grad], lr=0.01)
     (kan(x) - 1).square().mean().backward()
     optimiser.step()
-    for layer, before, touched in zip(kan, kept, seen, strict=True):
+    for layer, before, touched in zip(kan.edge_layers, kept, seen, strict=True):
         assert torch.equal(layer.coefficients[:, ~touched], before[:, ~touched])
         assert not torch.equal(layer.coefficients[:, touched], before[:, touched])
     assert all(torch.equal(kan.state_dict()[name], value) for name, value in scales.items())

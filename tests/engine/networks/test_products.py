@@ -12,7 +12,7 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
 from kanrun.engine.networks.counting import kan_parameters, size_of
-from kanrun.engine.networks.prune import pruned, scores
+from kanrun.engine.networks.pruning import prune_edges, scores
 from kanrun.engine.symbolic.from_network import graph_of
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 
@@ -25,7 +25,7 @@ def network(shape=(2, 3, 2, 1), products=(2, 1), seed=0, **spec):
         shape, 4, EdgeSpec(**spec), domain=DOMAIN, generator=generator, products=products
     )
     with torch.no_grad():
-        for layer in kan:
+        for layer in kan.edge_layers:
             layer.coefficients.mul_(8)
     return kan
 
@@ -36,14 +36,16 @@ def points(count=40):
 
 def test_a_product_node_multiplies_two_sums():
     kan, x = network(), points()
-    first, second, third = (layer(at) for layer, at in zip(kan, kan.activations(x), strict=False))
+    first, second, third = (
+        layer(at) for layer, at in zip(kan.edge_layers, kan.activations(x), strict=False)
+    )
     hidden = torch.stack([first[:, 0], first[:, 1] * first[:, 2], first[:, 3] * first[:, 4]], 1)
-    torch.testing.assert_close(kan.layer(1)(hidden), second)
+    torch.testing.assert_close(kan.edge_layers[1](hidden), second)
     above = torch.stack([second[:, 0], second[:, 1] * second[:, 2]], 1)
-    torch.testing.assert_close(kan.layer(2)(above), third)
+    torch.testing.assert_close(kan.edge_layers[2](above), third)
     torch.testing.assert_close(kan(x), third)
     assert kan.shape == (2, 3, 2, 1)
-    assert kan.count() == kan_parameters(size_of(kan), kan.layer(0).spec)
+    assert kan.count() == kan_parameters(size_of(kan), kan.edge_layers[0].spec)
 
 
 @pytest.mark.parametrize("base", ["zero", "silu"])
@@ -76,10 +78,10 @@ def test_scores_add_up_and_pruning_keeps_both_factors():
     first, last = scores(kan, x)
     assert first.shape == (3, 2)
     torch.testing.assert_close(float(last.sum()), 1.0)
-    smaller = pruned(kan, x, 0.3)
-    assert smaller.layer(1).mask.any()
-    if smaller.layer(1).mask[0, 1]:
-        assert smaller.layer(0).mask[1:].any(1).all()
+    smaller = prune_edges(kan, x, 0.3)
+    assert smaller.edge_layers[1].mask.any()
+    if smaller.edge_layers[1].mask[0, 1]:
+        assert smaller.edge_layers[0].mask[1:].any(1).all()
 
 
 @pytest.mark.parametrize(

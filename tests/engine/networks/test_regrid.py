@@ -16,7 +16,9 @@ from kanrun.engine.splines import breakpoints_of
 def kan(shape, intervals, spec=None, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     domain = torch.tensor([[-1.0, 1.5]], dtype=dtype).expand(shape[0], 2)
-    network = KAN.create(shape, intervals, spec or EdgeSpec(), domain=domain, generator=generator)
+    network = KAN.create(
+        shape, intervals, spec or EdgeSpec(base="silu"), domain=domain, generator=generator
+    )
     with torch.no_grad():
         for layer in network:
             layer.coefficients.add_(
@@ -32,7 +34,7 @@ def data(network, samples=200, spread=1.0, seed=1):
         generator=torch.Generator().manual_seed(seed),
         dtype=torch.float64,
     )
-    return (0.25 + spread * 2.5 * (share - 0.5)).to(network.layer(0).knots)
+    return (0.25 + spread * 2.5 * (share - 0.5)).to(network.edge_layers[0].knots)
 
 
 @settings(max_examples=30, deadline=None)
@@ -48,7 +50,9 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(
     widths, degree, intervals, factor, outside, seed
 ):
     # Hidden values leave their grids, so what lies outside is part of it.
-    network = kan(widths, intervals, EdgeSpec(degree=degree, extrapolation=outside), seed)
+    network = kan(
+        widths, intervals, EdgeSpec(degree=degree, extrapolation=outside, base="silu"), seed
+    )
     x = data(network, 100, 1.6, seed)
     new = network.refined(intervals * factor, x)
     assert new.how == "insertion"
@@ -111,11 +115,11 @@ def test_hidden_grids_follow_what_reaches_them():
     x = data(network, 300)
     new = network.regrid(x, grid_eps=1.0, margin=0.05).network
     reaching = network.activations(x)[1]
-    points = breakpoints_of(new.layer(1).knots, 3)
+    points = breakpoints_of(new.edge_layers[1].knots, 3)
     width = reaching.amax(0) - reaching.amin(0)
     torch.testing.assert_close(points[:, 0], reaching.amin(0) - 0.05 * width)
     torch.testing.assert_close(points[:, -1], reaching.amax(0) + 0.05 * width)
-    assert torch.equal(new.layer(0).knots, network.layer(0).knots)
+    assert torch.equal(new.edge_layers[0].knots, network.edge_layers[0].knots)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -162,19 +166,19 @@ def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
             <= found.change
             <= 1.1 * change(found.network) + 1e-12
         )
-        ends = breakpoints_of(found.network.layer(0).knots, 3)[:, [0, -1]]
-        assert torch.equal(ends, breakpoints_of(network.layer(0).knots, 3)[:, [0, -1]])
+        ends = breakpoints_of(found.network.edge_layers[0].knots, 3)[:, [0, -1]]
+        assert torch.equal(ends, breakpoints_of(network.edge_layers[0].knots, 3)[:, [0, -1]])
 
 
 def test_scales_and_masks_are_carried():
     network = kan([2, 3, 1], 4)
     with torch.no_grad():
-        network.layer(0).spline_weight.mul_(3.7)
-        network.layer(0).mask[1, 0] = False
+        network.edge_layers[0].spline_weight.mul_(3.7)
+        network.edge_layers[0].mask[1, 0] = False
     x = data(network, 300)
     fine = network.refined(12, x).network
-    assert torch.equal(fine.layer(0).spline_weight, network.layer(0).spline_weight)
-    assert torch.equal(fine.layer(0).mask, network.layer(0).mask)
+    assert torch.equal(fine.edge_layers[0].spline_weight, network.edge_layers[0].spline_weight)
+    assert torch.equal(fine.edge_layers[0].mask, network.edge_layers[0].mask)
     assert network.refined(12, x).change < 1e-12
 
 

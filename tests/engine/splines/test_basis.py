@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from kanrun.engine.splines import Grid, extend, find_interval, local_basis
-from kanrun.engine.splines.basis_products import dense_rows
+from kanrun.engine.splines.basis import dense_rows
 
 DEGREES = [0, 1, 2, 3, 4, 5, 6, 8]
 POLICIES = ["linear", "constant", "zero"]

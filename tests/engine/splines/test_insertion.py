@@ -16,7 +16,7 @@ from kanrun.engine.splines import (
     sample_points,
     subdivide,
 )
-from kanrun.engine.splines.basis_products import dense_rows
+from kanrun.engine.splines.basis import dense_rows
 
 
 def random_points(intervals, inputs, generator):

@@ -13,8 +13,8 @@ from kanrun.engine.splines import (
     design_matrix,
     extend,
     fit_coefficients,
+    fitting,
     greville,
-    least_squares,
     sample_points,
     spline_values,
     uniform_breakpoints,
@@ -68,9 +68,9 @@ def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
         )
     y = torch.stack([torch.sin(9 * x), 1e6 + torch.exp(x)], 1)
     dense, at = fit_coefficients(x, y, grid), sample_points(grid, 7)
-    monkeypatch.setattr(least_squares, "DENSE_WORK", 0)
+    monkeypatch.setattr(fitting, "DENSE_WORK", 0)
     values = spline_values(at, dense, grid)
-    monkeypatch.setattr(least_squares, "_smallest_solution", None)
+    monkeypatch.setattr(fitting, "_smallest_solution", None)
     banded = fit_coefficients(x, y, grid)
     found = spline_values(
         at, banded, grid
@@ -86,7 +86,7 @@ def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch)
     x = sample_points(grid, 3)[:90]
     y = torch.sin(9 * x)[:, None]
     dense = fit_coefficients(x, y, grid)
-    monkeypatch.setattr(least_squares, "DENSE_WORK", 0)
+    monkeypatch.setattr(fitting, "DENSE_WORK", 0)
     assert torch.equal(fit_coefficients(x, y, grid), dense)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kanrun.engine.splines import Grid, basis_products, extend, local_basis
-from kanrun.engine.splines.basis_products import (
+from kanrun.engine.splines import (
+    Grid,
+    basis,
     dense_rows,
+    extend,
+    local_basis,
     slope,
     sums_of_splines,
     table_index,
-    weighted_rows,
 )
+from kanrun.engine.splines.basis import weighted_rows
 
 
 def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
@@ -40,7 +43,7 @@ def by_loops(x, table, grid):
 
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(basis_products, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
 
 
 @pytest.mark.usefixtures("way")
@@ -74,7 +77,7 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
 @pytest.mark.parametrize("groups", [7, 40000])
 def test_grouping_keeps_order_within_a_group(count, groups):
     keys = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(0))
-    order, starts = basis_products.grouped(keys, groups)
+    order, starts = basis.grouped(keys, groups)
     assert torch.equal(order, keys.sort(stable=True).indices)
     assert torch.equal(starts, torch.searchsorted(keys.sort().values, torch.arange(groups)))
 
@@ -99,7 +102,7 @@ def test_kernels_by_loops(dtype):
             dots[b, s] = table[index[b, s]] @ grad[b]
             total[index[b, s]] += weights[b, s] * grad[b]
             rows[b] += weights[b, s] * table[index[b, s]]
-    for way in (basis_products._by_kernel, basis_products._plain):
+    for way in (basis._by_kernel, basis._by_arithmetic):
         for by, expected in enumerate([dots, total, rows]):
             torch.testing.assert_close(
                 way(by, *factors[:by], *factors[by + 1 :], index, 9), expected
@@ -133,13 +136,13 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
 
 def test_gathered_rows_sum_to_the_dense_product():
     grid, x, table, _ = case(3, False, "linear", 1.2)
-    basis, interval = local_basis(x, grid)
+    values, interval = local_basis(x, grid)
     columns = table.flatten(1).T
     torch.testing.assert_close(
         weighted_rows(
-            basis.flatten(1), columns, table_index(interval, basis.shape[-1], grid.functions)
+            values.flatten(1), columns, table_index(interval, values.shape[-1], grid.functions)
         ),
-        torch.einsum("nif,oif->no", dense_rows(basis, interval, grid.functions), table),
+        torch.einsum("nif,oif->no", dense_rows(values, interval, grid.functions), table),
     )
 
 

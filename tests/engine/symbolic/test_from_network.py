@@ -10,7 +10,7 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.prune import with_masks
+from kanrun.engine.networks.pruning import with_masks
 from kanrun.engine.symbolic.from_network import graph_of, values_of
 
 X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
@@ -21,7 +21,7 @@ def network(intervals: int, precision: torch.dtype = torch.float64, **spec: Any)
     domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=precision)
     kan = KAN.create([2, 3, 2], intervals, EdgeSpec(**spec), domain=domain, generator=generator)
     with torch.no_grad():
-        for layer in kan:
+        for layer in kan.edge_layers:
             noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=precision)
             layer.coefficients.copy_(0.2 * noise)  # so that hidden values stay inside [-1, 1]
             layer.base_weight.mul_(0.2)
@@ -52,7 +52,7 @@ def test_single_precision_costs_its_own_rounding() -> None:
 def test_what_goes_beyond_a_grid_is_covered() -> None:
     kan = network(5, base="zero")
     with torch.no_grad():
-        kan.layer(0).coefficients.mul_(
+        kan.edge_layers[0].coefficients.mul_(
             20
         )  # hidden values leave [-1, 1], where edges go on in straight lines
     graph = graph_of(kan, X, 0)
@@ -61,7 +61,7 @@ def test_what_goes_beyond_a_grid_is_covered() -> None:
 
 def test_pruned_edges_are_left_out() -> None:
     kan = network(5, base="zero")
-    masks = [layer.mask.clone() for layer in kan]
+    masks = [layer.mask.clone() for layer in kan.edge_layers]
     masks[0][0, 1] = False
     smaller = with_masks(kan, masks)
     assert graph_of(smaller, X, 0).active_edges == graph_of(kan, X, 0).active_edges - 1

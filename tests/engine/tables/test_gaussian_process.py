@@ -113,7 +113,7 @@ def test_what_three_inputs_do_together_is_found() -> None:
 def test_the_network_is_the_fit_also_beyond_the_rows() -> None:
     fit = fitted()
     network = to_kan(fit, EXACT)
-    assert network.layer(1).uniform  # equal intervals are evaluated three times faster
+    assert network.edge_layers[1].uniform  # equal intervals are evaluated three times faster
     u = np.concatenate([fit.u, fit.u[:20] * 1.3])
     expected = fit.terms[0].values(fit.design.functions(u))
     with torch.no_grad():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.least_squares import LMPolicy, Stopping, begin, minimise, step
+from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, begin, minimise, step
 from kanrun.engine.networks import KAN
 from kanrun.engine.training.data import Samples
-from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, SmoothnessPenalty
 from kanrun.engine.training.multistart import BatchedFitting
 
 
@@ -34,29 +34,30 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
     return [network.regrid(samples.x, grid_eps=1.0, margin=0.05).network for network in fresh]
 
 
-POLICY = LMPolicy(thorough=False, damping=0.1)
+POLICY = LMPolicy(damping_search=False, damping=0.1)
 
 
 def _fitting(
     networks: list[KAN], samples: Samples, scale: float = 1.0, weight: float = 0.0
 ) -> BatchedFitting:
-    return BatchedFitting(networks, samples, scale, Smoothing(weight))
+    return BatchedFitting(networks, samples, scale, SmoothnessPenalty(weight))
 
 
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [
-        ((2, 3, 1), EdgeSpec()),
+        ((2, 3, 1), EdgeSpec(base="silu")),
         ((2, 2, 2, 2), EdgeSpec(degree=2, base="identity", extrapolation="zero")),
         ((1, 1), EdgeSpec(base="zero")),
-        ((3, 2, 1), EdgeSpec(edge_scaling="single")),
+        ((3, 2, 1), EdgeSpec(edge_scaling="single", base="silu")),
     ],
 )
 def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: EdgeSpec) -> None:
     samples = _samples(shape[0], shape[-1])
     networks = _networks(shape, spec, samples, 5)
     problems = [
-        DataFitting(deepcopy(network), samples, 0.7, Smoothing(1e-9)) for network in networks
+        DataFitting(deepcopy(network), samples, 0.7, SmoothnessPenalty(1e-9))
+        for network in networks
     ]
     alone = [LevenbergMarquardt(problem, POLICY) for problem in problems]
     together = _fitting(networks, samples, 0.7, 1e-9)
@@ -71,15 +72,15 @@ def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: Edg
 
 def test_each_network_stops_by_itself() -> None:
     samples = _samples(2, 1)
-    together = _fitting(_networks((2, 2, 1), EdgeSpec(), samples, 3), samples)
+    together = _fitting(_networks((2, 2, 1), EdgeSpec(base="silu"), samples, 3), samples)
     ends = []
     for steps in (1, 2, 3):
-        state, _ = minimise(together, POLICY, Stopping(steps, gain=0.0))
+        state, _ = minimise(together, POLICY, StoppingCriteria(steps, rtol=0.0))
         ends.append(state.loss)
     middle = sorted(ends[0])[
         1
     ]  # the floor that one network has passed after a step, and two have not
-    state, _ = minimise(together, POLICY, Stopping(3, floor=sorted(ends[0])[0], gain=0.0))
+    state, _ = minimise(together, POLICY, StoppingCriteria(3, floor=sorted(ends[0])[0], gain=0.0))
     stopped = ends[0].index(min(ends[0]))
     for i, loss in enumerate(state.loss):
         assert (
@@ -90,13 +91,13 @@ def test_each_network_stops_by_itself() -> None:
 
 def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other() -> None:
     samples = _samples(2, 1)
-    networks = _networks((2, 2, 1), EdgeSpec(), samples, 2)
+    networks = _networks((2, 2, 1), EdgeSpec(base="silu"), samples, 2)
     with torch.no_grad():
-        networks[0].layer(0).coefficients.fill_(float("nan"))
+        networks[0].edge_layers[0].coefficients.fill_(float("nan"))
     together = _fitting(networks, samples, weight=1e-9)
     before = begin(together, POLICY)
     assert before.loss[0] == float("inf")
-    state, _ = minimise(together, POLICY, Stopping(steps=1))
+    state, _ = minimise(together, POLICY, StoppingCriteria(max_steps=1))
     assert state.loss[0] == float("inf")
     assert torch.equal(state.unknowns[0].isnan(), before.unknowns[0].isnan())
     assert state.loss[1] < before.loss[1]
@@ -104,8 +105,8 @@ def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other() -
 
 def test_the_objectives_are_those_of_the_networks_with_their_unknowns() -> None:
     samples = _samples(2, 1)
-    networks = _networks((2, 2, 1), EdgeSpec(), samples, 3)
-    state, _ = minimise(_fitting(networks, samples), POLICY, Stopping(steps=1))
+    networks = _networks((2, 2, 1), EdgeSpec(base="silu"), samples, 3)
+    state, _ = minimise(_fitting(networks, samples), POLICY, StoppingCriteria(max_steps=1))
     for network, unknowns, loss in zip(networks, state.unknowns, state.loss, strict=True):
         network.set_unknowns(unknowns)
         assert float((network(samples.x) - samples.y).square().mean()) == pytest.approx(
@@ -118,7 +119,12 @@ def test_networks_whose_input_grids_differ() -> None:
     domains = [torch.tensor([[-size, size]] * 2, dtype=torch.float64) for size in (1.0, 1.5)]
     networks = [
         KAN.create(
-            (2, 2, 1), 4, EdgeSpec(), domain=domain, initialisation="paper", generator=generator
+            (2, 2, 1),
+            4,
+            EdgeSpec(base="silu"),
+            domain=domain,
+            initialisation="paper",
+            generator=generator,
         )
         for domain in domains
     ]

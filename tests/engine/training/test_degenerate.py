@@ -28,7 +28,12 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def kan(generator: Generator, outputs: int) -> KAN:
     return KAN.create(
-        (2, 2, outputs), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=generator
+        (2, 2, outputs),
+        4,
+        EdgeSpec(base="silu"),
+        domain=DOMAIN,
+        initialisation="spline",
+        generator=generator,
     )
 
 

@@ -7,9 +7,9 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.training import Plan, Samples, Smoothing, TrainingData, fit, make_solver
+from kanrun.engine.training import Plan, Samples, SmoothnessPenalty, TrainingData, fit, make_solver
 from kanrun.engine.training.data import output_scale
-from kanrun.engine.training.evidence import likelier_weight
+from kanrun.engine.training.data_fitting import update_penalty_weight
 
 DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 
@@ -24,25 +24,25 @@ def noisy(points: int) -> Samples:
 
 def kan(generator: Generator) -> KAN:
     return KAN.create(
-        [1, 1], 16, EdgeSpec(trained_scales="none"), domain=DOMAIN, generator=generator
+        [1, 1], 16, EdgeSpec(trained_scales="none", base="silu"), domain=DOMAIN, generator=generator
     )
 
 
 def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
-    samples, smoothing, plan = noisy(80), Smoothing(1e-6, 2), Plan("lm", (16,))
+    samples, smoothing, plan = noisy(80), SmoothnessPenalty(1e-6, 2), Plan("lm", (16,))
     network = kan(Generator().manual_seed(0))
     for _ in range(30):
         solver = make_solver(network, TrainingData(samples), plan, smoothing, Generator())
         for _ in range(4):
             solver.step()
-        smoothing = Smoothing(likelier_weight(network, samples, smoothing)[0], 2)
+        smoothing = SmoothnessPenalty(update_penalty_weight(network, samples, smoothing)[0], 2)
     rows = network.linearise(samples.x)[1].gram() / (80 * output_scale(samples, "regression") ** 2)
-    rough = Smoothing(1.0, 2).rows(network).gram()
+    rough = SmoothnessPenalty(1.0, 2).rows(network).gram()
 
     def minus_twice_the_evidence(weight: float) -> float:
         """Up to a constant, the noise integrated out: of 19 coefficients the penalty leaves 2 free."""
         solver = make_solver(
-            network, TrainingData(samples), plan, Smoothing(weight, 2), Generator()
+            network, TrainingData(samples), plan, SmoothnessPenalty(weight, 2), Generator()
         )
         for _ in range(4):
             solver.step()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf, log
 
 import pytest
 import torch
 
-from kanrun.engine.training.lbfgs import LineSearchPolicy, Point, search
+from kanrun.engine.training import lbfgs
+from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Point, search
 
-POLICY = LineSearchPolicy()
 Line = Callable[[float], tuple[float, float]]
 
 
@@ -37,9 +36,9 @@ def _barrier(t: float) -> tuple[float, float]:
 def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: float) -> None:
     look = _at(line)
     start = look(0.0)
-    found = search(look, start, first, POLICY)
-    assert found.value <= start.value + POLICY.enough * found.t * start.slope
-    assert abs(found.slope) <= POLICY.left * abs(start.slope)
+    found = search(look, start, first)
+    assert found.value <= start.value + ENOUGH * found.t * start.slope
+    assert abs(found.slope) <= REMAINING * abs(start.slope)
 
 
 def test_a_line_that_only_rises_gives_back_the_start() -> None:
@@ -47,20 +46,16 @@ def test_a_line_that_only_rises_gives_back_the_start() -> None:
     start = Point(
         0.0, 1.0, torch.tensor([-1.0]), -1.0
     )  # a slope that the values belie, as rounding makes them
-    assert search(look, start, 1.0, POLICY) is start
+    assert search(look, start, 1.0) is start
 
 
-def test_no_more_points_are_looked_at_than_allowed() -> None:
+def test_no_more_points_are_looked_at_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
 
     def look(t: float) -> Point:
         looked.append(t)
         return Point(t, -t, torch.tensor([-1.0]), -1.0)
 
-    assert (
-        search(
-            look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, replace(POLICY, evaluations=7)
-        ).value
-        < 0
-    )
+    monkeypatch.setattr(lbfgs, "EVALUATIONS", 7)
+    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0).value < 0
     assert len(looked) == 7

@@ -36,7 +36,7 @@ def samples(count: int, seed: int, noise: float = 0.0) -> Samples:
 
 
 def create(generator: Generator, hidden: int = 2) -> KAN:
-    spec = EdgeSpec()
+    spec = EdgeSpec(base="silu")
     return KAN.create(
         [2, hidden, 1], 4, spec, domain=DOMAIN, initialisation="spline", generator=generator
     )
@@ -123,7 +123,7 @@ def test_noise_turns_to_second_differences() -> None:
 
 @pytest.mark.parametrize(("batch", "shown"), [(None, 20), (8, 1)])
 def test_measuring_costs_no_more_than_stepping(batch: int | None, shown: int) -> None:
-    plan = Plan("adam", (4,), steps=20, adam=AdamSolver(batch_size=batch))
+    plan = Plan("adam", (4,), steps=20, settings=AdamSolver(batch_size=batch))
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
     assert len(steps) == shown
     assert steps[-1].step == 20

@@ -9,19 +9,31 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
-from kanrun.engine.splines.least_squares import difference_bands, difference_operator, penalty_order
-from kanrun.engine.training.data_fitting import Roughness
+from kanrun.engine.splines import (
+    Grid,
+    difference_bands,
+    difference_operator,
+    extend,
+    fit_coefficients,
+    greville,
+    penalty_order,
+    uniform_breakpoints,
+)
+from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalty
 
 
 def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
     g = torch.Generator().manual_seed(3)
     domain = torch.tensor([[-1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
     kan = KAN.create(
-        [2, 3, 1], intervals, EdgeSpec(degree=degree, edge_scaling=scale), domain=domain, generator=g
+        [2, 3, 1],
+        intervals,
+        EdgeSpec(degree=degree, edge_scaling=scale, base="silu"),
+        domain=domain,
+        generator=g,
     )
     with torch.no_grad():
-        for layer in kan:
+        for layer in kan.edge_layers:
             (layer.weight if scale == "single" else layer.spline_weight).mul_(1.7)
     return kan
 
@@ -29,7 +41,7 @@ def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
 def by_loops(kan: KAN) -> float:
     """Divided differences by their recursion, edge by edge, on Greville points of the unit domain."""
     total = 0.0
-    for layer in kan:
+    for layer in kan.edge_layers:
         m, k = penalty_order(layer.spec.degree), layer.spec.degree
         knots, (base, scales) = layer.knots.tolist(), layer.scales()
         total += float(base.square().sum())
@@ -56,7 +68,9 @@ def by_loops(kan: KAN) -> float:
 def test_penalty_is_its_definition(degree: int, scale: str) -> None:
     kan = network(degree, 7, scale)
     expected = by_loops(kan)
-    assert float(Roughness(kan, 1.0)(kan).detach()) == pytest.approx(expected, rel=1e-9)
+    assert float(SmoothnessLoss(kan, SmoothnessPenalty(1.0))(kan).detach()) == pytest.approx(
+        expected, rel=1e-9
+    )
     rows = kan.penalty_rows()
     assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
 
@@ -88,7 +102,7 @@ def test_same_function_costs_about_the_same_on_every_grid() -> None:
 
 def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None:
     kan = network(3, 9)
-    layer = kan.layer(0)
+    layer = kan.edge_layers[0]
     with torch.no_grad():
         identity = layer.knots.unfold(1, 3, 1)[:, 1:-1].mean(
             -1
@@ -109,8 +123,10 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
 def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
     kan = network(3, 2)
     assert len(kan.penalty_rows()) == sum(layer.mask.numel() for layer in kan)
-    weights = torch.cat([layer.base_weight.flatten() for layer in kan]).detach()
-    assert float(Roughness(kan, 1.0)(kan).detach()) == pytest.approx(float(weights.square().sum()))
+    weights = torch.cat([layer.base_weight.flatten() for layer in kan.edge_layers]).detach()
+    assert float(SmoothnessLoss(kan, SmoothnessPenalty(1.0))(kan).detach()) == pytest.approx(
+        float(weights.square().sum())
+    )
     of_weights = kan.penalty_rows().times(kan.get_unknowns())
     torch.testing.assert_close(of_weights, weights)
 
@@ -118,8 +134,8 @@ def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
 def test_weights_and_differences_beyond_single_precision_meet_before_it() -> None:
     fine = network(7, 400)
     weight = 400.0**-17
-    expected = weight * float(Roughness(fine, 1.0)(fine).detach())
-    found = float(Roughness(fine.float(), weight)(fine).detach())
+    expected = weight * float(SmoothnessLoss(fine, SmoothnessPenalty(1.0))(fine).detach())
+    found = float(SmoothnessLoss(fine.float(), SmoothnessPenalty(weight))(fine).detach())
     assert found == pytest.approx(expected, rel=1e-4)
 
 

@@ -7,9 +7,9 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.training import Plan, Samples, Smoothing, TrainingData, make_solver
+from kanrun.engine.training import Plan, Samples, SmoothnessPenalty, TrainingData, make_solver
 from kanrun.engine.training.data import measure
-from kanrun.engine.training.grid_stages import PenaltySearch
+from kanrun.engine.training.grid_stages import ROUGH_ORDER, PenaltySearch
 from kanrun.engine.training.solver_run import Best, Clock, StepLog
 
 DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
@@ -24,9 +24,9 @@ def test_a_finer_grid_leaves_the_straight_line_that_a_coarse_one_took_for_the_tr
     wave = Samples(x, torch.special.bessel_j0(20 * x))
     data = TrainingData(wave.part(torch.arange(800)), wave.part(torch.arange(800, 1000)))
     network = KAN.create(
-        [1, 1], 20, EdgeSpec(), domain=DOMAIN, generator=Generator().manual_seed(0)
+        [1, 1], 20, EdgeSpec(base="silu"), domain=DOMAIN, generator=Generator().manual_seed(0)
     )
-    heavy, random = Smoothing(0.1, PLAN.policy.penalty.rough_order), Generator().manual_seed(0)
+    heavy, random = SmoothnessPenalty(0.1, ROUGH_ORDER), Generator().manual_seed(0)
     solver = make_solver(network, data, PLAN, heavy, random)
     for _ in range(5):
         solver.step()
@@ -35,4 +35,4 @@ def test_a_finer_grid_leaves_the_straight_line_that_a_coarse_one_took_for_the_tr
     assert weighing.best.error > 0.2
     list(weighing.search(10, 5, settled=True))
     assert weighing.best.error < 0.01
-    assert weighing.smoothing.weight < 1e-6
+    assert weighing.penalty.weight < 1e-6

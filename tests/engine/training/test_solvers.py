@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from kanrun.engine.training import (
     LevenbergMarquardt,
     Plan,
     Samples,
-    Smoothing,
+    SmoothnessPenalty,
     TrainingData,
+    check_solver,
     make_solver,
 )
 from kanrun.engine.training.data import measure
@@ -56,6 +58,11 @@ NETWORKS = {
 }
 
 
+def settings_of(name: str, **settings: Any) -> Any:
+    """Return the settings of Adam; None for other solvers."""
+    return AdamSolver(**settings) if name == "adam" else None
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_solver_lowers_every_network(name: str, network: str) -> None:
@@ -64,7 +71,11 @@ def test_every_solver_lowers_every_network(name: str, network: str) -> None:
     first = measure(model, data).train
     steps = {"lm": 25, "lbfgs": 60, "adam": 300}[name]
     solver = make_solver(
-        model, data, Plan(name, steps=steps, adam=AdamSolver(learning_rate=0.02)), 0.0, generator()
+        model,
+        data,
+        Plan(name, steps=steps, settings=settings_of(name, learning_rate=0.02)),
+        SmoothnessPenalty(),
+        generator(),
     )
     for _ in range(steps):
         loss = solver.step()
@@ -80,8 +91,8 @@ def test_same_seed_same_numbers(name: str) -> None:
     ends = []
     for _ in range(2):
         model, data = kan(), TrainingData(samples())
-        plan = Plan(name, steps=8, adam=AdamSolver(learning_rate=0.02, batch_size=32))
-        solver = make_solver(model, data, plan, 1e-12, generator(5))
+        plan = Plan(name, steps=8, settings=settings_of(name, learning_rate=0.02, batch_size=32))
+        solver = make_solver(model, data, plan, SmoothnessPenalty(1e-12), generator(5))
         for _ in range(8):
             solver.step()
         ends.append(model.get_unknowns())
@@ -123,7 +134,8 @@ def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> N
     data = samples(300, 5)
     model = MLP([2, 10, 1], activation, dtype=torch.float64, generator=generator(seed))
     solver = LevenbergMarquardt(
-        DataFitting(model, data, 1.0), LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
+        DataFitting(model, data, 1.0),
+        LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10),
     )
     for _ in range(60):
         solver.step()
@@ -149,13 +161,17 @@ def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
 def test_lm_leaves_pruned_edges_alone() -> None:
     model = kan()
     with torch.no_grad():
-        model.layer(0).mask[1, 0] = False
+        model.edge_layers[0].mask[1, 0] = False
     before = deepcopy(model.state_dict())
-    solver = LevenbergMarquardt(DataFitting(model, samples(), 1.0, Smoothing(1e-10)))
+    solver = LevenbergMarquardt(DataFitting(model, samples(), 1.0, SmoothnessPenalty(1e-10)))
     for _ in range(5):
         solver.step()
-    assert torch.equal(model.layer(0).coefficients[1, 0], before["layers.0.coefficients"][1, 0])
-    assert not torch.equal(model.layer(0).coefficients[0, 0], before["layers.0.coefficients"][0, 0])
+    assert torch.equal(
+        model.edge_layers[0].coefficients[1, 0], before["layers.0.coefficients"][1, 0]
+    )
+    assert not torch.equal(
+        model.edge_layers[0].coefficients[0, 0], before["layers.0.coefficients"][0, 0]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,30 +186,29 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
         name,
         steps=20,
         freeze_unseen=True,
-        adam=AdamSolver(learning_rate=0.05, batch_size=16, weight_decay=0.1),
+        settings=settings_of(name, learning_rate=0.05, batch_size=16, weight_decay=0.1),
     )
-    held = model.layer(0).coefficients.detach().clone()
-    solver = make_solver(model, data, plan, 1e-8, generator())
+    held = model.edge_layers[0].coefficients.detach().clone()
+    solver = make_solver(model, data, plan, SmoothnessPenalty(1e-8), generator())
     for _ in range(20):
         solver.step()
     assert torch.equal(model(right).detach(), before)
-    assert torch.equal(model.layer(0).coefficients.detach()[:, unseen], held[:, unseen])
-    assert not torch.equal(model.layer(0).coefficients.detach(), held)
+    assert torch.equal(model.edge_layers[0].coefficients.detach()[:, unseen], held[:, unseen])
+    assert not torch.equal(model.edge_layers[0].coefficients.detach(), held)
 
 
 def test_lm_refuses_float32_and_classification() -> None:
     with pytest.raises(UsageError, match="float64"):
-        make_solver(kan().float(), TrainingData(samples()), Plan("lm"), 0.0, generator())
-    with pytest.raises(UsageError, match="lbfgs or solver=adam"):
-        make_solver(
-            kan(), TrainingData(samples(), task="classification"), Plan("lm"), 0.0, generator()
-        )
+        check_solver("lm", "regression", torch.float32)
+    with pytest.raises(UsageError, match="lbfgs or adam"):
+        check_solver("lm", "classification", torch.float64)
+    check_solver("lbfgs", "classification", torch.float32)
 
 
 def test_a_network_that_is_not_finite_is_refused() -> None:
     model = kan()
     with torch.no_grad():
-        model.layer(0).coefficients[0, 0, 0] = float("nan")
+        model.edge_layers[0].coefficients[0, 0, 0] = float("nan")
     cause = r"before the first step: 1 of \d+ parameters of the network are not finite; look for"
     with pytest.raises(TrainingFailed, match=cause):
         LevenbergMarquardt(DataFitting(model, samples(), 1.0))
@@ -201,8 +216,8 @@ def test_a_network_that_is_not_finite_is_refused() -> None:
 
 def test_adam_stops_at_a_loss_that_is_not_finite() -> None:
     data = samples()
-    plan = Plan("adam", steps=5, adam=AdamSolver(learning_rate=1e300, lr_schedule="constant"))
-    solver = make_solver(kan(), TrainingData(data), plan, 0.0, generator())
+    plan = Plan("adam", steps=5, settings=AdamSolver(learning_rate=1e300, lr_schedule="constant"))
+    solver = make_solver(kan(), TrainingData(data), plan, SmoothnessPenalty(), generator())
     solver.step()
     with pytest.raises(
         TrainingFailed, match=r"step 2 of Adam: (\d+ of \d+ )?outputs of the network.*learning_rate"
@@ -216,7 +231,11 @@ def test_classification(name: str) -> None:
     data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
     model: nn.Module = kan((2, 4, 2))
     solver = make_solver(
-        model, data, Plan(name, steps=60, adam=AdamSolver(learning_rate=0.03)), 0.0, generator()
+        model,
+        data,
+        Plan(name, steps=60, settings=settings_of(name, learning_rate=0.03)),
+        SmoothnessPenalty(),
+        generator(),
     )
     for _ in range(60):
         solver.step()

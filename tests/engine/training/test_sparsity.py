@@ -8,17 +8,25 @@ import pytest
 import torch
 from torch import Generator
 
-from kanrun.config import AdamSolver
+from kanrun.config import AdamSolver, LBFGSSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import Plan, Samples, TrainingData, make_solver
+from kanrun.engine.training import (
+    Plan,
+    Samples,
+    SmoothnessPenalty,
+    TrainingData,
+    make_solver,
+)
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 X = torch.rand(200, 2, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
 
 
 def kan() -> KAN:
-    return KAN.create((2, 4, 1), 5, EdgeSpec(), domain=DOMAIN, generator=Generator().manual_seed(0))
+    return KAN.create(
+        (2, 4, 1), 5, EdgeSpec(base="silu"), domain=DOMAIN, generator=Generator().manual_seed(0)
+    )
 
 
 def by_loops(network: KAN, kind: str) -> float:
@@ -41,7 +49,7 @@ def by_loops(network: KAN, kind: str) -> float:
 def test_it_is_its_definition(kind: str) -> None:
     network = kan()
     with torch.no_grad():
-        network.layer(0).mask[1, 0] = False
+        network.edge_layers[0].mask[1, 0] = False
     assert float(network.regularisation(X, kind=kind).detach()) == pytest.approx(
         by_loops(network, kind), rel=1e-5
     )
@@ -54,15 +62,23 @@ def test_it_is_its_definition(kind: str) -> None:
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_training_with_it_leaves_fewer_edges(solver: str) -> None:
     """x0 needs one edge of the first layer; the share of the others falls."""
+    settings = {
+        "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),
+        "lbfgs": lambda weight: LBFGSSolver(sparsity=weight),
+    }
     shares, steps = {}, {"adam": 150, "lbfgs": 40}[solver]
     for weight in (0.0, 1e-2):
         network = kan()
-        plan = Plan(solver, steps=steps, sparsity=weight, adam=AdamSolver(learning_rate=0.05))  # type: ignore[arg-type]
+        plan = Plan(solver, steps=steps, settings=settings[solver](weight))
         trained = make_solver(
-            network, TrainingData(Samples(X, X[:, :1])), plan, 0.0, Generator().manual_seed(0)
+            network,
+            TrainingData(Samples(X, X[:, :1])),
+            plan,
+            SmoothnessPenalty(),
+            Generator().manual_seed(0),
         )
         for _ in range(steps):
             trained.step()
-        sizes = network.layer(0).edge_values(X).detach().square().mean(0).sqrt()
+        sizes = network.edge_layers[0].edge_values(X).detach().square().mean(0).sqrt()
         shares[weight] = float(sizes.max() / sizes.sum())
     assert shares[1e-2] > 1.3 * shares[0.0]

@@ -29,8 +29,7 @@ from kanrun.config import (
     SamplingConfig,
 )
 from kanrun.engine.networks import MLP
-from kanrun.engine.networks.counting import mlp_parameters
-from kanrun.engine.networks.matching import WIDEST, by_time
+from kanrun.engine.networks.counting import WIDEST, match_time, mlp_parameters
 from kanrun.errors import UsageError
 from kanrun.runs import Run, Status
 from kanrun.study.execute import check_config, run_config
@@ -211,7 +210,7 @@ def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> No
         seen.append(hidden[0])
         return float(hidden[0])
 
-    found = by_time(seconds, 2, 100, widest=12)
+    found = match_time(seconds, 2, 100, widest=12)
     assert (found.hidden, found.close, max(seen)) == ((12, 12), False, 12)
 
 

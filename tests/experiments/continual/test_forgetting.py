@@ -24,7 +24,7 @@ from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import LBFGS, Adam, Objective, Samples, Solver, output_scale, predict
-from kanrun.engine.training.data_fitting import Roughness
+from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
 
 
@@ -32,7 +32,7 @@ def flat_kan(intervals: int = 20) -> KAN:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
     return KAN.create(
-        (1, 1), intervals, EdgeSpec(trained_scales="none"), domain=domain, generator=draws
+        (1, 1), intervals, EdgeSpec(trained_scales="none", base="silu"), domain=domain, generator=draws
     )
 
 
@@ -123,11 +123,11 @@ def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(
     network, memory, first = flat_kan(), Hold(), phase(-1, 0)
     assert memory.held() == ()
     memory.learned(network, first, box(first))
-    before = network.layer(0).coefficients.detach().clone()
+    before = network.edge_layers[0].coefficients.detach().clone()
     learning = solver(network, Objective(phase(-1, 1), 1.0, held=memory.held()))
     for _ in range(3):
         learning.step()
-    moved = network.layer(0).coefficients.detach() != before
+    moved = network.edge_layers[0].coefficients.detach() != before
     assert not bool(moved[:, memory.kept[0]].any())
     assert bool(moved[:, ~memory.kept[0]].all())
 
@@ -141,7 +141,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     bare = Objective(first, 1.0)
     anchored = memory.anchored(bare)
     assert isinstance(anchored, Anchored)
-    rough = Roughness(network, 0.0)
+    rough = SmoothnessLoss(network, SmoothnessPenalty(0.0))
 
     def cost() -> float:
         return float(
@@ -161,7 +161,7 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
     first, memory = phase(-1, 0), MEMORIES["ewc"](strength=1.0)
     memory.learned(network, first, box(first))
     own = Objective(first, output_scale(first, "regression"))
-    anchored, rough = memory.anchored(own), Roughness(network, 0.0)
+    anchored, rough = memory.anchored(own), SmoothnessLoss(network, SmoothnessPenalty(0.0))
     for parameter in network.parameters():
         losses, costs = [], []
         for shift in (-0.1, 0.1, 0.1):
@@ -201,5 +201,5 @@ def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
 def test_a_grid_on_the_data_covers_them_and_little_more() -> None:
     there = phase(0.2, 0.6)
     moved = flat_kan().regrid(there.x, grid_eps=1.0, margin=MARGIN, inputs="follow").network
-    assert float(moved.layer(0).grid.low) == pytest.approx(0.2, abs=0.01)
-    assert float(moved.layer(0).grid.high) == pytest.approx(0.6, abs=0.01)
+    assert float(moved.edge_layers[0].grid.low) == pytest.approx(0.2, abs=0.01)
+    assert float(moved.edge_layers[0].grid.high) == pytest.approx(0.6, abs=0.01)

@@ -26,7 +26,7 @@ def data() -> TrainingData:
 
 
 def create(intervals: int, generator: Generator) -> KAN:
-    return KAN.create([1, 1], intervals, EdgeSpec(), domain=DOMAIN, generator=generator)
+    return KAN.create([1, 1], intervals, EdgeSpec(base="silu"), domain=DOMAIN, generator=generator)
 
 
 def doubled(first: int, last: int, **more: Any) -> Schedule:
@@ -94,7 +94,7 @@ def test_training_visits_the_grids(schedule: Schedule) -> None:
 
 
 def test_a_plateau_leaves_a_grid_when_validation_stalls() -> None:
-    adam = Plan("adam", starts=1, weight=0.0, adam=AdamSolver(learning_rate=0.2))
+    adam = Plan("adam", starts=1, weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)
     trained = fit(partial(create, 3), data(), plan, Generator().manual_seed(0))
     assert all(stage.steps < 400 for stage in trained.stages)

@@ -1,4 +1,4 @@
-"""Edge magnitudes against edge values written out."""
+"""Norms of edges against edge values written out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_magnitudes, initialise, magnitudes
+from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+from kanrun.engine.networks import pruning
+from kanrun.engine.networks.pruning import edge_norms
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.errors import UsageError
 
-PLAIN = EdgeSpec()
+PLAIN = EdgeSpec(base="silu")
 
 
 def make(intervals, spec=PLAIN):
@@ -31,20 +33,25 @@ def slow(layer, x, kind):
     return (
         values.abs().mean(0)
         if kind == "mean_abs"
-        else (values.square().mean(0) + magnitudes.EPSILON).sqrt()
+        else (values.square().mean(0) + pruning.EPSILON).sqrt()
     )
 
 
 @pytest.mark.parametrize("kind", ["rms", "mean_abs"])
 @pytest.mark.parametrize(
     "spec",
-    [EdgeSpec(), EdgeSpec(edge_scaling="single"), EdgeSpec(base="zero", degree=1), EdgeSpec(degree=0)],
+    [
+        EdgeSpec(base="silu"),
+        EdgeSpec(edge_scaling="single", base="silu"),
+        EdgeSpec(base="zero", degree=1),
+        EdgeSpec(degree=0, base="silu"),
+    ],
 )
 @pytest.mark.parametrize("intervals", [1, 5, 100])
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):
-    monkeypatch.setattr(magnitudes, "CHUNK", 12 * 7)
+    monkeypatch.setattr(pruning, "CHUNK", 12 * 7)
     layer, x = make(intervals, spec)
-    found, expected = edge_magnitudes(layer, x, kind), slow(layer, x, kind)
+    found, expected = edge_norms(layer, x, kind), slow(layer, x, kind)
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-10)
     wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
     weights = torch.arange(12.0, dtype=torch.float64).view(4, 3)
@@ -68,7 +75,7 @@ def test_an_edge_whose_parts_cancel_in_single_precision():
         layer.coefficients.add_(7.4e-4)  # B-splines sum to one
     single = copy.deepcopy(layer).float()
     inside = (x.detach() / 1.3).float().requires_grad_()
-    found = edge_magnitudes(single, inside)
+    found = edge_norms(single, inside)
     torch.testing.assert_close(found, torch.full_like(found, 7.4e-4), atol=0, rtol=0.01)
     weights = [single.coefficients, single.base_weight, single.spline_weight]
     truth = copy.deepcopy(single).double()
@@ -83,7 +90,7 @@ def test_an_edge_that_is_zero_has_a_finite_gradient():
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
-    edge_magnitudes(layer, x).sum().backward()
+    edge_norms(layer, x).sum().backward()
     assert layer.coefficients.grad.isfinite().all()
 
 
@@ -92,7 +99,7 @@ def test_no_tensor_of_all_edges_and_samples():
     x = torch.zeros(20_000, 3, dtype=torch.float64, requires_grad=True)
     largest = 0
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-        seen = edge_magnitudes(layer, x)
+        seen = edge_norms(layer, x)
     node, todo = None, [seen.grad_fn]
     while todo:
         node = todo.pop()
@@ -107,6 +114,6 @@ def test_no_tensor_of_all_edges_and_samples():
 def test_refusals():
     layer, x = make(5)
     with pytest.raises(UsageError, match="rms or mean_abs"):
-        edge_magnitudes(layer, x, "max")
+        edge_norms(layer, x, "max")
     with pytest.raises(UsageError, match="at least one sample"):
-        edge_magnitudes(layer, x[:0])
+        edge_norms(layer, x[:0])

@@ -1,0 +1,312 @@
+"""The functions on a layer's edges, phi = w_b b + w_s spline, as pure functions of their numbers.
+
+    y[n, o] = sum_i (w_b[o, i] b(x[n, i]) + w_s[o, i] sum_f B_f(x[n, i]) c[o, i, f])
+
+One set of formulas serves a layer, and the layers of several networks side by side (a leading dimension `networks`):
+values, slopes, and rows of the Jacobian come from the same basis functions. Everything is differentiable to any order,
+under any transform, and compiled. No tensor of samples x inputs x outputs is made, except on wide grids under
+`torch.vmap`, in forward mode (`torch.func.jvp`, `jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
+
+Nodes that multiply (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1) are products of two sums. The last 2 m sums of
+a layer are the factors of m products, two after each other: a layer of n + m sums has n nodes, the products last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from kanrun.engine.splines import (
+    Extrapolation,
+    Grid,
+    dense_rows,
+    local_basis,
+    splines_of_edges,
+    sums_of_splines,
+)
+
+EdgeScaling = Literal["separate", "single"]
+
+
+@dataclass(frozen=True)
+class EdgeSpec:
+    """The kind of a layer's edges.
+
+    Attributes:
+        degree: Degree of the splines.
+        base: Name of the base function b, see `BASES`.
+        edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`: phi = w (b + spline).
+        extrapolation: Continuation of the whole edge beyond its grid: `linear` continues value and slope from the
+            border, `constant` the value, `zero` is zero.
+        trained_scales: Weights that are trained beside the coefficients: `all`; `base`, all except those that only
+            scale the coefficients (w_s, and w without a base); or `none`.
+    """
+
+    degree: int = 3
+    base: str = "zero"
+    edge_scaling: EdgeScaling = "separate"
+    extrapolation: Extrapolation = "linear"
+    trained_scales: Literal["all", "base", "none"] = "all"
+
+    @property
+    def beyond(self) -> str:
+        """The behaviour of the splines outside their grids, as a main clause."""
+        return {
+            "linear": "the splines continue linearly",
+            "constant": "the splines keep their values at the ends",
+            "zero": "the splines are zero",
+        }[self.extrapolation]
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    gate = torch.sigmoid(x)
+    return gate * (1 + x * (1 - gate))
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    normal = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    return normal + x * torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+
+
+#: b and b' by name, both elementwise and differentiable to any order in every mode (torch's own silu is not).
+_BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "silu": (lambda x: x * torch.sigmoid(x), _silu_slope),
+    "identity": (lambda x: x, torch.ones_like),
+    "zero": (torch.zeros_like, torch.zeros_like),
+    "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x).square()),
+    "relu": (functional.relu, lambda x: (x > 0).to(x.dtype)),
+    "gelu": (functional.gelu, _gelu_slope),
+    "sigmoid": (torch.sigmoid, lambda x: torch.sigmoid(x) * (1 - torch.sigmoid(x))),
+    "sin": (torch.sin, torch.cos),
+    "gaussian": (lambda x: torch.exp(-x.square()), lambda x: -2 * x * torch.exp(-x.square())),
+}
+BASES = {name: pair[0] for name, pair in _BASES.items()}
+SLOPES = {name: pair[1] for name, pair in _BASES.items()}
+
+
+def base_values(
+    name: str, grid: Grid, x: Float[Tensor, "*batch inputs"], derivative: Literal[0, 1] = 0
+) -> Float[Tensor, "*batch inputs"]:
+    """Return b(x) or b'(x), continued beyond the grid by its policy."""
+    b, slope = _BASES[name]
+    if name == "zero":
+        return b(x)
+    held = torch.minimum(torch.maximum(x, grid.low), grid.high)
+    linear = grid.extrapolation == "linear"
+    values = slope(held) if derivative else b(held)
+    if linear and not derivative:
+        return values + (x - held) * slope(held)
+    if linear or (grid.extrapolation == "constant" and not derivative):
+        return values
+    return values * ((x >= grid.low) & (x <= grid.high))
+
+
+@dataclass(frozen=True)
+class EdgesAt:
+    """The bases of a layer's edges at inputs x (..., samples, inputs).
+
+    `basis` holds the k + 1 active functions from `interval` on, or all of them if `interval` is None.
+    """
+
+    x: Float[Tensor, "*networks samples inputs"]
+    basis: Float[Tensor, "*networks samples inputs terms"]
+    interval: Int[Tensor, "samples inputs"] | None
+    base: Float[Tensor, "*networks samples inputs"]
+
+    def part(self, at: list[int]) -> EdgesAt:
+        """Return the networks `at`; bases that all share stay as they are."""
+        if len(self.basis) == 1:
+            return self
+        return replace(self, basis=self.basis[at], base=self.base[at])
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The numbers of a layer's edges, of one network or of `networks` side by side.
+
+    Weights are zero for pruned edges.
+    """
+
+    spec: EdgeSpec
+    uniform: bool
+    knots: Float[Tensor, "*networks inputs knots"]
+    coefficients: Float[Tensor, "*networks out inputs functions"]
+    base_weight: Float[Tensor, "*networks out inputs"]
+    spline_weight: Float[Tensor, "*networks out inputs"]
+    mask: Bool[Tensor, "*networks out inputs"]
+    trains_base: bool
+
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Edges]) -> Edges:
+        """Return one layer of each network, as one."""
+        first = layers[0]
+        stacked = {key: [getattr(layer, key).detach() for layer in layers] for key in _NUMBERS}
+        numbers: dict[str, Any] = {key: torch.stack(each) for key, each in stacked.items()}
+        return replace(first, **numbers)
+
+    def part(self, at: list[int]) -> Edges:
+        """Return the networks `at`."""
+        numbers: dict[str, Any] = {key: getattr(self, key)[at] for key in _NUMBERS}
+        return replace(self, **numbers)
+
+    @property
+    def size(self) -> int:
+        """The number of unknowns of one network's layer: coefficients, then weights of the base."""
+        *_, outputs, inputs, functions = self.coefficients.shape
+        return outputs * inputs * (functions + self.trains_base)
+
+    def with_unknowns(self, unknowns: Float[Tensor, "networks size"]) -> Edges:
+        """Return the layer with these unknowns."""
+        base, spline = self.base_weight, self.spline_weight
+        free, weights = unknowns.tensor_split([self.coefficients[0].numel()], 1)
+        if self.trains_base:
+            base = weights.view_as(base)
+            spline = base if self.spec.edge_scaling == "single" else spline
+        coefficients = free.view_as(self.coefficients)
+        return replace(self, base_weight=base, spline_weight=spline, coefficients=coefficients)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of all inputs, those of networks side by side."""
+        # A view of the knots would not pass torch.func's transforms.
+        knots = self.knots if self.knots.ndim == 2 else self.knots.flatten(0, 1)
+        return Grid(knots, self.spec.degree, self.uniform, self.spec.extrapolation)
+
+    def at(
+        self, x: Float[Tensor, "*networks samples inputs"], derivative: Literal[0, 1] = 0
+    ) -> EdgesAt:
+        """Return the bases at x, or their slopes; dense for networks side by side, whose grids are coarse."""
+        if self.knots.ndim == 2:
+            basis, interval = local_basis(x, self.grid, derivative)
+            base = base_values(self.spec.base, self.grid, x, derivative)
+            return EdgesAt(x, basis, interval, base)
+        grid, networks = self.grid, len(self.knots)
+        side = x.expand(networks, -1, -1).transpose(0, 1).flatten(1)
+        local = dense_rows(*local_basis(side, grid, derivative), grid.functions)
+        base = base_values(self.spec.base, grid, side, derivative)
+        basis, base = (each.unflatten(1, (networks, -1)).transpose(0, 1) for each in (local, base))
+        return EdgesAt(x, basis, None, base)
+
+    def sums(self, at: EdgesAt) -> Float[Tensor, "*networks samples out"]:
+        """Return the sums over inputs: the layer's outputs."""
+        y = sums_of_splines(
+            at.basis, at.interval, self.coefficients * self.spline_weight[..., None]
+        )
+        return y if self.spec.base == "zero" else y + at.base @ self.base_weight.mT
+
+    def values(self, at: EdgesAt) -> Float[Tensor, "*networks samples out inputs"]:
+        """Return each edge's value, or its slope for the slopes of the bases."""
+        y = splines_of_edges(at.basis, at.interval, self.coefficients)
+        y = y * self.spline_weight[..., None, :, :]
+        if self.spec.base == "zero":
+            return y
+        return y + at.base[..., None, :] * self.base_weight[..., None, :, :]
+
+    def write_rows(
+        self,
+        block: Float[Tensor, "*networks samples y terms"],
+        upstream: Float[Tensor, "*networks samples y out"],
+        at: EdgesAt,
+    ) -> None:
+        """Write the layer's columns of the Jacobian into `block`, with upstream = d y / d x_out.
+
+        d y / d coefficient = upstream w_s B(x_in) and d y / d w_b = upstream b(x_in).
+        """
+        outputs, inputs = self.mask.shape[-2:]
+        count = outputs * inputs * at.basis.shape[-1]
+        factors = upstream[..., None] * self.spline_weight[..., None, None, :, :]
+        edges = block[..., :count].unflatten(-1, (outputs, inputs, -1))
+        torch.mul(factors[..., None], at.basis[..., None, None, :, :], out=edges)
+        if self.trains_base:
+            each = at.base[..., None, :]
+            if self.spec.edge_scaling == "single":
+                each = each + splines_of_edges(at.basis, at.interval, self.coefficients)
+            each = each * self.mask[..., None, :, :]
+            block[..., count:] = (upstream[..., None] * each[..., None, :, :]).flatten(-2)
+
+    def columns(self, at: EdgesAt, start: int) -> Int[Tensor, "samples terms"]:
+        """Return the unknowns that the columns of `write_rows` belong to, counted from `start`."""
+        assert at.interval is not None
+        outputs, inputs, functions = self.coefficients.shape
+        edges = torch.arange(outputs * inputs, device=at.x.device).view(outputs, inputs)
+        local = at.interval[:, None, :, None] + torch.arange(at.basis.shape[-1], device=at.x.device)
+        found = (local + edges[..., None] * functions).flatten(1)
+        if self.trains_base:
+            weights = edges.flatten() + self.coefficients.numel()
+            found = torch.cat([found, weights.expand(len(found), -1)], 1)
+        return found + start
+
+
+_NUMBERS = ("knots", "coefficients", "base_weight", "spline_weight", "mask")
+
+
+def traced(
+    layers: Sequence[Edges], products: Sequence[int], x: Tensor, first: EdgesAt | None = None
+) -> tuple[list[tuple[EdgesAt, Tensor]], Float[Tensor, "*networks samples y"]]:
+    """Return the bases at the inputs of each layer with its sums, and the output; `first` are the bases at x."""
+    found = []
+    for layer, count in zip(layers, products, strict=True):
+        at = layer.at(x) if first is None else first
+        sums, first = layer.sums(at), None
+        found.append((at, sums))
+        x = nodes_of(sums, count)
+    return found, x
+
+
+def linearised(
+    layers: Sequence[Edges], products: Sequence[int], x: Tensor, first: EdgesAt | None = None
+) -> tuple[list[EdgesAt], Tensor, Float[Tensor, "*networks samples y terms"]]:
+    """Return the bases at the inputs of each layer, the output f(x), and the rows of its Jacobian.
+
+    Layer by layer, d y / d x_out is propagated backwards.
+    """
+    trace, y = traced(layers, products, x, first)
+    terms = [
+        layer.mask.shape[-2:].numel() * (at.basis.shape[-1] + layer.trains_base)
+        for layer, (at, _) in zip(layers, trace, strict=True)
+    ]
+    rows = y.new_empty(*y.shape, sum(terms))
+    upstream = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device).expand(*y.shape, -1)
+    blocks = rows.split(terms, -1)
+    for number in range(len(layers) - 1, -1, -1):
+        layer, (at, sums) = layers[number], trace[number]
+        upstream = by_sums(upstream, sums[..., None, :], products[number])
+        layer.write_rows(blocks[number], upstream, at)
+        if number:
+            upstream = upstream @ layer.values(layer.at(at.x, 1))
+    return [at for at, _ in trace], y, rows
+
+
+def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor, "*batch nodes"]:
+    """Return the values of a layer's nodes."""
+    if not products:
+        return sums
+    plain = sums.shape[-1] - 2 * products
+    return torch.cat([sums[..., :plain], sums[..., plain::2] * sums[..., plain + 1 :: 2]], -1)
+
+
+def by_sums(
+    upstream: Float[Tensor, "*batch nodes"], sums: Float[Tensor, "*batch sums"], products: int
+) -> Float[Tensor, "*batch sums"]:
+    """Return d y / d sums of d y / d nodes; `sums` may have dimensions of size 1 where `upstream` has others."""
+    if not products:
+        return upstream
+    plain = sums.shape[-1] - 2 * products
+    swapped = sums[..., plain:].unflatten(-1, (products, 2)).flip(-1)
+    factors = (upstream[..., plain:, None] * swapped).flatten(-2)
+    return torch.cat([upstream[..., :plain], factors], -1)
+
+
+def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, sums * rest]:
+    """Return values of nodes for each of their sums: those of products are repeated."""
+    if not products:
+        return nodes
+    plain = nodes.shape[0] - products
+    return torch.cat([nodes[:plain], nodes[plain:].repeat_interleave(2, 0)])

@@ -1,0 +1,208 @@
+"""How large the edges of a KAN are on data, what sparsity penalties add up, and pruning.
+
+Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), from second moments of the basis and the base, which are
+(inputs, G + k, k + 1) numbers a batch, so that no tensor of samples x outputs x inputs is made. `mean_abs`, the paper's
+mean |phi| (arXiv 2404.19756, eq. 2.17), is computed on a chunk of samples at a time, and again for the gradients.
+
+The *magnitude* of an edge is the standard deviation of its output on the data. Every output has score 1. A node's score
+is distributed over the edges into it in proportion to their magnitudes, and a node's score is the sum of the shares of
+its outgoing edges; a product gives each of its sums its own score. This is the attribution of KAN 2.0 (Liu et al.,
+arXiv 2408.10205, section 4.1) with fractions of the edges' magnitudes in place of ratios to the node's. Pruning returns
+a new network and keeps every setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from kanrun.engine.layers import SplineLayer, base_values, of_sums
+from kanrun.engine.layers.settings import check_samples
+from kanrun.engine.networks.network import Network
+from kanrun.engine.splines import local_basis
+from kanrun.errors import UsageError
+
+N = TypeVar("N", bound=Network)
+
+#: Keeps the root differentiable at an edge that is zero.
+EPSILON = 1e-12
+#: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for zero edges.
+LEAST_SHARE = 1e-12
+#: Maximum number of edge values in a chunk.
+CHUNK = 1 << 20
+#: Fraction by which the validation error may grow when edges are pruned.
+SLACK = 0.05
+
+
+def edge_norms(
+    layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: str = "rms"
+) -> Float[Tensor, "out inputs"]:
+    """Return the norm of every edge on x, base included; differentiable in x and the layer's numbers.
+
+    Pruned edges have sqrt(EPSILON) or 0. Raises UsageError for another kind or without samples.
+    """
+    check_samples(x, layer.inputs, layer.knots)
+    if x.shape[0] == 0:
+        raise UsageError("Norms of edges need at least one sample.")
+    if kind == "rms":
+        return _root_mean_square(layer, x)
+    if kind != "mean_abs":
+        raise UsageError(f"{kind!r} is not a valid norm of edges. Choose rms or mean_abs.")
+    total = x.new_zeros(layer.mask.shape)
+    for part in x.split(max(1, CHUNK // layer.mask.numel())):
+        total = total + checkpoint(
+            lambda at: layer.edge_values(at).abs().sum(0), part, use_reentrant=False
+        )
+    return total / x.shape[0]
+
+
+def edge_penalty(
+    layer: SplineLayer, x: Float[Tensor, "samples inputs"], l1: float, entropy: float, kind: str
+) -> Tensor:
+    """Return l1 |Phi|_1 + entropy S(Phi) of the layer's edges on x, see `KAN.regularisation`."""
+    norms = edge_norms(layer, x, kind)[layer.mask]
+    size = norms.sum()
+    shares = (norms / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
+    return l1 * size - entropy * (shares * shares.log()).sum()
+
+
+def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
+    # In float64 from the inputs on: if the parts of an edge cancel, only roundings of their squares would remain.
+    base_weight, spline_weight = (weight.double() for weight in layer.scales())
+    spline = layer.coefficients.double() * spline_weight[..., None]
+    grid, at = layer.grid.double(), x.double()
+    basis, interval = local_basis(at, grid)
+    base = base_values(layer.spec.base, grid, at)
+    square = base_weight.square() * base.square().sum(0)
+    # The basis overlaps itself over at most k functions: its Gram matrix is k + 1 diagonals.
+    for distance in range(grid.degree + 1):
+        reach = grid.functions - distance
+        pairs = basis[..., : grid.degree + 1 - distance] * basis[..., distance:]
+        moments = _per_function(pairs, interval, grid.functions)[:, :reach]
+        overlap = (spline[..., :reach] * spline[..., distance:] * moments).sum(-1)
+        square = square + (overlap if distance == 0 else 2 * overlap)
+    cross = _per_function(basis * base[..., None], interval, grid.functions)
+    square = square + 2 * base_weight * (spline * cross).sum(-1)
+    # Sums that cancel to zero may round below it.
+    return (square.clamp(min=0) / x.shape[0] + EPSILON).sqrt().to(x.dtype)
+
+
+def _per_function(terms: Tensor, interval: Tensor, functions: int) -> Tensor:
+    """Sum terms (samples, inputs, p) of functions interval, interval + 1, ... over samples: (inputs, functions)."""
+    inputs = interval.shape[1]
+    first = interval + torch.arange(inputs, device=interval.device) * functions
+    index = first[..., None] + torch.arange(terms.shape[-1], device=interval.device)
+    flat = terms.new_zeros(inputs * functions).index_add(0, index.reshape(-1), terms.reshape(-1))
+    return flat.view(inputs, functions)
+
+
+def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
+    """Return the scores of the edges on x, (out, in) of every layer; each score lies in [0, outputs].
+
+    Raises UsageError without samples, or if x is not finite.
+    """
+    if len(x) == 0 or not bool(x.isfinite().all()):
+        raise UsageError("Scores of edges need at least one sample, and finite x.")
+    with torch.no_grad():
+        pairs = zip(kan.edge_layers, kan.activations(x), strict=False)
+        sizes = [layer.edge_values(t).std(0, correction=0) for layer, t in pairs]
+    node = torch.ones(sizes[-1].shape[0], dtype=x.dtype, device=x.device)
+    edges: list[Tensor] = []
+    for size, products in zip(reversed(sizes), reversed(kan.products), strict=True):
+        total = size.sum(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+        edge = size / total * of_sums(node, products)[:, None]
+        node = edge.sum(0)
+        edges.insert(0, edge)
+    return edges
+
+
+def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
+    """Return a copy of `kan` in which only the edges of `masks` (one a layer) are alive; pruned ones stay pruned.
+
+    Edges into a node from which nothing alive leads to an output are pruned too, so the function is that of the masks
+    alone. Edges out of nodes that no alive edge reaches (whose value is zero) keep their contribution: a constant is
+    not dropped.
+    """
+    new = deepcopy(kan)
+    layers = list(zip(new.edge_layers, masks, kan.products, strict=True))
+    with torch.no_grad():
+        after: Tensor | None = None
+        for layer, mask, products in reversed(layers):
+            alive = layer.mask & mask.to(layer.mask)
+            if after is not None:
+                alive &= of_sums(after, products)[:, None]
+            layer.mask.copy_(alive)
+            after = alive.any(0)
+    return new
+
+
+def prune_edges(kan: N, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> N:
+    """Return `kan` without the edges whose score on x is below `threshold`.
+
+    At least the best edge into each output stays, and the means of lost edges stay as constants.
+    """
+    data = torch.as_tensor(x).to(kan.edge_layers[0].knots)
+    masks: list[Tensor] = []
+    needed = torch.ones(kan.shape[-1], dtype=torch.bool, device=data.device)
+    for edge, products in zip(reversed(scores(kan, data)), reversed(kan.products), strict=True):
+        best = edge == edge.amax(1, keepdim=True)
+        masks.insert(0, (edge >= threshold) | (of_sums(needed, products)[:, None] & best))
+        needed = masks[0].any(0)
+    return _with_means(with_masks(kan, masks), kan, data)
+
+
+def _with_means(new: N, old: N, x: Tensor) -> N:
+    """Add the mean on x of each edge that `new` lost to the largest edge kept into the same node.
+
+    A constant is not noise. B-splines sum to one, so it is added to the coefficients.
+    """
+    with torch.no_grad():
+        for layer, before, at in zip(
+            new.edge_layers, old.edge_layers, old.activations(x), strict=False
+        ):
+            values = before.edge_values(at)
+            lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
+            keeper = (values.std(0, correction=0) * layer.mask).argmax(1, keepdim=True)
+            scale = layer.scales()[1].gather(1, keeper)[:, 0]
+            shift = torch.where(scale != 0, lost / scale, 0.0)
+            edges = torch.arange(layer.outputs, device=keeper.device), keeper[:, 0]
+            layer.coefficients[edges] += shift[:, None]
+    return new
+
+
+def prune_on_validation(
+    kan: Network,
+    x: ArrayLike,
+    validation_x: ArrayLike,
+    validation_y: ArrayLike,
+    output: int,
+    slack: float = SLACK,
+) -> Network:
+    """Return the smallest network of all thresholds whose validation error is within `slack` of the whole one's.
+
+    Selected on output `output` of validation points; `slack` 0.05 allows 5%.
+    """
+    like = kan.edge_layers[0].knots
+    inside, target = torch.as_tensor(validation_x).to(like), torch.as_tensor(validation_y).to(like)
+    found = scores(kan, torch.as_tensor(x).to(like))
+    levels = torch.cat([edge.flatten() for edge in found]).unique()
+
+    def error(network: Network) -> float:
+        with torch.no_grad():
+            return float((network(inside)[:, output] - target).square().mean().sqrt())
+
+    allowed, best = (1 + slack) * error(kan), kan
+    # Edges below a level are pruned: one more edge, or several equal ones, each time.
+    for threshold in levels[1:]:
+        smaller = prune_edges(kan, x, float(threshold))
+        if not error(smaller) <= allowed:  # NaN ends the search too.
+            break
+        best = smaller
+    return best

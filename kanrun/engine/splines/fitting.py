@@ -1,0 +1,245 @@
+"""Splines through given values, divided differences of their coefficients, and exact changes of knots.
+
+Fits are by least squares in float64. Systems here are often rank deficient (basis functions without data, repeated
+points), so the smallest solution is taken: components below a relative singular value of `RANK_TOLERANCE` are left out.
+Large systems of full rank go to scipy's banded QR factorisation, O(samples k^2) an input.
+
+A grid that contains the old breakpoints carries the same function. New coefficients are those between clamped ends
+first, then those of the extended knots. On clamped knots each is a mean of k + 1 old ones, with weights that are never
+negative (the Oslo algorithm), so no rounding grows however unequal the intervals are. Knots beyond the ends need values
+there, and only those steps extrapolate: each by as many end intervals as it reaches out.
+Sources: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980), for the weights; L. Ramshaw, Blossoms are
+polar forms (1989), for the ends.
+"""
+
+from __future__ import annotations
+
+from math import factorial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from kanrun.engine.splines.basis import dense_rows, local_basis, near_knots, spline_values, widen
+from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, breakpoints_of, find_interval
+
+#: Relative singular value below which a component is left out.
+RANK_TOLERANCE = 1e-13
+#: Multiplications above which a dense factorisation, with all its zeros, takes longer than about a second.
+DENSE_WORK = 1 << 27
+#: Points of each interval at which a spline is carried to another grid by least squares.
+POINTS_PER_INTERVAL = 3
+
+
+def penalty_order(degree: int) -> int:
+    """Return m = degree + 2, the order of the penalised differences: m > degree keeps the full order of convergence."""
+    return degree + 2
+
+
+def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs differences terms"]:
+    """Return the m + 1 non-zeros of sqrt(h_i) m! [xi_i ... xi_{i+m}], at coefficients i to i + m; none if G + k <= m.
+
+    See `kanrun.engine.training.data_fitting`; the Greville abscissae xi are those of the domain scaled to [0, 1].
+    """
+    points = (_abscissae(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
+    inputs, functions = points.shape
+    if functions <= order:
+        return points.new_zeros(inputs, 0, order + 1)
+    bands = points.new_ones(inputs, functions, 1)
+    for d in range(1, order + 1):
+        spacing = points[:, d:] - points[:, :-d]
+        bands = (pad(bands[:, 1:], (1, 0)) - pad(bands[:, :-1], (0, 1))) / spacing[..., None]
+    return bands * (factorial(order) * (spacing / order).sqrt())[..., None]
+
+
+def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differences functions"]:
+    """Return the same as a matrix on the coefficients of each input."""
+    bands = difference_bands(grid, order)
+    matrix = bands.new_zeros(*bands.shape[:2], grid.functions)
+    return matrix.scatter_(2, difference_columns(bands).expand_as(bands), bands)
+
+
+def difference_columns(
+    bands: Float[Tensor, "inputs differences terms"],
+) -> Int[Tensor, "differences terms"]:
+    """Return the coefficient of each non-zero."""
+    at = torch.arange(bands.shape[1], device=bands.device)[:, None]
+    return at + torch.arange(bands.shape[2], device=bands.device)
+
+
+def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
+    """Return Greville abscissae, the means of the k knots inside each support (for degree 0 its middle)."""
+    if grid.degree == 0:
+        return (grid.knots[:, :-1] + grid.knots[:, 1:]) / 2
+    return grid.knots.unfold(1, grid.degree, 1)[:, 1 : 1 + grid.functions].mean(-1)
+
+
+def design_matrix(
+    x: Float[Tensor, "samples inputs"], grid: Grid, derivative: int = 0
+) -> Float[Tensor, "inputs samples functions"]:
+    """Return dense basis values, one matrix for each input."""
+    values, interval = local_basis(x, grid, derivative)
+    return dense_rows(values, interval, grid.functions).transpose(0, 1)
+
+
+def fit_coefficients(
+    x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out inputs"], grid: Grid
+) -> Float[Tensor, "out inputs functions"]:
+    """Return the coefficients whose spline at x[:, i] is nearest to y[:, :, i], solved in float64."""
+    at, fine = x.double(), grid.double()
+    values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
+    found = None
+    if x.numel() * grid.functions**2 > DENSE_WORK:
+        found = _banded_solution(at, values, fine)
+    if found is None:
+        found = _smallest_solution(design_matrix(at, fine), values)
+    return found.permute(2, 0, 1).to(y.dtype)
+
+
+def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
+    """Solve by QR or, if the triangle shows a lost rank, by the pseudo-inverse, which is several times slower."""
+    if design.shape[1] >= design.shape[2]:
+        q, r = torch.linalg.qr(design)
+        diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
+        if bool((diagonal.amin(-1) > RANK_TOLERANCE**0.5 * diagonal.amax(-1)).all()):
+            exact: Tensor = torch.linalg.solve_triangular(r, q.mT @ values, upper=True)
+            return exact
+    left, singular, right = torch.linalg.svd(design, full_matrices=False)
+    keep = singular > RANK_TOLERANCE * singular.amax(-1, keepdim=True)
+    inverse = torch.where(keep, 1 / singular.where(keep, torch.ones_like(singular)), 0.0)
+    smallest: Tensor = right.mT @ (inverse[..., None] * (left.mT @ values))
+    return smallest
+
+
+def _banded_solution(
+    x: Float[Tensor, "samples inputs"], values: Float[Tensor, "inputs samples out"], grid: Grid
+) -> Float[Tensor, "inputs functions out"] | None:
+    """Return scipy's least squares splines; None if points lie outside the grid or are too few for full rank."""
+    from scipy.interpolate import make_lsq_spline
+
+    order, found = x.argsort(0), []
+    for i, knots in enumerate(grid.knots.cpu().numpy()):
+        at, y = x[order[:, i], i].cpu().numpy(), values[i, order[:, i]].cpu().numpy()
+        try:
+            found.append(
+                torch.from_numpy(make_lsq_spline(at, y, knots, grid.degree, method="qr").c)
+            )
+        except (ValueError, np.linalg.LinAlgError):
+            return None
+    solution = torch.stack(found).to(values)
+    return solution if bool(solution.isfinite().all()) else None
+
+
+def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
+    """Return Greville abscissae, clipped to the domain."""
+    return torch.minimum(torch.maximum(_abscissae(grid), grid.low[:, None]), grid.high[:, None])
+
+
+def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
+    """Return `per_interval` midpoints of every interval and both ends of the domain, one column for each input."""
+    shares = (
+        torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5
+    ) / per_interval
+    points = breakpoints_of(grid.knots, grid.degree)
+    inner = torch.lerp(points[:, :-1, None], points[:, 1:, None], shares).flatten(1)
+    return torch.cat([points[:, :1], inner, points[:, -1:]], dim=1).T
+
+
+def contains(fine: Grid, coarse: Grid) -> bool:
+    """Return whether every breakpoint of `coarse` is one of `fine`, over the same domain (to 8 roundings)."""
+    old = breakpoints_of(coarse.knots, coarse.degree)
+    new = breakpoints_of(fine.knots, fine.degree)
+    if fine.degree != coarse.degree or new.shape[1] < old.shape[1]:
+        return False
+    position = torch.searchsorted(new.contiguous(), old.contiguous()).clamp(max=new.shape[1] - 1)
+    below = (position - 1).clamp(min=0)
+    miss = torch.minimum((new.gather(1, position) - old).abs(), (new.gather(1, below) - old).abs())
+    size = torch.maximum(old.abs().amax(1), old[:, -1] - old[:, 0])
+    tolerance = SPACING_ROUNDINGS * torch.finfo(old.dtype).eps * size[:, None]
+    ends = torch.stack([new[:, 0] - old[:, 0], new[:, -1] - old[:, -1]], dim=1).abs()
+    return bool((miss <= tolerance).all() and (ends <= tolerance).all())
+
+
+def insert_knots(
+    coefficients: Float[Tensor, "out inputs functions"], coarse: Grid, fine: Grid
+) -> Float[Tensor, "out inputs finer"]:
+    """Return the coefficients on `fine` of the same splines; `fine` must contain `coarse`.
+
+    Exact except for rounding, about 1e-15 of the splines' size on the domain, whatever the spacings. The slope at an
+    end, and so a linear continuation, is rounded by as much over the width of the end interval.
+    """
+    k = coarse.degree
+    if k == 0:
+        points = breakpoints_of(fine.knots, 0)
+        piece = find_interval(((points[:, :-1] + points[:, 1:]) / 2).T, coarse).T
+        return coefficients.gather(2, piece.expand(coefficients.shape[0], -1, -1))
+    points = _onto(breakpoints_of(fine.knots, k), breakpoints_of(coarse.knots, k))
+    knots = torch.cat([points[:, :1].expand(-1, k), points, points[:, -1:].expand(-1, k)], 1)
+    piece, weights = _weights(coarse, knots)
+    clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)
+    for p in range(k + 1):
+        clamped += weights[p] * coefficients.gather(
+            2, (piece + p).expand(coefficients.shape[0], -1, -1)
+        )
+    # The right end is the left one of the mirrored spline.
+    left = _let_out(clamped, knots, fine.knots, k)
+    knots = torch.cat([fine.knots[:, :k], knots[:, k:]], 1)
+    return _let_out(left.flip(2), -knots.flip(1), -fine.knots.flip(1), k).flip(2)
+
+
+def _onto(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Replace the `fine` breakpoints nearest to `coarse` ones by these: rounding must not put one on the other side."""
+    right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
+    left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
+    return fine.scatter(1, right - left_nearer.long(), coarse)
+
+
+def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each function of the clamped `knots` the first of the k + 1 old ones it is a mean of, and their weights.
+
+    (inputs, finer) and (k + 1, inputs, finer): the recurrence of the basis with another argument at each degree, the
+    knots inside the function's support in their order.
+    """
+    k = coarse.degree
+    count = knots.shape[1] - k - 1
+    # The start of each support inside the domain.
+    at = torch.arange(count, device=knots.device).clamp(min=k)
+    piece = find_interval(((knots[:, at] + knots[:, at + 1]) / 2).T, coarse).T
+    near = near_knots(piece.T, coarse).mT
+    weights = torch.ones_like(knots[None, :, :count])
+    for d in range(1, k + 1):
+        argument, upper, lower = knots[:, d : d + count], near[k : k + d], near[k - d : k]
+        share = weights / (upper - lower)
+        weights = widen((upper - argument) * share, (argument - lower) * share)
+    return piece, weights
+
+
+def _let_out(coefficients: Tensor, clamped: Tensor, knots: Tensor, degree: int) -> Tensor:
+    """Return `coefficients` on `clamped` knots as those on `knots`, which differ in the first `degree` alone.
+
+    One knot after the other leaves the end: with F the polar form, F(t, ...) = (1 - s) F(low, ...) + s F(b, ...) for
+    t = (1 - s) low + s b, and b is the farthest knot that the two coefficients do not share.
+    """
+    result, low = coefficients.clone(), clamped[:, :1]
+    for out in range(1, degree):
+        moved = degree - out
+        beyond = clamped[:, degree + 1 : degree + 1 + moved]
+        share = (knots[:, moved : moved + 1] - low) / (beyond - low)
+        result[..., :moved] = (1 - share) * result[..., :moved] + share * result[..., 1 : moved + 1]
+    return result
+
+
+def carry_coefficients(
+    coefficients: Float[Tensor, "out inputs functions"], old: Grid, new: Grid
+) -> tuple[Float[Tensor, "out inputs finer"], str]:
+    """Return the coefficients on `new` of the splines on `old` in float64, and the method.
+
+    `insertion` (exact) if `new` contains the old breakpoints. Otherwise `least squares`: the fit to the OLD splines
+    (their continuation outside the grid included) at points of the new grid, never to data.
+    """
+    if contains(new, old):
+        return insert_knots(coefficients, old, new), "insertion"
+    x = torch.cat([sample_points(new, POINTS_PER_INTERVAL), greville(new).T])
+    return fit_coefficients(x, spline_values(x, coefficients, old), new), "least squares"
