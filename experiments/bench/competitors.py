@@ -147,7 +147,7 @@ class LayerCase:
     def parameters(self) -> int:
         """Of a KAN layer with both scales: E (G + k + 2)."""
         return kan_parameters(
-            KANSize((self.inputs, self.outputs), self.intervals, EdgeSpec().degree), EdgeSpec()
+            KANSize((self.inputs, self.outputs), self.intervals, EdgeSpec(base="silu").degree), EdgeSpec(base="silu")
         )
 
     @property
@@ -186,7 +186,7 @@ def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], 
 def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
     one = torch.ones(case.inputs, dtype=dtype)
     layer = SplineLayer.on_grid(
-        uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(), uniform=True
+        uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(base="silu"), uniform=True
     )
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     return layer

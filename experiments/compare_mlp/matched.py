@@ -225,11 +225,11 @@ def growth_rows(cell: Cell) -> Iterator[Row]:
         )
         for intervals in cell.get("intervals", [5]):
             kan = KAN.create(
-                shape, intervals, EdgeSpec(), domain=domain.expand(width, 2), generator=random
+                shape, intervals, EdgeSpec(base="silu"), domain=domain.expand(width, 2), generator=random
             )
             counted = {
                 "parameters": kan.count(),
-                "formula": kan_parameters(size_of(kan), EdgeSpec()),
+                "formula": kan_parameters(size_of(kan), EdgeSpec(base="silu")),
             }
             functions = kan.edge_layers[0].grid.functions
             yield Row(

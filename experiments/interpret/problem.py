@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import sympy
-from kanrun.engine.networks.prune import prune_on_validation, pruned
 from kanrun.experiments.interpret.interpretation import check_inputs
 from kanrun.experiments.interpret.peers import check_backend
 from kanrun.experiments.interpret.result import (
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
+from kanrun.engine.networks.pruning import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
     GraphTrainingPolicy,
     SearchData,
@@ -97,7 +97,7 @@ def source_network(
     (None: those that it does not need on the validation points)."""
     itself, whole = values_of(network, index), graph_of(network, samples.x, index)
     if threshold is not None:
-        smaller = pruned(network, samples.x, threshold)
+        smaller = prune_edges(network, samples.x, threshold)
     else:
         smaller = prune_on_validation(
             network, samples.x, samples.validation_x, samples.validation_y, index

@@ -200,7 +200,7 @@ def _edges(layer: SplineLayer, products: int) -> dict[str, Any]:
         "products": products,
         "extrapolation": spec.extrapolation,
         "base": spec.base,
-        "base_continues": spec.base_goes_on,
+        "base_continues": False,
     }
 
 

@@ -157,7 +157,6 @@ MODELS: dict[str, Any] = {
     "only products": lambda: model(kan((2, 1, 2), products=(1,))),
     "single layer, one interval": lambda: model(kan((3, 2), 1)),
     "single scale": lambda: model(kan(edge_scaling="single", base="silu")),
-    "of version 0.1.0": lambda: model(kan(base="silu", base_goes_on=True)),
     "solution": solution,
     "windows": windows,
     "one window": lambda: replace(solution(), network=Windows([field()])),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch import Generator, Tensor, nn
 
 from kanrun.config import (
     MODELS,
-    AdamSolver,
     AutoSolver,
     ExperimentConfig,
     KANConfig,
@@ -24,9 +22,10 @@ from kanrun.config import (
 )
 from kanrun.config.registry import ModelKind
 from kanrun.engine.networks import Network
-from kanrun.engine.training import Plan
+from kanrun.engine.training import LevenbergMarquardt, SmoothnessPenalty, make_solver
 from kanrun.errors import UsageError
-from kanrun.study.build import PlanningPolicy, factory, make_plan
+from kanrun.study import build
+from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan
 from kanrun.study.problem import LearningProblem, make_problem
 
 
@@ -75,7 +74,7 @@ def problem(name: str = "product") -> LearningProblem:
     )
 
 
-def test_settings_that_a_plan_knows_are_carried_over() -> None:
+def test_settings_have_their_places_in_the_plan() -> None:
     solver = LBFGSSolver(
         steps=7,
         history_size=5,
@@ -87,20 +86,11 @@ def test_settings_that_a_plan_knows_are_carried_over() -> None:
     model = KANConfig(intervals=[4, 8], update_grid=False, grid_eps=0.25)
     plan, why = make_plan(model, solver, problem())
     assert why.startswith(
-        "lbfgs: asked for. solver.freeze_unseen holds coefficients and w_b; w_s moves"
+        "lbfgs: chosen by solver=lbfgs. solver.freeze_unseen freezes coefficients and w_b; w_s moves"
     )
-    assert (plan.solver, plan.intervals, plan.steps, plan.history_size) == ("lbfgs", (4, 8), 7, 5)
-    assert (plan.sparsity, plan.sparsity_norm, plan.patience) == (0.1, "mean_abs", 3)
+    assert (plan.solver, plan.intervals, plan.steps, plan.patience) == ("lbfgs", (4, 8), 7, 3)
+    assert plan.settings is solver  # history_size, sparsity and sparsity_norm reach the solver there
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
-
-
-@pytest.mark.parametrize("solver", [AutoSolver, LMSolver, LBFGSSolver, AdamSolver])
-def test_every_setting_of_a_solver_has_a_place_in_the_plan(solver: type[Any]) -> None:
-    """One that is added to a solver and forgotten here would be shown, and not used."""
-    planned = {field.name for field in fields(Plan)} | {"kind", "smoothness_weight", "n_starts"}
-    of_adam = {"learning_rate", "lr_schedule", "batch_size", "weight_decay"}  # in `adam`
-    of_lm = {"damping", "tolerance", "plateau_tolerance"}  # in `policy`
-    assert {field.name for field in fields(solver)} <= planned | of_adam | of_lm
 
 
 def test_a_model_of_another_package_is_planned_by_what_it_trains(waves: WavesConfig) -> None:
@@ -108,33 +98,42 @@ def test_a_model_of_another_package_is_planned_by_what_it_trains(waves: WavesCon
     assert plan.solver == "lm"
     assert why.startswith("lm: 14 parameters on ")
     assert plan.intervals == ()
-    assert plan.patience == PlanningPolicy().patience  # nothing else keeps it from overfitting
+    assert plan.patience == PATIENCE  # nothing else keeps it from overfitting
     assert factory(waves, problem(), "lm")(Generator()).count() == 14
-    with pytest.raises(UsageError, match="weighs edges of a KAN, which model=waves has none of"):
+    with pytest.raises(UsageError, match="weighs edges of a KAN, and model=waves has none"):
         make_plan(waves, LBFGSSolver(sparsity=0.1), problem())
 
 
 def test_a_model_with_a_closed_form_has_no_patience() -> None:
     plan, _ = make_plan(PolynomialConfig(), LMSolver(), problem("runge"))
     assert plan.patience is None
-    assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == PlanningPolicy().patience
+    assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == PATIENCE
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 5])
 def test_the_weight_of_lbfgs_is_that_of_one_grid_for_all_degrees(degree: int) -> None:
-    policy = PlanningPolicy()
-    intervals = policy.lbfgs_weight(3) ** (-1 / 9)
-    assert policy.lbfgs_weight(degree) == pytest.approx(intervals ** (1 - 2 * (degree + 2)))
+    intervals = lbfgs_weight(3) ** (-1 / 9)
+    assert lbfgs_weight(degree) == pytest.approx(intervals ** (1 - 2 * (degree + 2)))
 
 
-def test_another_policy_is_followed() -> None:
-    policy = PlanningPolicy(intervals=(3, 6), coefficients=50)
-    plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem(), policy)
-    assert (plan.intervals, plan.most_unknowns, plan.stop_early) == ((3, 6), 56, True)
+def test_an_automatic_schedule_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "AUTO_INTERVALS", (3, 6))
+    monkeypatch.setattr(build, "AUTO_COEFFICIENTS", 50)
+    plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
+    assert (plan.intervals, plan.max_unknowns, plan.stop_early) == ((3, 6), 56, True)
 
 
-def test_damping_and_tolerances_of_levenberg_marquardt_reach_its_policy() -> None:
-    solver = LMSolver(damping=0.5, tolerance=0.0, plateau_tolerance=0.1)
-    policy = make_plan(KANConfig(intervals=[4, 8]), solver, problem())[0].policy
-    assert (policy.grids.hardly, policy.grids.stalled) == (0.0, 0.1)
-    assert {policy.lm.damping, policy.large_damping, policy.lm_without_grid.damping} == {0.5}
+def test_damping_and_tolerances_reach_levenberg_marquardt() -> None:
+    solver, data = LMSolver(damping=0.5, tolerance=0.0, plateau_tolerance=0.1), problem()
+    model = KANConfig(intervals=[4, 8])
+    plan, _ = make_plan(model, solver, data)
+    network = factory(model, data)(Generator().manual_seed(0))
+    made = make_solver(network, data.data, plan, SmoothnessPenalty(), Generator())
+    assert (made.tolerance, made.plateau_tolerance) == (0.0, 0.1)
+    assert isinstance(made, LevenbergMarquardt)
+    assert made.damping == 0.5
+
+
+def test_a_closed_form_has_one_start() -> None:
+    plan, _ = make_plan(PolynomialConfig(), LMSolver(n_starts=4), problem("runge"))
+    assert plan.starts == 1

@@ -282,7 +282,6 @@ SPECS = [
         for how in ("linear", "constant", "zero")
         for scale in ("separate", "single")
     ),
-    EdgeSpec(base_goes_on=True, base="silu"),
 ]
 
 

@@ -19,11 +19,10 @@ from kanrun.engine.training import (
     Stage,
     Step,
     TrainingData,
-    TrainingPolicy,
     TrainingState,
+    grid_stages,
     train,
 )
-from kanrun.engine.training.plan import GridPolicy
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 from kanrun.study.training_records import state_from_checkpoint, state_to_checkpoint
 
@@ -53,8 +52,6 @@ def samples(count: int, seed: int) -> Samples:
     return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
 
 
-#: A snapshot after every step.
-POLICY = TrainingPolicy(grids=GridPolicy(snapshot_seconds=-1.0))
 DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 
@@ -85,13 +82,15 @@ def steps(events: list[Any]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if kind.builder])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_from_the_middle_of_a_grid(solver: str, network: str, tmp_path: Path) -> None:
+def test_from_the_middle_of_a_grid(
+    solver: str, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_stages, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
     create, settings = NETWORKS[network]
     plan = Plan(
         solver,
         steps=45 if solver == "lbfgs" else 7,
-        settings=AdamSolver(learning_rate=0.02, batch_size=140),
-        policy=POLICY,
+        settings=AdamSolver(learning_rate=0.02, batch_size=140) if solver == "adam" else None,
         **settings,
     )
     whole, trained = followed(create, plan)

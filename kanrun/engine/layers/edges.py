@@ -293,7 +293,7 @@ def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor,
 
 
 def by_sums(
-    upstream: Float[Tensor, "*batch nodes"], sums: Float[Tensor, "*batch sums"], products: int
+    upstream: Float[Tensor, "*batch nodes"], sums: Float[Tensor, "... sums"], products: int
 ) -> Float[Tensor, "*batch sums"]:
     """Return d y / d sums of d y / d nodes; `sums` may have dimensions of size 1 where `upstream` has others."""
     if not products:
