@@ -218,7 +218,7 @@ class BoxSolver:
         problem = ResidualProblem(solution, blocks, constants)
         stopping = policy.stage
         if coarse:
-            steps = min(policy.coarse.steps, policy.stage.steps)
+            steps = min(policy.coarse.max_steps, policy.stage.max_steps)
             stopping = replace(policy.coarse, max_steps=steps)
         linear = previous is not None and solution.form.factors == 1
         damping = policy.damping_if_linear if linear else policy.lm.damping
