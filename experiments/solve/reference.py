@@ -1,8 +1,9 @@
 """Numerical reference solutions of ordinary equations and of evolution in one space variable.
 
-In space sixth-order finite differences on a uniform grid, trigonometric interpolation on a ring,
-Chebyshev's points for equations of second order in time; in time scipy's `solve_ivp` with tight
-tolerances. Boundary value problems in space have no reference here.
+Space is discretised by sixth-order finite differences on a uniform grid, by trigonometric
+interpolation on a ring, or by Chebyshev's points for equations of second order in time. Time is
+integrated by scipy's `solve_ivp` with tight tolerances. Boundary value problems in space have no
+reference here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import MAX_ORDER, Relation
 
 Array = NDArray[np.float64]
-#: Nodes of a difference.
-_STENCIL = 7
 #: From points (points, variables) to values of the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]
+#: Settings of `solve_ivp`, and the number of evaluations that it may take.
+Attempt = tuple[int, dict[str, Any]]
+#: Nodes of a finite difference.
+STENCIL = 7
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,12 @@ class ReferencePolicy:
     nodes: int = 1601
     #: Nodes for second order in time: differences at walls would excite their waves.
     chebyshev: int = 80
-    #: Evenly spaced places at which these solutions are stored.
-    even: int = 401
     #: Nodes of a periodic grid: the first number for which the highest tenth of the frequencies is
     #: below `tail`.
     rings: tuple[int, ...] = (128, 256, 512, 1024)
     tail: float = 1e-9
-    #: Stored times, between which cubic splines interpolate.
-    times: int = 401
+    #: Stored times and places, between which splines interpolate.
+    stored: int = 401
     #: Relative tolerances of the time steps, and of the first attempt at ordinary equations.
     relative: float = 1e-10
     ordinary: float = 1e-13
@@ -58,15 +58,15 @@ class ReferencePolicy:
     evaluations: int = 50_000
 
 
-def value_of(relation: Relation, points: Array) -> Array:
-    """Return the value that a relation linear in its one derivative gives it at points."""
+def _given_values(relation: Relation, points: Array) -> Array:
+    """Return the values that a relation linear in its one derivative gives it at points."""
     zeros = np.concatenate([points, np.zeros((len(points), 1))], axis=1)
     return np.asarray(-relation.residual(zeros) / relation.slopes(zeros)[:, 0])
 
 
 @dataclass(frozen=True)
 class SpaceGrid:
-    """Nodes with derivatives of values there, by order from 1 on.
+    """Nodes with the derivatives of values there, by order from 1 on.
 
     With `ends`, one condition on the value or the slope at each, the two outer nodes follow from
     the others by the rows `slopes` (2, nodes) of the first derivative. `closed` gives the values at
@@ -74,18 +74,18 @@ class SpaceGrid:
     """
 
     x: Array
-    derivatives: Sequence[Callable[[Array], Array]] = ()
+    derivative: Callable[[Array, int], Array] = lambda values, _: values
     ends: Sequence[Relation] = ()
     slopes: Array | None = None
     closed: Callable[[Array], Array] = np.asarray
 
-    def filled(self, values: Array, t: float) -> Array:
+    def fill(self, values: Array, t: float) -> Array:
         """Return the values with those at the ends as their conditions require."""
         if not self.ends or self.slopes is None:
             return values
         values, sides, rows, right = values.copy(), [0, -1], np.eye(2), np.zeros(2)
         for i, relation in enumerate(self.ends):
-            right[i] = value_of(relation, np.array([[self.x[sides[i]], t]]))[0]
+            right[i] = _given_values(relation, np.array([[self.x[sides[i]], t]]))[0]
             if relation.derivatives[0].index != (0, 0):
                 rows[i] = self.slopes[i, sides]
                 right[i] -= self.slopes[i, 1:-1] @ values[1:-1]
@@ -93,49 +93,38 @@ class SpaceGrid:
         return values
 
 
-def _product(matrix: Any) -> Callable[[Array], Array]:
-    return lambda values: np.asarray(matrix @ values)
-
-
 def ring(low: float, high: float, nodes: int) -> SpaceGrid:
     """Return a periodic grid: derivatives by the discrete Fourier transform."""
     wave = 2j * np.pi * fft.rfftfreq(nodes, d=(high - low) / nodes)
-
-    def derivative(values: Array, order: int) -> Array:
-        return np.asarray(fft.irfft(wave**order * fft.rfft(values), n=len(values)))
-
-    by_order = [partial(derivative, order=order) for order in range(1, MAX_ORDER + 1)]
-    x = low + (high - low) * np.arange(nodes) / nodes
-    return SpaceGrid(x, by_order, closed=lambda values: np.append(values, values[0]))
+    return SpaceGrid(
+        low + (high - low) * np.arange(nodes) / nodes,
+        lambda values, order: np.asarray(fft.irfft(wave**order * fft.rfft(values), n=nodes)),
+        closed=lambda values: np.append(values, values[0]),
+    )
 
 
 def differences(low: float, high: float, nodes: int, ends: Sequence[Relation]) -> SpaceGrid:
-    """Return evenly spaced nodes: differences over the seven nearest nodes."""
+    """Return evenly spaced nodes: differences over the nearest nodes."""
     number, step = np.arange(nodes)[:, None], (high - low) / (nodes - 1)
-    columns = np.clip(number - _STENCIL // 2, 0, nodes - _STENCIL) + np.arange(_STENCIL)
-    powers = (columns - number).astype(float)[:, None, :] ** np.arange(_STENCIL)[:, None]
+    columns = np.clip(number - STENCIL // 2, 0, nodes - STENCIL) + np.arange(STENCIL)
+    powers = (columns - number).astype(float)[:, None, :] ** np.arange(STENCIL)[:, None]
+    places = (np.broadcast_to(number, columns.shape).ravel(), columns.ravel())
     matrices = []
     for order in range(1, MAX_ORDER + 1):
-        wanted = np.broadcast_to(
-            np.eye(_STENCIL)[order][:, None] * math.factorial(order), (nodes, _STENCIL, 1)
-        )
-        weights = np.linalg.solve(powers, wanted)[..., 0] / step**order
-        rows = np.broadcast_to(number, columns.shape)
-        matrices.append(
-            sparse.csr_array(
-                (weights.ravel(), (rows.ravel(), columns.ravel())), shape=(nodes, nodes)
-            )
-        )
+        wanted = np.eye(STENCIL)[order][:, None] * math.factorial(order)
+        weights = np.linalg.solve(powers, np.broadcast_to(wanted, (nodes, STENCIL, 1)))
+        entries = weights.ravel() / step**order
+        matrices.append(sparse.csr_array((entries, places), shape=(nodes, nodes)))
     return SpaceGrid(
         np.linspace(low, high, nodes),
-        [_product(each) for each in matrices],
+        lambda values, order: np.asarray(matrices[order - 1] @ values),
         ends,
         matrices[0][[0, -1]].toarray(),
     )
 
 
 def chebyshev_points(
-    low: float, high: float, nodes: int, ends: Sequence[Relation], even: int
+    low: float, high: float, nodes: int, ends: Sequence[Relation], stored: int
 ) -> SpaceGrid:
     """Return Chebyshev's points: derivatives of the polynomial through all of them."""
     points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
@@ -147,10 +136,13 @@ def chebyshev_points(
         * (2 / (high - low)) ** order
         for order in range(1, MAX_ORDER + 1)
     ]
-    places = chebyshev.chebvander(np.linspace(-1, 1, even), nodes - 1) @ inverse
-    x = low + (points + 1) / 2 * (high - low)
+    even = chebyshev.chebvander(np.linspace(-1, 1, stored), nodes - 1) @ inverse
     return SpaceGrid(
-        x, [_product(each) for each in matrices], ends, matrices[0][[0, -1]], _product(places)
+        low + (points + 1) / 2 * (high - low),
+        lambda values, order: np.asarray(matrices[order - 1] @ values),
+        ends,
+        matrices[0][[0, -1]],
+        lambda values: np.asarray(even @ values),
     )
 
 
@@ -158,10 +150,8 @@ def chebyshev_points(
 class _Evolution:
     """A system solved for its highest time derivatives.
 
-    The formulas contain x, t, and derivatives in space and in time.
-
-    `states` are the pairs (unknown, order in time) that are integrated, `starts` their conditions
-    at the beginning.
+    The formulas contain x, t, and derivatives in space and in time. `states` are the pairs
+    (unknown, order in time) that are integrated, `starts` their initial conditions.
     """
 
     system: System
@@ -169,39 +159,119 @@ class _Evolution:
     states: tuple[tuple[int, int], ...]
     starts: tuple[Condition, ...]
 
+    def name(self, unknown: int, in_space: int, in_time: int = 0) -> str:
+        """Return the name of a derivative of an unknown in formulas."""
+        return _name(self.system, unknown, in_space, in_time)
+
+    def slope(self, grids: Sequence[SpaceGrid]) -> Callable[[float, Array], Array]:
+        """Return a function of time and states to the time derivatives of all states."""
+        system, states, x, count = self.system, self.states, grids[0].x, len(self.states)
+        places = [x] if len(system.box) > 1 else []
+        derivatives = (d for relation in system.equations for d in relation.derivatives)
+        contained = sorted({(d.unknown, sum(d.index[:-1])) for d in derivatives})
+        lower = [number for number, (_, order) in enumerate(states) if order]
+        names = [
+            *system.vocabulary.variables,
+            *(self.name(u, order) for u, order in contained),
+            *(self.name(states[number][0], 0, states[number][1]) for number in lower),
+        ]
+        right = [to_numpy(formula, names) for formula in self.formulas]
+
+        def slope(t: float, y: Array) -> Array:
+            rows = y.reshape(len(x), count)
+            now = [grid.fill(rows[:, states.index((u, 0))], t) for u, grid in enumerate(grids)]
+            parts = [grids[u].derivative(now[u], k) if k else now[u] for u, k in contained]
+            columns = [*places, np.full_like(x, t), *parts, *(rows[:, each] for each in lower)]
+            values, result = np.stack(columns, axis=1), np.empty_like(rows)
+            for i, (u, order) in enumerate(states):
+                higher = (u, order + 1) in states
+                result[:, i] = rows[:, i + 1] if higher else right[u](values)
+                if grids[u].ends:  # These nodes follow from the conditions.
+                    result[[0, -1], i] = 0.0
+            return result.reshape(-1)
+
+        return slope
+
+    def integrate(
+        self, grids: Sequence[SpaceGrid], attempts: Sequence[Attempt], **settings: Any
+    ) -> Any | None:
+        """Integrate by the first of `attempts` that reaches the end, or return None."""
+        (low, high), x, slope = self.system.box[-1].tolist(), grids[0].x, self.slope(grids)
+        at = np.stack([*([x] if len(self.system.box) > 1 else []), np.full_like(x, low)], axis=1)
+        starts = [_given_values(condition.relation, at) for condition in self.starts]
+        for evaluations, method in attempts:
+            calls = itertools.count()
+
+            def counted(
+                t: float, y: Array, calls: Any = calls, evaluations: int = evaluations
+            ) -> Array:
+                if next(calls) >= evaluations:
+                    raise ValueError("too many evaluations")
+                return slope(t, y)
+
+            with suppress(ValueError):  # Scipy raises it for slopes that are not finite.
+                start = np.stack(starts, axis=1).reshape(-1)
+                found = integrate.solve_ivp(counted, (low, high), start, **settings, **method)
+                if found.success:
+                    return found
+        return None
+
+    def table(
+        self, grids: Sequence[SpaceGrid], attempts: Sequence[Attempt], policy: ReferencePolicy
+    ) -> Array | None:
+        """Return the unknowns (times, nodes, unknowns) at evenly spaced times and nodes."""
+        times = np.linspace(*self.system.box[1].tolist(), policy.stored)
+        tolerances = {"rtol": policy.relative, "atol": policy.absolute}
+        found = self.integrate(grids, attempts, t_eval=times, **tolerances)
+        if found is None or not np.isfinite(found.y).all():
+            return None
+        kept = found.y.reshape(len(grids[0].x), len(self.states), -1)
+        tables = []
+        for u, grid in enumerate(grids):
+            values = kept[:, self.states.index((u, 0))].T
+            rows = zip(values, times, strict=True)
+            tables.append([grid.closed(grid.fill(row, t)) for row, t in rows])
+        return np.stack(tables, axis=2)
+
+
+def _name(system: System, unknown: int, in_space: int, in_time: int) -> str:
+    variables = system.vocabulary.variables
+    suffix = variables[0] * in_space + variables[-1] * in_time
+    return system.vocabulary.unknowns[unknown] + (f"_{suffix}" if suffix else "")
+
 
 def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) -> Reference | None:
     """Return a reference for an initial value problem in at most one space variable, or None.
 
-    The last variable is time. Sought constants must have no guesses left: give a system without
-    them.
+    The last variable is time. Unknown parameters must have values: give a system without them.
     """
-    if (
-        system.vocabulary.constants
-        or system.observations
-        or not system.is_evolution
-        or len(system.box) > 2
-    ):
+    known = not system.vocabulary.constants and not system.observations
+    if not known or not system.is_evolution or len(system.box) > 2:
         return None
-    found = _evolution(system)
-    if found is None:
+    if (evolution := _evolution(system)) is None:
         return None
     if len(system.box) == 1:
-        return _ordinary(found, policy)
-    ends = [condition for condition in system.conditions if condition not in found.starts]
-    table = _in_ring(found, policy) if ends and all(each.periodic == 0 for each in ends) else None
-    if not any(each.periodic == 0 for each in ends):
-        table = _between_walls(found, ends, policy)
+        grids = [SpaceGrid(np.zeros(1))] * len(evolution.formulas)
+        attempts: list[Attempt] = [
+            (policy.evaluations, {"method": "DOP853", "rtol": policy.ordinary}),
+            (policy.evaluations, {"method": "Radau", "rtol": policy.relative}),
+        ]
+        found = evolution.integrate(grids, attempts, atol=policy.absolute, dense_output=True)
+        if found is None or found.sol is None:
+            return None
+        kept = [number for number, (_, order) in enumerate(evolution.states) if order == 0]
+        return lambda points: np.asarray(found.sol(points[:, 0])[kept].T)
+    table = _table_in_space(evolution, policy)
     if table is None:
         return None
     (left, right), (low, high) = system.box.tolist()
-    x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, policy.times)
-    made = [
+    x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, policy.stored)
+    splines = [
         interpolate.RectBivariateSpline(times, x, table[..., u], kx=3, ky=5)
         for u in range(table.shape[2])
     ]
     return lambda points: np.stack(
-        [each(points[:, 1], points[:, 0], grid=False) for each in made], axis=1
+        [each(points[:, 1], points[:, 0], grid=False) for each in splines], axis=1
     )
 
 
@@ -211,196 +281,78 @@ def _evolution(system: System) -> _Evolution | None:
     Return None if it is not linear in them, or an initial condition is missing.
     """
     unknowns, last = range(len(system.vocabulary.unknowns)), len(system.box) - 1
-    held = [each for relation in system.equations for each in relation.derivatives]
-    orders = [
-        max((d.index[-1] for d in held if d.unknown == u and not sum(d.index[:-1])), default=0)
-        for u in unknowns
-    ]
-    if not all(orders) or any(d.index[-1] and sum(d.index[:-1]) for d in held):
+    contained = [each for relation in system.equations for each in relation.derivatives]
+    in_time = [d for d in contained if not any(d.index[:-1])]
+    orders = [max((d.index[-1] for d in in_time if d.unknown == u), default=0) for u in unknowns]
+    if not all(orders) or any(d.index[-1] and sum(d.index[:-1]) for d in contained):
         return None
-    names = [variable(_in_time(system, u, orders[u])) for u in unknowns]
+    names = [variable(_name(system, u, 0, orders[u])) for u in unknowns]
     found = sympy.solve([relation.expression for relation in system.equations], names, dict=True)
-    if len(found) != 1 or any(
-        found[0].get(name) is None or found[0][name].has(*names) for name in names
-    ):
+    if len(found) != 1:
+        return None
+    formulas = tuple(found[0].get(name) for name in names)
+    if any(each is None or each.has(*names) for each in formulas):
         return None
     states, starts = tuple((u, o) for u in unknowns for o in range(orders[u])), list[Condition]()
     begin = (last, float(system.box[-1, 0]))
     for u, o in states:
         for condition in system.conditions:
-            at_start = condition.faces and all(begin in face for face in condition.faces)
-            if at_start and [(d.unknown, d.index) for d in condition.relation.derivatives] == [
-                (u, (0,) * last + (o,))
-            ]:
+            initial = condition.faces and all(begin in face for face in condition.faces)
+            given = [(d.unknown, d.index) for d in condition.relation.derivatives]
+            if initial and given == [(u, (0,) * last + (o,))]:
                 starts.append(condition)
                 break
     if len(starts) < len(states):
         return None
-    return _Evolution(system, tuple(found[0][name] for name in names), states, tuple(starts))
+    return _Evolution(system, formulas, states, tuple(starts))
 
 
-def _in_time(system: System, unknown: int, order: int) -> str:
-    name = system.vocabulary.unknowns[unknown]
-    return f"{name}_{system.vocabulary.variables[-1] * order}" if order else name
-
-
-def _ordinary(evolution: _Evolution, policy: ReferencePolicy) -> Reference | None:
-    tries: list[tuple[int, dict[str, Any]]] = [
-        (policy.evaluations, {"method": "DOP853", "rtol": policy.ordinary}),
-        (policy.evaluations, {"method": "Radau", "rtol": policy.relative}),
-    ]
-    grids = [SpaceGrid(np.zeros(1))] * len(evolution.formulas)
-    found = _integrated(evolution, grids, tries, atol=policy.absolute, dense_output=True)
-    if found is None or found.sol is None:
+def _table_in_space(evolution: _Evolution, policy: ReferencePolicy) -> Array | None:
+    """Return the unknowns (times, nodes, unknowns) in one space variable, or None."""
+    system, count = evolution.system, len(evolution.formulas)
+    low, high = system.box[0].tolist()
+    ends = [condition for condition in system.conditions if condition not in evolution.starts]
+    if ends and all(each.periodic == 0 for each in ends):
+        # Waves in a ring need no implicit steps, which damp them.
+        attempts: list[Attempt] = [
+            (policy.explicit, {"method": "DOP853"}),
+            (policy.evaluations, {"method": "LSODA"}),
+        ]
+        table = None
+        for nodes in policy.rings:
+            table = evolution.table([ring(low, high, nodes)] * count, attempts, policy)
+            if table is None:
+                return None
+            spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
+            if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
+                break
+        return table
+    walls = [_wall_conditions(system, number, ends) for number in range(count)]
+    known = [each for each in walls if each is not None]
+    if any(each.periodic == 0 for each in ends) or len(known) < count:
         return None
-    values, kept = (
-        found.sol,
-        [number for number, (_, order) in enumerate(evolution.states) if order == 0],
-    )
-    return lambda points: np.asarray(values(points[:, 0])[kept].T)
-
-
-def _in_ring(evolution: _Evolution, policy: ReferencePolicy) -> Array | None:
-    low, high = evolution.system.box[0].tolist()
-    tries = [(policy.explicit, {"method": "DOP853"}), (policy.evaluations, {"method": "LSODA"})]
-    table = None  # waves in a ring need no implicit steps, which damp them
-    for nodes in policy.rings:
-        table = _by_lines(
-            evolution, [ring(low, high, nodes)] * len(evolution.formulas), tries, policy
-        )
-        if table is None:
-            return None
-        spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
-        if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
-            break
-    return table
-
-
-def _between_walls(
-    evolution: _Evolution, ends: list[Condition], policy: ReferencePolicy
-) -> Array | None:
-    low, high = evolution.system.box[0].tolist()
-    known = [_at_walls(evolution.system, number, ends) for number in range(len(evolution.formulas))]
-    walls = [each for each in known if each is not None]
-    if len(walls) < len(known):
-        return None
-    tries: list[tuple[int, dict[str, Any]]]
     if any(order for _, order in evolution.states):
-        grids = [chebyshev_points(low, high, policy.chebyshev, each, policy.even) for each in walls]
-        tries = [(policy.evaluations, {"method": "DOP853"})]
-    else:
-        band = 7 * len(evolution.states)
-        grids = [differences(low, high, policy.nodes, each) for each in walls]
-        tries = [(policy.evaluations, {"method": "LSODA", "lband": band, "uband": band})]
-    return _by_lines(evolution, grids, tries, policy)
+        nodes = policy.chebyshev
+        grids = [chebyshev_points(low, high, nodes, each, policy.stored) for each in known]
+        return evolution.table(grids, [(policy.evaluations, {"method": "DOP853"})], policy)
+    band = STENCIL * len(evolution.states)
+    grids = [differences(low, high, policy.nodes, each) for each in known]
+    method = {"method": "LSODA", "lband": band, "uband": band}
+    return evolution.table(grids, [(policy.evaluations, method)], policy)
 
 
-def _by_lines(
-    evolution: _Evolution,
-    grids: Sequence[SpaceGrid],
-    tries: Sequence[tuple[int, dict[str, Any]]],
-    policy: ReferencePolicy,
-) -> Array | None:
-    """Return the unknowns (times, nodes, unknowns) at evenly spaced times and nodes."""
-    begin, end = evolution.system.box[1].tolist()
-    times = np.linspace(begin, end, policy.times)
-    found = _integrated(
-        evolution, grids, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute
-    )
-    if found is None or not np.isfinite(found.y).all():
-        return None
-    kept = found.y.reshape(len(grids[0].x), len(evolution.states), -1)
-    places = [evolution.states.index((u, 0)) for u in range(len(grids))]
-    tables = [
-        [grid.closed(grid.filled(kept[:, place, i], t)) for i, t in enumerate(times)]
-        for grid, place in zip(grids, places, strict=True)
-    ]
-    return np.stack(tables, axis=2)
-
-
-def _integrated(
-    evolution: _Evolution,
-    grids: Sequence[SpaceGrid],
-    tries: Sequence[tuple[int, dict[str, Any]]],
-    **settings: Any,
-) -> Any | None:
-    """Integrate by the first of `tries` that reaches the end, or return None.
-
-    Each is a method with the number of evaluations that it may take.
-    """
-    system, states, unknowns = (
-        evolution.system,
-        evolution.states,
-        evolution.system.vocabulary.unknowns,
-    )
-    space, (low, high) = system.vocabulary.variables[:-1], system.box[-1].tolist()
-    x, count = grids[0].x, len(states)
-    held = sorted(
-        {
-            (d.unknown, sum(d.index[:-1]))
-            for relation in system.equations
-            for d in relation.derivatives
-        }
-    )
-    named = [f"{unknowns[u]}_{space[0] * order}" if order else unknowns[u] for u, order in held]
-    lower = [number for number, (_, order) in enumerate(states) if order]
-    names = [
-        *system.vocabulary.variables,
-        *named,
-        *(_in_time(system, *states[number]) for number in lower),
-    ]
-    right = [to_numpy(formula, names) for formula in evolution.formulas]
-    places = [x] if space else []
-
-    def slope(t: float, y: Array) -> Array:
-        rows = y.reshape(len(x), count)
-        now = [grid.filled(rows[:, states.index((u, 0))], t) for u, grid in enumerate(grids)]
-        parts = [grids[u].derivatives[order - 1](now[u]) if order else now[u] for u, order in held]
-        columns = np.stack(
-            [*places, np.full_like(x, t), *parts, *(rows[:, number] for number in lower)], axis=1
-        )
-        result = np.empty_like(rows)
-        for i, (u, o) in enumerate(states):
-            result[:, i] = rows[:, i + 1] if (u, o + 1) in states else right[u](columns)
-            if grids[u].ends:  # nodes at ends with conditions do not move by the equation
-                result[[0, -1], i] = 0.0
-        return result.reshape(-1)
-
-    at = np.stack([*places, np.full_like(x, low)], axis=1)
-    begun = np.stack(
-        [value_of(condition.relation, at) for condition in evolution.starts], axis=1
-    ).reshape(-1)
-    for most, method in tries:
-        calls = itertools.count()
-
-        def counted(
-            t: float, y: Array, calls: itertools.count[int] = calls, most: int = most
-        ) -> Array:
-            if next(calls) >= most:
-                raise ValueError("too many evaluations")
-            return slope(t, y)
-
-        with suppress(ValueError):  # scipy refuses slopes that are not finite by a ValueError
-            found = integrate.solve_ivp(counted, (low, high), begun, **settings, **method)
-            if found.success:
-                return found
-    return None
-
-
-def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
+def _wall_conditions(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
     """Return the conditions of an unknown at both ends; [] if it needs none.
 
     Return None unless there is one at each end.
     """
-    of_it = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
-    held = [
-        d for relation in system.equations for d in relation.derivatives if d.unknown == unknown
-    ]
-    if not of_it and not any(d.index[0] for d in held):
+    mine = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
+    derivatives = (d for relation in system.equations for d in relation.derivatives)
+    if not mine and not any(d.index[0] for d in derivatives if d.unknown == unknown):
         return []
     found: list[Relation] = []
     for end in system.box[0].tolist():
-        there = [each.relation for each in of_it if any((0, end) in face for face in each.faces)]
+        there = [each.relation for each in mine if any((0, end) in face for face in each.faces)]
         if len(there) != 1 or [d.index for d in there[0].derivatives] not in ([(0, 0)], [(1, 0)]):
             return None
         found.append(there[0])

@@ -13,15 +13,17 @@ from kanrun.config.rules import MISSING, setting
 
 @dataclass
 class AnsatzConfig:
-    """How a network's outputs become the unknown functions."""
+    """Form of the unknown functions in terms of the outputs of a network."""
 
     terms: int | None = setting(
         None,
-        "products that are summed; null is 4 and more where these do not suffice, or 1 for one variable",
+        "number of products that are summed; null is 4 and more if they help, 1 for one variable",
         minimum=1,
     )
     factors: int | None = setting(
-        None, "sums of functions in each product; null is one function of each variable", minimum=1
+        None,
+        "factors of each product, sums of functions of all variables; null is one per variable",
+        minimum=1,
     )
 
 
@@ -30,15 +32,16 @@ class EquationConfig:
     """One or more differential equations on a box."""
 
     name: str = setting("own", "name in tables and figures")
-    # Any, not dict: what is typed in the shell replaces a mapping that is not there yet, key by key
+    # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
     variables: Any = setting(
-        MISSING, "each variable with its range, such as {x: [0,1], t: [0,1]}; time comes last"
+        MISSING, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last"
     )
-    unknowns: list[str] = setting(["u"], "the functions that are sought", least=1, distinct=True)
+    unknowns: list[str] = setting(["u"], "unknown functions", least=1, distinct=True)
     constants: Any = setting(None, "numbers by name, for use in all formulas")
     continuation: Any = setting(
         None,
-        "values of constants that are solved for first, each solution a start for the next: {nu: [0.1, 0.03]}",
+        "parameter continuation: values of constants to solve for first, each solution being the "
+        "initial guess for the next: {nu: [0.1, 0.03]}",
     )
     formula: Any = setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
     conditions: Any = setting(
@@ -46,17 +49,17 @@ class EquationConfig:
         "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
         "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
     )
-    exact: Any = setting(None, "the solution where it is known, a formula; a list for a system")
-    unknown_parameters: Any = setting(None, "constants that are sought, with first guesses")
+    exact: Any = setting(None, "formula of the solution, if known; a list for a system")
+    unknown_parameters: Any = setting(None, "unknown parameters with initial guesses")
     data: Any = setting(
         None,
-        "measured values: a table with the variables and unknowns as columns, or "
+        "measurements: a table with the variables and unknowns as columns, or "
         "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
     )
-    ansatz: AnsatzConfig = setting(AnsatzConfig(), "how outputs become unknowns")
+    ansatz: AnsatzConfig = setting(AnsatzConfig(), "form of the unknowns")
     intervals: list[int] | None = setting(
         None,
-        "grids, one after another; null is 5, 10, 20, 40 and finer ones where they help",
+        "grids in turn; null is 5, 10, 20, 40 and finer ones if they help",
         whole=True,
         minimum=1,
         least=1,
@@ -64,12 +67,12 @@ class EquationConfig:
     )
     time_windows: Any = setting(
         "auto",
-        "parts of the last variable, solved one after another: a number, or auto, which cuts an equation that "
-        "evolves where a network with grids needs it",
+        "parts of the last variable that are solved in turn: a number, or auto, which cuts an "
+        "evolution equation if a network with grids needs it",
     )
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Mappings are mappings."""
+        """Yield an error for each mapping that is not one."""
         for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):
             value = getattr(self, name)
             sentences = name == "conditions" and isinstance(value, list | tuple)
@@ -84,12 +87,12 @@ class EquationConfig:
 
 @experiment(
     "solve",
-    "Solve a differential equation, and say how far the solution can be trusted.",
+    "Solve a differential equation and report how reliable the solution is.",
     examples=(
         "kanrun solve",
         "kanrun solve equation=pendulum",
         "kanrun solve 'equation.variables={x: [0,1]}' 'equation.formula=u_xx = -u' "
-        '\'equation.conditions={ends: {at: "x=0", formula: "u = 0"}, slope: {at: "x=0", formula: "u_x = 1"}}\'',
+        "'equation.conditions=[\"u = 0 at x=0\",\"u_x = 1 at x=0\"]'",
         "kanrun solve -m equation=heat,wave,beam",
         "kanrun solve study=paper",
     ),
@@ -99,17 +102,18 @@ class EquationConfig:
 class SolveConfig(ExperimentConfig):
     """`kanrun solve`.
 
-    A network is {kind: kan, hidden: [], degree: 5} (6 for equations of order 4) with the form of the equation, or as in
-    {kind: kan, hidden: [2], terms: 1, factors: 1}, or {kind: mlp, hidden: [20, 20], activation: tanh}.
+    A network is {kind: kan, hidden: [], degree: 5} (6 for equations of order 4) with the ansatz of
+    the equation, or {kind: kan, hidden: [2], terms: 1, factors: 1}, or
+    {kind: mlp, hidden: [20, 20], activation: tanh}.
     """
 
-    equation: EquationConfig = setting(MISSING, "what is solved")
+    equation: EquationConfig = setting(MISSING, "equation to solve")
     networks: list[Any] = setting(
-        [{"kind": "kan"}, {"kind": "mlp"}], "what it is solved with, one after another", least=1
+        [{"kind": "kan"}, {"kind": "mlp"}], "networks that solve it, in turn", least=1
     )
     constraints: str = setting(
         "soft",
-        "soft: residuals with a weight; hard: built into the form of the solution where they can be",
+        "conditions as weighted residuals (soft), or built into the solution where possible (hard)",
         choices=("soft", "hard"),
     )
     collocation_points: int = setting(
@@ -117,6 +121,6 @@ class SolveConfig(ExperimentConfig):
     )
     boundary_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
     suite: list[Any] = setting(
-        [], "equations of the group with differences, each {equation: heat, bounds: {l2: 1e-6}}"
+        [], "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}"
     )
-    steps: int = setting(30, "steps of Levenberg-Marquardt on each grid", minimum=1)
+    steps: int = setting(30, "steps of Levenberg-Marquardt per grid", minimum=1)

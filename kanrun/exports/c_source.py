@@ -20,36 +20,27 @@ _PARTS = ("day of year", "weekday", "hour")
 
 def c_source(pieces: Document, name: str) -> str:
     """Return the text of the file; the C identifier `name` prefixes every exported name."""
-    source = resources.files(__package__).joinpath("runtime.c").read_text("utf-8")
-    return source.replace("/* The model. */\n", _data(pieces)).replace("@", name)
-
-
-def _data(pieces: Document) -> str:
     outputs, columns = pieces["classes"] or pieces["outputs"], pieces["columns"]
     encoded = any(column["levels"] is not None or column["fill"] is not None for column in columns)
-    sizes = {
-        "@_INPUTS": len(pieces["inputs"]),
-        "@_OUTPUTS": len(outputs),
-        "@_WIDEST": max(_widths(pieces)),
-    }
-    lines = [f"enum {{ {', '.join(f'{key} = {size}' for key, size in sizes.items())} }};"]
-    lines += [
-        "enum "
-        f"{{ CLASSIFIES = {int(pieces['classes'] is not None)}, DAY_OF_YEAR = 0, WEEKDAY, HOUR }};"
-    ]
-    lines += [f"#define COLUMNS {len(columns) if encoded else 0}"]
-    for what, texts in (("inputs", pieces["inputs"]), ("outputs", outputs)):
-        lines.append(f"const char *const @_{what}[] = {_texts(texts)};")
-    lines.append(f"const double @_domain[][2] = {_numbers(pieces['domain'])};")
     units = _units(pieces["output_map"] or [{"shift": 0.0, "scale": 1.0}])
-    lines.append(f"static const unit output_units[] = {units};")
-    lines.append(f"static const network model = {_network(pieces)};")
+    lines = [
+        f"enum {{ @_INPUTS = {len(pieces['inputs'])}, @_OUTPUTS = {len(outputs)}, "
+        f"@_WIDEST = {max(_widths(pieces))} }};",
+        f"enum {{ CLASSIFIES = {int(pieces['classes'] is not None)}, "
+        "DAY_OF_YEAR = 0, WEEKDAY, HOUR };",
+        f"#define COLUMNS {len(columns) if encoded else 0}",
+        f"const char *const @_inputs[] = {_texts(pieces['inputs'])};",
+        f"const char *const @_outputs[] = {_texts(outputs)};",
+        f"const double @_domain[][2] = {_numbers(pieces['domain'])};",
+        f"static const unit output_units[] = {units};",
+        f"static const network model = {_network(pieces)};",
+    ]
     if encoded:
-        lines.append(
-            f"const char *const @_columns[] = {_texts([column['name'] for column in columns])};"
-        )
+        names = _texts([column["name"] for column in columns])
+        lines.append(f"const char *const @_columns[] = {names};")
         lines.append(f"static const column columns[] = {_list(map(_column, columns))};")
-    return "\n".join([*lines, ""])
+    source = resources.files(__package__).joinpath("runtime.c").read_text("utf-8")
+    return source.replace("/* The model. */\n", "\n".join([*lines, ""])).replace("@", name)
 
 
 def _widths(part: Document) -> Iterator[int]:

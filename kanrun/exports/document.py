@@ -81,11 +81,16 @@ def document_of(model: Exportable) -> Document:
     Raises UsageError for a network without such a form, and for NaN.
     """
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
+    columns = [{"name": name, **plain} for name in model.inputs]
+    if model.code:
+        lists = ("levels", "parts")
+        columns = [
+            column | {key: column[key] and list(column[key]) for key in lists}
+            for column in model.code.plain()
+        ]
     document = {
         "schema": SCHEMA,
-        "columns": _columns(model.code)
-        if model.code
-        else [{"name": name, **plain} for name in model.inputs],
+        "columns": columns,
         "inputs": list(model.inputs),
         "outputs": list(model.outputs),
         "classes": list(model.classes) if model.classes else None,
@@ -109,14 +114,6 @@ def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
         middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
         inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
     return {"input_map": _maps(inputs), "layers": _layers(network)}
-
-
-def _columns(code: TableCode) -> list[dict[str, Any]]:
-    lists = ("levels", "parts")
-    return [
-        column | {key: column[key] and list(column[key]) for key in lists}
-        for column in code.plain()
-    ]
 
 
 def _maps(scaling: Scaling | PiecewiseScaling) -> list[dict[str, Any]]:

@@ -137,8 +137,11 @@ class BoxSolver:
                 self.rows.add_points(solution, constants)
                 planned = self._schedule.pop(0) if self._schedule else None
                 if solution.intervals is not None:
+                    points = self.rows.points(self.rows.candidates, None, solution)
+                    squares = self.rows.squares(solution, constants, points)
                     intervals = planned or 2 * solution.intervals
-                    solution = self._refine(solution, constants, intervals)
+                    finer = insert_knots(solution, intervals, points, squares)
+                    solution = self.guesses.with_fitted_grids(finer, points)
 
     def _initial_guess(self) -> tuple[Field, Tensor]:
         if self.before and self.before[0].solution.intervals is not None:
@@ -282,12 +285,6 @@ class BoxSolver:
         blocks = rows.blocks(points, shares, 1.0, 1.0, edges_of(field), stage.solution)
         problem = ResidualProblem(field, blocks, stage.constants)
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
-
-    def _refine(self, solution: Field, constants: Tensor, intervals: int) -> Field:
-        points = self.rows.points(self.rows.candidates, None, solution)
-        squares = self.rows.squares(solution, constants, points)
-        finer = insert_knots(solution, intervals, points, squares)
-        return self.guesses.with_fitted_grids(finer, points)
 
     def _widen(self, solution: Field, constants: Tensor) -> Field:
         """Return the field with further terms: the best of some random ones after a few steps."""
