@@ -17,7 +17,8 @@ from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
 from kanrun.study.problem import PRECISIONS, LearningProblem
 from kanrun.study.resources import device_of, generator
-from kanrun.targets import Dataset, Points, Scaling, build_target, peaks_formula
+from kanrun.targets import Dataset, Points, Scaling, build_target
+from kanrun.targets.functions import peaks_formula
 
 Array = NDArray[np.float64]
 ORDERS = ("ascending", "descending", "random")

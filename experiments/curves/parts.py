@@ -26,7 +26,8 @@ from scipy.interpolate import BSpline
 from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Record, Row, Table
-from kanrun.targets import GIVEN_POINTS, build_target, planar_points
+from kanrun.targets import build_target, planar_points
+from kanrun.targets.functions import GIVEN_POINTS
 
 #: Control points of the curve near the planar points, where the settings name none.
 MOST_CONTROL_POINTS = 100

@@ -1,9 +1,10 @@
 """Train one model on one target, and show what it learned.
 
-The default reproduces the setting of the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3): a [2, 5, 1] network on
-exp(sin(pi x0) + x1^2), its grid extended while it learns. It differs from the paper in the solver (second order, with a
-smoothness penalty chosen on held-out training points) and in where the result is taken: at the grid that validation
-points chose, never the test points. A `suite` of the configuration makes it a study over targets and shapes.
+The default reproduces the setting of the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3): a
+[2, 5, 1] network on exp(sin(pi x0) + x1^2), with a grid that is extended during training. It differs
+from the paper in the solver (second order, with a smoothness penalty chosen on held-out training
+points) and in the selection of the grid, by validation points instead of test points. A `suite` in
+the configuration makes it a study over targets and shapes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
-    """One cell, or the suite's."""
+    """Return one cell, or those of the suite."""
     from kanrun.study.suite import suite_cells
 
     return suite_cells(cfg.suite)
@@ -70,9 +71,10 @@ def run(
         yield from (Note(text, warning=True) for text in fit.problem.dataset.notes)
         if TARGETS[fit.cfg.target.kind].table:
             yield Note(
-                f"learned by model={fit.cfg.model.kind}, as its settings ask; model=auto is the default of tables"
+                f"trained with model={fit.cfg.model.kind}, as its settings require; model=auto is "
+                "the default for tables"
             )
-        yield Note(fit.words)
+        yield Note(fit.summary_line)
     events = train(fit.create, fit.problem.data, fit.plan, generator(seed, "training"), done)
     trained = yield from follow(events, Progress(done, resume, fit.why))
     yield from results(fit, cell, seed, trained)
@@ -87,7 +89,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """The bounds that a suite's entries name, against the medians over seeds."""
+    """Compare the bounds of a suite's entries with the medians over seeds."""
     from kanrun.study.suite import bound_claims
 
     return bound_claims(tables)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kanrun.config import FitConfig
+from kanrun.config import TARGETS, FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, describe_training, factory, make_plan
@@ -29,7 +29,7 @@ from kanrun.targets import Target
 
 @dataclass(frozen=True)
 class Fit:
-    """What one training needs: its own configuration, the problem, the plan and why its solver, and fresh networks."""
+    """What one training needs; `why` explains its solver, and `create` makes new networks."""
 
     cfg: FitConfig
     problem: LearningProblem
@@ -38,31 +38,33 @@ class Fit:
     create: Create
 
     @property
-    def words(self) -> str:
-        """What begins, in a few words."""
+    def summary_line(self) -> str:
+        """The training in a few words."""
         return describe_training(self.cfg.model, self.plan, self.problem)
 
 
 def make_fit(
     cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
 ) -> Fit:
-    """Build what the training of one cell and seed needs; `target` is what its settings describe, where it is there.
+    """Build what the training of one cell and seed needs, unless `target` is built already.
 
-    Raises UsageError for settings that break a rule.
+    Raises UsageError for settings against a rule.
     """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
-    held = 0.0 if vars(cfg.model).get("selection") == "evidence" else cfg.sampling.validation_fraction
-    problem = make_problem(cfg, target or cfg.target, replace(cfg.sampling, validation_fraction=held), seed)
+    sampling = cfg.sampling
+    if vars(cfg.model).get("selection") == "evidence":
+        sampling = replace(sampling, validation_fraction=0.0)
+    problem = make_problem(cfg, target or cfg.target, sampling, seed)
     plan, why = make_plan(cfg.model, cfg.solver, problem)
     return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
 
 
 class Progress:
-    """One row per step; after each grid its row and, as at each snapshot, a checkpoint of all that was done so far."""
+    """Records of a training: a row per step and per grid, and checkpoints to resume from."""
 
     def __init__(self, state: TrainingState, resume: Checkpoint | None, why: str) -> None:
-        self._why = why if resume is None else ""  # said once, of models that a solver trains
+        self._why = why if resume is None else ""  # reported once, before the first step
         self._stages = list(state.stages)
         self._lowest = resume.meta["lowest"] if resume and state.snapshot else None
 
@@ -84,12 +86,13 @@ class Progress:
 
 
 def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:
-    """Summary, bounds, predictions, edges and the trained model."""
+    """Yield summary, bounds, predictions, edges and the trained model."""
     network, problem, dataset = trained.network, fit.problem, fit.problem.dataset
+    kept, widest = network.active_shape, network.shape
     summary = {
         "target": dataset.target.name,
         "model": network.kind,
-        "shape": "-".join(map(str, network.active_shape)),
+        "shape": "-".join(map(str, kept)),
         "train_points": points_of(dataset.train) + points_of(dataset.validation),
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
@@ -106,7 +109,8 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
     }
     if not dataset.classes and points_of(dataset.test):
         yield from doubts(summary["r2"], "test points")
-    if fit.cfg.target.kind in ("table", "bundled") and (linear := linear_rmse(problem)) is not None:
+    is_table = TARGETS[fit.cfg.target.kind].table
+    if is_table and (linear := linear_rmse(problem)) is not None:
         beaten = trained.errors.test is not None and trained.errors.test < linear
         verdict = "beats" if beaten else "does not beat"
         yield Note(
@@ -114,10 +118,8 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
             warning=not beaten,
         )
         summary["linear_rmse"] = linear
-    if (kept := network.active_shape) != network.shape:
-        yield Note(
-            f"validation kept the nodes {list(kept)} of {list(network.shape)} and pruned the others"
-        )
+    if kept != widest:
+        yield Note(f"validation selected the shape {list(kept)} among those up to {list(widest)}")
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield prediction_table(network, problem)

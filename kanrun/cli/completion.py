@@ -218,7 +218,7 @@ def _known_names(key: str, schema: Any) -> Iterable[str]:
 
 def _columns(path: str, value: str) -> list[str]:
     """The columns of a table, each after what is written before it: other columns, a bracket, or `time:`."""
-    from kanrun.targets.tables import column_names
+    from kanrun.targets.table_reading import column_names
 
     before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
     written = [part.partition(":")[0].strip() for part in before.lstrip("[{").split(",")]

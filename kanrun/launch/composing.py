@@ -264,7 +264,7 @@ def _columns(composed: DictConfig, missing: str) -> str:
     path = OmegaConf.select(composed, "target.path", throw_on_missing=False)
     if missing != "target.outputs" or path is None:
         return "VALUE"
-    from kanrun.targets.tables import column_names
+    from kanrun.targets.table_reading import column_names
 
     names = column_names(path)
     return f"[NAME], of the columns {', '.join(names[:MOST_NAMES])}{' and more' if len(names) > MOST_NAMES else ''}"

@@ -51,8 +51,8 @@ from kanrun.targets import (
     frame_columns,
     frame_names,
     is_frame,
-    named_formula,
 )
+from kanrun.targets.functions import named_formula
 
 #: Model of tables with one effect per input and no interactions.
 ADDITIVE = "additive"

@@ -19,7 +19,8 @@ from kanrun.figures.loss import loss_curve
 from kanrun.formulas.forms import to_latex
 from kanrun.formulas.parsing import parse
 from kanrun.study.prediction import predicted_values
-from kanrun.targets import NAMED, root_mean_square
+from kanrun.targets import root_mean_square
+from kanrun.targets.functions import NAMED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,8 +30,8 @@ from kanrun.study.prediction import (
 )
 from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
 from kanrun.targets.encoding import unknown_levels
+from kanrun.targets.table_reading import MISSING_WORDS, column_kinds, column_names, read_blocks
 from kanrun.targets.table_writing import table_writer
-from kanrun.targets.tables import MISSING_WORDS, column_kinds, column_names, value_blocks
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def predict_table(
     unknown, row, formulas = Counter[str](), 1, 0
     counts = count_out_of_range(trained, np.empty((0, len(trained.inputs))))
     with table_writer(output, kinds) as write:
-        for block in value_blocks(source, None, LIMITS):
+        for part in read_blocks(source, None, LIMITS):
+            block = dict(part.columns)
             x, new = _inputs(trained, source, block, row)
             raw = network_outputs(trained, x)
             counts, unknown = counts + count_out_of_range(trained, x, raw), unknown + new
@@ -213,7 +214,7 @@ def predict_table(
             if not is_parquet(output):
                 formulas += sum(map(formulas_in, block.values()))
                 if spreadsheet_safe:
-                    block = {as_text(name): _safe(values) for name, values in block.items()}  # noqa: PLW2901
+                    block = {as_text(name): _safe(values) for name, values in block.items()}
             write(block | {names[name]: values for name, values in added.items()})
             row += len(x)
     said = (

@@ -1,4 +1,4 @@
-"""Data that callers hold in memory: arrays, tensors, DataFrames and sparse matrices as checked float64 matrices."""
+"""Data in memory: arrays, tensors, DataFrames and sparse matrices as checked float64 matrices."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import InvalidData
-from kanrun.suggestions import did_you_mean
 from kanrun.points import Array, Points
-from kanrun.targets.data import Target
+from kanrun.suggestions import did_you_mean
+from kanrun.targets.datasets import Target
 from kanrun.targets.encoding import TableCode, code_of
-from kanrun.targets.tables import is_number
+from kanrun.targets.table_reading import is_number
 
-#: What the inputs of a function may be: an array-like, a tensor, or a frame or mapping of columns by name.
+#: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
+_SHOWN = 10  # names in a message
 
 
 def is_frame(x: Data) -> bool:
-    """Whether `x` has columns by name: a DataFrame of pandas or polars, or a mapping."""
+    """Return whether `x` has columns by name: a DataFrame of pandas or polars, or a mapping."""
     return isinstance(x, Mapping) or (hasattr(x, "columns") and hasattr(x, "__getitem__"))
 
 
 def frame_names(x: Data, what: str = "x") -> list[str]:
-    """The names of a frame's columns, as text. Raises InvalidData where two are the same."""
+    """Return the names of a frame's columns as text. Raises InvalidData if two are equal."""
     names = [str(name) for name in (x if isinstance(x, Mapping) else x.columns)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidData(f"{what} has two columns called {twice!r}.")
@@ -32,14 +33,15 @@ def frame_names(x: Data, what: str = "x") -> list[str]:
 
 
 def frame_columns(x: Data, names: Sequence[str], what: str = "x") -> dict[str, np.ndarray]:
-    """The columns `names` of a frame, wherever they stand there. Raises InvalidData for one that is not there."""
+    """Return these columns of a frame. Raises InvalidData for a missing one."""
     own = frame_names(x, what)
     keys = dict(zip(own, x if isinstance(x, Mapping) else x.columns, strict=True))
     for name in names:
         if name not in keys:
-            there = ", ".join(map(repr, own[:10])) or "none"
+            listed = ", ".join(map(repr, own[:_SHOWN])) or "none"
             raise InvalidData(
-                f"{what} has no column {name!r}; its columns are {there}{did_you_mean(name, own) or '.'}"
+                f"{what} has no column {name!r}; its columns are {listed}"
+                f"{did_you_mean(name, own) or '.'}"
             )
     columns = {name: np.asarray(x[keys[name]]) for name in names}
     if len({column.shape for column in columns.values()}) > 1:
@@ -49,7 +51,7 @@ def frame_columns(x: Data, names: Sequence[str], what: str = "x") -> dict[str, n
 
 
 def as_array(x: Data, what: str = "x") -> np.ndarray:
-    """`x` as an array of any shape. Raises InvalidData for sparse matrices, ragged lists and complex numbers."""
+    """Return `x` as an array. Raises InvalidData for sparse, ragged and complex data."""
     if x is None or isinstance(x, str):
         raise InvalidData(f"{what} is {x!r}, where an array, a tensor or a DataFrame is needed.")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
@@ -58,20 +60,21 @@ def as_array(x: Data, what: str = "x") -> np.ndarray:
         )
     if hasattr(x, "detach"):
         x = x.detach().cpu().to_dense()
-        x = x.double() if x.is_floating_point() else x  # bfloat16 is no type of numpy
+        x = x.double() if x.is_floating_point() else x  # NumPy has no bfloat16
     try:
         array = np.asarray(x)
     except ValueError:
         raise InvalidData(f"{what} is not an array: its rows differ in length.") from None
     if np.iscomplexobj(array):
         raise InvalidData(
-            f"{what} holds complex numbers. Complex data not supported: give real and imaginary parts."
+            f"{what} holds complex numbers. Complex data not supported: give real and imaginary "
+            "parts."
         )
     return array
 
 
 def as_numbers(x: Data, what: str = "x") -> Array:
-    """`x` as float64 of any shape. Raises InvalidData as `as_array`, for what is not numbers, NaN and infinity."""
+    """Return `x` as finite float64. Raises InvalidData for text, NaN and infinity."""
     array = as_array(x, what)
     try:
         numbers = array.astype(np.float64)
@@ -80,24 +83,22 @@ def as_numbers(x: Data, what: str = "x") -> Array:
         raise InvalidData(f"{what} holds {str(first)!r}, which is not a number.") from None
     if not (finite := np.isfinite(numbers)).all():
         where = np.argwhere(~finite)[0]
-        place = (
-            f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
-            if len(where)
-            else "its place"
-        )
+        axes = zip(("row", "column"), where, strict=False)
+        place = ", ".join(f"{axis} {index}" for axis, index in axes) or "its place"
         missing = "NaN" if np.isnan(numbers[tuple(where)]) else "infinity"
         raise InvalidData(
-            f"{what} contains {missing} ({(~finite).sum()} in all, the first in {place}, counted from 0)."
+            f"{what} contains {missing} ({(~finite).sum()} in all, the first in {place}, counted "
+            "from 0)."
         )
     return numbers
 
 
 def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> tuple[Array, bool]:
-    """The inputs `names` of a model as (rows, inputs), and whether `x` was one point without the axis of rows.
+    """Return a model's inputs (rows, inputs), and whether `x` was one point without a row axis.
 
-    Columns of a frame are found by name, those of `code` where the model encodes its columns; arrays have as many
-    columns, in that order. Raises InvalidData for columns that are not there, another width, and values that are not
-    finite numbers.
+    Columns of a frame are found by name, those of `code` if the model encodes its columns; an
+    array has its columns in this order. Raises InvalidData for missing columns, another width,
+    and values that are not finite numbers.
     """
     raw = [column.name for column in code.columns] if code else list(names)
     if is_frame(x):
@@ -105,14 +106,12 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
         single = isinstance(x, Mapping) and np.ndim(x[next(iter(x))]) == 0
         if code:
             return code.encode({name: list(values) for name, values in columns.items()})[0], single
-        return np.stack(
-            [as_numbers(values, f"the column {name!r}") for name, values in columns.items()], 1
-        ), single
+        return _stacked(columns, "the column"), single
     array = as_array(x)
-    if (
-        hasattr(x, "index") and not callable(x.index) and set(map(str, x.index)) == set(raw)
-    ):  # one point, by name
-        array = np.array([dict(zip(map(str, x.index), array, strict=True))[name] for name in raw])
+    index = getattr(x, "index", None)
+    if index is not None and not callable(index) and set(map(str, index)) == set(raw):
+        point = dict(zip(map(str, index), array, strict=True))  # one point, by name
+        array = np.array([point[name] for name in raw])
     single = array.ndim == 1 and len(raw) > 1
     array = array[None] if single else array[:, None] if array.ndim == 1 else array
     if array.ndim != 2:
@@ -122,11 +121,15 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     if code and array.shape[1] == len(raw):
         return code.encode({name: list(array[:, i]) for i, name in enumerate(raw)})[0], single
     if array.shape[1] != len(names):
+        listed = ", ".join(raw[:_SHOWN]) + ", ..." * (len(raw) > _SHOWN)
         raise InvalidData(
-            f"x has {array.shape[1]} columns, and the model has {len(raw)} inputs: {', '.join(map(str, raw[:10]))}"
-            f"{', ...' if len(raw) > 10 else ''}."
+            f"x has {array.shape[1]} columns, and the model has {len(raw)} inputs: {listed}."
         )
     return as_numbers(array), single
+
+
+def _stacked(columns: Mapping[str, np.ndarray], what: str) -> Array:
+    return np.stack([as_numbers(v, f"{what} {name!r}") for name, v in columns.items()], 1)
 
 
 def array_target(
@@ -137,14 +140,27 @@ def array_target(
     categorical_columns: Sequence[str] = (),
     weights: Data = None,
 ) -> Target:
-    """Rows in memory as a target: x (rows, inputs) or a DataFrame, y (rows,) or (rows, outputs) or labels (rows,).
+    """Return rows in memory as a target.
 
-    Columns of a DataFrame are encoded as those of a table file (text as indicators of its levels, missing numbers as
-    median and indicator); an array's inputs are x0, x1, ... A row of weight w counts as w rows. Raises InvalidData for
-    values that are not finite numbers, for fewer than two rows, and for lengths that differ.
+    Columns of a DataFrame are encoded as those of a table file; an array's inputs are x0, x1, ...
+
+    Args:
+        x: Inputs, shape (rows, inputs), or a DataFrame.
+        y: Outputs, shape (rows,) or (rows, outputs), or labels, shape (rows,).
+        classification: Whether y holds labels.
+        categorical_columns: Columns of numbers of a DataFrame that are categories.
+        weights: How many rows each row counts as, shape (rows,).
+
+    Raises:
+        InvalidData: For values that are not finite numbers, for fewer than two rows, and for
+            lengths that differ.
     """
     names, inputs, code, notes = _inputs(x, categorical_columns)
-    outputs, values, classes = _labels(y) if classification else _outputs(y)
+    classes: tuple[str, ...] | None = None
+    if classification:
+        outputs, values, classes = _labels(y)
+    else:
+        outputs, values = _outputs(y)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
     shares = _weights(weights, len(values))
@@ -157,7 +173,8 @@ def array_target(
         )
     if classes is not None and len(set(values[:, 0])) < 2:
         raise InvalidData(
-            f"y has one class only, {classes[int(values[0, 0])]!r}; at least two classes are needed."
+            f"y has one class only, {classes[int(values[0, 0])]!r}; at least two classes are "
+            "needed."
         )
     points = Points(inputs, values, shares)
     return Target(
@@ -174,12 +191,13 @@ def array_target(
 
 
 def _inputs(
-    x: Data, categories: Sequence[str]
+    x: Data, categorical: Sequence[str]
 ) -> tuple[tuple[str, ...], Array, TableCode | None, tuple[str, ...]]:
     if not is_frame(x):
-        if categories:
+        if categorical:
             raise InvalidData(
-                f"categorical_columns={list(categories)} name columns of a DataFrame, and x is an array."
+                f"categorical_columns={list(categorical)} name columns of a DataFrame, and x is "
+                "an array."
             )
         array = as_array(x)
         array = array[:, None] if array.ndim == 1 else array
@@ -193,38 +211,34 @@ def _inputs(
             )
         return tuple(f"x{i}" for i in range(array.shape[1])), as_numbers(array), None, ()
     names = frame_names(x)
-    if unknown := [name for name in categories if name not in names]:
+    if unknown := [name for name in categorical if name not in names]:
         raise InvalidData(
-            f"categorical_columns names {unknown[0]!r}, which is no column of x{did_you_mean(unknown[0], names) or '.'}"
+            f"categorical_columns names {unknown[0]!r}, which is no column of x"
+            f"{did_you_mean(unknown[0], names) or '.'}"
         )
     columns = frame_columns(x, names)
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
     raw = {name: list(values) for name, values in columns.items()}
-    code, notes = code_of(raw, categories, "correct such rows, or name the column in categorical_columns")
+    advice = "correct such rows, or name the column in categorical_columns"
+    code, notes = code_of(raw, categorical, advice)
     if code is None:
-        numbers = [as_numbers(values, f"the column {name!r}") for name, values in columns.items()]
-        return tuple(names), np.stack(numbers, 1), None, tuple(notes)
+        return tuple(names), _stacked(columns, "the column"), None, tuple(notes)
     return code.features, code.encode(raw)[0], code, tuple(notes)
 
 
-def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
+def _outputs(y: Data) -> tuple[tuple[str, ...], Array]:
     if is_frame(y):
         names = frame_names(y, "y")
-        return (
-            tuple(names),
-            np.stack(
-                [as_numbers(v, f"y's column {n!r}") for n, v in frame_columns(y, names).items()], 1
-            ),
-            None,
-        )
+        return tuple(names), _stacked(frame_columns(y, names), "y's column")
     values = as_numbers(y, "y")
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or not values.shape[1]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
-    name = getattr(y, "name", None)
     count = values.shape[1]
-    return (str(name or "y"),) if count == 1 else tuple(f"y{o}" for o in range(count)), values, None
+    if count == 1:
+        return (str(getattr(y, "name", None) or "y"),), values
+    return tuple(f"y{o}" for o in range(count)), values
 
 
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
@@ -236,7 +250,7 @@ def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
         raise InvalidData(f"y must be labels (rows,), not {labels.shape}.")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise InvalidData("y contains NaN or infinity, which is no label.")
-    if labels.dtype == object and any(label is None or label != label for label in labels):  # noqa: PLR0124 (NaN)
+    if labels.dtype == object and any(one is None or one != one for one in labels):  # noqa: PLR0124
         raise InvalidData("y contains missing labels.")
     try:
         classes, index = np.unique(labels, return_inverse=True)

@@ -1,34 +1,111 @@
-"""From a target and how it is sampled to the points of one seed: one generator for each seed and purpose."""
+"""Targets, and the points of one seed: one generator for each seed and purpose."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.config import TARGETS, SamplingConfig, check
 from kanrun.errors import UsageError
-from kanrun.points import Array, Points, Scaling, deviation
-from kanrun.targets.data import Dataset, Target
-from kanrun.targets.domains import shown
+from kanrun.points import Array, PiecewiseScaling, Points, Scaling, deviation
 
+if TYPE_CHECKING:
+    import sympy
+
+    from kanrun.targets.encoding import TableCode
+
+#: Numbers that must stay: each purpose draws from its own stream, so that more test points, or
+#: noise, change no training point.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4}
-"""Numbers that must stay: each purpose draws from its own stream, so that asking for more test points, or
-for noise, changes no training point."""
+_TEST_FRACTION = 0.2  # of the rows of a table, by default
+_MIN_TRAIN = 2  # rows of a table: one has no standard deviation
+_MIN_FOR_VALIDATION = 20  # training points: of fewer, none are set aside
+_ORDINARY = 100.0  # sizes from 1/100 to 100, and means up to 100 sizes, are not standardised
+_MAX_NUMBERS = 10**9  # of one draw: points times variables
+_ROUNDING = 1e-13  # relative range of a column that is constant up to rounding
+_SHOWN = 8  # coordinates of a point in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A function, or points without a known function between them.
+
+    Attributes:
+        domain: Lower and upper end of each input, shape (inputs, 2).
+        expression: The formula in x0, x1, ... (the inputs in their order), if it is known.
+        function: Map from (points, inputs) to (points, outputs).
+        points: All that is known without a function.
+        test: Test rows of a table that have a file of their own.
+        is_table: Whether points are split into training and test rows, and standardised.
+        classes: Labels of a classification, whose y is one column with the index of the class.
+        code: How the inputs follow from a table's columns, unless these are plain numbers.
+        notes: Sentences on a table that was read.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    domain: Array
+    expression: sympy.Expr | None = None
+    function: Callable[[Array], Array] | None = None
+    points: Points | None = None
+    test: Points | None = None
+    is_table: bool = False
+    classes: tuple[str, ...] | None = None
+    code: TableCode | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Points to train on, to select on and to test on, in the user's units.
+
+    `train` excludes `validation`. Scalings depend on `train` and a function's domain alone; they
+    are the identity for functions of ordinary size.
+    """
+
+    target: Target
+    train: Points
+    validation: Points | None
+    test: Points | None
+    input_scaling: Scaling | PiecewiseScaling
+    output_scaling: Scaling | PiecewiseScaling
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Labels of a classification."""
+        return self.target.classes
+
+    @property
+    def task(self) -> str:
+        """Either `regression` or `classification`."""
+        return "regression" if self.target.classes is None else "classification"
+
+
+def shown(point: Array, names: Sequence[str] = ()) -> str:
+    """Return the first coordinates of a point (inputs,) as text, such as x0=1, x1=2."""
+    names = names or [f"x{i}" for i in range(len(point))]
+    texts = [f"{name}={value:.6g}" for name, value in zip(names, point, strict=True)]
+    return ", ".join(texts if len(texts) <= _SHOWN else [*texts[:_SHOWN], "..."])
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
-    """The stream of draws of `purpose` under `seed`, independent of those of other purposes and seeds."""
+    """Return the stream of draws for a purpose, independent of other purposes and seeds."""
     if seed < 0:
         raise UsageError(f"seed={seed} must not be negative.")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES[purpose],)))
 
 
 def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
-    """`count` points, uniform random in the domain, with the function's values; a longer draw starts with
-    the same points. Raises UsageError where the function is not finite at one of them."""
+    """Draw points uniformly from the domain; a longer draw starts with the same points.
+
+    Raises UsageError if the function is not finite at one of them.
+    """
     if target.function is None:
         raise ValueError(f"{target.name} has no function to draw from")
     lower, upper = target.domain.T
@@ -36,28 +113,18 @@ def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
     y = target.function(x)
     finite = np.isfinite(y).all(axis=1)
     if not finite.all():
-        raise UsageError(
-            f"{target.name} is not finite at {shown(x[finite.argmin()], target.inputs)}; change target.domain."
-        )
+        point = shown(x[finite.argmin()], target.inputs)
+        raise UsageError(f"{target.name} is not finite at {point}; change target.domain.")
     return Points(x, y)
-
-
-def with_noise(points: Points, noise: float, rng: np.random.Generator) -> Points:
-    """Normal noise on y; its standard deviation is `noise` times that of each output over these points."""
-    if not noise:
-        return points
-    return replace(
-        points, y=points.y + noise * deviation(points.y) * rng.standard_normal(points.y.shape)
-    )
 
 
 def split_order(
     count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None
 ) -> NDArray[np.intp]:
-    """All rows in a random order of which any first part is a fair sample.
+    """Return all rows in a random order whose beginnings are fair samples.
 
-    With class `labels` (count,) it is stratified: one row of every class comes first, then each class is
-    spread evenly, so that a first part has each class in its share and at least once, if it is long enough.
+    With class `labels` (count,) it is stratified: one row of every class comes first, then each
+    class is spread evenly.
     """
     order = rng.permutation(count)
     if labels is None or count == 0:
@@ -67,70 +134,50 @@ def split_order(
     sizes = np.bincount(shuffled)
     rank = np.empty(count, dtype=np.intp)  # of each row within its class
     rank[by_class] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    position = np.where(
-        rank == 0, -1.0, (rank + rng.random(len(sizes))[shuffled]) / sizes[shuffled]
-    )
-    return order[np.argsort(position, kind="stable")]
+    place = (rank + rng.random(len(sizes))[shuffled]) / sizes[shuffled]
+    return order[np.argsort(np.where(rank == 0, -1.0, place), kind="stable")]
 
 
 def build_target(config: Any) -> Target:
-    """The target of one of kanrun.config's targets. Raises UsageError for settings or data that break a rule."""
+    """Build the target of its settings. Raises UsageError for settings or data against a rule."""
     kind = TARGETS.find(getattr(config, "kind", None), "target.kind")
     check(config, "target.")
     target: Target = kind.build()(config)
     return target
 
 
-@dataclass(frozen=True)
-class SplitPolicy:
-    """How points are divided and standardised where the settings do not say."""
+def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset:
+    """Return the points of one seed.
 
-    test_share: float = 0.2  # of a table's rows
-    fewest_train: int = 2  # rows of a table: one has no deviation to standardise by
-    fewest_for_validation: int = 20  # training points: of fewer, none are set aside
-    ordinary: float = (
-        100.0  # sizes of 1/this to this, and means up to this many sizes: not standardised
-    )
-    numbers: int = 10**9  # most of one draw, points times variables
-    constant: float = (
-        1e-13  # a column whose range is within this share of its values only differs by rounding
-    )
-
-
-def make_dataset(
-    target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy = SplitPolicy()
-) -> Dataset:
-    """The points of one seed.
-
-    Functions: uniform random training and test points, each from its own stream; noise (relative to the
-    standard deviation of each output over the training points) on training and validation points, never on
-    the test's. Tables: a seeded split of the rows, stratified by class. Points known by name: all of them, and no
-    test. A share of the training points becomes the validation points. Raises UsageError.
+    A function has uniform random training and test points, and noise on training and validation
+    points alone, relative to the standard deviation of each output. A table has a seeded split of
+    its rows, stratified by class. Named points are all used, without a test. A fraction of the
+    training points becomes the validation points. Raises UsageError.
     """
     check(sampling, "sampling.")
-    drawn, test = _drawn(target, sampling, seed, policy)
-    noisy = with_noise(drawn, sampling.noise, generator(seed, "noise"))
-    order = split_order(len(noisy), generator(seed, "validation"), _labels(target, drawn))
-    few = len(noisy) < policy.fewest_for_validation
-    kept = len(noisy) - (0 if few else round(sampling.validation_fraction * len(noisy)))
-    train = noisy.take(np.sort(order[:kept]))
+    drawn, test = _points_of(target, sampling, seed)
+    if sampling.noise:
+        normal = generator(seed, "noise").standard_normal(drawn.y.shape)
+        drawn = replace(drawn, y=drawn.y + sampling.noise * deviation(drawn.y) * normal)
+    order = split_order(len(drawn), generator(seed, "validation"), _labels(target, drawn))
+    few = len(drawn) < _MIN_FOR_VALIDATION
+    kept = len(drawn) - (0 if few else round(sampling.validation_fraction * len(drawn)))
+    train = drawn.take(np.sort(order[:kept]))
     seen = replace(target, domain=train.box if target.is_table else target.domain, points=None)
-    inputs, outputs = _scalings(seen, train, policy)
+    inputs, outputs = _scalings(seen, train)
     return Dataset(
         target=seen,
         train=train,
-        validation=noisy.take(np.sort(order[kept:])) if kept < len(noisy) else None,
+        validation=drawn.take(np.sort(order[kept:])) if kept < len(drawn) else None,
         test=test,
         input_scaling=inputs,
         output_scaling=outputs,
-        notes=(*target.notes, *_notes(target, train, policy)),
+        notes=(*target.notes, *_notes(target, train)),
     )
 
 
-def _drawn(
-    target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy
-) -> tuple[Points, Points | None]:
-    """Training points (those for validation included) without noise, and test points."""
+def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Points, Points | None]:
+    """Return training points, those for validation included, without noise, and test points."""
     if target.points is None:
         counts = {"train": sampling.n_train, "test": sampling.n_test}
         for part, count in counts.items():
@@ -138,15 +185,13 @@ def _drawn(
                 raise UsageError(
                     "sampling.n_train and sampling.n_test must be numbers; null is for tables."
                 )
-            if count * len(target.domain) > policy.numbers:
-                variables = f"{len(target.domain)} variables"
+            if count * len(target.domain) > _MAX_NUMBERS:
                 raise UsageError(
-                    f"sampling.n_{part}={count} points of {variables} are more than memory is planned for."
+                    f"sampling.n_{part}={count} points of {len(target.domain)} variables are more "
+                    "than memory is planned for."
                 )
-        drawn, test = (
-            draw(target, count or 0, generator(seed, part)) for part, count in counts.items()
-        )
-        return drawn, test if len(test) else None
+        train, test = (draw(target, n or 0, generator(seed, part)) for part, n in counts.items())
+        return train, test if len(test) else None
     if not target.is_table:
         return target.points, None
     if target.classes is not None and sampling.noise:
@@ -156,53 +201,50 @@ def _drawn(
     if target.test is not None:
         if sampling.n_test or sampling.n_train is not None:
             raise UsageError(
-                "the test rows come from target.test_path; leave sampling.n_train and sampling.n_test out."
+                "the test rows come from target.test_path; remove sampling.n_train and "
+                "sampling.n_test."
             )
         return target.points, target.test
-    train_count, test_count = _counts(len(target.points), sampling, target.name, policy)
-    order = _row_order(target, generator(seed, "rows"))
-    groups = target.points.groups
-    if (
-        groups is not None and not target.points.forward and train_count < len(order)
-    ):  # no group is torn
-        torn = int((groups[order[:train_count]] == groups[order[train_count]]).sum())
-        train_count, test_count = train_count - torn, test_count + torn
-        if train_count < policy.fewest_train:
+    return _split_rows(target, target.points, sampling, generator(seed, "rows"))
+
+
+def _split_rows(
+    target: Target, points: Points, sampling: SamplingConfig, rng: np.random.Generator
+) -> tuple[Points, Points | None]:
+    """Split the rows of a table: the latest test, or whole groups, or a fair sample."""
+    train, test = _counts(len(points), sampling, target.name)
+    groups = points.groups
+    if groups is None:
+        order = split_order(len(points), rng, _labels(target, points))
+    elif points.forward:
+        order = np.argsort(groups, kind="stable")
+    else:
+        place = rng.permutation(int(groups.max()) + 1)[groups.astype(np.intp)]
+        order = np.argsort(place, kind="stable")
+        if train < len(order):  # no group is torn
+            torn = int((groups[order[:train]] == groups[order[train]]).sum())
+            train, test = train - torn, test + torn
+        if train < _MIN_TRAIN:
             raise UsageError(
-                f"{target.name} has too few groups for test rows; ask for less with sampling.n_test."
+                f"{target.name} has too few groups for test rows; reduce sampling.n_test."
             )
-    chosen, others = (
-        np.sort(order[:train_count]),
-        np.sort(order[train_count : train_count + test_count]),
-    )
-    return target.points.take(chosen), target.points.take(others) if test_count else None
-
-
-def _row_order(target: Target, rng: np.random.Generator) -> NDArray[np.intp]:
-    """The rows of a table, of which the first train: in time, or whole groups after each other, or a fair sample."""
-    assert target.points is not None
-    points = target.points
-    if points.groups is None:
-        return split_order(len(points), rng, _labels(target, points))
-    if points.forward:
-        return np.argsort(points.groups, kind="stable")
-    place = rng.permutation(int(points.groups.max()) + 1)[points.groups.astype(np.intp)]
-    return np.argsort(place, kind="stable")
+    chosen, others = np.sort(order[:train]), np.sort(order[train : train + test])
+    return points.take(chosen), points.take(others) if test else None
 
 
 def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
     return None if target.classes is None else points.y[:, 0].astype(np.intp)
 
 
-def _counts(rows: int, sampling: SamplingConfig, name: str, policy: SplitPolicy) -> tuple[int, int]:
-    """How many rows to train on (validation included) and to test on."""
-    train, test, least = sampling.n_train, sampling.n_test, policy.fewest_train
-    if train is not None and train < least:
-        raise UsageError(f"sampling.n_train={train} must be at least {least} for a table.")
+def _counts(rows: int, sampling: SamplingConfig, name: str) -> tuple[int, int]:
+    """Return how many rows to train on (validation included) and to test on."""
+    train, test = sampling.n_train, sampling.n_test
+    if train is not None and train < _MIN_TRAIN:
+        raise UsageError(f"sampling.n_train={train} must be at least {_MIN_TRAIN} for a table.")
     if test is None:
-        test = max(round(policy.test_share * rows), 1) if train is None else max(rows - train, 0)
+        test = max(round(_TEST_FRACTION * rows), 1) if train is None else max(rows - train, 0)
     if train is None:
-        train = max(rows - test, least)
+        train = max(rows - test, _MIN_TRAIN)
     if train + test > rows:
         has = f"has {rows} row{'' if rows == 1 else 's'}"
         raise UsageError(
@@ -211,62 +253,62 @@ def _counts(rows: int, sampling: SamplingConfig, name: str, policy: SplitPolicy)
     return train, test
 
 
-def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scaling, Scaling]:
-    """Of inputs and outputs: tables are standardised, functions only where first-order solvers could not learn them
-    as they are; class indices never."""
+def _scalings(target: Target, train: Points) -> tuple[Scaling, Scaling]:
+    """Return the scalings of inputs and outputs.
+
+    Tables are standardised, functions only if first-order solvers could not learn them as they
+    are, and class indices never.
+    """
     if not target.is_table:
         middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
-        return _where_needed(middle, half, policy), _where_needed(
-            train.y.mean(0), deviation(train.y), policy
-        )
-    inputs = _standardised(train.x, train.weights, policy)
+        outputs = train.y.mean(0), deviation(train.y)
+        return _scale_if_needed(middle, half), _scale_if_needed(*outputs)
+    inputs = _standardise(train.x, train.weights)
     if target.classes is not None:
         return inputs, Scaling.identity(1)
-    return inputs, _standardised(train.y, train.weights, policy)
+    return inputs, _standardise(train.y, train.weights)
 
 
-def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
-    """By middle and size, the identity for features of ordinary size."""
+def _scale_if_needed(middle: Array, size: Array) -> Scaling:
+    """Scale by middle and size, except features of ordinary size."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
-    plain = (
-        (size >= 1 / policy.ordinary)
-        & (size <= policy.ordinary)
-        & (np.abs(middle) <= policy.ordinary * size)
-    )
+    near = np.abs(middle) <= _ORDINARY * size
+    plain = (size >= 1 / _ORDINARY) & (size <= _ORDINARY) & near
     return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))
 
 
-def _standardised(values: Array, weights: Array | None, policy: SplitPolicy) -> Scaling:
-    """By weighted mean and standard deviation; a column that is constant (to rounding) is only shifted."""
+def _standardise(values: Array, weights: Array | None) -> Scaling:
+    """Scale by weighted mean and standard deviation; a constant column is only shifted."""
     largest = np.abs(values).max(axis=0)
-    relative = values / np.where(
-        largest > 0, largest, 1.0
-    )  # whose sums and squares neither over- nor underflow
+    # Sums and squares of relative values neither over- nor underflow.
+    relative = values / np.where(largest > 0, largest, 1.0)
     mean = np.average(relative, 0, weights)
-    mean, size = mean * largest, np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
-    return Scaling(mean, np.where(constant(values, policy), 1.0, size))
+    size = np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
+    return Scaling(mean * largest, np.where(constant(values), 1.0, size))
 
 
-def constant(values: Array, policy: SplitPolicy = SplitPolicy()) -> NDArray[np.bool_]:
-    """Which columns are constant, to rounding."""
+def constant(values: Array) -> NDArray[np.bool_]:
+    """Return which columns are constant up to rounding."""
     with np.errstate(over="ignore"):  # a range beyond float64 is infinite, and so not constant
-        return np.asarray(np.ptp(values, axis=0) <= policy.constant * np.abs(values).max(axis=0))
+        return np.asarray(np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0))
 
 
-def _notes(target: Target, train: Points, policy: SplitPolicy) -> list[str]:
-    """What the user should know of the points."""
+def _notes(target: Target, train: Points) -> list[str]:
+    """Return what the user should know about the points."""
     if target.points is None:
         return []
     if not target.is_table:
         return [
-            f"{target.name} is {len(target.points)} given points without a truth between them, so nothing is tested"
+            f"{target.name} is {len(target.points)} given points without a known function, so "
+            "nothing is tested"
         ]
     names, values = list(target.inputs), train.x
     if target.classes is None:
         names, values = [*names, *target.outputs], np.concatenate([train.x, train.y], axis=1)
+    columns = zip(names, constant(values), values[0], strict=True)
     notes = [
         f"column {name!r} of {target.name} is constant ({value:g}) in the training rows"
-        for name, same, value in zip(names, constant(values, policy), values[0], strict=True)
+        for name, same, value in columns
         if same
     ]
     for i, name in enumerate(target.classes or ()):

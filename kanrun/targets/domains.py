@@ -1,10 +1,9 @@
-"""Domains: boxes [lower, upper] per variable, and the check that a function is finite all over its box."""
+"""Domains: boxes [lower, upper] per variable, and the check that functions are finite on them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,57 +12,29 @@ import sympy
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy
 from kanrun.points import Array
-from kanrun.targets.data import Target
+from kanrun.targets.datasets import Target, shown
 
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
+#: Functions and those at whose zeros they have their poles.
 _POLES: dict[Any, Any] = {
     **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
     **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
     **dict.fromkeys((sympy.coth, sympy.csch), sympy.sinh),
 }
-"""Function to the one at whose zeros it has its poles."""
-
-
-@dataclass(frozen=True)
-class Probes:
-    """Where a function is tried before it is learned, and what counts as a pole."""
-
-    random: int = 4000  # points, uniform in the box
-    per_line: int = 201  # points of a line through the centre along an axis
-    lines: int = 20  # of the first axes
-    corners: int = 10  # dimensions up to which all corners are tried; beyond, two of them
-    pole: float = 1e6  # times the median of the values: larger ones beside the zero of a denominator are a pole
-    bisections: int = 60  # steps that seek such a zero
-
-    def points(self, domain: Array) -> Array:
-        """Points (n, d) of the box."""
-        lower, upper = domain.T
-        dimension, centre = len(domain), domain.mean(axis=1)
-        ends = itertools.product(*domain) if dimension <= self.corners else (lower, upper)
-        lines = np.tile(centre, (min(dimension, self.lines), self.per_line, 1))
-        for i, line in enumerate(lines):
-            line[:, i] = np.linspace(lower[i], upper[i], self.per_line)
-        random = np.random.default_rng(0).uniform(lower, upper, (self.random, dimension))
-        return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
-
-    def bisect(self, value: Callable[[Array], Array], above: Array, below: Array) -> Array:
-        """Two neighbours (2, d) of a zero of `value` between a point where it is above 0 and one where it is not."""
-        for _ in range(self.bisections):
-            middle = (above + below) / 2
-            if value(middle[None])[0] > 0:
-                above = middle
-            else:
-                below = middle
-        return np.stack([above, below])
+_RANDOM = 4000  # points of the box at which a function is tried
+_LINES, _PER_LINE = 20, 201  # axes through the centre on which it is tried, and points on each
+_CORNERS = 10  # dimensions up to which all corners are tried; beyond, two of them
+_POLE = 1e6  # times the median of the values: larger ones near the zero of a denominator are a pole
+_BISECTIONS = 60  # steps of the search for such a zero
 
 
 def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
-    """The box (dimension, 2) that a config writes.
+    """Return the box (dimension, 2) of a setting.
 
-    `value` is one pair for each variable, or one pair of numbers for all of them; numbers may be text such as
-    "0.4*pi". None takes `default` (itself None: [-1, 1]). Raises UsageError for other shapes, other numbers of
-    variables, and lower >= upper.
+    `value` is one pair for each variable, or one pair for all; numbers may be text such as
+    "0.4*pi". None takes `default`, or [-1, 1]. Raises UsageError for other values, other numbers
+    of variables, and lower >= upper.
     """
     if value is None:
         value = [-1, 1] if default is None else default
@@ -100,15 +71,15 @@ def _pair(pair: Any, index: int) -> tuple[float, float]:
     return lower, upper
 
 
-def check_finite(target: Target, probes: Probes = Probes()) -> Target:
-    """`target`, when its function is finite (and real) at points all over its domain, corners included.
+def check_finite(target: Target) -> Target:
+    """Return the target if its function is finite and real at points all over its domain.
 
-    Raises UsageError with the first point where it is not and their number. Where a denominator of its
-    expression changes sign between two points, the zero is sought and the function looked at there.
+    Raises UsageError with the first point at which it is not. If a denominator of its expression
+    changes sign between two points, the function is also tried near the zero.
     """
     if target.function is None:
         return target
-    points = probes.points(target.domain)
+    points = _probes(target.domain)
     values = target.function(points)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
@@ -117,37 +88,47 @@ def check_finite(target: Target, probes: Probes = Probes()) -> Target:
             f"{target.name} is not finite at {shown(points[bad.argmax()])} "
             f"and {others} of the {len(points)} points tried; change target.domain."
         )
-    for zero in _zeros_of_denominators(target, points, probes):
-        beside = np.abs(
-            target.function(zero)
-        )  # NaN where a zero is divided by zero, which may be no pole
-        if np.nanmax(beside, initial=0.0) > probes.pole * np.median(np.abs(values)):
+    for zero in _zeros_of_denominators(target, points):
+        # NaN if a zero is divided by zero, which may be no pole.
+        near = np.abs(target.function(zero))
+        if np.nanmax(near, initial=0.0) > _POLE * np.median(np.abs(values)):
             raise UsageError(
-                f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; change target.domain."
+                f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; "
+                "change target.domain."
             )
     return target
 
 
-def shown(point: Array, names: Sequence[str] = ()) -> str:
-    """The first coordinates of a point (d,), such as x0=1, x1=2; `names` are x0, x1, ... by default."""
-    texts = [
-        f"{name}={value:.6g}"
-        for name, value in zip(names or [f"x{i}" for i in range(len(point))], point, strict=True)
-    ]
-    return ", ".join(texts if len(texts) <= 8 else [*texts[:8], "..."])
+def _probes(domain: Array) -> Array:
+    """Return random points of the box, points on its axes, and corners."""
+    lower, upper = domain.T
+    dimension, centre = len(domain), domain.mean(axis=1)
+    ends = itertools.product(*domain) if dimension <= _CORNERS else (lower, upper)
+    lines = np.tile(centre, (min(dimension, _LINES), _PER_LINE, 1))
+    for i, line in enumerate(lines):
+        line[:, i] = np.linspace(lower[i], upper[i], _PER_LINE)
+    random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM, dimension))
+    return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
 
 
-def _zeros_of_denominators(target: Target, points: Array, probes: Probes) -> Iterator[Array]:
-    """For each denominator that has both signs among `points`: two neighbours (2, d) of a zero of it."""
+def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
+    """Yield neighbours (2, inputs) of a zero of each denominator with both signs on the points."""
     if target.expression is None:
         return
-    denominators = {
-        power.base for power in target.expression.atoms(sympy.Pow) if power.exp.is_negative
-    }
+    powers = target.expression.atoms(sympy.Pow)
+    denominators = {power.base for power in powers if power.exp.is_negative}
     for function, zero in _POLES.items():
         denominators |= {zero(call.args[0]) for call in target.expression.atoms(function)}
     for denominator in sorted(denominators, key=str):
         value = to_numpy(denominator, target.inputs)
         signs = np.sign(value(points))
-        if (signs > 0).any() and (signs < 0).any():
-            yield probes.bisect(value, points[signs.argmax()], points[signs.argmin()])
+        if not ((signs > 0).any() and (signs < 0).any()):
+            continue
+        above, below = points[signs.argmax()], points[signs.argmin()]
+        for _ in range(_BISECTIONS):
+            middle = (above + below) / 2
+            if value(middle[None])[0] > 0:
+                above = middle
+            else:
+                below = middle
+        yield np.stack([above, below])

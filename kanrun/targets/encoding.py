@@ -1,7 +1,4 @@
-"""Columns of a table as numbers: categories as indicators, dates as days and places in the year, week and day.
-
-Missing numbers and dates are the median with an indicator beside it.
-"""
+"""Columns of a table as numbers: indicators of categories, dates, medians for missing values."""
 
 from __future__ import annotations
 
@@ -16,31 +13,28 @@ import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
-from kanrun.targets.tables import MISSING_WORDS, lenient_numbers
+from kanrun.targets.table_reading import MISSING_WORDS, lenient_numbers
 
-MOST_LEVELS = 128  # of a category that get an indicator of their own, the most frequent first
-FEWEST_ROWS = 2  # with a level; rarer ones are all zeros, like levels that were never seen
-DAYS = {
-    "day of year": 365.2425,
-    "weekday": 7.0,
-    "hour": 1.0,
-}  # of a date, and the days after which each comes back
-LONG_ENOUGH = (
-    1.2  # times its period that dates must span for a place in it to be told from the date itself
-)
+MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
+_MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
+#: Parts of a date, and the days after which each returns.
+DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
+_PERIODS = 1.2  # that dates must span, so that a part differs from the date itself
+_TEXT_FRACTION = 0.5  # of values from which on a column is a category
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?$", re.ASCII)
 
 
-# The next three are written into exported Python files, and stand on NumPy alone.
+# The next three are written into exported Python files, and depend on NumPy alone.
 
 
 def text_of(value: Any) -> str:
-    """Without blanks around it; "(missing)" for None, NaN and nothing."""
+    """Return a value without blanks around it; "(missing)" for None, NaN and nothing."""
     text = "" if value is None else str(value).strip()
     return "(missing)" if text == "" or (isinstance(value, float) and np.isnan(value)) else text
 
 
 def days_from(texts: list[str]) -> Array:
-    """Dates in ISO 8601 as days since 1970-01-01, NaN for an empty one. Raises ValueError for other texts."""
+    """Return ISO 8601 dates as days since 1970-01-01, NaN for "". Raises ValueError for others."""
     instants = np.array(
         [text.split("+")[0].rstrip("Zz") or "NaT" for text in texts], dtype="M8[us]"
     )
@@ -48,7 +42,7 @@ def days_from(texts: list[str]) -> Array:
 
 
 def place_of(days: Array, part: str) -> Array:
-    """The day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
+    """Return the day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
     if part == "hour":
         return np.asarray(days % 1.0 * 24)
     whole = np.floor(days)
@@ -63,9 +57,13 @@ EMPTY = text_of(None)  # the level of rows without one
 
 @dataclass(frozen=True)
 class ColumnCode:
-    """One column: a number (`fill` in place of a missing one, and with `indicator` a 1 beside it), or its levels.
+    """One column: a number, a category or a date.
 
-    With `parts`, some of `DAYS`, it holds dates: days since 1970-01-01, and the parts beside them.
+    Attributes:
+        levels: Levels of a category, each with an indicator.
+        fill: Replacement of a missing number.
+        indicator: Whether there is an indicator of missing numbers.
+        parts: Some of `DAYS` for a column of dates, which become days since 1970-01-01.
     """
 
     name: str
@@ -76,14 +74,17 @@ class ColumnCode:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the numbers that it becomes."""
+        """Names of the numbers that the column becomes."""
         if self.levels is not None:
             return tuple(f"{self.name}={level}" for level in self.levels)
         missing = (f"{self.name} is missing",) if self.indicator else ()
         return (self.name, *(f"{part} of {self.name}" for part in self.parts or ()), *missing)
 
     def encode(self, values: Sequence[Any]) -> tuple[Array, int]:
-        """(rows, features), and how many values are of no known level. Raises UsageError for text among numbers."""
+        """Return features (rows, features), and how many values have an unknown level.
+
+        Raises UsageError for text among numbers.
+        """
         if self.levels is not None:
             texts = np.array([text_of(value) for value in values], dtype=object)
             columns = [(texts == level).astype(np.float64) for level in self.levels]
@@ -100,24 +101,25 @@ class ColumnCode:
             )
         missing = np.isnan(numbers)
         filled = np.where(missing, self.fill, numbers)
-        parts = [place_of(filled, part) for part in self.parts or ()]
-        return np.stack(
-            [filled, *parts, *([missing.astype(np.float64)] if self.indicator else [])], 1
-        ), 0
+        columns = [filled, *(place_of(filled, part) for part in self.parts or ())]
+        if self.indicator:
+            columns.append(missing.astype(np.float64))
+        return np.stack(columns, 1), 0
 
 
 @dataclass(frozen=True)
 class TableCode:
-    """How the columns of a table become the inputs of a model; stored beside the model as plain JSON."""
+    """How the columns of a table become the inputs of a model; stored with it as plain JSON."""
 
     columns: tuple[ColumnCode, ...]
 
     @property
     def features(self) -> tuple[str, ...]:
+        """Names of the inputs."""
         return tuple(name for column in self.columns for name in column.features)
 
     def encode(self, raw: Mapping[str, Sequence[Any]]) -> tuple[Array, Counter[str]]:
-        """(rows, features) of the columns `raw`, and how many rows have a level that was not trained on, by column."""
+        """Return inputs (rows, features), and for each column how many rows have unknown levels."""
         parts, unknown = [], Counter[str]()
         for column in self.columns:
             part, count = column.encode(raw[column.name])
@@ -127,49 +129,49 @@ class TableCode:
         return np.concatenate(parts, 1), unknown
 
     def plain(self) -> list[dict[str, Any]]:
-        """JSON values, for `from_plain`."""
+        """Return JSON values for `from_plain`."""
         return [asdict(column) for column in self.columns]
 
     @staticmethod
     def from_plain(columns: Sequence[Mapping[str, Any]]) -> TableCode:
+        """Return the code of `plain()`."""
         return TableCode(msgspec.convert(columns, tuple[ColumnCode, ...]))
 
 
 def code_of(
-    raw: Mapping[str, Sequence[Any]], categories: Sequence[str], advice: str
+    raw: Mapping[str, Sequence[Any]], categorical: Sequence[str], advice: str
 ) -> tuple[TableCode | None, list[str]]:
-    """How to encode these columns (None where all are complete numbers), and sentences about what is left out.
+    """Return how to encode columns (None for complete numbers), and notes on omitted ones.
 
-    A column is a category if it is named so, or more than half of its values are text. Raises UsageError for one with
-    less text, followed by `advice`, and where no column is left.
+    A column is a category if it is listed, or if more than half of its values are text. Raises
+    UsageError for a column with less text, followed by `advice`, and if no column is left.
     """
     codes, notes = [], []
     for name, values in raw.items():
         numbers, text = lenient_numbers(values)
         parts: tuple[str, ...] | None = None
-        if text is not None and name not in categories and (days := days_of(values)) is not None:
+        listed = name in categorical
+        if text is not None and not listed and (days := days_of(values)) is not None:
             numbers, text, parts = days, None, _parts(days)
-        if name in categories or text is not None:
-            if name not in categories and _share_of_text(values) <= 0.5:
+        if listed or text is not None:
+            if not listed and _text_fraction(values) <= _TEXT_FRACTION:
                 raise UsageError(
                     f"column {name!r} has numbers and text, such as {text!r}; {advice}."
                 )
-            levels = _levels(values)
-            if not levels:
+            if levels := _levels(values):
+                codes.append(ColumnCode(name, levels))
+            else:
                 notes.append(
-                    f"the column {name!r} is left out: its texts do not repeat, or never change (numbers are read as "
-                    "1234.5, dates as 2024-12-31)"
+                    f"the column {name!r} is left out: its texts do not repeat, or never change "
+                    "(numbers are read as 1234.5, dates as 2024-12-31)"
                 )
-                continue
-            codes.append(ColumnCode(name, levels))
             continue
         missing = np.isnan(numbers)
         if missing.all():
             notes.append(f"the column {name!r} is left out: it is empty")
             continue
-        codes.append(
-            ColumnCode(name, None, float(np.median(numbers[~missing])), bool(missing.any()), parts)
-        )
+        fill = float(np.median(numbers[~missing]))
+        codes.append(ColumnCode(name, None, fill, bool(missing.any()), parts))
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     plain = (code.levels is None and not code.indicator and code.parts is None for code in codes)
@@ -178,7 +180,7 @@ def code_of(
 
 
 def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:
-    """A sentence per column with levels that a model was not trained on."""
+    """Return a sentence for each column with levels that a model was not trained on."""
     return [
         f"{count} of {rows} rows have a {name} that the model was not trained on"
         for name, count in unknown.items()
@@ -187,49 +189,43 @@ def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:
 
 
 def days_of(values: Sequence[Any]) -> Array | None:
-    """Dates as days since 1970-01-01, NaN where one is missing; None where a value is no date in ISO 8601.
+    """Return dates as days since 1970-01-01, NaN for missing ones; None if a value is not a date.
 
-    These are 2024-12-31 with or without a time after a blank or a T, and what Parquet holds as dates and times.
+    Dates are 2024-12-31, with or without a time after a blank or a T, and those of Parquet.
     """
-    texts = [
-        EMPTY if text_of(value).casefold() in MISSING_WORDS else text_of(value) for value in values
-    ]
-    if not any(text != EMPTY for text in texts) or not all(
-        text == EMPTY or _DATE.match(text) for text in texts
-    ):
+    texts = ["" if _is_missing(value) else text_of(value) for value in values]
+    if not any(texts) or not all(_DATE.match(text) for text in texts if text):
         return None
     try:
-        return days_from(["" if text == EMPTY else text for text in texts])
+        return days_from(texts)
     except ValueError:
         return None
 
 
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?$", re.ASCII)
+def _is_missing(value: Any) -> bool:
+    text = text_of(value)
+    return text == EMPTY or text.casefold() in MISSING_WORDS
 
 
 def _parts(days: Array) -> tuple[str, ...]:
-    """The places that dates tell: of periods that they span, and that are not the same for all."""
-    there = days[~np.isnan(days)]
+    """Return the parts of dates with periods that the dates span, unless all are equal."""
+    known = days[~np.isnan(days)]
     return tuple(
         part
         for part, period in DAYS.items()
-        if np.ptp(there) >= LONG_ENOUGH * period and len(np.unique(place_of(there, part))) > 1
+        if np.ptp(known) >= _PERIODS * period and len(np.unique(place_of(known, part))) > 1
     )
 
 
-def _share_of_text(values: Sequence[Any]) -> float:
-    held = [
-        value
-        for value in values
-        if text_of(value).casefold() not in MISSING_WORDS and text_of(value) != EMPTY
-    ]
-    return sum(lenient_numbers([value])[1] is not None for value in held) / max(len(held), 1)
+def _text_fraction(values: Sequence[Any]) -> float:
+    given = [value for value in values if not _is_missing(value)]
+    return sum(lenient_numbers([value])[1] is not None for value in given) / max(len(given), 1)
 
 
 def _levels(values: Sequence[Any]) -> tuple[str, ...]:
-    """The levels that get an indicator; of two that all rows have, the second alone."""
+    """Return the levels with an indicator; of two that cover all rows, the second alone."""
     counts = Counter(text_of(value) for value in values)
-    kept = [level for level, count in counts.most_common(MOST_LEVELS) if count >= FEWEST_ROWS]
+    kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
     if len(counts) == len(kept) <= 2:
         kept = sorted(kept)[1:]
     return tuple(sorted(kept))

@@ -25,8 +25,8 @@ from kanrun.formulas import parse
 from kanrun.runs.artifacts import write_checkpoint
 from kanrun.runs.files import yaml_as_plain
 from kanrun.runs.records import Checkpoint
-from kanrun.targets import read_values
-from kanrun.targets.tables import columns_of
+from kanrun.targets import read_table
+from kanrun.targets.table_reading import column_kinds
 
 Case = Callable[[random.Random], object]
 SECONDS = 1.0  # where the option is not there
@@ -208,8 +208,8 @@ def test_tables(
     def case(rng: random.Random) -> str:
         path = tmp_path / rng.choice(["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.zip"])
         path.write_bytes(damaged(rng, whole))
-        columns_of(path)
-        read_values(path)
+        column_kinds(path)
+        read_table(path)
         return "done"
 
     fuzz("tables", case, request, capfd)

@@ -13,7 +13,8 @@ from scipy import special
 from kanrun.config import GROUPS, FeynmanTarget, GaussianPeaksTarget, NamedTarget, SpecialTarget
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
-from kanrun.targets import NAMED, SPECIAL, Target, build_target, feynman_formulas
+from kanrun.targets import Target, build_target
+from kanrun.targets.functions import NAMED, SPECIAL, feynman_formulas
 
 Array = NDArray[np.float64]
 pi, exp, sin, cos, sqrt, log, arcsin = np.pi, np.exp, np.sin, np.cos, np.sqrt, np.log, np.arcsin

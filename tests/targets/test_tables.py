@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from kanrun.config import TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableLimits, read_inputs
+from kanrun.targets.table_reading import column_kinds
 from kanrun.targets.table_targets import build_table
-from kanrun.targets.tables import columns_of
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
 VALUES = np.array([[1, 2, 3.5], [4, -0.5, 0.25]])
@@ -91,13 +91,14 @@ def test_parquet(tmp_path: Path) -> None:
     frame.to_parquet(path)
     np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
     np.testing.assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
-    assert columns_of(path) == {
-        "a": True,
-        "b": True,
-        NAMES[2]: True,
-        "whole": True,
-        "flag": False,
-        "label": False,
+    kinds = {name: str(kind) for name, kind in column_kinds(path).items()}
+    assert kinds | {"label": "string"} == {
+        "a": "double",
+        "b": "double",
+        NAMES[2]: "double",
+        "whole": "int64",
+        "flag": "bool",
+        "label": "string",
     }
 
 
@@ -266,7 +267,7 @@ def test_files_that_are_no_table(
     path = write(content, name)
     _refused(path, ["a"], sentence)
     with pytest.raises(UsageError):
-        columns_of(path)
+        column_kinds(path)
 
 
 def test_paths_that_are_no_file(tmp_path: Path) -> None:
@@ -329,12 +330,11 @@ def test_rows_are_counted_past_the_first_block(write: Callable[..., Path]) -> No
 
 def test_columns_and_whether_they_hold_numbers(write: Callable[..., Path]) -> None:
     path = write("id,a,,when,code\nu1,1,x,2020,1_2\nu2,,y,,3\n")
-    assert columns_of(path) == {
-        "id": False,
-        "a": True,
-        "column 3": False,
-        "when": True,
-        "code": False,
+    assert column_kinds(path) == {
+        "id": "text",
+        "a": "numbers",
+        "when": "numbers",
+        "code": "text",
     }
 
 
@@ -356,7 +356,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
     path = write(COMPRESS[ending](content), f"bomb.csv{ending}")
     tracemalloc.start()
     for read in (
-        lambda path: columns_of(path, limits),
+        lambda path: column_kinds(path, limits),
         lambda path: read_inputs(path, ["a"], limits),
     ):
         with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kanrun.experiments import fit as experiment
+from kanrun.experiments.fit import training
 from scipy import sparse
 
 from kanrun import fit, load_run
 from kanrun.cli.app import main
-from kanrun.config import SamplingConfig, TableTarget
+from kanrun.config import TARGETS, FitConfig, SamplingConfig, TableTarget
+from kanrun.config.registry import TargetKind
 from kanrun.errors import UsageError
 from kanrun.library.fitting import configuration, fit_target
-from kanrun.targets import build_target
+from kanrun.runs.records import Row
+from kanrun.targets import array_target, build_target
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,14 @@ def test_a_table_is_fitted_by_the_automatic_model(run: Path) -> None:
     assert summary["train_points"] == 150
     baselines = loaded.tables["baselines"]
     assert set(baselines["model"]) == {"kanrun", "mean", "ridge regression", "gradient boosting"}
-    assert {"effects", "importance", "input_values", "stack_weights", "predictions", "edges"} <= set(
-        loaded.tables
-    )
+    assert {
+        "effects",
+        "importance",
+        "input_values",
+        "stack_weights",
+        "predictions",
+        "edges",
+    } <= set(loaded.tables)
     assert (run / "figures" / "effects.png").exists()
 
 
@@ -218,7 +228,7 @@ def test_a_key_of_another_model_keeps_it(table: Path) -> None:
         "solver.steps=5",
     )
     assert done.returncode == 0, done.stderr
-    assert "learned by model=kan" in done.stderr
+    assert "trained with model=kan" in done.stderr
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
 
 
@@ -247,7 +257,7 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
         UsageError, match=r"'age' is both in model\.monotone and in model\.curvature"
     ):
         fit(frame, y, monotone={"age": "increasing"}, curvature={"age": "convex"})
-    with pytest.raises(UsageError, match="is not one of up, down"):
+    with pytest.raises(UsageError, match="is not one of increasing, decreasing"):
         fit(frame, y, monotone={"age": "rising"})
 
 
@@ -275,5 +285,42 @@ def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused() -> None:
     assert held.max() <= 1
     huge = fit(x, 2.0**60 * y, bounds=[0, 2.0**60], **settings).predict(at)
     np.testing.assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
-    with pytest.raises(UsageError, match="is too narrow: the outputs go from 0 to 1"):
+    with pytest.raises(UsageError, match="is too narrow: the outputs range from 0 to 1"):
         fit(x, y, bounds=[0, 0.5])
+
+
+@dataclass
+class _Harvest:
+    """A table of a plug-in."""
+
+    kind: str = "harvest"
+
+
+def test_the_table_of_a_plug_in_is_compared_with_least_squares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = dict(TARGETS._kinds)
+    known["harvest"] = TargetKind("harvest", "a table", _Harvest, "", table=True)
+    monkeypatch.setattr(TARGETS, "_kinds", known)
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    target = array_target(x, np.sin(x[:, 0]) + x[:, 1])
+    sampling = SamplingConfig(n_train=40, n_test=20, validation_fraction=0.0)
+    model = configuration(
+        TableTarget("t", ["x0", "x1"], ["y"]), sampling, "kan", None, {"hidden": [], "steps": 3}
+    )
+    cfg = FitConfig(
+        target=_Harvest(), model=model.model, solver=model.solver, sampling=model.sampling
+    )
+    rows = list(experiment.run(cfg, {}, 0, prepared=training.make_fit(cfg, {}, 0, target)))
+    summary = next(one.values for one in rows if isinstance(one, Row) and one.table == "summary")
+    assert summary["linear_rmse"] > 0
+
+
+def test_the_summary_shows_the_trained_shape() -> None:
+    """Validation selects among widths; shape and parameters are those of the selected one."""
+    x = np.random.default_rng(1).uniform(-1, 1, (60, 2))
+    model = fit(x, x[:, 0] * x[:, 1], hidden=[3], intervals=[3], steps=3)
+    row = model.tables["summary"].iloc[0]
+    widths = [int(width) for width in row["shape"].split("-")]
+    edges = sum(a * b for a, b in itertools.pairwise(widths))
+    assert edges * (3 + 3) <= row["parameters"] <= edges * (3 + 3 + 2)
