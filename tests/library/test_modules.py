@@ -140,7 +140,7 @@ def test_refine_keeps_the_function_and_prune_drops_weak_edges() -> None:
 
 def test_an_edge_is_a_function_with_derivatives() -> None:
     kan = drawn(2, 3, 1, dtype=torch.float64)
-    edge, at, h = kan.edge(0, 2, -1), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
+    edge, at, h = kan.edge(0, -1, 2), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
     layer = kan.edge_layers[0]
     torch.testing.assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
     torch.testing.assert_close(
@@ -157,8 +157,8 @@ def test_an_edge_is_a_function_with_derivatives() -> None:
     assert layer.coefficients.grad[2, 1].abs().sum() > 0
     assert layer.coefficients.grad[0].abs().sum() == 0
     for wrong, message in (
-        ((2, 0, 0), "no layer 2; the network has 2"),
-        ((0, 3, 0), "no edge from input 0 to output 3"),
+        ((2, 0, 0), "no layer 2: the network has 2"),
+        ((0, 0, 3), "no edge from input 0 to output 3"),
     ):
         with pytest.raises(UsageError, match=message):
             kan.edge(*wrong)
@@ -185,7 +185,7 @@ REFUSALS = {
     "MLP('25')": "must be widths",
     "MLP([2, 1], 'silly')": "activation=silly is not known",
     "KAN([2, 1], 0)": "intervals=0 must be a whole number of at least 1",
-    "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number; refine",
+    "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number. Use refine",
     "KAN([2, 1], degree=-1)": "degree=-1 must be from 0 to 20",
     "KAN([2, 1], base='relo')": "base=relo is not one of .*did you mean relu",
     "KAN([2, 1], domain=(1, -1))": "lower < upper",
@@ -195,8 +195,8 @@ REFUSALS = {
     "KAN([2, 1], dtype='float32')": "dtype=float32 must be",
     "KAN([2, 1], domain=(float('nan'), 1))": "must be finite",
     "KAN([2, 1], domain='ab')": "domain='ab' must be .low, high.",
-    "KAN([2, 3, 1], multiplication_nodes=[5])": "multiplication_nodes=.5. must say for each of the hidden widths .3.",
-    "KAN([2, 3, 1], multiplication_nodes=[1, 1])": "multiplication_nodes=.1, 1. must say",
+    "KAN([2, 3, 1], multiplication_nodes=[5])": "multiplication_nodes=.5. must have a number for each of the hidden widths .3.",
+    "KAN([2, 3, 1], multiplication_nodes=[1, 1])": "multiplication_nodes=.1, 1. must have",
     "KAN([2, 3, 1], generator=3)": "generator=3 must be a torch.Generator",
     "KAN([2, 1]).refine(7.5)": "intervals=7.5 must be a whole number",
     "KANLayer(0, 4)": "must be widths",

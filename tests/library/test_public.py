@@ -27,7 +27,7 @@ from kanrun import KAN, MLP, KANClassifier, KANLayer, KANRegressor, KanrunError,
 kan = KAN([2, 5, 1], intervals=5, degree=3, domain=(-1.0, 1.0))
 assert_type(kan.refine(20), KAN)
 assert_type(kan.prune(torch.zeros(3, 2)), KAN)
-assert_type(kan.edge(0, 1, 0)(0.5, derivative=2), torch.Tensor)
+assert_type(kan.edge(0, 0, 1)(0.5, derivative=2), torch.Tensor)
 assert_type(kan.regularisation(torch.zeros(3, 2)), torch.Tensor)
 module: torch.nn.Module = torch.nn.Sequential(KANLayer(2, 3), MLP([3, 1]))
 model = fit(np.zeros((9, 2)), np.zeros(9), model="kan", hidden=[3])

@@ -115,7 +115,7 @@ class EdgesAt:
     `basis` holds the k + 1 active functions from `interval` on, or all of them if `interval` is None.
     """
 
-    x: Float[Tensor, "*networks samples inputs"]
+    x: Float[Tensor, "... samples inputs"]
     basis: Float[Tensor, "*networks samples inputs terms"]
     interval: Int[Tensor, "samples inputs"] | None
     base: Float[Tensor, "*networks samples inputs"]
@@ -180,7 +180,7 @@ class Edges:
         return Grid(knots, self.spec.degree, self.uniform, self.spec.extrapolation)
 
     def at(
-        self, x: Float[Tensor, "*networks samples inputs"], derivative: Literal[0, 1] = 0
+        self, x: Float[Tensor, "... samples inputs"], derivative: Literal[0, 1] = 0
     ) -> EdgesAt:
         """Return the bases at x, or their slopes; dense for networks side by side, whose grids are coarse."""
         if self.knots.ndim == 2:

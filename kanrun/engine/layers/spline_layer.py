@@ -143,12 +143,11 @@ class SplineLayer(nn.Module):
 
     def _choose_trained(self) -> None:
         every = self.spec.trained_scales == "all"
-        base = self.spec.trained_scales != "none" and self.spec.base != "zero"
         if self.spec.edge_scaling == "single":
-            self.weight.requires_grad_(every or base)
+            self.weight.requires_grad_(every or self._trains_base)
         else:
             self.spline_weight.requires_grad_(every)
-            self.base_weight.requires_grad_(base)
+            self.base_weight.requires_grad_(self._trains_base)
 
     def extra_repr(self) -> str:
         return (
@@ -177,7 +176,11 @@ class SplineLayer(nn.Module):
     def trained_base(self) -> nn.Parameter | None:
         """The weight of the base, w_b or the single w; None if it is not trained or there is no base."""
         weight: nn.Parameter = getattr(self, self.base_name)
-        return weight if weight.requires_grad and self.spec.base != "zero" else None
+        return weight if self._trains_base else None
+
+    @property
+    def _trains_base(self) -> bool:
+        return self.spec.trained_scales != "none" and self.spec.base != "zero"
 
     @property
     def edges(self) -> Edges:
@@ -189,7 +192,7 @@ class SplineLayer(nn.Module):
             self.coefficients,
             *self.scales(),
             self.mask,
-            self.trained_base is not None,
+            self._trains_base,
         )
 
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:

@@ -226,10 +226,10 @@ def prefers_sparse(functions: int, degree: int) -> bool:
 
 
 def sums_of_splines(
-    basis: Float[Tensor, "*networks samples inputs terms"],
+    basis: Float[Tensor, "... samples inputs terms"],
     interval: Int[Tensor, "samples inputs"] | None,
-    table: Float[Tensor, "*networks out inputs functions"],
-) -> Float[Tensor, "*networks samples out"]:
+    table: Float[Tensor, "... out inputs functions"],
+) -> Float[Tensor, "... samples out"]:
     """Return the sums over inputs of the splines with the coefficients `table`."""
     functions = table.shape[-1]
     if interval is not None and prefers_sparse(functions, basis.shape[-1] - 1):
@@ -241,10 +241,10 @@ def sums_of_splines(
 
 
 def splines_of_edges(
-    basis: Float[Tensor, "*networks samples inputs terms"],
+    basis: Float[Tensor, "... samples inputs terms"],
     interval: Int[Tensor, "samples inputs"] | None,
-    table: Float[Tensor, "*networks out inputs functions"],
-) -> Float[Tensor, "*networks samples out inputs"]:
+    table: Float[Tensor, "... out inputs functions"],
+) -> Float[Tensor, "... samples out inputs"]:
     """Return the splines with the coefficients `table`, without the sum over inputs."""
     if interval is None:
         return torch.einsum("...nif,...oif->...noi", basis, table)

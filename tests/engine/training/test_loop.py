@@ -148,7 +148,7 @@ def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
     assert trained is not None
     assert isinstance(trained.network, KAN)
     middle, widest = (
-        [float(f(layer.grid.knots.diff())) for layer in trained.network]
+        [float(f(layer.grid.knots.diff())) for layer in trained.network.edge_layers]
         for f in (torch.amin, torch.amax)
     )
     assert widest[0] > 5 * middle[0]

@@ -122,7 +122,7 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
 
 def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
     kan = network(3, 2)
-    assert len(kan.penalty_rows()) == sum(layer.mask.numel() for layer in kan)
+    assert len(kan.penalty_rows()) == sum(layer.mask.numel() for layer in kan.edge_layers)
     weights = torch.cat([layer.base_weight.flatten() for layer in kan.edge_layers]).detach()
     assert float(SmoothnessLoss(kan, SmoothnessPenalty(1.0))(kan).detach()) == pytest.approx(
         float(weights.square().sum())

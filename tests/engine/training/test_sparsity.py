@@ -31,7 +31,7 @@ def kan() -> KAN:
 
 def by_loops(network: KAN, kind: str) -> float:
     total, x = 0.0, X
-    for layer in network:
+    for layer in network.edge_layers:
         values = layer.edge_values(x).detach()
         sizes = []
         for out in range(layer.outputs):
