@@ -64,7 +64,7 @@ def kan(
     network = KAN.create(
         shape,
         intervals,
-        EdgeSpec(**spec),
+        EdgeSpec(**{"base": "silu", **spec}),
         domain=domain,
         initialisation="paper",
         generator=generator(),

@@ -179,9 +179,7 @@ class Edges:
         knots = self.knots if self.knots.ndim == 2 else self.knots.flatten(0, 1)
         return Grid(knots, self.spec.degree, self.uniform, self.spec.extrapolation)
 
-    def at(
-        self, x: Float[Tensor, "... samples inputs"], derivative: Literal[0, 1] = 0
-    ) -> EdgesAt:
+    def at(self, x: Float[Tensor, "... samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
         """Return the bases at x, or their slopes; dense for networks side by side, whose grids are coarse."""
         if self.knots.ndim == 2:
             basis, interval = local_basis(x, self.grid, derivative)

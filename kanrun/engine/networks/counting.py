@@ -214,7 +214,9 @@ def match_parameters(inputs: int, outputs: int, depth: int, wanted: float) -> Si
     )
 
 
-def match_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: float) -> SizeMatch:
+def match_flops(
+    inputs: int, outputs: int, depth: int, activation: str, wanted: int | float
+) -> SizeMatch:
     """Return the MLP with `depth` hidden layers whose executed FLOPs per sample are nearest to `wanted`."""
     return _nearest(
         lambda hidden: mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0,
@@ -224,7 +226,9 @@ def match_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: 
     )
 
 
-def match_time(seconds: Measure, depth: int, wanted: float, widest: int = WIDEST) -> SizeMatch:
+def match_time(
+    seconds: Measure, depth: int, wanted: int | float, widest: int = WIDEST
+) -> SizeMatch:
     """Return the MLP of one width up to `widest` whose measured `seconds(hidden)` are nearest to `wanted`.
 
     Double the width, then bisect. Each width is timed once; timings are not monotonic in the width, so the closest
@@ -248,7 +252,7 @@ def match_time(seconds: Measure, depth: int, wanted: float, widest: int = WIDEST
     return _best(widths, lambda hidden: seen[hidden[0]], wanted, TOLERANCE["time"])
 
 
-def _nearest(measure: Measure, depth: int, wanted: float, tolerance: float) -> SizeMatch:
+def _nearest(measure: Measure, depth: int, wanted: int | float, tolerance: float) -> SizeMatch:
     """Return the hidden widths (n, ..., n, m) whose `measure`, increasing in every width, matches `wanted` best."""
     _check(depth, wanted)
 
@@ -268,7 +272,7 @@ def _nearest(measure: Measure, depth: int, wanted: float, tolerance: float) -> S
 
 
 def _best(
-    candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: float, tolerance: float
+    candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: int | float, tolerance: float
 ) -> SizeMatch:
     def rank(match: SizeMatch) -> tuple[bool, float, float]:
         uneven = max(match.hidden) - min(match.hidden)
@@ -281,7 +285,7 @@ def _best(
     )
 
 
-def _check(depth: int, wanted: float) -> None:
+def _check(depth: int, wanted: int | float) -> None:
     if depth < 1:
         raise UsageError(
             f"An MLP of {depth} hidden layers has no width to match. Use depths of at least 1."

@@ -21,7 +21,9 @@ widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
 def kan(shape: list[int], intervals: int, **spec: object) -> KAN:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64).expand(shape[0], 2)
     generator = torch.Generator().manual_seed(0)
-    return KAN.create(shape, intervals, EdgeSpec(**spec), domain=domain, generator=generator)  # type: ignore[arg-type]
+    return KAN.create(
+        shape, intervals, EdgeSpec(**{"base": "silu", **spec}), domain=domain, generator=generator
+    )  # type: ignore[arg-type]
 
 
 @given(

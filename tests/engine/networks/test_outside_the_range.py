@@ -33,7 +33,11 @@ def model(network, inputs=2):
 
 def kan(**spec):
     return KAN.create(
-        [2, 2, 1], 4, EdgeSpec(**spec), domain=DOMAIN, generator=torch.Generator().manual_seed(0)
+        [2, 2, 1],
+        4,
+        EdgeSpec(**{"base": "silu", **spec}),
+        domain=DOMAIN,
+        generator=torch.Generator().manual_seed(0),
     ).requires_grad_(False)
 
 

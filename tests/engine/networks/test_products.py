@@ -22,7 +22,12 @@ DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 def network(shape=(2, 3, 2, 1), products=(2, 1), seed=0, **spec):
     generator = Generator().manual_seed(seed)
     kan = KAN.create(
-        shape, 4, EdgeSpec(**spec), domain=DOMAIN, generator=generator, products=products
+        shape,
+        4,
+        EdgeSpec(**{"base": "silu", **spec}),
+        domain=DOMAIN,
+        generator=generator,
+        products=products,
     )
     with torch.no_grad():
         for layer in kan.edge_layers:

@@ -80,7 +80,9 @@ def test_each_network_stops_by_itself() -> None:
     middle = sorted(ends[0])[
         1
     ]  # the floor that one network has passed after a step, and two have not
-    state, _ = minimise(together, POLICY, StoppingCriteria(3, target_loss=sorted(ends[0])[0], rtol=0.0))
+    state, _ = minimise(
+        together, POLICY, StoppingCriteria(3, target_loss=sorted(ends[0])[0], rtol=0.0)
+    )
     stopped = ends[0].index(min(ends[0]))
     for i, loss in enumerate(state.loss):
         assert (

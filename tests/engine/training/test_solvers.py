@@ -37,7 +37,11 @@ def generator(seed: int = 0) -> Generator:
 
 def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 4, **spec: object) -> KAN:
     return KAN.create(
-        shape, intervals, EdgeSpec(**spec), domain=DOMAIN[: shape[0]], generator=generator(1)
+        shape,
+        intervals,
+        EdgeSpec(**{"base": "silu", **spec}),
+        domain=DOMAIN[: shape[0]],
+        generator=generator(1),
     )
 
 
