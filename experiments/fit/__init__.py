@@ -1,10 +1,10 @@
 """Train one model on one target, and show what it learned.
 
 The default reproduces the setting of the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3): a
-[2, 5, 1] network on exp(sin(pi x0) + x1^2), with a grid that is extended during training. It differs
-from the paper in the solver (second order, with a smoothness penalty chosen on held-out training
-points) and in the selection of the grid, by validation points instead of test points. A `suite` in
-the configuration makes it a study over targets and shapes.
+[2, 5, 1] network on exp(sin(pi x0) + x1^2), with a grid that is extended during training. It
+differs from the paper in the solver (second order, with a smoothness penalty chosen on held-out
+training points) and in the selection of the grid, by validation points instead of test points. A
+`suite` in the configuration makes it a study over targets and shapes.
 """
 
 from __future__ import annotations

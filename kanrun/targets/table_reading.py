@@ -10,10 +10,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
@@ -39,6 +41,11 @@ class Block:
 
     rows: Sequence[int]
     columns: Mapping[str, list[Any]]
+
+    def take(self, kept: NDArray[np.bool_]) -> Block:
+        """Return the rows of a mask."""
+        rows, *columns = (list(compress(a, kept)) for a in (self.rows, *self.columns.values()))
+        return Block(rows, dict(zip(self.columns, columns, strict=True)))
 
 
 def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list[str]:
@@ -153,13 +160,11 @@ class Conversion:
     Attributes:
         advice: What to do about `text` and about `missing` values, to follow the message of
             `check`.
-        missing: Whether missing values are allowed; they become NaN and "".
         faults: For each column and rule: how many values break it, row and text of the first.
     """
 
     file: Path
     advice: Mapping[str, str] = field(default_factory=dict)
-    missing: bool = False
     faults: dict[str, dict[str, tuple[int, int, str]]] = field(default_factory=dict)
 
     def numbers(self, block: Block, names: Sequence[str]) -> Array:
@@ -192,8 +197,6 @@ class Conversion:
         return [str(value) for value in values]
 
     def _add(self, name: str, rule: str, row: int, value: Any) -> None:
-        if rule == "missing" and self.missing:
-            return
         count, *first = self.faults.setdefault(name, {}).get(rule, (0, row, str(value)[:40]))
         self.faults[name][rule] = count + 1, int(first[0]), str(first[1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,56 +59,36 @@ def build_table(config: TableTarget) -> Target:
 @lru_cache(maxsize=4)
 def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     asked = msgspec.json.decode(settings, type=TableTarget)
-    file, outputs = check_path(asked.path), tuple(asked.outputs)
-    inputs = _inputs(asked, file)
+    file, inputs = check_path(asked.path), _inputs(asked, check_path(asked.path))
     roles = [name for name in (asked.weight_column, asked.split_column) if name]
-    table = read_table(file, list(dict.fromkeys([*inputs, *outputs, *roles])))
-    y, labels = _outputs(file, table, asked)
-    code, x, kept, notes = _encode(file, table, inputs, asked)
+    table = read_table(file, list(dict.fromkeys([*inputs, *asked.outputs, *roles])))
+    table, notes = _complete_rows(file, table, inputs, asked)
     weights = None
-    if asked.weight_column:
-        weights = _numbers(file, table, asked.weight_column)
+    if column := asked.weight_column:
+        weights = _numbers(file, table, [column])[:, 0]
         if (weights < 0).any():
+            raise UsageError(f"the column {column!r} of {file.name} has a negative weight.")
+        table, weights = table.take(weights > 0), weights[weights > 0]
+        if len(weights) < 2:
             raise UsageError(
-                f"the column {asked.weight_column!r} of {file.name} has a negative weight."
+                f"the column {column!r} of {file.name} leaves {len(weights)} rows with a weight."
             )
-    known = _known(y, labels)
-    if not known.all():
-        notes.append(
-            f"{(~known).sum()} of {len(known)} rows of {file.name} have missing outputs and are "
-            "left out"
-        )
-    rows = kept & known
-    if rows.sum() < min(2, len(rows)):
-        raise UsageError(f"{file.name} has {rows.sum()} rows without missing values; {_INDICATOR}.")
-    x = x[known[kept]]
-    if weights is not None:
-        x, rows = x[weights[rows] > 0], rows & (weights > 0)
-        if rows.sum() < 2:
-            raise UsageError(
-                f"the column {asked.weight_column!r} of {file.name} leaves {rows.sum()} rows with "
-                "a weight."
-            )
-        weights = weights[rows] / weights[rows].mean()  # they say how rows compare
-    classes, y = None, y[rows]
-    if labels is not None:
-        classes, index = classes_of([labels[i] for i in np.flatnonzero(rows)], outputs[0])
-        y = index[:, None].astype(np.float64)
-    groups = _groups(file, table, asked)
-    points = Points(
-        x, y, weights, None if groups is None else groups[rows], asked.split.startswith("time:")
-    )
+        weights /= weights.mean()  # they say how rows compare
+    code, x, said = _encode(file, table, inputs, asked)
+    y, classes = _outputs(file, table, asked)
+    forward = asked.split.startswith("time:")
+    points = Points(x, y, weights, _groups(file, table, asked), forward)
     return Target(
         file.name,
         code.features if code else inputs,
-        outputs,
+        tuple(asked.outputs),
         points.box,
         points=points,
         test=_test_points(asked, inputs, code, classes) if asked.test_path else None,
         is_table=True,
         classes=classes,
         code=code,
-        notes=tuple(notes),
+        notes=(*notes, *said),
     )
 
 
@@ -130,31 +110,57 @@ def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
     return kept
 
 
-def _outputs(file: Path, table: Block, asked: TableTarget) -> tuple[Array, list[str] | None]:
-    """Return the outputs, or the labels; missing ones are NaN and "" if they are dropped."""
-    advice = {
-        "text": "text labels need target.task=classification",
-        "missing": "or set target.missing=drop",
-    }
-    conversion = Conversion(file, advice, missing=asked.missing == "drop")
-    classify = asked.task == "classification"
-    y = conversion.numbers(table, [] if classify else asked.outputs)
-    labels = conversion.labels(table, asked.outputs[0]) if classify else None
-    conversion.check()
-    return y, labels
+def _complete_rows(
+    file: Path, table: Block, inputs: Sequence[str], asked: TableTarget
+) -> tuple[Block, list[str]]:
+    """Return the rows that are not dropped, and notes on the others."""
+    notes: list[str] = []
+    if asked.missing != "drop":
+        return table, notes
+    kept = np.ones(len(table.rows), dtype=bool)
+    for what, names in (("inputs", inputs), ("outputs", asked.outputs)):
+        labels = what == "outputs" and asked.task == "classification"
+        given = np.all([_given(table.columns[name], labels) for name in names], axis=0)
+        if not given.all():
+            count = f"{(~given).sum()} of {len(given)} rows of {file.name}"
+            notes.append(f"{count} have missing {what} and are left out")
+        kept &= given
+    if kept.sum() < min(2, len(kept)):
+        raise UsageError(f"{file.name} has {kept.sum()} rows without missing values; {_INDICATOR}.")
+    return table.take(kept), notes
 
 
-def _numbers(file: Path, table: Block, name: str) -> Array:
-    """Return a column of numbers, shape (rows,)."""
-    conversion = Conversion(file)
-    found = conversion.numbers(table, [name])[:, 0]
+def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
+    """Return which values are not missing; of labels and text only empty ones are."""
+    numbers, text = lenient_numbers(values)
+    if labels or text is not None:
+        return np.array([value is not None and str(value).strip() != "" for value in values])
+    return ~np.isnan(numbers)
+
+
+def _numbers(
+    file: Path, table: Block, names: Sequence[str], advice: Mapping[str, str] = {}
+) -> Array:
+    """Return columns of numbers, shape (rows, names)."""
+    conversion = Conversion(file, advice)
+    found = conversion.numbers(table, names)
     conversion.check()
     return found
 
 
-def _known(y: Array, labels: list[str] | None) -> NDArray[np.bool_]:
-    """Return which rows have all outputs."""
-    return np.asarray(~np.isnan(y).any(1) if labels is None else [label != "" for label in labels])
+def _outputs(file: Path, table: Block, asked: TableTarget) -> tuple[Array, tuple[str, ...] | None]:
+    """Return the outputs (rows, outputs), and the classes that they number."""
+    advice = {
+        "text": "text labels need target.task=classification",
+        "missing": "or set target.missing=drop",
+    }
+    if asked.task != "classification":
+        return _numbers(file, table, asked.outputs, advice), None
+    conversion = Conversion(file, advice)
+    labels = conversion.labels(table, asked.outputs[0])
+    conversion.check()
+    classes, index = classes_of(labels, asked.outputs[0])
+    return index[:, None].astype(np.float64), classes
 
 
 def _groups(file: Path, table: Block, asked: TableTarget) -> Array | None:
@@ -166,7 +172,7 @@ def _groups(file: Path, table: Block, asked: TableTarget) -> Array | None:
     if way == "group":
         return np.unique([str(value) for value in values], return_inverse=True)[1].astype(float)
     times = days_of(values)
-    return _numbers(file, table, column) if times is None else times
+    return _numbers(file, table, [column])[:, 0] if times is None else times
 
 
 def _test_points(
@@ -178,18 +184,11 @@ def _test_points(
     """Return the rows of the test file. Raises UsageError for a class without training rows."""
     file = check_path(asked.test_path or "")
     table = read_table(file, list(dict.fromkeys([*inputs, *asked.outputs])))
-    y, labels = _outputs(file, table, asked)
-    if code is None:
-        conversion = Conversion(file)
-        x = conversion.numbers(table, inputs)
-        conversion.check()
-    else:
-        x = code.encode(table.columns)[0]
-    known = _known(y, labels)
-    x, y = x[known], y[known]
-    if labels is None or classes is None:
-        return Points(x, y)
-    labels = [label for label in labels if label]
+    table, _ = _complete_rows(file, table, (), asked)
+    x = _numbers(file, table, inputs) if code is None else code.encode(table.columns)[0]
+    if classes is None:
+        return Points(x, _outputs(file, table, asked)[0])
+    labels = [str(value) for value in table.columns[asked.outputs[0]]]
     names, index = classes_of([*labels, *classes], asked.outputs[0])
     if unknown := [name for name in names if name not in classes]:
         raise UsageError(
@@ -201,33 +200,17 @@ def _test_points(
 
 def _encode(
     file: Path, table: Block, inputs: tuple[str, ...], asked: TableTarget
-) -> tuple[TableCode | None, Array, NDArray[np.bool_], list[str]]:
-    """Return the code of the inputs, their numbers, which rows are kept, and notes."""
-    raw = {name: table.columns[name] for name in inputs}
-    kept, notes = np.ones(len(table.rows), dtype=bool), []
+) -> tuple[TableCode | None, Array, list[str]]:
+    """Return the code of the inputs, their numbers (rows, features), and notes."""
     if asked.missing == "error" and not asked.categorical_columns:
-        conversion = Conversion(file, dict.fromkeys(("text", "missing"), f"or {_INDICATOR}"))
-        x = conversion.numbers(table, inputs)
-        conversion.check()
-        return None, x, kept, []
-    if asked.missing == "drop":
-        for values in raw.values():
-            numbers, text = lenient_numbers(values)
-            given = [str(v).strip() != "" for v in values] if text else ~np.isnan(numbers)
-            kept &= np.asarray(given)
-        raw = {name: [values[i] for i in np.flatnonzero(kept)] for name, values in raw.items()}
-        if not kept.any():
-            raise UsageError(f"{file.name} has no row without missing inputs; {_INDICATOR}.")
-        if not kept.all():
-            notes.append(
-                f"{(~kept).sum()} of {len(kept)} rows of {file.name} have missing inputs and are "
-                "left out"
-            )
+        hints = dict.fromkeys(("text", "missing"), f"or {_INDICATOR}")
+        return None, _numbers(file, table, inputs, hints), []
+    raw = {name: table.columns[name] for name in inputs}
     advice = f"correct such rows of {file.name}, or name the column in target.categorical_columns"
-    code, said = code_of(raw, asked.categorical_columns, advice)
+    code, notes = code_of(raw, asked.categorical_columns, advice)
     if code is None:
-        return None, np.stack([lenient_numbers(v)[0] for v in raw.values()], 1), kept, notes
-    return code, code.encode(raw)[0], kept, [*notes, *said]
+        return None, _numbers(file, table, inputs), notes
+    return code, code.encode(raw)[0], notes
 
 
 def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:

@@ -92,40 +92,23 @@ def fit_kernel(
     constant gets precision 0. L-BFGS begins at `start` or at the prior's initial values, and calls
     `on_evaluation` at each point.
     """
-    rows, inputs = x.shape
+    inputs = x.shape[1]
     variances = [each for each in (prior.linear, prior.radial, prior.noise) if each is not None]
     ranges = np.log(np.array([prior.precision] * inputs + variances))
     widths = np.repeat([prior.precision_std, prior.variance_std], [inputs, len(variances)])
-    squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
-    lines, ones = x @ x.T / inputs, np.ones((rows, rows))
-    noise, outputs = np.broadcast_to(row_noise, rows), y.shape[1]
+    likelihood = _Likelihood.of(x, y, np.broadcast_to(row_noise, len(x)))
 
     def negative_log_posterior(p: ndarray) -> tuple[float, ndarray]:
         on_evaluation()
-        w, linear, radial, rest = _unpacked(p, inputs)
-        near = radial * np.exp(-np.tensordot(w, squares, 1))
-        covariance = linear * lines + near + ones
-        covariance[np.diag_indices(rows)] += rest * noise
-        factor = linalg.cholesky(covariance, lower=True, check_finite=False)
-        inverse, _ = linalg.lapack.dpotri(factor, lower=1)
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
-        weights = inverse @ y
-        slope = (outputs * inverse - weights @ weights.T) / 2
-        nearer = slope * near
-        by_lines = [linear * np.vdot(slope, lines)] if prior.linear else []
-        by_variance = [*by_lines, nearer.sum(), rest * float(np.diag(slope) @ noise)]
-        gradient = np.append(-w * np.tensordot(squares, nearer, ((1, 2), (0, 1))), by_variance)
+        value, gradient = likelihood(p)
         off = (p - ranges[:, 0]) / widths
-        value = (
-            float(np.vdot(y, weights)) / 2
-            + outputs * float(np.log(np.diag(factor)).sum())
-            + outputs * float(off @ off) / 2
-        )
-        return value, gradient + outputs * off / widths
+        outputs = y.shape[1]
+        return value + outputs * float(off @ off) / 2, gradient + outputs * off / widths
 
     first = ranges[:, 0]
     if start is not None:
-        known = [*start.precisions, start.linear, start.radial, start.noise]
+        lines = [start.linear] if prior.linear else []
+        known = [*start.precisions, *lines, start.radial, start.noise]
         first = np.log(np.maximum(known, np.exp(ranges[:, 1])))
     found = optimize.minimize(
         negative_log_posterior,
@@ -135,10 +118,43 @@ def fit_kernel(
         bounds=ranges[:, 1:],
         options={"maxiter": max_steps, "ftol": rtol},
     )
-    w, linear, radial, rest = _unpacked(found.x, inputs)
-    return Kernel(
-        np.where(np.ptp(x, axis=0) > 0, w, 0.0), float(linear), float(radial), float(rest)
-    )
+    w, linear, radial, noise = _unpacked(found.x, inputs)
+    precisions = np.where(np.ptp(x, axis=0) > 0, w, 0.0)
+    return Kernel(precisions, float(linear), float(radial), float(noise))
+
+
+@dataclass(frozen=True, eq=False)
+class _Likelihood:
+    """Minus the log likelihood of y, and its gradient, in the logarithms of the hyperparameters."""
+
+    y: ndarray
+    noise: ndarray
+    squares: ndarray
+    lines: ndarray
+
+    @staticmethod
+    def of(x: ndarray, y: ndarray, noise: ndarray) -> _Likelihood:
+        squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
+        return _Likelihood(y, noise, squares, x @ x.T / x.shape[1])
+
+    def __call__(self, p: ndarray) -> tuple[float, ndarray]:
+        (rows, outputs), inputs = self.y.shape, len(self.squares)
+        w, linear, radial, rest = _unpacked(p, inputs)
+        near = radial * np.exp(-np.tensordot(w, self.squares, 1))
+        covariance = linear * self.lines + near + np.ones((rows, rows))
+        covariance[np.diag_indices(rows)] += rest * self.noise
+        factor = linalg.cholesky(covariance, lower=True, check_finite=False)
+        inverse, _ = linalg.lapack.dpotri(factor, lower=1)
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        weights = inverse @ self.y
+        slope = (outputs * inverse - weights @ weights.T) / 2
+        nearer = slope * near
+        by_precision = -w * np.tensordot(self.squares, nearer, ((1, 2), (0, 1)))
+        by_lines = [linear * np.vdot(slope, self.lines)] if len(p) == inputs + 3 else []
+        by_noise = rest * float(np.diag(slope) @ self.noise)
+        size = outputs * float(np.log(np.diag(factor)).sum())
+        value = float(np.vdot(self.y, weights)) / 2 + size
+        return value, np.concatenate([by_precision, by_lines, [nearer.sum(), by_noise]])
 
 
 def _unpacked(p: ndarray, inputs: int) -> tuple[ndarray, float, float, float]:

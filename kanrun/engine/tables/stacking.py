@@ -15,24 +15,20 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import optimize
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax
 
 from kanrun.engine.tables.candidates import (
     LONG_PAIR_FUNCTIONS,
     MAX_PAIRS,
     NEIGHBOURHOODS,
-    Form,
     Solution,
     TableRows,
 )
 from kanrun.engine.tables.design import Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import RadialBasis
+from kanrun.engine.tables.logits import all_logits, fit_logits
 from kanrun.engine.tables.policy import EvidencePolicy
-from kanrun.engine.tables.variance_components import (
-    Variances,
-    equal_variances,
-    maximise,
-)
+from kanrun.engine.tables.variance_components import Variances
 
 SPARSE = "sparse"  # the additive fit with few inputs, which is not in the stack
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
@@ -43,12 +39,6 @@ _NEIGHBOURHOOD_ROWS, _NEIGHBOURHOOD_INPUTS = 30, 200  # fewest rows, most inputs
 _MEAN_ROWS, _EFFECT_ROWS = 2000, 100
 _SUM_WEIGHT = 1e3  # of the row that makes weights sum to one
 _MIN_WEIGHT = 1e-6  # of a member
-_MIN_VARIANCE = 1e-3  # of p (1 - p), so that no row has unlimited noise
-_MAX_LOGIT, _MAX_MOVE = 30.0, 4.0
-_LOGIT_VARIANCE = 10.0  # against which components of logits are judged negligible
-_NEWTON_TOLERANCE = 1e-2  # change of the logits, in units of 1 / (2 sqrt(p (1 - p)))
-# Times the tolerances of logits and of variances, while variances are searched.
-_ROUGHLY = 10.0, 3.0
 
 #: Solutions of a candidate for each output, from the variances that it had for similar rows.
 Solve = Callable[
@@ -220,14 +210,14 @@ def fit_classes(
     if start is None:
         first = _candidates(rows, start)[0]
         tried = [
-            _left_out(_fit_logits(rows, first, hot, each)[0]) for each in policy.logit_variances
+            _left_out(fit_logits(rows, first, hot, each)[0]) for each in policy.logit_variances
         ]
         beginning = policy.logit_variances[int(np.argmin([loss(all_logits(one)) for one in tried]))]
 
     def solve(
         some: TableRows, name: str, known: Sequence[Variances] | None
     ) -> tuple[list[Solution], list[Variances]]:
-        return _fit_logits(some, name, hot, known[0][0] if known else beginning)
+        return fit_logits(some, name, hot, known[0][0] if known else beginning)
 
     return _stacked(rows, hot, solve, stack, start)
 
@@ -324,108 +314,3 @@ def _weighted(
 
 def _left_out(found: Sequence[Solution]) -> Float[ndarray, "rows outputs"]:
     return np.stack([one.left_out for one in found], 1)
-
-
-def all_logits(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows classes"]:
-    """Return one logit for each class: the one of two classes is split."""
-    return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
-
-
-def probabilities(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows classes"]:
-    """Return the probabilities of all classes."""
-    return np.asarray(softmax(all_logits(logits), 1))
-
-
-def _fit_logits(
-    rows: TableRows, name: str, hot: Float[ndarray, "rows logits"], start: ndarray | float
-) -> tuple[list[Solution], list[Variances]]:
-    """Return a candidate's solution for each logit, and its variances, which begin at `start`."""
-    variances, logits = _class_variances(rows, name, hot, start)
-    form = rows.form(name)
-    known = logits if logits.shape == hot.shape else None
-    logits = _newton(form, variances, hot, rows.weights, rows.policy, known)
-    solutions = []
-    for c in range(hot.shape[1]):
-        noise, response = _working(logits, hot, c, rows.weights)
-        found = form.solution(form.problem(noise, response), response, 1 / noise, variances)
-        left_out = np.clip(found.left_out, -_MAX_LOGIT, _MAX_LOGIT)
-        solutions.append(replace(found, left_out=left_out))
-    return solutions, [(variances, 1.0)]
-
-
-def _class_variances(
-    rows: TableRows, name: str, hot: ndarray, start: ndarray | float
-) -> tuple[ndarray, ndarray]:
-    """Return variances, and the logits of the rows that they are estimated from.
-
-    `start` holds them, or is their sum at first.
-    """
-    policy, some = rows.policy, rows.sampled(name, hot.shape[1])
-    if hot.shape[1] > policy.variance_classes:
-        frequent = np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes]
-        hot = hot[:, np.sort(frequent)]
-        some = some[hot[some].any(1)]
-    form, inside, weights = rows.form(name, some), hot[some], rows.weights[some]
-    logits = _prior_logits(inside, weights)
-    sizes = form.problem(1 / weights, inside[:, 0]).sizes
-
-    def slope(variances: ndarray, _noise: float) -> tuple[ndarray, ndarray]:
-        nonlocal logits
-        logits = _newton(form, variances, inside, weights, policy, logits, _ROUGHLY[0])
-        working = (_working(logits, inside, c, weights) for c in range(inside.shape[1]))
-        slopes = [form.problem(*one).slope(variances, known=True) for one in working]
-        return np.asarray(sum(first for first, _ in slopes)), np.asarray(sum(i for _, i in slopes))
-
-    first = start if isinstance(start, ndarray) else equal_variances(sizes, start)
-    variances, _ = maximise(
-        slope,
-        sizes,
-        _LOGIT_VARIANCE,
-        (first, 1.0),
-        policy.max_steps,
-        tolerance=_ROUGHLY[1] * policy.tolerance,
-        known=True,
-    )
-    return variances, logits
-
-
-def _newton(
-    form: Form,
-    variances: ndarray,
-    hot: ndarray,
-    weights: ndarray,
-    policy: EvidencePolicy,
-    start: ndarray | None = None,
-    roughly: float = 1.0,
-) -> Float[ndarray, "rows logits"]:
-    """Return the most probable logits for given variances, to `roughly` times the tolerance."""
-    logits = _prior_logits(hot, weights) if start is None else start.copy()
-    for _ in range(policy.max_steps):
-        before = logits.copy()
-        for c in range(hot.shape[1]):
-            fitted = form.fitted(variances, *_working(logits, hot, c, weights))
-            logits[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
-        p = _sigmoid(logits)
-        change = np.abs(logits - before) * 2 * np.sqrt(p * (1 - p))
-        if change.max() < roughly * _NEWTON_TOLERANCE:
-            break
-    return logits
-
-
-def _sigmoid(logits: ndarray) -> ndarray:
-    """Return the probability that belongs to each logit."""
-    return np.asarray(expit(logits) if logits.shape[1] == 1 else softmax(logits, 1))
-
-
-def _working(logits: ndarray, hot: ndarray, c: int, weights: ndarray) -> tuple[ndarray, ndarray]:
-    """Return noise and response of the least squares problem that is one Newton step of class c."""
-    p = _sigmoid(logits)[:, c]
-    weight = np.maximum(p * (1 - p), _MIN_VARIANCE)
-    return 1 / (weights * weight), logits[:, c] + (hot[:, c] - p) / weight
-
-
-def _prior_logits(hot: ndarray, weights: ndarray) -> ndarray:
-    """Return the logits of the classes' frequencies."""
-    fraction = np.clip(np.average(hot, 0, weights), _MIN_VARIANCE, 1 - _MIN_VARIANCE)
-    base = np.log(fraction / (1 - fraction)) if hot.shape[1] == 1 else np.log(fraction)
-    return np.tile(base, (len(hot), 1))

@@ -31,6 +31,7 @@ from kanrun.engine.tables.cross_validation import (
 )
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
+from kanrun.engine.tables.logits import probabilities
 from kanrun.engine.tables.policy import TablePolicy
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
@@ -47,7 +48,6 @@ from kanrun.engine.tables.stacking import (
     TableFit,
     fit_classes,
     fit_numbers,
-    probabilities,
 )
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
 from kanrun.engine.training import predict
@@ -90,16 +90,13 @@ class BlendPart:
 
 @dataclass(frozen=True, eq=False)
 class TableModel:
-    """A fitted table.
+    """A fitted table: a network over scores of the inputs, and the maps to the user's units.
 
     Attributes:
-        network: The network, over scores of the inputs.
-        inputs, outputs: Maps between the user's units and the network's; no outputs for classes.
-        parts: The candidate, or the two parts of a blend, the larger first.
+        outputs: Map of the outputs; None for classes.
+        parts: The selected candidate, or the two parts of a blend, the larger first.
         selected: `stack`, `sparse`, `linear`, `transformed` or `blend`.
-        left_out: Predictions of the training rows by models without them, in the user's units,
-            shape (rows, outputs).
-        folds: The folds of the cross-validation.
+        left_out: Predictions (rows, outputs) of training rows by models without them.
     """
 
     network: KAN
@@ -211,9 +208,9 @@ def fit_table(
             for k in range(number.max() + 1):
                 others = inside[number[inside] != k]
                 rows = others if len(others) else inside
-                elsewhere = _select(points, classes, predictions, rows, policy)
+                elsewhere = _Comparison(points, classes, predictions, rows, policy).select()
                 folds.values[number == k] = elsewhere.of(found)[number == k]
-    choice = _select(points, classes, predictions, inside, policy)
+    choice = _Comparison(points, classes, predictions, inside, policy).select()
     left_out = choice.of(predictions[-1])
     model = _assemble(every, choice, left_out, folds, classes, policy)
     return model.times(x, y) if x.any() or y.any() else model
@@ -303,59 +300,67 @@ def _candidates(
     yield fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
 
 
-def _select(
-    points: Points,
-    classes: int | None,
-    predictions: Sequence[Mapping[str, ndarray]],
-    rows: ndarray,
-    policy: TablePolicy,
-) -> _Choice:
-    """Return the blend with the lowest loss on these rows, or another candidate.
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Losses of choices on some rows, by several predictions of left-out rows."""
 
-    That is the sparse fit if it is significantly better on the last predictions, and the linear
-    model if the choice is not significantly better than it.
-    """
+    points: Points
+    classes: int | None
+    predictions: Sequence[Mapping[str, ndarray]]
+    rows: ndarray
+    policy: TablePolicy
 
-    def losses(choice: _Choice, seen: Sequence[Mapping[str, ndarray]] = predictions) -> ndarray:
-        found = np.stack([row_losses(choice.of(one), points.y, classes)[rows] for one in seen])
-        if not classes:  # squared errors beyond the limit grow linearly
-            limit = policy.robust**2
+    def losses(self, choice: _Choice) -> Float[ndarray, " rows"]:
+        """Return the loss of each row, averaged over the predictions."""
+        y, each = self.points.y, [choice.of(one) for one in self.predictions]
+        found = np.stack([row_losses(one, y, self.classes)[self.rows] for one in each])
+        if not self.classes:  # squared errors beyond the limit grow linearly
+            limit = self.policy.robust**2
             found = np.where(found <= limit, found, 2 * np.sqrt(limit * found) - limit)
         return np.asarray(found.mean(0))
 
-    def calibrated(name: str) -> _Choice:
-        """Maximise over the factor, whose logarithm has a standard normal prior."""
+    def calibrated(self, name: str) -> _Choice:
+        """Return a classifier with the best factor, whose logarithm has a standard normal prior."""
+        if not (self.classes and self.policy.alternatives):
+            return _Choice(name)
         found = minimize_scalar(
-            lambda a: losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2,
+            lambda a: self.losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2,
             bounds=(-2, 2),
             method="bounded",
         )
         return _Choice(name, float(np.exp(found.x)))
 
-    def standard_error(difference: ndarray) -> float:
-        return float(difference.std() / np.sqrt(len(difference)))
-
-    names, scaled = list(predictions[0]), classes and policy.alternatives
-    single = {name: calibrated(name) if scaled else _Choice(name) for name in names}
-    best = single[STACK]
-    if TRANSFORMED in names:
+    def blended(self) -> _Choice:
+        """Return the best blend of both stacks, or one of them if the other has little weight."""
         found = minimize_scalar(
-            lambda a: losses(_Choice(BLEND, a)).sum(), bounds=(0, 1), method="bounded"
+            lambda a: self.losses(_Choice(BLEND, a)).sum(), bounds=(0, 1), method="bounded"
         )
         weight = float(found.x)
         if weight >= 1 - _PURE:
-            best = single[TRANSFORMED]
-        elif weight > _PURE:
-            best = _Choice(BLEND, weight)
-    if SPARSE in names:
-        gain = losses(best, predictions[-1:]) - losses(single[SPARSE], predictions[-1:])
-        best = single[SPARSE] if gain.mean() > _SPARSE_CHANCE * standard_error(gain) else best
-    if LINEAR not in names:
-        return best
-    mine = losses(best)
-    cost = losses(single[LINEAR]) - mine
-    allowed = min(_LINEAR_CHANCE * standard_error(cost), _LINEAR_LOSS * float(mine.mean()))
-    return single[LINEAR] if float(cost.mean()) <= allowed else best
+            return _Choice(TRANSFORMED)
+        return _Choice(BLEND, weight) if weight > _PURE else _Choice(STACK)
+
+    def select(self) -> _Choice:
+        """Return the best blend, or another candidate.
+
+        That is the sparse fit if it is significantly better on the last predictions, and the linear
+        model if the best blend is not significantly better than it.
+        """
+        names = self.predictions[0]
+        best = self.blended() if TRANSFORMED in names else self.calibrated(STACK)
+        if SPARSE in names:
+            sparse, last = self.calibrated(SPARSE), replace(self, predictions=self.predictions[-1:])
+            gain = last.losses(best) - last.losses(sparse)
+            best = (
+                sparse if gain.mean() > _SPARSE_CHANCE * gain.std() / np.sqrt(len(gain)) else best
+            )
+        if LINEAR not in names:
+            return best
+        linear, mine = self.calibrated(LINEAR), self.losses(best)
+        cost = self.losses(linear) - mine
+        chance = _LINEAR_CHANCE * cost.std() / np.sqrt(len(cost))
+        allowed = min(chance, _LINEAR_LOSS * mine.mean())
+        return linear if cost.mean() <= allowed else best
 
 
 def _assemble(

@@ -26,7 +26,7 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
 from kanrun.engine.tables.basis import DEGREE
-from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
+from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
 from kanrun.engine.tables.policy import EvidencePolicy
 from kanrun.engine.tables.stacking import TableFit
@@ -60,10 +60,7 @@ def to_kan(
     mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(terms))
     noises = np.broadcast_to(fit.noise if noise is None else noise, len(terms))
     h = fit.functions()
-    every = (
-        slice(None) if len(h) <= _NODE_ROWS else np.linspace(0, len(h) - 1, _NODE_ROWS).astype(int)
-    )
-    some = h[every]
+    some = h[np.linspace(0, len(h) - 1, min(len(h), _NODE_ROWS)).astype(int)]
     nodes = [_nodes(one, some, each, policy) for one, each in zip(terms, noises, strict=True)]
     offsets = np.array([one.offset for one in terms])
     count = len(design.lines)
@@ -77,19 +74,9 @@ def to_kan(
     edges = np.concatenate(
         [_monotone(_edges(design, main), design), _edges(design, directions[len(main) :])]
     )
-    ends = [np.stack([z.min(0), z.max(0)]) for z in (part @ directions.T for _, part in h.blocks())]
-    low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
-    room = np.maximum(_MARGIN * (high - low), _MIN_MARGIN * np.maximum(1.0, np.abs(high)))
     intervals = outer_intervals or (INTERVALS if radial else OUTER_INTERVALS)
-    cuts = np.linspace(low - room, high + room, intervals + 1, axis=1)
-    line, square = _powers(cuts)
-    coefficients = np.zeros((len(terms), *line.shape))
-    first = len(terms)
-    for t, (_, factors) in enumerate(nodes):
-        coefficients[t, t] = line[t] + offsets[t]
-        last = first + len(factors)
-        coefficients[t, first:last] = factors[:, None] * square[first:last]
-        first = last
+    cuts = _node_grids(h, directions, intervals)
+    coefficients = _outer_edges(cuts, [factors for _, factors in nodes], offsets)
     if radial:
         edges = np.concatenate([edges, _parabolas(radial, design.basis.breakpoints)])
         bells = radial.of_centres(np.stack([one.main[count:] for one in terms]))
@@ -97,12 +84,32 @@ def to_kan(
         coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
     mask = mixing @ np.any(coefficients, axis=2) != 0
     outer = np.tensordot(mixing, coefficients, 1)
-    return KAN.of_layers(
-        [
-            _layer(breakpoints, edges, spec),
-            _layer(torch.as_tensor(cuts), outer, outer_spec, mask, uniform=True),
-        ]
-    )
+    last = _layer(torch.as_tensor(cuts), outer, outer_spec, mask, uniform=True)
+    return KAN.of_layers([_layer(breakpoints, edges, spec), last])
+
+
+def _node_grids(h: TableFunctions, directions: ndarray, intervals: int) -> ndarray:
+    """Return breakpoints (nodes, intervals + 1) over the range of each node on the rows."""
+    nodes = (part @ directions.T for _, part in h.blocks())
+    ends = np.array([(z.min(0), z.max(0)) for z in nodes])
+    low, high = ends[:, 0].min(0), ends[:, 1].max(0)
+    room = np.maximum(_MARGIN * (high - low), _MIN_MARGIN * np.maximum(1.0, np.abs(high)))
+    return np.linspace(low - room, high + room, intervals + 1, axis=1)
+
+
+def _outer_edges(
+    cuts: ndarray, factors: Sequence[ndarray], offsets: ndarray
+) -> Float[ndarray, "terms nodes functions"]:
+    """Return lines of the main nodes, and parabolas of the squared nodes with these factors."""
+    line, square = _powers(cuts)
+    out = np.zeros((len(offsets), *line.shape))
+    first = len(offsets)
+    for t, (own, offset) in enumerate(zip(factors, offsets, strict=True)):
+        out[t, t] = line[t] + offset
+        last = first + len(own)
+        out[t, first:last] = own[:, None] * square[first:last]
+        first = last
+    return out
 
 
 def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> KAN:

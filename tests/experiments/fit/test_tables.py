@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from scipy import sparse
 
 from kanrun import fit, load_run
 from kanrun.cli.app import main
-from kanrun.config import TARGETS, FitConfig, SamplingConfig, TableTarget
+from kanrun.config import TARGETS, SamplingConfig, TableTarget
 from kanrun.config.registry import TargetKind
 from kanrun.errors import UsageError
-from kanrun.library.fitting import configuration, fit_target
+from kanrun.library.fitting import configure, configure_data, fit_target
 from kanrun.runs.records import Row
 from kanrun.targets import array_target, build_target
 
@@ -268,9 +268,11 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.17g")
     target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weight_column="w")
     sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=0.2)
-    cfg = configuration(target, sampling, "kan", None, {"hidden": [], "intervals": [3]})
+    cfg = configure(target, sampling, "kan", None, hidden=[], intervals=[3])
     fitted = fit_target(cfg, build_target(target))
-    same = fit(frame[["a"]], frame["y"], sample_weight=frame["w"], hidden=[], intervals=[3])
+    same = fit(
+        frame[["a"]], frame["y"], "kan", sample_weight=frame["w"], hidden=[], intervals=[3]
+    )
     np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
 
 
@@ -304,13 +306,10 @@ def test_the_table_of_a_plug_in_is_compared_with_least_squares(
     monkeypatch.setattr(TARGETS, "_kinds", known)
     x = np.random.default_rng(0).normal(size=(60, 2))
     target = array_target(x, np.sin(x[:, 0]) + x[:, 1])
-    sampling = SamplingConfig(n_train=40, n_test=20, validation_fraction=0.0)
-    model = configuration(
-        TableTarget("t", ["x0", "x1"], ["y"]), sampling, "kan", None, {"hidden": [], "steps": 3}
+    cfg = configure_data(
+        target, "kan", None, classes=False, n_train=40, n_test=20, hidden=[], steps=3
     )
-    cfg = FitConfig(
-        target=_Harvest(), model=model.model, solver=model.solver, sampling=model.sampling
-    )
+    cfg = replace(cfg, target=_Harvest())
     rows = list(experiment.run(cfg, {}, 0, prepared=training.make_fit(cfg, {}, 0, target)))
     summary = next(one.values for one in rows if isinstance(one, Row) and one.table == "summary")
     assert summary["linear_rmse"] > 0
@@ -319,7 +318,7 @@ def test_the_table_of_a_plug_in_is_compared_with_least_squares(
 def test_the_summary_shows_the_trained_shape() -> None:
     """Validation selects among widths; shape and parameters are those of the selected one."""
     x = np.random.default_rng(1).uniform(-1, 1, (60, 2))
-    model = fit(x, x[:, 0] * x[:, 1], hidden=[3], intervals=[3], steps=3)
+    model = fit(x, x[:, 0] * x[:, 1], "kan", hidden=[3], intervals=[3], steps=3)
     row = model.tables["summary"].iloc[0]
     widths = [int(width) for width in row["shape"].split("-")]
     edges = sum(a * b for a, b in itertools.pairwise(widths))
