@@ -351,9 +351,8 @@ class _Comparison:
         if SPARSE in names:
             sparse, last = self.calibrated(SPARSE), replace(self, predictions=self.predictions[-1:])
             gain = last.losses(best) - last.losses(sparse)
-            best = (
-                sparse if gain.mean() > _SPARSE_CHANCE * gain.std() / np.sqrt(len(gain)) else best
-            )
+            if gain.mean() > _SPARSE_CHANCE * gain.std() / np.sqrt(len(gain)):
+                best = sparse
         if LINEAR not in names:
             return best
         linear, mine = self.calibrated(LINEAR), self.losses(best)
@@ -372,31 +371,26 @@ def _assemble(
     policy: TablePolicy,
 ) -> TableModel:
     """Build the network of what was selected."""
-    weights = {choice.name: 1.0}
+    weights, intervals = {choice.name: 1.0}, None
     if choice.name == BLEND:
         weights = {STACK: 1 - choice.amount, TRANSFORMED: choice.amount}
-    parts = []
+        bells = any(every[name].fit.design.radial for name in weights)
+        intervals = INTERVALS if bells else OUTER_INTERVALS
+    parts, networks = [], []
     for name, weight in sorted(weights.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit
         fit = fit.times(choice.amount) if classes else fit
         parts.append(replace(every[name], weight=weight, fit=fit))
-    intervals = None
-    if len(parts) > 1:
-        bells = any(one.fit.design.radial for one in parts)
-        intervals = INTERVALS if bells else OUTER_INTERVALS
-    networks = [
-        to_kan(
-            one.fit,
+        network = to_kan(
+            fit,
             policy.evidence,
             noise=_CLASS_NOISE if classes else None,
             split=classes == 2,
             outer_intervals=intervals,
             extrapolation="zero" if policy.extrapolation == "zero" else "linear",
         )
-        for one in parts
-    ]
+        networks.append(network)
     first = every[STACK if choice.name == BLEND else choice.name]
-    network = networks[0]
     if len(parts) > 1:
         maps = [(o.values[0], p.weight * o.points[0]) for p in parts if (o := p.outputs)]
         network = blend(networks, maps)
