@@ -173,12 +173,6 @@ def search_grid(candidate: Candidate) -> Array:
         a, b = np.multiply.outer(scales, np.logspace(-1.5, 1.3, 60)).ravel(), np.zeros(1)
     elif candidate.name in ("sin", "cos"):
         a, b = np.concatenate([_SLOW, np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8
-    elif domain.period is not None:
-        a, b = np.linspace(0.1, 1.55, 16), np.linspace(-1.5, 1.5, 31)
-    elif np.isfinite([domain.low, domain.high]).all():
-        ends = np.concatenate([-1 + np.logspace(-4, -0.3, 8), [0.0], 1 - np.logspace(-0.3, -4, 8)])
-        low, high = (each[np.triu_indices(len(ends), 1)] for each in np.meshgrid(ends, ends)[::-1])
-        return np.stack([high - low, high + low], axis=1) / 2
     else:
         centres = np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
         sizes = np.multiply.outer(scales[: 2 - candidate.odd_or_even], np.logspace(-1, 1.5, 22))

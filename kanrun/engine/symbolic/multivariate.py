@@ -32,6 +32,8 @@ from kanrun.engine.symbolic.regression import (
 )
 from kanrun.engine.symbolic.search_problem import DictionaryPolicy, RidgePolicy
 
+#: Relative error of a ridge formula that is exact.
+_FITTED = 1e-8
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
 _EXACT = 1e-11
 #: Of the functions of y the first so many are regressed as quotients.
@@ -86,16 +88,21 @@ def _plainness(expression: sympy.Expr) -> float:
     return float(sympy.count_ops(expression)) + 6.0 * len(roots)
 
 
-#: For each function the constants b of f(u + b) that are tried for a form u. Of those in `_SCALED` only the ratio of
-#: slopes and constant counts: b is the smallest value of the argument over its range, or the place of its zero.
-_SHIFTS: dict[str, tuple[float, ...]] = {
-    "sin": (0.0, np.pi / 2),
-    "exp": (0.0,),
-    **{name: (0.0, -1.0, 1.0, -2.0, 2.0) for name in ("tanh", "gaussian")},
-    **{name: (0.01, 0.1, 0.5, 2.0) for name in ("sqrt", "log", "1/x")},
-    "abs": (-0.25, -0.5, -0.75),
+#: Constants b of f(u + b) and slopes of the form u, whose monomials lie in [-1, 1], for each function. If only the
+#: ratio of slopes and constant counts, the range of u is scaled to [0, 1].
+_SLOPES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+_SCALED = (0.01, 0.1, 0.5, 2.0), (-1.0, -0.5, 0.0, 0.5, 1.0), True
+_SATURATING = (0.0, -1.0, 1.0, -2.0, 2.0), _SLOPES, False
+_FORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
+    "sin": ((0.0, np.pi / 2), tuple(0.75 * k for k in range(-12, 13)), False),
+    "exp": ((0.0,), _SLOPES, False),
+    "tanh": _SATURATING,
+    "gaussian": _SATURATING,
+    "sqrt": _SCALED,
+    "log": _SCALED,
+    "1/x": _SCALED,
+    "abs": ((-0.25, -0.5, -0.75), *_SCALED[1:]),
 }
-_SCALED = ("sqrt", "log", "1/x", "abs")
 
 
 def ridge_formulas(
@@ -113,10 +120,10 @@ def ridge_formulas(
     quadratic = monomials + inputs.functions(power(2), np.array([(1.0, 0.0)]))
     basis, target = np.column_stack([np.ones(len(y)), *quadratic.values]), OutputTransform(y)
     factors, found = _factors(inputs, names), list[TermSum]()
-    for name in (each for each in _SHIFTS if each in names):
-        steps = policy.ratios if name in _SCALED else policy.waves if name == "sin" else policy.slopes
-        forms = linear_forms(monomials, steps, policy, scaled=name in _SCALED)
-        terms = forms.functions(TABLE[name], np.array([(1.0, b) for b in _SHIFTS[name]]))
+    for name in (each for each in _FORMS if each in names):
+        constants, slopes, scaled = _FORMS[name]
+        forms = linear_forms(monomials, slopes, policy.max_forms, scaled=scaled)
+        terms = forms.functions(TABLE[name], np.array([(1.0, b) for b in constants]))
         for k in (None, *range(len(factors))):
             values = terms.values if k is None else terms.values * factors.values[k]
             nearest = nearest_terms(y, values, basis, policy.kept, terms.sizes)
@@ -127,23 +134,22 @@ def ridge_formulas(
     yield from _refitted(sorted(found, key=lambda each: each.error)[: policy.tried], x, y, policy)
 
 
-def _refitted(
-    sums: list[TermSum], x: Array, y: Array, policy: RidgePolicy
-) -> Iterator[sympy.Expr]:
+def _refitted(sums: list[TermSum], x: Array, y: Array, policy: RidgePolicy) -> Iterator[sympy.Expr]:
     """Yield the best of the sums with all constants fitted; none is tried after an exact one."""
     found: list[tuple[float, int, Graph]] = []
+    settings = RefitSettings(steps=policy.steps)
     for place, each in enumerate(sums):
-        settings = RefitSettings(steps=policy.steps, damping=policy.damping)
         fitted = refit(graph_of_expression(each.expression(), x.shape[1]), x, y, settings)
-        found += [(fitted.rmse, place, fitted.graph)] if np.isfinite(fitted.rmse) else []
-        if fitted.rmse < policy.exact * float(np.std(y)):
+        found.append((fitted.rmse, place, fitted.graph))
+        if fitted.rmse < _FITTED * float(np.std(y)):
             break
-    for *_, graph in sorted(found, key=lambda each: each[:2])[: policy.returned]:
-        yield to_expression(graph, [f"x{i}" for i in range(x.shape[1])])
+    for rmse, _, graph in sorted(found, key=lambda each: each[:2])[: policy.returned]:
+        if np.isfinite(rmse):
+            yield to_expression(graph, [f"x{i}" for i in range(x.shape[1])])
 
 
 def linear_forms(
-    monomials: Dictionary, steps: Sequence[float], policy: RidgePolicy, *, scaled: bool
+    monomials: Dictionary, steps: Sequence[float], max_forms: int, *, scaled: bool
 ) -> Dictionary:
     """Return sums of two and of three of the monomials, scaled to [-1, 1], with slopes from `steps`. For three of them
     the steps are thinned to at most `max_forms` sums. With `scaled` the range of each sum is [0, 1]."""
@@ -152,10 +158,9 @@ def linear_forms(
     found = []
     for count in range(2, min(3, len(monomials)) + 1):
         every, subsets = np.array(steps), math.comb(len(monomials), count)
-        while count > 2 and subsets * len(every) ** count > policy.max_forms:
+        while count > 2 and subsets * len(every) ** count > max_forms:
             every = every[len(every) // 2 % 2 :: 2]  # keeps the zero in the middle
         grid = np.array(list(itertools.product(every[every != 0], repeat=count)))
-        grid = grid[np.abs(grid).sum(1) <= policy.widest]
         for chosen in itertools.combinations(range(len(monomials)), count):
             found.append(np.zeros((len(grid), len(monomials))))
             found[-1][:, chosen] = grid

@@ -292,7 +292,7 @@ class _Search:
             small = several and template.edges <= self.policy.small
             best = self.coarse(template, (3, 3, 7, 4, 5, 4) if small else (3, 3, 7))
             coarse.append(
-                (best.error * self.policy.edge**template.edges * template.handicap, template, best)
+                (best.error * self.policy.edge**template.edges, template, best)
             )
             if (best.error < self.policy.ranking_stop_error and several) or self.budget.over:
                 break

@@ -49,25 +49,18 @@ class UnivariatePolicy:
         rounding: Relative error of the values if nothing else is known.
         precise: Accuracy of the values below which the first formula as good as that is taken.
         quotients: Search for quotients of polynomials.
-        sums: Maximum number of terms in a sum within a family of terms.
         generic: Constants of each function that come from the range of the argument.
-        entries: Size of the dictionary.
-        nice: Size of the dictionary with constants that formulas are written with.
-        simple: Entries of that dictionary that are multiplied by factors.
+        entries: Maximum size of a dictionary.
+        simple: Entries that are multiplied by factors; half as many by one another.
         factors: Number of factors.
-        products: Maximum number of products.
         alike: Entries of the same family in products of two entries.
         kept: Single terms and pairs of them that are looked at.
-        promising: Fraction of the variance that a term may leave of the values over a factor.
-        singles: Families of single terms that are refitted.
-        polished: Families of pairs that are refitted.
+        promising: Fraction of the variance that a term may leave of the values over a weight.
+        singles: Families of each kind that are refitted, and formulas that are returned.
         near: Multiple of the accuracy up to which every pair is refitted.
         steps: Maximum number of steps of a refit.
-        first: Entries that are tried as the third term.
         width: Formulas that are extended side by side.
-        branches: Extensions of each formula.
         terms: Maximum number of terms that are added.
-        returned: Number of matches that are returned.
         budget: Work for an edge, if there are several.
     """
 
@@ -75,25 +68,18 @@ class UnivariatePolicy:
     rounding: float = 3e-14
     precise: float = 1e-10
     quotients: QuotientPolicy = field(default_factory=lambda: QuotientPolicy(degree=16, terms=20))
-    sums: int = 6
     generic: int = 90
-    entries: int = 4000
-    nice: int = 2500
-    simple: int = 400
+    entries: int = 3000
+    simple: int = 300
     factors: int = 20
-    products: int = 6000
     alike: int = 3
     kept: int = 60
     promising: float = 0.1
     singles: int = 6
-    polished: int = 8
     near: float = 1e3
     steps: int = 60
-    first: int = 40
     width: int = 4
-    branches: int = 6
     terms: int = 4
-    returned: int = 6
     budget: float = 3.0
 
 
@@ -260,7 +246,7 @@ class DictionaryPolicy:
     """
 
     inputs: int = 5
-    constants: int = 5
+    constants: int = 4
     factors: int = 120
     inner: int = 300
     thirds: int = 200
@@ -283,34 +269,22 @@ class RidgePolicy:
 
     Attributes:
         inputs: Maximum number of inputs.
-        waves: Slopes of the form's monomials, which lie in [-1, 1], in a sine.
-        slopes: Slopes in other functions.
-        ratios: Slopes in functions for which only the ratio of slopes and constant counts.
-        widest: Maximum sum of the absolute slopes.
         max_forms: Maximum number of forms of three monomials.
         points: Points at which formulas are compared and fitted.
         kept: Nearest forms of each function and factor.
         promising: Fraction of the variance that these may leave.
         tried: Formulas that are refitted.
         steps: Maximum number of steps of a refit.
-        damping: Initial damping of a refit.
-        exact: Relative error below which no further formula is refitted.
         returned: Number of formulas that are returned.
     """
 
     inputs: int = 3
-    waves: tuple[float, ...] = tuple(0.75 * k for k in range(-12, 13))
-    slopes: tuple[float, ...] = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
-    ratios: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
-    widest: float = 24.0
     max_forms: int = 8000
     points: int = 120
     kept: int = 2
     promising: float = 0.6
     tried: int = 16
     steps: int = 60
-    damping: float = 1e-2
-    exact: float = 1e-8
     returned: int = 3
 
 

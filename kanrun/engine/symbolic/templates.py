@@ -48,7 +48,6 @@ class Template:
 
     name: str
     root: Sum
-    handicap: float = 1.0  # of its coarse error when structures are ranked
 
     @property
     def edges(self) -> int:
@@ -182,20 +181,14 @@ _MOST_FACTORS = 6
 
 
 def first_shapes(inputs: Sequence[int]) -> list[Template]:
-    """[n,1], [n,1,1], then one multiplication node beside the sum, inside and outside an outer function.
+    """Return [n,1], [n,1,1], then one multiplication node beside the sum, outside and inside an outer function.
 
-    `inputs` are the columns in use; with one, a function and nothing else.
+    `inputs` are the columns in use. For one input there is a function and nothing else.
     """
     terms: tuple[Term, ...] = tuple(inputs)
     if len(terms) == 1:
         return [Template("1-1", Sum(terms))]
-    shapes = tops(terms, f"{len(terms)}")
-    if len(terms) == 2:
-        for j in inputs:
-            shapes.append(Template(f"f{j}*g(f0+f1)", Sum((IdentityTerm(Product((j, Sum(terms)))),)), 1.5))
-            inner = Sum((IdentityTerm(Product(terms)),))
-            shapes.append(Template(f"f{j}*g(f0*f1)", Sum((IdentityTerm(Product((j, inner))),)), 1.5))
-    return shapes
+    return tops(terms, f"{len(terms)}")
 
 
 def tops(terms: tuple[Term, ...], name: str) -> list[Template]:

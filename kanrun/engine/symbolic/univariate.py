@@ -8,14 +8,13 @@ jointly. A formula counts as exact at the rounding of the values, or at the accu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, number
+from kanrun.engine.symbolic.candidates import Array, Candidate, number
 from kanrun.engine.symbolic.description_length import SearchData, length_of
 from kanrun.engine.symbolic.dictionary import (
     PRODUCT,
@@ -36,7 +35,6 @@ from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import (
     OutputTransform,
     covered,
-    few_terms,
     nearest_sums,
     nearest_terms,
     output_transforms,
@@ -89,7 +87,7 @@ def regression_formulas(
         target = OutputTransform(search.y)
         for entries in (plain, every.simplest(policy.entries)):
             search.singles([target], entries)
-            search.pairs(target, entries, policy.singles)
+            search.pairs(target, entries)
             for _ in search.grown(entries, budget):
                 if budget.over:
                     break
@@ -131,7 +129,7 @@ class _UnivariateSearch:
         return any(match.loss <= self.goal**2 for match in self.found)
 
     def best(self) -> list[EdgeMatch]:
-        return sorted(self.found, key=self.score)[: self.policy.returned]
+        return sorted(self.found, key=self.score)[: self.policy.singles]
 
     def score(self, match: EdgeMatch) -> float:
         if self.data is None or not isinstance(match.function, Subgraph):
@@ -146,65 +144,38 @@ class _UnivariateSearch:
         if quotient is not None:
             self.keep(quotient, wide=False)
         yield True
-        self.sparse_sums()
-        yield True
-        nice, inputs = self.nice.simplest(policy.nice), Dictionary.of_inputs(self.t[:, None])
+        nice, inputs = self.nice.simplest(policy.entries), Dictionary.of_inputs(self.t[:, None])
         simple = nice.chosen(range(min(policy.simple, len(nice))))
         factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(policy.factors)
-        wide = nice + simple.combined(factors, PRODUCT, distinct=True).simplest(policy.products)
+        wide = nice + simple.combined(factors, PRODUCT, distinct=True)
         names = {each.name for each in self.candidates}
         plain, *others = output_transforms(self.y, names)
         self.singles([plain], wide)
         yield True
-        self.pairs(plain, nice, policy.polished)
+        self.pairs(plain, nice)
         yield True
         for target in others:
             self.singles([target], wide)
             yield True
-        self.pairs(plain, nice, policy.polished, fixed=powers_of(inputs, self.candidates, (1, 2, 3)))
+        self.pairs(plain, nice, fixed=powers_of(inputs, self.candidates, (1, 2, 3)))
         yield False
         every = (self.nice + self.generic).simplest(policy.entries)
-        weights = list(zip(factors.values, factors.builds, strict=True))
-        weighted = [output_transforms(self.y, names, weight) for weight in weights]
-        for name in dict.fromkeys(each.outer.name for targets in weighted for each in targets):
-            self.singles([t for targets in weighted for t in targets if t.outer.name == name], every)
+        powers = powers_of(inputs, self.candidates, (1, 2, 3, -1, -2))
+        weights = zip(powers.values, powers.builds, strict=True)
+        weighted = [
+            each for weight in weights for each in output_transforms(self.y, names, weight)
+        ]
+        for name in dict.fromkeys(each.outer.name for each in weighted):
+            self.singles([each for each in weighted if each.outer.name == name], every)
             yield False
         varied = nice.varied(policy.alike, policy.simple // 2)
         self.singles([plain], varied.combined(varied, PRODUCT))
         yield False
-        self.pairs(plain, every, policy.polished)
-        yield False
-        self.pairs(plain, wide, policy.polished)
-        yield False
-        self.times_polynomials(plain, wide)
-        yield False
-        for target in others:
-            self.pairs(target, nice, policy.polished)
+        for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
+            self.pairs(target, entries)
             yield False
         for _ in self.grown(every, budget):
             yield False
-        for index in range(min(policy.first, len(simple))):
-            self.pairs(plain, simple, 1, fixed=simple.chosen([index]))
-            yield False
-
-    def sparse_sums(self) -> None:
-        """Keep an exact sum within a family of terms with whole numbers for constants, by backward elimination."""
-        inputs, names = Dictionary.of_inputs(self.t[:, None]), {each.name for each in self.candidates}
-        powers = powers_of(inputs, self.candidates, [Fraction(k, 2) for k in range(-12, 13) if k])
-        grid = np.array([(k, b) for k in range(1, 7) for b in (0.0, np.pi / 2)])
-        sines = inputs.functions(TABLE["sin"], grid) if "sin" in names else inputs.chosen([])
-        common = functions_of(inputs, self.candidates, 2)
-        max_terms = self.policy.sums if self.precise else int(-np.log10(self.goal) / 2) - 1
-        for terms in (powers, sines, common + powers.chosen(range(min(6, len(powers))))):
-            columns = terms.values - terms.values.mean(axis=1, keepdims=True)
-            columns /= np.linalg.norm(columns, axis=1, keepdims=True)
-            allowed = 10 * self.goal * self.y_std
-            solved = few_terms(columns.T, self.y - self.y.mean(), allowed)
-            kept = [] if solved is None else np.flatnonzero(solved)
-            if 0 < len(kept) <= max_terms:
-                self.keep(solve_terms(OutputTransform(self.y), terms.chosen(kept)).expression())
-            if self.is_exact():
-                return
 
     def singles(self, targets: Sequence[OutputTransform], entries: Dictionary) -> None:
         """Keep c_0 + c_1 f for the entries f nearest to one of the targets, one of each family and target. Of several
@@ -227,40 +198,19 @@ class _UnivariateSearch:
                 return
 
     def pairs(
-        self,
-        target: OutputTransform,
-        entries: Dictionary,
-        polished: int,
-        fixed: Dictionary | None = None,
+        self, target: OutputTransform, entries: Dictionary, fixed: Dictionary | None = None
     ) -> None:
         """Keep c_0 + c_1 f + c_2 g + ... for the nearest pairs of entries, with those `fixed` in the sum: one of each of
-        `polished` families, and all that are nearly exact."""
+        a few families, and all that are nearly exact."""
         taken: set[str] = set()
-        for left, found in nearest_sums(target, entries, self.policy.kept, fixed=fixed):
-            full = found.family in taken or len(taken) >= polished
-            if full and left > _RATHER_EXACT:
-                continue
+        for _, found in nearest_sums(target, entries, self.policy.kept, fixed=fixed):
+            full = found.family in taken or len(taken) >= self.policy.singles
             if full and found.error > self.policy.near * self.goal:
                 continue
             taken.add(found.family)
             self.keep(found.expression())
             if self.is_exact():
                 return
-
-    def times_polynomials(self, target: OutputTransform, entries: Dictionary) -> None:
-        """Keep an entry times a cubic polynomial, if that is nearly exact."""
-        powers = np.vander(self.t, 4, increasing=True)
-        stacked = entries.values[:, :, None] * powers
-        norms = np.linalg.norm(stacked, axis=1, keepdims=True)
-        q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
-        rest = target.values - np.einsum("mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values))
-        errors = np.sqrt(np.mean(rest**2, axis=1)) / self.y_std
-        best = int(np.argmin(errors))
-        if errors[best] <= self.policy.near * self.goal:
-            entry, t = entries.chosen([best]), Dictionary.of_inputs(self.t[:, None])
-            cubic = powers_of(t, self.candidates, range(1, 4))
-            products = entry + entry.combined(cubic, PRODUCT)
-            self.keep(solve_terms(target, products).expression())
 
     def grown(self, entries: Dictionary, budget: Budget) -> Iterator[None]:
         """Add terms to the best so far, a few of them side by side, and refit all constants."""
@@ -283,7 +233,7 @@ class _UnivariateSearch:
         basis = np.linalg.qr(np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1))[0]
         cover, slopes = covered(self.y - value, entries.values, basis)
         order = np.argsort(-cover)
-        firsts = list(dict.fromkeys(entries.families[i] for i in order))[: self.policy.branches]
+        firsts = list(dict.fromkeys(entries.families[i] for i in order))[: self.policy.singles]
         grown = []
         for family in firsts:
             i = next(int(i) for i in order if entries.families[i] == family)
@@ -308,7 +258,3 @@ class _UnivariateSearch:
         match = EdgeMatch(found, loss, complexity, found.name, self.goal**2)
         self.found.append(match)
         return match
-
-
-#: Fraction of the variance that a pair may leave to be looked at although its family was.
-_RATHER_EXACT = 1e-20

@@ -79,7 +79,7 @@ def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() ->
         + 1.5 * np.sin(0.23 * t)
         + 0.5 * rng.standard_normal(120)
     )
-    small = UnivariatePolicy(singles=2, width=1, branches=2, terms=1)
+    small = UnivariatePolicy(singles=2, width=1, terms=1)
     found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0), small)[0]
     functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
     speeds = sorted(abs(function.constants[0]) for function in functions)

@@ -254,7 +254,7 @@ def test_forms_of_two_monomials_are_on_a_fine_grid_whatever_the_inputs() -> None
     inputs = Dictionary.of_inputs(x)
     monomials = inputs + inputs.combined(inputs, PRODUCT, distinct=True)
     assert len(monomials) == 6
-    forms = linear_forms(monomials, POLICY.ridge.waves, POLICY.ridge, scaled=False)
+    forms = linear_forms(monomials, [0.75 * k for k in range(-12, 13)], 8000, scaled=False)
     apart = np.abs(forms.values - (0.75 * x[:, 1] - 2.25 * x[:, 2])).max(axis=1)
     nearest = int(np.argmin(apart))
     assert apart[nearest] < 1e-12
