@@ -12,54 +12,69 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline
+from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation
 
 
 @dataclass(frozen=True)
 class Sum:
+    """The sum of a function of each term."""
+
     terms: tuple[Term, ...]
 
 
 @dataclass(frozen=True)
 class Product:
+    """The product of a function of each term."""
+
     terms: tuple[Term, ...]
 
 
 @dataclass(frozen=True)
 class IdentityTerm:
+    """A term that enters as it is, without a function."""
+
     term: Sum | Product
 
 
-_SUM: Operation = "sum"
-
 Term: TypeAlias = int | Sum | Product | IdentityTerm
+#: The source and the target of an edge, and whether it is an identity.
+_Link = tuple[int, int, bool]
 
 
 @dataclass(frozen=True)
 class Template:
-    """A structure and the name that tables show, such as `2-1-1` or `f0 + f1 + f0*f1`."""
+    """A structure and the name that tables show, such as `2-1-1` or `2-1 with product`."""
 
     name: str
     root: Sum
 
     @property
     def edges(self) -> int:
-        return _count(self.root)
+        return sum(not is_identity for *_, is_identity in self.links(0)[1])
 
+    def links(self, inputs: int) -> tuple[list[Operation], list[_Link]]:
+        """Return the operation of every node after the inputs, and all edges, those of inner nodes first."""
+        operations: list[Operation] = []
+        links: list[_Link] = []
 
-def _count(term: Term) -> int:
-    if isinstance(term, int):
-        return 0
-    if isinstance(term, IdentityTerm):
-        return _count(term.term)
-    return sum(_count(inner) + (not isinstance(inner, IdentityTerm)) for inner in term.terms)
+        def build(term: Sum | Product) -> int:
+            bare = [each.term if isinstance(each, IdentityTerm) else each for each in term.terms]
+            sources = [each if isinstance(each, int) else build(each) for each in bare]
+            operations.append("sum" if isinstance(term, Sum) else "product")
+            node: int = inputs + len(operations) - 1
+            for source, each in zip(sources, term.terms, strict=True):
+                links.append((source, node, isinstance(each, IdentityTerm)))
+            return node
+
+        build(self.root)
+        return operations, links
 
 
 def start(
@@ -70,34 +85,10 @@ def start(
     degree: int,
     generator: np.random.Generator,
 ) -> Graph:
-    """`skeleton` with random splines: a line each, bent a little; grids cover what reaches them from x (N, inputs).
-
-    The output node's edges are scaled to the size of y.
-    """
-    operations: list[Operation] = []
-    edges: list[Edge] = []
-    inputs = x.shape[1]
-
-    def build(term: Sum | Product) -> int:
-        sources = []
-        for inner in term.terms:
-            bare = inner.term if isinstance(inner, IdentityTerm) else inner
-            sources.append(
-                (bare if isinstance(bare, int) else build(bare), isinstance(inner, IdentityTerm))
-            )
-        operations.append("sum" if isinstance(term, Sum) else "product")
-        node: int = inputs + len(operations) - 1
-        for source, plain in sources:
-            edges.append(
-                Edge(
-                    source, node, Identity() if plain else _bent_line(intervals, degree, generator)
-                )
-            )
-        return node
-
-    build(skeleton.root)
-    graph = Graph(inputs, tuple(operations), tuple(sorted(edges, key=lambda edge: edge.target)))
-    return scaled(fitted_grids(graph, x, keep=False), x, y)
+    """Return `skeleton` with random splines: lines with small bends, on grids over their arguments at x (N, inputs). The
+    output node's edges are scaled to the size of y."""
+    operations, links = skeleton.links(x.shape[1])
+    return _with_random_splines(operations, links, x, y, (intervals, degree), generator)
 
 
 def kan_shape(
@@ -108,72 +99,72 @@ def kan_shape(
     degree: int,
     generator: np.random.Generator,
 ) -> Graph:
-    """The fully connected sums of a KAN of widths `shape`, with random splines as in `start`."""
-    edges: list[Edge] = []
+    """Return the fully connected sums of a KAN of widths `shape`, with random splines as in `start`."""
+    links: list[_Link] = []
     first = 0
     for inputs, outputs in itertools.pairwise(shape):
-        for target in range(first + inputs, first + inputs + outputs):
-            edges += [
-                Edge(first + i, target, _bent_line(intervals, degree, generator))
-                for i in range(inputs)
-            ]
+        targets = range(first + inputs, first + inputs + outputs)
+        links += [(first + i, target, False) for target in targets for i in range(inputs)]
         first += inputs
-    operations: tuple[Operation, ...] = tuple(_SUM for _ in range(sum(shape[1:])))
-    graph = Graph(shape[0], operations, tuple(edges))
-    return scaled(fitted_grids(graph, x, keep=False), x, y)
+    operations: list[Operation] = ["sum" for _ in range(sum(shape[1:]))]
+    return _with_random_splines(operations, links, x, y, (intervals, degree), generator)
 
 
-def _bent_line(intervals: int, degree: int, generator: np.random.Generator) -> EdgeFunction:
-    functions = intervals + degree
-    line = (
-        generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0) * np.linspace(-1, 1, functions)
-    )
-    return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=functions), degree)
+def _with_random_splines(
+    operations: Sequence[Operation],
+    links: Sequence[_Link],
+    x: Array,
+    y: Array,
+    grid: tuple[int, int],
+    generator: np.random.Generator,
+) -> Graph:
+    functions, edges = sum(grid), []
+    for source, target, is_identity in links:
+        if is_identity:
+            edges.append(Edge(source, target, Identity()))
+            continue
+        slope = generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0)
+        bends = 0.1 * generator.normal(size=functions)
+        spline = Spline(-1.0, 1.0, slope * np.linspace(-1, 1, functions) + bends, grid[1])
+        edges.append(Edge(source, target, spline))
+    ordered = tuple(sorted(edges, key=lambda edge: edge.target))
+    graph = fitted_grids(Graph(x.shape[1], tuple(operations), ordered), x, margin=0.1, keep=False)
+    values, outs = graph.edge_outputs(x)
+    into, std = graph.into(graph.output), float(np.std(values[graph.output]))
+    factor, mean = float(np.std(y)) / std if std > 0 else 1.0, float(np.mean(y)) / len(into)
+    for i in into:
+        function = graph.edges[i].function
+        if isinstance(function, Spline):
+            moved = factor * (function.parameters - float(np.mean(outs[i]))) + mean
+            graph = graph.with_function(i, function.with_parameters(moved))
+    return graph
 
 
 def fitted_grids(
     graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True
 ) -> Graph:
-    """The graph with every spline's grid over the range of what reaches it (+ margin), nodes in order.
+    """Return the graph with every spline's grid over the range of its argument and a margin, nodes in order.
 
-    With `keep` the splines keep their functions, to least squares accuracy; without, the coefficients stay as numbers
-    and the functions are stretched.
+    With `keep` the splines keep their functions, to least-squares accuracy. Without, they keep their coefficients, and
+    the functions are stretched.
     """
     for i in range(len(graph.edges)):
         function = graph.edges[i].function
-        if not isinstance(function, Spline):
-            continue
-        low, high = covering(graph.node_values(x)[graph.edges[i].source], margin if keep else 0.1)
-        if keep:
-            new: Spline = function.refined(intervals or function.intervals, low, high)
-        else:
-            new = Spline(low, high, function.parameters, function.degree)
-        graph = graph.with_function(i, new)
+        if isinstance(function, Spline):
+            low, high = covering(graph.node_values(x)[graph.edges[i].source], margin)
+            new = replace(function, low=low, high=high)
+            if keep:
+                new = function.refined(intervals or function.intervals, low, high)
+            graph = graph.with_function(i, new)
     return graph
 
 
 def covering(t: Array, margin: float) -> tuple[float, float]:
-    """The range of t, widened by `margin` of itself, or by one half where t is constant."""
+    """Return the range of t, widened by `margin` of itself, or by one half if t is constant."""
     low, high = float(t.min()), float(t.max())
     width = high - low
     pad = margin * width if width > 1e-12 * max(abs(low), abs(high), 1e-300) else 0.5
     return low - pad, high + pad
-
-
-def scaled(graph: Graph, x: Array, y: Array) -> Graph:
-    """The output node's splines multiplied so that the output varies as much as y, and shifted to its mean."""
-    values, outs = graph.edge_outputs(x)
-    into = graph.into(graph.output)
-    spread = float(np.std(values[graph.output]))
-    factor = float(np.std(y)) / spread if spread > 0 else 1.0
-    for i in into:
-        function = graph.edges[i].function
-        if isinstance(function, Spline):
-            moved = factor * (function.parameters - float(np.mean(outs[i]))) + float(
-                np.mean(y)
-            ) / len(into)
-            graph = graph.with_function(i, function.with_parameters(moved))
-    return graph
 
 
 #: Inputs up to which a product of a function of each is tried.
@@ -192,7 +183,7 @@ def first_shapes(inputs: Sequence[int]) -> list[Template]:
 
 
 def tops(terms: tuple[Term, ...], name: str) -> list[Template]:
-    """The ways in which a formula's outermost parts go together."""
+    """Return the ways in which a formula's outermost parts are combined."""
     shapes = [Template(f"{name}-1", Sum(terms)), Template(f"{name}-1-1", Sum((Sum(terms),)))]
     if 1 < len(terms) <= _MOST_FACTORS:
         shapes.append(Template(f"{name}-1 with product", with_product(terms)))
@@ -203,7 +194,7 @@ def tops(terms: tuple[Term, ...], name: str) -> list[Template]:
 def tree_shapes(
     families: Sequence[Sequence[tuple[int, ...]]], inputs: Sequence[int]
 ) -> list[Template]:
-    """Structures whose parts are the modules found, with sums or products inside each."""
+    """Return structures whose parts are the modules found, with sums or products inside each."""
     shapes = []
     for family in families:
         inner = [module for module in family if len(module) > 1]
@@ -219,7 +210,7 @@ def tree_shapes(
 
 
 def deep_shapes(inputs: int) -> list[tuple[int, ...]]:
-    """Fully connected KANs for what no structure above reaches, up to depth four."""
+    """Return the shapes of fully connected KANs for what no structure above reaches, up to depth four."""
     shapes = [(inputs, 2, 1), (inputs, 2, 1, 1), (inputs, 5, 1)]
     return [*shapes, (inputs, 4, 2, 1), (inputs, 3, 2, 1, 1)] if inputs > 2 else shapes
 
@@ -227,7 +218,8 @@ def deep_shapes(inputs: int) -> list[tuple[int, ...]]:
 def tree(
     family: Sequence[tuple[int, ...]], inputs: Sequence[int], products: frozenset[tuple[int, ...]]
 ) -> tuple[Term, ...]:
-    """The top level's terms: each module one Sum over its parts, with a product of them where `products` names it."""
+    """Return the terms of the top level: each module is one Sum of its parts, with a product of them if `products` names
+    it."""
     parts: dict[tuple[int, ...], Term] = {(i,): i for i in inputs}
     for module in sorted(family, key=len):
         inner = [key for key in parts if set(key) <= set(module)]
@@ -237,5 +229,5 @@ def tree(
 
 
 def with_product(terms: tuple[Term, ...]) -> Sum:
-    """The sum of a function of each term and of the product of a function of each."""
+    """Return the sum of a function of each term and of the product of a function of each."""
     return Sum((*terms, IdentityTerm(Product(terms))))
