@@ -1,7 +1,7 @@
-"""Which candidates an edge may be: c f(a x + b) + d matched to its values, R^2 against complexity.
+"""Candidates for an edge: c f(a x + b) + d matched to its values, R^2 against complexity.
 
-A coarse global search over (a, b) on a grid made for each family of candidates, with (c, d) solved for, then
-Levenberg-Marquardt on all constants from the best few grid points.
+A coarse global search over (a, b) on a grid for each candidate, with (c, d) solved for, then Levenberg-Marquardt on all
+constants from the best few grid points.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EdgeMatch:
 
 
 def thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
-    """At most so many of the arguments t (N,), in order, and of the values there."""
+    """Return at most this many of the arguments t (N,), in order, and of the values there."""
     order = np.argsort(t, kind="stable")[
         np.linspace(0, t.size - 1, min(t.size, points)).astype(int)
     ]
@@ -57,11 +57,9 @@ def match_edge(
     candidates: Sequence[Candidate],
     policy: MatchingPolicy = MatchingPolicy(),
 ) -> list[EdgeMatch]:
-    """All candidates that are defined on the range of t, best score first.
-
-    t and values are (N,), an edge's argument and value at the data. Twins (sigmoid and tanh, ...) are matched
-    once; candidates that are far off on the coarse grid are left out.
-    """
+    """Return the matches of all candidates that are defined on the range of t (N,), best score first, for an edge's
+    values (N,). Twins (sigmoid and tanh, ...) are matched once; candidates that are far off on the coarse grid are
+    left out."""
     t, values = thinned(policy.points, t, values)
     spread = float(np.var(values))
     constant = _matched(
@@ -71,26 +69,21 @@ def match_edge(
     if spread == 0.0 or t[-1] == t[0]:
         return found
     names = {candidate.name for candidate in candidates}
-    coarse = []
-    for candidate in candidates:
-        if candidate is not CONSTANT and TWINS.get(candidate.name) not in names:
-            coarse += [
-                (loss, candidate, starts)
-                for loss, starts in [_coarse(t, values, candidate, policy)]
-                if starts
-            ]
-    coarse.sort(key=lambda entry: entry[0] * 2 ** entry[1].complexity)
-    for _, candidate, starts in coarse[: policy.polished]:
-        match = _match(t, values, candidate, starts, policy.steps)
-        if match is not None:
-            found.append(match)
+    coarse = [
+        (candidate, *_coarse(t, values, candidate, policy))
+        for candidate in candidates
+        if candidate is not CONSTANT and TWINS.get(candidate.name) not in names
+    ]
+    coarse.sort(key=lambda entry: entry[1] * 2 ** entry[0].complexity)
+    matches = (_match(t, values, each, at, policy.steps) for each, _, at in coarse[: policy.polished])
+    found += [match for match in matches if match is not None]
     return sorted(found, key=lambda match: match.score)
 
 
 def _match(
     t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]], steps: int
 ) -> EdgeMatch | None:
-    """The candidate with its constants fitted from the better of the starts, which are for t scaled to [-1, 1]."""
+    """Return the candidate with its constants fitted from the better of the starts, which are for t scaled to [-1, 1]."""
     middle, half, spread = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, float(np.var(values))
     settings = RefitSettings(
         steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5
@@ -125,8 +118,8 @@ def _matched(function: Symbolic, loss: float) -> EdgeMatch:
 def _coarse(
     t: Array, values: Array, candidate: Candidate, policy: MatchingPolicy
 ) -> tuple[float, list[tuple[float, float]]]:
-    """The smallest loss on the grid and its best points (a, b), apart from each other; the edge is taken at equal
-    steps."""
+    """Return the smallest loss on the grid, and its best points (a, b), apart from each other. The edge is taken at
+    equal steps."""
     grid, f = grid_values(candidate, policy.coarse)
     if not len(grid):
         return np.inf, []
@@ -146,8 +139,8 @@ def _coarse(
 
 @lru_cache(maxsize=64)
 def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array]:
-    """Those points (a, b) of the search grid at which f(a tau + b) is defined for all tau in [-1, 1], and its values at
-    equal steps."""
+    """Return the points (a, b) of the search grid at which f(a tau + b) is defined for all tau in [-1, 1], and its values
+    at equal steps."""
     grid = search_grid(candidate)
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
     grid = grid[candidate.domain.allowed(*ends)]
@@ -158,8 +151,8 @@ def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array]:
 
 
 def standardised(function: Symbolic) -> Symbolic:
-    """The same function with its redundant constants at their simplest: a = 1 or -1 of powers and log, b = 0 of exp,
-    a > 0 of odd and even functions."""
+    """Return the same function with its redundant constants at their simplest: a = 1 or -1 for powers and log, b = 0 for
+    exp, a > 0 for odd and even functions."""
     a, b, c, d = function.constants
     candidate = function.candidate
     if candidate is CONSTANT:
