@@ -180,7 +180,6 @@ class SymmetryPolicy:
         steps: Maximum number of steps for that.
         points: Points that the fit goes through.
         resolved: Error above which the fit is repeated with twice as many points.
-        jitter: Addition to the diagonal of the covariance.
         no_fit: Error above which the fit says nothing.
         accurate: Error below which a fit is as good as exact.
         idle: Strength of an input without effect, relative to the strongest one.
@@ -203,7 +202,6 @@ class SymmetryPolicy:
     steps: int = 25
     points: int = 600
     resolved: float = 0.02
-    jitter: float = 1e-9
     no_fit: float = 0.2
     accurate: float = 1e-5
     idle: float = 1e-4

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import SymmetryPolicy
+from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, fit_kernel
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,6 @@ def _one_sign(data: SearchData) -> bool:
 def _fit(
     data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: bool
 ) -> GaussianProcessFit:
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-
     def inner(x: Array) -> Array:
         return np.log(x) if of_inputs else x
 
@@ -87,50 +83,38 @@ def _fit(
     z, y = inner(data.x), outer(data.y)
     middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
     mean, std = float(y.mean()), max(float(y.std()), 1e-300)
-    z, target = (z - middle) / size, (y - mean) / std
-    kernel = ConstantKernel(30.0, (1e-2, 1e6)) * RBF(np.full(z.shape[1], 3.0), (1e-1, 1e3))
-    kernel, few = kernel + WhiteKernel(1e-6, (1e-12, 1.0)), min(policy.tuned, len(z))
-    step = few**2 * (COSTS.covariance * few + COSTS.covariance_entry * (2 + z.shape[1]))
-    count_work(policy.steps * step)
-    optimiser, jitter = _optimiser(policy.steps), policy.jitter
-    with warnings.catch_warnings():
-        # Lengths at their bounds, and steps that ran out, are intended.
-        warnings.simplefilter("ignore")
-        process = GaussianProcessRegressor(kernel, alpha=jitter, optimizer=optimiser)
-        tuned = process.fit(z[:few], target[:few]).kernel_
-    count_work(COSTS.covariance * len(z[: policy.points]) ** 3)
-    while True:
-        process = GaussianProcessRegressor(tuned, alpha=jitter, optimizer=None)
-        try:
-            process.fit(z[: policy.points], target[: policy.points])
-            break
-        except np.linalg.LinAlgError:  # a smooth function of few variables
-            jitter *= 100.0
-    at, weights = process.X_train_, process.alpha_
-    lengths, noise = process.kernel_.k1.k2.length_scale, process.kernel_.k2.noise_level
-    amplitude = process.kernel_.k1.k1.constant_value
+    z, target = (z - middle) / size, ((y - mean) / std)[:, None]
+    few, every = slice(0, policy.tuned), slice(0, policy.points)
+    rows = len(z[few])
+    work = rows**2 * (COSTS.covariance * rows + COSTS.covariance_entry * (2 + z.shape[1]))
+    try:
+        kernel = fit_kernel(
+            z[few],
+            target[few],
+            _PRIOR,
+            max_steps=policy.steps,
+            rtol=_LIKELIHOOD_RTOL,
+            on_evaluation=lambda: count_work(work),
+        )
+        count_work(COSTS.covariance * len(z[every]) ** 3)
+        process = GaussianProcess.of(kernel, z[every], target[every])
+    except np.linalg.LinAlgError:
+        nowhere = np.full(len(data.validation_y), np.nan)
+        return GaussianProcessFit(np.zeros_like, np.inf, of_output, nowhere, 0.0)
 
     def gradient(x: Array) -> Array:
-        u = (inner(x) - middle) / size
-        distances = (((u[:, None, :] - at[None]) / lengths) ** 2).sum(-1)
-        covariance = amplitude * np.exp(-0.5 * distances) * weights
-        slopes = (covariance @ at - covariance.sum(1, keepdims=True) * u) / lengths**2 * std / size
+        slopes = process.gradient((inner(x) - middle) / size) * std / size
         return np.asarray(slopes / x if of_inputs else slopes)
 
-    predicted = process.predict((inner(data.validation_x) - middle) / size) * std + mean
+    predicted = process.mean((inner(data.validation_x) - middle) / size)[:, 0] * std + mean
     error = float(np.sqrt(np.mean((predicted - outer(data.validation_y)) ** 2))) / std
     error = error if np.isfinite(error) else np.inf
-    return GaussianProcessFit(gradient, error, of_output, predicted, float(noise) ** 0.5 * std)
+    return GaussianProcessFit(gradient, error, of_output, predicted, kernel.noise**0.5 * std)
 
 
-def _optimiser(steps: int) -> Callable[..., tuple[Array, float]]:
-    from scipy.optimize import minimize
-
-    def optimise(objective: Any, start: Array, bounds: Array) -> tuple[Array, float]:
-        options = {"maxiter": steps}
-        found: Any = minimize(
-            objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options
-        )
-        return found.x, float(found.fun)
-
-    return optimise
+#: Hyperparameters of values without noise, or with some.
+_PRIOR = KernelPrior(
+    precision=(0.1, 1e-6, 1e2), linear=None, radial=(30.0, 1e-2, 1e3), noise=(1e-6, 1e-9, 1.0)
+)
+#: Relative gain of the likelihood at which its maximisation stops.
+_LIKELIHOOD_RTOL = 2e-9
