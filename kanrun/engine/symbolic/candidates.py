@@ -1,8 +1,9 @@
-"""The table of candidate functions: what an edge may turn out to be.
+"""The table of candidate functions for edges.
 
-A candidate is one sympy expression f in x0 with its domain; an edge is matched by c f(a x + b) + d. Numeric forms and
-derivatives come from the expression alone. `free` names the constants that are not redundant: a power takes
-its argument's scale into c, exp its shift into c, log its scale into d, so those stay fixed.
+A candidate is one sympy expression f in x0 with its domain; an edge is matched by c f(a x + b) + d.
+Numeric forms and derivatives come from the expression alone. `free` names the constants that are
+not redundant: a power takes its argument's scale into c, exp its shift into c, log its scale into
+d, so those stay fixed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import sympy
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from kanrun.config import CANDIDATES
 from kanrun.errors import UsageError
@@ -29,8 +30,10 @@ X = variable("x0")
 
 @dataclass(frozen=True)
 class Domain:
-    """The open interval (low, high) in which a candidate's argument must lie; `pole` is a point that it may not
-    cross."""
+    """Open interval (low, high) of a candidate's argument.
+
+    The argument may not cross `pole`. With a `period` poles repeat.
+    """
 
     low: float = -np.inf
     high: float = np.inf
@@ -38,11 +41,11 @@ class Domain:
     period: float | None = None  # poles repeat with this period
 
     def allows(self, low: float, high: float) -> bool:
-        """Whether an argument that takes all values of [low, high] stays inside and crosses no pole."""
+        """Return whether all of [low, high] lies inside and crosses no pole."""
         return bool(self.allowed(np.array([low]), np.array([high]))[0])
 
     def allowed(self, low: Array, high: Array) -> NDArray[np.bool_]:
-        """The same for many intervals at once."""
+        """Return the same for many intervals at once."""
         inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
         if self.pole is None:
             return np.asarray(inside)
@@ -57,7 +60,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Candidate:
-    """f with its `complexity` (1 for x), `domain` and the constants of a, b, c, d that are `free`."""
+    """A function f with its `complexity` (1 for x), its `domain`, and `free` ones of a, b, c, d."""
 
     name: str
     expression: sympy.Expr
@@ -76,7 +79,7 @@ class Candidate:
 
     @property
     def homogeneous(self) -> bool:
-        """f(s x) = s^p f(x), s > 0: the scale of the argument is redundant."""
+        """Whether f(s x) = s^p f(x) for s > 0: the scale of the argument is redundant."""
         return "a" not in self.free and self.name != "log"
 
 
@@ -91,12 +94,12 @@ def _numeric(expression: sympy.Expr) -> Numeric:
 
 
 def number(value: float) -> sympy.Expr:
-    """A number in an expression: an integer where it is a small one."""
+    """Return a number for an expression: an integer if it is -1, 0 or 1."""
     return sympy.Integer(int(value)) if value in _WHOLE else sympy.Float(value, DIGITS)
 
 
 def combination(factors: Sequence[float] | Array, terms: Sequence[sympy.Expr]) -> sympy.Expr:
-    """The sum of factors times terms."""
+    """Return the sum of factors times terms."""
     return sympy.Add(
         *(number(float(factor)) * term for factor, term in zip(factors, terms, strict=True))
     )
@@ -140,8 +143,11 @@ TABLE: dict[str, Candidate] = {
         Candidate("j0", sympy.besselj(0, X), 5.0, odd_or_even=True),
     )
 }
-"""The candidates by name. sigmoid, arccos and cos are tanh, arcsin and sin with other constants; matching keeps
-one of each pair and the rounding of constants decides on the nicer name."""
+"""Candidates by name.
+
+sigmoid, arccos and cos are tanh, arcsin and sin with other constants. Matching keeps one of each
+pair, and the rounding of constants decides on the nicer name.
+"""
 
 #: The same functions up to constants: matched once.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
@@ -151,7 +157,7 @@ IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
 
 @lru_cache(maxsize=64)
 def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
-    """x^exponent, from the table where it is in there."""
+    """Return x^exponent, from the table if it is there."""
     p = sympy.Rational(exponent)
     found = next((each for each in TABLE.values() if each.expression == X**p), None)
     if found is not None:
@@ -162,13 +168,16 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
 
 
 def search_grid(candidate: Candidate) -> Array:
-    """Return points (a, b) for arguments a tau + b of tau in [-1, 1]; only constants that are not redundant vary."""
+    """Return points (a, b) for arguments a tau + b of tau in [-1, 1].
+
+    Constants that are redundant do not vary.
+    """
     domain, scales = candidate.domain, np.array([1.0, -1.0])
-    a: ArrayLike
+    a: Array
     if "a" not in candidate.free and 0.0 in (domain.low, domain.pole):
         a, b = scales, 1 + np.logspace(-4, 1.5, 40)
     elif "a" not in candidate.free:
-        a, b = [1.0], np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
+        a, b = np.ones(1), np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
     elif "b" not in candidate.free:
         a, b = np.multiply.outer(scales, np.logspace(-1.5, 1.3, 60)).ravel(), np.zeros(1)
     elif candidate.name in ("sin", "cos"):
@@ -187,17 +196,19 @@ _FAR, _SLOW = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0), (0.25, 0.5, 0.75)
 def choose(
     names: Sequence[str] | None, own: Mapping[str, str] | None = None
 ) -> tuple[Candidate, ...]:
-    """The candidates called `names` (None: all of table and plug-ins) and the user's `own`, name to formula in x0.
+    """Return the candidates called `names`, and the user's `own`, name to formula in x0.
 
-    Raises UsageError for a name that is not there or an own one that is, a formula that is no function of x0 alone, and
-    when no candidate is left.
+    None stands for all candidates of the table and of plug-ins. Raises UsageError for an unknown
+    name, for an own one that is taken, for a formula that is not a function of x0 alone, and if no
+    candidate is left.
     """
     declared = {name: kind.formula for name, kind in CANDIDATES.items()}
     chosen = [*TABLE, *declared] if names is None else list(names)
     for name in chosen:
         if name not in TABLE and name not in declared:
             raise UsageError(
-                f"candidates: {name!r} is not in the table; known are {', '.join([*TABLE, *declared])}."
+                f"candidates has {name!r}, which is not in the table. "
+                f"Use some of {', '.join([*TABLE, *declared])}."
             )
     result = [TABLE[name] for name in dict.fromkeys(chosen) if name in TABLE]
     added = {
@@ -222,13 +233,16 @@ def choose(
         )
     if not any(candidate is not CONSTANT for candidate in result):
         raise UsageError(
-            "No candidate is left: name at least one function under candidates or custom_candidates."
+            "No candidate is left. Name at least one function in candidates or custom_candidates."
         )
     return tuple(result)
 
 
 def _found(expression: sympy.Expr) -> Domain:
-    """The largest interval around where a user's expression is finite, by probing; poles are met while matching."""
+    """Return the largest interval in which a user's expression is finite, by probing.
+
+    Poles are met while matching.
+    """
     probes = np.linspace(-8.0, 8.0, 4001)
     finite = np.isfinite(_numeric(expression)(probes))
     if finite.all() or not finite.any():

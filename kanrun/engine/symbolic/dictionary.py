@@ -1,8 +1,9 @@
-"""The dictionary of terms: functions of the inputs with their values at the points, from which formulas are built.
+"""The dictionary of terms: functions of the inputs with their values at the points.
 
-Terms are grown from the inputs by two operations: functions f(k u + b) of terms u, with constants (k, b) that formulas
-are written with, and products, quotients, sums and differences of two terms. Of one input and of several, of inputs and
-of linear combinations of them, terms are of the same kind: the sparse regression of `regression.py` takes any of them.
+Terms are grown from the inputs by two operations: functions f(k u + b) of terms u, with constants
+(k, b) that formulas are written with, and products, quotients, sums and differences of two terms.
+Terms of one input and of several, of inputs and of linear combinations of them are of the same
+kind. The sparse regression of `regression.py` takes any of them.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ EVERY: tuple[Operation, ...] = (
 class Dictionary:
     """Terms with their `values` (entries, N) at the points.
 
-    `builds[i]()` is the expression of entry i, `sizes` (entries,) are complexities, 1 for an input, and `families[i]`
-    names the functions in the entry without their constants.
+    `builds[i]()` is the expression of entry i, `sizes` (entries,) are complexities, 1 for an input,
+    and `families[i]` names the functions in the entry without their constants.
     """
 
     values: Array
@@ -100,8 +101,10 @@ class Dictionary:
         )
 
     def simplest(self, max_entries: int, *, shifted: bool = True) -> Dictionary:
-        """Return the `max_entries` simplest entries, simplest first, without duplicates up to a factor (and, if
-        `shifted`, up to a constant offset)."""
+        """Return the `max_entries` simplest entries, simplest first.
+
+        They have no duplicates up to a factor (and, if `shifted`, up to a constant offset).
+        """
         order = np.argsort(self.sizes, kind="stable")
         rows = self.values[order]
         rows = rows - rows.mean(axis=1, keepdims=True) if shifted else rows
@@ -122,9 +125,14 @@ class Dictionary:
         return self.chosen(index[:max_entries])
 
     def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
-        """Return f(k u + b) of all entries u for the rows (k, b) of `grid`, simple rows first, where it is defined on
-        the whole range of its argument."""
-        low, high = self.values.min(axis=1, initial=np.inf), self.values.max(axis=1, initial=-np.inf)
+        """Return f(k u + b) of all entries u for the rows (k, b) of `grid`, simple rows first.
+
+        It must be defined on the whole range of its argument.
+        """
+        low, high = (
+            self.values.min(axis=1, initial=np.inf),
+            self.values.max(axis=1, initial=-np.inf),
+        )
         ends = np.multiply.outer(np.stack([low, high]), grid[:, 0]) + grid[:, 1]
         entry, row = np.nonzero(candidate.domain.allowed(ends.min(axis=0), ends.max(axis=0)))
         with np.errstate(all="ignore"):
@@ -138,7 +146,10 @@ class Dictionary:
     def combined(
         self, others: Dictionary, operations: Sequence[Operation] = EVERY, *, distinct: bool = False
     ) -> Dictionary:
-        """Return the operations on pairs of an entry and one of `others`; with `distinct` of different families only."""
+        """Return the operations on pairs of an entry and one of `others`.
+
+        With `distinct` both are of different families.
+        """
         i, j = np.indices((len(self), len(others))).reshape(2, -1)
         keep = (j <= i) if self is others else np.ones(i.size, dtype=bool)
         if distinct:
@@ -167,7 +178,8 @@ class Dictionary:
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-#: Duplicates are found by about this many values, rounded to so many digits of a row of length 1; no row is shorter.
+#: Duplicates are found by about this many values, rounded to so many digits of a row of length 1;
+#: no row is shorter.
 _COMPARED, _DIGITS, _TINY = 12, 9, 1e-300
 
 
@@ -192,7 +204,8 @@ _SHIFTED = [(1.0, b) for b in _SHIFTS]
 _MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
 _SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]
 
-#: For each candidate the pairs (k, b) of k u + b, simple ones first. If only b / k matters, k is 1 or -1.
+#: For each candidate the pairs (k, b) of k u + b, simple ones first. If only b / k matters, k is 1
+#: or -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
     "x": _SHIFTED[1:3],
     **{name: _SHIFTED for name in ("1/x", "1/x^2", "x^2", "x^3", "abs")},
@@ -206,17 +219,20 @@ _GRIDS: dict[str, list[tuple[float, float]]] = {
     "gaussian": [
         (k, -k * b) for b in (0.0, 1.0, -1.0, 2.0, -2.0) for k in (1.0, 2**-0.5, 0.5, 2**0.5, 2.0)
     ],
-    **{name: [(k, 0.0) for k in _SCALES[:4]] for name in ("tan", "arcsin", "arcsinh", "cosh", "j0")},
+    **{
+        name: [(k, 0.0) for k in _SCALES[:4]] for name in ("tan", "arcsin", "arcsinh", "cosh", "j0")
+    },
 }
 _ROOTS = ((1, 2), (-1, 2), (3, 2), (5, 2), (-3, 2), (1, 3), (2, 3))
 _POWERS = (*range(2, 7), *range(-1, -7, -1), *(Fraction(p, q) for p, q in _ROOTS))
-#: Exponents p of exp(p log u), from which a fit reaches others; k of u + k u^2; constants of a function of a function.
+#: Exponents p of exp(p log u), from which a fit reaches others; k of u + k u^2; constants of a
+#: function of a function.
 _EXPONENTS, _SLOPES, _COMPOSED = np.arange(-49, 50) / 10, (1.0, -1.0, 0.5, -0.5, 2.0, -2.0), 12
 _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the functions among the candidates, one of each pair that differs by constants only."""
+    """Return the functions among the candidates, one of each pair that differs by constants."""
     names = {candidate.name for candidate in candidates}
     own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
     return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
@@ -225,7 +241,10 @@ def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
 def powers_of(
     terms: Dictionary, candidates: Sequence[Candidate], exponents: Sequence[Fraction | int]
 ) -> Dictionary:
-    """Return powers of each term that are candidates. Powers beyond the table are, if most of the table is."""
+    """Return powers of each term that are candidates.
+
+    Powers beyond the table are, if most of the table is.
+    """
     beyond = 2 * len(candidates) > len(TABLE)
     usable = [
         each
@@ -250,8 +269,12 @@ def functions_of(
 def expand_dictionary(
     x: Array, candidates: Sequence[Candidate], policy: DictionaryPolicy
 ) -> Dictionary:
-    """Return terms of several inputs x (N, inputs): functions of them, products and sums of two of these, functions of
-    those, and operations of these with an input. Terms that join two inputs come before functions of functions."""
+    """Return terms of several inputs x (N, inputs), simplest first.
+
+    These are functions of inputs, products and sums of two of these, functions of those, and
+    operations of these with an input. Terms that join two inputs come before functions of
+    functions.
+    """
     few = policy.constants
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
     inputs = Dictionary.of_inputs(x)
@@ -274,8 +297,11 @@ _SIMPLE = 3.0
 
 
 def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return terms of one input t (N,): powers, functions with constants that formulas are written with, and functions
-    of these and of sums of two powers."""
+    """Return terms of one input t (N,).
+
+    These are powers, functions with constants that formulas are written with, and functions of
+    these and of sums of two powers.
+    """
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
     square, cube, inverse = (powers_of(inputs, candidates, [e]) for e in (2, 3, -1))
@@ -294,7 +320,10 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
 
 
 def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) -> Dictionary:
-    """Return functions of one input t (N,) with constants from the search grids of edges, which cover its range."""
+    """Return functions of one input t (N,) with constants from the search grids of edges.
+
+    The grids are scaled to the range of t.
+    """
     middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
     inputs, parts = Dictionary.of_inputs(t[:, None]), []
     for each in without_twins(candidates):
@@ -306,9 +335,14 @@ def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) 
 
 
 def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return sines at two phases with as many periods over the range of t (N,), in order, as the points can show."""
+    """Return sines at two phases, with as many periods over the range of t (N,) as points can show.
+
+    The arguments t are in order.
+    """
     if not {"sin", "cos"} & {candidate.name for candidate in candidates}:
         return Dictionary.joined([], t.size)
     turns = np.repeat(np.arange(1, t.size // 2 + 1) * np.pi / np.ptp(t), 2)
     phases = np.tile([0.0, _TURN], len(turns) // 2) - turns * t[0]
-    return Dictionary.of_inputs(t[:, None]).functions(TABLE["sin"], np.stack([turns, phases], axis=1))
+    return Dictionary.of_inputs(t[:, None]).functions(
+        TABLE["sin"], np.stack([turns, phases], axis=1)
+    )

@@ -1,7 +1,7 @@
 """Candidates for an edge: c f(a x + b) + d matched to its values, R^2 against complexity.
 
-A coarse global search over (a, b) on a grid for each candidate, with (c, d) solved for, then Levenberg-Marquardt on all
-constants from the best few grid points.
+A coarse global search over (a, b) on a grid for each candidate, with (c, d) solved for, then
+Levenberg-Marquardt on all constants from the best few grid points.
 """
 
 from __future__ import annotations
@@ -57,9 +57,11 @@ def match_edge(
     candidates: Sequence[Candidate],
     policy: MatchingPolicy = MatchingPolicy(),
 ) -> list[EdgeMatch]:
-    """Return the matches of all candidates that are defined on the range of t (N,), best score first, for an edge's
-    values (N,). Twins (sigmoid and tanh, ...) are matched once; candidates that are far off on the coarse grid are
-    left out."""
+    """Return the candidates' matches of an edge's values (N,) at t (N,), best score first.
+
+    They are defined on the range of t. Twins (sigmoid and tanh, ...) are matched once; candidates
+    that are far off on the coarse grid are left out.
+    """
     t, values = thinned(policy.points, t, values)
     spread = float(np.var(values))
     constant = _matched(
@@ -75,7 +77,9 @@ def match_edge(
         if candidate is not CONSTANT and TWINS.get(candidate.name) not in names
     ]
     coarse.sort(key=lambda entry: entry[1] * 2 ** entry[0].complexity)
-    matches = (_match(t, values, each, at, policy.steps) for each, _, at in coarse[: policy.polished])
+    matches = (
+        _match(t, values, each, at, policy.steps) for each, _, at in coarse[: policy.polished]
+    )
     found += [match for match in matches if match is not None]
     return sorted(found, key=lambda match: match.score)
 
@@ -83,7 +87,10 @@ def match_edge(
 def _match(
     t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]], steps: int
 ) -> EdgeMatch | None:
-    """Return the candidate with its constants fitted from the better of the starts, which are for t scaled to [-1, 1]."""
+    """Return the candidate with its constants fitted from the better of the starts, or None.
+
+    Starts are for t scaled to [-1, 1].
+    """
     middle, half, spread = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, float(np.var(values))
     settings = RefitSettings(
         steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5
@@ -118,8 +125,10 @@ def _matched(function: Symbolic, loss: float) -> EdgeMatch:
 def _coarse(
     t: Array, values: Array, candidate: Candidate, policy: MatchingPolicy
 ) -> tuple[float, list[tuple[float, float]]]:
-    """Return the smallest loss on the grid, and its best points (a, b), apart from each other. The edge is taken at
-    equal steps."""
+    """Return the smallest loss on the grid, and its best points (a, b), apart from each other.
+
+    The edge is taken at equal steps.
+    """
     grid, f = grid_values(candidate, policy.coarse)
     if not len(grid):
         return np.inf, []
@@ -139,8 +148,10 @@ def _coarse(
 
 @lru_cache(maxsize=64)
 def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array]:
-    """Return the points (a, b) of the search grid at which f(a tau + b) is defined for all tau in [-1, 1], and its values
-    at equal steps."""
+    """Return the points (a, b) of the search grid, and f(a tau + b) at equal steps of tau.
+
+    It is defined for all tau in [-1, 1].
+    """
     grid = search_grid(candidate)
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
     grid = grid[candidate.domain.allowed(*ends)]
@@ -151,8 +162,10 @@ def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array]:
 
 
 def standardised(function: Symbolic) -> Symbolic:
-    """Return the same function with its redundant constants at their simplest: a = 1 or -1 for powers and log, b = 0 for
-    exp, a > 0 for odd and even functions."""
+    """Return the same function with its redundant constants at their simplest.
+
+    These are a = 1 or -1 for powers and log, b = 0 for exp, a > 0 for odd and even functions.
+    """
     a, b, c, d = function.constants
     candidate = function.candidate
     if candidate is CONSTANT:

@@ -1,4 +1,4 @@
-"""An expression as a graph, so that its constants are refitted, rounded and certified as those of a network are."""
+"""Expressions as graphs, whose constants are refitted, rounded and certified like a network's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _Term = tuple[int, EdgeFunction]
 
 
 def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = False) -> Graph:
-    """The graph of an expression in x0, x1, ..., of as many inputs; every number in it but 0, 1 and -1 is free, and
-    with `wide` each of its functions has all constants that a candidate has.
+    """Return the graph of an expression in x0, x1, ..., of this many inputs.
 
-    Raises KanrunError for a function that is no candidate, and where a number is not finite or not real.
+    Every number in it but 0, 1 and -1 is free. With `wide` each of its functions has all constants
+    that a candidate has. Raises KanrunError for a function that is not a candidate, and if a number
+    is not finite or not real.
     """
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
@@ -39,7 +40,7 @@ def _decimal(number: sympy.Expr) -> sympy.Float:
 def composed(
     variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int
 ) -> tuple[Graph, int]:
-    """Return factor(x) * inner(u(x)) as one graph, and the place of the first of inner's edges among its own."""
+    """Return factor(x) * inner(u(x)) as one graph, and the place of inner's first edge in it."""
     builder = _Builder(inputs, free=False)
     number = {i: builder.node_of(each) for i, each in enumerate(variables)}
     first = len(builder.edges)
@@ -69,14 +70,14 @@ class _Builder:
         return Graph(self.inputs, tuple(self.operations), tuple(ordered))
 
     def add(self, operation: Operation, terms: list[_Term]) -> int:
-        """A new node of these terms."""
+        """Add a node of these terms and return it."""
         self.operations.append(operation)
         node = self.inputs + len(self.operations) - 1
         self.edges += [Edge(source, node, function) for source, function in terms]
         return node
 
     def node_of(self, expression: sympy.Expr) -> int:
-        """The node that has the expression's value: an input, or one that is made for it."""
+        """Return the node with the expression's value: an input, or one that is made for it."""
         if expression.is_Symbol:
             return int(str(expression)[1:])
         if expression not in self.known:
@@ -88,7 +89,7 @@ class _Builder:
         return self.known[expression]
 
     def sum_of(self, expression: sympy.Expr) -> int:
-        """A sum node of the expression's terms; a constant goes into the first of them."""
+        """Return a sum node of the expression's terms; a constant goes into the first of them."""
         constant, rest = expression.as_coeff_Add()
         terms = [self.term(each) for each in sympy.Add.make_args(rest)]
         if constant != 0:
@@ -97,7 +98,7 @@ class _Builder:
         return self.add("sum", terms)
 
     def factors(self, expression: sympy.Expr) -> list[_Term]:
-        """The factors of a product, its coefficient in the first of them."""
+        """Return the factors of a product, its coefficient in the first of them."""
         coefficient, rest = _apart(expression)
         parts = [self.term(each) for each in sympy.Mul.make_args(rest)]
         if coefficient != 1:
@@ -106,7 +107,7 @@ class _Builder:
         return parts
 
     def term(self, expression: sympy.Expr) -> _Term:
-        """A function of one node."""
+        """Return the expression as a function of one node."""
         coefficient, rest = _apart(expression)
         if rest == 1:
             raise KanrunError("A constant is no term of a graph.")
@@ -126,7 +127,7 @@ class _Builder:
         raise KanrunError(f"{rest} is no candidate.")
 
     def line(self, slope: float) -> Symbolic:
-        """slope * t."""
+        """Return slope * t."""
         fixed = not self.free or (slope in (1.0, -1.0) and not self.wide)
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
@@ -143,7 +144,7 @@ class _Builder:
         return shifted if self.free else replace(shifted, free=function.free)
 
     def _called(self, candidate: Candidate, argument: sympy.Expr, coefficient: float) -> _Term:
-        """coefficient * f(a node + b)."""
+        """Return coefficient * f(a node + b)."""
         b, rest = argument.as_coeff_Add()
         a, inner = rest.as_coeff_Mul()
         if inner.is_Add:
@@ -161,17 +162,18 @@ class _Builder:
         return self.node_of(inner), replace(simple, free=own if self.free else "")
 
 
-#: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can move.
+#: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can
+#: move.
 _ROOTS = 6
 
 
 def _apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Its constant factors, and the rest."""
+    """Return the constant factors of a product, and the rest."""
     return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
 
 
 def _argument(expression: sympy.Expr, candidate: Candidate) -> sympy.Expr | None:
-    """u where the expression is f(u)."""
+    """Return u if the expression is f(u), else None."""
     if candidate in (IDENTITY,) or not candidate.expression.has(X):
         return None
     form = candidate.expression

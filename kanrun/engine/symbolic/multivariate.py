@@ -1,7 +1,8 @@
-"""Formulas of several inputs, each found by one sparse regression over terms that are compared with y all at once.
+"""Formulas of several inputs, each found by one sparse regression over many terms at once.
 
-Quotients of polynomials; sums of pairs and triples of small expressions, for y and functions of y, with a weight or not;
-and a quadratic polynomial with one function of a bilinear form, as in x0 x1 + tanh(x0 - x1).
+These are sums of pairs and triples of small expressions, for y and functions of y, with a weight or
+not, quotients of such sums, and a quadratic polynomial with one function of a bilinear form, as in
+x0 x1 + tanh(x0 - x1).
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ _QUOTIENTS = 3
 def pair_formulas(
     data: SearchData, candidates: Sequence[Candidate], policy: DictionaryPolicy
 ) -> Iterator[sympy.Expr]:
-    """Yield the formulas of y from a dictionary of small expressions that reproduce some of the points, the plainest of
-    a kind first, then the few nearest ones."""
+    """Yield formulas of y from a dictionary of small expressions, exact ones first.
+
+    Those that reproduce some of the points come as they are found, the plainest of each kind first;
+    then the few nearest ones.
+    """
     pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
     entries = expand_dictionary(data.x[pick], candidates, policy)
     names = {candidate.name for candidate in candidates}
@@ -79,7 +83,10 @@ def _kinds(
 
 
 def _plainness(expression: sympy.Expr) -> float:
-    """Return the number of operations. Roots of single variables count more, as they assume the sign of these."""
+    """Return the number of operations.
+
+    Roots of single variables count more, as they assume the sign of these.
+    """
     roots = [
         each
         for each in expression.atoms(sympy.Pow)
@@ -88,8 +95,8 @@ def _plainness(expression: sympy.Expr) -> float:
     return float(sympy.count_ops(expression)) + 6.0 * len(roots)
 
 
-#: Constants b of f(u + b) and slopes of the form u, whose monomials lie in [-1, 1], for each function. If only the
-#: ratio of slopes and constant counts, the range of u is scaled to [0, 1].
+#: Constants b of f(u + b) and slopes of the form u, whose monomials lie in [-1, 1], for each
+#: function. If only the ratio of slopes and constant counts, the range of u is scaled to [0, 1].
 _SLOPES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 _SCALED = (0.01, 0.1, 0.5, 2.0), (-1.0, -0.5, 0.0, 0.5, 1.0), True
 _SATURATING = (0.0, -1.0, 1.0, -2.0, 2.0), _SLOPES, False
@@ -108,10 +115,10 @@ _FORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
 def ridge_formulas(
     data: SearchData, candidates: Sequence[Candidate], policy: RidgePolicy
 ) -> Iterator[sympy.Expr]:
-    """Yield the nearest formulas that are a quadratic polynomial and a factor times a function of a bilinear form, with
-    all constants fitted to some of the points, best first.
+    """Yield quadratic polynomials with a factor times a function of a bilinear form, best first.
 
-    On a grid of the form's constants everything else is linear.
+    On a grid of the form's constants everything else is linear. The nearest formulas get all
+    constants fitted to some of the points.
     """
     pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
     x, y, names = data.x[pick], data.y[pick], {candidate.name for candidate in candidates}
@@ -151,8 +158,11 @@ def _refitted(sums: list[TermSum], x: Array, y: Array, policy: RidgePolicy) -> I
 def linear_forms(
     monomials: Dictionary, steps: Sequence[float], max_forms: int, *, scaled: bool
 ) -> Dictionary:
-    """Return sums of two and of three of the monomials, scaled to [-1, 1], with slopes from `steps`. For three of them
-    the steps are thinned to at most `max_forms` sums. With `scaled` the range of each sum is [0, 1]."""
+    """Return sums of two and of three monomials, scaled to [-1, 1], with slopes from `steps`.
+
+    For three of them the steps are thinned to at most `max_forms` sums. With `scaled` the range of
+    each sum is [0, 1].
+    """
     low, high = monomials.values.min(axis=1), monomials.values.max(axis=1)
     middle, half = (low + high) / 2, (high - low) / 2
     found = []

@@ -1,4 +1,4 @@
-"""Quotients of polynomials in all inputs: a sparse regression whose terms are monomials, and monomials times -y."""
+"""Quotients of polynomials: a sparse regression over monomials, and monomials times -y."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from kanrun.formulas import to_numpy, variable
 
 Powers = tuple[int, ...]
 
-#: Largest difference, relative to y, between y and the root of a quotient whose numbers were taken for fractions.
+#: Largest difference, relative to y, between y and the root of a quotient whose numbers were taken
+#: for fractions.
 _ROOT_ERROR = 1e-6
 
 
 def rational_function(data: SearchData, policy: QuotientPolicy) -> sympy.Expr | None:
-    """Return a quotient of polynomials with few terms in all inputs, or the square root of one, that reproduces y on all
-    points to rounding, or None."""
+    """Return a quotient of polynomials with few terms, or the square root of one, or None.
+
+    It reproduces y on all points to rounding.
+    """
     x, y = data.all_points.x, data.all_points.y
     if (plain := quotient_of_polynomials(x, y, policy)) is not None:
         return plain
@@ -35,12 +38,14 @@ def rational_function(data: SearchData, policy: QuotientPolicy) -> sympy.Expr | 
 def quotient_of_polynomials(
     x: Array, y: Array, policy: QuotientPolicy, known: float = 0.0
 ) -> sympy.Expr | None:
-    """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None. `known` is the error of y
-    relative to its size.
+    """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None.
 
-    P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where Q is not 0. Degrees
-    rise until least squares suddenly leaves nothing, not bit by bit as where a quotient approximates. Then monomials in
-    the inputs themselves are eliminated as long as nothing is left.
+    `known` is the error of y relative to its size.
+
+    P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where
+    Q is not 0. Degrees rise until least squares suddenly leaves nothing, not bit by bit as where a
+    quotient approximates. Then monomials in the inputs themselves are eliminated as long as nothing
+    is left.
     """
     inputs, ranges, size = x.shape[1], np.ptp(x, axis=0), float(np.abs(y).max())
     max_terms, allowed = min(len(y) // 3, policy.monomials), max(policy.nothing, known) * size
@@ -76,8 +81,11 @@ def _sparse_quotient(
     policy: QuotientPolicy,
     allowed: float,
 ) -> sympy.Expr | None:
-    """Return the quotient with as few of these monomials as it needs, of a constant and those `below` in the
-    denominator, whose largest coefficient in the null vector of all columns is set to 1."""
+    """Return the quotient with as few of these monomials as it needs, or None.
+
+    The denominator has a constant and the monomials `below`; its largest coefficient in the null
+    vector of all columns is set to 1.
+    """
     scale, below = np.abs(x).max(0), [above[0], *below]
     columns = _columns(x / scale, t, above, below)
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
@@ -88,15 +96,15 @@ def _sparse_quotient(
     every, cut = [*below, *above], len(below)
     natural = np.insert(solved, one, 1.0) / np.prod(scale ** np.array(every), axis=1)
     natural = natural / next(c for c in natural if c)
-    terms = [
-        sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(powers))) for powers in every
-    ]
+    terms = [sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(powers))) for powers in every]
     return combination(natural[cut:], terms[cut:]) / combination(natural[:cut], terms[:cut])
 
 
 def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
-    """Return the square root of a quotient of polynomials with the signs of y, or None. Squared factors are taken out
-    of the root, so that it can change its sign."""
+    """Return the square root of a quotient of polynomials with the signs of y, or None.
+
+    Squared factors are taken out of the root, so that it can change its sign.
+    """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
     )
@@ -115,7 +123,7 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
 
 
 def _columns(x: Array, t: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
-    """Return the monomials of the denominator times -t, then those of the numerator, (N, monomials)."""
+    """Return the monomials `below` times -t, then those `above`, (N, monomials)."""
     every = np.stack([np.prod(x ** np.array(each), axis=1) for each in (*below, *above)], axis=1)
     every[:, : len(below)] *= -t[:, None]
     return every

@@ -1,8 +1,9 @@
 """Sparse regression: sums of few terms of a dictionary that explain values.
 
-The values are y or a function of it, such as 1/y or log |y|, divided by a weight or not. Least squares over all pairs of
-terms needs only the terms' correlations, so that a million pairs take a second. In a quotient of two sums, terms of the
-denominator are those of the dictionary times the values.
+The values are y or a function of it, such as 1/y or log |y|, divided by a weight or not. Least
+squares over all pairs of terms needs only the terms' correlations, so that a million pairs take a
+second. In a quotient of two sums, terms of the denominator are those of the dictionary times the
+values.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, X, combination
 from kanrun.engine.symbolic.dictionary import Build, Dictionary
 
-#: Rows that are compared at once; what of an entry the fixed rows must leave, and of one entry another one, so that it
-#: counts beside them; what a place further back adds to a pair's loss.
+#: Rows that are compared at once; what of an entry the fixed rows must leave, and of one entry
+#: another one, so that it counts beside them; what a place further back adds to a pair's loss.
 _BLOCK, _LEFT, _APART, _LATER = 256, 1e-8, 1e-7, 1e-18
 
 
@@ -44,7 +45,8 @@ class OutputTransform:
         return self.weight * self.outer.expression.xreplace({X: expression})
 
 
-#: For each outer function its inverse, and the largest |y| for which that has neither a jump nor an overflow.
+#: For each outer function its inverse, and the largest |y| for which that has neither a jump nor an
+#: overflow.
 _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("1/x", lambda y: 1 / y, np.inf),
     ("sqrt", np.square, np.inf),
@@ -67,7 +69,10 @@ _FLAT = 1e-12
 def output_transforms(
     y: Array, names: set[str], weight: tuple[Array, Build] | None = None
 ) -> list[OutputTransform]:
-    """Return y (N,) over the weight, and its transforms that are defined and whose outer functions are in `names`."""
+    """Return y (N,) over the weight, and its transforms with outer functions in `names`.
+
+    Transforms are left out if they are not defined.
+    """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
     found = [OutputTransform(y, factor=factor, weight=expression)]
@@ -86,9 +91,16 @@ def output_transforms(
 
 @dataclass(frozen=True)
 class TermSum:
-    """A linear combination of terms, as found by least squares: `coefficients` of the terms `above`, then of those
-    `below`, which stand in a denominator 1 - ..., then the constant; `error` is that of y relative to its standard
-    deviation, and `family` names the functions of the terms that were chosen."""
+    """A linear combination of terms, as found by least squares.
+
+    Attributes:
+        transform: What is regressed in place of y.
+        above: Terms of the numerator.
+        below: Terms of a denominator 1 - ..., if any.
+        coefficients: Coefficients of the terms above, of those below, and the constant.
+        family: Functions of the terms.
+        error: Error of y relative to its standard deviation.
+    """
 
     transform: OutputTransform
     above: tuple[Build, ...]
@@ -109,8 +121,14 @@ class TermSum:
 def solve_terms(
     transform: OutputTransform, above: Dictionary, below: Dictionary | None = None
 ) -> TermSum:
-    """Return the least-squares combination of all terms and a constant, without coefficients that are rounding."""
-    t, under = transform.values, np.zeros((0, transform.values.size)) if below is None else below.values
+    """Return the least-squares combination of all terms and a constant.
+
+    Coefficients that are rounding are zero.
+    """
+    t, under = (
+        transform.values,
+        np.zeros((0, transform.values.size)) if below is None else below.values,
+    )
     design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
     sizes = np.linalg.norm(design, axis=0)
     solved = np.linalg.lstsq(design / sizes, t, rcond=None)[0]
@@ -143,8 +161,11 @@ def nearest_sums(
     quotients: bool = False,
     floor: float = 0.0,
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `kept` nearest sums of two entries, a constant and all entries of `fixed`, or with `quotients` of one
-    entry above and one below, with the fraction of the variance that they leave, best first."""
+    """Yield the `kept` nearest sums of two entries, best first.
+
+    They have a constant and all entries of `fixed`; with `quotients` one entry is above and one
+    below. The fraction of the variance that they leave comes first.
+    """
     t = transform.values
     rows = np.stack([np.ones_like(t), *(fixed.values if fixed is not None else ())])
     others = entries.values * t if quotients else None
@@ -174,8 +195,11 @@ def nearest_triples(
 def nearest_terms(
     values: Array, entries: Array, basis: Array, kept: int, sizes: Array, floor: float = 0.0
 ) -> list[tuple[float, int]]:
-    """Return the `kept` single entries (M, N) that leave least of values (N,) beside the columns of `basis` (N, K), as
-    (fraction of the variance left, index); of those that leave less than `floor` the simplest."""
+    """Return the `kept` entries (M, N) that leave least of values (N,), as (fraction left, index).
+
+    The columns of `basis` (N, K) are in each sum. Of those that leave less than `floor` the
+    simplest are best.
+    """
     q = np.linalg.qr(basis / np.linalg.norm(basis, axis=0))[0]
     rest = values - q @ (q.T @ values)
     with np.errstate(all="ignore"):
@@ -194,11 +218,11 @@ def nearest_pairs(
     others: Array | None = None,
     floor: float = 0.0,
 ) -> list[tuple[float, int, int]]:
-    """Return the `kept` pairs (i, j) of entries (M, N), or of one of them and one of `others`, that with the rows of
-    `fixed` (K, N) explain y (N,) best, as (fraction of the variance left, i, j), best first. Of those that leave less
-    than `floor` the first ones are best.
+    """Return the `kept` pairs of entries (M, N) that explain y (N,) best, as (fraction left, i, j).
 
-    With correlations p with y, and g between two entries, 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) is left.
+    Both are entries, or the second is one of `others`; the rows of `fixed` (K, N) are in each sum.
+    Of those that leave less than `floor` the first ones are best. With correlations p with y, and g
+    between two entries, 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) is left.
     """
     q = np.linalg.qr(fixed.T)[0]
     rest = y - q @ (q.T @ y)
@@ -234,8 +258,11 @@ def nearest_pairs(
 
 
 def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
-    """Return for each of the entries (M, N) what it explains of values (N,) in addition to the orthonormal columns of
-    `basis` (N, K), as a sum of squares (M,), and its coefficient (M,); -inf and 0 if it is a combination of these."""
+    """Return what each entry (M, N) explains of values (N,), a sum of squares (M,), and its slope.
+
+    The orthonormal columns of `basis` (N, K) are in each sum; for a combination of these the
+    results are -inf and 0.
+    """
     count_work(COSTS.grid_value * entries.size)
     left = entries - (entries @ basis) @ basis.T
     power, both = np.einsum("mn,mn->m", left, left), left @ (values - basis @ (basis.T @ values))
@@ -245,8 +272,10 @@ def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
 
 
 def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
-    """Return the indices of the entries (M, N) that are not combinations of the columns of q (N, K), and what these leave
-    of them, scaled to length 1."""
+    """Return the indices and directions of the entries (M, N) that the columns of q do not span.
+
+    Directions are what the columns of q (N, K) leave of the entries, scaled to length 1.
+    """
     left = entries - (entries @ q) @ q.T
     norm = np.linalg.norm(left, axis=1)
     use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))
@@ -254,8 +283,10 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
-    """Return coefficients (columns,) that leave at most `allowed` of y (N,), as few as backward elimination needs, or None
-    if all columns (N, columns) leave more."""
+    """Return few coefficients that leave at most `allowed` of y (N,), by backward elimination.
+
+    None if all columns (N, columns) leave more.
+    """
     kept = np.arange(columns.shape[1])
 
     def solve(chosen: NDArray[np.intp]) -> Array | None:

@@ -1,12 +1,13 @@
 """Which inputs act together: modules of a trained network, and factors of a product of sums.
 
-A set A of inputs is a module of f if f(x) = F(u(x_A), x_rest). Then the direction of the gradient within A does not
-depend on the rest. (Udrescu et al., arXiv 2006.10782, call this generalised symmetry.) The tests only propose
-structures; training decides.
+A set A of inputs is a module of f if f(x) = F(u(x_A), x_rest). Then the direction of the gradient
+within A does not depend on the rest. (Udrescu et al., arXiv 2006.10782, call this generalised
+symmetry.) The tests only propose structures; training decides.
 
-A constant and one product of sums, y = c + prod_b sum_(i in b) f_i(x_i), is linear in the splines of one factor b while
-the others are frozen. It is fitted from random starts in milliseconds, so that all ways in which inputs can share
-factors are tried, and on fine grids, where functions turn many times and the joint fit of a network does not start.
+A constant and one product of sums, y = c + prod_b sum_(i in b) f_i(x_i), is linear in the splines
+of one factor b while the others are frozen. It is fitted from random starts in milliseconds, so
+that all ways in which inputs can share factors are tried, and on fine grids, where functions turn
+many times and the joint fit of a network does not start.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def module_scores(
     inputs: Sequence[int],
     points: int = 400,
 ) -> dict[Inputs, float]:
-    """For every subset of 2 ... n - 1 of the n `inputs`, return the median sine of the angle by which the gradient within
-    it turns if the other inputs change; 0 for a module.
+    """Return for every subset of 2 ... n - 1 of the n `inputs` how much its gradient turns.
 
-    `gradient` maps x (N, columns) to (N, columns), in units of each input's standard deviation.
+    This is the median sine of the angle by which the gradient within the subset turns if the other
+    inputs change; 0 for a module. `gradient` maps x (N, columns) to (N, columns), in units of each
+    input's standard deviation.
     """
     pick = generator.permutation(x.shape[0])[:points]
     here, there = x[pick], x[np.roll(pick, 1)]
@@ -70,8 +72,10 @@ _SHORT = 0.02
 
 
 def trees(scores: dict[Inputs, float], threshold: float) -> list[list[Inputs]]:
-    """Return nested families of modules, most promising first: one of the three clearest modules, then those that
-    neither cut it nor one another."""
+    """Return nested families of modules, most promising first.
+
+    Each begins with one of the three clearest modules; the others neither cut it nor one another.
+    """
     small = [each for each in scores if scores[each] < threshold]
     order = sorted(small, key=lambda each: scores[each] * (1 + 0.3 * len(each)))
     families: list[list[Inputs]] = []
@@ -92,8 +96,10 @@ def _nested(a: set[int], b: set[int]) -> bool:
 def module_templates(
     problem: SearchProblem, generator: np.random.Generator
 ) -> tuple[list[Template], float]:
-    """Return structures from the modules of a wide KAN, none if it did not train or nothing acts together, and its
-    error."""
+    """Return structures from the modules of a wide KAN, and its error.
+
+    There are none if it did not train or nothing acts together.
+    """
     data, policy = problem.data, problem.policy
     width, intervals = policy.surrogate
     shape = (data.x.shape[1], width, 1)
@@ -120,8 +126,10 @@ def module_templates(
 
 @dataclass(frozen=True)
 class _SumProduct:
-    """The inputs of each factor, the coefficients of their splines one after the other, c, and the relative validation
-    error."""
+    """A product of sums: the inputs of each factor, their splines' coefficients, c, and the error.
+
+    The error is relative, on validation points.
+    """
 
     factors: tuple[Inputs, ...]
     coefficients: list[Array]
@@ -132,9 +140,10 @@ class _SumProduct:
 def sum_product(
     data: SearchData, degree: int, policy: SumProductPolicy, generator: np.random.Generator
 ) -> Graph | None:
-    """Return the graph of the nearest constant and product of sums; None for one input, for many, and if none is near.
+    """Return the graph of the nearest constant and product of sums, or None if none is near.
 
     All groups of inputs are tried on the first of the grids, a factor for each input on the others.
+    One input and many inputs have none.
     """
     inputs = list(range(data.x.shape[1]))
     if not 1 < len(inputs) <= policy.inputs:
@@ -147,7 +156,9 @@ def sum_product(
         fit = _Alternation(data, intervals, degree, policy)
         found = []
         for way in ways:
-            starts = [fit.swept(fit.start(way, generator), policy.tried) for _ in range(policy.starts)]
+            starts = [
+                fit.swept(fit.start(way, generator), policy.tried) for _ in range(policy.starts)
+            ]
             found.append(fit.swept(min(starts, key=lambda each: each.error), policy.sweeps))
         best = min(found, key=lambda each: each.error)
         if best.error < policy.hopeless:
@@ -164,7 +175,9 @@ class _Alternation:
     ) -> None:
         self.data, self.policy = data, policy
         ends = [covering(column, policy.margin) for column in data.all_points.x.T]
-        self.splines = [Spline(low, high, np.zeros(intervals + degree), degree) for low, high in ends]
+        self.splines = [
+            Spline(low, high, np.zeros(intervals + degree), degree) for low, high in ends
+        ]
         self.designs = [
             [spline.evaluate(column)[2] for spline, column in zip(self.splines, x.T, strict=True)]
             for x in (data.x, data.validation_x)
@@ -201,7 +214,7 @@ class _Alternation:
         return _SumProduct(start.factors, c, constant, error)
 
     def solved(self, columns: Array) -> Array:
-        """Return the least-squares solution with a small ridge, as splines of a sum share their constant."""
+        """Return the solution with a small ridge, as splines of a sum share constants."""
         count_work(COSTS.least_squares * columns.size * columns.shape[1])
         normal = columns.T @ columns
         ridge = self.policy.ridge * float(np.trace(normal)) / len(normal)
@@ -209,7 +222,7 @@ class _Alternation:
         return np.asarray(np.linalg.solve(normal, columns.T @ self.data.y), dtype=np.float64)
 
     def graph(self, found: _SumProduct) -> Graph:
-        """Return the splines into sums, these and the splines of single inputs into a product, that and c into y."""
+        """Return the graph: splines into sums, these and other splines into a product, then y."""
         sums = [factor for factor in found.factors if len(factor) > 1]
         product = len(self.splines) + len(sums)
         last = Symbolic(IDENTITY, (1.0, 0.0, 1.0, found.constant), "d")

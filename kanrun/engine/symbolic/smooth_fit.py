@@ -19,8 +19,9 @@ from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, 
 class GaussianProcessFit:
     """A smooth function g(x) of y or log |y|.
 
-    `error` is relative, on validation points, `gradient` maps x (N, inputs) to dg/dx (N, inputs), `predicted` is g at
-    the validation points, and `noise` the standard deviation of the noise with the largest likelihood.
+    `error` is relative, on validation points, `gradient` maps x (N, inputs) to dg/dx (N, inputs),
+    `predicted` is g at the validation points, and `noise` the standard deviation of the noise with
+    the largest likelihood.
     """
 
     gradient: Callable[[Array], Array]
@@ -31,7 +32,7 @@ class GaussianProcessFit:
 
 
 def smooth_fit(data: SearchData, policy: SymmetryPolicy) -> GaussianProcessFit:
-    """Return the best of Gaussian process fits of y and log |y| in the inputs and their logarithms."""
+    """Return the best Gaussian process fit of y or log |y| in the inputs or their logarithms."""
     found: list[tuple[GaussianProcessFit, bool]] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):
         if (of_inputs and not _positive(data)) or (of_output and not _one_sign(data)):
@@ -47,8 +48,11 @@ def smooth_fit(data: SearchData, policy: SymmetryPolicy) -> GaussianProcessFit:
 
 
 def relative_noise(data: SearchData, policy: SymmetryPolicy) -> bool:
-    """Return whether the noise is in proportion to y: y has one sign and several sizes, and what a smooth fit of
-    log |y| leaves is more likely as noise of the logarithm than as noise of y, by more than chance."""
+    """Return whether the noise is in proportion to y.
+
+    Then y has one sign and several sizes, and what a smooth fit of log |y| leaves is more likely as
+    noise of the logarithm than as noise of y, by more than chance.
+    """
     size = np.abs(np.concatenate([data.y, data.validation_y]))
     if not _one_sign(data) or size.max() <= policy.sizes * size.min():
         return False

@@ -1,7 +1,8 @@
 """Structure first: what the points themselves show before any network is trained.
 
-Power laws and quotients of polynomials come first. Symmetries leave fewer variables; in these the sparse regressions of
-one and of several variables look for formulas. What remains is searched with networks in the fewer variables.
+Power laws and quotients of polynomials come first. Symmetries leave fewer variables; in these the
+sparse regressions of one and of several variables look for formulas. What remains is searched with
+networks in the fewer variables.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Event: TypeAlias = SearchStage | FittedStructure
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
-    """Yield a power law of all inputs, and unless that is exact a quotient of polynomials with few terms."""
+    """Yield a power law, and unless that is exact a quotient of polynomials with few terms."""
     data, policy = problem.data, problem.policy
     laws = {
         "power law": lambda: power_law(data, policy.symmetry),
@@ -50,7 +51,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
 
 
 def regressions(problem: SearchProblem) -> Iterator[Event]:
-    """Yield the two formulas with the shortest descriptions for points with noise in one variable."""
+    """Yield the two formulas with the shortest descriptions for noisy points in one variable."""
     began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
     budget = Budget(2 * policy.budget)
     graphs = regression_formulas(data.x[:, 0], data.y, problem.candidates, budget, policy)
@@ -60,8 +61,10 @@ def regressions(problem: SearchProblem) -> Iterator[Event]:
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
-    """Yield what is found without a network in the reduced variables: an exact formula or the few nearest ones. The
-    network of each is its own graph."""
+    """Yield what is found without a network in the reduced variables.
+
+    This is an exact formula or the few nearest ones. The network of each is its own graph.
+    """
     began, others = time.monotonic(), list[FittedStructure]()
     groups = ", ".join(str(each) for each in reduction.variables)
     name = f"groups {groups}" if reduction.changes else "small expressions"
@@ -100,7 +103,7 @@ def _expressions(
 def fit_expression(
     name: str, expression: sympy.Expr, problem: SearchProblem
 ) -> FittedStructure | None:
-    """Return the expression as a graph with its constants refitted, or None if it is not one or not finite."""
+    """Return the expression as a refitted graph, or None if it is not one or not finite."""
     try:
         graph = graph_of_expression(expression, problem.data.x.shape[1])
     except KanrunError:
@@ -139,11 +142,11 @@ def of_logarithm(event: Event, data: SearchData) -> Event:
     return rebuild(event, whole, data)
 
 
-def rebuild(
-    event: Event, whole: Callable[[Graph], tuple[Graph, int]], data: SearchData
-) -> Event:
-    """Return the event with every graph made a graph of `data` and measured on these. `whole` returns that graph, and
-    the place of the first of the old edges among its own."""
+def rebuild(event: Event, whole: Callable[[Graph], tuple[Graph, int]], data: SearchData) -> Event:
+    """Return the event with every graph made a graph of `data` and measured on these.
+
+    `whole` returns that graph, and the place of the first of the old edges among its own.
+    """
     if isinstance(event, SearchStage):
         stage, _ = whole(event.graph)
         return replace(event, graph=stage, error=data.error(stage))

@@ -1,10 +1,11 @@
-"""Fewer variables before any search: scalings, translations and norms that a function does not change under.
+"""Fewer variables by scalings, translations and norms that a function does not change under.
 
-A smooth fit of the points has derivatives. A scaling x_i -> s^(v_i) x_i, y -> s^w y leaves y unchanged where
-sum_i v_i x_i dy/dx_i = w y everywhere, so that the rows (x_i dy/dx_i, y) have (v, -w) in their null space: dimensional
-analysis (Buckingham, Physical Review 4, 1914, 345) that reads the dimensions off the points. In the same way u + v,
-u - v, u^2 + v^2 and 1/u + 1/v are found by their derivatives. The points themselves are then expressed in the groups,
-exactly, and the fit of fewer variables decides whether that was right.
+A smooth fit of the points has derivatives. A scaling x_i -> s^(v_i) x_i, y -> s^w y leaves y
+unchanged where sum_i v_i x_i dy/dx_i = w y everywhere, so that the rows (x_i dy/dx_i, y) have (v,
+-w) in their null space: dimensional analysis (Buckingham, Physical Review 4, 1914, 345) that reads
+the dimensions off the points. In the same way u + v, u - v, u^2 + v^2 and 1/u + 1/v are found by
+their derivatives. The points themselves are then expressed in the groups, exactly, and the fit of
+fewer variables decides whether that was right.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from kanrun.engine.symbolic.smooth_fit import GaussianProcessFit, smooth_fit
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 
-#: The largest number that a null vector may have to be multiplied by for whole entries, and the error of these.
+#: The largest number that a null vector may have to be multiplied by for whole entries, and the
+#: error of these.
 _DENOMINATOR, _RATIONAL = 6, 0.04
 #: Accuracy to which an exponent is known at best.
 _KNOWN = 1e-8
@@ -34,7 +36,10 @@ _LARGEST = 12
 
 @dataclass(frozen=True)
 class Reduction:
-    """y = factor(x) * v(u(x)): `variables` u and `factor` are expressions in x0, x1, ..., `inputs` of them."""
+    """The law y = factor(x) * v(u(x)) in fewer variables.
+
+    `variables` u and `factor` are expressions in x0, x1, ..., `inputs` of them.
+    """
 
     inputs: int
     variables: tuple[sympy.Expr, ...]
@@ -46,7 +51,7 @@ class Reduction:
 
     @property
     def changes(self) -> bool:
-        """Whether it says anything."""
+        """Whether the variables differ from the inputs."""
         return self != Reduction.none(self.inputs)
 
     @property
@@ -54,36 +59,38 @@ class Reduction:
         return [f"x{i}" for i in range(self.inputs)]
 
     def groups(self, x: Array) -> Array:
-        """u (N, variables) at x (N, inputs)."""
+        """Return u (N, variables) at x (N, inputs)."""
         columns = [to_numpy(each, self.names)(x) for each in self.variables]
         return np.stack(columns, axis=1) if columns else np.zeros((len(x), 0))
 
     def data(self, data: SearchData) -> SearchData:
-        """The points in u and v."""
+        """Return the points in u and v."""
         factor = to_numpy(self.factor, self.names)
-        return SearchData(
-            self.groups(data.x),
-            data.y / factor(data.x),
-            self.groups(data.validation_x),
-            data.validation_y / factor(data.validation_x),
+        return replace(
+            data,
+            x=self.groups(data.x),
+            y=data.y / factor(data.x),
+            validation_x=self.groups(data.validation_x),
+            validation_y=data.validation_y / factor(data.validation_x),
         )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
-        """v as an expression in x0, x1, ... for u to y as one in x."""
+        """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""
         swap = {variable(f"x{i}"): each for i, each in enumerate(self.variables)}
         return self.factor * expression.xreplace(swap)
 
     def then(self, step: Reduction) -> Reduction:
-        """This reduction, then `step` on its variables."""
+        """Return this reduction followed by `step` on its variables."""
         swap = {variable(f"x{i}"): each for i, each in enumerate(self.variables)}
         variables = tuple(each.xreplace(swap) for each in step.variables)
         return replace(self, variables=variables, factor=self.factor * step.factor.xreplace(swap))
 
 
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
-    """Groups without units, by the exponents of the base units of the inputs and, last, the output (inputs + 1, bases).
+    """Return groups without units.
 
-    Raises UsageError where no product of powers of the inputs has the output's units.
+    `dimensions` are the exponents of the base units of the inputs and, last, the output, (inputs +
+    1, bases). Raises UsageError if no product of powers of the inputs has the output's units.
     """
     weights = np.array(dimensions, dtype=np.float64).T
     weights[:, -1] *= -1
@@ -99,8 +106,11 @@ def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
 
 
 def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
-    """Return c prod x_i^(a_i) by least squares on logarithms, each exponent the simplest that its standard error allows,
-    or None if an input or the output has both signs or is zero."""
+    """Return c prod x_i^(a_i) by least squares on logarithms, or None.
+
+    Each exponent is the simplest that its standard error allows. There is no law if an input or the
+    output has both signs or is zero.
+    """
     x, y = data.all_points.x, data.all_points.y
     sign = float(np.sign(y[0]))
     if not ((x > 0).all() and (sign * y > 0).all()):
@@ -125,8 +135,11 @@ def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
 
 
 def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
-    """Return one product of powers of the inputs, or one sum of them with signs, of which y is a function alone, or
-    None. It may vary fast: in the order of that product or sum y hardly changes from point to point."""
+    """Return one product of powers or sum of the inputs of which y is a function alone, or None.
+
+    The function may vary fast: in the order of that product or sum y hardly changes from point to
+    point. Sums have signs.
+    """
     x, y = data.x, data.y
     inputs = x.shape[1]
     names = [variable(f"x{i}") for i in range(inputs)]
@@ -151,8 +164,10 @@ def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
 
 
 def _roughness(index: Array, y: Array) -> float:
-    """Return what lines between its neighbours leave of y at each point, relative to its steps from point to point:
-    small for a function of the index, about 1 if other things matter too."""
+    """Return what lines between neighbours leave of y at each point, relative to its steps.
+
+    It is small for a function of the index, about 1 if other things matter too.
+    """
     order = np.argsort(index)
     u, y = index[order], y[order]
     wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
@@ -193,8 +208,11 @@ def reduce_variables(data: SearchData, policy: SymmetryPolicy) -> Reduction:
 def _proposals(
     data: SearchData, fit: GaussianProcessFit, policy: SymmetryPolicy
 ) -> list[Reduction]:
-    """Return steps to try, the surest first: fewer inputs alone if any is idle, else all scalings of few inputs, pairs
-    of inputs that act together, and all scalings at once or one by one."""
+    """Return steps to try, the surest first.
+
+    If inputs are idle, they are left out first. Else these are all scalings of few inputs, pairs of
+    inputs that act together, and all scalings at once or one by one.
+    """
     # Slopes are at least as inaccurate as the fit, and most inaccurate at the edge of its points.
     tolerance = max(policy.tolerance, policy.slope_error * fit.error)
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), 1e-300)
@@ -217,8 +235,10 @@ def _proposals(
 
 
 def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None:
-    """Return the smallest eigenvalue of scaled `moments` (n, n), and the null vector (n,) that it stands for; None if
-    it is not small, or if the vector is no multiple of small whole numbers."""
+    """Return the smallest eigenvalue of scaled `moments` (n, n) and its vector of whole numbers.
+
+    None if the eigenvalue is not small, or if no multiple of the vector has small whole entries.
+    """
     sizes = np.sqrt(np.diag(moments))
     if not (np.isfinite(sizes).all() and sizes.all()):
         return None
@@ -230,13 +250,17 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
     for denominator in range(1, _DENOMINATOR + 1):
         whole = np.round(vector * denominator)
         if np.abs(vector * denominator - whole).max() < max(_RATIONAL, tolerance / 2) * denominator:
+            whole *= np.sign(whole[np.flatnonzero(whole)[0]])
             off = float(whole @ moments @ whole / np.sum((whole * sizes) ** 2))
             return (max(off, float(values[0])), whole) if off <= tolerance**2 else None
     return None
 
 
 def _scalings(rows: Array, tolerance: float) -> list[Array]:
-    """Return independent vectors (inputs + 1,) of small whole numbers in the null space of `rows`, few entries first."""
+    """Return independent vectors (inputs + 1,) of small whole numbers in the null space of `rows`.
+
+    Those with few entries come first.
+    """
     moments, inputs = rows.T @ rows / len(rows), rows.shape[1] - 1
     found: list[Array] = []
     for count in range(1, inputs + 1):
@@ -256,8 +280,11 @@ def _scalings(rows: Array, tolerance: float) -> list[Array]:
 
 
 def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
-    """The step to groups that the scalings leave as they are, expressed by the variables that suit best: positive, of
-    small range, with small exponents; None where no choice is allowed."""
+    """Return the step to groups that the scalings leave unchanged, or None if there is none.
+
+    The groups are expressed by the variables that suit best: positive, of small range, with small
+    exponents.
+    """
     weights, inputs = np.array(vectors), x.shape[1]
     away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300)
     best: tuple[float, Reduction] | None = None
@@ -299,8 +326,10 @@ def _step(inputs: int, pivots: Sequence[int], others: Sequence[int], exponents: 
 
 
 def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
-    """Return steps that join u and v as a u + b v, a u^2 + b v^2 or a / u + b / v, with small whole a and b, the surest
-    first."""
+    """Return steps that join u and v as a u + b v, a u^2 + b v^2 or a / u + b / v, surest first.
+
+    Both a and b are small whole numbers.
+    """
     inputs, ranked = x.shape[1], []
     with np.errstate(all="ignore"):
         forms = ((1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2))

@@ -1,11 +1,13 @@
 """Structures to try: the tree of a formula with a spline on every edge, from sums to depth four.
 
-A term is the index of an input, `Sum(terms)` or `Product(terms)`. Every term in it has an edge with a function of its
-own, `IdentityTerm(term)` has an identity edge. `kan_shape` gives the sums of a fully connected KAN.
+A term is the index of an input, `Sum(terms)` or `Product(terms)`. Every term in it has an edge with
+a function of its own, `IdentityTerm(term)` has an identity edge. `kan_shape` gives the sums of a
+fully connected KAN.
 
-Which inputs act together is asked of a network: a set A of inputs is a module of f if f(x) = F(u(x_A), x_rest). Then the
-direction of the gradient within A does not depend on the rest. (Udrescu et al., arXiv 2006.10782, call this generalised
-symmetry.) The tests only propose structures; training decides.
+Which inputs act together is asked of a network: a set A of inputs is a module of f if f(x) =
+F(u(x_A), x_rest). Then the direction of the gradient within A does not depend on the rest. (Udrescu
+et al., arXiv 2006.10782, call this generalised symmetry.) The tests only propose structures;
+training decides.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Template:
         return sum(not is_identity for *_, is_identity in self.links(0)[1])
 
     def links(self, inputs: int) -> tuple[list[Operation], list[_Link]]:
-        """Return the operation of every node after the inputs, and all edges, those of inner nodes first."""
+        """Return the operation of every node, and all edges, those of inner nodes first."""
         operations: list[Operation] = []
         links: list[_Link] = []
 
@@ -85,8 +87,10 @@ def start(
     degree: int,
     generator: np.random.Generator,
 ) -> Graph:
-    """Return `skeleton` with random splines: lines with small bends, on grids over their arguments at x (N, inputs). The
-    output node's edges are scaled to the size of y."""
+    """Return `skeleton` with random splines: lines with small bends.
+
+    Grids cover the arguments at x (N, inputs). The output node's edges are scaled to the size of y.
+    """
     operations, links = skeleton.links(x.shape[1])
     return _with_random_splines(operations, links, x, y, (intervals, degree), generator)
 
@@ -99,7 +103,7 @@ def kan_shape(
     degree: int,
     generator: np.random.Generator,
 ) -> Graph:
-    """Return the fully connected sums of a KAN of widths `shape`, with random splines as in `start`."""
+    """Return the fully connected sums of a KAN of widths `shape`, with random splines."""
     links: list[_Link] = []
     first = 0
     for inputs, outputs in itertools.pairwise(shape):
@@ -143,10 +147,10 @@ def _with_random_splines(
 def fitted_grids(
     graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True
 ) -> Graph:
-    """Return the graph with every spline's grid over the range of its argument and a margin, nodes in order.
+    """Return the graph with every spline's grid over the range of its argument and a margin.
 
-    With `keep` the splines keep their functions, to least-squares accuracy. Without, they keep their coefficients, and
-    the functions are stretched.
+    Nodes are treated in order. With `keep` the splines keep their functions, to least-squares
+    accuracy. Without, they keep their coefficients, and the functions are stretched.
     """
     for i in range(len(graph.edges)):
         function = graph.edges[i].function
@@ -172,7 +176,7 @@ _MOST_FACTORS = 6
 
 
 def first_shapes(inputs: Sequence[int]) -> list[Template]:
-    """Return [n,1], [n,1,1], then one multiplication node beside the sum, outside and inside an outer function.
+    """Return [n,1], [n,1,1], then a product beside the sum, outside and inside a function.
 
     `inputs` are the columns in use. For one input there is a function and nothing else.
     """
@@ -210,7 +214,7 @@ def tree_shapes(
 
 
 def deep_shapes(inputs: int) -> list[tuple[int, ...]]:
-    """Return the shapes of fully connected KANs for what no structure above reaches, up to depth four."""
+    """Return the shapes of fully connected KANs for what no other structure reaches."""
     shapes = [(inputs, 2, 1), (inputs, 2, 1, 1), (inputs, 5, 1)]
     return [*shapes, (inputs, 4, 2, 1), (inputs, 3, 2, 1, 1)] if inputs > 2 else shapes
 
@@ -218,8 +222,10 @@ def deep_shapes(inputs: int) -> list[tuple[int, ...]]:
 def tree(
     family: Sequence[tuple[int, ...]], inputs: Sequence[int], products: frozenset[tuple[int, ...]]
 ) -> tuple[Term, ...]:
-    """Return the terms of the top level: each module is one Sum of its parts, with a product of them if `products` names
-    it."""
+    """Return the terms of the top level, with each module as one Sum of its parts.
+
+    Modules in `products` have a product of the parts too.
+    """
     parts: dict[tuple[int, ...], Term] = {(i,): i for i in inputs}
     for module in sorted(family, key=len):
         inner = [key for key in parts if set(key) <= set(module)]

@@ -1,8 +1,9 @@
-"""Formulas of one variable for an edge that no candidate matches: sums, products, quotients and compositions.
+"""Formulas of one variable for an edge that no candidate matches.
 
-Polynomials and rational functions by linear algebra; then few terms of the dictionary, by the correlations of all its
-entries at once, for the values and for simple functions of them; then terms one by one, all constants refitted
-jointly. A formula counts as exact at the rounding of the values, or at the accuracy to which they are known.
+Polynomials and rational functions by linear algebra; then few terms of the dictionary, by the
+correlations of all its entries at once, for the values and for simple functions of them; then terms
+one by one, all constants refitted jointly. A formula counts as exact at the rounding of the values,
+or at the accuracy to which they are known.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ def match_formulas(
     budget: Budget,
     policy: UnivariatePolicy = UnivariatePolicy(),
 ) -> list[EdgeMatch]:
-    """Return the few formulas nearest to an edge's values (N,) at its arguments t (N,), best score first.
+    """Return the formulas nearest to an edge's values (N,) at t (N,), best score first.
 
-    `accuracy` is the error of the values relative to their standard deviation. The search ends at the first formula as
-    good as that, or when the budget is spent.
+    `accuracy` is the error of the values relative to their standard deviation. The search ends at
+    the first formula as good as that, or when the budget is spent.
     """
     t, values = thinned(policy.points, t, values)
     if t[0] == t[-1] or np.var(values) == 0.0:
@@ -76,9 +77,12 @@ def regression_formulas(
     budget: Budget,
     policy: UnivariatePolicy,
 ) -> list[Graph]:
-    """Return graphs of one input for values (N,) with noise at t (N,), or too few to be exact, shortest description
-    first: one or two entries of the dictionary, then term after term, first of plain functions, then of compositions
-    too. All constants are fitted to all points."""
+    """Return graphs of one input for noisy values (N,) at t (N,), shortest description first.
+
+    The values may also be too few to be exact. One or two entries of the dictionary come first,
+    then term after term, first of plain functions, then of compositions too. All constants are
+    fitted to all points.
+    """
     t, values = thinned(t.size, t, values)
     search = _UnivariateSearch(t, values, candidates, 0.0, policy, by_length=True)
     with np.errstate(all="ignore"):
@@ -95,8 +99,10 @@ def regression_formulas(
 
 
 class _UnivariateSearch:
-    """Formulas found so far for values y (N,) at arguments t (N,) in order, and what adds to them. With `by_length` they
-    are ranked by the length of their description."""
+    """Formulas found so far for values y (N,) at arguments t (N,) in order, and what adds to them.
+
+    With `by_length` they are ranked by the length of their description.
+    """
 
     def __init__(
         self,
@@ -138,7 +144,7 @@ class _UnivariateSearch:
         return length_of(match.loss**0.5, graph.parameters.size, graph.complexity, self.data)
 
     def phases(self, budget: Budget) -> Iterator[bool]:
-        """Try one kind of formula after the other; yield whether the next one is as usual as those so far."""
+        """Try one kind of formula after the other, and yield whether the next one is as usual."""
         policy, known = self.policy, self.goal * self.y_std / self.largest
         quotient = quotient_of_polynomials(self.t[:, None], self.y, policy.quotients, known)
         if quotient is not None:
@@ -162,9 +168,7 @@ class _UnivariateSearch:
         every = (self.nice + self.generic).simplest(policy.entries)
         powers = powers_of(inputs, self.candidates, (1, 2, 3, -1, -2))
         weights = zip(powers.values, powers.builds, strict=True)
-        weighted = [
-            each for weight in weights for each in output_transforms(self.y, names, weight)
-        ]
+        weighted = [each for weight in weights for each in output_transforms(self.y, names, weight)]
         for name in dict.fromkeys(each.outer.name for each in weighted):
             self.singles([each for each in weighted if each.outer.name == name], every)
             yield False
@@ -178,8 +182,10 @@ class _UnivariateSearch:
             yield False
 
     def singles(self, targets: Sequence[OutputTransform], entries: Dictionary) -> None:
-        """Keep c_0 + c_1 f for the entries f nearest to one of the targets, one of each family and target. Of several
-        targets only what leaves little is kept."""
+        """Keep c_0 + c_1 f for the entries f nearest to one of the targets.
+
+        One is kept of each family and target. Of several targets only what leaves little is kept.
+        """
         basis, floor, policy = np.ones((self.t.size, 1)), self.goal**2, self.policy
         ranked = [
             (left, float(entries.sizes[i]), place, i)
@@ -200,8 +206,11 @@ class _UnivariateSearch:
     def pairs(
         self, target: OutputTransform, entries: Dictionary, fixed: Dictionary | None = None
     ) -> None:
-        """Keep c_0 + c_1 f + c_2 g + ... for the nearest pairs of entries, with those `fixed` in the sum: one of each of
-        a few families, and all that are nearly exact."""
+        """Keep c_0 + c_1 f + c_2 g + ... for the nearest pairs of entries.
+
+        Entries of `fixed` are in the sum. One pair is kept of each of a few families, and all that
+        are nearly exact.
+        """
         taken: set[str] = set()
         for _, found in nearest_sums(target, entries, self.policy.kept, fixed=fixed):
             full = found.family in taken or len(taken) >= self.policy.singles
@@ -225,7 +234,7 @@ class _UnivariateSearch:
             beam = sorted(grown, key=self.score)[: self.policy.width]
 
     def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
-        """Return the match with one more term, of each of the families that explain most of what it leaves."""
+        """Return the match with one more term, of each of the families that explain most."""
         if not isinstance(match.function, Subgraph):
             return []
         graph = match.function.graph
@@ -242,7 +251,10 @@ class _UnivariateSearch:
         return [each for each in grown if each is not None]
 
     def keep(self, expression: sympy.Expr, *, wide: bool = True) -> EdgeMatch | None:
-        """Record the expression with all its constants fitted, and return its match; None where it is not defined."""
+        """Record the expression with all constants fitted; return its match, or None.
+
+        There is none if it is not defined.
+        """
         try:
             simple = canonicalise(graph_of_expression(expression, 1, wide=wide))
         except (FloatingPointError, KanrunError, ZeroDivisionError):

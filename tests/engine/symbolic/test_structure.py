@@ -181,6 +181,12 @@ def test_a_graph_in_groups_is_one_in_the_inputs() -> None:
     np.testing.assert_allclose(whole(x), expected, rtol=1e-12)
 
 
+def test_data_in_groups_keep_relative_noise() -> None:
+    reduction = Reduction(2, (parse("x0"),), parse("x1"))
+    data = replace(points("x0*x1", 1, 2, 2), relative=True)
+    assert reduction.data(data).relative
+
+
 def law(
     f: Callable[[np.ndarray], np.ndarray], low: list[float], high: list[float]
 ) -> kanrun.Interpretation:
