@@ -202,35 +202,28 @@ def choose(
     name, for an own one that is taken, for a formula that is not a function of x0 alone, and if no
     candidate is left.
     """
-    declared = {name: kind.formula for name, kind in CANDIDATES.items()}
-    chosen = [*TABLE, *declared] if names is None else list(names)
+    declared, own = {name: kind.formula for name, kind in CANDIDATES.items()}, own or {}
+    known = [*TABLE, *declared]
+    chosen = known if names is None else list(dict.fromkeys(names))
     for name in chosen:
-        if name not in TABLE and name not in declared:
+        if name not in known:
+            every = ", ".join(known)
+            raise UsageError(f"candidates has {name!r}, which is not in the table: {every}.")
+    for name in own:
+        if name in known:
             raise UsageError(
-                f"candidates has {name!r}, which is not in the table. "
-                f"Use some of {', '.join([*TABLE, *declared])}."
+                f"custom_candidates.{name} would replace a candidate of the table. "
+                "Choose another name."
             )
-    result = [TABLE[name] for name in dict.fromkeys(chosen) if name in TABLE]
-    added = {
-        f"the plug-in's candidate {name}": (name, declared[name])
-        for name in chosen
-        if name in declared
-    }
-    added |= {f"custom_candidates.{name}": (name, formula) for name, formula in (own or {}).items()}
-    for what, (name, formula) in added.items():
-        if name in TABLE or (what.startswith("custom") and name in declared):
-            raise UsageError(f"{what} would replace a candidate of the table; choose another name.")
+    result = [TABLE[name] for name in chosen if name in TABLE]
+    added = [(name, declared[name]) for name in chosen if name in declared]
+    for name, formula in [*added, *own.items()]:
         expression = parse(formula, ["x0"])
         if expression.free_symbols != {X}:
+            what = f"custom_candidates.{name}" if name in own else f"The plug-in's candidate {name}"
             raise UsageError(f"{what}={formula} must be a function of x0.")
-        result.append(
-            Candidate(
-                name,
-                expression,
-                1.0 + float(sympy.count_ops(expression)),
-                domain=_found(expression),
-            )
-        )
+        size = 1.0 + float(sympy.count_ops(expression))
+        result.append(Candidate(name, expression, size, domain=_found(expression)))
     if not any(candidate is not CONSTANT for candidate in result):
         raise UsageError(
             "No candidate is left. Name at least one function in candidates or custom_candidates."

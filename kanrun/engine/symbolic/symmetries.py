@@ -28,6 +28,9 @@ from kanrun.formulas import to_numpy, variable
 #: The largest number that a null vector may have to be multiplied by for whole entries, and the
 #: error of these.
 _DENOMINATOR, _RATIONAL = 6, 0.04
+#: A determinant and an exponent that are zero, and values that are so small relative to the largest
+#: that they are no divisors.
+_SINGULAR, _NEAR_ZERO = 1e-8, 1e-3
 #: Accuracy to which an exponent is known at best.
 _KNOWN = 1e-8
 #: The largest denominator of an exponent in a group.
@@ -286,43 +289,29 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     exponents.
     """
     weights, inputs = np.array(vectors), x.shape[1]
-    away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300)
-    best: tuple[float, Reduction] | None = None
-    for pivots in itertools.combinations(range(inputs), len(weights) or inputs + 1):
-        matrix = weights[:, pivots]
-        if abs(np.linalg.det(matrix)) < 1e-9 or any(away[i] < 1e-3 for i in pivots):
+    away, positive = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300), (x > 0).all(0)
+    steps: list[tuple[float, int, Reduction]] = []
+    for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
+        matrix, others = weights[:, pivots], [j for j in range(inputs) if j not in pivots]
+        if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] < _NEAR_ZERO).any():
             continue
-        ends = np.column_stack([weights[:, :inputs], -weights[:, inputs]])
-        exponents = np.asarray(np.linalg.solve(matrix, ends), dtype=np.float64)
-        others = [j for j in range(inputs) if j not in pivots]
-        used = exponents[:, [*others, inputs]]
-        if not all(
-            (x[:, i] > 0).all() or np.allclose(row, np.round(row))
-            for i, row in zip(pivots, used, strict=True)
-        ):
+        exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])
+        fractions = np.abs(exponents - np.round(exponents)).sum(axis=1)
+        if (fractions[~positive[pivots]] > _SINGULAR).any():
             continue
-        cost = float(
-            np.abs(used).sum()
-            + 3 * np.abs(used - np.round(used)).sum()
-            - 0.1 * sum(away[i] for i in pivots)
-        )
-        if best is None or cost < best[0]:
-            best = cost, _step(inputs, pivots, others, exponents)
-    return best[1] if best else None
-
-
-def _step(inputs: int, pivots: Sequence[int], others: Sequence[int], exponents: Array) -> Reduction:
-    def power(column: int, sign: int) -> sympy.Expr:
-        parts = zip(pivots, exponents[:, column], strict=True)
-        return sympy.Mul(
-            *(
-                variable(f"x{i}") ** (sign * sympy.Rational(float(e)).limit_denominator(_LARGEST))
-                for i, e in parts
+        cost = np.abs(exponents).sum() + 3 * fractions.sum() - 0.1 * away[pivots].sum()
+        powers = [
+            sympy.Mul(
+                *(
+                    variable(f"x{i}") ** sympy.Rational(float(e)).limit_denominator(_LARGEST)
+                    for i, e in zip(pivots, column, strict=True)
+                )
             )
-        )
-
-    variables = tuple(variable(f"x{j}") * power(j, -1) for j in others)
-    return Reduction(inputs, variables, power(inputs, 1))
+            for column in exponents.T
+        ]
+        groups = tuple(variable(f"x{j}") / power for j, power in zip(others, powers, strict=False))
+        steps.append((float(cost), len(steps), Reduction(inputs, groups, 1 / powers[-1])))
+    return min(steps, key=lambda step: step[:2])[2] if steps else None
 
 
 def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
