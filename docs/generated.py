@@ -89,7 +89,7 @@ def commands() -> str:
     import typer.main
 
     from kanrun.cli.app import app
-    from kanrun.cli.help import groups_of
+    from kanrun.config.keys import groups_of
     from kanrun.config import EXPERIMENTS
 
     lines = [

@@ -14,13 +14,9 @@ import typer.main
 import yaml
 
 from kanrun.cli.app import app
-from kanrun.cli.experiments import with_info_value
-from kanrun.cli.help import groups_of
 from kanrun.config import EXPERIMENTS
-from kanrun.config.registry import with_group
-from kanrun.launch import Request
-from kanrun.launch.composing import compose, opened, typed
-from kanrun.launch.quoting import hydra_words
+from kanrun.config.keys import groups_of
+from kanrun.launch.composing import Source, compose
 
 ROOT = Path(__file__).parents[1]
 README, LECTURE = ROOT / "README.md", ROOT / "docs" / "lecture.md"
@@ -84,7 +80,7 @@ def choices() -> set[str]:
 def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command exists and has the options; overrides of an experiment compose and fit its schema."""
     monkeypatch.chdir(ROOT)
-    words = with_info_value(shlex.split(line, comments=True)[1:])
+    words = shlex.split(line, comments=True)[1:]
     if (
         words[0].startswith("-") or "--plugin" in words
     ):  # what a plug-in brings is known once it is loaded
@@ -98,14 +94,9 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     context = command.make_context(name, words[len(name.split()) :])
     if name not in EXPERIMENTS:
         return
-    multirun = context.params["multirun"]
-    experiment = EXPERIMENTS[name]
-    typed_words = [with_group(experiment, word) for word in context.params["overrides"] or ()]
-    overrides = tuple(hydra_words(experiment.completed(typed_words), name, multirun))
-    request = Request(name, overrides, multirun=multirun)
-    with opened(request) as loader:
-        for job in compose(request, loader).jobs:
-            assert typed(name, job)
+    overrides = context.params["overrides"] or ()
+    study = compose(Source(name), overrides, several=context.params["multirun"])
+    assert all(study.config(point.number) for point in study.points)
 
 
 def test_files_named_in_command_lines_exist() -> None:

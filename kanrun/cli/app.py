@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import keyword
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kanrun.cli import run_changes
-from kanrun.cli.experiments import Plugins, add_experiment, with_info_value
-from kanrun.cli.help import keys
-from kanrun.cli.init import init
+from kanrun.cli.experiments import Plugins, add_experiment, keys
 from kanrun.cli.models import export, predict
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in
-from kanrun.errors import KanrunError
+from kanrun.errors import KanrunError, UsageError
 
 app = typer.Typer(
     name="kanrun",
@@ -58,6 +59,51 @@ def _add_experiments() -> None:
             add_experiment(app, experiment)
 
 
+STARTER = Path(__file__).with_name("starter")
+"""Its files, with `.in` after their names; NAME and DISTRIBUTION stand for the package's."""
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The package's. Default: that of the folder."),
+    ] = None,
+) -> None:
+    """Write a small package of your own: a model, a solver, a target, an experiment, a configuration and their test."""
+    module = re.sub(r"[^a-z0-9]+", "_", (name or folder.absolute().name).lower()).strip("_")
+    if (
+        not module.isidentifier()
+        or keyword.iskeyword(module)
+        or module in {"kanrun", *sys.stdlib_module_names}
+    ):
+        raise UsageError(
+            f"{module!r} cannot be the name of a package; give one with --name, such as my_kans."
+        )
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} exists and is not an empty folder; name a new one.")
+        for source in sorted(path for path in STARTER.rglob("*.in") if path.is_file()):
+            place = folder / _filled(
+                source.relative_to(STARTER).as_posix().removesuffix(".in"), module
+            )
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(_filled(source.read_text(encoding="utf-8"), module), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {folder}: {error.strerror or error}; name another folder."
+        ) from error
+    print(
+        f"kanrun: {folder}/README.md says what is in it; install it with: pip install -e {folder}",
+        file=sys.stderr,
+    )
+    print(folder)
+
+
+def _filled(text: str, module: str) -> str:
+    return text.replace("DISTRIBUTION", module.replace("_", "-")).replace("NAME", module)
+
+
 _add_experiments()
 app.command("predict")(predict)
 app.command("export")(export)
@@ -82,12 +128,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _load_plugins(words)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)
+            code = app(words, prog_name="kanrun", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except KanrunError as error:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt as error:
         return getattr(error, "exit_code", 130)
+    except typer.Abort:  # a question without an answer: the end of standard input, or Ctrl-C
+        print(file=sys.stderr)
+        return _say("no answer was given; nothing was changed. To answer beforehand, add --yes.", 2)
     except Exception as error:
         # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):

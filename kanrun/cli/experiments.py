@@ -1,41 +1,42 @@
-"""The commands that run an experiment: what they all share."""
+"""The commands that run an experiment with their help, and `kanrun keys`."""
 
 from __future__ import annotations
 
-import os
+import json
 import sys
-from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from time import process_time
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kanrun.cli.completion import complete_override
-from kanrun.cli.help import ExperimentCommand
-from kanrun.config.former import rename_override
-from kanrun.config.registry import ExperimentKind, with_group, with_table_model
+from kanrun.config.keys import Key, groups_of, keys_of
+from kanrun.config.registry import ExperimentKind
+from kanrun.errors import UsageError
+from kanrun.suggestions import did_you_mean
+
+MAX_PLACES = 3  # commands that `kanrun keys` names after a key
 
 
-class Shown(StrEnum):
+class ConfigView(StrEnum):
     """What --cfg prints."""
 
     JOB = "job"
-    HYDRA = "hydra"
-    ALL = "all"
 
 
-class Info(StrEnum):
-    """What --info prints."""
-
-    ALL = "all"
-    CONFIG = "config"
-    DEFAULTS = "defaults"
-    TREE = "defaults-tree"
-    PLUGINS = "plugins"
-    SEARCHPATH = "searchpath"
-
-
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        show_default=False,
+        help="Load your own module of models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -46,52 +47,35 @@ Overrides = Annotated[
     ),
 ]
 Multirun = Annotated[
-    bool, typer.Option("--multirun", "-m", help="Run once for each of the comma-separated values.")
+    bool,
+    typer.Option("--multirun", "-m", help="Run each combination of comma-separated values."),
 ]
 Outputs = Annotated[
     Path,
     typer.Option(
-        "--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Where run folders are made."
+        "--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Folder of the run folders."
     ),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")
+    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only, no progress.")
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also how choices were made, such as the solver.")
-]
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="MODULE",
-        show_default=False,
-        help="Load a module of your own that declares models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
-    ),
-]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print how choices were made.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Run also what this machine's memory does not seem to hold.")
+    bool,
+    typer.Option("--force", help="Run even if the estimated memory exceeds that of this machine."),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would run, how long and how large; write nothing."),
+    typer.Option("--dry-run", help="Print what would run, how long and how large; write nothing."),
 ]
 Cfg = Annotated[
-    Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")
+    ConfigView | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")
 ]
 Resolve = Annotated[
     bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")
-]
-Package = Annotated[
-    str | None,
-    typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only."),
-]
-InfoOf = Annotated[
-    Info | None,
-    typer.Option("--info", "-i", help="Show how the configuration comes about (default: all)."),
 ]
 ConfigDir = Annotated[
     str | None,
@@ -109,8 +93,23 @@ ConfigPath = Annotated[
 ]
 
 
+class ExperimentCommand(TyperCommand):
+    """A command whose help ends with the configuration groups and with examples."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups with their choices, and the examples."""
+        name, examples = ctx.obj.name, ctx.obj.examples
+        with formatter.section("Configuration groups (group=choice)"):
+            formatter.write_dl([(group, ", ".join(choices)) for group, choices in groups_of(name)])
+        with formatter.section("Examples"):
+            for example in examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+        formatter.write_paragraph()
+        formatter.write_text(f"All keys and their values: kanrun {name} --cfg job")
+
+
 def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
-    """Adds the command of `experiment` to the app."""
+    """Add the command of `experiment` to the app."""
 
     def command(  # noqa: PLR0913, PLR0917  (each is an option)
         overrides: Overrides = None,
@@ -123,43 +122,28 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         dry_run: DryRun = False,
         cfg: Cfg = None,
         resolve: Resolve = False,
-        package: Package = None,
-        info: InfoOf = None,
         config_dir: ConfigDir = None,
         config_name: ConfigName = None,
         config_path: ConfigPath = None,
         plugin: Plugins = None,
     ) -> None:
-        from kanrun.launch import Request, launch
-        from kanrun.launch.quoting import hydra_words
+        began = process_time()
+        if cfg is not None and multirun:
+            raise UsageError("--cfg and --multirun do not go together; give one of them.")
+        if resolve and cfg is None:
+            raise UsageError("--resolve is an option of --cfg; add --cfg job.")
+        from kanrun.launch.composing import Source, compose, shown_config
 
-        renamed = [rename_override(with_group(experiment, word)) for word in overrides or ()]
-        for _, warning in renamed:
-            if warning is not None:
-                print(f"kanrun: {warning}", file=sys.stderr)
-        completed = experiment.completed([word for word, _ in renamed])
-        located = with_run_folders(with_table_model(experiment, completed), outputs, multirun)
-        words = hydra_words(located, experiment.name, multirun)
-        request = Request(
-            command=experiment.name,
-            overrides=tuple(words),
-            argv=("kanrun", *sys.argv[1:]),
-            outputs=outputs,
-            multirun=multirun,
-            quiet=quiet,
-            verbose=verbose,
-            strict=strict,
-            force=force,
-            dry_run=dry_run,
-            cfg=cfg,
-            resolve=resolve,
-            package=package,
-            info=info,
-            config_dir=config_dir,
-            config_name=config_name,
-            config_path=config_path,
-        )
-        raise typer.Exit(launch(request))
+        source = Source(experiment.name, outputs, config_dir, config_name, config_path)
+        argv = ("kanrun", *sys.argv[1:])
+        study = compose(source, overrides or (), several=multirun, argv=argv)
+        if cfg is not None:
+            print(shown_config(study, resolve), end="")
+            return
+        from kanrun.study.running import RunOptions, run_study
+
+        options = RunOptions(outputs, quiet, verbose, strict, force, dry_run, began)
+        raise typer.Exit(run_study(study, options)[0])
 
     command.__doc__ = experiment.summary
     command.__name__ = experiment.file
@@ -168,44 +152,36 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
     )
 
 
-def with_info_value(words: Sequence[str]) -> list[str]:
-    """Writes a bare `--info` as `--info all`, since Typer's options always take their value."""
-    filled = []
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        bare = word in ("--info", "-i") and (
-            not following or "=" in following or following[0] in "-+~"
-        )
-        filled += [word, Info.ALL] if bare else [word]
-    return filled
+def keys(
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREFIX", help="Only keys that begin so, such as model or solver.smo."
+        ),
+    ] = "",
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command", metavar="NAME", help="Only keys of this experiment, such as fit."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Show the configuration keys: type, default, allowed values, and purpose."""
+    known = keys_of(command)
+    found = [key for key in known if key.path.startswith(prefix)]
+    if not found:
+        offer = did_you_mean(prefix, [key.path for key in known])
+        raise UsageError(f"no key begins with {prefix!r}{offer or '.'}")
+    if as_json:
+        print(json.dumps([asdict(key) for key in found], indent=2))
+    else:
+        print("\n".join(map(_lines, found)))
 
 
-def with_run_folders(words: Sequence[str], outputs: Path, multirun: bool) -> list[str]:
-    """The overrides with `from_run=NAME` as the absolute path of that run's folder, so that a configuration tells for
-    ever which run `latest` was. With -m, commas separate names. Raises UsageError for a run that is not there."""
-    return [_located(word, outputs, multirun) for word in words]
-
-
-def _located(word: str, outputs: Path, multirun: bool) -> str:
-    from kanrun.runs import find_run
-
-    key, equals, value = word.partition("=")
-    text = value.strip()
-    special = not text or text.lower() == "null" or text.startswith("choice(") or "${" in text
-    if key.lstrip("+") != "from_run" or not equals or special:
-        return word
-    from kanrun.launch.quoting import split
-
-    names = split(text) if multirun else [text]
-    folders = [os.path.abspath(find_run(_bare(name), outputs, one=True).address) for name in names]
-    return (
-        f"{key}={','.join(_quoted(folder) if multirun else folder for folder in folders)}"
-    )
-
-
-def _bare(name: str) -> str:
-    return name[1:-1] if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"" else name
-
-
-def _quoted(folder: str) -> str:
-    """Quoted where a comma would separate values; `kanrun.launch.quoting` does the rest."""
-    return f"'{folder}'" if "," in folder and "'" not in folder else folder
+def _lines(key: Key) -> str:
+    values = key.allowed or ", ".join(key.choices)
+    default = f"default {key.default}" if key.default else ""
+    facts = "; ".join(filter(None, (key.type, default, values if values != key.type else "")))
+    where = "" if len(key.where) > MAX_PLACES else f" ({', '.join(key.where)})"
+    return "\n    ".join(filter(None, (f"{key.path}{where}", key.about, facts)))

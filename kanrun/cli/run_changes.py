@@ -54,13 +54,15 @@ def rerun_run(  # noqa: PLR0913, PLR0917  (each is an option)
 
     Exits with 1 if numbers differ that the same version on the same machine should reproduce.
     """
-    from kanrun.launch import relaunch
+    from kanrun.launch.composing import compose_again
     from kanrun.runs import find_run
-    from kanrun.study.running import RunOptions, rerun
+    from kanrun.study.running import RunOptions, rerun, run_study
 
     options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
     found = find_run(run, outputs)
-    raise typer.Exit(relaunch(found, overrides, options) if overrides else rerun(found, options))
+    if not overrides:
+        raise typer.Exit(rerun(found, options))
+    raise typer.Exit(run_study(compose_again(found, overrides, outputs), options)[0])
 
 
 @app.command("resume")

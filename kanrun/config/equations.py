@@ -34,27 +34,38 @@ class EquationConfig:
     name: str = setting("own", "name in tables and figures")
     # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
     variables: Any = setting(
-        MISSING, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last"
+        MISSING,
+        "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last",
+        free_text=True,
     )
     unknowns: list[str] = setting(["u"], "unknown functions", least=1, distinct=True)
-    constants: Any = setting(None, "numbers by name, for use in all formulas")
+    constants: Any = setting(None, "numbers by name, for use in all formulas", free_text=True)
     continuation: Any = setting(
         None,
         "parameter continuation: values of constants to solve for first, each solution being the "
         "initial guess for the next: {nu: [0.1, 0.03]}",
+        free_text=True,
     )
-    formula: Any = setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
+    formula: Any = setting(
+        MISSING, "the equation, such as u_t = u_xx; a list for a system", free_text=True
+    )
     conditions: Any = setting(
         None,
         "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
         "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
+        free_text=True,
     )
-    exact: Any = setting(None, "formula of the solution, if known; a list for a system")
-    unknown_parameters: Any = setting(None, "unknown parameters with initial guesses")
+    exact: Any = setting(
+        None, "formula of the solution, if known; a list for a system", free_text=True
+    )
+    unknown_parameters: Any = setting(
+        None, "unknown parameters with initial guesses", free_text=True
+    )
     data: Any = setting(
         None,
         "measurements: a table with the variables and unknowns as columns, or "
         "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
+        free_text=True,
     )
     ansatz: AnsatzConfig = setting(AnsatzConfig(), "form of the unknowns")
     intervals: list[int] | None = setting(
@@ -92,7 +103,7 @@ class EquationConfig:
         "kanrun solve",
         "kanrun solve equation=pendulum",
         "kanrun solve 'equation.variables={x: [0,1]}' 'equation.formula=u_xx = -u' "
-        "'equation.conditions=[\"u = 0 at x=0\",\"u_x = 1 at x=0\"]'",
+        '\'equation.conditions=["u = 0 at x=0","u_x = 1 at x=0"]\'',
         "kanrun solve -m equation=heat,wave,beam",
         "kanrun solve study=paper",
     ),

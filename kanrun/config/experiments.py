@@ -58,13 +58,19 @@ class ExperimentConfig:
         above=0,
     )
     figure_formats: list[str] = setting(
-        ["png"], "file formats of the figures", least=1, distinct=True, choices=("png", "svg", "pdf")
+        ["png"],
+        "file formats of the figures",
+        least=1,
+        distinct=True,
+        choices=("png", "svg", "pdf"),
     )
     tracker: str | None = setting(
         None, "another place that hears of the run", choices=("mlflow", "tensorboard", "trackio")
     )
-    tags: list[str] = setting([], "words by which the run is found and listed", distinct=True)
-    note: str | None = setting(None, "a sentence about the run")
+    tags: list[str] = setting(
+        [], "words by which the run is found and listed", distinct=True, free_text=True
+    )
+    note: str | None = setting(None, "a sentence about the run", free_text=True)
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Seeds have 32 bits; mps has no float64; the CPU seconds of a cluster are not seen from here."""
@@ -170,7 +176,9 @@ class CurvesConfig(ExperimentConfig):
     knots: list[float] | None = setting(
         None, "knots inside (0, 1), repeated ones too; null is equally spaced", above=0, below=1
     )
-    moved_point: int = setting(4, "control point of the B-spline that moves, counted from 0", minimum=0)
+    moved_point: int = setting(
+        4, "control point of the B-spline that moves, counted from 0", minimum=0
+    )
     displacement: list[float] = setting([0.0, 1.5], "how far it moves", length=2, **_PLACE)
     spacing: str = setting(
         "chord", "parameters of planar points", choices=("chord", "centripetal", "uniform")
@@ -259,7 +267,7 @@ class InterpretConfig(ExperimentConfig):
     )
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
     from_run: str | None = setting(
-        None, "run of kanrun fit whose target, sampling and network are interpreted"
+        None, "run of kanrun fit whose target, sampling and network are interpreted", free_text=True
     )
     backend: str = setting(
         "kanrun",
@@ -267,9 +275,13 @@ class InterpretConfig(ExperimentConfig):
         choices=("kanrun", "operon", "gplearn"),
     )
     candidates: list[str] | None = setting(
-        None, "names of the functions an edge may become; null allows all built-in functions"
+        None,
+        "names of the functions an edge may become; null allows all built-in functions",
+        free_text=True,
     )
-    custom_candidates: dict[str, str] = setting({}, "additional functions of x0, by name")
+    custom_candidates: dict[str, str] = setting(
+        {}, "additional functions of x0, by name", free_text=True
+    )
     sparsity: float = setting(
         1e-3,
         "weight of L1 and entropy of a fixed shape, relative to the variance of the output",

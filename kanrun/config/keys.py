@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 import kanrun.conf
 from kanrun.config.registry import EXPERIMENTS, GROUPS, ExperimentKind
-from kanrun.config.rules import MISSING, Rule
+from kanrun.config.rules import MISSING, Rule, rule_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Key:
     about: str
     where: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    free_text: bool = False
+
+
+def free_text_types(command: str) -> dict[str, str]:
+    """Return the settings of a command that take free text, with their types in words."""
+    return {key.path: key.type for key in keys_of(command) if key.free_text}
 
 
 def keys_of(command: str | None = None) -> list[Key]:
@@ -59,7 +65,7 @@ def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
                 kind for name, kind in GROUPS[one.name].items() if not kind.name.startswith("_")
             ]
             names = tuple(choices_of(one.name, Path(kanrun.conf.__path__[0], one.name)))
-            rule = _rule(one)
+            rule = rule_of(one)
             yield Key(
                 one.name, "group", "", "", rule.about if rule else "", (experiment.name,), names
             )
@@ -76,9 +82,33 @@ def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
 
 
 def choices_of(group: str, place: Path) -> list[str]:
-    """The choices of a group: the names of its files in `place`, and plug-ins."""
+    """Return the choices of a group: the names of its files in `place`, and plug-ins."""
     plugins = (name for name, kind in GROUPS.get(group, {}).items() if kind.is_plugin)
     return sorted([*(path.stem for path in place.glob("*.yaml")), *plugins])
+
+
+def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the groups of a command with their choices: names of configuration files, and plug-ins.
+
+    They have the order of the primary configuration; the choices of `study` are the command's own. Reads no
+    file of a group.
+    """
+    experiment, folder = EXPERIMENTS[command], Path(kanrun.conf.__path__[0])
+    for group in default_choices(command):
+        place = folder / group / experiment.file if group == "study" else folder / group
+        if place.is_dir():
+            yield group, choices_of(group, place)
+
+
+def default_choices(command: str) -> dict[str, str]:
+    """Return the choices of a command's primary configuration by group, without loading Hydra."""
+    experiment = EXPERIMENTS[command]
+    if experiment.groups:
+        return dict(experiment.groups)
+    primary = Path(kanrun.conf.__path__[0], f"{experiment.file}.yaml")
+    lines = primary.read_text(encoding="utf-8").splitlines()
+    found = (re.match(r"  - (?:optional )?/?(\w+): (\w+)", line) for line in lines)
+    return {one[1]: one[2] for one in found if one}
 
 
 def _of_settings(settings: Any, at: str, where: str) -> Iterator[Key]:
@@ -91,28 +121,25 @@ def _of_field(one: Field[Any], at: str, where: str) -> Iterator[Key]:
     default = one.default_factory() if one.default_factory is not NO_DEFAULT else one.default
     if is_dataclass(default):
         for inner in fields(default):
-            if inner.name == "kind" and _rule(inner) is None:
+            if inner.name == "kind" and rule_of(inner) is None:
                 continue
             path = (
                 f"{at}{one.name}.".removesuffix(".") if inner.name == "kind" else f"{at}{one.name}."
             )
             yield from _of_field(inner, path, where)
         return
-    rule = _rule(one)
+    rule = rule_of(one)
     path = at if one.name == "kind" else f"{at}{one.name}"
     yield Key(
         path,
         _type(one),
-        _shown(default),
+        shown(default),
         _allowed(rule),
         rule.about if rule else "",
         (where,),
         listed_values(one),
+        rule is not None and (rule.free_text or rule.file),
     )
-
-
-def _rule(one: Field[Any]) -> Rule | None:
-    return one.metadata.get("rule")
 
 
 def _type(one: Field[Any]) -> str:
@@ -129,20 +156,22 @@ def _type(one: Field[Any]) -> str:
     return re.sub(r"list\[(.+)\]", r"list of \1", text).replace("Any", "any")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As it would be typed."""
     if value is NO_DEFAULT or value == MISSING:
         return "must be given"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_shown, value))}]"
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {shown(entry)}' for key, entry in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def listed_values(one: Field[Any]) -> tuple[str, ...]:
     """What a field may be set to, where that can be listed: choices and words of its rule, true and false, null."""
-    rule = _rule(one)
+    rule = rule_of(one)
     listed: Sequence[str] = (*rule.choices, *rule.words) if rule else ()
     null = ("null",) if "None" in str(one.type) and (listed or "bool" in str(one.type)) else ()
     return (*listed, *(("true", "false") if "bool" in str(one.type) else ()), *null)

@@ -53,7 +53,6 @@ class KANConfig:
         "linear",
         "what a spline does beyond its grid",
         choices=("linear", "constant", "zero"),
-        formerly="outside",
     )
     initialisation: str = setting("auto", "how edges start", choices=INITIALISATIONS)
     grid_eps: float = setting(
@@ -61,8 +60,6 @@ class KANConfig:
         "share of uniform spacing in a grid drawn from data; 0 is quantiles",
         minimum=0,
         maximum=1,
-        formerly="adapt",
-        converted=lambda adapt: 1.0 - adapt,
     )
     update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
     freeze_scales: bool = setting(False, "whether w_b and w_s stay where they start")
@@ -155,11 +152,16 @@ class AutoConfig:
         choices=("clip", "linear", "constant", "zero"),
     )
     monotone: dict[str, str] = setting(
-        {}, "inputs whose effect only increases or decreases, such as {age: increasing}",
+        {},
+        "inputs whose effect only increases or decreases, such as {age: increasing}",
         choices=("increasing", "decreasing"),
+        free_text=True,
     )
     curvature: dict[str, str] = setting(
-        {}, "inputs whose effect is convex or concave", choices=("convex", "concave")
+        {},
+        "inputs whose effect is convex or concave",
+        choices=("convex", "concave"),
+        free_text=True,
     )
     bounds: list[float] | None = setting(
         None,

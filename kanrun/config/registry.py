@@ -20,7 +20,7 @@ Another package adds to them by a module that declares, see `kanrun.config.plugi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -109,14 +109,6 @@ class ExperimentKind(RegistryEntry):
         default_factory=dict
     )  # a key, and the choice that setting it stands for
 
-    def completed(self, overrides: Sequence[str]) -> list[str]:
-        """The overrides with the choices that they imply in front, each unless its group is chosen, or a study is."""
-        keys = {word.lstrip("+").partition("=")[0] for word in overrides}
-        if "study" in keys:
-            return list(overrides)
-        chosen = dict.fromkeys(choice for key, choice in self.implied.items() if key in keys)
-        return [*(choice for choice in chosen if choice.partition("=")[0] not in keys), *overrides]
-
     @property
     def file(self) -> str:
         """The name as a module and a file have it: `extend-grid` is extend_grid."""
@@ -128,7 +120,6 @@ class ExperimentKind(RegistryEntry):
         chosen = [{group: choice} for group, choice in self.groups.items()]
         return [
             f"schema/{self.file}",
-            "common",
             *chosen,
             {"executor": "serial"},
             "_self_",
@@ -235,45 +226,15 @@ def module_of(command: str) -> str:
     return command.replace("-", "_")
 
 
-_TRAINING = ("model", "solver", "study", "precision", "suite")
-
-
-def with_group(experiment: ExperimentKind, word: str) -> str:
-    """An override with the group of its key before it, where one group of the experiment has it: model.folds=5."""
-    signs = word[: len(word) - len(word.lstrip("+~"))]
-    key = word.removeprefix(signs).partition("=")[0]
+def group_of(experiment: ExperimentKind, key: str) -> str:
+    """Return the one group of an experiment whose choices have the plain key, such as model for folds; or ""."""
     own = experiment.settings.__dataclass_fields__
     if key in own or key in GROUPS or not key.isidentifier():
-        return word
-    kinds = {name: [kind.settings for kind in group.values()] for name, group in GROUPS.items()}
-    kinds["sampling"] = [type(own["sampling"].default_factory())] if "sampling" in own else []
-    found = [
-        name
-        for name in kinds
-        if name in own and any(key in one.__dataclass_fields__ for one in kinds[name])
-    ]
-    return f"{signs}{found[0]}.{word.removeprefix(signs)}" if len(found) == 1 else word
-
-
-def with_table_model(experiment: ExperimentKind, words: Sequence[str]) -> list[str]:
-    """The overrides with the model that `experiment` takes for tables.
-
-    A study, a solver or a key of another model keeps the model of functions, as do targets that are no tables.
-    """
-    settings = dict(
-        word.lstrip("+").partition("=")[::2] for word in words if not word.startswith("~")
-    )
-    chosen = settings.get("target", "")
-    if (
-        not experiment.table_model
-        or chosen not in TARGETS
-        or not TARGETS[chosen].table
-        or "model" in settings
-    ):
-        return list(words)
-    own = {f"model.{name}" for name in MODELS[experiment.table_model].settings.__dataclass_fields__}
-    other = any(key not in own and key.partition(".")[0] in _TRAINING for key in settings)
-    return list(words) if other else [*words, f"model={experiment.table_model}"]
+        return ""
+    found = [name for name in GROUPS if name in own and kinds_with(name, key)]
+    if "sampling" in own and key in own["sampling"].default_factory().__dataclass_fields__:
+        found.append("sampling")
+    return found[0] if len(found) == 1 else ""
 
 
 def kinds_with(group: str, key: str) -> list[str]:
@@ -282,6 +243,39 @@ def kinds_with(group: str, key: str) -> list[str]:
     return [
         name for name, kind in kinds if key != "kind" and key in kind.settings.__dataclass_fields__
     ]
+
+
+def owner_hint(group: str, key: str, kind: str) -> str:
+    """Return what to write for a key that `kind` has not but others have: "write model=kan"; or ""."""
+    found = kinds_with(group, key) if group in GROUPS and kind in GROUPS[group] else []
+    return f"write {' or '.join(f'{group}={name}' for name in found)}" if found else ""
+
+
+def implied_choices(
+    experiment: ExperimentKind, choices: Mapping[str, str], keys: Iterable[str]
+) -> list[str]:
+    """Return the choices that a call implies, given the choices and keys that it names.
+
+    A key such as target.formula selects its target, unless a target or a study is chosen. A table selects the
+    experiment's model of tables, unless a model or a study is.
+    """
+    keys, implied = set(keys), dict[str, str]()
+    if "study" in choices:
+        return []
+    for key, choice in experiment.implied.items():
+        group, _, name = choice.partition("=")
+        if key in keys and group not in choices:
+            implied.setdefault(group, name)
+    target = choices.get("target") or implied.get("target", "")
+    is_table = target in TARGETS and TARGETS[target].table
+    if experiment.table_model and is_table and "model" not in choices:
+        implied["model"] = experiment.table_model
+        for key in sorted(keys & {"precision"} | {one for one in keys if one.startswith("solver")}):
+            raise UsageError(
+                f"{key} is not used by model={experiment.table_model}, the model of tables: "
+                "add model=kan to train a network."
+            )
+    return [f"{group}={name}" for group, name in implied.items()]
 
 
 def explain_foreign_key(key: str, model: str, solver: str) -> str:

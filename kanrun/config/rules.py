@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +30,7 @@ class Rule:
     Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or mapping. `words` are
     accepted beside numbers. `least` and `length` count the entries of a list, `width` those of each of its entries.
     `file` is for names of files that must be there when a run begins, see `check_files`.
-    `formerly` and `converted` are for settings of earlier versions, see `kanrun.config.former`.
+    `free_text` is for formulas, paths and names of columns, see `kanrun.launch.arguments`.
     """
 
     about: str
@@ -47,8 +47,7 @@ class Rule:
     distinct: bool = False
     increasing: bool = False
     file: bool = False
-    formerly: str = ""
-    converted: Callable[[float], float] | None = None
+    free_text: bool = False
 
     def broken(self, path: str, value: Any) -> str | None:
         """The sentence that refuses `value` of the setting `path`, or None."""
@@ -139,6 +138,12 @@ def setting(default: Any, about: str, **rule: Any) -> Any:
     if isinstance(default, list | dict) or is_dataclass(default):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def rule_of(one: Field[Any]) -> Rule | None:
+    """Return the rule of a dataclass field, if it was declared by `setting`."""
+    rule: Rule | None = one.metadata.get("rule")
+    return rule
 
 
 def check(settings: Any, at: str = "") -> None:

@@ -27,9 +27,9 @@ class AutoSolver:
 
     steps: int | None = setting(None, _STEPS, minimum=1)
     n_starts: int | None = setting(None, _STARTS, minimum=1)
-    select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")
+    select_width: bool = setting(True, _SELECT_WIDTH)
     smoothness_weight: Any = setting("auto", f"{_PENALTY}: that of the chosen solver", **_AUTO)
-    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN)
     kind: str = "auto"
 
 
@@ -58,9 +58,9 @@ class LMSolver:
         minimum=0,
     )
     n_starts: int | None = setting(None, _STARTS, minimum=1)
-    select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")
+    select_width: bool = setting(True, _SELECT_WIDTH)
     smoothness_weight: Any = setting("auto", f"{_PENALTY}: chosen on validation data", **_AUTO)
-    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN)
     kind: str = "lm"
 
 
@@ -72,10 +72,12 @@ class LBFGSSolver:
     steps: int | None = setting(None, _STEPS, minimum=1)
     n_starts: int | None = setting(None, _STARTS, minimum=1)
     history_size: int = setting(30, "past steps that the metric is built from", minimum=1)
-    smoothness_weight: Any = setting("auto", f"{_PENALTY}: a small one, and 1e-3 for classification", **_AUTO)
+    smoothness_weight: Any = setting(
+        "auto", f"{_PENALTY}: a small one, and 1e-3 for classification", **_AUTO
+    )
     sparsity: float = setting(0.0, _SPARSITY, minimum=0)
     sparsity_norm: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
-    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN)
     patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "lbfgs"
 
@@ -94,6 +96,6 @@ class AdamSolver:
     sparsity: float = setting(0.0, _SPARSITY, minimum=0)
     sparsity_norm: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
     smoothness_weight: Any = setting("auto", f"{_PENALTY}: 0, and 1e-3 for classification", **_AUTO)
-    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN)
     patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "adam"

@@ -19,7 +19,7 @@ class NamedTarget:
     """A function, or points, that kanrun knows by name."""
 
     name: str = setting(MISSING, "name of the function or points")
-    domain: Any = setting(None, f"{_DOMAIN}; null is its own")
+    domain: Any = setting(None, f"{_DOMAIN}; null is its own", free_text=True)
     kind: str = "named"
 
 
@@ -33,7 +33,7 @@ class GaussianPeaksTarget:
     )
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
     dimension: int = setting(1, "number of variables", minimum=1, maximum=10)
-    domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]")
+    domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]", free_text=True)
     kind: str = "gaussian_peaks"
 
 
@@ -42,9 +42,13 @@ class GaussianPeaksTarget:
 class ExpressionTarget:
     """Your own formula."""
 
-    formula: str = setting(MISSING, "formula in x0, x1, ... or in other names, which are sorted")
-    domain: Any = setting(None, f"{_DOMAIN}, or by name as {{t: [0,1], r: [1,2]}}; null is [-1, 1]")
-    units: dict[str, str] = setting({}, _UNITS)
+    formula: str = setting(
+        MISSING, "formula in x0, x1, ... or in other names, which are sorted", free_text=True
+    )
+    domain: Any = setting(
+        None, f"{_DOMAIN}, or by name as {{t: [0,1], r: [1,2]}}; null is [-1, 1]", free_text=True
+    )
+    units: dict[str, str] = setting({}, _UNITS, free_text=True)
     kind: str = "expression"
 
 
@@ -54,7 +58,7 @@ class SpecialTarget:
     """A function of scipy.special in two variables."""
 
     name: str = setting(MISSING, "name of the function")
-    domain: Any = setting(None, f"{_DOMAIN}; null is its own")
+    domain: Any = setting(None, f"{_DOMAIN}; null is its own", free_text=True)
     kind: str = "special"
 
 
@@ -69,8 +73,8 @@ class FeynmanTarget:
         "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun",
         file=True,
     )
-    domain: Any = setting(None, f"{_DOMAIN}; null is its own")
-    units: dict[str, str] = setting({}, _UNITS)
+    domain: Any = setting(None, f"{_DOMAIN}; null is its own", free_text=True)
+    units: dict[str, str] = setting({}, _UNITS, free_text=True)
     kind: str = "feynman"
 
 
@@ -80,14 +84,18 @@ class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
     path: str = setting(MISSING, "file of the table", file=True)
-    inputs: list[str] = setting(["all"], "columns to predict from", least=1, distinct=True)
-    outputs: list[str] = setting(MISSING, "columns to predict", least=1, distinct=True)
+    inputs: list[str] = setting(
+        ["all"], "columns to predict from", least=1, distinct=True, free_text=True
+    )
+    outputs: list[str] = setting(
+        MISSING, "columns to predict", least=1, distinct=True, free_text=True
+    )
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
     exclude: list[str] = setting(
-        [], "columns that are no inputs, where inputs is all", distinct=True
+        [], "columns that are no inputs, where inputs is all", distinct=True, free_text=True
     )
     categorical_columns: list[str] = setting(
-        [], "columns of numbers whose values are names", distinct=True
+        [], "columns of numbers whose values are names", distinct=True, free_text=True
     )
     missing: str = setting(
         "indicator",
@@ -95,14 +103,15 @@ class TableTarget:
         choices=("indicator", "drop", "error"),
     )
     weight_column: str | None = setting(
-        None, "column of the weights of the rows; null: all rows count the same"
+        None, "column of the weights of the rows; null: all rows count the same", free_text=True
     )
     split: str = setting(
         "random",
         "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
+        free_text=True,
     )
     test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
-    units: dict[str, str] = setting({}, _UNITS)
+    units: dict[str, str] = setting({}, _UNITS, free_text=True)
     kind: str = "table"
 
     @property
@@ -160,9 +169,12 @@ class PointsTarget:
         None,
         "columns of the coordinates; null: x and y where they exist, else the first two of numbers",
         length=2,
+        free_text=True,
     )
     parameter: str | None = setting(
-        None, "column of increasing parameters; null: from the distances, see spacing"
+        None,
+        "column of increasing parameters; null: from the distances, see spacing",
+        free_text=True,
     )
     kind: str = "points"
 

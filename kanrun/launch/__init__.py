@@ -1,8 +1,1 @@
-"""Hydra's part of a run: requests to composed configurations."""
-
-from __future__ import annotations
-
-from kanrun.launch.request import Request
-from kanrun.launch.running import launch, relaunch
-
-__all__ = ["Request", "launch", "relaunch"]
+"""The only package that imports Hydra: from arguments to a study, which `kanrun.study` runs."""

@@ -1,297 +1,333 @@
-"""Opens Hydra over the folders of a request, composes once what it would run, and types it.
+"""Compose the configurations of a call: Hydra chooses and merges files, and nothing more.
 
-A group's file names its schema (`/schema/target/named@_here_`), so a wrong key or type is refused where it is
-typed. What reaches kanrun without one (a group file of the user's, a stored config.yaml) is checked by its `kind`:
-nothing in a configuration is ever built by naming a class.
+Hydra is given the choices of groups alone, once for each combination of them. All other arguments are set on
+what it composed, as plain values; `kanrun.config.composed` gives them their types. Nothing in a configuration is ever
+built by naming a class.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra import initialize_config_dir, initialize_config_module
+from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 
-from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check, former
-from kanrun.config.registry import module_of
+from kanrun.config import EXPERIMENTS, GROUPS
+from kanrun.config.composed import resolve_interpolations, set_value, unknown_key
+from kanrun.config.keys import keys_of
+from kanrun.config.registry import implied_choices, module_of
 from kanrun.errors import UsageError
-from kanrun.launch import refusals
-from kanrun.launch.request import Request
+from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
+from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_address
+from kanrun.launch.error_messages import CONFIGURATION_ERRORS, explain
+from kanrun.runs import Run
+from kanrun.study.points import Point, Study
+from kanrun.suggestions import did_you_mean, one_letter_off
 
 HYDRA_VERSION_BASE = "1.3"
-CONFIGURATIONS = "kanrun.conf"
-#: Columns that a sentence names.
-MOST_NAMES = 20
+#: Points of one call.
+MAX_POINTS = 100_000
 
 
 @dataclass(frozen=True)
-class Composition:
-    """What a request comes to: one composed configuration per job, Hydra's own settings apart.
+class Source:
+    """Where a call's configuration comes from, and where its runs are.
 
-    `whole` is what Hydra runs: the only job's configuration, or that of the sweep, with Hydra's settings.
+    Attributes:
+        command: The command, such as "fit".
+        outputs: Folder of the runs that `from_run` names.
+        config_dir: Folder with further groups and choices.
+        config_name: Primary configuration, if not the command's.
+        config_path: Folder of the primary configuration, instead of kanrun's.
     """
 
-    jobs: tuple[DictConfig, ...]
-    overrides: tuple[tuple[str, ...], ...]
-    sweep: bool
-    whole: DictConfig
+    command: str
+    outputs: Path = Path("outputs")
+    config_dir: str | None = None
+    config_name: str | None = None
+    config_path: str | None = None
+
+    @property
+    def primary(self) -> str:
+        """The name of the primary configuration."""
+        return self.config_name or module_of(self.command)
 
 
-class AddedFolder(SearchPathPlugin):
-    """The folder that --config-dir names, searched after the primary configuration's."""
+class _Folders(SearchPathPlugin):
+    """The folders of a call in Hydra's search path: the primary one first, the further one last."""
 
-    folder: ClassVar[str | None] = None
+    source: ClassVar[Source | None] = None
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if self.folder is not None:
-            search_path.append("command-line", f"file://{self.folder}")
+        """Put checked folders in the place of the package, which Hydra would read unchecked."""
+        if self.source is not None:
+            entries = search_path.get_path()
+            entries[:] = [one for one in entries if one.provider != "main"]
+            primary = self.source.config_path or OWN_FOLDER
+            search_path.prepend("main", f"checked://{Path(primary).absolute()}")
+            if self.source.config_dir is not None:
+                folder = Path(self.source.config_dir).absolute()
+                search_path.append("command-line", f"checked://{folder}")
 
 
 @contextlib.contextmanager
-def opened(request: Request) -> Iterator[ConfigLoader]:
-    """Hydra's loader over the folders that a request names; imports and instantiates nothing they hold.
+def opened(source: Source) -> Iterator[ConfigLoader]:
+    """Give Hydra's loader over the folders of a call; its global state is as before afterwards.
 
-    Hydra's global state is as before when the body ends. Raises UsageError for flags and folders that are not usable.
+    Raises UsageError for folders that cannot be used.
     """
-    check_flags(request)
-    check_folders(request)
-    register()
-    Plugins.instance().register(AddedFolder)
-    AddedFolder.folder = (
-        None if request.config_dir is None else str(Path(request.config_dir).absolute())
-    )
-    scheme, found, rest = (request.config_path or f"pkg://{CONFIGURATIONS}").partition("://")
-    hydra: initialize_config_module | initialize_config_dir
+    for option, folder in (
+        ("--config-path", source.config_path),
+        ("--config-dir", source.config_dir),
+    ):
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(f"{option} {folder} is not a folder.")
+    if source.config_dir is not None and Path(source.config_dir, "run.json").exists():
+        raise UsageError(
+            f"--config-dir {source.config_dir} is the folder of a run, and --config-dir only adds "
+            f"groups. To use its configuration, write --config-path {source.config_dir} "
+            "--config-name config."
+        )
+    _register()
+    for plugin in (_Folders, CheckedFiles):
+        with contextlib.suppress(ValueError):  # registered already
+            Plugins.instance().register(plugin)
+    _Folders.source = source
     try:
-        if found and scheme == "pkg":
-            hydra = initialize_config_module(rest, request.module, HYDRA_VERSION_BASE)
-        else:
-            place = str(Path(rest if found else scheme).absolute())
-            hydra = initialize_config_dir(place, request.module, HYDRA_VERSION_BASE)
+        hydra = initialize_config_module("kanrun.conf", "kanrun", HYDRA_VERSION_BASE)
     finally:
-        AddedFolder.folder = None
+        _Folders.source = None
     with hydra:
         yield GlobalHydra.instance().config_loader()
 
 
-def check_flags(request: Request) -> None:
-    """Raises UsageError for flags that do not go together."""
-    shows = [
-        flag
-        for flag, given in (("--cfg", request.cfg), ("--info", request.info))
-        if given is not None
-    ]
-    if len(shows) + request.multirun > 1:
-        flags = [*shows, *(["--multirun"] if request.multirun else [])]
-        raise UsageError(f"{' and '.join(flags)} do not go together; give one of them.")
-    for flag, given in (("--resolve", request.resolve), ("--package", request.package is not None)):
-        if given and request.cfg is None:
-            raise UsageError(f"{flag} says how --cfg shows the configuration; add --cfg job.")
+def compose(
+    source: Source, words: Sequence[str], *, several: bool = False, argv: Sequence[str] = ()
+) -> Study:
+    """Return the points of a call and their configurations.
 
+    Args:
+        source: The command and the folders of its configuration.
+        words: Arguments as typed: key=value, group=choice, +key=value, ~key.
+        several: Whether arguments may have several values, each combination being a point (-m).
+        argv: The whole call, for the record.
 
-def check_folders(request: Request) -> None:
-    """Raises UsageError for a --config-dir or --config-path that cannot be what is meant."""
-    for option, folder in (
-        ("--config-path", request.config_path),
-        ("--config-dir", request.config_dir),
-    ):
-        if folder is None or "://" in folder:
-            continue
-        path = Path(folder)
-        if not path.is_dir():
-            raise UsageError(f"{option} {folder} is not a folder.")
-        refusals.check_expansion(path)
-        if (
-            option == "--config-dir"
-            and (path / "run.json").exists()
-            and (path / "config.yaml").exists()
-        ):
-            raise UsageError(
-                f"--config-dir {folder} would only add groups to kanrun's own configuration; "
-                f"to take a run's configuration write --config-path {folder} --config-name config."
-            )
-
-
-def compose(request: Request, loader: ConfigLoader) -> Composition:
-    """All configurations of a request, checked so that Hydra may run them.
-
-    Raises UsageError for what kanrun refuses, and Hydra's own errors for what cannot be composed.
+    Raises:
+        UsageError: If an argument or a file cannot be used.
     """
-    overrides = list(request.overrides)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    refusals.check_overrides(parsed)
-    refusals.check_search_path(request, parsed)
-    modes = {
-        str(override.value()).upper()
-        for override in parsed
-        if override.key_or_group == "hydra.mode"
-    }
-    several = request.multirun or "MULTIRUN" in modes
-    if not several:
-        single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
-        if single.hydra.mode != RunMode.MULTIRUN:
-            _check(request.command, single, parsed)
-            words: Any = OmegaConf.to_container(single.hydra.overrides.task)
-            return Composition((_job(single),), (tuple(words),), False, single)
-    master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN)
-    refusals.check_hydra(request.module, master.hydra, parsed)
-    swept = sweep_overrides(master, loader)
-    jobs = []
-    for job in swept:
-        composed = loader.load_sweep_config(master, list(job))
-        _check(request.command, composed, parsed)
-        jobs.append(_job(composed))
-    return Composition(tuple(jobs), swept, True, master)
-
-
-def _check(command: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
-    refusals.check_added(command, parsed)
-    refusals.check_hydra(module_of(command), composed.hydra, parsed)
-    refusals.check_cluster(composed, parsed)
-
-
-def readable(overrides: Sequence[str]) -> list[str]:
-    """Those of the overrides that Hydra's grammar can read."""
-    parser = OverridesParser.create()
-    kept = []
-    for override in overrides:
-        with contextlib.suppress(HydraException):
-            parser.parse_overrides([override])
-            kept.append(override)
-    return kept
-
-
-def sweep_overrides(master: DictConfig, loader: ConfigLoader) -> tuple[tuple[str, ...], ...]:
-    """The overrides of each job of a sweep, in the order in which Hydra's basic sweeper numbers them."""
-    parameters = master.hydra.sweeper.get("params") or {}
-    words = [f"{key}={value}" for key, value in parameters.items()] + list(
-        master.hydra.overrides.task
-    )
-    values: dict[str, list[str]] = {}
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
-        key = override.get_key_element()
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            kind = override.value_type.name if override.value_type is not None else "of this kind"
-            raise ConfigCompositionException(
-                f"the basic sweeper does not support sweeps {kind}: {override.input_line}"
+    with opened(source) as loader:
+        reader = ArgumentReader(source.command, loader, source.outputs, several)
+        arguments = _last_of_each([reader.read(word) for word in words])
+        sizes = [range(max(1, len(one.values))) for one in arguments]
+        combinations = list(itertools.islice(itertools.product(*sizes), MAX_POINTS + 1))
+        if len(combinations) > MAX_POINTS:
+            raise UsageError(
+                f"the arguments give more than {MAX_POINTS} points; give fewer values."
             )
-        if override.is_sweep_override():
-            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        keys = [one.key for one in arguments if one.sign != "~"]
+        bases: dict[tuple[str, ...], int] = {}
+        composed, points = [], []
+        for number, chosen in enumerate(combinations):
+            pairs = list(zip(arguments, chosen, strict=True))
+            groups = {one.key: one.typed(index) for one, index in pairs if one.is_group}
+            choices = {name: word.partition("=")[2] for name, word in groups.items()}
+            implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
+            key = (*implied, *groups.values())
+            if key not in bases:
+                bases[key] = len(bases)
+                plain = _composed(source, loader, key, arguments)
+                composed.append(_with_arguments(source.command, plain, pairs))
+            values = {one.key: one.values[i] for one, i in pairs if len(one.values) > 1}
+            overrides = (*implied, *(one.typed(index) for one, index in pairs))
+            points.append(Point(number, overrides, values, bases[key]))
+    return Study(source.command, tuple(argv), tuple(composed), tuple(points))
+
+
+def shown_config(study: Study, resolve: bool = False) -> str:
+    """Return the first configuration of a study as YAML. Raises UsageError for what does not resolve."""
+    plain = dict(study.bases[0])
+    return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
+
+
+#: Options that say where the configuration of a run came from.
+_FOLDERS = {
+    **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
+    **dict.fromkeys(("--config-path", "-cp"), "config_path"),
+    **dict.fromkeys(("--config-name", "-cn"), "config_name"),
+}
+
+
+def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
+    """Return the study of a recorded run with further arguments. Raises UsageError."""
+    command, argv = run.manifest.command, run.manifest.argv
+    recorded = dict[str, dict[str, str]]()
+    for point in run.points:
+        for key, equals, text in (word.partition("=") for word in point.manifest.overrides):
+            quoted = f"'{text}'" if run.has_points and len(split(text)) > 1 else text
+            recorded.setdefault(key + equals, {})[text] = quoted
+    given = {full_key(command, word) for word in words}
+    kept = [
+        f"{key}{','.join(texts.values())}"
+        for key, texts in recorded.items()
+        if full_key(command, key) not in given
+    ]
+    folders: dict[str, Any] = {
+        _FOLDERS[one]: value for one, value in pairwise(argv) if one in _FOLDERS
+    }
+    return compose(
+        Source(command, outputs, **folders),
+        [*kept, *words],
+        several=run.has_points,
+        argv=("kanrun", *sys.argv[1:]),
+    )
+
+
+def _last_of_each(arguments: Sequence[Argument]) -> list[Argument]:
+    """Return the arguments, of those with several values for one key the last."""
+    several = {one.key: one for one in arguments if len(one.values) > 1}
+    return [one for one in arguments if several.get(one.key, one) is one]
+
+
+def _composed(
+    source: Source, loader: ConfigLoader, groups: Sequence[str], arguments: Sequence[Argument]
+) -> dict[str, Any]:
+    """Return the files that the choices of groups select, merged, as plain values."""
+    prefix = f"study={module_of(source.command)}/"
+    words = [
+        word.replace("study=", prefix, 1) if word.lstrip("+").startswith("study=") else word
+        for word in groups
+        if word != "study=null"
+    ]
+    names = loader.get_group_options("")
+    if source.primary not in names:
+        raise UsageError(
+            f"there is no configuration {source.primary} in {source.config_path or 'kanrun'}"
+            f"{did_you_mean(source.primary, names)} (choices: {', '.join(names)})."
+        )
+    try:
+        whole = loader.load_configuration(source.primary, words, RunMode.RUN)
+        plain: Any = OmegaConf.to_container(whole, resolve=False)
+    except CONFIGURATION_ERRORS as error:
+        place = source.config_path or source.config_dir or "kanrun"
+        raise explain(error, place) from error
+    del plain["hydra"]
+    known = EXPERIMENTS[source.command].settings.__dataclass_fields__
+    for name in plain:
+        if name not in known:
+            raise unknown_key(str(name), "", sorted(known))
+    settings = {one.key for one in arguments if not one.is_group}
+    if not settings & {"executor", "executor.address"}:
+        check_address(plain)
+    for group in GROUPS:
+        chosen = plain.get(group)
+        if isinstance(chosen, dict) and chosen.get("kind") in GROUPS[group]:
+            plain[group] = {**_defaults(GROUPS[group][chosen["kind"]].settings), **chosen}
+    return {str(name): value for name, value in plain.items()}
+
+
+def _with_arguments(
+    command: str, plain: dict[str, Any], pairs: Sequence[tuple[Argument, int]]
+) -> dict[str, Any]:
+    """Set the values of the arguments on a composed configuration. Raises UsageError for a key it has not."""
+    paths = {key.path for key in keys_of(command)}
+    free = paths - {path.rpartition(".")[0] for path in paths} - set(GROUPS)
+    for one, index in pairs:
+        if not one.is_group:
+            _check_key(command, plain, one, free)
+            if one.sign == "~":
+                _remove(plain, one.key)
+            else:
+                set_value(plain, one.key, one.values[index])
+    return plain
+
+
+def _check_key(command: str, plain: Mapping[str, Any], argument: Argument, free: set[str]) -> None:
+    """Raise UsageError for an argument whose key is not there, or may not be set so.
+
+    Below the keys in `free`, a mapping or a list takes any key.
+    """
+    key, parts, node = argument.key, argument.key.split("."), _node(plain, argument.key)
+    if parts[-1] == "kind" and parts[0] in GROUPS:
+        raise UsageError(
+            f"{key}={argument.texts[0] if argument.texts else ''} cannot be set; choose with "
+            f"{parts[0]}=NAME, in a file with `override /{parts[0]}: NAME` in its defaults."
+        )
+    if node is not _ABSENT:
+        if argument.sign == "~" and key in free:
+            raise UsageError(f"{key} cannot be taken away; set it to another value.")
+        if argument.sign == "+" and node is not None and not isinstance(node, dict | list):
+            raise UsageError(f"{key} exists already: leave out the +.")
+        return
+    below = any(".".join(parts[:depth]) in free for depth in range(1, len(parts)))
+    if below and argument.sign != "~":
+        return
+    known = {*free, *EXPERIMENTS[command].settings.__dataclass_fields__, "study"}
+    added = argument.sign in ("+", "++") and len(parts) == 1
+    if added and not any(one_letter_off(key, one) for one in known):
+        return
+    parent = _node(plain, ".".join(parts[:-1])) if len(parts) > 1 else plain
+    if isinstance(parent, dict):
+        at = f"{'.'.join(parts[:-1])}." if len(parts) > 1 else ""
+        raise unknown_key(parts[-1], at, sorted(parent), str(parent.get("kind", "")))
+    raise UsageError(f"there is no key {key}{did_you_mean(key, known, max_names=1) or '.'}")
+
+
+_ABSENT = object()
+
+
+def _node(plain: Any, key: str) -> Any:
+    node = plain
+    for part in key.split("."):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict) and part in node:
+            node = node[part]
         else:
-            values[key] = [f"{key}={override.get_value_element_as_str()}"]
-    return tuple(itertools.product(*values.values()))
+            return _ABSENT
+    return node
 
 
-def _job(composed: DictConfig) -> DictConfig:
-    job: Any = copy.deepcopy(composed)
-    with open_dict(job):
-        del job["hydra"]
-    return job  # type: ignore[no-any-return]
+def _remove(plain: Any, key: str) -> None:
+    parent, _, last = key.rpartition(".")
+    node = _node(plain, parent) if parent else plain
+    del node[int(last) if isinstance(node, list) else last]
 
 
-def register() -> None:
-    """Hands the dataclasses to Hydra; doing it again changes nothing."""
+def _register() -> None:
+    """Hand the defaults of all settings to Hydra, as the schemas that files name; repeating it changes nothing."""
     store = ConfigStore.instance()
     for group, kinds in GROUPS.items():
         for name, kind in kinds.items():
-            store.store(group=f"schema/{group}", name=name, node=kind.settings, provider="kanrun")
+            defaults = _defaults(kind.settings)
+            store.store(group=f"schema/{group}", name=name, node=defaults, provider="kanrun")
             if kind.is_plugin:
-                store.store(
-                    group=group, name=name, node=kind.settings, provider=kind.settings.__module__
-                )
+                store.store(group=group, name=name, node=defaults, provider="kanrun")
     for one in EXPERIMENTS.values():
-        store.store(
-            group="schema", name=one.file, node=one.settings, package="_global_", provider="kanrun"
-        )
+        defaults = _defaults(one.settings)
+        store.store(one.file, defaults, group="schema", package="_global_", provider="kanrun")
         if one.is_plugin:
-            store.store(
-                name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__
-            )
+            store.store(name=one.file, node={"defaults": one.defaults}, provider="kanrun")
 
 
-def typed(
-    command: str,
-    composed: DictConfig,
-    *,
-    extras: bool = False,
-    warn: Callable[[str], None] = lambda _: None,
-) -> ExperimentConfig:
-    """The dataclass that a composed configuration is, its groups included; `warn` is told of renamed keys.
-
-    With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
-    with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for a value that
-    breaks its rule, and leaves the errors of OmegaConf (a wrong key or type) to the caller.
-    """
-    schema = EXPERIMENTS.find(command).settings
-    composed = copy.deepcopy(composed)
-    with open_dict(composed):
-        for warning in former.rename(composed, stored=extras):
-            warn(warning)
-    if OmegaConf.get_type(composed) is not schema:
-        composed = _merged(schema, composed, extras)
-    for group in GROUPS:
-        if composed.get(group) is not None:
-            OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UsageError(
-            f"{' and '.join(missing)} must be given, as {missing[0]}={_columns(composed, missing[0])}."
-        )
-    settings: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    check(settings)
-    return settings
-
-
-def _columns(composed: DictConfig, missing: str) -> str:
-    """What to write for a missing setting: of a table's outputs, its columns."""
-    path = OmegaConf.select(composed, "target.path", throw_on_missing=False)
-    if missing != "target.outputs" or path is None:
-        return "VALUE"
-    from kanrun.targets.table_reading import column_names
-
-    names = column_names(path)
-    return f"[NAME], of the columns {', '.join(names[:MOST_NAMES])}{' and more' if len(names) > MOST_NAMES else ''}"
-
-
-def _group(group: str, node: Any, extras: bool) -> DictConfig:
-    kinds = {name: kind.settings for name, kind in GROUPS[group].items()}
-    if not isinstance(node, DictConfig) or node.get("kind") is None:
-        raise UsageError(
-            f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}."
-        )
-    kind = str(node.kind)
-    if kind not in kinds:
-        raise UsageError(f"{group}.kind is {kind}, which is not one of {', '.join(kinds)}.")
-    if OmegaConf.get_type(node) is kinds[kind]:
-        return node
-    if dataclasses.is_dataclass(OmegaConf.get_type(node)):
-        raise UsageError(
-            f"{group}.kind={kind} cannot be set by hand; choose the kind with {group}=NAME, "
-            f"in a file with `override /{group}: NAME` in its defaults."
-        )
-    return _merged(kinds[kind], node, extras)
-
-
-def _merged(schema: type, node: DictConfig, extras: bool) -> DictConfig:
-    base = OmegaConf.structured(schema)
-    OmegaConf.set_struct(base, not extras)
-    merged = OmegaConf.merge(base, node)
-    assert isinstance(merged, DictConfig)
-    return merged
+def _defaults(settings: Any) -> dict[str, Any]:
+    """Return the default values of a dataclass as plain values."""
+    plain = {}
+    for one in fields(settings):
+        value = one.default_factory() if one.default_factory is not NO_DEFAULT else one.default
+        plain[one.name] = asdict(value) if is_dataclass(value) else value
+    return plain

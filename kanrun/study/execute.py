@@ -127,6 +127,7 @@ def check(
     for point in study.points:
         try:
             cfg = study.config(point.number)
+            rules.check_files(cfg)
             tasks = _check_point(experiment, cfg, point, force)
             check_size(sum(cells) + len(tasks))
             ready = _prepare(experiment, tasks)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
-from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check
+from kanrun.config import ExperimentConfig
+from kanrun.config.composed import ComposedConfig
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.runs.manifest import POINTS_FILE, Point, plain_values, read_points, write_points
@@ -37,7 +37,7 @@ class Study:
     bases: tuple[Mapping[str, Any], ...]
     points: tuple[Point, ...]
     source: str = ""
-    _composed: dict[int, DictConfig] = field(default_factory=dict, repr=False, compare=False)
+    _composed: dict[int, ComposedConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def has_several(self) -> bool:
@@ -54,19 +54,8 @@ class Study:
     def _config(self, point: Point) -> ExperimentConfig:
         base = self.bases[point.base]
         if point.base not in self._composed:
-            self._composed[point.base] = _typed(self.command, base)
-        composed = self._composed[point.base]
-        values = plain_values(base, point.values)
-        try:
-            if values:
-                composed = composed.copy()
-                for key, value in values.items():
-                    OmegaConf.update(composed, key, value)
-            config: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
-        except (OmegaConfBaseException, TypeError) as error:
-            raise UsageError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
-        check(config)
-        return config
+            self._composed[point.base] = ComposedConfig(self.command, base)
+        return self._composed[point.base].with_values(plain_values(base, point.values))
 
     def store(self, folder: Path) -> None:
         """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""
@@ -87,28 +76,3 @@ class Study:
         configs = tuple(read_config(config_path(folder, number)) for number in bases)
         source = str(config_path(folder, 0))
         return cls(manifest.command, manifest.argv, configs, points, source)
-
-
-def _typed(command: str, plain: Mapping[str, Any]) -> DictConfig:
-    """Return a composed configuration with the types of its command and groups."""
-    schema = EXPERIMENTS.find(command).settings
-    try:
-        composed = _merged(schema, OmegaConf.create(dict(plain)))
-        for group in GROUPS:
-            node = composed.get(group)
-            if node is not None:
-                kind = GROUPS[group].find(str(node.kind), f"{group}.kind")
-                OmegaConf.update(composed, group, _merged(kind.settings, node), merge=False)
-    except (OmegaConfBaseException, AttributeError) as error:
-        raise UsageError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
-    if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE.")
-    return composed
-
-
-def _merged(schema: type, node: Any) -> DictConfig:
-    base = OmegaConf.structured(schema)
-    OmegaConf.set_struct(base, False)  # a stored configuration may have keys of its author's
-    merged = OmegaConf.merge(base, node)
-    assert isinstance(merged, DictConfig)
-    return merged

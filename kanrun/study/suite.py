@@ -13,10 +13,9 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from kanrun.config import GROUPS, ExperimentConfig, check
+from kanrun.config import ExperimentConfig
+from kanrun.config.composed import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
@@ -42,47 +41,30 @@ def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
-    """`cfg` with the cell's differences merged in, typed; a group entry that names a `kind` replaces the group.
+    """Return `cfg` with the differences of a cell, typed and checked. Raises UsageError.
 
-    Raises UsageError for a key, type or kind that the configuration does not have, and for a value against its rule.
+    A group entry that names a `kind` replaces the group.
     """
     differences = {key: value for key, value in cell.items() if key != "bounds"}
     if not differences:
         return cfg
-    node = OmegaConf.structured(cfg)
-    for group, kinds in GROUPS.items():
-        chosen = cell.get(group)
-        if isinstance(chosen, Mapping) and "kind" in chosen:
-            kind = kinds.find(chosen["kind"], f"{group}.kind")
-            OmegaConf.update(node, group, OmegaConf.structured(kind.settings), merge=False)
-    shown = OmegaConf.to_container(cell) if isinstance(cell, DictConfig) else dict(cell)
-    result: Cfg = _merged(node, differences, f"{shown} does not fit the configuration")
-    check(result)
-    return result
+    try:
+        return with_differences(cfg, differences)
+    except UsageError as error:
+        raise UsageError(f"{dict(cell)} does not fit the configuration: {error}") from error
 
 
 def typed(settings: Entry, entry: Any, where: str) -> Entry:
-    """`settings`, a dataclass, with the differences that one entry of the list `where` names, typed and checked.
+    """Return the dataclass `settings` with the differences of one entry of the list `where`.
 
-    Raises UsageError for anything but a mapping, for a key or type that the settings do not have, and for a value
-    against its rule.
+    Raises UsageError for anything but a mapping, and for a key, a type or a value that does not fit.
     """
-    takes = f"it takes {', '.join(sorted(one.name for one in fields(settings)))}"  # type: ignore[arg-type]
     if not isinstance(entry, Mapping):
-        raise UsageError(f"{where} has {entry}, where keys with values are needed; {takes}.")
-    result: Entry = _merged(
-        OmegaConf.structured(settings), dict(entry), f"{where} has {dict(entry)}", f"; {takes}"
-    )
-    check(result, f"{where}.")
-    return result
-
-
-def _merged(node: Any, differences: Mapping[str, Any], begin: str, end: str = "") -> Any:
-    """The dataclass of `node` with the differences; what does not fit is refused between `begin` and `end`."""
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(node, differences))
-    except (OmegaConfBaseException, TypeError) as error:
-        raise UsageError(f"{begin}: {str(error).splitlines()[0].rstrip('.')}{end}.") from error
+        takes = ", ".join(sorted(one.name for one in fields(settings)))  # type: ignore[arg-type]
+        raise UsageError(
+            f"{where} has {entry}, where keys with values are needed; it takes {takes}."
+        )
+    return with_differences(settings, entry, f"{where}.")
 
 
 def check_bounds(cell: Mapping[str, Any]) -> None:

@@ -1,9 +1,8 @@
-"""What goes to standard output on purpose: help, --cfg, --info, listings; and completion."""
+"""What goes to standard output on purpose: help, --cfg, listings; and completion."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -13,13 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra.errors import HydraException
 
 from kanrun.cli.completion import completions
-from kanrun.cli.help import groups_of
 from kanrun.config import EXPERIMENTS
-from kanrun.launch import Request
-from kanrun.launch.composing import compose, opened, typed
+from kanrun.config.keys import groups_of
+from kanrun.errors import UsageError
+from kanrun.launch.composing import Source, compose, opened
 
 Command = Callable[..., Any]
 CONF = Path(__file__).parents[2] / "conf"
@@ -53,7 +51,7 @@ def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
 
 
 def test_the_groups_in_help_are_hydras(kanrun: Command) -> None:
-    with opened(Request("fit")) as loader:
+    with opened(Source("fit")) as loader:
         for group, choices in groups_of("fit"):
             assert choices == loader.get_group_options(
                 f"{group}/fit" if group == "study" else group
@@ -76,29 +74,12 @@ def test_cfg(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_cfg_of_a_part(kanrun: Command) -> None:
-    result = kanrun(
-        "fit",
-        "--cfg",
-        "job",
-        "-p",
-        "target",
-        "target=expression",
-        "target.formula=exp(-x0)*sin(3*x1)",
-    )
-    assert yaml.safe_load(result.out)["formula"] == "exp(-x0)*sin(3*x1)"
-
-
-@pytest.mark.parametrize(
-    "words", [["--info"], ["--info", "defaults-tree"], ["--info", "target=runge"]]
-)
-def test_info(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
-    before = list(logging.getLogger().handlers)
-    result = kanrun("fit", *words)
-    assert result.code == 0, result.err
-    assert "target/" in result.out
-    assert logging.getLogger().handlers == before
-    assert not (tmp_path / "outputs").exists()
+def test_cfg_shows_arguments_and_interpolations(kanrun: Command) -> None:
+    words = ["fit", "--cfg", "job", "target.formula=exp(-x0)*sin(3*x1)", "seed=${n_seeds}"]
+    shown = yaml.safe_load(kanrun(*words).out)
+    assert shown["target"]["formula"] == "exp(-x0)*sin(3*x1)"
+    assert shown["seed"] == "${n_seeds}"
+    assert yaml.safe_load(kanrun(*words, "--resolve").out)["seed"] == 1
 
 
 GROUPS = [(group, choices) for group, choices in groups_of("fit") if group != "study"]
@@ -106,12 +87,12 @@ GROUPS = [(group, choices) for group, choices in groups_of("fit") if group != "s
 
 @pytest.mark.parametrize(("group", "choices"), GROUPS)
 def test_every_choice_is_typed(group: str, choices: list[str]) -> None:
-    """Each choice composes, and refuses a key that it does not have."""
-    with opened(Request("fit")) as loader:
-        for choice in choices:
-            assert compose(Request("fit", (f"{group}={choice}",)), loader).jobs
-            with pytest.raises(HydraException, match="nonsense"):
-                compose(Request("fit", (f"{group}={choice}", f"{group}.nonsense=1")), loader)
+    """Each choice composes, and rejects a key that it does not have."""
+    for choice in choices:
+        study = compose(Source("fit"), [f"{group}={choice}"])
+        assert study.bases[0][group]["kind"]
+        with pytest.raises(UsageError, match="nonsense"):
+            compose(Source("fit"), [f"{group}={choice}", f"{group}.nonsense=1"])
 
 
 @pytest.mark.parametrize(
@@ -127,11 +108,8 @@ def test_every_file_says_what_it_is(path: Path) -> None:
 )
 def test_every_study_composes(path: Path) -> None:
     command = path.parent.name.replace("_", "-")
-    of_a_folder = ("target.path=data",) if "target.path=FOLDER" in path.read_text() else ()
-    request = Request(command, (f"study={path.parent.name}/{path.stem}", *of_a_folder))
-    with opened(request) as loader:
-        (job,) = compose(request, loader).jobs
-        assert typed(command, job)
+    of_a_folder = ["target.path=data"] if "target.path=FOLDER" in path.read_text() else []
+    assert compose(Source(command), [f"study={path.stem}", *of_a_folder]).config(0)
 
 
 def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
@@ -218,7 +196,9 @@ def test_runs_list_and_show(kanrun: Command) -> None:
         ([], "st", ["study=", "study=toy_suite"]),
         ([], "sch", []),
         ([], "device=c", ["device=cpu", "device=cuda"]),
-        ([], "hydra/sweep", ["hydra/sweeper=", "hydra/sweeper=basic"]),
+        ([], "hydra", []),
+        (["model=auto"], "model.fo", ["model.folds=", "model.folds=5"]),
+        (["target.path=a.csv"], "model.fo", ["model.folds=", "model.folds=5"]),
         (["nonsense["], "solver=l", ["solver=lbfgs", "solver=lm"]),
     ],
 )

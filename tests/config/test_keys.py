@@ -9,8 +9,8 @@ import pytest
 from kanrun.cli.app import main
 from kanrun.cli.completion import completions
 from kanrun.config import EXPERIMENTS
-from kanrun.config.keys import keys_of
-from kanrun.config.registry import with_group
+from kanrun.config.keys import default_choices, groups_of, keys_of
+from kanrun.config.registry import group_of
 
 
 def test_every_key_of_every_command_has_a_sentence_and_a_type() -> None:
@@ -60,9 +60,13 @@ def test_tab_offers_the_values_of_a_key() -> None:
 
 
 def test_a_key_that_one_group_alone_has_needs_no_group() -> None:
-    fit, written = (
-        EXPERIMENTS["fit"],
-        ["folds=5", "selection=cv", "noise=0.1", "seed=1", "kind=kan", "target=x", "+x.y=1"],
-    )
-    grouped = ["model.folds=5", "model.selection=cv", "sampling.noise=0.1", *written[3:]]
-    assert [with_group(fit, word) for word in written] == grouped
+    written = ["folds", "selection", "noise", "seed", "kind", "target", "x.y"]
+    found = [group_of(EXPERIMENTS["fit"], key) for key in written]
+    assert found == ["model", "model", "sampling", "", "", "", ""]
+
+
+def test_the_groups_of_a_command() -> None:
+    found = dict(groups_of("fit"))
+    assert list(found) == ["target", "model", "solver", "executor", "study"]
+    assert "kan" in found["model"]
+    assert default_choices("fit")["target"] == "exp_sin_square"

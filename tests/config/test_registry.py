@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kanrun.config import EXPERIMENTS, GROUPS, MODELS, SOLVERS, TARGETS
-from kanrun.config.registry import ModelKind, Registry, resolve
+from kanrun.config.registry import ModelKind, Registry, implied_choices, resolve
 from kanrun.errors import UsageError
 
 PLUGIN = '''
@@ -122,13 +122,12 @@ def test_a_name_can_be_taken_once() -> None:
         table.add(ModelKind("one", "", object))
 
 
-def test_a_key_of_one_target_alone_selects_it_unless_a_target_or_a_study_is_chosen() -> None:
+def test_choices_that_a_call_implies() -> None:
     fit = EXPERIMENTS["fit"]
-    assert fit.completed(["target.formula=x0"]) == ["target=expression", "target.formula=x0"]
-    assert fit.completed(["target.path=a.csv", "target.outputs=y"])[0] == "target=table"
-    for words in (
-        ["target=feynman", "target.path=all.yaml"],
-        ["study=toy_suite", "target.path=a.csv"],
-        ["seed=1"],
-    ):
-        assert fit.completed(words) == words
+    assert implied_choices(fit, {}, ["target.formula"]) == ["target=expression"]
+    assert implied_choices(fit, {}, ["target.path"]) == ["target=table", "model=auto"]
+    assert implied_choices(fit, {"target": "bundled"}, ["target.name"]) == ["model=auto"]
+    for choices in ({"target": "feynman"}, {"study": "toy_suite"}, {"target": "runge"}):
+        assert implied_choices(fit, choices, ["target.path", "seed"]) == []
+    with pytest.raises(UsageError, match=r"solver\.steps is not used by model=auto.*add model=kan"):
+        implied_choices(fit, {"target": "bundled"}, ["solver.steps"])

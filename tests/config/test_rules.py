@@ -128,7 +128,10 @@ def test_models(settings: Any, parts: list[str]) -> None:
             FitConfig(solver=AdamSolver(learning_rate=0.0)),
             "solver.learning_rate=0.0 must be above 0",
         ),
-        (FitConfig(solver=AdamSolver(smoothness_weight=True)), "solver.smoothness_weight=True must be"),
+        (
+            FitConfig(solver=AdamSolver(smoothness_weight=True)),
+            "solver.smoothness_weight=True must be",
+        ),
         (
             FitConfig(sampling=SamplingConfig(validation_fraction=0.6)),
             "sampling.validation_fraction=0.6 must be from 0 to 0.5",

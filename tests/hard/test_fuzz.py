@@ -44,7 +44,7 @@ FORMULA = [
     "\n",
 ]
 WORDS = _words(
-    "seed seeds model model.degree solver.steps target target.domain sampling.n_train hydra.run.dir note tags precision "
+    "seed n_seeds model model.degree solver.steps target target.domain sampling.n_train hydra.run.dir note tags precision "
     "threads +x ~seed ++y.z model.intervals"
 )
 VALUES = [

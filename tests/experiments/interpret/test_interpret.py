@@ -53,8 +53,7 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.snapping import FormulaFit
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
-from kanrun.launch import Request
-from kanrun.launch.composing import compose, opened
+from kanrun.launch.composing import Source, compose
 from kanrun.runs import Run, Status
 from kanrun.study.execute import check_config, run_config
 from kanrun.study.saved import load_run
@@ -253,10 +252,7 @@ def test_tables_are_interpreted_in_their_own_units(
 def test_all_rows_of_a_table_are_used_unless_told_otherwise() -> None:
     table = ("target=table", "target.path=x.csv", "target.inputs=[a]", "target.outputs=[y]")
     for words, train in ((table, None), ((*table, "sampling.n_train=100"), 100), ((), 2000)):
-        request = Request("interpret", words)
-        with opened(request) as loader:
-            (job,) = compose(request, loader).jobs
-        assert job.sampling.n_train == train
+        assert compose(Source("interpret"), words).bases[0]["sampling"]["n_train"] == train
 
 
 @pytest.mark.slow

@@ -1,0 +1,266 @@
+"""Formulas, paths and column lists reach the configuration as they were typed."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from kanrun.config.composed import ComposedConfig
+from kanrun.launch.arguments import read_text, split
+from kanrun.launch.composing import Source, compose
+
+LETTERS = st.one_of(
+    st.sampled_from("\\'\"${}[]()=,:; .+-*^?|~@%&<>!#"),
+    st.sampled_from(string.ascii_letters + string.digits),
+    st.characters(exclude_categories=["Cs", "Cc"]),
+)
+TEXTS = st.text(LETTERS, min_size=1, max_size=14).map(str.strip).filter(bool)
+
+
+def arrives(text: str, kind: str = "text") -> Any:
+    """Return the value of free text as the typed configuration has it."""
+    holder = OmegaConf.create({"value": read_text(text, kind, "key")})
+    value = holder.value
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def composed(command: str, *words: str, several: bool = False) -> list[Any]:
+    """Return the typed configurations of the points of a call."""
+    study = compose(Source(command), words, several=several)
+    return [study.config(point.number) for point in study.points]
+
+
+def is_plain(text: str) -> bool:
+    """Not quoted or in brackets already, and no words with a meaning of their own."""
+    special = (
+        text.lower() in ("null", "???")
+        or text.startswith(("choice", "shuffle", "["))
+        or "${" in text
+    )
+    return not special and not (text[0] in "'\"" and text[-1] == text[0])
+
+
+@given(TEXTS.filter(is_plain))
+@settings(deadline=None, max_examples=300)
+def test_a_text_arrives_as_typed(text: str) -> None:
+    assert arrives(text) == text
+
+
+@given(
+    st.lists(
+        TEXTS.filter(is_plain).filter(lambda text: not set(text) & set(",()[]{}'\"")),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(deadline=None, max_examples=200)
+def test_columns_arrive_as_typed(names: list[str]) -> None:
+    assert arrives(f"[{', '.join(names)}]", "list of text") == names
+
+
+@given(st.text(st.sampled_from("ab,()[]'\" "), max_size=12))
+def test_splitting_loses_nothing(text: str) -> None:
+    assert "".join(split(text)).replace(" ", "").replace(",", "") == text.replace(" ", "").replace(
+        ",", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("exp(-x0)*sin(3*x1)", "exp(-x0)*sin(3*x1)"),
+        ("3", "3"),
+        ("jv(0, 20*x0)", "jv(0, 20*x0)"),
+        ("'x0^2'", "x0^2"),
+        ('"x0^2"', "x0^2"),
+        (r"'it\'s'", "it's"),
+        ("a,b=c.csv", "a,b=c.csv"),
+        ("~/x y.csv", "~/x y.csv"),
+        ("C:\\data\\x.csv", "C:\\data\\x.csv"),
+        ("it's.csv", "it's.csv"),
+        ("[a].csv", "[a].csv"),
+        ("a${b.csv", "a${b.csv"),
+        ("\\${b}.csv", "${b}.csv"),
+        ("true", "true"),
+        ("null", None),
+    ],
+)
+def test_text(text: str, value: Any) -> None:
+    assert arrives(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[sepal length (cm),b]", ["sepal length (cm)", "b"]),
+        ("[ a , b ]", ["a", "b"]),
+        ("['a, b',c]", ["a, b", "c"]),
+        ("[f(x,y),1,true]", ["f(x,y)", "1", "true"]),
+        ("[a (x,b]", ["a (x", "b"]),
+        ("[]", []),
+        ("area (m2)", ["area (m2)"]),
+        ("'a, b'", ["a, b"]),
+    ],
+)
+def test_lists_of_text(text: str, value: Any) -> None:
+    assert arrives(text, "list of text") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[[-1,1],[0,2.5]]", [[-1, 1], [0, 2.5]]),
+        ("[[-pi,pi],[0.4*pi,1.6*pi]]", [["-pi", "pi"], ["0.4*pi", "1.6*pi"]]),
+        ("[[-sqrt(2), 2^3], [1e-3, .5]]", [["-sqrt(2)", "2^3"], [0.001, 0.5]]),
+        ("[['-pi',pi]]", [["-pi", "pi"]]),
+        ("{t: [0,1], r: [1,2]}", {"t": [0, 1], "r": [1, 2]}),
+        ("{length (m): m, 'a: b': m/s^2}", {"length (m)": "m", "a: b": "m/s^2"}),
+        ("['u = 0 at x=0, x=1', 'periodic in y']", ["u = 0 at x=0, x=1", "periodic in y"]),
+        (
+            "{ends: {at: 'x=0, x=1', formula: u = 0}}",
+            {"ends": {"at": "x=0, x=1", "formula": "u = 0"}},
+        ),
+        ("exp(-t)*sin(x), y", "exp(-t)*sin(x), y"),
+        ("[u, null]", ["u", None]),
+        ("null", None),
+    ],
+)
+def test_structures(text: str, value: Any) -> None:
+    assert arrives(text, "any") == value
+
+
+def test_interpolations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KANRUN_TEST_FOLDER", "/data")
+    assert arrives("${oc.env:KANRUN_TEST_FOLDER}/a (1).csv") == "/data/a (1).csv"
+    assert arrives("'${oc.env:KANRUN_TEST_FOLDER}/a.csv'") == "/data/a.csv"
+    (one,) = composed("fit", "+width=4", "model.hidden=[${width}]", "seed=${n_seeds}")
+    assert (one.model.hidden, one.seed) == ([4], 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "read", "value"),
+    [
+        ("fit", ["target.formula=jv(0, x0)"], lambda cfg: cfg.target.formula, "jv(0, x0)"),
+        (
+            "fit",
+            ["target=table", "target.path=a=[b,c].csv", "target.outputs=y"],
+            None,
+            "a=[b,c].csv",
+        ),
+        ("interpret", ["candidates=[sin,x^2]"], lambda cfg: cfg.candidates, ["sin", "x^2"]),
+        (
+            "interpret",
+            ["custom_candidates.b=1/(1+x0^2)"],
+            lambda cfg: cfg.custom_candidates,
+            {"b": "1/(1+x0^2)"},
+        ),
+        (
+            "fit",
+            ["model=auto", "monotone={a (m): increasing}"],
+            lambda cfg: cfg.model.monotone,
+            {"a (m)": "increasing"},
+        ),
+        (
+            "solve",
+            ["equation.exact=x*(1 - x), or so"],
+            lambda cfg: cfg.equation.exact,
+            "x*(1 - x), or so",
+        ),
+        ("fit", ["note=a, b", "tags=[x y]"], lambda cfg: (cfg.note, cfg.tags), ("a, b", ["x y"])),
+        (
+            "fit",
+            ["suite=[{seed: 1}]", "++suite.0.target.formula=x0, 1"],
+            lambda cfg: cfg.suite[0]["target"]["formula"],
+            "x0, 1",
+        ),
+        ("fit", ["model.hidden=[2,3]"], lambda cfg: cfg.model.hidden, [2, 3]),
+    ],
+)
+def test_what_arrives(command: str, words: list[str], read: Any, value: Any) -> None:
+    (one,) = composed(command, *words)
+    assert (one.target.path if read is None else read(one)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("sin(x0),x0^2", ["sin(x0)", "x0^2"]),
+        ("'sin(x0)','x0^2'", ["sin(x0)", "x0^2"]),
+        ("choice(sin(x0),x0^2)", ["sin(x0)", "x0^2"]),
+        ("choice('jv(0, x0)', exp(x0))", ["jv(0, x0)", "exp(x0)"]),
+        ("jv(0, x0)", ["jv(0, x0)"]),
+        ("choice(x0^2)", ["x0^2"]),
+    ],
+)
+def test_several_texts(text: str, values: list[str]) -> None:
+    found = composed("fit", f"target.formula={text}", several=True)
+    assert [one.target.formula for one in found] == values
+
+
+def test_several_lists_of_columns() -> None:
+    words = ("target.path=a.csv", "target.inputs=[a,b],[c (d)]", "target.outputs=y,z", "note=a,b")
+    found = composed("fit", *words, several=True)
+    assert [(one.target.inputs, one.target.outputs) for one in found] == [
+        (["a", "b"], ["y"]),
+        (["a", "b"], ["z"]),
+        (["c (d)"], ["y"]),
+        (["c (d)"], ["z"]),
+    ]
+    assert {one.note for one in found} == {"a,b"}
+
+
+def test_points_and_their_arguments() -> None:
+    words = ["target=runge,product", "degree=range(2,4)", "seed=7"]
+    study = compose(Source("fit"), words, several=True)
+    assert [point.values for point in study.points] == [
+        {"target": target, "model.degree": degree}
+        for target in ("runge", "product")
+        for degree in (2, 3)
+    ]
+    assert study.points[3].overrides == ("target=product", "model.degree=3", "seed=7")
+    assert [point.base for point in study.points] == [0, 0, 1, 1]
+    for point in study.points:
+        (alone,) = composed("fit", *point.overrides)
+        assert alone == study.config(point.number)
+
+
+def test_choices_by_pattern() -> None:
+    study = compose(Source("fit"), ["target=runge", "model=glob(b*)"], several=True)
+    assert [point.values["model"] for point in study.points] == ["bezier", "bspline"]
+    study = compose(Source("compare-mlp"), ["study=glob(*_activation)"], several=True)
+    assert study.points[0].overrides == ("study=no_activation",)
+
+
+def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does() -> None:
+    words = ["target=runge,bundled", "target.name=diabetes"]
+    study = compose(Source("fit"), words, several=True)
+    assert [base["model"]["kind"] for base in study.bases] == ["kan", "auto"]
+    assert study.points[1].overrides == ("model=auto", "target=bundled", "target.name=diabetes")
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        (["target.formula=x0"], ("expression", "kan")),
+        (["target.path=a.csv", "target.outputs=y"], ("table", "auto")),
+        (["target.path=a.csv", "target.outputs=y", "model=kan", "solver=lm"], ("table", "kan")),
+        (["target=feynman", "target.id=x", "target.path=all.yaml"], ("feynman", "kan")),
+    ],
+)
+def test_keys_that_select_a_target_and_its_model(words: list[str], kinds: tuple[str, str]) -> None:
+    (one,) = composed("fit", *words)
+    assert (one.target.kind, one.model.kind) == kinds
+
+
+def test_many_points_are_composed_once() -> None:
+    words = ["target=runge", "model=polynomial", "model.degree=range(1,200)"]
+    study = compose(Source("fit"), words, several=True)
+    assert (len(study.bases), len(study.points)) == (1, 199)
+    one = ComposedConfig("fit", study.bases[0])
+    assert one.with_values({"model.degree": 9}).model.degree == 9
+    assert one.with_values({}).model.degree == 1
