@@ -85,22 +85,24 @@ class ArgumentReader:
             raise UsageError(f"{word!r} is not an override; write key=value.")
         _check_hydra(word, key)
         key = full_key(self._command, key)
-        options = self._options(key)
-        if options:
+        argument = self._argument(sign, key, text)
+        if len(argument.values) > 1 and key.partition(".")[0] in FIXED:
+            raise UsageError(
+                f"{key}={text} has several values, but {key} is a setting of the whole run. Give one."
+            )
+        return argument
+
+    def _argument(self, sign: str, key: str, text: str) -> Argument:
+        if options := self._options(key):
             return self._group(sign, key, text, options)
         if sign == "~":
             return Argument(sign, key, False, (), ())
         if re.search(r"[/@:]", key):
             raise UsageError(f"there is no key {key}.")
-        if (kind := self._text_type(key)) is not None:
-            argument = self._text(sign, key, text, kind)
-        else:
-            argument = self._plain(sign, key, text)
-        if len(argument.values) > 1 and key.partition(".")[0] in FIXED:
-            raise UsageError(
-                f"{key}={text} has several values, but {key} holds for the whole run. Give one."
-            )
-        return argument
+        kind = self._text_type(key)
+        if kind is not None:
+            return self._text(sign, key, text, kind)
+        return self._plain(sign, key, text)
 
     def _options(self, key: str) -> list[str]:
         place = f"study/{module_of(self._command)}" if key == "study" else key
@@ -122,10 +124,6 @@ class ArgumentReader:
                 offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
                 choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
                 raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
-            if len(values) > 1 and key in FIXED:
-                raise UsageError(
-                    f"{key}={text} has several values, but {key} holds for the whole run. Give one."
-                )
             return Argument(sign, key, True, values, texts)
         return self._plain(sign, key, text)
 
@@ -169,7 +167,7 @@ class ArgumentReader:
 
     def _text(self, sign: str, key: str, text: str, kind: str) -> Argument:
         parts = [text]
-        if self._several and key not in FIXED:
+        if self._several and (key not in FIXED or kind.startswith("list")):
             choice = _CHOICE.fullmatch(text)
             parts = split(choice[1] if choice else text) or [""]
         if key == "from_run":

@@ -276,10 +276,11 @@ def _check_key(command: str, plain: Mapping[str, Any], argument: Argument, free:
     below = any(".".join(parts[:depth]) in free for depth in range(1, len(parts)))
     if below and argument.sign != "~":
         return
-    known = {*free, *EXPERIMENTS[command].settings.__dataclass_fields__, "study"}
-    added = argument.sign in ("+", "++") and len(parts) == 1
-    if added and not any(one_letter_off(key, one) for one in known):
+    top = EXPERIMENTS[command].settings.__dataclass_fields__
+    added = argument.sign in ("+", "++") and parts[0] not in top
+    if added and not any(one_letter_off(parts[0], one) for one in top):
         return
+    known = {*free, *top, "study"}
     parent = _node(plain, ".".join(parts[:-1])) if len(parts) > 1 else plain
     if isinstance(parent, dict):
         at = f"{'.'.join(parts[:-1])}." if len(parts) > 1 else ""

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     import pandas
 
 #: Settings of the whole run, which cannot differ between points.
-OF_THE_RUN = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
 
 
 class Studied(Protocol):
@@ -120,9 +119,6 @@ def check(
     memory check; `executor` is one in place of the configured one. Raises UsageError, which names
     the point if there are several.
     """
-    for key in study.points[0].values:
-        if key.partition(".")[0] in OF_THE_RUN:
-            raise UsageError(f"{key} is a setting of the whole run and cannot differ by point.")
     cells, seeds, prepared = [], [], Prepared()
     for point in study.points:
         try:

@@ -98,7 +98,7 @@ def test_a_cluster_in_a_run_that_goes_on(kanrun: Callable[..., Any], fit: Any) -
     )
     result = kanrun("runs", "resume", "latest")
     assert (result.code, result.out) == (2, "")
-    assert "name the scheduler again with --address" in result.err
+    assert "Name the scheduler again with --address" in result.err
     assert (
         "executor=cloud is not one of serial, local, dask"
         in kanrun("runs", "resume", "latest", "--executor", "cloud").err

@@ -191,7 +191,7 @@ def test_resume_of_several_points_that_are_complete_or_damaged(kanrun: Command, 
         ("", "it has no rows"),
         (points.replace("1,", "5,", 1), "does not describe points"),
         (points.replace("[", "{"), "does not describe points"),
-        (points.replace("\n1,1", "\n1,7"), "config-"),
+        (points.replace("\n1,0", "\n1,7"), "config-"),
     ):
         (folder / "points.csv").write_text(content)
         damaged = kanrun("runs", "resume", "fit/v0001")
