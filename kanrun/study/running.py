@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from kanrun.config import EXPERIMENTS, ExecutorConfig
+from kanrun.config import rules as settings
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc, uninterrupted
@@ -148,7 +149,9 @@ def _executor(study: Study, folder: Path, options: RunOptions) -> ExecutorConfig
         raise UsageError(
             f"--address is for runs with executor=dask; {folder} has executor={executor.kind}."
         )
-    return replace(executor, address=options.address)
+    executor = replace(executor, address=options.address)
+    settings.check(executor, "executor.")
+    return executor
 
 
 def print_resume_command(folder: Path, options: RunOptions) -> None:
