@@ -1,4 +1,7 @@
-"""From the configuration to the engine: fresh networks of a model, and the plan by which a solver trains them."""
+"""From the configuration to the engine.
+
+Fresh networks of a model, and the plan by which a solver trains them.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,18 @@ from kanrun.study.problem import LearningProblem
 
 Create = Callable[[Generator], Network]
 
-#: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the one before.
+#: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the
+#: one before.
 AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 #: Maximum number of coefficients on a grid of `model.intervals=auto`.
 AUTO_COEFFICIENTS = 2000
-#: Second-order steps without a lower validation error until a model without a smoothness penalty stops.
+#: Second-order steps without a lower validation error until a model without a smoothness penalty
+#: stops.
 PATIENCE = 20
 #: Order and weight of the smoothness penalty of classifiers.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
-#: Weight of LBFGS's smoothness penalty in regression, at degree 3; `lbfgs_weight` is that of other degrees.
+#: Weight of LBFGS's smoothness penalty in regression, at degree 3; `lbfgs_weight` is that of other
+#: degrees.
 CUBIC_WEIGHT = 1e-21
 #: Starts of second-order solvers for networks of at most WIDE edges, and for wider ones.
 STARTS, FEW_STARTS, WIDE = 6, 3, 50
@@ -47,7 +53,7 @@ ADAM_BATCH = 1024
 
 
 def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
-    """Raise UsageError for a setting of the KAN that the experiment takes from elsewhere, which `instead` names."""
+    """Raise UsageError for a setting of the KAN that the experiment takes from `instead`."""
     usual = KANConfig()
     for name, place in instead.items():
         if isinstance(model, KANConfig) and getattr(model, name) != getattr(usual, name):
@@ -57,16 +63,18 @@ def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
 
 
 def check_model(model: Any, inputs: int) -> None:
-    """Raise UsageError for the first setting of `model` that breaks a rule, or for a wrong number of inputs."""
+    """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
     kind, hidden = MODELS[model.kind], vars(model).get("hidden", ())
     if hidden is None:
         raise UsageError(
-            "model.hidden=null is for kanrun interpret, which searches the shape. Set the widths here."
+            "model.hidden=null is for kanrun interpret, which searches the shape. Set the widths "
+            "here."
         )
     check(model, "model.")
     if kind.tables_only:
         raise UsageError(
-            f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp here."
+            f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
+            "here."
         )
     products = vars(model).get("multiplication_nodes", ())
     if products and (
@@ -78,7 +86,8 @@ def check_model(model: Any, inputs: int) -> None:
         )
     if kind.inputs is not None and inputs != kind.inputs:
         raise UsageError(
-            f"model={model.kind} is a curve of one input, and the target has {inputs}. Use model=kan or mlp."
+            f"model={model.kind} is a curve of one input, and the target has {inputs}. Use "
+            "model=kan or mlp."
         )
 
 
@@ -96,10 +105,10 @@ def intervals_of(model: Any) -> tuple[int, ...]:
 
 
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
-    """Return a function from a generator to a fresh network for `problem`, to be trained by `solver`.
+    """Return a function from a generator to a fresh network that `solver` trains.
 
-    `model.initialisation=auto` is `spline` for second-order solvers, which begin with splines alone, and `paper` for
-    others.
+    `model.initialisation=auto` is `spline` for second-order solvers, which begin with splines
+    alone, and `paper` for others.
     """
     second_order = SOLVERS[solver].second_order
     if isinstance(model, KANConfig) and model.initialisation == "auto":
@@ -154,14 +163,16 @@ def create_bspline(model: BSplineConfig, problem: LearningProblem, _: Generator)
 def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, str]:
     """Return the plan for training `model` on `problem`, and the reason for its solver.
 
-    Raises UsageError for settings that break a rule, and for a solver that does not fit the problem.
+    Raises UsageError for settings that break a rule, and for a solver that does not fit the
+    problem.
     """
     check_model(model, problem.inputs)
     check(solver, "solver.")
     intervals, task = intervals_of(model), problem.data.task
     if getattr(solver, "sparsity", 0) and not intervals:
         raise UsageError(
-            f"solver.sparsity={solver.sparsity} weighs edges of a KAN, and model={model.kind} has none."
+            f"solver.sparsity={solver.sparsity} weighs edges of a KAN, and model={model.kind} has "
+            "none."
         )
     shape = network_shape(model, problem.inputs, problem.outputs)
     edges = sum(a * b for a, b in pairwise(shape))
@@ -177,7 +188,8 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     selection = getattr(model, "selection", "validation")
     if selection == "evidence" and not second_order:
         raise UsageError(
-            f"model.selection=evidence is for solver=lm, and solver={name} trains here. Use selection=validation."
+            f"model.selection=evidence is for solver=lm, and solver={name} trains here. Use "
+            "selection=validation."
         )
     frozen = getattr(solver, "freeze_unseen", False)
     if frozen and not second_order and not getattr(model, "freeze_scales", True):
@@ -212,7 +224,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
 
 def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
-    """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids", by the last grid."""
+    """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
     kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
     solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
     if isinstance(model, KANConfig):
@@ -230,8 +242,9 @@ def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
 def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
     """Return the penalty's weight; None if validation chooses it (second-order solvers).
 
-    LBFGS takes a small one that its metric includes; Adam, whose metric does not, would be slowed down by it.
-    Classes that can be separated have no finite minimum of cross-entropy: a penalty on curvature gives them one.
+    LBFGS takes a small one that its metric includes; Adam, whose metric does not, would be slowed
+    down by it. Classes that can be separated have no finite minimum of cross-entropy: a penalty on
+    curvature gives them one.
     """
     given = getattr(solver, "smoothness_weight", "auto")
     if given != "auto":
@@ -244,10 +257,10 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
 
 
 def lbfgs_weight(degree: int) -> float:
-    """Return G^(1 - 2m) on differences of order m = degree + 2, for the G at which degree 3 has CUBIC_WEIGHT.
+    """Return G^(1 - 2m), m = degree + 2, for the G at which degree 3 has CUBIC_WEIGHT.
 
-    At G intervals the roughest spline pays about as much as it can gain: what the data leave open is smooth, and errors
-    of 1e-7 are not held back.
+    At G intervals the roughest spline pays about as much as it can gain: what the data leave open
+    is smooth, and errors of 1e-7 are not held back.
     """
     return float(CUBIC_WEIGHT ** ((2 * degree + 3) / 9))
 

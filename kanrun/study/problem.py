@@ -1,4 +1,7 @@
-"""A target as the engine sees it: tensors, standardised where the target is a table, with the way back."""
+"""A target as the engine sees it.
+
+Tensors, standardised where the target is a table, with the way back.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRE
 
 @dataclass(frozen=True)
 class LearningProblem:
-    """`dataset` in the user's units and `data` as the engine trains on them; `domain` (inputs, 2) bounds the grid."""
+    """`dataset` in the user's units and `data` as the engine trains on them.
+
+    `domain` (inputs, 2) bounds the grid.
+    """
 
     dataset: Dataset
     data: TrainingData
@@ -42,7 +48,10 @@ class LearningProblem:
 def make_problem(
     cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
 ) -> LearningProblem:
-    """Sample `target`, settings or a target as it is, for `seed`. Raises UsageError for what breaks a rule."""
+    """Sample `target`, settings or a target as it is, for `seed`.
+
+    Raises UsageError for what breaks a rule.
+    """
     from kanrun.targets import (
         build_target,
         make_dataset,
@@ -56,7 +65,7 @@ def make_problem(
 def with_scalings(
     problem: LearningProblem, inputs: PiecewiseScaling, outputs: PiecewiseScaling | None
 ) -> LearningProblem:
-    """The same points with other units for the model; `outputs` None leaves those of the output."""
+    """Return the same points in other units; `outputs` None keeps those of the output."""
     dataset = replace(
         problem.dataset,
         input_scaling=inputs,

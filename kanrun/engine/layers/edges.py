@@ -2,13 +2,15 @@
 
     y[n, o] = sum_i (w_b[o, i] b(x[n, i]) + w_s[o, i] sum_f B_f(x[n, i]) c[o, i, f])
 
-One set of formulas serves a layer, and the layers of several networks side by side (a leading dimension `networks`):
-values, slopes, and rows of the Jacobian come from the same basis functions. Everything is differentiable to any order,
-under any transform, and compiled. No tensor of samples x inputs x outputs is made, except on wide grids under
-`torch.vmap`, in forward mode (`torch.func.jvp`, `jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
+One set of formulas serves a layer, and the layers of several networks side by side (a leading
+dimension `networks`): values, slopes, and rows of the Jacobian come from the same basis functions.
+Everything is differentiable to any order, under any transform, and compiled. No tensor of samples x
+inputs x outputs is made, except on wide grids under `torch.vmap`, in forward mode
+(`torch.func.jvp`, `jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
 
-Nodes that multiply (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1) are products of two sums. The last 2 m sums of
-a layer are the factors of m products, two after each other: a layer of n + m sums has n nodes, the products last.
+Nodes that multiply (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1) are products of two sums.
+The last 2 m sums of a layer are the factors of m products, two after each other: a layer of n + m
+sums has n nodes, the products last.
 """
 
 from __future__ import annotations
@@ -42,11 +44,12 @@ class EdgeSpec:
     Attributes:
         degree: Degree of the splines.
         base: Name of the base function b, see `BASES`.
-        edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`: phi = w (b + spline).
-        extrapolation: Continuation of the whole edge beyond its grid: `linear` continues value and slope from the
-            border, `constant` the value, `zero` is zero.
-        trained_scales: Weights that are trained beside the coefficients: `all`; `base`, all except those that only
-            scale the coefficients (w_s, and w without a base); or `none`.
+        edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`:
+            phi = w (b + spline).
+        extrapolation: Continuation of the whole edge beyond its grid: `linear` continues value and
+            slope from the border, `constant` the value, `zero` is zero.
+        trained_scales: Weights that are trained beside the coefficients: `all`; `base`, all except
+            those that only scale the coefficients (w_s, and w without a base); or `none`.
     """
 
     degree: int = 3
@@ -75,7 +78,8 @@ def _gelu_slope(x: Tensor) -> Tensor:
     return normal + x * torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
 
 
-#: b and b' by name, both elementwise and differentiable to any order in every mode (torch's own silu is not).
+#: b and b' by name, both elementwise and differentiable to any order in every mode (torch's own
+#: silu is not).
 _BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "silu": (lambda x: x * torch.sigmoid(x), _silu_slope),
     "identity": (lambda x: x, torch.ones_like),
@@ -112,7 +116,8 @@ def base_values(
 class EdgesAt:
     """The bases of a layer's edges at inputs x (..., samples, inputs).
 
-    `basis` holds the k + 1 active functions from `interval` on, or all of them if `interval` is None.
+    `basis` holds the k + 1 active functions from `interval` on, or all of them if `interval` is
+    None.
     """
 
     x: Float[Tensor, "... samples inputs"]
@@ -180,7 +185,10 @@ class Edges:
         return Grid(knots, self.spec.degree, self.uniform, self.spec.extrapolation)
 
     def at(self, x: Float[Tensor, "... samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
-        """Return the bases at x, or their slopes; dense for networks side by side, whose grids are coarse."""
+        """Return the bases at x, or their slopes.
+
+        Dense for networks side by side, whose grids are coarse.
+        """
         if self.knots.ndim == 2:
             basis, interval = local_basis(x, self.grid, derivative)
             base = base_values(self.spec.base, self.grid, x, derivative)
@@ -248,7 +256,10 @@ _NUMBERS = ("knots", "coefficients", "base_weight", "spline_weight", "mask")
 def traced(
     layers: Sequence[Edges], products: Sequence[int], x: Tensor, first: EdgesAt | None = None
 ) -> tuple[list[tuple[EdgesAt, Tensor]], Float[Tensor, "*networks samples y"]]:
-    """Return the bases at the inputs of each layer with its sums, and the output; `first` are the bases at x."""
+    """Return the bases at the inputs of each layer with its sums, and the output.
+
+    `first` are the bases at x.
+    """
     found = []
     for layer, count in zip(layers, products, strict=True):
         at = layer.at(x) if first is None else first
@@ -293,7 +304,10 @@ def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor,
 def by_sums(
     upstream: Float[Tensor, "*batch nodes"], sums: Float[Tensor, "... sums"], products: int
 ) -> Float[Tensor, "*batch sums"]:
-    """Return d y / d sums of d y / d nodes; `sums` may have dimensions of size 1 where `upstream` has others."""
+    """Return d y / d sums of d y / d nodes.
+
+    `sums` may have dimensions of size 1 where `upstream` has others.
+    """
     if not products:
         return upstream
     plain = sums.shape[-1] - 2 * products

@@ -1,10 +1,11 @@
 """Initialisation of fresh layers.
 
-Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base, an input feeds
-G + k + 1 terms of an edge; the three variance-aware schemes share the variance among them.
-Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2)); `lecun`, `glorot`,
-`power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the coefficients alone: no base (w_b = 0),
-coefficients N(0, 0.3^2 / inputs).
+Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base,
+an input feeds G + k + 1 terms of an edge; the three variance-aware schemes share the variance among
+them.
+Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2));
+`lecun`, `glorot`, `power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the
+coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ SCHEMES: dict[str, Callable[[SplineLayer, Generator | None], tuple[float, float]
 
 
 def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
-    """Fill `layer`: base weights and coefficients normal with the scheme's two standard deviations; w_s = 1.
+    """Fill `layer`: normal base weights and coefficients of the scheme's sizes; w_s = 1.
 
-    A `single` weight takes the base weight's place; under `spline` it is 1 and the splines subtract the base. Without a
-    generator torch's own is used.
+    A `single` weight takes the base weight's place; under `spline` it is 1 and the splines subtract
+    the base. Without a generator torch's own is used.
     """
     base, coefficient = SCHEMES[scheme](layer, generator)
     with torch.no_grad():
@@ -112,13 +113,14 @@ def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | No
         raise UsageError(
             f"generator={generator!r} must be a torch.Generator, or None for torch's own."
         )
-    # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on every device.
+    # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on
+    # every device.
     drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * deviation
     parameter.copy_(drawn)
 
 
 def _probe(layer: SplineLayer, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return uniform points of the grid, the base there, the root of each point's mean squared basis, and the terms."""
+    """Return uniform points, the base, the root mean squared basis, and the number of terms."""
     share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(
         layer.knots
     )

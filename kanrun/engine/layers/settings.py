@@ -18,10 +18,14 @@ Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 
 def checked_edges(intervals: int, initialisation: str, **spec: Any) -> EdgeSpec:
-    """Return the edges of a fresh layer; raise UsageError for a setting that breaks the rule of `KANConfig`."""
+    """Return the edges of a fresh layer.
+
+    Raise UsageError for a setting that breaks the rule of `KANConfig`.
+    """
     if not isinstance(intervals, int):
         raise UsageError(
-            f"intervals={intervals!r} must be a whole number. Use refine() for finer grids of a network."
+            f"intervals={intervals!r} must be a whole number. Use refine() for finer grids of a "
+            "network."
         )
     check(KANConfig([], [], intervals, initialisation=initialisation, **spec))
     return EdgeSpec(**spec)
@@ -41,23 +45,28 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def checked_products(products: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the number of multiplication nodes of each hidden layer; raise UsageError for impossible ones."""
+    """Return the number of multiplication nodes of each hidden layer.
+
+    Raise UsageError for impossible ones.
+    """
     counts, hidden = tuple(products) or (0,) * (len(shape) - 2), shape[1:-1]
     if len(counts) != len(hidden) or any(
         not 0 <= count <= width for count, width in zip(counts, hidden, strict=True)
     ):
         raise UsageError(
-            f"multiplication_nodes={list(products)} must have a number for each of the hidden widths {list(hidden)}, "
+            f"multiplication_nodes={list(products)} must have a number for each of the hidden "
+            f"widths {list(hidden)}, "
             "no larger than the width."
         )
     return counts
 
 
 def check_place(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-    """Raise UsageError for a precision that splines are not computed in, and for a missing device."""
+    """Raise UsageError for an unsupported precision and for a missing device."""
     if dtype not in (None, torch.float32, torch.float64):
         raise UsageError(
-            f"dtype={dtype} must be torch.float32 or torch.float64. Use torch.autocast for lower precision."
+            f"dtype={dtype} must be torch.float32 or torch.float64. Use torch.autocast for lower "
+            "precision."
         )
     try:
         torch.empty(0, dtype=dtype, device=device)
@@ -69,7 +78,10 @@ def check_place(dtype: torch.dtype | None, device: torch.device | str | None) ->
 def domain_of(
     domain: Domain, inputs: int, dtype: torch.dtype | None, device: torch.device | str | None
 ) -> Float[Tensor, "inputs 2"]:
-    """Return (low, high) of each input, from one pair for all or one for each; raise UsageError for another shape."""
+    """Return (low, high) of each input, from one pair for all or one for each.
+
+    Raise UsageError for another shape.
+    """
     check_place(dtype, device)
     try:
         ends = torch.as_tensor(domain, dtype=dtype or torch.get_default_dtype(), device=device)
@@ -85,7 +97,7 @@ def domain_of(
 
 
 def check_samples(x: Tensor, inputs: int, like: Tensor) -> None:
-    """Raise UsageError unless x (..., inputs) holds floats as `like` does, or lower ones under autocast."""
+    """Raise UsageError unless x (..., inputs) has the precision of `like`, or autocast is on."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise UsageError(f"x must be a tensor of {like.dtype}, not {kind}.")

@@ -36,18 +36,23 @@ from kanrun.engine.splines import (
 )
 from kanrun.errors import UsageError
 
-#: Value above which a basis function counts as touched by a sample: at a knot, rounding alone makes values of 1e-40.
+#: Value above which a basis function counts as touched by a sample: at a knot, rounding alone makes
+#: values of 1e-40.
 SEEN = 1e-10
 #: Samples of a piece in which touched functions are looked for.
 PIECE = 4096
 
 
 class SplineLayer(nn.Module):
-    """A layer y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs); `kanrun.KANLayer`.
+    """A layer y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs).
 
-    Parameters are `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or one
-    `weight` for edge_scaling=single. Buffers are `knots` (inputs, G + 2k + 1) and `mask` (outputs, inputs), false for
-    pruned edges. `uniform` is not part of the state_dict: loaded knots that are not equally spaced turn it off.
+    `kanrun.KANLayer`.
+
+    Parameters are `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight`
+    (outputs, inputs), or one `weight` for edge_scaling=single. Buffers are `knots` (inputs, G + 2k
+    + 1) and `mask` (outputs, inputs), false for
+    pruned edges. `uniform` is not part of the state_dict: loaded knots that are not equally spaced
+    turn it off.
 
     Args:
         inputs: Number of inputs.
@@ -119,7 +124,7 @@ class SplineLayer(nn.Module):
         *,
         uniform: bool,
     ) -> SplineLayer:
-        """Return a layer on these breakpoints whose parameters are zero, except scales of splines, which are one."""
+        """Return a layer on these breakpoints with zero parameters, except w_s = 1."""
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._build(breakpoints, outputs, spec, uniform=uniform)
@@ -151,7 +156,8 @@ class SplineLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.inputs}, {self.outputs}, intervals={self.grid.intervals}, degree={self.spec.degree}, "
+            f"{self.inputs}, {self.outputs}, intervals={self.grid.intervals}, "
+            f"degree={self.spec.degree}, "
             f"base={self.spec.base!r}"
         )
 
@@ -174,7 +180,10 @@ class SplineLayer(nn.Module):
 
     @property
     def trained_base(self) -> nn.Parameter | None:
-        """The weight of the base, w_b or the single w; None if it is not trained or there is no base."""
+        """The weight of the base, w_b or the single w.
+
+        None if it is not trained or there is no base.
+        """
         weight: nn.Parameter = getattr(self, self.base_name)
         return weight if self._trains_base else None
 
@@ -212,7 +221,10 @@ class SplineLayer(nn.Module):
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
     ) -> Float[Tensor, "samples out inputs"]:
-        """Return phi_oi(x_i) of every edge, or its first derivative: `forward` adds them up over inputs."""
+        """Return phi_oi(x_i) of every edge, or its first derivative.
+
+        `forward` adds them up over inputs.
+        """
         edges = self.edges
         return edges.values(edges.at(x, derivative))
 
@@ -222,7 +234,7 @@ class SplineLayer(nn.Module):
         if self.uniform and loaded is not None and loaded.shape == self.knots.shape:
             self.uniform = equally_spaced(loaded)
 
-    # ------------------------------------------------------- unknowns: the coefficients, then the weights of the base
+    # -------------------- unknowns: the coefficients, then the weights of the base
 
     def unknowns_at(self, intervals: int | None = None) -> int:
         """Return the number of unknowns on grids of `intervals` (None: its own)."""
@@ -230,7 +242,10 @@ class SplineLayer(nn.Module):
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
     def penalty_rows(self, order: int, start: int) -> list[tuple[Tensor, Tensor]]:
-        """Return columns from `start` on and values, (rows, order + 1) each: differences of w_s c, and rows of w_b."""
+        """Return columns from `start` on and values, (rows, order + 1) each.
+
+        Differences of w_s c, and rows of w_b.
+        """
         bands = difference_bands(self.grid, order)
         edges = torch.arange(self.mask.numel(), device=bands.device)[:, None]
         index = edges[..., None] * self.grid.functions + start + difference_columns(bands)
@@ -256,10 +271,10 @@ class SplineLayer(nn.Module):
             self.spec = replace(self.spec, trained_scales="base")
             self._choose_trained()
 
-    # ----------------------------------------------------------------------------------------- other layers
+    # -------------------- other layers
 
     def refined(self, intervals: int) -> tuple[SplineLayer, str]:
-        """Return the layer on `intervals` intervals over the same domain, and the method (see `moved`)."""
+        """Return the layer on `intervals` intervals over its domain, and the method."""
         old = breakpoints_of(self.knots, self.spec.degree)
         factor, rest = divmod(intervals, self.grid.intervals)
         if rest == 0 and factor > 0:
@@ -276,7 +291,7 @@ class SplineLayer(nn.Module):
     def moved(
         self, breakpoints: Float[Tensor, "inputs points"], *, uniform: bool
     ) -> tuple[SplineLayer, str]:
-        """Return the layer on `breakpoints`, and the method by which `carry_coefficients` kept its functions.
+        """Return the layer on `breakpoints`, and the method of `carry_coefficients`.
 
         Only the splines are carried; scales, base and mask stay.
         """
@@ -319,7 +334,10 @@ class SplineLayer(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> SplineLayer:
-        """Return an empty layer in float64 that waits for its state_dict; raise ValueError for an unknown spec."""
+        """Return an empty layer in float64 that waits for its state_dict.
+
+        Raise ValueError for an unknown spec.
+        """
         inputs, outputs, intervals = description["shape"]
         spec = msgspec.convert(description["edges"], EdgeSpec)
         if spec.base not in BASES:
@@ -334,8 +352,8 @@ class SplineLayer(nn.Module):
 class LearnedEdge:
     """The function phi(x) = w_b b(x) + w_s spline(x) on one edge, with the layer's present numbers.
 
-    Call it with a tensor or number x of any shape; `derivative` is the order of the derivative. The result is
-    differentiable in x and in the network's parameters. A pruned edge is zero.
+    Call it with a tensor or number x of any shape; `derivative` is the order of the derivative. The
+    result is differentiable in x and in the network's parameters. A pruned edge is zero.
 
     Attributes:
         is_pruned: Whether the edge is pruned.
@@ -354,7 +372,8 @@ class LearnedEdge:
         outputs, inputs = self.layer.mask.shape
         if not (-outputs <= self.output < outputs and -inputs <= self.input < inputs):
             raise UsageError(
-                f"There is no edge from input {self.input} to output {self.output}: the layer has {inputs} inputs and "
+                f"There is no edge from input {self.input} to output {self.output}: the layer has "
+                f"{inputs} inputs and "
                 f"{outputs} outputs."
             )
 

@@ -1,4 +1,7 @@
-"""Nonlinear least squares: the one Levenberg-Marquardt, its problems, and rows of their Jacobians."""
+"""Nonlinear least squares.
+
+The one Levenberg-Marquardt, its problems, and rows of their Jacobians.
+"""
 
 from kanrun.engine.least_squares.levenberg_marquardt import (
     LMPolicy,

@@ -1,13 +1,15 @@
 """Levenberg-Marquardt for any nonlinear least squares problem, or a batch of problems side by side.
 
-A step solves the damped linear problem, with S scaling columns to unit norm, which makes the damping mu free of units:
+A step solves the damped linear problem, with S scaling columns to unit norm, which makes the
+damping mu free of units:
 
     min over d of  |J d + r|^2 + mu |S d|^2
 
-The normal equations are solved by Cholesky, or by conjugate gradients if their matrix would be too large. A *quick*
-step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen 1999). A *damping
-search* tries several dampings on one linearisation, and bends the step by geodesic acceleration (Transtrum and Sethna,
-arXiv 1201.5885). Batches take quick steps only.
+The normal equations are solved by Cholesky, or by conjugate gradients if their matrix would be too
+large. A *quick*
+step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen
+1999). A *damping search* tries several dampings on one linearisation, and bends the step by
+geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885). Batches take quick steps only.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from torch import Tensor
 
 from kanrun.engine.least_squares.problem import Linearisation, Problem
 
-# A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends the search downwards,
-# as a fraction of the remaining objective or of what the step gains.
+# A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
+# the search downwards, as a fraction of the remaining objective or of what the step gains.
 MAX_DECREASES, MAX_INCREASES, MIN_GAIN = 3, 6, 0.1
 #: Fraction of the step at which its second directional derivative is measured.
 ACCELERATION_STEP = 0.1
@@ -33,9 +35,11 @@ ACCELERATION_RANGE = (1e-3, 4.0)
 MATRIX_UNKNOWNS = 6000
 #: Relative residual at which conjugate gradients stops, and its maximum number of iterations.
 CG_TOLERANCE, CG_MAX_ITERATIONS = 1e-8, 60
-#: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it; NaN solutions at last.
+#: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it; NaN
+#: solutions at last.
 RETRIES = ((30.0, 1e-13), (1000.0, 1e-12), (0.0, nan))
-#: Squared column norms count as at least this fraction of the largest one; and the smallest divisor.
+#: Squared column norms count as at least this fraction of the largest one; and the smallest
+#: divisor.
 SMALLEST_COLUMN, TINY = 1e-30, 1e-300
 
 
@@ -56,15 +60,18 @@ class LMPolicy:
     max_trials: int = 40
     #: Factor of the damping after a rejected quick step; above 1.
     damping_increase: float = 8.0
-    #: Gain ratio (decrease / decrease of the linear model) above which the damping is divided, and the divisor; the
-    #: first that applies counts (Marquardt 1963; Nielsen 1999).
+    #: Gain ratio (decrease / decrease of the linear model) above which the damping is divided, and
+    #: the divisor; the first that applies counts (Marquardt 1963; Nielsen 1999).
     damping_decrease: tuple[tuple[float, float], ...] = ((0.75, 10.0), (0.25, 4.0))
 
 
 @dataclass(frozen=True)
 class StoppingCriteria:
-    """When `minimise` stops: `max_steps`, an objective of `target_loss`, or `patience` steps in a row that each lower
-    the objective by less than the fraction `rtol`."""
+    """When `minimise` stops.
+
+    `max_steps`, an objective of `target_loss`, or `patience` steps in a row that each lower the
+    objective by less than the fraction `rtol`.
+    """
 
     max_steps: int = 100
     target_loss: float = 0.0
@@ -74,7 +81,10 @@ class StoppingCriteria:
 
 @dataclass(frozen=True)
 class State:
-    """The state of an iteration: unknowns, and one entry for each problem of a batch (else one) of the others."""
+    """The state of an iteration.
+
+    Unknowns, and one entry for each problem of a batch (else one) of the others.
+    """
 
     unknowns: Float[Tensor, "... unknowns"]
     loss: list[float]
@@ -219,7 +229,7 @@ class _Path:
         self.n_trials = state.n_trials
 
     def at(self, mu: float) -> tuple[float, Tensor]:
-        """Return objective and step of damping `mu`, the better one of the straight and the bent step."""
+        """Return objective and step of damping `mu`, straight or bent."""
         factor = self.equations.factor([mu])
         best = self._tried(-factor.solve(self.equations.gradient))
         low, high = (bound * self.state.loss[0] for bound in ACCELERATION_RANGE)
@@ -234,7 +244,7 @@ class _Path:
         return loss if isfinite(loss) else inf, move
 
     def _acceleration(self, factor: _Factor | _ConjugateGradients, move: Tensor) -> Tensor:
-        """Return -(J^T J)^-1 J^T r'' with r'' the second directional derivative of the residuals."""
+        """Return -(J^T J)^-1 J^T r'', r'' the second directional derivative of the residuals."""
         linear, h = self.equations.linear, ACCELERATION_STEP
         # Single problems have rows and residuals.
         assert linear.rows is not None and linear.residual is not None  # noqa: PT018
@@ -246,8 +256,8 @@ class _Path:
 class NormalEquations:
     """J^T J d = -J^T r with unit columns, for one problem or a batch (`...` problems).
 
-    Squared column norms given (..., unknowns) count if they are larger than the present ones; `squared_norms` are those
-    used. `gradient` is J^T r, zero for frozen unknowns.
+    Squared column norms given (..., unknowns) count if they are larger than the present ones;
+    `squared_norms` are those used. `gradient` is J^T r, zero for frozen unknowns.
     """
 
     def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
@@ -286,7 +296,10 @@ class NormalEquations:
         return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
 
     def factor(self, damping: list[float]) -> _Factor | _ConjugateGradients:
-        """Return the solver for the damping of each problem; see RETRIES for matrices without a factor."""
+        """Return the solver for the damping of each problem.
+
+        See RETRIES for matrices without a factor.
+        """
         if self._matrix is None:
             return _ConjugateGradients(self, damping[0])
         tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)

@@ -1,6 +1,7 @@
 """Nonlinear least squares problems: sums of squares, their linearisations, and rows of Jacobians.
 
-Rows of a linear map on the unknowns are kept by their non-zeros, dense, or made piece by piece whenever needed.
+Rows of a linear map on the unknowns are kept by their non-zeros, dense, or made piece by piece
+whenever needed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ BLOCK = 192
 
 
 class LocalRows:
-    """Rows of J by columns and values, (rows, terms) each; `squares` are squared norms of columns, `gram` is J^T J."""
+    """Rows of J by columns and values, (rows, terms) each.
+
+    `squares` are squared norms of columns, `gram` is J^T J.
+    """
 
     def __init__(
         self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int
@@ -36,7 +40,7 @@ class LocalRows:
 
     @cached_property
     def _matrix(self) -> Tensor:
-        """The rows in torch's compressed form, whose product takes a fifth of the time of gathering."""
+        """The rows in torch's compressed form, five times as fast as gathering."""
         rows, terms = self.index.shape
         ends = torch.arange(rows + 1, device=self.index.device) * terms
         with warnings.catch_warnings():
@@ -109,7 +113,10 @@ class DenseRows:
 
 
 class StackedRows:
-    """Blocks of rows below one another; `blocks` may make them anew at each call, in the same order."""
+    """Blocks of rows below one another.
+
+    `blocks` may make them anew at each call, in the same order.
+    """
 
     def __init__(
         self, blocks: Callable[[], Iterable[LocalRows | DenseRows]], unknowns: int
@@ -156,8 +163,9 @@ def _square(rows: Tensor) -> Tensor:
 class Linearisation:
     """|r + J d|^2 as a function of the step d from one point.
 
-    A single problem has `rows` (J) and `residual` (r). A batch has `gram` = J^T J and `gradient` = J^T r instead, which
-    are otherwise derived from the rows. `frozen` marks unknowns that must not move.
+    A single problem has `rows` (J) and `residual` (r). A batch has `gram` = J^T J and `gradient` =
+    J^T r instead, which are otherwise derived from the rows. `frozen` marks unknowns that must not
+    move.
     """
 
     gradient: Float[Tensor, "... unknowns"]
@@ -173,23 +181,26 @@ class Linearisation:
 
 
 class Problem(ABC):
-    """A nonlinear least squares problem, or a batch of independent ones with the same number of unknowns.
+    """A nonlinear least squares problem, or a batch of independent ones of the same size.
 
-    F(u) = |r(u)|^2, where `...` is () for one problem and (problems,) for a batch. Everything that is to be made small
-    is a residual: data, a penalty D u (rows of a constant matrix), a differential equation at collocation points. For
-    the equation u'' = f on a spline u(x) = sum_j c_j B_j(x), for instance, the unknowns are c, the residuals
-    B''(x_n) c - f(x_n) and the boundary values, and the rows B''(x_n). For an equation N(u, u', u'') that is not linear
-    in u, the rows are the partial derivatives of N times B, B', B''. Nothing in the solver changes:
+    F(u) = |r(u)|^2, where `...` is () for one problem and (problems,) for a batch. Everything that
+    is to be made small
+    is a residual: data, a penalty D u (rows of a constant matrix), a differential equation at
+    collocation points. For the equation u'' = f on a spline u(x) = sum_j c_j B_j(x), for instance,
+    the unknowns are c, the residuals B''(x_n) c - f(x_n) and the boundary values, and the rows
+    B''(x_n). For an equation N(u, u', u'') that is not linear in u, the rows are the partial
+    derivatives of N times B, B', B''. Nothing in the solver changes:
 
         class Equation(Problem):
             def residual(self, u): ...                                # (rows,)
-            def linearise(self, u): return Linearisation.of(DenseRows(self.jacobian(u)), self.residual(u))
+            def linearise(self, u): return Linearisation.of(DenseRows(self.jacobian(u)),
+            self.residual(u))
     """
 
     #: Initial unknowns.
     unknowns: Float[Tensor, "... unknowns"]
-    #: Whether Jacobian columns can vanish (saturated units); scaling by their current norms would then allow huge
-    #: steps, so their largest norms so far are used (More 1978, section 6).
+    #: Whether Jacobian columns can vanish (saturated units); scaling by their current norms would
+    #: then allow huge steps, so their largest norms so far are used (More 1978, section 6).
     columns_can_vanish: bool = False
 
     @abstractmethod

@@ -19,7 +19,10 @@ COMPOSED = {
 
 
 def from_description(description: dict[str, Any]) -> Network:
-    """Return an empty network from its `describe()`, which waits for its state_dict; raise KanrunError if unknown."""
+    """Return an empty network from its `describe()`, which waits for its state_dict.
+
+    Raise KanrunError if unknown.
+    """
     kind = str(description.get("kind"))
     if kind not in COMPOSED and kind not in MODELS:
         raise KanrunError(f"A network of kind {kind!r} is not known to this version of kanrun.")

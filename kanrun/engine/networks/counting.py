@@ -1,15 +1,17 @@
-"""Numbers of parameters and FLOPs of a network by every convention in use, and MLPs of a KAN's size.
+"""Parameters and FLOPs of a network by every convention in use, and MLPs of a KAN's size.
 
-Published comparisons of KANs and MLPs count differently; here each count has its name, its formula and its source, so
-that networks can be compared by any of them. E is the number of edges, G of grid intervals, k the degree,
-H the nodes that are not inputs, n_in and n_out the widths around a layer.
+Published comparisons of KANs and MLPs count differently; here each count has its name, its formula
+and its source, so that networks can be compared by any of them. E is the number of edges, G of grid
+intervals, k the degree, H the nodes that are not inputs, n_in and n_out the widths around a layer.
 
-Multiplications, additions, divisions and comparisons are one FLOP each; an elementwise function costs what
-ACTIVATION_FLOPS says. The FLOPs that a network executes (`Network.flops`) are counted from the formulas that the engine
-runs, since torch's own counter ignores gathered products and elementwise work.
+Multiplications, additions, divisions and comparisons are one FLOP each; an elementwise function
+costs what ACTIVATION_FLOPS says. The FLOPs that a network executes (`Network.flops`) are counted
+from the formulas that the engine runs, since torch's own counter ignores gathered products and
+elementwise work.
 
-Hidden layers of a matched MLP have one width, except the last, which takes the remainder: equal widths alone would jump
-by whole layers. Of the widths within the tolerance the most even are taken, else the nearest.
+Hidden layers of a matched MLP have one width, except the last, which takes the remainder: equal
+widths alone would jump by whole layers. Of the widths within the tolerance the most even are taken,
+else the nearest.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import UNIFORM_MATRIX_DEGREE, prefers_sparse
 from kanrun.errors import UsageError
 
-#: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the last three are ours.
+#: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the
+#: last three are ours.
 ACTIVATION_FLOPS = {
     "zero": 0,
     "identity": 0,
@@ -62,7 +65,10 @@ class KANSize:
 
 @dataclass(frozen=True)
 class Convention:
-    """One way to count a KAN's parameters: edges (G + k * `degree` + `each`) + nodes * `nodes`, and its source."""
+    """One way to count a KAN's parameters.
+
+    Edges (G + k * `degree` + `each`) + nodes * `nodes`, and its source.
+    """
 
     name: str
     formula: str
@@ -103,13 +109,16 @@ CONVENTIONS: tuple[Convention, ...] = (
 
 
 def size_of(kan: Network) -> KANSize:
-    """Return the size of a network of edges whose layers share one grid and degree, as those of `KAN.create` do."""
+    """Return the size of a network of edges whose layers share one grid and degree."""
     first = kan.edge_layers[0]
     return KANSize(kan.shape, first.grid.intervals, first.spec.degree, kan.products[:-1])
 
 
 def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
-    """Return the trained numbers of a KAN of this size and kind without building it: `KAN.count` of a fresh one."""
+    """Return the trained numbers of a KAN of this size and kind without building it.
+
+    `KAN.count` of a fresh one.
+    """
     base = spec.base != "zero"
     every = 1 if spec.edge_scaling == "single" else 1 + base
     scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
@@ -122,7 +131,10 @@ def mlp_parameters(shape: Sequence[int]) -> int:
 
 
 def kanbefair_flops(size: KANSize, base: str = "silu") -> float:
-    """Return the FLOPs of one sample as KANbeFair counts: every basis function of the grid, once for each EDGE."""
+    """Return the FLOPs of one sample as KANbeFair counts.
+
+    Every basis function of the grid, once for each EDGE.
+    """
     g, k = size.intervals, size.degree
     total = 0.0
     for n_in, n_out in itertools.pairwise(size.shape):
@@ -135,8 +147,8 @@ def kanbefair_flops(size: KANSize, base: str = "silu") -> float:
 def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
     """Return the FLOPs of one sample of an MLP, see `Network.flops`.
 
-    2 n_in n_out a layer (the bias replaces the first addition), and the activation between layers; KANbeFair counts an
-    activation of the output too.
+    2 n_in n_out a layer (the bias replaces the first addition), and the activation between layers;
+    KANbeFair counts an activation of the output too.
     """
     products = sum(2 * a * b for a, b in itertools.pairwise(shape))
     each = ACTIVATION_FLOPS[activation]
@@ -145,7 +157,7 @@ def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
 
 
 def layer_flops(layer: SplineLayer) -> int:
-    """Return the FLOPs of a spline layer for one sample of a large batch, without the scaling of coefficients."""
+    """Return the FLOPs of a spline layer for one sample, without the scaling of coefficients."""
     k, functions = layer.spec.degree, layer.grid.functions
     edges = layer.inputs * layer.outputs
     terms = k + 1 if prefers_sparse(functions, k) else functions
@@ -157,10 +169,11 @@ def layer_flops(layer: SplineLayer) -> int:
 
 
 def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
-    """Return the FLOPs of the k + 1 local basis values of one input, which are computed once for all of its edges.
+    """Return the FLOPs of the local basis values of one input, computed once for all its edges.
 
-    Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's recurrence (without the
-    search for the interval). The policy for points outside the grid is part of both.
+    Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's
+    recurrence (without the search for the interval). The policy for points outside the grid is part
+    of both.
     """
     k, linear = degree, extrapolation == "linear"
     # Inside or not, and a product with that.
@@ -171,13 +184,14 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
         powers = 1 + 3 * (k - 1) if linear else min(k - 1, 1)
         # 9: position, interval, distance, all clamped.
         return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
-    # At level d: d quotients, 2 d differences and products, sums. Linear continuation: slopes, distance, product.
+    # At level d: d quotients, 2 d differences and products, sums. Linear continuation: slopes,
+    # distance, product.
     recurrence = sum(7 * d - 1 for d in range(1, k + 1))
     continued = 3 * k - 1 + 3 + 2 * (k + 1) if linear else 0
     return 2 + recurrence + continued + policy
 
 
-# ------------------------------------------------------------------------------------------- MLPs of the same size
+# -------------------- MLPs of the same size
 
 #: Relative distance within which a match counts as close.
 TOLERANCE = {"parameters": 0.02, "flops": 0.02, "time": 0.10}
@@ -191,7 +205,10 @@ Measure = Callable[[tuple[int, ...]], float]
 
 @dataclass(frozen=True)
 class SizeMatch:
-    """The hidden widths found, their measure, and whether that is within the tolerance; else it is the nearest."""
+    """The hidden widths found, their measure, and whether that is within the tolerance.
+
+    Else it is the nearest.
+    """
 
     hidden: tuple[int, ...]
     value: float
@@ -205,7 +222,7 @@ class SizeMatch:
 
 
 def match_parameters(inputs: int, outputs: int, depth: int, wanted: float) -> SizeMatch:
-    """Return the MLP with `depth` hidden layers whose number of parameters is nearest to `wanted`."""
+    """Return the MLP of `depth` hidden layers whose parameters are nearest to `wanted`."""
     return _nearest(
         lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))),
         depth,
@@ -217,7 +234,7 @@ def match_parameters(inputs: int, outputs: int, depth: int, wanted: float) -> Si
 def match_flops(
     inputs: int, outputs: int, depth: int, activation: str, wanted: int | float
 ) -> SizeMatch:
-    """Return the MLP with `depth` hidden layers whose executed FLOPs per sample are nearest to `wanted`."""
+    """Return the MLP of `depth` hidden layers whose executed FLOPs are nearest to `wanted`."""
     return _nearest(
         lambda hidden: mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0,
         depth,
@@ -229,10 +246,10 @@ def match_flops(
 def match_time(
     seconds: Measure, depth: int, wanted: int | float, widest: int = WIDEST
 ) -> SizeMatch:
-    """Return the MLP of one width up to `widest` whose measured `seconds(hidden)` are nearest to `wanted`.
+    """Return the MLP of one width up to `widest` whose timed `seconds` are nearest to `wanted`.
 
-    Double the width, then bisect. Each width is timed once; timings are not monotonic in the width, so the closest
-    measured width is returned.
+    Double the width, then bisect. Each width is timed once; timings are not monotonic in the width,
+    so the closest measured width is returned.
     """
     _check(depth, wanted)
     seen: dict[int, float] = {}
@@ -253,7 +270,7 @@ def match_time(
 
 
 def _nearest(measure: Measure, depth: int, wanted: int | float, tolerance: float) -> SizeMatch:
-    """Return the hidden widths (n, ..., n, m) whose `measure`, increasing in every width, matches `wanted` best."""
+    """Return the hidden widths (n, ..., n, m) whose increasing `measure` is nearest to `wanted`."""
     _check(depth, wanted)
 
     def largest(widths: Callable[[int], tuple[int, ...]]) -> int:

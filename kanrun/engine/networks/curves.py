@@ -1,8 +1,8 @@
 """Curves of one input that are linear in their coefficients: polynomial, Bezier, B-spline.
 
-All are fitted by least squares in float64, by the smallest solution if data are too few. Each maps x (..., 1) to
-(..., outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they continue as polynomials, the
-B-spline linearly.
+All are fitted by least squares in float64, by the smallest solution if data are too few. Each maps
+x (..., 1) to (..., outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they
+continue as polynomials, the B-spline linearly.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Curve(Network):
 
 
 class Polynomial(Curve):
-    """A polynomial of degree `functions` - 1 in the Chebyshev basis, which is better conditioned than powers."""
+    """A polynomial of degree `functions` - 1 in the well-conditioned Chebyshev basis."""
 
     kind = "polynomial"
 
@@ -102,9 +102,10 @@ class Polynomial(Curve):
 
 
 def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:
-    """Return the degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
+    """Return the Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
 
-    Raises UsageError for a degree outside 0..1000: the largest binomial coefficients of higher degrees exceed float64.
+    Raises UsageError for a degree outside 0..1000: the largest binomial coefficients of higher
+    degrees exceed float64.
     """
     if not 0 <= degree <= HIGHEST_DEGREE:
         raise UsageError(
@@ -119,7 +120,7 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
 
 
 class Bezier(Curve):
-    """A Bezier curve: coefficients are its control points, the basis Bernstein's of degree `functions` - 1.
+    """A Bezier curve of degree `functions` - 1: coefficients are its control points.
 
     Its basis raises UsageError for more than 1001 functions.
     """
@@ -131,7 +132,10 @@ class Bezier(Curve):
 
 
 class BSpline(Curve):
-    """A B-spline of `degree` on uniform knots: coefficients are its control points (de Boor points)."""
+    """A B-spline of `degree` on uniform knots.
+
+    Coefficients are its control points (de Boor points).
+    """
 
     kind = "bspline"
     knots: Tensor

@@ -47,11 +47,13 @@ EDGE_THRESHOLD = 3e-2
 
 
 class KAN(Network):
-    """f(x) = (Phi_L o ... o Phi_1)(x) for x (..., inputs), each Phi a SplineLayer; arXiv 2404.19756, eq. 2.7.
+    """f(x) = (Phi_L o ... o Phi_1)(x) for x (..., inputs), each Phi a SplineLayer.
 
-    An ordinary torch module: for any training loop, device and precision. Its first grid covers `domain`; hidden grids
-    cover [-1, 1]. `refine`, `prune` and `regrid` return new networks, whose parameters need a new optimiser. It is
-    saved and loaded as torch modules are, by its state_dict.
+    ArXiv 2404.19756, eq. 2.7.
+
+    An ordinary torch module: for any training loop, device and precision. Its first grid covers
+    `domain`; hidden grids cover [-1, 1]. `refine`, `prune` and `regrid` return new networks, whose
+    parameters need a new optimiser. It is saved and loaded as torch modules are, by its state_dict.
 
     Attributes:
         layers: The `KANLayer`s, from the inputs on.
@@ -65,8 +67,9 @@ class KAN(Network):
         base: Name of the base function b.
         edge_scaling: `separate` weights w_b and w_s, or a `single` one.
         extrapolation: Continuation of an edge beyond its grid: `linear`, `constant` or `zero`.
-        multiplication_nodes: Number of nodes of each hidden layer that multiply: the last ones, each the product of two
-            sums of edges. Such a layer has more outputs than the next one has inputs.
+        multiplication_nodes: Number of nodes of each hidden layer that multiply: the last ones,
+            each the product of two sums of edges. Such a layer has more outputs than the next one
+            has inputs.
         initialisation: Name of the initialisation.
         generator: Source of random numbers; None: torch's own.
         dtype: torch.float32 or torch.float64; None: torch's default.
@@ -202,7 +205,7 @@ class KAN(Network):
         layers = [SplineLayer.from_description(layer) for layer in description["layers"]]
         return cls.of_layers(layers, description.get("products", ()))
 
-    # ----------------------------------------------------------------------------------------- edges
+    # -------------------- edges
 
     def edge(self, layer: int, input: int, output: int) -> LearnedEdge:
         """Return the function phi on one edge.
@@ -244,7 +247,9 @@ class KAN(Network):
         entropy: float = 1.0,
         kind: str = "mean_abs",
     ) -> Tensor:
-        """Return the KAN paper's penalty of large edges, differentiable: sum over layers of l1 |Phi|_1 + entropy S(Phi).
+        """Return the KAN paper's penalty of large edges, differentiable.
+
+        Sum over layers of l1 |Phi|_1 + entropy S(Phi).
 
             |Phi|_1 = sum_e m_e,   S = - sum_e p_e log p_e,   p_e = m_e / |Phi|_1
 
@@ -254,8 +259,8 @@ class KAN(Network):
             x: Samples, shape (samples, inputs).
             l1: Weight of the L1 norm.
             entropy: Weight of the entropy.
-            kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`), which makes no tensor of
-                samples x outputs x inputs.
+            kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`), which
+                makes no tensor of samples x outputs x inputs.
         """
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         for layer, products in zip(self.edge_layers, self.products, strict=True):
@@ -269,7 +274,8 @@ class KAN(Network):
         """Draw the network: on each edge its function, stronger for higher scores.
 
         Args:
-            x: Samples on which scores are measured, shape (samples, inputs); default: uniform points of the domain.
+            x: Samples on which scores are measured, shape (samples, inputs); default: uniform
+                points of the domain.
             inputs: Names of the inputs.
             outputs: Names of the outputs.
 
@@ -278,10 +284,13 @@ class KAN(Network):
         """
         return resolve(MODELS[self.kind].diagram)(self, x, inputs, outputs)
 
-    # --------------------------------------------------------------------------- second-order training
+    # -------------------- second-order training
 
     def for_second_order(self) -> KAN:
-        """Return the network with w_s (without a base: w) fixed: the coefficients have the same scale."""
+        """Return the network with w_s (without a base.
+
+        w) fixed: the coefficients have the same scale.
+        """
         new = deepcopy(self)
         for layer in new.edge_layers:
             layer.freeze_spline_scale()
@@ -299,7 +308,10 @@ class KAN(Network):
     def linearise(
         self, x: Float[Tensor, "samples inputs"]
     ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
-        """Return (f(x), J) with the non-zeros of J alone: k + 1 for each edge, however fine the grids."""
+        """Return (f(x), J) with the non-zeros of J alone.
+
+        k + 1 for each edge, however fine the grids.
+        """
         with torch.no_grad():
             layers = [layer.edges for layer in self.edge_layers]
             bases, y, rows = linearised(layers, self.products, x)
@@ -315,7 +327,7 @@ class KAN(Network):
         return self.unknowns_at(1)
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
-        """Return the differences of order m of w_s c, m + 1 non-zeros a row, and a row for each w_b."""
+        """Return the differences of order m of w_s c, and a row for each w_b."""
         indices, values, start = [], [], 0
         orders = [order or penalty_order(layer.spec.degree) for layer in self.edge_layers]
         for layer, m in zip(self.edge_layers, orders, strict=True):
@@ -329,15 +341,18 @@ class KAN(Network):
     def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
         """Return for each layer the functions that can be learned from the samples.
 
-        A function with no sample in its k + 1 intervals cannot. Samples outside the grid touch the functions that the
-        policy of extrapolation continues.
+        A function with no sample in its k + 1 intervals cannot. Samples outside the grid touch the
+        functions that the policy of extrapolation continues.
         """
         with torch.no_grad():
             pairs = zip(self.edge_layers, self.activations(x), strict=False)
             return [layer.touched(at) for layer, at in pairs]
 
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"]:
-        """Return the functions that no sample touches; with any of an edge's, its w_b, which acts everywhere."""
+        """Return the functions that no sample touches.
+
+        With any of an edge's, its w_b, which acts everywhere.
+        """
         parts = []
         for layer, seen in zip(self.edge_layers, self.support(x), strict=True):
             parts.append((~seen).expand_as(layer.coefficients).reshape(-1))
@@ -345,7 +360,7 @@ class KAN(Network):
                 parts.append((~seen.all(1)).expand_as(layer.mask).reshape(-1))
         return torch.cat(parts)
 
-    # ---------------------------------------------------------------------------------------- grids
+    # -------------------- grids
 
     @property
     def intervals(self) -> int:
@@ -356,10 +371,12 @@ class KAN(Network):
         return sum(layer.unknowns_at(intervals) for layer in self.edge_layers)
 
     def refine(self, intervals: int) -> KAN:
-        """Return the network with every grid on `intervals` intervals over the same range; training continues there.
+        """Return the network with every grid on `intervals` intervals over the same range.
 
-        For a multiple of the old grid the function stays the same except for rounding, else it is the least squares
-        fit.
+        Training continues there.
+
+        For a multiple of the old grid the function stays the same except for rounding, else it is
+        the least squares fit.
 
         Args:
             intervals: Number of grid intervals, at least 1.
@@ -386,8 +403,9 @@ class KAN(Network):
     ) -> Regridded[KAN]:
         """Return the network on redrawn grids, see `Network.regrid`.
 
-        Ranges are those of the old network, so that every layer is carried once. Outliers are excluded from them
-        (`breakpoints_from_data`) and extrapolated, so that the function stays the same where the data lie.
+        Ranges are those of the old network, so that every layer is carried once. Outliers are
+        excluded from them (`breakpoints_from_data`) and extrapolated, so that the function stays
+        the same where the data lie.
         """
         moved = []
         with torch.no_grad():
@@ -412,7 +430,7 @@ class KAN(Network):
         return all(layer.grid.covers(values, share) for layer, values in pairs)
 
     def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded[KAN]:
-        """Return the network of moved layers with their methods, and the change of its function on x."""
+        """Return the network of moved layers, the methods, and the change of its function on x."""
         new = KAN.of_layers([layer for layer, _ in moved], self.products[:-1])
         methods = {method for _, method in moved}
         with torch.no_grad():
@@ -421,7 +439,7 @@ class KAN(Network):
         change = largest_but_rare(after - before) / size
         return Regridded(new, methods.pop() if len(methods) == 1 else "both", change)
 
-    # ---------------------------------------------------------------------------------------- widths
+    # -------------------- widths
 
     def subnetworks(self) -> list[tuple[int, ...]]:
         """Return the shape, then its hidden widths halved (rounded up) until all are 1."""
@@ -430,7 +448,8 @@ class KAN(Network):
     def subnetwork(self, shape: Sequence[int]) -> Network:
         """Return the sub-network of the first nodes of each hidden layer.
 
-        Coefficients grow by the square root of the fan-in lost, so that a fresh network stays one of the same scale.
+        Coefficients grow by the square root of the fan-in lost, so that a fresh network stays one
+        of the same scale.
         """
         if any(self.products):
             return super().subnetwork(shape)

@@ -112,7 +112,10 @@ class MLP(Network):
     def linearise(
         self, x: Float[Tensor, "samples inputs"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
-        """Return (f(x), J), layer by layer: d y / d W = (d y / d z) (inputs of the layer), z the sums before activation."""
+        """Return (f(x), J), layer by layer.
+
+        d y / d W = (d y / d z) (inputs of the layer), z the sums before activation.
+        """
         reaching, slopes, y = self._traced(x)
         upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
         columns: list[Tensor] = []
@@ -130,7 +133,7 @@ class MLP(Network):
         return y, DenseRows(torch.cat(columns[::-1], dim=-1).flatten(0, 1))
 
     def _traced(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Return the inputs of each layer, the slopes of the activations after each but the last, and f(x)."""
+        """Return the inputs of each layer, the slopes of the activations, and f(x)."""
         act = ACTIVATIONS[self.activation]
         reaching, slopes = [x], []
         for layer in self.linear[:-1]:

@@ -1,14 +1,17 @@
 """The base class of all models: the protocol of training, checkpoints, counting and reports.
 
-A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and `from_description`, and its
-line in `kanrun/config/models.py` or a plug-in. Everything else has a default that is true for any network of trainable
+A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and
+`from_description`, and its line in `kanrun/config/models.py` or a plug-in. Everything else has a
+default that is true for any network of trainable
 numbers:
 
 - counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);
-- second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
-  differentiated by `torch.func`);
-- penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers`, `regularisation` (no splines);
-- grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `covers` (no grids: the network itself);
+- second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all
+  trained parameters, differentiated by `torch.func`);
+- penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers`, `regularisation` (no
+    splines);
+- grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `covers` (no grids: the network
+    itself);
 - the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (its only shape);
 - models with a closed form: `fit_linear` (none).
 """
@@ -47,9 +50,11 @@ class Regridded(Generic[N_co]):
 
     Attributes:
         network: The network.
-        how: Method that carried its function: `unchanged`, `insertion` (exact), `least squares` or `both`.
-        change: Largest |new - old| on the given points relative to the largest |old|, each without the 1% of the points
-            where it is largest (`rare_samples`): the output at an outlier would hide all others, and is not kept.
+        how: Method that carried its function: `unchanged`, `insertion` (exact), `least squares` or
+            `both`.
+        change: Largest |new - old| on the given points relative to the largest |old|, each without
+            the 1% of the points where it is largest (`rare_samples`): the output at an outlier
+            would hide all others, and is not kept.
     """
 
     network: N_co
@@ -58,14 +63,18 @@ class Regridded(Generic[N_co]):
 
 
 class Network(nn.Module):
-    """A map x (..., inputs) -> (..., outputs); the module's docstring lists what uses which method."""
+    """A map x (..., inputs) -> (..., outputs).
+
+    The module's docstring lists what uses which method.
+    """
 
     #: The name under which a checkpoint stores the model, and its name in `kanrun.config.MODELS`.
     kind: ClassVar[str]
-    #: Number of multiplication nodes of each layer, outputs included; () for a network without edges.
+    #: Number of multiplication nodes of each layer, outputs included; () for a network without
+    #: edges.
     products: tuple[int, ...] = ()
 
-    # ------------------------------------------------------------------------------------- what it is
+    # -------------------- what it is
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,7 +82,7 @@ class Network(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no shape.")
 
     def describe(self) -> dict[str, Any]:
-        """Return plain JSON values, `kind` among them, that rebuild this network with its state_dict."""
+        """Return plain JSON values, with `kind`, that rebuild this network with its state_dict."""
         raise NotImplementedError(f"{type(self).__name__} has no description.")
 
     @classmethod
@@ -95,17 +104,23 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.trained().values())
 
     def flops(self) -> dict[str, float | None]:
-        """Return the FLOPs of one sample: `flops` as executed, `kanbefair_flops` as KANbeFair counts; None: unknown."""
+        """Return the FLOPs of one sample.
+
+        `flops` as executed, `kanbefair_flops` as KANbeFair counts; None: unknown.
+        """
         return {"flops": None, "kanbefair_flops": None}
 
-    # --------------------------------------------------------------------------- second-order training
+    # -------------------- second-order training
 
     def for_second_order(self) -> Network:
-        """Return the network as second-order solvers train it: parameters that only scale others are fixed."""
+        """Return the network as second-order solvers train it.
+
+        Parameters that only scale others are fixed.
+        """
         return self
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
-        """Return names and parameters that a second-order solver trains, in the order of the Jacobian's columns."""
+        """Return names and parameters of second-order training, in the order of J's columns."""
         return list(self.trained().items())
 
     def get_unknowns(self) -> Float[Tensor, " unknowns"]:
@@ -121,7 +136,9 @@ class Network(nn.Module):
                 parameter.copy_(part.view_as(parameter))
 
     def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Tensor, LocalRows | DenseRows]:
-        """Return f(x), and a row of J = df/du for every sample and output; here by reverse mode on each sample.
+        """Return f(x), and a row of J = df/du for every sample and output.
+
+        Here by reverse mode on each sample.
 
         A closed form is faster, and spares the first fit the start of torch's compiler.
         """
@@ -146,7 +163,7 @@ class Network(nn.Module):
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
-        """Return the root D of the smoothness penalty |D u|^2 of the unknowns, by differences of `order`.
+        """Return the root D of the smoothness penalty |D u|^2, by differences of `order`.
 
         No rows for a network without splines.
         """
@@ -155,11 +172,14 @@ class Network(nn.Module):
         return LocalRows(empty, first.detach().new_zeros(0, 1), self.row_terms)
 
     def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
-        """Return for each of `edge_layers` the basis functions (inputs, functions) that at least one sample touches."""
+        """Return for each of `edge_layers` the functions (inputs, functions) that samples touch."""
         return []
 
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
-        """Return the unknowns of functions that no sample touches; None if every sample touches all."""
+        """Return the unknowns of functions that no sample touches.
+
+        None if every sample touches all.
+        """
         return None
 
     def regularisation(
@@ -182,7 +202,7 @@ class Network(nn.Module):
         """Return the inputs of each of `edge_layers`, and the network's output last."""
         return [x, self(x)]
 
-    # ---------------------------------------------------------------------------------------- grids
+    # -------------------- grids
 
     @property
     def intervals(self) -> int | None:
@@ -194,7 +214,7 @@ class Network(nn.Module):
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Network]:
-        """Return the network with every grid on `intervals` intervals over the same range, measured on samples `x`."""
+        """Return the network on `intervals` intervals over the same ranges, measured on `x`."""
         return Regridded(deepcopy(self))
 
     def regrid(
@@ -213,16 +233,17 @@ class Network(nn.Module):
             intervals: Number of intervals of all grids; None: unchanged.
             grid_eps: Fraction of uniform spacing; the rest follows quantiles.
             margin: Fraction of the range by which a grid reaches beyond it.
-            inputs: Grid of the first layer: `keep` it, redraw it towards the quantiles of `x` `within` its domain, or
-                let it `follow` `x` as hidden grids do (as KAN libraries do).
+            inputs: Grid of the first layer: `keep` it, redraw it towards the quantiles of `x`
+                `within` its domain, or let it `follow` `x` as hidden grids do (as KAN libraries
+                do).
         """
         return Regridded(deepcopy(self))
 
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
-        """Return whether the activations of `x` lie inside the hidden grids and fill the fraction `share` of each."""
+        """Return whether activations of `x` lie in the hidden grids and fill `share` of each."""
         return True
 
-    # ---------------------------------------------------------------------------------------- widths
+    # -------------------- widths
 
     def subnetworks(self) -> list[tuple[int, ...]]:
         """Return the shapes that the choice of a width tries, its own first."""
@@ -237,7 +258,7 @@ class Network(nn.Module):
         return self
 
     def padded(self, shape: Sequence[int]) -> Network:
-        """Return the same function in a network of widths `shape`, whose additional nodes are pruned."""
+        """Return the same function in a network of widths `shape` with pruned additional nodes."""
         if tuple(shape) != self.shape:
             raise UsageError(
                 f"A network of kind {self.kind} cannot be padded to widths {tuple(shape)}."
@@ -249,7 +270,7 @@ class Network(nn.Module):
         """The widths without hidden nodes that no alive edge leaves."""
         return self.shape
 
-    # --------------------------------------------------------------------------------------- closed form
+    # -------------------- closed form
 
     def fit_linear(
         self,
@@ -257,8 +278,9 @@ class Network(nn.Module):
         y: Float[Tensor, "samples out"],
         roots: Tensor | None = None,
     ) -> bool:
-        """Set the parameters to the least squares solution and return True, for models linear in their parameters.
+        """Set the parameters to the least squares solution and return True, for linear models.
 
-        Other models return False and change nothing. `roots` (samples, 1) are those of the samples' weights.
+        Other models return False and change nothing. `roots` (samples, 1) are those of the samples'
+        weights.
         """
         return False

@@ -1,14 +1,16 @@
 """How large the edges of a KAN are on data, what sparsity penalties add up, and pruning.
 
-Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), from second moments of the basis and the base, which are
-(inputs, G + k, k + 1) numbers a batch, so that no tensor of samples x outputs x inputs is made. `mean_abs`, the paper's
-mean |phi| (arXiv 2404.19756, eq. 2.17), is computed on a chunk of samples at a time, and again for the gradients.
+Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), from second moments of the basis and
+the base, which are (inputs, G + k, k + 1) numbers a batch, so that no tensor of samples x outputs x
+inputs is made. `mean_abs`, the paper's mean |phi| (arXiv 2404.19756, eq. 2.17), is computed on a
+chunk of samples at a time, and again for the gradients.
 
-The *magnitude* of an edge is the standard deviation of its output on the data. Every output has score 1. A node's score
-is distributed over the edges into it in proportion to their magnitudes, and a node's score is the sum of the shares of
-its outgoing edges; a product gives each of its sums its own score. This is the attribution of KAN 2.0 (Liu et al.,
-arXiv 2408.10205, section 4.1) with fractions of the edges' magnitudes in place of ratios to the node's. Pruning returns
-a new network and keeps every setting.
+The *magnitude* of an edge is the standard deviation of its output on the data. Every output has
+score 1. A node's score is distributed over the edges into it in proportion to their magnitudes, and
+a node's score is the sum of the shares of its outgoing edges; a product gives each of its sums its
+own score. This is the attribution of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1) with
+fractions of the edges' magnitudes in place of ratios to the node's. Pruning returns a new network
+and keeps every setting.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ N = TypeVar("N", bound=Network)
 
 #: Keeps the root differentiable at an edge that is zero.
 EPSILON = 1e-12
-#: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for zero edges.
+#: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for
+#: zero edges.
 LEAST_SHARE = 1e-12
 #: Maximum number of edge values in a chunk.
 CHUNK = 1 << 20
@@ -44,7 +47,9 @@ SLACK = 0.05
 def edge_norms(
     layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: str = "rms"
 ) -> Float[Tensor, "out inputs"]:
-    """Return the norm of every edge on x, base included; differentiable in x and the layer's numbers.
+    """Return the norm of every edge on x, base included.
+
+    Differentiable in x and the layer's numbers.
 
     Pruned edges have sqrt(EPSILON) or 0. Raises UsageError for another kind or without samples.
     """
@@ -74,7 +79,8 @@ def edge_penalty(
 
 
 def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
-    # In float64 from the inputs on: if the parts of an edge cancel, only roundings of their squares would remain.
+    # In float64 from the inputs on: if the parts of an edge cancel, only roundings of their squares
+    # would remain.
     base_weight, spline_weight = (weight.double() for weight in layer.scales())
     spline = layer.coefficients.double() * spline_weight[..., None]
     grid, at = layer.grid.double(), x.double()
@@ -95,7 +101,10 @@ def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
 
 
 def _per_function(terms: Tensor, interval: Tensor, functions: int) -> Tensor:
-    """Sum terms (samples, inputs, p) of functions interval, interval + 1, ... over samples: (inputs, functions)."""
+    """Sum terms (samples, inputs, p) of functions interval, interval + 1, ... over samples.
+
+    (inputs, functions).
+    """
     inputs = interval.shape[1]
     first = interval + torch.arange(inputs, device=interval.device) * functions
     index = first[..., None] + torch.arange(terms.shape[-1], device=interval.device)
@@ -104,7 +113,9 @@ def _per_function(terms: Tensor, interval: Tensor, functions: int) -> Tensor:
 
 
 def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
-    """Return the scores of the edges on x, (out, in) of every layer; each score lies in [0, outputs].
+    """Return the scores of the edges on x, (out, in) of every layer.
+
+    Each score lies in [0, outputs].
 
     Raises UsageError without samples, or if x is not finite.
     """
@@ -124,11 +135,13 @@ def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tenso
 
 
 def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
-    """Return a copy of `kan` in which only the edges of `masks` (one a layer) are alive; pruned ones stay pruned.
+    """Return a copy of `kan` in which only the edges of `masks` (one a layer) are alive.
 
-    Edges into a node from which nothing alive leads to an output are pruned too, so the function is that of the masks
-    alone. Edges out of nodes that no alive edge reaches (whose value is zero) keep their contribution: a constant is
-    not dropped.
+    Pruned ones stay pruned.
+
+    Edges into a node from which nothing alive leads to an output are pruned too, so the function is
+    that of the masks alone. Edges out of nodes that no alive edge reaches (whose value is zero)
+    keep their contribution: a constant is not dropped.
     """
     new = deepcopy(kan)
     layers = list(zip(new.edge_layers, masks, kan.products, strict=True))
@@ -185,7 +198,7 @@ def prune_on_validation(
     output: int,
     slack: float = SLACK,
 ) -> Network:
-    """Return the smallest network of all thresholds whose validation error is within `slack` of the whole one's.
+    """Return the smallest network whose validation error is within `slack` of the whole one's.
 
     Selected on output `output` of validation points; `slack` 0.05 allows 5%.
     """

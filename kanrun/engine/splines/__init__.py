@@ -1,4 +1,7 @@
-"""B-splines as pure functions, tensor to tensor: knots, local basis, products, least squares, knot insertion."""
+"""B-splines as pure functions, tensor to tensor.
+
+Knots, local basis, products, least squares, knot insertion.
+"""
 
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,

@@ -1,19 +1,22 @@
-"""The k + 1 B-splines that do not vanish at a point, their derivatives, and their products with coefficients.
+"""The k + 1 non-zero B-splines at a point, their derivatives, and products with coefficients.
 
-For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed) only the basis functions
-B_j ... B_{j+k} of degree k are non-zero, so a value costs O(k^2) however fine the grid is. Outside the grid a policy
-extends each function: `linear` continues value and slope, `constant` the value, `zero` is zero. Values farther out than
-the square root of the largest number are continued as constants, so that nothing overflows.
+For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed) only the
+basis functions B_j ... B_{j+k} of degree k are non-zero, so a value costs O(k^2) however fine the
+grid is. Outside the grid a policy
+extends each function: `linear` continues value and slope, `constant` the value, `zero` is zero.
+Values farther out than the square root of the largest number are continued as constants, so that
+nothing overflows.
 
-Derivatives come from autograd to any order: the backward of the r-th derivative is the (r + 1)-th. Forward mode and
-`torch.compile` go through the arithmetic itself.
+Derivatives come from autograd to any order: the backward of the r-th derivative is the (r + 1)-th.
+Forward mode and `torch.compile` go through the arithmetic itself.
 Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and derivative).
 
-Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p], differentiable to any order.
-`dense_rows` scatters the basis into rows of G + k for one matrix product: best for narrow grids. `weighted_rows` at
-`table_index` gathers only the k + 1 active coefficients, so its cost does not grow with G and no tensor of
-samples x inputs x out is made: best for wide grids. A basis that is dense already has `interval` None and may have
-leading dimensions, one for each of several networks side by side.
+Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p],
+differentiable to any order. `dense_rows` scatters the basis into rows of G + k for one matrix
+product: best for narrow grids. `weighted_rows` at `table_index` gathers only the k + 1 active
+coefficients, so its cost does not grow with G and no tensor of
+samples x inputs x out is made: best for wide grids. A basis that is dense already has `interval`
+None and may have leading dimensions, one for each of several networks side by side.
 """
 
 from __future__ import annotations
@@ -33,12 +36,13 @@ from torch.nn.functional import embedding, embedding_bag
 
 from kanrun.engine.splines.knots import Grid, find_interval, interval_at, positions
 
-#: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose digits.
+#: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
+#: digits.
 UNIFORM_MATRIX_DEGREE = 5
 
 
 def is_forward() -> bool:
-    """Return whether torch takes derivatives in forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual levels).
+    """Return whether torch takes derivatives in forward mode (`torch.func.jvp`, `jacfwd`).
 
     There all must be torch's own arithmetic: it returns zero for second forward derivatives of a
     `torch.autograd.Function`.
@@ -49,10 +53,11 @@ def is_forward() -> bool:
 def local_basis(
     x: Float[Tensor, "*batch inputs"], grid: Grid, derivative: int = 0
 ) -> tuple[Float[Tensor, "*batch inputs local"], Int[Tensor, "*batch inputs"]]:
-    """Return the `derivative`-th derivative of the non-zero basis functions at x, and the interval of x.
+    """Return a derivative of the non-zero basis functions at x, and the interval of x.
 
-    The values (..., inputs, k + 1) belong to B_j ... B_{j+k} with j the interval (..., inputs). They are differentiable
-    in x to any order (at breakpoints: from the right; under `torch.compile` once), not in the knots.
+    The values (..., inputs, k + 1) belong to B_j ... B_{j+k} with j the interval (..., inputs).
+    They are differentiable in x to any order (at breakpoints: from the right; under `torch.compile`
+    once), not in the knots.
     """
     if torch.compiler.is_compiling() or is_forward():
         return _plain(x, grid, derivative)
@@ -87,7 +92,8 @@ _local_basis: Callable[[Tensor, Grid, int], tuple[Tensor, Tensor]] = _LocalBasis
 def _plain(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
     """Return the local basis by torch's own arithmetic, and the intervals.
 
-    The first dimension runs over functions, so that every operation runs over data of x's own shape.
+    The first dimension runs over functions, so that every operation runs over data of x's own
+    shape.
     """
     if grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE and derivative < 2:
         values, interval = _uniform(x, grid, derivative)
@@ -102,7 +108,8 @@ def _plain(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
 def _uniform(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
     """Return values or slopes: powers of the position u in the interval times a constant matrix.
 
-    Linear continuation is built into the powers: outside, u^m becomes c^m + m (u - c) c^(m-1) with c the nearer end.
+    Linear continuation is built into the powers: outside, u^m becomes c^m + m (u - c) c^(m-1) with
+    c the nearer end.
     """
     k = grid.degree
     t, scale = positions(x, grid)
@@ -143,8 +150,8 @@ def _sums(weights: tuple[tuple[float, ...], ...], powers: list[Tensor], like: Te
 def _recurrence(x: Tensor, grid: Grid, interval: Tensor, derivative: int) -> Tensor:
     """Apply de Boor's recurrence, all functions of a degree at once.
 
-    Up to degree k - derivative it is the recurrence of values, above it that of derivatives. Second and higher
-    derivatives are zero outside the grid under every policy.
+    Up to degree k - derivative it is the recurrence of values, above it that of derivatives. Second
+    and higher derivatives are zero outside the grid under every policy.
     """
     k = grid.degree
     if derivative > k:
@@ -183,16 +190,20 @@ def near_knots(
 
 
 def widen(left: Tensor, right: Tensor) -> Tensor:
-    """Add `left` to the function of the same index and `right` to the next: functions of one degree more."""
+    """Add `left` to the function of the same index and `right` to the next.
+
+    Functions of one degree more.
+    """
     return torch.cat([left[:1], left[1:] + right[:-1], right[-1:]])
 
 
 def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...]:
-    """Return the `derivative`-th derivatives of the local basis functions of a uniform grid as polynomials.
+    """Return derivatives of the local basis functions of a uniform grid as polynomials.
 
-    Row p, column i is the coefficient of u^p in function i, with u in [0, 1] the position in the interval and unit
-    spacing. From the recurrence in exact fractions: N_i^d(u) = (u + d - i)/d N_{i-1}^{d-1} + (i + 1 - u)/d N_i^{d-1}, functions
-    counted from the left of the interval.
+    Row p, column i is the coefficient of u^p in function i, with u in [0, 1] the position in the
+    interval and unit
+    spacing. From the recurrence in exact fractions: N_i^d(u) = (u + d - i)/d N_{i-1}^{d-1} + (i + 1
+    - u)/d N_i^{d-1}, functions counted from the left of the interval.
     """
     pieces: list[list[Fraction]] = [[Fraction(1)]]
     for d in range(1, degree + 1):
@@ -304,7 +315,7 @@ _dense_rows: Callable[[Tensor, Tensor, int], Tensor] = _DenseRows.apply
 def table_index(
     interval: Int[Tensor, "samples inputs"], local: int, functions: int
 ) -> Int[Tensor, "samples terms"]:
-    """Return the places of the local functions of each sample in a table of all inputs' functions, by input."""
+    """Return the places of the local functions in a table of all inputs' functions, by input."""
     samples, inputs = interval.shape
     first = interval + torch.arange(inputs, device=interval.device) * functions
     return (first[..., None] + torch.arange(local, device=interval.device)).reshape(
@@ -312,15 +323,19 @@ def table_index(
     )
 
 
-# The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w (b, s), a table
-# t (r, o) and upstream gradients g (b, o): the one by g. Its own derivatives are those of T by w and by t, and so on:
-# each of the three is bilinear in the other two factors, which makes the product differentiable to any order (torch's
-# own embedding_bag is not). By kernels they cost O(terms) whatever the table's length. Under vmap and in forward mode,
-# where such a function has one derivative at most, they are torch's own arithmetic, with a tensor of (b, s, o).
+# The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w
+# (b, s), a table t (r, o) and upstream gradients g (b, o): the one by g. Its own derivatives are
+# those of T by w and by t, and so on: each of the three is bilinear in the other two factors, which
+# makes the product differentiable to any order (torch's own embedding_bag is not). By kernels they
+# cost O(terms) whatever the table's length. Under vmap and in forward mode, where such a function
+# has one derivative at most, they are torch's own arithmetic, with a tensor of (b, s, o).
 
 
 def _by_arithmetic(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return dT by factor `by` of (w, t, g), from the other two in order; `rows` is the length of the table."""
+    """Return dT by factor `by` of (w, t, g), from the other two in order.
+
+    `rows` is the length of the table.
+    """
     if by == 0:
         return (first[index] * second[:, None]).sum(-1)
     if by == 2:
@@ -368,7 +383,7 @@ def _quiet_sparse_tensors() -> None:
 
 
 def grouped(keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return positions of `keys` (n,) with equal keys together, and the start of each of `groups` among them."""
+    """Return positions of `keys` (n,) with equal keys together, and the start of each group."""
     counts = torch.bincount(keys, minlength=groups)
     small = keys.to(
         torch.int16 if groups < 1 << 15 else torch.int32 if groups < 1 << 31 else torch.int64

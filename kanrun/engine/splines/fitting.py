@@ -1,15 +1,17 @@
-"""Splines through given values, divided differences of their coefficients, and exact changes of knots.
+"""Splines through given values, divided differences of coefficients, exact changes of knots.
 
-Fits are by least squares in float64. Systems here are often rank deficient (basis functions without data, repeated
-points), so the smallest solution is taken: components below a relative singular value of `RANK_TOLERANCE` are left out.
-Large systems of full rank go to scipy's banded QR factorisation, O(samples k^2) an input.
+Fits are by least squares in float64. Systems here are often rank deficient (basis functions without
+data, repeated points), so the smallest solution is taken: components below a relative singular
+value of `RANK_TOLERANCE` are left out. Large systems of full rank go to scipy's banded QR
+factorisation, O(samples k^2) an input.
 
-A grid that contains the old breakpoints carries the same function. New coefficients are those between clamped ends
-first, then those of the extended knots. On clamped knots each is a mean of k + 1 old ones, with weights that are never
-negative (the Oslo algorithm), so no rounding grows however unequal the intervals are. Knots beyond the ends need values
-there, and only those steps extrapolate: each by as many end intervals as it reaches out.
-Sources: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980), for the weights; L. Ramshaw, Blossoms are
-polar forms (1989), for the ends.
+A grid that contains the old breakpoints carries the same function. New coefficients are those
+between clamped ends first, then those of the extended knots. On clamped knots each is a mean of k +
+1 old ones, with weights that are never negative (the Oslo algorithm), so no rounding grows however
+unequal the intervals are. Knots beyond the ends need values there, and only those steps
+extrapolate: each by as many end intervals as it reaches out.
+Sources: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980), for the weights; L.
+Ramshaw, Blossoms are polar forms (1989), for the ends.
 """
 
 from __future__ import annotations
@@ -27,21 +29,28 @@ from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, breakpoints_of,
 
 #: Relative singular value below which a component is left out.
 RANK_TOLERANCE = 1e-13
-#: Multiplications above which a dense factorisation, with all its zeros, takes longer than about a second.
+#: Multiplications above which a dense factorisation, with all its zeros, takes longer than about a
+#: second.
 DENSE_WORK = 1 << 27
 #: Points of each interval at which a spline is carried to another grid by least squares.
 POINTS_PER_INTERVAL = 3
 
 
 def penalty_order(degree: int) -> int:
-    """Return m = degree + 2, the order of the penalised differences: m > degree keeps the full order of convergence."""
+    """Return m = degree + 2, the order of the penalised differences.
+
+    m > degree keeps the full order of convergence.
+    """
     return degree + 2
 
 
 def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs differences terms"]:
-    """Return the m + 1 non-zeros of sqrt(h_i) m! [xi_i ... xi_{i+m}], at coefficients i to i + m; none if G + k <= m.
+    """Return the m + 1 non-zeros of sqrt(h_i) m! [xi_i ... xi_{i+m}], at coefficients i to i + m.
 
-    See `kanrun.engine.training.data_fitting`; the Greville abscissae xi are those of the domain scaled to [0, 1].
+    None if G + k <= m.
+
+    See `kanrun.engine.training.data_fitting`; the Greville abscissae xi are those of the domain
+    scaled to [0, 1].
     """
     points = (_abscissae(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
     inputs, functions = points.shape
@@ -70,7 +79,7 @@ def difference_columns(
 
 
 def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
-    """Return Greville abscissae, the means of the k knots inside each support (for degree 0 its middle)."""
+    """Return Greville abscissae, the means of the k knots inside each support."""
     if grid.degree == 0:
         return (grid.knots[:, :-1] + grid.knots[:, 1:]) / 2
     return grid.knots.unfold(1, grid.degree, 1)[:, 1 : 1 + grid.functions].mean(-1)
@@ -87,7 +96,7 @@ def design_matrix(
 def fit_coefficients(
     x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out inputs"], grid: Grid
 ) -> Float[Tensor, "out inputs functions"]:
-    """Return the coefficients whose spline at x[:, i] is nearest to y[:, :, i], solved in float64."""
+    """Return the coefficients whose spline at x[:, i] is nearest to y[:, :, i], by float64."""
     at, fine = x.double(), grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
     found = None
@@ -99,7 +108,7 @@ def fit_coefficients(
 
 
 def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
-    """Solve by QR or, if the triangle shows a lost rank, by the pseudo-inverse, which is several times slower."""
+    """Solve by QR or, if the triangle shows a lost rank, by the slower pseudo-inverse."""
     if design.shape[1] >= design.shape[2]:
         q, r = torch.linalg.qr(design)
         diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
@@ -116,7 +125,10 @@ def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
 def _banded_solution(
     x: Float[Tensor, "samples inputs"], values: Float[Tensor, "inputs samples out"], grid: Grid
 ) -> Float[Tensor, "inputs functions out"] | None:
-    """Return scipy's least squares splines; None if points lie outside the grid or are too few for full rank."""
+    """Return scipy's least squares splines.
+
+    None if points lie outside the grid or are too few for full rank.
+    """
     from scipy.interpolate import make_lsq_spline
 
     order, found = x.argsort(0), []
@@ -138,7 +150,7 @@ def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
 
 
 def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
-    """Return `per_interval` midpoints of every interval and both ends of the domain, one column for each input."""
+    """Return `per_interval` midpoints of every interval and both ends, a column for each input."""
     shares = (
         torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5
     ) / per_interval
@@ -148,7 +160,7 @@ def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples input
 
 
 def contains(fine: Grid, coarse: Grid) -> bool:
-    """Return whether every breakpoint of `coarse` is one of `fine`, over the same domain (to 8 roundings)."""
+    """Return whether every breakpoint of `coarse` is one of `fine`, over the same domain."""
     old = breakpoints_of(coarse.knots, coarse.degree)
     new = breakpoints_of(fine.knots, fine.degree)
     if fine.degree != coarse.degree or new.shape[1] < old.shape[1]:
@@ -167,8 +179,9 @@ def insert_knots(
 ) -> Float[Tensor, "out inputs finer"]:
     """Return the coefficients on `fine` of the same splines; `fine` must contain `coarse`.
 
-    Exact except for rounding, about 1e-15 of the splines' size on the domain, whatever the spacings. The slope at an
-    end, and so a linear continuation, is rounded by as much over the width of the end interval.
+    Exact except for rounding, about 1e-15 of the splines' size on the domain, whatever the
+    spacings. The slope at an end, and so a linear continuation, is rounded by as much over the
+    width of the end interval.
     """
     k = coarse.degree
     if k == 0:
@@ -190,17 +203,20 @@ def insert_knots(
 
 
 def _onto(fine: Tensor, coarse: Tensor) -> Tensor:
-    """Replace the `fine` breakpoints nearest to `coarse` ones by these: rounding must not put one on the other side."""
+    """Replace the `fine` breakpoints nearest to `coarse` ones by these.
+
+    Rounding must not put one on the other side.
+    """
     right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
     left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
     return fine.scatter(1, right - left_nearer.long(), coarse)
 
 
 def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each function of the clamped `knots` the first of the k + 1 old ones it is a mean of, and their weights.
+    """Return for each function of clamped `knots` the old ones it is a mean of, and their weights.
 
-    (inputs, finer) and (k + 1, inputs, finer): the recurrence of the basis with another argument at each degree, the
-    knots inside the function's support in their order.
+    (inputs, finer) and (k + 1, inputs, finer): the recurrence of the basis with another argument at
+    each degree, the knots inside the function's support in their order.
     """
     k = coarse.degree
     count = knots.shape[1] - k - 1
@@ -217,10 +233,11 @@ def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _let_out(coefficients: Tensor, clamped: Tensor, knots: Tensor, degree: int) -> Tensor:
-    """Return `coefficients` on `clamped` knots as those on `knots`, which differ in the first `degree` alone.
+    """Return `coefficients` on `clamped` knots as those on `knots`, which differ at the left end.
 
-    One knot after the other leaves the end: with F the polar form, F(t, ...) = (1 - s) F(low, ...) + s F(b, ...) for
-    t = (1 - s) low + s b, and b is the farthest knot that the two coefficients do not share.
+    One knot after the other leaves the end: with F the polar form, F(t, ...) = (1 - s) F(low, ...)
+    + s F(b, ...) for t = (1 - s) low + s b, and b is the farthest knot that the two coefficients do
+    not share.
     """
     result, low = coefficients.clone(), clamped[:, :1]
     for out in range(1, degree):
@@ -236,8 +253,9 @@ def carry_coefficients(
 ) -> tuple[Float[Tensor, "out inputs finer"], str]:
     """Return the coefficients on `new` of the splines on `old` in float64, and the method.
 
-    `insertion` (exact) if `new` contains the old breakpoints. Otherwise `least squares`: the fit to the OLD splines
-    (their continuation outside the grid included) at points of the new grid, never to data.
+    `insertion` (exact) if `new` contains the old breakpoints. Otherwise `least squares`: the fit to
+    the OLD splines (their continuation outside the grid included) at points of the new grid, never
+    to data.
     """
     if contains(new, old):
         return insert_knots(coefficients, old, new), "insertion"

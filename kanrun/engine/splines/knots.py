@@ -1,8 +1,9 @@
 """Grids: the knots of each input, at which the polynomial pieces of a spline meet.
 
-A grid of G intervals has G + 1 *breakpoints*. The *knots* of a spline of degree k extend them by k on either
-side, each continuing the spacing of the interval at that end, G + 2k + 1 in all (Liu et al., arXiv
-2404.19756, section 2.2). Every tensor here has one row for each input: breakpoints (inputs, G + 1), knots (inputs, G + 2k + 1).
+A grid of G intervals has G + 1 *breakpoints*. The *knots* of a spline of degree k extend them by k
+on either side, each continuing the spacing of the interval at that end, G + 2k + 1 in all (Liu et
+al., arXiv 2404.19756, section 2.2). Every tensor here has one row for each input: breakpoints
+(inputs, G + 1), knots (inputs, G + 2k + 1).
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ Extrapolation = Literal["linear", "constant", "zero"]
 
 #: Smallest interval of a grid drawn from data, as a fraction of the uniform interval.
 MINIMUM_SPACING = 1e-2
-#: An outlier lies more than FAR bulk widths outside the bulk, which omits a fraction RARE of the samples at either end;
-#: fewer samples than FEW have no outliers.
+#: An outlier lies more than FAR bulk widths outside the bulk, which omits a fraction RARE of the
+#: samples at either end; fewer samples than FEW have no outliers.
 RARE, FAR, FEW = 0.01, 1.0, 20
-#: Roundings of the largest knot by which equally spaced knots may be off, and by which breakpoints must differ.
+#: Roundings of the largest knot by which equally spaced knots may be off, and by which breakpoints
+#: must differ.
 SPACING_ROUNDINGS = 8
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Knots (inputs, G + 2 degree + 1), strictly increasing inside the domain, and how to read them.
+    """Knots (inputs, G + 2 degree + 1), strictly increasing inside the domain.
 
-    `uniform` says that each input's knots are equally spaced, so that intervals are computed rather than searched.
-    `extrapolation` is the continuation of each basis function beyond the domain: `linear` continues value and slope,
-    `constant` the value, `zero` is zero.
+    `uniform` says that each input's knots are equally spaced, so that intervals are computed rather
+    than searched. `extrapolation` is the continuation of each basis function beyond the domain:
+    `linear` continues value and slope, `constant` the value, `zero` is zero.
     """
 
     knots: Tensor
@@ -48,7 +50,7 @@ class Grid:
         return Grid(self.knots.double(), self.degree, self.uniform, self.extrapolation)
 
     def covers(self, values: Float[Tensor, "samples inputs"], share: float) -> bool:
-        """Return whether all values lie inside and fill at least the fraction `share` of every input's range."""
+        """Return whether all values lie inside and fill at least `share` of every input's range."""
         low, high = values.amin(0), values.amax(0)
         inside = (low >= self.low) & (high <= self.high)
         return bool((inside & (high - low >= share * (self.high - self.low))).all())
@@ -77,14 +79,16 @@ class Grid:
         return self.intervals / (self.high - self.low)
 
     def part(self, first: int, last: int) -> Grid:
-        """The grid of the inputs `first` to `last` - 1 alone."""
+        """Return the grid of the inputs `first` to `last` - 1 alone."""
         return Grid(self.knots[first:last], self.degree, self.uniform, self.extrapolation)
 
 
 def positions(
     x: Float[Tensor, "*batch inputs"], grid: Grid
 ) -> tuple[Float[Tensor, "*batch inputs"], Float[Tensor, " inputs"]]:
-    """Return (t, scale) with t = (x - low) scale, the position in a uniform grid: 0 at its low end, G at its high end.
+    """Return (t, scale) with t = (x - low) scale, the position in a uniform grid.
+
+    0 at its low end, G at its high end.
 
     Clipped to +- sqrt(largest number), so that no product with it overflows.
     """
@@ -93,12 +97,18 @@ def positions(
 
 
 def interval_at(t: Tensor, intervals: int) -> Tensor:
-    """Return the interval of position `t`; the second clamp is for NaN, whose integer is arbitrary."""
+    """Return the interval of position `t`.
+
+    The second clamp is for NaN, whose integer is arbitrary.
+    """
     return t.clamp(0, intervals - 1).long().clamp(0, intervals - 1)
 
 
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
-    """Return the index j in 0..G-1 of the interval that holds x (outside the grid: the nearest one; NaN: any)."""
+    """Return the index j in 0..G-1 of the interval that holds x (outside the grid.
+
+    The nearest one; NaN: any).
+    """
     if grid.uniform and grid.degree > 0:
         return interval_at(positions(x, grid)[0], grid.intervals)
     # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
@@ -111,7 +121,7 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
 def extend(
     breakpoints: Float[Tensor, "inputs points"], degree: int
 ) -> Float[Tensor, "inputs knots"]:
-    """Return the knots (inputs, G + 2 degree + 1) of `breakpoints`, continued outwards by the end spacings."""
+    """Return the knots of `breakpoints`, continued outwards by the end spacings."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
     first, last = breakpoints[:, :1], breakpoints[:, -1:]
     left = first - (breakpoints[:, 1:2] - first) * steps.flip(0)
@@ -142,7 +152,8 @@ def uniform_breakpoints(
 ) -> Float[Tensor, "inputs points"]:
     """Return `intervals` equal intervals of [low, high], both ends exact.
 
-    Raises UsageError if low >= high, intervals < 1, or the precision cannot distinguish the breakpoints.
+    Raises UsageError if low >= high, intervals < 1, or the precision cannot distinguish the
+    breakpoints.
     """
     if intervals < 1:
         raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
@@ -167,7 +178,8 @@ def subdivide(
 def _distinct(breakpoints: Tensor) -> Tensor:
     if not breakpoints.is_meta and not bool((breakpoints.diff(dim=1) > 0).all()):
         raise UsageError(
-            f"{breakpoints.shape[1] - 1} intervals are too many for a range this narrow in this precision "
+            f"{breakpoints.shape[1] - 1} intervals are too many for a range this narrow in this "
+            "precision "
             f"({breakpoints.dtype}). Use fewer, or precision=float64."
         )
     return breakpoints
@@ -178,11 +190,13 @@ def breakpoints_from_data(
 ) -> Float[Tensor, "inputs points"]:
     """Return a grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
 
-    Exclude outliers from the range. The bulk omits a fraction RARE of the samples at either end; a sample is an outlier
-    if it lies more than FAR bulk widths outside the bulk. The range is widened by the fraction `margin` on either side,
-    and as far as this precision needs to distinguish the breakpoints. A constant input gets a width of its own size, at
-    least 1. No interval is narrower than MINIMUM_SPACING of the uniform one, so that repeated values never make two
-    breakpoints equal. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range is that of all.
+    Exclude outliers from the range. The bulk omits a fraction RARE of the samples at either end; a
+    sample is an outlier if it lies more than FAR bulk widths outside the bulk. The range is widened
+    by the fraction `margin` on either side, and as far as this precision needs to distinguish the
+    breakpoints. A constant input gets a width of its own size, at least 1. No interval is narrower
+    than MINIMUM_SPACING of the uniform one, so that repeated values never make two
+    breakpoints equal. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range
+    is that of all.
     """
     order = x.sort(0).values
     low, high = _range(order)
@@ -202,7 +216,10 @@ def breakpoints_within(
 
 
 def rare_samples(samples: int) -> int:
-    """Return the maximum number of outliers at either end: the fraction RARE, rounded up; none among a FEW."""
+    """Return the maximum number of outliers at either end: the fraction RARE, rounded up.
+
+    None among a FEW.
+    """
     return math.ceil(RARE * samples) if samples >= FEW else 0
 
 
@@ -213,7 +230,7 @@ def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
 
 
 def _range(order: Float[Tensor, "samples inputs"]) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest sample of each input that is no outlier, of sorted samples."""
+    """Return the smallest and the largest of sorted samples that are no outliers."""
     rare = rare_samples(order.shape[0])
     low, high = order[rare], order[order.shape[0] - 1 - rare]
     width = high - low
@@ -232,7 +249,7 @@ def _grain(low: Tensor, high: Tensor) -> Tensor:
 def _drawn(
     order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
 ) -> Tensor:
-    """Return the grid over [low, high] and a margin, drawn towards the quantiles of sorted samples in it."""
+    """Return the grid over [low, high] and a margin, drawn towards the quantiles of samples."""
     width, grain = high - low, _grain(low, high)
     least = (intervals * grain - width) / 2
     pad = torch.where(
@@ -256,7 +273,10 @@ def _drawn(
 def _keep_apart(
     breakpoints: Float[Tensor, "inputs points"], share: Tensor
 ) -> Float[Tensor, "inputs points"]:
-    """Widen intervals to about the fraction `share` (inputs, 1) of the uniform one; the ends stay."""
+    """Widen intervals to about the fraction `share` (inputs, 1) of the uniform one.
+
+    The ends stay.
+    """
     low, high = breakpoints[:, :1], breakpoints[:, -1:]
     widths = breakpoints.diff(dim=1) / (high - low)
     widths = torch.maximum(widths, share / widths.shape[1])

@@ -1,12 +1,13 @@
 """The curvature of an objective, block by block: the metric in which LBFGS measures its steps.
 
-Coefficients of B-splines are badly scaled unknowns: the condition number of their Gram matrix over the data grows with
-the degree, and without bound where data are few. The Gauss-Newton matrix of mean |f - y|^2 / size^2 + weight * penalty
-has for the coefficients of edge (o, i) the block
+Coefficients of B-splines are badly scaled unknowns: the condition number of their Gram matrix over
+the data grows with the degree, and without bound where data are few. The Gauss-Newton matrix of
+mean |f - y|^2 / size^2 + weight * penalty has for the coefficients of edge (o, i) the block
 
     2 w_s^2 (E[u_o^2 B_i B_i^T] / size^2 + weight D_i^T D_i),    u_o = d output / d node o.
 
-LBFGS begins its recursion with the blocks' inverses (Nocedal and Wright, Numerical Optimization, section 7.2).
+LBFGS begins its recursion with the blocks' inverses (Nocedal and Wright, Numerical Optimization,
+section 7.2).
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ from kanrun.engine.training.first_order import Objective
 SAMPLES = 1024
 #: Number of outputs up to which u is exact; above it, this many random sums of them are used.
 OUTPUTS = 8
-# Added to a block: the fraction DAMPING of its diagonal, and of the diagonal's mean the objective, within the bounds
-# UNSEEN. Damping that falls with the residual is Levenberg-Marquardt's (Yamashita and Fukushima, 2001): far from the
-# solution, functions with few samples must not move too far.
+# Added to a block: the fraction DAMPING of its diagonal, and of the diagonal's mean the objective,
+# within the bounds UNSEEN. Damping that falls with the residual is Levenberg-Marquardt's (Yamashita
+# and Fukushima, 2001): far from the solution, functions with few samples must not move too far.
 DAMPING, UNSEEN = 1e-4, (1e-6, 1e-2)
-#: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their diagonals.
+#: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their
+#: diagonals.
 WORK, NUMBERS = 2e9, 1 << 23
 #: Curvatures count as at least this fraction of the layer's largest, and as TINY.
 LEAST, TINY = 1e-6, 1e-300
 
 
 class Curvature:
-    """The approximate inverse Hessian of mean |f - y|^2 / size^2 + weight * penalty at the network's parameters.
+    """The approximate inverse Hessian of an objective at the network's parameters.
 
     `value` is the objective there. The identity for parameters of networks other than KANs.
     """
@@ -116,7 +118,7 @@ def _gram_diagonal(
 
 
 def _steepness(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return each layer's inputs, and u^2 of its sums (samples, outputs), summed over the network's outputs."""
+    """Return each layer's inputs, and u^2 of its sums, added up over the network's outputs."""
     reaching = [x.detach()]
     with torch.enable_grad():
         nodes: list[Tensor] = []

@@ -12,13 +12,16 @@ from torch.nn import functional
 
 Task = Literal["regression", "classification"]
 
-#: Rows of a piece of `predict`, and numbers of the widest layer there: little memory, and what stays in a cache.
+#: Rows of a piece of `predict`, and numbers of the widest layer there: little memory, and what
+#: stays in a cache.
 PREDICT_ROWS, PREDICT_NUMBERS = 2048, 1 << 17
 
 
 @dataclass(frozen=True)
 class Samples:
-    """x (samples, inputs) and y (samples, outputs); for classification y (samples, 1) holds class numbers.
+    """x (samples, inputs) and y (samples, outputs).
+
+    For classification y (samples, 1) holds class numbers.
 
     `weights` (samples,) are the numbers of samples that each stands for; None: one.
     """
@@ -61,7 +64,10 @@ class Samples:
 
     @property
     def roots(self) -> Tensor | None:
-        """sqrt(w / mean w), (samples, 1), which turns rows into weighted rows; None for equal weights."""
+        """sqrt(w / mean w), (samples, 1), which turns rows into weighted rows.
+
+        None for equal weights.
+        """
         if self.weights is None:
             return None
         return (self.weights / self.weights.mean()).sqrt()[:, None]
@@ -69,10 +75,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The samples that training learns from (`train`), selects on (`validation`) and only reports on (`test`).
+    """Samples to learn from (`train`), to select on (`validation`) and to report on (`test`).
 
-    Outputs smaller than 1/100 or larger than 100 are standardised before (`kanrun.targets`): `unit` (outputs,), in
-    float64, turns a difference of outputs into the user's units, in which errors are reported.
+    Outputs smaller than 1/100 or larger than 100 are standardised before (`kanrun.targets`): `unit`
+    (outputs,), in float64, turns a difference of outputs into the user's units, in which errors are
+    reported.
     """
 
     train: Samples
@@ -89,7 +96,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Errors:
-    """Root mean square errors in the user's units; for classification of the class probabilities."""
+    """Root mean square errors in the user's units.
+
+    For classification of the class probabilities.
+    """
 
     train: float
     validation: float | None
@@ -102,7 +112,10 @@ class Errors:
 
     @property
     def selected(self) -> float:
-        """The error that selections compare: on validation points, else on training points; infinity for NaN."""
+        """The error that selections compare, on validation or else on training points.
+
+        Infinity for NaN.
+        """
         error = self.train if self.validation is None else self.validation
         return error if error < float("inf") else float("inf")
 
@@ -116,7 +129,10 @@ def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Ten
 
 
 def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:
-    """Return sqrt(mean |f(x) - y|^2) in the user's units (for classes, of probabilities); None without samples."""
+    """Return sqrt(mean |f(x) - y|^2) in the user's units (for classes, of probabilities).
+
+    None without samples.
+    """
     if samples is None or len(samples) == 0:
         return None
     output = predict(network, samples.x)
@@ -127,7 +143,7 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
 
 
 def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float:
-    """Return the root mean square of differences of outputs (samples, outputs), in the user's units."""
+    """Return the root mean square of differences of outputs, in the user's units."""
     if data.unit is None:
         return float(samples.mean(difference.square()).sqrt())
     # The largest unit is kept apart, so that no square of the user's units over- or underflows.
@@ -137,10 +153,14 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
 
 
 def explain_non_finite(network: nn.Module, samples: Samples) -> str:
-    """Explain a non-finite error: name the first non-finite quantity, count its entries, and suggest a remedy."""
+    """Explain a non-finite error.
+
+    Name the first non-finite quantity, count its entries, and suggest a remedy.
+    """
     numbers = torch.cat([value.detach().flatten() for value in network.parameters()])
     output = predict(network, samples.x)
-    cause = f"outputs of the network reach {float(output.abs().max()):.1e}, and a step or a square overflows"
+    largest = float(output.abs().max())
+    cause = f"outputs of the network reach {largest:.1e}, and a step or a square overflows"
     for name, values in (
         ("outputs of the network at the training points", output),
         ("outputs of the training points", samples.y),
@@ -171,7 +191,7 @@ def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tens
 
 
 def output_scale(samples: Samples, task: Task) -> float:
-    """Return the standard deviation of the outputs, which makes losses free of units (for constants, their size)."""
+    """Return the standard deviation of the outputs, or the size of constant outputs."""
     if task == "classification":
         return 1.0
     deviation = float(samples.mean(samples.centred().square()).sqrt())
@@ -179,7 +199,10 @@ def output_scale(samples: Samples, task: Task) -> float:
 
 
 def baseline_error(data: TrainingData) -> float:
-    """Return the training error of predicting the mean, in the user's units: the unit of relative errors."""
+    """Return the training error of predicting the mean, in the user's units.
+
+    The unit of relative errors.
+    """
     if data.task == "classification":
         return 1.0
     deviation = _in_units(data.train.centred(), data.train, data)

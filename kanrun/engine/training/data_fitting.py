@@ -1,23 +1,27 @@
-"""The fit of a network to samples as a nonlinear least squares problem, its solver, and the evidence of its penalty.
+"""The fit of a network to samples as a least squares problem, and the evidence of its penalty.
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
 
-over the unknowns u of any network that can be linearised. P is the smoothness penalty of P-splines on a KAN's spline
-coefficients c, with m = degree + 2, xi the Greville abscissae of the basis functions on the grid's domain scaled to
-[0, 1], [...] the divided difference and h_i = (xi_{i+m} - xi_i) / m. On a uniform grid this is h^(1 - 2m) sum
-|D^m c|^2: about the integral of the squared m-th derivative, the same on every grid, so one weight serves a schedule.
-Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996); the order m > degree lets the spline
-converge at its full order.
+over the unknowns u of any network that can be linearised. P is the smoothness penalty of P-splines
+on a KAN's spline coefficients c, with m = degree + 2, xi the Greville abscissae of the basis
+functions on the grid's domain scaled to [0, 1], [...] the divided difference and h_i = (xi_{i+m} -
+xi_i) / m. On a uniform grid this is h^(1 - 2m) sum
+|D^m c|^2: about the integral of the squared m-th derivative, the same on every grid, so one weight
+serves a schedule.
+Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996); the order m >
+degree lets the spline converge at its full order.
 
-Samples with weights are rows scaled by their roots. The Jacobian of a KAN is kept by its non-zeros (k + 1 of each
-edge), that of other networks is dense; it is computed piece by piece if memory would not hold it.
+Samples with weights are rows scaled by their roots. The Jacobian of a KAN is kept by its non-zeros
+(k + 1 of each edge), that of other networks is dense; it is computed piece by piece if memory would
+not hold it.
 
-The evidence takes errors as normal, and weight P(c) as minus the logarithm of a normal prior. With the Gauss-Newton
-matrix G of the mean squared error F, the matrix D of the penalty and the effective degrees of freedom
-e = tr((G + w D)^+ G), it is largest at w = (e - f) F / ((n - e) P), with n the number of output values and f the number
-of unknowns that the penalty leaves free (Fellner-Schall).
-Sources: S. Wood and M. Fasiolo, Biometrics 73 (2017) 1071-1081; D. MacKay, Neural Computation 4 (1992) 415-447.
+The evidence takes errors as normal, and weight P(c) as minus the logarithm of a normal prior. With
+the Gauss-Newton matrix G of the mean squared error F, the matrix D of the penalty and the effective
+degrees of freedom e = tr((G + w D)^+ G), it is largest at w = (e - f) F / ((n - e) P), with n the
+number of output values and f the number of unknowns that the penalty leaves free (Fellner-Schall).
+Sources: S. Wood and M. Fasiolo, Biometrics 73 (2017) 1071-1081; D. MacKay, Neural Computation 4
+    (1992) 415-447.
 """
 
 from __future__ import annotations
@@ -47,8 +51,8 @@ from kanrun.errors import TrainingFailed
 
 #: Numbers of the Jacobian that are held at once; at least those of one sample.
 JACOBIAN_NUMBERS = 1 << 25
-#: Without a penalty, a coefficient is frozen while it would have to move this far to account for the residual, in
-#: standard deviations of the outputs.
+#: Without a penalty, a coefficient is frozen while it would have to move this far to account for
+#: the residual, in standard deviations of the outputs.
 MAX_COEFFICIENT_CHANGE = 1e4
 #: Factor by which the evidence changes the penalty's weight at most in one update.
 MAX_FACTOR = 1e3
@@ -74,8 +78,8 @@ class SmoothnessPenalty:
 class SmoothnessLoss:
     """The penalty times its weight as a differentiable scalar, zero for networks without splines.
 
-    The m + 1 numbers of a difference are computed once, on the grids of the network. Weights are small and differences
-    large, on fine grids beyond single precision: they meet in float64.
+    The m + 1 numbers of a difference are computed once, on the grids of the network. Weights are
+    small and differences large, on fine grids beyond single precision: they meet in float64.
     """
 
     def __init__(self, network: Network, penalty: SmoothnessPenalty) -> None:
@@ -101,8 +105,8 @@ class SmoothnessLoss:
 class DataFitting(Problem):
     """The fit of `network` to `samples`; evaluations write the unknowns into the network.
 
-    `scale` makes errors free of units. With `freeze_unseen`, coefficients of basis functions without samples never
-    move; they are `frozen`.
+    `scale` makes errors free of units. With `freeze_unseen`, coefficients of basis functions
+    without samples never move; they are `frozen`.
     """
 
     def __init__(
@@ -171,7 +175,8 @@ class DataFitting(Problem):
 class LevenbergMarquardt:
     """The iteration on the fit of a network.
 
-    It has converged when no step lowers the objective. Raises TrainingFailed for a network whose output is not finite.
+    It has converged when no step lowers the objective. Raises TrainingFailed for a network whose
+    output is not finite.
     """
 
     name = "lm"
@@ -205,7 +210,7 @@ class LevenbergMarquardt:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return the damping, the largest column norms, the frozen unknowns, and the penalty's rows.
+        """Return the damping, largest column norms, frozen unknowns, and rows of the penalty.
 
         These come from the network that the iteration began on, whose scales may be trained.
         """
@@ -241,8 +246,11 @@ def _residual_factor(samples: Samples, scale: float) -> Tensor:
 
 @dataclass(frozen=True)
 class DegreesOfFreedom:
-    """Degrees of freedom of a fit: `rank`, the parameters determined by data and penalty together; `effective`, those
-    determined by the data, tr((G + P)^+ G)."""
+    """Degrees of freedom of a fit.
+
+    `rank`, the parameters determined by data and penalty together; `effective`, those determined by
+    the data, tr((G + P)^+ G).
+    """
 
     rank: int
     effective: float
@@ -251,7 +259,7 @@ class DegreesOfFreedom:
 def degrees_of_freedom(
     network: Network, samples: Samples, penalty: SmoothnessPenalty
 ) -> DegreesOfFreedom:
-    """Return the degrees of freedom, with G = J'J on the samples and P the penalty of second-order training.
+    """Return the degrees of freedom for G = J'J on the samples and the penalty P.
 
     Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16.
     """
@@ -269,8 +277,11 @@ def degrees_of_freedom(
 def update_penalty_weight(
     network: Network, samples: Samples, penalty: SmoothnessPenalty
 ) -> tuple[float, float]:
-    """Return the next penalty weight of the Fellner-Schall iteration (changed by a factor of at most MAX_FACTOR) and
-    the ratio of the expected test error (generalised cross-validation) to the training error."""
+    """Return the next penalty weight of the Fellner-Schall iteration, and an error ratio.
+
+    The weight changes by a factor of at most MAX_FACTOR. The ratio is that of the expected test
+    error (generalised cross-validation) to the training error.
+    """
     found, values = degrees_of_freedom(network, samples, penalty), samples.y.numel()
     rows = penalty.rows(network)
     rough = float(rows.times(network.get_unknowns()).square().sum()) / penalty.weight

@@ -1,8 +1,8 @@
 """The objective of solvers that need gradients only, and Adam with mini-batches.
 
-These solvers (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never regrid inside a step, and can be limited
-to coefficients whose basis functions saw data (`freeze_unseen`): effects of momentum, weight decay and penalty on the
-other coefficients are undone.
+These solvers (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never regrid inside a step,
+and can be limited to coefficients whose basis functions saw data (`freeze_unseen`): effects of
+momentum, weight decay and penalty on the other coefficients are undone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kanrun.errors import TrainingFailed
 
 @dataclass(frozen=True)
 class Objective:
-    """mean_loss on `samples` + the smoothness penalty + `sparsity` * the KAN paper's penalty of large edges."""
+    """Mean loss on `samples`, smoothness penalty, and the paper's penalty of large edges."""
 
     samples: Samples
     size: float
@@ -46,9 +46,9 @@ class Objective:
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
         """Return the numbers that may move, for each parameter that has others.
 
-        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no sample touches, decided
-        at the start of a stage for the layers' inputs as they are then; with any coefficient of an edge its w_b. What
-        scales a whole spline still moves.
+        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no
+        sample touches, decided at the start of a stage for the layers' inputs as they are then;
+        with any coefficient of an edge its w_b. What scales a whole spline still moves.
         """
         masks = [[~held for held in self.held]] if self.held else []
         if self.freeze_unseen:
@@ -69,7 +69,10 @@ KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
 class Adam:
-    """torch's AdamW with a learning rate schedule; one (mini-)batch a step, drawn from `generator`."""
+    """torch's AdamW with a learning rate schedule.
+
+    One (mini-)batch a step, drawn from `generator`.
+    """
 
     name = "adam"
     tolerance = plateau_tolerance = 0.0
@@ -96,7 +99,10 @@ class Adam:
         self.loss = float("nan")
 
     def step(self) -> float:
-        """Take one update; return the objective on its batch. Raise TrainingFailed at a loss that is not finite."""
+        """Take one update; return the objective on its batch.
+
+        Raise TrainingFailed at a loss that is not finite.
+        """
         samples, options = self._batch(), self.options
         decay = 0.5 * (1 + cos(pi * min(self._taken / self._steps, 1.0)))
         for group in self._optimiser.param_groups:
@@ -121,8 +127,10 @@ class Adam:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return the moments (`first/`, `second/` and `steps/` with a parameter's name), the number of steps taken, and
-        the frozen numbers."""
+        """Return the moments, the number of steps, and the frozen numbers.
+
+        Moments are `first/`, `second/` and `steps/` with a parameter's name.
+        """
         kept = {"taken": torch.tensor(self._taken)}
         kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}
         for name, parameter in self._named.items():

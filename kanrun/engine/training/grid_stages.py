@@ -1,4 +1,7 @@
-"""One network trained grid by grid: transfer, steps and weight of the penalty on each, and what it takes to resume."""
+"""One network trained grid by grid.
+
+Transfer, steps and weight of the penalty on each, and what it takes to resume.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ SETTLING = 30
 #: Seconds of training on one grid between two snapshots.
 SNAPSHOT_SECONDS = 10.0
 
-#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit width; its bounds.
+#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit
+#: width; its bounds.
 FIRST_WEIGHT, MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e-30, 1e2
 #: Factor between weights that are tried.
 WEIGHT_FACTOR = 100.0
@@ -41,16 +45,16 @@ WEIGHT_FACTOR = 100.0
 TRIES, LAST_TRIES = 5, 8
 #: Fraction of the validation error that a weight must gain.
 MIN_GAIN = 0.03
-# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to TOO_FAR times
-# worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise shows on coarse grids already), nor
-# do fits with a relative error below CLEAN.
+# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to
+# TOO_FAR times worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise
+# shows on coarse grids already), nor do fits with a relative error below CLEAN.
 MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
-# A first fit with a relative error above NOISY is followed by second differences of these weights, from nearly straight
-# edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
+# A first fit with a relative error above NOISY is followed by second differences of these weights,
+# from nearly straight edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
 NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
 ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
-# The evidence: second differences with this weight at the start, and the maximum number of updates with this many steps
-# each, until the weight changes by less than the factor SETTLED.
+# The evidence: second differences with this weight at the start, and the maximum number of updates
+# with this many steps each, until the weight changes by less than the factor SETTLED.
 EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
 
 
@@ -63,7 +67,10 @@ def first_penalty(plan: Plan) -> SmoothnessPenalty:
 
 @dataclass
 class PenaltySearch:
-    """Continues training from `best` with other weights; `best` and `penalty` are the ones chosen so far."""
+    """Continues training from `best` with other weights.
+
+    `best` and `penalty` are the ones chosen so far.
+    """
 
     best: Best
     penalty: SmoothnessPenalty
@@ -73,9 +80,12 @@ class PenaltySearch:
     log: StepLog
 
     def smooth(self) -> Events[Step, None, None]:
-        """If the first fit is poor, noise is likely: try second differences, from nearly straight edges down.
+        """If the first fit is poor, noise is likely.
 
-        Their penalty leaves straight lines alone; a penalty of high order leaves polynomials alone, which overfit.
+        Try second differences, from nearly straight edges down.
+
+        Their penalty leaves straight lines alone; a penalty of high order leaves polynomials alone,
+        which overfit.
         """
         if self.best.error <= NOISY * baseline_error(self.data):
             return
@@ -90,7 +100,8 @@ class PenaltySearch:
     def search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower weights while they help; if not even the first does, higher ones.
 
-        Higher ones are not tried before the steps have settled: they would win by their additional steps.
+        Higher ones are not tried before the steps have settled: they would win by their additional
+        steps.
         """
         moved, missed, weight = False, 0, self.penalty.weight
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
@@ -123,7 +134,10 @@ class PenaltySearch:
         return helped, reached.error
 
     def evidence(self) -> Events[Step, None, float]:
-        """Increase the evidence of the weight; return the expected error of new points over the training error."""
+        """Increase the evidence of the weight.
+
+        Return the expected error of new points over the training error.
+        """
         network, inflation = self.best.network, 1.0
         for _ in range(EVIDENCE_UPDATES):
             weight, inflation = update_penalty_weight(network, self.data.train, self.penalty)
@@ -165,7 +179,7 @@ class GridTransfer:
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished grid: the network at its best validation error there, and the transfer to the grid."""
+    """A finished grid: the network at its best validation error, and the transfer to the grid."""
 
     stage: int
     intervals: int | None
@@ -210,14 +224,20 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The progress of an interrupted training: finished stages, and the last snapshot of the following one."""
+    """The progress of an interrupted training.
+
+    Finished stages, and the last snapshot of the following one.
+    """
 
     stages: Sequence[Stage] = ()
     snapshot: Snapshot | None = None
 
 
 class GridTraining:
-    """Trains one network grid by grid; the last of `stages` so far holds the network that continues."""
+    """Trains one network grid by grid.
+
+    The last of `stages` so far holds the network that continues.
+    """
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
 """LBFGS with a strong Wolfe line search, in the metric of the objective's own curvature.
 
-The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s inverse, renewed
-every few steps, in place of a multiple of the identity: badly scaled spline coefficients need it. Moves and changes
-of the gradient are kept in the parameters' own units, so they outlive a renewal.
-The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is enough descent and
-the slope has become small; values that are not finite count as too high. scipy's line search makes at most ten cuts and
-doublings; with it `kanrun continual` breaks claims on held coefficients.
+The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s
+inverse, renewed every few steps, in place of a multiple of the identity: badly scaled spline
+coefficients need it. Moves and changes of the gradient are kept in the parameters' own units, so
+they outlive a renewal. The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic
+interpolation until there is enough descent and the slope has become small; values that are not
+finite count as too high. scipy's line search makes at most ten cuts and doublings; with it `kanrun
+continual` breaks claims on held coefficients.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from kanrun.engine.training.curvature import Curvature
 from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.engine.training.first_order import Objective
 
-#: Fractions of the slope that a step must keep as descent, and that may remain; 0 < ENOUGH < REMAINING < 1.
+#: Fractions of the slope that a step must keep as descent, and that may remain; 0 < ENOUGH <
+#: REMAINING < 1.
 ENOUGH, REMAINING = 1e-4, 0.9
 #: Maximum ratio of a longer step to the one before; above 2.
 GROWTH = 10.0
@@ -34,7 +36,8 @@ EVALUATIONS = 25
 RESOLUTION = 1e-16
 #: Steps between two evaluations of the curvature.
 RENEWED = 20
-#: A pair counts while its curvature is at least this fraction of what the lengths of its parts allow.
+#: A pair counts while its curvature is at least this fraction of what the lengths of its parts
+#: allow.
 CURVED = 1e-12
 #: The smallest sum of a gradient's entries that a first step is divided by.
 TINY = 1e-300
@@ -51,7 +54,7 @@ class Point:
 
 
 def search(at: Callable[[float], Point], start: Point, first: float) -> Point:
-    """Return a point below `start` that meets the conditions, or the lowest of all evaluated points.
+    """Return a point below `start` that meets the conditions, or the lowest evaluated one.
 
     `start` itself if none is lower. `start.slope` must be negative.
     """
@@ -106,7 +109,7 @@ def _descends(point: Point, start: Point) -> bool:
 
 
 def _cubic(a: Point, b: Point) -> float:
-    """Return the minimum of the cubic through values and slopes of `a` and `b`, or their middle if it has none."""
+    """Return the minimum of the cubic through `a` and `b`, or their middle if it has none."""
     middle, width = 0.5 * (a.t + b.t), b.t - a.t
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
         return middle
@@ -124,7 +127,10 @@ KINDS = ("moves", "changes")
 
 
 class LBFGS:
-    """One line search a step; its history of `history_size` pairs lasts as long as the network's parameters."""
+    """One line search a step.
+
+    Its history of `history_size` pairs lasts as long as the network's parameters.
+    """
 
     name = "lbfgs"
     tolerance = plateau_tolerance = 0.0
@@ -146,7 +152,10 @@ class LBFGS:
         self.loss = self._here.value
 
     def step(self) -> float:
-        """Take one line search; `converged` if it finds no lower point, not even from a fresh history."""
+        """Take one line search.
+
+        `converged` if it finds no lower point, not even from a fresh history.
+        """
         if self._taken % RENEWED == 0:
             self._renew()
         self._taken += 1

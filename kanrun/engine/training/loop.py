@@ -1,9 +1,9 @@
-"""The training loop: starts, the selection of a width, grid stages, selection on validation data, the final fit.
+"""The training loop: starts, the choice of a width, grid stages, selection, the final fit.
 
-`train` is a generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Snapshot` from time
-to time on a grid that takes long, and returns a `Trained`. The stages and the snapshot after them hold all that is
-needed to resume, so that an interrupted training continues to the same numbers. Test errors are measured and reported;
-nothing is selected by them.
+`train` is a generator: it yields a `Step` after every solver step, a `Stage` after every grid, a
+`Snapshot` from time to time on a grid that takes long, and returns a `Trained`. The stages and the
+snapshot after them hold all that is needed to resume, so that an interrupted training continues to
+the same numbers. Test errors are measured and reported; nothing is selected by them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ Event = Step | Stage | Snapshot
 Y = TypeVar("Y")
 R = TypeVar("R")
 
-#: Widths are compared on grids with up to this many unknowns, or those of the full width on WIDTH_INTERVALS intervals.
+#: Widths are compared on grids with up to this many unknowns, or those of the full width on
+#: WIDTH_INTERVALS intervals.
 WIDTH_UNKNOWNS, WIDTH_INTERVALS = 220, 8
 #: A grid helps if the validation error falls below this fraction of the best before.
 HELPED = 0.9
@@ -69,8 +70,8 @@ def train(
 ) -> Events[Event, None, Trained]:
     """Train a network that `create` makes, resuming from `progress`.
 
-    Raises TrainingFailed at the stage and step of a value that is not finite; the stages and snapshots yielded before
-    hold the last good states.
+    Raises TrainingFailed at the stage and step of a value that is not finite; the stages and
+    snapshots yielded before hold the last good states.
     """
     return _Training(create, data, plan, generator, progress or TrainingState()).run()
 
@@ -133,7 +134,7 @@ class _Training:
         return Trained(network, chosen, errors, training.stages, self.clock.seconds)
 
     def _first(self) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
-        """Return the training that continues, the full shape, and the events of the grids where it was selected."""
+        """Return the training that continues, the full shape, and the events of its selection."""
         network, plan, train = self.create(self.generator), self.plan, self.data.train
         penalty, shape = first_penalty(plan), network.shape
         # One start takes quick steps too, in which hidden grids find their place.
@@ -144,7 +145,8 @@ class _Training:
             return self._training(network, penalty), shape, []
         grids, limit = self.schedule[:1], None
         if plan.second_order:
-            # Narrower networks are compared on grids no larger than the first ones of the full width.
+            # Narrower networks are compared on grids no larger than the first ones of the full
+            # width.
             each = network.unknowns_at(None) / max(network.intervals or 1, 1)
             grids, limit = (
                 self.schedule[:-1],
@@ -176,7 +178,7 @@ class _Training:
     def _compared(
         self, rivals: list[GridTraining], grids: Sequence[int | None], limit: int | None
     ) -> list[list[Event]]:
-        """Train each on those of `grids` with at most `limit` unknowns, without a search for the penalty's weight."""
+        """Train each on those of `grids` with at most `limit` unknowns, at a constant weight."""
         recorded: list[list[Event]] = []
         for training in rivals:
             events: list[Event] = []
@@ -192,7 +194,10 @@ class _Training:
         return recorded
 
     def _ends(self, training: GridTraining) -> bool:
-        """Return whether finer grids are too large or not worth it: rounding is reached, or some did not help."""
+        """Return whether finer grids are too large or not worth it.
+
+        Rounding is reached, or some did not help.
+        """
         if not training.stages:
             return False
         limit = self.plan.max_unknowns

@@ -1,10 +1,13 @@
-"""Multi-start on a coarse grid: train several random networks briefly, side by side, and keep the best.
+"""Multi-start on a coarse grid.
 
-Narrow and deep networks have bad minima; on a coarse grid a start costs little, and several starts avoid them. Before
-each round of steps the hidden grids follow the activations. Calls rather than arithmetic take the time of such small
-problems, so the fits of several KANs of one shape are one batch of least squares problems, which costs little more than
-one. Each network has its own damping and takes the quick step that it would take alone. Grids are coarse here, so bases
-and Jacobians are dense.
+Train several random networks briefly, side by side, and keep the best.
+
+Narrow and deep networks have bad minima; on a coarse grid a start costs little, and several starts
+avoid them. Before each round of steps the hidden grids follow the activations. Calls rather than
+arithmetic take the time of such small problems, so the fits of several KANs of one shape are one
+batch of least squares problems, which costs little more than one. Each network has its own damping
+and takes the quick step that it would take alone. Grids are coarse here, so bases and Jacobians are
+dense.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ START_INTERVALS, MAX_START_INTERVALS = 4, 8
 ROUNDS, KEPT_ROUNDS = 2, 3
 #: Fraction of the starts that is kept, and the minimum number.
 KEPT_FRACTION, MIN_KEPT = 3, 2
-# Batches of starts are tried until one fits to the error GOOD. After ENOUGH batches a network that leaves an error
-# above POOR is taken to be too small, or the data to be noisy.
+# Batches of starts are tried until one fits to the error GOOD. After ENOUGH batches a network that
+# leaves an error above POOR is taken to be too small, or the data to be noisy.
 MAX_BATCHES, GOOD, ENOUGH, POOR = 10, 0.03, 3, 0.5
 #: Samples for each unknown that a start is trained on, and their minimum number.
 SAMPLES_PER_UNKNOWN, MIN_SAMPLES = 5, 400
@@ -47,7 +50,8 @@ SAMPLES_PER_UNKNOWN, MIN_SAMPLES = 5, 400
 MATRIX_NUMBERS = 1 << 26
 #: Numbers of their dense Jacobian that are held at once: what stays in a core's cache.
 JACOBIAN_NUMBERS = 1 << 18
-#: Damping of the first step; a later round begins with the last damping, at least the second number.
+#: Damping of the first step; a later round begins with the last damping, at least the second
+#: number.
 DAMPING, LEAST_DAMPING = 0.1, 1e-4
 #: Steps try few dampings each: another linearisation is cheaper than a seventh damping.
 POLICY = LMPolicy(damping_search=False, max_trials=6)
@@ -58,7 +62,7 @@ Create = Callable[[Generator], Network]
 
 
 class BatchedFitting(Problem):
-    """The fits of `networks` of one shape and one number of intervals to `samples`, as in `DataFitting`, side by side.
+    """The fits of `networks` of one shape to `samples` side by side, as in `DataFitting`.
 
     A network whose output is not finite has an infinite objective.
     """
@@ -75,7 +79,8 @@ class BatchedFitting(Problem):
         self._factor = 1 / (scale * samples.y.numel() ** 0.5)
         layers = zip(*(network.edge_layers for network in networks), strict=True)
         self._layers = [Edges.side_by_side([layer.edges for layer in each]) for each in layers]
-        # Some samples at a time, with the first layer's bases: those of one network if all share its grid.
+        # Some samples at a time, with the first layer's bases: those of one network if all share
+        # its grid.
         first = self._layers[0]
         alike = bool((first.knots == first.knots[:1]).all())
         first = first.part([0]) if alike else first
@@ -129,7 +134,10 @@ class BatchedFitting(Problem):
 
 @dataclass
 class RandomStart:
-    """A network on its way through the rounds; `loss` is relative to outputs of unit standard deviation."""
+    """A network on its way through the rounds.
+
+    `loss` is relative to outputs of unit standard deviation.
+    """
 
     network: Network
     damping: float = DAMPING
@@ -139,7 +147,7 @@ class RandomStart:
 def best_start(
     create: Create, data: TrainingData, plan: Plan, weight: float, generator: Generator
 ) -> RandomStart:
-    """Return the best of `plan.starts` networks (more if none is good) after short Levenberg-Marquardt trainings.
+    """Return the best of `plan.starts` networks (more if none is good) after short trainings.
 
     Raises TrainingFailed if no start stays finite.
     """

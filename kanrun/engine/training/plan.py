@@ -8,12 +8,13 @@ from typing import Any
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.training.data import Task
 
-#: Multiplications of a Levenberg-Marquardt step up to which it is chosen: about a second on two cores.
+#: Multiplications of a Levenberg-Marquardt step up to which it is chosen: about a second on two
+#: cores.
 LM_WORK = 1e11
 #: Numbers that a gradient touches (samples x active terms) up to which whole batches are chosen.
 LBFGS_WORK = 1e7
-#: A start uses a few samples for each unknown of the first grid and takes many steps: it counts as this many times the
-#: cube of its unknowns.
+#: A start uses a few samples for each unknown of the first grid and takes many steps: it counts as
+#: this many times the cube of its unknowns.
 START_WORK = 40
 #: Hidden grids reach this fraction of the activations' range beyond it.
 MARGIN = 0.05
@@ -29,12 +30,13 @@ class Plan:
         solver: Name of the solver.
         intervals: The grid schedule; empty for networks without grids.
         steps: Maximum number of steps on each grid; None: the solver's own rule.
-        starts: Number of random starts on the first grid (by Levenberg-Marquardt: quickly, on a coarse one), of which
-            the best continues.
+        starts: Number of random starts on the first grid (by Levenberg-Marquardt: quickly, on a
+            coarse one), of which the best continues.
         weight: Weight of the smoothness penalty; None: chosen by validation (second-order solvers).
         order: Order of the penalised differences; None: degree + 2.
         selection: What chooses the weight and the grid: `validation` points, or the `evidence`.
-        select_width: Whether validation may choose fewer nodes than the shape has; the others are then pruned.
+        select_width: Whether validation may choose fewer nodes than the shape has; the others are
+            then pruned.
         update_grid: Whether hidden grids follow the activations.
         grid_eps: Fraction of uniform spacing in redrawn grids; the rest follows quantiles.
         freeze_unseen: Whether coefficients of basis functions without samples stay as they are.
@@ -70,7 +72,10 @@ class Plan:
         return SOLVERS[self.solver].second_order
 
     def steps_for(self, unknowns: int) -> int:
-        """Return the maximum number of steps on a grid with `unknowns`: fewer the more a step costs."""
+        """Return the maximum number of steps on a grid with `unknowns`.
+
+        Fewer the more a step costs.
+        """
         if self.steps is not None:
             return self.steps
         if not (self.second_order and self.intervals):
@@ -97,12 +102,16 @@ def second_order_work(rows: int, parameters: int) -> int:
 
 
 def choose_solver(cost: TrainingCost, task: Task, *, double: bool) -> tuple[str, str]:
-    """Return the solver for this size, and a sentence with the reason; `double` says whether numbers are float64."""
+    """Return the solver for this size, and a sentence with the reason.
+
+    `double` says whether numbers are float64.
+    """
     lm = max(second_order_work(cost.rows, cost.parameters), START_WORK * cost.first**3)
     affordable = cost.rows * cost.active <= LBFGS_WORK
     first_order = "lbfgs" if affordable else "adam"
     step = (
-        f"{cost.parameters} parameters on {cost.rows} values cost {lm:.1e} multiplications a second-order step, starts "
+        f"{cost.parameters} parameters on {cost.rows} values cost {lm:.1e} multiplications a "
+        "second-order step, starts "
         "considered"
     )
     if task == "classification":
@@ -116,5 +125,6 @@ def choose_solver(cost: TrainingCost, task: Task, *, double: bool) -> tuple[str,
             f"lbfgs: {step}, over {LM_WORK:.0e}; whole-batch gradients are affordable."
         )
     return "adam", (
-        f"adam: {cost.rows} values with {cost.active} active terms each; mini-batches are the cheaper way."
+        f"adam: {cost.rows} values with {cost.active} active terms each; mini-batches are the "
+        "cheaper way."
     )

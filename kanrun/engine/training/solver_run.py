@@ -1,4 +1,7 @@
-"""A plan's solver and its run on one grid: steps with evaluation, events, stopping rules, a clock of training alone."""
+"""A plan's solver and its run on one grid.
+
+Steps with evaluation, events, stopping rules, a clock of training alone.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ from kanrun.engine.training.plan import Plan
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower first damping.
+#: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower
+#: first damping.
 LM_WITH_GRID, SMALL, LARGE_DAMPING = LMPolicy(damping=1e-4), 300, 1e-7
 #: Other networks have long valleys: many cheap steps lead further than few searched ones.
 LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
@@ -48,7 +52,8 @@ class Solver(Protocol):
 
     Attributes:
         rows: Samples that one step looks at.
-        tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0: never.
+        tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0:
+            never.
         plateau_tolerance: The same after PLATEAU such steps in a row.
     """
 
@@ -68,7 +73,7 @@ class Solver(Protocol):
         """
 
     def state(self) -> dict[str, Tensor] | None:
-        """Return what a new solver on the same network and generator needs to continue to the same numbers.
+        """Return what a new solver on the same network needs to continue to the same numbers.
 
         None after steps from which it cannot.
         """
@@ -83,11 +88,13 @@ def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
         return
     if task == "classification":
         raise UsageError(
-            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam for classes."
+            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam "
+            "for classes."
         )
     if dtype != torch.float64:
         raise UsageError(
-            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for float32."
+            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for "
+            "float32."
         )
 
 
@@ -206,7 +213,10 @@ class Best:
 
 
 class StepLog:
-    """Numbers the steps of a stage; the clock stands while test errors are measured and the consumer looks at them."""
+    """Numbers the steps of a stage.
+
+    The clock stands while test errors are measured and the consumer looks at them.
+    """
 
     def __init__(self, stage: int, clock: Clock, data: TrainingData, steps: int = 0) -> None:
         self.stage, self.steps, self._clock, self._data = stage, steps, clock, data
@@ -220,7 +230,10 @@ class StepLog:
 
 
 class SolverRun:
-    """Up to `limit` steps of `solver`; `settled` says whether it converged, stalled or lost patience before."""
+    """Up to `limit` steps of `solver`.
+
+    `settled` says whether it converged, stalled or lost patience before.
+    """
 
     def __init__(self, solver: Solver, limit: int, plan: Plan, data: TrainingData) -> None:
         self.solver, self.settled, self._limit, self._plan = solver, False, limit, plan
@@ -262,7 +275,7 @@ class SolverRun:
 
 
 def spent(solver: Solver, before: float) -> bool:
-    """Return whether, after the step from the objective `before`, another one is not worth its time."""
+    """Return whether another step after that from the objective `before` is not worth its time."""
     return solver.converged or _gains_less(solver, before, solver.tolerance)
 
 
