@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ _DAMAGED = (
     zipfile.BadZipFile,
     NotImplementedError,
 )
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?$", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
                 limits.check_cells(count + len(rows), width, file)
                 columns = [list(map(str.strip, column)) for column in zip(*rows, strict=True)]
                 if separator == ";":
-                    columns = [list(map(_with_point, column)) for column in columns]
+                    with_point = partial(_DECIMAL_COMMA.sub, r"\1.\2")
+                    columns = [list(map(with_point, column)) for column in columns]
                 if not count:
                     _check_distinct([name for (name,) in columns], file)
                 count += len(rows)
@@ -225,11 +227,6 @@ def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
         raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None
     if count < 2:
         raise UsageError(f"{file.name} has {'a header but ' * count}no rows.")
-
-
-def _with_point(text: str) -> str:
-    """Replace a decimal comma, as in files with semicolons."""
-    return text.replace(",", ".") if _DECIMAL_COMMA.match(text) else text
 
 
 def _filled(

@@ -30,6 +30,7 @@ from kanrun.targets.table_files import (
 )
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)  # 007 is a name
+_SHOWN = 40  # characters of a value in a message
 MISSING_WORDS = frozenset(
     {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"}
 )
@@ -197,8 +198,9 @@ class Conversion:
         return [str(value) for value in values]
 
     def _add(self, name: str, rule: str, row: int, value: Any) -> None:
-        count, *first = self.faults.setdefault(name, {}).get(rule, (0, row, str(value)[:40]))
-        self.faults[name][rule] = count + 1, int(first[0]), str(first[1])
+        found = self.faults.setdefault(name, {})
+        count, first, text = found.get(rule, (0, row, str(value)[:_SHOWN]))
+        found[rule] = count + 1, first, text
 
     def check(self) -> None:
         """Raise UsageError for values that broke a rule, with their count and first row."""

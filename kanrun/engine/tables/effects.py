@@ -94,7 +94,7 @@ def _joined(rows: Sequence[dict[str, Any]]) -> Columns:
 
 
 def _in_units(
-    model: TableModel, effects: Sequence[Float[ndarray, "points outputs"]]
+    model: TableModel, effects: Sequence[Float[ndarray, "points logits"]]
 ) -> Float[ndarray, "points outputs"]:
     """Return predictions from the mean outputs of the parts and the effects on each."""
     pairs = zip(model.parts, effects, strict=True)
