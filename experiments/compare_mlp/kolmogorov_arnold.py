@@ -67,7 +67,7 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
             Claim(
                 sentence,
                 measured,
-                f"<= {bound:g}",
+                f"at most {bound:g}",
                 measured <= bound,
                 value_range(rows["relative_error"]),
             )

@@ -149,6 +149,6 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     ):
         worst = maximum(rows[column])
         found.append(
-            Claim(text, worst, f"<= {bound:g}", worst <= bound, f"largest of {len(rows)} networks")
+            Claim(text, worst, f"at most {bound:g}", worst <= bound, f"largest of {len(rows)} networks")
         )
     return found

@@ -51,7 +51,7 @@ def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
             yield Claim(
                 sentence,
                 worst,
-                f"<= {EXACT:g}",
+                f"at most {EXACT:g}",
                 worst <= EXACT,
                 f"largest of {len(rows)} extensions",
             )

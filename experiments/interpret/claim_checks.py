@@ -33,7 +33,7 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
             Claim(
                 f"{name}: share of seeds that recover it",
                 share,
-                f">= {SHARE:g}",
+                f"at least {SHARE:g}",
                 share >= SHARE,
                 spread,
             )
@@ -53,11 +53,11 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
             )
         )
     if len(known):
-        claims.append(Claim(sentence, wrong, "<= 0", wrong == 0, None))
+        claims.append(Claim(sentence, wrong, "at most 0", wrong == 0, None))
     if len(summary):
         slowest = maximum(summary["cpu_seconds" if "cpu_seconds" in summary else "seconds"])
         sentence = "longest interpretation in CPU seconds"
-        claims.append(Claim(sentence, slowest, f"<= {SECONDS:g}", slowest <= SECONDS, None))
+        claims.append(Claim(sentence, slowest, f"at most {SECONDS:g}", slowest <= SECONDS, None))
     return claims
 
 
@@ -67,7 +67,7 @@ def _count(rows: pd.DataFrame, column: str, sentence: str, least: float) -> Clai
     came, bound = int((shares >= SHARE).sum()), math.ceil(least * len(shares) - 1e-9)
     others = [str(name) for name, share in shares.items() if share < SHARE]
     spread = f"not: {', '.join(others)}" if others else None
-    return Claim(f"{sentence}, of {len(shares)}", came, f">= {bound}", came >= bound, spread)
+    return Claim(f"{sentence}, of {len(shares)}", came, f"at least {bound}", came >= bound, spread)
 
 
 #: Digits that a refit from the second start has to have, and the share of sets whose form has to be found.
@@ -86,8 +86,8 @@ def certified_claims(certified: pd.DataFrame | None) -> list[Claim]:
     for start, least in ((2, len(sets)), (1, 0)):
         came = int((sets[f"start_{start}_digits"] >= DIGITS).sum())
         sentence = f"sets refitted to {DIGITS:g} digits from start {start}, of {len(sets)}"
-        claims.append(Claim(sentence, came, f">= {least}", came >= least, None))
+        claims.append(Claim(sentence, came, f"at least {least}", came >= least, None))
     good = int((certified["residual_ratio"] <= AS_GOOD).groupby(certified["target"]).all().sum())
     least = math.ceil(FORMS * len(sets) - 1e-9)
     sentence = f"sets whose formula has at most {AS_GOOD:g} times the certified sum of squares, of {len(sets)}"
-    return [*claims, Claim(sentence, good, f">= {least}", good >= least, None)]
+    return [*claims, Claim(sentence, good, f"at least {least}", good >= least, None)]

@@ -57,7 +57,7 @@ def _honest(summary: DataFrame) -> list[Claim]:
         "either), at most"
     )
     spread = _spread(trusted, "l2", "relative L2 error")
-    return [Claim(sentence, ratio, f"<= {HONEST:g}", ratio <= HONEST, spread)]
+    return [Claim(sentence, ratio, f"at most {HONEST:g}", ratio <= HONEST, spread)]
 
 
 def _within(summary: DataFrame, bounded: list[str]) -> list[Claim]:
@@ -72,7 +72,7 @@ def _within(summary: DataFrame, bounded: list[str]) -> list[Claim]:
                 )
                 sentence = f"{equation}, {network}: median {name.removesuffix('_bound')}"
                 spread = _spread(rows, name.removesuffix("_bound"), "from")
-                made.append(Claim(sentence, value, f"<= {bound:g}", value <= bound, spread))
+                made.append(Claim(sentence, value, f"at most {bound:g}", value <= bound, spread))
         sought = [name.removesuffix("_true") for name in rows.columns if name.endswith("_true")]
         made += [_found(rows, name) for name in sought if rows[f"{name}_true"].notna().any()]
     return made
@@ -85,7 +85,7 @@ def _found(rows: DataFrame, name: str) -> Claim:
         f"{rows[name].min():.5g} .. {rows[name].max():.5g}, true {rows[f'{name}_true'].iloc[0]:.5g}"
     )
     sentence = f"{name} is found within {STANDARD_ERRORS:g} standard errors: share of the seeds"
-    return Claim(sentence, share, ">= 0.8", share >= 0.8, values)
+    return Claim(sentence, share, "at least 0.8", share >= 0.8, values)
 
 
 def _spread(rows: DataFrame, column: str, what: str) -> str | None:

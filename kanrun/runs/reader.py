@@ -91,7 +91,7 @@ class Run:
             return read_json(self.path / MANIFEST_FILE, Manifest)
         number, result = self.point.number, self._result
         failures = [one for key, one in self.journal.failed.items() if key[0] == number]
-        reasons = [result.reason, *(one.get("reason") for one in failures)]
+        reasons = [*(one.get("reason") for one in failures), result.reason]
         return replace(
             self._whole.manifest,
             overrides=self.point.overrides,

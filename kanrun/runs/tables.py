@@ -113,8 +113,9 @@ class CsvFile(LineFile):
                 padding = [""] * len(further)
                 rewrite(self.path, self.header, (row + padding for row in read_rows(self.path)[1]))
         empty = [None] * rows
-        lines = zip(*(lists.get(name, empty) for name in self.header), strict=True)
-        self.write(csv_lines(lines if started else chain([self.header], lines)))
+        lines = zip(*(_safe(lists.get(name, empty)) for name in self.header), strict=True)
+        header = b"" if started else csv_lines([self.header])
+        self.write(header + _lines(lines))
 
     def close(self) -> None:
         super().close()
@@ -249,7 +250,14 @@ def plain_value(value: Any) -> Any:
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     """Return rows as CSV, safe for spreadsheets."""
+    return _lines(map(_safe, rows))
+
+
+def _safe(values: Sequence[Any]) -> list[Any]:
+    return [as_text(value) if isinstance(value, str) else value for value in values]
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
-    safe = ([as_text(value) if isinstance(value, str) else value for value in row] for row in rows)
-    csv.writer(buffer, lineterminator="\n").writerows(safe)
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode("utf-8", "replace")

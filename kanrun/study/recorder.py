@@ -166,7 +166,7 @@ class Recorder:
             _logger.info("%s failed and restarts: %s", event.task, event.failure.reason)
         elif isinstance(event, Failed):
             task, failure = event.task, event.failure
-            entry = {"digest": _digest(task), **_failure_entry(task, failure)}
+            entry = {"digest": _digest(task), **_failure_entry(task, failure, self._several)}
             self._folder.journal({"failed": task.key, **entry})
             if len(self.failures) < MOST_LISTED:
                 self.failures.append((task, failure))
@@ -177,7 +177,7 @@ class Recorder:
     def failure_entries(self) -> tuple[dict[str, Any], ...]:
         """Return the failures as `run.json` lists them."""
         listed = sorted(self.failures, key=lambda failed: failed[0].key)
-        return tuple(_failure_entry(task, failure) for task, failure in listed)
+        return tuple(_failure_entry(task, failure, self._several) for task, failure in listed)
 
     def take(self, point: Point) -> PointTables:
         """Return the tables of a point whose trainings have all ended, and forget about it."""
@@ -332,9 +332,9 @@ class Recorder:
         return f"{self._prefix(task)}{_RESUME}-{task.index}-{task.seed}"
 
 
-def _failure_entry(task: Task, failure: Failure) -> dict[str, Any]:
+def _failure_entry(task: Task, failure: Failure, several: bool) -> dict[str, Any]:
     return {
-        "point": task.point,
+        **({"point": task.point} if several else {}),
         "cell": task.index,
         "settings": dict(task.cell),
         "seed": task.seed,

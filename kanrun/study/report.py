@@ -1,4 +1,4 @@
-"""Printed results of a study, at its end and by `kanrun runs`: tables, claims, failures."""
+"""Printed results of a run, at its end and by `kanrun runs`: tables, claims, failures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kanrun.runs.manifest import Claim
+from kanrun.runs.tables import MARKS
 
 Columns = Mapping[str, Sequence[Any]]
-# Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
+#: Columns that a narrow terminal shows first; in the table they keep their order.
 _FIRST = (
     "cell",
     "seed",
@@ -46,14 +47,15 @@ _FIRST = (
     "validation_rmse",
     "train_rmse",
 )
-# The errors whose quartiles over seeds stand beside their median.
+#: Errors whose quartiles over seeds are shown next to their median.
 _ERRORS = ("test_rmse", "rmse")
 _MOST_ROWS = 40
-_UNBOUNDED = 100_000  # characters of a line in a file or pipe
+#: Characters of a line in a file or pipe.
+_UNBOUNDED = 100_000
 
 
 def error_console() -> Console:
-    """Return a console on standard error: as wide as the terminal, or 120 where there is none."""
+    """Return a console on standard error: as wide as the terminal, or 120 without one."""
     console = Console(stderr=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         return Console(stderr=True, width=120)
@@ -61,7 +63,7 @@ def error_console() -> Console:
 
 
 def output_console() -> Console:
-    """Return a console on standard output: as wide as the terminal, or unbounded where there is none."""
+    """Return a console on standard output: as wide as the terminal, or unbounded without one."""
     console = Console()
     return console if console.is_terminal else Console(width=_UNBOUNDED)
 
@@ -89,9 +91,9 @@ def print_table(
     title: str | None = None,
     most: int | None = None,
 ) -> tuple[int, list[str]]:
-    """Print the columns that fit the console's width, in their order, and return how many rows and which columns not.
+    """Print the columns that fit the console; return the number of rows and the columns left out.
 
-    Where not all fit, those of `first` do before the others; the first column is always there, cut if need be.
+    Columns of `first` have priority; the first of them is always there, cut if need be.
     """
     names, rows = list(columns), len(next(iter(columns.values()), ()))
     kept = rows if most is None else min(rows, most)
@@ -129,8 +131,8 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 def print_summary(console: Console, summary: Columns) -> None:
     """Print the columns of `summary.csv` so that they fit the width.
 
-    One row becomes names and values; the seeds of one cell a table with their median; several cells with
-    several seeds a table of medians, one line per cell.
+    One row becomes names and values; the seeds of one cell a table with their median; several cells
+    with several seeds a table of medians, one line per cell.
     """
     rows = len(next(iter(summary.values()), ()))
     if rows == 0:
@@ -157,14 +159,14 @@ def print_summary(console: Console, summary: Columns) -> None:
 
 
 def print_claims(console: Console, claims: Sequence[Claim]) -> None:
-    """Print CLAIMS: each sentence with what was measured, the bound, the spread, and whether it holds."""
+    """Print each claim with the measured value, the bound, the spread, and whether it holds."""
     if not claims:
         return
     console.print(Text("CLAIMS", style="bold"))
     for claim in claims:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
-        detail = f"measured {shown(claim.measured) or 'not a number'}{spread}, bound {claim.bound}"
+        detail = f"measured {shown(claim.measured) or 'not a number'}{spread}, bound: {claim.bound}"
         print_line(
             console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}"))
         )
@@ -176,15 +178,18 @@ def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> N
         return
     console.print(Text(f"{len(failures)} failed", style="bold red"))
     for failure in failures[:_MOST_ROWS]:
-        print_line(
-            console, f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}"
-        )
+        print_line(console, f"  {training_of(failure)}: {failure['reason']}")
     if len(failures) > _MOST_ROWS:
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
 
 
+def training_of(failure: Mapping[str, Any]) -> str:
+    """Return the training that failed, such as "point 3, cell 0, seed 1"."""
+    return ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
+
+
 def shown(value: Any) -> str:
-    """Return a value as people read it: a few digits of a number, nothing for a missing one."""
+    """Return a value as people read it: a few digits of a number, "" for a missing one."""
     if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
         return ""
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
@@ -209,7 +214,7 @@ def print_pairs(console: Console, pairs: Mapping[str, Any]) -> None:
 
 
 def _medians_of_cells(summary: Columns) -> dict[str, list[Any]]:
-    """One row per cell: medians of numbers, with quartiles after the error, and text where all rows agree on it."""
+    """Return one row per cell: medians of numbers, quartiles of the error, and text if all agree."""
     groups: dict[Any, list[int]] = {}
     for row, cell in enumerate(summary["cell"]):
         groups.setdefault(cell, []).append(row)
@@ -226,7 +231,7 @@ def _medians_of_cells(summary: Columns) -> dict[str, list[Any]]:
 
 
 def _agreed(values: Sequence[Any]) -> Any:
-    """The median of numbers without the missing ones; of other values the one that all are."""
+    """Return the median of numbers without missing ones; of other values the common one."""
     if _is_numeric(values):
         numbers = [float(value) for value in values if shown(value)]
         return statistics.median(numbers) if numbers else None
@@ -242,7 +247,7 @@ def _quartiles(values: Sequence[Any]) -> str:
 
 
 def _order(columns: Columns) -> list[str]:
-    """The columns in the order of their weight, those in which rows differ first."""
+    """Return the columns by priority, those in which rows differ first."""
     alike = {
         name: name not in _ERRORS and len({shown(value) for value in columns[name]}) == 1
         for name in columns

@@ -18,6 +18,7 @@ from kanrun.config.plugins import require_plugins
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc, uninterrupted
 from kanrun.runs import Run, RunFolder, Status
+from kanrun.study import report
 from kanrun.study.dry_run import describe_plan
 from kanrun.study.execute import Attempt, check, execute, manifest_of
 from kanrun.study.points import Point, Study
@@ -176,9 +177,8 @@ def report_outcome(run: Run, options: RunOptions) -> bool:
         print(f"kanrun: {reason}", file=sys.stderr)
     # A run with several trainings has listed what failed already, unless it was quiet.
     for failure in manifest.failures if options.quiet and manifest.trainings > 1 else ():
-        marks = ("point", "cell", "seed") if manifest.points > 1 else ("cell", "seed")
-        where = ", ".join(f"{key} {failure[key]}" for key in marks if key in failure)
-        print(f"kanrun: {where}: {failure.get('reason', 'failed')}", file=sys.stderr)
+        reason = failure.get("reason", "failed")
+        print(f"kanrun: {report.training_of(failure)}: {reason}", file=sys.stderr)
     broken = 0
     for point in run.points if options.strict else ():
         name = f"{point.point}: " if point.point else ""

@@ -1,4 +1,4 @@
-"""Maximum, minimum, median and range over seeds, exponents of power laws, and claims on them.
+"""Statistics over seeds, exponents of power laws, and claims on them.
 
 NaN propagates: no claim holds because a training that failed or diverged was left out.
 """
@@ -12,23 +12,23 @@ from kanrun.runs import Claim
 
 
 def maximum(values: pd.Series) -> float:
-    """The largest value; NaN, of which no comparison is true, if there is none or one is NaN."""
+    """Return the largest value; NaN, for which no comparison is true, if one is NaN or there is none."""
     return float(values.astype(float).max(skipna=False))
 
 
 def minimum(values: pd.Series) -> float:
-    """The smallest value; NaN also if one is infinite, which is how a training that diverged would pass."""
+    """Return the smallest value; NaN if one is not finite: a training that diverged must not pass."""
     numbers = values.astype(float)
     return float(numbers.min()) if np.isfinite(numbers).all() else float("nan")
 
 
 def median(values: pd.Series) -> float:
-    """The median; NaN if there is none or one is NaN."""
+    """Return the median; NaN if one is NaN or there is none."""
     return float(values.astype(float).median(skipna=False))
 
 
 def value_range(values: pd.Series, of: str = "seeds") -> str | None:
-    """The smallest and largest of several values in words, and how many are NaN; None for one value.
+    """Return the range of several values and how many are NaN, in words; None for one value.
 
     `of` names what the values belong to, one each.
     """
@@ -42,7 +42,7 @@ def value_range(values: pd.Series, of: str = "seeds") -> str | None:
 def claim_at_most(
     sentence: str, values: pd.Series, bound: float, spread: str | None = None
 ) -> Claim:
-    """The claim that all of `values` are at most `bound`."""
+    """Claim that all of `values` are at most `bound`."""
     most = maximum(values)
     return Claim(sentence, most, f"at most {bound:g}", most <= bound, spread)
 
@@ -50,13 +50,13 @@ def claim_at_most(
 def claim_at_least(
     sentence: str, values: pd.Series, bound: float, spread: str | None = None
 ) -> Claim:
-    """The claim that all of `values` are at least `bound`."""
+    """Claim that all of `values` are at least `bound`."""
     least = minimum(values)
     return Claim(sentence, least, f"at least {bound:g}", least >= bound, spread)
 
 
 def claim_near(sentence: str, slopes: pd.Series, theory: float, within: float) -> Claim:
-    """The claim that the median of the exponents of all seeds is `theory`, give or take `within`."""
+    """Claim that the median of the exponents of all seeds is within `within` of `theory`."""
     slope = median(slopes)
     return Claim(
         sentence,
@@ -68,9 +68,9 @@ def claim_near(sentence: str, slopes: pd.Series, theory: float, within: float) -
 
 
 def exponent(x: pd.Series, y: pd.Series) -> float:
-    """p of y = c x^p by least squares of log y on log x.
+    """Return p of y = c x^p by least squares of log y on log x.
 
-    NaN where fewer than two different x > 0 have a positive y, and where a y is not finite.
+    NaN if fewer than two different x > 0 have a positive y, or if a y is not finite.
     """
     kept = (y > 0) & (x > 0)
     if x[kept].nunique() < 2 or not np.isfinite(y.astype(float)).all():
@@ -79,7 +79,7 @@ def exponent(x: pd.Series, y: pd.Series) -> float:
 
 
 def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFrame:
-    """One row per group of `by` with `exponent`, and the range of x (`low`, `high`) that it was fitted on."""
+    """Return one row per group of `by` with `exponent` and the fitted range of x (`low`, `high`)."""
     rows = []
     for key, group in table.groupby(by, sort=False):
         names = dict(zip(by, key, strict=True))

@@ -1,7 +1,7 @@
 """Suites: cells as differences from a configuration, and the bounds that their entries claim.
 
-An entry such as `{target: {kind: named, name: runge}, bounds: {test_rmse: 1e-6, seconds: 10}}` replaces the target and
-claims that the median over seeds stays at or below each bound.
+An entry such as `{target: {kind: named, name: runge}, bounds: {test_rmse: 1e-6, seconds: 10}}`
+replaces the target and claims that the median over seeds is at most each bound.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ BOUNDED = {
     "test_rmse": "median test RMSE",
     "seconds": "longest training in seconds",
 }
-#: No seed may be worse than this many times the median: users meet bad minima, and two orders of magnitude are more
-#: than networks that learned the same function differ by.
+#: Largest ratio of the worst seed to the median: networks that learned the same function differ
+#: by less than two orders of magnitude, and a worse one is a bad minimum.
 WORST_OVER_MEDIAN = 100.0
 
 
 def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The entries of a suite as cells; a configuration without a suite is one cell without differences."""
+    """Return the entries of a suite as cells; without a suite, one cell without differences."""
     return [dict(entry) for entry in suite] or [{}]
 
 
@@ -68,7 +68,7 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
 
 
 def check_bounds(cell: Mapping[str, Any]) -> None:
-    """Raise UsageError for bounds on columns that are not bounded, and for bounds that are not positive numbers."""
+    """Raise UsageError for bounds on other columns, and bounds that are not positive numbers."""
     bounds = cell.get("bounds", {})
     if not isinstance(bounds, Mapping):
         raise UsageError(
@@ -90,9 +90,10 @@ def check_bounds(cell: Mapping[str, Any]) -> None:
 
 
 def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
-    """One row per bound of `cell`, beside the value that it bounds."""
+    """Yield one row per bound of `cell`, with the value that it bounds."""
     for column, bound in cell.get("bounds", {}).items():
-        label = f"{summary['target']} [{summary['shape'].replace('-', ',')}], N = {summary['train_points']}"
+        shape = summary["shape"].replace("-", ",")
+        label = f"{summary['target']} [{shape}], N = {summary['train_points']}"
         yield Row(
             "bounds",
             {"label": label, "column": column, "bound": float(bound), "value": summary[column]},
@@ -100,7 +101,7 @@ def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[
 
 
 def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
-    """One claim per bound over the seeds, and one that no seed is far worse than the median."""
+    """Return one claim per bound over the seeds, and one that no seed is far worse than the median."""
     claims: list[Claim] = []
     if "bounds" not in tables:
         return claims
@@ -109,14 +110,14 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         measured = maximum(values) if column == "seconds" else median(values)
         sentence = f"{label}: {BOUNDED[str(column)]}"
         claims.append(
-            Claim(sentence, measured, f"<= {bound:g}", measured <= bound, value_range(values))
+            Claim(sentence, measured, f"at most {bound:g}", measured <= bound, value_range(values))
         )
         if column == "test_rmse" and len(values) > 1:
             worst = maximum(values) / max(median(values), sys.float_info.min)
             sentence = f"{label}: worst seed over the median"
             claims.append(
                 Claim(
-                    sentence, worst, f"<= {WORST_OVER_MEDIAN:g}", worst <= WORST_OVER_MEDIAN, None
+                    sentence, worst, f"at most {WORST_OVER_MEDIAN:g}", worst <= WORST_OVER_MEDIAN, None
                 )
             )
     return claims

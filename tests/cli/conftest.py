@@ -72,7 +72,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
     module.cells = lambda cfg: [{}]  # type: ignore[attr-defined]
     module.run = run  # type: ignore[attr-defined]
     module.figures = lambda tables: iter(())  # type: ignore[attr-defined]
-    module.claims = lambda tables: [Claim("the error is small", 0.5, "<= 0.1", False)]  # type: ignore[attr-defined]
+    module.claims = lambda tables: [Claim("the error is small", 0.5, "at most 0.1", False)]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
 

@@ -168,7 +168,7 @@ def test_runs_list_and_show(kanrun: Command) -> None:
     shown = kanrun("runs", "show", "fit/v0001")
     assert (shown.code, shown.err) == (0, "")
     assert "model.degree=2" in shown.out
-    assert "DOES NOT HOLD  the error is small: measured 0.5, bound <= 0.1" in shown.out
+    assert "DOES NOT HOLD  the error is small: measured 0.5, bound: at most 0.1" in shown.out
     assert json.loads(kanrun("runs", "show", "fit/v0002", "--json").out)["status"] == "FAILED"
     points = json.loads(kanrun("runs", "show", "--json").out)["points"]
     assert points == ["fit/v0003/0", "fit/v0003/1"]

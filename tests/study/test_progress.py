@@ -148,9 +148,9 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
     ):
         report.print_summary(console, table.to_dict("list"))
     report.print_claims(
-        console, [Claim("the [error] is small", 1e-7, "<= 1e-5", True, "1e-7 .. 3e-7")]
+        console, [Claim("the [error] is small", 1e-7, "at most 1e-5", True, "1e-7 .. 3e-7")]
     )
-    report.print_claims(console, [Claim("it is small", float("nan"), "<= 1", holds=False)])
+    report.print_claims(console, [Claim("it is small", float("nan"), "at most 1", holds=False)])
     report.print_failures(console, [{"cell": 0, "seed": 1, "reason": "it diverged"}])
     text = stream.getvalue()
     assert max(len(line) for line in text.splitlines()) <= width
@@ -160,9 +160,9 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
         assert re.search(r"median +exp_sin_square +2-5-1 +6\.50e-07 +0\.9999999", text)
         assert "medians over 3 seeds" in text
         assert (
-            "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound <= 1e-5" in text
+            "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound: at most 1e-5" in text
         )
-        assert "DOES NOT HOLD  it is small: measured not a number, bound <= 1" in text
+        assert "DOES NOT HOLD  it is small: measured not a number, bound: at most 1" in text
 
 
 def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns() -> None:

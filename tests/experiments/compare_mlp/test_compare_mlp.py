@@ -244,7 +244,7 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
     finished = run(True, comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[4])
     assert finished.table("summary")["shape"].tolist() == ["1-3-1"]
     (claim,) = finished.manifest.claims
-    assert claim.bound == "<= 0.5"
+    assert claim.bound == "at most 0.5"
     assert claim.sentence.startswith("[1,3,1] fits runge:")
 
 

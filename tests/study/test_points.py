@@ -1,0 +1,117 @@
+"""Runs of several points: each point is a run of it alone, and a failed one ends no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from toy_experiment import ToyConfig, ToyStudy, play
+
+from kanrun.errors import UsageError
+from kanrun.runs import Record, Row, Run, Status
+from kanrun.runs.manifest import Point, plain_values, read_points, write_points
+from kanrun.study.execute import check
+
+RunToy = Callable[..., Any]
+SameTables = Callable[[Run, Run], None]
+
+
+@pytest.mark.parametrize("executor", [("serial",), ("local", 2)])
+def test_a_point_has_the_numbers_of_the_same_call_alone(
+    run_toy: RunToy, same_tables: SameTables, executor: tuple[object, ...]
+) -> None:
+    points = [{"sizes": [2, 3]}, {"sizes": [3]}, {"sizes": [4]}]
+    outcome, several = run_toy(executor, points=points, n_seeds=2)
+    assert outcome.status == Status.COMPLETED
+    assert (outcome.points, outcome.trainings, len(several.points)) == (3, 8, 3)
+    assert several.table("summary")["point"].tolist() == [0] * 4 + [1] * 2 + [2] * 2
+    for point, settings in zip(several.points, points, strict=True):
+        _, alone = run_toy(n_seeds=2, **settings)
+        same_tables(point, alone)
+        assert point.manifest.claims == alone.manifest.claims
+        assert point.checkpoints == alone.checkpoints
+        assert point.status == "COMPLETED"
+        for name in alone.checkpoints:
+            assert point.checkpoint(name).name == name
+    assert several.best.error == min(one.error for one in several.points if one.error is not None)
+
+
+def test_a_failed_point_ends_no_other_and_is_repeated(
+    run_toy: RunToy, same_tables: SameTables, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [{"sizes": [size]} for size in (2, 3, 4)]
+    _, whole = run_toy(points=points)
+    outcome, run = run_toy(points=points, fails=[3])
+    assert outcome.status == Status.FAILED
+    assert outcome.reason == (
+        "1 of 3 points failed; the first, point 1 (sizes=[3]): "
+        "the loss of size 3 is not finite at step 3"
+    )
+    assert [point.status for point in run.points] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert "not finite" in (run.points[1].manifest.reason or "")
+    assert "point 1, cell 0, seed 0: the loss of size 3" in capsys.readouterr().err
+    kept = run.points[0].table("metrics")["seconds"].tolist()
+    again = play(run.path, *(ToyConfig(**own) for own in points), resume=True)  # type: ignore[arg-type]
+    assert again.status == Status.COMPLETED
+    same_tables(Run(run.path), whole)
+    assert Run(run.path).points[0].table("metrics")["seconds"].tolist() == kept
+    assert {point.status for point in Run(run.path).points} == {"COMPLETED"}
+
+
+class Columns:
+    """An experiment whose points have different columns."""
+
+    def cells(self, cfg: ToyConfig) -> list[dict[str, int]]:
+        return [{}]
+
+    def run(self, cfg: ToyConfig, cell: object, seed: int) -> Iterator[Record]:
+        (size,) = cfg.sizes
+        yield Row("summary", {f"of size {size}": seed, "nothing": None, "test_rmse": 1.0 / size})
+        if size > 2:
+            yield Row("large", {"size": size})
+
+    def figures(self, tables: object) -> list[Any]:
+        return []
+
+    def claims(self, tables: dict[str, pandas.DataFrame]) -> list[Any]:
+        assert len(tables["summary"].columns) == 4
+        return []
+
+
+def test_points_may_differ_in_tables_and_columns(tmp_path: Path) -> None:
+    configs = [ToyConfig(sizes=[size]) for size in (2, 3, 4)]
+    assert play(tmp_path, *configs, experiment=Columns()).reason is None
+    run = Run(tmp_path / "toy" / "v0001")
+    header = "point sizes seed".split()
+    assert list(run.table("summary").columns)[:3] == header
+    for number, point in enumerate(run.points):
+        names = ["seed", f"of size {number + 2}", "nothing", "test_rmse"]
+        assert list(point.table("summary").columns) == names
+        assert ("large" in point.tables) == (number > 0)
+
+
+def test_points_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    class Study(ToyStudy):
+        points = (Point(0, values={"executor.workers": 1}), Point(1))
+
+    with pytest.raises(UsageError, match="executor.workers is a setting of the whole run"):
+        check(Columns(), Study((ToyConfig(), ToyConfig())))
+    with pytest.raises(UsageError, match=r"point 1 \(sizes=\[\]\): the study has no cells"):
+        play(tmp_path, ToyConfig(), ToyConfig(sizes=[]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_points_come_back_from_their_file(tmp_path: Path) -> None:
+    values: list[Any] = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
+    points = [Point(n, (f"a={n}",), {"model.a": each, "b": "x"}, n) for n, each in enumerate(values)]
+    write_points(tmp_path, points)
+    assert read_points(tmp_path) == points
+
+
+def test_the_choice_of_a_group_is_no_setting() -> None:
+    base = {"target": {"kind": "named"}, "model": {"degree": 3}, "note": None}
+    values = {"target": "runge", "study": "x", "model.degree": 4, "note": "a", "+mine": 1}
+    assert plain_values(base, values) == {"model.degree": 4, "note": "a"}
