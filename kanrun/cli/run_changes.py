@@ -105,9 +105,8 @@ def tag_run(
     before = found.labels.tags
     if remove:
         if missing := [tag for tag in tags or () if tag not in before]:
-            raise UsageError(
-                f"{found.name} does not have the tag {missing[0]}; it has {', '.join(before) or 'none'}."
-            )
+            there = ", ".join(before) or "none"
+            raise UsageError(f"{found.name} does not have the tag {missing[0]}; it has {there}.")
         after = tuple(tag for tag in before if tags and tag not in tags)
     else:
         after = tuple(dict.fromkeys((*before, *(tags or ()))))
@@ -150,7 +149,9 @@ def remove_runs(
     if not yes:
         names = ", ".join(run.name for run in found)
         files = sum(path.is_file() for run in found for path in run.path.rglob("*"))
-        print(f"Delete {names} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True)
+        print(
+            f"Delete {names} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True
+        )
         answer = sys.stdin.readline()
         if not (sys.stdin.isatty() and answer):  # nobody pressed Enter on a terminal
             print(file=sys.stderr)
@@ -173,7 +174,7 @@ def redraw_figures(
     ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Draw the figures of a run again from its recorded tables; of a point, those of it alone."""
+    """Draw the figures of a run, or of a point of it, again from its recorded tables."""
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 

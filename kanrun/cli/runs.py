@@ -68,15 +68,16 @@ def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(
-            "--columns", metavar="A,B,...", help="Columns, such as name,model.hidden,r2."
-        ),
+        typer.Option("--columns", metavar="A,B,...", help="Columns, such as name,model.hidden,r2."),
     ] = None,
     tag: Annotated[
         str | None, typer.Option("--tag", metavar="TAG", help="Runs with this tag.")
     ] = None,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="WORD", help="A word in the status, such as completed or killed.")
+        str | None,
+        typer.Option(
+            "--status", metavar="WORD", help="A word in the status, such as completed or killed."
+        ),
     ] = None,
     outputs: Outputs = Path("outputs"),
     as_json: AsJson = False,
@@ -130,7 +131,7 @@ def query_runs(
 def show_run(
     run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False
 ) -> None:
-    """Show a run or a point of it: settings, progress, results, claims, files, how to resume it."""
+    """Show a run or a point of it: settings, results, claims, files, how to resume it."""
     from kanrun.runs import find_run
     from kanrun.runs.reader import unfinished
 
@@ -166,7 +167,7 @@ def compare_runs(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: the settings that differ, results side by side, and a figure of learning curves and edges.
+    """Compare runs: settings that differ, results, and a figure of learning curves and edges.
 
     Of a run of several points the best is compared, unless a point is named (fit/v0003/7).
     """
@@ -221,7 +222,7 @@ def diff_runs(
     other: Annotated[str, typer.Argument(metavar="OTHER", help=_RUN, autocompletion=complete_run)],
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Show the settings, versions and commits in which two runs differ: first with -, other with +."""
+    """Show settings, versions and commits in which two runs differ: first with -, other +."""
     from kanrun.study import report
     from kanrun.study.comparison import RunComparison
 
@@ -236,7 +237,7 @@ def diff_runs(
 
 
 def _one(word: str, outputs: Path) -> Run:
-    """Return the run or point that `word` names; of a run of several points the best, and say so."""
+    """Return the run or point that `word` names, or its best point, and say so."""
     from kanrun.runs import find_run
 
     run = find_run(word, outputs)

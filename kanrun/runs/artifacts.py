@@ -50,14 +50,14 @@ def checkpoint_path(folder: Path, name: str) -> Path:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `folder`, replacing one of the same name. See `write_checkpoint_file`."""
+    """Write `checkpoint` to `folder`, replacing one of its name (see `write_checkpoint_file`)."""
     write_checkpoint_file(checkpoint_path(folder, checkpoint.name), checkpoint)
 
 
 def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to the safetensors file `path`, with its description as JSON beside it.
 
-    Raises ValueError for an array that holds no plain numbers or a description that JSON cannot hold,
+    Raises ValueError for an array without plain numbers or a description that JSON cannot hold,
     StorageFailed if it cannot be written.
     """
     import numpy as np
@@ -107,7 +107,8 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     described = json_as(text, _Description, path)
     if header.get(_CHECKSUM) != _checksum(arrays, text):
         raise StorageFailed(
-            f"{path} is corrupted (checksum mismatch). Restore it from a copy, or rerun the training."
+            f"{path} is corrupted (checksum mismatch). Restore it from a copy, or rerun "
+            "the training."
         )
     if checksum not in (None, header[_CHECKSUM]):
         raise StorageFailed(
@@ -135,7 +136,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
-    """Return the SHA-256 of the description and of names, types, shapes and bytes of the arrays."""
+    """Return the SHA-256 of the description and of names, types, shapes, bytes of the arrays."""
     import numpy as np
 
     digest = hashlib.sha256(description.encode())

@@ -1,4 +1,4 @@
-"""The environment of a run: versions, repository, host and process."""
+"""Environment of a run: versions, repository, host and process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = (
     "safetensors",
     "distributed",
 )
-#: Where kanrun's source lies, if it is a checkout; what of it makes numbers; and files of which kinds.
+#: Folder of kanrun's source, its parts that make numbers, and the kinds of their files.
 _SOURCE = Path(__file__).parents[2]
 _CODE = ("kanrun", "experiments", "conf")
 _SUFFIXES = {".py", ".yaml", ".csv"}
@@ -40,7 +40,7 @@ def now() -> datetime:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of python, the platform, the packages that numbers depend on, and of plug-ins."""
+    """Return the versions of Python, platform, plug-ins, and packages that numbers depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
@@ -53,9 +53,9 @@ def versions() -> dict[str, str]:
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:
     """Return the commit from which a run can be repeated, or None without one.
 
-    `{"of": "kanrun", "commit": ..., "dirty": ...}` where kanrun's own `source` is a git checkout; `dirty` means that
-    its code or configuration differ from the commit. Else `{"of": "working directory", "commit": ...}`, where that
-    lies in a repository.
+    It is `{"of": "kanrun", "commit": ..., "dirty": ...}` if kanrun's own `source` is a git
+    checkout; `dirty` means that its code or configuration differ from the commit. Otherwise it is
+    `{"of": "working directory", "commit": ...}` if that lies in a repository.
     """
     if (source / ".git").exists():
         commit = _git(source, "rev-parse", "HEAD")
@@ -65,9 +65,9 @@ def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str,
 
 
 def _differs(source: Path) -> bool | None:
-    """Whether code or configuration in `source` differ from HEAD; None if git cannot say.
+    """Return whether code or configuration in `source` differ from HEAD; None if unknown.
 
-    `git status` also says it, but runs the filters that a repository's own settings name.
+    `git status` would run the filters that a repository's own settings name.
     """
     listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
     if listed is None:
@@ -90,7 +90,7 @@ def _differs(source: Path) -> bool | None:
 
 
 def _blob(path: Path, like: str) -> str:
-    """The name that git gives the content of a file, by the hash of which `like` is one."""
+    """Return git's name of the content of a file, by the kind of hash that `like` is."""
     content = path.read_bytes()
     algorithm = "sha256" if len(like) == 64 else "sha1"
     return hashlib.new(
@@ -99,8 +99,11 @@ def _blob(path: Path, like: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command that only reads objects: others start programs that a repository's own settings name,
-    such as filters, and a folder from elsewhere may be a repository."""
+    """Return the output of a git command that only reads objects, or None.
+
+    Other commands start programs, such as filters, that a repository's own settings name, and a
+    folder from elsewhere may be a repository.
+    """
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         environment.pop(name, None)
@@ -124,7 +127,7 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """Return a mark of when process `pid` started, where the system says so (Linux), else None.
+    """Return a mark of when process `pid` started, if the system has one (Linux), else None.
 
     Pids are used again; pairs of a pid and this mark are not.
     """
@@ -143,9 +146,9 @@ def process() -> dict[str, Any]:
 
 
 def is_alive(pid: int | None, start: str | None) -> bool:
-    """Return whether the process of this host that has `pid`, started at the mark `start`, still exists.
+    """Return whether the process `pid` of this host that started at the mark `start` exists.
 
-    True where the system does not say (not POSIX): there, a run counts as running.
+    True if the system does not say (not POSIX): a run then counts as running.
     """
     if os.name != "posix":
         return True

@@ -209,4 +209,3 @@ class RunFolder:
 
     def _save(self) -> None:
         write_json(self.path / MANIFEST_FILE, self.manifest.to_dict(), durable=True)
-

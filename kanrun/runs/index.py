@@ -134,7 +134,7 @@ class RunIndex:
             cause = "it may only read" if "not authorized" in text else text
             raise UsageError(
                 f"{shown!r} is not valid SQL here: {cause}. Write it as in test_rmse < 1e-4 AND "
-                '"model.kind" = \'kan\', names with a dot in double quotes.'
+                "\"model.kind\" = 'kan', names with a dot in double quotes."
             ) from error
 
     def _updated(self) -> sqlite3.Connection:
@@ -205,7 +205,11 @@ def _forget(connection: sqlite3.Connection, name: str) -> None:
 
 def _store(connection: sqlite3.Connection, run: Run, stamp: str) -> None:
     row, settings = _row_of(run)
-    values = (run.name, stamp if row["status"] != Status.RUNNING else "", json.dumps(settings, default=str))
+    values = (
+        run.name,
+        stamp if row["status"] != Status.RUNNING else "",
+        json.dumps(settings, default=str),
+    )
     connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
     _insert(connection, "runs", [{**settings, **row}])
     _insert(connection, "points", _points_of(run))
@@ -335,5 +339,7 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:
 def unknown_column(name: str, known: Iterable[str]) -> UsageError:
     """Return the error of a column that no run has."""
     near = did_you_mean(name, known)
-    dotted = f'; names with a dot need double quotes: "{name}".' if "." in name and name in known else ""
+    dotted = (
+        f'; names with a dot need double quotes: "{name}".' if "." in name and name in known else ""
+    )
     return UsageError(f"no run has a column {name!r}{dotted or near or '; see them with --json.'}")

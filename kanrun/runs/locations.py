@@ -186,7 +186,7 @@ def _point(run: Run, number: str | None = None) -> Run | None:
 
 
 def run_at(text: str, outputs: Path) -> Run | None:
-    """Return the run or point at a path, if there is one; links are followed, since `latest` will be another run later."""
+    """Return the run or point at a path, if there is one; links such as `latest` are followed."""
     if not text.strip():
         return None
     # Unlike Path's method, this keeps a name such as ~old.

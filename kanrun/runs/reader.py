@@ -86,7 +86,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The content of `run.json`; of a point, as a run of it would have. Raises StorageFailed."""
+        """The content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
         if self.point is None:
             return read_json(self.path / MANIFEST_FILE, Manifest)
         number, result = self.point.number, self._result

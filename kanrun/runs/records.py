@@ -21,7 +21,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table as columns of equal length, which replaces one that its training wrote before."""
+    """A table as columns of equal length; it replaces what its training wrote before."""
 
     name: str
     columns: dict[str, NDArray[Any]]

@@ -1,4 +1,4 @@
-"""Models and networks under sliders as checkpoints: arrays with a description as JSON, of which nothing is ever run."""
+"""Models, and networks under sliders, as checkpoints: arrays and a description, never run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model_checkpoint(
     errors: Array | None = None,
     gaps: tuple[Array, ...] = (),
 ) -> Checkpoint:
-    """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
+    """Return `network` with all that predicting needs, named by target, shape, points and seed."""
     dataset, target = problem.dataset, problem.dataset.target
     model = Model(
         network,
@@ -54,9 +54,9 @@ def model_checkpoint(
 def slider_checkpoint(
     problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
 ) -> Iterator[Checkpoint]:
-    """KANs that a page of the run shows under one slider, by their labels, with test points in the user's units.
+    """Yield the KANs that a report shows under one slider, with test points.
 
-    Nothing for networks of another kind, and where they have too many numbers.
+    Yields nothing for networks of another kind, and for too many numbers.
     """
     if not all(network.edge_layers for network in networks.values()):
         return
@@ -79,7 +79,7 @@ def slider_checkpoint(
 
 
 def checkpoint_of(model: Model, name: str) -> Checkpoint:
-    """The model and its tables as arrays and JSON, for `model_from_checkpoint`."""
+    """Return the model and its tables as arrays and JSON, for `model_from_checkpoint`."""
     arrays, texts = pack(model.network), dict[str, dict[str, Any]]()
     for table, columns in model.tables.items():
         numeric = {str(column): values.dtype.kind in "biuf" for column, values in columns.items()}
@@ -113,7 +113,7 @@ def checkpoint_of(model: Model, name: str) -> Checkpoint:
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
-    """The model that `model_checkpoint` stored. Raises KanrunError where something is missing or does not fit."""
+    """Return the model that `model_checkpoint` stored. Raises KanrunError if it is not valid."""
     meta = checkpoint.meta
     try:
         model = Model(
@@ -146,7 +146,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
 
 
 def _check_sizes(model: Model) -> None:
-    """Raise ValueError where names, ranges and scalings do not fit the network, or are not finite."""
+    """Raise ValueError if names, ranges and scalings do not fit the network or are not finite."""
     inputs, outputs = model.network.shape[0], model.network.shape[-1]
     for name, found, needed in (
         ("inputs", len(model.inputs), inputs),
@@ -167,7 +167,7 @@ def _check_sizes(model: Model) -> None:
 
 
 def _tables(texts: dict[str, dict[str, Any]], arrays: Arrays) -> dict[str, pd.DataFrame]:
-    """The tables that `Model.save` stored."""
+    """Return the tables that `Model.save` stored."""
     return {
         str(name): pd.DataFrame(
             {

@@ -154,7 +154,9 @@ def print_points(console: Console, run: Run) -> None:
     shown = points if len(points) <= _MOST_ROWS else _best_of(points)
     marks = [" *" if point is best and best.error is not None else "" for point in shown]
     columns: dict[str, list[Any]] = {
-        "point": [point.name.rpartition("/")[2] + mark for point, mark in zip(shown, marks, strict=True)],
+        "point": [
+            point.name.rpartition("/")[2] + mark for point, mark in zip(shown, marks, strict=True)
+        ],
         "status": [point.status for point in shown],
     }
     values = [point.point.values if point.point else {} for point in shown]
@@ -167,7 +169,9 @@ def print_points(console: Console, run: Run) -> None:
     _, left_out = report.print_table(console, columns, first=("point", *RESULTS, *columns))
     where = run.path / "summary.csv"
     if len(shown) < len(points):
-        report.print_line(console, f"  the best {len(shown)} of {len(points)} points; all in {where}")
+        report.print_line(
+            console, f"  the best {len(shown)} of {len(points)} points; all in {where}"
+        )
     if left_out:
         report.print_line(console, f"  more columns in {where}: {', '.join(left_out)}")
     if any(marks):
@@ -175,7 +179,9 @@ def print_points(console: Console, run: Run) -> None:
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
     if claims:
         held = sum(claim.holds for claim in claims)
-        report.print_line(console, f"  {held} of {len(claims)} claims hold; see one point for its own")
+        report.print_line(
+            console, f"  {held} of {len(claims)} claims hold; see one point for its own"
+        )
 
 
 def _best_of(points: Sequence[Run]) -> list[Run]:
@@ -191,7 +197,10 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     """
     if "summary" not in run.tables:
         return []
-    table, swept = run.table("summary"), list(run.points[0].point.values if run.points[0].point else ())
+    table, swept = (
+        run.table("summary"),
+        list(run.points[0].point.values if run.points[0].point else ()),
+    )
     result = next(
         (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
         None,

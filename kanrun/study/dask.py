@@ -131,7 +131,7 @@ def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | N
 
     if future.status == "cancelled":
         raise KanrunError(
-            f"the Dask cluster at {address} went away; `kanrun runs resume` continues with the rest, "
+            f"the Dask cluster at {address} went away; `kanrun runs resume` continues the rest, "
             "with --address ADDRESS on another one or with --executor local here."
         )
     if future.status == "finished":
@@ -163,7 +163,8 @@ def _client(address: str) -> Iterator[Any]:
         client = _connected(distributed, address)
         if client is None:
             raise UsageError(
-                f"no Dask scheduler answers at executor.address={address}; start one with `dask scheduler`."
+                f"no Dask scheduler answers at executor.address={address}; start one with "
+                "`dask scheduler`."
             )
         try:
             yield client

@@ -39,7 +39,11 @@ def describe_plan(
     cells, seeds = checked.cells[0], checked.seeds[0]
     parts = [_plural(points, "point")] if points > 1 else []
     parts += [_plural(cells, "cell"), _plural(seeds, "seed")]
-    each = " (of the first point)" if len({*zip(checked.cells, checked.seeds, strict=True)}) > 1 else ""
+    each = (
+        " (of the first point)"
+        if len({*zip(checked.cells, checked.seeds, strict=True)}) > 1
+        else ""
+    )
     yield f"{_plural(trainings, 'training')}: {' x '.join(parts)}{each}"
     if points > 1:
         yield f"points: {_some([str(point) for point in study.points])}"
@@ -72,7 +76,9 @@ def _estimated_time(study: Studied, trainings: int, outputs: Path) -> str:
     wanted = _relevant(flattened(asdict(study.config(0))))
     nearest: tuple[int, float, str, list[str]] | None = None
     index = RunIndex(outputs)
-    for row in index.rows("status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)):
+    for row in index.rows(
+        "status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)
+    ):
         settings = _relevant(index.settings(row["name"]))
         differ = [name for name in {*wanted, *settings} if settings.get(name) != wanted.get(name)]
         seconds = float(row["seconds"]) / max(1, int(row["trainings"] or 1))

@@ -1,4 +1,4 @@
-"""Scores of a trained network in the user's units, and the tables that figures are drawn from."""
+"""Scores of a trained network in the units of the data, and tables for figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Unknowns, and unknowns times rows of the Jacobian, up to which effective degrees of freedom are computed.
+#: Largest number of unknowns, and of entries of the Jacobian, for effective degrees of freedom.
 MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
 #: Points of one split that the table of predictions keeps.
 MOST_POINTS = 2000
@@ -35,7 +35,7 @@ MOST_EDGES, EDGE_POINTS = 400, 101
 
 
 def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Array:
-    """f(x) (samples, outputs) for x in the user's units; class numbers (samples, 1) for classification."""
+    """Return f(x) (samples, outputs) in the units of the data; class numbers (samples, 1)."""
     inside = torch.as_tensor(problem.dataset.input_scaling.apply(x)).to(problem.domain)
     output = predict(network, inside)
     if problem.dataset.classes:
@@ -44,7 +44,7 @@ def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Ar
 
 
 def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
-    """`test_max_error` and `r2` on the test points (accuracy and cross-entropy for classification)."""
+    """Return maximum error and R^2 on the test points; for classes accuracy, cross-entropy."""
     points = problem.dataset.test
     if points is None or not len(points.x):
         return {"test_max_error": None, "r2": None}
@@ -65,7 +65,7 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
 
 
 def r_squared(difference: Array, y: Array, weights: Array | None = None) -> float | None:
-    """1 - the mean squared difference over the variance of y (rows, outputs); None where all outputs are constant."""
+    """Return 1 - mean squared difference / variance of y (rows, outputs); None if y is constant."""
     spread = spread_of(y, weights)
     if spread is None:
         return None
@@ -73,17 +73,18 @@ def r_squared(difference: Array, y: Array, weights: Array | None = None) -> floa
 
 
 def spread_of(y: Array, weights: Array | None = None) -> float | None:
-    """The root mean square over rows and outputs of y minus each output's mean; None where all outputs are constant."""
+    """Return the standard deviation of y over rows and outputs; None if y is constant."""
     if constant(y).all():
         return None
     return float(root_mean_square(root_mean_square(y - np.average(y, 0, weights), weights)))
 
 
 def relative_error(error: float | None, dataset: Dataset) -> float | None:
-    """A root mean square error over the standard deviation of the training outputs; None where these are constant.
+    """Return an RMSE divided by the standard deviation of the training outputs.
 
-    It has no unit: predicting the mean has 1, whatever the outputs are measured in. In summaries it is of the test
-    points, or, without any, of those for validation or left out in a cross-validation. None for classes.
+    Predicting the mean has 1, whatever the unit of the outputs. In summaries the error is that of
+    the test points, or else of the validation or held-out points. None for constant outputs and
+    classes.
     """
     if error is None or dataset.classes:
         return None
@@ -92,21 +93,22 @@ def relative_error(error: float | None, dataset: Dataset) -> float | None:
 
 
 def doubts(r2: Value, points: str) -> Iterator[Note]:
-    """A warning where R^2 on these `points` says nothing, or says that the model is worse than none."""
+    """Yield a warning if R^2 is undefined (constant outputs) or negative (worse than the mean)."""
     if r2 is None:
         yield Note(f"R^2 is undefined: the outputs of the {points} are constant", warning=True)
     elif isinstance(r2, float) and not r2 >= 0:
         yield Note(
-            f"R^2 of the {points} is {r2:.3g}: their mean would predict them better", warning=True
+            f"R^2 on the {points} is {r2:.3g}: predicting the mean would be more accurate",
+            warning=True,
         )
 
 
 def effective_parameters(
     network: Network, problem: LearningProblem, penalty: SmoothnessPenalty
 ) -> float | None:
-    """Effective degrees of freedom: how many of the parameters the training points determine.
+    """Return the effective degrees of freedom: the parameters that the training points determine.
 
-    None for classes and where the matrices would be large.
+    None for classes, and if the matrices would be large.
     """
     samples = problem.data.everything
     unknowns = network.get_unknowns().numel()
@@ -120,7 +122,7 @@ def effective_parameters(
 
 
 def linear_rmse(problem: LearningProblem) -> float | None:
-    """Test RMSE of ordinary least squares on the same training points, the baseline of a model of a table.
+    """Return the test RMSE of ordinary least squares on the same training points, a baseline.
 
     None without test points, and for classification.
     """
@@ -143,7 +145,7 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 
 
 def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
-    """Truth and prediction on the splits' points (at most MOST_POINTS each), and on a grid for one or two inputs.
+    """Return truth and prediction on the points of each split, and on a grid for up to two inputs.
 
     Classes are given by their labels.
     """
@@ -178,7 +180,7 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
 
 
 def _labelled(values: Array, classes: Sequence[str] | None) -> Any:
-    """`values`, or, where there are classes, their labels, None for NaN."""
+    """Return `values`, or the labels of classes, None for NaN."""
     if not classes:
         return values
     return [None if np.isnan(value) else str(classes[int(value)]) for value in values]
@@ -196,11 +198,12 @@ def _grid(domain: Array) -> Array | None:
 
 
 def edge_table(network: Network, problem: LearningProblem) -> Table | None:
-    """The learned function of every edge over its grid, with its score: the deviation of its output on the data.
+    """Return the learned function of every edge over its grid, with its score.
 
-    x is in the units that the layer sees (standardised for tables), `x_data` in those of the user's column where there
-    is one; `seen` says whether the data reach so far. None for networks without spline edges. Where a layer has nodes
-    that multiply, its sums are nodes of their own, carried to the nodes by a further layer of edges.
+    The score is the standard deviation of the edge's output on the data. x is in the units of the
+    layer (standardised for tables), `x_data` in those of the data; `seen` is True within the range
+    of the data. If a layer has multiplication nodes, its sums are nodes of their own, joined to the
+    nodes by a further layer of edges. None for networks without spline edges.
     """
     if not network.edge_layers:
         return None
@@ -212,7 +215,7 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
 def network_figure(
     network: Network, x: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Figure:
-    """The diagram of `KAN.plot`, scored on x or on uniform points of the first grid."""
+    """Return the diagram of `KAN.plot`, scored on x or on uniform points of the first grid."""
     from kanrun.figures import network_diagram
 
     first = network.edge_layers[0]
@@ -241,7 +244,7 @@ def edge_columns(
     outputs: Sequence[str],
     invert: Callable[[Array], Array] = np.asarray,
 ) -> dict[str, Any]:
-    """The columns of `edge_table` for samples x and names; `invert` leads from the inputs' units to the user's."""
+    """Return the columns of `edge_table` for x; `invert` maps inputs to units of the data."""
     names = inputs, outputs
     last = len(network.edge_layers) - 1
     rows: list[dict[str, Any]] = []
@@ -288,7 +291,7 @@ def edge_columns(
 
 
 def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]:
-    """Rows of `edge_table` from the sums of a layer (samples, sums) to its nodes, of which the last multiply two."""
+    """Yield rows of `edge_table` from sums (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(sums.double().cpu().numpy().T):
         x = np.linspace(each.min(), each.max(), EDGE_POINTS)
@@ -311,5 +314,5 @@ def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]
 
 
 def points_of(dataset_points: Points | None) -> int:
-    """How many points there are, 0 without any."""
+    """Return the number of points, 0 for None."""
     return 0 if dataset_points is None else len(dataset_points.x)

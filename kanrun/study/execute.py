@@ -248,7 +248,11 @@ class _Execution:
         attempt: Attempt,
     ) -> None:
         self._experiment, self._study, self._folder = experiment, study, folder
-        self._attempt, self._prepared, self._several = attempt, checked.prepared, len(study.points) > 1
+        self._attempt, self._prepared, self._several = (
+            attempt,
+            checked.prepared,
+            len(study.points) > 1,
+        )
         self._console = report.error_console()
         self._cfg = cfg = study.config(0)
         self._executor = attempt.executor or cfg.executor

@@ -138,7 +138,9 @@ def run_local(
     share = None if seconds is None else seconds / workers
     try:
         while True:
-            while len(busy) < workers and (task := again.popleft() if again else next(waiting, None)):
+            while len(busy) < workers and (
+                task := again.popleft() if again else next(waiting, None)
+            ):
                 worker = idle.pop() if idle else _Worker(runner, share)
                 busy[worker.connection] = worker
                 # A second attempt starts from the beginning, not from a checkpoint of the first.

@@ -1,4 +1,4 @@
-"""The state of the process that a run changes, put back afterwards: logging, standard output, signals."""
+"""Process state that a run changes and restores: logging, standard output, signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kanrun.errors import Terminated, UsageError
 
 @contextlib.contextmanager
 def logging_kept() -> Iterator[None]:
-    """Gives the root logger its level and handlers back, whatever Hydra makes of them in the body."""
+    """Restore the level and the handlers of the root logger after the body."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
@@ -33,9 +33,12 @@ def logging_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Appends the log of the body to a file, warnings to standard error too. Raises UsageError for a link."""
+    """Append the log of the body to a file, and warnings to standard error.
+
+    Raises UsageError if the file is a link.
+    """
     if path.is_symlink():
-        raise UsageError(f"{path} is a link; a run that goes on must lie in one folder.")
+        raise UsageError(f"{path} is a link; a run that is resumed must lie in one folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
     file, console, root = (
         logging.FileHandler(path, encoding="utf-8"),
@@ -53,10 +56,10 @@ def logging_to(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stdout_kept_clean() -> Iterator[None]:
-    """Sends what the body and its child processes write to standard output to standard error.
+    """Send standard output of the body and its child processes to standard error.
 
-    Standard output belongs to the one line that names the run's folder; what Hydra's launchers, their workers
-    and libraries print goes to standard error, also when it is written past Python.
+    Standard output belongs to the one line that names the run's folder. Output of workers and
+    libraries goes to standard error, also when it is written past Python.
     """
     sys.stdout.flush()
     try:
@@ -77,7 +80,7 @@ def stdout_kept_clean() -> Iterator[None]:
 
 
 class Signals:
-    """Which signals came; `exit_code` is what an interrupted command ends with."""
+    """Signals that came, and the exit code of an interrupted command."""
 
     terminated = False
     interrupted = 0
@@ -89,9 +92,10 @@ class Signals:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[Signals]:
-    """Ends the body in order: Ctrl-C as KeyboardInterrupt, SIGTERM and SIGHUP as Terminated.
+    """Stop the body cleanly: Ctrl-C as KeyboardInterrupt, SIGTERM and SIGHUP as Terminated.
 
-    A second Ctrl-C ends the process at once, with what is recorded; SIGHUP stays ignored where it was (nohup).
+    A second Ctrl-C ends the process at once, with what is recorded. SIGHUP stays ignored if it was
+    (nohup).
     """
     signals = Signals()
 
@@ -123,13 +127,13 @@ def signals_raise() -> Iterator[Signals]:
 
 
 def end_at_once(code: int) -> None:
-    """Ends this process and its workers now; every file is whole or absent whenever that happens."""
+    """End this process and its workers now; every file is whole or absent at any time."""
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(code)
 
 
 def _say_past_python(text: str) -> None:
-    """Writes to standard error in a signal's handler, where Python's own buffers may be in use."""
+    """Write to standard error in a signal's handler, when Python's buffers may be in use."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.write(sys.__stderr__.fileno(), text.encode())  # type: ignore[union-attr]

@@ -186,7 +186,7 @@ class Reporter:
             self._say(text)
 
     def _say(self, text: str, style: str = "") -> None:
-        # Paths and formulas may hold brackets, which are no markup here; long lines wrap only on terminals.
+        # Brackets in paths and formulas are no markup; long lines wrap only on terminals.
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
 
 

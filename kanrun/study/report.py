@@ -69,7 +69,7 @@ def output_console() -> Console:
 
 
 def printable(text: str) -> str:
-    """Return `text` with blanks for control characters: a folder from elsewhere may hold any text."""
+    """Return `text` with blanks for control characters, which a stored text may have."""
     return (
         text
         if text.isprintable()
@@ -159,7 +159,7 @@ def print_summary(console: Console, summary: Columns) -> None:
 
 
 def print_claims(console: Console, claims: Sequence[Claim]) -> None:
-    """Print each claim with the measured value, the bound, the spread, and whether it holds."""
+    """Print each claim with measured value, bound, spread, and whether it holds."""
     if not claims:
         return
     console.print(Text("CLAIMS", style="bold"))
@@ -214,7 +214,7 @@ def print_pairs(console: Console, pairs: Mapping[str, Any]) -> None:
 
 
 def _medians_of_cells(summary: Columns) -> dict[str, list[Any]]:
-    """Return one row per cell: medians of numbers, quartiles of the error, and text if all agree."""
+    """Return one row per cell: medians, quartiles of the error, and text if all agree."""
     groups: dict[Any, list[int]] = {}
     for row, cell in enumerate(summary["cell"]):
         groups.setdefault(cell, []).append(row)

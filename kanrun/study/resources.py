@@ -147,9 +147,7 @@ class MemoryEstimate(NamedTuple):
     memory: float
 
 
-def estimate_memory(
-    cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()
-) -> MemoryEstimate:
+def estimate_memory(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> MemoryEstimate:
     """Estimate the least size of any training; columns that are not named in `cfg` do not count."""
     parts = [vars(part) for part in _parts(cfg)]
     inputs, outputs = (
@@ -158,9 +156,7 @@ def estimate_memory(
     )
     parameters = max((_parameters(part, inputs, outputs) for part in parts), default=0)
     drawn = (
-        [part.get(name) for name in ("n_train", "n_test")]
-        for part in parts
-        if "n_train" in part
+        [part.get(name) for name in ("n_train", "n_test")] for part in parts if "n_train" in part
     )
     points = max(
         (sum(each for each in sample if isinstance(each, int)) for sample in drawn), default=0
@@ -182,7 +178,10 @@ def check_memory(
             f"threads={cfg.threads} exceeds the limit of {policy.threads} per core ({cores()} "
             f"cores). Use at most {allowed} threads."
         )
-    (parameters, points, memory), there = estimate_memory(cfg, policy), psutil.virtual_memory().total
+    (parameters, points, memory), there = (
+        estimate_memory(cfg, policy),
+        psutil.virtual_memory().total,
+    )
     if memory <= policy.fraction * there or force:
         return
     large = f"a network of {parameters:.3g} numbers" if parameters > points else f"{points} points"

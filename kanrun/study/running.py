@@ -170,7 +170,7 @@ def _end(path: Path, options: RunOptions) -> int:
 
 
 def report_outcome(run: Run, options: RunOptions) -> bool:
-    """Return whether the run succeeded; print to standard error why not, or why it stopped early."""
+    """Return whether the run succeeded; print why not, or why it stopped early."""
     manifest = run.manifest
     if manifest.status != Status.COMPLETED or manifest.reason:
         reason = manifest.reason or f"the run ended {manifest.status}"

@@ -259,7 +259,7 @@ def _columns(
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(
-            f"the prediction of data row {row + bad[0]} is not finite; are there inputs of extreme size?"
+            f"the prediction of data row {row + bad[0]} is not finite. Check for extreme inputs."
         )
     if model.classes:
         labels = {model.outputs[0]: np.array(_safe(model.classes))[values.argmax(1)]}

@@ -12,12 +12,12 @@ from kanrun.runs import Claim
 
 
 def maximum(values: pd.Series) -> float:
-    """Return the largest value; NaN, for which no comparison is true, if one is NaN or there is none."""
+    """Return the largest value; NaN (no comparison is true) if one is NaN or there is none."""
     return float(values.astype(float).max(skipna=False))
 
 
 def minimum(values: pd.Series) -> float:
-    """Return the smallest value; NaN if one is not finite: a training that diverged must not pass."""
+    """Return the smallest value; NaN if one is not finite, so that divergence never passes."""
     numbers = values.astype(float)
     return float(numbers.min()) if np.isfinite(numbers).all() else float("nan")
 
@@ -79,7 +79,7 @@ def exponent(x: pd.Series, y: pd.Series) -> float:
 
 
 def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFrame:
-    """Return one row per group of `by` with `exponent` and the fitted range of x (`low`, `high`)."""
+    """Return one row per group of `by`: `exponent`, and the range of x (`low`, `high`)."""
     rows = []
     for key, group in table.groupby(by, sort=False):
         names = dict(zip(by, key, strict=True))

@@ -72,7 +72,7 @@ def check_bounds(cell: Mapping[str, Any]) -> None:
     bounds = cell.get("bounds", {})
     if not isinstance(bounds, Mapping):
         raise UsageError(
-            f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6, seconds: 10}}."
+            f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6}}."
         )
     for column, bound in bounds.items():
         if column not in BOUNDED:
@@ -101,7 +101,7 @@ def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[
 
 
 def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
-    """Return one claim per bound over the seeds, and one that no seed is far worse than the median."""
+    """Return one claim per bound, and one that no seed is far worse than the median."""
     claims: list[Claim] = []
     if "bounds" not in tables:
         return claims
@@ -117,7 +117,11 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
             sentence = f"{label}: worst seed over the median"
             claims.append(
                 Claim(
-                    sentence, worst, f"at most {WORST_OVER_MEDIAN:g}", worst <= WORST_OVER_MEDIAN, None
+                    sentence,
+                    worst,
+                    f"at most {WORST_OVER_MEDIAN:g}",
+                    worst <= WORST_OVER_MEDIAN,
+                    None,
                 )
             )
     return claims

@@ -40,7 +40,7 @@ class Tracker:
         self._backend = self._tried(lambda: BACKENDS[name](command, folder, flat))
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Log a row of `metrics`: its numbers under the name of the training if there are several."""
+        """Log a row of `metrics`, under the name of the training if there are several."""
         marks = {name: values[name] for name in MARKS if values.get(name)}
         key = tuple(values.get(name) for name in MARKS)
         step = self._steps[key] = self._steps.get(key, -1) + 1

@@ -1,4 +1,4 @@
-"""A training as records, and back: networks as named arrays, the rows of its steps and stages, and its checkpoint."""
+"""Trainings as records, and back: networks as arrays, rows of steps and stages, checkpoints."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def pack(network: Network, prefix: str = "") -> Arrays:
-    """The network's parameters and buffers as arrays, each name after `prefix`."""
+    """Return the network's parameters and buffers as arrays, their names after `prefix`."""
     return {
         prefix + name: value.detach().cpu().numpy() for name, value in network.state_dict().items()
     }
 
 
 def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
-    """The network of `describe()` and its packed arrays, in their precision, on the CPU.
+    """Return the network of `describe()` and its packed arrays, in their precision, on the CPU.
 
-    Raises KanrunError where arrays and description do not belong together.
+    Raises KanrunError if arrays and description do not belong together.
     """
     state = {
         name[len(prefix) :]: torch.from_numpy(np.array(a))
@@ -50,17 +50,16 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
     try:
         if bad := [name for name, value in state.items() if not value.isfinite().all()]:
             raise ValueError(
-                f"{bad[0]} holds {int((~state[bad[0]].isfinite()).sum())} numbers that are not finite"
+                f"{bad[0]} has {int((~state[bad[0]].isfinite()).sum())} values that are not finite"
             )
         floats = {value.dtype for value in state.values() if value.is_floating_point()}
         if len(floats) != 1 or not floats <= {torch.float32, torch.float64}:
             raise ValueError(
-                f"its numbers are of {', '.join(sorted(map(str, floats))) or 'no'} precision, not of one"
+                f"its precision is {' and '.join(sorted(map(str, floats))) or 'none'}, not one"
             )
         if _described(description) > sum(value.numel() for value in state.values()):
-            raise ValueError(
-                "it describes more numbers than are stored"
-            )  # and memory would be taken for all of them
+            # Memory would be taken for all of them.
+            raise ValueError("it describes more numbers than are stored")
         network = from_description(description)
         network.to(floats.pop())
         network.load_state_dict(state)
@@ -72,7 +71,7 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
 
 
 def _described(description: dict[str, Any]) -> int:
-    """How many numbers at least the network of a description has."""
+    """Return a lower bound on the numbers that the network of a description has."""
     if "layers" in description:
         sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
         return sum(
@@ -90,7 +89,7 @@ APART = ("network", "best", "random", "solver")
 def follow(
     events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
 ) -> Generator[Record, None, Trained]:
-    """Yield what `records_of` makes of each event of a training; return what was trained."""
+    """Yield the records of each event of a training; return the result of the training."""
     while True:
         try:
             event = next(events)
@@ -101,13 +100,13 @@ def follow(
 
 
 def step_row(step: Step) -> dict[str, Value]:
-    """Where the step was, the errors after it, and the seconds of training so far."""
+    """Return the place of a step, the errors after it, and the seconds of training so far."""
     place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
     return {**place, **_errors(step.errors), "seconds": step.seconds}
 
 
 def stage_row(stage: Stage) -> dict[str, Value]:
-    """The grid, its errors, and the transfer to it, with the errors `error_before` and `error_after` the transfer."""
+    """Return a grid, its errors, and the transfer to it with the errors before and after."""
     return {
         "stage": stage.stage,
         "intervals": stage.intervals,
@@ -132,7 +131,7 @@ def _errors(errors: Errors) -> dict[str, Value]:
 
 
 def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:
-    """The state of a training, from which it resumes to the same numbers; `meta` are the caller's own plain values."""
+    """Return the state of a training, from which it resumes exactly; `meta` are further values."""
     arrays: Arrays = {}
     stages = []
     for stage in state.stages:
@@ -155,7 +154,7 @@ def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoin
 
 
 def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> TrainingState:
-    """The state that `state_to_checkpoint` stored; that of a new training without a checkpoint."""
+    """Return the state that `state_to_checkpoint` stored, or that of a new training."""
     if checkpoint is None:
         return TrainingState()
     arrays, meta, snapshot = checkpoint.arrays, checkpoint.meta, None
@@ -180,7 +179,7 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
 
 
 def _plain(part: Stage | Snapshot) -> dict[str, Any]:
-    """The fields that JSON holds."""
+    """Return the fields that JSON can hold."""
     kept = {key: value for key, value in vars(part).items() if key not in APART}
     nested = (Errors, SmoothnessPenalty, GridTransfer)
     return {
@@ -189,7 +188,7 @@ def _plain(part: Stage | Snapshot) -> dict[str, Any]:
 
 
 def _parts(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a stage or snapshot that are made of plain values."""
+    """Return the fields of a stage or snapshot that are made of plain values."""
     return {
         **entry,
         "penalty": SmoothnessPenalty(**entry["penalty"]),

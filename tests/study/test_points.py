@@ -106,7 +106,9 @@ def test_points_are_checked_before_anything_runs(tmp_path: Path) -> None:
 
 def test_points_come_back_from_their_file(tmp_path: Path) -> None:
     values: list[Any] = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
-    points = [Point(n, (f"a={n}",), {"model.a": each, "b": "x"}, n) for n, each in enumerate(values)]
+    points = [
+        Point(n, (f"a={n}",), {"model.a": each, "b": "x"}, n) for n, each in enumerate(values)
+    ]
     write_points(tmp_path, points)
     assert read_points(tmp_path) == points
 

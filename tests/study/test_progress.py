@@ -160,7 +160,8 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
         assert re.search(r"median +exp_sin_square +2-5-1 +6\.50e-07 +0\.9999999", text)
         assert "medians over 3 seeds" in text
         assert (
-            "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound: at most 1e-5" in text
+            "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound: at most 1e-5"
+            in text
         )
         assert "DOES NOT HOLD  it is small: measured not a number, bound: at most 1" in text
 

@@ -195,7 +195,13 @@ def _points(run: Run) -> str:
         row: dict[str, Any] = {"point": point.name, "status": point.status, **values}
         with contextlib.suppress(KanrunError):
             row |= point.manifest.metrics
-        rows.append({name: value if isinstance(value, int | float) else str(value) for name, value in row.items() if value is not None})
+        rows.append(
+            {
+                name: value if isinstance(value, int | float) else str(value)
+                for name, value in row.items()
+                if value is not None
+            }
+        )
     names = dict.fromkeys(name for row in rows for name in row)
     more = len(run.points) - len(rows)
     table = _table({name: [row.get(name) for row in rows] for name in names})
@@ -215,7 +221,7 @@ def _compared(runs: Sequence[Run]) -> str:
 
 
 def _figures(single: Run, run: Run) -> Iterable[Path]:
-    """Yield one file per figure of a run and its best point: SVG if there is a small one, or PNG."""
+    """Yield one file per figure of a run and its best point: a small SVG, or PNG."""
     for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
         files = [path for path in folder.glob("*.*g") if not path.is_symlink()]
         for stem in sorted({path.with_suffix("") for path in files}):

@@ -1,4 +1,4 @@
-"""What moves on a report's page: networks, recorded frames and curves as plain values for its scripts."""
+"""Interactive parts of a report: networks, frames and curves as plain values for its scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESUME_NAME = re.compile(r"resume-\d+-\d+")
 
 @dataclass(frozen=True)
 class PageLimits:
-    """What keeps a page small: networks, numbers of one, test points, points of a line, panels, frames."""
+    """Limits of a page: networks, numbers of one, test points, points of a line, panels, frames."""
 
     networks: int = 8
     numbers: int = 60_000
@@ -36,7 +36,7 @@ class PageLimits:
 
 
 def interactive_data(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
-    """Everything of `run` that can move: what cannot be read is left out."""
+    """Return all interactive parts of `run`; what cannot be read is left out."""
     for make in (_networks, _curves, _phases, _staircase, _snapping):
         with contextlib.suppress(KanrunError, KeyError, ValueError, TypeError, IndexError):
             yield from make(run, limits)
@@ -45,7 +45,7 @@ def interactive_data(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Li
 def network_values(
     description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str = ""
 ) -> Living:
-    """A stored KAN or MLP as network.js evaluates it.
+    """Return a stored KAN or MLP as network.js evaluates it.
 
     Raises KeyError for a network of another kind, ValueError for shapes that do not fit each other.
     """
@@ -86,7 +86,7 @@ def network_values(
 def _dense_layers(
     description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str
 ) -> list[Living]:
-    """Linear layers as edges w x, the base function identity of weight w, and nodes with a bias and an activation."""
+    """Return linear layers as edges w x (base identity) and nodes with a bias and an activation."""
     layers, count = [], len(description["shape"]) - 1
     for number in range(count):
         weights, biases = (arrays[f"{prefix}linear.{number}.{name}"] for name in ("weight", "bias"))
@@ -110,7 +110,7 @@ def _dense_layers(
 
 
 def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
-    """The networks under sliders, those of one title under one; where there are none, that of the first seed."""
+    """Yield the networks under sliders, one per title; without sliders that of the first seed."""
     names = [name for name in run.checkpoints if not _RESUME_NAME.fullmatch(name)]
     found: dict[str, Living] = {}
     for name in filter(_SLIDER_NAME.fullmatch, names):
@@ -167,7 +167,7 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
 def _windows(
     description: Mapping[str, Any], stored: Checkpoint, points: Living, limits: PageLimits
 ) -> list[Living]:
-    """A stage for each window of time, with the test points in it."""
+    """Return a stage for each time window, with its test points."""
     stages = []
     for number, field in enumerate(description["fields"]):
         prefix = f"fields.{number}."
@@ -189,7 +189,7 @@ def _windows(
 
 
 def model_values(description: Mapping[str, Any], stored: Checkpoint, prefix: str = "") -> Living:
-    """A KAN, or the solution of a differential equation by one; KeyError for what network.js does not evaluate."""
+    """Return a KAN, or a solution by one. Raises KeyError for what network.js cannot evaluate."""
     meta, arrays = stored.meta, stored.arrays
     if description.get("kind") == "field" and "hard" not in description:
         box = arrays[f"{prefix}box"]
@@ -228,9 +228,9 @@ def _size(stored: Checkpoint) -> int:
 
 
 def _test_points(run: Run, model: str, meta: Mapping[str, Any]) -> Living:
-    """Of the predictions, or of the table of a solution, whose truth may not be known."""
+    """Return points of the predictions, or of a solution, whose truth may be unknown."""
     solution = f"solution_{model.rpartition('-seed')[0].rpartition('-')[2]}"
-    inputs, outputs = list(meta["inputs"]), [f"{name} true" for name in meta["outputs"]]
+    inputs, outputs = list(meta["inputs"]), [f"{name}_true" for name in meta["outputs"]]
     table = pd.DataFrame()
     if "predictions" in run.tables:
         table = run.table("predictions").query("split == 'test'")
@@ -247,7 +247,7 @@ def _test_points(run: Run, model: str, meta: Mapping[str, Any]) -> Living:
 
 
 def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
-    """The Bézier curve and the B-spline of `kanrun curves`, by their control points."""
+    """Yield the Bézier curve and the B-spline of `kanrun curves` by their control points."""
     if "de_casteljau" in run.tables:
         points = run.table("de_casteljau").query("level == 0")
         degree = len(points) - 1
@@ -263,7 +263,8 @@ def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
         points, knots = run.table("bspline_control"), run.table("bspline_knots")
         every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
         degree = len(every) - len(points) - 1
-        title = f"A B-spline of degree {degree}: a control point moves at most {degree + 1} spans between knots (grey dots)"
+        spans = f"a control point moves at most {degree + 1} spans between knots (grey dots)"
+        title = f"A B-spline of degree {degree}: {spans}"
         yield {
             "kind": "curve",
             "title": title,
@@ -274,7 +275,7 @@ def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
 
 
 def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
-    """The tasks of `kanrun continual`, phase by phase: what each learner says after each."""
+    """Yield the tasks of `kanrun continual` with the predictions after each phase."""
     table = _first_seed(run.table("functions"))
     if "x1" in table:  # of more inputs than one there is no curve
         return
@@ -293,7 +294,7 @@ def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
 
 
 def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
-    """The errors of `kanrun extend-grid` over steps, grid by grid: the staircase."""
+    """Yield the errors of `kanrun extend-grid` over steps, grid by grid: the staircase."""
     table = _first_seed(run.table("metrics"))
     if "schedules" in set(table.get("part", ())):
         table = table[table["part"] == "schedules"]
@@ -319,7 +320,7 @@ def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
 
 
 def _snapping(run: Run, limits: PageLimits) -> Iterator[Living]:
-    """The edges of `kanrun interpret`, stage by stage, until they are symbols."""
+    """Yield the edges of `kanrun interpret`, stage by stage, until they are symbols."""
     table = _first_seed(run.table("edges"))
     frames = []
     for stage, rows in islice(table.groupby("stage", sort=False), limits.frames):
