@@ -12,7 +12,6 @@ import pytest
 from kanrun import Model, fit
 from kanrun.errors import UsageError
 from kanrun.runs import Run
-from kanrun.runs import Run
 from kanrun.study import saved
 from kanrun.targets import TableLimits
 
