@@ -14,10 +14,14 @@ from kanrun.engine.symbolic.description_length import SearchData
 
 @dataclass(frozen=True)
 class MatchingPolicy:
-    """Matching c f(a t + b) + d to an edge: a grid search over (a, b), then a refit of all constants.
+    """Matching c f(a t + b) + d to an edge: a grid search over (a, b), then a refit.
 
-    `points` of the edge's samples are used, `coarse` equal steps for the grid search. The `polished` best candidates
-    are refitted from `starts` grid points with at most `steps` steps.
+    Attributes:
+        points: Samples of the edge that are used.
+        coarse: Equal steps for the grid search.
+        polished: Best candidates that are refitted.
+        starts: Grid points from which they are refitted.
+        steps: Maximum number of steps of a refit.
     """
 
     points: int = 120
@@ -29,8 +33,16 @@ class MatchingPolicy:
 
 @dataclass(frozen=True)
 class QuotientPolicy:
-    """Quotients of polynomials of degrees up to `degree` and `below`, with at most `monomials` to choose from and
-    `terms` in the end, that leave a share `nothing` of y, and `sudden` of what the degree before left."""
+    """Quotients of polynomials.
+
+    Attributes:
+        degree: Maximum degree of the numerator.
+        below: Maximum degree of the denominator.
+        monomials: Maximum number of monomials to choose from.
+        terms: Maximum number of terms in the end.
+        nothing: Error relative to y that counts as none.
+        sudden: Factor by which the error must fall with the last degree.
+    """
 
     degree: int = 6
     below: int = 4
@@ -288,12 +300,20 @@ class RidgePolicy:
 
 @dataclass(frozen=True)
 class SumProductPolicy:
-    """A constant and one product of sums of functions of up to `inputs` inputs, by alternating least squares.
+    """A constant and one product of sums of functions, by alternating least squares.
 
-    All groups of inputs are tried on the first of `grids`, a factor for each input on the others, until the error
-    is below `hopeless`, with at least `points` points for each coefficient. Grids are wider than the points by
-    `margin`, the ridge is `ridge` of the mean of the diagonal. The best of `starts` after `tried` sweeps gets at
-    most `sweeps` more, until one gains less than a share `gain`.
+    Attributes:
+        inputs: Maximum number of inputs.
+        grids: Intervals of the splines. All groups of inputs are tried on the first of them, a factor
+            for each input on the others.
+        hopeless: Error from which the next grid is tried.
+        points: Minimum number of points for each coefficient.
+        margin: Margin of the grids, relative to the range of the points.
+        ridge: Ridge relative to the mean of the diagonal.
+        starts: Number of random starts.
+        tried: Sweeps of each start.
+        sweeps: Maximum number of further sweeps of the best one.
+        gain: Relative gain of a sweep below which they end.
     """
 
     inputs: int = 6
