@@ -198,8 +198,8 @@ def _applied(name: str, family: str) -> str:
 _TURN = np.pi / 2
 _SCALES = (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
 _SHIFTS = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
-_WAVES = (1.0, np.pi, 0.5, 2 * np.pi, 2.0, 3.0, 4.0, 5.0, 1.5, 2.5, 6.0, _TURN, 3 * np.pi)
-_WAVES = (*_WAVES, 7.0, 8.0, 9.0, 10.0, 20.0)
+_SLOW, _FAST = (1.5, 2.5, 6.0, _TURN, 3 * np.pi), (7.0, 8.0, 9.0, 10.0, 20.0)
+_WAVES = (1.0, np.pi, 0.5, 2 * np.pi, 2.0, 3.0, 4.0, 5.0, *_SLOW, *_FAST)
 _SHIFTED = [(1.0, b) for b in _SHIFTS]
 _MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
 _SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]

@@ -232,5 +232,6 @@ class _Alternation:
             parts = zip(factor, np.split(c, len(factor)), strict=True)
             edges += [Edge(i, target, self.splines[i].with_parameters(part)) for i, part in parts]
             edges += [Edge(target, product, Identity())] if target != product else []
-        operations: tuple[Operation, ...] = (*("sum" for _ in sums), "product", "sum")
+        first: list[Operation] = ["sum" for _ in sums]
+        operations: tuple[Operation, ...] = (*first, "product", "sum")
         return Graph(len(self.splines), operations, tuple(sorted(edges, key=lambda e: e.target)))

@@ -289,7 +289,8 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     exponents.
     """
     weights, inputs = np.array(vectors), x.shape[1]
-    away, positive = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300), (x > 0).all(0)
+    away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300)
+    mixed = np.asarray((x <= 0).any(axis=0))
     steps: list[tuple[float, int, Reduction]] = []
     for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
         matrix, others = weights[:, pivots], [j for j in range(inputs) if j not in pivots]
@@ -297,7 +298,7 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
             continue
         exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])
         fractions = np.abs(exponents - np.round(exponents)).sum(axis=1)
-        if (fractions[~positive[pivots]] > _SINGULAR).any():
+        if (fractions[mixed[pivots]] > _SINGULAR).any():
             continue
         cost = np.abs(exponents).sum() + 3 * fractions.sum() - 0.1 * away[pivots].sum()
         powers = [
@@ -319,7 +320,7 @@ def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
 
     Both a and b are small whole numbers.
     """
-    inputs, ranked = x.shape[1], []
+    inputs, ranked = x.shape[1], list[tuple[float, int, Reduction]]()
     with np.errstate(all="ignore"):
         forms = ((1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2))
     for power, rates in forms:
