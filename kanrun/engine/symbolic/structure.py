@@ -37,7 +37,7 @@ Event: TypeAlias = SearchStage | FittedStructure
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     """Yield a power law, and unless that is exact a quotient of polynomials with few terms."""
     data, policy = problem.data, problem.policy
-    laws = {
+    laws: dict[str, Callable[[], sympy.Expr | None]] = {
         "power law": lambda: power_law(data, policy.symmetry),
         "rational function": lambda: rational_function(data, policy.quotients),
     }
