@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from kanrun.engine.splines import Grid, extend, find_interval, local_basis
-from kanrun.engine.splines.basis import dense_rows
+from kanrun.engine.splines import Grid, dense_rows, extend, find_interval, local_basis
 
 DEGREES = [0, 1, 2, 3, 4, 5, 6, 8]
 POLICIES = ["linear", "constant", "zero"]

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from kanrun.engine.splines import (
     Grid,
     contains,
+    dense_rows,
     extend,
     insert_knots,
     local_basis,
     sample_points,
     subdivide,
 )
-from kanrun.engine.splines.basis import dense_rows
 
 
 def random_points(intervals, inputs, generator):

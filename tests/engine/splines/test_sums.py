@@ -7,15 +7,15 @@ import torch
 
 from kanrun.engine.splines import (
     Grid,
-    basis,
     dense_rows,
     extend,
     local_basis,
+    products,
     slope,
     sums_of_splines,
     table_index,
 )
-from kanrun.engine.splines.basis import weighted_rows
+from kanrun.engine.splines.products import weighted_rows
 
 
 def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
@@ -43,7 +43,7 @@ def by_loops(x, table, grid):
 
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+    monkeypatch.setattr(products, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
 
 
 @pytest.mark.usefixtures("way")
@@ -77,7 +77,7 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
 @pytest.mark.parametrize("groups", [7, 40000])
 def test_grouping_keeps_order_within_a_group(count, groups):
     keys = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(0))
-    order, starts = basis.grouped(keys, groups)
+    order, starts = products.grouped(keys, groups)
     assert torch.equal(order, keys.sort(stable=True).indices)
     assert torch.equal(starts, torch.searchsorted(keys.sort().values, torch.arange(groups)))
 
@@ -102,7 +102,7 @@ def test_kernels_by_loops(dtype):
             dots[b, s] = table[index[b, s]] @ grad[b]
             total[index[b, s]] += weights[b, s] * grad[b]
             rows[b] += weights[b, s] * table[index[b, s]]
-    for way in (basis._by_kernel, basis._by_arithmetic):
+    for way in (products._by_kernel, products._by_arithmetic):
         for by, expected in enumerate([dots, total, rows]):
             torch.testing.assert_close(
                 way(by, *factors[:by], *factors[by + 1 :], index, 9), expected
