@@ -92,4 +92,4 @@ def claims(tables: Tables) -> Claims:
     """Return the claims on the measured parts."""
     from kanrun.experiments.bench.claim_checks import claims_of
 
-    return claims_of(tables)
+    return list(claims_of(tables))

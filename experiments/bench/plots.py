@@ -2,150 +2,135 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from kanrun.figures.panels import finished, named_rows, power_law, small_multiples
-from kanrun.figures.style import (
-    BLUE,
-    CYCLE,
-    GREEN,
-    GREY,
-    PALE,
-    VERMILLION,
+from kanrun.figures.panels import (
     WIDTH,
+    finish,
+    grid_of_panels,
+    name_rows,
     one_panel,
-    styled,
+    power_law,
+    small_multiples,
 )
+from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+OURS = {"kanrun": BLUE, "MLP": GREY}
+VARIED = {"intervals": "intervals G", "batch": "batch"}
+
 
 @styled
 def ratios(layers: DataFrame) -> Figure:
-    """Return each competitor's time relative to the faster of kanrun's own, one panel per layer.
+    """Draw each competitor's time relative to kanrun's faster one, a panel per layer.
 
-    Kanrun's are blue, the fastest other KAN is green. `layers` has the columns case, competitor, status, ratio (the
-    median over rounds of times within one); what could not be measured says so in its place.
+    Kanrun's are blue, the fastest other KAN is green. `layers` has the columns case, competitor,
+    status, ratio (the median over rounds of times within one); the status of what could not be
+    measured is written in its place.
     """
-    cases = list(layers["case"].unique())
-    figure, panels = small_multiples(
-        len(cases), 3, 2.1, width=WIDTH / 2 * min(max(len(cases), 2), 3)
-    )
-    room = (
-        float(layers["ratio"].min()) / 3,
-        float(layers["ratio"].max()) * 6,
-    )  # for the numbers beside bars
-    for axes, case in zip(panels, cases, strict=True):
-        rows = layers[layers["case"] == case].set_index("competitor")
-        measured = rows[rows["status"] == "ok"]["ratio"]
-        others = measured[[not name.startswith(("kanrun", "MLP")) for name in measured.index]]
-        fastest = others.astype(float).idxmin() if len(others) else None
-        for place, name in enumerate(rows.index):
-            if name not in measured:
-                axes.text(
-                    1,
-                    place,
-                    f" {rows.loc[name, 'status'][:28]}",
-                    va="center",
-                    color=GREY,
-                    fontsize=6.5,
-                )
-                continue
-            own = {"kanrun": BLUE, "MLP": GREY}.get(name.removesuffix(" compiled"), PALE)
-            axes.barh(place, measured[name], color=GREEN if name == fastest else own, height=0.7)
-            label = axes.text(
-                measured[name], place, f" {measured[name]:.2g}", va="center", fontsize=6.5, zorder=4
-            )
-            label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+    cases: Any = list(layers.groupby("case", sort=False))
+    width = WIDTH / 2 * min(max(len(cases), 2), 3)
+    figure, panels = small_multiples(len(cases), 3, 2.1, width=width)
+    # Room for the numbers next to the bars.
+    room = float(layers["ratio"].min()) / 3, float(layers["ratio"].max()) * 6
+    halo: Any = {"path_effects": [withStroke(linewidth=2.5, foreground="white")], "zorder": 4}
+    for axes, (case, rows) in zip(panels, cases, strict=True):
+        measured = rows[rows["status"] == "ok"].set_index("competitor")["ratio"].astype(float)
+        others = measured[[not name.startswith(tuple(OURS)) for name in measured.index]]
+        colours = OURS | ({others.idxmin(): GREEN} if len(others) else {})
+        for place, (name, status) in enumerate(
+            zip(rows["competitor"], rows["status"], strict=True)
+        ):
+            if name in measured:
+                colour = colours.get(name, colours.get(name.removesuffix(" compiled"), PALE))
+                axes.barh(place, measured[name], color=colour, height=0.7)
+                text = f" {measured[name]:.2g}"
+                axes.text(measured[name], place, text, va="center", size="small", **halo)
+            else:
+                axes.text(1, place, f" {status[:28]}", va="center", size="small", color=GREY)
         axes.axvline(1, color=BLUE, lw=0.8)
         axes.set(xscale="log", title=case, xlim=room, xlabel="time / kanrun's")
-        named_rows(axes, list(rows.index))
+        name_rows(axes, list(rows["competitor"]))
     return figure
 
 
 @styled
 def growth(table: DataFrame, exponents: DataFrame) -> Figure:
-    """Return step time and peak memory against G and against the batch, with the fitted slopes of the times.
+    """Draw step time and peak memory against G and the batch, with the fitted slopes of the times.
 
-    `exponents` has the columns varied, exponent, and low and high, the ends of what it was fitted to.
+    `exponents` has the columns varied, exponent, and low and high, the ends of what it was fitted
+    to.
     """
-    names = {"intervals": "intervals $G$", "batch": "batch"}
-    figure, panels = small_multiples(len(names), 2, 2.6, 0.0, 1.2 * WIDTH)
-    for axes, (varied, label) in zip(panels, names.items(), strict=True):
+    figure, (panels,) = grid_of_panels(1, len(VARIED), width=1.2 * WIDTH, room=0)
+    for axes, (varied, label) in zip(panels, VARIED.items(), strict=True):
         rows = table[table["varied"] == varied]
-        axes.loglog(rows["value"], 1e3 * rows["seconds"], "o-", color=BLUE)
+        milliseconds = 1000 * rows["seconds"]
+        axes.loglog(rows["value"], milliseconds, "o-", color=BLUE)
         axes.set(xlabel=label, ylabel="ms per step")
         for fit in exponents[exponents["varied"] == varied].dropna().to_dict("records"):
-            fitted = rows[rows["value"].between(fit["low"], fit["high"])]
-            power_law(
-                axes, fitted["value"], 1e3 * fitted["seconds"], fit["exponent"], ls=":", color=GREY
-            )
+            fitted = rows["value"].between(fit["low"], fit["high"])
+            look: Any = {"ls": ":", "color": GREY}
+            power_law(axes, rows["value"][fitted], milliseconds[fitted], fit["exponent"], **look)
             axes.set_title(f"time grows as the power {fit['exponent']:.2f}")
-        _a_decade(axes, 0.5)
         memory = axes.twinx()
-        memory.loglog(rows["value"], rows["peak_bytes"] / 2**20, "s--", color=VERMILLION, lw=1)
+        memory.loglog(rows["value"], rows["peak_bytes"] / 2**20, "s--", color=VERMILLION)
         memory.set_ylabel("peak MiB", color=VERMILLION)
         memory.grid(visible=False)
-        _a_decade(memory, 0.0)
+        _show_decade(axes)
+        _show_decade(memory)
     return figure
 
 
-def _a_decade(axes: Axes, below: float) -> None:
-    """Let the y axis span a factor of ten, the share `below` of it below the values: else noise looks like growth."""
+def _show_decade(axes: Axes) -> None:
+    """Let the y axis span at least a factor of ten, so that noise does not look like growth."""
     low, high = axes.get_ylim()
     if high < 10 * low:
-        start = (low * high) ** 0.5 if below else low
-        axes.set_ylim(start / 10**below, start * 10 ** (1 - below))
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
 
 
 @styled
 def error_against_time(curves: DataFrame, goals: list[float]) -> Figure:
-    """Return the best test RMSE so far against the seconds of training; `goals` are dotted lines."""
-    figure, axes = one_panel(2.8)
+    """Draw the best test RMSE so far against the seconds of training; `goals` are dotted lines."""
+    figure, axes = one_panel()
     for colour, (name, rows) in zip(CYCLE, curves.groupby("competitor", sort=False), strict=False):
-        best, marker = np.minimum.accumulate(rows["test_rmse"]), "." if len(rows) < 3 else None
-        axes.loglog(rows["seconds"], best, color=colour, label=name, marker=marker)
+        style = ".-" if len(rows) < 3 else "-"
+        axes.loglog(rows["seconds"], rows["test_rmse"].cummin(), style, color=colour, label=name)
     for goal in goals:
         axes.axhline(goal, color=GREY, ls=":", lw=0.8)
     axes.set(xlabel="seconds", ylabel="test RMSE")
-    return finished(figure, [axes], where="outside right center")
+    return finish(figure, [axes], where="outside right center")
 
 
 @styled
 def critical_differences(table_ranks: DataFrame) -> Figure:
-    """Return the mean ranks of models, a panel per task, joined by a bar where they do not differ significantly.
+    """Draw the mean ranks of models, a panel per task, joined by a bar if they do not differ.
 
-    `table_ranks` has the columns task, model, mean_rank, critical_difference and tables. Bars join groups of models
-    whose ranks lie within the critical difference.
+    `table_ranks` has the columns task, model, mean_rank, critical_difference and tables. Bars join
+    groups of models whose ranks lie within the critical difference.
     """
-    figure, panels = small_multiples(table_ranks["task"].nunique(), 1, 2.4, width=WIDTH)
-    for axes, (task, part) in zip(panels, table_ranks.groupby("task", sort=False), strict=True):
+    tasks: Any = list(table_ranks.groupby("task", sort=False))
+    figure, panels = small_multiples(len(tasks), height=2.4, width=WIDTH)
+    for axes, (task, part) in zip(panels, tasks, strict=True):
         rows = part.sort_values("mean_rank")
         ranks = rows["mean_rank"].to_numpy(dtype=float)
-        apart = float(rows["critical_difference"].iloc[0])
+        apart, tables = rows[["critical_difference", "tables"]].iloc[0]
         axes.plot(ranks, np.arange(len(ranks)), "o", color=BLUE, ms=4)
         place, last = len(ranks) - 0.4, -1
         for first, rank in enumerate(ranks):
             end = int(np.flatnonzero(ranks <= rank + apart)[-1])
             if end > max(first, last):
-                axes.plot(
-                    [rank - 0.05, ranks[end] + 0.05],
-                    [place, place],
-                    color=GREY,
-                    lw=2.5,
-                    solid_capstyle="butt",
-                )
+                axes.plot([rank, ranks[end]], [place, place], color=GREY, lw=2.5)
                 place, last = place + 0.35, end
-        named_rows(axes, [str(name) for name in rows["model"]])
+        name_rows(axes, [str(name) for name in rows["model"]])
         axes.set_ylim(place + 0.2, -0.6)
-        axes.set(
-            xlabel="mean rank",
-            title=f"{task}, {int(rows['tables'].iloc[0])} tables, critical difference {apart:.2f}",
-        )
+        title = f"{task}, {tables:.0f} tables, critical difference {apart:.2f}"
+        axes.set(xlabel="mean rank", title=title)
     return figure

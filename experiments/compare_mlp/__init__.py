@@ -1,59 +1,66 @@
 """KAN against MLP, with everything equal that can be: data, seeds, solver, starts, steps.
 
-Reproduces the comparison of the KAN paper's section 3.1 (arXiv 2404.19756, Figure 3.1: error against parameters on toy
-functions) and the lecture's counts of parameters. `comparison` says what is compared:
+Reproduces the comparison of the KAN paper's section 3.1 (arXiv 2404.19756, Figure 3.1: error
+against parameters on toy functions) and the lecture's counts of parameters. `comparison` says what
+is compared:
 
-- `matched`: for each KAN the MLPs of the same parameters, FLOPs or seconds a pass; who wins, with an interval (seconds
-  are measured anew in each training, so that with `match=time` seeds may differ in the MLP's width);
+- `matched`: for each KAN the MLPs of the same parameters, FLOPs or seconds a pass; who wins, with
+  an interval (seconds are measured again in each training, so that with `match=time` seeds may
+  differ in the MLP's width);
 - `universal_approximation`: how wide one hidden layer must be for smaller and smaller errors;
 - `kolmogorov_arnold`: the shape [n, 2n + 1, 1] on continuous functions of n variables;
 - `no_activation`: an MLP without activations is one linear map;
 - `implementation_tricks`: a KAN without its residual base, initial scales, grid update.
 
-It differs from the paper in that MLPs get the same second-order solver as KANs, and that sizes are counted alike: exact
-trainable parameters of the modules, every published convention beside them, FLOPs as executed and as others count.
+It differs from the paper in that MLPs get the same second-order solver as KANs, and that sizes are
+counted alike: exact trainable parameters of the modules, every published convention next to them,
+FLOPs as executed and as others count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
+    from kanrun.experiments.compare_mlp.cases import Comparison
+
     from kanrun.study.experiment import Claims, Figures, Tables
+
+
+def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+    """Return one cell per network."""
+    return _comparison(cfg).cells(cfg)
 
 
 def check(cfg: CompareMLPConfig) -> None:
     """Build everything that a run would build, without training."""
-    comparison(cfg.comparison).check(cfg)
-
-
-def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
-    """One network per cell."""
-    return list(comparison(cfg.comparison).cells(cfg))
+    _comparison(cfg).check(cfg)
 
 
 def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
-    """Train one network: a row of the summary with its sizes, seconds and errors."""
-    yield from comparison(cfg.comparison).run(cfg, cell, seed)
+    """Train one network: yield a row of the summary with its sizes, seconds and errors."""
+    yield from _comparison(cfg).run(cfg, cell, seed)
 
 
 def figures(tables: Tables) -> Figures:
-    """What the comparison that was run shows."""
+    """Yield the figures of the comparison that was run."""
     from kanrun.experiments.compare_mlp.plots import figures_of
 
     yield from figures_of(tables)
 
 
 def claims(tables: Tables) -> Claims:
-    """What the comparison that was run checks."""
-    return list(comparison(tables["summary"]["comparison"].iloc[0]).claims(tables))
+    """Return the claims of the comparison that was run."""
+    from kanrun.experiments.compare_mlp.claim_checks import CLAIMS
+
+    return list(CLAIMS[tables["summary"]["comparison"].iloc[0]](tables))
 
 
-def comparison(name: str) -> Any:
-    """The module of a comparison by the name that the configuration gives it."""
-    return import_module(f"{__name__}.{name}")
+def _comparison(cfg: CompareMLPConfig) -> Comparison:
+    from kanrun.experiments.compare_mlp import matched, studies
+
+    return matched if cfg.comparison == "matched" else studies.STUDIES[cfg.comparison]

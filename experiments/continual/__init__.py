@@ -1,17 +1,18 @@
-"""Continual learning: five peaks, one per phase, and how much of each is forgotten when the next is learned.
+"""Continual learning: five peaks, one per phase, and how much of each is forgotten.
 
-Reproduces the KAN paper's section 3.4 (arXiv 2404.19756, Figure 3.4): a [1, 1] KAN learns sum exp(-300 (x - c)^2) peak
-by peak and forgets nothing, an MLP forgets. `parts` says what is run:
+Reproduces the KAN paper's section 3.4 (arXiv 2404.19756, Figure 3.4): a [1, 1] KAN learns sum
+exp(-300 (x - c)^2) peak by peak and forgets nothing, an MLP forgets. `parts` says what is run:
 
-- `learners`: the paper's figure, one row per learner, with replay and EWC as baselines and KAN defaults as
-  ablations;
+- `learners`: the paper's figure, one row per learner, with replay and EWC as baselines and KAN
+  defaults as ablations;
 - `intervals`: the KAN on finer grids, to see the order of its error;
-- `overlap`: phases that reach into each other; `depth`: deeper KANs of the same parameters, and what keeps them.
+- `overlap`: phases that reach into each other; `depth`: deeper KANs of the same parameters, and
+  what keeps them from forgetting.
 
-It differs from the paper in that it measures forgetting (the paper shows pictures), and in that every learner has the
-same parameters, solver, steps a phase and number of trials, the best of which counts. Solver state starts afresh in
-every phase. MLPs differ in depth from trial to trial; EWC goes through its strengths for each; KANs differ in their
-random start alone.
+It differs from the paper in that it measures forgetting (the paper shows pictures), and in that
+every learner has the same parameters, solver, steps a phase and number of trials, the best of which
+counts. Solver state is reset in every phase. MLPs differ in depth from trial to trial; EWC goes
+through its strengths for each; KANs differ in their random start alone.
 """
 
 from __future__ import annotations
@@ -30,39 +31,31 @@ if TYPE_CHECKING:
 
     from kanrun.study.experiment import Claims, Figures, Tables
 
-Cells = list[dict[str, Any]]
 
+def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
+    """Return the cells of every part; those beside the first part are trained once."""
+    from kanrun.experiments.continual.learners import learners_of
 
-def cells(cfg: ContinualConfig) -> Cells:
-    """The cells of every part that is asked for; those beside the first part are trained once, not `trials` times."""
+    learners = learners_of(cfg) if "learners" in cfg.parts else []
+    found: dict[str, list[dict[str, Any]]] = {
+        "learners": [{"learner": learner.name, "trials": cfg.trials} for learner in learners],
+        "intervals": [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals],
+        "overlap": [
+            {"learner": name, "overlap": overlap}
+            for overlap in cfg.overlaps
+            for name in cfg.overlap_learners
+        ],
+        # A single layer is there only to be compared with: it needs no memory.
+        "depth": [
+            {"hidden": list(hidden), "memory": memory}
+            for hidden in cfg.shapes
+            for memory in (cfg.memories if hidden else cfg.memories[:1])
+        ],
+    }
     return [
         {"part": part, "overlap": cfg.overlap, "trials": 1, **cell}
         for part in cfg.parts
-        for cell in cells_of(cfg, part)
-    ]
-
-
-def cells_of(cfg: ContinualConfig, part: str) -> Cells:
-    if part == "learners":
-        from kanrun.experiments.continual.learners import learners_of
-
-        return [{"learner": learner.name, "trials": cfg.trials} for learner in learners_of(cfg)]
-    if part == "intervals":
-        return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
-    if part == "overlap":
-        return [
-            {"learner": name, "overlap": share}
-            for share in cfg.overlaps
-            for name in cfg.overlap_learners
-        ]
-    kept = {
-        True: cfg.memories,
-        False: cfg.memories[:1],
-    }  # one layer alone is there to be compared with
-    return [
-        {"hidden": list(hidden), "memory": memory}
-        for hidden in cfg.shapes
-        for memory in kept[len(hidden) > 0]
+        for cell in found[part]
     ]
 
 
@@ -74,16 +67,16 @@ def check(cfg: ContinualConfig) -> None:
 
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
-            f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are among `learners`."
+            f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are `learners`."
         )
     check_sequence(cfg)
     sequence = make_sequence(cfg, cfg.overlap, cfg.seed)
-    for learner in (learner_of(cfg, cell) for cell in cells(cfg)):
-        make_plan(learner.model, cfg.solver, sequence.problem)
+    for cell in cells(cfg):
+        make_plan(_learner(cfg, cell).model, cfg.solver, sequence.problem)
 
 
-def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
-    """The learner of a cell: one of the list by its name, or a KAN of a shape."""
+def _learner(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
+    """Return the learner of a cell: one of the list by its name, or a KAN of a shape."""
     from kanrun.experiments.continual.learners import learners_of, of_shape
 
     from kanrun.study.build import check_model
@@ -104,58 +97,44 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
 
 
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
-    """All trials of one learner: a row each, and matrix, functions and summary of the best."""
-    from kanrun.experiments.continual.learners import learners_of, twin_of
-    from kanrun.experiments.continual.summary import (
-        data,
-        functions,
-        matrix_rows,
-        summary,
-        trial_row,
-    )
+    """Train all trials of one learner: yield a row each, and the tables of the best."""
+    from kanrun.experiments.continual import measures
     from kanrun.experiments.continual.task_sequence import make_sequence
-    from kanrun.experiments.continual.training import go_through
+    from kanrun.experiments.continual.training import train_sequence
 
     from kanrun.study.checkpoints import slider_checkpoint
 
-    sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
-    place = {
-        "part": cell["part"],
-        "learner": learner.name,
-        "memory": learner.memory,
-        "overlap": cell["overlap"],
-    }
+    sequence, learner = make_sequence(cfg, cell["overlap"], seed), _learner(cfg, cell)
+    place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory}
+    place["overlap"] = cell["overlap"]
     tried = []
     for number in range(cell["trials"]):
         if number and time_limit_reached():
             break
-        trial = go_through(learner, cfg, sequence, number, seed)
+        trial = train_sequence(learner, cfg, sequence, number, seed)
         tried.append(trial)
-        yield trial_row(place, trial)
+        yield measures.trial_row(place, trial)
     best = min(tried, key=lambda trial: trial.selected)
-    yield from matrix_rows(place, best)
+    yield from measures.matrix_rows(place, best)
     if cell["part"] == "learners":
-        yield functions(learner, sequence, best)
-        yield from data(sequence)
+        yield measures.functions(learner, sequence, best)
+        yield from measures.data(sequence)
         if seed == cfg.seed:
-            phases = {
-                f"after phase {number}": network for number, network in enumerate(best.networks, 1)
-            }
-            yield from slider_checkpoint(
-                sequence.problem, phases, "phase", f"The network of {learner.name}", seed
-            )
-    twin = twin_of(learner, learners_of(cfg)) if "learner" in cell else None
-    yield summary(place, learner, twin, sequence, best, tried)
+            networks = {f"after phase {i}": network for i, network in enumerate(best.networks, 1)}
+            title = f"The network of {learner.name}"
+            yield from slider_checkpoint(sequence.problem, networks, "phase", title, seed)
+    yield measures.summary(place, learner, cfg if "learner" in cell else None, sequence, tried)
 
 
 def figures(tables: Tables) -> Figures:
-    """What each part that was run shows."""
+    """Yield the figures of each part that was run."""
     from kanrun.experiments.continual.plots import figures_of
 
     yield from figures_of(tables)
 
 
 def claims(tables: Tables) -> Claims:
+    """Return the claims of each part that was run."""
     from kanrun.experiments.continual.claim_checks import claims_of
 
     return list(claims_of(tables["summary"])) if "summary" in tables else []

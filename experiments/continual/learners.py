@@ -1,10 +1,11 @@
-"""The learners of a task sequence, from their settings to networks alike in size, and what they keep of earlier phases.
+"""Learners of a task sequence: networks of equal size, and what they keep of earlier phases.
 
-Of the memories `none` keeps nothing. `replay` keeps some of each phase's data and trains on them too (Robins,
-Connection Science 7, 1995). `ewc` keeps how much each parameter mattered, and holds it near its place by that
-(Kirkpatrick et al., arXiv 1612.00796, eq. 3). Two more keep no data: `rehearse` keeps the boxes that the phases
-covered and trains on the network's OWN outputs there, as they were when the phase began (pseudo-rehearsal, Robins
-1995); `hold` never again moves a spline coefficient that an earlier phase has seen.
+The memory `none` keeps nothing. `replay` keeps some of each phase's data and trains on them too
+(Robins, Connection Science 7, 1995). `ewc` keeps the importance of each parameter, and penalises
+its changes by that (Kirkpatrick et al., arXiv 1612.00796, eq. 3). Two more keep no data: `rehearse`
+keeps the boxes that the phases covered and trains on the network's own outputs there, as they were
+when the phase began (pseudo-rehearsal, Robins 1995); `hold` freezes the spline coefficients that an
+earlier phase has seen.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Anchor = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Anchored(Objective):
-    """The objective with strength / 2 sum over anchors, parameters of F (u - u*)^2."""
+class EWCObjective(Objective):
+    """The objective plus strength / 2 times the sum of F (u - u*)^2 over anchors and parameters."""
 
     anchors: tuple[Anchor, ...] = ()
     strength: float = 0.0
@@ -48,10 +49,10 @@ class Anchored(Objective):
 
 
 class Memory:
-    """Keeps nothing; the others say what they keep. `learned` is told of every phase when it is over.
+    """A memory that keeps nothing; `kept` is all that others keep beside the network.
 
-    `points` are those of each phase to keep (replay), `strength` how strongly to hold (ewc); `kept` is all that is kept
-    beside the network.
+    `points` is the number of points of each phase to keep (replay), `strength` the weight of the
+    penalty (ewc).
     """
 
     def __init__(self, points: int = 0, strength: float = 0.0) -> None:
@@ -59,23 +60,23 @@ class Memory:
         self.kept: list[Tensor] = []
 
     def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
-        """What a phase trains on."""
+        """Return the samples that a phase trains on."""
         return phase
 
     def held(self) -> tuple[Tensor, ...]:
-        """For each layer, which coefficients must not move (inputs, functions); nothing for none."""
+        """Return the frozen coefficients of each layer, shape (inputs, functions); () for none."""
         return ()
 
     def anchored(self, objective: Objective) -> Objective:
-        """What a phase lowers."""
+        """Return the objective of a phase."""
         return objective
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        """A phase is over."""
+        """Remember a phase that is over."""
 
 
 class Replay(Memory):
-    """Evenly chosen points of each phase."""
+    """A memory of evenly chosen points of each phase."""
 
     def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
         return phase.join(Samples(*self.kept)) if self.kept else phase
@@ -89,11 +90,11 @@ class Replay(Memory):
         self.kept = [past.x, past.y]
 
 
-class Rehearse(Memory):
-    """The boxes of the phases."""
+class PseudoRehearsal(Memory):
+    """A memory of the boxes of the phases."""
 
     def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
-        """The phase, and the network's own outputs in the boxes of earlier ones, but for where the phase itself is."""
+        """Add the network's own outputs in the boxes of earlier phases, outside this one."""
         if not self.kept:
             return phase
         x = torch.cat([_evenly(place, len(phase)) for place in self.kept])
@@ -104,8 +105,8 @@ class Rehearse(Memory):
         self.kept.append(box)
 
 
-class Hold(Memory):
-    """Which coefficients of each layer were seen."""
+class FreezeSeen(Memory):
+    """A memory of the coefficients that were seen."""
 
     def held(self) -> tuple[Tensor, ...]:
         return tuple(self.kept)
@@ -115,18 +116,18 @@ class Hold(Memory):
         self.kept = [a | b for a, b in zip(self.kept, now, strict=True)] if self.kept else now
 
 
-class Elastic(Memory):
-    """An anchor a phase, each with the Fisher information of its own phase, as published."""
+class ElasticWeightConsolidation(Memory):
+    """A memory of the parameters after each phase, with the Fisher information of that phase."""
 
     def anchored(self, objective: Objective) -> Objective:
         anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
-        return Anchored(**vars(objective), anchors=anchors, strength=self.strength)
+        return EWCObjective(**vars(objective), anchors=anchors, strength=self.strength)
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        """The diagonal of the curvature of the phase's mean (f - y)^2 / size^2 where it ends: 2 mean(slope^2) / size^2.
+        """Remember the parameters and the Fisher information of Gaussian outputs.
 
-        It is the Fisher information of Gaussian outputs, and a strength of 1 then is Laplace's approximation: the
-        anchors stand for the phases' own losses as well as squares of single parameters can.
+        That is the diagonal of the curvature of the phase's mean (f - y)^2 / size^2, which is
+        2 mean(slope^2) / size^2. A strength of 1 is Laplace's approximation of the phases' losses.
         """
         _, rows = network.linearise(phase.x)
         scale = 2 / output_scale(phase, "regression") ** 2
@@ -136,14 +137,14 @@ class Elastic(Memory):
 MEMORIES: dict[str, type[Memory]] = {
     "none": Memory,
     "replay": Replay,
-    "rehearse": Rehearse,
-    "hold": Hold,
-    "ewc": Elastic,
+    "rehearse": PseudoRehearsal,
+    "hold": FreezeSeen,
+    "ewc": ElasticWeightConsolidation,
 }
 
 
 def _evenly(box: Tensor, count: int) -> Tensor:
-    """About `count` evenly spaced points of a box, shifted half a step inwards: (points, inputs)."""
+    """Return about `count` evenly spaced points of a box, half a step inside: (points, inputs)."""
     inputs = box.shape[0]
     each = max(1, round(count ** (1 / inputs)))
     share = (torch.arange(each, dtype=box.dtype, device=box.device) + 0.5) / each
@@ -153,7 +154,7 @@ def _evenly(box: Tensor, count: int) -> Tensor:
 
 @dataclass
 class Learner:
-    """A network and what it keeps: an entry of `learners`, whose other keys are settings of the `model`.
+    """An entry of `learners`, whose other keys are settings of the `model`.
 
     Trials go through all pairs of `depths` (mlp) and `strengths` (ewc), the depths first.
     """
@@ -177,14 +178,14 @@ class Learner:
 
     @property
     def plain(self) -> bool:
-        """Whether this is the KAN that should not forget: one layer, frozen scales and grid, nothing kept."""
+        """Whether this KAN should not forget: one layer, frozen scales and grid, no memory."""
         model = self.model
         flat = isinstance(model, KANConfig) and not model.hidden
         return flat and model.freeze_scales and not model.update_grid and self.memory == "none"
 
 
 def learners_of(cfg: ContinualConfig) -> list[Learner]:
-    """The learners that the settings list. Raises UsageError for what they do not know."""
+    """Return the learners that the settings list. Raises UsageError for invalid entries."""
     if not cfg.learners:
         raise UsageError(
             "learners=[] has nothing to train; give one, such as [{name: KAN, kind: kan}]."
@@ -194,13 +195,13 @@ def learners_of(cfg: ContinualConfig) -> list[Learner]:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
-                f"learners has two of the name {name!r}; names tell them apart in tables and figures."
+                f"learners has two entries named {name!r}. Give each a name of its own."
             )
     return found
 
 
-def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
-    """The name of the one that differs in keeping nothing alone; None for those that keep nothing themselves."""
+def without_memory(learner: Learner, learners: Sequence[Learner]) -> str | None:
+    """Return the name of the learner that differs in having no memory alone, if there is one."""
     if learner.memory == "none":
         return None
     bare = replace(learner, name="", memory="none", strengths=[], replay_points=0)
@@ -213,7 +214,7 @@ def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
 
 
 def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learner:
-    """A KAN of these hidden widths with as many coefficients as `model`, its grid solved for; at least 3 intervals."""
+    """Return a KAN of these widths with the coefficients of `model`, on at least 3 intervals."""
     edges = KANSize((cfg.dimension, *hidden, 1), 1, 0).edges
     intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
     name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (
@@ -226,7 +227,7 @@ def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learne
 
 
 def size_of_all(cfg: ContinualConfig) -> int:
-    """The spline coefficients of `model`: what every learner has about as many parameters as."""
+    """Return the spline coefficients of `model`, which every learner has about as many of."""
     return coefficients(
         network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0], cfg.model.degree
     )
@@ -235,7 +236,7 @@ def size_of_all(cfg: ContinualConfig) -> int:
 def make_network(
     learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, draws: Generator
 ) -> Network:
-    """A fresh network; an MLP's depth goes with the trial, its widths match the parameters of `model`."""
+    """Return an untrained network; an MLP's depth goes with the trial, its widths match `model`."""
     model = learner.model
     if isinstance(model, MLPConfig):
         match = match_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))

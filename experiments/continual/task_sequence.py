@@ -1,4 +1,4 @@
-"""The sequence of tasks: narrow peaks, phases that show one peak each, and the points that judge all of them."""
+"""The sequence of tasks: narrow peaks, phases that show one peak each, and evaluation points."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from kanrun.targets.functions import peaks_formula
 
 Array = NDArray[np.float64]
 ORDERS = ("ascending", "descending", "random")
-#: Phases, and points of all of them, that a run accepts.
-MOST_PEAKS, MOST_POINTS = 100, 200_000
+#: Maximum number of phases, and of points of all of them.
+MAX_PEAKS, MAX_POINTS = 100, 200_000
 
 
 @dataclass(frozen=True)
 class TaskSequence:
-    """`phases[i]` is what phase i shows; `boxes[i]` (inputs, 2) where it lies; `everything` judges the whole domain.
+    """Phases, the box of each one (inputs, 2), and points of the whole domain for evaluation.
 
-    `between` marks the points of `everything` that are farther than a quarter of the spacing from every centre.
+    `between` marks the points of `everything` that are farther than a quarter of the spacing from
+    every centre.
     """
 
     problem: LearningProblem
@@ -41,7 +42,7 @@ class TaskSequence:
 
 
 def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
-    """The phases in the order that `seed` says; nothing else of a sequence is random. Raises UsageError."""
+    """Return the phases in the order given by `seed`; nothing else of a sequence is random."""
     centres = centres_of(cfg)
     low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
@@ -76,7 +77,7 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
 
 
 def centres_of(cfg: ContinualConfig) -> Array:
-    """(peaks, dimension): the centres asked for, or as many as `peaks` says along every axis, around 0."""
+    """Return the given centres, or `peaks` along every axis around 0: (peaks, dimension)."""
     if cfg.centres is not None:
         try:
             centres = np.array(cfg.centres, dtype=np.float64).reshape(len(cfg.centres), -1)
@@ -84,8 +85,8 @@ def centres_of(cfg: ContinualConfig) -> Array:
             centres = np.empty((0, 0))
         if not centres.size or centres.shape[1] != cfg.dimension or not np.isfinite(centres).all():
             raise UsageError(
-                f"centres={cfg.centres} must list at least one place in {cfg.dimension} dimension(s): "
-                f"{cfg.dimension} finite number(s) each; or centres=null."
+                f"centres={cfg.centres} must list at least one place in "
+                f"{cfg.dimension} dimension(s): {cfg.dimension} finite number(s) each; or centres=null."
             )
         if len(np.unique(centres, axis=0)) < len(centres):
             raise UsageError(
@@ -98,17 +99,18 @@ def centres_of(cfg: ContinualConfig) -> Array:
 
 
 def check_sequence(cfg: ContinualConfig) -> None:
-    """Raise UsageError for too many phases or points, and for an order or centres that are none."""
+    """Raise UsageError for too many phases or points, and for an invalid order or centres."""
     count = len(cfg.centres) if cfg.centres is not None else cfg.peaks**cfg.dimension
-    if count > MOST_PEAKS or count * cfg.points > MOST_POINTS:
+    if count > MAX_PEAKS or count * cfg.points > MAX_POINTS:
         raise UsageError(
-            f"{count} phases of {cfg.points} points are too many: {MOST_PEAKS} and {MOST_POINTS} in all."
+            f"{count} phases of {cfg.points} points are too many: at most {MAX_PEAKS} phases "
+            f"and {MAX_POINTS} points in all."
         )
     _order(cfg.order, len(centres_of(cfg)), cfg.seed)
 
 
 def _order(order: Any, count: int, seed: int) -> Sequence[int]:
-    """Which peak comes when; positions count from 0."""
+    """Return the positions of the peaks in the order of their phases, counted from 0."""
     if order == "random":
         drawn: list[int] = torch.randperm(
             count, generator=generator(seed, "order of the peaks")
@@ -118,13 +120,14 @@ def _order(order: Any, count: int, seed: int) -> Sequence[int]:
         return list(range(count))[:: 1 if order == "ascending" else -1]
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, range(count))):
         raise UsageError(
-            f"order={order} must be one of {', '.join(ORDERS)}, or all of 0 .. {count - 1} in some order."
+            f"order={order} must be one of {', '.join(ORDERS)}, or all of 0 .. {count - 1} "
+            "in some order."
         )
     return [int(position) for position in order]
 
 
 def _lattice(low: Array, high: Array, points: int) -> Array:
-    """About `points` evenly spaced points of a box, its border among them: (points, dimension)."""
+    """Return about `points` evenly spaced points of a box with its border: (points, dimension)."""
     each = max(2, round(points ** (1 / len(low))))
     axes = [np.linspace(a, b, each) for a, b in zip(low, high, strict=True)]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

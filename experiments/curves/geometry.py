@@ -1,10 +1,11 @@
-"""Polynomials and B-spline curves through points and near them, Bézier curves, and what theory says of them.
+"""Polynomials, B-spline curves and Bézier curves through and near points, with their identities.
 
-Curves are scipy's `BSpline`: s(t) = sum_i c_i B_i(t) with n control points c_i (n, dims), knots t_0 <= ... <= t_{n+k}
-and degree k. Here the first and the last k + 1 knots are equal (clamped), so that a curve runs from its first control
-point to its last. A knot of multiplicity m inside leaves it C^(k - m) there; at a knot it takes the piece to the right.
-Sources: C. de Boor, A Practical Guide to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The NURBS Book, ch. 9; G. Farin,
-Curves and Surfaces for CAGD, ch. 4-5 and 8.
+Curves are scipy's `BSpline`: s(t) = sum_i c_i B_i(t) with n control points c_i (n, dims), knots t_0
+<= ... <= t_{n+k} and degree k. Here the first and the last k + 1 knots are equal (clamped), so that
+a curve runs from its first control point to its last. A knot of multiplicity m inside leaves it
+C^(k - m) there; at a knot it takes the piece to the right. Sources: C. de Boor, A Practical Guide
+to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The NURBS Book, ch. 9; G. Farin, Curves and Surfaces
+for CAGD, ch. 4-5 and 8.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def check_degree(degree: int, control_points: int) -> None:
     """Raise UsageError for too few control points."""
     if control_points <= degree:
         raise UsageError(
-            f"A curve of degree {degree} needs at least {degree + 1} control points, not {control_points}; "
+            f"A curve of degree {degree} needs at least {degree + 1} control points, "
+            f"not {control_points}; "
             "take more points or a lower degree"
         )
 
@@ -41,14 +43,14 @@ def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degre
 
 
 def polynomial_through(x: Array, y: Array, at: Array) -> Array:
-    """Return the polynomial of degree N - 1 with the values y (N, dims) at x (N), at the places `at`: (samples, dims).
+    """Return the polynomial of degree N - 1 through x (N), y (N, dims) at `at`: (samples, dims).
 
-    By the first barycentric form, p = l(at) sum_j w_j y_j / (at - x_j) with l = prod_j (at - x_j), which is backward
-    stable for any points (N. J. Higham, IMA J. Numer. Anal. 24, 2004). The second form, scipy's
-    BarycentricInterpolator, is not: through 40 equispaced points of Runge's function it errs by 7e-8 of the
-    polynomial's size and the first by 7e-12, through 80 it is infinite. Lengths are in quarters of the range, so that
-    products neither overflow nor vanish: of more than 1000 points they leave the range of a float64. The abscissae must
-    differ.
+    By the first barycentric form, p = l(at) sum_j w_j y_j / (at - x_j) with l = prod_j (at - x_j),
+    which is backward stable for any points (N. J. Higham, IMA J. Numer. Anal. 24, 2004). The second
+    form, scipy's BarycentricInterpolator, is not: through 40 equispaced points of Runge's function
+    it errs by 7e-8 of the polynomial's size and the first by 7e-12, through 80 it is infinite.
+    Lengths are in quarters of the range, so that products neither overflow nor vanish: of more than
+    1000 points they leave the range of a float64. The abscissae must differ.
     """
     long: list[Any] = [
         np.asarray(v, np.longdouble) for v in (x, y, at)
@@ -66,7 +68,7 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
 
 
 def parameters_along(points: Array, spacing: str = "chord") -> Array:
-    """Return parameters from 0 to 1 whose steps are the distances of neighbouring points to the power of `spacing`.
+    """Return parameters in [0, 1] with steps proportional to a power of the points' distances.
 
     Raises UsageError for fewer than 2 points, and where two neighbours are the same point.
     """
@@ -77,29 +79,30 @@ def parameters_along(points: Array, spacing: str = "chord") -> Array:
     if len(same):
         row = int(same[0]) + 1
         raise UsageError(
-            f"Points {row} and {row + 1} are the same: a curve needs different neighbours, remove one"
+            f"Points {row} and {row + 1} are the same. Remove one: neighbours must differ."
         )
     steps = np.concatenate([[0.0], distance ** SPACINGS[spacing]]).cumsum()
     return check_parameters(steps / steps[-1])
 
 
 def check_parameters(parameters: Array) -> Array:
-    """Return the parameters; raise UsageError where they are not strictly increasing or not finite."""
+    """Return the parameters. Raises UsageError unless they are finite and strictly increase."""
     wrong = np.flatnonzero(~(np.diff(parameters) > 0))
     if len(wrong):
         row = int(wrong[0])
         raise UsageError(
-            f"Parameters must increase strictly, but {parameters[row + 1]:g} (point {row + 2}) follows "
+            f"Parameters must increase strictly, but {parameters[row + 1]:g} (point {row + 2}) "
+            f"follows "
             f"{parameters[row]:g} (point {row + 1})"
         )
     return parameters
 
 
 def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
-    """Return the curve with curve(parameters) = points, on knots that are means of k neighbouring parameters.
+    """Return the curve with curve(parameters) = points, on knots that average k parameters.
 
-    Every basis function then sees a point (Schoenberg and Whitney's condition). Raises UsageError for unordered or
-    repeated parameters, and for degree + 1 > N.
+    Every basis function then sees a point (Schoenberg and Whitney's condition). Raises UsageError
+    for unordered or repeated parameters, and for degree + 1 > N.
     """
     check_degree(degree, len(points))
     t = check_parameters(parameters)
@@ -108,16 +111,17 @@ def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
 
 
 def approximate(parameters: Array, points: Array, degree: int, control_points: int) -> BSpline:
-    """Return the curve with that many control points that is nearest to the points in least squares.
+    """Return the curve with that many control points that fits the points in least squares.
 
-    Its knots leave as many points in each interval. Raises UsageError as `interpolate` does, and for more control
-    points than points.
+    Its knots leave as many points in each interval. Raises UsageError as `interpolate` does, and
+    for more control points than points.
     """
     check_degree(degree, control_points)
     t, count = check_parameters(parameters), len(points)
     if control_points > count:
         raise UsageError(
-            f"control_points is {control_points}, but there are {count} points; take at most that many"
+            f"control_points is {control_points}, but there are {count} points. "
+            "Take at most that many."
         )
     if control_points == count:
         return interpolate(parameters, points, degree)
@@ -129,20 +133,20 @@ def approximate(parameters: Array, points: Array, degree: int, control_points: i
 
 
 def bernstein(u: Array, degree: int) -> Array:
-    """Return the degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u (samples): (samples, n + 1)."""
+    """Return the Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i): (samples, n + 1)."""
     values: Array = BPoly(np.eye(degree + 1)[:, None], [0.0, 1.0])(u)
     return values
 
 
 def de_casteljau(control: Array, u: Array) -> Array:
-    """Return the points (samples, dims) at u by repeated division of the polygon's sides in the ratio u : 1 - u."""
+    """Return the points (samples, dims) at u, dividing the polygon's sides as u : 1 - u."""
     return np.broadcast_to(
         construction(control[:, None], u[:, None])[-1][0], (len(u), control.shape[1])
     )
 
 
 def construction(control: Array, u: float | Array) -> list[Array]:
-    """Return de Casteljau's points at u, level by level: the control points, ..., the points of the curve."""
+    """Return de Casteljau's points at u, level by level, from control points to the curve."""
     levels = [control]
     while len(levels[-1]) > 1:
         levels.append((1 - u) * levels[-1][:-1] + u * levels[-1][1:])
@@ -150,10 +154,11 @@ def construction(control: Array, u: float | Array) -> list[Array]:
 
 
 def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
-    """Return control points (pieces, k + 1, dims) and ends (pieces, 2) of the polynomial pieces as Bézier curves.
+    """Return the polynomial pieces as Bézier curves: control points (pieces, k + 1, dims), ends.
 
-    Knot insertion leaves the curve as it is; with every knot k-fold its control points are those of the pieces. With n
-    control points and simple knots there are n - k of them; a knot of multiplicity m takes m - 1 away.
+    Knot insertion leaves the curve as it is; with every knot k-fold its control points are those of
+    the pieces. With n control points and simple knots there are n - k of them; a knot of
+    multiplicity m takes m - 1 away.
     """
     ends = spans(curve)
     for at in ends[1:, 0]:
@@ -171,14 +176,14 @@ def spans(curve: BSpline) -> Array:
 
 
 def samples(curve: BSpline, per_span: int = PER_SPAN) -> Array:
-    """Return `per_span` parameters from the left end of every span on, and the end of the domain."""
+    """Return `per_span` parameters from the left end of each span, and the domain's end."""
     ends = spans(curve)
     inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.arange(per_span) / per_span
     return np.append(inside, ends[-1, 1])
 
 
 def left_of(curve: BSpline, t: Array, derivative: int = 0) -> Array:
-    """Return a derivative at t from the left: read from the other end the left side is the right one."""
+    """Return a derivative at t from the left, by evaluating the mirrored curve."""
     mirrored = BSpline(-curve.t[::-1], curve.c[::-1], curve.k)
     values: Array = mirrored(-t, derivative) * (-1.0 if derivative % 2 else 1.0)
     return values
@@ -187,8 +192,8 @@ def left_of(curve: BSpline, t: Array, derivative: int = 0) -> Array:
 def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
     """Yield the derivatives 0 ... k on both sides of a knot.
 
-    `left` and `right` are those of the first dimension, `relative` is the largest difference over all dimensions as a
-    share of that derivative's size on the curve.
+    `left` and `right` are those of the first dimension, `relative` is the largest difference over
+    all dimensions as a share of that derivative's size on the curve.
     """
     at = np.array([knot])
     for derivative in range(curve.k + 1):
@@ -225,19 +230,20 @@ def random_curve(degree: int, control_points: int, draws: np.random.Generator) -
 
 
 def with_multiple_knot(degree: int, multiplicity: int) -> BSpline:
-    """Return a function on [0, 1] with uneven control points and the knots 1/4, 1/2 (`multiplicity` times), 3/4."""
+    """Return a function on [0, 1] with the knots 1/4, 1/2 (`multiplicity` times) and 3/4."""
     inner = [0.25, *[0.5] * multiplicity, 0.75]
     control = np.cos(2 * np.arange(len(inner) + degree + 1.0))[:, None]
     return BSpline(clamped_knots(inner, 0.0, 1.0, degree), control, degree)
 
 
 def identities(curve: BSpline, moved: Array) -> dict[str, float]:
-    """Return the largest deviations from what must hold of a curve with simple knots, as shares of its points' size.
+    """Return the largest deviations from identities of a curve with simple knots, relative to it.
 
-    `casteljau`: de Casteljau's points from the sum of Bernstein polynomials; `partition`: the sum of the basis from 1;
-    `lowest`: smallest value of a basis function; `pieces` and `pieces_expected`: Bézier pieces found, and control
-    points less the degree; `reproduction`: the pieces from the curve; `most_spans`: spans that moving one control point
-    by `moved` changed, the most; `stray_samples`: samples outside its support that changed in any bit.
+    `casteljau`: de Casteljau's points from the sum of Bernstein polynomials; `partition`: the sum
+    of the basis from 1; `lowest`: smallest value of a basis function; `pieces` and
+    `pieces_expected`: Bézier pieces found, and control points less the degree; `reproduction`: the
+    pieces from the curve; `most_spans`: spans that moving one control point by `moved` changed, the
+    most; `stray_samples`: samples outside its support that changed in any bit.
     """
     size, u = float(np.abs(curve.c).max()), np.linspace(0, 1, 101)
     basis = basis_on(curve, samples(curve))
@@ -263,7 +269,7 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
 
 
 def _reach(curve: BSpline, by: Array) -> list[tuple[int, int]]:
-    """For each control point that moves: spans that change, and samples outside its support that change in any bit."""
+    """Return, for each moved control point, changed spans and changed samples off its support."""
     t = samples(curve)
     before, found = curve(t).view(np.int64), []
     for index in range(len(curve.c)):

@@ -1,4 +1,4 @@
-"""The parts of `kanrun curves`, each of which yields its tables and rows, and what its settings name."""
+"""The parts of `kanrun curves`: each yields its tables and rows."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from kanrun.runs.records import Record, Row, Table
 from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
 
-#: Control points of the curve near the planar points, where the settings name none.
-MOST_CONTROL_POINTS = 100
-#: Numbers in the matrix of a least squares fit.
-LARGEST_FIT = 500_000_000
+#: Default number of control points of the curve near the planar points, at most.
+MAX_CONTROL_POINTS = 100
+#: Maximum number of entries in the matrix of a least squares fit.
+MAX_FIT = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,15 @@ class Function:
         return self.values(x[:, None])
 
     def equispaced(self, count: int) -> Array:
+        """Return evenly spaced points, both ends included."""
         return np.linspace(self.low, self.high, count)
 
     def chebyshev(self, count: int) -> Array:
-        """Chebyshev points of the second kind, both ends included."""
+        """Return Chebyshev points of the second kind, both ends included."""
         return self.low + (self.high - self.low) * (np.polynomial.chebyshev.chebpts2(count) + 1) / 2
 
     def error(self, x: Array, values: Array) -> dict[str, float]:
-        """The largest error of `values` at x, and its `place`: 0 in the middle of the interval, 1 at its ends."""
+        """Return the largest error at x and its `place`: 0 in the middle, 1 at the ends."""
         distance = np.abs(values - self(x))[:, 0]
         place = (2 * float(x[distance.argmax()]) - self.low - self.high) / (self.high - self.low)
         return {"max_error": float(distance.max()), "place": abs(place)}
@@ -63,16 +64,16 @@ class Function:
 
 @dataclass(frozen=True)
 class Planar:
-    """Points (N, 2) with their parameters (N), and how many control points the curve near them has."""
+    """Points (N, 2), their parameters (N), and the control points of the curve near them."""
 
     points: Array
     parameters: Array
     control_points: int
 
     def distances(self, curve: BSpline) -> dict[str, float]:
-        """How many points and control points there are, and how far the curve at the parameters is from the points.
+        """Return the largest and the RMS distance of the curve at the parameters from the points.
 
-        The largest and the root mean square distance, in the points' units.
+        Distances are in the points' units; counts and the points' extent come with them.
         """
         apart = np.linalg.norm(curve(self.parameters) - self.points, axis=1)
         return {
@@ -85,7 +86,7 @@ class Planar:
 
 
 def check_settings(cfg: CurvesConfig) -> None:
-    """Raise UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
+    """Raise UsageError for settings of the chosen parts that cannot work."""
     if cfg.precision != "float64":
         raise UsageError("curves computes in float64; leave precision out.")
     if "equispaced" in cfg.parts:
@@ -93,7 +94,8 @@ def check_settings(cfg: CurvesConfig) -> None:
         least, highest = min(cfg.spline_points), max(cfg.degrees)
         if least <= highest:
             raise UsageError(
-                f"spline_points has {least}; a spline of degree {highest} goes through at least {highest + 1} points."
+                f"spline_points has {least}; a spline of degree {highest} goes through at least "
+                f"{highest + 1} points."
             )
     if "bezier" in cfg.parts:
         polygon("bezier", cfg.bezier)
@@ -104,7 +106,7 @@ def check_settings(cfg: CurvesConfig) -> None:
 
 
 def function_of(cfg: CurvesConfig) -> Function:
-    """The function that polynomial and splines interpolate; raises UsageError unless it has one variable."""
+    """Return the function to interpolate. Raises UsageError unless it has one variable."""
     try:
         target, default = build_target(cfg.function), build_target(CurvesConfig().function)
     except UsageError as error:  # which names the key that other commands have
@@ -121,29 +123,24 @@ def function_of(cfg: CurvesConfig) -> Function:
     )
 
 
-def lecture_points() -> Array:
-    """The lecture's four points (4, 2)."""
-    four = GIVEN_POINTS["lecture_points"]
-    points: Array = np.concatenate([four.x, four.y], axis=1)
-    return points
-
-
 def polygon(name: str, points: list[list[float]]) -> Array:
-    """The points (n, 2) of a control polygon, at least two of them different."""
+    """Return the points (n, 2) of a control polygon, at least two of them different."""
     if all(point == points[0] for point in points):
         raise UsageError(
-            f"{name} has {len(points)} times the same point; a curve needs different control points."
+            f"{name} has {len(points)} times the same point; "
+            "a curve needs different control points."
         )
     return np.array(points, dtype=float)
 
 
 def spline_of(cfg: CurvesConfig) -> BSpline:
-    """The planar B-spline curve on [0, 1], with the inner knots that the settings name or equally spaced ones."""
+    """Return the planar B-spline curve on [0, 1], by default with equally spaced inner knots."""
     control = polygon("bspline", cfg.bspline)
     check_degree(cfg.degree, len(control))
     if cfg.moved_point >= len(control):
         raise UsageError(
-            f"moved_point={cfg.moved_point} must be the number of a control point, 0 to {len(control) - 1}."
+            f"moved_point={cfg.moved_point} must be the number of a control point, "
+            f"0 to {len(control) - 1}."
         )
     needed = len(control) - cfg.degree - 1
     inner = (
@@ -151,7 +148,8 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
     )
     if len(inner) != needed or sorted(inner) != inner:
         raise UsageError(
-            f"knots={inner} must be {needed} numbers that never decrease (control points less degree less 1); repeat "
+            f"knots={inner} must be {needed} numbers that never decrease (control points less "
+            "degree less 1); repeat "
             "one for a knot of higher multiplicity."
         )
     if any(inner.count(knot) > cfg.degree + 1 for knot in inner):
@@ -162,7 +160,7 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
 
 
 def planar_of(cfg: CurvesConfig) -> Planar:
-    """The user's points in the plane (or kanrun's own), parametrised."""
+    """Return the user's points in the plane (or the default ones), parametrised."""
     points, given = planar_points(cfg.target)
     parameters, count = (
         parameters_along(points, cfg.spacing) if given is None else check_parameters(given),
@@ -170,16 +168,17 @@ def planar_of(cfg: CurvesConfig) -> Planar:
     )
     if count <= cfg.degree:
         raise UsageError(
-            f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}."
+            f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, "
+            f"not {count}."
         )
     if cfg.control_points is None:
-        return Planar(points, parameters, max(cfg.degree + 1, min(count // 2, MOST_CONTROL_POINTS)))
+        return Planar(points, parameters, max(cfg.degree + 1, min(count // 2, MAX_CONTROL_POINTS)))
     check_degree(cfg.degree, cfg.control_points)
     if cfg.control_points > count:
         raise UsageError(
             f"control_points={cfg.control_points} must be at most {count}, the number of points."
         )
-    if cfg.control_points * count > LARGEST_FIT:
+    if cfg.control_points * count > MAX_FIT:
         raise UsageError(
             f"{cfg.control_points} control points for {count} points are too many for one fit."
         )
@@ -187,13 +186,13 @@ def planar_of(cfg: CurvesConfig) -> Planar:
 
 
 def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
-    """A table of the named columns from (rows, columns) side by side; one-dimensional values are one column."""
+    """Return a table of the named columns from arrays of one or several columns, side by side."""
     whole = np.column_stack(values).astype(float)
     return Table(name, {key: whole[:, i] for i, key in enumerate(columns.split())})
 
 
 def family(name: str, columns: str, values: Array) -> Table:
-    """A table of several curves (curves, rows, columns - 1), the first column numbering them."""
+    """Return a table of curves (curves, rows, columns - 1); the first column numbers them."""
     return table(
         name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values)
     )
@@ -203,7 +202,7 @@ UNIT = np.linspace(0, 1, 401)
 
 
 def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
-    """One polynomial through more and more points, and splines of every degree."""
+    """Yield a polynomial through more and more points, and splines of every degree."""
     f = function_of(cfg)
     x, drawn = f.equispaced(8001), []
 
@@ -237,8 +236,9 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 
 def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
-    """The four points: a polynomial and a spline through them, a Bézier curve and a B-spline drawn by them."""
-    points = lecture_points()
+    """Yield curves through the four points, and curves with these as control points."""
+    four = GIVEN_POINTS["lecture_points"]
+    points = np.concatenate([four.x, four.y], axis=1)
     at, values = points[:, 0], points[:, 1:]
     spline = interpolate(at, values, 2)
     quadratic = BSpline(geometry.clamped_knots([0.5], 0.0, 1.0, 2), points, 2)
@@ -252,7 +252,7 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
 
 
 def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
-    """The Bernstein basis, and a Bézier curve's point by repeated division of lines."""
+    """Yield the Bernstein basis, and a Bézier curve's point by repeated division of lines."""
     control = polygon("bezier", cfg.bezier)
     yield functions(
         "bernstein_basis", "function u value", UNIT, geometry.bernstein(UNIT, len(control) - 1)
@@ -264,7 +264,7 @@ def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 
 def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
-    """A B-spline curve: its basis, knots, control polygon and Bézier pieces, and what one control point moves."""
+    """Yield a B-spline curve's basis, knots and Bézier pieces, and the effect of a moved point."""
     curve = spline_of(cfg)
     moved = geometry.move_point(curve, cfg.moved_point, np.array(cfg.displacement))
     t = geometry.samples(curve, 48)
@@ -283,7 +283,7 @@ def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 
 def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
-    """Which derivatives jump at a knot of multiplicity 1 ... k."""
+    """Yield the jumps of derivatives at a knot of multiplicity 1 ... k."""
     for degree in sorted({*cfg.degrees, cfg.degree}):
         curves = [geometry.with_multiple_knot(degree, m) for m in range(1, degree + 1)]
         for multiplicity, curve in enumerate(curves, 1):
@@ -299,7 +299,7 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 
 def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
-    """Curves in the plane: through all points, and near them with fewer control points."""
+    """Yield a planar curve through all points, and one near them with fewer control points."""
     given = planar_of(cfg)
     through = interpolate(given.parameters, given.points, cfg.degree)
     near = approximate(given.parameters, given.points, cfg.degree, given.control_points)
@@ -312,7 +312,7 @@ def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 
 def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
-    """What must hold on any curve, on one random curve of each degree."""
+    """Yield the deviations from identities, on one random curve of each degree."""
     for degree in range(1, 13):
         draws = np.random.default_rng([seed, degree])
         curve = geometry.random_curve(degree, 2 * degree + 6, draws)
@@ -322,7 +322,7 @@ def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
 
 
 def functions(name: str, columns: str, x: Array, values: Array) -> Record:
-    """A table of several functions of x (samples) from their values (samples, functions)."""
+    """Return a table of several functions of x (samples) from values (samples, functions)."""
     return family(name, columns, np.stack([np.broadcast_to(x, values.T.shape), values.T], 2))
 
 

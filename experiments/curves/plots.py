@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import finished, ticks_at
+from kanrun.figures.panels import finish, grid_of_panels, one_panel, ticks_at
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -26,111 +26,100 @@ from kanrun.figures.style import (
     PALE,
     SEQUENTIAL,
     VERMILLION,
-    WIDTH,
-    new_figure,
-    one_panel,
+    power,
     styled,
-    thinned,
+    thin,
 )
 from kanrun.study.experiment import Figures
 
 SMALLEST_JUMP = 1e-17  # jumps below this, zero among them, are drawn here
 LARGEST_ERROR = 1e100  # errors above this are drawn here: ticks beyond larger ones are no numbers
-MOST_LABELS = 20  # longer control polygons get no labels
+SMALLEST_ERROR = 1e-8  # of the function's size: the lower end of the axis of errors
+MAX_LABELS = 20  # longer control polygons get no labels
+#: Height by width of a plane that is as wide as a page.
+ASPECTS = (0.2, 1.4)
+THIN: dict[str, Any] = {"lw": 0.7, "ms": 2.6, "alpha": 0.75}
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def _groups(table: DataFrame, by: str) -> Iterator[tuple[int, DataFrame, str]]:
+    """Yield number, rows and colour of each group of a numeric column."""
+    for index, (number, rows) in enumerate(table.groupby(by)):
+        yield int(str(number).split(".")[0]), rows, CYCLE[index % len(CYCLE)]
 
 
 @styled
 def interpolation(interpolation: DataFrame) -> Figure:
-    """Polynomial and spline through few, more and many equispaced points, the errors of both below.
+    """Draw polynomial and spline through few, more and many equispaced points, and their errors.
 
-    Columns are points, x, truth, polynomial, spline; of more than three numbers of points the first, middle and last
-    are drawn.
+    Columns are points, x, truth, polynomial, spline. Of more than three numbers of points, the
+    first, middle and last are drawn.
     """
     counts = sorted(interpolation["points"].dropna().unique())
     counts = [counts[i] for i in sorted({0, len(counts) // 2, len(counts) - 1})]
-    figure = new_figure(3.9, 2.05 * len(counts) + 0.4)
-    axes = figure.subplots(
-        2, len(counts), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2]
-    )
+    options: Any = {"sharex": True, "sharey": "row", "height_ratios": [3, 2]}
+    figure, axes = grid_of_panels(2, len(counts), 1.8, **options)
     low, high = interpolation["truth"].min(), interpolation["truth"].max()
     size = high - low or 1.0
+    floor = SMALLEST_ERROR * size
     for (upper, lower), count in zip(axes.T, counts, strict=True):
         rows = interpolation[interpolation["points"] == count]
         for name, colour in (("polynomial", VERMILLION), ("spline", BLUE)):
             upper.plot(rows["x"], rows[name], color=colour, label=name)
-            error = (
-                (rows[name] - rows["truth"])
-                .abs()
-                .clip(1e-8 * size, max(LARGEST_ERROR, 1e-8 * size))
-            )
-            lower.semilogy(rows["x"], error, color=colour, lw=1)
-        upper.plot(rows["x"], rows["truth"], color=BLACK, ls=(0, (2, 2)), lw=0.9, label="function")
+            error = (rows[name] - rows["truth"]).abs().clip(floor, max(LARGEST_ERROR, floor))
+            lower.semilogy(rows["x"], error, color=colour)
+        upper.plot(rows["x"], rows["truth"], ":", color=BLACK, label="function")
         nodes = np.linspace(rows["x"].iloc[0], rows["x"].iloc[-1], int(count))
-        upper.plot(
-            nodes, np.interp(nodes, rows["x"], rows["truth"]), "o", color=BLACK, ms=2.2, zorder=3
-        )
-        upper.set_title(f"$N = {count:g}$")
-        lower.set_xlabel("$x$")
-    axes[0, 0].set(ylabel="$f(x)$", ylim=(low - 0.6 * size, high + 0.6 * size))
+        upper.plot(nodes, np.interp(nodes, rows["x"], rows["truth"]), "o", color=BLACK)
+        upper.set_title(f"N = {count:g}")
+        lower.set_xlabel("x")
+    axes[0, 0].set(ylabel="f(x)", ylim=(low - 0.6 * size, high + 0.6 * size))
     axes[1, 0].set(ylabel="absolute error")
-    axes[1, 0].set_ylim(bottom=1e-8 * size)
-    return finished(figure, axes[0, :1], where="outside upper center", ncols=3)
+    axes[1, 0].set_ylim(bottom=floor)
+    return finish(figure, axes[0, :1], where="outside upper center", ncols=3)
 
 
 @styled
 def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
-    """The largest error against the number of points, with the order fitted to each spline in the legend.
+    """Draw the largest error against the number of points, with the order fitted to each spline.
 
-    `summary` and `errors` have the columns curve, degree, points, max_error; `orders` degree, order, last_points
-    (nothing where none was fitted). Dotted lines fall as the theory says, to the last point of each fit.
+    `summary` and `errors` have the columns curve, degree, points, max_error; `orders` degree,
+    order, last_points (missing if none was fitted). Dotted lines have the theory's slope, up to the
+    last point of each fit.
     """
-    figure, axes = one_panel(3.6, 5.4)
-    both = [
-        rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR))
-        for rows in (summary, errors)
-    ]
-    polynomials, splines = (rows[rows["max_error"] > 0].sort_values("points") for rows in both)
-    for curve, marker, colour in (
-        ("polynomial", "s", BLACK),
-        ("polynomial, Chebyshev points", "D", GREY),
-    ):
-        rows = polynomials[polynomials["curve"] == curve]
-        axes.loglog(
-            rows["points"],
-            rows["max_error"],
-            f"{marker}--",
-            color=colour,
-            label=curve.replace(", ", ",\n"),
-        )
-    for row, colour in zip(orders.to_dict("records"), CYCLE * len(orders), strict=False):
-        degree, order, last = int(row["degree"]), row["order"], row["last_points"]
-        rows = splines[splines["degree"] == degree]
-        if len(rows):
-            fitted = "" if np.isnan(order) else f": order {order:.1f}"
-            axes.loglog(
-                rows["points"],
-                rows["max_error"],
-                "o-",
-                color=colour,
-                label=f"spline, $k = {degree}${fitted}",
-            )
-            ahead = rows[rows["points"].between(last / 5, last)]
-            theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
-            axes.loglog(ahead["points"], theory, ":", color=colour, lw=1)
-    axes.plot([], [], ":", color=GREY, label="$N^{-(k+1)}$")
-    axes.set(xlabel="number of points $N$", ylabel="largest error")
+    figure, axes = one_panel(3.2)
+    rows = pd.concat([summary, errors.assign(curve="errors")])
+    rows = rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR))
+    rows = rows[rows["max_error"] > 0].sort_values("points")
+    polynomials = {"polynomial": ("s--", BLACK), "polynomial, Chebyshev points": ("D--", GREY)}
+    for curve, (style, colour) in polynomials.items():
+        some = rows[rows["curve"] == curve]
+        label = curve.replace(", ", ",\n")
+        axes.plot(some["points"], some["max_error"], style, color=colour, label=label)
+    splines = rows[rows["curve"] == "errors"]
+    for degree, fitted, colour in _groups(orders, "degree"):
+        order, last = fitted[["order", "last_points"]].iloc[0]
+        some = splines[splines["degree"] == degree]
+        label = f"spline, k = {degree}" + ("" if np.isnan(order) else f": order {order:.1f}")
+        axes.plot(some["points"], some["max_error"], "o-", color=colour, label=label)
+        ahead = some[some["points"].between(last / 5, last)]
+        theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
+        axes.plot(ahead["points"], theory, ":", color=colour)
+    axes.plot([], [], ":", color=GREY, label="1 / Nᵏ⁺¹")
+    axes.set(xscale="log", yscale="log", xlabel="number of points N", ylabel="largest error")
     ticks_at(axes.xaxis, {*summary["points"], *splines["points"]})
-    return finished(figure, [axes], where="outside right center")
+    return finish(figure, [axes], where="outside right center")
 
 
 @styled
 def lecture_points(
     lecture_points: DataFrame, lecture_through: DataFrame, lecture_drawn: DataFrame
 ) -> Figure:
-    """Four points (x, y): polynomial and quadratic spline through them; curves with them as control points."""
-    figure, points = new_figure(2.9), lecture_points
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    right.plot(points["x"], points["y"], "--", color=GREY, lw=0.8)
+    """Draw curves through four points (x, y), and curves with these as control points."""
+    figure, ((left, right),) = grid_of_panels(1, 2, sharex=True, sharey=True)
+    points = lecture_points
+    right.plot(points["x"], points["y"], "--", color=GREY)
     for axes, table, x, y, colour, label in (
         (left, lecture_through, "x", "polynomial", VERMILLION, "polynomial of degree 3"),
         (left, lecture_through, "x", "spline", BLUE, "spline of degree 2"),
@@ -140,118 +129,88 @@ def lecture_points(
         axes.plot(table[x], table[y], color=colour, label=label)
     for axes, title in ((left, "through the points"), (right, "as control points")):
         axes.plot(points["x"], points["y"], "o", color=BLACK, ms=4, zorder=4)
-        axes.set(xlabel="$x$", title=title)
+        axes.set(xlabel="x", title=title)
         axes.legend(loc="upper left")
     top, bottom = lecture_through["polynomial"].max(), points["y"].min()
-    left.set(ylabel="$y$", ylim=(None, top + 0.35 * (top - bottom)))
+    left.set(ylabel="y", ylim=(None, top + (top - bottom) / 2))
     return figure
 
 
 @styled
 def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
-    """The Bernstein polynomials of one degree, from the columns function, u, value."""
-    figure, axes = one_panel(2.6, 3.8)
+    """Draw the Bernstein polynomials of one degree, from the columns function, u, value."""
+    figure, axes = one_panel(width=3.8)
     degree = int(bernstein_basis["function"].max())
-    for (index, rows), colour in zip(
-        bernstein_basis.groupby("function"), CYCLE * (degree + 1), strict=False
-    ):
+    for index, rows, colour in _groups(bernstein_basis, "function"):
         axes.plot(rows["u"], rows["value"], color=colour)
         if degree <= 8:
-            number, (u, top) = (
-                int(str(index).split(".")[0]),
-                rows[["u", "value"]].to_numpy()[rows["value"].argmax()],
-            )
-            name = f"$B_{{{number}}}^{{{degree}}}$"
-            label = axes.annotate(
-                name, (u, top), (0, 2), textcoords="offset points", va="bottom", color=colour
-            )
-            label.set(ha="left" if number == 0 else "right" if number == degree else "center")
-    axes.set(xlabel="$u$", ylabel="value", xlim=(-0.02, 1.02), ylim=(0, 1.14))
+            u, top = rows[["u", "value"]].to_numpy()[rows["value"].argmax()]
+            name = f"B{str(index).translate(_SUBSCRIPTS)}{power(str(degree))}"
+            side = "left" if index == 0 else "right" if index == degree else "center"
+            axes.text(u, top + 0.02, name, ha=side, color=colour)
+    axes.set(xlabel="u", ylabel="value", ylim=(0, 1.14))
     return figure
 
 
 @styled
 def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
-    """All basis functions (function, t, value) of a knot vector, each knot below as often as its multiplicity."""
-    figure, axes = one_panel(2.3, 5.6)
-    knots = bspline_knots
-    for (_, rows), colour in zip(
-        bspline_basis.groupby("function"), CYCLE * len(bspline_basis), strict=False
-    ):
+    """Draw all basis functions (function, t, value) above the knots and their repetitions."""
+    figure, axes = one_panel(2.0)
+    for _, rows, colour in _groups(bspline_basis, "function"):
         axes.plot(rows["t"], rows["value"].where(_widened(rows["value"] != 0)), color=colour)
+    knots, step = bspline_knots, -0.06
     for knot, multiplicity in zip(knots["knot"], knots["multiplicity"].astype(int), strict=True):
-        axes.plot(
-            [knot] * multiplicity, -0.05 - 0.06 * np.arange(multiplicity), "^", color=BLACK, ms=3.2
-        )
+        below = step * np.arange(1, multiplicity + 1)
+        axes.plot([knot] * multiplicity, below, "^", color=BLACK)
     axes.set_xticks(knots["knot"], [f"{knot:.3g}" for knot in knots["knot"]])
-    axes.set(
-        xlabel="knots $t_i$",
-        ylabel="value",
-        ylim=(-0.08 - 0.06 * knots["multiplicity"].max(), 1.05),
-    )
-    axes.set_yticks([0, 0.5, 1])
+    axes.set(xlabel="knots t", ylabel="value", yticks=[0, 0.5, 1])
     return figure
 
 
 @styled
 def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
-    """Splines of one degree with a knot of multiplicity 1 ... k, and how much derivatives jump there.
+    """Draw splines with a knot of multiplicity 1 ... k, and how much derivatives jump there.
 
-    `multiple_knots` has the columns curve (multiplicity less 1), t, value; `continuity` degree, multiplicity,
-    derivative, relative.
+    `multiple_knots` has the columns curve (multiplicity less 1), t, value; `continuity` degree,
+    multiplicity, derivative, relative.
     """
     degree = int(multiple_knots["curve"].max()) + 1
-    figure = new_figure(2.7)
-    left, right = figure.subplots(1, 2)
-    for (curve, rows), colour in zip(multiple_knots.groupby("curve"), CYCLE * degree, strict=False):
-        multiplicity = int(str(curve).split(".")[0]) + 1
-        found = continuity[
-            (continuity["degree"] == degree) & (continuity["multiplicity"] == multiplicity)
-        ]
+    figure, ((left, right),) = grid_of_panels(1, 2)
+    for curve, rows, colour in _groups(multiple_knots, "curve"):
+        m = curve + 1
+        jumps = continuity[(continuity["degree"] == degree) & (continuity["multiplicity"] == m)]
         left.plot(rows["t"], rows["value"], color=colour)
-        at = found["derivative"] + 0.12 * (multiplicity - (degree + 1) / 2)
-        label = f"$m = {multiplicity}$: $C^{{{degree - multiplicity}}}$"
-        right.semilogy(
-            at, found["relative"].clip(lower=SMALLEST_JUMP), "o", color=colour, label=label, ms=4.5
-        )
+        beside = jumps["derivative"] + (m - (degree + 1) / 2) / 8
+        label = f"m = {m}: C{power(str(degree - m))}"
+        right.plot(beside, jumps["relative"].clip(SMALLEST_JUMP), "o", color=colour, label=label)
     left.axvline(0.5, color=GREY, lw=0.8, zorder=0)
-    left.set(
-        xlabel="$t$",
-        ylabel=f"splines of degree {degree}",
-        title="a knot of multiplicity $m$ at 0.5",
-    )
+    title = "a knot of multiplicity m at 0.5"
+    left.set(xlabel="t", ylabel=f"splines of degree {degree}", title=title)
     right.axhspan(SMALLEST_JUMP / 20, np.finfo(float).eps, color=PALE, zorder=0, label="rounding")
-    right.set(
-        xlabel="derivative",
-        ylabel="jump / size of the derivative",
-        title="how far derivatives jump there",
-    )
-    right.set(ylim=(SMALLEST_JUMP / 20, 100), xticks=range(degree + 1))
-    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right.set(xlabel="derivative", ylabel="jump / size of the derivative", yscale="log")
+    right.set(ylim=(SMALLEST_JUMP / 20, 100), xticks=range(degree + 1), title="jumps there")
+    right.legend(**BESIDE)
     return figure
 
 
 @styled
 def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
-    """A Bézier curve (x, y) and the points of de Casteljau's construction at one parameter (level, x, y).
+    """Draw a Bézier curve (x, y) and de Casteljau's construction of one point (level, x, y).
 
-    Level 0 is the control points, the last the curve's point.
+    Level 0 is the control points, the last one the curve's point.
     """
-    figure, axes = _plane(4.6, de_casteljau["x"], de_casteljau["y"], beside=1.3)
-    axes.plot(
-        bezier_curve["x"], bezier_curve["y"], color=BLACK, lw=2, zorder=3, label="Bézier curve"
-    )
-    *levels, last = (rows for _, rows in de_casteljau.groupby("level"))
-    for number, rows in enumerate(levels):
-        if number == 0:
-            _polygon(axes, rows["x"], rows["y"], "P")
+    figure, axes = _plane(4.6, de_casteljau, beside=1.3)
+    axes.plot(bezier_curve["x"], bezier_curve["y"], color=BLACK, lw=2, label="Bézier curve")
+    *levels, (_, last, _) = _groups(de_casteljau, "level")
+    for level, rows, _ in levels:
+        if level == 0:
+            _polygon(axes, rows, "P")
         else:
-            colour = mpl.colormaps[SEQUENTIAL](0.85 * (number - 1) / max(len(levels) - 2, 1))
-            axes.plot(rows["x"], rows["y"], "o-", color=colour, lw=1.1, label=f"level {number}")
-    axes.plot(
-        last["x"], last["y"], "o", color=VERMILLION, ms=6, zorder=5, label="point of the curve"
-    )
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            colour = mpl.colormaps[SEQUENTIAL](0.85 * (level - 1) / max(len(levels) - 2, 1))
+            axes.plot(rows["x"], rows["y"], "o-", color=colour, label=f"level {level}")
+    label = "point of the curve"
+    axes.plot(last["x"], last["y"], "o", color=VERMILLION, ms=6, zorder=5, label=label)
+    axes.legend(**BESIDE)
     return figure
 
 
@@ -262,24 +221,21 @@ def bspline_pieces(
     bezier_pieces: DataFrame,
     bezier_control: DataFrame,
 ) -> Figure:
-    """A B-spline curve in its Bézier pieces, with both control polygons and the knots on the curve.
+    """Draw a B-spline curve in its Bézier pieces, with both control polygons and the knots.
 
     All have the columns x, y; points of the curve and control points of its pieces also piece.
     """
-    figure, axes = _plane(6.0, bspline_control["x"], bspline_control["y"], above=0.25)
-    count = bezier_pieces["piece"].nunique()
-    thin: dict[str, Any] = {"lw": 0.7, "ms": 2.6, "alpha": 0.75}
-    for table, style, look in (
-        (bezier_control, "s-", thin),
-        (bezier_pieces, "-", {"lw": 2.2, "zorder": 3}),
-    ):
-        for (_, rows), colour in zip(table.groupby("piece"), CYCLE * count, strict=False):
-            axes.plot(rows["x"], rows["y"], style, color=colour, **look)
-    _polygon(axes, bspline_control["x"], bspline_control["y"], "P")
+    figure, axes = _plane(6.0, bspline_control, above=0.25)
+    for _, rows, colour in _groups(bezier_control, "piece"):
+        axes.plot(rows["x"], rows["y"], "s-", color=colour, **THIN)
+    pieces = list(_groups(bezier_pieces, "piece"))
+    for _, rows, colour in pieces:
+        axes.plot(rows["x"], rows["y"], color=colour, lw=2, zorder=3)
+    _polygon(axes, bspline_control, "P")
     handles = [
         *axes.get_lines()[-1:],
-        Line2D([], [], color=CYCLE[0], lw=2.2, label=f"curve in {count} pieces"),
-        Line2D([], [], color=CYCLE[0], marker="s", label="their Bézier polygons", **thin),
+        Line2D([], [], color=CYCLE[0], lw=2, label=f"curve in {len(pieces)} pieces"),
+        Line2D([], [], color=CYCLE[0], marker="s", label="their Bézier polygons", **THIN),
         _knots(axes, bspline_knots),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
@@ -290,120 +246,112 @@ def bspline_pieces(
 def local_control(
     local_control: DataFrame, bspline_control: DataFrame, bspline_knots: DataFrame
 ) -> Figure:
-    """A B-spline curve before and after one control point moved; what stayed to the bit is black.
+    """Draw a B-spline curve before and after one control point moved; equal samples are black.
 
     Curve and control points have the columns x, y, moved_x, moved_y; knots x, y.
     """
-    curves, control = local_control, bspline_control
-    x, y = (pd.concat([control[name], control[f"moved_{name}"]]) for name in ("x", "y"))
-    figure, axes = _plane(6.0, x, y, above=0.25)
-    changed, moved = (
-        (table["x"] != table["moved_x"]) | (table["y"] != table["moved_y"])
-        for table in (curves, control)
+    control, moved = bspline_control, ["moved_x", "moved_y"]
+    after = control[moved].set_axis(["x", "y"], axis=1)
+    figure, axes = _plane(6.0, pd.concat([control[["x", "y"]], after]), above=0.25)
+    changed, apart = (
+        (table[["x", "y"]].to_numpy() != table[moved].to_numpy()).any(axis=1)
+        for table in (local_control, control)
     )
-    near, stayed, legs = (
-        curves.where(_widened(changed)),
-        curves.where(~changed),
-        control.where(_widened(moved)),
-    )
-    _polygon(axes, control["x"], control["y"])
+    near = local_control.where(_widened(Series(changed)))
+    stayed = local_control.where(~Series(changed))
+    _polygon(axes, control)
     axes.plot(stayed["x"], stayed["y"], color=BLACK, lw=2, label="unchanged")
     axes.plot(near["x"], near["y"], color=BLUE, label="before")
     axes.plot(near["moved_x"], near["moved_y"], color=VERMILLION, label="after")
+    legs = control.where(_widened(Series(apart)))
     axes.plot(legs["moved_x"], legs["moved_y"], "--", color=VERMILLION, lw=0.8, zorder=1)
     _knots(axes, bspline_knots)
-    arrow = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
-    for start, end in (
-        control.loc[moved, ["x", "y", "moved_x", "moved_y"]].to_numpy().reshape(-1, 2, 2)
-    ):
-        axes.plot(*end, "o", color=VERMILLION, ms=5, zorder=4)
-        axes.annotate("", end, start, arrowprops=arrow)
-    return finished(figure, [axes], where="outside upper center", ncols=5)
+    arrow: Any = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
+    for row in control[apart].itertuples():
+        axes.plot(row.moved_x, row.moved_y, "o", color=VERMILLION, ms=5, zorder=4)
+        axes.annotate("", (row.moved_x, row.moved_y), (row.x, row.y), arrowprops=arrow)
+    return finish(figure, [axes], where="outside upper center", ncols=5)
 
 
 @styled
 def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: DataFrame) -> Figure:
-    """A curve through planar points, and one near them with its fewer control points.
+    """Draw a curve through planar points, and one near them with its fewer control points.
 
     Curves have the columns x, y, near_x, near_y; points and control points x, y.
     """
     curves, points, control = planar_curves, planar_points, planar_control
-    x, y = (pd.concat([points[name], control[name], curves[name]]) for name in ("x", "y"))
-    figure = new_figure(1.1 + (WIDTH - 1.0) / 2 * _aspect(x, y))
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    extent = pd.concat([points, control, curves])[["x", "y"]]
+    shared: Any = {"sharex": True, "sharey": True}
+    figure, ((left, right),) = grid_of_panels(1, 2, 2.75 * _aspect(extent), room=1.1, **shared)
     left.plot(curves["x"], curves["y"], color=BLUE, label="spline through the points")
-    left.set_title(f"through {len(points)} points")
-    _polygon(right, control["x"], control["y"])
+    _polygon(right, control)
     right.plot(curves["near_x"], curves["near_y"], color=GREEN, label="spline near them")
-    right.set_title(f"near them, {len(control)} control points")
-    few = len(points) <= 600
-    look = (
-        {"color": BLACK, "zorder": 4, "ms": 3.2 if len(points) <= 60 else 2}
-        if few
-        else {"color": PALE, "zorder": 0}
-    )
-    shown = thinned(points)
+    look: dict[str, Any] = {"color": PALE, "zorder": 0}
+    if len(points) <= 600:
+        look = {"color": BLACK, "zorder": 4, "ms": 3.2 if len(points) <= 60 else 2}
+    shown = thin(points)
     for axes in (left, right):
-        _equal(axes, x, y)
+        _set_equal(axes, extent)
         axes.plot(shown["x"], shown["y"], "o", label="given points", **look)
-    right.set_ylabel("")
-    return finished(figure, [left, right], ncols=4)
+    left.set_title(f"through {len(points)} points")
+    right.set(title=f"near them, {len(control)} control points", ylabel="")
+    return finish(figure, [left, right], ncols=4)
 
 
-def _polygon(axes: Axes, x: Series[float], y: Series[float], name: str = "") -> None:
-    """A control polygon; the labels of its points lie on the outer side of its corners."""
-    axes.plot(x, y, "o--", color=GREY, lw=0.8, zorder=1, label="control polygon")
-    if not name or len(x) > MOST_LABELS:
+def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
+    """Draw a control polygon, with labels on the outer side of its corners."""
+    axes.plot(points["x"], points["y"], "o--", color=GREY, zorder=1, label="control polygon")
+    if not name or len(points) > MAX_LABELS:
         return
-    points = np.stack([x, y], axis=1)
-    before, after = np.vstack([points[1], points[:-1]]), np.vstack([points[1:], points[-2]])
-    for index, (point, away) in enumerate(zip(points, points - (before + after) / 2, strict=True)):
+    places = points[["x", "y"]].to_numpy(dtype=float)
+    before, after = np.vstack([places[1], places[:-1]]), np.vstack([places[1:], places[-2]])
+    halo: Any = {"path_effects": [withStroke(linewidth=2, foreground="white")], "zorder": 6}
+    for index, away in enumerate(places - (before + after) / 2):
         length = np.linalg.norm(away)
-        right, up = 10 * away / length if length > 0 else (0.0, 10.0)
-        at = (float(point[0]), float(point[1]))
-        label = axes.annotate(
-            f"${name}_{{{index}}}$", at, (right, up), textcoords="offset points", zorder=6
-        )
-        label.set(
-            ha="center", va="center", path_effects=[withStroke(linewidth=2, foreground="white")]
-        )
+        shift = 10 * away / length if length > 0 else np.array([0.0, 10.0])
+        text, at = f"{name}{str(index).translate(_SUBSCRIPTS)}", places[index].tolist()
+        where: Any = {"textcoords": "offset points", "ha": "center", "va": "center"}
+        axes.annotate(text, at, shift.tolist(), **where, **halo)
 
 
 def _knots(axes: Axes, knots: DataFrame) -> Line2D:
-    return axes.plot(
-        knots["x"], knots["y"], "o", color="white", mec=BLACK, ms=4, zorder=4, label="knots"
-    )[0]
+    look: Any = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "label": "knots"}
+    return axes.plot(knots["x"], knots["y"], "o", **look)[0]
 
 
 def _widened(marked: Series[bool]) -> Series[bool]:
-    """The marked rows and those next to them."""
+    """Return the marked rows and those next to them."""
     return marked | marked.shift(fill_value=False) | marked.shift(-1, fill_value=False)
 
 
 def _plane(
-    width: float, x: Series[float], y: Series[float], above: float = 0, beside: float = 0
+    width: float, points: DataFrame, above: float = 0, beside: float = 0
 ) -> tuple[Figure, Axes]:
-    """A figure with equal scales, as high as the extent of x and y asks for; `above` and `beside` are for legends."""
-    figure, axes = one_panel(0.5 + above + (width - 0.6 - beside) * _aspect(x, y), width)
-    _equal(axes, x, y)
+    """Return a panel with equal scales; `above` and `beside` are inches for legends."""
+    height = (width - 0.6 - beside) * _aspect(points)
+    figure, axes = one_panel(height, width=width, room=0.5 + above)
+    _set_equal(axes, points)
     return figure, axes
 
 
-def _equal(axes: Axes, x: Series[float], y: Series[float]) -> None:
+def _set_equal(axes: Axes, points: DataFrame) -> None:
     axes.set_aspect("equal", adjustable="box")
-    horizontal, vertical = _limits(x, y)
-    axes.set(xlabel="$x$", ylabel="$y$", xlim=horizontal, ylim=vertical)
+    low, high = _limits(points)
+    axes.set(xlabel="x", ylabel="y", xlim=(low["x"], high["x"]), ylim=(low["y"], high["y"]))
 
 
-def _aspect(x: Series[float], y: Series[float]) -> float:
-    """Height by width of what `_equal` shows, within what a page has room for."""
-    (left, right), (low, high) = _limits(x, y)
-    return float(np.clip((high - low) / (right - left), 0.2, 1.4))
+def _aspect(points: DataFrame) -> float:
+    """Return height by width of what `_set_equal` shows, within the room of a page."""
+    low, high = _limits(points)
+    size = high - low
+    return float(np.clip(size["y"] / size["x"], *ASPECTS))
 
 
-def _limits(x: Series[float], y: Series[float]) -> tuple[tuple[float, float], tuple[float, float]]:
-    margin = 0.1 * max(x.max() - x.min(), y.max() - y.min())
-    return (x.min() - margin, x.max() + margin), (y.min() - margin, y.max() + margin)
+def _limits(points: DataFrame) -> tuple[Series[float], Series[float]]:
+    """Return the lower and upper limits of x and y, with a margin."""
+    low, high = points[["x", "y"]].min(), points[["x", "y"]].max()
+    margin = (high - low).max() / 10
+    return low - margin, high + margin
 
 
 FIGURES = (
@@ -421,7 +369,7 @@ FIGURES = (
 
 
 def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
-    """Every figure whose tables are there, with its name."""
+    """Yield the name and the drawing of every figure whose tables are there."""
     for draw in FIGURES:
         needed = inspect.signature(draw).parameters
         if all(table in tables for table in needed):

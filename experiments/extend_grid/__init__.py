@@ -1,21 +1,25 @@
 """Grid extension: a KAN trained on finer and finer grids, each starting from the one before.
 
-Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin(pi x0) + x1^2): the staircase of the
-loss, the error against the number of grid intervals G, and the training time. `parts` says what is run:
+Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin(pi x0) + x1^2): the
+staircase of the loss, the error against the number of grid intervals G, and the training time.
+`parts` says what is run:
 
-- `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on validation points;
+- `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on
+  validation points;
 - `scratch`: grids of the first schedule alone, with the same solver, starts and steps;
-- `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k + 1);
+- `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k +
+  1);
 - `sizes`: several numbers of training points;
-- `overfit`: few points, exact and noisy, with the penalty that validation chooses, and with neither of the two.
+- `overfit`: few points, exact and noisy, with the penalty that validation chooses, and with neither
+  of the two.
 
-It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight validation chooses.
+It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight
+validation chooses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ExtendGridConfig
@@ -24,55 +28,41 @@ from kanrun.runs.records import Note, Record, Row
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
 
-Cells = list[dict[str, Any]]
+
+def cells(cfg: ExtendGridConfig) -> list[dict[str, Any]]:
+    """Return the cells of every part, as differences from the configuration."""
+    return [{"part": part, **cell} for part in cfg.parts for cell in _cells_of(cfg, part)]
 
 
-def cells(cfg: ExtendGridConfig) -> Cells:
-    """The cells of every part that is asked for, as differences from the configuration."""
-    return [{"part": part, **cell} for part in cfg.parts for cell in cells_of(cfg, part)]
+def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
+    from kanrun.experiments.extend_grid.extension import penalises, schedule_of
 
-
-def cells_of(cfg: ExtendGridConfig, part: str) -> Cells:
     if part == "schedules":
-        return [
-            {"hidden": hidden, "schedule": entry}
-            for hidden in cfg.shapes
-            for entry in cfg.schedules
-        ]
+        pairs = [(hidden, entry) for hidden in cfg.shapes for entry in cfg.schedules]
+        return [{"hidden": hidden, "schedule": entry} for hidden, entry in pairs]
     if part == "scratch":
-        from kanrun.experiments.extend_grid.schedules import schedule_of
-
-        grids = cfg.scratch_intervals or (
-            schedule_of(cfg.schedules[0]).grids if cfg.schedules else ()
-        )
-        return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
+        first = cfg.schedules[:1]
+        grids = cfg.scratch_intervals or [g for entry in first for g in schedule_of(entry).grids]
+        return [
+            {"hidden": hidden, "schedule": _listed([g])} for hidden in cfg.shapes for g in grids
+        ]
     if part == "order":
-        narrowest = min(
-            cfg.shapes, key=sum
-        )  # widths that race do not weigh the penalty on every grid
-        shared = {
-            "hidden": narrowest,
-            "schedule": listed(cfg.order_intervals),
-            "points": cfg.order_points,
-        }
+        # Widths that compete do not try the penalty on every grid.
+        narrowest, schedule = min(cfg.shapes, key=sum), _listed(cfg.order_intervals)
+        shared = {"hidden": narrowest, "schedule": schedule, "points": cfg.order_points}
         return [{"degree": degree, **shared} for degree in cfg.degrees]
     if part == "sizes":
-        return [{"points": points, "schedule": listed(cfg.size_intervals)} for points in cfg.sizes]
-    from kanrun.experiments.extend_grid.extension import penalises
-
-    few, whole = {"points": cfg.overfit_points}, {"schedule": listed(cfg.overfit_intervals)}
-    bare = {
-        **few,
-        "penalised": False,
-        "validation": 0.0,
-    }  # nothing but the training error may choose a network
-    alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
-    both = [{**few, **whole}, {**bare, **whole}] if penalises(cfg.solver) else [{**bare, **whole}]
+        return [{"points": n, "schedule": _listed(cfg.size_intervals)} for n in cfg.sizes]
+    whole = {"points": cfg.overfit_points, "schedule": _listed(cfg.overfit_intervals)}
+    # Without a penalty, nothing but the training error may choose a network.
+    bare = {**whole, "penalised": False, "validation": 0.0}
+    alone = {**bare, "schedule": _listed(cfg.overfit_intervals[-1:])}
+    both = [whole, bare] if penalises(cfg.solver) else [bare]
     noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
-    return [*both, *alone, *noisy]
+    return [*both, alone, *noisy]
 
 
-def listed(intervals: list[int]) -> dict[str, Any]:
+def _listed(intervals: list[int]) -> dict[str, Any]:
     return {"kind": "list", "intervals": list(intervals)}
 
 
@@ -92,7 +82,7 @@ def check(cfg: ExtendGridConfig) -> None:
 
 
 def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
-    """Train along one schedule: rows for each step as it goes, the stages and the summary at the end."""
+    """Train along one schedule: yield rows of each step, then of the stages and the summary."""
     from kanrun.experiments.extend_grid import extension as study
 
     from kanrun.study.build import make_plan
@@ -121,41 +111,14 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
 
 
 def figures(tables: Tables) -> Figures:
-    """What each part that was run shows."""
-    from kanrun.experiments.extend_grid import plots
+    """Yield the figures of each part that was run."""
+    from kanrun.experiments.extend_grid.plots import figures_of
 
-    from kanrun.study.statistics import exponents
-
-    stages = tables["stages"]
-    parts = dict(list(stages.groupby("part", sort=False)))
-    if "schedules" in parts:
-        if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
-            yield "staircase", partial(plots.staircase, steps, parts["schedules"])
-        yield (
-            "error_against_intervals",
-            partial(plots.against_intervals, parts["schedules"], tables.get("published")),
-        )
-    if "scratch" in parts:
-        yield (
-            "time_against_intervals",
-            partial(plots.time, parts.get("schedules", stages.iloc[:0]), parts["scratch"]),
-        )
-    if "order" in parts:
-        fits = exponents(
-            parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse"
-        )
-        yield (
-            "order",
-            partial(plots.order, parts["order"], fits.groupby("degree")["exponent"].median()),
-        )
-    if "sizes" in parts:
-        yield "error_against_points", partial(plots.against_points, parts["sizes"])
-    if "overfit" in parts:
-        yield "overfit", partial(plots.overfit, parts["overfit"])
+    yield from figures_of(tables)
 
 
 def claims(tables: Tables) -> Claims:
-    """Exactness, order, what the penalty prevents, and what warm starts save."""
+    """Return claims on exactness, order, what the penalty prevents, and what warm starts save."""
     from kanrun.experiments.extend_grid.claim_checks import claims_of
 
     return list(claims_of(tables["stages"]))

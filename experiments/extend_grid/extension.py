@@ -1,26 +1,23 @@
-"""One training along a grid schedule: its settings from a cell, the rows of its stages, and what others published.
+"""One training along a grid schedule: its settings from a cell, and the rows of its stages.
 
-The published test errors are those of exp(sin(pi x0) + x1^2) on [-1, 1]^2, 1000 training points, k = 3, by number of
-grid intervals: Liu et al., arXiv 2404.19756, Figure 2.3 (LBFGS, 200 steps a grid), and pykan 0.2.8 run with the
-same recipe.
+Refining to a multiple of a grid (*nested*) keeps the function exactly; any other grid is reached by
+least squares. The published test errors are those of exp(sin(pi x0) + x1^2) on [-1, 1]^2, 1000
+training points, k = 3, by number of grid intervals: Liu et al., arXiv 2404.19756, Figure 2.3
+(LBFGS, 200 steps a grid), and pykan 0.2.8 run with the same recipe.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Generator, Iterator, Mapping
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from kanrun.experiments.extend_grid.schedules import (
-    Schedule,
-    limited,
-    schedule_of,
-    threshold_intervals,
-)
-
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
+from kanrun.config.rules import setting
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
 from kanrun.engine.training.data import baseline_error
@@ -30,22 +27,125 @@ from kanrun.study.build import check_model, edge_spec, factory, refuse_unused
 from kanrun.study.evaluation import points_of, relative_error
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
+from kanrun.study.suite import typed
 from kanrun.study.training_records import stage_row, step_row
 
 #: The setting of `published.csv`; what diverged or was not run is left out there.
 PUBLISHED = "exp_sin_square", 1000, 3
 
 
-#: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
+#: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how
+#: many points a part is.
 _SAMPLED = {"n_train": "points", "validation_fraction": "validation", "noise": "noise"}
 _POINTS = {"order": "order_points", "sizes": "sizes", "overfit": "overfit_points"}
-#: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
+#: Errors below this fraction of the target's standard deviation are rounding: no order is fitted.
 ROUNDING = 1e-10
+
+
+#: Patience and maximum number of steps on a grid of a plateau.
+PATIENCE, STEPS = 2, 200
+#: Which of `intervals`, `first` and `last` each kind takes.
+_GIVEN = {"list": [(1, 0, 0)], "doubling": [(0, 1, 1)], "plateau": [(1, 0, 0), (0, 1, 1)]}
+
+
+@dataclass
+class Schedule:
+    """Grids as listed, or doubled from `first` to `last`; not nested: first, 2 first + 1, ...
+
+    G and 2 G + 1 share none of their inner breakpoints. Training moves to the next grid at the step
+    limit or if steps gain nothing. On a plateau it does so if the validation error has not fallen
+    for `patience` steps, after at most `steps`; the schedule ends once two grids in a row gave no
+    lower error.
+    """
+
+    intervals: list[int] | None = setting(
+        None, "grids of a schedule", least=1, minimum=1, increasing=True
+    )
+    kind: str = setting("list", "what a schedule is", choices=tuple(_GIVEN))
+    first: int | None = setting(None, "the first of grids that double", minimum=1)
+    last: int | None = setting(None, "how far grids double", minimum=1)
+    nested: bool = True
+    patience: int | None = setting(
+        None, "steps without a lower validation error; null is 2", minimum=1
+    )
+    steps: int | None = setting(None, "most steps on a grid of a plateau; null is 200", minimum=1)
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Yield conflicts of grids given in two ways, and of patience without a plateau."""
+        given = tuple(int(one is not None) for one in (self.intervals, self.first, self.last))
+        if given not in _GIVEN[self.kind]:
+            ways = " or ".join(
+                "intervals" if way[0] else "first and last" for way in _GIVEN[self.kind]
+            )
+            yield f"{at}kind={self.kind} needs {ways}."
+        if self.kind != "plateau" and (self.patience or self.steps):
+            yield f"{at}kind={self.kind} has no patience and steps; they are for kind=plateau."
+        if self.first and self.last and self.last < self.first:
+            yield f"{at}last={self.last} is less than {at}first={self.first}; grids become finer."
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Numbers of intervals, in the order of training."""
+        grids = list(self.intervals or [self.first or 1])
+        while self.last and (finer := 2 * grids[-1] + (not self.nested)) <= self.last:
+            grids.append(finer)
+        return tuple(grids)
+
+    def applied(self, plan: Plan) -> Plan:
+        """Return `plan` along this schedule."""
+        if self.kind != "plateau":
+            return replace(plan, intervals=self.grids)
+        patience, steps = self.patience or PATIENCE, self.steps or STEPS
+        return replace(plan, intervals=self.grids, patience=patience, steps=steps, stop_early=True)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every grid divides the next, so that each extension can be exact."""
+        return all(fine % coarse == 0 for coarse, fine in itertools.pairwise(self.grids))
+
+    @property
+    def name(self) -> str:
+        """A few words for tables and figures, such as `doubling, nested`."""
+        if len(self.grids) == 1:
+            return f"G = {self.grids[0]} alone"
+        return f"{self.kind}, {'nested' if self.exact else 'not nested'}"
+
+
+def schedule_of(entry: Any) -> Schedule:
+    """Return the schedule of an entry of `schedules`. Raises UsageError for invalid entries."""
+    return typed(Schedule(), entry, "schedules")
+
+
+def limited(
+    schedule: Schedule, parameters_of: Callable[[int], int], most: int
+) -> tuple[Schedule, list[int]]:
+    """Return the schedule without grids of more than `most` parameters, and those grids.
+
+    Raises UsageError if none would be left.
+    """
+    kept = [g for g in schedule.grids if parameters_of(g) <= most]
+    if not kept:
+        least = parameters_of(schedule.grids[0])
+        raise UsageError(
+            f"max_parameters={most} leaves no grid of {list(schedule.grids)}; "
+            f"the first has {least}."
+        )
+    return replace(schedule, intervals=kept, first=None, last=None), [
+        g for g in schedule.grids if g not in kept
+    ]
+
+
+def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:
+    """Return the smallest G for which a network can interpolate the points."""
+    bound = 1
+    while parameters_of(bound) < points:
+        bound *= 2
+    return bisect_left(range(bound), points, key=parameters_of)
 
 
 @dataclass(frozen=True)
 class Extension:
-    """A cell made concrete: settings of one training, its schedule, and the words that its rows carry."""
+    """Settings of one training, its schedule, and the columns that its rows have in common."""
 
     cfg: ExtendGridConfig
     schedule: Schedule
@@ -53,16 +153,17 @@ class Extension:
     marks: dict[str, Value]
 
     def step_rows(self, event: Event) -> Iterator[Row]:
-        """A row of `metrics` for each step of the training."""
+        """Yield a row of `metrics` for each step of the training."""
         if isinstance(event, Step):
             yield Row("metrics", {**self.marks, **step_row(event)})
 
 
 def check_settings(cfg: ExtendGridConfig) -> None:
-    """Raise UsageError for a model without grids or slopes, and for settings of it that are not used here."""
+    """Raise UsageError for a model without grids or slopes, and for unused settings of it."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
-            f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan."
+            f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none. "
+            "Use model=kan."
         )
     refuse_unused(
         cfg.model,
@@ -81,12 +182,14 @@ def check_settings(cfg: ExtendGridConfig) -> None:
 def extension(
     cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int
 ) -> Extension:
-    """The settings that `cell` stands for. Raises UsageError for a schedule or a model that breaks a rule."""
+    """Return the settings of a cell. Raises UsageError for an invalid schedule or model."""
     hidden = list(cell.get("hidden", cfg.shapes[0]))
     degree = cell.get("degree", cfg.model.degree)
     shape = (inputs, *hidden, outputs)
     sampling, compared = sampling_of(cfg, cell), cell["schedule"] == cfg.schedules[0]
-    solver = cfg.solver if cell.get("penalised", True) else replace(cfg.solver, smoothness_weight=0.0)
+    solver = (
+        cfg.solver if cell.get("penalised", True) else replace(cfg.solver, smoothness_weight=0.0)
+    )
     cfg = replace(
         cfg,
         model=replace(cfg.model, hidden=hidden, degree=degree),
@@ -112,21 +215,22 @@ def extension(
 
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
-    """The cell's own number of training points, share held out and noise, where it has them."""
+    """Return the sampling with the cell's number of training points, validation and noise."""
     return replace(
         cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell}
     )
 
 
 def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
-    """The target, sampled as the cell says. Raises UsageError where it has not so many points, and none to test on."""
+    """Return the target, sampled for a cell. Raises UsageError for too few or no test points."""
     try:
         problem = make_problem(cfg, cfg.target, sampling_of(cfg, cell), seed)
     except UsageError as error:
         if "points" not in cell:
             raise
         raise UsageError(
-            f"the part {cell['part']} trains on {cell['points']} points: {error} Change {_POINTS[cell['part']]}, or "
+            f"the part {cell['part']} trains on {cell['points']} points: {error} "
+            f"Change {_POINTS[cell['part']]}, or "
             "choose other parts, as parts=[schedules,scratch]."
         ) from error
     if problem.data.test is None:
@@ -138,7 +242,7 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Lea
 
 
 def penalises(solver: Any) -> bool:
-    """Whether trainings are smoothed: unless told not to, but with Adam only when told to."""
+    """Return whether trainings are smoothed: by default, but with Adam only on request."""
     weight = getattr(solver, "smoothness_weight", "auto")
     return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
 
@@ -151,20 +255,18 @@ def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) ->
 def extend(
     one: Extension, problem: LearningProblem, plan: Plan, seed: int
 ) -> Generator[Event, None, Trained]:
-    """The events of a training along the schedule."""
+    """Yield the events of a training along the schedule; return its result."""
     create = factory(one.cfg.model, problem, plan.solver)
     return train(create, problem.data, one.schedule.applied(plan), generator(seed, "training"))
 
 
 def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Trained:
-    """The best by validation of `plan.starts` trainings on the one grid, none of them on a coarser one first.
+    """Return the best of `plan.starts` trainings on one grid, by validation error.
 
-    Its seconds are those of all of them. Raises TrainingFailed when none stays finite.
+    Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    create, alone = (
-        factory(one.cfg.model, problem, plan.solver),
-        replace(one.schedule.applied(plan), starts=1),
-    )
+    create = factory(one.cfg.model, problem, plan.solver)
+    alone = replace(one.schedule.applied(plan), starts=1)
     tries: list[Trained] = []
     for number in range(plan.starts):
         try:
@@ -179,7 +281,7 @@ def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int
 
 
 def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
-    """One row per stage, the chosen one marked, with both thresholds of interpolation."""
+    """Yield one row per stage, the chosen one marked, with both thresholds of interpolation."""
     points = points_of(problem.dataset.train)
     size = baseline_error(problem.data)
     for stage in trained.stages:
@@ -191,27 +293,23 @@ def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> It
         in_order = (
             one.marks["part"] == "order" and stage.intervals >= one.cfg.order_first_grid and above
         )
+        shape = stage.network.shape
+        edges = KANSize(shape, 1, 0).edges
         before, after = stage.transfer.before, stage.transfer.after
         measured = {
             "test_root_median_square": root_median_square(stage, problem),
             "loss_jump": after / before if before else None,
-            **_thresholds(one, stage.network.shape, points),
+            # From which grid a network of this shape, which may be narrower, can reproduce the
+            # points.
+            "threshold": threshold_intervals(lambda g: parameters(one.cfg, shape, g), points),
+            "paper_threshold": threshold_intervals(lambda g: edges * g, points),
         }
         told = {"in_order": in_order, "chosen": stage is trained.chosen}
         yield Row("stages", {**one.marks, **stage_row(stage), **measured, **told})
 
 
-def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str, Value]:
-    """From which grid a network of this shape, which may be narrower than asked for, can reproduce the points."""
-    edges = KANSize(shape, 1, 0).edges
-    return {
-        "threshold": threshold_intervals(lambda g: parameters(one.cfg, shape, g), points),
-        "paper_threshold": threshold_intervals(lambda g: edges * g, points),
-    }
-
-
 def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
-    """sqrt(median of the squared test residuals), in the user's units; the paper shows it beside the RMSE."""
+    """Return the root of the median squared test residual, in the user's units, as the paper."""
     test, unit = problem.data.test, problem.data.unit
     if test is None:
         return None
@@ -220,7 +318,7 @@ def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
 
 
 def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
-    """Our test errors beside those that were published for the same setting, if any were; of the first schedule."""
+    """Yield test errors next to those published for the same setting, for the first schedule."""
     setting = problem.dataset.target.name, one.cfg.sampling.n_train, one.cfg.model.degree
     if not one.marks["compared"] or setting != PUBLISHED:
         return
@@ -243,7 +341,7 @@ def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:
-    """The grid that validation chose, and what it reached."""
+    """Return the grid that validation chose, and its errors."""
     chosen = trained.chosen
     return {
         **one.marks,

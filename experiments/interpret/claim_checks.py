@@ -1,93 +1,71 @@
-"""What a study of formulas claims: how many it recovers, exactly, or in form where there is noise."""
+"""Claims of a study of formulas: how many are recovered, exactly, or in form if there is noise."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import maximum
+from kanrun.study.statistics import claim_at_least, claim_at_most, maximum
 
-#: Share of a target's seeds that have to come out, and the seconds that each may take.
-SHARE, SECONDS = 0.8, 60.0
-#: Targets that have to be recovered in form where points have noise, and of the Feynman formulas.
+#: Fraction of a target's seeds that have to recover it, and the CPU seconds that each may take.
+MIN_FRACTION, MAX_SECONDS = 0.8, 60.0
+#: Fractions of the targets with noise to be recovered in form, and of the Feynman formulas.
 NOISY, FEYNMAN = 7 / 11, 20 / 27
-
-
-def score_claims(summary: pd.DataFrame) -> list[Claim]:
-    """On the targets whose truth is known: one claim each; one on all Feynman formulas, and one on all with noise,
-    counting those that most seeds recover; and one on the longest time."""
-    called = summary[summary["outcome"].isin(["exact", "wrong"])]
-    wrong = int((called["outcome"] == "wrong").sum())
-    sentence = f"formulas called exact that are not the truth, of {len(called)} called exact"
-    known = summary[summary["recovered"] != "unknown"]
-    noisy = known["noise"] > 0
-    feynman = known["kind"] == "feynman"
-    claims = []
-    for name, rows in known[~noisy & ~feynman].groupby("target", sort=False):
-        share = float((rows["recovered"] == "yes").mean())
-        largest = maximum(rows["formula_rmse"])
-        spread = f"formula RMSE at most {largest:.2g}"
-        claims.append(
-            Claim(
-                f"{name}: share of seeds that recover it",
-                share,
-                f"at least {SHARE:g}",
-                share >= SHARE,
-                spread,
-            )
-        )
-    every = known[~noisy & feynman]
-    if len(every):
-        claims.append(
-            _count(every, "recovered", "Feynman formulas that most seeds recover", FEYNMAN)
-        )
-    if noisy.any():
-        claims.append(
-            _count(
-                known[noisy],
-                "same_form",
-                "targets with noise that most seeds recover in form",
-                NOISY,
-            )
-        )
-    if len(known):
-        claims.append(Claim(sentence, wrong, "at most 0", wrong == 0, None))
-    if len(summary):
-        slowest = maximum(summary["cpu_seconds" if "cpu_seconds" in summary else "seconds"])
-        sentence = "longest interpretation in CPU seconds"
-        claims.append(Claim(sentence, slowest, f"at most {SECONDS:g}", slowest <= SECONDS, None))
-    return claims
-
-
-def _count(rows: pd.DataFrame, column: str, sentence: str, least: float) -> Claim:
-    """How many targets come out in at least SHARE of their seeds, and which do not."""
-    shares = (rows[column] == "yes").groupby(rows["target"], sort=False).mean()
-    came, bound = int((shares >= SHARE).sum()), math.ceil(least * len(shares) - 1e-9)
-    others = [str(name) for name, share in shares.items() if share < SHARE]
-    spread = f"not: {', '.join(others)}" if others else None
-    return Claim(f"{sentence}, of {len(shares)}", came, f"at least {bound}", came >= bound, spread)
-
-
-#: Digits that a refit from the second start has to have, and the share of sets whose form has to be found.
+#: Digits that a refit from the second start has to have, and fraction of sets whose form is found.
 DIGITS, FORMS = 8.0, 15 / 27
-#: A sum of squares that much above the certified one is that of a formula as good as the certified model.
+#: A sum of squares at most this many times the certified one is as good as the certified model.
 AS_GOOD = 1.05
 
 
-def certified_claims(certified: pd.DataFrame | None) -> list[Claim]:
-    """On sets with certified parameters: how many refits reach them from each start, and how many formulas found are
-    as good as the certified model."""
+def score_claims(summary: pd.DataFrame) -> Iterator[Claim]:
+    """Yield the claims on targets whose truth is known, and one on the longest time.
+
+    Each target has a claim of its own; Feynman formulas have one together, as have targets with
+    noise.
+    """
+    known = summary[summary["recovered"] != "unknown"]
+    noisy, feynman = known["noise"] > 0, known["kind"] == "feynman"
+    for name, rows in known[~noisy & ~feynman].groupby("target", sort=False):
+        fraction = float((rows["recovered"] == "yes").mean())
+        spread = f"formula RMSE at most {maximum(rows['formula_rmse']):.2g}"
+        yield claim_at_least(
+            f"{name}: fraction of seeds that recover it", fraction, MIN_FRACTION, spread
+        )
+    for rows, column, sentence, fraction in (
+        (known[~noisy & feynman], "recovered", "Feynman formulas that most seeds recover", FEYNMAN),
+        (known[noisy], "same_form", "targets with noise that most seeds recover in form", NOISY),
+    ):
+        if len(rows):
+            found = (rows[column] == "yes").groupby(
+                rows["target"], sort=False
+            ).mean() >= MIN_FRACTION
+            others = ", ".join(map(str, found.index[~found]))
+            yield _count(sentence, found, fraction, f"not: {others}" if others else None)
+    if len(known):
+        called = summary["outcome"].isin(["exact", "wrong"]).sum()
+        sentence = f"formulas called exact that are not the truth, of {called} called exact"
+        yield claim_at_most(sentence, float((summary["outcome"] == "wrong").sum()), 0)
+        slowest = maximum(summary["cpu_seconds" if "cpu_seconds" in summary else "seconds"])
+        yield claim_at_most("longest interpretation in CPU seconds", slowest, MAX_SECONDS)
+
+
+def _count(sentence: str, found: pd.Series, fraction: float, spread: str | None = None) -> Claim:
+    """Return the claim that at least this fraction of the entries of `found` is true."""
+    required = math.ceil(fraction * len(found) - 1e-9)
+    return claim_at_least(f"{sentence}, of {len(found)}", float(found.sum()), required, spread)
+
+
+def certified_claims(certified: pd.DataFrame | None) -> Iterator[Claim]:
+    """Yield the claims on sets with certified parameters: refits, and formulas that are as good."""
     if certified is None or not len(certified):
-        return []
+        return
     sets = certified.drop_duplicates("target")
-    claims = []
-    for start, least in ((2, len(sets)), (1, 0)):
-        came = int((sets[f"start_{start}_digits"] >= DIGITS).sum())
-        sentence = f"sets refitted to {DIGITS:g} digits from start {start}, of {len(sets)}"
-        claims.append(Claim(sentence, came, f"at least {least}", came >= least, None))
-    good = int((certified["residual_ratio"] <= AS_GOOD).groupby(certified["target"]).all().sum())
-    least = math.ceil(FORMS * len(sets) - 1e-9)
-    sentence = f"sets whose formula has at most {AS_GOOD:g} times the certified sum of squares, of {len(sets)}"
-    return [*claims, Claim(sentence, good, f"at least {least}", good >= least, None)]
+    for start, fraction in ((2, 1), (1, 0)):
+        sentence = f"sets refitted to {DIGITS:g} digits from start {start}"
+        yield _count(sentence, sets[f"start_{start}_digits"] >= DIGITS, fraction)
+    good = (certified["residual_ratio"] <= AS_GOOD).groupby(certified["target"]).all()
+    sentence = f"sets whose formula has at most {AS_GOOD:g} times the certified sum of squares"
+    yield _count(sentence, good, FORMS)

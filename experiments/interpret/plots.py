@@ -1,4 +1,4 @@
-"""Figures of an interpretation: its stages side by side, which candidate fits which edge, a suite's score card."""
+"""Figures of an interpretation: its stages, the candidates of each edge, a suite's score card."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.network import draw_network, lay_out, strongest_of_all
+from kanrun.figures.panels import heat_map, name_rows, one_panel
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -16,144 +17,119 @@ from kanrun.figures.style import (
     GREY,
     ORANGE,
     VERMILLION,
-    WIDTH,
     first_seed,
-    letters,
     number,
-    say_above,
+    set_remark,
+    shorten,
     styled,
 )
 
 if TYPE_CHECKING:
     import pandas
 
-_GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
-_LEAST_WIDTH, _WIDEST = 1.9, 11.0
-_OUTCOMES = {
+#: Inches between two stages, above them, of the narrowest stage and of the widest row.
+GAP, HEADING, MIN_WIDTH, MAX_WIDTH = 0.3, 0.62, 1.9, 11.0
+OUTCOMES = {
     "exact": GREEN,
     "formula": BLUE,
     "partly numeric": ORANGE,
     "failed": VERMILLION,
     "wrong": BLACK,
 }
-_MOST_CANDIDATES = 30
+MAX_CANDIDATES = 30
+#: The smallest 1 - R^2 that is told from rounding.
+ROUNDING = 1e-16
 
 
 def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
-    """Return what stands below each stage's name: active edges, parameters and test RMSE of the first seed's choice."""
+    """Return the caption of each stage of the first seed: active edges, parameters, test RMSE."""
     stages, chosen = first_seed(stages), first_seed(summary)["structure"].iloc[0]
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
+    errors = {
+        row.Index: f"test RMSE {number(row.test_rmse)}"
+        if np.isfinite(row.test_rmse)
+        else "undefined on some points"
+        for row in rows.itertuples()
+    }
     return [
-        f"{row.active_edges} edges, {row.parameters} parameters\n"
-        + (
-            f"test RMSE {number(row.test_rmse)}"
-            if np.isfinite(row.test_rmse)
-            else "undefined on some points"
-        )
+        f"{row.active_edges} edges, {row.parameters} parameters\n{errors[row.Index]}"
         for row in rows.itertuples()
     ]
 
 
 @styled
 def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> Figure:
-    """Return the diagrams of the first seed's network at every `stage` of the table, in the order of their names.
+    """Draw the first seed's network at every `stage` of the table, in rows, sorted by name.
 
-    Columns are those of `network_diagram` and `stage`; `under` are captions, one a stage. Diagrams that do not fit
-    beside one another go on in a further row.
+    Columns are those of `network_diagram` and `stage`; `under` has a caption for each stage.
     """
-    table = first_seed(table)
-    stages = sorted(table["stage"].unique())
-    every = [table[table["stage"] == stage] for stage in stages]
-    parts = [strongest_of_all(part) for part in every]
-    titles = [
-        letters(str(stage), 40) + ", the strongest edges" * (len(part) < len(whole))
-        for stage, part, whole in zip(stages, parts, every, strict=True)
-    ]
-    layouts = [lay_out(part) for part in parts]
-    rooms = [max(layout.width, _LEAST_WIDTH) + _GAP for layout in layouts]
-    high, places = max(layout.height for layout in layouts) + _HEADING, list[tuple[float, int]]()
+    stages: Any = first_seed(table).groupby("stage")
+    parts = [(str(stage), rows, strongest_of_all(rows)) for stage, rows in stages]
+    layouts = [lay_out(part) for _, _, part in parts]
+    rooms = [max(layout.width, MIN_WIDTH) + GAP for layout in layouts]
+    high, places = max(layout.height for layout in layouts) + HEADING, list[tuple[float, int]]()
     left, row = 0.0, 0
     for room in rooms:
-        if left and left + room > _WIDEST:
+        if left and left + room > MAX_WIDTH:
             left, row = 0.0, row + 1
         places.append((left, row))
         left += room
     width = max(left + room for (left, _), room in zip(places, rooms, strict=True))
     height = high * (row + 1)
     figure = Figure(figsize=(width, height))
-    for i, ((left, row), room, layout) in enumerate(zip(places, rooms, layouts, strict=True)):
-        start, bottom, top = (
-            left + (room - layout.width) / 2,
-            height - high * (row + 1),
-            height - high * row,
-        )
-        box = start / width, bottom / height, layout.width / width, layout.height / height
-        draw_network(figure.add_axes(box), parts[i], layout)
-        place: Any = {"ha": "center", "va": "top"}
-        middle = (left + room / 2) / width
-        figure.text(middle, (top - 0.05) / height, titles[i], fontsize=9, **place)
-        if i < len(under):
-            figure.text(middle, (top - 0.24) / height, under[i], fontsize=7, color=GREY, **place)
+    for index, (stage, whole, part) in enumerate(parts):
+        (left, row), room, layout = places[index], rooms[index], layouts[index]
+        start, top = left + (room - layout.width) / 2, height - high * row
+        size = layout.width / width, layout.height / height
+        draw_network(figure.add_axes((start / width, (top - high) / height, *size)), part, layout)
+        title = shorten(stage, 40) + ", the strongest edges" * (len(part) < len(whole))
+        text: Any = {"x": (left + room / 2) / width, "ha": "center", "va": "top"}
+        figure.text(y=(top - 0.05) / height, s=title, size="large", **text)
+        if index < len(under):
+            figure.text(y=(top - 0.24) / height, s=under[index], color=GREY, **text)
     return figure
 
 
 @styled
 def candidate_map(table: pandas.DataFrame) -> Figure:
-    """Return a map of the first seed's edges by candidates: digits of R^2, -log10(1 - R^2).
+    """Draw a map of the first seed's edges by candidates: digits of R^2, -log10(1 - R^2).
 
-    `table` has the columns edge, index, candidate, one_minus_r2, rank. The edge's best by rank has a dot.
+    `table` has the columns edge, index, candidate, one_minus_r2, rank.
     """
     table = first_seed(table).drop_duplicates(["index", "candidate"])
     best = table.groupby("candidate")["one_minus_r2"].min().sort_values()
-    candidates = list(best.index[:_MOST_CANDIDATES])
+    candidates = list(best.index[:MAX_CANDIDATES])
     edges = table.drop_duplicates("index").set_index("index")["edge"]
-    losses = table.pivot(index="index", columns="candidate", values="one_minus_r2").loc[
-        edges.index, candidates
-    ]
-    digits = -np.log10(losses.clip(lower=1e-16).to_numpy(dtype=float))
-    figure = Figure(
-        figsize=(1.8 + 0.3 * len(candidates), 1.4 + 0.25 * len(edges)), layout="constrained"
-    )
-    axes = figure.add_subplot()
-    for _, match in table[(table["rank"] == 0) & table["candidate"].isin(candidates)].iterrows():
-        row = list(edges.index).index(match["index"])
-        axes.plot(candidates.index(match["candidate"]), row, "o", color="white", ms=4, mec="black")
-    image = axes.imshow(digits, cmap="viridis", vmin=0, aspect="auto")
+    losses = table.pivot(index="index", columns="candidate", values="one_minus_r2")
+    losses = losses.loc[edges.index, candidates].clip(lower=ROUNDING)
+    size: Any = {"height": 0.25 * len(edges) + 1, "width": 0.3 * len(candidates) + 1.8}
+    figure, axes = one_panel(**size)
+    image = heat_map(axes, -np.log10(losses.to_numpy(dtype=float)), list(edges), candidates, vmin=0)
+    chosen = table[(table["rank"] == 0) & table["candidate"].isin(candidates)]
+    columns = chosen["candidate"].map(candidates.index)
+    rows = chosen["index"].map(list(edges.index).index)
+    axes.plot(columns, rows, "o", color="white", ms=4, mec="black")
     figure.colorbar(image, ax=axes, label="digits of R²: −log₁₀(1 − R²)")
-    axes.set_xticks(
-        range(len(candidates)), [letters(str(name), 18) for name in candidates], rotation=90
-    )
-    axes.set_yticks(range(len(edges)), [letters(str(edge), 24) for edge in edges])
-    axes.grid(visible=False)
-    say_above(figure, "dot: the best by error and complexity; white: not fitted")
+    set_remark(figure, "dot: the best by error and complexity; white: not fitted")
     return figure
 
 
 @styled
 def score_card(table: pandas.DataFrame) -> Figure:
-    """Return a bar a target: the median seconds over the seeds, coloured by what became of most of them.
+    """Draw the median seconds over the seeds of each target, coloured by the most frequent outcome.
 
     `table` is a suite's summary with the columns target, outcome, seconds.
     """
-    names = list(dict.fromkeys(table["target"]))
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.2 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    longest = float(table["seconds"].max())
-    for place, name in enumerate(names):
-        rows = table[table["target"] == name]
+    groups: Any = list(table.groupby("target", sort=False))
+    figure, axes = one_panel(0.2 * len(groups) + 0.6, width=6.5)
+    for place, (_, rows) in enumerate(groups):
         counts = rows["outcome"].value_counts()
-        most = max(_OUTCOMES, key=lambda outcome: int(counts.get(outcome, 0)))
-        seconds = float(rows["seconds"].median())
-        axes.barh(place, seconds, color=_OUTCOMES[most], height=0.7)
-        text = ", ".join(
-            f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if outcome in counts
-        )
-        axes.text(seconds + 0.01 * longest, place, text, va="center", fontsize=6)
-    axes.set_yticks(range(len(names)), [letters(str(name), 42) for name in names], fontsize=6)
-    axes.set(
-        ylim=(len(names) - 0.4, -0.6),
-        xlim=(0, 1.35 * longest),
-        xlabel="seconds (median over seeds)",
-    )
-    axes.grid(visible=False, axis="y")
+        known = {outcome: int(counts[outcome]) for outcome in OUTCOMES if outcome in counts}
+        most = max(known, key=lambda outcome: known[outcome])
+        bars = axes.barh(place, rows["seconds"].median(), color=OUTCOMES[most], height=0.7)
+        text = ", ".join(f"{count} {outcome}" for outcome, count in known.items())
+        axes.bar_label(bars, [text], size="small", padding=2)
+    name_rows(axes, [shorten(name, 42) for name, _ in groups])
+    axes.set(xlabel="seconds (median over seeds)", ylim=(len(groups) - 0.4, -0.6))
+    axes.margins(x=0.35)
     return figure

@@ -1,9 +1,10 @@
-"""Figures of `kanrun solve`: solutions, errors and residuals, points and knots, sections, and errors by unknowns."""
+"""Figures of `kanrun solve`: errors by unknowns, solutions, residuals, points, knots, sections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from kanrun.figures.maps import draw_map
-from kanrun.figures.panels import legend_of_all
-from kanrun.figures.style import (
-    BLACK,
-    DIVERGING,
-    GREY,
-    SEQUENTIAL,
-    WIDTH,
-    grid_of_axes,
-    new_figure,
-    styled,
-)
+from kanrun.figures.panels import draw_map, finish, grid_of_panels, log_log
+from kanrun.figures.style import BLACK, CYCLE, DIVERGING, GREY, SEQUENTIAL, styled
 
-#: Values of the second variable at which sections are drawn.
+#: Number of values of the second variable at which sections are drawn.
 SECTIONS = 5
-
-#: Relative L2 errors that others published, by the name of the equation, and where they stand. The KAN paper's is the
-#: root of its mean squared error over that of the solution (0.25).
+#: Relative L2 errors that others published, by the name of the equation, and their source. The KAN
+#: paper's is the root of its mean squared error over that of the solution (0.25).
 PUBLISHED: dict[str, tuple[tuple[float, str], ...]] = {
     "poisson": ((5.7e-4, "KAN [2,10,1], arXiv 2404.19756"), (4.7e-3, "MLP, arXiv 2404.19756")),
     "poisson_product": (
@@ -43,187 +33,166 @@ PUBLISHED: dict[str, tuple[tuple[float, str], ...]] = {
     "allen_cahn": ((1.4e-2, "KAN"), (5.4e-5, "MLP on a GPU")),
     "burgers": ((2.4e-2, "KAN"), (8e-9, "MLP on a GPU")),
 }
+STYLES = ("--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class SolutionTables:
-    """What a figure of one solution is drawn from; `variables` come first in `solution`."""
+    """Tables of one solution; its variables come first in `solution`, then its unknowns."""
 
     label: str
     solution: DataFrame
     points: DataFrame | None
     knots: DataFrame | None
 
-    @property
+    @cached_property
     def residuals(self) -> list[str]:
-        """The columns of the residuals, as many as there are unknowns."""
+        """Columns of the residuals, as many as there are unknowns."""
         return [name for name in map(str, self.solution) if name.startswith("residual_")]
 
-    @property
-    def _plain(self) -> list[str]:
-        names = map(str, self.solution)
-        return [
-            name
-            for name in names
-            if not name.startswith("residual_") and not name.endswith("_true")
-        ]
+    @cached_property
+    def _names(self) -> list[str]:
+        plain = [name for name in map(str, self.solution) if not name.endswith("_true")]
+        return [name for name in plain if name not in self.residuals]
 
-    @property
+    @cached_property
     def variables(self) -> list[str]:
-        """The variables that change, one or two."""
-        return [
-            name
-            for name in self._plain[: -len(self.residuals)]
-            if self.solution[name].nunique() > 1
-        ]
+        """Variables that change, one or two."""
+        names = self._names[: -len(self.residuals)]
+        return [name for name in names if self.solution[name].nunique() > 1]
 
-    @property
+    @cached_property
     def unknowns(self) -> list[str]:
-        return self._plain[-len(self.residuals) :]
+        """Columns of the unknowns."""
+        return self._names[-len(self.residuals) :]
+
+    def error(self, unknown: str) -> Any:
+        """Return the error of an unknown, or None if the true solution is unknown."""
+        true = f"{unknown}_true"
+        return self.solution[unknown] - self.solution[true] if true in self.solution else None
 
 
 @styled
 def convergence(metrics: DataFrame) -> Figure:
-    """The error (where nothing is known: the change from grid to grid) and the residual against the unknowns.
+    """Draw the error and the residual against the number of unknowns, with published errors.
 
-    Dashed lines are published errors of the same problem.
+    Without a known solution, draw the change from grid to grid instead of the error.
     """
     rows = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
     error = "l2" if "l2" in rows and rows["l2"].notna().any() else "grid_change"
-    figure = new_figure(3.4)
-    left, right = grid_of_axes(figure, 1, 2)[0]
+    figure, ((left, right),) = grid_of_panels(1, 2, 3.0)
     for label, each in rows.groupby("network", sort=False):
         grids = each[each["window"] == each["window"].max()]
         for axes, column in ((left, error), (right, "residual_rms")):
-            kept = grids[grids[column].notna() & (grids[column] > 0)]
-            axes.plot(kept["unknowns"], kept[column], marker="o", label=str(label))
+            kept = grids[grids[column] > 0]
+            axes.plot(kept["unknowns"], kept[column], "o-", label=str(label))
     if error == "l2":
-        for number, (value, source) in enumerate(PUBLISHED.get(str(rows["equation"].iloc[0]), ())):
-            left.axhline(
-                value,
-                color=GREY,
-                linestyle=("--", ":", "-.")[number % 3],
-                linewidth=1,
-                label=source,
-            )
+        published = PUBLISHED.get(str(rows["equation"].iloc[0]), ())
+        for (value, source), style in zip(published, STYLES, strict=False):
+            left.axhline(value, color=GREY, ls=style, lw=1, label=source)
     left.set_ylabel("relative L2 error" if error == "l2" else "change from grid to grid")
     right.set_ylabel("relative residual")
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel="unknowns")
-    legend_of_all(figure, [left])
-    return figure
+        log_log(axes, rows["unknowns"], xlabel="unknowns")
+    return finish(figure, [left])
 
 
 @styled
 def solution_figure(tables: SolutionTables) -> Figure:
-    """The solution, its error where the truth is known, the residual, and where points and knots lie."""
+    """Draw the solution, its error if the truth is known, the residual, and points and knots."""
     return _curves(tables) if len(tables.variables) == 1 else _maps(tables)
 
 
 @styled
 def sections_figure(tables: SolutionTables) -> Figure:
-    """The solution along the first variable at several values of the second, the truth dotted; one panel an unknown."""
-    across, up = tables.variables
-    figure = new_figure(3.0, WIDTH)
-    values = np.unique(tables.solution[up])
+    """Draw the unknowns along the first variable at several values of the second; dotted: truth."""
+    (across, up), table = tables.variables, tables.solution
+    figure, (panels,) = grid_of_panels(1, len(tables.unknowns))
+    values = np.unique(table[up])
     chosen = values[np.linspace(0, len(values) - 1, SECTIONS).round().astype(int)]
-    for axes, unknown in zip(
-        grid_of_axes(figure, 1, len(tables.unknowns))[0], tables.unknowns, strict=True
-    ):
+    for axes, unknown in zip(panels, tables.unknowns, strict=True):
         for value in chosen:
-            rows = tables.solution[tables.solution[up] == value]
+            rows = table[table[up] == value]
             axes.plot(rows[across], rows[unknown], label=f"{up} = {value:.3g}")
             if f"{unknown}_true" in rows:
-                axes.plot(
-                    rows[across], rows[f"{unknown}_true"], linestyle=":", color=BLACK, linewidth=1
-                )
+                axes.plot(rows[across], rows[f"{unknown}_true"], ":", color=BLACK, lw=1)
         axes.set(title=f"{unknown}, {tables.label}", xlabel=across, ylabel=unknown)
-    legend_of_all(figure, [axes], ncols=SECTIONS)
-    return figure
+    return finish(figure, panels[:1], ncols=SECTIONS)
 
 
 def _curves(tables: SolutionTables) -> Figure:
-    figure, (at,), table = new_figure(3.0), tables.variables, tables.solution
-    left, middle, right = grid_of_axes(figure, 1, 3)[0]
-    for name, residual in zip(tables.unknowns, tables.residuals, strict=True):
-        (line,) = left.plot(table[at], table[name], label=name)
-        if f"{name}_true" in table:
-            left.plot(table[at], table[f"{name}_true"], linestyle=":", color=BLACK)
-            middle.plot(
-                table[at],
-                (table[name] - table[f"{name}_true"]).abs(),
-                color=line.get_color(),
-                label=name,
-            )
-        right.plot(table[at], table[residual].abs(), label=residual)
+    (at,), table = tables.variables, tables.solution
+    figure, ((left, middle, right),) = grid_of_panels(1, 3)
+    title = "no solution is known"
+    for index, unknown in enumerate(tables.unknowns):
+        look: Any = {"color": CYCLE[index % len(CYCLE)], "label": unknown}
+        left.plot(table[at], table[unknown], **look)
+        if (error := tables.error(unknown)) is not None:
+            left.plot(table[at], table[f"{unknown}_true"], ":", color=BLACK)
+            middle.plot(table[at], error.abs(), **look)
+            title = "error"
+        right.plot(table[at], table[tables.residuals[index]].abs(), **look)
     if tables.knots is not None:
-        zeros, across = np.zeros(len(tables.knots)), left.get_xaxis_transform()
-        left.plot(tables.knots["at"], zeros, "|", color=GREY, transform=across)
+        zeros, bottom = np.zeros(len(tables.knots)), left.get_xaxis_transform()
+        left.plot(tables.knots["at"], zeros, "|", color=GREY, transform=bottom)
     left.legend()
-    titles = (tables.label, "error" if middle.lines else "no solution is known", "residual")
-    for axes, title in zip((left, middle, right), titles, strict=True):
-        axes.set(title=title, xlabel=at)
-        if axes is not left and any(
-            np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines
-        ):
+    for axes, text in ((left, tables.label), (middle, title), (right, "residual")):
+        axes.set(title=text, xlabel=at)
+    for axes in (middle, right):
+        if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
             axes.set_yscale("log")
     return figure
 
 
 def _maps(tables: SolutionTables) -> Figure:
     (across, up), table = tables.variables, tables.solution
-    known = f"{tables.unknowns[0]}_true" in table
-    figure = new_figure(2.3 * len(tables.unknowns) + 0.3, WIDTH)
-    lines = grid_of_axes(figure, len(tables.unknowns), 4 if known else 3)
-    for line, unknown, residual in zip(lines, tables.unknowns, tables.residuals, strict=True):
-        panels = [(unknown, table[unknown], SEQUENTIAL)]
-        if known:
-            panels.append(("error", table[unknown] - table[f"{unknown}_true"], DIVERGING))
-        panels.append((residual if len(lines) > 1 else "residual", table[residual], DIVERGING))
-        for axes, (title, shown, colours) in zip(line, panels, strict=False):
-            reach = float(shown.abs().max()) or 1.0
-            limits = (
-                (float(shown.min()), float(shown.max()))
-                if colours == SEQUENTIAL
-                else (-reach, reach)
-            )
-            limits = limits if limits[0] < limits[1] else (limits[0] - 0.5, limits[0] + 0.5)
-            x, y, values = (
-                each.to_numpy(dtype=float) for each in (table[across], table[up], shown)
-            )
-            image = draw_map(axes, x, y, values, limits, colours)
+    rows = []
+    for unknown, residual in zip(tables.unknowns, tables.residuals, strict=True):
+        title = residual if len(tables.unknowns) > 1 else "residual"
+        shown = [(unknown, table[unknown], SEQUENTIAL), (title, table[residual], DIVERGING)]
+        if (error := tables.error(unknown)) is not None:
+            shown.insert(1, ("error", error, DIVERGING))
+        rows.append(shown)
+    figure, grid = grid_of_panels(len(rows), len(rows[0]) + 1, 2.3, sharey=True)
+    x, y = (table[name].to_numpy(dtype=float) for name in (across, up))
+    for line, shown in zip(grid, rows, strict=True):
+        for axes, (title, values, colours) in zip(line, shown, strict=False):
+            limits = float(values.min()), float(values.max())
+            if colours == DIVERGING:
+                limits = -float(values.abs().max()), float(values.abs().max())
+            image = draw_map(axes, x, y, values.to_numpy(dtype=float), limits, colours)
             figure.colorbar(image, ax=axes, pad=0.03, aspect=20, location="bottom")
             axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
-        _draw_points(line[-1], tables, across, up)
+        _draw_points(line[-1], tables)
     return figure
 
 
-def _draw_points(axes: Axes, tables: SolutionTables, across: str, up: str) -> None:
-    """Collocation points, and the knots of both variables at the borders."""
+def _draw_points(axes: Axes, tables: SolutionTables) -> None:
+    """Draw collocation points, and the knots of both variables at the borders."""
+    across, up = tables.variables
     axes.set(title="points and knots", xlabel=across)
     axes.grid(visible=False)
     if tables.points is not None:
-        axes.plot(tables.points[across], tables.points[up], ".", markersize=1, color=GREY)
+        axes.plot(tables.points[across], tables.points[up], ".", ms=1, color=GREY)
     if tables.knots is not None:
+        look: Any = {"color": BLACK, "ms": 6}
         below, beside = (
-            tables.knots.loc[tables.knots["variable"] == name, "at"].to_numpy(dtype=float)
-            for name in (across, up)
+            tables.knots.loc[tables.knots["variable"] == name, "at"] for name in (across, up)
         )
-        look: dict[str, Any] = {"color": BLACK, "markersize": 6}
-        axes.plot(below, np.zeros(len(below)), "|", transform=axes.get_xaxis_transform(), **look)
-        axes.plot(np.zeros(len(beside)), beside, "_", transform=axes.get_yaxis_transform(), **look)
+        axes.plot(below, 0 * below, "|", transform=axes.get_xaxis_transform(), **look)
+        axes.plot(0 * beside, beside, "_", transform=axes.get_yaxis_transform(), **look)
 
 
 def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables]:
-    """The recorded tables of each solution, by their common ending: the network's number, after a suite's name."""
+    """Return the tables of each solution by their common ending, such as 0 or heat_0."""
     found, summary = {}, tables["summary"]
     labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []
-    for name in (name.removeprefix("solution_") for name in tables if name.startswith("solution_")):
+    endings = [name.removeprefix("solution_") for name in tables if name.startswith("solution_")]
+    for name in endings:
         at = int(name.rpartition("_")[2])
         solution = tables[f"solution_{name}"].drop(columns=["cell", "seed"], errors="ignore")
         label = str(labels[at]) if at < len(labels) else name
-        found[name] = SolutionTables(
-            label, solution, tables.get(f"points_{name}"), tables.get(f"knots_{name}")
-        )
+        further = tables.get(f"points_{name}"), tables.get(f"knots_{name}")
+        found[name] = SolutionTables(label, solution, *further)
     return found

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from kanrun.figures.edge_panels import edges
-from kanrun.figures.effects import effects, pair_maps
-from kanrun.figures.network import network_diagram
-from kanrun.figures.prediction import predictions, residuals
+from kanrun.figures.network import edges, network_diagram
+from kanrun.figures.prediction import effects, pair_maps, predictions, residuals
+from kanrun.figures.runs import loss_curve, over_settings, overlaid
 
-__all__ = ["edges", "effects", "network_diagram", "pair_maps", "predictions", "residuals"]
+__all__ = [
+    "edges",
+    "effects",
+    "loss_curve",
+    "network_diagram",
+    "over_settings",
+    "overlaid",
+    "pair_maps",
+    "predictions",
+    "residuals",
+]

@@ -1,4 +1,4 @@
-"""Panels that several figures share: small multiples, medians with bands, seeds as dots, power laws, ticks, legends."""
+"""Building blocks of figures: panels side by side, medians over seeds, maps, ticks, legends."""
 
 from __future__ import annotations
 
@@ -8,46 +8,73 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from matplotlib.tri import Triangulation
+from numpy.typing import NDArray
 
 from kanrun.figures.style import (
     BLACK,
     BLUE,
     CYCLE,
-    WIDTH,
-    grid_of_axes,
-    letters,
-    new_figure,
-    say_above,
+    DASHED,
+    GREY,
+    SEQUENTIAL,
+    set_remark,
+    shorten,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
-Panels = tuple["Figure", list["Axes"]]
+Values = NDArray[np.float64]
 Numbers = Sequence[float] | pandas.Series
-#: What the bands of `medians` are, for a remark above the figure.
-BANDS = "lines: medians; bands: from the least to the largest of all seeds"
-#: What the dots of `medians` are.
+#: What `medians` draws, for a remark above the figure.
+BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
+#: Width in inches of a page's text, and of a figure with a single panel.
+WIDTH, SINGLE_WIDTH = 6.5, 5.4
+#: Cells of a map up to which each shows its number.
+MAX_NUMBERED = 144
+#: Letters of all names below an axis up to which they stand side by side.
+MAX_LETTERS = 34
+
+
+def grid_of_panels(
+    rows: int,
+    columns: int,
+    height: float = 2.6,
+    width: float | None = None,
+    room: float = 0.4,
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """Return a figure and its axes, shape (rows, columns).
+
+    `height` is that of a row, `room` that of legends and titles; `width` is that of the figure (all
+    in inches).
+    """
+    width = width or (WIDTH if columns > 1 else SINGLE_WIDTH)
+    figure = Figure(figsize=(width, height * rows + room), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def small_multiples(
-    count: int, columns: int, height: float, room: float = 0.4, width: float = WIDTH
-) -> Panels:
-    """Return a figure and `count` axes in rows of at most `columns`, each row `height` inches high.
-
-    `room` are further inches for legends and titles; `width` is that of the figure in inches.
-    """
-    columns = max(1, min(columns, count))
-    rows = max(1, -(-count // columns))
-    figure = new_figure(height * rows + room, width)
-    axes = [panel for row in grid_of_axes(figure, rows, columns) for panel in row]
+    count: int, max_columns: int = 1, height: float = 2.6, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and `count` axes in rows of at most `max_columns`; see `grid_of_panels`."""
+    columns = max(1, min(max_columns, count))
+    figure, grid = grid_of_panels(max(1, -(-count // columns)), columns, height, **options)
+    axes = list(grid.flat)
     for panel in axes[count:]:
         panel.remove()
     return figure, axes[:count]
+
+
+def one_panel(height: float = 2.6, **options: Any) -> tuple[Figure, Axes]:
+    """Return a figure with a single panel; see `grid_of_panels`."""
+    figure, (panel,) = small_multiples(1, height=height, **options)
+    return figure, panel
 
 
 def medians(
@@ -60,20 +87,21 @@ def medians(
     floor: float | None = None,
     **look: Any,
 ) -> None:
-    """Draw the median over seeds of one column against another, `columns` = (x, y), as a line of `style` and `look`.
+    """Draw the median over seeds of one column against another, `columns` = (x, y).
 
-    `spread` shows the seeds: as a band from the least to the largest value, or as dots. Values below `floor` are drawn
-    there: zero has no place on a logarithmic axis.
+    `spread` shows the seeds: as a band from the smallest to the largest value, or as dots. Values
+    below `floor` are drawn there: zero has no place on a logarithmic axis.
     """
     x, y = columns
-    values = rows[y] if floor is None else rows[y].clip(lower=floor)
-    by = values.groupby(rows[x])
-    middle = by.median()
+    values = rows[y].clip(lower=floor)
+    groups = values.groupby(rows[x])
+    middle = groups.median()
     if spread == "dots":
-        panel.plot(rows[x], values, "o", color=look["color"], ms=2.5, alpha=0.5)
+        panel.plot(rows[x], values, ".", color=look["color"], alpha=0.5)
     panel.plot(middle.index, middle, style, **look)
-    if spread == "band" and by.size().max() > 1:
-        panel.fill_between(middle.index, by.min(), by.max(), color=look["color"], alpha=0.16, lw=0)
+    if spread == "band" and groups.size().max() > 1:
+        colour = look["color"]
+        panel.fill_between(middle.index, groups.min(), groups.max(), color=colour, alpha=0.2, lw=0)
 
 
 def series(
@@ -82,33 +110,25 @@ def series(
     columns: tuple[str, str],
     by: str,
     style: str = "o-",
+    *,
+    label: str = "{}",
     **look: Any,
 ) -> None:
-    """Draw `medians` of each group of the column `by`, in the colours of the cycle and under its name.
+    """Draw `medians` of each group of the column `by` in a colour of its own.
 
-    A `label` is a format of the group's name, such as "{}: median".
+    `label` is a format of the group's name, such as "{}: median".
     """
-    label = look.pop("label", "{}")
-    for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
-        own: Any = {
-            "color": CYCLE[number % len(CYCLE)],
-            "label": label.format(letters(str(name), 30)),
-        }
-        medians(panel, rows, columns, style, **{**look, **own})
-
-
-def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
-    """Make both axes logarithmic, with ticks of the lower one at those of the values; `names` are as for `Axes.set`."""
-    panel.set(xscale="log", yscale="log", **names)
-    ticks_at(panel.xaxis, ticks)
+    for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
+        look |= {"color": CYCLE[index % len(CYCLE)], "label": label.format(shorten(name))}
+        medians(panel, rows, columns, style, **look)
 
 
 def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) -> None:
-    """Draw c x^power over the range of `x`, through the geometric mean of the points: a line on log-log axes."""
+    """Draw c x^power over the range of `x`, through the geometric mean of the points."""
     at, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     level = np.exp(np.mean(np.log(values) - power * np.log(at)))
     ends = np.array([at.min(), at.max()])
-    panel.plot(ends, level * ends**power, **look)
+    panel.plot(ends, level * ends**power, **{"lw": 0.9, **look})
 
 
 def seeds_across(panel: Axes, values: pandas.Series[Any], place: float) -> None:
@@ -117,34 +137,114 @@ def seeds_across(panel: Axes, values: pandas.Series[Any], place: float) -> None:
     panel.plot(values.median(), place, "|", color=BLACK, ms=11, mew=1.6, label="median")
 
 
-def named_rows(panel: Axes, names: Sequence[str]) -> None:
-    """Name the rows of a panel from the top, the first at the height 0."""
+def name_rows(panel: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a panel from the top, the first at height 0."""
     panel.set_yticks(range(len(names)), names)
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
 
 
-def legend_of_all(
-    figure: Figure, panels: Iterable[Axes], where: Any = "outside lower center", **options: Any
+def name_columns(panel: Axes, names: Sequence[str]) -> None:
+    """Name the places 0, 1, ... below a panel, turned if they would touch each other."""
+    turned = sum(len(name) + 2 for name in names) > MAX_LETTERS
+    look: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    panel.set_xticks(range(len(names)), names, **look)
+
+
+def heat_map(
+    panel: Axes,
+    values: Values,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    form: Any = None,
+    **look: Any,
+) -> Any:
+    """Draw a matrix with named rows and columns; write numbers by `form` if there are few cells."""
+    image = panel.imshow(values, **{"aspect": "auto", **look})
+    panel.grid(visible=False)
+    name_columns(panel, [shorten(name, 18) for name in columns])
+    panel.set_yticks(range(len(rows)), [shorten(name, 24) for name in rows])
+    if form is not None and values.size <= MAX_NUMBERED:
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "white" if image.norm(value) > 0.5 else BLACK
+                panel.text(j, i, form(value), ha="center", va="center", size="small", color=colour)
+    return image
+
+
+def draw_map(
+    panel: Axes,
+    x: Values,
+    y: Values,
+    values: Values,
+    limits: tuple[float, float],
+    colours: str = SEQUENTIAL,
+) -> Any:
+    """Draw values at points (x, y), all of shape (samples,); return what a colour bar needs.
+
+    Points on a lattice become cells. Others are joined by triangles, or stay points if they lie on
+    a line.
+    """
+    panel.grid(visible=False)
+    low, high = limits if limits[0] < limits[1] else (limits[0] - 1, limits[0] + 1)
+    look: Any = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
+    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(values)
+    x, y, values = x[finite], y[finite], values[finite]
+    cells = lattice(x, y, values)
+    if cells is not None:
+        return panel.pcolormesh(*cells, shading="nearest", **look)
+    try:
+        return panel.tripcolor(Triangulation(x, y), values, shading="gouraud", **look)
+    except (ValueError, RuntimeError):
+        return panel.scatter(x, y, c=values, s=8, **look)
+
+
+def lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Values] | None:
+    """Return the places across and up, and values (up, across), if the points fill a lattice."""
+    across, column = np.unique(x, return_inverse=True)
+    up, row = np.unique(y, return_inverse=True)
+    if min(len(across), len(up)) < 2 or len(across) * len(up) != len(values):
+        return None
+    cells = np.full((len(up), len(across)), np.nan)
+    cells[row, column] = values
+    return None if np.isnan(cells).any() else (across, up, cells)
+
+
+def mark_stages(
+    panel: Axes, steps: Values, stages: Iterable[Any], names: Sequence[Any], room: float = 0.09
 ) -> None:
-    """Write one legend for all panels, in which what several of them draw stands once."""
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(str(label), handle)
-    if handles:
-        figure.legend(list(handles.values()), list(handles), loc=where, **options)
+    """Draw a line at the first step of each stage but the first, and write its name above.
+
+    Names that would lie on the next one, nearer than the fraction `room` of all steps, are left
+    out.
+    """
+    starts = np.flatnonzero(pandas.Series(list(stages)).diff().ne(0)) if len(steps) else []
+    last = np.inf
+    for start in reversed(starts):
+        if start:
+            panel.axvline(steps[start], **DASHED)
+        if last - steps[start] >= room * (steps[-1] - steps[0]):
+            last = steps[start]
+            place: Any = {"xytext": (1, 0), "textcoords": "offset points"}
+            panel.annotate(
+                f"{names[start]:g}",
+                (last, 1),
+                xycoords=("data", "axes fraction"),
+                color=GREY,
+                size="small",
+                va="top",
+                **place,
+            )
 
 
-def finished(figure: Figure, panels: Iterable[Axes], remark: str = "", **legend: Any) -> Figure:
-    """Return the figure with a remark above and one legend of the panels, see `legend_of_all`."""
-    say_above(figure, remark)
-    legend_of_all(figure, panels, **legend)
-    return figure
+def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
+    """Make both axes logarithmic, the lower one with these ticks; `names` as for `Axes.set`."""
+    panel.set(xscale="log", yscale="log", **names)
+    ticks_at(panel.xaxis, ticks)
 
 
 def ticks_at(axis: Axis, values: Iterable[float]) -> None:
-    """Put the ticks of a logarithmic axis at those of `values` that there is room to name, as plain numbers."""
+    """Put the ticks of a logarithmic axis at those of `values` that there is room to name."""
     every = sorted({float(value) for value in values})
     room = max(np.log(every[-1] / every[0]) / 9, 0.3) if every else 0.0
     kept: list[float] = []
@@ -155,11 +255,29 @@ def ticks_at(axis: Axis, values: Iterable[float]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def two_lines(name: str, most: int) -> str:
-    """Return `name` on two lines where one of `most` characters is too short, with its end, which tells names apart."""
-    lines = textwrap.wrap(name, most)
+def finish(
+    figure: Any,
+    panels: Iterable[Axes],
+    remark: str = "",
+    where: str = "outside lower center",
+    **legend: Any,
+) -> Figure:
+    """Return the figure with a remark above and one legend that has each label once."""
+    set_remark(figure, remark)
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(str(label), handle)
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc=where, **legend)
+    return figure
+
+
+def two_lines(name: str, max_letters: int) -> str:
+    """Return `name` on at most two lines, with its end, which distinguishes long names."""
+    lines = textwrap.wrap(name, max_letters)
     shown = lines if len(lines) < 3 else [f"{lines[0]} …", lines[-1]]
-    return "\n".join(letters(line, most + 2) for line in shown)
+    return "\n".join(shorten(line, max_letters + 2) for line in shown)
 
 
 def shape_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Predictions against the truth (a curve, maps, a parity plot, or a confusion matrix), and their residuals."""
+"""Predictions against the truth, their residuals, and the effect of each input on a prediction."""
 
 from __future__ import annotations
 
@@ -11,203 +11,271 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kanrun.figures.classes import draw_classes, draw_wrong, has_classes
-from kanrun.figures.maps import draw_maps
-from kanrun.figures.panels import small_multiples
+from kanrun.figures.panels import draw_map, grid_of_panels, small_multiples
 from kanrun.figures.style import (
     BLACK,
+    CYCLE,
+    DIVERGING,
     GREY,
     SPLITS,
     VERMILLION,
+    error_limit,
     first_seed,
-    grid_of_axes,
     is_numeric,
-    letters,
-    new_figure,
+    note_of_some,
     number,
-    only_some,
-    reach,
-    say_above,
+    set_remark,
+    shorten,
     styled,
-    thinned,
+    thin,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_OUTPUTS = 4
-_BINS = 40  # of a histogram of residuals
+MAX_OUTPUTS, MAX_INPUTS = 4, 12
+#: Rows of a map: its cells are small, but files grow with them.
+MAX_CELLS = 40_000
 
 
 @styled
 def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
-    """Return the predictions of the first seed against the truth, in the form that the inputs allow.
+    """Draw the predictions of the first seed against the truth, in the form that the inputs allow.
 
-    `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input, and for each output
-    `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One input gives curves with the
-    training points, two give maps of truth, prediction and error, more give a parity plot, and classes
-    (text or whole numbers) a confusion matrix, of two inputs with a map of the classes. At most
-    four outputs are drawn.
+    `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input,
+    and for each output `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One
+    input gives curves with the training points, two give maps of truth, prediction and error, more
+    give a parity plot. Classes (text or whole numbers) give a confusion matrix, of two inputs with
+    a map of the classes. At most four outputs are drawn.
     """
     table = first_seed(table)
-    inputs, outputs = _named(table, "input"), _named(table, "prediction")
-    shown = outputs[:_MOST_OUTPUTS]
+    inputs, outputs = _names(table, "input"), _names(table, "prediction")
+    shown = outputs[:MAX_OUTPUTS]
     columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
     filled = [name for name in columns if name in table and not table[name].isna().all()]
-    whole = bool(shown) and all(has_classes(table, name) for name in shown)
-    numbers = is_numeric(table, [f"input:{name}" for name in inputs])
-    if whole or not is_numeric(table, filled):
+    classified = bool(shown) and all(has_classes(table, name) for name in shown)
+    numeric = is_numeric(table, [f"input:{name}" for name in inputs])
+    if classified or not is_numeric(table, filled):
         figure = draw_classes(table, inputs, shown)
-    elif len(inputs) == 1 and numbers:
+    elif len(inputs) == 1 and numeric:
         figure = _curves(table, inputs[0], shown)
-    elif len(inputs) == 2 and numbers:
-        figure = draw_maps(table, inputs, shown)
+    elif len(inputs) == 2 and numeric:
+        figure = _maps(table, inputs, shown)
     else:
-        figure = _parities(table, shown)
-    if title:
-        figure.suptitle(title, fontsize=9)
-    say_above(figure, only_some(len(shown), len(outputs), "outputs"))
+        figure, panels = small_multiples(len(shown), 2, 3.2, width=3.4 * min(2, len(shown)))
+        for axes, output in zip(panels, shown, strict=True):
+            _parity(axes, table, output)
+    set_remark(figure, title or note_of_some(len(shown), len(outputs), "outputs"))
     return figure
 
 
-def _named(table: pandas.DataFrame, kind: str) -> list[str]:
-    """Return the names of the columns of one kind, `input` or `prediction`, of a table of predictions."""
-    names = [str(name) for name in table.columns]
-    return [name.partition(":")[2] for name in names if name.startswith(f"{kind}:")]
+def _names(table: pandas.DataFrame, kind: str) -> list[str]:
+    """Return the names of the columns `kind:<name>`."""
+    names = [str(name).partition(":") for name in table.columns]
+    return [name for start, _, name in names if start == kind]
 
 
-def truth_of(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
-    """Return the column of the truth, all missing where the table has none."""
-    name = f"truth:{output}"
-    return table[name] if name in table else table[f"prediction:{output}"] * np.nan
+def _truth(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
+    """Return the column of the truth; missing values if the table has none."""
+    missing = pandas.Series(np.nan, index=table.index)
+    return table.get(f"truth:{output}", missing)  # type: ignore[no-any-return]
 
 
 def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figure:
-    figure = new_figure(0.6 + 2.6 * len(outputs))
-    split = "grid" if (table["split"] == "grid").any() else "test"
+    figure, panels = small_multiples(len(outputs), width=6.5)
     x = f"input:{name}"
-    line = table[table["split"] == split].sort_values(x)
-    given = thinned(table[table["split"].isin(["train", "validation"])])
-    for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
-        truth = truth_of(line, output)
-        size = 14 if len(given) <= 30 else 5
-        points = axes.scatter(
-            given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1
-        )
-        points.set_rasterized(len(given) > 500)
-        if len(given):
-            points.set_label("training points")
-        if truth.notna().any():
-            axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
-        axes.plot(
-            line[x],
-            line[f"prediction:{output}"],
-            color=VERMILLION,
-            lw=1.2,
-            label="prediction",
-            zorder=3,
-        )
-        axes.set(xlabel=letters(name, 40), ylabel=letters(output, 40))
-        axes.margins(x=0.01)
-        axes.legend(loc="best")
-    return figure
-
-
-def _parities(table: pandas.DataFrame, outputs: Sequence[str]) -> Figure:
-    figure, panels = small_multiples(len(outputs), 2, 3.2, 0.2, 3.4 * min(2, len(outputs)))
+    line = table[table["split"] == ("grid" if (table["split"] == "grid").any() else "test")]
+    line = line.sort_values(x)
+    given = thin(table[table["split"].isin(["train", "validation"])])
     for axes, output in zip(panels, outputs, strict=True):
-        _parity(axes, table, output)
+        if len(given):
+            values, size = _truth(given, output), 14 if len(given) < 50 else 5
+            axes.scatter(
+                given[x],
+                values,
+                s=size,
+                c=GREY,
+                alpha=0.6,
+                rasterized=True,
+                label="training points",
+            )
+        truth = _truth(line, output)
+        if truth.notna().any():
+            axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth")
+        prediction = line[f"prediction:{output}"]
+        axes.plot(line[x], prediction, color=VERMILLION, label="prediction")
+        axes.set(xlabel=shorten(name), ylabel=shorten(output))
+        axes.margins(x=0.01)
+        axes.legend()
     return figure
 
 
-def _pairs(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
-    """Return truth, guess and error of the rows of each split that have both."""
-    found = {}
-    for split in ("train", "test"):
-        rows = table[table["split"] == split]
-        both = pandas.DataFrame(
-            {"truth": truth_of(rows, output), "guess": rows[f"prediction:{output}"]}
-        ).dropna()
-        if len(both):
-            both = both.assign(error=both["guess"] - both["truth"])
-            found[split] = both[np.isfinite(both["error"])]
-    return {split: both for split, both in found.items() if len(both)}
+def _maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+    """Draw truth, prediction and error of each output side by side.
+
+    Without truth, draw the prediction alone. Truth and prediction share their colours; those of the
+    error are centred at zero.
+    """
+    splits = [name for name in ("grid", "test", "train") if (table["split"] == name).any()]
+    rows = thin(table[table["split"].isin(splits[:1])], MAX_CELLS)
+    x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
+    truths = [_truth(rows, name).to_numpy(dtype=float) for name in outputs]
+    known = bool(np.isfinite(truths).any())
+    width = None if known else 3.2
+    figure, grid = grid_of_panels(len(outputs), 3 if known else 1, width=width, sharey=True)
+    for line, output, truth in zip(grid, outputs, truths, strict=True):
+        prediction = rows[f"prediction:{output}"].to_numpy(dtype=float)
+        both = np.concatenate([truth, prediction])
+        limits = float(np.nanmin(both, initial=np.inf)), float(np.nanmax(both, initial=-np.inf))
+        limits = limits if limits[0] < np.inf else (0.0, 1.0)
+        shown = {"truth": truth, "prediction": prediction} if known else {"prediction": prediction}
+        for axes, (title, values) in zip(line, shown.items(), strict=False):
+            image = draw_map(axes, x, y, values, limits)
+            axes.set_title(title)
+        below: Any = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
+        figure.colorbar(image, ax=line[: len(shown)], aspect=44, label=shorten(output), **below)
+        if known:
+            error = prediction - truth
+            limit, largest = error_limit(error), float(np.nanmax(np.abs(error), initial=0.0))
+            image = draw_map(line[2], x, y, error, (-limit, limit), DIVERGING)
+            line[2].set_title("prediction - truth")
+            extend = "both" if largest > limit else "neither"
+            ticks = MaxNLocator(3)
+            bar = figure.colorbar(image, ax=line[2], aspect=22, extend=extend, ticks=ticks, **below)
+            bar.set_label(f"largest {number(largest)}", loc="left")
+        line[0].set_ylabel(shorten(inputs[1]))
+        for axes in line:
+            axes.set_xlabel(shorten(inputs[0]))
+    return figure
 
 
-def _scatter(
-    axes: Axes, x: pandas.Series[Any], y: pandas.Series[Any], split: str, label: str = ""
-) -> None:
-    pairs, order = thinned(x.to_frame("x").assign(y=y)), 2 + (split == "test")
-    points = axes.scatter(
-        pairs["x"], pairs["y"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=order, label=label
-    )
-    points.set_rasterized(len(pairs) > 500)
+def _errors(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
+    """Return, for train and test, the columns truth, guess and error of the rows that have both."""
+    columns = {"truth": _truth(table, output), "guess": table[f"prediction:{output}"]}
+    numbers = {name: pandas.to_numeric(each, errors="coerce") for name, each in columns.items()}
+    both = pandas.DataFrame({"split": table["split"], **numbers})
+    both = both.assign(error=both["guess"] - both["truth"])
+    both = both[np.isfinite(both["error"])]
+    parts = {split: both[both["split"] == split] for split in ("train", "test")}
+    return {split: part for split, part in parts.items() if len(part)}
+
+
+def _scatter(axes: Axes, part: pandas.DataFrame, x: str, y: str, split: str, label: str) -> None:
+    rows = thin(part)
+    look: Any = {"s": 6, "alpha": 0.5, "zorder": 2 + (split == "test"), "rasterized": True}
+    axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, **look)
 
 
 def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
-    parts = _pairs(table, output)
+    parts = _errors(table, output)
     for split, part in parts.items():
         rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
-        _scatter(axes, part["truth"], part["guess"], split, f"{split}, RMSE {number(rmse)}")
+        _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
     if parts:
-        ends = np.concatenate(
-            [part[["truth", "guess"]].to_numpy(float).ravel() for part in parts.values()]
-        )
-        low, high = ends.min(), ends.max()
-        axes.plot([low, high], [low, high], color=BLACK, lw=0.8, zorder=1)
-        margin = 0.05 * (high - low or 1.0)
-        axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+        axes.axline((0, 0), slope=1, color=BLACK, lw=0.8, zorder=1)
+        ends = pandas.concat(parts.values())[["truth", "guess"]].to_numpy(dtype=float)
+        margin = 0.05 * float(np.ptp(ends)) or 1.0
+        limits = ends.min() - margin, ends.max() + margin
+        axes.set(xlim=limits, ylim=limits)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes.set(xlabel=f"{letters(output, 30)}: truth", ylabel="prediction")
+    axes.set(xlabel=f"{shorten(output)}: truth", ylabel="prediction")
     axes.set_aspect("equal", adjustable="box")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
 
 
 @styled
 def residuals(table: pandas.DataFrame) -> Figure:
-    """Return, for each numeric output of the first seed, a histogram of prediction - truth, and it over the prediction.
+    """Draw a histogram of prediction - truth, and it over the prediction, for each numeric output.
 
-    `table` is as for `predictions`; rows of the splits train and test count that have a truth. Classes
-    have no difference from the truth: of them it is how often each is taken for another.
+    `table` is as for `predictions`; rows of the first seed and the splits train and test count. For
+    classes, draw how often each is predicted as another one.
     """
     table = first_seed(table)
-    every = _named(table, "prediction")
+    every = _names(table, "prediction")
     if every and all(has_classes(table, name) for name in every):
         return draw_wrong(table, every[0])
     outputs = [name for name in every if is_numeric(table, [f"prediction:{name}"])]
-    shown = outputs[:_MOST_OUTPUTS]
-    figure = new_figure(2.5 * max(1, len(shown)) + 0.1)
-    for (left, right), output in zip(
-        grid_of_axes(figure, max(1, len(shown)), 2), shown, strict=False
-    ):
+    shown = outputs[:MAX_OUTPUTS]
+    figure, grid = grid_of_panels(max(1, len(shown)), 2, room=0.1)
+    for (left, right), output in zip(grid, shown, strict=False):
         _residuals(left, right, table, output)
-    say_above(figure, only_some(len(shown), len(outputs), "outputs"))
+    set_remark(figure, note_of_some(len(shown), len(outputs), "outputs"))
     return figure
 
 
 def _residuals(left: Axes, right: Axes, table: pandas.DataFrame, output: str) -> None:
-    parts = _pairs(table, output)
+    parts = _errors(table, output)
     if parts:
-        limit = reach(
-            np.concatenate([part["error"].to_numpy(dtype=float) for part in parts.values()])
-        )
-        bins = list(np.linspace(-limit, limit, _BINS + 1))
+        errors = pandas.concat(parts.values())["error"].to_numpy(dtype=float)
+        limit = error_limit(errors)
         for split, part in parts.items():
-            errors, colour = part["error"].clip(-limit, limit), SPLITS[split]
-            look: Any = {
-                "bins": bins,
-                "weights": np.full(len(errors), 100 / len(errors)),
-                "color": colour,
-            }
-            left.hist(errors, alpha=0.35, lw=0, label=split, **look)
-            left.hist(errors, histtype="step", lw=1, **look)
-            _scatter(right, part["guess"], errors, split)
-        left.legend(loc="best")
-        if beyond := sum(int((part["error"].abs() > limit).sum()) for part in parts.values()):
+            clipped = part.assign(error=part["error"].clip(-limit, limit))
+            look: Any = {"weights": np.full(len(part), 100 / len(part)), "range": (-limit, limit)}
+            left.hist(clipped["error"], color=SPLITS[split], alpha=0.5, label=split, **look)
+            _scatter(right, clipped, "guess", "error", split, "")
+        left.legend()
+        if beyond := int((np.abs(errors) > limit).sum()):
             right.set_title(
-                f"{beyond} points lie beyond, drawn at the border", fontsize=7, color=GREY
+                f"{beyond} points beyond, drawn at the border", size="small", color=GREY
             )
     right.axhline(0, color=BLACK, lw=0.8, zorder=1)
-    left.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    left.set(xlabel="prediction - truth", ylabel="points, %")
-    right.set(xlabel=f"prediction of {letters(output, 30)}", ylabel="prediction - truth")
+    left.set(xlabel="prediction - truth", ylabel="points (%)")
+    right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
+
+
+@styled
+def effects(
+    table: pandas.DataFrame, importance: pandas.DataFrame, values: pandas.DataFrame
+) -> Figure:
+    """Draw a panel per input, the most important first: its effect with the others at their mean.
+
+    `table` has the columns input, output, x, value, lower, upper; `importance` orders the inputs;
+    `values` holds quantiles of each input, drawn as ticks along the axis. All panels share the
+    scale of the output.
+    """
+    table, importance, values = (first_seed(one) for one in (table, importance, values))
+    names = [name for name in importance["input"] if name in set(table["input"])]
+    shown, outputs = names[:MAX_INPUTS], list(dict.fromkeys(table["output"]))[:MAX_OUTPUTS]
+    figure, panels = small_multiples(len(shown), 3, 1.9, room=0.3, sharey=True)
+    part = table[table["input"].isin(shown) & table["output"].isin(outputs)]
+    low, high = float(part["value"].min()), float(part["value"].max())
+    room = 0.08 * (high - low) or 1.0
+    for axes, name in zip(panels, shown, strict=True):
+        for colour, output in zip(CYCLE, outputs, strict=False):
+            rows = part[(part["input"] == name) & (part["output"] == output)].sort_values("x")
+            axes.fill_between(
+                rows["x"], rows["lower"], rows["upper"], color=colour, alpha=0.2, lw=0
+            )
+            style = "o-" if len(rows) <= 2 else "-"
+            axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
+        at = values.loc[values["input"] == name, "x"].to_numpy(dtype=float)
+        bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.plot(at, np.zeros_like(at), "|", color=GREY, ms=5, **bottom)
+        axes.set(title=shorten(name), ylim=(low - room, high + room))
+    if panels and len(outputs) == 1:
+        panels[0].set_ylabel(shorten(outputs[0]))
+    elif panels:
+        panels[0].legend()
+    set_remark(figure, note_of_some(len(shown), len(names), "inputs"))
+    return figure
+
+
+@styled
+def pair_maps(table: pandas.DataFrame) -> Figure:
+    """Draw a map per strong pair of inputs: the prediction with all others at their mean.
+
+    `table` has the columns input_1, input_2, output, x, y, value and rows. Dots show where training
+    rows lie. All maps share the colours of the output.
+    """
+    table = first_seed(table)
+    pairs = list(table.groupby(["input_1", "input_2"], sort=False))
+    figure, panels = small_multiples(len(pairs), 2, room=0.2)
+    limits = float(table["value"].min()), float(table["value"].max())
+    for axes, ((first, second), rows) in zip(panels, pairs, strict=True):
+        x, y, values = (rows[name].to_numpy(dtype=float) for name in ("x", "y", "value"))
+        image = draw_map(axes, x, y, values, limits)
+        some = rows[rows["rows"] > 0]
+        size = 1 + 14 * np.sqrt(some["rows"] / rows["rows"].max())
+        axes.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)
+        axes.set(xlabel=shorten(first), ylabel=shorten(second))
+        figure.colorbar(image, ax=axes, label=shorten(rows["output"].iloc[0]))
+    return figure

@@ -88,7 +88,7 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
 
     Raises UsageError for a run whose tables cannot be read.
     """
-    from kanrun.figures.comparison import overlaid
+    from kanrun.figures import overlaid
 
     drawn: tuple[str, ...] = ("metrics", "edges")
     tables = {
@@ -207,7 +207,7 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     )
     if result is None:
         return []
-    from kanrun.figures.sweep import over_settings
+    from kanrun.figures import over_settings
 
     values = [point.point.values if point.point else {} for point in run.points]
     for name in swept:

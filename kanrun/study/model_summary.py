@@ -15,7 +15,6 @@ import pandas as pd
 
 from kanrun import figures
 from kanrun.errors import UsageError
-from kanrun.figures.loss import loss_curve
 from kanrun.formulas.forms import to_latex
 from kanrun.formulas.parsing import parse
 from kanrun.study.prediction import predicted_values
@@ -151,7 +150,7 @@ def training_figures(
     if "metrics" in tables:
         classifies = "test_accuracy" in tables["summary"]
         error = "RMSE of the class probabilities" if classifies else "RMSE"
-        yield "loss", partial(loss_curve, tables["metrics"], error)
+        yield "loss", partial(figures.loss_curve, tables["metrics"], error)
     title = _formula_title(str(tables["summary"]["target"].iloc[0]))
     yield "predictions", partial(figures.predictions, tables["predictions"], title)
     yield "residuals", partial(figures.residuals, tables["predictions"])

@@ -12,23 +12,23 @@ from kanrun.runs import Claim
 
 
 def maximum(values: pd.Series) -> float:
-    """Return the largest value; NaN (no comparison is true) if one is NaN or there is none."""
+    """Return the largest value; NaN if there is none or one is NaN."""
     return float(values.astype(float).max(skipna=False))
 
 
 def minimum(values: pd.Series) -> float:
-    """Return the smallest value; NaN if one is not finite, so that divergence never passes."""
+    """Return the smallest value; NaN if any is not finite, so that divergence cannot pass."""
     numbers = values.astype(float)
     return float(numbers.min()) if np.isfinite(numbers).all() else float("nan")
 
 
 def median(values: pd.Series) -> float:
-    """Return the median; NaN if one is NaN or there is none."""
+    """Return the median; NaN if there is none or one is NaN."""
     return float(values.astype(float).median(skipna=False))
 
 
 def value_range(values: pd.Series, of: str = "seeds") -> str | None:
-    """Return the range of several values and how many are NaN, in words; None for one value.
+    """Describe the range of several values and the number of NaN; return None for one value.
 
     `of` names what the values belong to, one each.
     """
@@ -40,31 +40,39 @@ def value_range(values: pd.Series, of: str = "seeds") -> str | None:
 
 
 def claim_at_most(
-    sentence: str, values: pd.Series, bound: float, spread: str | None = None
+    sentence: str,
+    values: pd.Series | float,
+    bound: float,
+    spread: str | None = None,
+    of: str = "seeds",
 ) -> Claim:
-    """Claim that all of `values` are at most `bound`."""
-    most = maximum(values)
-    return Claim(sentence, most, f"at most {bound:g}", most <= bound, spread)
+    """Return the claim that all of `values` are at most `bound`; `of` says what they belong to."""
+    numbers = pd.Series(values, dtype=float)
+    largest = maximum(numbers)
+    spread = spread or value_range(numbers, of)
+    return Claim(sentence, largest, f"at most {bound:g}", largest <= bound, spread)
 
 
 def claim_at_least(
-    sentence: str, values: pd.Series, bound: float, spread: str | None = None
+    sentence: str,
+    values: pd.Series | float,
+    bound: float,
+    spread: str | None = None,
+    of: str = "seeds",
 ) -> Claim:
-    """Claim that all of `values` are at least `bound`."""
-    least = minimum(values)
-    return Claim(sentence, least, f"at least {bound:g}", least >= bound, spread)
+    """Return the claim that all of `values` are at least `bound`; `of` says what they belong to."""
+    numbers = pd.Series(values, dtype=float)
+    smallest = minimum(numbers)
+    spread = spread or value_range(numbers, of)
+    return Claim(sentence, smallest, f"at least {bound:g}", smallest >= bound, spread)
 
 
-def claim_near(sentence: str, slopes: pd.Series, theory: float, within: float) -> Claim:
-    """Claim that the median of the exponents of all seeds is within `within` of `theory`."""
-    slope = median(slopes)
-    return Claim(
-        sentence,
-        slope,
-        f"{theory:g} +- {within:g}",
-        abs(slope - theory) <= within,
-        value_range(slopes),
-    )
+def claim_near(sentence: str, values: pd.Series | float, theory: float, within: float) -> Claim:
+    """Return the claim that the median of `values` is `theory`, give or take `within`."""
+    numbers = pd.Series(values, dtype=float)
+    middle = median(numbers)
+    holds = abs(middle - theory) <= within
+    return Claim(sentence, middle, f"{theory:g} +/- {within:g}", holds, value_range(numbers))
 
 
 def exponent(x: pd.Series, y: pd.Series) -> float:
@@ -79,7 +87,7 @@ def exponent(x: pd.Series, y: pd.Series) -> float:
 
 
 def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFrame:
-    """Return one row per group of `by`: `exponent`, and the range of x (`low`, `high`)."""
+    """Return, for each group of `by`, the exponent and the range of x (`low`, `high`) fitted."""
     rows = []
     for key, group in table.groupby(by, sort=False):
         names = dict(zip(by, key, strict=True))

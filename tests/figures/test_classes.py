@@ -33,7 +33,7 @@ def test_labels_stand_in_a_confusion_matrix() -> None:
     counts = np.asarray(axes.images[0].get_array())
     assert counts.sum() == 60
     assert counts[0, 1] + counts[1, 0] == 6
-    assert axes.get_title() == "kind, test: 90.0% right"
+    assert axes.get_title() == "kind, test: 90.0% correct"
 
 
 def test_labels_that_are_numbers_are_labels_too() -> None:
@@ -49,7 +49,7 @@ def test_two_inputs_give_a_map_of_the_labels() -> None:
     assert [text.get_text() for text in legend.get_texts()] == [
         "setosa",
         "virginica",
-        "taken for another",
+        "misclassified",
     ]
     assert (plane.get_xlabel(), plane.get_ylabel()) == ("x0", "x1")
     assert len(np.asarray(plane.collections[-1].get_offsets())) == 6
@@ -58,7 +58,7 @@ def test_two_inputs_give_a_map_of_the_labels() -> None:
 
 def test_in_place_of_residuals_stands_how_many_points_are_wrong() -> None:
     (axes,) = figures.residuals(flowers()).axes
-    assert axes.get_xlabel() == "points taken for another class, %"
+    assert axes.get_xlabel() == "misclassified points (%)"
     train, test = axes.containers
     assert [bar.get_width() for bar in train] == [0, 0]
     first = flowers().query("seed == 0 and split == 'test'")

@@ -12,7 +12,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kanrun.figures.loss import loss_curve
+from kanrun.figures import loss_curve
 
 
 def metrics(
@@ -55,9 +55,8 @@ def test_the_loss_curve_has_the_errors_and_the_stages() -> None:
     assert len(curves) == 9
     np.testing.assert_array_equal(curves[0].get_ydata(), table.query("seed == 0")["train_rmse"])
     assert axes.get_yscale() == "log"
-    assert [line.get_xdata()[0] for line in axes.lines if line not in curves] == [4, 8]  # type: ignore[index]
-    (top,) = axes.child_axes
-    assert [label.get_text() for label in top.get_xticklabels()] == ["5", "10", "20"]
+    assert sorted(line.get_xdata()[0] for line in axes.lines if line not in curves) == [4, 8]  # type: ignore[index]
+    assert sorted(text.get_text() for text in axes.texts) == ["10", "20", "5"]
     assert legend(axes) == ["train", "test", "validation", "2 more seeds"]
     stored(figure)
 
@@ -82,9 +81,7 @@ def test_steps_that_start_again_are_put_one_after_the_other() -> None:
 
 def test_labels_of_many_stages_do_not_overlap() -> None:
     figure = loss_curve(metrics(schedule=list(range(2, 102)), steps=1))
-    (top,) = figure.axes[0].child_axes
-    places = top.get_xticks()
-    assert 10 < len(places) < 30
+    assert 10 < len(figure.axes[0].texts) < 30
     stored(figure)
 
 
@@ -92,7 +89,7 @@ def test_a_loss_curve_without_test_errors_or_stages_or_rows() -> None:
     table = metrics().assign(test_rmse=np.nan, validation_rmse=0.0, intervals=None)
     (axes,) = loss_curve(table).axes
     assert legend(axes) == ["train"]
-    assert not axes.child_axes
+    assert not axes.texts
     stored(loss_curve(table))
     stored(loss_curve(table.head(0)))
 

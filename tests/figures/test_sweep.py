@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas
 
-from kanrun.figures.sweep import over_settings
+from kanrun.figures import over_settings
 
 
 def test_one_setting_is_a_curve_of_medians_over_its_numbers() -> None:

@@ -8,12 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp import (
-    implementation_tricks,
-    kolmogorov_arnold,
-    no_activation,
-    verdicts,
-)
+from kanrun.experiments.compare_mlp import claim_checks as compare_claims
+from kanrun.experiments.compare_mlp.studies import VARIANTS
 from kanrun.experiments.continual import claim_checks as continual_claims
 from kanrun.experiments.curves import claim_checks as curve_claims
 from kanrun.experiments.extend_grid import claim_checks as grid_claims
@@ -44,12 +40,12 @@ def bounded(values: list[float]) -> list[Claim]:
 
 def of_no_activation(values: list[float]) -> list[Claim]:
     columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
-    return no_activation.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
+    return list(compare_claims.linear_claims({"linear": pd.DataFrame({"depth": 1, **columns})}))
 
 
 def superposed(values: list[float]) -> list[Claim]:
     rows = table(values, "relative_error", target="t", grid="5", shape="2-5-1", bound=1.0)
-    return kolmogorov_arnold.claims({"summary": rows})
+    return list(compare_claims.theorem_claims({"summary": rows}))
 
 
 def six_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -62,19 +58,18 @@ def without_tricks(values: list[float]) -> list[Claim]:
         table(
             [error + 10 * (variant != "all tricks") for error in values], "error", variant=variant
         )
-        for variant in implementation_tricks.VARIANTS
+        for variant in VARIANTS
     )
     summary = six_seeds(summary)
-    return implementation_tricks.claims(
-        {"summary": summary.assign(target="t", shape="2-1", error=summary["error"] + 1)}
-    )
+    summary = summary.assign(target="t", shape="2-1", error=summary["error"] + 1)
+    return list(compare_claims.trick_claims({"summary": summary}))
 
 
 def opponents(values: list[float]) -> list[Claim]:
     kans = table(values, "error", model="kan", validation_rmse=1.0)
     summary = pd.concat([kans, kans.assign(model="mlp", error=kans["error"] + 1)])
     summary = summary.assign(kan="a", target="t", error=summary["error"] + 1)
-    return list(verdicts.verdict_claims(six_seeds(summary), "parameters"))
+    return list(compare_claims.verdict_claims(six_seeds(summary), "parameters"))
 
 
 def learners(values: list[float]) -> list[Claim]:

@@ -11,9 +11,15 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments import compare_mlp
-from kanrun.experiments.compare_mlp import implementation_tricks, matched_run, no_activation
-from kanrun.experiments.compare_mlp.matched import growth_claims, matched, steps_without_kan, widest
-from kanrun.experiments.compare_mlp.verdicts import judge, matched_logs, verdict_claims
+from kanrun.experiments.compare_mlp import cases, studies
+from kanrun.experiments.compare_mlp.claim_checks import (
+    growth_claims,
+    judge,
+    matched_logs,
+    trick_claims,
+    verdict_claims,
+)
+from kanrun.experiments.compare_mlp.matched import matched, steps_without_kan, widest
 from scipy import stats
 
 from kanrun.config import (
@@ -92,7 +98,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
         claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence
     )
     figures = {path.stem for path in finished.figures}
-    assert figures == {"pareto", "results", "scaling", "conventions", "growth"}
+    assert figures == {"pareto", "scaling", "growth"}
 
 
 def test_schedules_that_end_on_one_grid_are_told_apart(run: Callable[..., Run]) -> None:
@@ -120,11 +126,11 @@ def test_two_samplings_of_a_target_are_two_targets(run: Callable[..., Run]) -> N
 def test_targets_are_told_apart_where_their_names_are_alike(
     first: dict[str, Any], second: dict[str, Any], names: list[str]
 ) -> None:
-    cases = [
+    both = [
         {"target": {"kind": "expression", "formula": "x0*x1", **own}} for own in (first, second)
     ]
-    cfg = settings(cases=cases)
-    found = [matched_run.case_of(cfg, case, 0).name for case in cases]
+    cfg = settings(cases=both)
+    found = [cases.case_of(cfg, case, 0).name for case in both]
     assert [name.replace("x0*x1", "f") for name in found] == names
 
 
@@ -142,20 +148,20 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(
 
 def test_both_sides_take_the_same_number_of_steps() -> None:
     cfg = settings(solver=LMSolver(n_starts=1, steps=3))
-    case = matched_run.case_of(cfg, PRODUCT, 0)
-    model = matched_run.kan_settings(cfg, [2], [3, 6, 9])
-    plan, steps = matched_run.budget_of(case, model)
+    case = cases.case_of(cfg, PRODUCT, 0)
+    model = cases.kan_settings(cfg, [2], [3, 6, 9])
+    plan, steps = cases.budget_of(case, model)
     assert (
-        steps == 3 * 3 * matched_run.SEARCH
+        steps == 3 * 3 * cases.SEARCH
     )  # grids x steps x what the search for the penalty's weight may add
     assert plan.starts == 1
-    trained = matched_run.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
+    trained = cases.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
     assert trained.stages[0].steps <= steps
 
 
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
     cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20), grids=[3, 40])
-    case = matched_run.case_of(cfg, PRODUCT, 0)
+    case = cases.case_of(cfg, PRODUCT, 0)
     assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
     assert steps_without_kan(cfg, case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
@@ -163,10 +169,10 @@ def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
 @pytest.mark.parametrize("intervals", [97, 98])
 def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None:
     cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20))
-    case = matched_run.case_of(cfg, PRODUCT, 0)
-    model = matched_run.kan_settings(cfg, [1], intervals)
-    plan, steps = matched_run.budget_of(case, model)
-    assert steps == plan.steps_for(matched_run.kan_of(case, model).get_unknowns().numel())
+    case = cases.case_of(cfg, PRODUCT, 0)
+    model = cases.kan_settings(cfg, [1], intervals)
+    plan, steps = cases.budget_of(case, model)
+    assert steps == plan.steps_for(cases.kan_of(case, model).get_unknowns().numel())
     assert steps == (20 if intervals == 97 else 10)
 
 
@@ -180,10 +186,8 @@ def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_pa
         "inputs": ["x"],
         "outputs": ["far", "near"],
     }
-    case = matched_run.case_of(cfg, {"target": target}, 0)
-    row = matched_run.result(
-        case, matched_run.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}
-    ).values
+    case = cases.case_of(cfg, {"target": target}, 0)
+    row = cases.result(case, cases.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}).values
     y = case.problem.dataset.train.y
     assert row["relative_error"] == pytest.approx(row["test_rmse"] / np.sqrt(y.var(0).mean()))
 
@@ -191,8 +195,8 @@ def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_pa
 @pytest.mark.parametrize("match", ["flops", "time"])
 def test_other_measures_match_too(match: str) -> None:
     cfg = settings(match=match)
-    case = matched_run.case_of(cfg, PRODUCT, 0)
-    kan = matched_run.kan_of(case, matched_run.kan_settings(cfg, [2], [3, 6]))
+    case = cases.case_of(cfg, PRODUCT, 0)
+    kan = cases.kan_of(case, cases.kan_settings(cfg, [2], [3, 6]))
     found = matched(match, case, kan, 2, "tanh")
     assert len(found.hidden) == 2
     if match == "flops":
@@ -200,10 +204,10 @@ def test_other_measures_match_too(match: str) -> None:
 
 
 def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> None:
-    case = matched_run.case_of(settings(), PRODUCT, 0)
+    case = cases.case_of(settings(), PRODUCT, 0)
     sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
     assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
-    assert widest(matched_run.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
+    assert widest(cases.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
     seen: list[int] = []
 
     def seconds(hidden: tuple[int, ...]) -> float:
@@ -250,7 +254,10 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
 
 def test_each_grid_of_the_theorems_shape_has_its_claim(run: Callable[..., Run]) -> None:
     finished = run(
-        comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], n_seeds=2
+        comparison="kolmogorov_arnold",
+        cases=[{**RUNGE, "bound": 0.5}],
+        grids=[2, [2, 4]],
+        n_seeds=2,
     )
     coarse, fine = finished.manifest.claims
     assert "runge with G = 2:" in coarse.sentence
@@ -277,10 +284,8 @@ def test_the_product_of_matrices_by_hand() -> None:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(
-        network(x), no_activation.with_one(x) @ no_activation.product(network).T
-    )
-    assert no_activation.bits_that_differ(network, 0) == 0
+    torch.testing.assert_close(network(x), studies.append_one(x) @ studies.product(network).T)
+    assert studies.bits_that_differ(network, 0) == 0
 
 
 def test_implementation_tricks(run: Callable[..., Run]) -> None:
@@ -296,7 +301,7 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
         model=model,
     )
     summary = finished.table("summary")
-    assert set(summary["variant"]) == set(implementation_tricks.VARIANTS)
+    assert set(summary["variant"]) == set(studies.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
     assert (
         errors["no residual base"] != errors["all tricks"]
@@ -315,15 +320,13 @@ def tricks_table(**errors: float) -> pd.DataFrame:
 
 
 def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims() -> None:
-    (claim,) = implementation_tricks.claims(
-        {"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)}
-    )
+    (claim,) = trick_claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
     assert claim.sentence.startswith("no tricks")
     assert claim.measured == pytest.approx(2)  # of `error`, cross-entropy for classes
-    assert implementation_tricks.claims({"summary": tricks_table(no_tricks=0.2)}) == []
+    assert list(trick_claims({"summary": tricks_table(no_tricks=0.2)})) == []
     apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
     apart.loc[apart["variant"] == "no tricks", "seed"] += 6
-    assert implementation_tricks.claims({"summary": apart}) == []
+    assert list(trick_claims({"summary": apart})) == []
 
 
 def test_real_tables(run: Callable[..., Run]) -> None:
@@ -478,7 +481,7 @@ def test_of_a_few_seeds_that_agree_none_wins(seeds: int) -> None:
         (each.min(), each.max())
     )
     assert f"the range of {seeds} seed" in verdict.interval
-    assert "too few for 95 %" in verdict.interval
+    assert "too few for 95%" in verdict.interval
 
 
 def test_the_interval_is_as_wide_as_students_for_seeds_that_are_normal() -> None:

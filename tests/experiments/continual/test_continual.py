@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from kanrun.experiments import continual
 from kanrun.experiments.continual.claim_checks import claims_of as claims
-from kanrun.experiments.continual.learners import Learner, twin_of
+from kanrun.experiments.continual.learners import Learner, without_memory
 
 from kanrun.cli.app import main
 from kanrun.config import AutoSolver, ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
@@ -229,7 +229,7 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
         "KAN": False,
         "KAN, rehearse": True,
     }
-    assert found["all"].spread == "RMSE on everything 1 of that one's"
+    assert found["all"].spread == "RMSE on everything over that one's 1"
 
 
 def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
@@ -249,7 +249,7 @@ def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
     said = [claim.sentence for claim in claims(pd.DataFrame(learned))]
     assert [sentence.partition(" (")[0] for sentence in said] == [
         "scales: forgetting is back",
-        "kept: forgets at most a tenth of what scales does, which keeps nothing",
+        "kept: forgetting over that of scales, which keeps nothing",
     ]
 
 
@@ -270,14 +270,14 @@ def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
     ]
 
 
-def test_the_twin_of_a_learner_is_the_one_of_the_same_network() -> None:
+def test_the_without_memory_a_learner_is_the_one_of_the_same_network() -> None:
     two, three = (
         Learner(name, MLPConfig(), depths=[depth]) for name, depth in (("two", 2), ("three", 3))
     )
     kept = Learner("kept", MLPConfig(), "ewc", depths=[3], strengths=[7.0])
-    assert twin_of(kept, [two, three, kept]) == "three"
-    assert twin_of(kept, [two, kept]) is None
-    assert twin_of(two, [two, three]) is None
+    assert without_memory(kept, [two, three, kept]) == "three"
+    assert without_memory(kept, [two, kept]) is None
+    assert without_memory(two, [two, three]) is None
 
 
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])

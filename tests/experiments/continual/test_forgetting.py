@@ -10,15 +10,15 @@ import pytest
 import torch
 from kanrun.experiments.continual.learners import (
     MEMORIES,
-    Anchored,
-    Hold,
+    EWCObjective,
+    FreezeSeen,
     Learner,
-    Rehearse,
+    PseudoRehearsal,
     Replay,
 )
-from kanrun.experiments.continual.summary import measure_forgetting
+from kanrun.experiments.continual.measures import measure_forgetting
 from kanrun.experiments.continual.task_sequence import make_sequence
-from kanrun.experiments.continual.training import MARGIN, go_through
+from kanrun.experiments.continual.training import MARGIN, train_sequence
 
 from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
@@ -101,7 +101,7 @@ def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
 
 def test_replay_keeps_some_points_and_rehearsal_none() -> None:
     first, second, network = phase(-1, 0), phase(0, 1), flat_kan()
-    replay, rehearse = Replay(5), Rehearse()
+    replay, rehearse = Replay(5), PseudoRehearsal()
     for memory in (replay, rehearse):
         assert memory.samples(network, first, box(first)) is first
         memory.learned(network, first, box(first))
@@ -120,7 +120,7 @@ def test_replay_keeps_some_points_and_rehearsal_none() -> None:
 def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(
     solver: Callable[..., Solver],
 ) -> None:
-    network, memory, first = flat_kan(), Hold(), phase(-1, 0)
+    network, memory, first = flat_kan(), FreezeSeen(), phase(-1, 0)
     assert memory.held() == ()
     memory.learned(network, first, box(first))
     before = network.edge_layers[0].coefficients.detach().clone()
@@ -140,7 +140,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     memory.learned(network, first, box(first))
     bare = Objective(first, 1.0)
     anchored = memory.anchored(bare)
-    assert isinstance(anchored, Anchored)
+    assert isinstance(anchored, EWCObjective)
     rough = SmoothnessLoss(network, SmoothnessPenalty(0.0))
 
     def cost() -> float:
@@ -187,7 +187,7 @@ def test_a_training_that_diverges_says_where(steps: int) -> None:
         else "phase 1, step 2: The loss is not finite at step 2 of Adam"
     )
     with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
-        go_through(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
+        train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
 
 
 def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:

@@ -13,7 +13,7 @@ from kanrun.experiments.extend_grid.claim_checks import (
     overfit_claims,
     warm_start_claims,
 )
-from kanrun.experiments.extend_grid.schedules import Schedule, limited, schedule_of
+from kanrun.experiments.extend_grid.extension import Schedule, limited, schedule_of
 
 from kanrun.config import (
     AdamSolver,
@@ -285,7 +285,10 @@ def test_schedules_are_read_from_the_configuration() -> None:
         ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
         ({"sampling": SamplingConfig(n_train=200, n_test=0)}, "bessel_j0 has no test points"),
         (
-            {"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(n_train=4, n_test=0)},
+            {
+                "target": NamedTarget("lecture_points"),
+                "sampling": SamplingConfig(n_train=4, n_test=0),
+            },
             "no test points",
         ),
         ({"order_intervals": [8, 4]}, "must increase"),

@@ -68,7 +68,7 @@ def test_the_staircase_is_marked_at_the_stage_that_crosses() -> None:
     later = drawn.staircase(steps(), stages(threshold=60, paper_threshold=np.nan))
     assert marks(later) == []
     assert labels(later) == ["train", "test"]  # of what is drawn
-    assert later.get_suptitle().endswith("\nparameters = training points: not before $G = 60$")
+    assert later.get_suptitle().endswith("\nparameters = training points: not before G = 60")
 
 
 def test_numbers_of_stages_that_are_near_each_other_do_not_overlap() -> None:
@@ -85,14 +85,14 @@ def test_both_marks_are_on_the_axis_of_intervals(panel: int) -> None:
     assert marks(figure, panel) == [25, 30]
     assert labels(figure)[-2:] == [
         "parameters = training points",
-        "the paper's $E\\,G$ = training points",
+        "the paper's E·G = training points",
     ]
 
 
 def test_a_mark_far_beyond_the_grids_is_named() -> None:
     figure = drawn.against_intervals(stages(threshold=9000), None)
     assert marks(figure) == [30]
-    assert figure.get_suptitle().endswith("\nparameters = training points: at $G = 9000$")
+    assert figure.get_suptitle().endswith("\nparameters = training points: at G = 9000")
 
 
 def test_marks_of_every_number_of_points_and_of_the_finest_grid() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kanrun.experiments.extend_grid.schedules import Schedule, schedule_of, threshold_intervals
+from kanrun.experiments.extend_grid.extension import Schedule, schedule_of, threshold_intervals
 from torch import Generator
 
 from kanrun.config import AdamSolver

@@ -241,7 +241,8 @@ def test_tables_are_interpreted_in_their_own_units(
     frame.to_csv(path, index=False)
     target = TableTarget(str(path), ["a b", "c"], ["y"])
     result = run(
-        tmp_path_factory, settings(target=target, sampling=SamplingConfig(n_train=None, n_test=None))
+        tmp_path_factory,
+        settings(target=target, sampling=SamplingConfig(n_train=None, n_test=None)),
     )
     summary = result.table("summary").iloc[0]
     assert summary["recovered"] == "unknown"
@@ -261,7 +262,8 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
     path = tmp_path_factory.mktemp("data") / "noise.csv"
     pd.DataFrame({"a": rng.normal(size=300), "y": rng.normal(size=300)}).to_csv(path, index=False)
     cfg = settings(
-        target=TableTarget(str(path), ["a"], ["y"]), sampling=SamplingConfig(n_train=None, n_test=None)
+        target=TableTarget(str(path), ["a"], ["y"]),
+        sampling=SamplingConfig(n_train=None, n_test=None),
     )
     summary = run(tmp_path_factory, cfg).table("summary").iloc[0]
     assert summary["outcome"] == "failed"

@@ -1,4 +1,4 @@
-"""One network of a comparison: its settings from a case, its training within an equal budget, and its row."""
+"""One network of a comparison: its settings from a case, its equal budget, and its row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
-from kanrun.runs.records import Checkpoint, Row, Value
+from kanrun.runs.records import Checkpoint, Record, Row, Value
 from kanrun.study.build import (
     check_model,
     edge_spec,
@@ -33,10 +33,22 @@ from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import typed, with_cell
 
+Cell = Mapping[str, Any]
 #: Passes of which the fastest counts: noise only ever adds time.
 PASSES = 9
-#: Most steps on a grid, search for the penalty's weight included, over those without: opponents may take as many.
+#: Maximum number of steps on a grid with the search for the penalty's weight, over those without:
+#: opponents may take as many.
 SEARCH = 3
+
+
+class Comparison(Protocol):
+    """What is compared: its cells, a check of the settings, and the records of a cell."""
+
+    def cells(self, cfg: CompareMLPConfig, /) -> list[dict[str, Any]]: ...  # noqa: D102
+
+    def check(self, cfg: CompareMLPConfig, /) -> None: ...  # noqa: D102
+
+    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int, /) -> Iterator[Record]: ...  # noqa: D102
 
 
 @dataclass
@@ -55,7 +67,7 @@ class CaseSettings:
 
 @dataclass(frozen=True)
 class Case:
-    """A target that networks are compared on; `name` tells it from the other cases."""
+    """A target that networks are compared on; `name` distinguishes it from the other cases."""
 
     problem: LearningProblem
     settings: FitConfig
@@ -63,9 +75,9 @@ class Case:
 
 
 def cases_of(cfg: CompareMLPConfig) -> list[Any]:
-    """The cases that are listed, or the one target that is given in their place.
+    """Return the cases that are listed, or the one target that is given in their place.
 
-    Raises UsageError if there is none, and for a case that is none.
+    Raises UsageError if there is none, and for an entry that is not a case.
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
@@ -80,20 +92,21 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
 
 
 def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
-    """The case's target sampled for `seed`. Raises UsageError for settings that break a rule."""
+    """Return the case's target sampled for `seed`. Raises UsageError for invalid settings."""
     settings = _settings(cfg, case)
     problem = make_problem(settings, settings.target, settings.sampling, seed)
     name = problem.dataset.target.name
     if problem.data.test is None:
         raise UsageError(
-            f"{name} has no test points, by which networks are compared; sampling.n_test must be 1 or more."
+            f"{name} has no test points, by which networks are compared; "
+            "sampling.n_test must be 1 or more."
         )
     y = problem.data.train.y
     if (y == y[0]).all():
         raise UsageError(
             f"{name} is the same at all training points, so that there is nothing to compare."
         )
-    return Case(problem, settings, name + _apart(cfg, case))
+    return Case(problem, settings, name + _difference(cfg, case))
 
 
 def _settings(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> FitConfig:
@@ -102,42 +115,40 @@ def _settings(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> FitConfig:
     return with_cell(base, {key: case[key] for key in ("target", "sampling") if case.get(key)})
 
 
-def _apart(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
-    """In brackets, the settings in which the case differs from others of the same target, as (train 500)."""
-    alike = [other for other in cases_of(cfg) if _target_name(other) == _target_name(case)]
-    if len(alike) < 2:
+def _difference(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
+    """Return the settings in which a case differs from others of its target, as (train 500)."""
+    equal = [other for other in cases_of(cfg) if _target_name(other) == _target_name(case)]
+    if len(equal) < 2:
         return ""
     own, *others = (
         {**asdict(one.target), **asdict(one.sampling)}
-        for one in (_settings(cfg, each) for each in (case, *alike))
+        for one in (_settings(cfg, each) for each in (case, *equal))
     )
     differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
-    words = ", ".join(f"{key} {own[key]}" for key in differing if own[key] is not None)
+    words = ", ".join(
+        f"{key.removeprefix('n_')} {own[key]}" for key in differing if own[key] is not None
+    )
     return f" ({words})" if words else ""
 
 
 def _target_name(case: Mapping[str, Any]) -> str:
-    """The target's name by its settings alone: no table is read for it."""
+    """Return the target's name by its settings alone: no table is read for it."""
     target = case["target"]
     if "path" in target:
         return Path(str(target["path"])).name
-    return str(
-        next(
-            (target[key] for key in ("name", "formula", "id") if target.get(key)),
-            target.get("kind"),
-        )
-    )
+    names = (target.get(key) for key in ("name", "formula", "id", "kind"))
+    return str(next(filter(None, names), None))
 
 
 def check_once(networks: Iterable[str]) -> None:
-    """Raise UsageError for a network that is listed twice: nothing would tell its two trainings apart."""
+    """Raise UsageError for a network that is listed twice: its trainings would look the same."""
     twice = [network for network, times in Counter(networks).items() if times > 1]
     if twice:
         raise UsageError(f"{twice[0]} is listed twice; list each shape and grid of a case once.")
 
 
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:
-    """The KAN with these hidden widths, trained along `grid`: a number of intervals or a schedule."""
+    """Return the KAN with these hidden widths, trained along `grid`: a number or a schedule."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
             f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan."
@@ -150,106 +161,96 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConf
     return model
 
 
-def schedule_of(grid: Any) -> list[Any]:
-    """A number of intervals as a schedule of one grid; a schedule as it is."""
-    return list(grid) if isinstance(grid, list) else [grid]
+def last_grid(grid: Any) -> int:
+    """Return the last number of intervals of a schedule, or the number itself."""
+    return int(grid[-1]) if isinstance(grid, list) else int(grid)
 
 
-def words_of(grid: Any) -> str:
-    """The schedule in words, as 5,10,20."""
-    return ",".join(map(str, schedule_of(grid)))
+def schedule_text(grid: Any) -> str:
+    """Return the schedule as text, as 5,10,20."""
+    return ",".join(map(str, grid)) if isinstance(grid, list) else str(grid)
 
 
 def kan_of(case: Case, model: KANConfig) -> Network:
-    """A fresh KAN on the last grid of its schedule, to count and to time."""
-    last = schedule_of(model.intervals)[-1]
-    return factory(replace(model, intervals=last), case.problem)(generator(0, "size"))
+    """Return an untrained KAN on the last grid of its schedule, to count and to time."""
+    model = replace(model, intervals=last_grid(model.intervals))
+    return factory(model, case.problem)(generator(0, "size"))
 
 
 def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
-    """The KAN's plan and its steps on all grids, those of the search for the penalty's weight included."""
+    """Return the KAN's plan and its steps on all grids, including the search for the penalty."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-    products, spec = tuple(model.multiplication_nodes), edge_spec(model, plan.solver)
+    nodes, spec = tuple(model.multiplication_nodes), edge_spec(model, plan.solver)
     each = (
-        plan.steps_for(kan_parameters(KANSize(shape, g, model.degree, products), spec))
+        plan.steps_for(kan_parameters(KANSize(shape, g, model.degree, nodes), spec))
         for g in plan.intervals
     )
     return replace(plan, select_width=False), sum(each) * (SEARCH if plan.weight is None else 1)
 
 
 def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
-    """Train along the schedule. Where validation chooses a coarser grid than the last, the KAN is the smaller one."""
+    """Train along the schedule; validation may choose a coarser grid and thus a smaller KAN."""
     plan, _ = budget_of(case, model)
-    return fit(
-        factory(model, case.problem, plan.solver),
-        case.problem.data,
-        plan,
-        generator(seed, "training"),
-    )
+    create = factory(model, case.problem, plan.solver)
+    return fit(create, case.problem.data, plan, generator(seed, "training"))
 
 
 def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int) -> Trained:
-    """Train with the solver and starts of the KANs, for up to `steps` steps; an MLP has no penalty to weigh."""
+    """Train with the solver and starts of the KANs, for up to `steps` steps and without penalty."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     plan = replace(plan, steps=steps, weight=0.0)
     return fit(factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
 
 
 def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
-    """The row of the summary: size by every measure, seconds, errors."""
+    """Return the row of the summary: size by every measure, seconds, errors.
+
+    Networks are compared by `error`: cross-entropy for classes, otherwise the RMSE.
+    """
     network, errors = trained.network, trained.errors
     quality = scores(network, case.problem)
-    return Row(
-        "summary",
-        {
-            **marks,
-            "target": case.name,
-            "model": network.kind,
-            "shape": "-".join(map(str, network.shape)),
-            "intervals": network.intervals,
-            "parameters": network.count(),
-            **network.flops(),
-            "seconds": trained.seconds,
-            "inference_seconds": inference_seconds(network, case.problem.data.train.x),
-            "train_rmse": errors.train,
-            "validation_rmse": errors.validation,
-            "test_rmse": errors.test,
-            "relative_error": relative_error(errors.reported, case.problem.dataset),
-            "test_accuracy": quality.get("test_accuracy"),
-            "test_cross_entropy": quality.get("test_cross_entropy"),
-            **compared_by(errors.test, quality),
-        },
-    )
+    entropy = quality.get("test_cross_entropy")
+    values: dict[str, Value] = {
+        "target": case.name,
+        "model": network.kind,
+        "shape": "-".join(map(str, network.shape)),
+        "intervals": network.intervals,
+        "parameters": network.count(),
+        **network.flops(),
+        "seconds": trained.seconds,
+        "inference_seconds": inference_seconds(network, case.problem.data.train.x),
+        "train_rmse": errors.train,
+        "validation_rmse": errors.validation,
+        "test_rmse": errors.test,
+        "relative_error": relative_error(errors.reported, case.problem.dataset),
+        "test_accuracy": quality.get("test_accuracy"),
+        "test_cross_entropy": entropy,
+        "error": errors.test if "test_cross_entropy" not in quality else entropy,
+        "error_name": "test RMSE" if "test_cross_entropy" not in quality else "test cross-entropy",
+    }
+    return Row("summary", {**marks, **values})
 
 
 def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator[Checkpoint]:
-    """The KAN for the page of the run, where those of one case and shape share a slider."""
+    """Yield the KAN for the run's page, where those of one case and shape share a slider."""
     shape = "-".join(map(str, trained.network.shape))
-    named = {f"G = {words_of(grid)}": trained.network}
-    yield from slider_checkpoint(
-        case.problem, named, "grid", f"The KAN {shape} on {case.name}", seed
+    named, title = (
+        {f"G = {schedule_text(grid)}": trained.network},
+        f"The KAN {shape} on {case.name}",
     )
-
-
-def compared_by(rmse: float | None, quality: Mapping[str, Value]) -> dict[str, Value]:
-    """The `error` that networks are compared by, and its name: cross-entropy for classes, else the RMSE."""
-    if "test_cross_entropy" in quality:
-        return {"error": quality["test_cross_entropy"], "error_name": "test cross-entropy"}
-    return {"error": rmse, "error_name": "test RMSE"}
+    yield from slider_checkpoint(case.problem, named, "grid", title, seed)
 
 
 def inference_seconds(network: nn.Module, x: Tensor) -> float:
-    """Seconds of one pass over `x`, the fastest of several."""
+    """Return the seconds of one pass over `x`, the fastest of several."""
+    times = []
     with torch.no_grad():
         network(x)
-        return min(_passes(network, x))
-
-
-def _passes(network: nn.Module, x: Tensor) -> Iterator[float]:
-    for _ in range(PASSES):
-        start = perf_counter()
-        network(x)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        yield perf_counter() - start
+        for _ in range(PASSES):
+            start = perf_counter()
+            network(x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            times.append(perf_counter() - start)
+    return min(times)

@@ -1,0 +1,274 @@
+"""Claims of `kanrun compare-mlp`, by comparison: who is more accurate, what holds, what grows.
+
+Who wins is judged with a bootstrap interval: a draw is called a draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from kanrun.engine.networks.matching import TOLERANCE
+from numpy.typing import NDArray
+
+from kanrun.runs import Claim
+from kanrun.study.statistics import (
+    claim_at_most,
+    claim_near,
+    exponent,
+    median,
+    value_range,
+)
+
+Tables = Mapping[str, pd.DataFrame]
+#: Coverage of an interval. RESAMPLES leave some 500 beyond each end of the widest that is drawn,
+#: that of 6 seeds.
+LEVEL, RESAMPLES, BATCH = 0.95, 200_000, 10_000
+#: Beyond an end there must be room for this many of the rarest resamples, one seed n times:
+#: otherwise the end is that seed. Of normal samples, intervals of 6 seeds then cover 94%; those of
+#: 5, which are refused, would cover 91%.
+ROOM = 10
+#: How far the exponents of growth may be from the lecture's, which leaves out biases and scales:
+#: less than this fraction at 16 nodes or 20 functions an edge.
+GROWTH = 0.1
+#: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with
+#: room for their condition), and what is required of the end of an iteration.
+EXACT, SOLVED = 1e-12, 1e-8
+LINEAR = {
+    "from_least_squares": ("is ordinary least squares", SOLVED),
+    "from_product": ("is the product of its matrices", EXACT),
+    "bits_that_differ": ("has layers whose outputs differ from x W^T + b in any bit", 0),
+}
+#: Model and column of each law of growth, its power, and what the column is.
+LAWS = (
+    ("mlp", "width", 2, "an MLP grow with N nodes a layer"),
+    ("mlp", "depth", 1, "an MLP grow with L layers"),
+    ("kan", "width", 2, "a KAN grow with N nodes a layer"),
+    ("kan", "depth", 1, "a KAN grow with L layers"),
+    ("kan", "functions", 1, "a KAN grow with G + k functions an edge"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ratio of the MLP's error over the KAN's (geometric mean) with its interval.
+
+    With too few seeds for one, `low` and `high` are the range of the seeds.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    seeds: int
+    enough: bool
+
+    @property
+    def above(self) -> bool:
+        """Whether the ratio is above 1 for certain."""
+        return self.enough and self.low > 1
+
+    @property
+    def winner(self) -> str:
+        """Who wins, in words."""
+        if np.isnan(self.ratio):
+            return "undecided, an error is NaN"
+        if not self.enough:
+            return "undecided"
+        if self.above:
+            return "KAN wins"
+        return "MLP wins" if self.high < 1 else "a draw"
+
+    @property
+    def interval(self) -> str:
+        """The interval in words."""
+        ends, level = f"{self.low:.3g} .. {self.high:.3g}", f"{100 * LEVEL:g}%"
+        if self.enough:
+            return f"{level} interval {ends} over {self.seeds} seeds"
+        return (
+            f"{ends}, the range of {self.seeds} seed{'s' * (self.seeds > 1)}, too few for {level}"
+        )
+
+
+def judge(logs: NDArray[np.float64]) -> Verdict:
+    """Return the verdict on log10(MLP's error / KAN's), shape (seeds, pairs).
+
+    Whole seeds are drawn with replacement, since the pairs of one seed share their data. The
+    bootstrap over n seeds underestimates the spread by sqrt((n - 1) / n) and ignores its own
+    uncertainty; wider quantiles correct for both (expanded percentiles; Hesterberg, The American
+    Statistician 69, 2015, section 5.3). A few seeds have no resamples that far out.
+    """
+    each = logs.mean(1)
+    seeds, ratio = len(each), float(10 ** each.mean())
+    tail = expanded_tail(seeds)
+    enough = ROOM * float(seeds) ** -seeds <= tail
+    low, high = each.min(), each.max()
+    if enough and np.isfinite(each).all():
+        # Importing it takes half a second, which workers that only train would each pay.
+        from scipy import stats
+
+        options: Any = {"n_resamples": RESAMPLES, "batch": BATCH, "method": "percentile"}
+        options |= {"confidence_level": 1 - 2 * tail, "rng": np.random.default_rng(0)}
+        low, high = stats.bootstrap((each,), np.mean, **options).confidence_interval
+    return Verdict(ratio, float(10**low), float(10**high), seeds, enough)
+
+
+def expanded_tail(seeds: int) -> float:
+    """Return the fraction beyond either end: Phi(-sqrt(n / (n - 1)) t), t Student's quantile."""
+    if seeds < 2:
+        return 0.0
+    from scipy import stats
+
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
+    return float(stats.norm.cdf(-quantile * (seeds / (seeds - 1)) ** 0.5))
+
+
+def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Return log10(MLP's error / KAN's) of all rows of one target, shape (seeds, KANs).
+
+    Of the MLPs matched to a KAN, the one with the lowest validation error of each seed counts
+    (training error if nothing is held out): test errors choose nothing. Seeds that lack a training
+    are left out.
+    """
+    held_out = rows["validation_rmse"].notna().any()
+    kans = rows[rows["model"] == "kan"].set_index(["seed", "kan"])["error"]
+    mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()]
+    mlps = mlps.sort_values("validation_rmse" if held_out else "train_rmse")
+    best = mlps.groupby(["seed", "kan"]).head(1).set_index(["seed", "kan"])["error"]
+    smallest = np.finfo(float).tiny
+    both = best.index.intersection(kans.index)
+    ratios: pd.Series = (best[both] + smallest) / (kans[both] + smallest)
+    return complete(ratios.map(np.log10))
+
+
+def complete(values: pd.Series) -> NDArray[np.float64]:
+    """Return values by (seed, pair), without the seeds that lack a pair; NaN stays."""
+    wide = values.unstack()
+    there = pd.Series(True, index=values.index).unstack(fill_value=False)
+    return np.asarray(wide[there.all(axis=1)], dtype=np.float64)
+
+
+def matched_claims(tables: Tables) -> Iterator[Claim]:
+    """Claim who wins at equal size, and the growth laws."""
+    summary = tables["summary"]
+    match = summary["match"].iloc[0]
+    if isinstance(match, str):
+        yield from verdict_claims(summary, match)
+    if "growth" in tables:
+        yield from growth_claims(tables["growth"])
+
+
+def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
+    """Claim, for each target, that at equal size the KAN's test error is below the MLPs'."""
+    targets: Any = summary.groupby("target", sort=False)
+    for target, rows in targets:
+        logs = matched_logs(rows)
+        if logs.size:
+            verdict = judge(logs)
+            spread = f"{verdict.interval}: {verdict.winner}{_unequal(rows, match)}"
+            sentence = f"{target}: at equal {match} the KAN's test error is below the MLP's"
+            bound = "MLP's over KAN's, interval above 1"
+            yield Claim(sentence, verdict.ratio, bound, verdict.above, spread)
+
+
+def _unequal(rows: pd.DataFrame, match: str) -> str:
+    """Describe how far the matched MLPs are from equal, if that exceeds the tolerance.
+
+    The KANs as they came out count: validation may have chosen a coarser grid.
+    """
+    off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
+    if match in rows:
+        sizes = rows.dropna(subset=["kan"]).set_index(["seed", "kan"])
+        kans, mlps = (sizes.loc[sizes["model"] == model, match] for model in ("kan", "mlp"))
+        off = (mlps / kans.reindex(mlps.index) - 1).dropna()
+    if off.empty or off.abs().max() <= TOLERANCE.get(match, 0.0):
+        return ""
+    return f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
+
+
+def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
+    """Claim O(N^2 L) parameters of MLPs and O(N^2 L (G + k)) of KANs, on larger sizes."""
+    wrong = (growth["parameters"] - growth["formula"]).abs()
+    sentence = "Formulas of parameters against the modules: largest difference"
+    yield claim_at_most(sentence, wrong, 0, of="modules")
+    for model, name, law, what in LAWS:
+        rows = growth[growth["model"] == model]
+        for column in {"width", "depth", "functions"} - {name}:
+            rows = rows[rows[column].isna() | (rows[column] == rows[column].max())]
+        values = sorted(rows[name].unique())
+        if len(values) > 1:
+            upper = rows[rows[name].isin(values[-max(2, (len(values) + 1) // 2) :])]
+            measured = exponent(upper[name], upper["parameters"])
+            yield claim_near(f"Parameters of {what} to the power", measured, law, GROWTH)
+
+
+def width_claims(tables: Tables) -> Iterator[Claim]:
+    """Claim that some width reaches each error.
+
+    The best seed decides, since the theorem says that weights exist.
+    """
+    keys = ["target", "activation", "wanted"]
+    best = tables["reached"].groupby([*keys, "width"], sort=False)["relative_error"].min()
+    groups: Any = best.reset_index().groupby(keys, sort=False)
+    for (target, activation, wanted), rows in groups:
+        enough = rows.loc[rows["relative_error"] <= wanted, "width"]
+        lowest = f"{rows['relative_error'].min():.2g} is the least reached"
+        measured = float(enough.min()) if len(enough) else lowest
+        sentence = f"{target}: hidden {activation} nodes for a relative RMSE of {wanted:g}"
+        yield Claim(sentence, measured, f"at most {rows['width'].max()}", len(enough) > 0)
+
+
+def theorem_claims(tables: Tables) -> Iterator[Claim]:
+    """Claim that the relative test RMSE is within the bound of the case, if it has one."""
+    summary = tables["summary"]
+    several = summary["grid"].nunique() > 1
+    groups: Any = summary[summary["bound"].notna()].groupby(["target", "grid"], sort=False)
+    for (target, grid), rows in groups:
+        shape = str(rows["shape"].iloc[0]).replace("-", ",")
+        along = f" with G = {grid}" if several else ""
+        sentence = f"[{shape}] fits {target}{along}: test RMSE over the target's standard deviation"
+        errors = rows["relative_error"]
+        bound = float(rows["bound"].iloc[0])
+        yield claim_at_most(sentence, median(errors), bound, value_range(errors))
+
+
+def linear_claims(tables: Tables) -> Iterator[Claim]:
+    """Claim that an MLP without activations is one linear map, whatever the depth."""
+    rows = tables["linear"]
+    depths = f"with {rows['depth'].min()} to {rows['depth'].max()} hidden layers"
+    for column, (what, bound) in LINEAR.items():
+        sentence = f"An MLP without activations {depths} {what}"
+        yield claim_at_most(sentence, rows[column], bound, of="networks")
+
+
+def trick_claims(tables: Tables) -> Iterator[Claim]:
+    """Claim that switching off a trick costs accuracy, on all targets together."""
+    summary = tables["summary"]
+    pair = summary["target"] + " " + summary["shape"]
+    summary = summary.assign(log=np.log10(summary["error"]), pair=pair)
+    groups: Any = summary.groupby(["variant", "seed", "pair"])["log"]
+    logs = groups.agg(lambda each: each.mean(skipna=False))
+    variants = list(dict.fromkeys(summary["variant"]))
+    if "all tricks" not in variants:
+        return
+    on = logs["all tricks"]
+    for variant in variants:
+        off = logs[variant]
+        both = off.index.intersection(on.index)
+        differences = complete(off[both] - on[both])
+        if variant != "all tricks" and differences.size:
+            verdict = judge(differences)
+            sentence = f"{variant}: test error over that with all tricks"
+            bound = "interval above 1"
+            yield Claim(sentence, verdict.ratio, bound, verdict.above, verdict.interval)
+
+
+CLAIMS: dict[str, Callable[[Tables], Iterator[Claim]]] = {
+    "matched": matched_claims,
+    "universal_approximation": width_claims,
+    "kolmogorov_arnold": theorem_claims,
+    "no_activation": linear_claims,
+    "implementation_tricks": trick_claims,
+}
