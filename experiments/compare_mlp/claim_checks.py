@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from kanrun.engine.networks.matching import TOLERANCE
+from kanrun.engine.networks.counting import TOLERANCE
 from numpy.typing import NDArray
 
 from kanrun.runs import Claim
