@@ -22,8 +22,11 @@ from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph
-from kanrun.engine.symbolic.multivariate import pair_formulas, ridge_formulas
-from kanrun.engine.symbolic.rational_functions import rational_function
+from kanrun.engine.symbolic.multivariate import (
+    pair_formulas,
+    rational_function,
+    ridge_formulas,
+)
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.snapping import FittedStructure, FormulaFit, SearchStage, matched

@@ -31,7 +31,7 @@ from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Graph, Subgraph, sound
 from kanrun.engine.symbolic.invariances import canonicalise
-from kanrun.engine.symbolic.rational_functions import quotient_of_polynomials
+from kanrun.engine.symbolic.multivariate import quotient_of_polynomials
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import (
     OutputTransform,

@@ -14,8 +14,12 @@ from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choo
 from kanrun.engine.symbolic.dictionary import PRODUCT, Dictionary
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
-from kanrun.engine.symbolic.multivariate import linear_forms, pair_formulas, ridge_formulas
-from kanrun.engine.symbolic.rational_functions import rational_function
+from kanrun.engine.symbolic.multivariate import (
+    linear_forms,
+    pair_formulas,
+    rational_function,
+    ridge_formulas,
+)
 from kanrun.engine.symbolic.structure import fit_expression
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduce_variables
 from kanrun.errors import KanrunError, UsageError
