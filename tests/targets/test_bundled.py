@@ -1,4 +1,4 @@
-"""scikit-learn's tables as targets: the numbers and classes that it brings, and the sentence where it is missing."""
+"""Tables of scikit-learn as targets: numbers, classes, and the message if it is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any table in: categories, missing values, all columns but the outputs, and back from plain JSON."""
+"""Encoding of tables: categories, missing values, all columns but the outputs, plain JSON."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def test_numbers_with_a_little_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'a' has numbers and text, such as 'oops'"):
         build_target(TableTarget(path=str(path), outputs=["b"]))
     path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
-    assert build_target(TableTarget(path=str(path), outputs=["b"], categorical_columns=["a"])).inputs == (
-        "a=2",
-    )
+    assert build_target(
+        TableTarget(path=str(path), outputs=["b"], categorical_columns=["a"])
+    ).inputs == ("a=2",)
 
 
 def test_complete_numbers_need_no_code(tmp_path: Path) -> None:

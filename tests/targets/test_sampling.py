@@ -46,7 +46,9 @@ def test_counts_shapes_and_truth() -> None:
 
 
 def test_points_are_uniform_in_the_domain() -> None:
-    data = dataset(target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), n_train=20000)
+    data = dataset(
+        target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), n_train=20000
+    )
     x = all_training(data)
     np.testing.assert_allclose(x.mean(axis=0), [4, -0.5], atol=0.05)
     np.testing.assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
@@ -144,10 +146,19 @@ def test_given_points() -> None:
         ),
         ({"noise": float("nan")}, "sampling.noise=nan is not a number"),
         ({"noise": float("inf")}, "sampling.noise=inf must be finite and at least 0"),
-        ({"validation_fraction": -0.1}, "sampling.validation_fraction=-0.1 must be from 0 to 0.5 (fraction"),
-        ({"validation_fraction": 0.51}, "sampling.validation_fraction=0.51 must be from 0 to 0.5 (fraction"),
+        (
+            {"validation_fraction": -0.1},
+            "sampling.validation_fraction=-0.1 must be from 0 to 0.5 (fraction",
+        ),
+        (
+            {"validation_fraction": 0.51},
+            "sampling.validation_fraction=0.51 must be from 0 to 0.5 (fraction",
+        ),
         ({"validation_fraction": float("nan")}, "sampling.validation_fraction=nan is not a number"),
-        ({"n_train": None}, "sampling.n_train and sampling.n_test must be numbers; null is for tables"),
+        (
+            {"n_train": None},
+            "sampling.n_train and sampling.n_test must be numbers; null is for tables",
+        ),
         ({"n_test": None}, "sampling.n_train and sampling.n_test must be numbers"),
         (
             {"n_train": 10**12},

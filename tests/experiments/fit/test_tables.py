@@ -35,7 +35,7 @@ class Done:
 
 
 def kanrun(folder: Path, *words: str) -> Done:
-    """The command in this process, in `folder`."""
+    """Run the command in this process, in `folder`."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
