@@ -154,7 +154,9 @@ def code_of(
         if text is not None and not listed and (days := days_of(values)) is not None:
             numbers, text, parts = days, None, _parts(days)
         if listed or text is not None:
-            if not listed and _text_fraction(values) <= _TEXT_FRACTION:
+            given = [value for value in values if not _is_missing(value)]
+            texts = sum(lenient_numbers([value])[1] is not None for value in given)
+            if not listed and texts <= _TEXT_FRACTION * max(len(given), 1):
                 raise UsageError(
                     f"column {name!r} has numbers and text, such as {text!r}; {advice}."
                 )
@@ -215,11 +217,6 @@ def _parts(days: Array) -> tuple[str, ...]:
         for part, period in DAYS.items()
         if np.ptp(known) >= _PERIODS * period and len(np.unique(place_of(known, part))) > 1
     )
-
-
-def _text_fraction(values: Sequence[Any]) -> float:
-    given = [value for value in values if not _is_missing(value)]
-    return sum(lenient_numbers([value])[1] is not None for value in given) / max(len(given), 1)
 
 
 def _levels(values: Sequence[Any]) -> tuple[str, ...]:

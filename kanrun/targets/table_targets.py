@@ -40,7 +40,7 @@ BUNDLED = {
     "digits": ("load_digits", "classification"),
 }
 _INDICATOR = "set target.missing=indicator"
-_SPIRAL_POINTS = 24
+_SPIRAL_POINTS, _UNEVEN = 24, 0.2
 
 
 def build_table(config: TableTarget) -> Target:
@@ -139,10 +139,10 @@ def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
 
 
 def _numbers(
-    file: Path, table: Block, names: Sequence[str], advice: Mapping[str, str] = {}
+    file: Path, table: Block, names: Sequence[str], advice: Mapping[str, str] | None = None
 ) -> Array:
     """Return columns of numbers, shape (rows, names)."""
-    conversion = Conversion(file, advice)
+    conversion = Conversion(file, advice or {})
     found = conversion.numbers(table, names)
     conversion.check()
     return found
@@ -281,8 +281,11 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     anything but finite numbers.
     """
     check(config, "target.")
-    if config.path is None:
-        return _spiral(), None
+    if config.path is None:  # unevenly spaced on a spiral, which is not the graph of a function
+        angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)
+        angle += _UNEVEN * np.sin(5 * np.arange(_SPIRAL_POINTS))
+        radius = 2 * _UNEVEN + _UNEVEN * angle
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
     columns = list(config.columns) if config.columns is not None else _found_columns(config.path)
     wanted = columns if config.parameter is None else [*columns, config.parameter]
     numbers = read_inputs(config.path, wanted)
@@ -307,11 +310,3 @@ def _found_columns(path: str) -> list[str]:
             "a curve needs two."
         )
     return numeric[:2]
-
-
-def _spiral() -> Array:
-    """Return unevenly spaced points of a spiral of two turns."""
-    angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)
-    angle += 0.2 * np.sin(5 * np.arange(_SPIRAL_POINTS))
-    radius = 0.4 + 0.2 * angle
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)

@@ -83,7 +83,11 @@ class ReducedBasis:
             for column, grid in zip(u.T, breakpoints, strict=True)
         ]
         curvature = _energy(breakpoints, 2, np.where(empty, _GAP_STIFFNESS, 1.0))
-        slope = _energy(breakpoints, 1, np.ones((u.shape[1], INTERVALS))) + _level(breakpoints)
+        ends, grid = breakpoints[:, [0, -1]], _grid(breakpoints)
+        slopes = _b_splines(ends.T, grid, 1).transpose(1, 0, 2)
+        level = _LEVEL_ENDS * np.diff(ends, axis=1)[:, :, None]
+        slope = _energy(breakpoints, 1, np.ones((u.shape[1], INTERVALS)))
+        slope += slopes.transpose(0, 2, 1) @ slopes * level  # constant beyond both ends
         found = []
         for j, size in enumerate(std):
             smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, policy.functions)
@@ -184,14 +188,6 @@ def _energy(
         scaled = values * (stiffness * widths * weight / 2)[:, :, None]
         total += values.transpose(0, 2, 1) @ scaled
     return total
-
-
-def _level(breakpoints: ndarray) -> Float[ndarray, "inputs splines splines"]:
-    """Return a penalty on the slopes at both ends, which makes functions constant beyond them."""
-    ends = breakpoints[:, [0, -1]]
-    slopes = _b_splines(ends.T, _grid(breakpoints), 1).transpose(1, 0, 2)
-    width = (ends[:, 1] - ends[:, 0])[:, None, None]
-    return np.asarray(slopes.transpose(0, 2, 1) @ slopes * width * _LEVEL_ENDS)
 
 
 def _demmler_reinsch(
