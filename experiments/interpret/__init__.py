@@ -1,10 +1,10 @@
 """Find the formula behind a function, a table or a trained network, and verify it.
 
-Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure 2.4): train, prune,
-snap edges to symbolic functions, refit their constants, read the formula off. It differs from the paper in that nobody
-is asked: the shape is searched from simple to deep (multiplication nodes as in KAN 2.0, arXiv 2408.10205, among them),
-candidates are accepted by the validation error after a joint refit of all constants, and the formula comes with
-the largest difference between formula and network.
+Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure
+2.4): train, prune, snap edges to symbolic functions, refit their constants, read the formula.
+Unlike in the paper, all steps are automatic: the shape is searched from simple to deep, with
+multiplication nodes as in KAN 2.0 (arXiv 2408.10205); candidates are accepted by the validation
+error after a joint refit of all constants; the formula is verified.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
-    """One cell, or the suite's."""
+    """Return the cells of the suite, or one."""
     from kanrun.study.suite import suite_cells
 
     return suite_cells(cfg.suite)
 
 
 def check(cfg: InterpretConfig) -> None:
-    """Build everything that a run would build, without training. Raises UsageError for settings that do not fit, among
-    them more threads, another device or less precision than it uses."""
+    """Build everything that a run would build, without training.
+
+    Raises:
+        UsageError: For settings that do not fit: more threads, another device or less precision.
+    """
     from kanrun.study.suite import with_cell
 
     if cfg.threads is not None and cfg.threads > 1:
@@ -39,7 +42,8 @@ def check(cfg: InterpretConfig) -> None:
         )
     if cfg.device not in {"auto", "cpu"} or cfg.precision != "float64":
         raise UsageError(
-            f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and float64."
+            f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and "
+            "float64."
         )
     from kanrun.experiments.interpret.problem import options_of, problems_of
 
@@ -50,7 +54,7 @@ def check(cfg: InterpretConfig) -> None:
 
 
 def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
-    """Interpret every output of the target; one row per stage as it goes."""
+    """Interpret every output of the target; yield a row for each stage."""
     import time
 
     from kanrun.experiments.interpret.interpretation import Interpretation, interpretation
@@ -74,8 +78,10 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
 
 
 def figures(tables: Tables) -> Figures:
-    """The stages side by side, the network at the last of them, and which candidate fits which edge; of a suite the
-    score card."""
+    """Yield the stages, the final network, and the map of candidates.
+
+    For a suite the score card.
+    """
     from kanrun.experiments.interpret.plots import (
         candidate_map,
         captions,
@@ -98,7 +104,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Whether the seeds recovered the targets whose truth is known, and how near they come to certified values."""
+    """Return the claims on targets whose true function is known, and on certified parameters."""
     from kanrun.experiments.interpret.claim_checks import certified_claims, score_claims
 
     return [*certified_claims(tables.get("certified")), *score_claims(tables["summary"])]

@@ -1,4 +1,4 @@
-"""The edges of a network at each stage, placed for its diagram: what was pruned stays as a ghost where it was."""
+"""Edges of a network at each stage, placed for its diagram; pruned edges stay as ghosts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kanrun.engine.symbolic import (
 from kanrun.runs.records import Table
 
 _POINTS = 81
-#: What is written at an edge that carries a value on as it is.
+#: Label of an identity edge.
 PLAIN = "="
 
 Key = tuple[int, int]  # marks of source and target
 
 
 def _paths(graph: Graph) -> dict[Key, list[tuple[int, int]]]:
-    """For each edge the level and place of its ends, and between them of a relay on every level that it skips."""
+    """Return the places of the ends of each edge, and of a relay on every level that it skips."""
     depth, taken = depths(graph), Counter[int]()
 
     def stop(level: int) -> tuple[int, int]:
@@ -48,9 +48,10 @@ def _paths(graph: Graph) -> dict[Key, list[tuple[int, int]]]:
 def edge_tables(
     steps: Sequence[SearchStage], samples: SearchData, names: tuple[str, ...], output: str
 ) -> Table | None:
-    """The edges of the chosen structure at each stage, with the columns of the network diagram and `stage`.
+    """Return the edges of the structure at each stage, with the columns of the network diagram.
 
-    A graph whose edges are among the first stage's stands as that does, with the others as ghosts (`pruned`).
+    A graph whose edges are among those of the first stage is placed like it, with the other edges
+    as ghosts (`pruned`).
     """
     if not steps:
         return None
@@ -89,7 +90,7 @@ def _key(graph: Graph, edge: Edge) -> Key:
 
 
 def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
-    """What each edge looks like and how much it matters, without its place; edges beside one another as one."""
+    """Return the curve and the score of each edge, without its place; parallel edges become one."""
     values = graph.node_values(samples.x)
     rows: dict[Key, dict[str, Any]] = {}
     for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
@@ -113,7 +114,7 @@ def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
 
 
 def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two edges between the same nodes, such as those of x exp(x), as the diagram's one."""
+    """Join two edges between the same nodes, such as those of x exp(x)."""
     is_sum = first["operation"] == "sum"
     names = ["x" if row["symbolic"] == PLAIN else row["symbolic"] for row in (first, second)]
     return {
@@ -125,7 +126,7 @@ def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def label(function: object) -> str:
-    """A symbolic function's name, empty for a spline."""
+    """Return the name of a symbolic function, empty for a spline."""
     if isinstance(function, Symbolic):
         return function.candidate.name
     if isinstance(function, Subgraph):
@@ -136,7 +137,10 @@ def label(function: object) -> str:
 def _placed(
     row: dict[str, Any], path: Sequence[tuple[int, int]], ends: tuple[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """The edge's row, and one more for every level that it skips; `ends` are the names of an input and an output."""
+    """Yield the edge's row, and one more for every level that it skips.
+
+    `ends` names an input and an output.
+    """
     for hop, ((layer, source), (_, target)) in enumerate(pairwise(path)):
         final = hop == len(path) - 2
         yield {

@@ -1,4 +1,4 @@
-"""From data or a trained network to a formula with its certificate: what `kanrun interpret` and the library share."""
+"""From data or a trained network to a formula with its certificate."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
-from kanrun.experiments.interpret.peers import found_by
+from kanrun.experiments.interpret.backends import found_by
+from kanrun.experiments.interpret.outcome import constant, outcome
 from kanrun.experiments.interpret.result import (
-    Array,
-    Check,
     Interpretation,
     InterpretationProblem,
     Options,
-    tens,
+    VerificationData,
+    check_inputs,
+    decimal_scales,
 )
-from kanrun.experiments.interpret.verdict import constant, verdict
 
 from kanrun.engine.symbolic import (
     Budget,
@@ -40,7 +40,9 @@ from kanrun.targets import Data, array_target
 
 __all__ = ["Interpretation", "interpret", "interpretation"]
 
-_LEAST_POINTS = 20
+_MIN_POINTS = 20
+#: Standard deviation of an output, relative to its size, below which it is constant.
+_CONSTANT = 1e-14
 
 
 def interpret(  # noqa: PLR0913 (keywords of a public function)
@@ -55,12 +57,28 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     seed: int = 0,
     budget: float = 60.0,
 ) -> Interpretation:
-    """The formula of y (N,) in x (N, inputs), with its certificate on a fifth of the points, which are held out.
+    """Find the formula behind data or a trained model, and verify it on held-out points.
 
-    Without y, x is a trained `kanrun.Model`: the formula is that of its `output`, on the inputs that it was trained on,
-    as it is that of the column `output` of a y (N, outputs). `names` are the variables (default: the names of columns
-    or inputs where they are words, else x0, x1, ...); `candidates` names functions of the table, `custom_candidates` adds
-    formulas in x0; `hidden` fixes the KAN's hidden widths; it ends after work of `budget`, about seconds of one core.
+    Args:
+        x: Inputs, shape (samples, inputs); or a trained `kanrun.Model`, whose training inputs are
+            used.
+        y: Outputs, shape (samples,) or (samples, outputs); None for a model. A fifth of the points
+            is held out.
+        output: Index of the output to interpret.
+        names: Names of the variables; default: the names of columns or inputs if formulas can
+            contain them, else x0, x1, ...
+        candidates: Names of the functions that an edge may become; default: all built-in functions.
+        custom_candidates: Additional functions of x0, by name.
+        hidden: Hidden widths of the KAN; default: the shape is searched.
+        seed: Seed of the split and the search.
+        budget: Total work, in approximate seconds of one core.
+
+    Returns:
+        The formula with its outcome and certificate.
+
+    Raises:
+        UsageError: If the data are not finite, too few, or have constant inputs only; if `output`
+            or `names` do not fit them.
 
     Examples:
         >>> import numpy as np
@@ -68,87 +86,87 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
         >>> x = np.linspace(-1, 1, 200)
         >>> interpret(x, 3 * x**2 + 1)
         Interpretation(exact: 3*x0**2 + 1)
-
-    Raises UsageError for data that are not finite, too few or constant inputs only.
     """
     if isinstance(x, Model):
-        called, points = x.inputs, training_sample(x)
-        values = predicted_values(x, points)[:, output]
+        inputs, points = x.inputs, training_sample(x)
+        columns = predicted_values(x, points)
+    elif y is None:
+        raise UsageError("interpret needs a kanrun.Model, or points x and their values y.")
     else:
-        if y is None:
-            raise UsageError("interpret takes a kanrun.Model, or points x and their values y.")
         target = array_target(x, y)
         assert target.points is not None  # an invariant of targets in memory
-        called, points, values = target.inputs, target.points.x, target.points.y[:, output]
-    if len(values) < _LEAST_POINTS:
+        inputs, points, columns = target.inputs, target.points.x, target.points.y
+    if output not in range(columns.shape[1]):
         raise UsageError(
-            f"{len(values)} points are too few to find a formula; give at least {_LEAST_POINTS}."
+            f"output={output} is not an index of the {columns.shape[1]} outputs; they count from 0."
+        )
+    if names is not None:
+        if len(names) != len(inputs) or len(set(names)) != len(inputs):
+            raise UsageError(
+                f"names={list(names)} do not name the {len(inputs)} inputs: give one name for "
+                "each input, all different."
+            )
+        inputs = tuple(names)
+    if len(columns) < _MIN_POINTS:
+        raise UsageError(
+            f"{len(columns)} points are too few to find a formula; give at least {_MIN_POINTS}."
         )
     check_inputs(points)
-    inputs, unit = tens(points), float(tens(values[:, None]).scale[0])
-    points, values = inputs.apply(points), values / unit
+    scaling, values = decimal_scales(points), columns[:, output]
+    unit = float(decimal_scales(values[:, None]).scale[0])
+    points, values = scaling.apply(points), values / unit
     order = np.random.default_rng(seed).permutation(len(values))
     held, rest = order[: len(order) // 5], order[len(order) // 5 :]
-    cut = len(rest) // 5
-    samples = SearchData(
-        points[rest[cut:]], values[rest[cut:]], points[rest[:cut]], values[rest[:cut]]
-    )
-    check = Check(points[held], values[held], np.stack([points.min(0), points.max(0)], axis=1))
+    chosen, fitted = rest[: len(rest) // 5], rest[len(rest) // 5 :]
+    samples = SearchData(points[fitted], values[fitted], points[chosen], values[chosen])
+    domain = np.stack([points.min(0), points.max(0)], axis=1)
+    held_out = VerificationData(points[held], values[held], domain)
+    problem = InterpretationProblem(tuple(inputs), samples, held_out, scaling, unit)
     widths = tuple(hidden) if hidden is not None else None
-    options = Options(
-        choose(candidates, custom_candidates), widths, policy=SearchPolicy(budget=budget)
-    )
-    events = interpretation(
-        InterpretationProblem(tuple(names or called), samples, check, inputs, unit), options, seed
-    )
+    policy = SearchPolicy(budget=budget)
+    options = Options(choose(candidates, custom_candidates), widths, policy=policy)
+    events = interpretation(problem, options, seed)
     return next(event for event in events if isinstance(event, Interpretation))
-
-
-def check_inputs(x: Array) -> None:
-    """Raises UsageError where no input varies: then nothing can depend on any."""
-    if not (np.ptp(x, axis=0) > 0).any():
-        raise UsageError("No input varies: there is nothing that the output could depend on.")
 
 
 def interpretation(
     given: InterpretationProblem, options: Options, seed: int
 ) -> Iterator[SearchStage | Interpretation]:
-    """Every `SearchStage` as it happens, then the `Interpretation` in the user's units; from the given network, or else
-    one trained here. One thread for linear algebra: the systems are small, and threads cost them more than they save.
+    """Yield every `SearchStage`, then the `Interpretation` in the user's units.
+
+    Linear algebra uses one thread: the systems are small, and threads cost more than they save.
     """
     began = time.monotonic()
     with threadpoolctl.threadpool_limits(1):
         for event in _interpreted(given, options, seed):
             if isinstance(event, Interpretation):
-                yield replace(given.restored(event), seconds=time.monotonic() - began)
-            else:
-                yield event
+                event = replace(given.restored(event), seconds=time.monotonic() - began)
+            yield event
 
 
 def _interpreted(
     given: InterpretationProblem, options: Options, seed: int
 ) -> Iterator[SearchStage | Interpretation]:
     data, policy = given.samples, options.policy
-    if float(np.std(data.y)) <= 1e-14 * max(float(np.abs(data.y).max()), 1e-300):
+    if float(np.std(data.y)) <= _CONSTANT * max(float(np.abs(data.y).max()), 1e-300):
         yield constant(given)
         return
-    steps: list[SearchStage] = []
-    tried: dict[
-        int, FittedStructure
-    ] = {}  # by network: a longer look at one replaces what was found first
+    steps, structures = list[SearchStage](), list[FittedStructure]()
     problem = SearchProblem(data, options.candidates, policy, given.dimensions)
-    budget = Budget((1 - 2 * policy.proving) * policy.budget)
-    for event in limited(_events(given, problem, options, seed), policy.searching * policy.budget):
-        if isinstance(event, SearchData):  # noise is relative, and all begins anew
+    budget = Budget(policy.budget)
+    events = _events(given, problem, options, seed)
+    for event in limited(events, policy.search_fraction * policy.budget):
+        if isinstance(event, SearchData):
+            # Noise is relative: the search restarts.
             problem = replace(problem, data=event)
-            tried.clear()
+            structures.clear()
             steps.clear()
         elif isinstance(event, FittedStructure):
-            tried[id(event.network)] = event
+            structures.append(event)
         else:
             steps.append(event)
             yield event
-    yield from verdict(problem, given, steps, list(tried.values()), options.error_tolerance, budget)
+    yield from outcome(problem, given, steps, structures, options.error_tolerance, budget)
 
 
 def _events(
@@ -157,10 +175,8 @@ def _events(
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     data, source = problem.data, given.network
     if source is not None:
-        name = "given network"
-        yield SearchStage(
-            "train", name, source.whole, data.error(source.itself), 0.0, source.itself
-        )
+        name, error = "given network", data.error(source.itself)
+        yield SearchStage("train", name, source.whole, error, 0.0, source.itself)
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.no_skill_error:
             yield from refine_to_formula(name, trained, problem)

@@ -1,4 +1,4 @@
-"""What an interpretation is asked and what it answers, in the units of a search and in the user's."""
+"""The question and the answer of an interpretation, in the units of a search and in the user's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sympy
 from numpy.typing import NDArray
 
 from kanrun.engine.symbolic import (
+    EXACT,
     Candidate,
     Certificate,
     Decision,
@@ -27,25 +28,31 @@ from kanrun.engine.symbolic import (
     round_numbers,
     simplify_expression,
 )
+from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, to_numpy, variable
 from kanrun.runs.records import Note
 from kanrun.targets import Scaling
 
 Array = NDArray[np.float64]
 
-#: Numbers of this size are scaled.
+#: Size of numbers above which (or below its reciprocal) a column is scaled.
 _LARGE = 1e3
 #: Formulas in the user's units are simplified once more.
 _RESCALED = SimplificationPolicy(budget=0.5)
-#: Relative difference of values at which a number is another one that is written differently.
-_SAME = 1e-12
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a formula is sought: `hidden` fixes the network's hidden widths, trained with the weight `sparsity`
-    (None: the shape is searched); a formula may be `error_tolerance` worse than the network and still stand for it. `backend` is
-    what searches."""
+    """Settings of an interpretation.
+
+    Attributes:
+        candidates: Functions that edges may become.
+        hidden: Hidden widths of the network; None searches the shape.
+        sparsity: Weight of the sparsity penalty of a network of fixed shape.
+        error_tolerance: Relative increase of the network's error that a formula may cause.
+        policy: Policy of the search.
+        backend: Program that searches.
+    """
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
@@ -59,7 +66,8 @@ class Options:
 class SourceNetwork:
     """A network trained elsewhere: `itself`, and as a graph, `whole` and `pruned`.
 
-    `difference` is the largest between itself and whole; `faithful` is whether that is small beside its own error.
+    `difference` is the largest between itself and whole; `faithful` says whether that is small
+    compared with its error.
     """
 
     itself: Callable[[Array], Array]
@@ -70,8 +78,8 @@ class SourceNetwork:
 
 
 @dataclass(frozen=True)
-class Check:
-    """What the result is held against: points (x, y) that nothing was chosen on, and the truth where it is known."""
+class VerificationData:
+    """Points (x, y) that nothing was chosen on, their domain, and the true function if known."""
 
     x: Array
     y: Array
@@ -82,13 +90,28 @@ class Check:
 
 @dataclass(frozen=True)
 class InterpretationProblem:
-    """One output to interpret. `samples`, `check` and `network` are in the units of a search: inputs under `scaling`,
-    the output less `shift` and divided by `unit`. `only` is whether the target has no other output; `dimensions` are
-    the exponents of the base units of the inputs and the output, where they are known."""
+    """One output to interpret.
+
+    Attributes:
+        inputs: Names of the inputs.
+        samples: Points of the search, in its units.
+        held_out: Points of the verification, in the units of the search.
+        scaling: From the user's inputs to the units of the search.
+        unit: The output of the search is the user's less `shift`, divided by `unit`.
+        shift: See `unit`.
+        network: A network trained elsewhere, in the units of the search.
+        dimensions: Exponents of the base units of the inputs and the output, if they are known.
+        name: Name of the target (and output).
+        output: Name of the output.
+        only: Whether the target has no other output.
+        kind: Kind of the target.
+        noise: Relative noise of the samples.
+        notes: Notes on the data.
+    """
 
     inputs: tuple[str, ...]
     samples: SearchData
-    check: Check
+    held_out: VerificationData
     scaling: Scaling
     unit: float
     shift: float = 0.0
@@ -102,88 +125,85 @@ class InterpretationProblem:
     notes: tuple[Note, ...] = ()
 
     def points(self) -> tuple[Array, Array]:
-        """The samples in the user's units."""
+        """Return the samples in the user's units."""
         return self.scaling.invert(self.samples.x), self.samples.y * self.unit + self.shift
 
-    @property
-    def graph_difference(self) -> float | None:
-        """The largest difference between a given network and its graph, in the user's units."""
-        return self.network.difference * self.unit if self.network is not None else None
-
     def restored(self, result: Interpretation) -> Interpretation:
-        """The result with its formulas, network and errors in the user's units and, where they can stand in a formula,
-        names."""
-        network, certificate, names = result.network, result.certificate, as_variables(self.inputs)
-        formulas = [
-            rename_variables(self._formula(f), names) if f else None
+        """Return the result in the user's units and, if formulas can contain them, names."""
+        names, certificate = as_variables(self.inputs), result.certificate
+        formula, approximation = (
+            rename_variables(self._restored_formula(f), names) if f else None
             for f in (result.formula, result.approximation)
-        ]
-        if network is not None:
-            given = network
-            network = lambda x: self.unit * given(self.scaling.apply(x)) + self.shift  # noqa: E731
+        )
         if certificate is not None:
-            errors = {
-                name: self.unit * getattr(certificate, name)
-                for name in ("difference", "formula_rmse", "network_rmse")
-            }
-            certificate = replace(certificate, **errors)
+            errors = ("difference", "formula_rmse", "network_rmse")
+            scaled = {name: self.unit * getattr(certificate, name) for name in errors}
+            certificate = replace(certificate, **scaled)
         return replace(
             result,
-            formula=formulas[0],
-            approximation=formulas[1],
-            network=network,
+            formula=formula,
+            approximation=approximation,
+            network=self._restored_function(result.network) if result.network else None,
             certificate=certificate,
         )
 
-    def _formula(self, formula: Formula) -> Formula:
-        """A formula that was found on scaled data, in the user's units."""
-        scaled = self.scaling.shift.any() or (self.scaling.scale != 1).any()
-        if not scaled and self.unit == 1 and self.shift == 0:
+    def _restored_function(self, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        return lambda x: self.unit * function(self.scaling.apply(x)) + self.shift
+
+    def _restored_formula(self, formula: Formula) -> Formula:
+        shifts, scales = self.scaling.shift.tolist(), self.scaling.scale.tolist()
+        if not any(shifts) and not self.shift and {self.unit, *scales} == {1.0}:
             return formula
-
-        def number(value: float) -> sympy.Expr:
-            rounded = f"{value:.0e}"
-            power_of_ten = value > 0 and rounded.startswith("1e") and float(rounded) == value
-            return sympy.Rational(str(value)) if power_of_ten else sympy.Float(value, 17)
-
         names = formula.names
-        columns = zip(
-            map(variable, names),
-            self.scaling.shift.tolist(),
-            self.scaling.scale.tolist(),
-            strict=True,
-        )
         swap = {
-            name: (name - (sympy.Float(shift, 17) if shift else 0)) / number(scale)
-            for name, shift, scale in columns
+            variable(name): (variable(name) - _number(shift)) / _number(scale)
+            for name, shift, scale in zip(names, shifts, scales, strict=True)
         }
-        expression = exact_decimals(formula.expression).xreplace(swap) * number(self.unit)
-        if self.shift:
-            return replace(formula, expression=expression + sympy.Float(self.shift, 17))
-        if not formula.splines:
+        expression = exact_decimals(formula.expression).xreplace(swap) * _number(self.unit)
+        expression += _number(self.shift)
+        if formula.splines:
+            return replace(formula, expression=expression, values=self._restored_function(formula))
+        if not self.shift:
             points = self.scaling.invert(self.samples.validation_x)
             values = to_numpy(expression, names)(points)
 
             def same(form: sympy.Expr) -> bool:
-                return np.allclose(
-                    to_numpy(form, names)(points), values, rtol=_SAME, atol=0, equal_nan=True
-                )
+                other = to_numpy(form, names)(points)
+                return np.allclose(other, values, rtol=EXACT, atol=0, equal_nan=True)
 
-            expression = as_written(
-                simplify_expression(round_numbers(expression, same), names, points, _RESCALED)
-            )
+            rounded = round_numbers(expression, same)
+            expression = as_written(simplify_expression(rounded, names, points, _RESCALED))
         return replace(formula, expression=expression)
+
+
+def _number(value: float) -> sympy.Expr:
+    """Return 0 and powers of ten exactly, other numbers as decimal numbers."""
+    text = f"{value:.0e}"
+    is_exact = value == 0 or (text.startswith("1e") and float(text) == value)
+    return sympy.Rational(text) if is_exact else sympy.Float(value, 17)
 
 
 @dataclass(frozen=True)
 class Interpretation:
-    """The outcome.
+    """The result of an interpretation.
 
-    `outcome` is `exact` (the formula gives all points to rounding, or is the known truth), `formula` (as good as the
-    network), `partly numeric` (the formula has functions f1, f2, ... where no candidate was good enough), `wrong` (it
-    gives all points, but is not the known truth), or `failed`, with `formula` None; `sentence` says what happened.
-    `approximation` is the best formula of candidates alone where that is worse than the network; `decisions` say of
-    every edge whether it became symbolic, and why not.
+    Attributes:
+        outcome: `exact` (the formula reproduces all points, or is the known true formula),
+            `formula` (as good as the network), `partly numeric` (it contains functions f1, f2, ...
+            where no candidate was good enough), `wrong` (it reproduces all points, but is not the
+            known true formula), or `failed`, without a formula.
+        sentence: The outcome as a sentence.
+        formula: The formula, a function of points (samples, inputs).
+        network: The network that it was compared with, or verified against.
+        certificate: The verification.
+        structure: Name of the structure that was chosen.
+        seconds: Time of the search.
+        structure_fit: The structure that was chosen, with its network and the matches of its edges.
+        steps: Stages of all structures.
+        approximation: The best formula of candidates alone, if it is worse than the network.
+        decisions: For every edge, whether it became symbolic, and the reason.
+        relative: Whether noise is proportional to the output, so that errors are those of its
+            logarithm.
     """
 
     outcome: str
@@ -193,20 +213,17 @@ class Interpretation:
     certificate: Certificate | None = None
     structure: str = ""
     seconds: float = 0.0
-    tried: FittedStructure | None = None
+    structure_fit: FittedStructure | None = None
     steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
-    relative: bool = (
-        False  # noise was found to be in proportion to y, so that errors are those of its logarithm
-    )
+    relative: bool = False
 
     @property
     def stages(self) -> list[SearchStage]:
-        """The steps of the structure chosen, the last one of each stage."""
-        return list(
-            {step.stage: step for step in self.steps if step.name == self.structure}.values()
-        )
+        """Steps of the structure chosen, the last one of each stage."""
+        chosen = {step.stage: step for step in self.steps if step.name == self.structure}
+        return list(chosen.values())
 
     def __str__(self) -> str:
         return str(self.formula) if self.formula else self.sentence
@@ -219,11 +236,19 @@ class Interpretation:
         return self.formula._repr_html_() + said if self.formula else said
 
 
-def tens(values: Array) -> Scaling:
-    """Powers of ten that bring columns (N, features) of very large or very small numbers near one; units such as metres
-    for distances between stars must not decide what is found. Others stay as they are: formulas have simple constants
-    in their own units."""
+def decimal_scales(values: Array) -> Scaling:
+    """Return powers of ten that bring very large or small columns (samples, features) near one.
+
+    Units such as metres for distances between stars must not decide what is found. Other columns
+    stay unchanged: formulas have simple constants in their own units.
+    """
     size = np.abs(values).max(axis=0, initial=0.0)
     far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
     exponents = np.floor(np.log10(np.where(far, size, 1.0)))
     return Scaling(np.zeros(size.size), np.array([float(f"1e{int(k)}") for k in exponents]))
+
+
+def check_inputs(x: Array) -> None:
+    """Raise UsageError if no input varies."""
+    if not (np.ptp(x, axis=0) > 0).any():
+        raise UsageError("No input varies: there is nothing that the output could depend on.")

@@ -1,4 +1,7 @@
-"""Formulas: text to one sympy expression by a whitelist, and its NumPy, LaTeX and Python forms; all without torch."""
+"""Formulas: text to one sympy expression by a whitelist, and its NumPy, LaTeX and Python forms.
+
+All without torch.
+"""
 
 from kanrun.formulas.forms import to_latex as to_latex
 from kanrun.formulas.forms import to_numpy as to_numpy

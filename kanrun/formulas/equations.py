@@ -1,8 +1,9 @@
-"""Differential equations and conditions as text: `u_t = D*u_xx + k*u*(1-u)`, read by the formulas' whitelist.
+"""Differential equations and conditions as text.
 
-An unknown is a name, its derivatives are that name, an underscore and the variables in which it is differentiated, one
-after the other: u_t, u_xx, u_xt. Variables are written as they are declared; where one has several letters, such as
-time, its derivative is u_time.
+`u_t = D*u_xx + k*u*(1-u)`, read by the formulas' whitelist.
+
+A derivative is the name of an unknown, an underscore and the variables of differentiation: u_t,
+u_xx, u_xt. Variables are written as declared: the derivative by a variable time is u_time.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names that an equation may use: variables, unknown functions, and constants that are sought.
+    """The names that an equation may use: variables, unknown functions, and unknown constants.
 
-    They win over the formulas' own constants: where e is declared, it is not Euler's number.
+    They take precedence over the constants of formulas: a declared e is not Euler's number.
     """
 
     variables: tuple[str, ...]
@@ -47,33 +48,38 @@ class Vocabulary:
         for name in names:
             if not _PLAIN.fullmatch(name):
                 raise UsageError(
-                    f"{name!r} is no name for an equation; take letters and digits, a letter first."
+                    f"{name!r} is not a valid name. Use letters and digits, starting with a letter."
                 )
             if name in FUNCTIONS:
                 raise UsageError(
-                    f"{name!r} is a function of formulas; call the quantity something else."
+                    f"{name!r} is a function of formulas. Choose another name for the quantity."
                 )
             if names.count(name) > 1:
                 raise UsageError(
-                    f"{name!r} names two things: variables, unknowns and constants need different names."
+                    f"{name!r} names two things: variables, unknowns and constants need "
+                    "different names."
                 )
 
     def derivative(self, name: str) -> Derivative | None:
-        """What `name` (u, u_xx, u_xt, ...) stands for; None where it is no derivative of an unknown.
+        """Return the derivative `name` (u, u_xx, u_xt, ...), or None for other names.
 
-        Raises UsageError where the part after the underscore is not made of variables, or for an order above 4.
+        Raises:
+            UsageError: If letters other than variables follow the underscore, or for an order above
+                4.
         """
         unknown, _, suffix = name.partition("_")
         if unknown not in self.unknowns:
             return None
         if "_" in name and not suffix:
             raise UsageError(
-                f"{name} ends in an underscore; a derivative is written {unknown}_{self.variables[0]}."
+                f"{name} ends in an underscore; a derivative is written "
+                f"{unknown}_{self.variables[0]}."
             )
         index = self.index(suffix)
         if index is None:
             raise UsageError(
-                f"{name} is no derivative of {unknown}: after the underscore come variables, which are "
+                f"{name} is no derivative of {unknown}: after the underscore come variables, "
+                "which are "
                 f"{', '.join(self.variables)}."
             )
         if sum(index) > MAX_ORDER:
@@ -83,7 +89,7 @@ class Vocabulary:
         return Derivative(name, self.unknowns.index(unknown), index)
 
     def index(self, suffix: str) -> tuple[int, ...] | None:
-        """How often each variable stands in `suffix`; None where other letters do."""
+        """Count each variable in `suffix`; None if it contains other letters."""
         if not suffix:
             return (0,) * len(self.variables)
         for number, name in enumerate(self.variables):
@@ -94,7 +100,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Derivative:
-    """The derivative of unknown number `unknown` by the multi-index `index`; the unknown itself for zeros."""
+    """A derivative of unknown number `unknown` by the multi-index `index`.
+
+    The unknown itself for zeros.
+    """
 
     name: str
     unknown: int
@@ -103,7 +112,7 @@ class Derivative:
 
 @dataclass(frozen=True)
 class Relation:
-    """left - right of an equation, a function of the variables, the derivatives it holds, and the sought constants."""
+    """Left minus right side of an equation, as a function of its variables and derivatives."""
 
     text: str
     expression: sympy.Expr
@@ -112,13 +121,13 @@ class Relation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The arguments in their order: variables, derivatives, constants."""
+        """Arguments in their order: variables, derivatives, constants."""
         derivatives = (derivative.name for derivative in self.derivatives)
         return (*self.vocabulary.variables, *derivatives, *self.vocabulary.constants)
 
     @cached_property
     def residual(self) -> RowFunction:
-        """left - right at rows of the arguments (points, names)."""
+        """Left minus right side at rows of the arguments (points, names)."""
         return to_numpy(self.expression, self.names)
 
     @cached_property
@@ -129,7 +138,7 @@ class Relation:
         )
 
     def slopes(self, arguments: Array) -> Array:
-        """The derivatives of the residual by each derivative and each constant, (points, derivatives + constants)."""
+        """Return the residual's slopes by derivatives and constants, (points, both together)."""
         return np.stack([slope(arguments) for slope in self._slopes], axis=1)
 
     @property
@@ -139,14 +148,16 @@ class Relation:
 
 
 def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
-    """The relation that `text`, two formulas with `=` between them, writes.
+    """Parse a relation: two formulas with `=` between them.
 
-    Raises UsageError where there is not one `=`, for a name that is none of the vocabulary's, for a formula that the
-    whitelist refuses, and for a relation that holds no unknown.
+    Raises:
+        UsageError: Without exactly one `=`, for names outside the vocabulary, for a formula that
+            the whitelist rejects, and for a relation without an unknown.
     """
     if not isinstance(text, str) or text.count("=") != 1:
         raise UsageError(
-            f"equation {text!r}: write two formulas with one = between them, such as u_xx = -sin(x)."
+            f"equation {text!r}: write two formulas with one = between them, such as u_xx = "
+            "-sin(x)."
         )
     found: dict[str, Derivative] = {}
     primes = rf"\b({'|'.join(vocabulary.unknowns)})'"
@@ -155,7 +166,8 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     )
     if re.search(rf"{primes}|\bd\w+/d({below})\b", text):
         raise UsageError(
-            f"equation {text!r}: derivatives are written {vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
+            f"equation {text!r}: derivatives are written "
+            f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
             "primes or as quotients."
         )
     for name in _NAME.findall(text):
@@ -166,13 +178,15 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             and vocabulary.index(suffix)
         ):
             raise UsageError(
-                f"equation {text!r} has {name}, but {unknown} is none of the unknowns {', '.join(vocabulary.unknowns)}."
+                f"equation {text!r} has {name}, but {unknown} is none of the unknowns "
+                f"{', '.join(vocabulary.unknowns)}."
             )
         if (derivative := vocabulary.derivative(name)) is not None:
             found[name] = derivative
     if not found:
         raise UsageError(
-            f"equation {text!r} does not hold the unknown {' or '.join(vocabulary.unknowns)}; write, for example, "
+            f"equation {text!r} does not contain the unknown {' or '.join(vocabulary.unknowns)}; "
+            "write, for example, "
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
         )
     names = (*vocabulary.variables, *found, *vocabulary.constants)

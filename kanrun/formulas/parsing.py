@@ -1,8 +1,9 @@
-"""From text to one sympy expression: a whitelist over Python's `ast`; nothing is ever evaluated as code.
+"""From text to a sympy expression: a whitelist over Python's `ast`; nothing is evaluated as code.
 
-A decimal such as 0.5 becomes the exact rational 1/2. A sympy Float would carry 15 digits that `N(expr, 17)`
-cannot add to, and 0.5*x0 would not compare equal to x0/2; a rational does both, and x0**0.5 is sqrt(x0).
-Sizes are bounded before anything is computed, so that no text can keep the program busy.
+A decimal such as 0.5 becomes the exact rational 1/2. A sympy Float would carry 15 digits that
+`N(expr, 17)` cannot add to, and 0.5*x0 would not compare equal to x0/2; a rational does both, and
+x0**0.5 is sqrt(x0). Sizes are bounded before anything is computed, so that no text can keep the
+program busy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import sympy
 from kanrun.errors import UsageError
 from kanrun.suggestions import did_you_mean
 
-#: Reciprocal to the function it is the reciprocal of. sympy's simplification writes these, and so may a formula.
+#: Reciprocal to the function it is the reciprocal of. sympy's simplification writes these, and so
+#: may a formula.
 RECIPROCALS: dict[Any, Any] = {
     sympy.cot: sympy.tan,
     sympy.sec: sympy.cos,
@@ -34,21 +36,23 @@ RECIPROCALS: dict[Any, Any] = {
 
 
 def variable(name: str) -> sympy.Symbol:
-    """The symbol of an input. It is real, so that sqrt(x0**2) is |x0| and symbolic comparison knows it;
-    expressions that are to be compared with parsed ones must be built from this."""
+    """Return the symbol of an input. It is real, so that sqrt(x0**2) is |x0|.
+
+    Expressions that are compared with parsed ones must be built from it.
+    """
     return sympy.Symbol(name, real=True)
 
 
 @dataclass(frozen=True)
 class KnownFunction:
-    """How a call becomes an expression: `build(*arguments)`, with `arguments` of them (None: two or more)."""
+    """A function of formulas: `build(*arguments)`, with `arguments` of them (None: two or more)."""
 
     build: Callable[..., sympy.Expr]
     arguments: int | None = 1
 
 
 def _bessel(order: sympy.Expr, argument: sympy.Expr) -> sympy.Expr:
-    """J_order(argument); orders above 8 are refused, since their values were not compared with 30 digits."""
+    """Return J_order(argument); values of orders above 8 were not compared with 30 digits."""
     if not order.is_Integer or not 0 <= order <= 8:
         raise ValueError("the order of besselj must be a whole number from 0 to 8")
     return sympy.besselj(order, argument)
@@ -85,30 +89,35 @@ def _table() -> dict[str, KnownFunction]:
     return table
 
 
+#: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so that
+#: the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)), gaussian(x)
+#: exp(-x^2).
 FUNCTIONS: dict[str, KnownFunction] = _table()
-"""Name to function. Aliases (arcsin, ln, ...) and sympy's own spellings (Abs, Max) are both here, so that the
-text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)), gaussian(x) exp(-x^2)."""
 
 CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
 
 
 @dataclass(frozen=True)
 class FormulaLimits:
-    """How large a formula may be: sizes that are checked before anything is computed."""
+    """Maximum sizes of a formula, checked before anything is computed."""
 
     characters: int = 20_000
-    nodes: int = 12_000  # of Python's syntax tree
-    nesting: int = 100  # levels of operators
-    call_levels: int = 10  # levels that a call or an exponent counts for: sympy takes exponential time in exp(-exp(-...))
-    index: int = 9_999  # of a variable
-    pairs: int = (
-        300  # of terms in min and max, which sympy compares with one another: about 3 seconds
-    )
-    digits: int = 5_000  # of a number that is computed exactly
-    exponent: int = 1_000  # of a power with a variable in its base
-    magnitude: float = (
-        1e300  # constants lie between 1/magnitude and magnitude, so that float64 holds them
-    )
+    #: Nodes of Python's syntax tree.
+    nodes: int = 12_000
+    #: Levels of operators.
+    nesting: int = 100
+    #: Levels that a call or an exponent counts for: sympy takes exponential time in exp(-exp(-...)).
+    call_levels: int = 10
+    #: Index of a variable.
+    index: int = 9_999
+    #: Pairs of terms in min and max, which sympy compares: about 3 seconds.
+    pairs: int = 300
+    #: Digits of a number that is computed exactly.
+    digits: int = 5_000
+    #: Exponent of a power with a variable in its base.
+    exponent: int = 1_000
+    #: Constants lie between 1/magnitude and magnitude, so that float64 contains them.
+    magnitude: float = 1e300
 
 
 _INDEXED = re.compile(r"x(0|[1-9]\d*)")
@@ -118,18 +127,19 @@ _ABSURD = "it holds a number of absurd size"
 
 
 class _Refused(Exception):
-    """Why a text is not a formula; becomes a UsageError that quotes the text."""
+    """The reason why a text is not a formula; becomes a UsageError that quotes the text."""
 
 
 def parse(
     text: str, variables: Sequence[str] | None = None, limits: FormulaLimits = FormulaLimits()
 ) -> sympy.Expr:
-    """The expression that `text` writes, in real symbols.
+    """Parse a formula to an expression in real symbols.
 
-    Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the constants pi and e.
-    `^` and `**` both mean power; numbers are exact. Raises UsageError for anything but numbers, variables,
-    constants, + - * / ^, parentheses and the functions of `FUNCTIONS`; for a formula without a variable; and
-    for one beyond `limits` or whose constants are not real.
+    Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the
+    constants pi and e. `^` and `**` both mean power; numbers are exact. Raises UsageError for
+    anything but numbers, variables, constants, + - * / ^, parentheses and the functions of
+    `FUNCTIONS`; for a formula without a variable; and for one beyond `limits` or whose constants
+    are not real.
     """
     expression = _read(text, variables, limits, what="formula")
     if not expression.free_symbols:
@@ -141,12 +151,12 @@ def parse(
 def parse_expression(
     text: str, names: Sequence[str], limits: FormulaLimits = FormulaLimits()
 ) -> sympy.Expr:
-    """As `parse`, with `names` as variables; a formula without a variable is allowed."""
+    """Parse a formula in the variables `names`, or in none."""
     return _read(text, names, limits, what="formula")
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
-    """A finite number from a number or from text such as "0.4*pi", in which `known` names may stand. UsageError."""
+    """Return a finite number from a number, or from text such as "0.4*pi" with `known` names."""
     if isinstance(value, str):
         put = {
             variable(name): sympy.Rational(repr(number)) for name, number in (known or {}).items()
@@ -162,7 +172,7 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 
 def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
-    """x0, x1, ... up to the highest index that `text` writes, also where it cancels (as x2 in x0 + 0*x2)."""
+    """Return x0, x1, ... up to the highest index in `text`, also if it cancels as in 0*x2."""
     indices = [
         int(match[1]) for name in names_in(text, limits) if (match := _INDEXED.fullmatch(name))
     ]
@@ -170,7 +180,7 @@ def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[st
 
 
 def names_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
-    """The names that stand for variables in `text`, in alphabetical order: neither called nor constants."""
+    """Return the variables in `text`, sorted: the names that are neither called nor constants."""
     try:
         nodes = list(ast.walk(_tree(text, limits)))
     except _Refused as refusal:
@@ -181,10 +191,10 @@ def names_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, .
 
 
 def as_variables(names: Sequence[str]) -> tuple[str, ...]:
-    """`names` where a formula can have each of them as a variable, else x0, x1, ...
+    """Return `names` if formulas can contain all of them as variables, else x0, x1, ...
 
-    A name may be no Python word, no function or constant of formulas, none of the splines f1, f2, ... in them, and no
-    x0, x1, ... out of place.
+    Python's keywords, functions and constants of formulas, their splines f1, f2, ..., and x0, x1,
+    ... out of order are not possible.
     """
     taken = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist, "numpy", "scipy"}
     numbered = tuple(f"x{i}" for i in range(len(names)))
@@ -213,7 +223,7 @@ def _quoted(text: object) -> str:
 
 
 def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
-    """Python's syntax tree of a formula, with `^` read as a power and its size bounded."""
+    """Return Python's syntax tree of a formula, with `^` read as a power and its size bounded."""
     if not isinstance(text, str) or not text.strip():
         raise _Refused("a text such as exp(-x0)*sin(3*x1) is needed")
     if len(text) > limits.characters:
@@ -244,7 +254,10 @@ def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
 
 
 class _Reader:
-    """Walks the tree from the leaves up; every constant is checked before it goes into the next one."""
+    """A reader of the tree from the leaves up.
+
+    Every constant is checked before it enters the next one.
+    """
 
     def __init__(self, variables: Sequence[str] | None, limits: FormulaLimits) -> None:
         self.variables = None if variables is None else frozenset(variables)
@@ -252,7 +265,10 @@ class _Reader:
         self.pairs = 0  # of terms that min and max had to compare so far
 
     def read_all(self, tree: ast.Expression) -> sympy.Expr:
-        """The whole expression; sympy may have joined powers and numbers to larger ones than were written."""
+        """Return the whole expression.
+
+        Sympy may have joined powers and numbers to larger ones than written.
+        """
         expression = self.read(tree.body, 0)
         for power in expression.atoms(sympy.Pow):
             self._check_exponent(power.exp, power.base)
@@ -287,7 +303,8 @@ class _Reader:
             case ast.Call():
                 return self._call(node, depth)
         raise _Refused(
-            f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and functions"
+            f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and "
+            "functions"
         )
 
     def _chain(
@@ -297,7 +314,7 @@ class _Reader:
         build: Callable[..., sympy.Expr],
         depth: int,
     ) -> sympy.Expr:
-        """A sum or product of any length, built once; operators[1] is the inverse one (- or /)."""
+        """Return a sum or product of any length, built once."""
         parts: list[sympy.Expr] = []
         left: ast.expr = node
         while isinstance(left, ast.BinOp) and isinstance(left.op, operators):
@@ -327,7 +344,8 @@ class _Reader:
         if self._is_variable(name):
             if self.variables is None and len(name) > len(str(self.limits.index)) + 1:
                 raise _Refused(
-                    f"the variable {name} has too high a number; at most x{self.limits.index} is allowed"
+                    f"the variable {name} has too high a number; at most x{self.limits.index} is "
+                    "allowed"
                 )
             return variable(name)
         if name in CONSTANTS:
@@ -378,7 +396,7 @@ class _Reader:
             raise _Refused(str(error)) from None
 
     def _count_pairs(self, arguments: Sequence[sympy.Expr]) -> None:
-        """Refuses min and max that would take long; one inside another joins its terms."""
+        """Reject min and max that would take long; one inside another joins its terms."""
         terms = sum(
             len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments
         )
@@ -387,7 +405,7 @@ class _Reader:
             raise _Refused("it has too many terms in min and max")
 
     def _check_exponent(self, exponent: sympy.Expr, base: sympy.Expr) -> None:
-        """Refuses powers that would take a huge computation or a huge number."""
+        """Reject powers that would need a huge computation or a huge number."""
         if not exponent.is_number:
             return
         size = abs(float(exponent.evalf(20)))
@@ -406,10 +424,11 @@ class _Reader:
             raise _Refused(_ABSURD)
 
     def _checked(self, value: sympy.Expr) -> sympy.Expr:
-        """`value`, refused where it is a constant that is not real, not finite or of absurd size."""
+        """Return `value`; reject a constant that is not real, not finite or of absurd size."""
         if value.has(*_NOT_REAL):
             raise _Refused(
-                "it is not finite and real (a division by zero, or a root or log of a number out of range)"
+                "it is not finite and real (a division by zero, or a root or log of a number out "
+                "of range)"
             )
         if value.free_symbols or value == 0:
             return value
@@ -425,5 +444,5 @@ class _Reader:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    """Near names; the names of functions are short, so that fewer alike letters would suggest any of them."""
-    return did_you_mean(name, known)
+    """Return similar names; one letter resembles any of the short names of functions."""
+    return did_you_mean(name, known) if len(name) > 1 else ""

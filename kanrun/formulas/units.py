@@ -1,4 +1,4 @@
-"""Units as text, such as kg*m/s^2 or N*m, to exponents of the seven base units of the SI."""
+"""From units as text, such as kg*m/s^2 or N*m, to exponents of the seven base units of the SI."""
 
 from __future__ import annotations
 
@@ -36,9 +36,13 @@ _OTHERS = {
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> NDArray[np.float64]:
-    """Exponents (names, 7) of the base units; of names without a unit zeros, as of pure numbers ("1").
+    """Return the exponents (names, 7) of the base units.
 
-    Raises UsageError for units of a name that is not there, and for text that is no product of powers of known units.
+    Zeros for names without a unit and for pure numbers ("1").
+
+    Raises:
+        UsageError: For a unit of an unknown name, or text that is not a product of powers of known
+            units.
     """
     if unknown := [name for name in units if name not in names]:
         raise UsageError(
@@ -63,7 +67,7 @@ def _exponents(text: str) -> NDArray[np.float64]:
 
 
 def _known(word: str, text: str) -> NDArray[np.float64]:
-    """Exponents of one unit, with or without a prefix such as k or m."""
+    """Return the exponents of one unit, with or without a prefix such as k or m."""
     from sympy.physics import units
     from sympy.physics.units.systems.si import SI, dimsys_SI
 
@@ -76,7 +80,8 @@ def _known(word: str, text: str) -> NDArray[np.float64]:
         )
     if not isinstance(found, units.Quantity):
         raise UsageError(
-            f"The unit {text!r} has {word!r}, which is not known; write it in base units such as kg*m/s^2."
+            f"The unit {text!r} has {word!r}, which is not known; write it in base units such as "
+            "kg*m/s^2."
         )
     powers = dimsys_SI.get_dimensional_dependencies(SI.get_quantity_dimension(found))
     by_name = {

@@ -50,7 +50,7 @@ def test_a_declared_name_wins_over_a_constant_of_formulas() -> None:
     [
         ("u_xx + u", "two formulas with one = between them"),
         ("u_xx = 1 = 2", "two formulas with one = between them"),
-        ("x = 1", "does not hold the unknown u"),
+        ("x = 1", "does not contain the unknown u"),
         ("u_y = 0", "after the underscore come variables, which are x, t"),
         ("u_ = 0", "ends in an underscore"),
         ("u_xxxxx = 0", "of order 5; at most 4 is possible"),
@@ -70,7 +70,7 @@ def test_refusals(text: str, sentence: str) -> None:
     [
         (("x", "x"), ("u",), "names two things"),
         (("sin",), ("u",), "is a function of formulas"),
-        (("x_1",), ("u",), "no name for an equation"),
+        (("x_1",), ("u",), "is not a valid name"),
     ],
 )
 def test_names_that_are_refused(

@@ -165,7 +165,7 @@ def test_forms_refuse_what_it_cannot_evaluate() -> None:
     with pytest.raises(UsageError, match="the constant I is not a real number"):
         to_numpy(sympy.I * variable("x0"), ["x0"])
     with pytest.raises(
-        ValueError, match=r"the last axis of the points must be 1, their shape is \(3, 2\)"
+        ValueError, match=r"The last axis of the points must be 1; their shape is \(3, 2\)"
     ):
         to_numpy(parse("x0"), ["x0"])(np.zeros((3, 2)))
 

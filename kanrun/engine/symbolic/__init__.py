@@ -1,4 +1,7 @@
-"""From data and networks to formulas: candidates, matching, selection in context, structures, certificates."""
+"""From data and networks to formulas.
+
+Candidates, matching, selection in context, structures, certificates.
+"""
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
@@ -15,15 +18,16 @@ from kanrun.engine.symbolic.formula import (
 )
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, depths
 from kanrun.engine.symbolic.pruning import edge_scores
-from kanrun.engine.symbolic.refit import ConstantsFitting, TrainedGraph, fit_constants
-from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
-from kanrun.engine.symbolic.search_problem import (
+from kanrun.engine.symbolic.refit import (
+    ConstantsFitting,
     GraphTrainingPolicy,
-    SearchPolicy,
-    SearchProblem,
-    SimplificationPolicy,
+    TrainedGraph,
+    fit_constants,
 )
+from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
+from kanrun.engine.symbolic.search_problem import SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.simplification import (
+    SimplificationPolicy,
     as_written,
     equivalent_forms,
     exact_decimals,

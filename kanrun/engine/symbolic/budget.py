@@ -1,21 +1,18 @@
 """Work instead of seconds: a search ends at the same structure on an idle and on a busy machine.
 
-What takes long counts itself before it begins: refits by the step, grids and Gaussian processes by their size, sympy by
-the function calls that it makes. The costs were measured on graphs of 1 to 900 parameters; a unit is about one second
-of one core.
+Long computations count their work before they begin: refits by the step, grids and Gaussian
+processes by their size, transforms of sympy by the size of the expression. The costs were measured
+on graphs of 1 to 900 parameters; a unit is about one second of one core (`kanrun bench part=work`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kanrun.monitoring import time_limit_reached
 
@@ -24,10 +21,21 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True)
 class WorkCosts:
-    """Units of a Jacobian: for itself, for an edge, for an entry, for one of the products of its normal equations; of a
-    trial step: for itself, for an edge, for one of the products that solve it; of a value of a candidate on a search
-    grid; of a pair of functions, and an entry of it; of a guess that is fitted to all points; of least squares and of a
-    Gaussian process for one of their products, and for an entry of a covariance; of a function call in sympy."""
+    """Units of work.
+
+    Attributes:
+        jacobian: A Jacobian, plus `edge` for each edge, `entry` for each entry, and `normal` for
+            each product of its normal equations.
+        trial: A trial step, plus `trial_edge` for each edge and `solution` for each product that
+            solves it.
+        grid_value: A value of a candidate on a search grid.
+        pair: A pair of functions, plus `pair_entry` for each entry.
+        guess: An initial guess that is fitted to all points.
+        least_squares: A product of a linear least squares solution.
+        covariance: A product of a Gaussian process, plus `covariance_entry` for each entry of its
+            covariance.
+        operation: A transform of sympy, for each product of operations, expanded terms and numbers.
+    """
 
     jacobian: float = 9.4e-5
     edge: float = 3.4e-5
@@ -43,10 +51,10 @@ class WorkCosts:
     least_squares: float = 6.8e-10
     covariance: float = 6.8e-11
     covariance_entry: float = 9.4e-9
-    call: float = 6.8e-7
+    operation: float = 2e-3
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
-        """Units of a Jacobian of `parameters` at `points` and its normal equations."""
+        """Return the units of a Jacobian at `points` and of its normal equations."""
         return (
             self.jacobian
             + self.edge * edges
@@ -54,7 +62,7 @@ class WorkCosts:
         )
 
     def tried(self, edges: int, parameters: int) -> float:
-        """Units of a step tried."""
+        """Return the units of a trial step."""
         return self.trial + self.trial_edge * edges + self.solution * parameters**3
 
 
@@ -63,49 +71,31 @@ _thread = threading.local()
 
 
 def work_done() -> float:
-    """The work of this thread so far. As with `time.thread_time`, only differences mean anything."""
+    """Return the work of this thread so far.
+
+    As with `time.thread_time`, only differences have a meaning.
+    """
     return getattr(_thread, "done", 0.0)
 
 
 def count_work(units: float) -> None:
-    """ProgressUpdate the clock of this thread. Raises WorkSpent at the end of what `limited` allows."""
+    """Advance the clock of this thread; raise WorkSpent at the limit."""
     _thread.done = work_done() + units
     if _thread.done > getattr(_thread, "limit", math.inf):
         raise WorkSpent
 
 
-def _counting(frame: FrameType, event: str, argument: Any) -> None:
-    _thread.calls += 1
-    if (
-        _thread.calls >= _CALLS and not frame.f_code.co_flags & inspect.CO_GENERATOR
-    ):  # which may be at its end: an
-        _thread.calls = 0  # exception is ignored there
-        count_work(_CALLS * COSTS.call)
-
-
-@contextlib.contextmanager
-def counted_calls() -> Iterator[None]:
-    """Every call of a Python function inside is work: for libraries that have no limit of their own. Counting takes
-    twice as long as the calls; WorkSpent is raised in the middle of one of them."""
-    before, _thread.calls = sys.gettrace(), 0
-    sys.settrace(_counting)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-
-
-#: Function calls that are counted at once; share of what a limit leaves that a budget may use.
-_CALLS, _IN_ORDER = 1000, 0.95
+#: Fraction of an outer limit that a budget may use, so that its owner stops cleanly.
+_BELOW_LIMIT = 0.95
 
 
 class WorkSpent(Exception):
-    """The work that a part of a search was allowed is done."""
+    """The work that a part of a search was allowed is spent."""
 
 
 @contextlib.contextmanager
 def at_most(units: float) -> Iterator[None]:
-    """Work inside is cut off by WorkSpent after `units`, or where an outer limit is nearer."""
+    """Raise WorkSpent inside after `units` of work, or at an outer limit."""
     outer = getattr(_thread, "limit", math.inf)
     _thread.limit = min(outer, work_done() + units)
     try:
@@ -115,7 +105,7 @@ def at_most(units: float) -> Iterator[None]:
 
 
 def limited(events: Iterator[Event], units: float) -> Iterator[Event]:
-    """The events that come within work of `units`."""
+    """Yield the events that come within work of `units`."""
     budget = Budget(units)
     while True:
         try:
@@ -127,12 +117,11 @@ def limited(events: Iterator[Event], units: float) -> Iterator[Event]:
 
 
 class Budget:
-    """An allowance of `units` of this thread's work, from now on; a little less than an outer limit allows, so that who
-    asks it ends in order."""
+    """An allowance of `units` of this thread's work, from now on, slightly below an outer limit."""
 
     def __init__(self, units: float) -> None:
         self._begun = work_done()
-        self.units = min(units, _IN_ORDER * (getattr(_thread, "limit", math.inf) - self._begun))
+        self.units = min(units, _BELOW_LIMIT * (getattr(_thread, "limit", math.inf) - self._begun))
 
     @property
     def used(self) -> float:

@@ -1,12 +1,13 @@
 """A formula as a graph: inputs, nodes that add or multiply, and a function on every edge.
 
-A pruned KAN is such a graph with sums only; multiplication nodes are KAN 2.0's (Liu et al., arXiv
-2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks are the same graph with other edge functions,
-so that one evaluation, one Jacobian and one refit serve them all.
+A pruned KAN is such a graph with sums only. Multiplication nodes are those of KAN 2.0 (Liu et al.,
+arXiv 2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks are the same graph
+with other edge functions: one evaluation, one Jacobian and one refit serve them all.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,7 +22,7 @@ Operation = Literal["sum", "product"]
 
 @dataclass(frozen=True)
 class Edge:
-    """From node `source` to node `target`."""
+    """An edge from node `source` to node `target`."""
 
     source: int
     target: int
@@ -30,10 +31,11 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes 0 ... inputs - 1 are the inputs; node inputs + i does operations[i]; the last one is the output.
+    """Nodes and edges; node i < inputs is an input, node inputs + i does operations[i].
 
-    Edges run from lower to higher nodes and are sorted by target. `marks` name the nodes after the inputs and outlast
-    renumbering, so that a node can be found again in a smaller graph; without them a node's mark is its number.
+    Edges run from lower to higher nodes and are sorted by target. `marks` name the nodes after the
+    inputs and survive renumbering, so that a node can be found in a smaller graph; without them a
+    node's mark is its number.
     """
 
     inputs: int
@@ -53,19 +55,17 @@ class Graph:
             else np.zeros(0)
         )
 
+    def parameter_slices(self) -> list[slice]:
+        """Return the places of every edge's parameters among all."""
+        ends = np.cumsum([0, *(edge.function.parameters.size for edge in self.edges)]).tolist()
+        return [slice(*pair) for pair in itertools.pairwise(ends)]
+
     def with_parameters(self, parameters: Array) -> Graph:
-        edges, start = [], 0
-        for edge in self.edges:
-            size = edge.function.parameters.size
-            edges.append(
-                Edge(
-                    edge.source,
-                    edge.target,
-                    edge.function.with_parameters(parameters[start : start + size]),
-                )
-            )
-            start += size
-        return Graph(self.inputs, self.operations, tuple(edges), self.marks)
+        edges = [
+            replace(edge, function=edge.function.with_parameters(parameters[columns]))
+            for edge, columns in zip(self.edges, self.parameter_slices(), strict=True)
+        ]
+        return replace(self, edges=tuple(edges))
 
     def with_function(self, index: int, function: EdgeFunction) -> Graph:
         edges = list(self.edges)
@@ -73,7 +73,7 @@ class Graph:
         return replace(self, edges=tuple(edges))
 
     def into(self, node: int) -> list[int]:
-        """Indices of the edges that end in `node`."""
+        """Return the indices of the edges that end in `node`."""
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
 
     def out_of(self, node: int) -> list[int]:
@@ -86,20 +86,20 @@ class Graph:
         return self.operations[node - self.inputs]
 
     def node_values(self, x: Array) -> list[Array]:
-        """The value of every node at x (N, inputs), inputs included."""
+        """Return the value of every node at x (N, inputs), inputs included."""
         return self.edge_outputs(x)[0]
 
     def __call__(self, x: Array) -> Array:
-        """The output (N,) at x (N, inputs); nan or inf where an edge is not defined."""
+        """Return the output (N,) at x (N, inputs); nan or inf where an edge is not defined."""
         return self.node_values(x)[self.output]
 
     def linearise(self, x: Array) -> tuple[Array, Array]:
-        """The output (N,) and its Jacobian (N, parameters)."""
+        """Return the output (N,) and its Jacobian (N, parameters)."""
         value, _, jacobian = self.derivatives(x)
         return value, jacobian
 
     def derivatives(self, x: Array) -> tuple[Array, list[Array], Array]:
-        """The output (N,), its slope (N,) in every input, and its Jacobian (N, parameters)."""
+        """Return the output (N,), its slopes by every input, and its Jacobian (N, parameters)."""
         values, parts = self._forward(x, lambda function, t: function.evaluate(t))
         upstream = [np.zeros(x.shape[0]) for _ in values]
         upstream[self.output] = np.ones(x.shape[0])
@@ -118,14 +118,14 @@ class Graph:
         return values[self.output], upstream[: self.inputs], jacobian
 
     def edge_outputs(self, x: Array) -> tuple[list[Array], list[Array]]:
-        """The value of every node, and of every edge."""
+        """Return the value of every node, and of every edge."""
         values, outs = self._forward(x, lambda function, t: (function.value(t),))
         return values, [out for (out,) in outs]
 
     def _forward(
         self, x: Array, of: Callable[[EdgeFunction, Array], tuple[Array, ...]]
     ) -> tuple[list[Array], list[tuple[Array, ...]]]:
-        """The value of every node, and what `of` gives of every edge's function at its argument, its value first."""
+        """Return the value of every node, and `of` every edge's function at its argument."""
         values: list[Array] = [x[:, i] for i in range(self.inputs)]
         outs: list[tuple[Array, ...]] = []
         at = 0
@@ -139,6 +139,9 @@ class Graph:
             )
         return values, outs
 
+    def is_identity(self, index: int) -> bool:
+        return isinstance(self.edges[index].function, Identity)
+
     def numeric_edges(self) -> list[int]:
         return [i for i, edge in enumerate(self.edges) if isinstance(edge.function, Spline)]
 
@@ -148,7 +151,7 @@ class Graph:
 
     @property
     def complexity(self) -> float:
-        """Sum over the symbolic edges of their candidates' complexity; a spline counts 10."""
+        """Sum of the complexities of the candidates; a spline counts 10."""
         total = 0.0
         for edge in self.edges:
             if isinstance(edge.function, Symbolic):
@@ -168,10 +171,10 @@ def _combine(operation: Operation, outs: Sequence[Array], samples: int) -> Array
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
-    """The graph without those edges, and without the nodes that no longer lead from anything to the output.
+    """Remove edges, and nodes that no longer lead from an input to the output.
 
-    A pruned edge of a sum counts zero, of a product one. A sum or product left with nothing but one identity edge is
-    short-cut.
+    A removed edge of a sum counts as zero, of a product as one. A node with a single edge on each
+    side, one of them an identity, is removed too.
     """
     edges = [edge for i, edge in enumerate(graph.edges) if i not in dead]
     changed = True
@@ -204,7 +207,10 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
 
 
 def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
-    """`graph` with those edges instead and only the nodes in use (the output always is), which keep their marks."""
+    """Return `graph` with other edges and only the nodes in use, which keep their marks.
+
+    The output is in use.
+    """
     inputs = graph.inputs
     used = sorted({edge.target for edge in edges} | {graph.output})
     number = {node: inputs + i for i, node in enumerate(used)} | {i: i for i in range(inputs)}
@@ -218,7 +224,7 @@ def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
 
 
 def depths(graph: Graph) -> list[int]:
-    """The layer of every node, inputs 0."""
+    """Return the layer of every node; inputs are in layer 0."""
     depth = [0] * (graph.output + 1)
     for edge in graph.edges:
         depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)
@@ -227,13 +233,13 @@ def depths(graph: Graph) -> list[int]:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """An edge whose function is a `graph` of one input."""
+    """An edge function that is a `graph` of one input."""
 
     graph: Graph
 
     @property
     def name(self) -> str:
-        """The functions of the graph as tables show them, such as `sin(x^2) * cos + x`."""
+        """Functions of the graph as tables show them, such as `sin(x^2) * cos + x`."""
         shown: list[str] = [""]
         for node in range(1, self.graph.output + 1):
             parts = []
@@ -267,14 +273,14 @@ class Subgraph:
 
 
 def sound(graph: Graph, t: Array) -> bool:
-    """Whether every function is defined, without a pole, on the whole range of what reaches it."""
+    """Return whether every function is defined, without a pole, on the range of its argument."""
     values = graph.node_values(t[:, None])
     functions = ((edge.function, values[edge.source]) for edge in graph.edges)
     return all(function.allows(u) for function, u in functions if isinstance(function, Symbolic))
 
 
 def expand_subgraphs(graph: Graph) -> Graph:
-    """The graph with the nodes and edges of every `Subgraph` its own."""
+    """Replace every `Subgraph` by its nodes and edges."""
     for i, edge in enumerate(graph.edges):
         if isinstance(edge.function, Subgraph):
             return expand_subgraphs(_spliced(graph, i, edge.function.graph))
@@ -282,7 +288,10 @@ def expand_subgraphs(graph: Graph) -> Graph:
 
 
 def _spliced(graph: Graph, index: int, inner: Graph) -> Graph:
-    """The nodes of `inner` just before the target of edge `index`; its terms go into that node where both add."""
+    """Insert the nodes of `inner` before the target of edge `index`.
+
+    Its terms join that node if both add.
+    """
     edge = graph.edges[index]
     at, joins = edge.target, inner.operation(inner.output) == graph.operation(edge.target) == "sum"
     new = len(inner.operations) - joins

@@ -1,6 +1,7 @@
-"""Simpler graphs: edges and nodes left out, two splines in a row merged, functions replaced by lines and constants.
+"""Smaller graphs: edges removed, splines merged, functions replaced by lines and constants.
 
-Each simplification is refitted and kept if the validation error or the description length allows it.
+Every change is followed by a refit, and kept if the validation error or the description length
+allows it.
 """
 
 from __future__ import annotations
@@ -12,205 +13,152 @@ from kanrun.engine.symbolic.description_length import SearchData, description_le
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
 from kanrun.engine.symbolic.invariances import canonicalise, scale_edge, shift_edge
-from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
+from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_on_grids, refit_to
 from kanrun.engine.symbolic.search_problem import PruningPolicy
-from kanrun.engine.symbolic.templates import fitted_grids
 
 
 def edge_scores(graph: Graph, data: SearchData) -> list[float]:
-    """How much the output changes (root mean square, relative to the spread of y) when an edge gives its mean
-    instead."""
+    """Return the RMS change of the output, relative to the std of y, if an edge gives its mean."""
     values, outs = graph.edge_outputs(data.x)
     scores = []
     for i, edge in enumerate(graph.edges):
         if isinstance(edge.function, Identity):
             scores.append(np.inf)
             continue
-        flat = graph.with_function(
-            i, Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(np.mean(outs[i]))), "")
+        change = (
+            graph.with_function(i, _flat(float(np.mean(outs[i]))))(data.x) - values[graph.output]
         )
-        change = flat(data.x) - values[graph.output]
         scores.append(float(np.sqrt(np.mean(change**2))) / data.y_std)
     return scores
 
 
-def eliminate(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> Graph:
-    """The graph after as many edges as possible were taken out, the least important first; `penalty` is the refits'.
+def _flat(value: float) -> Symbolic:
+    return Symbolic(CONSTANT, (1.0, 0.0, 0.0, value), "d")
 
-    An edge may go if the relative validation error after a refit is at most (1 + slack) times the smallest one met so
-    far, or at most `floor`.
+
+def eliminate(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> Graph:
+    """Remove hidden sums, then edges, as long as the error allows it, the least important first.
+
+    An edge may go if the validation error after a refit is at most (1 + tolerance) times the
+    smallest so far, or at most `floor`. Parallel nodes share a function that one node could have.
+    The others need more steps to take it over, and while the network is accurate its error may grow
+    several times: finer grids win that back.
     """
-    graph, best = _without_nodes(graph, data, policy, penalty)
-    kept: set[tuple[int, int, int]] = set()
+    best = data.error(graph)
+    kept: set[tuple[int, int, int, int]] = set()
     while True:
-        scores = edge_scores(graph, data)
-        order = [
-            i
-            for i in np.argsort(scores).tolist()
-            if np.isfinite(scores[i]) and _key(graph, i) not in kept
+        scores, tolerance = edge_scores(graph, data), 1 + policy.tolerance
+        order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i])]
+        nodes = [i for i in order if _is_only_way_of_a_sum(graph, i)]
+        growth = tolerance if best > policy.accurate else policy.accurate_growth
+        limits = [
+            (nodes, policy.node_steps, max(growth * best, policy.accurate)),
+            (order, policy.edge_steps, max(tolerance * best, policy.floor)),
         ]
-        for i in order:
+        for i, steps, limit in ((i, steps, limit) for some, steps, limit in limits for i in some):
+            # An edge that must stay is tried again only after nodes have changed.
+            key = graph.edges[i].source, graph.edges[i].target, len(graph.operations), steps
+            if key in kept:
+                continue
+            kept.add(key)
             trial = without(graph, i, data)
             if trial.edges and len(trial.edges) < len(graph.edges):
-                trial = _settled(trial, data, penalty, policy.edge_steps)
+                settings = RefitSettings(steps=steps, penalty=penalty, gain=1e-2)
+                trial = refit_on_grids(trial, data, settings)
                 error = data.error(trial)
-                if error <= max((1 + policy.slack) * best, policy.floor):
+                if error <= limit:
                     graph, best = trial, min(best, error)
                     break
-            kept.add(_key(graph, i))
         else:
             return graph
 
 
-def _without_nodes(
-    graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float
-) -> tuple[Graph, float]:
-    """The graph without the hidden sums that are not needed, the least important first, and its error.
-
-    Parallel nodes share a function that one alone would have; what is left has far to go, so it is given more steps,
-    and while a network is accurate its error may grow several times: grids and steps win that back.
-    """
-    best = data.error(graph)
-    while True:
-        scores = edge_scores(graph, data)
-        nodes = [node for node in range(graph.inputs, graph.output) if _has_sibling(graph, node)]
-        for node in sorted(nodes, key=lambda node: scores[graph.out_of(node)[0]])[: policy.nodes]:
-            trial = _settled(
-                without(graph, graph.out_of(node)[0], data), data, penalty, policy.node_steps
-            )
-            error = data.error(trial)
-            growth = 1 + policy.slack if best > policy.accurate else policy.regained
-            if error <= growth * max(best, policy.accurate / policy.regained):
-                graph, best = trial, min(best, error)
-                break
-        else:
-            return graph, best
-
-
-def _has_sibling(graph: Graph, node: int) -> bool:
-    """Whether another sum goes to where `node` goes."""
-    if graph.operation(node) != "sum" or len(graph.out_of(node)) != 1:
-        return False
-    (out,) = graph.out_of(node)
-    beside = [graph.edges[i].source for i in graph.into(graph.edges[out].target)]
-    return any(
-        other != node and other >= graph.inputs and graph.operation(other) == "sum"
-        for other in beside
-    )
-
-
-def _key(graph: Graph, index: int) -> tuple[int, int, int]:
-    """An edge's name while its graph keeps its nodes; after a removal all are tried again only if they moved."""
+def _is_only_way_of_a_sum(graph: Graph, index: int) -> bool:
+    """Return whether a hidden sum feeds this edge alone, and another sum feeds its target."""
     edge = graph.edges[index]
-    return edge.source, edge.target, len(graph.operations)
+    sums = {
+        graph.edges[i].source
+        for i in graph.into(edge.target)
+        if graph.edges[i].source >= graph.inputs and graph.operation(graph.edges[i].source) == "sum"
+    }
+    return edge.source in sums and len(sums) > 1 and len(graph.out_of(edge.source)) == 1
 
 
 def without(graph: Graph, index: int, data: SearchData) -> Graph:
-    """The graph without edge `index`, whose mean another edge into its node takes over: as a term in a sum, as a factor
-    in a product. Edges that carry a value on as it is have no room for it."""
+    """Remove edge `index`; another edge into its node takes over its mean.
+
+    Identity edges have no room for a mean.
+    """
     node = graph.edges[index].target
-    _, outs = graph.edge_outputs(data.x)
-    mean = float(np.mean(outs[index]))
-    heir = next(
-        (
-            i
-            for i in graph.into(node)
-            if i != index and not isinstance(graph.edges[i].function, Identity)
-        ),
-        None,
-    )
-    if heir is not None and graph.operation(node) == "sum":
-        graph = shift_edge(graph, heir, mean)
-    elif heir is not None and mean != 0.0:
-        graph = scale_edge(graph, heir, mean)
+    mean = float(np.mean(graph.edge_outputs(data.x)[1][index]))
+    heirs = [
+        i
+        for i in graph.into(node)
+        if i != index and not isinstance(graph.edges[i].function, Identity)
+    ]
+    if heirs and graph.operation(node) == "sum":
+        graph = shift_edge(graph, heirs[0], mean)
+    elif heirs and mean != 0.0:
+        graph = scale_edge(graph, heirs[0], mean)
     return without_edges(graph, {index})
 
 
-def _settled(graph: Graph, data: SearchData, penalty: float, steps: int) -> Graph:
-    settings = RefitSettings(steps=steps, penalty=penalty, gain=1e-2)
-    first = refit(graph, data.x, data.y, settings).graph
-    return refit(fitted_grids(first, data.x), data.x, data.y, settings).graph
-
-
 def merge_splines(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> Graph:
-    """The graph with one spline for two in a row, g(f(t)), wherever the relative validation error after a refit is at
-    most (1 + slack) times what it was, or at most `floor`.
+    """Replace two splines in a row, g(f(t)), by one wherever the error after a refit allows it.
 
-    How a function is shared out between two edges is arbitrary: neither need be a candidate where their composition is.
+    The division of a function between two edges is arbitrary: their composition can be a candidate
+    if neither is.
     """
     kept: set[int] = set()
-    while True:
-        node = next(
-            (node for node in range(graph.inputs, graph.output) if _passes(graph, node, kept)), None
-        )
-        if node is None:
-            return graph
-        settings = RefitSettings(steps=15, penalty=penalty, gain=1e-2)
-        trial = refit(_merged(graph, node), data.x, data.y, settings).graph
-        if data.error(trial) <= max((1 + policy.slack) * data.error(graph), policy.floor):
-            graph = trial
-        else:
+    settings = RefitSettings(steps=policy.edge_steps, penalty=penalty, gain=1e-2)
+    for _ in graph.operations:
+        for node in range(graph.inputs, graph.output):
+            into, out = graph.into(node), graph.out_of(node)
+            if len(into) != 1 or len(out) != 1 or graph.mark(node) in kept:
+                continue
+            first, second = graph.edges[into[0]].function, graph.edges[out[0]].function
+            if not (isinstance(first, Spline) and isinstance(second, Spline)):
+                continue
+            # As many coefficients as the two splines had.
+            intervals = first.intervals + second.intervals + first.degree
+            points = np.linspace(first.low, first.high, 6 * (intervals + first.degree))
+            values = second.value(first.value(points))
+            ends = first.low, first.high
+            one = Spline.through(points, values, ends, intervals, first.degree)
+            others = [edge for i, edge in enumerate(graph.edges) if i not in (into[0], out[0])]
+            edge = Edge(graph.edges[into[0]].source, graph.edges[out[0]].target, one)
+            trial = refit(renumbered(graph, [*others, edge]), data.x, data.y, settings).graph
+            if data.error(trial) <= max((1 + policy.tolerance) * data.error(graph), policy.floor):
+                graph = trial
+                break
             kept.add(graph.mark(node))
-
-
-def _passes(graph: Graph, node: int, kept: set[int]) -> bool:
-    both = [*graph.into(node), *graph.out_of(node)]
-    single = len(graph.into(node)) == len(graph.out_of(node)) == 1
-    return (
-        single
-        and graph.mark(node) not in kept
-        and all(isinstance(graph.edges[i].function, Spline) for i in both)
-    )
-
-
-def _merged(graph: Graph, node: int) -> Graph:
-    (before,), (after,) = graph.into(node), graph.out_of(node)
-    first, second = graph.edges[before].function, graph.edges[after].function
-    assert isinstance(first, Spline)
-    assert isinstance(second, Spline)
-    intervals = (
-        first.intervals + second.intervals + first.degree
-    )  # as many coefficients as the two had
-    points = np.linspace(first.low, first.high, 6 * (intervals + first.degree))
-    values = second.value(first.value(points))
-    one = Spline.through(points, values, (first.low, first.high), intervals, first.degree)
-    rest = [edge for i, edge in enumerate(graph.edges) if i not in (before, after)]
-    return renumbered(
-        graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)]
-    )
+    return graph
 
 
 def drop_terms(graph: Graph, data: SearchData, policy: PruningPolicy = PruningPolicy()) -> Graph:
-    """`graph`, all of whose edges are symbolic, without the functions that lengthen its description, alone or where
-    another one goes too, as of exp(sqrt(x)) for a line."""
+    """Replace functions by lines and constants while that shortens the description.
+
+    Two replacements together may shorten it where one does not, as in exp(sqrt(x)) for a line.
+    """
+    settings = RefitSettings(steps=policy.node_steps, gain=1e-2)
     best, missed = (description_length(graph, data), graph), 0
-    while missed < policy.missed:
-        trials = [
-            (description_length(trial, data), trial)
-            for trial in _simpler(graph, data, policy.term_steps)
-        ]
+    while missed < 2:
+        trials = []
+        values, outs = graph.edge_outputs(data.x)
+        for i, edge in enumerate(graph.edges):
+            if not isinstance(edge.function, Symbolic) or edge.function.candidate is CONSTANT:
+                continue
+            t, out = values[edge.source], outs[i]
+            simpler = [_flat(float(out.mean()))]
+            if edge.function.candidate is not IDENTITY and np.ptp(t) > 0:
+                slope, height = np.polyfit(t, out, 1).tolist()
+                simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
+            for other in simpler:
+                trial = refit_to(canonicalise(graph.with_function(i, other)), data, settings)
+                trials.append((description_length(trial, data), trial))
         if not trials:
             break
-        trial = min(trials, key=lambda entry: entry[0])
-        graph, missed = trial[1], 0 if trial[0] < best[0] else missed + 1
-        best = trial if missed == 0 else best
+        length, graph = min(trials, key=lambda entry: entry[0])
+        missed = 0 if length < best[0] else missed + 1
+        best = (length, graph) if missed == 0 else best
     return best[1]
-
-
-def _simpler(graph: Graph, data: SearchData, steps: int) -> list[Graph]:
-    """The graph with one edge a constant or a line, for every edge, refitted."""
-    values, outs = graph.edge_outputs(data.x)
-    trials = []
-    for i, edge in enumerate(graph.edges):
-        function = edge.function
-        if not isinstance(function, Symbolic) or function.candidate is CONSTANT:
-            continue
-        t, out = values[edge.source], outs[i]
-        simpler = [Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(out.mean())), "d")]
-        if function.candidate is not IDENTITY and np.ptp(t) > 0:
-            slope, height = np.polyfit(t, out, 1).tolist()
-            simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
-        for other in simpler:
-            trial = canonicalise(graph.with_function(i, other))
-            trials.append(refit_to(trial, data, RefitSettings(steps=steps, gain=1e-2)))
-    return trials

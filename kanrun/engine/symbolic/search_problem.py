@@ -1,7 +1,7 @@
-"""A search for a formula: its data and candidates, and the policy, in which every chosen number is a documented field.
+"""A search for a formula: its data and candidates, and its policy of documented numbers.
 
-Errors are root mean squares relative to the standard deviation of y. Work is in units of about one second of one core
-(`budget`); no result depends on a clock.
+Errors are root mean squares relative to the standard deviation of y. Work is in units of about one
+second of one core (`budget`); no result depends on a clock.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kanrun.engine.symbolic.candidates import Array, Candidate
+from kanrun.engine.symbolic.constants import RoundingPolicy
 from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.refit import GraphTrainingPolicy
+from kanrun.engine.symbolic.simplification import SimplificationPolicy
 
 
 @dataclass(frozen=True)
@@ -96,85 +99,67 @@ class UnivariatePolicy:
 
 
 @dataclass(frozen=True)
-class GraphTrainingPolicy:
-    """Training splines on a structure: several coarse starts, the best of them on finer and finer grids.
-
-    At most `starts` starts (fewer once one is below `good`), each of `rounds` refits with `coarse_penalty` between
-    which the hidden grids follow their arguments. A fit above `hopeless` is not refined unless the problem is linear.
-    `grids` are refined for `steps` steps each; while the error is above `unresolved`, the last grid is doubled up to
-    `finest` intervals with the penalty times `sharp`, as a sharp function is large in the derivatives it weighs.
-    Sparsity is weighed in `sparse_rounds` reweighted fits and given up when it makes the error `astray` times as large.
-    """
-
-    starts: int = 6
-    good: float = 1e-2
-    rounds: int = 3
-    coarse_penalty: float = 1e-8
-    hopeless: float = 0.3
-    grids: tuple[int, ...] = (5, 10, 20)
-    steps: int = 25
-    penalty: float = 1e-16
-    unresolved: float = 3e-3
-    finest: int = 160
-    sharp: float = 1e-6
-    sparse_rounds: int = 4
-    astray: float = 1.5
-
-
-@dataclass(frozen=True)
 class PruningPolicy:
-    """Leaving out edges of a trained graph, tried on a grid of at most `intervals`.
+    """Removing edges and nodes of a trained graph.
 
-    An edge goes if the error after a refit of `edge_steps` is at most (1 + `slack`) times the smallest so far or at
-    most `floor`. Of parallel nodes the `nodes` least important are tried with `node_steps`; while the error is below
-    `accurate` it may grow `regained` times, which finer grids win back. Terms of a formula are left out with refits of
-    `term_steps`, until `missed` in a row have not made its description shorter.
+    Attributes:
+        intervals: Maximum number of intervals of the grids on which removals are tried.
+        tolerance: Relative increase of the smallest error so far that a removal may cause.
+        floor: Error up to which every removal is accepted.
+        edge_steps: Steps of the refit without an edge.
+        node_steps: Steps of the refit without a node, or without a term of a formula.
+        accurate: Error below which a network counts as accurate.
+        accurate_growth: Factor by which the error of an accurate network may grow without a node.
     """
 
     intervals: int = 8
-    slack: float = 0.3
+    tolerance: float = 0.3
     floor: float = 1e-7
     edge_steps: int = 12
-    nodes: int = 4
     node_steps: int = 40
     accurate: float = 3e-3
-    regained: float = 6.0
-    term_steps: int = 40
-    missed: int = 2
+    accurate_growth: float = 6.0
 
 
 @dataclass(frozen=True)
 class SelectionPolicy:
-    """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, within work of
-    `budget`.
+    """Replacing splines by candidates.
 
-    Formulas are tried on edges whose best match
-    has 1 - R^2 above `doubted` and the network's own accuracy. Above an error of `noisy` a network has met noise, and a
-    formula `as_good` times as wrong is enough, unless it is `resolved` times as wrong or less, which shows that the
-    network's grid was the limit. Between `smooth` and `noisy` it is noise where the residuals have nothing of the
-    inputs in them; splines of exact data leave less. A formula of one edge may leave the share `within` of the
-    network's error, `within_noise` of noise. Errors below `near` are polished before they are compared. Constants
-    diverge where c f is `diverged` times as large as c f + d.
+    Attributes:
+        assignments: Maximum number of assignments of a whole graph.
+        per_edge: Matches of an edge that are used.
+        budget: Work for a structure.
+        doubted: 1 - R^2 of the best match above which an edge gets formulas.
+        smooth: Error below which splines of exact data can stay, so that it is no noise.
+        as_good: Multiple of the network's error at which a formula is good enough if noise limits
+            the network.
+        within: Fraction of the network's error that a formula of one edge may leave.
+        polished: Error below which constants are polished before formulas are compared.
+        diverged: Ratio of c f to c f + d at which constants diverge.
     """
 
     assignments: int = 24
     per_edge: int = 5
     budget: float = 16.0
     doubted: float = 3e-8
-    noisy: float = 5e-3
     smooth: float = 2e-5
-    near: float = 1e-7
     as_good: float = 1.02
-    resolved: float = 0.7
     within: float = 0.1
-    within_noise: float = 0.3
+    polished: float = 1e-7
     diverged: float = 1e7
 
 
 @dataclass(frozen=True)
 class MixingPolicy:
-    """Networks that stay numeric on some edges: the `structures` networks within `near` times the best error are
-    tried, `candidates` of each edge, in `rounds` over the edges that were refused, within work of `budget` in all."""
+    """Networks that stay numeric on some edges.
+
+    Attributes:
+        structures: Maximum number of networks that are tried.
+        near: Multiple of the smallest error up to which a network is tried.
+        candidates: Candidates that are tried on each edge.
+        rounds: Passes over the edges that stayed numeric.
+        budget: Work for all networks.
+    """
 
     structures: int = 4
     near: float = 3.0
@@ -329,86 +314,51 @@ class SumProductPolicy:
 
 
 @dataclass(frozen=True)
-class RoundingPolicy:
-    """Constants become nice numbers: fractions with denominators up to `denominator`, times pi, e and roots.
-
-    A constant is known to no better than `known` (relative), whatever its standard error says. A number is nice if one
-    as simple lies so near by chance with a probability below `chance`, of exponents, which mostly are simple, below
-    `powers`; the validation error may grow by `slack`.
-    Numbers left in the expression are rounded within `window`, at most `numbers` of them.
-    """
-
-    denominator: int = 20
-    known: float = 1e-10
-    chance: float = 0.05
-    powers: float = 0.2
-    slack: float = 0.02
-    window: float = 1e-9
-    numbers: int = 40
-
-
-@dataclass(frozen=True)
-class SimplificationPolicy:
-    """Sympy has no limit of its own, and a clock would make results depend on the machine: its function calls are
-    counted.
-
-    All transforms together get work of `budget`, one of them at most the share `one` of what is left; a proof that two
-    expressions are equal gets `proof`. Nothing is expanded to more than `terms` terms; what has more than `decimals`
-    numbers of many digits is not factored.
-    """
-
-    budget: float = 5.0
-    one: float = 0.3
-    proof: float = 2.0
-    terms: int = 400
-    decimals: int = 5
-
-
-@dataclass(frozen=True)
 class SearchPolicy:
     """The search as a whole.
 
-    All takes work of `budget`; the search may use the share `searching` of it, so that some is left for rounding and
-    simplification, and these leave `proving` for a proof and as much for other ways of writing the formula. The longer
-    looks at all structures together get `longer_search_budget`. A structure is snapped if its error
-    is at most `snap_threshold`, and its formula is exact at `exact`. Splines have degree `degree`.
-    The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
-    trained; one below `ranking_stop_error` ends the ranking; structures of at most `small` edges get more coarse fits.
-    A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
-    `module` (a sine), or `uncertain` times its error (chosen on four seeds of nested_4d); all subsets of up to
-    `module_inputs` inputs are tested. A structure without a formula counts as `no_formula_factor` times as wrong as its network.
-    Where only noise is left, a formula at most `noise_stop_ratio` times as wrong as the best network ends the search. A network
-    that is not accurate is snapped only below `better` times the best formula's error; one function of one input gets
-    `single_edge_budget_fraction` of the budget left; where nothing is accurate, the smallest network within `fallback_error_ratio` times the best error is
-    snapped. Coarse fits rank with their error times `edge` for each edge. Of up to `plain` inputs the two plainest
-    networks are trained before the points' symmetries are asked; a search in the groups that these leave gets `grouped`
-    of the budget; one variable's candidates are exact with 1 - R^2 below `structure_loss`.
+    Attributes:
+        budget: Total work.
+        search_fraction: Fraction of it for the search; the rest is for rounding and simplification.
+        longer_search_budget: Work for all longer searches in structures.
+        snap_threshold: Error up to which a network is snapped.
+        degree: Degree of the splines.
+        ranked: Maximum number of structures that are ranked by coarse fits.
+        explored: Number of the best of them that are trained.
+        ranking_stop_error: Error of a coarse fit that ends the ranking.
+        edge_handicap: Factor of the error of a coarse fit for each edge.
+        surrogate: Width and intervals of the KAN that shows which inputs act together.
+        module: Sine by which its gradient may turn within a module.
+        uncertain: The same as a multiple of its error (chosen on four seeds of nested_4d).
+        module_inputs: Maximum number of inputs for which all subsets are tested.
+        no_formula_factor: Factor of the error of a structure without a formula.
+        noise_stop_ratio: Multiple of the best network's error at which a formula ends the search if
+            it leaves noise.
+        single_edge_budget_fraction: Fraction of the remaining budget for the function of a single
+            input.
+        plain: Maximum number of inputs at which two plain networks are trained first of all.
+        group_fraction: Fraction of the remaining budget for a search in the groups that symmetries
+            leave.
     """
 
     budget: float = 60.0
-    searching: float = 0.85
-    proving: float = 0.04
+    search_fraction: float = 0.85
     longer_search_budget: float = 30.0
     snap_threshold: float = 0.05
-    exact: float = 1e-11
     degree: int = 3
     ranked: int = 14
     explored: int = 7
     ranking_stop_error: float = 3e-3
-    small: int = 10
+    edge_handicap: float = 1.2
     surrogate: tuple[int, int] = (5, 8)
     module: float = 0.12
     uncertain: float = 2.0
     module_inputs: int = 9
     no_formula_factor: float = 100.0
     noise_stop_ratio: float = 1.05
-    better: float = 0.9
     single_edge_budget_fraction: float = 0.8
-    fallback_error_ratio: float = 1.1
-    edge: float = 1.2
     plain: int = 3
-    grouped: float = 0.6
-    structure_loss: float = 1e-13
+    group_fraction: float = 0.6
     symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
     quotients: QuotientPolicy = field(default_factory=QuotientPolicy)
     dictionary: DictionaryPolicy = field(default_factory=DictionaryPolicy)
@@ -426,8 +376,12 @@ class SearchPolicy:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a formula is sought for: `data`, the `candidates` that edges may become, and how; `dimensions` are the
-    exponents of the base units of the inputs and, last, the output (inputs + 1, bases), where they are known."""
+    """What a formula is sought for: `data`, the `candidates` that edges may become, and how.
+
+    `dimensions` are the
+    exponents of the base units of the inputs and, last, the output (inputs + 1, bases), where they
+    are known.
+    """
 
     data: SearchData
     candidates: tuple[Candidate, ...]

@@ -108,7 +108,7 @@ def module_templates(
         kan_shape(shape, data.x, data.y, 4, policy.degree, generator) for _ in range(wide.starts)
     )
     trained = train_graph(starts, data, wide)
-    if trained.error > policy.training.hopeless:
+    if trained.error > policy.training.stalled:
         return [], trained.error
 
     def gradient(x: Array) -> Array:

@@ -1,4 +1,8 @@
-"""From a trained network to a formula: pruned, retrained on finer grids, its edges snapped, wholly or in part."""
+"""From a trained network to a formula: pruned, retrained on finer grids, its edges snapped.
+
+The network's validation error after a joint refit decides. Whole assignments of candidates are
+tried first; if none is as good as the network, edges are snapped one by one, and some stay numeric.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -18,19 +23,27 @@ from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
 from kanrun.engine.symbolic.invariances import canonicalise
 from kanrun.engine.symbolic.pruning import eliminate, merge_splines
-from kanrun.engine.symbolic.refit import RefitSettings, TrainedGraph, extend, refit
+from kanrun.engine.symbolic.refit import (
+    RefitSettings,
+    TrainedGraph,
+    extend,
+    refit,
+    refit_on_grids,
+)
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.templates import fitted_grids
 from kanrun.engine.symbolic.univariate import match_formulas
 
+Matches = dict[int, list[EdgeMatch]]
+
 
 @dataclass(frozen=True)
 class SearchStage:
-    """One stage of one structure; `error` is relative to the spread, on validation data.
+    """One stage of one structure; `error` is the relative validation error.
 
-    Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched), `refit`, then of the
-    structure that was chosen `mix` (where edges stay numeric), `round` and `verify`. `values` is the stage's model
-    where that is not `graph`.
+    Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched) and
+    `refit`. The chosen structure adds `mix` (if edges stay numeric), `round` and `verify`. `values`
+    is the stage's model if that is not `graph`.
     """
 
     stage: str
@@ -45,192 +58,14 @@ class SearchStage:
         return self.values or self.graph
 
 
-def matched(tried: FittedStructure, began: float) -> Iterator[SearchStage | FittedStructure]:
-    """What was found without a network, as one stage."""
-    yield SearchStage(
-        "match", tried.name, tried.network, tried.formula_error, time.monotonic() - began
-    )
-    yield tried
-
-
-def refine_to_formula(
-    name: str, trained: TrainedGraph, problem: SearchProblem
-) -> Iterator[SearchStage | FittedStructure]:
-    """Prunes a trained network, extends its grids again, and snaps its edges, to formulas where they must be."""
-    for event in snapped(name, trained, problem):
-        if isinstance(event, FittedStructure):
-            yield from search_longer(event, problem, problem.policy.selection.budget)
-        else:
-            yield event
-
-
-def snapped(
-    name: str, trained: TrainedGraph, problem: SearchProblem
-) -> Iterator[SearchStage | FittedStructure]:
-    """Prunes a trained network, extends its grids again, and snaps its edges to single candidates."""
-    began, data = time.monotonic(), problem.data
-    pruned = pruned_network(trained, problem)
-    yield SearchStage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
-    began, training = time.monotonic(), problem.policy.training
-    network = (
-        trained if pruned is trained.graph else extend(pruned, data, training.grids[-2:], training)
-    )
-    yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
-    began = time.monotonic()
-    tried = select(name, network, problem)
-    yield from _stages(tried, problem, time.monotonic() - began)
-    yield tried
-
-
-def search_longer(
-    tried: FittedStructure, problem: SearchProblem, allowance: float
-) -> Iterator[SearchStage | FittedStructure]:
-    """What was tried, after a longer search within work of `allowance` where it is not exact yet."""
-    if tried.is_exact(problem):
-        yield tried
-        return
-    began = time.monotonic()
-    further = select_with_edge_formulas(tried, problem, allowance)
-    if further.formula_error < tried.formula_error:
-        yield from _stages(further, problem, time.monotonic() - began)
-    yield further
-
-
-def _stages(
-    tried: FittedStructure, problem: SearchProblem, seconds: float
-) -> Iterator[SearchStage]:
-    best = tried.best
-    if tried.formula is not None and best.snapped is not None:
-        error = problem.data.error(best.snapped)
-        yield SearchStage("snap", tried.name, best.snapped, error, seconds - best.seconds)
-        yield SearchStage("refit", tried.name, best.graph, best.error, best.seconds)
-
-
-def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
-    """The network without the edges and nodes it does not need, which are tried out on a coarser grid that is quick,
-    finer where the function turns too often for that; the trained network itself where nothing could go."""
-    data, policy, penalty = problem.data, problem.policy.pruning, problem.policy.training.penalty
-    coarse = trained.graph
-    splines = (edge.function for edge in coarse.edges if isinstance(edge.function, Spline))
-    finest, intervals = max((spline.intervals for spline in splines), default=0), policy.intervals
-    while intervals < finest:
-        coarse = fitted_grids(trained.graph, data.x, intervals=intervals)
-        coarse = refit(
-            coarse, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)
-        ).graph
-        if data.error(coarse) <= max(problem.policy.snap_threshold, 2 * trained.error):
-            break
-        coarse, intervals = trained.graph, 2 * intervals
-    pruned = eliminate(coarse, data, policy, penalty)
-    pruned = merge_splines(pruned, data, policy, penalty)
-    return trained.graph if pruned.active_edges == coarse.active_edges else pruned
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What became of edge `index` of the network: `symbolic` as `candidate`, or numeric, for a `reason`."""
-
-    index: int
-    symbolic: bool
-    candidate: str
-    r2: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class PartlySymbolic:
-    """The network with what candidates could take over, its relative validation error, and a decision an edge."""
-
-    graph: Graph
-    error: float
-    decisions: tuple[Decision, ...]
-
-    @property
-    def symbolic(self) -> int:
-        return sum(decision.symbolic for decision in self.decisions)
-
-
-def partly_symbolic(
-    network: Graph, problem: SearchProblem, known: Matches, allowed: float, allowance: float
-) -> PartlySymbolic:
-    """`network` with edges snapped one by one, the clearest first, as long as its relative validation error after a
-    joint refit stays at most `allowed`.
-
-    `known` are matches found before (formulas among them) by edge; no candidate is tried after work of `allowance`.
-    """
-    reference, budget = max(problem.data.error(network), 1e-300), Budget(allowance)
-    graph, decisions = network, dict[int, Decision]()
-    for _ in range(problem.policy.mixing.rounds):
-        before = len(graph.numeric_edges())
-        for index in _by_clarity(graph, known):
-            if budget.over:
-                decisions.setdefault(
-                    index, Decision(index, False, "", np.nan, "the search was long enough")
-                )
-                continue
-            graph, decisions[index] = _decided(
-                graph, index, problem, known.get(index, []), (allowed, reference)
-            )
-        if len(graph.numeric_edges()) in (0, before):
-            break
-    return PartlySymbolic(
-        graph, problem.data.error(graph), tuple(decisions[index] for index in sorted(decisions))
-    )
-
-
-def _by_clarity(graph: Graph, known: Matches) -> list[int]:
-    best = {
-        i: min((match.score for match in known.get(i, [])), default=0.0)
-        for i in graph.numeric_edges()
-    }
-    return sorted(best, key=lambda i: best[i])
-
-
-def _decided(
-    graph: Graph,
-    index: int,
-    problem: SearchProblem,
-    known: list[EdgeMatch],
-    errors: tuple[float, float],
-) -> tuple[Graph, Decision]:
-    """The graph with the first of the edge's best candidates, matched to the graph as it is by now, that keeps the
-    error allowed, or as it is; `errors` are the one allowed and the network's own."""
-    allowed, reference = errors
-    values, outs = graph.edge_outputs(problem.data.x)
-    t = values[graph.edges[index].source]
-    fresh = match_edge(t, outs[index], problem.candidates, problem.policy.matching)
-    names = {match.name for match in fresh}
-    matches = sorted(
-        [*fresh, *(match for match in known if match.name not in names)],
-        key=lambda match: match.score,
-    )
-    tried: list[tuple[float, EdgeMatch]] = []
-    for match in matches[: problem.policy.mixing.candidates]:
-        trial = joint(graph.with_function(index, match.function), problem)
-        if trial.error <= allowed:
-            return trial.graph, Decision(
-                index, True, match.name, match.r2, "the network stays as good"
-            )
-        tried.append((trial.error, match))
-    if not tried:
-        return graph, Decision(
-            index, False, "", np.nan, "no candidate is defined where its argument lies"
-        )
-    error, best = min(tried, key=lambda entry: entry[0])
-    why = f"its best candidate would make the network {error / reference:.3g} times as wrong"
-    if not np.isfinite(error):
-        why = "its best candidates leave their domain or their constants diverge"
-    return graph, Decision(index, False, best.name, best.r2, why)
-
-
-Matches = dict[int, list[EdgeMatch]]
-
-
 @dataclass(order=True)
 class FormulaFit:
-    """Ordered by its description `length`; `error` is on validation data, both inf where there is no formula.
+    """A formula by its description `length`.
 
-    `snapped` is the graph before its constants were refitted, node for node the numeric one; `seconds` that this took.
+    `error` is on validation data, both inf without a formula.
+
+    `snapped` is the graph before its constants were refitted, node for node the numeric one.
+    `seconds` is the time of that refit.
     """
 
     length: float
@@ -242,9 +77,9 @@ class FormulaFit:
 
 @dataclass(frozen=True)
 class FittedStructure:
-    """A structure's pruned and retrained `network`, the matches of each of its edges, and the `best` formula of it.
+    """A pruned and retrained `network`, the matches of its edges, and its `best` formula.
 
-    `work` is what a longer search has used.
+    `work` is the work of a longer search.
     """
 
     name: str
@@ -263,58 +98,111 @@ class FittedStructure:
         return self.best.error
 
     def is_exact(self, problem: SearchProblem) -> bool:
-        """Whether the formula gives the points to rounding, and there are enough of them for its constants."""
-        goal = max(problem.policy.exact, EXACT)
-        enough = self.formula is not None and problem.data.has_enough_points(
-            self.formula.parameters.size
-        )
-        return enough and self.formula_error <= goal
+        """Return whether the formula reproduces enough points for its constants."""
+        size = self.best.graph.parameters.size
+        return self.formula_error <= EXACT and problem.data.has_enough_points(size)
 
 
-def _measured(
-    graph: Graph, problem: SearchProblem, snapped: Graph | None = None, seconds: float = 0.0
-) -> FormulaFit:
-    if not defined(graph, problem.data, problem.policy.selection.diverged):
-        return FormulaFit(np.inf, np.inf, graph, snapped, seconds)
-    return FormulaFit(
-        description_length(graph, problem.data), problem.data.error(graph), graph, snapped, seconds
-    )
+def matched(tried: FittedStructure, began: float) -> Iterator[SearchStage | FittedStructure]:
+    """Yield a formula that was found without a network, as one stage."""
+    seconds = time.monotonic() - began
+    yield SearchStage("match", tried.name, tried.network, tried.formula_error, seconds)
+    yield tried
 
 
-def edge_matches(graph: Graph, problem: SearchProblem) -> Matches:
-    """The matches of every numeric edge, by the values that it takes on the data."""
-    values, outs = graph.edge_outputs(problem.data.x)
-    return {
-        i: match_edge(
-            values[graph.edges[i].source], outs[i], problem.candidates, problem.policy.matching
-        )
-        for i in graph.numeric_edges()
-    }
+def refine_to_formula(
+    name: str, trained: TrainedGraph, problem: SearchProblem
+) -> Iterator[SearchStage | FittedStructure]:
+    """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
+    for event in snapped(name, trained, problem):
+        if isinstance(event, FittedStructure):
+            yield from search_longer(event, problem, problem.policy.selection.budget)
+        else:
+            yield event
+
+
+def snapped(
+    name: str, trained: TrainedGraph, problem: SearchProblem
+) -> Iterator[SearchStage | FittedStructure]:
+    """Prune a trained network, refine its grids again, and snap its edges to single candidates."""
+    began, data, training = time.monotonic(), problem.data, problem.policy.training
+    pruned = _pruned_network(trained, problem)
+    yield SearchStage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
+    began, network = time.monotonic(), trained
+    if pruned is not trained.graph:
+        network = extend(pruned, data, training.grids[-2:], training)
+    yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
+    began = time.monotonic()
+    tried = select(name, network, problem)
+    yield from _stages(tried, problem, time.monotonic() - began)
+    yield tried
+
+
+def search_longer(
+    tried: FittedStructure, problem: SearchProblem, allowance: float
+) -> Iterator[SearchStage | FittedStructure]:
+    """Search a structure that is not exact once more, within work of `allowance`."""
+    if not tried.is_exact(problem):
+        began, first = time.monotonic(), tried
+        tried = select_with_edge_formulas(tried, problem, allowance)
+        if tried.formula_error < first.formula_error:
+            yield from _stages(tried, problem, time.monotonic() - began)
+    yield tried
+
+
+def _stages(
+    tried: FittedStructure, problem: SearchProblem, seconds: float
+) -> Iterator[SearchStage]:
+    best = tried.best
+    if tried.formula is not None and best.snapped is not None:
+        error = problem.data.error(best.snapped)
+        yield SearchStage("snap", tried.name, best.snapped, error, seconds - best.seconds)
+        yield SearchStage("refit", tried.name, best.graph, best.error, best.seconds)
+
+
+def _pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
+    """Return the network without needless edges, or the trained network itself if it needs all.
+
+    Edges are tried on a coarser, quicker grid, unless the function is too sharp for it.
+    """
+    data, policy, penalty = problem.data, problem.policy.pruning, problem.policy.training.penalty
+    graph = trained.graph
+    splines = [edge.function for edge in graph.edges if isinstance(edge.function, Spline)]
+    if max((spline.intervals for spline in splines), default=0) > policy.intervals:
+        coarse = fitted_grids(graph, data.x, intervals=policy.intervals)
+        settings = RefitSettings(steps=policy.edge_steps, penalty=penalty, gain=1e-2)
+        coarse = refit(coarse, data.x, data.y, settings).graph
+        if data.error(coarse) <= max(problem.policy.snap_threshold, 2 * trained.error):
+            graph = coarse
+    pruned = merge_splines(eliminate(graph, data, policy, penalty), data, policy, penalty)
+    return trained.graph if pruned.active_edges == graph.active_edges else pruned
 
 
 def select(name: str, network: TrainedGraph, problem: SearchProblem) -> FittedStructure:
-    """Return the first exact formula of single candidates for the network's edges, else the best one met."""
-    goal, budget = max(problem.policy.exact, EXACT), Budget(problem.policy.selection.budget)
-    matches = edge_matches(network.graph, problem)
-    best = _try_assignments(network.graph, problem, matches, goal, budget)
-    return FittedStructure(name, network.graph, network.error, best, matches)
+    """Return the first exact formula of single candidates, else the best."""
+    graph, budget = network.graph, Budget(problem.policy.selection.budget)
+    values, outs = graph.edge_outputs(problem.data.x)
+    arguments = {i: values[graph.edges[i].source] for i in graph.numeric_edges()}
+    found = partial(match_edge, candidates=problem.candidates, policy=problem.policy.matching)
+    matches = {i: found(t, outs[i]) for i, t in arguments.items()}
+    best = _try_assignments(graph, problem, matches, EXACT, budget)
+    return FittedStructure(name, graph, network.error, best, matches)
 
 
 def select_with_edge_formulas(
     first: FittedStructure, problem: SearchProblem, allowance: float
 ) -> FittedStructure:
-    """`first`, or better, with formulas on the edges that no single candidate fits, within work of `allowance`.
+    """Return `first` or a better formula, with formulas on edges that no single candidate fits.
 
-    A formula is exact or not: the search goes on while the error is above EXACT and the policy's `exact`, or where the
-    network has met noise, above that.
+    The search continues until the formula is exact or, if noise limits the network, as good as the
+    network.
     """
     policy, budget = problem.policy.selection, Budget(allowance)
-    graph, matches, best = first.network, first.matches, first.best
-    goal, accuracy = max(problem.policy.exact, EXACT), problem.data.error(graph)
-    if is_noise_limited(graph, problem) and best.error > policy.resolved * accuracy:
-        goal = max(goal, policy.as_good * accuracy)
+    graph, matches, best, goal = first.network, first.matches, first.best, EXACT
+    if is_noise_limited(graph, problem):
+        goal = max(goal, policy.as_good * problem.data.error(graph))
     if best.error > goal:
-        matches = with_formulas(graph, problem, matches, budget)
+        matches = _with_edge_formulas(graph, problem, matches, budget)
         best = min(best, _try_assignments(graph, problem, matches, goal, budget))
     return replace(first, best=best, matches=matches, work=budget.used)
 
@@ -324,9 +212,8 @@ def _try_assignments(
 ) -> FormulaFit:
     policy, best = problem.policy.selection, FormulaFit(np.inf, np.inf, graph)
     if all(matches.values()):
-        for assignment in itertools.islice(
-            assignments(matches, policy.per_edge), policy.assignments
-        ):
+        every = assignments(matches, policy.per_edge)
+        for assignment in itertools.islice(every, policy.assignments):
             assigned = graph
             for i, function in assignment.items():
                 assigned = assigned.with_function(i, function)
@@ -337,7 +224,7 @@ def _try_assignments(
 
 
 def assignments(matches: Matches, per_edge: int) -> Iterator[dict[int, EdgeFunction]]:
-    """One of the first `per_edge` matches for every edge, in the order of the sum of their scores."""
+    """Yield one of the first `per_edge` matches for every edge, by their total score."""
     edges = list(matches)
     lists = [matches[i][:per_edge] for i in edges]
     first = (0,) * len(edges)
@@ -353,112 +240,162 @@ def assignments(matches: Matches, per_edge: int) -> Iterator[dict[int, EdgeFunct
                 heapq.heappush(heap, (score + more, step))
 
 
-def with_formulas(
+def _with_edge_formulas(
     graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget
 ) -> Matches:
-    """The matches with formulas of one variable added to the edges that no single candidate matches to the network's
-    accuracy.
+    """Add formulas of one variable to the matches of edges that no single candidate fits.
 
-    An edge into the output is known better than the network's own: it is what the other edges leave of y. One that is
-    the whole network is known to rounding, unless the network has met noise.
+    The values of an edge into the output are the part of y that the other edges leave, more
+    accurate than the network's. An edge that is the whole network is known to rounding; with noise
+    it is a regression, not sought here.
     """
     data, policy = problem.data, problem.policy
     values, outs = graph.edge_outputs(data.x)
-    error, rest = data.error(graph), data.y - values[graph.output]
     noisy, alone = is_noise_limited(graph, problem), graph.active_edges == 1
     wider = dict(matches)
     for i, found in matches.items():
-        known, t = outs[i], values[graph.edges[i].source]
-        if (
-            graph.edges[i].target == graph.output
-            and graph.operation(graph.output) == "sum"
-            and not noisy
-        ):
-            known = known + rest
-        accuracy = error * data.y_std / max(float(np.std(known)), 1e-300)
-        doubted = max(policy.selection.doubted, max(1e-2 * accuracy, 1e-9) ** 2)
-        if (found and found[0].loss <= doubted and not alone) or (noisy and alone) or budget.over:
-            continue  # one noisy function of one variable is sought as a regression
-        exact = (
-            0.0
-            if alone
-            else (policy.selection.within_noise if noisy else policy.selection.within) * accuracy
-        )
+        edge, known = graph.edges[i], outs[i]
+        if edge.target == graph.output and graph.operation(edge.target) == "sum" and not noisy:
+            known = known + data.y - values[graph.output]
+        is_clear = bool(found) and found[0].loss <= policy.selection.doubted and not alone
+        if is_clear or (noisy and alone) or budget.over:
+            continue
+        accuracy = data.error(graph) * data.y_std / max(float(np.std(known)), 1e-300)
+        exact = 0.0 if alone else policy.selection.within * accuracy
         allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
+        t = values[edge.source]
         more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)
     return wider
 
 
 def is_noise_limited(graph: Graph, problem: SearchProblem) -> bool:
-    """Whether what a network or a formula leaves is noise: it is large, or it has nothing of the inputs in it."""
-    error, policy = problem.data.error(graph), problem.policy.selection
-    return error > policy.noisy or (
-        error > policy.smooth and problem.data.residuals_are_noise(graph)
-    )
+    """Return whether the residuals of a network or a formula are noise.
+
+    Not small, and independent of the inputs.
+    """
+    smooth = problem.policy.selection.smooth
+    return problem.data.error(graph) > smooth and problem.data.residuals_are_noise(graph)
 
 
 def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
-    """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
+    """Refit a symbolic graph in canonical form.
+
+    The error is inf if it is not defined on the data.
+    """
     began, data = time.monotonic(), problem.data
-    fitted = refit(
-        canonicalise(expand_subgraphs(graph)),
-        data.x,
-        data.y,
-        RefitSettings(steps=12, gain=1e-2, damping=1e-3),
+    quick = RefitSettings(steps=12, gain=1e-2, damping=1e-3)
+    fitted = refit(canonicalise(expand_subgraphs(graph)), data.x, data.y, quick)
+    for limit, settings in (
+        (0.2, RefitSettings(steps=60, damping=1e-6)),
+        (problem.policy.selection.polished, RefitSettings(steps=60, gain=1e-6, damping=1e-10)),
+    ):
+        if fitted.rmse < limit * data.y_std:
+            fitted = refit(fitted.graph, data.x, data.y, settings)
+    return replace(
+        _measured(fitted.graph, problem), snapped=graph, seconds=time.monotonic() - began
     )
-    if fitted.rmse < 0.2 * data.y_std:
-        fitted = refit(fitted.graph, data.x, data.y, RefitSettings(steps=60, damping=1e-6))
-    if fitted.rmse < problem.policy.selection.near * data.y_std:
-        fitted = refit(
-            fitted.graph, data.x, data.y, RefitSettings(steps=60, gain=1e-6, damping=1e-10)
-        )
-    return _measured(fitted.graph, problem, graph, time.monotonic() - began)
 
 
-def defined(graph: Graph, data: SearchData, diverged: float) -> bool:
-    """Whether every candidate is defined, without a pole inside, on the range of what reaches it from all data, and its
-    constants do not diverge: c f and d cancel each other where a candidate is used as the limit of another one."""
+def _measured(graph: Graph, problem: SearchProblem) -> FormulaFit:
+    data = problem.data
+    if not is_defined(graph, data, problem.policy.selection.diverged):
+        return FormulaFit(np.inf, np.inf, graph)
+    return FormulaFit(description_length(graph, data), data.error(graph), graph)
+
+
+def is_defined(graph: Graph, data: SearchData, diverged: float) -> bool:
+    """Return whether every candidate is defined, without a pole, on the range of its argument.
+
+    Constants must not diverge: if a candidate is used as the limit of another one, c f and d cancel
+    each other.
+    """
     with np.errstate(all="ignore"):
-        for x in (data.x, data.validation_x):
-            values, outs = graph.edge_outputs(x)
-            for edge, out in zip(graph.edges, outs, strict=True):
-                if not isinstance(edge.function, Symbolic):
-                    continue
+        values, outs = graph.edge_outputs(data.all_points.x)
+        for edge, out in zip(graph.edges, outs, strict=True):
+            if isinstance(edge.function, Symbolic):
                 size = np.abs(out - edge.function.constants[3]).max()
-                if (
-                    not edge.function.allows(values[edge.source])
-                    or size > diverged * np.abs(out).max()
-                ):
+                is_allowed = edge.function.allows(values[edge.source])
+                if not is_allowed or size > diverged * np.abs(out).max():
                     return False
     return True
 
 
-def joint(graph: Graph, problem: SearchProblem) -> FormulaFit:
-    """Constants and remaining splines refitted together; the splines' grids follow what reaches them."""
+@dataclass(frozen=True)
+class Decision:
+    """The fate of edge `index` of the network.
+
+    `symbolic` as `candidate`, or numeric, for a `reason`.
+    """
+
+    index: int
+    symbolic: bool
+    candidate: str
+    r2: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class PartlySymbolic:
+    """A partly symbolic network, its relative validation error, and a decision for each edge."""
+
+    graph: Graph
+    error: float
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def symbolic(self) -> int:
+        return sum(decision.symbolic for decision in self.decisions)
+
+
+def partly_symbolic(
+    network: Graph, problem: SearchProblem, known: Matches, allowed: float, allowance: float
+) -> PartlySymbolic:
+    """Snap edges one by one, the clearest first, while the validation error stays `allowed`.
+
+    `known` are earlier matches by edge, formulas among them. No candidate is tried after work of
+    `allowance`.
+    """
+    budget, graph, decisions = Budget(allowance), network, dict[int, Decision]()
+    for _ in range(problem.policy.mixing.rounds):
+        numeric = graph.numeric_edges()
+        scores = {i: min((match.score for match in known.get(i, [])), default=0.0) for i in numeric}
+        for i in sorted(scores, key=scores.__getitem__):
+            if budget.over:
+                late = Decision(i, False, "", np.nan, "not tried: search budget exhausted")
+                decisions.setdefault(i, late)
+                continue
+            graph, decisions[i] = _snap_edge(graph, i, problem, known.get(i, []), allowed)
+        if len(graph.numeric_edges()) in (0, len(numeric)):
+            break
+    in_order = tuple(decisions[index] for index in sorted(decisions))
+    return PartlySymbolic(graph, problem.data.error(graph), in_order)
+
+
+def _snap_edge(
+    graph: Graph, index: int, problem: SearchProblem, known: list[EdgeMatch], allowed: float
+) -> tuple[Graph, Decision]:
+    """Snap an edge to the first of its best candidates that keeps the error allowed."""
     data, penalty = problem.data, problem.policy.training.penalty
-    fitted = refit(graph, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)).graph
-    settled = _followed(fitted, data)
-    fitted = refit(
-        settled, data.x, data.y, RefitSettings(steps=10, penalty=penalty, gain=1e-2)
-    ).graph
-    return _measured(fitted, problem)
-
-
-def _followed(graph: Graph, data: SearchData) -> Graph:
-    for i in graph.numeric_edges():
-        function = graph.edges[i].function
-        assert isinstance(function, Spline)
-        t = graph.node_values(data.x)[graph.edges[i].source]
-        low, high = float(t.min()), float(t.max())
-        wide = high - low
-        if wide > 0 and (
-            low < function.low
-            or high > function.high
-            or wide < 0.8 * (function.high - function.low)
-        ):
-            margin = 0.02 * wide
-            graph = graph.with_function(
-                i, function.refined(function.intervals, low - margin, high + margin)
-            )
-    return graph
+    values, outs = graph.edge_outputs(data.x)
+    t = values[graph.edges[index].source]
+    matches = match_edge(t, outs[index], problem.candidates, problem.policy.matching)
+    names = {match.name for match in matches}
+    matches += [match for match in known if match.name not in names]
+    errors: list[tuple[float, EdgeMatch]] = []
+    for match in sorted(matches, key=lambda m: m.score)[: problem.policy.mixing.candidates]:
+        trial = graph.with_function(index, match.function)
+        settings = RefitSettings(steps=15, penalty=penalty, gain=1e-2)
+        fit = _measured(refit_on_grids(trial, data, settings), problem)
+        if fit.error <= allowed:
+            why = "the network stays as good"
+            return fit.graph, Decision(index, True, match.name, match.r2, why)
+        errors.append((fit.error, match))
+    if not errors:
+        why = "no candidate is defined on the range of its argument"
+        return graph, Decision(index, False, "", np.nan, why)
+    error, best = min(errors, key=lambda entry: entry[0])
+    why = f"its best candidate multiplies the network's error by {error / data.error(graph):.3g}"
+    if not np.isfinite(error):
+        why = "its best candidates leave their domain or their constants diverge"
+    return graph, Decision(index, False, best.name, best.r2, why)

@@ -17,7 +17,7 @@ import sympy
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.description_length import SearchData, description_length
+from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
 from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
@@ -93,7 +93,7 @@ def _expressions(
     elif count == 1:
         budget, t = Budget(policy.univariate.budget), inner.x[:, 0]
         for match in match_formulas(t, inner.y, candidates, 0.0, budget, policy.univariate)[:1]:
-            if match.loss <= policy.structure_loss and isinstance(match.function, Subgraph):
+            if match.loss <= EXACT and isinstance(match.function, Subgraph):
                 yield to_expression(match.function.graph, ["x0"])
     elif reduction.changes and (found := rational_function(inner, policy.quotients)) is not None:
         yield found

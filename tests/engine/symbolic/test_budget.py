@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-import sympy
 
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Symbolic
 from kanrun.engine.symbolic.budget import (
@@ -14,7 +13,6 @@ from kanrun.engine.symbolic.budget import (
     WorkSpent,
     at_most,
     count_work,
-    counted_calls,
     work_done,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -56,18 +54,9 @@ def test_each_thread_has_its_own_clock() -> None:
     assert work_done() == before
 
 
-def test_a_limit_ends_a_refit_and_a_transform_of_sympy_while_they_run() -> None:
-    """The transform would take 20 seconds."""
+def test_a_limit_ends_a_refit_while_it_runs() -> None:
     with pytest.raises(WorkSpent), at_most(0.5 * work_of(10)):
         work_of(10)
-    x, y, z = sympy.symbols("x y z", real=True)
-    hard = 2.6 * x / (2.6 * y**2 + 2.6) - sympy.exp(-((3.1 * x - 0.9) ** 2)) * sympy.sin(
-        2 * y + x
-    ) ** 2 / (y + z * x)
-    before = work_done()
-    with pytest.raises(WorkSpent), at_most(0.1), counted_calls():
-        sympy.simplify(hard * (x - 1.2))
-    assert work_done() - before == pytest.approx(0.1, rel=0.02)
 
 
 def test_a_budget_inside_a_limit_ends_before_it() -> None:

@@ -21,10 +21,11 @@ from kanrun.engine.symbolic.description_length import (
 from kanrun.engine.symbolic.edges import Spline, Symbolic
 from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.pruning import drop_terms, merge_splines
+from kanrun.engine.symbolic.pruning import PruningPolicy, drop_terms, merge_splines
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.search_problem import PruningPolicy, SymmetryPolicy, UnivariatePolicy
+from kanrun.engine.symbolic.search_problem import SymmetryPolicy, UnivariatePolicy
 from kanrun.engine.symbolic.smooth_fit import relative_noise
+from kanrun.engine.symbolic.symmetries import Reduction
 from kanrun.engine.symbolic.univariate import regression_formulas
 
 
@@ -68,6 +69,12 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool)
     scaled = replace(data, relative=True)
     higher = scaled.error(lambda x: 1.1 * np.exp(2 * x[:, 0]) / x[:, 1])
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
+
+
+def test_groups_of_inputs_keep_relative_noise() -> None:
+    x = np.random.default_rng(0).uniform(1, 2, (50, 2))
+    data = SearchData(x, x[:, 0], x, x[:, 0], relative=True)
+    assert Reduction.none(2).data(data).relative
 
 
 def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() -> None:

@@ -8,8 +8,7 @@ import pytest
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.pruning import edge_scores, eliminate, without
-from kanrun.engine.symbolic.search_problem import PruningPolicy
+from kanrun.engine.symbolic.pruning import PruningPolicy, edge_scores, eliminate, without
 
 
 def spline(function, intervals: int = 10) -> Spline:  # type: ignore[no-untyped-def]

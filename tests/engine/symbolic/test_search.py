@@ -36,7 +36,7 @@ def interpreted(f, low: float, high: float, inputs: int, **options):  # type: ig
 def test_a_sum_loses_its_irrelevant_input() -> None:
     result = interpreted(lambda x: 1.5 * x[:, 0] + 2 * np.cos(3 * x[:, 1] - 1), -1, 1, 3)
     assert str(result) == "3*x0/2 + 2*cos(3*x1 - 1)"
-    assert result.tried.network.active_edges == 2
+    assert result.structure_fit.network.active_edges == 2
     assert result.certificate.formula_rmse < 1e-12
 
 
@@ -100,7 +100,7 @@ def test_an_edge_without_a_candidate_stays_numeric() -> None:
     result = interpreted(lambda x: np.exp(x[:, 0]) + 2 * np.sin(x[:, 1] * 3), -1, 1, 2, **options)
     assert result.outcome == "partly numeric"
     assert [decision.symbolic for decision in result.decisions] == [True, False]
-    assert "times as wrong" in result.decisions[1].reason
+    assert "multiplies the network's error" in result.decisions[1].reason
     assert "f1(x1)" in str(result)
     assert result.certificate.difference < 1e-3
     assert result.stages[-1].stage == "verify"
@@ -122,6 +122,21 @@ def test_a_constant_is_said_to_be_one() -> None:
 def test_bad_data_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         kanrun.interpret(x, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ["a", "a"]}, "names=.* give one name for each input, all different"),
+        ({"names": ["a"]}, "do not name the 2 inputs"),
+        ({"output": 1}, "output=1 is not an index of the 1 outputs"),
+        ({"output": -2}, "output=-2 is not an index"),
+    ],
+)
+def test_names_and_outputs_that_do_not_fit_are_rejected(options: dict, message: str) -> None:
+    x = rng().uniform(-1, 1, (50, 2))
+    with pytest.raises(UsageError, match=message):
+        kanrun.interpret(x, x[:, 0] * x[:, 1], **options)
 
 
 @pytest.mark.slow

@@ -14,11 +14,15 @@ from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.claim_checks import certified_claims, score_claims
 from kanrun.experiments.interpret.diagram_edges import edge_tables
+from kanrun.experiments.interpret.outcome import is_truth, outcome, verification_points
 from kanrun.experiments.interpret.plots import candidate_map, score_card
 from kanrun.experiments.interpret.problem import problems_of
-from kanrun.experiments.interpret.result import Check, Interpretation, InterpretationProblem
+from kanrun.experiments.interpret.result import (
+    Interpretation,
+    InterpretationProblem,
+    VerificationData,
+)
 from kanrun.experiments.interpret.tables import certified_row
-from kanrun.experiments.interpret.verdict import fresh, is_truth, verdict
 from omegaconf import OmegaConf
 from scipy.optimize import curve_fit
 
@@ -79,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cfg: InterpretConfig) -> Run:
 
 
 @pytest.fixture(scope="module")
-def finish_formula(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory, settings(n_seeds=2))
 
 
@@ -176,10 +180,10 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     assert summary["recovered"] == "yes"
     network = load_run(fitted.path).model()
     (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
-    x = problem.scaling.invert(fresh(problem.check.domain))
+    x = problem.scaling.invert(verification_points(problem.held_out.domain))
     apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
     assert summary["largest_difference"] == pytest.approx(apart.max(), rel=1e-6)
-    held = problem.scaling.invert(problem.check.x)
+    held = problem.scaling.invert(problem.held_out.x)
     error = network(held)[:, 0] - (held[:, 0] ** 2 + np.sin(2 * held[:, 1]))
     assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
     assert 0 < summary["graph_difference"] < 1e-3 * summary["largest_difference"]
@@ -226,7 +230,7 @@ def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(
     monkeypatch.setattr("kanrun.experiments.interpret.problem.source_network", lambda *_: far)
     (problem,) = problems_of(cfg, 0)
     (said,) = [note.text for note in problem.notes if note.warning]
-    assert "not small beside its own error" in said
+    assert "not small compared with its error" in said
 
 
 def test_tables_are_interpreted_in_their_own_units(
@@ -283,7 +287,7 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
         ({"n_starts": 0}, "n_starts=0"),
         ({"budget": -1.0}, "budget=-1"),
         ({"sampling": SamplingConfig(n_train=100, validation_fraction=0.0)}, "validation"),
-        ({"from_run": "no/such/run"}, "from_run=no/such/run is no absolute path"),
+        ({"from_run": "no/such/run"}, "from_run=no/such/run is not an absolute path"),
         ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
         ({"precision": "float32"}, "precision=float32: kanrun interpret uses the cpu and float64"),
         ({"threads": 2}, "threads=2: kanrun interpret uses one"),
@@ -327,6 +331,7 @@ def test_the_score_card_counts_seeds() -> None:
             "cpu_seconds": [1.0, 2.0, 70.0, 1.0],
         }
     )
+    assert not list(score_claims(summary[summary["target"] == "c"])), "a table claims nothing"
     first, second, wrong, slowest = score_claims(summary)
     assert (first.measured, first.holds) == (0.5, False)
     assert (second.measured, second.holds) == (1.0, True)
@@ -341,7 +346,7 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong() -> None:
     box = np.array([[-1.0, 1.0]])
     x = np.linspace(-1, 1, 50)[:, None]
     truth = lambda x: np.abs(x[:, 0] + 1.5)  # noqa: E731
-    check = Check(x, truth(x), box, truth)
+    check = VerificationData(x, truth(x), box, truth)
     scores = {}
     for text in ("x0 + 1.5", "abs(x0 + 1.5)"):
         formula = Formula(parse(text), ("x0",), Graph(1, ("sum",), ()))
@@ -443,8 +448,8 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> N
     step = SearchStage("train", "good", good, data.error(good), 0.0)
     tried = FittedStructure("bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches)
     plain = Scaling(np.zeros(1), np.ones(1))
-    given = InterpretationProblem(("x0",), data, Check(x, y, np.array([[-1.0, 1.0]])), plain, 1.0)
-    events = verdict(problem, given, [step], [tried], 0.1, Budget(5.0))
+    given = InterpretationProblem(("x0",), data, VerificationData(x, y, np.array([[-1.0, 1.0]])), plain, 1.0)
+    events = outcome(problem, given, [step], [tried], 0.1, Budget(5.0))
     result = next(event for event in events if isinstance(event, Interpretation))
     assert result.outcome == "failed"
-    assert "times as wrong as the network" in result.sentence
+    assert "times the error of the network" in result.sentence

@@ -22,7 +22,7 @@ ENDS = ["u = 0 at x=0, x=1"]
 @pytest.mark.parametrize(
     ("formula", "variables", "conditions", "more", "message"),
     [
-        ("1 = 2", X, ENDS, {}, "does not hold the unknown u"),
+        ("1 = 2", X, ENDS, {}, "does not contain the unknown u"),
         ("u_xx = v", X, ENDS, {}, "v"),
         ("u_xx = 1", X, ["u = 0 at x=0"], {}, "has 1 conditions .* this order needs 2"),
         (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy
-from kanrun.experiments.interpret import check, peers, run
+from kanrun.experiments.interpret import backends, check, run
 
 from kanrun.config import ExpressionTarget, InterpretConfig, KANConfig, SamplingConfig
 from kanrun.errors import UsageError
@@ -42,7 +42,7 @@ def test_what_a_peer_finds_has_our_judge(
         seen.update(x=x, y=y, seconds=seconds)
         return [parse(text, ["x0", "x1"]) for text in found]
 
-    monkeypatch.setitem(peers.BACKENDS, "operon", ("sympy", other))
+    monkeypatch.setitem(backends.BACKENDS, "operon", ("sympy", other))
     records = list(run(settings("operon", budget=8.0, simplify_budget=0.0), {}, 0))
     (row,) = [record.values for record in records if getattr(record, "table", "") == "summary"]
     assert (row["outcome"], row["backend"]) == (outcome, "operon")
@@ -53,10 +53,10 @@ def test_what_a_peer_finds_has_our_judge(
 
 def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        peers.BACKENDS, "gplearn", ("a_module_that_nobody_has", peers.BACKENDS["gplearn"][1])
+        backends.BACKENDS, "gplearn", ("a_module_that_nobody_has", backends.BACKENDS["gplearn"][1])
     )
     with pytest.raises(
-        UsageError, match=r"a_module_that_nobody_has is not installed; .*kanrun\[peers\]"
+        UsageError, match=r"a_module_that_nobody_has, which is not installed.*kanrun\[peers\]"
     ):
         check(settings("gplearn"))
 
@@ -66,14 +66,14 @@ def test_a_list_of_functions_in_prefix_order_is_read() -> None:
         return SimpleNamespace(name=name, arity=arity)
 
     text = [node("sub", 2), node("mul", 2), 0, np.float64(2.5), node("log", 1), 1]
-    read = to_numpy(peers._from_prefix(iter(text)), ["x0", "x1"])
+    read = to_numpy(backends._from_prefix(iter(text)), ["x0", "x1"])
     np.testing.assert_allclose(read(np.array([[2.0, -np.e]])), 4.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["operon", "gplearn"])
 def test_peers_run_for_their_seconds(backend: str) -> None:
-    package, search = peers.BACKENDS[backend]
+    package, search = backends.BACKENDS[backend]
     pytest.importorskip(package)
     x = np.random.default_rng(0).uniform(-1, 1, (100, 1))
     names = [to_numpy(found, ["x0"]) for found in search(x, x[:, 0] ** 2, 2.0, 0)]

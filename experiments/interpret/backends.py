@@ -1,16 +1,18 @@
-"""Formulas that other programs find on the same points in the same CPU seconds; what they find is judged as ours is.
+"""Formulas that other programs find on the same points in the same CPU time.
 
-pyoperon (Burlacu et al., GECCO 2020) with its Levenberg-Marquardt steps and a Pareto front of error and length; gplearn
-with its own defaults, one generation after the other. Both stop by the clock, so that their results are not those of
-the seed alone.
+They are judged like those of the search.
+
+pyoperon (Burlacu et al., GECCO 2020) runs with its Levenberg-Marquardt steps and a Pareto front of
+error and length; gplearn with its defaults, one generation after another. Both stop by the clock,
+so that the seed alone does not determine their results.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,37 +30,36 @@ from kanrun.engine.symbolic import (
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, variable
 
-
-@dataclass(frozen=True)
-class PeerPolicy:
-    """What the peers may use: the `share` of the time of a search, as the rest goes into the constants of what they
-    found; Operon's `symbols`, its coefficient `steps` on each formula, `slices` of its time; gplearn's `functions`."""
-
-    share: float = 0.9
-    symbols: str = "add,sub,mul,div,sin,cos,exp,log,sqrt,square,pow,constant,variable"
-    steps: int = 5
-    slices: int = 4
-    functions: tuple[str, ...] = ("add", "sub", "mul", "div", "sin", "cos", "log", "sqrt")
+#: Fraction of a search's time that a backend gets; the rest is for the constants of its formulas.
+_TIME_FRACTION = 0.9
+#: Operon's functions, its coefficient steps on each formula, and the parts that its time is divided
+#: into.
+_OPERON_SYMBOLS = "add,sub,mul,div,sin,cos,exp,log,sqrt,square,pow,constant,variable"
+_OPERON_STEPS, _OPERON_PARTS = 5, 4
+_GPLEARN_FUNCTIONS = ("add", "sub", "mul", "div", "sin", "cos", "log", "sqrt")
+#: Number of generations and evaluations that no time suffices for; decimals of Operon's constants.
+_UNLIMITED, _DIGITS = 10**9, 17
 
 
 def check_backend(backend: str) -> None:
-    """Raises UsageError where the package of another program is not installed."""
+    """Raise UsageError if the package of the backend is not installed."""
     package = BACKENDS[backend][0]
     if find_spec(package) is None:
         raise UsageError(
-            f"backend={backend}: {package} is not installed; install it by pip install 'kanrun[peers]'."
+            f"backend={backend} needs {package}, which is not installed. Run: pip install "
+            "'kanrun[peers]'."
         )
 
 
 def found_by(
     backend: str, problem: SearchProblem, seed: int
 ) -> Iterator[SearchStage | FittedStructure]:
-    """The formulas of `backend`, with their constants refitted; its CPU seconds are work, as those of a search are."""
-    together, began = problem.data.all_points, time.monotonic()
-    seconds = PeerPolicy().share * problem.policy.searching * problem.policy.budget
+    """Yield the formulas of `backend` with refitted constants; its CPU seconds count as work."""
+    points, began = problem.data.all_points, time.monotonic()
+    seconds = _TIME_FRACTION * problem.policy.search_fraction * problem.policy.budget
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expressions = BACKENDS[backend][1](together.x, together.y, seconds, seed)
+        expressions = BACKENDS[backend][1](points.x, points.y, seconds, seed)
     count_work(seconds)
     for expression in expressions:
         tried = fit_expression(backend, expression, problem)
@@ -66,44 +67,38 @@ def found_by(
             yield from matched(tried, began)
 
 
-def _operon(
-    x: Array, y: Array, seconds: float, seed: int, policy: PeerPolicy = PeerPolicy()
-) -> list[sympy.Expr]:
+def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
     from pyoperon.sklearn import SymbolicRegressor
 
     model = SymbolicRegressor(
-        allowed_symbols=policy.symbols,
+        allowed_symbols=_OPERON_SYMBOLS,
         objectives=["r2", "length"],
-        optimizer_iterations=policy.steps,
+        optimizer_iterations=_OPERON_STEPS,
         n_threads=1,
-        generations=_FOREVER,
-        max_evaluations=_FOREVER,
+        generations=_UNLIMITED,
+        max_evaluations=_UNLIMITED,
         random_state=seed,
         warm_start=True,
     )
     began = time.process_time()
     while (left := seconds - (time.process_time() - began)) > 0:
-        model.set_params(max_time=max(1, int(left / policy.slices)))
+        model.set_params(max_time=max(1, int(left / _OPERON_PARTS)))
         model.fit(x, y)
     names = [f"x{i}" for i in range(x.shape[1])]
     texts = [model.get_model_string(each["tree"], _DIGITS, names) for each in model.pareto_front_]
-    return [each for text in texts if (each := _parsed(text, names)) is not None]
+    expressions = []
+    for text in texts:
+        # Numbers such as inf are no formula.
+        with contextlib.suppress(KanrunError):
+            expressions.append(parse(text, names))
+    return expressions
 
 
-def _parsed(text: str, names: list[str]) -> sympy.Expr | None:
-    try:
-        return parse(text, names)
-    except KanrunError:  # numbers such as inf
-        return None
-
-
-def _gplearn(
-    x: Array, y: Array, seconds: float, seed: int, policy: PeerPolicy = PeerPolicy()
-) -> list[sympy.Expr]:
+def _gplearn(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
     from gplearn.genetic import SymbolicRegressor
 
     model = SymbolicRegressor(
-        function_set=policy.functions, random_state=seed, warm_start=True, low_memory=True
+        function_set=_GPLEARN_FUNCTIONS, random_state=seed, warm_start=True, low_memory=True
     )
     began, generations = time.process_time(), 0
     while time.process_time() - began < seconds:
@@ -113,7 +108,7 @@ def _gplearn(
 
 
 def _from_prefix(nodes: Iterator[Any]) -> sympy.Expr:
-    """gplearn's list of functions, numbers of inputs and constants; its functions take |x| where they must."""
+    """Read gplearn's list of functions, numbers of inputs and constants; log and sqrt take |x|."""
     node = next(nodes)
     if isinstance(node, int):
         return variable(f"x{node}")
@@ -132,9 +127,7 @@ _BY_NAME: dict[str, Callable[..., sympy.Expr]] = {
     "log": lambda a: sympy.log(sympy.Abs(a)),
     "sqrt": lambda a: sympy.sqrt(sympy.Abs(a)),
 }
-#: Generations and evaluations that no time suffices for; decimals of Operon's constants.
-_FOREVER, _DIGITS = 10**9, 17
-#: The package and the function of each program but kanrun.
+#: Package and function of each backend but kanrun.
 BACKENDS: dict[str, tuple[str, Callable[[Array, Array, float, int], list[sympy.Expr]]]] = {
     "operon": ("pyoperon", _operon),
     "gplearn": ("gplearn", _gplearn),
