@@ -1,4 +1,7 @@
-"""The command line: the commands and the exit codes. Heavy packages are imported by the commands that need them."""
+"""The command line: commands and exit codes.
+
+Commands import the heavy packages that they need, so that help and completion are fast.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from kanrun.errors import KanrunError, UsageError
 
 app = typer.Typer(
     name="kanrun",
-    help="Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures.",
+    help="Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -48,11 +51,11 @@ def _kanrun(
     ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures."""
+    """Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own."""
 
 
 def _add_experiments() -> None:
-    """The commands of experiments; those of plug-ins may come later."""
+    """Add the commands of experiments that are not there yet, such as those of plug-ins."""
     there = {command.name for command in app.registered_commands}
     for experiment in EXPERIMENTS.values():
         if experiment.name not in there:
@@ -60,7 +63,7 @@ def _add_experiments() -> None:
 
 
 STARTER = Path(__file__).with_name("starter")
-"""Its files, with `.in` after their names; NAME and DISTRIBUTION stand for the package's."""
+"""Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names."""
 
 
 def init(
@@ -70,7 +73,7 @@ def init(
         typer.Option("--name", metavar="NAME", help="The package's. Default: that of the folder."),
     ] = None,
 ) -> None:
-    """Write a small package of your own: a model, a solver, a target, an experiment, a configuration and their test."""
+    """Write a package of your own: model, solver, target, experiment, configuration and test."""
     module = re.sub(r"[^a-z0-9]+", "_", (name or folder.absolute().name).lower()).strip("_")
     if (
         not module.isidentifier()
@@ -78,7 +81,7 @@ def init(
         or module in {"kanrun", *sys.stdlib_module_names}
     ):
         raise UsageError(
-            f"{module!r} cannot be the name of a package; give one with --name, such as my_kans."
+            f"{module!r} is not a valid name for a package. Give one with --name, such as my_kans."
         )
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -94,7 +97,7 @@ def init(
             f"cannot write {folder}: {error.strerror or error}; name another folder."
         ) from error
     print(
-        f"kanrun: {folder}/README.md says what is in it; install it with: pip install -e {folder}",
+        f"kanrun: {folder}/README.md describes it. Install it: pip install -e {folder}",
         file=sys.stderr,
     )
     print(folder)
@@ -112,16 +115,17 @@ app.command("keys")(keys)
 app.add_typer(run_changes.app, name="runs")
 
 
-_LONGEST = 2000  # letters of a sentence
+_LONGEST = 2000  # characters of a sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code.
+    """Run one command line and return its exit code.
 
     0: done; 1: the run failed; 2: a wrong call or configuration; 130: interrupted; 143: terminated.
     Errors are one line on standard error; KANRUN_DEBUG=1 shows the traceback as well.
     """
-    # Idle threads sleep: beside other work on the machine, spinning ones slow a training down tenfold.
+    # Idle threads sleep: next to other work on the machine, spinning ones slow training down
+    # tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -152,13 +156,16 @@ def _show_warning(
     file: Any = None,
     line: Any = None,
 ) -> None:
-    """Warnings for the user as one line like all else; those of libraries to developers are not for a terminal."""
+    """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
     if category is UserWarning:
         print(f"kanrun: {_printable(str(message))}", file=sys.stderr)
 
 
 def _load_plugins(words: Sequence[str]) -> None:
-    """Before anything is parsed: they add commands and choices. While TAB is answered, the words are elsewhere."""
+    """Load plug-ins, which add commands and choices, before anything is parsed.
+
+    While TAB is answered, the words of the command line are in the environment.
+    """
     completing = "_KANRUN_COMPLETE" in os.environ
     typed = " ".join(
         os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
@@ -188,7 +195,7 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _printable(text: str) -> str:
-    """The text as one line of a length for people, without letters of a name that would steer a terminal."""
+    """Return text as one line of limited length, without characters that control a terminal."""
     line = " ".join(part.strip() for part in text.splitlines())
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

@@ -1,4 +1,4 @@
-"""TAB completion: groups, choices, keys and values of arguments, columns of the table at hand, and runs."""
+"""TAB completion: groups, choices, keys and values of arguments, columns of a table, and runs."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def completions(
 ) -> list[str]:
     """Return all groups, choices, keys and values that begin with `word`, given the other `words`.
 
-    A single one that ends with `=`, `.`, `/` or `:` is followed by what may come after it, so that the shell
-    does not end the word there.
+    A single result that ends with `=`, `.`, `/` or `:` is followed by its continuations, so that
+    the shell does not end the word there.
     """
     if command not in EXPERIMENTS:
         return []
@@ -71,7 +71,7 @@ def completions(
 
 
 def runs_beginning(beginning: str, outputs: Path) -> list[str]:
-    """Return names of runs, and, once a whole name or a tag is begun, of points and tags; newest first."""
+    """Return names of runs that begin so, newest first; of points after a whole name; and tags."""
     from kanrun.runs import find_runs
 
     runs = find_runs(outputs)[::-1]
@@ -172,7 +172,7 @@ def _kind(group: str, choice: str) -> str:
 
 
 def _columns(path: str, value: str) -> list[str]:
-    """Return the columns of a table, each after what is typed before it: other columns or `time:`."""
+    """Return the columns of a table, each after what is typed before it, as in [a,b."""
     from kanrun.targets.table_reading import column_names
 
     before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
@@ -200,7 +200,7 @@ def _outputs(ctx: Any) -> Path:
 
 
 def _bash_words() -> list[str]:
-    """Return the words typed so far as the user sees them, the last one incomplete; [] in other shells."""
+    """Return the words typed in bash, the last one incomplete; [] in other shells."""
     shell = os.environ.get("_KANRUN_COMPLETE", "")
     if "COMP_WORDS" not in os.environ or not shell.endswith("bash"):
         return []

@@ -1,7 +1,7 @@
-"""The typed configuration: what Hydra composes is checked against these dataclasses and handed on as them.
+"""Settings as dataclasses, the registries of what they configure, and their one check.
 
-A group with several kinds (targets, models, solvers) has one dataclass per kind, told apart by `kind`; see `registry`
-for how each is declared, and `rules` for those of its fields. Nothing here imports torch.
+A group with several kinds (targets, models, solvers) has one dataclass for each kind. `registry`
+shows how a kind is declared, and `rules` how its settings are. Nothing here imports torch.
 """
 
 from __future__ import annotations

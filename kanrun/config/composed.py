@@ -1,7 +1,7 @@
 """Typed configurations: plain values become the dataclasses of a command, and are checked once.
 
-This is the one place where a value gets its type. Values come from the command line, from files, from
-the cells of a suite, from stored runs and from `kanrun.fit`; each is rejected here by one sentence.
+This is the one place where a value gets its type. Values come from the command line, from files,
+from the cells of a suite, from stored runs and from `kanrun.fit`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ComposedConfig:
         self._plain = plain
 
     def with_values(self, values: Mapping[str, Any]) -> ExperimentConfig:
-        """Return the typed and checked configuration with these values by key, such as "model.degree".
+        """Return the typed and checked configuration with these values by key ("model.degree").
 
-        Top-level keys that the command does not have may serve interpolations, and are left out.
+        Top-level keys that the command does not have may serve interpolations, and are omitted.
         Raises UsageError.
         """
         plain = deepcopy(dict(self._plain))

@@ -1,4 +1,4 @@
-"""The experiments, which are the commands: the settings of each with their rules, its summary and its examples."""
+"""The experiments, which are the commands: settings, summary and examples of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExecutorConfig:
     address: str | None = setting(None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786")
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Workers are local's, an address is Dask's and nobody else's."""
+        """Yield errors for workers that are not local, and for an address of another executor."""
         if self.workers is not None and self.kind != "local":
             yield f"{at}workers={self.workers} is for executor=local, not executor={self.kind}."
         if self.kind == "dask" and not (self.address or "").strip():
@@ -42,7 +42,7 @@ class ExecutorConfig:
 
 @dataclass
 class ExperimentConfig:
-    """What every experiment's configuration has."""
+    """Settings of every experiment."""
 
     seed: int = setting(0, "the first seed", minimum=0)
     n_seeds: int = setting(1, "how many: seed, seed + 1, ...", minimum=1)
@@ -73,11 +73,17 @@ class ExperimentConfig:
     note: str | None = setting(None, "a sentence about the run", free_text=True)
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Seeds have 32 bits; mps has no float64; the CPU seconds of a cluster are not seen from here."""
+        """Yield errors for seeds beyond 32 bits, devices, and CPU seconds of a cluster."""
         if self.max_cpu_seconds is not None and self.executor.kind == "dask":
-            yield f"max_cpu_seconds={self.max_cpu_seconds:g} is not for executor=dask, whose workers are not this machine's."
+            yield (
+                f"max_cpu_seconds={self.max_cpu_seconds:g} is not for executor=dask, "
+                "whose workers are not this machine's."
+            )
         if self.seed + self.n_seeds > 2**32:
-            yield f"seed={self.seed} with n_seeds={self.n_seeds} goes beyond {2**32 - 1}, the largest seed."
+            yield (
+                f"seed={self.seed} with n_seeds={self.n_seeds} goes beyond {2**32 - 1}, "
+                "the largest seed."
+            )
         if not _DEVICE.fullmatch(self.device):
             yield f"device={self.device} is not one of auto, cpu, cuda, cuda:N, mps."
         if self.device == "mps" and self.precision != "float32":
@@ -129,7 +135,7 @@ class FitConfig(ExperimentConfig):
 )
 @dataclass
 class CurvesConfig(ExperimentConfig):
-    """`kanrun curves`; points are lists of [x, y]. Only the part `identities` draws anything from the seed."""
+    """`kanrun curves`; points are lists of [x, y]. Only the part `identities` uses the seed."""
 
     target: Any = setting(PointsTarget(), "points of the plane")
     parts: list[str] = setting(
@@ -203,8 +209,9 @@ class CurvesConfig(ExperimentConfig):
 class ExtendGridConfig(ExperimentConfig):
     """`kanrun extend-grid`; the schedules take the place of `model.intervals`.
 
-    A schedule is {kind: list, intervals: [3, 5, 10]}, {kind: doubling, first: 3, last: 96, nested: true}, or
-    {kind: plateau, ...} with the keys of either and `patience` and `steps`. The first one is also trained from scratch.
+    A schedule is {kind: list, intervals: [3, 5, 10]}, {kind: doubling, first: 3, last: 96, nested:
+    true}, or {kind: plateau, ...} with the keys of either and `patience` and `steps`. The first one
+    is also trained from scratch.
     """
 
     target: Any = setting(MISSING, "what is learned")
@@ -317,9 +324,9 @@ class InterpretConfig(ExperimentConfig):
 class CompareMLPConfig(ExperimentConfig):
     """`kanrun compare-mlp`.
 
-    A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and differences from
-    `sampling`. With a `target` that is the only case, and `model.hidden` the only shape. Grids are lists of schedules
-    or numbers; each is one KAN, judged at its last grid.
+    A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and
+    differences from `sampling`. With a `target` that is the only case, and `model.hidden` the only
+    shape. Grids are lists of schedules or numbers; each is one KAN, judged at its last grid.
     """
 
     model: Any = setting(MISSING, "what the KANs have in common")
@@ -364,10 +371,13 @@ class CompareMLPConfig(ExperimentConfig):
 )
 @dataclass
 class ContinualConfig(ExperimentConfig):
-    """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one per phase, which sees the box around its centre alone.
+    """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one for each phase.
 
-    A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation (mlp: as many
-    parameters as `model`), and what it keeps of earlier phases: `memory: none`, `replay`, `rehearse`, `hold` or `ewc`.
+    A phase sees the box around the centre of its peak alone.
+
+    A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
+    (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
+    `replay`, `rehearse`, `hold` or `ewc`.
     """
 
     model: Any = setting(MISSING, "the KAN of the learners")
@@ -430,7 +440,7 @@ class ContinualConfig(ExperimentConfig):
 )
 @dataclass
 class BenchConfig(ExperimentConfig):
-    """`kanrun bench`: competitors run in turn in one process, and are compared by medians over rounds."""
+    """`kanrun bench`: competitors run in turn in one process; medians over rounds are compared."""
 
     precision: str = setting(
         "float32", "numbers of the layers; time_to_accuracy is in float64", choices=PRECISIONS

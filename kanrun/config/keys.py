@@ -1,6 +1,6 @@
-"""Every configuration key with its type, default, allowed values and sentence, as the dataclasses declare them.
+"""Configuration keys with type, default, allowed values and purpose.
 
-`kanrun keys`, the documentation's page of keys and TAB read it from here.
+Used by `kanrun keys`, the page of keys in the documentation, TAB completion and the command line.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from kanrun.config.rules import MISSING, Rule, rule_of
 
 @dataclass(frozen=True)
 class Key:
-    """`path` as it is typed; `where` it is one: commands, or a choice of a group such as model=kan.
+    """A key.
 
-    `choices` are the values that TAB offers, where they can be listed.
+    Attributes:
+        path: The key as typed, such as "model.degree".
+        where: Commands that have it, or the choice of a group that has it, such as "model=kan".
+        choices: Values that TAB offers, if they can be listed.
+        free_text: Whether its text is taken as typed (see `kanrun.launch.arguments`).
     """
 
     path: str
@@ -40,7 +44,7 @@ def free_text_types(command: str) -> dict[str, str]:
 
 
 def keys_of(command: str | None = None) -> list[Key]:
-    """All keys of a command (None: of all), groups after their first key, in the order in which they are declared."""
+    """Return the keys of a command (None: of all commands) in the order of their declaration."""
     experiments = [EXPERIMENTS.find(command)] if command else list(EXPERIMENTS.values())
     found: dict[tuple[str, ...], Key] = {}
     for experiment in experiments:
@@ -88,11 +92,7 @@ def choices_of(group: str, place: Path) -> list[str]:
 
 
 def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the groups of a command with their choices: names of configuration files, and plug-ins.
-
-    They have the order of the primary configuration; the choices of `study` are the command's own. Reads no
-    file of a group.
-    """
+    """Yield the groups of a command with their choices, in the order of its configuration."""
     experiment, folder = EXPERIMENTS[command], Path(kanrun.conf.__path__[0])
     for group in default_choices(command):
         place = folder / group / experiment.file if group == "study" else folder / group
@@ -157,7 +157,7 @@ def _type(one: Field[Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """As it would be typed."""
+    """Return a value as it would be typed."""
     if value is NO_DEFAULT or value == MISSING:
         return "must be given"
     if value is None or isinstance(value, bool):
@@ -170,7 +170,7 @@ def shown(value: Any) -> str:
 
 
 def listed_values(one: Field[Any]) -> tuple[str, ...]:
-    """What a field may be set to, where that can be listed: choices and words of its rule, true and false, null."""
+    """Return the values of a field if they can be listed: choices and words, true, false, null."""
     rule = rule_of(one)
     listed: Sequence[str] = (*rule.choices, *rule.words) if rule else ()
     null = ("null",) if "None" in str(one.type) and (listed or "bool" in str(one.type)) else ()

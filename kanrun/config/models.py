@@ -1,4 +1,4 @@
-"""The models: the settings of each with their rules."""
+"""Settings of the models."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class KANConfig:
     freeze_scales: bool = setting(False, "whether w_b and w_s stay where they start")
     selection: str = setting(
         "validation",
-        "what chooses the weight of the smoothness penalty: points held out (sampling.validation_fraction), or the evidence of "
+        "what chooses the weight of the smoothness penalty: points held out "
+        "(sampling.validation_fraction), or the evidence of "
         "all training points, for noisy data (solver=lm)",
         choices=("validation", "evidence"),
     )
@@ -131,23 +132,24 @@ class BSplineConfig:
     kind: str = "bspline"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """A curve of degree k has at least k + 1 control points."""
+        """Yield an error for fewer than degree + 1 control points."""
         if self.control_points <= self.degree:
             yield (
-                f"{at}control_points={self.control_points} is too few: a B-spline of degree {self.degree} has at "
-                f"least {self.degree + 1}."
+                f"{at}control_points={self.control_points} is too few: a B-spline of degree "
+                f"{self.degree} has at least {self.degree + 1}."
             )
 
 
 @model("kanrun.engine.tables:fit_table", label="automatic model", tables_only=True)
 @dataclass
 class AutoConfig:
-    """Effects of single inputs and of pairs by evidence, stacked and made one KAN; the default for tables."""
+    """Effects of inputs and pairs by evidence, stacked into one KAN; the default for tables."""
 
     pairs: bool = setting(True, "whether pairs of inputs may act together")
     extrapolation: str = setting(
         "clip",
-        "clip: predictions stay near the training outputs' range; linear: they may leave it; constant: inputs are held "
+        "clip: predictions stay near the training outputs' range; linear: they may leave it; "
+        "constant: inputs are held "
         "at their range's ends; zero: an input beyond its range adds nothing",
         choices=("clip", "linear", "constant", "zero"),
     )
@@ -165,12 +167,14 @@ class AutoConfig:
     )
     bounds: list[float] | None = setting(
         None,
-        "least and largest value that outputs can have, such as [0,1]; predictions never leave them",
+        "least and largest value that outputs can have, such as [0,1]; predictions never leave "
+        "them",
         length=2,
     )
     selection: str = setting(
         "cv",
-        "what chooses among candidates, and errors are measured on: each of the folds left out, one of them "
+        "what chooses among candidates, and errors are measured on: each of the folds left out,"
+        " one of them "
         "(validation), or rows left out one by one in closed form (evidence)",
         choices=("cv", "validation", "evidence"),
     )
@@ -181,9 +185,12 @@ class AutoConfig:
     kind: str = "auto"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """An input keeps one shape; bounds are in order."""
+        """Yield errors for bounds out of order and for inputs with two shapes."""
         if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
             yield f"{at}bounds={self.bounds} must be a smaller and a larger number."
         for name in self.monotone:
             if name in self.curvature:
-                yield f"the input {name!r} is both in {at}monotone and in {at}curvature; keep one of them."
+                yield (
+                    f"the input {name!r} is both in {at}monotone and in {at}curvature; "
+                    "keep one of them."
+                )

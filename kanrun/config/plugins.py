@@ -1,9 +1,9 @@
-"""Modules of other packages that declare kinds, imported when a table of `kanrun.config.registry` is first read.
+"""Plug-ins: modules of other packages, imported when a registry is first read.
 
-They are named by entry points of the group `kanrun.plugins`, and by `--plugin MODULE` on the command line or the
-variable KANRUN_PLUGINS (names apart by commas). `--plugin` adds to the variable, so that the processes of this machine,
-which inherit it, load the same modules; a Dask worker is told their names. A configuration file cannot name one: to
-read a file must not run code.
+They are named by entry points of the group `kanrun.plugins`, by `--plugin MODULE` on the command
+line, and by the variable KANRUN_PLUGINS (separated by commas). `--plugin` adds to the variable, so
+that child processes load the same modules; a Dask worker is told their names. A configuration file
+cannot name a plug-in: reading a file must not run code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RECORDED = "plug-in "  # before a module's name, among the versions of a run
 
 @dataclass(frozen=True)
 class Plugin:
-    """A module that was loaded, and its package with its version (without a package: a digest of its file)."""
+    """A module that was loaded, and its package with its version (or a digest of its file)."""
 
     module: str
     origin: str
@@ -47,9 +47,10 @@ _seen: list[str | None] = [
 
 
 def load_plugins() -> None:
-    """Import what other packages declare, what is new in the variable too.
+    """Import the plug-ins of other packages and those that the variable names.
 
-    An entry point that cannot be imported is left out with a warning; of a typed one `add_plugins` says so.
+    An entry point that cannot be imported is skipped with a warning; `add_plugins` raises for
+    others.
     """
     text = os.environ.get(VARIABLE, "")
     if _seen[0] == text:
@@ -68,7 +69,7 @@ def load_plugins() -> None:
 def _load_point(point: EntryPoint) -> None:
     try:
         point.load()
-    except Exception as error:  # whatever a package of others raises, kanrun itself goes on
+    except Exception as error:  # whatever a package raises, kanrun itself continues
         warnings.warn(f"the plug-in {point.value} is left out: {_why(error)}", stacklevel=2)
         return
     module = point.value.partition(":")[0]
@@ -113,12 +114,12 @@ def _names(text: str) -> list[str]:
 
 
 def typed_plugins() -> tuple[str, ...]:
-    """The modules that the variable names."""
+    """Return the modules that the variable names."""
     return tuple(_names(os.environ.get(VARIABLE, "")))
 
 
 def add_plugins(modules: Iterable[str]) -> None:
-    """Name further modules in the variable, and import them. Raises UsageError for one that cannot be."""
+    """Add modules to the variable and import them. Raises UsageError if one cannot be imported."""
     names = dict.fromkeys([*typed_plugins(), *modules])
     if names:
         os.environ[VARIABLE] = ",".join(names)
@@ -129,13 +130,13 @@ def add_plugins(modules: Iterable[str]) -> None:
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
-    """All that are loaded, entry points first."""
+    """Return all plug-ins that are loaded, entry points first."""
     load_plugins()
     return tuple(_loaded.values())
 
 
 def require_plugins(versions: Iterable[str]) -> None:
-    """Raise UsageError where a run whose recorded `versions` name plug-ins is read without them."""
+    """Raise UsageError if the recorded `versions` of a run name plug-ins that are not loaded."""
     there = {f"{RECORDED}{plugin.module}" for plugin in loaded_plugins()}
     missing = [
         name.removeprefix(RECORDED)
@@ -145,12 +146,13 @@ def require_plugins(versions: Iterable[str]) -> None:
     if missing:
         words = " ".join(f"{OPTION} {name}" for name in missing)
         raise UsageError(
-            f"the run used the plug-in {missing[0]}, which is not loaded; if you trust it, add {words}."
+            f"the run used the plug-in {missing[0]}, which is not loaded. "
+            f"If you trust it, add {words}."
         )
 
 
 def named_in(words: Sequence[str]) -> list[str]:
-    """The modules that `--plugin MODULE` and `--plugin=MODULE` name in a command line."""
+    """Return the modules that `--plugin MODULE` and `--plugin=MODULE` name in a command line."""
     pairs = zip(words, [*words[1:], ""], strict=True)
     apart = [following for word, following in pairs if word == OPTION and following]
     return apart + [word.partition("=")[2] for word in words if word.startswith(f"{OPTION}=")]

@@ -1,4 +1,4 @@
-"""Where each target kind, model, solver, candidate function and experiment is declared, once and without torch.
+"""Registries of target kinds, models, solvers, candidate functions and experiments.
 
 A kind is declared by a decorator on the dataclass of its settings:
 
@@ -10,9 +10,9 @@ A kind is declared by a decorator on the dataclass of its settings:
         degree: int = setting(5, "degree of the polynomials", minimum=0)
         kind: str = "chebyshev"
 
-Its name is the default of `kind`, its summary the first line of the docstring, and its builder is named as
-"module:name" and imported on first use, so that help, refusals and completion load no torch. The tables `TARGETS`,
-`MODELS`, `SOLVERS`, `CANDIDATES` and `EXPERIMENTS` hold what is declared, by name.
+Its name is the default of `kind`, and its summary the first line of the docstring. Its builder is
+named as "module:name" and imported on first use, so that help, errors and completion load no torch.
+`TARGETS`, `MODELS`, `SOLVERS`, `CANDIDATES` and `EXPERIMENTS` hold what is declared, by name.
 
 Another package adds to them by a module that declares, see `kanrun.config.plugins`.
 """
@@ -31,7 +31,7 @@ from kanrun.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """What is known of one choice before anything heavy is imported."""
+    """A choice, before anything heavy is imported."""
 
     name: str
     summary: str
@@ -40,11 +40,11 @@ class RegistryEntry:
 
     @property
     def is_plugin(self) -> bool:
-        """Whether another package declares it; its configuration is then made from its settings."""
+        """Whether another package declares it."""
         return str(self.settings.__module__).partition(".")[0] != "kanrun"
 
     def build(self) -> Any:
-        """The builder, its module imported."""
+        """Import the builder's module and return the builder."""
         return resolve(self.builder)
 
 
@@ -71,7 +71,7 @@ class ModelKind(RegistryEntry):
 
 @dataclass(frozen=True)
 class SolverKind(RegistryEntry):
-    """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none, since it names another.
+    """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none.
 
     Its settings have `steps` and `n_starts`, and reach it as `plan.settings`.
     """
@@ -79,8 +79,8 @@ class SolverKind(RegistryEntry):
     steps: int = 200  # on each grid, if the settings give none
     label: str = ""  # in sentences
     second_order: bool = False  # minimises squares in float64, and searches the penalty's weight
-    #: Measures steps by the objective's curvature: it takes a small smoothness penalty, and hidden grids follow the
-    #: activations again after its first steps.
+    #: Measures steps by the objective's curvature: it takes a small smoothness penalty, and hidden
+    #: grids follow the activations again after its first steps.
     curvature: bool = False
 
 
@@ -111,12 +111,12 @@ class ExperimentKind(RegistryEntry):
 
     @property
     def file(self) -> str:
-        """The name as a module and a file have it: `extend-grid` is extend_grid."""
+        """The name as a module and a file have it, such as extend_grid."""
         return module_of(self.name)
 
     @property
     def defaults(self) -> list[Any]:
-        """Hydra's defaults list of a primary configuration that no file holds; `study/<file>` may hold studies."""
+        """Hydra's defaults list of a primary configuration that no file holds."""
         chosen = [{group: choice} for group, choice in self.groups.items()]
         return [
             f"schema/{self.file}",
@@ -128,7 +128,7 @@ class ExperimentKind(RegistryEntry):
 
 
 def resolve(place: str) -> Any:
-    """What "module:name" names, the module imported; a module where there is no name."""
+    """Import and return what "module:name" names, or the module if there is no name."""
     module, _, name = place.partition(":")
     found = importlib.import_module(module)
     return getattr(found, name) if name else found
@@ -139,14 +139,14 @@ C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Mapping[str, K], Generic[K]):
-    """The kinds of one sort by name, in the order in which they were declared; plug-ins come last."""
+    """Kinds of one sort by name, in the order of their declaration; plug-ins come last."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self._kinds: dict[str, K] = {}
 
     def add(self, kind: K) -> None:
-        """Raises ValueError for a name that is taken."""
+        """Add a kind. Raises ValueError for a name that is taken."""
         if kind.name in self._kinds:
             raise ValueError(f"there are two kinds of {self.what} called {kind.name!r}")
         self._kinds[kind.name] = kind
@@ -165,11 +165,10 @@ class Registry(Mapping[str, K], Generic[K]):
         return len(self._kinds)
 
     def find(self, name: object, key: str = "") -> K:
-        """The kind called `name`, which the setting `key` gives. Raises UsageError for one that is not there."""
+        """Return the kind `name`, the value of the setting `key`. Raises UsageError."""
         if name not in self:
-            raise UsageError(
-                f"{key or self.what}={name} is not one of {', '.join(self)}{did_you_mean(name, self) or '.'}"
-            )
+            offer = did_you_mean(name, self) or "."
+            raise UsageError(f"{key or self.what}={name} is not one of {', '.join(self)}{offer}")
         return self[str(name)]
 
 
@@ -184,7 +183,7 @@ GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver"
 
 
 def _declares(table: Registry[Any], kind: type[RegistryEntry]) -> Callable[..., Callable[[C], C]]:
-    """The decorator of one sort of settings, called with the builder and further fields of `kind`."""
+    """Return the decorator of one sort of settings; it takes the builder and fields of `kind`."""
 
     def declares(builder: str, **more: Any) -> Callable[[C], C]:
         def declare(settings: C) -> C:
@@ -203,7 +202,7 @@ solver = _declares(SOLVERS, SolverKind)
 
 
 def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Callable[[C], C]:
-    """Declare a command, see `ExperimentKind`; by default its module is kanrun.experiments.<name>."""
+    """Declare a command; by default its module is kanrun.experiments.<name>."""
 
     def declare(settings: C) -> C:
         EXPERIMENTS.add(
@@ -217,17 +216,17 @@ def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Cal
 
 
 def candidate(name: str, formula: str, summary: str = "") -> None:
-    """Declare a candidate function of x0, such as candidate("sinc", "sin(x0)/x0")."""
+    """Declare a function of x0 that an edge may be, such as "sinc" with "sin(x0)/x0"."""
     CANDIDATES.add(CandidateKind(name, summary, formula=formula))
 
 
 def module_of(command: str) -> str:
-    """The command's name as a module and a file have it."""
+    """Return a command's name as a module and a file have it."""
     return command.replace("-", "_")
 
 
 def group_of(experiment: ExperimentKind, key: str) -> str:
-    """Return the one group of an experiment whose choices have the plain key, such as model for folds; or ""."""
+    """Return the only group of an experiment that has a key (model for folds), or ""."""
     own = experiment.settings.__dataclass_fields__
     if key in own or key in GROUPS or not key.isidentifier():
         return ""
@@ -238,7 +237,7 @@ def group_of(experiment: ExperimentKind, key: str) -> str:
 
 
 def kinds_with(group: str, key: str) -> list[str]:
-    """Return the choices of `group` whose settings have `key`, such as the models that have `hidden`."""
+    """Return the choices of a group that have a key, such as the models with `hidden`."""
     kinds = GROUPS[group].items()
     return [
         name for name, kind in kinds if key != "kind" and key in kind.settings.__dataclass_fields__
@@ -246,7 +245,7 @@ def kinds_with(group: str, key: str) -> list[str]:
 
 
 def owner_hint(group: str, key: str, kind: str) -> str:
-    """Return what to write for a key that `kind` has not but others have: "write model=kan"; or ""."""
+    """Return the remedy for a key that other choices than `kind` have: "write model=kan"; or ""."""
     found = kinds_with(group, key) if group in GROUPS and kind in GROUPS[group] else []
     return f"write {' or '.join(f'{group}={name}' for name in found)}" if found else ""
 
@@ -256,8 +255,8 @@ def implied_choices(
 ) -> list[str]:
     """Return the choices that a call implies, given the choices and keys that it names.
 
-    A key such as target.formula selects its target, unless a target or a study is chosen. A table selects the
-    experiment's model of tables, unless a model or a study is.
+    A key such as target.formula selects its target, unless a target or a study is chosen. A table
+    selects the experiment's model of tables, unless a model or a study is.
     """
     keys, implied = set(keys), dict[str, str]()
     if "study" in choices:
@@ -290,8 +289,8 @@ def explain_foreign_key(key: str, model: str, solver: str) -> str:
         return f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
     if solvers:
         return (
-            f"{key} is not a setting of solver={solver}. Solvers that have it: {', '.join(solvers)}. "
-            f"Write solver={solvers[0]}."
+            f"{key} is not a setting of solver={solver}. "
+            f"Solvers that have it: {', '.join(solvers)}. Write solver={solvers[0]}."
         )
     kinds = [*MODELS.values(), *SOLVERS.values()]
     known = sorted({name for kind in kinds for name in kind.settings.__dataclass_fields__})

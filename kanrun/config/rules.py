@@ -1,9 +1,9 @@
-"""One setting of a configuration: its default, its rule and the sentence that explains it; and the one check of all.
+"""Declaration and check of settings: default, rule and purpose.
 
-A dataclass of settings declares each field with `setting(default, about, ...)`. `check` walks such a dataclass and
-refuses the first value that breaks its rule, in one sentence that names key, value, rule and meaning. What several
-settings must fulfil together is the dataclass's own method `conflicts(at)`, which yields one sentence per conflict;
-`at` is the path of the dataclass, such as `model.`.
+A dataclass of settings declares each field with `setting(default, about, ...)`. `check` walks such
+a dataclass and rejects the first value that breaks its rule, by a sentence with key, value, rule
+and purpose. Conditions on several settings are the dataclass's method `conflicts(at)`, which yields
+one sentence for each conflict; `at` is the path of the dataclass, such as `model.`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 from kanrun.errors import UsageError
 from kanrun.suggestions import did_you_mean
 
-#: What OmegaConf takes for a value that must be given; written here, since `kanrun --help` is fast without OmegaConf.
+#: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
 MISSING: Any = "???"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be; None is checked by the field's type alone.
+    """Rule of a value; None is checked by the field's type alone.
 
-    Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or mapping. `words` are
-    accepted beside numbers. `least` and `length` count the entries of a list, `width` those of each of its entries.
-    `file` is for names of files that must be there when a run begins, see `check_files`.
-    `free_text` is for formulas, paths and names of columns, see `kanrun.launch.arguments`.
+    Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or
+    mapping. `words` are accepted besides numbers. `least` and `length` count the entries of a list,
+    `width` those of each of its entries. `file` marks files that must exist when a run begins, see
+    `check_files`. `free_text` marks formulas and names of columns, see `kanrun.launch.arguments`.
     """
 
     about: str
@@ -50,7 +50,7 @@ class Rule:
     free_text: bool = False
 
     def broken(self, path: str, value: Any) -> str | None:
-        """The sentence that refuses `value` of the setting `path`, or None."""
+        """Return the sentence that rejects `value` of the setting `path`, or None."""
         if value is None or (isinstance(value, str) and (value in self.words or value == MISSING)):
             return None
         broken = self._list(path, value) if isinstance(value, list | tuple) else None
@@ -119,7 +119,10 @@ class Rule:
             return f"{path}={list(entries)} must have {_count(self.length)} ({self.about})."
         for entry in entries:
             if self.whole and self.width is None and isinstance(entry, list | tuple | dict):
-                return f"{path}={list(entries)} has {entry}, where a whole number is needed ({self.about})."
+                return (
+                    f"{path}={list(entries)} has {entry}, where a whole number is needed "
+                    f"({self.about})."
+                )
             if self.width is not None and (
                 not isinstance(entry, list | tuple) or len(entry) != self.width
             ):
@@ -133,7 +136,7 @@ class Rule:
 
 
 def setting(default: Any, about: str, **rule: Any) -> Any:
-    """A dataclass field with this default (copied for each instance), its `Rule` as metadata."""
+    """Return a dataclass field with this default (copied for each instance) and its `Rule`."""
     metadata = {"rule": Rule(about, **rule)}
     if isinstance(default, list | dict) or is_dataclass(default):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
@@ -147,9 +150,9 @@ def rule_of(one: Field[Any]) -> Rule | None:
 
 
 def check(settings: Any, at: str = "") -> None:
-    """Raise UsageError for the first setting of the dataclass `settings` that breaks its rule, those inside included.
+    """Raise UsageError for the first setting that breaks its rule, those of inner dataclasses too.
 
-    `at` is the path that its fields have in the configuration, such as `model.`. NaN breaks every rule.
+    `at` is the path of the fields in the configuration, such as `model.`. NaN breaks every rule.
     """
     for sentence in _broken(settings, at):
         raise UsageError(sentence)
@@ -194,7 +197,7 @@ def _broken(settings: Any, at: str) -> Iterator[str]:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in nested lists and mappings with their paths."""
+    """Yield the values in nested lists and mappings with their paths."""
     if isinstance(value, list | tuple | dict):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(entry, f"{path}.{key}")

@@ -1,4 +1,4 @@
-"""The solvers: the settings of each with their rules."""
+"""Settings of the solvers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class LMSolver:
     steps: int | None = setting(None, _STEPS, minimum=1)
     damping: float | None = setting(
         None,
-        "damping of the first step on a grid, relative to columns of unit norm; null: chosen by size",
+        "damping of the first step on a grid, relative to columns of unit norm; null: chosen by"
+        " size",
         above=0,
     )
     tolerance: float = setting(

@@ -1,4 +1,4 @@
-"""What is to be learned: the settings of each kind of target with their rules, and how it is sampled."""
+"""Settings of the kinds of targets, and of sampling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kanrun.config.registry import target
 from kanrun.config.rules import MISSING, setting
 
-_UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret; others have none"
+_UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 _DOMAIN = "one [lower, upper] for each variable, or one for all"
 
 
@@ -65,7 +65,7 @@ class SpecialTarget:
 @target("kanrun.targets.functions:build_feynman")
 @dataclass
 class FeynmanTarget:
-    """One of the 27 dimensionless Feynman formulas by its equation, such as I.6.2, or a formula of a file."""
+    """One of the 27 dimensionless Feynman formulas, such as I.6.2, or a formula of a file."""
 
     id: str = setting(MISSING, "equation in the lectures, or name in the file")
     path: str | None = setting(
@@ -143,7 +143,7 @@ class TableTarget:
 @target("kanrun.targets.functions:build_nist")
 @dataclass
 class NistTarget:
-    """A nonlinear regression set of NIST's Statistical Reference Datasets, from a folder of its data files."""
+    """A nonlinear regression set of NIST's Statistical Reference Datasets, from its files."""
 
     path: str = setting(MISSING, "folder of the data files, such as Misra1a.dat", file=True)
     name: str = setting(MISSING, "name of the set")

@@ -1,10 +1,10 @@
 """Arguments of a command as people type them, read once: the values that each key takes.
 
-One rule for free text (formulas, paths, names of columns; settings with `free_text=True`): the text is
-taken as it was typed, without Hydra's grammar. Where the setting is a list or a mapping, `[...]` and `{...}`
-hold entries that commas outside brackets and quotes separate. With -m, commas outside brackets and quotes, or
-`choice(...)`, separate values. Quotes around an entry, `null` and interpolations `${...}` mean what they
-mean elsewhere. All other arguments are read by Hydra's parser.
+There is one rule for free text (formulas, paths, names of columns: settings with `free_text=True`).
+It is taken as typed, without Hydra's grammar. If the setting is a list or a mapping, `[...]` and
+`{...}` hold entries, which are separated by commas outside brackets and quotes. With -m, such
+commas, or `choice(...)`, separate values. Quotes around an entry, `null` and `${...}` have their
+usual meaning. Hydra's parser reads all other arguments.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class ArgumentReader:
         argument = self._argument(sign, key, text)
         if len(argument.values) > 1 and key.partition(".")[0] in FIXED:
             raise UsageError(
-                f"{key}={text} has several values, but {key} is a setting of the whole run. Give one."
+                f"{key}={text} has several values, but {key} is a setting of the whole run. Give"
+                f" one."
             )
         return argument
 
@@ -230,7 +231,7 @@ def _structure(text: str, key: str, inside: bool = True) -> Any:
 
 
 def _string(text: str) -> str:
-    """Return text without its quotes; `${` is kept from OmegaConf unless it begins interpolations."""
+    """Return text without its quotes; `${` is escaped unless it begins an interpolation."""
     if _QUOTED.fullmatch(text):
         text = re.sub(rf"\\([\\{text[0]}])", r"\1", text[1:-1])
     if "${" in text:

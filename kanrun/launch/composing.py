@@ -1,8 +1,8 @@
 """Compose the configurations of a call: Hydra chooses and merges files, and nothing more.
 
-Hydra is given the choices of groups alone, once for each combination of them. All other arguments are set on
-what it composed, as plain values; `kanrun.config.composed` gives them their types. Nothing in a configuration is ever
-built by naming a class.
+Hydra gets the choices of groups alone, once for each combination of them. All other arguments are
+set on the result as plain values, which get their types in `kanrun.config.composed`. Nothing in a
+configuration is ever built by naming a class.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def compose(
 
 
 def shown_config(study: Study, resolve: bool = False) -> str:
-    """Return the first configuration of a study as YAML. Raises UsageError for what does not resolve."""
+    """Return the first configuration of a study as YAML. Raises UsageError."""
     plain = dict(study.bases[0])
     return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
 
@@ -243,7 +243,7 @@ def _composed(
 def _with_arguments(
     command: str, plain: dict[str, Any], pairs: Sequence[tuple[Argument, int]]
 ) -> dict[str, Any]:
-    """Set the values of the arguments on a composed configuration. Raises UsageError for a key it has not."""
+    """Set the values of the arguments on a composed configuration. Raises UsageError."""
     paths = {key.path for key in keys_of(command)}
     free = paths - {path.rpartition(".")[0] for path in paths} - set(GROUPS)
     for one, index in pairs:
@@ -310,7 +310,7 @@ def _remove(plain: Any, key: str) -> None:
 
 
 def _register() -> None:
-    """Hand the defaults of all settings to Hydra, as the schemas that files name; repeating it changes nothing."""
+    """Give Hydra the defaults of all settings, as the schemas that files name."""
     store = ConfigStore.instance()
     for group, kinds in GROUPS.items():
         for name, kind in kinds.items():

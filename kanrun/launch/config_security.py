@@ -1,7 +1,7 @@
 """What a configuration file that someone sends may not do.
 
-kanrun builds no object that a configuration names. Four ways remain by which a file could run code or fill the
-memory, and each is closed where the file is read, before anything in it has an effect:
+kanrun builds no object that a configuration names. A file could still run code or fill the memory
+in four ways. Each is closed when the file is read, before anything in it has an effect:
 
 - a `hydra` key: Hydra imports the packages of its search path while it composes;
 - `executor.address`: what a Dask scheduler sends back is unpickled;
@@ -30,7 +30,7 @@ _NAMES_HYDRA = re.compile(r"(^|[\s/@.])hydra($|[\s/@.:])")
 
 
 class CheckedFiles(FileConfigSource):  # type: ignore[misc]
-    """A folder of the user's as a source of configurations; every file is checked before it is loaded."""
+    """A folder of configurations; every file of the user's is checked before it is loaded."""
 
     @staticmethod
     def scheme() -> str:
@@ -57,7 +57,8 @@ class CheckedFiles(FileConfigSource):  # type: ignore[misc]
     def _inside(self, config_path: str) -> str:
         if ".." in Path(config_path).parts or Path(config_path).is_absolute():
             raise UsageError(
-                f"{config_path} among the defaults of a file is outside its folder; name a file in it."
+                f"{config_path} among the defaults of a file is outside its folder. "
+                "Name a file in it."
             )
         return config_path
 
@@ -80,8 +81,8 @@ def check_text(text: str, file: Path, names: Iterable[str] = ()) -> None:
     found = next((one for one in (*names, *_names(root)) if _NAMES_HYDRA.search(one)), None)
     if found is not None:
         raise UsageError(
-            f"{file} sets {found}: a file may not set anything of Hydra's, whose search path imports "
-            "packages. Remove it."
+            f"{file} sets {found}: a file may not set anything of Hydra's, whose search path "
+            "imports packages. Remove it."
         )
 
 
@@ -91,8 +92,8 @@ def check_address(composed: Mapping[str, Any]) -> None:
     address = executor.get("address") if isinstance(executor, Mapping) else None
     if address is not None:
         raise UsageError(
-            f"executor.address={address} is refused in a file, since who answers there can run code "
-            "here; give it on the command line."
+            f"executor.address={address} is refused in a file, since who answers there can run "
+            "code here. Give it on the command line."
         )
 
 

@@ -41,7 +41,7 @@ class FakeFit:
 
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
-    """Replaces experiments/fit.py; the working directory is a new one, so runs go to ./outputs there."""
+    """Replace the experiment `fit`; runs go to ./outputs in a new working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
     monkeypatch.delenv("KANRUN_DEBUG", raising=False)
@@ -79,7 +79,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
 
 @pytest.fixture
 def kanrun(fit: FakeFit, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs one command line; captures what it and its child processes write."""
+    """Run one command line; capture what it and its child processes write."""
 
     def call(*words: str) -> Result:
         capfd.readouterr()
@@ -92,7 +92,7 @@ def kanrun(fit: FakeFit, capfd: pytest.CaptureFixture[str]) -> Callable[..., Res
 
 @pytest.fixture
 def refused(kanrun: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
-    """Runs a command line that must be refused: exit code 2, one sentence, no traceback, no folder."""
+    """Run a command line that must be rejected: exit code 2, one sentence, no folder."""
 
     def call(*words: str) -> str:
         result = kanrun(*words)

@@ -1,6 +1,7 @@
-"""A configuration that someone sends cannot run code through what Hydra builds by itself, nor through a sweep.
+"""A configuration file that someone sends cannot run code, nor fill the memory.
 
-`tests/hard/test_attacks.py` has the attacks on one run."""
+`tests/hard/test_attacks.py` has the attacks on one run.
+"""
 
 from __future__ import annotations
 

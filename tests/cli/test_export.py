@@ -44,9 +44,13 @@ def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[st
         assert capsys.readouterr().out == f"{file}\n"
     model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
     document = json.loads((outputs / "model.json").read_text())
-    np.testing.assert_allclose(evaluate(in_pieces(document), x), predicted_values(model, x), rtol=1e-12)
     np.testing.assert_allclose(
-        runpy.run_path(str(outputs / "model.python"))["predict"](x), predicted_values(model, x), rtol=1e-12
+        evaluate(in_pieces(document), x), predicted_values(model, x), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        runpy.run_path(str(outputs / "model.python"))["predict"](x),
+        predicted_values(model, x),
+        rtol=1e-12,
     )
 
 

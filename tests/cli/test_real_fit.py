@@ -1,4 +1,4 @@
-"""The real `kanrun fit` through the command line: bad input is refused, good input ends in predictions."""
+"""The real `kanrun fit`: bad input is rejected, good input ends in predictions."""
 
 from __future__ import annotations
 

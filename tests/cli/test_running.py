@@ -393,9 +393,7 @@ def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
 
 def test_a_stored_configuration_runs_again(kanrun: Command, fit: Any) -> None:
     folder = kanrun("fit", "-q", "model.degree=2").folder
-    result = kanrun(
-        "fit", "-q", "--config-path", str(folder), "--config-name", "config", "seed=7"
-    )
+    result = kanrun("fit", "-q", "--config-path", str(folder), "--config-name", "config", "seed=7")
     assert result.code == 0, result.err
     assert result.folder.name == "v0002"
     assert (fit.configs[1].model.degree, fit.configs[1].seed) == (2, 7)

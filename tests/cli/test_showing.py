@@ -29,7 +29,8 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys\nfrom kanrun.cli.app import main\nmain(sys.argv[1:])\n"
-        "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'matplotlib', 'scipy', 'sympy', 'rich', 'yaml'}\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'matplotlib', 'scipy', "
+        "'sympy', 'rich', 'yaml'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(

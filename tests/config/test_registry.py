@@ -1,4 +1,4 @@
-"""Kinds are found by group and name, each builder exists, and another package's kinds are there without torch."""
+"""Kinds are found by group and name without torch, and each builder exists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ candidate("sinc", "sin(x0)/x0")
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> dict[str, str]:
-    """The environment of a process in which another package is installed beside kanrun."""
+    """Return the environment of a process in which another package is installed beside kanrun."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "__init__.py").write_text("")
     (tmp_path / "own" / "settings.py").write_text(PLUGIN)

@@ -1,4 +1,4 @@
-"""Rules of settings: what they refuse, in which words, and that every setting of every kind has one sentence."""
+"""Rules of settings: what they reject, in which words; every setting has a sentence."""
 
 from __future__ import annotations
 

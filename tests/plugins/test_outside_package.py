@@ -1,7 +1,7 @@
 """What another package adds with one file (an experiment: one folder) works like what kanrun brings.
 
-The package is what `kanrun init` writes, installed without its dependencies into a folder of its own, which a child
-process has on its path.
+The package is what `kanrun init` writes, installed without its dependencies into a folder of its
+own, which a child process has on its path.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def test_an_interrupted_run_asks_for_its_plugins(package: Path, run: Path, tmp_p
 
 def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
     code = (
-        "import pickle, sys; from kanrun.config.plugins import add_plugins; add_plugins(['waves.candidates']);"
+        "import pickle, sys; from kanrun.config.plugins import add_plugins; "
+        "add_plugins(['waves.candidates']);"
         "from kanrun.config import FitConfig; from kanrun.study.experiment import TaskRunner;"
         "sys.stdout.buffer.write(pickle.dumps(TaskRunner('kanrun.experiments.fit')))"
     )
@@ -123,7 +124,8 @@ def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
     assert b"waves.candidates" in made
     read = (
         "import pickle, sys; sys.path.append('.'); pickle.loads(sys.stdin.buffer.read());"
-        "from kanrun.engine.symbolic.candidates import choose; print([c.name for c in choose(None)][-1])"
+        "from kanrun.engine.symbolic.candidates import choose; print([c.name for c in "
+        "choose(None)][-1])"
     )
     said = subprocess.run(
         [sys.executable, "-c", read], cwd=package, input=made, capture_output=True, check=True
