@@ -33,6 +33,9 @@ from kanrun.monitoring import time_limit_reached
 
 Step = Callable[[], None]
 
+#: Edges of the layers that are measured.
+SPEC = EdgeSpec(base="silu")
+
 #: Seconds that one competitor's share of a round should last, and the fewest and most steps in it.
 SHARE, FEWEST_STEPS, MOST_STEPS = 0.05, 3, 100
 #: A competitor whose step takes longer than this many seconds has this many rounds.
@@ -145,10 +148,9 @@ class LayerCase:
 
     @property
     def parameters(self) -> int:
-        """Of a KAN layer with both scales: E (G + k + 2)."""
-        return kan_parameters(
-            KANSize((self.inputs, self.outputs), self.intervals, EdgeSpec(base="silu").degree), EdgeSpec(base="silu")
-        )
+        """Parameters of a KAN layer with both scales: E (G + k + 2)."""
+        size = KANSize((self.inputs, self.outputs), self.intervals, SPEC.degree)
+        return kan_parameters(size, SPEC)
 
     @property
     def hidden(self) -> int:
@@ -185,9 +187,8 @@ def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], 
 
 def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
     one = torch.ones(case.inputs, dtype=dtype)
-    layer = SplineLayer.on_grid(
-        uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(base="silu"), uniform=True
-    )
+    edges = uniform_breakpoints(-one, one, case.intervals)
+    layer = SplineLayer.on_grid(edges, case.outputs, SPEC, uniform=True)
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     return layer
 

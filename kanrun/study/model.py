@@ -48,7 +48,7 @@ _ENDING = ".safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network with names and units. Two models are equal only if they are the same object.
+    """A trained network with names and units. Models are equal only if they are the same object.
 
     Attributes:
         network: The network, in its own units.
@@ -164,7 +164,8 @@ class Model:
 
         Args:
             x: Inputs, as in a call of the model.
-            y: True outputs of shape (samples, outputs) or (samples,), or labels of shape (samples,).
+            y: True outputs of shape (samples, outputs) or (samples,), or labels of shape
+                (samples,).
 
         Returns:
             The score; NaN if y is constant.
@@ -212,7 +213,7 @@ class Model:
         return self.network.derivative(at, found.index)[:, found.unknown].numpy()
 
     def summary(self) -> ModelSummary:
-        """Summarise the fit: errors, parameters, degrees of freedom and contributions of the inputs.
+        """Summarise the fit: errors, parameters, degrees of freedom, contributions of inputs.
 
         Returns:
             A summary that prints as a table.
@@ -241,7 +242,7 @@ class Model:
         return figure_of(self, name)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model and its tables to a safetensors file, with a description as JSON beside it.
+        """Write the model and its tables to a safetensors file, with a description as JSON.
 
         Args:
             path: Name of the file. The suffix `.safetensors` is added if it is missing.

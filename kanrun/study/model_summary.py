@@ -196,9 +196,10 @@ def html_of(model: Model) -> str:
 def run_html(run: LoadedRun) -> str:
     """Return status, summary and figures of a run as HTML; of several points, their statuses."""
     head = f"<p><b>{html.escape(str(run.run.path))}</b>: {html.escape(run.run.status)}</p>"
-    if run.jobs:
-        jobs = [(job.run.name, job.run.status) for job in run.jobs]
-        return head + pd.DataFrame(jobs, columns=["job", "status"]).to_html(index=False, border=0)
+    if run.run.has_points:
+        rows = [(point.run.name, point.run.status) for point in run.points]
+        table = pd.DataFrame(rows, columns=["point", "status"])
+        return head + table.to_html(index=False, border=0)
     summary = (
         run.tables["summary"].to_html(index=False, border=0) if "summary" in run.tables else ""
     )
@@ -213,4 +214,5 @@ def _image(figure: Figure) -> str:
 
 
 def _img(png: bytes) -> str:
-    return f'<img style="max-width:45em" src="data:image/png;base64,{base64.b64encode(png).decode()}"/>'
+    data = base64.b64encode(png).decode()
+    return f'<img style="max-width:45em" src="data:image/png;base64,{data}"/>'

@@ -1,8 +1,8 @@
 """Predictions of a trained model for encoded inputs, with intervals and notes on extrapolation.
 
 `Model` checks what users pass and calls these functions; programs that predict in blocks call them
-directly. Everywhere, x are encoded inputs of shape (samples, inputs), and `raw` are the outputs of the
-network for them, in its units, if they are known.
+directly. Everywhere, x are encoded inputs of shape (samples, inputs), and `raw` are the outputs of
+the network for them, in its units, if they are known.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> Samp
 
 
 def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
-    """Return a sentence for each input that leaves the training data, and one for clipped values."""
+    """Return a sentence per input that leaves the training data, and one on clipped values."""
     rows, found = max(counts.samples, 1), []
     fractions = zip(model.inputs, counts.outside / rows, model.domain, strict=True)
     for name, fraction, (low, high) in fractions:

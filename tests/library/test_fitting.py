@@ -92,6 +92,7 @@ def test_a_table_gives_the_same_numbers_too(
         tmp_path,
         monkeypatch,
         *words,
+        "model=kan",
         "model.hidden=[]",
         "model.intervals=[3]",
         "solver.steps=5",

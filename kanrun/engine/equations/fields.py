@@ -226,8 +226,8 @@ class Field(Network):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Field:
-        *counts, separated = map(int, description["form"])
-        form = OutputForm(*counts, separated=bool(separated))
+        unknowns, terms, factors, separated = map(int, description["form"])
+        form = OutputForm(unknowns, terms, factors, bool(separated))
         box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
         network, given = from_description(description["network"]), description.get("hard")
         texts = {name: tuple(map(str, each)) for name, each in (given or {}).items()}
@@ -333,7 +333,7 @@ def _given_values(
             if not more and sum(given[0].index) == order:
                 value = given[1].subs(variable(system.vocabulary.variables[number]), end)
                 found.setdefault(number, {}).setdefault(end, {})[order] = sympy.expand(value)
-    result = {}
+    result = dict[int, Mapping[sympy.Expr, Sequence[sympy.Expr]]]()
     for number, ends in sorted(found.items()):
         kept = {
             end: [orders[order] for order in takewhile(orders.__contains__, count())]
