@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,12 +22,14 @@ from kanrun.engine.splines import (
     penalty_order,
 )
 
+N = TypeVar("N", bound="EdgeNetwork")  # checked calls of a class method cannot resolve Self
+
 
 class EdgeNetwork(Network):
     """The protocol of `Network` for spline layers one after the other, with multiplication nodes."""
 
     @classmethod
-    def of_layers(cls, layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> Self:
+    def of_layers(cls: type[N], layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> N:
         """Return the network of these layers."""
         network = cls.__new__(cls)
         nn.Module.__init__(network)
