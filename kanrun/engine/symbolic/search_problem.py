@@ -289,8 +289,8 @@ class SumProductPolicy:
 
     Attributes:
         inputs: Maximum number of inputs.
-        grids: Intervals of the splines. All groups of inputs are tried on the first of them, a factor
-            for each input on the others.
+        grids: Intervals of the splines. All groups of inputs are tried on the first of them, a
+            factor for each input on the others.
         hopeless: Error from which the next grid is tried.
         points: Minimum number of points for each coefficient.
         margin: Margin of the grids, relative to the range of the points.
