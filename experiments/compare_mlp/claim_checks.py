@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from kanrun.engine.networks.counting import TOLERANCE
 from numpy.typing import NDArray
 
+from kanrun.engine.networks.counting import TOLERANCE
 from kanrun.runs import Claim
 from kanrun.study.statistics import (
     claim_at_most,

@@ -86,7 +86,8 @@ def centres_of(cfg: ContinualConfig) -> Array:
         if not centres.size or centres.shape[1] != cfg.dimension or not np.isfinite(centres).all():
             raise UsageError(
                 f"centres={cfg.centres} must list at least one place in "
-                f"{cfg.dimension} dimension(s): {cfg.dimension} finite number(s) each; or centres=null."
+                f"{cfg.dimension} dimension(s): {cfg.dimension} finite number(s) each; "
+                "or centres=null."
             )
         if len(np.unique(centres, axis=0)) < len(centres):
             raise UsageError(
