@@ -135,6 +135,7 @@ class _Compiler:
                 raise UsageError(f"the constant {node} is not a real number")
             return float(value)
         arguments = node.args
+        function: Callable[..., Any]
         if node.is_Pow and node.exp == sympy.Rational(1, 2):
             function, arguments = np.sqrt, (node.base,)
         elif node.is_Pow and node.exp.is_Integer:

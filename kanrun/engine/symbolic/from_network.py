@@ -56,7 +56,8 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
                 if bool(layer.mask[o, i]):
                     spline = _spline(layer, o, i, arguments[:, i])
                     edges.append(Edge(sources[i], target, spline))
-        nodes += ["sum"] * len(sums) + ["product"] * products
+        nodes += ["sum"] * len(sums)
+        nodes += ["product"] * products
         after = first + len(sums)
         for product in range(products):
             factor = after - 2 * (products - product)

@@ -64,8 +64,7 @@ class FormulaFit:
 
     `error` is on validation data, both inf without a formula.
 
-    `snapped` is the graph before its constants were refitted, node for node the numeric one.
-    `seconds` is the time of that refit.
+    `snapped` is the graph before the refit of its constants, which took `seconds`.
     """
 
     length: float
@@ -105,8 +104,8 @@ class FittedStructure:
 
 def matched(tried: FittedStructure, began: float) -> Iterator[SearchStage | FittedStructure]:
     """Yield a formula that was found without a network, as one stage."""
-    seconds = time.monotonic() - began
-    yield SearchStage("match", tried.name, tried.network, tried.formula_error, seconds)
+    error, seconds = tried.formula_error, time.monotonic() - began
+    yield SearchStage("match", tried.name, tried.network, error, seconds)
     yield tried
 
 
@@ -144,7 +143,7 @@ def search_longer(
     """Search a structure that is not exact once more, within work of `allowance`."""
     if not tried.is_exact(problem):
         began, first = time.monotonic(), tried
-        tried = select_with_edge_formulas(tried, problem, allowance)
+        tried = select_with_edge_formulas(first, problem, allowance)
         if tried.formula_error < first.formula_error:
             yield from _stages(tried, problem, time.monotonic() - began)
     yield tried
