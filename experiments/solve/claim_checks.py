@@ -14,7 +14,7 @@ HONEST = 10.0
 #: Below this, change and error are rounding: an exact formula has sixteen digits, of which a
 #: solution in 1e3 numbers by normal equations keeps thirteen; references are integrated to 1e-10 to
 #: 1e-13.
-ROUNDING = {"exact": 1e-13, "reference": 1e-10}
+ROUNDING = {"exact": 1e-13, "numerical": 1e-10}
 #: Unknown parameters are claimed to lie within this many standard errors, for this fraction of
 #: seeds.
 STANDARD_ERRORS, MIN_FRACTION = 2.0, 0.8
