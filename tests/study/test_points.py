@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas
 import pytest
-from toy_experiment import ToyConfig, ToyStudy, play
+from toy_experiment import ToyConfig, play
 
 from kanrun.errors import UsageError
 from kanrun.runs import Record, Row, Run, Status
 from kanrun.runs.manifest import Point, plain_values, read_points, write_points
-from kanrun.study.execute import check
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]
@@ -94,11 +93,6 @@ def test_points_may_differ_in_tables_and_columns(tmp_path: Path) -> None:
 
 
 def test_points_are_checked_before_anything_runs(tmp_path: Path) -> None:
-    class Study(ToyStudy):
-        points = (Point(0, values={"executor.workers": 1}), Point(1))
-
-    with pytest.raises(UsageError, match="executor.workers is a setting of the whole run"):
-        check(Columns(), Study((ToyConfig(), ToyConfig())))
     with pytest.raises(UsageError, match=r"point 1 \(sizes=\[\]\): the study has no cells"):
         play(tmp_path, ToyConfig(), ToyConfig(sizes=[]))
     assert not list(tmp_path.iterdir())
