@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from kanrun import load_run
 from kanrun.cli.app import main
@@ -223,21 +222,3 @@ def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(
     said = capsys.readouterr().err
     assert said.startswith("kanrun: ")
     assert said.count("\n") == 1
-
-
-def test_a_checkpoint_of_the_first_format_is_read_with_a_warning(
-    trained: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
-    loaded = load_run(folder)
-    stored = loaded.run.checkpoint(loaded.models[0])
-    text = json.dumps({"name": stored.name, "meta": stored.meta})
-    path = folder / "checkpoints" / f"{stored.name}.safetensors"
-    safetensors.numpy.save_file(stored.arrays, path, metadata={"kanrun": text})
-    record = json.loads((folder / "run.json").read_text())
-    del record["checkpoints"]  # as 0.1.0 wrote it
-    (folder / "run.json").write_text(json.dumps(record))
-    with pytest.warns(UserWarning, match="carries no checksum"):
-        found = predicted_values(load_run(folder).model(), POINTS)
-    np.testing.assert_array_equal(found, predicted_values(load_run(trained).model(), POINTS))

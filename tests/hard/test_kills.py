@@ -25,6 +25,7 @@ from kanrun.runs import Run
 from kanrun.runs.locations import find_runs
 
 WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=2", "sampling.n_train=40", "-q")
+POINTS = (*WORDS, "-m", "model.degree=4,6,8")
 TORN = ("metrics", "summary")
 
 
@@ -65,16 +66,16 @@ def numbers(run: Run) -> str:
     return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
 
 
-def check_kills(folder: Path, count: int) -> None:
+def check_kills(folder: Path, count: int, words: Sequence[str] = WORDS) -> None:
     silent, random_times = folder / "said.txt", random.Random(0)
-    code, life = run_to_end(WORDS, folder / "whole", silent)
+    code, life = run_to_end(words, folder / "whole", silent)
     assert code == 0, silent.read_text()
-    code, life = run_to_end(WORDS, folder / "whole", silent)  # the first also made caches
+    code, life = run_to_end(words, folder / "whole", silent)  # the first also made caches
     expected = numbers(find_runs(folder / "whole")[0])
     outcomes: Counter[str] = Counter()
     for number in range(count):
         outputs = folder / str(number)
-        process = forked(lambda outputs=outputs: main([*WORDS, "--outputs", str(outputs)]), silent)
+        process = forked(lambda outputs=outputs: main([*words, "--outputs", str(outputs)]), silent)
         time.sleep(random_times.uniform(0, 1.05 * life))
         os.kill(process, signal.SIGKILL)
         killed = ended(process) == -signal.SIGKILL
@@ -94,14 +95,18 @@ def check_kills(folder: Path, count: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path: Path) -> None:
-    check_kills(tmp_path, 3)
+@pytest.mark.parametrize("words", [WORDS, POINTS], ids=["seeds", "points"])
+def test_killed_runs_are_resumed_to_the_same_numbers(
+    tmp_path: Path, words: Sequence[str]
+) -> None:
+    check_kills(tmp_path, 3, words)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-def test_three_hundred_kills(tmp_path: Path) -> None:
-    check_kills(tmp_path, 300)
+@pytest.mark.parametrize("words", [WORDS, POINTS], ids=["seeds", "points"])
+def test_one_hundred_and_fifty_kills(tmp_path: Path, words: Sequence[str]) -> None:
+    check_kills(tmp_path, 150, words)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -71,8 +71,8 @@ def network_values(
             {
                 "degree": degree,
                 "base": str(spec["base"]),
-                "extrapolation": str(spec.get("extrapolation", spec.get("outside", "linear"))),
-                "baseGoesOn": bool(spec.get("base_goes_on", "outside" in spec)),
+                "extrapolation": str(spec["extrapolation"]),
+                "baseGoesOn": bool(spec.get("base_goes_on", False)),
                 "knots": knots.tolist(),
                 "coefficients": coefficients.tolist(),
                 "baseWeight": base.tolist(),
