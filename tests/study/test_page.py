@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kanrun.engine.layers.bases import BASES
 
 from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError

@@ -72,7 +72,7 @@ def network_values(
                 "degree": degree,
                 "base": str(spec["base"]),
                 "extrapolation": str(spec["extrapolation"]),
-                "baseGoesOn": bool(spec.get("base_goes_on", False)),
+                "baseGoesOn": False,
                 "knots": knots.tolist(),
                 "coefficients": coefficients.tolist(),
                 "baseWeight": base.tolist(),
