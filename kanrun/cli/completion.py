@@ -149,7 +149,7 @@ class _Call:
         """Return the names that `target.name` and `target.id` may be, by the kind of target."""
         if key not in ("target.name", "target.id"):
             return ()
-        from kanrun import targets
+        from kanrun.targets import functions as targets
         from kanrun.targets.table_targets import BUNDLED
 
         known: dict[str, Iterable[str]] = {
