@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, nan
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -98,12 +99,13 @@ class State:
 
     def part(self, at: list[int]) -> State:
         """Return the state of the problems of a batch at `at`."""
-        lists = {key: [getattr(self, key)[i] for i in at] for key in _LISTS}
+        lists: dict[str, Any] = {key: [getattr(self, key)[i] for i in at] for key in _LISTS}
         return replace(self, unknowns=self.unknowns[at], **lists)
 
     def updated(self, at: list[int], part: State) -> State:
         """Return this state with `part` at the indices `at`."""
-        unknowns, lists = self.unknowns.clone(), {key: [*getattr(self, key)] for key in _LISTS}
+        unknowns = self.unknowns.clone()
+        lists: dict[str, Any] = {key: [*getattr(self, key)] for key in _LISTS}
         unknowns[at] = part.unknowns
         for key, values in lists.items():
             for i, value in zip(at, getattr(part, key), strict=True):

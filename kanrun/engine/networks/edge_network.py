@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,11 +22,12 @@ from kanrun.engine.splines import (
     penalty_order,
 )
 
-N = TypeVar("N", bound="EdgeNetwork")  # checked calls of a class method cannot resolve Self
+#: Checked calls of a class method cannot resolve Self.
+N = TypeVar("N", bound="EdgeNetwork")
 
 
 class EdgeNetwork(Network):
-    """The protocol of `Network` for spline layers one after the other, with multiplication nodes."""
+    """The protocol of `Network` for spline layers in a row, with multiplication nodes."""
 
     @classmethod
     def of_layers(cls: type[N], layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> N:
@@ -83,7 +84,7 @@ class EdgeNetwork(Network):
     def beyond(self) -> str:
         return self.edge_layers[0].spec.beyond
 
-    def for_second_order(self) -> Self:
+    def for_second_order(self) -> EdgeNetwork:
         """Return the network with w_s (without a base.
 
         w) fixed: the coefficients have the same scale.
@@ -165,7 +166,7 @@ class EdgeNetwork(Network):
     def unknowns_at(self, intervals: int | None) -> int:
         return sum(layer.unknowns_at(intervals) for layer in self.edge_layers)
 
-    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Self]:
+    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[EdgeNetwork]:
         return self._measured([layer.refined(intervals) for layer in self.edge_layers], x)
 
     def regrid(
@@ -176,7 +177,7 @@ class EdgeNetwork(Network):
         grid_eps: float,
         margin: float,
         inputs: InputGrid = "keep",
-    ) -> Regridded[Self]:
+    ) -> Regridded[EdgeNetwork]:
         """Return the network on redrawn grids, see `Network.regrid`.
 
         Ranges are those of the old network, so that every layer is carried once. Outliers are
@@ -205,7 +206,9 @@ class EdgeNetwork(Network):
             pairs = list(zip(self.edge_layers, self.activations(x), strict=False))[1:]
         return all(layer.grid.covers(values, share) for layer, values in pairs)
 
-    def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded[Self]:
+    def _measured(
+        self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor
+    ) -> Regridded[EdgeNetwork]:
         """Return the network of moved layers, the methods, and the change of its function on x."""
         new = self.of_layers([layer for layer, _ in moved], self.products[:-1])
         methods = {method for _, method in moved}
@@ -236,6 +239,8 @@ class EdgeNetwork(Network):
     def padded(self, shape: Sequence[int]) -> Network:
         return super().padded(shape) if any(self.products) else self._resized(shape)
 
-    def _resized(self, shape: Sequence[int]) -> Self:
+    def _resized(self, shape: Sequence[int]) -> EdgeNetwork:
         ends = zip(self.edge_layers, shape[:-1], shape[1:], strict=True)
-        return self.of_layers([layer.resized(inputs, outputs) for layer, inputs, outputs in ends])
+        layers = [layer.resized(inputs, outputs) for layer, inputs, outputs in ends]
+        network: EdgeNetwork = self.of_layers(layers)
+        return network

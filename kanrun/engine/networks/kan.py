@@ -129,7 +129,8 @@ class KAN(EdgeNetwork):
     ) -> KAN:
         """Return a fresh network with edges of the kind `spec`."""
         layers = fresh_layers(shape, intervals, spec, domain, initialisation, generator, products)
-        return cls.of_layers(layers, products)
+        network: KAN = cls.of_layers(layers, products)
+        return network
 
     def describe(self) -> dict[str, Any]:
         layers = [layer.describe() for layer in self.edge_layers]
@@ -139,7 +140,8 @@ class KAN(EdgeNetwork):
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> KAN:
         layers = [SplineLayer.from_description(layer) for layer in description["layers"]]
-        return cls.of_layers(layers, description.get("products", ()))
+        network: KAN = cls.of_layers(layers, description.get("products", ()))
+        return network
 
     def edge(self, layer: int, input: int, output: int) -> LearnedEdge:
         """Return the function phi on one edge.
@@ -235,4 +237,5 @@ class KAN(EdgeNetwork):
         if not isinstance(intervals, int):
             raise UsageError(f"intervals={intervals!r} must be a whole number.")
         layers = [layer.refined(intervals)[0] for layer in self.edge_layers]
-        return self.of_layers(layers, self.products[:-1])
+        network: KAN = self.of_layers(layers, self.products[:-1])
+        return network

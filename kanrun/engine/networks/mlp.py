@@ -75,10 +75,11 @@ class MLP(Network):
         )
         with torch.no_grad():
             for layer in self.linear:
-                for parameter in layer.parameters():
+                weight, bias = layer.parameters()
+                for parameter in (weight, bias):
                     # Drawn in float64, so that a seed means the same start in every precision.
                     drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter.copy_((2 * drawn - 1) * layer.in_features**-0.5)
+                    parameter.copy_((2 * drawn - 1) * weight.shape[1] ** -0.5)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         weight = next(self.parameters())

@@ -13,8 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import sympy
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline, PPoly
 
+from kanrun.engine.splines import uniform_powers
 from kanrun.engine.symbolic.candidates import CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
@@ -137,7 +137,8 @@ def _pieces(degree: int) -> tuple[Array, Array]:
     pieces = pieces[:, degree : pieces.shape[1] - degree] if degree else pieces
     matrix = np.ascontiguousarray(pieces[:, ::-1])
     slopes = np.zeros_like(matrix)
-    slopes[:-1] = matrix[1:] * np.arange(1, degree + 1)[:, None]
+    if degree:
+        slopes[:-1] = uniform_powers(degree, 1)
     return matrix, slopes
 
 

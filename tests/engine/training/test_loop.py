@@ -113,7 +113,7 @@ def test_noise_turns_to_second_differences() -> None:
     plain = drained(
         train(create, data, Plan("lm", (4,), starts=2, weight=0.0), Generator().manual_seed(0))
     )[2]
-    assert stages[0].smoothing.order == 2
+    assert stages[0].penalty.order == 2
     assert trained is not None
     assert plain is not None
     assert trained.errors.test is not None
