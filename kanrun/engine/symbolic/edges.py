@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import sympy
@@ -130,12 +130,7 @@ class Spline:
 @cache
 def _pieces(degree: int) -> tuple[Array, Array]:
     """Return the coefficients of u^p (row) in the local basis functions (column) and slopes."""
-    element: Any = BSpline.basis_element(np.arange(degree + 2.0), extrapolate=False)
-    # The element has zero pieces at both ends; its last pieces are those of the first basis
-    # functions.
-    pieces = PPoly.from_spline(element).c[::-1]
-    pieces = pieces[:, degree : pieces.shape[1] - degree] if degree else pieces
-    matrix = np.ascontiguousarray(pieces[:, ::-1])
+    matrix = np.array(uniform_powers(degree, 0))
     slopes = np.zeros_like(matrix)
     if degree:
         slopes[:-1] = uniform_powers(degree, 1)
