@@ -15,7 +15,7 @@ Biometrics 73 (2017).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -253,7 +253,7 @@ class FunctionProblem:
 
     def slope(self, variances: ndarray, scale: float = 1.0, *, known: bool = False) -> Slope:
         """Return the slope; the noise comes last, unless it is `known`."""
-        found = self.posterior(variances, scale)
+        found = replace(self, constraints=None).posterior(variances, scale)
         beta, gram = found.coefficients, self.gram
         shrunk = gram @ found.covariance / scale  # X'WX H^-1, in units of the noise
         q = (self.right - gram @ beta) / scale
