@@ -159,7 +159,7 @@ def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -
     """
     inputs, outputs = case.problem.inputs, case.problem.outputs
     if match == "parameters":
-        return match_parameters(inputs, outputs, depth, kan.count())
+        return match_parameters(inputs, outputs, depth, float(kan.count()))
     if match == "flops":
         return match_flops(inputs, outputs, depth, activation, kan.flops()["flops"] or 0.0)
     x = case.problem.data.train.x

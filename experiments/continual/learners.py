@@ -238,7 +238,7 @@ def make_network(
     """Return an untrained network; an MLP's depth goes with the trial, its widths match `model`."""
     model = learner.model
     if isinstance(model, MLPConfig):
-        match = match_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))
+        match = match_parameters(cfg.dimension, 1, learner.depth(trial), float(size_of_all(cfg)))
         model = replace(model, hidden=list(match.hidden))
     return factory(model, sequence.problem, cfg.solver.kind)(draws)
 
