@@ -351,7 +351,7 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"model": MLPConfig()}, "continual takes the KAN from `model`"),
         ({"learners": []}, "learners=.. has nothing to train"),
         ({"learners": [{"name": "A", "kind": "tree"}]}, "learners=tree is not one of kan, mlp"),
-        ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two of the name 'KAN'"),
+        ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two entries named 'KAN'"),
         (
             {"learners": [{"name": "A", "kind": "kan", "colour": 1}]},
             "no key learners.A.colour",
@@ -374,7 +374,7 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
             {"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]},
             "needs gradients",
         ),
-        ({"parts": ["overlap"], "compared": ["Nobody"]}, "compared names 'Nobody'"),
+        ({"parts": ["overlap"], "compared": ["Nobody"]}, "overlap_learners names 'Nobody'"),
         ({"parts": ["intervals"], "intervals": [0]}, "has 0, which must be at least 1"),
         ({"solver": LBFGSSolver(steps=0)}, "solver.steps=0"),
     ],
