@@ -27,7 +27,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from kanrun.config import EXPERIMENTS, GROUPS
+from kanrun.config import EXPERIMENTS, GROUPS, EquationConfig
 from kanrun.config.composed import resolve_interpolations, set_value, unknown_key
 from kanrun.config.keys import keys_of
 from kanrun.config.registry import implied_choices, module_of
@@ -233,6 +233,8 @@ def _composed(
     settings = {one.key for one in arguments if not one.is_group}
     if not settings & {"executor", "executor.address"}:
         check_address(plain)
+    if isinstance(plain.get("equation"), dict):
+        plain["equation"] = {**_defaults(EquationConfig), **plain["equation"]}
     for group in GROUPS:
         chosen = plain.get(group)
         if isinstance(chosen, dict) and chosen.get("kind") in GROUPS[group]:
