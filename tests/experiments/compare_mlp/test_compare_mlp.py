@@ -420,11 +420,11 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"target": ExpressionTarget("sign(x0 + 5)")}, "nothing to compare"),
         (
             {"model": KANConfig(hidden=[3])},
-            r"model.hidden=.3. is not used here; give it as shapes of the cases",
+            r"model.hidden=.3. is not used here. Set shapes of the cases",
         ),
         (
             {"model": KANConfig(intervals=7)},
-            r"model.intervals=7 is not used here; give it as grids",
+            r"model.intervals=7 is not used here. Set grids",
         ),
         (
             {"comparison": "no_activation", "depths": [-1], "widths": [2]},

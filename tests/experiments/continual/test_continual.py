@@ -374,7 +374,7 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
             {"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]},
             "needs gradients",
         ),
-        ({"parts": ["overlap"], "compared": ["Nobody"]}, "overlap_learners names 'Nobody'"),
+        ({"parts": ["overlap"], "overlap_learners": ["Nobody"]}, "overlap_learners names 'Nobody'"),
         ({"parts": ["intervals"], "intervals": [0]}, "has 0, which must be at least 1"),
         ({"solver": LBFGSSolver(steps=0)}, "solver.steps=0"),
     ],
