@@ -89,8 +89,8 @@ def commands() -> str:
     import typer.main
 
     from kanrun.cli.app import app
-    from kanrun.config.keys import groups_of
     from kanrun.config import EXPERIMENTS
+    from kanrun.config.keys import groups_of
 
     lines = [
         "# Commands",

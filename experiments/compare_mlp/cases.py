@@ -44,11 +44,11 @@ SEARCH = 3
 class Comparison(Protocol):
     """What is compared: its cells, a check of the settings, and the records of a cell."""
 
-    def cells(self, cfg: CompareMLPConfig, /) -> list[dict[str, Any]]: ...  # noqa: D102
+    def cells(self, cfg: CompareMLPConfig, /) -> list[dict[str, Any]]: ...
 
-    def check(self, cfg: CompareMLPConfig, /) -> None: ...  # noqa: D102
+    def check(self, cfg: CompareMLPConfig, /) -> None: ...
 
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int, /) -> Iterator[Record]: ...  # noqa: D102
+    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int, /) -> Iterator[Record]: ...
 
 
 @dataclass

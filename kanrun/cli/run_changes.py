@@ -36,7 +36,7 @@ Elsewhere = Annotated[
 
 
 @app.command("rerun")
-def rerun_run(  # noqa: PLR0913, PLR0917  (each is an option)
+def rerun_run(
     run: RunName,
     overrides: Annotated[
         list[str] | None,
@@ -66,7 +66,7 @@ def rerun_run(  # noqa: PLR0913, PLR0917  (each is an option)
 
 
 @app.command("resume")
-def resume_interrupted(  # noqa: PLR0913, PLR0917  (each is an option)
+def resume_interrupted(
     run: RunName,
     outputs: Outputs = Path("outputs"),
     quiet: Quiet = False,

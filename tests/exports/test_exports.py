@@ -369,7 +369,9 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
     x = rows_for(one).astype(np.float32)
     expected = predicted_values(one, x)
     own = (
-        np.abs(predicted_values(replace(one, network=deepcopy(one.network).float()), x) - expected).max()
+        np.abs(
+            predicted_values(replace(one, network=deepcopy(one.network).float()), x) - expected
+        ).max()
         / np.abs(expected).max()
     )
     (found,) = session.run(None, {"x": x})

@@ -44,7 +44,9 @@ def test_too_large_a_run_is_refused_before_its_folder(
 def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
     kan = FitConfig(model=KANConfig(hidden=[5, 4], intervals=[3, 20], degree=3))
     assert estimate_memory(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
-    mlp = FitConfig(model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(n_train=500, n_test=200))
+    mlp = FitConfig(
+        model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(n_train=500, n_test=200)
+    )
     assert estimate_memory(mlp).parameters == 16 + 16 * 8 + 8
     assert estimate_memory(mlp).points == 700
 

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 
-import kanrun
 from kanrun import Model, fit, load_run
 from kanrun.cli.app import main
 from kanrun.engine.training.data_fitting import LevenbergMarquardt

@@ -210,7 +210,9 @@ def run_of(outputs: Path, network: Network) -> Run:
 
 def field_to(end: float, hard: HardConditions | None = None) -> Field:
     box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
-    return Field(trained(EdgeSpec(base="silu")), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
+    return Field(
+        trained(EdgeSpec(base="silu")), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard
+    )
 
 
 def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path) -> None:

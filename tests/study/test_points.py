@@ -84,7 +84,7 @@ def test_points_may_differ_in_tables_and_columns(tmp_path: Path) -> None:
     configs = [ToyConfig(sizes=[size]) for size in (2, 3, 4)]
     assert play(tmp_path, *configs, experiment=Columns()).reason is None
     run = Run(tmp_path / "toy" / "v0001")
-    header = "point sizes seed".split()
+    header = ["point", "sizes", "seed"]
     assert list(run.table("summary").columns)[:3] == header
     for number, point in enumerate(run.points):
         names = ["seed", f"of size {number + 2}", "nothing", "test_rmse"]

@@ -30,7 +30,9 @@ DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
 
 def kan(generator: Generator, **spec: Any) -> KAN:
-    return KAN.create((2, 3, 1), 4, EdgeSpec(**{"base": "silu", **spec}), domain=DOMAIN, generator=generator)
+    return KAN.create(
+        (2, 3, 1), 4, EdgeSpec(**{"base": "silu", **spec}), domain=DOMAIN, generator=generator
+    )
 
 
 def mlp(generator: Generator) -> MLP:

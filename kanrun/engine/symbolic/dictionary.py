@@ -208,9 +208,9 @@ _SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]
 #: or -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
     "x": _SHIFTED[1:3],
-    **{name: _SHIFTED for name in ("1/x", "1/x^2", "x^2", "x^3", "abs")},
-    **{name: _MIRRORED for name in ("log", "sqrt", "1/sqrt")},
-    **{name: _SATURATING for name in ("tanh", "arctan")},
+    **dict.fromkeys(("1/x", "1/x^2", "x^2", "x^3", "abs"), _SHIFTED),
+    **dict.fromkeys(("log", "sqrt", "1/sqrt"), _MIRRORED),
+    **dict.fromkeys(("tanh", "arctan"), _SATURATING),
     "exp": [(s * k, 0.0) for k in (*_SCALES, 10.0, 0.1, 0.2, 0.3) for s in (1, -1)],
     "sin": [
         *((k, b) for k in _WAVES for b in (0.0, _TURN)),

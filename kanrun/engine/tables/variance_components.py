@@ -322,7 +322,7 @@ def equal_variances(sizes: ndarray, variance: float) -> ndarray:
     return np.where(present, variance / len(sizes) / np.where(present, sizes, 1.0), 0.0)
 
 
-def maximise(  # noqa: PLR0913 (keywords)
+def maximise(
     slope: Callable[[ndarray, float], Slope],
     sizes: ndarray,
     variance: float,

@@ -19,7 +19,13 @@ X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
 def network(intervals: int, precision: torch.dtype = torch.float64, **spec: Any) -> KAN:
     generator = torch.Generator().manual_seed(0)
     domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=precision)
-    kan = KAN.create([2, 3, 2], intervals, EdgeSpec(**{"base": "silu", **spec}), domain=domain, generator=generator)
+    kan = KAN.create(
+        [2, 3, 2],
+        intervals,
+        EdgeSpec(**{"base": "silu", **spec}),
+        domain=domain,
+        generator=generator,
+    )
     with torch.no_grad():
         for layer in kan.edge_layers:
             noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=precision)

@@ -32,7 +32,11 @@ def flat_kan(intervals: int = 20) -> KAN:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
     return KAN.create(
-        (1, 1), intervals, EdgeSpec(trained_scales="none", base="silu"), domain=domain, generator=draws
+        (1, 1),
+        intervals,
+        EdgeSpec(trained_scales="none", base="silu"),
+        domain=domain,
+        generator=draws,
     )
 
 

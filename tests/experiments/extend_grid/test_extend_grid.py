@@ -308,7 +308,9 @@ def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(
     (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
     few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
     sampling = SamplingConfig(n_train=None, n_test=None)
-    check_config(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
+    check_config(
+        extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"])
+    )
     with pytest.raises(
         UsageError,
         match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or",

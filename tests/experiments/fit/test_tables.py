@@ -270,9 +270,7 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=0.2)
     cfg = configure(target, sampling, "kan", None, hidden=[], intervals=[3])
     fitted = fit_target(cfg, build_target(target))
-    same = fit(
-        frame[["a"]], frame["y"], "kan", sample_weight=frame["w"], hidden=[], intervals=[3]
-    )
+    same = fit(frame[["a"]], frame["y"], "kan", sample_weight=frame["w"], hidden=[], intervals=[3])
     np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
 
 

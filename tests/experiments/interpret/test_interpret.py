@@ -446,9 +446,13 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> N
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
     step = SearchStage("train", "good", good, data.error(good), 0.0)
-    tried = FittedStructure("bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches)
+    tried = FittedStructure(
+        "bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches
+    )
     plain = Scaling(np.zeros(1), np.ones(1))
-    given = InterpretationProblem(("x0",), data, VerificationData(x, y, np.array([[-1.0, 1.0]])), plain, 1.0)
+    given = InterpretationProblem(
+        ("x0",), data, VerificationData(x, y, np.array([[-1.0, 1.0]])), plain, 1.0
+    )
     events = outcome(problem, given, [step], [tried], 0.1, Budget(5.0))
     result = next(event for event in events if isinstance(event, Interpretation))
     assert result.outcome == "failed"
