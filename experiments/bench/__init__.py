@@ -20,7 +20,8 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def check(cfg: BenchConfig) -> None:

@@ -28,7 +28,8 @@ from kanrun.runs.records import Record
 if TYPE_CHECKING:
     from kanrun.experiments.compare_mlp.cases import Comparison
 
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pandas import DataFrame, Series
 
+from kanrun.figures import Figures
 from kanrun.figures.panels import (
     finish,
     grid_of_panels,
@@ -24,7 +25,6 @@ from kanrun.figures.panels import (
     two_lines,
 )
 from kanrun.figures.style import BLUE, CYCLE, DASHED, GREY, MARKERS, VERMILLION, power, styled
-from kanrun.study.experiment import Figures
 from kanrun.study.statistics import exponents
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}

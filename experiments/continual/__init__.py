@@ -29,7 +29,8 @@ from kanrun.runs.records import Record
 if TYPE_CHECKING:
     from kanrun.experiments.continual.learners import Learner
 
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas import DataFrame
 
+from kanrun.figures import Figures
 from kanrun.figures.panels import (
     DOTS,
     finish,
@@ -39,7 +40,6 @@ from kanrun.figures.style import (
     shorten,
     styled,
 )
-from kanrun.study.experiment import Figures
 
 MAX_ROWS, MAX_COLUMNS = 12, 8  # of panels on one page
 MAX_NUMBERED = 10  # phases up to which the cells of matrices show their numbers

@@ -19,7 +19,8 @@ from kanrun.config import CurvesConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def check(cfg: CurvesConfig) -> None:

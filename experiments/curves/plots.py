@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from pandas import DataFrame, Series
 
+from kanrun.figures import Figures
 from kanrun.figures.panels import finish, grid_of_panels, one_panel, ticks_at
 from kanrun.figures.style import (
     BLACK,
@@ -30,7 +31,6 @@ from kanrun.figures.style import (
     styled,
     thin,
 )
-from kanrun.study.experiment import Figures
 
 SMALLEST_JUMP = 1e-17  # jumps below this, zero among them, are drawn here
 LARGEST_ERROR = 1e100  # errors above this are drawn here: ticks beyond larger ones are no numbers

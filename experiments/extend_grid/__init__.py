@@ -26,7 +26,8 @@ from kanrun.config import ExtendGridConfig
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: ExtendGridConfig) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
+from kanrun.figures import Figures
 from kanrun.figures.panels import (
     BANDS,
     finish,
@@ -26,7 +27,6 @@ from kanrun.figures.panels import (
     small_multiples,
 )
 from kanrun.figures.style import BLACK, CYCLE, GREY, MARKERS, SPLITS, styled
-from kanrun.study.experiment import Figures
 from kanrun.study.statistics import exponents
 
 #: Column of the stages, label and look of each mark of the grid from which on networks can

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
     from kanrun.experiments.fit.training import Fit
 
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.study.experiment import Claims, Figures, Tables
+    from kanrun.figures import Figures
+    from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:

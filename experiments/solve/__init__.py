@@ -19,8 +19,8 @@ from kanrun.runs.records import Note, Record, Row
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from kanrun.figures import Figures
     from kanrun.runs import Claim
-    from kanrun.study.experiment import Figures
 
 
 def cells(cfg: SolveConfig) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from kanrun.errors import UsageError
 from kanrun.suggestions import did_you_mean
 
 S = TypeVar("S")
-MAX_NAMES = 20  # columns of a table that a sentence lists
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -46,8 +45,7 @@ class ComposedConfig:
         plain = {key: value for key, value in plain.items() if key in known}
         made: ExperimentConfig = _dataclass(self._settings, plain, "")
         if missing := sorted(_missing(plain)):
-            hint = f"{missing[0]}={_columns_hint(plain, missing[0])}"
-            raise UsageError(f"{' and '.join(missing)} must be given, as {hint}.")
+            raise MissingSettings(missing)
         check(made)
         return made
 
@@ -121,17 +119,12 @@ def _missing(value: Any, path: str = "") -> list[str]:
     return [path] if isinstance(value, str) and value == MISSING else []
 
 
-def _columns_hint(plain: Mapping[str, Any], key: str) -> str:
-    """Return what to write for a missing key: for the outputs of a table, its columns."""
-    target = plain.get("target")
-    path = target.get("path") if isinstance(target, Mapping) else None
-    if key != "target.outputs" or path in (None, MISSING):
-        return "VALUE"
-    from kanrun.targets.table_reading import column_names
+class MissingSettings(UsageError):
+    """Settings without a default that nothing sets, by their paths."""
 
-    names = column_names(path)
-    more = " and more" if len(names) > MAX_NAMES else ""
-    return f"[NAME], of the columns {', '.join(names[:MAX_NAMES])}{more}"
+    def __init__(self, paths: list[str]) -> None:
+        super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE.")
+        self.paths = paths
 
 
 class _Mismatch(Exception):

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 Prepared = dict[Key, Any]  # by training
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
-#: Name of each figure, and a function that draws it.
-Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
 Claims = list[Claim]
 MOST_TASKS = 100_000
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-import kanrun
 from kanrun.engine.networks import Network
 from kanrun.errors import InvalidData, UsageError
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint_file
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from kanrun.experiments.interpret.interpretation import Interpretation
     from kanrun.study.model_summary import ModelSummary
 
 _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
@@ -291,21 +289,6 @@ class Model:
         from kanrun.exports import export_bytes
 
         write_named_file(Path(file), export_bytes(self, form, file))
-
-    def interpret(self, output: int = 0, **options: Any) -> Interpretation:
-        """Search for the formula of an output on the training inputs.
-
-        Args:
-            output: Index of the output.
-            **options: Options of `kanrun.interpret`, such as `budget`.
-
-        Returns:
-            The formula with its certificate.
-
-        Raises:
-            UsageError: If the training inputs are too few or constant, or an option is invalid.
-        """
-        return kanrun.interpret(self, output=output, **options)
 
     def _repr_html_(self) -> str:
         from kanrun.study.model_summary import html_of

@@ -10,13 +10,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from kanrun.config import ExperimentConfig
-from kanrun.config.composed import ComposedConfig
+from kanrun.config.composed import ComposedConfig, MissingSettings
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.runs.manifest import POINTS_FILE, Point, plain_values, read_points, write_points
 from kanrun.runs.reader import Run, config_path, read_config
+from kanrun.targets.table_reading import column_names
 
 __all__ = ["Point", "Study"]
+#: Columns that an error names.
+MAX_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,18 @@ class Study:
         base = self.bases[point.base]
         if point.base not in self._composed:
             self._composed[point.base] = ComposedConfig(self.command, base)
-        return self._composed[point.base].with_values(plain_values(base, point.values))
+        values = plain_values(base, point.values)
+        try:
+            return self._composed[point.base].with_values(values)
+        except MissingSettings as error:
+            table = values.get("target.path") or dict(base.get("target") or {}).get("path")
+            if error.paths[0] != "target.outputs" or not isinstance(table, str):
+                raise
+            names = column_names(Path(table))
+            more = " and more" if len(names) > MAX_NAMES else ""
+            columns = f"{', '.join(names[:MAX_NAMES])}{more}"
+            hint = f"target.outputs=[NAME], of the columns {columns}"
+            raise UsageError(f"target.outputs must be given, as {hint}.") from error
 
     def store(self, folder: Path) -> None:
         """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""

@@ -393,6 +393,6 @@ def test_constant_columns_and_float16_data_are_no_obstacle() -> None:
 @pytest.mark.slow
 def test_the_formula_behind_a_model() -> None:
     model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), selection="evidence")
-    found = model.interpret(budget=5.0)
+    found = kanrun.interpret(model, budget=5.0)
     assert found.formula is not None
     assert "$" in found._repr_html_()
