@@ -265,7 +265,7 @@ def _row_of(run: Run) -> tuple[Record, Record]:
     except KanrunError:
         return row, settings
     metrics = best.manifest.metrics
-    row = {name: value for name, value in metrics.items() if name not in FIELDS} | row
+    row = {**{name: value for name, value in metrics.items() if name not in FIELDS}, **row}
     for name in FIELDS:
         if name not in row and hasattr(manifest, name):
             row[name] = getattr(manifest, name)

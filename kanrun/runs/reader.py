@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import environment
@@ -292,10 +292,23 @@ class Run:
         return tuple(sorted(path for path in there if path.suffix in {".png", ".svg", ".pdf"}))
 
 
+class HasTables(Protocol):
+    """A run, or a point of one, whose tables can be read."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are there."""
+        ...
+
+    def table(self, name: str, /) -> pandas.DataFrame:
+        """Return a table."""
+        ...
+
+
 class RunTables(Mapping[str, "pandas.DataFrame"]):
     """The tables of a run by name, each read when it is first asked for."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: HasTables) -> None:
         self._run = run
         self._names = run.tables
         self._read: dict[str, pandas.DataFrame] = {}

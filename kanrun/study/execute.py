@@ -119,7 +119,7 @@ def check(
     memory check; `executor` is one in place of the configured one. Raises UsageError, which names
     the point if there are several.
     """
-    cells, seeds, prepared = [], [], Prepared()
+    cells, seeds, prepared = list[int](), list[int](), Prepared()
     for point in study.points:
         try:
             cfg = study.config(point.number)
@@ -377,9 +377,10 @@ class _Execution:
     def _end_point(self, event: TaskEvent) -> None:
         """Check the claims of the point whose last training this event ended."""
         number = None if isinstance(event, Warned) else event.task.point
-        if self._several and number is not None and not self._recorder.left[number]:
-            if not isinstance(event, Recorded):
-                self._store_result(self._study.points[number])
+        if not self._several or number is None or isinstance(event, Recorded):
+            return
+        if not self._recorder.left[number]:
+            self._store_result(self._study.points[number])
 
     def _end_earlier_points(self) -> None:
         """Check the claims of points whose trainings had all ended before a run was resumed."""

@@ -83,7 +83,7 @@ class Study:
     def read(cls, folder: Path) -> Study:
         """Return the study that the run in `folder` stored. Raises StorageFailed."""
         manifest = Run(folder).manifest
-        points = (Point(0, manifest.overrides),)
+        points: tuple[Point, ...] = (Point(0, manifest.overrides),)
         if (folder / POINTS_FILE).is_file():
             points = tuple(read_points(folder))
         bases = range(max(point.base for point in points) + 1)

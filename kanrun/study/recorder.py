@@ -312,8 +312,9 @@ class Recorder:
             return None
         self._check_cell(task, stored.meta.get("digest"))
         counts, meta = stored.meta.get(_ROWS), stored.meta.get("meta")
-        valid = isinstance(counts, dict) and isinstance(meta, dict)
-        if not valid or not _has(there, task.key, counts):
+        if not isinstance(counts, dict) or not isinstance(meta, dict):
+            return None
+        if not _has(there, task.key, counts):
             return None
         self._rows[task.key] = Counter(counts)
         self._columns[task.key] = {name: self._names(name, task) for name in counts}
