@@ -75,10 +75,10 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
     groups = list(first.groupby(["shape", "schedule"], sort=False))
     figure, panels = small_multiples(len(groups), 3, 2.0, room=0.8, sharey=True)
     several = first["shape"].nunique() > 1
-    remarks = {} if several else {shape_name(first["shape"].iloc[0]): None}
+    remarks: dict[str, None] = {} if several else {shape_name(first["shape"].iloc[0]): None}
     remarks["above each stage: its grid intervals G"] = None
     for panel, ((shape, schedule), rows) in zip(panels, groups, strict=True):
-        steps = np.arange(1, len(rows) + 1)
+        steps = np.arange(1, len(rows) + 1, dtype=float)
         for split in ("train", "test"):
             look: Any = {"color": SPLITS[split], "label": split, "drawstyle": "steps-post"}
             panel.plot(steps, rows[f"{split}_rmse"], **look)
@@ -236,7 +236,7 @@ def _marks(stages: DataFrame) -> Iterator[tuple[float, str, dict[str, Any]]]:
 
 def _mark_thresholds(panel: Axes, rows: DataFrame, shape: str = "") -> dict[str, None]:
     """Draw both marks on an axis of G; return a remark on each that is too far, by `shape`."""
-    remarks = {}
+    remarks: dict[str, None] = {}
     for at, text, look in _marks(rows):
         if at <= FARTHEST * rows["intervals"].max():
             panel.axvline(at, zorder=0, label=text, **look)

@@ -72,15 +72,15 @@ def draw_classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequen
     if len(inputs) == 2 and len(outputs) == 1 and is_numeric(table, columns) and grid.any():
         numbers = {label: float(index) for index, label in enumerate(labels[: len(CYCLE)])}
         x, y = table.loc[grid, columns].to_numpy(dtype=float).T
-        cells = lattice(x, y, rows.loc[grid, "guess"].map(numbers).to_numpy(dtype=float))
+        cells = lattice(x, y, np.asarray(rows.loc[grid, "guess"].map(numbers), dtype=np.float64))
     if cells is None:
         figure, panels = small_multiples(len(outputs), height=3.2, width=4.2)
         for axes, output in zip(panels, outputs, strict=True):
             _draw_confusion(axes, output, *_labelled(table, output))
         return figure
     figure, ((left, right),) = grid_of_panels(1, 2, 3.2, width=7.2)
-    x, y = (table[name] for name in columns)
-    _draw_areas(left, cells, rows.assign(x=x, y=y), labels)
+    points = rows.assign(x=table[columns[0]], y=table[columns[1]])
+    _draw_areas(left, cells, points, labels)
     names = [shorten(name) for name in inputs]
     left.set(xlabel=names[0], ylabel=names[1], title="areas: prediction; points: truth")
     _draw_confusion(right, outputs[0], rows, labels)

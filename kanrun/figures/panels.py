@@ -160,7 +160,7 @@ def heat_map(
     **look: Any,
 ) -> Any:
     """Draw a matrix with named rows and columns; write numbers by `form` if there are few cells."""
-    image = panel.imshow(values, **{"aspect": "auto", **look})
+    image: Any = panel.imshow(values, **{"aspect": "auto", **look})
     panel.grid(visible=False)
     name_columns(panel, [shorten(name, 18) for name in columns])
     panel.set_yticks(range(len(rows)), [shorten(name, 24) for name in rows])
@@ -211,16 +211,18 @@ def lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Value
 
 
 def mark_stages(
-    panel: Axes, steps: Values, stages: Iterable[Any], names: Sequence[Any], room: float = 0.09
+    panel: Axes, steps: Values, stages: Iterable[Any], names: NDArray[Any], room: float = 0.09
 ) -> None:
     """Draw a line at the first step of each stage but the first, and write its name above.
 
     Names that would lie on the next one, nearer than the fraction `room` of all steps, are left
     out.
     """
-    starts = np.flatnonzero(pandas.Series(list(stages)).diff().ne(0)) if len(steps) else []
+    starts = (
+        np.flatnonzero(pandas.Series(list(stages)).diff().ne(0)) if len(steps) else np.array([])
+    )
     last = np.inf
-    for start in reversed(starts):
+    for start in reversed(starts.tolist()):
         if start:
             panel.axvline(steps[start], **DASHED)
         if last - steps[start] >= room * (steps[-1] - steps[0]):
@@ -256,7 +258,7 @@ def ticks_at(axis: Axis, values: Iterable[float]) -> None:
 
 
 def finish(
-    figure: Any,
+    figure: Figure,
     panels: Iterable[Axes],
     remark: str = "",
     where: str = "outside lower center",
@@ -269,7 +271,8 @@ def finish(
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc=where, **legend)
+        look: Any = {"loc": where, **legend}
+        figure.legend(list(handles.values()), list(handles), **look)
     return figure
 
 

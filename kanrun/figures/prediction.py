@@ -78,7 +78,7 @@ def _names(table: pandas.DataFrame, kind: str) -> list[str]:
 def _truth(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
     """Return the column of the truth; missing values if the table has none."""
     missing = pandas.Series(np.nan, index=table.index)
-    return table.get(f"truth:{output}", missing)  # type: ignore[no-any-return]
+    return table.get(f"truth:{output}", missing)
 
 
 def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figure:

@@ -69,7 +69,8 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     runs = [(_increasing(rows), rows) for rows in groups if len(rows)]
     handles, tried_any = [], False
     for split, dash in DASHES.items():
-        name, pen = f"{split}_rmse", {"color": SPLITS[split]}
+        name = f"{split}_rmse"
+        pen: Any = {"color": SPLITS[split]}
         if name not in metrics or not (metrics[name] > 0).any():
             continue
         for index, (steps, rows) in enumerate(runs):
@@ -192,7 +193,9 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
         values = grid.to_numpy(dtype=float)
         look: Any = {"cmap": "viridis_r", "origin": "lower"}
         look["norm"] = LogNorm() if _spans_decade(table[result]) else None
-        image = heat_map(panel, values, grid.index, grid.columns, "{:.2g}".format, **look)
+        image = heat_map(
+            panel, values, list(grid.index), list(grid.columns), "{:.2g}".format, **look
+        )
         panel.set(xlabel=shorten(across), ylabel=shorten(up))
         figure.colorbar(image, ax=panel, label=shorten(result))
     left = ", ".join(name for name in settings if name not in axes)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axis import Axis
+    from matplotlib.axis import XAxis, YAxis
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for
 # lines.
@@ -103,7 +103,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def _finish_axis(axis: Axis) -> None:
+def _finish_axis(axis: XAxis | YAxis) -> None:
     """Choose few ticks, which are slow, and write them plainly; keep ticks that were set.
 
     A logarithmic axis without positive data gets limits, since matplotlib cannot draw it otherwise.
