@@ -332,5 +332,7 @@ def _defaults(settings: Any) -> dict[str, Any]:
     plain = {}
     for one in fields(settings):
         value = one.default_factory() if one.default_factory is not NO_DEFAULT else one.default
-        plain[one.name] = asdict(value) if is_dataclass(value) else value
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        plain[one.name] = value
     return plain

@@ -29,7 +29,7 @@ MAX_VALUES = 10**6
 _NAMES_HYDRA = re.compile(r"(^|[\s/@.])hydra($|[\s/@.:])")
 
 
-class CheckedFiles(FileConfigSource):  # type: ignore[misc]
+class CheckedFiles(FileConfigSource):
     """A folder of configurations; every file of the user's is checked before it is loaded."""
 
     @staticmethod

@@ -86,7 +86,7 @@ class Design:
     @cached_property
     def lines(self) -> ndarray:
         """Whether each function of the basis is a straight line."""
-        return (self.basis.order == 0) & ~self.basis.steps
+        return np.asarray((self.basis.order == 0) & ~self.basis.steps)
 
     @cached_property
     def main(self) -> Int[ndarray, " functions"]:

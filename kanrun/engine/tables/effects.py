@@ -200,7 +200,8 @@ def _side(values: Float[ndarray, " rows"]) -> Float[ndarray, " points"]:
     distinct = np.unique(values)
     if len(distinct) <= MAP_POINTS:
         return distinct
-    return np.linspace(*np.quantile(values, MAP_QUANTILES), MAP_POINTS)
+    low, high = np.quantile(values, MAP_QUANTILES)
+    return np.linspace(low, high, MAP_POINTS)
 
 
 def stack_weights(model: TableModel) -> list[tuple[str, float]]:

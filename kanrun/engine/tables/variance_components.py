@@ -104,7 +104,7 @@ class KernelProblem:
         """
         found, noise = self.posterior(variances, scale), scale * self.noise
         p, a = found.projection, found.weights
-        active = np.flatnonzero(variances > 0)
+        active = np.flatnonzero(variances > 0).tolist()
         shifted = [variances[g] * (self.kernels[g] @ a) for g in active]
         first = [
             (a @ f - variances[g] * float(np.vdot(p, self.kernels[g]))) / 2
