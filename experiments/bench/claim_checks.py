@@ -58,7 +58,8 @@ def layer_claims(table: DataFrame) -> Iterator[Claim]:
 
 def _ratio(sentence: str, times: DataFrame, other: str, bound: float) -> Claim:
     """Return a claim on the median of ratios within a round: a busy moment slows both."""
-    middle, low, high = times.loc[other, ["ratio", "ratio_least", "ratio_most"]].astype(float)
+    columns = ("ratio", "ratio_least", "ratio_most")
+    middle, low, high = (_numbers(times[name])[other] for name in columns)
     return claim_at_most(
         sentence, 1 / middle, bound, f"inverse {low:.2f} .. {high:.2f} over rounds"
     )

@@ -54,7 +54,7 @@ from kanrun.config import (
 )
 from kanrun.engine.training import Step, train
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study import statistics
 from kanrun.study.build import factory, make_plan
 from kanrun.study.problem import PRECISIONS, make_problem
@@ -215,7 +215,7 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)
         for value, case in cases.items():
             coefficients = our_layer(case, dtype).coefficients.nbytes
-            row = {
+            row: dict[str, Value] = {
                 "varied": varied,
                 "value": value,
                 "seconds": float(np.nanmedian(times[str(value)])),
@@ -234,6 +234,7 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """Yield the seconds until each test error is reached, by kanrun and by other libraries."""
+    row: dict[str, Value]
     for name, start in race(cfg, seed).items():
         if time_limit_reached():
             break

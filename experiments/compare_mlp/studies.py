@@ -42,7 +42,7 @@ from kanrun.engine.training import (
     output_scale,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.records import Record, Row
+from kanrun.runs.records import Record, Row, Value
 from kanrun.study.build import Create, factory, make_plan
 from kanrun.study.resources import generator
 
@@ -228,7 +228,8 @@ class NoActivation:
         assert isinstance(network, MLP)
         train_to_the_end(network, data)
         depth = len(cell["hidden"])
-        marks = {"comparison": cfg.comparison, "activation": "identity", "depth": depth}
+        marks: dict[str, Value] = {"comparison": cfg.comparison, "activation": "identity"}
+        marks["depth"] = depth
         yield result(case, trained, marks)
         points = data.everything
         one = append_one(points.x)

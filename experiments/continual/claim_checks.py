@@ -97,10 +97,11 @@ def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
         else:
             sentence = f"{name}: forgetting is back (worst phase)"
             yield claim_at_least(sentence, lost, VISIBLE_FORGETTING, of=RUNS)
-    for (name, other), some in rows.groupby(["learner", "no_memory_learner"], sort=False):
+    pairs = rows.groupby(["learner", "no_memory_learner"], sort=False)
+    for (learner, other), some in pairs:
         shares = _relative(some, rows[rows["learner"] == other], ["seed"])
         if len(shares):
-            sentence = f"{name}: forgetting over that of {other}, which keeps nothing"
+            sentence = f"{learner}: forgetting over that of {other}, which keeps nothing"
             claim = claim_at_most(sentence, shares["worst_forgetting"], KEPT, of=RUNS)
             learned = f"RMSE on everything over that one's {shares['rmse'].median():.2g}"
             yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))

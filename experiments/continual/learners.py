@@ -229,7 +229,8 @@ def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learne
 def size_of_all(cfg: ContinualConfig) -> int:
     """Return the spline coefficients of `model`, which every learner has about as many of."""
     shape, intervals = network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0]
-    return KANSize(shape, intervals, cfg.model.degree).edges * (intervals + cfg.model.degree)
+    degree = int(cfg.model.degree)
+    return KANSize(shape, intervals, degree).edges * (intervals + degree)
 
 
 def make_network(

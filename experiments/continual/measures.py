@@ -88,7 +88,7 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
 
 
 def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return tensor.double().cpu().numpy()  # type: ignore[no-any-return]
+    return tensor.double().cpu().numpy()
 
 
 def summary(

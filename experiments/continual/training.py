@@ -80,7 +80,8 @@ def train_sequence(
     plan, _ = make_plan(
         replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem
     )
-    plan = replace(plan, steps=plan.steps or SOLVERS[plan.solver].steps)
+    budget = plan.steps or SOLVERS[plan.solver].steps
+    plan = replace(plan, steps=budget)
     memory = MEMORIES[learner.memory](learner.replay_points, learner.strength(trial))
     matrix, functions, networks, steps = [], [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
@@ -90,7 +91,7 @@ def train_sequence(
                 phase.x, grid_eps=grid_eps, margin=MARGIN, inputs="follow"
             ).network
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
-        steps += _learn(solver, plan.steps, f"{learner.name}, trial {trial}, phase {number}")
+        steps += _learn(solver, budget, f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)
         matrix.append([_rmse(network, seen) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():

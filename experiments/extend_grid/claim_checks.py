@@ -112,8 +112,8 @@ def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
     """Return, by seed, test RMSE on the finest grid over the lowest below the threshold."""
     below = rows["intervals"] < rows["threshold"]
     lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)
-    finest = rows[~below].sort_values("intervals").drop_duplicates("seed", keep="last")
-    finest = finest.set_index("seed")["test_rmse"]
+    ends = rows[~below].sort_values("intervals").drop_duplicates("seed", keep="last")
+    finest = ends.set_index("seed")["test_rmse"]
     return (finest / lowest)[lowest.index.intersection(finest.index)].astype(float)
 
 

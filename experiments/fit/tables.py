@@ -15,9 +15,10 @@ from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import OURS, CrossValidation, cross_validate, loss_of
 from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of
-from kanrun.engine.tables.table_model import LINEAR, SPARSE
+from kanrun.engine.tables.stacking import SPARSE
+from kanrun.engine.tables.table_model import LINEAR
 from kanrun.errors import UsageError
-from kanrun.runs.records import Note, Record, Row, Table
+from kanrun.runs.records import Note, Record, Row, Table, Value
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
 from kanrun.study.prediction import error_levels
@@ -183,8 +184,8 @@ def _selection_notes(
             f" ({np.mean(seconds):.2g} s per fit)"
         )
         for fold, (loss, time_) in enumerate(zip(losses, seconds, strict=True)):
-            row = {"model": name, "fold": fold, column: float(loss), "cpu_seconds": float(time_)}
-            yield Row("baselines", row)
+            row: dict[str, Value] = {"model": name, "fold": fold, column: float(loss)}
+            yield Row("baselines", {**row, "cpu_seconds": float(time_)})
     others = min((mean for name, mean in means.items() if name != OURS), default=0.0)
     if others > 0:  # 0 for constant outputs
         best = min(means, key=lambda name: means[name])

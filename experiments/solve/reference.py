@@ -220,7 +220,8 @@ class _Evolution:
         self, grids: Sequence[SpaceGrid], attempts: Sequence[Attempt], policy: ReferencePolicy
     ) -> Array | None:
         """Return the unknowns (times, nodes, unknowns) at evenly spaced times and nodes."""
-        times = np.linspace(*self.system.box[1].tolist(), policy.stored)
+        low, high = self.system.box[1].tolist()
+        times = np.linspace(low, high, policy.stored)
         tolerances = {"rtol": policy.relative, "atol": policy.absolute}
         found = self.integrate(grids, attempts, t_eval=times, **tolerances)
         if found is None or not np.isfinite(found.y).all():

@@ -127,9 +127,12 @@ class SolvedEquation:
         """
         at, network = torch.as_tensor(self._points(x)), self.solution.network
         equations, constants = self.problem.system.equations, self.solution.last[-1].constants
-        whole = [(network, torch.arange(len(at)))]
         found = torch.zeros(len(at), len(equations), dtype=at.dtype)
-        for part, where in network.split(at) if isinstance(network, Windows) else whole:
+        if isinstance(network, Windows):
+            parts = network.split(at)
+        else:
+            parts = [(network, torch.arange(len(at)))]
+        for part, where in parts:
             for number, relation in enumerate(equations if len(where) else ()):
                 block = Block("equation", relation, at[where])
                 found[where, number] = block.residual(part, constants, block.points)[0].detach()
