@@ -1,6 +1,7 @@
-"""Pages of the site that are generated: the lecture's chapters, the keys, the gallery, the Python reference.
+"""Generated pages of the site: the lecture's chapters, keys, gallery and Python reference.
 
-A hook of mkdocs, which calls the functions `on_...`. Formulas become MathML, so that no script is needed.
+This is a hook of mkdocs, which calls the functions `on_...`. Formulas become MathML, so the site
+needs no script.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def pages() -> dict[str, str]:
 
 
 def lecture() -> dict[str, str]:
-    """docs/lecture.md cut at its headings of the second level; links between chapters lead to their pages."""
+    """Cut docs/lecture.md at its second-level headings; adapt links between chapters."""
     parts = re.split(
         r"^## ", (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
@@ -57,8 +58,9 @@ def keys() -> str:
     lines = [
         "# Configuration keys",
         "",
-        "Every key that a command takes as `key=value`: `kanrun keys` shows the same, `kanrun fit --cfg job` the "
-        "values that a call has. Lists are written `[1,2]`, nothing is `null`.",
+        "Every key that a command takes as `key=value`: `kanrun keys` shows the same, "
+        "`kanrun fit --cfg job` the values that a call has. "
+        "Lists are written `[1,2]`, nothing is `null`.",
     ]
     heading = ""
     for key in keys_of():
@@ -95,8 +97,9 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        "This page is generated: `python docs/generated.py`. `--help` shows the options of a command, `kanrun keys` "
-        "all settings, and `--cfg job` the settings of a call with their values.",
+        "This page is generated: `python docs/generated.py`. `--help` shows the options of a "
+        "command, `kanrun keys` all settings, and `--cfg job` the settings of a call with their "
+        "values.",
         "",
         "| command | purpose |",
         "|---|---|",
@@ -120,7 +123,7 @@ def _summary(command: Any) -> str:
 
 
 def gallery() -> str:
-    """The lecture's figures, each with the command that drew it."""
+    """Return the page of the lecture's figures, each with the command that drew it."""
     lines = ["# Gallery", "", "Every figure is drawn by the command above it."]
     for name, text in lecture().items():
         title = text.partition("\n")[0].removeprefix("# ")
@@ -139,7 +142,7 @@ def gallery() -> str:
 
 
 def figures_of(text: str) -> Iterator[tuple[str, str, str]]:
-    """Command, label and path of each figure of a chapter; the command is the last block of commands before it."""
+    """Yield command, label and path of each figure; the command is the last block before it."""
     command = ""
     for block, label, figure in re.findall(
         r"```sh\n(.*?)```|!\[([^\]]+)\]\(\.\./([^)]+)\)", text, flags=re.DOTALL
@@ -150,7 +153,7 @@ def figures_of(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def reference() -> str:
-    """The public names of the package."""
+    """Return the page of the public names of the package."""
     import kanrun
 
     lines = ["# Python", ""]
@@ -173,7 +176,7 @@ def reference() -> str:
 
 
 def export() -> str:
-    """What the exported JSON document holds, and the file that reads it."""
+    """Return the page of the exported JSON document and the file that reads it."""
     from kanrun.exports import document
 
     return f"""# Exported models
@@ -187,11 +190,12 @@ kanrun export fit/latest --format torch -o model.pt2
 kanrun export interpret/latest --format formula -o formula.tex
 ```
 
-Inputs and outputs are in the units of the data. C, Python and JSON encode the columns of a table themselves
-(categories, missing values); ONNX and torch take the numbers that the columns become, whose names ONNX keeps in its
-metadata. ONNX computes the network in float32, opset 17. Solutions of `kanrun solve` are exported as other networks
-are, those with `constraints=hard` not at all; of one in windows, ONNX and torch compute every window at all points. A
-formula's text, LaTeX, Python or C comes from a run of `kanrun interpret`.
+Inputs and outputs are in the units of the data. C, Python and JSON encode the columns of a table
+(categories, missing values). ONNX and torch take the encoded numbers, whose names ONNX keeps in its
+metadata. ONNX computes the network in float32, opset 17. Solutions of `kanrun solve` are exported
+like other networks, except those with `constraints=hard`, which cannot be exported. For a solution
+with time windows, ONNX and torch compute every window at all points. Text, LaTeX, Python or C of a
+formula comes from a run of `kanrun interpret`.
 
 ## The JSON document
 
@@ -204,7 +208,7 @@ def slug(heading: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """The lecture's chapters and pages that have no place yet join the navigation."""
+    """Add the lecture's chapters to the navigation."""
     for entry in config["nav"]:
         if "Lecture" in entry:
             entry["Lecture"] = list(lecture())
@@ -212,7 +216,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The generated pages join those in docs/."""
+    """Add the generated pages to those in docs/."""
     from mkdocs.structure.files import File
 
     for path, content in pages().items():
@@ -221,7 +225,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Formulas in MathML; links to files that are no pages lead to the repository, those to the lecture to chapters."""
+    """Write formulas in MathML and redirect links to their targets.
+
+    Links to files that are not pages lead to the repository, links to the lecture to its chapters.
+    """
     from latex2mathml.converter import convert
 
     up = "../" * page.file.src_uri.count("/")
@@ -255,7 +262,7 @@ def _chapter(anchor: str | None) -> str:
 
 
 def _outside(found: re.Match[str], page: Any) -> str:
-    """The link as it is, or, where it leaves docs/, that to the repository."""
+    """Return the link unchanged, or the one to the repository if it leaves docs/."""
     depth = page.file.src_uri.count("/")
     if found[1].count("../") <= depth:
         return found[0]

@@ -1,4 +1,4 @@
-"""The errors that kanrun raises on purpose; each carries the exit code the command line ends with."""
+"""Errors that kanrun raises on purpose, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UsageError(KanrunError):
 
 
 class InvalidData(UsageError, ValueError):
-    """An array, a DataFrame or a label that a function of the library cannot take; a ValueError to Python's eyes."""
+    """Invalid array, DataFrame or label passed to a library function; also a ValueError."""
 
 
 class TrainingFailed(KanrunError):
@@ -33,7 +33,7 @@ class TrainingFailed(KanrunError):
 
 
 class StorageFailed(KanrunError):
-    """A file of a run could not be written (full disk, read-only folder) or is damaged; names file and cause."""
+    """Unwritable (full disk, read-only folder) or damaged file of a run; names file and cause."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -22,7 +22,7 @@ def did_you_mean(name: object, known: Iterable[str], max_names: int = 3) -> str:
 
 
 def one_letter_off(name: str, other: str) -> bool:
-    """Return whether inserting, deleting, replacing or swapping one letter of `name` gives `other`."""
+    """Return whether one insertion, deletion, replacement or swap turns `name` into `other`."""
     if name == other or abs(len(name) - len(other)) > 1:
         return False
     at = next(

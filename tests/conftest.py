@@ -1,4 +1,4 @@
-"""Annotated shapes and types are checked while tests run; examples that are made up are the same each time."""
+"""Checks of annotated shapes and types during tests, and reproducible random examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-CHECKED = 20  # calls of each function, from the beginning of each test: checks take as long as training does
+#: Checked calls of each function, from the start of each test: checks are as slow as training.
+CHECKED = 20
 _calls: dict[int, int] = {}
 
 

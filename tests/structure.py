@@ -1,7 +1,7 @@
-"""Figures on the structure of the program: the files that one run executes, and the fields of all policies.
+"""Figures on the structure of the program: files executed by a run, and fields of all policies.
 
-`make structure` prints them. ARCHITECTURE.md names the files of the main path, and `test_architecture.py` compares that
-list with what `files_executed` finds.
+`make structure` prints them. ARCHITECTURE.md names the files of the main path, and
+`test_architecture.py` compares that list with what `files_executed` finds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ print(json.dumps([code, list(executed)]))
 
 
 def files_executed(*arguments: str) -> list[str]:
-    """Return the files of kanrun whose functions a command executes, in the order of their first call."""
+    """Return the files of kanrun whose functions a command executes, by first call."""
     with tempfile.TemporaryDirectory() as place:
         words = (*arguments, "--outputs", place, "-q")
         code = _TRACED.format(flag=CO_OPTIMIZED, arguments=words)

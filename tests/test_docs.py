@@ -1,4 +1,4 @@
-"""The documentation is tested: its commands compose, its links lead somewhere, and nothing that exists is left out."""
+"""The documentation: its commands compose, its links work, and it is complete."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def choices() -> set[str]:
 
 @pytest.mark.parametrize("line", command_lines())
 def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command exists and has the options; overrides of an experiment compose and fit its schema."""
+    """The command exists and has the options; overrides compose and fit the schema."""
     monkeypatch.chdir(ROOT)
     words = shlex.split(line, comments=True)[1:]
     if (
@@ -197,7 +197,7 @@ def test_the_first_screen_has_two_commands() -> None:
 def test_python_on_the_pages_prints_what_it_says_and_its_names_are_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line with `print` says what it prints in a comment; the block that reads a run has none and is compiled."""
+    """Each line with `print` has its output as a comment; a block that reads a run is compiled."""
     import kanrun
 
     monkeypatch.chdir(tmp_path)
@@ -215,7 +215,7 @@ def test_python_on_the_pages_prints_what_it_says_and_its_names_are_exported(
 
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_files_and_tables_that_are_named_exist(name: str) -> None:
-    """Paths in backticks exist (those with a placeholder apart), and a table `X` in `file` is there."""
+    """Paths in backticks exist (except with a placeholder), and so does a table `X` in `file`."""
     text = TEXT[ROOT / name]
     for path in re.findall(r"`((?:kanrun|conf|experiments|tests|docs)/[^`\s<]*)`", text):
         assert (ROOT / path).exists(), path

@@ -1,4 +1,4 @@
-"""One word names one thing: no two public classes of kanrun, and no two modules of the engine, share a name."""
+"""Unique names: of the public classes of kanrun, and of the modules of the engine."""
 
 from __future__ import annotations
 

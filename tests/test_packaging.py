@@ -82,7 +82,10 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
 
 
 def test_the_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
-    code = "import kanrun, sys; print(kanrun.__file__); from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import kanrun, sys; print(kanrun.__file__); from kanrun.cli.app import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
     done = python(
         "-c", code, "fit", "--cfg", "job", "study=toy_suite", cwd=tmp_path, path=installed
     )
@@ -116,7 +119,7 @@ def test_the_console_script_is_the_command_line() -> None:
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
-    """A fresh installation has the dependencies alone, and what an extra brings where it is asked for.
+    """A new installation has the dependencies alone, and those of an extra on request.
 
     Libraries that the benchmark measures beside kanrun are left out: their users install them.
     """

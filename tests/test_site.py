@@ -1,8 +1,9 @@
-"""The documentation as a site: generated pages are complete, its code runs, and it builds without the network.
+"""The documentation as a site: complete generated pages, code that runs, an offline build.
 
-Every block of code of README and the site runs, page by page and in the order of the page; those of the shell go
-through bash, as a reader's do. What takes more than a minute by its comment is ended by `max_cpu_seconds=60`, which the
-lecture proposes, and so is what works on a file that the reader brings.
+Every block of code of README and the site runs, page by page and in the order of the page; those of
+the shell are run by bash, as a reader's are. Commands that take more than a minute by their
+comment are stopped by `max_cpu_seconds=60`, which the lecture proposes. So are commands on a file
+of the reader's.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def test_every_page_is_in_the_navigation(generated: Any) -> None:
 
 @pytest.fixture
 def space(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of a page's Python, in a module of its own; kinds that it declares are forgotten afterwards."""
+    """Return the namespace of a page's Python; unregister its components afterwards."""
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     monkeypatch.setattr(TARGETS, "_kinds", {name: TARGETS[name] for name in TARGETS})
@@ -140,8 +141,10 @@ Data:   y               x
 
 
 def shortened(block: str) -> str:
-    """The block with `max_cpu_seconds=60` where a comment says that a command takes longer, a file is the reader's, or the
-    limit is longer."""
+    """Return the block with `max_cpu_seconds=60` added to slow commands.
+
+    Slow by its comment, on a file of the reader's, or with a longer limit.
+    """
 
     def limited(found: re.Match[str]) -> str:
         seconds = re.match(r"(\d+) s", found[2])
@@ -155,7 +158,7 @@ def shortened(block: str) -> str:
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with docs/examples/, two runs of `fit`, one of `interpret`, and stand-ins for files of the reader's."""
+    """Make a folder with docs/examples/, three runs, and stand-ins for the reader's files."""
     folder = tmp_path_factory.mktemp("furnished")
     shutil.copytree(DOCS / "examples", folder / "docs" / "examples")
     small = "model.hidden=[] model.intervals=[5] sampling.n_train=100"

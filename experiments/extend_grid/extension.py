@@ -13,7 +13,9 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
+from operator import mul
 from typing import Any
 
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
@@ -299,10 +301,10 @@ def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> It
         measured = {
             "test_root_median_square": root_median_square(stage, problem),
             "loss_jump": after / before if before else None,
-            # From which grid a network of this shape, which may be narrower, can reproduce the
+            # The grid from which a network of this (possibly narrower) shape can interpolate the
             # points.
-            "threshold": threshold_intervals(lambda g: parameters(one.cfg, shape, g), points),
-            "paper_threshold": threshold_intervals(lambda g: edges * g, points),
+            "threshold": threshold_intervals(partial(parameters, one.cfg, shape), points),
+            "paper_threshold": threshold_intervals(partial(mul, edges), points),
         }
         told = {"in_order": in_order, "chosen": stage is trained.chosen}
         yield Row("stages", {**one.marks, **stage_row(stage), **measured, **told})

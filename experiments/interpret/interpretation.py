@@ -140,8 +140,9 @@ def interpretation(
     with threadpoolctl.threadpool_limits(1):
         for event in _interpreted(given, options, seed):
             if isinstance(event, Interpretation):
-                event = replace(given.restored(event), seconds=time.monotonic() - began)
-            yield event
+                yield replace(given.restored(event), seconds=time.monotonic() - began)
+            else:
+                yield event
 
 
 def _interpreted(

@@ -89,9 +89,9 @@ def _table() -> dict[str, KnownFunction]:
     return table
 
 
-#: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so that
-#: the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)), gaussian(x)
-#: exp(-x^2).
+#: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so
+#: that the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)),
+#: gaussian(x) is exp(-x^2).
 FUNCTIONS: dict[str, KnownFunction] = _table()
 
 CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
@@ -106,7 +106,7 @@ class FormulaLimits:
     nodes: int = 12_000
     #: Levels of operators.
     nesting: int = 100
-    #: Levels that a call or an exponent counts for: sympy takes exponential time in exp(-exp(-...)).
+    #: Levels per call or exponent: sympy takes exponential time in exp(-exp(-...)).
     call_levels: int = 10
     #: Index of a variable.
     index: int = 9_999

@@ -267,9 +267,13 @@ def _split(text: str, nested: bool, mark: str = ",", most: int = -1) -> list[str
             start = at + 1
         elif quoted is None and nested and letter in "([{":
             depth.append(letter)
-        elif quoted is None and nested and letter in ")]}":
-            if not depth or depth.pop() != _PAIRS[letter]:
-                return None
+        elif (
+            quoted is None
+            and nested
+            and letter in ")]}"
+            and (not depth or depth.pop() != _PAIRS[letter])
+        ):
+            return None
         at = quoted.end() if quoted else at + 1
     return None if depth else [*parts, text[start:].strip()]
 

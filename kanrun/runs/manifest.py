@@ -160,8 +160,12 @@ def write_points(folder: Path, points: Sequence[Point]) -> None:
     keys = list(points[0].values)
     header = ["point", "base", *keys, "overrides"]
     rows = (
-        [point.number, point.base, *(value_text(point.values[key]) for key in keys)]
-        + [json.dumps(point.overrides)]
+        [
+            point.number,
+            point.base,
+            *(value_text(point.values[key]) for key in keys),
+            json.dumps(point.overrides),
+        ]
         for point in points
     )
     write_atomic(folder / POINTS_FILE, csv_lines([header, *rows]), durable=True)

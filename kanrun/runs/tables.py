@@ -14,7 +14,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,7 @@ def read_columns(path: Path, point: int | None = None, start: int = 0) -> dict[s
     rows = list(lines)
     if any(name in header for name in MARKS):
         keys = list(map(key_reader(header), rows))
-        if any(after < before for before, after in zip(keys, keys[1:], strict=False)):
+        if any(after < before for before, after in pairwise(keys)):
             rows = [rows[at] for at in sorted(range(len(rows)), key=keys.__getitem__)]
     try:
         columns = [*zip(*rows, strict=True)] or [()] * len(header)

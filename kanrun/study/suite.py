@@ -57,7 +57,7 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
 def typed(settings: Entry, entry: Any, where: str) -> Entry:
     """Return the dataclass `settings` with the differences of one entry of the list `where`.
 
-    Raises UsageError for anything but a mapping, and for a key, a type or a value that does not fit.
+    Raises UsageError for anything but a mapping, and for an invalid key, type or value.
     """
     if not isinstance(entry, Mapping):
         takes = ", ".join(sorted(one.name for one in fields(settings)))  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def _text(opened: ExitStack, temporary: Path, file: Path) -> Callable[[Columns],
     elif ending == ".bz2":
         raw = opened.enter_context(bz2.BZ2File(raw, "wb"))
     elif ending == ".xz":
-        raw = opened.enter_context(lzma.LZMAFile(raw, "wb"))
+        raw = opened.enter_context(lzma.LZMAFile(raw, "wb"))  # noqa: SIM115
     elif ending == ".zip":
         archive = opened.enter_context(zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED))
         raw = opened.enter_context(archive.open(file.stem, "w", force_zip64=True))

@@ -1,4 +1,4 @@
-"""Recipes are cheap to import: help, refusals and registries read them without the packages that training needs."""
+"""Recipes are cheap to import: help, errors and registries need no packages of training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def test_a_recipe_loads_nothing_heavy_and_has_the_four_functions(name: str, tmp_
 import sys
 import kanrun.experiments.{name} as recipe
 heavy = {{"torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"}} & set(sys.modules)
-missing = [each for each in ("cells", "run", "figures", "claims") if not callable(getattr(recipe, each, None))]
+names = ("cells", "run", "figures", "claims")
+missing = [each for each in names if not callable(getattr(recipe, each, None))]
 sys.exit(str(heavy or missing) if heavy or missing else 0)
 """
     done = subprocess.run(

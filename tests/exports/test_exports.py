@@ -359,7 +359,7 @@ def test_the_name_of_a_file_becomes_an_identifier(stem: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_has_the_models_numbers(name: str) -> None:
-    """In float32: to 1e-6 of the largest value, or as near as torch comes in float32 where sums cancel."""
+    """In float32: to 1e-6 of the largest value, or to the error of torch in float32."""
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     one = MODELS[name]()

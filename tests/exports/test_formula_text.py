@@ -40,7 +40,8 @@ def test_python_has_the_formulas_numbers(tmp_path: Path) -> None:
 
 def test_c_has_the_formulas_numbers(tmp_path: Path) -> None:
     text = formula_bytes([stored(), stored("x1 + 1")], "c", "f.c", "f").decode()
-    text += '#include <stdio.h>\nint main(void) { printf("%.17g %g", f_0(0.3, 0.7), f_1(5, 2)); return 0; }\n'
+    text += "#include <stdio.h>\n"
+    text += 'int main(void) { printf("%.17g %g", f_0(0.3, 0.7), f_1(5, 2)); return 0; }\n'
     (tmp_path / "f.c").write_text(text)
     command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)

@@ -18,7 +18,7 @@ NAMES = {0.0: "setosa", 1.0: "virginica"}
 
 
 def flowers(inputs: int = 3, names: Mapping[float, Any] = NAMES) -> pandas.DataFrame:
-    """Labels as runs record them: setosa below the diagonal, and one test point in ten is taken for the other."""
+    """Labels as runs record them: setosa below the diagonal, 10% of the test points wrong."""
     table = sample.predictions(inputs, lattice=True).drop(columns=["truth:y", "prediction:y"])
     kind = (table[[f"input:x{i}" for i in range(inputs)]].sum(axis=1) > 0).astype(float)
     wrong = (table["split"] == "test") & (np.arange(len(table)) % 10 == 0)

@@ -1,4 +1,4 @@
-"""Shared panels: ticks of logarithmic axes, medians over seeds, power laws, legends, small multiples."""
+"""Shared panels: logarithmic ticks, medians over seeds, power laws, legends, small multiples."""
 
 from __future__ import annotations
 

@@ -62,10 +62,11 @@ def test_numpy_and_sympy_agree_and_text_reads_back(text: str) -> None:
     except UsageError:
         return
     by_numpy = to_numpy(expression, VARIABLES)(POINTS)
-    # compared where a tiny change of the input does not move the value: not at jumps, poles and cancellations
+    # Values are compared where a tiny change of the input does not move them: not at jumps, poles
+    # and cancellations.
     moved = to_numpy(expression, VARIABLES)(POINTS * (1 + 1e-13))
     calm = np.isfinite(by_numpy) & (np.abs(moved - by_numpy) <= 1e-9 * (1 + np.abs(by_numpy)))
-    # equal in value: sympy may distribute a sign, or simplify a Max, only when it is built a second time
+    # Only values are equal: sympy may distribute a sign or simplify a Max on the second build.
     again = to_numpy(parse(str(expression)), VARIABLES)(POINTS)
     np.testing.assert_allclose(again[calm], by_numpy[calm], rtol=1e-7, atol=1e-9)
     for i in np.flatnonzero(calm)[:2]:

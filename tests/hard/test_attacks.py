@@ -1,7 +1,8 @@
-"""What a configuration, run, checkpoint, table or word from someone else may try, and that nothing comes of it.
+"""Attacks by a configuration, run, checkpoint, table or argument from someone else.
 
-Each attack is one call. Afterwards nothing ran (no canary), nothing secret was read (neither shown nor stored), nothing
-outside was written, no terminal was steered, and it took bounded time and memory.
+Each attack is one call. Afterwards nothing ran (no canary), nothing secret was read (neither shown
+nor stored), nothing outside was written, no terminal was steered, and it took bounded time and
+memory.
 """
 
 from __future__ import annotations
@@ -201,7 +202,8 @@ MEMORY: dict[str, Attack] = {
     "brackets in a record": run(text("run.json", DEEP), "runs", "show", "run"),
     "aliases of aliases in a file": group(
         "suite: &a [0,0,0,0,0,0,0,0,0]\nx1: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
-        "x2: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nx3: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\nx4: &e [*d,*d,*d,*d,*d,*d,*d,*d]\n"
+        "x2: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nx3: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
+        "x4: &e [*d,*d,*d,*d,*d,*d,*d,*d]\n"
         "x5: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nx6: [*f,*f,*f,*f,*f,*f,*f,*f,*f]"
     ),
     "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), "runs", "show", "run"),

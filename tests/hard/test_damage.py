@@ -1,4 +1,4 @@
-"""Damaged files: bits flipped, files cut, files exchanged; none gives numbers, or an error of Python's, in silence."""
+"""Damaged files (flipped, cut, exchanged): no silent wrong numbers, no Python exception."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(content: bytes, count: int) -> Iterator[tuple[str, bytes]]:
-    """`count` damaged versions: nine of ten with one bit flipped, the others cut, filled with zeros, or swapped."""
+    """Yield `count` damaged versions: 90% with one flipped bit, others cut, zeroed or swapped."""
     rng = np.random.default_rng(1)
     for number in range(count):
         changed = bytearray(content)

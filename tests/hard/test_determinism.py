@@ -1,4 +1,4 @@
-"""The same configuration gives the same numbers, whatever hash seed, threads of libraries and executor."""
+"""Determinism: the same numbers for any hash seed, number of library threads and executor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WAYS = {
 
 
 def tables_of(words: list[str], outputs: Path, environment: dict[str, str]) -> dict[str, str]:
-    """Every table of the run, as text to the last digit, without the columns of times and of processes."""
+    """Every table of the run as text, to the last digit, without times and processes."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words, "-q", "--outputs", str(outputs)]
     done = subprocess.run(

@@ -1,6 +1,6 @@
-"""Random formulas, overrides, tables, YAML, run folders and checkpoints: an answer or a refusal, never an error.
+"""Random formulas, overrides, tables, YAML, run folders and checkpoints: never a traceback.
 
-`make fuzz ARGS=--seconds=60` gives each of them as many CPU seconds. Case n is made from the seed n.
+`make fuzz ARGS=--seconds=60` gives each of them 60 CPU seconds. Case n is made from the seed n.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ FORMULA = [
     "\n",
 ]
 WORDS = _words(
-    "seed n_seeds model model.degree solver.steps target target.domain sampling.n_train hydra.run.dir note tags precision "
-    "threads +x ~seed ++y.z model.intervals"
+    "seed n_seeds model model.degree solver.steps target target.domain sampling.n_train "
+    "hydra.run.dir note tags precision threads +x ~seed ++y.z model.intervals"
 )
 VALUES = [
     *_words(
-        "1 -1 0 1e400 nan null [1,2] [[0,1]] ${seed} ${oc.env:HOME} choice(1,2) range(3) kan true a,b [ } = 1_0 '"
+        "1 -1 0 1e400 nan null [1,2] [[0,1]] ${seed} ${oc.env:HOME} choice(1,2) range(3) kan "
+        "true a,b [ } = 1_0 '"
     ),
     *('"', "\\", "\t", "", "{a: 1}", "\u00e9", "x" * 300),
 ]

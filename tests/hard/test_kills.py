@@ -1,7 +1,7 @@
-"""Kills at any moment: no run is lost, none is half visible, and every one that is visible is resumed to its end.
+"""Kills at any moment: no run is lost or half visible, and every visible run can be resumed.
 
-The processes are forked from this one, where the program is imported already, so that the kills fall into the life of
-a run and not into the seconds of importing torch, when nothing is on the disk.
+The processes are forked from this one, where the program is imported already. So the kills fall
+into a run, not into the seconds of importing torch, when nothing is on the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TORN = ("metrics", "summary")
 
 
 def forked(body: Callable[[], int], silent: Path) -> int:
-    """The process id of a fork that runs `body` and exits with what it returns; its output goes to a file."""
+    """Fork, run `body`, exit with its result, and write output to a file; return the process id."""
     process = os.fork()
     if process:
         return process

@@ -1,4 +1,4 @@
-"""Runs that cannot fit into this machine are refused before a folder, and the estimate stays below what runs take."""
+"""Memory: runs that cannot fit are rejected early, and the estimate is a lower bound."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
-    """300 cells in two workers: what the program and each worker hold late is what they held early, to 5 %."""
+    """300 cells in two workers: memory of the program and the workers grows by at most 5%."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = ["fit", "-q", "target=runge", "n_seeds=300", "model.hidden=[]", "sampling.n_train=200"]
     command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
@@ -101,7 +101,8 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
     }
     assert len(grown) >= 3  # the program and its workers
     print(
-        f"\n300 cells in two workers: memory grew by {', '.join(f'{each:+.1%}' for each in grown.values())}"
+        "\n300 cells in two workers: memory grew by",
+        ", ".join(f"{each:+.1%}" for each in grown.values()),
     )
     assert max(grown.values()) <= 0.05
 
@@ -143,7 +144,8 @@ def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path: Path) -> 
     memory = float(used["ru_maxrss"]) * (1 if sys.platform == "darwin" else 1024) / 2**30
     error = float(Run(tmp_path / "outputs" / "fit" / "v0001").table("summary")["cv_rmse"].iloc[0])
     print(
-        f"\n1,000,000 rows x 10: {memory:.2f} GiB, {float(used['ru_utime']):.0f} CPU s, cv_rmse {error:.3f} (noise 0.5)"
+        f"\n1,000,000 rows x 10: {memory:.2f} GiB, {float(used['ru_utime']):.0f} CPU s, "
+        f"cv_rmse {error:.3f} (noise 0.5)"
     )
     assert memory < 4
     assert error < 0.55

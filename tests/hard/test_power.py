@@ -1,7 +1,8 @@
-"""A power cut at any moment: what the system had not been told to write is lost, and what is left can be read.
+"""A power cut at any moment: unsynced writes are lost, and the remaining files can be read.
 
-The program's writes, renames and syncs are recorded and played back up to each of them into a model of a disk: a file
-keeps what was synced and part of what was not; a folder keeps its entries, or only those that were synced.
+The program's writes, renames and syncs are recorded. They are played back up to each of them into a
+model of a disk: a file keeps what was synced and part of what was not; a folder keeps its entries,
+or only those that were synced.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Disk:
             place.now.pop(name, None)
 
     def write_to(self, place: Path, entries: bool, share: Callable[[], float]) -> None:
-        """What a power cut leaves, with unsynced entries of folders or without, and a share of unsynced bytes."""
+        """Write what a power cut leaves, with or without unsynced entries and bytes."""
 
         def write(folder: Folder, at: Path) -> None:
             at.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Units as small and as large as floating-point numbers hold: the same relative error, and never an error of zero."""
+"""Extreme units: the same relative error at any scale, and never an error of zero."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MANY = [
 def relative_error(
     folder: Path, model: str, precision: str, x_unit: float, y_unit: float
 ) -> tuple[float, float]:
-    """Test RMSE over the output's unit, and R2, of a model on 300 rows of a smooth function in these units."""
+    """Return test RMSE in output units, and R2, for 300 rows of a smooth function."""
     x = np.random.default_rng(0).uniform(0, 1, 300)
     pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(
         folder / "t.csv", index=False

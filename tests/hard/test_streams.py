@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or read by nobody: the exit code is the command's, and no trace is shown."""
+"""Closed, full or unread standard streams: the exit code is unchanged, without a traceback."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ QUICK = {
 def test_every_check_of_scikit_learn(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No failure is expected, of the default ensemble neither: equal rows are merged before it is fitted."""
+    """No failure is expected, even of the default ensemble: equal rows are merged first."""
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it scikit-learn skips a check
     check(estimator)
 

@@ -1,4 +1,4 @@
-"""`kanrun.fit` on data in memory: the command line's numbers, data of every kind, and what it says of itself."""
+"""`kanrun.fit` on data in memory: the command line's numbers, all kinds of data, messages."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_weight_is_a_number_of_rows() -> None:
     ids=lambda settings: "-".join(str(value) for value in settings.values()),
 )
 def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) -> None:
-    """Twice the fractions give the same model, and so do repeated rows, where they are the same training rows."""
+    """Doubled weights give the same model, and so do repeated rows in the training data."""
     x = X[:, :1] if settings.get("model") == "polynomial" else X
     y = (np.median(Y) < Y).astype(int) if "task" in settings else Y
     weights = RNG.integers(1, 4, 80)

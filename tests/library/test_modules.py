@@ -98,7 +98,8 @@ COMPILED = """
 import sys
 import torch
 from kanrun import KAN
-kan, x = KAN([2, 3, 1], generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 1, 100).reshape(50, 2)
+kan = KAN([2, 3, 1], generator=torch.Generator().manual_seed(0))
+x = torch.linspace(-1, 1, 100).reshape(50, 2)
 torch.testing.assert_close(torch.compile(kan, fullgraph=True, backend=sys.argv[1])(x), kan(x))
 """
 
@@ -106,7 +107,7 @@ torch.testing.assert_close(torch.compile(kan, fullgraph=True, backend=sys.argv[1
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_it_compiles_as_a_whole(backend: str) -> None:
-    """In a process of its own: a compiler cannot look through the checks of annotations that tests add."""
+    """In a separate process: a compiler cannot look through the annotation checks of tests."""
     subprocess.run([sys.executable, "-c", COMPILED, backend], check=True)
 
 
@@ -189,13 +190,17 @@ REFUSALS = {
     "KAN([2, 1], degree=-1)": "degree=-1 must be from 0 to 20",
     "KAN([2, 1], base='relo')": "base=relo is not one of .*did you mean relu",
     "KAN([2, 1], domain=(1, -1))": "lower < upper",
-    "KAN([2, 1], domain=[[0, 1], [0, 1], [0, 1]])": r"must be \(low, high\), or one pair for each of 2",
+    "KAN([2, 1], domain=[[0, 1], [0, 1], [0, 1]])": (
+        r"must be \(low, high\), or one pair for each of 2"
+    ),
     "KAN([2, 1], dtype=torch.int64)": "dtype=torch.int64 must be torch.float32 or torch.float64",
     "MLP([2, 1], dtype=torch.float16)": "dtype=torch.float16 must be .*torch.autocast",
     "KAN([2, 1], dtype='float32')": "dtype=float32 must be",
     "KAN([2, 1], domain=(float('nan'), 1))": "must be finite",
     "KAN([2, 1], domain='ab')": "domain='ab' must be .low, high.",
-    "KAN([2, 3, 1], multiplication_nodes=[5])": "multiplication_nodes=.5. must have a number for each of the hidden widths .3.",
+    "KAN([2, 3, 1], multiplication_nodes=[5])": (
+        "multiplication_nodes=.5. must have a number for each of the hidden widths .3."
+    ),
     "KAN([2, 3, 1], multiplication_nodes=[1, 1])": "multiplication_nodes=.1, 1. must have",
     "KAN([2, 3, 1], generator=3)": "generator=3 must be a torch.Generator",
     "KAN([2, 1]).refine(7.5)": "intervals=7.5 must be a whole number",
@@ -204,9 +209,13 @@ REFUSALS = {
     "MLP([2, 1], device='tpu9')": "device=tpu9",
     "MLP([2, 1])(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
     "KAN([2, 1])(torch.tensor(1.0))": "x has no columns.*2 inputs",
-    "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.int64))": "x must be a tensor of torch.float32, not torch.int64",
+    "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.int64))": (
+        "x must be a tensor of torch.float32, not torch.int64"
+    ),
     "KAN([2, 1])([[1.0, 2.0]])": "x must be a tensor of torch.float32, not list",
-    "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16))": "x holds torch.float16 and the layer torch.float32",
+    "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16))": (
+        "x holds torch.float16 and the layer torch.float32"
+    ),
     "KAN([2, 1]).regularisation(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
     "KAN([2, 1], device='tpu9')": "device=tpu9",
     "KAN([2, 1], device='cuda:99')": "device=cuda:99",

@@ -22,7 +22,8 @@ import torch
 from matplotlib.figure import Figure
 
 import kanrun
-from kanrun import KAN, MLP, KANClassifier, KANLayer, KANRegressor, KanrunError, Model, fit, interpret, load_run
+from kanrun import KAN, MLP, KANClassifier, KANLayer, KANRegressor
+from kanrun import KanrunError, Model, fit, interpret, load_run
 
 kan = KAN([2, 5, 1], intervals=5, degree=3, domain=(-1.0, 1.0))
 assert_type(kan.refine(20), KAN)
@@ -72,7 +73,8 @@ def test_the_examples_of_the_reference_hold(
 
 def test_importing_kanrun_loads_nothing_and_takes_under_a_tenth_of_a_second() -> None:
     program = (
-        "import sys, time; start = time.process_time(); import kanrun; spent = time.process_time() - start; "
+        "import sys, time; start = time.process_time(); import kanrun; "
+        "spent = time.process_time() - start; "
         "print(spent, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )
     said = subprocess.run(

@@ -1,4 +1,4 @@
-"""What another package adds with one file (an experiment: one folder) works like what kanrun brings.
+"""Components of another package, each one file or folder, work like built-in components.
 
 The package is what `kanrun init` writes, installed without its dependencies into a folder of its
 own, which a child process has on its path.
@@ -18,7 +18,8 @@ import pytest
 
 from kanrun.cli.app import main
 
-#: Runs `kanrun` on each list of words in `words.json`, and writes code, output, errors, and whether torch is loaded.
+#: Runs `kanrun` on each argument list in `words.json`, and writes exit code, output, errors, and
+#: whether torch is loaded.
 COMMANDS = """
 import contextlib, io, json, pathlib, sys
 from kanrun.cli.app import main

@@ -1,4 +1,4 @@
-"""Which commit a run is recorded with, and that asking for it runs nothing that a repository names."""
+"""The commit that a run records, and that reading it runs nothing that a repository names."""
 
 from __future__ import annotations
 

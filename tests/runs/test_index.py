@@ -160,7 +160,7 @@ def test_queries_read_and_nothing_else(outputs: Path) -> None:
         "CREATE TABLE x (y)",
         "SELECT nothing FROM runs",
     ):
-        with pytest.raises(UsageError, match="is not valid SQL|no run has a column 'nothing'"):
+        with pytest.raises(UsageError, match=r"is not valid SQL|no run has a column 'nothing'"):
             every.query(sql)
     assert sorted(path.name for path in outputs.iterdir()) == [".index.sqlite", "fit"]
 

@@ -1,4 +1,4 @@
-"""One process at a time writes a run, and a run of another host goes on when its user says that it ended."""
+"""One process at a time writes a run; a run of another host resumes when its user confirms."""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ def test_settings_have_their_places_in_the_plan() -> None:
     model = KANConfig(intervals=[4, 8], update_grid=False, grid_eps=0.25)
     plan, why = make_plan(model, solver, problem())
     assert why.startswith(
-        "lbfgs: chosen by solver=lbfgs. solver.freeze_unseen freezes coefficients and w_b; w_s moves"
+        "lbfgs: chosen by solver=lbfgs. "
+        "solver.freeze_unseen freezes coefficients and w_b; w_s moves"
     )
     assert (plan.solver, plan.intervals, plan.steps, plan.patience) == ("lbfgs", (4, 8), 7, 3)
     assert (

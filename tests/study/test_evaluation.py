@@ -1,4 +1,4 @@
-"""Errors beside the size of the outputs, in units as small and as large as floating-point numbers hold."""
+"""Errors relative to the size of the outputs, in extremely small and large units."""
 
 from __future__ import annotations
 

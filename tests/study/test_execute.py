@@ -266,10 +266,13 @@ def test_what_a_power_cut_must_not_take_waits_for_the_disk(
 def test_bad_settings_are_refused_before_anything_runs(
     settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    def checked() -> None:
         cfg = ToyConfig(**settings)
         rules.check(cfg)
         check(toy_experiment, ToyStudy((cfg,)))
+
+    with pytest.raises(UsageError, match=message):
+        checked()
 
 
 def test_threads_are_the_same_in_every_executor() -> None:

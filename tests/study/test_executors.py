@@ -108,7 +108,8 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
     again = capsys.readouterr().err.count("failed and restarts")
     assert kind == "dask" or again == len(dying)  # Dask's scheduler runs most of them again itself
     print(
-        f"\n{kind}: {len(dying)} workers killed, {len(sizes)} tasks with the numbers of a serial run"
+        f"\n{kind}: {len(dying)} workers killed, "
+        f"{len(sizes)} tasks with the numbers of a serial run"
     )
 
 
@@ -125,7 +126,8 @@ sys.path.append(sys.argv[2])
 import toy_experiment as toy
 from kanrun.config import ExecutorConfig
 if __name__ == "__main__":
-    cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], executor=ExecutorConfig("local", 2))
+    workers = ExecutorConfig("local", 2)
+    cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], executor=workers)
     toy.play(Path(sys.argv[1]), cfg, quiet=False)
 """
 
@@ -215,7 +217,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_said(
 
 
 def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence() -> None:
-    """It answers, but not what a scheduler would: the client would wait for ever, or allocate what it is told."""
+    """Any other answer would make the client wait for ever, or allocate as much as it names."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 

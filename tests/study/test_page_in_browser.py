@@ -1,4 +1,4 @@
-"""The page of real runs in headless Chromium: it draws, drags, sorts, predicts; no error, no request leaves."""
+"""The page of real runs in headless Chromium: drawing, dragging, sorting, no requests."""
 
 from __future__ import annotations
 
@@ -309,10 +309,12 @@ def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(
     moved = []
     for number in (3, 4):
         browser.value(
-            f"document.querySelectorAll('.living svg')[{number}].scrollIntoView({{block: 'center'}})"
+            f"document.querySelectorAll('.living svg')[{number}]"
+            ".scrollIntoView({block: 'center'})"
         )
         browser.value(
-            f"document.querySelectorAll('.living svg')[{number}].querySelectorAll('.handle')[1].focus()"
+            f"document.querySelectorAll('.living svg')[{number}]"
+            ".querySelectorAll('.handle')[1].focus()"
         )
         for _ in range(5):
             browser.key("ArrowUp")
@@ -326,7 +328,8 @@ def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(
 
 def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: Path) -> None:
     up, down = browser.value("""(() => {
-        const table = [...document.querySelectorAll('table.sorts')].find(t => t.tBodies[0].rows.length > 1);
+        const tables = [...document.querySelectorAll('table.sorts')];
+        const table = tables.find(t => t.tBodies[0].rows.length > 1);
         const cells = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
         const button = table.querySelectorAll('th button')[1];
         button.click();

@@ -1,4 +1,4 @@
-"""Predictions for files of any length: columns as they came, warnings over all blocks, nothing half-written."""
+"""Predictions for files of any length: columns, warnings over all blocks, atomic output."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ sys.path.append(sys.argv[2])
 import toy_experiment as toy
 settings = {"steps": 8, "pause": 0.1, "n_seeds": 2}
 cells, points = [{"sizes": [2, 3]}], [{"sizes": [2]}, {"sizes": [3]}]
-configs = [toy.ToyConfig(**settings, **own) for own in (cells if sys.argv[3] == "cells" else points)]
+chosen = cells if sys.argv[3] == "cells" else points
+configs = [toy.ToyConfig(**settings, **own) for own in chosen]
 toy.play(Path(sys.argv[1]), *configs)
 """
 

@@ -1,4 +1,4 @@
-"""A checkpoint that someone sends: nothing that it describes is built before it is known to be stored."""
+"""A checkpoint from someone else: nothing is built before its content is known to be stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that is left in the middle of a grid resumes to the same numbers, from what its checkpoint file holds."""
+"""A training interrupted within a grid resumes from its checkpoint to the same numbers."""
 
 from __future__ import annotations
 

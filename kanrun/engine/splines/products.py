@@ -1,9 +1,10 @@
 """Products of local basis values with coefficients: splines and their sums over inputs.
 
-Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p], differentiable
-to any order. `dense_rows` scatters the basis into rows of G + k for one matrix product: best for
-narrow grids. `weighted_rows` at `table_index` gathers only the k + 1 active coefficients, so its cost
-does not grow with G and no tensor of samples x inputs x out is made: best for wide grids. A basis
+Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p],
+differentiable to any order. `dense_rows` scatters the basis into rows of G + k for one matrix
+product: best for narrow grids. `weighted_rows` at `table_index` gathers only the k + 1 active
+coefficients, so its cost does not grow with G and no tensor of samples x inputs x out is made:
+best for wide grids. A basis
 that is dense already has `interval` None and may have leading dimensions, one for each of several
 networks side by side.
 """

@@ -150,12 +150,12 @@ def _nearest(
     """
     outs = graph.edge_outputs(data.x)[1]
     proposals: list[tuple[float, int, Proposal]] = []
-    for (index, name), error in _standard_errors(graph, data).items():
+    for (index, name), deviation in _standard_errors(graph, data).items():
         function = _symbolic(graph, index)
         value = function.constant(name)
         if name == "d" and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max():
             proposals.append((-1.0, len(proposals), (index, name, sympy.S.Zero)))
-        error = max(error, policy.precision * max(abs(value), 1.0))
+        error = max(deviation, policy.precision * max(abs(value), 1.0))
         is_phase = name == "b" and function.candidate.name in ("sin", "cos")
         number = (nice_phase if is_phase else nice)(value, 3 * error, policy)
         if number is not None:

@@ -74,7 +74,8 @@ def equivalent_forms(
     found, reference = [expression], to_numpy(expression, names)(points)
     budget = Budget(policy.budget)
     for steps in _TRANSFORMS:
-        for form in dict.fromkeys([min(found, key=size), expression]):
+        for start in dict.fromkeys([min(found, key=size), expression]):
+            form = start
             try:
                 for step in steps:
                     _claim(form, step, policy.max_terms, budget.left)

@@ -75,7 +75,7 @@ class Kernel:
         return np.asarray(1.0 + lines + self.radial * np.exp(-distances))
 
 
-def fit_kernel(
+def fit_kernel(  # noqa: PLR0913 (keywords)
     x: Float[ndarray, "rows inputs"],
     y: Float[ndarray, "rows outputs"],
     prior: KernelPrior,

@@ -1,4 +1,4 @@
-"""Richer forms of one function: inserted knots, added terms, values held in time, and conditions built in."""
+"""Richer forms of one function: inserted knots, added terms, constants in time, hard conditions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manufactured solutions: residual Jacobians, orders of convergence, and invariance under the user's units."""
+"""Manufactured solutions: residual Jacobians, orders of convergence, invariance under units."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Layers under `torch.compile` against the same layers without: run by `test_compiled.py` as a program of its own.
+"""Layers under `torch.compile` against the same layers without it.
 
-Annotations are not enforced here, as they are not where the package is used: a compiler cannot look through what
-enforces them. With `inductor` as its argument, machine code is made; else graphs are traced and run operator by
-operator.
+`test_compiled.py` runs this file as a separate program. Annotations are not enforced here, because
+a compiler cannot look through the checks. With `inductor` as its argument, machine code is made;
+otherwise graphs are traced and run operator by operator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A spline layer against loops over its edges, its derivatives to second order, and what becomes of copies."""
+"""A spline layer against loops over its edges, its second derivatives, and its copies."""
 
 from __future__ import annotations
 

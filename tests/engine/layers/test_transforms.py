@@ -120,7 +120,8 @@ def test_gradients_to_second_order(intervals, uniform, degree, base, scale):
     layer.mask[0, 1] = False
     learned = {name: p.detach().clone() for name, p in layer.named_parameters() if p.requires_grad}
     x = data(4)
-    # Steps and broken lines have no slope at a breakpoint, so that none may be as near as a finite difference.
+    # Steps and broken lines have no slope at a breakpoint, so none may lie within a finite
+    # difference.
     breaks = layer.grid.knots[:, degree : degree + intervals + 1]
     near = (x[..., None] - breaks).abs().amin(-1)
     assert degree > 1 or near.min() > 1e-5

@@ -1,4 +1,4 @@
-"""The solver on problems that are no networks: known minima, a differential equation, and what ends an iteration."""
+"""The solver without networks: known minima, a differential equation, and stopping criteria."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Rosenbrock(Problem):
 
 
 class Pendulum(Problem):
-    """u'' = -sin u at collocation points, u(0) = 1, u'(0) = 0, for a quintic spline u on [0, 3] by its coefficients."""
+    """Collocation of u'' = -sin u, u(0) = 1, u'(0) = 0, with a quintic spline u on [0, 3]."""
 
     def __init__(self, intervals: int = 20) -> None:
         knots = np.linspace(-5 * 3 / intervals, 3 + 5 * 3 / intervals, intervals + 11)
@@ -79,7 +79,7 @@ def test_a_curved_valley_is_followed_to_its_minimum(name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_differential_equation_is_a_problem_like_any_other(name: str) -> None:
-    """A pendulum that is let go at 1 rad, after 3 units of time: u(3) by a Runge-Kutta method of order 8."""
+    """A pendulum released at 1 rad: u(3) against a Runge-Kutta method of order 8."""
     problem = Pendulum()
     state, _ = minimise(problem, POLICIES[name], StoppingCriteria(max_steps=50, rtol=1e-3))
     assert float(problem.residual(state.unknowns).abs().max()) < 1e-5

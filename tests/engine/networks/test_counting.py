@@ -85,11 +85,12 @@ def test_executed_flops_do_not_grow_with_a_wide_grid() -> None:
 
 
 def test_basis_flops_by_hand() -> None:
-    # degree 1 on a uniform grid: position 4, interval 2, distance 1 + 2, how far outside 1, matrix of 2 numbers 4
+    # Degree 1, uniform grid: position 4, interval 2, distance 1 + 2, distance outside 1, matrix of
+    # 2 numbers 4.
     assert c.basis_flops(1, uniform=True, extrapolation="linear") == 14
     assert c.basis_flops(1, uniform=True, extrapolation="constant") == 9 + 4 + 3
     assert c.basis_flops(1, uniform=True, extrapolation="zero") == 9 + 4 + 3 + 2
-    # de Boor's recurrence: clamp 2, quotient 2, shares 4; slopes 2, distance 3, their products added 4
+    # De Boor's recurrence: clamp 2, quotient 2, weights 4; slopes 2, distance 3, added products 4.
     assert c.basis_flops(1, uniform=False, extrapolation="linear") == 17
     assert c.basis_flops(1, uniform=False, extrapolation="constant") == 2 + 6 + 3
     # degree 3: powers 1 + (1 + 6), matrix 4 x 3

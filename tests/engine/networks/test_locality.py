@@ -1,4 +1,4 @@
-"""A coefficient acts where its spline does not vanish and nowhere else, to the last bit, through several layers."""
+"""Local support: a coefficient acts only where its spline is nonzero, through several layers."""
 
 from __future__ import annotations
 

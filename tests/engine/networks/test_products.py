@@ -1,4 +1,4 @@
-"""Nodes that multiply: the network against loops, its Jacobian, its forms, and what training and pruning make of it."""
+"""Multiplication nodes: values against loops, Jacobian, forms, training and pruning."""
 
 from __future__ import annotations
 

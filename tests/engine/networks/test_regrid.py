@@ -1,4 +1,4 @@
-"""A KAN on other grids: exact where it can be, close where it cannot, and convergent as grids get finer."""
+"""A KAN on other grids: exact where possible, else close, and convergent on finer grids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Narrower networks inside a shape, and back: the function is kept, and only the needed nodes count."""
+"""Narrower networks inside a shape, and back: the function is kept, only needed nodes count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least squares splines: against numpy, without full rank, and how fast they approach a function."""
+"""Least squares splines: against numpy, without full rank, and their order of convergence."""
 
 from __future__ import annotations
 

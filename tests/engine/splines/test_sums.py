@@ -1,4 +1,4 @@
-"""Sums of splines and their gradients by every kernel, against loops over samples, edges and functions."""
+"""Sums of splines and their gradients by every kernel, against explicit loops."""
 
 from __future__ import annotations
 

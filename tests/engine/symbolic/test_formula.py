@@ -1,4 +1,4 @@
-"""From graphs to formulas: planted formulas are found, constants rounded, certificates say what is true."""
+"""From graphs to formulas: planted formulas, rounded constants, and correct certificates."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_many_planted_formulas_are_recovered(
 
 
 def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) -> None:
-    """Splines drawn through a random formula's edges are snapped back to a formula of the same values."""
+    """Splines fitted to a random formula's edges are snapped to a formula with the same values."""
     x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
     inner = [
         Symbolic(TABLE[name], (scale, 0.1, 0.5, 1.5))

@@ -1,4 +1,4 @@
-"""A KAN as a graph of splines: the same function where its edges are splines, near it where they are not."""
+"""A KAN as a graph of splines: equal where edges are splines, close where they are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formulas from noisy points: description lengths, one spline for two in a row, constants known better one by one."""
+"""Formulas from noisy points: description lengths, merged splines, constants rounded in turn."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_two_splines_that_one_cannot_replace_stay() -> None:
 
 
 def test_a_constant_is_rounded_once_others_are_known() -> None:
-    """Scale, height and offset of a wide Gaussian are known poorly together, and well once the offset is zero."""
+    """Scale and height of a wide Gaussian are well determined once the offset is zero."""
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
     graph = refit(
         one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0),

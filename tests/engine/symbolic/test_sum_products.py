@@ -1,4 +1,4 @@
-"""Products of sums by alternating least squares: which inputs share a factor, and functions that turn many times."""
+"""Products of sums by alternating least squares: inputs of a factor, oscillating functions."""
 
 from __future__ import annotations
 

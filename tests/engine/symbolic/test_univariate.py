@@ -1,4 +1,4 @@
-"""Formulas of one variable: sums, products, quotients and compositions are read off their values."""
+"""Formulas of one variable: sums, products, quotients and compositions from their values."""
 
 from __future__ import annotations
 

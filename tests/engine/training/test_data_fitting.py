@@ -1,4 +1,4 @@
-"""The fit of a network as a least squares problem: its rows, and the linear problem of a step, against dense ones."""
+"""Network fits as least squares problems: rows and linear steps against dense algebra."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact(seed: int) -> None:
-    """Edges into a node can exchange constants, which changes no function: steps must not drift that way."""
+    """Edges into a node can exchange constants at the same function; steps must not drift."""
     x = torch.rand(300, 2, dtype=torch.float64, generator=Generator().manual_seed(2)) * 2 - 1
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
     start = Generator().manual_seed(seed)

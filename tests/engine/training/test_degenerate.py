@@ -1,4 +1,4 @@
-"""Data that leave much open, or nothing: trainings end with finite numbers, as good as the data allow."""
+"""Degenerate data: training ends with finite numbers, as accurate as the data allow."""
 
 from __future__ import annotations
 

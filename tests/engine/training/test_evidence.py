@@ -1,4 +1,4 @@
-"""The penalty's weight by the evidence: against the evidence itself, and against validation on noisy points."""
+"""The penalty weight by evidence: against the evidence itself and against validation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
     rough = SmoothnessPenalty(1.0, 2).rows(network).gram()
 
     def minus_twice_the_evidence(weight: float) -> float:
-        """Up to a constant, the noise integrated out: of 19 coefficients the penalty leaves 2 free."""
+        """Up to a constant, without the noise; the penalty leaves 2 of 19 coefficients free."""
         solver = make_solver(
             network, TrainingData(samples), plan, SmoothnessPenalty(weight, 2), Generator()
         )

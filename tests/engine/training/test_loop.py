@@ -1,4 +1,4 @@
-"""The training loop: what it yields, that it selects on validation data, and that it goes on to the same numbers."""
+"""The training loop: its events, selection on validation data, and bitwise resuming."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
 
 
 def by_loops(kan: KAN) -> float:
-    """Divided differences by their recursion, edge by edge, on Greville points of the unit domain."""
+    """Divided differences by recursion, per edge, on Greville points of the unit domain."""
     total = 0.0
     for layer in kan.edge_layers:
         m, k = penalty_order(layer.spec.degree), layer.spec.degree

@@ -16,9 +16,7 @@ DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 PLAN = Plan("lm", (20,))
 
 
-def test_a_finer_grid_leaves_the_straight_line_that_a_coarse_one_took_for_the_truth_behind_noise() -> (
-    None
-):
+def test_a_finer_grid_leaves_the_straight_line_of_a_coarse_one_behind_noise() -> None:
     """A straight line pays no penalty, and the weights next to the heaviest change nothing yet."""
     x = torch.rand(1000, 1, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
     wave = Samples(x, torch.special.bessel_j0(20 * x))

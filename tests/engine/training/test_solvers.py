@@ -180,7 +180,7 @@ def test_lm_leaves_pruned_edges_alone() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
-    """Trained on the left half only, the function is the same to the last bit from degree intervals past the border."""
+    """Training on the left half changes nothing `degree` intervals past the border."""
     model = kan((1, 1), 20, base="zero", trained_scales="none")
     x = -torch.rand(100, 1, dtype=torch.float64, generator=generator())
     data = TrainingData(Samples(x, torch.sin(5 * x)))

@@ -1,4 +1,4 @@
-"""What a comparison with MLPs draws: each target by its own error, exponents only where sizes differ."""
+"""Figures of compare-mlp: the error of each target, exponents only for several sizes."""
 
 from __future__ import annotations
 

@@ -417,7 +417,7 @@ def test_the_real_command_runs_and_refuses_in_one_sentence(
 
 @pytest.mark.slow
 def test_every_claim_of_the_defaults_holds_but_for_the_known_limits(tmp_path: Path) -> None:
-    """MLPs' memories keep less than is asked of them; overlapping phases and `hold` are what the KAN fails at."""
+    """MLPs forget despite their memories; the KAN fails with overlapping phases and `hold`."""
     assert main(["continual", "-q", "--outputs", str(tmp_path)]) == 0
     found = Run(tmp_path / "continual" / "v0001").manifest.claims
     limits = (

@@ -1,4 +1,4 @@
-"""`kanrun curves` at its defaults and smaller: tables, claims, figures, the user's points, and refusals."""
+"""`kanrun curves` at its defaults and smaller: tables, claims, figures, custom points, errors."""
 
 from __future__ import annotations
 

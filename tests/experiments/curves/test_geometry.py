@@ -1,4 +1,4 @@
-"""Curves of `kanrun curves` against slow truths: exact fractions, the recursion, scipy's own fits and pieces."""
+"""Curves of `kanrun curves` against slow references: exact fractions, the recursion, scipy."""
 
 from __future__ import annotations
 
@@ -235,7 +235,8 @@ def test_the_polynomial_is_lagranges_in_exact_fractions(count: int) -> None:
     x = equispaced(count)
     at = np.array([-0.999, -0.3, 0.01, 0.5, 0.97])
     truth = [lagrange(x.tolist(), runge(x)[:, 0].tolist(), point) for point in at.tolist()]
-    # The error may grow with the polynomial's own sensitivity to its data (Lebesgue's function), 1e10 at N = 40.
+    # The error may grow with the polynomial's sensitivity to its data (Lebesgue's function), 1e10
+    # at N = 40.
     assert_allclose(polynomial_through(x, runge(x), at)[:, 0], truth, rtol=1e-11, atol=1e-13)
 
 
@@ -299,7 +300,8 @@ def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, s
     t = parameters_along(points)
     curve = approximate(t, points, degree, len(points) - fewer)
     assert curve.c.shape == (len(points) - fewer, 2)
-    # Nearest means: what is left is orthogonal to every basis function, to the rounding of sums of control points.
+    # Nearest means that the residual is orthogonal to every basis function, to the rounding of sums
+    # of control points.
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
 
 

@@ -1,4 +1,4 @@
-"""What the figures of grid extension mark: as many parameters as training points, and the paper's E G = N."""
+"""Marks in the figures of grid extension: parameters = training points, and E G = N."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRIDS = [5, 10, 20, 50]
 
 
 def stages(**more: Any) -> DataFrame:
-    """One schedule, E = 3: parameters E (G + 5) reach 90 points at G = 25, the paper's E G at G = 30."""
+    """One schedule, E = 3: E (G + 5) parameters reach 90 points at G = 25, E G at G = 30."""
     columns: dict[str, Any] = {
         "seed": 0,
         "shape": "2-1-1",

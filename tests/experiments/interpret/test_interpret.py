@@ -408,7 +408,9 @@ def test_formulas_are_read_from_a_file_of_theirs(tmp_path: Path) -> None:
     path = tmp_path / "formulas.yaml"
     path.write_text(
         "Area:\n  raw: pi*r**2/h\n  n_variables: 2\n  vars:\n"
-        "    v1: {name: r, sample_range: [1, 2]}\n    v2: {name: h, sample_range: [3.0, 5]}\n    v0: {name: A}\n"
+        "    v1: {name: r, sample_range: [1, 2]}\n"
+        "    v2: {name: h, sample_range: [3.0, 5]}\n"
+        "    v0: {name: A}\n"
     )
     target = build_target(FeynmanTarget(id="Area", path=str(path)))
     assert target.inputs == ("x0", "x1")

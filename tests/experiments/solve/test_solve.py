@@ -1,4 +1,4 @@
-"""`kanrun solve` at smoke size: every equation of the group, the run folder, predictions, and refusals."""
+"""`kanrun solve` at smoke size: every equation, the run folder, predictions, and errors."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
 
 @pytest.mark.usefixtures("unwritten")
 def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs: Path) -> None:
-    """A small MLP settles at a wrong motion of the pendulum, with a small residual and no change between stages."""
+    """A small MLP converges to a wrong motion of the pendulum with a small residual."""
     words = [
         "equation=pendulum",
         "equation.intervals=[5,10]",

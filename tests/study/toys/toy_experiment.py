@@ -1,4 +1,4 @@
-"""An experiment that trains nothing in milliseconds, and fails, dies or waits as its configuration says.
+"""A toy experiment: it fails, dies or waits as its configuration says.
 
 It lies in a folder of its own, which the tests put on the path, because workers import it by name.
 """
