@@ -89,10 +89,8 @@ def test_help_and_refusals_load_no_torch(site: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-SEARCHLESS = [
-    "solver.n_starts=1",
-    "solver.smoothness_weight=1e-12",
-]  # the searches take most of the time
+#: Without the searches, which take most of the time.
+SEARCHLESS = ["solver.n_starts=1", "solver.smoothness_weight=1e-12"]
 MOMENTUM = ["fit", "solver=momentum", "target=product"]
 FITS = [
     ["fit", "model=chebyshev", "target=exp_sin_square", "solver.steps=60", *SEARCHLESS],

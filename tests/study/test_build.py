@@ -90,9 +90,8 @@ def test_settings_have_their_places_in_the_plan() -> None:
         "solver.freeze_unseen freezes coefficients and w_b; w_s moves"
     )
     assert (plan.solver, plan.intervals, plan.steps, plan.patience) == ("lbfgs", (4, 8), 7, 3)
-    assert (
-        plan.settings is solver
-    )  # history_size, sparsity and sparsity_norm reach the solver there
+    # history_size, sparsity and sparsity_norm reach the solver through the settings.
+    assert plan.settings is solver
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
 
 
