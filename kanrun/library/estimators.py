@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
-from kanrun.experiments.interpret.interpretation import Interpretation
+from kanrun.experiments.interpret.interpretation import Interpretation, interpret
 from kanrun.library.fitting import ADDITIVE, configure_data, fit_target
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
@@ -167,7 +167,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return int(self.model_.network.shape[-2])
 
     def formula_(self, output: int = 0, **options: Any) -> Interpretation:
-        """Search for the formula of an output; see `Model.interpret`.
+        """Search for the formula of an output; see `kanrun.interpret`.
 
         Args:
             output: Index of the output.
@@ -177,7 +177,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The formula with its certificate.
         """
         check_is_fitted(self)
-        return self.model_.interpret(output, **options)
+        return interpret(self.model_, output=output, **options)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

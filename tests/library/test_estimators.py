@@ -140,3 +140,10 @@ def test_classes_and_text() -> None:
         KANClassifier().predict(frame)
     with pytest.raises(KanrunError, match="hidden is not a setting of model=auto"):
         KANRegressor(hidden=(3,)).fit(X, Y)
+
+
+def test_formula_of_an_output() -> None:
+    fitted = KANRegressor("kan", hidden=(), intervals=3).fit(X, np.stack([X[:, 0], -X[:, 1]], 1))
+    assert "x1" in str(fitted.formula_(1, budget=2.0))
+    with pytest.raises(NotFittedError):
+        KANRegressor().formula_()
