@@ -142,7 +142,7 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     yield from _selection_notes(fitted, checked, classes)
     known = with_scalings(problem, fitted.inputs, fitted.outputs)
     summary = _summary(fitting, fitted, checked, known)
-    for name, rows in (("cv_r2", "left-out rows"), ("r2", "test rows")):
+    for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
         if name in summary:
             yield from doubts(summary[name], rows)
     seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}

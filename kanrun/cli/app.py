@@ -73,7 +73,7 @@ def init(
         typer.Option("--name", metavar="NAME", help="The package's. Default: that of the folder."),
     ] = None,
 ) -> None:
-    """Write a package of your own: model, solver, target, experiment, configuration and test."""
+    """Write a plug-in package: model, solver, target, experiment, configuration and test."""
     module = re.sub(r"[^a-z0-9]+", "_", (name or folder.absolute().name).lower()).strip("_")
     if (
         not module.isidentifier()

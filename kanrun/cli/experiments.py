@@ -79,7 +79,7 @@ Resolve = Annotated[
 ]
 ConfigDir = Annotated[
     str | None,
-    typer.Option("--config-dir", "-cd", metavar="DIR", help="Add groups and choices of your own."),
+    typer.Option("--config-dir", "-cd", metavar="DIR", help="Add custom groups and choices."),
 ]
 ConfigName = Annotated[
     str | None,

@@ -54,7 +54,7 @@ class ExperimentConfig:
     executor: ExecutorConfig = setting(ExecutorConfig(), "where cells run")
     max_cpu_seconds: float | None = setting(
         None,
-        "CPU seconds after which the run ends in order with the best it has; null is no limit",
+        "CPU seconds after which the run stops cleanly and keeps the best result; null is no limit",
         above=0,
     )
     figure_formats: list[str] = setting(

@@ -128,7 +128,7 @@ class ExperimentKind(RegistryEntry):
 
 
 def resolve(place: str) -> Any:
-    """Import and return what "module:name" names, or the module if there is no name."""
+    """Import and return the object of "module:name", or the module of "module" alone."""
     module, _, name = place.partition(":")
     found = importlib.import_module(module)
     return getattr(found, name) if name else found
@@ -179,7 +179,7 @@ CANDIDATES: Registry[CandidateKind] = Registry("candidate")
 EXPERIMENTS: Registry[ExperimentKind] = Registry("experiment")
 
 GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
-"""The groups whose choices have settings of their own, told apart by `kind`."""
+"""Groups whose choices have separate settings, distinguished by `kind`."""
 
 
 def _declares(table: Registry[Any], kind: type[RegistryEntry]) -> Callable[..., Callable[[C], C]]:

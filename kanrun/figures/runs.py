@@ -60,7 +60,7 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     `error` names the recorded errors. `metrics` has the columns seed, stage, step, intervals,
     train_rmse, validation_rmse, test_rmse, and may have best (whether a step's network is the best
     of its stage so far). Curves then show the errors of the best network, which training keeps, and
-    faint dots those of the others. Steps that restart with each stage are put one after the other.
+    pale dots those of the others. Steps that restart with each stage are put one after the other.
     Further seeds are thin lines.
     """
     figure, axes = one_panel(2.8, width=6.5)
@@ -84,8 +84,8 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
                 tried_any = True
         handles.append(Line2D([], [], ls=dash, label=split, **pen))
     if tried_any:
-        faint: Any = {"color": GREY, "ls": "", "marker": ".", "alpha": 0.6}
-        handles.append(Line2D([], [], label="tried, not kept", **faint))
+        dots: Any = {"color": GREY, "ls": "", "marker": ".", "alpha": 0.6}
+        handles.append(Line2D([], [], label="tried, not kept", **dots))
     if len(runs) > 1:
         label = f"{len(runs) - 1} more seed{'s' * (len(runs) > 2)}"
         handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=label))

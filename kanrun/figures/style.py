@@ -44,7 +44,7 @@ SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 MAX_POINTS = 4000
 #: Numbers in this range are written without a power of ten.
 PLAIN_RANGE = (1e-3, 1e5)
-#: Ticks at these multiples of powers of ten, for axes of up to so many decades.
+#: Largest number of decades of an axis, and the multiples of powers of ten that get ticks.
 LOG_TICKS = ((0.8, None), (1.2, (1.0, 2.0, 5.0)), (2.0, (1.0, 3.0)))
 #: Options of MaxNLocator for all linear axes.
 FEW_TICKS: dict[str, Any] = {"nbins": 4, "steps": [1, 2, 5, 10]}

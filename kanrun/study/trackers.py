@@ -60,7 +60,7 @@ class Tracker:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
                 return act()
-        except Exception as error:  # whatever it is, the run goes on
+        except Exception as error:  # No error of a tracker ends the run.
             self._backend = None
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""

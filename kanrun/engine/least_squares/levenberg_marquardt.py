@@ -139,9 +139,9 @@ def minimise(
     damping: Sequence[float] | None = None,
     ended: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
-    """Return the final state and the number of steps; each problem of a batch stops by itself.
+    """Minimise the loss; return the final state and the number of steps.
 
-    `ended` is asked before each step.
+    Each problem of a batch stops separately. `ended` is called before each step.
     """
     state = begin(problem, policy, damping)
     slow = [0] * len(state.loss)

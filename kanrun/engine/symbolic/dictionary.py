@@ -178,8 +178,8 @@ class Dictionary:
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-#: Duplicates are found by about this many values, rounded to so many digits of a row of length 1;
-#: no row is shorter.
+#: Duplicates are found by about this many values, rounded to this many digits, of rows scaled to
+#: length 1; no row is shorter than the last number.
 _COMPARED, _DIGITS, _TINY = 12, 9, 1e-300
 
 

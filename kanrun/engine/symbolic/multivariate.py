@@ -160,7 +160,7 @@ def _powers(inputs: int, degree: int) -> list[Powers]:
 _FITTED = 1e-8
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
 _EXACT = 1e-11
-#: Of the functions of y the first so many are regressed as quotients.
+#: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
 
 

@@ -291,7 +291,7 @@ class SumProductPolicy:
         inputs: Maximum number of inputs.
         grids: Intervals of the splines. All groups of inputs are tried on the first of them, a
             factor for each input on the others.
-        hopeless: Error from which the next grid is tried.
+        max_error: Error at or above which the next grid is tried.
         points: Minimum number of points for each coefficient.
         margin: Margin of the grids, relative to the range of the points.
         ridge: Ridge relative to the mean of the diagonal.
@@ -303,7 +303,7 @@ class SumProductPolicy:
 
     inputs: int = 6
     grids: tuple[int, ...] = (6, 24, 60)
-    hopeless: float = 0.1
+    max_error: float = 0.1
     points: int = 4
     margin: float = 0.02
     ridge: float = 1e-10
@@ -376,11 +376,10 @@ class SearchPolicy:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a formula is sought for: `data`, the `candidates` that edges may become, and how.
+    """Data of a formula search, the candidate functions of edges, and its policy.
 
-    `dimensions` are the
-    exponents of the base units of the inputs and, last, the output (inputs + 1, bases), where they
-    are known.
+    `dimensions` are the exponents of the base units of the inputs and, last, the output, shape
+    (inputs + 1, bases), if they are known.
     """
 
     data: SearchData

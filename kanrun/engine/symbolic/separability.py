@@ -161,7 +161,7 @@ def sum_product(
             ]
             found.append(fit.swept(min(starts, key=lambda each: each.error), policy.sweeps))
         best = min(found, key=lambda each: each.error)
-        if best.error < policy.hopeless:
+        if best.error < policy.max_error:
             return fit.graph(best)
         ways = [tuple((i,) for i in inputs)]
     return None

@@ -245,8 +245,8 @@ def _with_edge_formulas(
     """Add formulas of one variable to the matches of edges that no single candidate fits.
 
     The values of an edge into the output are the part of y that the other edges leave, more
-    accurate than the network's. An edge that is the whole network is known to rounding; with noise
-    it is a regression, not sought here.
+    accurate than the network's. An edge that is the whole network is known to rounding; with noise,
+    its formula would be a regression, which is not part of this function.
     """
     data, policy = problem.data, problem.policy
     values, outs = graph.edge_outputs(data.x)

@@ -51,7 +51,8 @@ class ReducedBasis:
         breakpoints: Grids, shape (inputs, G + 1).
         coefficients: For each input, the B-spline coefficients of its functions, shape (G + 3,
             functions of the input).
-        roughness: Of each function, relative to that of the first wiggle or step; 1 for lines.
+        roughness: Penalty value of each function, relative to that of the first nonlinear component
+            or step; 1 for lines.
         column: Input of each function.
         order: Position of each function among those of its input and kind; 0 is the line.
         steps: Whether each function is a step.

@@ -1,4 +1,4 @@
-"""Folds of a table, losses on left-out rows, and baselines by scikit-learn."""
+"""Folds of a table, losses on held-out rows, and baselines by scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _STREAM = 20_404  # of the random numbers of folds
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """Predictions of left-out rows by everything fitted without them.
+    """Predictions of held-out rows by models fitted without them.
 
-    The candidate that predicts the rows of one fold is selected on the other folds: errors are
-    those of new rows.
+    The candidate that predicts the rows of one fold is selected on the other folds, so the errors
+    estimate those of new rows.
 
     Attributes:
-        values: Predictions, shape (rows, outputs); NaN for rows that no fold leaves out.
-        number: Fold that each row is left out of, shape (rows,); -1 for none.
+        values: Predictions, shape (rows, outputs); NaN for rows that no fold holds out.
+        number: Fold that holds out each row, shape (rows,); -1 for none.
         seconds: CPU time of each fold's fit.
     """
 

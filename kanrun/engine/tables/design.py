@@ -1,9 +1,9 @@
 """Effects of inputs and of pairs: terms of a table's model, and kernels of its rows.
 
-Scaled functions h = z / sqrt(d), d being the roughness of z, have the prior variance v of their
-kind. Main effects are `lines`, `wiggles` and `steps`; pairs are products h_a h_b of functions of
-different inputs: line x line, line x wiggle and wiggle x wiggle. The model is f(x) = b + h'c + h'W
-h / 2, W symmetric and zero between functions of one input.
+Scaled functions h = z / sqrt(d), where d is the roughness of z, have the prior variance v of their
+kind. Main effects are lines, curves (nonlinear components) and steps. Pairs are products h_a h_b of
+functions of different inputs: line x line, line x curve and curve x curve. The model is
+f(x) = b + h'c + h'W h / 2, with W symmetric and zero between functions of one input.
 
 Source of kernels of pairs from sums of squares: D. Duvenaud, H. Nickisch, C. Rasmussen, NIPS 2011
 (Newton-Girard).
@@ -22,9 +22,8 @@ from numpy import ndarray
 from kanrun.engine.tables.basis import ReducedBasis
 from kanrun.engine.tables.gaussian_process import RadialBasis
 
-#: Kinds of variance components: lines, wiggles, steps; pairs of two lines, of a line and a wiggle,
-#: of two wiggles;
-#: neighbourhoods. Each is an index; `MAIN` kinds are main effects.
+#: Kinds of variance components: lines, curves, steps; pairs of two lines, of a line and a curve, of
+#: two curves; neighbourhoods. Each is an index; `MAIN` kinds are main effects.
 MAIN, RADIAL, KINDS = 3, 6, 7
 
 #: Sign of the differences of the B-spline coefficients, or for curvatures of those of the slope.
@@ -132,7 +131,7 @@ class Design:
         return replace(self, basis=basis)
 
     def main_kernels(self, h: ndarray) -> list[ndarray]:
-        """Return the kernels of lines, of wiggles and of steps."""
+        """Return the kernels of lines, of curves and of steps."""
         return [part @ part.T for part in (h[:, self.main == kind] for kind in range(MAIN))]
 
     def pair_kernels(self, h: ndarray) -> list[ndarray]:

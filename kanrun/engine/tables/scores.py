@@ -18,7 +18,8 @@ STRAIGHT_ROOM = 1e3  # the same for straight maps of inputs that may leave their
 MARGIN = 0.1  # of the output's range, by which predictions may leave it
 # The same for the linear model: in long tails a line continues as far as the rows.
 LINEAR_MARGIN = 10.0
-_FEW_VALUES = 8  # inputs with at most so many distinct values are standardised, and have no gaps
+# Inputs with at most this many distinct values are standardised, and have no gaps.
+_FEW_VALUES = 8
 _LIGHT_TAIL = 2.5  # standard deviations from the mean within which inputs are standardised
 _NORMAL_FRACTION = 0.5  # of the normal score in the score of other inputs
 _KNOTS, _OUTPUT_KNOTS = 33, 129  # of the maps of inputs and of a transformed output
@@ -160,11 +161,11 @@ def output_map(
 ) -> PiecewiseScaling:
     """Return the map between the model's outputs and the user's units.
 
-    Without a transform the units are the user's. With one, of a single output, the map gives the
-    mean of the output over the left-out `residuals` of the transformed one (smearing; N. Duan, JASA
-    78 (1983) 605-610); beyond the training range the way back continues as the straight line
-    between its ends. The map is constant beyond the training range widened by `margin`, and at
-    `bounds`.
+    Without a transform, these units are equal. With a transform of a single output, the map
+    averages the output over the held-out `residuals` of the transformed output (smearing; N. Duan,
+    JASA 78 (1983) 605-610). Beyond the training range, the inverse transform continues as the
+    straight line between its ends. The map is constant beyond the training range widened by
+    `margin`, and at `bounds`.
     """
     low, high = y.min(0), y.max(0)
     size = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))

@@ -1,7 +1,7 @@
-"""Candidates of a table, fitted by evidence and stacked on left-out rows.
+"""Candidates of a table, fitted by evidence and stacked on held-out rows.
 
-Left-out predictions have a closed form, for classes after the last Newton step. The weights of the
-stack are not negative and sum to one, and the stack is again of the form `Terms`.
+Leave-one-out predictions have a closed form, for classes after the last Newton step. The weights of
+the stack are not negative and sum to one, and the stack is again of the form `Terms`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MIN_WEIGHT = 1e-6  # of a member
 Solve = Callable[
     [TableRows, str, Sequence[Variances] | None], tuple[list[Solution], list[Variances]]
 ]
-#: The weights of members by their predictions of left-out rows (rows, outputs), and their loss.
+#: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
 Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
 
 
@@ -189,7 +189,7 @@ def fit_classes(
         return -float(np.average(likely, weights=weights))
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
-        """Return the weights with the largest likelihood of the left-out labels."""
+        """Return the weights with the largest leave-one-out likelihood of the labels."""
         logits = np.stack([all_logits(part) for part in left_out])
 
         def mixed(weight: ndarray) -> float:

@@ -2,9 +2,9 @@
 
 The stack of candidates is fitted to scores of the inputs. Next to it stand the linear model in the
 user's units, the sparse fit and, for one output of numbers, the stack for the transformed output,
-which is blended with the first in the user's units. Each fold leaves rows out, refits everything
+which is blended with the first in the user's units. Each fold holds rows out, refits everything
 without them - scores, variances, stack, transform - and predicts them. The linear model is selected
-unless the blend predicts left-out rows significantly better.
+unless the blend predicts held-out rows significantly better.
 """
 
 from __future__ import annotations
@@ -131,11 +131,9 @@ class TableModel:
     def error_quantiles(
         self, y: Float[ndarray, "rows outputs"], levels: Float[ndarray, " levels"]
     ) -> Float[ndarray, "outputs levels"] | None:
-        """Return quantiles of y - prediction over left-out rows, in the network's units.
+        """Return quantiles of y - prediction over held-out rows, in the network's units.
 
-        None for classes.
-
-        The levels are stretched for the finite number of rows.
+        For classes, return None. The levels are stretched for the finite number of rows.
         """
         if self.outputs is None:
             return None
@@ -223,7 +221,7 @@ def _predict_folds(
     seed: int,
     start: Mapping[str, BlendPart],
 ) -> tuple[dict[str, ndarray], ndarray, ndarray]:
-    """Return predictions of left-out rows by candidate, folds of rows, seconds per fold.
+    """Return predictions of held-out rows by candidate, folds of rows, seconds per fold.
 
     Folds that would begin after the time limit are omitted; their rows have number -1.
     """
@@ -302,7 +300,7 @@ def _candidates(
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """Losses of choices on some rows, by several predictions of left-out rows."""
+    """Losses of choices on some rows, for several predictions of held-out rows."""
 
     points: Points
     classes: int | None
