@@ -18,6 +18,9 @@ FILES = sorted(
 )
 #: Words with which no docstring of a function begins: a summary is an imperative.
 FIRST_WORDS = re.compile(r"(The|What|Whether|How|As|Of|Which|Where|When|None|Who|A|An)\b")
+#: Words with which no docstring of a module, a class or a property begins: it is a noun phrase.
+#: "Whether" is allowed, for booleans.
+CLAUSES = re.compile(r"(What|How|As|Of|Which|Where|When|Who|That)\b")
 #: Phrases that have a standard term.
 PHRASES = {
     r"\bgo(es|ing)? on\b": "continue, resume",
@@ -57,13 +60,15 @@ def is_property(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("folder", ["kanrun", "experiments"])
-def test_summaries_of_functions_are_imperatives(folder: str) -> None:
+def test_summaries_are_imperatives_for_functions_and_noun_phrases_for_others(folder: str) -> None:
     found = []
     for path in (one for one in FILES if one.relative_to(ROOT).parts[0] == folder):
         for node, text in docstrings(ast.parse(path.read_text(encoding="utf-8"))):
             function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            if function and not is_property(node) and FIRST_WORDS.match(text):
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text.splitlines()[0]}")
+            words = FIRST_WORDS if function and not is_property(node) else CLAUSES
+            if words.match(text):
+                line = getattr(node, "lineno", 1)
+                found.append(f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}")
     assert found == []
 
 

@@ -46,7 +46,7 @@ WARM_UP = 3
 def in_turn(
     steps: Mapping[str, Step], rounds: int, seconds: float
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds per step of each competitor, one number per round; NaN in rounds that it sat out."""
+    """Measure seconds per step of each competitor, one number per round; NaN if it sat out."""
     expected = {name: _expected(step) for name, step in steps.items()}
     found: dict[str, list[float]] = {name: [] for name in steps}
     began = time.perf_counter()
@@ -63,7 +63,7 @@ def in_turn(
 
 
 def _expected(step: Step) -> float:
-    """Seconds of a step after a few that warm up, unless the first is slow."""
+    """Measure the seconds of a step after a few warm-up steps, unless the first is slow."""
     first = timeit(step, number=1)
     return first if first > SLOW else repeat(step, number=1, repeat=WARM_UP - 1)[-1]
 

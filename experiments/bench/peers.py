@@ -43,7 +43,7 @@ GRACE = 120.0
 
 @dataclass(frozen=True)
 class Race:
-    """What all train on, and when they stop."""
+    """Data and stopping criteria that all libraries share."""
 
     x: Array
     y: Array
@@ -213,7 +213,7 @@ def _jaxkan(track: Race, watch: _Watch, *, second_order: bool) -> None:
 
 
 def main(name: str) -> None:
-    """One training in this process; what the library itself prints goes nowhere."""
+    """Train once in this process; discard the output of the library."""
     given, out = json.load(sys.stdin), sys.stdout
     values: dict[str, Any] = {
         key: np.array(value) if key[-1] in "xy" else value for key, value in given.items()

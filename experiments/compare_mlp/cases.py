@@ -42,7 +42,7 @@ SEARCH = 3
 
 
 class Comparison(Protocol):
-    """What is compared: its cells, a check of the settings, and the records of a cell."""
+    """Subject of a comparison: its cells, a check of the settings, and the records of a cell."""
 
     def cells(self, cfg: CompareMLPConfig, /) -> list[dict[str, Any]]: ...
 

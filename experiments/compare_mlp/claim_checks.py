@@ -72,7 +72,7 @@ class Verdict:
 
     @property
     def winner(self) -> str:
-        """Who wins, in words."""
+        """Winner, in words."""
         if np.isnan(self.ratio):
             return "undecided, an error is NaN"
         if not self.enough:

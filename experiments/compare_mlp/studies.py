@@ -134,7 +134,7 @@ def _unscaled(create: Create, random: Generator) -> Network:
 
 
 class UniversalApproximation:
-    """How wide one hidden layer must be for smaller and smaller errors."""
+    """Width of one hidden layer that decreasing errors need."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
         """Return one cell per network."""

@@ -1,4 +1,4 @@
-"""How much was forgotten, and the tables of a trained sequence.
+"""Measures of forgetting, and the tables of a trained sequence.
 
 The measures are of the matrix R[i, j], the error on phase j's data after phase i. They are
 published for accuracies; for errors their signs turn. With T phases, counted from 1:

@@ -29,7 +29,7 @@ from kanrun.targets import Target
 
 @dataclass(frozen=True)
 class Fit:
-    """What one training needs; `why` explains its solver, and `create` makes new networks."""
+    """Input of one training; `why` explains its solver, and `create` makes new networks."""
 
     cfg: FitConfig
     problem: LearningProblem

@@ -23,7 +23,7 @@ MAX_PLACES = 3  # commands that `kanrun keys` names after a key
 
 
 class ConfigView(StrEnum):
-    """What --cfg prints."""
+    """Choices of --cfg."""
 
     JOB = "job"
 

@@ -88,7 +88,7 @@ def predict(  # noqa: PLR0913  # options of a command
 
 
 class ExportFormat(StrEnum):
-    """What --format takes."""
+    """Choices of --format."""
 
     C = "c"
     PYTHON = "python"

@@ -18,7 +18,7 @@ _PLACE: dict[str, Any] = {"minimum": -1e300, "maximum": 1e300}  # a finite numbe
 
 @dataclass
 class ExecutorConfig:
-    """Where cells run."""
+    """Executor of cells."""
 
     kind: str = setting(
         "serial",

@@ -120,7 +120,7 @@ class TableTarget:
         return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Columns are lists; a column is an input or an output; a classifier has one output."""
+        """Yield conflicts of columns: no lists, input and output at once, classifiers of two outputs."""
         for key, names in (("inputs", self.inputs), ("outputs", self.outputs)):
             if isinstance(names, str) and names != MISSING:
                 yield f"{at}{key}={names} must be a list of columns, such as {at}{key}=[a,b]."
@@ -179,14 +179,14 @@ class PointsTarget:
     kind: str = "points"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Columns are those of a file."""
+        """Yield a conflict if columns are given without a file."""
         if self.path is None and (self.columns is not None or self.parameter is not None):
             yield f"{at}columns and {at}parameter are columns of a file; give {at}path too."
 
 
 @dataclass
 class SamplingConfig:
-    """How many points; for tables null means a seeded split of all rows."""
+    """Numbers of points; for tables null means a seeded split of all rows."""
 
     n_train: int | None = setting(1000, "training points, validation points included", minimum=1)
     n_test: int | None = setting(1000, "test points", minimum=0)

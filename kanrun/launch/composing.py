@@ -46,7 +46,7 @@ MAX_POINTS = 100_000
 
 @dataclass(frozen=True)
 class Source:
-    """Where a call's configuration comes from, and where its runs are.
+    """Sources of a call's configuration, and the folder of its runs.
 
     Attributes:
         command: The command, such as "fit".

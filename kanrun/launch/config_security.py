@@ -1,4 +1,4 @@
-"""What a configuration file that someone sends may not do.
+"""Restrictions on configuration files from other people.
 
 kanrun builds no object that a configuration names. A file could still run code or fill the memory
 in four ways. Each is closed when the file is read, before anything in it has an effect:

@@ -47,7 +47,7 @@ class PointResult(msgspec.Struct):
 
 @dataclass
 class Journal:
-    """What `progress.jsonl` says."""
+    """Content of `progress.jsonl`."""
 
     finished: dict[Key, Finished] = field(default_factory=dict)
     failed: dict[Key, dict[str, Any]] = field(default_factory=dict)

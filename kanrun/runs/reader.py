@@ -281,7 +281,7 @@ class Run:
 
     @property
     def figures_folder(self) -> Path:
-        """Where the figures are; those of a point have a folder of their own."""
+        """Folder of the figures; each point has its own."""
         folder = self.path / "figures"
         return folder / f"point{self.point.number}" if self.point else folder
 

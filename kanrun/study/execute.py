@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 class Studied(Protocol):
-    """What is run: `kanrun.study.points.Study`, or anything else with its points."""
+    """A study to run: `kanrun.study.points.Study`, or anything else with its points."""
 
     @property
     def command(self) -> str: ...
@@ -188,7 +188,7 @@ def manifest_of(study: Studied, checked: Checked) -> Manifest:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a study is executed.
+    """Options of the execution of a study.
 
     Attributes:
         resume: Continue in a folder from `RunFolder.reopen`: finished trainings are kept.

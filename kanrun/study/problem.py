@@ -101,6 +101,6 @@ def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Lear
 
 
 def widened(domain: Tensor) -> Tensor:
-    """`domain` with room around inputs that are constant, so that a grid can lie there."""
+    """Widen `domain` around constant inputs, so that a grid has a positive length."""
     flat = (domain[:, 1] <= domain[:, 0])[:, None]
     return torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)

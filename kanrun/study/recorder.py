@@ -99,7 +99,7 @@ class Recorder:
         self._notes = 0
 
     def restore(self, tasks: Iterable[Task], continuing: bool) -> dict[Key, Checkpoint]:
-        """Bring the folder of an earlier attempt to a state from which the rest can run.
+        """Restore the folder of an earlier attempt to a state from which the run can resume.
 
         Returns the resume checkpoints of unfinished tasks (none unless the experiment is
         `continuing` from them), and drops all rows that these tasks will write again. Raises

@@ -1,4 +1,4 @@
-"""What is to be learned: functions, formulas and tables, and the points drawn from them.
+"""Targets of learning: functions, formulas and tables, and the points drawn from them.
 
 Nothing here loads torch. Functions and formulas, which load sympy, are in `functions`.
 """

@@ -109,7 +109,7 @@ class ColumnCode:
 
 @dataclass(frozen=True)
 class TableCode:
-    """How the columns of a table become the inputs of a model; stored with it as plain JSON."""
+    """Encoding of table columns as inputs of a model; stored with it as plain JSON."""
 
     columns: tuple[ColumnCode, ...]
 

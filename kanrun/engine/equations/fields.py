@@ -36,7 +36,7 @@ from kanrun.formulas.parsing import parse_expression
 
 @dataclass(frozen=True)
 class OutputForm:
-    """How the outputs of a network become `unknowns` functions.
+    """Map from the outputs of a network to `unknowns` functions.
 
     Each unknown is a sum of `terms` products of `factors` outputs; factors = 1 is the plain output.
     In a `separated` form each factor depends on one variable: u = sum_r prod_i f_ri(x_i). With

@@ -68,7 +68,7 @@ class LMPolicy:
 
 @dataclass(frozen=True)
 class StoppingCriteria:
-    """When `minimise` stops.
+    """Stopping criteria of `minimise`.
 
     `max_steps`, an objective of `target_loss`, or `patience` steps in a row that each lower the
     objective by less than the fraction `rtol`.

@@ -1,4 +1,4 @@
-"""How large the edges of a KAN are on data, what sparsity penalties add up, and pruning.
+"""Magnitudes of the edges of a KAN on data, terms of sparsity penalties, and pruning.
 
 Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), from second moments of the basis and
 the base, which are (inputs, G + k, k + 1) numbers a batch, so that no tensor of samples x outputs x

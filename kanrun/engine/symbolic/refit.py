@@ -47,7 +47,7 @@ THOROUGH = LMPolicy(min_damping=1e-18)
 
 @dataclass(frozen=True)
 class RefitSettings:
-    """When a refit ends, and what it minimises beside the mean squared residual.
+    """Stopping criteria of a refit, and terms that it adds to the mean squared residual.
 
     It ends after `steps`, below a root mean square residual of `floor`, or if `patience` steps in a
     row each gain less than the fraction `gain`. `rows` @ parameters are further residuals;

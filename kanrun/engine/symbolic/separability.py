@@ -1,4 +1,4 @@
-"""Which inputs act together: modules of a trained network, and factors of a product of sums.
+"""Groups of inputs: modules of a trained network, and factors of a product of sums.
 
 A set A of inputs is a module of f if f(x) = F(u(x_A), x_rest). Then the direction of the gradient
 within A does not depend on the rest. (Udrescu et al., arXiv 2006.10782, call this generalised

@@ -232,7 +232,7 @@ def _sum_over_difference(u: sympy.Expr) -> sympy.Expr:
 
 
 def _common_factors(expression: sympy.Expr) -> sympy.Expr:
-    """Put decimal factors that all terms of a sum share before it.
+    """Factor out decimal factors that all terms of a sum share.
 
     2.6 x + 2.6 becomes 2.6 (x + 1), its square 6.76 (x + 1)^2. The factor is the coefficient that
     gives most of the others a nice ratio.

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class EvidencePolicy:
-    """How candidates are fitted by evidence.
+    """Settings of fits by evidence.
 
     The defaults were chosen on the tables of `kanrun bench part=tables`.
     """
@@ -57,7 +57,7 @@ class EvidencePolicy:
 
 @dataclass(frozen=True)
 class TablePolicy:
-    """What `model=auto` fits and how it selects; see docs/tables.md.
+    """Candidates of `model=auto` and their selection; see docs/tables.md.
 
     Attributes:
         pairs: Whether to include pairs of inputs and neighbourhoods.

@@ -80,12 +80,10 @@ class PenaltySearch:
     log: StepLog
 
     def smooth(self) -> Events[Step, None, None]:
-        """If the first fit is poor, noise is likely.
+        """Try penalties on second differences if the first fit is poor, since noise is likely.
 
-        Try second differences, from nearly straight edges down.
-
-        Their penalty leaves straight lines alone; a penalty of high order leaves polynomials alone,
-        which overfit.
+        The weights decrease from nearly straight edges. This penalty does not affect straight
+        lines; a penalty of high order does not affect polynomials, which overfit.
         """
         if self.best.error <= NOISY * baseline_error(self.data):
             return
@@ -98,10 +96,10 @@ class PenaltySearch:
                 self.best, self.penalty = Best(network, reached.error), penalty
 
     def search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
-        """Try lower weights while they help; if not even the first does, higher ones.
+        """Try lower weights while they help, and higher weights if the first lower one does not.
 
-        Higher ones are not tried before the steps have settled: they would win by their additional
-        steps.
+        Higher weights are tried only after the steps have settled: before, they would win by their
+        additional steps.
         """
         moved, missed, weight = False, 0, self.penalty.weight
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0

@@ -24,7 +24,7 @@ LM_STEPS = ((300.0, 20), (1000.0, 10), (float("inf"), 6))
 
 @dataclass(frozen=True)
 class Plan:
-    """How one network is trained.
+    """Plan of the training of one network.
 
     Attributes:
         solver: Name of the solver.
