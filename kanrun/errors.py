@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class KanrunError(Exception):
-    """Something kanrun refuses or could not do; its text is one sentence for the user.
+    """Something kanrun rejects or could not do; its text is one sentence for the user.
 
     Examples:
         >>> from kanrun import KAN, KanrunError

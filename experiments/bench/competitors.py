@@ -1,6 +1,6 @@
 """Training steps of one layer by every competitor, forward and backward, measured in turn.
 
-Each competitor steps in turn, round after round, so that a busy machine slows all alike. The order
+Each competitor steps in turn, round after round, so a busy machine slows all equally. The order
 rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
 one before left in the caches. pykan, inkan and jaxkan are called through their public layers and
 are optional; what cannot be built says why.
@@ -36,7 +36,7 @@ Step = Callable[[], None]
 #: Edges of the layers that are measured.
 SPEC = EdgeSpec(base="silu")
 
-#: Seconds that one competitor's share of a round should last, and the fewest and most steps in it.
+#: Target seconds per competitor and round, and the minimum and maximum number of steps in it.
 SHARE, FEWEST_STEPS, MOST_STEPS = 0.05, 3, 100
 #: A competitor whose step takes longer than this many seconds has this many rounds.
 SLOW, SLOW_ROUNDS = 1.0, 3
@@ -76,7 +76,7 @@ def _median(step: Step, expected: float) -> float:
 
 
 def peak_bytes(step: Step) -> int:
-    """Return the most bytes that a step adds at once.
+    """Return the peak memory of a step, in bytes.
 
     It runs in a thread of its own: memory that a thread keeps for its next step is then counted.
     """

@@ -1,4 +1,4 @@
-"""Trainings by other libraries, each in a process of its own with its own settings.
+"""Trainings by other libraries, each in a separate process with its own settings.
 
 `python -m kanrun.experiments.bench.peers NAME` reads a `Race` as JSON and writes one line of JSON
 after each step, [seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts

@@ -13,7 +13,7 @@ is compared:
 - `implementation_tricks`: a KAN without its residual base, initial scales, grid update.
 
 It differs from the paper in that MLPs get the same second-order solver as KANs, and that sizes are
-counted alike: exact trainable parameters of the modules, every published convention next to them,
+counted equally: exact trainable parameters of the modules, every published convention next to them,
 FLOPs as executed and as others count.
 """
 

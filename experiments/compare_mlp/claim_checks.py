@@ -31,11 +31,11 @@ LEVEL, RESAMPLES, BATCH = 0.95, 200_000, 10_000
 #: otherwise the end is that seed. Of normal samples, intervals of 6 seeds then cover 94%; those of
 #: 5, which are refused, would cover 91%.
 ROOM = 10
-#: How far the exponents of growth may be from the lecture's, which leaves out biases and scales:
-#: less than this fraction at 16 nodes or 20 functions an edge.
+#: Tolerance of the exponents of growth, since the lecture's omit biases and scales: these are less
+#: than this fraction at 16 nodes or 20 functions per edge.
 GROWTH = 0.1
-#: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with
-#: room for their condition), and what is required of the end of an iteration.
+#: Bounds of the residual of an identity (products of six matrices in float64, 1e-16 each, with
+#: room for their condition), and of a converged iteration.
 EXACT, SOLVED = 1e-12, 1e-8
 LINEAR = {
     "from_least_squares": ("is ordinary least squares", SOLVED),

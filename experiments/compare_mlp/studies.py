@@ -54,7 +54,7 @@ STEPS, LINEAR_STEPS = 300, 100
 GRAIN, LARGEST = 2.0**-16, 8
 #: Samples on which the bits of a layer's outputs are compared.
 SAMPLES = 64
-#: What is switched off in each variant.
+#: Settings that switch off the tricks of each variant.
 VARIANTS: dict[str, dict[str, Any]] = {
     "all tricks": {},
     "no residual base": {"base": "zero"},

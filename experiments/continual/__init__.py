@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
-    """Return the cells of every part; those beside the first part are trained once."""
+    """Return the cells of every part; cells of later parts are trained once."""
     from kanrun.experiments.continual.learners import learners_of
 
     learners = learners_of(cfg) if "learners" in cfg.parts else []

@@ -49,7 +49,7 @@ class EWCObjective(Objective):
 
 
 class Memory:
-    """A memory that keeps nothing; `kept` is all that others keep beside the network.
+    """A memory that keeps nothing; `kept` is the additional state of other memories.
 
     `points` is the number of points of each phase to keep (replay), `strength` the weight of the
     penalty (ewc).

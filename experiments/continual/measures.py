@@ -59,7 +59,7 @@ def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> d
 
 
 def trained_extras(learner: Learner) -> str | None:
-    """Return what changes in a KAN beside its coefficients; None for nothing."""
+    """Return the trained parts of a KAN other than its coefficients; None if there are none."""
     model = learner.model
     if not isinstance(model, KANConfig):
         return None
@@ -68,7 +68,7 @@ def trained_extras(learner: Learner) -> str | None:
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:
-    """Return the RMSE on everything of the spline nearest to the truth on the grid of a [1, 1] KAN.
+    """Return the RMSE on everything of the best spline fit on the grid of a [1, 1] KAN.
 
     No training, on any order of the data, can do much better than this least squares fit. None for
     other networks, and if an interval of the grid holds no point of any phase.
@@ -143,7 +143,7 @@ def matrix_rows(place: Mapping[str, Any], best: LearnerTrial) -> Iterator[Row]:
 
 
 def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:
-    """Return what was known after each phase, next to the truth, on all evaluation points."""
+    """Return predictions after each phase, and the true values, on all evaluation points."""
     phases, points = best.functions.shape
     x = _numbers(sequence.everything.x)
     columns = {

@@ -109,7 +109,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
 
 @styled
 def surfaces(functions: DataFrame, data: DataFrame) -> Figure:
-    """Draw the same in two dimensions, below the truth and the box of each phase.
+    """Draw the same in two dimensions, below the true function and the box of each phase.
 
     `functions` has the columns learner, after, x0, x1, truth, output; `data` seed, phase, x0, x1.
     """

@@ -25,7 +25,7 @@ JUMPS = 1e-3
 #: Runge's phenomenon is at the ends: for equispaced points the error grows outside 0.73 of [-1, 1]
 #: (Epperson, The American Mathematical Monthly 94, 1987), and is largest beyond this.
 ENDS = 0.8
-#: What each column of `identities` says, and its bound.
+#: Identity that each column of `identities` checks, and its bound.
 IDENTITIES = {
     "casteljau": ("de Casteljau's construction equals the sum of Bernstein polynomials", IDENTITY),
     "partition": ("the B-spline basis sums to 1: largest deviation", IDENTITY),

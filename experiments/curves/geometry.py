@@ -20,7 +20,7 @@ from scipy.interpolate import BPoly, BSpline, make_interp_spline, make_lsq_splin
 from kanrun.errors import UsageError
 
 Array = NDArray[np.float64]
-#: Which power of the distance of two points separates their parameters.
+#: Exponent of the distance of two points that gives the distance of their parameters.
 SPACINGS = {"chord": 1.0, "centripetal": 0.5, "uniform": 0.0}
 PER_SPAN = 16  # parameters looked at in each interval, its left end and no right one among them
 

@@ -46,7 +46,7 @@ ROUNDING = 1e-10
 
 #: Patience and maximum number of steps on a grid of a plateau.
 PATIENCE, STEPS = 2, 200
-#: Which of `intervals`, `first` and `last` each kind takes.
+#: Settings among `intervals`, `first` and `last` that each kind takes (1).
 _GIVEN = {"list": [(1, 0, 0)], "doubling": [(0, 1, 1)], "plateau": [(1, 0, 0), (0, 1, 1)]}
 
 

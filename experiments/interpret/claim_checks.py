@@ -23,7 +23,7 @@ AS_GOOD = 1.05
 def score_claims(summary: pd.DataFrame) -> Iterator[Claim]:
     """Yield the claims on targets whose truth is known, and one on the longest time.
 
-    Each target has a claim of its own; Feynman formulas have one together, as have targets with
+    Each target has a separate claim; Feynman formulas have one together, as have targets with
     noise.
     """
     known = summary[summary["recovered"] != "unknown"]

@@ -99,7 +99,7 @@ def convergence(metrics: DataFrame) -> Figure:
 
 @styled
 def solution_figure(tables: SolutionTables) -> Figure:
-    """Draw the solution, its error if the truth is known, the residual, and points and knots."""
+    """Draw the solution, its error (if known), the residual, and points and knots."""
     return _curves(tables) if len(tables.variables) == 1 else _maps(tables)
 
 

@@ -86,7 +86,7 @@ class SolverKind(RegistryEntry):
 
 @dataclass(frozen=True)
 class CandidateKind(RegistryEntry):
-    """A function of x0 that an edge may turn out to be, beside those of the engine's table."""
+    """A candidate function of x0 for edges, in addition to the engine's table."""
 
     formula: str = "x0"
 

@@ -120,7 +120,7 @@ class TableTarget:
         return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield conflicts of columns: no lists, input and output at once, classifiers of two outputs."""
+        """Yield conflicts of columns: no lists, double uses, several outputs of a classifier."""
         for key, names in (("inputs", self.inputs), ("outputs", self.outputs)):
             if isinstance(names, str) and names != MISSING:
                 yield f"{at}{key}={names} must be a list of columns, such as {at}{key}=[a,b]."

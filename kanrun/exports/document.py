@@ -4,9 +4,9 @@ The JSON export is this document. Lists of numbers are as long as their name say
 
 - `schema`: `kanrun-model/1`; a change that breaks readers counts up.
 - `columns` of a table: `name`; `levels` (texts, an indicator each) or null for numbers; `fill` in
-  place of a missing number (null: none may be missing); `indicator`, whether a 1 beside it says
-  that it was missing; `parts` of dates (`day of year`, `weekday`, `hour`) beside their days since
-  1970-01-01, or null.
+  place of a missing number (null: none may be missing); `indicator`, whether an additional input is
+  1 for a missing number; `parts` of dates (`day of year`, `weekday`, `hour`), in addition to their
+  days since 1970-01-01, or null.
 - `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns
   become; of its outputs; the labels of a classifier, or null.
 - `domain`: [lowest, highest] trained value of each input.

@@ -40,7 +40,7 @@ BOX_LEFT, BOX_BELOW, BOX_WIDTH, BOX_HEIGHT = 0.22, 0.12, 0.72, 0.62
 #: A function that varies by less is constant.
 ROUNDING = 1e-12
 MAX_LETTERS = 18
-#: What is written at an edge that carries a value on as it is; it is drawn as a line alone.
+#: Label of an identity edge, which is drawn as a line alone.
 CARRIED = "="
 LINE = "#4D4D4D"
 #: Side of the largest box of an edge function, distance of boxes from nodes, margin of the figure.

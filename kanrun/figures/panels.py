@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 Numbers = Sequence[float] | pandas.Series
-#: What `medians` draws, for a remark above the figure.
+#: Legend of `medians`, for a remark above the figure.
 BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
 #: Width in inches of a page's text, and of a figure with a single panel.
@@ -114,7 +114,7 @@ def series(
     label: str = "{}",
     **look: Any,
 ) -> None:
-    """Draw `medians` of each group of the column `by` in a colour of its own.
+    """Draw `medians` of each group of the column `by` in a separate colour.
 
     `label` is a format of the group's name, such as "{}: median".
     """

@@ -1,4 +1,4 @@
-"""Predictions against the truth, their residuals, and the effect of each input on a prediction."""
+"""Predictions against true values, residuals, and the effect of each input on a prediction."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAX_CELLS = 40_000
 
 @styled
 def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
-    """Draw the predictions of the first seed against the truth, in the form that the inputs allow.
+    """Draw predictions of the first seed against true values, in a form that suits the inputs.
 
     `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input,
     and for each output `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One
@@ -76,7 +76,7 @@ def _names(table: pandas.DataFrame, kind: str) -> list[str]:
 
 
 def _truth(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
-    """Return the column of the truth; missing values if the table has none."""
+    """Return the column of true values; missing values if the table has none."""
     missing = pandas.Series(np.nan, index=table.index)
     return table.get(f"truth:{output}", missing)
 

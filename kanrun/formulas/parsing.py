@@ -238,7 +238,7 @@ def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # Python's advice on odd code; such text is refused anyway
+            )  # Python's advice on odd code; such text is rejected anyway
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:
         raise _Refused(

@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to the safetensors file `path`, with its description as JSON beside it.
+    """Write `checkpoint` to the safetensors file `path`, and its description to JSON next to it.
 
     Raises ValueError for an array without plain numbers or a description that JSON cannot hold,
     StorageFailed if it cannot be written.

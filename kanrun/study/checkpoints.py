@@ -19,7 +19,7 @@ from kanrun.targets import TableCode, scaling_from_plain
 
 Array = NDArray[np.float64]
 TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
-#: Numbers that the networks under one slider may have together, and test points beside them.
+#: Maximum numbers of parameters of all networks under one slider, and of their test points.
 MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
 
 

@@ -157,7 +157,7 @@ def _client(address: str) -> Iterator[Any]:
     ]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
-        # What matters comes back as an event or an exception.
+        # Relevant messages come back as an event or an exception.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         client = _connected(distributed, address)

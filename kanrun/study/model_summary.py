@@ -183,7 +183,7 @@ def figure_of(model: Model, name: str) -> Figure:
 
 
 def html_of(model: Model) -> str:
-    """Return the diagram of a model beside its summary, as HTML."""
+    """Return the diagram of a model next to its summary, as HTML."""
     names = f"{', '.join(model.inputs)} → {', '.join(model.classes or model.outputs)}"
     image = _image(figure_of(model, "network")) if model.network.edge_layers else ""
     facts = summary_of(model)._repr_html_() if "summary" in model.tables else ""

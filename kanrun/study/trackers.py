@@ -72,7 +72,7 @@ class Tracker:
 
 
 class _MLflow:
-    """Into an SQLite file beside the runs, or the server that MLFLOW_TRACKING_URI names."""
+    """Tracker that writes to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
 
     def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
         # Without a limit, a training waits minutes for a dead server.

@@ -122,7 +122,7 @@ NAMED: dict[str, str] = {
     "product": "x0*x1",  # [2,2,1] represents it exactly
     # [100,1,1]
     "mean_sin_square_100d": f"exp(({'+'.join(f'sin(pi*x{i}/2)^2' for i in range(100))})/100)",
-    # Of depth three, [4,2,1,1].
+    # This formula has depth three, [4,2,1,1].
     "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",
     "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
 }

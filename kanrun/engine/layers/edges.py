@@ -48,7 +48,7 @@ class EdgeSpec:
             phi = w (b + spline).
         extrapolation: Continuation of the whole edge beyond its grid: `linear` continues value and
             slope from the border, `constant` the value, `zero` is zero.
-        trained_scales: Weights that are trained beside the coefficients: `all`; `base`, all except
+        trained_scales: Weights that are trained with the coefficients: `all`; `base`, all except
             those that only scale the coefficients (w_s, and w without a base); or `none`.
     """
 

@@ -115,7 +115,7 @@ class DenseRows:
 class StackedRows:
     """Blocks of rows below one another.
 
-    `blocks` may make them anew at each call, in the same order.
+    `blocks` may create them again at each call, in the same order.
     """
 
     def __init__(

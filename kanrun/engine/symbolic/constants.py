@@ -96,10 +96,7 @@ def nice(
 
 
 def nice_phase(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
-    """Return a nice number, or one beside quarters of a turn.
-
-    A sine or cosine with a nice shift.
-    """
+    """Return a nice phase of a sine: a nice number plus a multiple of a quarter turn, or None."""
     for turn in (0, sympy.pi / 2, -sympy.pi / 2, sympy.pi, -sympy.pi):
         number = nice(value - float(turn), window, policy)
         if number is not None:

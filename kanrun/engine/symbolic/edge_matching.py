@@ -31,7 +31,8 @@ class EdgeMatch:
     loss: float
     complexity: float
     name: str
-    floor: float = ROUNDING  # the loss below which all are alike
+    #: Loss below which all candidates count as equal.
+    floor: float = ROUNDING
 
     @property
     def r2(self) -> float:

@@ -119,7 +119,7 @@ def merge_splines(graph: Graph, data: SearchData, policy: PruningPolicy, penalty
             first, second = graph.edges[into[0]].function, graph.edges[out[0]].function
             if not (isinstance(first, Spline) and isinstance(second, Spline)):
                 continue
-            # As many coefficients as the two splines had.
+            # The merged spline has the number of coefficients of the two splines.
             intervals = first.intervals + second.intervals + first.degree
             points = np.linspace(first.low, first.high, 6 * (intervals + first.degree))
             values = second.value(first.value(points))

@@ -180,7 +180,7 @@ def nearest_sums(
 def nearest_triples(
     transform: OutputTransform, entries: Dictionary, kept: int
 ) -> list[tuple[float, TermSum]]:
-    """Return the `kept` triples of entries that leave least: pairs beside each entry."""
+    """Return the `kept` triples of entries with the smallest residual: the best pair for each."""
     t, found = transform.values, []
     one, total = np.ones_like(t), float(np.sum((t - t.mean()) ** 2))
     for i in range(len(entries) - 2):

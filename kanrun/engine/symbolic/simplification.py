@@ -356,7 +356,7 @@ def round_numbers(
     allowed: Callable[[sympy.Expr], bool],
     policy: RoundingPolicy = RoundingPolicy(),
 ) -> sympy.Expr:
-    """Make decimal numbers nice, or zero, as many as `allowed` accepts."""
+    """Round decimal numbers to nice numbers or zero, as far as `allowed` accepts."""
     waves = expression.atoms(sympy.sin, sympy.cos)
     phases = {part for wave in waves for part in sympy.Add.make_args(wave.args[0])}
     floats = expression.atoms(sympy.Float)

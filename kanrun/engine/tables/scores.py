@@ -29,7 +29,7 @@ _SMALLEST = 1e-12  # relative difference of values that count as different
 _MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it at most
 # Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
 _UNIT = 100
-# Of the residuals over which a transformed output is averaged.
+# Levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
 

@@ -33,7 +33,7 @@ from kanrun.engine.tables.stacking import TableFit
 
 OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `INTERVALS`
 _NODE_ROWS = 100_000  # by which nodes are judged
-# Of a node's range on the training rows, on either side, where its parabola continues.
+# Margin within which a node's parabola continues, relative to its range on the training rows.
 _MARGIN = 0.1
 _MIN_MARGIN = 1e-6  # relative to the size of the values
 

@@ -64,7 +64,7 @@ class Objective:
         return free
 
 
-#: What is kept of a parameter's past, and torch's name for it.
+#: State of the optimiser for each parameter, and torch's name of it.
 KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
