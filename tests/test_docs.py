@@ -29,7 +29,7 @@ assert _SPEC.loader is not None
 SITE: Any = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(SITE)
 #: Where links out of the documentation may lead.
-SITES = {"hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
+SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 
 
 def named(page: Path) -> str:
