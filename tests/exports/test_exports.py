@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kanrun.engine.layers.bases import BASES
 
 from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
-from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.layers import BASES, EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.exports import (
     FORMATS,

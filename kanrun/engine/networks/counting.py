@@ -221,7 +221,7 @@ class SizeMatch:
         return self.value / self.wanted - 1
 
 
-def match_parameters(inputs: int, outputs: int, depth: int, wanted: float) -> SizeMatch:
+def match_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> SizeMatch:
     """Return the MLP of `depth` hidden layers whose parameters are nearest to `wanted`."""
     return _nearest(
         lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))),

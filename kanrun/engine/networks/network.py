@@ -83,7 +83,9 @@ class Network(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return plain JSON values, with `kind`, that rebuild this network with its state_dict."""
-        raise NotImplementedError(f"{type(self).__name__} has no description.")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not describe itself. Define describe() to store it."
+        )
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Network:

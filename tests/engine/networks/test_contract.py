@@ -128,8 +128,8 @@ def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype)
     fresh.load_state_dict(moved.state_dict())
     assert torch.equal(fresh(x), moved(x))
     assert (
-        [layer.uniform for layer in fresh]
-        == [layer.uniform for layer in moved]
+        [layer.uniform for layer in fresh.edge_layers]
+        == [layer.uniform for layer in moved.edge_layers]
         == [adapt == 0.0] * 2
     )
     rebuilt = from_description(json.loads(json.dumps(moved.describe()))).to(dtype)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import breakpoints_of, find_interval
 
@@ -24,7 +24,9 @@ def network(intervals, base, *, uniform=True, dtype=torch.float64):
             points[:, 1:-1] += (
                 0.3 / intervals * torch.rand(points[:, 1:-1].shape, generator=generator)
             )
-            layers.append(layer.with_grid(points, layer.coefficients.detach(), uniform=False))
+            moved = SplineLayer.on_grid(points, layer.outputs, spec, uniform=False)
+            moved.load_state_dict({**layer.state_dict(), "knots": moved.knots})
+            layers.append(moved)
         kan = KAN.of_layers(layers)
     return kan
 

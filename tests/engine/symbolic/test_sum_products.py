@@ -13,7 +13,7 @@ from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import TrainedGraph
 from kanrun.engine.symbolic.search_problem import SearchProblem, SumProductPolicy
 from kanrun.engine.symbolic.separability import sum_product
-from kanrun.engine.symbolic.snapping import pruned_network
+from kanrun.engine.symbolic.snapping import SearchStage, snapped
 
 
 def points(function: Callable[..., Any], inputs: int, size: float = 1.0) -> SearchData:
@@ -56,8 +56,11 @@ def test_waves_need_a_finer_grid_which_pruning_keeps() -> None:
     graph = sum_product(data, 3, SumProductPolicy(), np.random.default_rng(1))
     assert graph is not None
     assert data.error(graph) < 0.05
-    kept = pruned_network(TrainedGraph(graph, data.error(graph)), SearchProblem(data, ()))
-    assert data.error(kept) < 0.1
+    stages = snapped("waves", TrainedGraph(graph, data.error(graph)), SearchProblem(data, ()))
+    pruned = next(stages)
+    assert isinstance(pruned, SearchStage)
+    assert pruned.stage == "prune"
+    assert pruned.error < 0.1
 
 
 def test_a_sum_of_products_is_none_and_few_points_are_not_asked() -> None:
