@@ -303,7 +303,8 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Labels, shape (rows,).
         """
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        likely = self.predict_proba(X).argmax(1)  # First, as it checks that the model is fitted.
+        labels: NDArray[Any] = self.classes_[likely]
         return labels
 
     def predict_proba(self, X: Data) -> Array:
@@ -315,7 +316,8 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Probabilities of shape (rows, classes), in the order of `classes_`.
         """
-        return predicted_values(self.model_, self._rows(X))
+        rows = self._rows(X)
+        return predicted_values(self.model_, rows)
 
 
 def _has_text(x: Data) -> bool:
