@@ -281,7 +281,7 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
         ({"candidates": []}, "No candidate is left"),
         ({"candidates": ["sine"]}, "sine"),
         ({"custom_candidates": {"f": "open(x0)"}}, "open"),
-        ({"custom_candidates": {"exp": "x0^2"}}, "choose another name"),
+        ({"custom_candidates": {"exp": "x0^2"}}, "Choose another name"),
         ({"model": KANConfig(hidden=None, base="silu")}, "leave it at zero"),
         ({"model": KANConfig(hidden=None, base="zero", degree=0)}, "at least 1"),
         ({"n_starts": 0}, "n_starts=0"),
