@@ -53,7 +53,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """A table by package, name and output.
 
     Attributes:
@@ -89,14 +89,14 @@ class Source:
         return frame.drop(columns=self.output), frame[self.output]
 
 
-def select_sources(names: Sequence[str] = ()) -> list[Source]:
+def select_sources(names: Sequence[str] = ()) -> list[TableSource]:
     """Return the tables with these names or in these sets (`development`, `holdout`), or all.
 
     Defaults are chosen on the set `development` only.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
     return [
-        Source(
+        TableSource(
             row["package"],
             row["name"],
             row["output"],
@@ -133,7 +133,7 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
         yield from _ranks(DataFrame(rows))
 
 
-def _measured(source: Source, seed: int, slow: bool) -> Iterator[dict[str, Any]]:
+def _measured(source: TableSource, seed: int, slow: bool) -> Iterator[dict[str, Any]]:
     """Measure all models but the slowest on one split, or only the slowest."""
     frame, output = source.load()
     names, labels = np.unique(output.astype(str), return_inverse=True)

@@ -26,7 +26,7 @@ from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.experiments.compare_mlp.cases import Comparison
+    from kanrun.experiments.compare_mlp.cases import ComparisonSubject
 
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
@@ -61,7 +61,7 @@ def claims(tables: Tables) -> Claims:
     return list(CLAIMS[tables["summary"]["comparison"].iloc[0]](tables))
 
 
-def _comparison(cfg: CompareMLPConfig) -> Comparison:
+def _comparison(cfg: CompareMLPConfig) -> ComparisonSubject:
     from kanrun.experiments.compare_mlp import matched, studies
 
     return matched if cfg.comparison == "matched" else studies.STUDIES[cfg.comparison]

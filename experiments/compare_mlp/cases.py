@@ -41,7 +41,7 @@ PASSES = 9
 SEARCH = 3
 
 
-class Comparison(Protocol):
+class ComparisonSubject(Protocol):
     """Subject of a comparison: its cells, a check of the settings, and the records of a cell."""
 
     def cells(self, cfg: CompareMLPConfig, /) -> list[dict[str, Any]]: ...

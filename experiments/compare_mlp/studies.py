@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from kanrun.experiments.compare_mlp.cases import (
     Cell,
-    Comparison,
+    ComparisonSubject,
     budget_of,
     case_of,
     cases_of,
@@ -289,7 +289,7 @@ class ImplementationTricks:
         yield result(case, trained, marks)
 
 
-STUDIES: Mapping[str, Comparison] = {
+STUDIES: Mapping[str, ComparisonSubject] = {
     "universal_approximation": UniversalApproximation(),
     "kolmogorov_arnold": KolmogorovArnold(),
     "no_activation": NoActivation(),

@@ -29,7 +29,7 @@ JOURNAL_FILE = "progress.jsonl"
 _LONGEST = 2**22
 
 
-class Finished(NamedTuple):
+class FinishedTraining(NamedTuple):
     """Digest of a finished training's cell; by table its rows and the mark of its columns."""
 
     digest: str
@@ -49,7 +49,7 @@ class PointResult(msgspec.Struct):
 class Journal:
     """Content of `progress.jsonl`."""
 
-    finished: dict[Key, Finished] = field(default_factory=dict)
+    finished: dict[Key, FinishedTraining] = field(default_factory=dict)
     failed: dict[Key, dict[str, Any]] = field(default_factory=dict)
     layouts: dict[str, list[str]] = field(default_factory=dict)
     results: dict[int, PointResult] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Journal:
         if "finished" in line:
             key = _key(line["finished"])
             rows = {str(name): (int(n), str(mark)) for name, (n, mark) in line["rows"].items()}
-            self.finished[key] = Finished(str(line["digest"]), rows)
+            self.finished[key] = FinishedTraining(str(line["digest"]), rows)
             self.failed.pop(key, None)
         elif "failed" in line:
             self.failed[_key(line["failed"])] = dict(line)

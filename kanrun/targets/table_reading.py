@@ -37,16 +37,16 @@ MISSING_WORDS = frozenset(
 
 
 @dataclass(frozen=True)
-class Block:
+class ColumnBlock:
     """Columns of some rows by name, and the numbers of these rows in the file."""
 
     rows: Sequence[int]
     columns: Mapping[str, list[Any]]
 
-    def take(self, kept: NDArray[np.bool_]) -> Block:
+    def take(self, kept: NDArray[np.bool_]) -> ColumnBlock:
         """Return the rows of a mask."""
         rows, *columns = (list(compress(a, kept)) for a in (self.rows, *self.columns.values()))
-        return Block(rows, dict(zip(self.columns, columns, strict=True)))
+        return ColumnBlock(rows, dict(zip(self.columns, columns, strict=True)))
 
 
 def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list[str]:
@@ -60,7 +60,7 @@ def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list
 
 def read_blocks(
     path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = DEFAULT_LIMITS
-) -> Iterator[Block]:
+) -> Iterator[ColumnBlock]:
     """Yield these columns (None: all with a name), some thousand rows at a time.
 
     Values are texts, or what Parquet holds. Raises UsageError for a file that is not a table and
@@ -75,7 +75,7 @@ def read_blocks(
             start = 1
             for part in stored.iter_batches(batch_size=limits.block, columns=wanted):
                 rows = range(start, start + part.num_rows)
-                yield Block(rows, {name: part.column(name).to_pylist() for name in wanted})
+                yield ColumnBlock(rows, {name: part.column(name).to_pylist() for name in wanted})
                 start += part.num_rows
         return
     blocks = text_blocks(file, limits)
@@ -84,12 +84,12 @@ def read_blocks(
     check_columns(wanted, header, file)
     places = {name: header.index(name) for name in wanted}
     for numbers, columns in blocks:
-        yield Block(numbers, {name: columns[i] for name, i in places.items()})
+        yield ColumnBlock(numbers, {name: columns[i] for name, i in places.items()})
 
 
 def read_table(
     path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = DEFAULT_LIMITS
-) -> Block:
+) -> ColumnBlock:
     """Return these columns of all rows, see `read_blocks`."""
     rows: list[int] = []
     columns: dict[str, list[Any]] = {}
@@ -97,7 +97,7 @@ def read_table(
         rows += block.rows
         for name, values in block.columns.items():
             columns.setdefault(name, []).extend(values)
-    return Block(rows, columns)
+    return ColumnBlock(rows, columns)
 
 
 def read_inputs(
@@ -148,7 +148,7 @@ def is_number(text: str) -> bool:
 def lenient_numbers(values: Sequence[Any]) -> tuple[Array, str | None]:
     """Return the values as numbers, missing ones as NaN, and the first that is text or infinite."""
     conversion = Conversion(Path())
-    numbers = conversion.numbers(Block(range(len(values)), {"": list(values)}), [""])[:, 0]
+    numbers = conversion.numbers(ColumnBlock(range(len(values)), {"": list(values)}), [""])[:, 0]
     first = conversion.faults.get("", {})
     wrong = first.get("text") or first.get("infinite")
     return numbers, wrong[2] if wrong else None
@@ -168,14 +168,14 @@ class Conversion:
     advice: Mapping[str, str] = field(default_factory=dict)
     faults: dict[str, dict[str, tuple[int, int, str]]] = field(default_factory=dict)
 
-    def numbers(self, block: Block, names: Sequence[str]) -> Array:
+    def numbers(self, block: ColumnBlock, names: Sequence[str]) -> Array:
         """Return these columns as numbers (rows, names); true and false count as 1 and 0."""
         out = np.empty((len(block.rows), len(names)))
         for i, name in enumerate(names):
             out[:, i] = self._column(name, block)
         return out
 
-    def _column(self, name: str, block: Block) -> Array:
+    def _column(self, name: str, block: ColumnBlock) -> Array:
         """Convert all values at once if they are finite numbers, otherwise one by one."""
         values = block.columns[name]
         with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -189,7 +189,7 @@ class Conversion:
                 self._add(name, rule, row, value)
         return found
 
-    def labels(self, block: Block, name: str) -> list[str]:
+    def labels(self, block: ColumnBlock, name: str) -> list[str]:
         """Return a column as text; only empty values are missing: a class may be called NA."""
         values = block.columns[name]
         for value, row in zip(values, block.rows, strict=True):

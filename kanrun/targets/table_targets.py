@@ -20,7 +20,7 @@ from kanrun.targets.datasets import Target
 from kanrun.targets.encoding import TableCode, code_of, days_of
 from kanrun.targets.table_files import check_columns, check_path
 from kanrun.targets.table_reading import (
-    Block,
+    ColumnBlock,
     Conversion,
     column_kinds,
     column_names,
@@ -111,8 +111,8 @@ def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
 
 
 def _complete_rows(
-    file: Path, table: Block, inputs: Sequence[str], asked: TableTarget
-) -> tuple[Block, list[str]]:
+    file: Path, table: ColumnBlock, inputs: Sequence[str], asked: TableTarget
+) -> tuple[ColumnBlock, list[str]]:
     """Return the rows that are not dropped, and notes on the others."""
     notes: list[str] = []
     if asked.missing != "drop":
@@ -139,7 +139,7 @@ def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
 
 
 def _numbers(
-    file: Path, table: Block, names: Sequence[str], advice: Mapping[str, str] | None = None
+    file: Path, table: ColumnBlock, names: Sequence[str], advice: Mapping[str, str] | None = None
 ) -> Array:
     """Return columns of numbers, shape (rows, names)."""
     conversion = Conversion(file, advice or {})
@@ -148,7 +148,9 @@ def _numbers(
     return found
 
 
-def _outputs(file: Path, table: Block, asked: TableTarget) -> tuple[Array, tuple[str, ...] | None]:
+def _outputs(
+    file: Path, table: ColumnBlock, asked: TableTarget
+) -> tuple[Array, tuple[str, ...] | None]:
     """Return the outputs (rows, outputs), and the classes that they number."""
     advice = {
         "text": "text labels need target.task=classification",
@@ -163,7 +165,7 @@ def _outputs(file: Path, table: Block, asked: TableTarget) -> tuple[Array, tuple
     return index[:, None].astype(np.float64), classes
 
 
-def _groups(file: Path, table: Block, asked: TableTarget) -> Array | None:
+def _groups(file: Path, table: ColumnBlock, asked: TableTarget) -> Array | None:
     """Return the numbers of the groups of the rows, or their times."""
     way, _, column = asked.split.partition(":")
     if not column:
@@ -199,7 +201,7 @@ def _test_points(
 
 
 def _encode(
-    file: Path, table: Block, inputs: tuple[str, ...], asked: TableTarget
+    file: Path, table: ColumnBlock, inputs: tuple[str, ...], asked: TableTarget
 ) -> tuple[TableCode | None, Array, list[str]]:
     """Return the code of the inputs, their numbers (rows, features), and notes."""
     if asked.missing == "error" and not asked.categorical_columns:

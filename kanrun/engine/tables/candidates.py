@@ -60,7 +60,7 @@ def kernel_prior(inputs: int) -> KernelPrior:
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class CandidateSolution:
     """A candidate's solution for one output.
 
     Attributes:
@@ -161,7 +161,7 @@ class TableRows:
             return Kernels(kernels[: len(COMPONENTS[name])], h, self.design, COMPONENTS[name])
         return Functions.of(name, h, self.design, self.pairs if name == "pairs" else ())
 
-    def with_relevance(self, found: Sequence[Solution]) -> TableRows:
+    def with_relevance(self, found: Sequence[CandidateSolution]) -> TableRows:
         """Return the rows with inputs weighted for pairs, by the size of their effects.
 
         If there are too many pairs for functions and too many rows for kernels, the strongest are
@@ -179,7 +179,7 @@ class TableRows:
             chosen = tuple(design.strongest_pairs(energy, MAX_PAIRS))
         return replace(self, design=design, chosen=chosen)
 
-    def _effects(self, found: Sequence[Solution]) -> Float[ndarray, " inputs"]:
+    def _effects(self, found: Sequence[CandidateSolution]) -> Float[ndarray, " inputs"]:
         """Return the size of each input's effect, the largest being 1."""
         places = self.design.basis.places
         squares = np.zeros(len(places))
@@ -192,7 +192,7 @@ class TableRows:
         largest = squares.max(initial=0.0)
         return np.sqrt(squares / largest) if largest > 0 else np.ones_like(squares)
 
-    def narrowed(self, found: Sequence[Solution], to: TableRows) -> TableRows:
+    def narrowed(self, found: Sequence[CandidateSolution], to: TableRows) -> TableRows:
         """Return `to` with prior variances in proportion to the effects of the inputs here."""
         factors = np.sqrt(self._effects(found) + _MIN_EFFECT)[self.design.basis.column]
         design = to.design.scaled(factors)
@@ -227,7 +227,7 @@ class TableRows:
 
     def fit_numbers(
         self, name: str, y: Float[ndarray, "rows outputs"], starts: Sequence[Variances] | None
-    ) -> tuple[list[Solution], list[Variances]]:
+    ) -> tuple[list[CandidateSolution], list[Variances]]:
         """Return a candidate's solution and variances for each output of numbers."""
         first: Variances | None = None
         if (radial := self.design.radial) is not None:
@@ -270,7 +270,7 @@ class Kernels:
 
     def solution(
         self, problem: Problem, y: ndarray, weights: ndarray, variances: ndarray, scale: float = 1.0
-    ) -> Solution:
+    ) -> CandidateSolution:
         """Return the terms for given variances of the components and of the noise."""
         assert isinstance(problem, KernelProblem)
         found = problem.posterior(variances, scale)
@@ -285,7 +285,9 @@ class Kernels:
         covariance = tuple(np.diag(prior[p]) - scaled[:, p].T @ product[:, p] for p in places)
         known = prior > 0
         effective = float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum())
-        return Solution(terms, found.weights, problem.left_out(found), covariance, effective)
+        return CandidateSolution(
+            terms, found.weights, problem.left_out(found), covariance, effective
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,7 +355,7 @@ class Functions:
 
     def solution(
         self, problem: Problem, y: ndarray, weights: ndarray, variances: ndarray, scale: float = 1.0
-    ) -> Solution:
+    ) -> CandidateSolution:
         """Return the terms for given variances of the components and of the noise."""
         assert isinstance(problem, FunctionProblem)
         found = problem.posterior(variances, scale)
@@ -376,7 +378,7 @@ class Functions:
             covariance.append(part)
         determined = np.einsum("ij,ji->i", problem.gram[main], found.covariance[:, main]).sum()
         terms = Terms(found.offset, every[:count], pairs, design.places if len(self.a) else None)
-        return Solution(
+        return CandidateSolution(
             terms,
             weights * (y - fitted) / scale,
             left_out,

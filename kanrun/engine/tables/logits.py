@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import expit, softmax
 
-from kanrun.engine.tables.candidates import Form, Solution, TableRows
+from kanrun.engine.tables.candidates import CandidateSolution, Form, TableRows
 from kanrun.engine.tables.policy import EvidencePolicy
 from kanrun.engine.tables.variance_components import Variances, equal_variances, maximise
 
@@ -33,7 +33,7 @@ def probabilities(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows
 
 def fit_logits(
     rows: TableRows, name: str, hot: Float[ndarray, "rows logits"], start: ndarray | float
-) -> tuple[list[Solution], list[Variances]]:
+) -> tuple[list[CandidateSolution], list[Variances]]:
     """Return a candidate's solution for each logit, and its variances, which begin at `start`."""
     variances, logits = _class_variances(rows, name, hot, start)
     form = rows.form(name)

@@ -21,7 +21,7 @@ from kanrun.engine.tables.candidates import (
     LONG_PAIR_FUNCTIONS,
     MAX_PAIRS,
     NEIGHBOURHOODS,
-    Solution,
+    CandidateSolution,
     TableRows,
 )
 from kanrun.engine.tables.design import Design, TableFunctions, Terms
@@ -42,7 +42,7 @@ _MIN_WEIGHT = 1e-6  # of a member
 
 #: Solutions of a candidate for each output, from the variances that it had for similar rows.
 Solve = Callable[
-    [TableRows, str, Sequence[Variances] | None], tuple[list[Solution], list[Variances]]
+    [TableRows, str, Sequence[Variances] | None], tuple[list[CandidateSolution], list[Variances]]
 ]
 #: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
 Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
@@ -151,7 +151,7 @@ def fit_numbers(
 
     def solve(
         some: TableRows, name: str, known: Sequence[Variances] | None
-    ) -> tuple[list[Solution], list[Variances]]:
+    ) -> tuple[list[CandidateSolution], list[Variances]]:
         return some.fit_numbers(name, t, known)
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
@@ -216,7 +216,7 @@ def fit_classes(
 
     def solve(
         some: TableRows, name: str, known: Sequence[Variances] | None
-    ) -> tuple[list[Solution], list[Variances]]:
+    ) -> tuple[list[CandidateSolution], list[Variances]]:
         return fit_logits(some, name, hot, known[0][0] if known else beginning)
 
     return _stacked(rows, hot, solve, stack, start)
@@ -248,7 +248,7 @@ def _stacked(
 ) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
     policy, known = rows.policy, start.variances if start else {}
-    solutions: dict[str, list[Solution]] = {}
+    solutions: dict[str, list[CandidateSolution]] = {}
     variances: dict[str, list[Variances]] = {}
     radial, sparse, names = None, None, _candidates(rows, start)
     for name in names:
@@ -285,7 +285,7 @@ def _weighted(
     rows: TableRows,
     radial: RadialBasis | None,
     weights: Mapping[str, float],
-    solutions: Mapping[str, Sequence[Solution]],
+    solutions: Mapping[str, Sequence[CandidateSolution]],
     variances: Mapping[str, Sequence[Variances]],
 ) -> TableFit:
     """Return the weighted sum of candidates, with the bands of the richest one without pairs."""
@@ -312,5 +312,5 @@ def _weighted(
     )
 
 
-def _left_out(found: Sequence[Solution]) -> Float[ndarray, "rows outputs"]:
+def _left_out(found: Sequence[CandidateSolution]) -> Float[ndarray, "rows outputs"]:
     return np.stack([one.left_out for one in found], 1)

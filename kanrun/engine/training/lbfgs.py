@@ -44,7 +44,7 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Point:
+class LinePoint:
     """A step length `t` with the value, the gradient and the slope along the line there."""
 
     t: float
@@ -53,7 +53,7 @@ class Point:
     slope: float
 
 
-def search(at: Callable[[float], Point], start: Point, first: float) -> Point:
+def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
     """Return a point below `start` that meets the conditions, or the lowest evaluated one.
 
     `start` itself if none is lower. `start.slope` must be negative.
@@ -78,12 +78,12 @@ def search(at: Callable[[float], Point], start: Point, first: float) -> Point:
 
 
 def _zoom(
-    at: Callable[[float], Point],
-    start: Point,
-    bracket: tuple[Point, Point],
-    lowest: Point,
+    at: Callable[[float], LinePoint],
+    start: LinePoint,
+    bracket: tuple[LinePoint, LinePoint],
+    lowest: LinePoint,
     evaluations: int,
-) -> Point:
+) -> LinePoint:
     """Search inside a bracket whose first end is the lower one with enough descent."""
     low, high = bracket
     for _ in range(evaluations):
@@ -104,11 +104,11 @@ def _zoom(
     return lowest
 
 
-def _descends(point: Point, start: Point) -> bool:
+def _descends(point: LinePoint, start: LinePoint) -> bool:
     return isfinite(point.value) and point.value <= start.value + ENOUGH * point.t * start.slope
 
 
-def _cubic(a: Point, b: Point) -> float:
+def _cubic(a: LinePoint, b: LinePoint) -> float:
     """Return the minimum of the cubic through `a` and `b`, or their middle if it has none."""
     middle, width = 0.5 * (a.t + b.t), b.t - a.t
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
@@ -193,7 +193,7 @@ class LBFGS:
         slope = float(start.gradient @ direction)
         if not slope < 0:
             return False
-        start = Point(0.0, start.value, start.gradient, slope)
+        start = LinePoint(0.0, start.value, start.gradient, slope)
         # The whole step, except for a gradient of unknown scale.
         first = 1.0
         if not (self._pairs or self._curvature.known):
@@ -224,12 +224,12 @@ class LBFGS:
             )
         return self._muted(direction)
 
-    def _at(self, origin: Tensor, t: float, direction: Tensor | None) -> Point:
+    def _at(self, origin: Tensor, t: float, direction: Tensor | None) -> LinePoint:
         self._write(origin if direction is None else origin + t * direction)
         value = self.objective.value(self.network, self.objective.samples, self._smoothness_loss)
         slopes = torch.autograd.grad(value, self.parameters, materialize_grads=True)
         gradient = self._muted(torch.cat([slope.reshape(-1) for slope in slopes]))
-        return Point(
+        return LinePoint(
             t,
             float(value.detach()),
             gradient,

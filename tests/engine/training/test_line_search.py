@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from kanrun.engine.training import lbfgs
-from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Point, search
+from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, LinePoint, search
 
 Line = Callable[[float], tuple[float, float]]
 
 
-def _at(line: Line) -> Callable[[float], Point]:
-    def look(t: float) -> Point:
+def _at(line: Line) -> Callable[[float], LinePoint]:
+    def look(t: float) -> LinePoint:
         value, slope = line(t)
-        return Point(t, value, torch.tensor([slope]), slope)
+        return LinePoint(t, value, torch.tensor([slope]), slope)
 
     return look
 
@@ -43,7 +43,7 @@ def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: flo
 
 def test_a_line_that_only_rises_gives_back_the_start() -> None:
     look = _at(lambda t: (1 + t, 1.0))
-    start = Point(
+    start = LinePoint(
         0.0, 1.0, torch.tensor([-1.0]), -1.0
     )  # a slope that the values belie, as rounding makes them
     assert search(look, start, 1.0) is start
@@ -52,10 +52,10 @@ def test_a_line_that_only_rises_gives_back_the_start() -> None:
 def test_no_more_points_are_looked_at_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
 
-    def look(t: float) -> Point:
+    def look(t: float) -> LinePoint:
         looked.append(t)
-        return Point(t, -t, torch.tensor([-1.0]), -1.0)
+        return LinePoint(t, -t, torch.tensor([-1.0]), -1.0)
 
     monkeypatch.setattr(lbfgs, "EVALUATIONS", 7)
-    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0).value < 0
+    assert search(look, LinePoint(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0).value < 0
     assert len(looked) == 7
