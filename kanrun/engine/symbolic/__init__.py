@@ -7,8 +7,8 @@ from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
 from kanrun.engine.symbolic.constants import ConstantInterval, confidence_intervals
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
+from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
-from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
     Certificate,
     Formula,
@@ -17,7 +17,7 @@ from kanrun.engine.symbolic.formula import (
     rename_variables,
 )
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, depths
-from kanrun.engine.symbolic.pruning import edge_scores
+from kanrun.engine.symbolic.graph_pruning import edge_scores
 from kanrun.engine.symbolic.refit import (
     ConstantsFitting,
     GraphTrainingPolicy,

@@ -12,7 +12,7 @@ from scipy import stats
 
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
-from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.formulas import to_numpy, variable

@@ -30,7 +30,7 @@ from kanrun.engine.symbolic.candidates import (
     power,
     search_grid,
 )
-from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.search_problem import DictionaryPolicy
 from kanrun.formulas import variable
 

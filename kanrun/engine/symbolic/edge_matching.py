@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate, search_grid
-from kanrun.engine.symbolic.edges import EdgeFunction, Symbolic
+from kanrun.engine.symbolic.edge_functions import EdgeFunction, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import covered

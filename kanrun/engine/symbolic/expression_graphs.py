@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import sympy
 
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Candidate, X, power
+from kanrun.engine.symbolic.edge_functions import CONSTANTS, EdgeFunction, Identity, Symbolic
 from kanrun.engine.symbolic.edge_matching import standardised
-from kanrun.engine.symbolic.edges import CONSTANTS, EdgeFunction, Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation
 from kanrun.errors import KanrunError
 

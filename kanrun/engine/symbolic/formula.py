@@ -17,10 +17,10 @@ from kanrun.engine.symbolic.budget import WorkSpent
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.constants import Rounded, round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
-from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
+from kanrun.engine.symbolic.graph_pruning import drop_terms
 from kanrun.engine.symbolic.invariances import canonicalise, free_constants
-from kanrun.engine.symbolic.pruning import drop_terms
 from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
 from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.simplification import (

@@ -15,7 +15,7 @@ import torch
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import Network
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.edges import Identity, Spline
+from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, without_edges
 from kanrun.engine.symbolic.templates import covering
 

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import EdgeFunction, Identity, Spline, Symbolic
 
 Operation = Literal["sum", "product"]
 

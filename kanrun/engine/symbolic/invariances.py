@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, Candidate
+from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.edge_matching import standardised
-from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, renumbered, without_edges
 
 #: Largest exponent that becomes a factor: log(s u) = log(s) + log(u), exp(u + b) = exp(b) exp(u).

@@ -26,7 +26,7 @@ from kanrun.engine.least_squares import (
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.edges import Spline
+from kanrun.engine.symbolic.edge_functions import Spline
 from kanrun.engine.symbolic.graph import Graph, depths
 from kanrun.engine.symbolic.templates import fitted_grids
 from kanrun.formulas import to_numpy, variable

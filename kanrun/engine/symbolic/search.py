@@ -11,7 +11,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.description_length import SearchData, length_of
-from kanrun.engine.symbolic.edges import Spline
+from kanrun.engine.symbolic.edge_functions import Spline
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import (
     TrainedGraph,

@@ -22,7 +22,7 @@ from sympy.utilities.iterables import multiset_partitions
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, Array
 from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation
 from kanrun.engine.symbolic.refit import train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem, SumProductPolicy

@@ -18,11 +18,11 @@ import numpy as np
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
+from kanrun.engine.symbolic.edge_functions import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
-from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
+from kanrun.engine.symbolic.graph_pruning import eliminate, merge_splines
 from kanrun.engine.symbolic.invariances import canonicalise
-from kanrun.engine.symbolic.pruning import eliminate, merge_splines
 from kanrun.engine.symbolic.refit import (
     RefitSettings,
     TrainedGraph,

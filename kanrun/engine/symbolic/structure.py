@@ -18,7 +18,7 @@ import sympy
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
-from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.edges import Identity, Spline
+from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from kanrun.engine.tables.basis import ReducedBasis
 from kanrun.engine.tables.gaussian_process import RadialBasis
+from kanrun.engine.tables.reduced_basis import ReducedBasis
 
 #: Kinds of variance components: lines, curves, steps; pairs of two lines, of a line and a curve, of
 #: two curves; neighbourhoods. Each is an index; `MAIN` kinds are main effects.

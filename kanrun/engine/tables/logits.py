@@ -9,8 +9,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import expit, softmax
 
-from kanrun.engine.tables.candidates import CandidateSolution, Form, TableRows
-from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.table_candidates import CandidateSolution, Form, TableRows
+from kanrun.engine.tables.table_policy import EvidencePolicy
 from kanrun.engine.tables.variance_components import Variances, equal_variances, maximise
 
 _MIN_VARIANCE = 1e-3  # of p (1 - p), so that no row has unlimited noise

@@ -17,17 +17,17 @@ from numpy import ndarray
 from scipy import optimize
 from scipy.special import log_softmax
 
-from kanrun.engine.tables.candidates import (
+from kanrun.engine.tables.design import Design, TableFunctions, Terms
+from kanrun.engine.tables.gaussian_process import RadialBasis
+from kanrun.engine.tables.logits import all_logits, fit_logits
+from kanrun.engine.tables.table_candidates import (
     LONG_PAIR_FUNCTIONS,
     MAX_PAIRS,
     NEIGHBOURHOODS,
     CandidateSolution,
     TableRows,
 )
-from kanrun.engine.tables.design import Design, TableFunctions, Terms
-from kanrun.engine.tables.gaussian_process import RadialBasis
-from kanrun.engine.tables.logits import all_logits, fit_logits
-from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.table_policy import EvidencePolicy
 from kanrun.engine.tables.variance_components import Variances
 
 SPARSE = "sparse"  # the additive fit with few inputs, which is not in the stack

@@ -21,7 +21,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
-from kanrun.engine.tables.candidates import NEIGHBOURHOODS
 from kanrun.engine.tables.cross_validation import (
     MIN_PROBABILITY,
     Folds,
@@ -32,7 +31,6 @@ from kanrun.engine.tables.cross_validation import (
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
 from kanrun.engine.tables.logits import probabilities
-from kanrun.engine.tables.policy import TablePolicy
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
@@ -49,6 +47,8 @@ from kanrun.engine.tables.stacking import (
     fit_classes,
     fit_numbers,
 )
+from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
+from kanrun.engine.tables.table_policy import TablePolicy
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
 from kanrun.engine.training import predict
 from kanrun.monitoring import report_progress, time_limit_reached

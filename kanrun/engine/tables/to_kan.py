@@ -25,11 +25,11 @@ from scipy.interpolate import make_interp_spline
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
-from kanrun.engine.tables.basis import DEGREE
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
-from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.reduced_basis import DEGREE
 from kanrun.engine.tables.stacking import TableFit
+from kanrun.engine.tables.table_policy import EvidencePolicy
 
 OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `INTERVALS`
 _NODE_ROWS = 100_000  # by which nodes are judged

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg, optimize
 
-from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.table_policy import EvidencePolicy
 from kanrun.errors import KanrunError
 
 ABSENT = 1e-12  # mean square of a component whose functions vanish on the rows

@@ -26,7 +26,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import confidence_intervals, nice
-from kanrun.engine.symbolic.edges import Identity, Spline
+from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.formula import Formula, to_expression
 from kanrun.engine.symbolic.simplification import (
     as_written,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, expand_subgraphs, without_edges
 from kanrun.engine.symbolic.invariances import canonicalise

@@ -18,10 +18,10 @@ from kanrun.engine.symbolic.description_length import (
     description_length,
     length_of,
 )
-from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.pruning import PruningPolicy, drop_terms, merge_splines
+from kanrun.engine.symbolic.graph_pruning import PruningPolicy, drop_terms, merge_splines
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SymmetryPolicy, UnivariatePolicy
 from kanrun.engine.symbolic.smooth_fit import relative_noise

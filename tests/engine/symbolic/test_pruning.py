@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.edges import Identity, Spline
+from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.pruning import PruningPolicy, edge_scores, eliminate, without
+from kanrun.engine.symbolic.graph_pruning import PruningPolicy, edge_scores, eliminate, without
 
 
 def spline(function, intervals: int = 10) -> Spline:  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.interpolate import BSpline
 
 from kanrun.engine.tables import EvidencePolicy, ReducedBasis
-from kanrun.engine.tables.basis import MIN_STEPS
+from kanrun.engine.tables.reduced_basis import MIN_STEPS
 
 POLICY = EvidencePolicy()
 

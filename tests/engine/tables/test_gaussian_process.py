@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from kanrun.engine.tables import EvidencePolicy, TableFit, fit_classes, fit_numbers, to_kan
-from kanrun.engine.tables.candidates import NEIGHBOURHOODS, TableRows
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
@@ -18,6 +17,7 @@ from kanrun.engine.tables.gaussian_process import (
     fit_kernel,
     psi,
 )
+from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
 
 POLICY = EvidencePolicy()
 WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])

@@ -10,7 +10,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY
 from kanrun.engine.symbolic.description_length import SearchData, description_length
-from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
 from kanrun.engine.symbolic.invariances import canonicalise, scale_edge, shift_edge
 from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_on_grids, refit_to

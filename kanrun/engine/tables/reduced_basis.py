@@ -26,7 +26,7 @@ from numpy import ndarray
 from scipy import linalg
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
-from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.table_policy import EvidencePolicy
 
 DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
 INTERVALS = 32  # of the grid of an input

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from kanrun.engine.tables.basis import ReducedBasis
 from kanrun.engine.tables.design import KINDS, RADIAL, Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import KernelPrior, RadialBasis, fit_kernel
-from kanrun.engine.tables.policy import EvidencePolicy
+from kanrun.engine.tables.reduced_basis import ReducedBasis
+from kanrun.engine.tables.table_policy import EvidencePolicy
 from kanrun.engine.tables.variance_components import (
     FunctionProblem,
     KernelProblem,
