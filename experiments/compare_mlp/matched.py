@@ -79,7 +79,7 @@ def check(cfg: CompareMLPConfig) -> None:
         )
     if unknown := sorted(dict(cfg.growth).keys() - {"widths", "depths", "intervals"}):
         raise UsageError(f"growth has no {unknown[0]}; it takes widths, depths and intervals.")
-    kans = []
+    kans = []  # Named after all were checked, because a name depends on every entry of grids.
     for cell in cells(cfg):
         if cell["model"] == "growth":
             continue
@@ -88,11 +88,11 @@ def check(cfg: CompareMLPConfig) -> None:
             model = kan_settings(cfg, cell["hidden"], cell["grid"])
             budget_of(case, model)
             shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-            kans.append(f"{case.name}: the KAN {kan_name(shape, cell['grid'], cfg.grids)}")
+            kans.append((case.name, shape, cell["grid"]))
         else:
             mlp = MLPConfig(list(cell.get("widths", [1])), cell["activation"])
             make_plan(mlp, case.settings.solver, case.problem)
-    check_once(kans)
+    check_once(f"{case}: the KAN {kan_name(shape, grid, cfg.grids)}" for case, shape, grid in kans)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
