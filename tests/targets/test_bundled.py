@@ -51,6 +51,7 @@ def test_it_is_fitted_by_its_name(
     words = [
         "target=bundled",
         "target.name=diabetes",
+        "model=kan",
         "solver=adam",
         "solver.steps=3",
         "model.intervals=3",

@@ -218,17 +218,13 @@ def test_classes_and_settings(table: Path) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_key_of_another_model_keeps_it(table: Path) -> None:
-    done = kanrun(
-        table,
-        *WORDS,
-        "target.outputs=price",
-        "model.hidden=[]",
-        "model.intervals=[3]",
-        "solver.steps=5",
-    )
+def test_a_key_of_another_model_is_refused_until_that_model_is_named(table: Path) -> None:
+    words = [*WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]"]
+    done = kanrun(table, *words)
+    assert done.returncode == 2
+    assert "model.hidden is not a key of model=auto: write model=kan or model=mlp" in done.stderr
+    done = kanrun(table, *words, "model=kan", "solver.steps=5")
     assert done.returncode == 0, done.stderr
-    assert "trained with model=kan" in done.stderr
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
 
 
