@@ -157,6 +157,9 @@ def _check_sizes(model: Model) -> None:
     ):
         if found != needed:
             raise ValueError(f"{name} has {found} entries, and the network {needed}")
+    for name in (*model.inputs, *model.outputs, *(model.classes or ())):
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r} is the name of an input, output or class, and no text")
     for scaling in (model.input_scaling, model.output_scaling):
         with np.errstate(all="ignore"):
             zero = scaling.invert(np.zeros(len(scaling.scale)))

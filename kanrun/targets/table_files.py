@@ -133,8 +133,9 @@ def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
 def check_columns(wanted: Sequence[str], names: Sequence[str], file: Path) -> None:
     """Raise UsageError for a wanted column that is not there, with similar names."""
     known = [name for name in names if name]
+    found = set(known)
     for name in wanted:
-        if name not in known:
+        if name not in found:
             listed = ", ".join(known[:_NAMES_SHOWN]) + ", ..." * (len(known) > _NAMES_SHOWN)
             raise UsageError(
                 f"{file.name} has no column {name!r}{did_you_mean(name, known)}; "

@@ -82,9 +82,9 @@ def read_blocks(
     header = [name for (name,) in next(blocks)[1]]
     wanted = [name for name in header if name] if names is None else list(names)
     check_columns(wanted, header, file)
-    places = {name: header.index(name) for name in wanted}
+    places = {name: i for i, name in enumerate(header)}
     for numbers, columns in blocks:
-        yield ColumnBlock(numbers, {name: columns[i] for name, i in places.items()})
+        yield ColumnBlock(numbers, {name: columns[places[name]] for name in wanted})
 
 
 def read_table(

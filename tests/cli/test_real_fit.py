@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.engine.training import Adam, Plan
+from kanrun.engine.training import Adam, grid_stages
 from kanrun.targets import read_inputs
 
 FORMULA = ["target=expression"]
 TABLE = ["target=table", "target.inputs=[area (m2),b]", "target.outputs=price"]
-QUICK = ["-q", "solver=adam", "solver.steps=5", "model.intervals=3"]
+QUICK = ["-q", "model=kan", "solver=adam", "solver.steps=5", "model.intervals=3"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,13 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (["model.intervals=abc"], ["model.intervals=abc"]),
         (["solver=lm", "precision=float32"], ["solver=lm", "float64"]),
         (
-            ["solver=lm", "target.task=classification", *TABLE, "target.path=good (1).csv"],
+            [
+                "model=kan",
+                "solver=lm",
+                "target.task=classification",
+                *TABLE,
+                "target.path=good (1).csv",
+            ],
             ["solver=lm", "classes"],
         ),
         (["model.intervals=[10,5]"], ["model.intervals=[10, 5]", "increase"]),
@@ -154,6 +160,7 @@ def test_labels_are_learned_and_stand_in_every_table(
     table = ["target=table", "target.path=levels.csv", "target.inputs=x", "target.outputs=level"]
     settings = [
         "target.task=classification",
+        "model=kan",
         "model.hidden=[]",
         "model.intervals=5",
         "solver=lbfgs",
@@ -212,9 +219,8 @@ def test_predictions_are_what_the_ending_says(
     assert main([*words, "p.parquet"]) == 0
     np.testing.assert_array_equal(pd.read_parquet("p.parquet")["prediction:price"], exact)
     np.testing.assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
-    monkeypatch.setattr(
-        "kanrun.study.saved.load_run", None
-    )  # so much is said before anything is computed
+    # so much is said before a model is read
+    monkeypatch.setattr("kanrun.study.saved.LoadedRun.model", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name, said in (
         ("x.pq", "pip install 'kanrun[parquet]'"),
@@ -281,7 +287,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
         "solver.batch_size=700",
         "model.intervals=3",
     ]
-    monkeypatch.setitem(vars(Plan.policy.grids), "snapshot_seconds", 0.0)
+    monkeypatch.setattr(grid_stages, "SNAPSHOT_SECONDS", 0.0)
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20
 

@@ -37,7 +37,7 @@ def test_too_large_a_run_is_refused_before_its_folder(
     assert main(["fit", *TOO_LARGE[case].split(), "--outputs", str(tmp_path / "outputs")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "GiB" in said or "is more than" in said or "from 2 to 1001" in said
+    assert "GiB" in said or "exceeds the limit" in said or "from 2 to 1001" in said
     assert not (tmp_path / "outputs").exists()
 
 

@@ -108,7 +108,7 @@ def test_an_interrupted_run_asks_for_its_plugins(package: Path, run: Path, tmp_p
     file.write_text(json.dumps(told | {"status": "INTERRUPTED"}))
     done = kanrun(package, "runs", "resume", "fit/v0001", "--outputs", str(tmp_path))
     assert done.returncode == 2
-    assert "if you trust it, add --plugin waves.rings" in done.stderr
+    assert "If you trust it, add --plugin waves.rings" in done.stderr
 
 
 def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
@@ -142,7 +142,7 @@ def test_init_refuses_names_that_are_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["init", str(tmp_path / "new"), f"--name={name}"]) == 2
-    assert "cannot be the name of a package" in capsys.readouterr().err
+    assert "is not a valid name for a package" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,10 +23,10 @@ def fitted() -> Model:
 
 
 @pytest.fixture
-def run(fitted: Model, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: fitted))
+def run(fitted: Model, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: fitted)
     monkeypatch.setattr(saved, "LIMITS", TableLimits(block=7))
-    return Path()
+    return Run(Path())
 
 
 def table(folder: Path, rows: int = 30) -> pd.DataFrame:
@@ -41,9 +40,9 @@ def table(folder: Path, rows: int = 30) -> pd.DataFrame:
     return data
 
 
-def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Model) -> None:
+def test_blocks_give_the_same_as_the_whole(run: Run, tmp_path: Path, fitted: Model) -> None:
     data = table(tmp_path)
-    said = saved.predict_table(Run(run), tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
+    said = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
     out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
     np.testing.assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
@@ -57,9 +56,9 @@ def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Mo
     )
 
 
-def test_types_come_back_from_parquet(run: Path, tmp_path: Path) -> None:
+def test_types_come_back_from_parquet(run: Run, tmp_path: Path) -> None:
     table(tmp_path)
-    saved.predict_table(Run(run), tmp_path / "new.csv", tmp_path / "out.parquet")
+    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
     first = pd.read_parquet(tmp_path / "out.parquet")
     assert [str(first[name].dtype) for name in ("n", "a", "late")] == [
         "int64",
@@ -71,15 +70,15 @@ def test_types_come_back_from_parquet(run: Path, tmp_path: Path) -> None:
         columns="y"
     )
     stamped.to_parquet(tmp_path / "again.parquet", index=False)
-    saved.predict_table(Run(run), tmp_path / "again.parquet", tmp_path / "last.parquet")
+    saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
     last = pd.read_parquet(tmp_path / "last.parquet")
     pd.testing.assert_frame_equal(last[list(stamped)], stamped)
     np.testing.assert_array_equal(last["y"], first["y"])
-    saved.predict_table(Run(run), tmp_path / "again.parquet", tmp_path / "last.csv.gz")
+    saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
     assert len(pd.read_csv(tmp_path / "last.csv.gz")) == 30
 
 
-def test_a_bad_value_late_in_the_file_leaves_nothing(run: Path, tmp_path: Path) -> None:
+def test_a_bad_value_late_in_the_file_leaves_nothing(run: Run, tmp_path: Path) -> None:
     data = table(tmp_path)
     data["b"] = data["b"].astype(object)
     data.loc[25, "b"] = "oops"
@@ -87,32 +86,32 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(run: Path, tmp_path: Path) 
     with pytest.raises(
         UsageError, match=r"column 'b' of new\.csv has 1 value that is not a number"
     ):
-        saved.predict_table(Run(run), tmp_path / "new.csv", tmp_path / "out.csv")
+        saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
-def test_classes_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_by_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 1))
     labels = np.where(x[:, 0] > 0, "yes", "no")
     model = fit({"a": x[:, 0]}, labels, model="additive")
-    monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
+    monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: model)
     table(tmp_path)
-    saved.predict_table(Run(run), tmp_path / "new.csv", tmp_path / "out.csv")
+    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     out = pd.read_csv(tmp_path / "out.csv")
     np.testing.assert_allclose(out["probability:no"] + out["probability:yes"], 1)
     assert set(out["y"]) <= {"yes", "no"}
 
 
 def test_what_a_spreadsheet_would_run(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
     model = fit({"a": np.arange(60.0)}, labels, model="additive")
-    monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
+    monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: model)
     rows = ["a,note", "-1.5,-2e3", "2,=cmd()", "3,+1+2", "4,'=x", "5,plain"]
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
-    warnings = saved.predict_table(Run(run), tmp_path / "new.csv", tmp_path / "out.csv")
+    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     assert "2 cells of new.csv would be run by a spreadsheet" in warnings[-1]
     out = (tmp_path / "out.csv").read_text().splitlines()
     assert all(after.startswith(before) for before, after in zip(rows, out, strict=True))
