@@ -172,7 +172,9 @@ def code_of(
         if missing.all():
             notes.append(f"the column {name!r} is left out: it is empty")
             continue
-        fill = float(np.median(numbers[~missing]))
+        known = np.sort(numbers[~missing])
+        middle = known[(len(known) - 1) // 2 : len(known) // 2 + 1]  # of which the median is made
+        fill = float(middle[0] if len(middle) == 1 else middle.mean())
         codes.append(ColumnCode(name, None, fill, bool(missing.any()), parts))
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
