@@ -132,6 +132,11 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
             raise UsageError("--cfg and --multirun do not go together; give one of them.")
         if resolve and cfg is None:
             raise UsageError("--resolve is an option of --cfg; add --cfg job.")
+        if "${" in str(outputs):
+            raise UsageError(
+                f"--outputs {outputs} has an interpolation, which is not replaced in the name of a "
+                "folder. Write the folder itself."
+            )
         from kanrun.launch.composing import Source, compose, shown_config
 
         source = Source(experiment.name, outputs, config_dir, config_name, config_path)
