@@ -70,7 +70,7 @@ def kan(
         products=products,
     )
     with torch.no_grad():
-        for layer in network:
+        for layer in network.edge_layers:
             layer.coefficients.normal_(0, 1, generator=generator())
             if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
                 layer.base_weight.normal_(0, 1, generator=generator())
