@@ -97,6 +97,20 @@ CODE: dict[str, Attack] = {
         word: ["fit", word]
         for word in (
             "+hydra.callbacks.x._target_=os.getcwd",
+            "++hydra.callbacks={x:{_target_:os.getcwd}}",
+            "hydra.launcher._target_=os.getcwd",
+            "hydra.sweeper._target_=os.getcwd",
+            "+hydra.launcher.x._target_=os.getcwd",
+            "+hydra.launcher.x=[{_target_:os.getcwd}]",
+            "hydra.job_logging.handlers.console.class=os.getcwd",
+            "hydra.hydra_logging.handlers.console.class=os.getcwd",
+            "+hydra.job_logging.handlers.console.()=os.getcwd",
+            "++hydra.job_logging.formatters.plain={(): os.getcwd}",
+            "hydra.job_logging.handlers.console.stream=ext://os.environ",
+            "hydra.job_logging.handlers.console.stream=${seed}",
+            "+hydra.job.env_set.LD_PRELOAD=x",
+            "hydra.searchpath=[structured://antigravity]",
+            "hydra/job_logging=colorlog",
             "++hydra={callbacks: {x: {_target_: os.getcwd}}}",
             "hydra.searchpath=[pkg://antigravity]",
             "hydra/launcher=os.system",
@@ -104,6 +118,15 @@ CODE: dict[str, Attack] = {
     },
     "callbacks in a file": group("hydra: {callbacks: {x: {_target_: os.getcwd}}}"),
     "a search path that is imported": group("hydra: {searchpath: ['pkg://antigravity']}"),
+    "a launcher in a file": group("hydra: {launcher: {_target_: os.getcwd}}"),
+    "a sweeper in a file": group("hydra: {sweeper: {_target_: os.getcwd}}"),
+    "a target inside": group("hydra: {launcher: {x: {y: {_target_: os.getcwd}}}}"),
+    "a logging class": group("hydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}"),
+    "a logging factory": group("hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}"),
+    "a logging stream": group(
+        "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}"
+    ),
+    "an environment": group("hydra: {job: {env_set: {PYTHONPATH: x}}}"),
     "a tag of YAML": group("note: !!python/object/apply:os.system ['touch canary']"),
     "a name of YAML": group("note: !!python/name:os.system"),
     "a resolver that is none": group(f'note: ${{eval:"{RUN_IT}"}}'),
@@ -155,11 +178,18 @@ ELSEWHERE: dict[str, Attack] = {
     **{
         word: ["fit", word]
         for word in (
+            "hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log",
+            "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x",
+            "hydra.job.name=../x",
+            "hydra.sweep.dir=elsewhere",
+            "hydra.output_subdir=../../elsewhere",
             "hydra.run.dir=elsewhere",
             "target=../../../secret",
             "study=../../secret",
         )
     },
+    "a configuration's folder": group("hydra: {output_subdir: ../../elsewhere}"),
+    "the folders of jobs": group("hydra: {sweep: {subdir: '../${hydra.job.num}'}}"),
     "defaults from outside": group("defaults: [/../../secret]"),
     "a configuration's name": ["fit", "--config-name", "../../../secret", "--dry-run"],
     "a run's name": ["runs", "show", "../../secret"],
