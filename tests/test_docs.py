@@ -194,6 +194,7 @@ def test_the_first_screen_has_two_commands() -> None:
     ]
 
 
+@pytest.mark.slow  # It searches for formulas of noisy data.
 def test_python_on_the_pages_prints_what_it_says_and_its_names_are_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,7 +67,8 @@ def test_outputs_of_strange_names(
     result = kanrun("fit", "-q", "--outputs", name)
     assert result.code == 0
     assert (tmp_path / name / "fit" / "v0001" / "config.yaml").exists()
-    assert kanrun("fit", "-q", "--outputs", "a${b}").folder == Path("a${b}/fit/v0001")
+    assert kanrun("fit", "-q", "--outputs", "a${b}").code == 2
+    assert not (tmp_path / "a${b}").exists()
     monkeypatch.setenv("KANRUN_OUTPUTS", "elsewhere")
     assert kanrun("fit", "-q").folder == Path("elsewhere/fit/v0001")
 
