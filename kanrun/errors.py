@@ -1,6 +1,9 @@
-"""Errors that kanrun raises on purpose, each with the exit code of the command line."""
+"""Errors that kanrun raises on purpose, with exit codes, and suggestions for their texts."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class KanrunError(Exception):
@@ -40,3 +43,21 @@ class Terminated(KeyboardInterrupt):
     """Raised by the handler of SIGTERM; what was recorded is kept, as after Ctrl-C."""
 
     exit_code = 143
+
+
+def closest_names(
+    name: object, known: Iterable[str], max_names: int = 3, cutoff: float = 0.5
+) -> list[str]:
+    """Return the known names that resemble `name`, ignoring case, the closest first.
+
+    `cutoff` is the least ratio of `difflib.SequenceMatcher`, in [0, 1].
+    """
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).casefold(), by_folded, max_names, cutoff)
+    return [by_folded[folded] for folded in close]
+
+
+def did_you_mean(name: object, known: Iterable[str], max_names: int = 3) -> str:
+    """Return "; did you mean ...?" with the known names that resemble `name`, or ""."""
+    close = closest_names(name, known, max_names)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -17,7 +17,7 @@ from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of
 from kanrun.engine.tables.stacking import SPARSE
 from kanrun.engine.tables.table_model import LINEAR
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs.records import Note, Record, Row, Table, Value
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
@@ -25,7 +25,6 @@ from kanrun.study.prediction import error_levels
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.suggestions import did_you_mean
 from kanrun.targets import Target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them

@@ -16,8 +16,7 @@ from typer.core import TyperCommand
 from kanrun.cli.completion import complete_override
 from kanrun.config.keys import Key, groups_of, keys_of
 from kanrun.config.registry import ExperimentKind
-from kanrun.errors import UsageError
-from kanrun.suggestions import did_you_mean
+from kanrun.errors import UsageError, did_you_mean
 
 MAX_PLACES = 3  # commands that `kanrun keys` names after a key
 

@@ -17,8 +17,7 @@ from kanrun.config.experiments import ExperimentConfig
 from kanrun.config.keys import shown
 from kanrun.config.registry import EXPERIMENTS, GROUPS, owner_hint
 from kanrun.config.rules import MISSING, check, rule_of
-from kanrun.errors import UsageError
-from kanrun.suggestions import did_you_mean
+from kanrun.errors import UsageError, did_you_mean
 
 S = TypeVar("S")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -16,8 +16,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
-from kanrun.errors import UsageError
-from kanrun.suggestions import did_you_mean
+from kanrun.errors import UsageError, did_you_mean
 
 #: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
 MISSING: Any = "???"

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.engine.equations import Field
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.exports import runtime
 from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
-from kanrun.suggestions import did_you_mean
 from kanrun.targets.encoding import days_from, place_of, text_of
 
 FORMATS = ("c", "json", "onnx", "python", "torch")

@@ -20,8 +20,7 @@ from typing import Any
 
 import sympy
 
-from kanrun.errors import UsageError
-from kanrun.suggestions import did_you_mean
+from kanrun.errors import UsageError, did_you_mean
 
 #: Reciprocal to the function it is the reciprocal of. sympy's simplification writes these, and so
 #: may a formula.

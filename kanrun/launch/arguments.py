@@ -26,9 +26,8 @@ from omegaconf.grammar_parser import parse
 
 from kanrun.config.keys import free_text_types
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs import find_run
-from kanrun.suggestions import did_you_mean
 
 #: Settings of the whole run.
 FIXED = ("executor", "max_cpu_seconds", "tracker", "tags", "note")

@@ -31,15 +31,16 @@ from kanrun.config import EXPERIMENTS, GROUPS, EquationConfig
 from kanrun.config.composed import resolve_interpolations, set_value, unknown_key
 from kanrun.config.keys import keys_of
 from kanrun.config.registry import implied_choices, module_of
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_address
 from kanrun.launch.error_messages import CONFIGURATION_ERRORS, explain
 from kanrun.runs import Run
 from kanrun.study.points import Point, Study
-from kanrun.suggestions import did_you_mean, one_letter_off
 
 HYDRA_VERSION_BASE = "1.3"
+#: An added key that resembles one of the command's by this ratio or more is a mistyped one.
+NEARLY = 0.75
 #: Points of one call.
 MAX_POINTS = 100_000
 
@@ -280,7 +281,7 @@ def _check_key(command: str, plain: Mapping[str, Any], argument: Argument, free:
         return
     top = EXPERIMENTS[command].settings.__dataclass_fields__
     added = argument.sign in ("+", "++") and parts[0] not in top
-    if added and not any(one_letter_off(parts[0], one) for one in top):
+    if added and not closest_names(parts[0], top, cutoff=NEARLY):
         return
     known = {*free, *top, "study"}
     parent = _node(plain, ".".join(parts[:-1])) if len(parts) > 1 else plain

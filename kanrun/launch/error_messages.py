@@ -6,8 +6,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from kanrun.errors import UsageError
-from kanrun.suggestions import did_you_mean
+from kanrun.errors import UsageError, did_you_mean
 
 CONFIGURATION_ERRORS = (
     HydraException,

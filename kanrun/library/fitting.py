@@ -32,7 +32,7 @@ from kanrun.config import (
 )
 from kanrun.config.registry import explain_foreign_key
 from kanrun.engine.tables import TablePolicy
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
@@ -42,7 +42,6 @@ from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
 from kanrun.study.suite import with_cell
-from kanrun.suggestions import did_you_mean
 from kanrun.targets import (
     Data,
     Target,

@@ -21,11 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import KanrunError, UsageError, did_you_mean
 from kanrun.runs.locations import run_folders
 from kanrun.runs.manifest import MANIFEST_FILE, Claim, Status
 from kanrun.runs.reader import Run
-from kanrun.suggestions import did_you_mean
 
 #: Columns of `runs` that are neither metrics nor settings.
 FIELDS = (

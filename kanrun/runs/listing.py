@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs.index import Record, RunIndex, unknown_column
-from kanrun.suggestions import did_you_mean
 
 #: Results that a list shows if some run has them.
 RESULTS = ("test_rmse", "test_accuracy", "rmse")

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.errors import KanrunError, StorageFailed, UsageError, closest_names
 from kanrun.runs.files import storing, sync
 from kanrun.runs.manifest import MANIFEST_FILE
 from kanrun.runs.reader import Run, subfolders
-from kanrun.suggestions import closest_names
 
 _VERSION = re.compile(r"v(\d{4,9})")
 _LATEST = "latest"

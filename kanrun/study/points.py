@@ -15,7 +15,6 @@ from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.runs.manifest import POINTS_FILE, Point, plain_values, read_points, write_points
 from kanrun.runs.reader import Run, config_path, read_config
-from kanrun.targets.table_reading import column_names
 
 __all__ = ["Point", "Study"]
 #: Columns that an error names.
@@ -65,6 +64,8 @@ class Study:
             table = values.get("target.path") or dict(base.get("target") or {}).get("path")
             if error.paths[0] != "target.outputs" or not isinstance(table, str):
                 raise
+            from kanrun.targets.table_reading import column_names
+
             names = column_names(Path(table))
             more = " and more" if len(names) > MAX_NAMES else ""
             columns = f"{', '.join(names[:MAX_NAMES])}{more}"

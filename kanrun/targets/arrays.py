@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.errors import InvalidData
+from kanrun.errors import InvalidData, did_you_mean
 from kanrun.points import Array, Points
-from kanrun.suggestions import did_you_mean
 from kanrun.targets.datasets import Target
 from kanrun.targets.encoding import TableCode, code_of
 from kanrun.targets.table_reading import is_number

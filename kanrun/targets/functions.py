@@ -22,11 +22,10 @@ from kanrun.config import (
     NistTarget,
     SpecialTarget,
 )
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.formulas.parsing import parse_expression
 from kanrun.points import Array, Points
-from kanrun.suggestions import did_you_mean
 from kanrun.targets.datasets import Target
 from kanrun.targets.domains import check_finite, read_domain
 

@@ -25,8 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanrun.errors import UsageError
-from kanrun.suggestions import did_you_mean
+from kanrun.errors import UsageError, did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.points import Array, Points
-from kanrun.suggestions import did_you_mean
 from kanrun.targets.datasets import Target
 from kanrun.targets.encoding import TableCode, code_of, days_of
 from kanrun.targets.table_files import check_columns, check_path
