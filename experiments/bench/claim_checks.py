@@ -14,8 +14,8 @@ from kanrun.experiments.bench.measurements import LBFGS, LM, LM_ONCE
 from kanrun.experiments.bench.peers import PYKAN
 from pandas import DataFrame, Series
 
-from kanrun.runs.manifest import Claim
-from kanrun.study.statistics import claim_at_least, claim_at_most
+from kanrun.runs.records import Claim
+from kanrun.study.suite import claim_at_least, claim_at_most
 
 #: Requirements, stated before anything was measured: time over an MLP's at G = SMALL with WIDTH
 #: outputs, and on the widest grid; a step at G = FINEST over one at FINE; memory in copies of the

@@ -55,10 +55,9 @@ from kanrun.config import (
 from kanrun.engine.training import Step, train
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study import statistics
-from kanrun.study.build import factory, make_plan
-from kanrun.study.problem import PRECISIONS, make_problem
+from kanrun.study.build import PRECISIONS, factory, make_plan, make_problem
 from kanrun.study.resources import generator, threads_of
+from kanrun.study.suite import exponents
 
 ENTRY = "import sys; from kanrun.cli.app import main; sys.exit(main())"
 TINY_FIT = (
@@ -227,7 +226,7 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
     # Exponents are fitted to the upper half of the values.
     by_varied = DataFrame(found).groupby("varied", sort=False)
     upper = concat([rows.iloc[len(rows) // 2 :] for _, rows in by_varied])
-    fits = statistics.exponents(upper, ["varied"], "value", "seconds")
+    fits = exponents(upper, ["varied"], "value", "seconds")
     for fit in fits.to_dict("records"):
         yield Row("exponents", {str(name): value for name, value in fit.items()})
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kanrun.engine.networks.counting import TOLERANCE
 from kanrun.runs import Claim
-from kanrun.study.statistics import (
+from kanrun.study.suite import (
     claim_at_most,
     claim_near,
     exponent,

@@ -25,7 +25,7 @@ from kanrun.figures.panels import (
     two_lines,
 )
 from kanrun.figures.style import BLUE, CYCLE, DASHED, GREY, MARKERS, VERMILLION, power, styled
-from kanrun.study.statistics import exponents
+from kanrun.study.suite import exponents
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs per sample", "seconds": "seconds of training"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import (
+from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
     claim_near,

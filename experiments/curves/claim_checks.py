@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from pandas import DataFrame, Series
 
-from kanrun.runs.manifest import Claim
-from kanrun.study.statistics import claim_at_least, claim_at_most, exponent
+from kanrun.runs.records import Claim
+from kanrun.study.suite import claim_at_least, claim_at_most, exponent
 
 #: Orders are fitted to splines of at least this many points (if there are two), past the first
 #: bends, and to errors above ROUNDING.

@@ -87,8 +87,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     from kanrun.experiments.extend_grid import extension as study
 
     from kanrun.study.build import make_plan
-    from kanrun.study.checkpoints import slider_checkpoint
-    from kanrun.study.training_records import follow
+    from kanrun.study.checkpoints import follow, slider_checkpoint
 
     problem = study.problem_of(cfg, cell, seed)
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import (
+from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
     claim_near,

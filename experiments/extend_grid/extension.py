@@ -25,12 +25,18 @@ from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predi
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
-from kanrun.study.build import check_model, edge_spec, factory, refuse_unused
+from kanrun.study.build import (
+    LearningProblem,
+    check_model,
+    edge_spec,
+    factory,
+    make_problem,
+    refuse_unused,
+)
+from kanrun.study.checkpoints import stage_row, step_row
 from kanrun.study.evaluation import points_of, relative_error
-from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import typed
-from kanrun.study.training_records import stage_row, step_row
 
 #: The setting of `published.csv`; what diverged or was not run is left out there.
 PUBLISHED = "exp_sin_square", 1000, 3

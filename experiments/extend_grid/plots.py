@@ -27,7 +27,7 @@ from kanrun.figures.panels import (
     small_multiples,
 )
 from kanrun.figures.style import BLACK, CYCLE, GREY, MARKERS, SPLITS, styled
-from kanrun.study.statistics import exponents
+from kanrun.study.suite import exponents
 
 #: Column of the stages, label and look of each mark of the grid from which on networks can
 #: reproduce their points. One mark may lie on the other.

@@ -64,8 +64,8 @@ def run(
     from kanrun.experiments.fit.training import Progress, results
 
     from kanrun.engine.training import train
+    from kanrun.study.checkpoints import follow, state_from_checkpoint
     from kanrun.study.resources import generator
-    from kanrun.study.training_records import follow, state_from_checkpoint
 
     done = state_from_checkpoint(resume, fit.problem.domain.device)
     if resume is None:

@@ -19,10 +19,10 @@ from kanrun.engine.tables.stacking import SPARSE
 from kanrun.engine.tables.table_model import LINEAR
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs.records import Note, Record, Row, Table, Value
+from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
 from kanrun.study.prediction import error_levels
-from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Target

@@ -9,8 +9,21 @@ from typing import Any
 from kanrun.config import TARGETS, FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.build import Create, describe_training, factory, make_plan
-from kanrun.study.checkpoints import model_checkpoint, slider_checkpoint
+from kanrun.study.build import (
+    Create,
+    LearningProblem,
+    describe_training,
+    factory,
+    make_plan,
+    make_problem,
+)
+from kanrun.study.checkpoints import (
+    model_checkpoint,
+    slider_checkpoint,
+    stage_row,
+    state_to_checkpoint,
+    step_row,
+)
 from kanrun.study.evaluation import (
     doubts,
     edge_table,
@@ -21,9 +34,7 @@ from kanrun.study.evaluation import (
     relative_error,
     scores,
 )
-from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.training_records import stage_row, state_to_checkpoint, step_row
 from kanrun.targets import Target
 
 

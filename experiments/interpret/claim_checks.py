@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import claim_at_least, claim_at_most, maximum
+from kanrun.study.suite import claim_at_least, claim_at_most, maximum
 
 #: Fraction of a target's seeds that have to recover it, and the CPU seconds that each may take.
 MIN_FRACTION, MAX_SECONDS = 0.8, 60.0

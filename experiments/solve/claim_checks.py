@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pandas import DataFrame
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import claim_at_least, claim_at_most, median, value_range
+from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
 
 #: The true error may be this many times the change from the last grid, which estimates it.
 HONEST = 10.0

@@ -38,10 +38,9 @@ from kanrun.engine.equations import solve as solve_system
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Table
-from kanrun.study.checkpoints import model_from_checkpoint
+from kanrun.study.checkpoints import model_from_checkpoint, pack
 from kanrun.study.model import Model
 from kanrun.study.resources import generator
-from kanrun.study.training_records import pack
 
 Array = NDArray[np.float64]
 

@@ -98,7 +98,7 @@ def tag_run(
 ) -> None:
     """Give a run tags, by which it is found and listed; without tags, print those it has."""
     from kanrun.runs import find_run
-    from kanrun.runs.manifest import RunLabels, check_tags
+    from kanrun.runs.records import RunLabels, check_tags
 
     check_tags(tags or ())
     found = find_run(run, outputs)
@@ -125,7 +125,7 @@ def note_run(
 ) -> None:
     """Write a sentence about a run, which replaces the last one; without TEXT, print it."""
     from kanrun.runs import find_run
-    from kanrun.runs.manifest import RunLabels
+    from kanrun.runs.records import RunLabels
 
     found = find_run(run, outputs)
     if text is not None:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.locations import find_run, find_runs
-from kanrun.runs.manifest import Claim, Manifest, Point, RunLabels, Status
 from kanrun.runs.reader import Run
-from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
+from kanrun.runs.records import (
+    Checkpoint,
+    Claim,
+    Manifest,
+    Note,
+    Point,
+    Record,
+    Row,
+    RunLabels,
+    Status,
+    Table,
+    Value,
+)
 
 __all__ = [
     "Checkpoint",

@@ -14,11 +14,17 @@ from kanrun.errors import UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
 from kanrun.runs.files import file_name, plain, remove_temporary, storing, sync, write_json
-from kanrun.runs.journal import JOURNAL_FILE
 from kanrun.runs.locations import allocate
-from kanrun.runs.manifest import MANIFEST_FILE, Manifest, Status
 from kanrun.runs.reader import TOP_TABLES, Run, holding
-from kanrun.runs.records import Checkpoint, Row, Table
+from kanrun.runs.records import (
+    JOURNAL_FILE,
+    MANIFEST_FILE,
+    Checkpoint,
+    Manifest,
+    Row,
+    Status,
+    Table,
+)
 from kanrun.runs.tables import CsvFile, Key, LineFile, key_reader, read_rows, rewrite
 
 if TYPE_CHECKING:
@@ -78,35 +84,31 @@ class RunFolder:
         `force` assumes that a run of another host has ended, which cannot be seen from here. Raises
         UsageError if the run is running, StorageFailed if its `run.json` cannot be read.
         """
-        folder = cls(path, Run(path).manifest)
+        _ = Run(path).manifest  # without one, no lock is left there
         with contextlib.ExitStack() as stack:
             stack.enter_context(holding(path))
-            # The record is read again: until the lock was held, others might have written it.
-            folder._take_over(Run(path), force)
+            # Until the lock was held, others might have written the record.
+            run = Run(path)
+            run.check_ended(force)
+            for place in (path, *(path / name for name in _PLACES)):
+                if place != path and place.is_symlink():
+                    raise UsageError(
+                        f"{place} is a link; a run that is resumed must lie in one folder."
+                    )
+                remove_temporary(place)
+            folder = cls(path, run.manifest)
+            folder._save(
+                status=Status.RUNNING,
+                resumed=(*run.manifest.resumed, environment.now()),
+                reason=None,
+                trace=None,
+                ended=None,
+                failures=(),
+                checkpoints={},
+                **environment.process(),
+            )
             folder._held = stack.pop_all()
         return folder
-
-    def _take_over(self, run: Run, force: bool) -> None:
-        run.check_ended(force)
-        for place in (self.path, *(self.path / name for name in _PLACES)):
-            if place != self.path and place.is_symlink():
-                raise UsageError(
-                    f"{place} is a link; a run that is resumed must lie in one folder."
-                )
-            remove_temporary(place)
-        self._earlier = run.manifest.seconds or 0.0
-        self.manifest = dataclasses.replace(
-            run.manifest,
-            status=Status.RUNNING,
-            resumed=(*run.manifest.resumed, environment.now()),
-            reason=None,
-            trace=None,
-            ended=None,
-            failures=(),
-            checkpoints={},
-            **environment.process(),
-        )
-        self._save()
 
     def append(self, record: Row | Table) -> None:
         """Append the row or rows of `record` to the table of its name."""
@@ -148,18 +150,15 @@ class RunFolder:
         try:
             for path in (*self._paths().values(), self._journal.path, self.path / "tables"):
                 sync(path)
-            seconds = round(self._earlier + time.monotonic() - self._clock, 3)
-            self.manifest = dataclasses.replace(
-                self.manifest,
+            self._save(
                 status=status,
                 reason=reason,
                 trace=trace,
                 ended=environment.now(),
-                seconds=seconds,
+                seconds=round(self._earlier + time.monotonic() - self._clock, 3),
                 checkpoints=checksums(self.path / "checkpoints"),
                 **changes,
             )
-            self._save()
         finally:
             self._journal.close()
             self._held.close()
@@ -183,12 +182,14 @@ class RunFolder:
             with storing(path):
                 path.unlink(missing_ok=True)
 
-    def retain(self, make: Callable[[], Filter]) -> None:
-        """Drop the rows for which the filter that `make` returns says False, in every table.
+    def retain(self, make: Callable[[], Filter], table: str | None = None) -> None:
+        """Drop the rows for which the filter that `make` returns says False, in one table or all.
 
         A filter may count the rows that it is shown; each pass over the tables gets a new one.
         """
         for name, path in self._paths().items():
+            if table not in (None, name):
+                continue
             header, rows = read_rows(path)
             key_of, stays = key_reader(header), make()
             if sum(not stays(name, key_of(row)) for row in rows):
@@ -196,6 +197,7 @@ class RunFolder:
                 rewrite(path, header, (row for row in rows if stays(name, key_of(row))))
 
     def _paths(self) -> dict[str, Path]:
+        """Return the files of all tables, which are closed: whoever asks may change them."""
         for table in self._tables.values():
             table.close()
         self._tables.clear()
@@ -207,5 +209,7 @@ class RunFolder:
             place.mkdir(exist_ok=True)
         return place
 
-    def _save(self) -> None:
+    def _save(self, **changes: Any) -> None:
+        """Write `run.json` with changes."""
+        self.manifest = dataclasses.replace(self.manifest, **changes)
         write_json(self.path / MANIFEST_FILE, self.manifest.to_dict(), durable=True)

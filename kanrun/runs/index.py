@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError, did_you_mean
-from kanrun.runs.locations import run_folders
-from kanrun.runs.manifest import MANIFEST_FILE, Claim, Status
+from kanrun.runs.locations import find_runs
 from kanrun.runs.reader import Run
+from kanrun.runs.records import MANIFEST_FILE, Claim, Status
 
 #: Columns of `runs` that are neither metrics nor settings.
 FIELDS = (
@@ -66,6 +66,8 @@ _READS = {
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 }
+#: SQLite's whole numbers are below this.
+_INTEGERS = 2**63
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"")
 Record = dict[str, Any]
 
@@ -99,6 +101,14 @@ class RunIndex:
         columns, rows = self._asked(sql, values, condition)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
+    def column(self, name: str) -> str:
+        """Return a column of `runs` as the index spells it. Raises UsageError."""
+        known = self.columns()
+        for column in known:
+            if column.lower() == name.lower():
+                return column
+        raise _unknown_column(name, known)
+
     def settings(self, name: str) -> Record:
         """Return the settings of a run by their path, such as `model.hidden`."""
         sql = "SELECT settings FROM known WHERE name = ?"
@@ -116,10 +126,9 @@ class RunIndex:
 
         SQLite would take it for text, and the condition would silently say something else.
         """
-        known = self.columns()
         for match in _QUOTED.finditer(condition):
-            if match[1] is not None and match[1].lower() not in map(str.lower, known):
-                raise unknown_column(match[1], known)
+            if match[1] is not None:
+                self.column(match[1])
 
     def _asked(self, sql: str, values: Sequence[Any], shown: str) -> tuple[list[str], list[Any]]:
         try:
@@ -129,7 +138,7 @@ class RunIndex:
             text = str(error)
             name = text.removeprefix("no such column: ")
             if name != text:
-                raise unknown_column(name, self.columns()) from error
+                raise _unknown_column(name, self.columns()) from error
             cause = "it may only read" if "not authorized" in text else text
             raise UsageError(
                 f"{shown!r} is not valid SQL here: {cause}. Write it as in test_rmse < 1e-4 AND "
@@ -164,14 +173,14 @@ class RunIndex:
     def _update(self, connection: sqlite3.Connection) -> None:
         with connection:
             known = dict(connection.execute("SELECT name, stamp FROM known"))
-            there = {f"{command}/{version}" for command, version in run_folders(self.outputs)}
+            there = {run.name: run for run in find_runs(self.outputs)}
             for name in known.keys() - there:
                 _forget(connection, name)
-            for name in sorted(there):
-                stamp = _stamp(f"{self.outputs}/{name}")
+            for name, run in there.items():
+                stamp = _stamp(run.path)
                 if known.get(name) != stamp:
                     _forget(connection, name)
-                    _store(connection, Run(self.outputs / name, name), stamp)
+                    _store(connection, run, stamp)
 
 
 def _opened(place: str) -> sqlite3.Connection:
@@ -186,7 +195,7 @@ def _opened(place: str) -> sqlite3.Connection:
         if version == 0:
             with connection:
                 for table, names in (("runs", (*FIELDS, "began")), ("points", _POINT_FIELDS)):
-                    columns = ", ".join(map(_name, names))
+                    columns = ", ".join(map(quoted, names))
                     connection.execute(f"CREATE TABLE {table} ({columns})")
                 connection.execute("CREATE TABLE known (name PRIMARY KEY, stamp, settings)")
                 connection.execute("CREATE INDEX of_run ON points (run)")
@@ -204,12 +213,9 @@ def _forget(connection: sqlite3.Connection, name: str) -> None:
 
 def _store(connection: sqlite3.Connection, run: Run, stamp: str) -> None:
     row, settings = _row_of(run)
-    values = (
-        run.name,
-        stamp if row["status"] != Status.RUNNING else "",
-        json.dumps(settings, default=str),
-    )
-    connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
+    stamp = stamp if row["status"] != Status.RUNNING else ""
+    known = (run.name, stamp, json.dumps(settings, default=str))
+    connection.execute("INSERT INTO known VALUES (?, ?, ?)", known)
     _insert(connection, "runs", [{**settings, **row}])
     _insert(connection, "points", _points_of(run))
 
@@ -221,31 +227,33 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Record]) 
     for row in rows:
         for name in row:
             if name.lower() not in lower and len(there) < _MOST_COLUMNS:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {_name(name)}")
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)}")
                 there.append(name)
                 lower.add(name.lower())
         names = [name for name in there if name in row]
-        sql = f"INSERT INTO {table} ({', '.join(map(_name, names))})"
+        sql = f"INSERT INTO {table} ({', '.join(map(quoted, names))})"
         marks = ", ".join("?" * len(names))
         connection.execute(f"{sql} VALUES ({marks})", [_value(row[name]) for name in names])
 
 
-def _name(column: str) -> str:
+def quoted(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 
 
 def _value(value: Any) -> Any:
-    whole = isinstance(value, int) and abs(value) >= 2**63
-    if isinstance(value, bool):
-        return int(value)
-    if value is None or (isinstance(value, str | int | float) and not whole):
+    """Return a value as SQLite holds it: text for lists, and for whole numbers beyond 64 bits."""
+    if value is None or isinstance(value, str | float):
         return value
+    if isinstance(value, int) and abs(value) < _INTEGERS:
+        return int(value)
     return json.dumps(value, default=str)
 
 
 def _row_of(run: Run) -> tuple[Record, Record]:
     """Return the row of a run, and the settings of it or its best point."""
-    labels, best = run.labels, run
+    labels, best, began = run.labels, run, 0.0
+    with contextlib.suppress(OSError):
+        began = run.path.stat().st_mtime
     with contextlib.suppress(KanrunError):
         best = run.best
     row: Record = {
@@ -254,7 +262,7 @@ def _row_of(run: Run) -> tuple[Record, Record]:
         "status": run.status,
         "tags": ", ".join(labels.tags) or None,
         "note": labels.note or None,
-        "began": _modified(run.path),
+        "began": began,
     }
     settings: Record = {}
     with contextlib.suppress(KanrunError):
@@ -310,13 +318,7 @@ def _counted(claims: Sequence[Claim]) -> Record:
     return {"claims": len(claims), "claims_hold": sum(claim.holds for claim in claims)}
 
 
-def _modified(path: Path) -> float:
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime
-    return 0.0
-
-
-def _stamp(folder: str) -> str:
+def _stamp(folder: Path) -> str:
     """Return times and size that change with every file renamed into the folder, and run.json."""
     try:
         place = os.stat(folder).st_mtime_ns
@@ -335,7 +337,7 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:
     return flat
 
 
-def unknown_column(name: str, known: Iterable[str]) -> UsageError:
+def _unknown_column(name: str, known: Iterable[str]) -> UsageError:
     """Return the error of a column that no run has."""
     near = did_you_mean(name, known)
     dotted = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.runs.index import Record, RunIndex, unknown_column
+from kanrun.runs.index import Record, RunIndex, quoted
 
 #: Results that a list shows if some run has them.
 RESULTS = ("test_rmse", "test_accuracy", "rmse")
@@ -48,39 +49,47 @@ class Selection:
             index.check_names(self.where)
         if self.sort is not None:
             name = self.sort.removeprefix("-")
-            quoted = f'"{_column(name, index.columns())}"'
-            order = f"{quoted} IS NULL, {quoted}{' DESC' * (self.sort != name)}"
+            column = quoted(index.column(name))
+            order = f"{column} IS NULL, {column}{' DESC' * (self.sort != name)}"
         rows = index.rows(self.where or "1", order=order)
         if self.status is not None:
-            rows = _with_status(rows, self.status)
+            word = self.status.lower()
+            statuses = [row["status"] for row in rows]
+            kept = [word in status.lower() for status in statuses]
+            known = {status.partition(" (")[0] for status in statuses}
+            rows = _kept(rows, kept, f"status {self.status!r}", known)
         if self.tag is not None:
-            rows = _with_tag(rows, self.tag)
+            tags = [(row["tags"] or "").split(", ") for row in rows]
+            known = {one for own in tags for one in own if one}
+            offer = did_you_mean(self.tag, sorted(known))
+            rows = _kept(rows, [self.tag in own for own in tags], f"tag {self.tag!r}", known, offer)
         return rows[: self.most], len(rows)
 
     def table(self, rows: Sequence[Record], index: RunIndex) -> dict[str, list[Any]]:
-        """Return the columns asked for, or those that distinguish the runs. Raises UsageError."""
-        known = index.columns()
-        asked = [(name, _column(name, known)) for name in self.columns if rows]
-        if not self.columns:
-            telling = _telling_columns(rows, [index.settings(row["name"]) for row in rows])
-            asked = [(name, name) for name in telling]
-        return {name: [_shown(own, row.get(own)) for row in rows] for name, own in asked}
+        """Return the columns asked for, or those that distinguish the runs. Raises UsageError.
+
+        Those are name, status and results, settings that differ, times, labels and points.
+        """
+        if self.columns:
+            asked = {name: index.column(name) for name in self.columns if rows}
+        else:
+            results = [name for name in RESULTS if any(row.get(name) is not None for row in rows)]
+            settings = differing([index.settings(row["name"]) for row in rows])
+            labels = ["points"] if any((row.get("points") or 1) > 1 for row in rows) else []
+            labels += [name for name in ("best", *_LABELS) if any(row.get(name) for row in rows)]
+            names = ["name", "status", *results, *settings, "started", "seconds", *labels]
+            asked = dict(zip(names, names, strict=True))
+        return {name: [_shown(own, row.get(own)) for row in rows] for name, own in asked.items()}
 
 
-def _column(name: str, known: Sequence[str]) -> str:
-    """Return a column as the index spells it. Raises UsageError."""
-    for column in known:
-        if column.lower() == name.lower():
-            return column
-    raise unknown_column(name, known)
-
-
-def _telling_columns(rows: Sequence[Record], settings: Sequence[Record]) -> list[str]:
-    """Return name, status and results, settings that differ, times, labels and points."""
-    results = [name for name in RESULTS if any(row.get(name) is not None for row in rows)]
-    labels = ["points"] if any((row.get("points") or 1) > 1 for row in rows) else []
-    labels += [name for name in ("best", *_LABELS) if any(row.get(name) for row in rows)]
-    return ["name", "status", *results, *differing(settings), "started", "seconds", *labels]
+def _kept(
+    rows: Sequence[Record], kept: Sequence[bool], what: str, known: set[str], offer: str = ""
+) -> list[Record]:
+    """Return the rows that are kept. Raises UsageError, which names what is known, for none."""
+    if rows and not any(kept):
+        there = f"; there are {', '.join(sorted(known))}." if known else "; no run has any."
+        raise UsageError(f"no run has the {what}{offer or there}")
+    return [row for row, stays in zip(rows, kept, strict=True) if stays]
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -90,11 +99,11 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         for name, value in each.items():
             values.setdefault(name, []).append(value)
     telling = [
-        name for name, found in values.items() if any(value != found[0] for value in found[1:])
+        name
+        for name, found in values.items()
+        if name not in _ABOUT_A_RUN and any(value != found[0] for value in found)
     ]
-    return sorted(
-        (name for name in telling if name not in _ABOUT_A_RUN), key=lambda name: -len(values[name])
-    )
+    return sorted(telling, key=lambda name: -len(values[name]))
 
 
 def local_time(time: Any) -> Any:
@@ -102,31 +111,11 @@ def local_time(time: Any) -> Any:
     return time.astimezone().strftime("%Y-%m-%d %H:%M") if isinstance(time, datetime) else time
 
 
-def _with_status(rows: Sequence[Record], word: str) -> list[Record]:
-    kept = [row for row in rows if word.lower() in row["status"].lower()]
-    if not kept and rows:
-        there = sorted({row["status"].partition(" (")[0] for row in rows})
-        raise UsageError(f"no run has the status {word!r}; there are {', '.join(there)}.")
-    return kept
-
-
-def _with_tag(rows: Sequence[Record], tag: str) -> list[Record]:
-    tags = [(row["tags"] or "").split(", ") for row in rows]
-    kept = [row for row, own in zip(rows, tags, strict=True) if tag in own]
-    if not kept and rows:
-        known = sorted({one for own in tags for one in own if one})
-        there = f"; there are {', '.join(known)}." if known else "; no run has any."
-        raise UsageError(f"no run has the tag {tag!r}{did_you_mean(tag, known) or there}")
-    return kept
-
-
 def _shown(name: str, value: Any) -> Any:
+    """Return a value of the index as a list shows it: times of this zone, items of a list."""
     if name in {"started", "ended"}:
         return local_time(value and datetime.fromisoformat(value))
     if isinstance(value, str) and value[:1] == "[":
-        try:
-            items = json.loads(value)
-        except ValueError:
-            return value
-        return ", ".join(map(str, items)) or None
+        with contextlib.suppress(ValueError):
+            return ", ".join(map(str, json.loads(value))) or None
     return value

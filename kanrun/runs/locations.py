@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError, closest_names
 from kanrun.runs.files import storing, sync
-from kanrun.runs.manifest import MANIFEST_FILE
-from kanrun.runs.reader import Run, subfolders
+from kanrun.runs.reader import Run
+from kanrun.runs.records import MANIFEST_FILE
 
 _VERSION = re.compile(r"v(\d{4,9})")
 _LATEST = "latest"
@@ -124,16 +124,26 @@ def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
 
 def find_runs(outputs: Path) -> list[Run]:
     """Return the runs below `outputs` in order of command and number."""
-    return [run for command in sorted(subfolders(outputs)) for run in _runs_of(outputs, command)]
+    return [run for command in sorted(_subfolders(outputs)) for run in _runs_of(outputs, command)]
 
 
-def run_folders(outputs: Path) -> list[tuple[str, str]]:
-    """Return command and number, such as ("fit", "v0003"), of each run folder, in their order."""
-    return [
-        (command, version)
-        for command in sorted(subfolders(outputs))
-        for version in _versions(outputs / command)
-    ]
+def _runs_of(outputs: Path, command: str) -> list[Run]:
+    names = filter(_VERSION.fullmatch, _subfolders(outputs / command))
+    ordered = sorted(names, key=lambda name: int(name[1:]))
+    return [Run(outputs / command / name, f"{command}/{name}") for name in ordered]
+
+
+def _subfolders(parent: Path) -> list[str]:
+    """Return the names of the folders in `parent` without links and hidden ones."""
+    try:
+        with os.scandir(parent) as entries:
+            return [
+                one.name
+                for one in entries
+                if one.name[0] != "." and one.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
 
 
 def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
@@ -151,7 +161,13 @@ def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
     wanted = text.strip().rstrip("/")
     run = _named(wanted, outputs) or run_at(text, outputs) or _only(wanted, outputs)
     if run is None:
-        raise UsageError(_unknown(text, outputs))
+        names = [run.name for run in find_runs(outputs)]
+        if not names:
+            raise UsageError(f"there is no run {text!r}: {outputs} holds no runs yet.")
+        offer = ", ".join(closest_names(text, names) or names[-_SHOWN:])
+        raise UsageError(
+            f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
+        )
     if one and run.has_points:
         raise UsageError(
             f"{run.name} is a run of {len(run.points)} points; name one of them. "
@@ -163,16 +179,16 @@ def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
 def _named(wanted: str, outputs: Path) -> Run | None:
     """Return the run of rule 1."""
     if wanted == _LATEST:
-        runs = [runs[-1] for name in subfolders(outputs) if (runs := _runs_of(outputs, name))]
+        runs = [runs[-1] for name in _subfolders(outputs) if (runs := _runs_of(outputs, name))]
         return max(runs, key=_began, default=None)
-    command, *parts = wanted.split("/")
-    if len(parts) not in (1, 2) or command not in subfolders(outputs):
+    command, _, rest = wanted.partition("/")
+    asked = re.fullmatch(rf"(?:v?(\d{{1,9}})|{_LATEST})(?:/([^/]*))?", rest)
+    if asked is None or command not in _subfolders(outputs):
         return None
-    asked = re.fullmatch(r"v?(\d{1,9})", parts[0])
     runs = _runs_of(outputs, command)
-    if parts[0] != _LATEST:
-        runs = [run for run in runs if asked and int(run.path.name[1:]) == int(asked[1])]
-    return _point(runs[-1], *parts[1:]) if runs else None
+    if asked[1] is not None:
+        runs = [run for run in runs if int(run.path.name[1:]) == int(asked[1])]
+    return _point(runs[-1], asked[2]) if runs else None
 
 
 def _point(run: Run, number: str | None = None) -> Run | None:
@@ -223,14 +239,6 @@ def _some(runs: Sequence[Run]) -> str:
     return f"{', '.join(names)}{' and others' if len(runs) > _SHOWN else ''}"
 
 
-def _unknown(text: str, outputs: Path) -> str:
-    names = [run.name for run in find_runs(outputs)]
-    if not names:
-        return f"there is no run {text!r}: {outputs} holds no runs yet."
-    offer = ", ".join(closest_names(text, names) or names[-_SHOWN:])
-    return f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
-
-
 def _began(run: Run) -> float:
     """Return when the run began, in seconds since 1970, from its record or else its folder."""
     with contextlib.suppress(KanrunError, OSError):
@@ -240,18 +248,3 @@ def _began(run: Run) -> float:
         return run.path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _runs_of(outputs: Path, command: str) -> list[Run]:
-    return [
-        Run(outputs / command / version, f"{command}/{version}")
-        for version in _versions(outputs / command)
-    ]
-
-
-def _versions(command: Path) -> list[str]:
-    """Return the names of the run folders of a command in order of their numbers."""
-    return sorted(
-        (name for name in subfolders(command) if _VERSION.fullmatch(name)),
-        key=lambda name: int(name[1:]),
-    )

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, read_bytes, read_json, storing, yaml_as_plain
-from kanrun.runs.journal import Journal, PointResult
-from kanrun.runs.manifest import (
+from kanrun.runs.records import (
     LABELS_FILE,
     MANIFEST_FILE,
     POINTS_FILE,
+    Checkpoint,
+    Journal,
     Manifest,
     Point,
     RunLabels,
@@ -28,7 +30,6 @@ from kanrun.runs.manifest import (
     plain_values,
     read_points,
 )
-from kanrun.runs.records import Checkpoint
 from kanrun.runs.tables import frame_of, read_columns
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 TOP_TABLES = ("metrics", "summary")
 #: Errors by which runs compare, held-out points first: the test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
+#: Columns of a step that a sentence on an unfinished run shows.
+_STEP = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
 _RESUME = re.compile(r"(point\d+-)?resume-\d+-\d+")
+_FIGURES = {".png", ".svg", ".pdf"}
 _CONFIG_LIMIT = 4 * 2**20
 #: Answers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -89,44 +93,33 @@ class Run:
         """The content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
         if self.point is None:
             return read_json(self.path / MANIFEST_FILE, Manifest)
-        number, result = self.point.number, self._result
-        failures = [one for key, one in self.journal.failed.items() if key[0] == number]
-        reasons = [*(one.get("reason") for one in failures), result.reason]
+        whole, number, start = self._whole.manifest, self.point.number, f"{self.point}: "
+        failures = tuple(one for key, one in self.journal.failed.items() if key[0] == number)
+        result = self.journal.results.get(number)
+        reasons = [*(one.get("reason") for one in failures), result and result.reason]
+        status = Status.COMPLETED if result else Status.INTERRUPTED
+        if failures or any(reasons):
+            status = Status.FAILED
+        elif not result and whole.status == Status.RUNNING:
+            status = Status.RUNNING
+        notes = (note for note in whole.notes if note.startswith(start))
         return replace(
-            self._whole.manifest,
+            whole,
             overrides=self.point.overrides,
             points=1,
-            metrics=result.metrics,
-            claims=result.claims,
-            failures=tuple(failures),
-            status=self._point_status(bool(failures)),
+            metrics=result.metrics if result else {},
+            claims=result.claims if result else (),
+            failures=failures,
+            status=status,
             reason=next((str(reason) for reason in reasons if reason), None),
             trace=None,
-            notes=self._own_notes(),
+            notes=tuple(note.removeprefix(start) for note in notes),
         )
-
-    def _own_notes(self) -> tuple[str, ...]:
-        start = f"{self.point}: "
-        notes = (note for note in self._whole.manifest.notes if note.startswith(start))
-        return tuple(note.removeprefix(start) for note in notes)
 
     @cached_property
     def journal(self) -> Journal:
         """The content of `progress.jsonl`."""
         return Journal.read(self.path) if self.point is None else self._whole.journal
-
-    @property
-    def _result(self) -> PointResult:
-        number = self.point.number if self.point else 0
-        return self.journal.results.get(number, PointResult(number))
-
-    def _point_status(self, failed: bool) -> Status:
-        whole = self._whole.manifest.status
-        if failed or self._result.reason:
-            return Status.FAILED
-        if self.point is not None and self.point.number in self.journal.results:
-            return Status.COMPLETED
-        return whole if whole == Status.RUNNING else Status.INTERRUPTED
 
     @property
     def labels(self) -> RunLabels:
@@ -137,7 +130,7 @@ class Run:
     def error(self) -> float | None:
         """The error by which runs compare: the median over seeds of the first of `ERRORS`."""
         try:
-            metrics = self.manifest.metrics if self.point is None else self._result.metrics
+            metrics = self.manifest.metrics
         except KanrunError:
             return None
         return next((value for name in ERRORS if (value := metrics.get(name)) is not None), None)
@@ -154,21 +147,20 @@ class Run:
         manifest = self._whole.manifest
         if manifest.status != Status.RUNNING:
             return False
-        return self.is_elsewhere or environment.is_alive(manifest.pid, manifest.process_start)
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether another host ran it, whose processes cannot be seen from here."""
-        return self.manifest.host != environment.host()
+        return manifest.host != environment.host() or environment.is_alive(
+            manifest.pid, manifest.process_start
+        )
 
     def check_ended(self, force: bool = False) -> None:
         """Raise UsageError if the run is running, or may be on another host without `force`."""
+        if not self.is_alive:
+            return
         host, pid = self.manifest.host, self.manifest.pid
-        if self.is_alive and not self.is_elsewhere:
+        if host == environment.host():
             raise UsageError(
                 f"{self.path} is still running (process {pid}). Wait, or stop it first."
             )
-        if self.is_alive and not force:
+        if not force:
             raise UsageError(
                 f"{self.path} was started on the host {host} (process {pid}), and whether it still "
                 "runs there cannot be seen from here. If it has ended, add --force."
@@ -178,9 +170,8 @@ class Run:
     def status(self) -> str:
         """The status as text; `INTERRUPTED (killed)` for a run whose process is gone."""
         if self.point is not None:
-            killed = self._whole.status
-            own = self._point_status(any(k[0] == self.point.number for k in self.journal.failed))
-            return killed if own == Status.RUNNING else str(own)
+            own = self.manifest.status
+            return self._whole.status if own == Status.RUNNING else str(own)
         if not (self.path / MANIFEST_FILE).exists():
             return "INTERRUPTED (killed before it started)"
         try:
@@ -214,18 +205,22 @@ class Run:
         for path in sorted((self.path / "tables").glob("*.csv")):
             if path.is_file() and not path.is_symlink() and path.stem not in TOP_TABLES:
                 found[path.stem] = path
-        if self.point is not None and (layout := self._layout):
-            found = {name: path for name, path in found.items() if name in layout}
-        return found
+        return {name: found[name] for name in found if not self._layout or name in self._layout}
 
     @cached_property
     def _layout(self) -> dict[str, list[str] | None]:
+        """The tables of a point with its columns."""
         return {} if self.point is None else self.journal.layout(self.point.number)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that are there."""
         return tuple(self.table_paths)
+
+    @property
+    def frames(self) -> RunTables:
+        """The tables by name, each read when it is first asked for."""
+        return RunTables(self.tables, self.table)
 
     def table(self, name: str) -> pandas.DataFrame:
         """Return a table as recorded so far. Raises KanrunError if there is none of that name."""
@@ -241,8 +236,7 @@ class Run:
             return {}
         if self.point is None:
             return read_columns(path)
-        own = self._layout.get(file_name(name))
-        return point_columns(path, self.point.number, own)
+        return point_columns(path, self.point.number, self._layout.get(file_name(name)))
 
     @property
     def _prefix(self) -> str:
@@ -260,24 +254,24 @@ class Run:
         if not path.is_file():
             there = ", ".join(self.checkpoints) or "none yet"
             raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}.")
-        sums = self._whole.manifest.checkpoints if self._ended else {}
-        found = read_checkpoint(path, sums.get(path.stem))
+        found = read_checkpoint(path, self._checksums.get(path.stem))
         return replace(found, name=found.name.removeprefix(self._prefix))
 
     def check_checkpoints(self) -> None:
         """Raise StorageFailed if a checkpoint that `run.json` names is no longer there."""
-        named = self._whole.manifest.checkpoints if self._ended else {}
-        own = {name for name in named if name.startswith(self._prefix)}
+        own = {name for name in self._checksums if name.startswith(self._prefix)}
         if gone := sorted(own - {self._prefix + name for name in self.checkpoints}):
             raise StorageFailed(
                 f"{self.path} has lost its checkpoint {gone[0]}, which run.json names."
             )
 
     @property
-    def _ended(self) -> bool:
-        """Whether `run.json` is final: a running run writes checkpoints before it."""
-        there = (self.path / MANIFEST_FILE).exists()
-        return there and self._whole.manifest.status != Status.RUNNING
+    def _checksums(self) -> dict[str, str]:
+        """The checksums in `run.json`; none while a run writes checkpoints, or without it."""
+        if not (self.path / MANIFEST_FILE).exists():
+            return {}
+        manifest = self._whole.manifest
+        return manifest.checkpoints if manifest.status != Status.RUNNING else {}
 
     @property
     def figures_folder(self) -> Path:
@@ -289,36 +283,19 @@ class Run:
     def figures(self) -> tuple[Path, ...]:
         """Files of the figures that are there."""
         there = self.figures_folder.glob("*.*")
-        return tuple(sorted(path for path in there if path.suffix in {".png", ".svg", ".pdf"}))
-
-
-class HasTables(Protocol):
-    """A run, or a point of one, whose tables can be read."""
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables that are there."""
-        ...
-
-    def table(self, name: str, /) -> pandas.DataFrame:
-        """Return a table."""
-        ...
+        return tuple(sorted(path for path in there if path.suffix in _FIGURES))
 
 
 class RunTables(Mapping[str, "pandas.DataFrame"]):
-    """The tables of a run by name, each read when it is first asked for."""
+    """Tables by name, each read when it is first asked for."""
 
-    def __init__(self, run: HasTables) -> None:
-        self._run = run
-        self._names = run.tables
-        self._read: dict[str, pandas.DataFrame] = {}
+    def __init__(self, names: tuple[str, ...], read: Callable[[str], pandas.DataFrame]) -> None:
+        self._names, self._read = names, functools.cache(read)
 
     def __getitem__(self, name: str) -> pandas.DataFrame:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._read:
-            self._read[name] = self._run.table(name)
-        return self._read[name]
+        return self._read(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -379,49 +356,28 @@ def holding(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def subfolders(parent: Path) -> list[str]:
-    """Return the names of the folders in `parent` without links and hidden ones."""
-    try:
-        with os.scandir(parent) as entries:
-            return [
-                one.name
-                for one in entries
-                if one.name[0] != "." and one.is_dir(follow_symlinks=False)
-            ]
-    except OSError:
-        return []
-
-
 def unfinished(run: Run) -> Iterator[str]:
     """Yield sentences on a run that is not complete: what it has, and what `resume` does."""
     if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
         return
     try:
-        manifest = run.manifest
+        total = run.manifest.trainings
     except KanrunError:
         yield "It was killed before it recorded anything. Start it again."
         return
-    # The path is relative, and the run may lie in other outputs than those that names refer to.
-    path = os.path.relpath(run.path)
+    with contextlib.suppress(StorageFailed):
+        last = {name: values[-1] for name, values in run.columns("metrics").items() if values}
+        shown = [
+            f"{name} {last[name]:.3g}" for name in _STEP if isinstance(last.get(name), int | float)
+        ]
+        if shown:
+            yield f"last recorded step: {', '.join(shown)}"
     begun = sum(bool(_RESUME.fullmatch(name)) for name in run.checkpoints)
-    total, finished = manifest.trainings, len(run.journal.finished)
-    if last := _last_step(run):
-        yield f"last recorded step: {last}"
+    finished = len(run.journal.finished)
     rest = total - finished - begun
-    parts = [f"{finished} of {total} trainings are finished and kept" if total > 1 else ""]
-    parts.append(f"{begun} continue{'s' * (begun == 1)} from the last checkpoint" if begun else "")
+    parts = [f"{finished} of {total} trainings are finished and kept"] if total > 1 else []
+    parts += [f"{begun} continue{'s' * (begun == 1)} from the last checkpoint"] if begun else []
     if rest > 0:
         parts.append(f"{rest} restart{'s' * (rest == 1)}" if total > 1 else "it restarts")
-    yield f"`kanrun runs resume {path}`: {', '.join(part for part in parts if part)}"
-
-
-def _last_step(run: Run) -> str:
-    try:
-        metrics = run.columns("metrics")
-    except StorageFailed:
-        return ""
-    last = {name: values[-1] for name, values in metrics.items() if values}
-    shown = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
-    return ", ".join(
-        f"{name} {last[name]:.3g}" for name in shown if isinstance(last.get(name), int | float)
-    )
+    # The path is relative, and the run may lie in other outputs than those that names refer to.
+    yield f"`kanrun runs resume {os.path.relpath(run.path)}`: {', '.join(parts)}"

@@ -1,14 +1,46 @@
-"""Records that an experiment yields for its run folder: plain values, without torch."""
+"""Records: what an experiment yields, and the content of a run's own files.
+
+These are `run.json` (`Manifest`), `points.csv` (`Point`), `labels.json` (`RunLabels`) and
+`progress.jsonl` (`Journal`), which has one line for each training and point that ended. Its lines
+are appended and never changed, so that ten thousand points cost no more than ten thousand lines,
+and a killed run keeps all of them:
+
+- `{"finished": [point, cell, seed], "digest": ..., "rows": {table: [rows, layout]}}`
+- `{"failed": [point, cell, seed], "digest": ..., "reason": ..., "trace": ...}`
+- `{"layout": ..., "columns": [...]}`: the columns that a training wrote into a table
+- `{"point": ..., "metrics": {...}, "claims": [...], "reason": ...}`: a point whose trainings ended
+- `{"resumed": ...}`: earlier failures are repeated from here on
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from kanrun.errors import StorageFailed, UsageError
+from kanrun.runs.files import plain, read_json, storing, write_atomic, write_json
+from kanrun.runs.tables import Key, csv_lines, read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MANIFEST_FILE, LABELS_FILE, POINTS_FILE = "run.json", "labels.json", "points.csv"
+JOURNAL_FILE = "progress.jsonl"
+#: Bytes of a line of the journal; a longer one is not of kanrun.
+_LONGEST = 2**22
 Value = str | int | float | bool | None
+Time = Annotated[datetime, Meta(tz=True)]
 
 
 @dataclass(frozen=True)
@@ -49,3 +81,304 @@ class Note:
 
 
 Record = Row | Table | Checkpoint | Note
+
+
+class Status(StrEnum):
+    """State of a run or of a point of it."""
+
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that a run checks.
+
+    Attributes:
+        sentence: The claim.
+        measured: The measured value.
+        bound: The bound in words, such as "at most 1e-12".
+        holds: Whether the measured value is within the bound.
+        spread: Range over the seeds, such as "3e-7 .. 8e-7 over 5 seeds".
+    """
+
+    sentence: str
+    measured: float | str
+    bound: str
+    holds: bool
+    spread: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `run.json`; times are ISO 8601 with their zone.
+
+    Attributes:
+        overrides: Arguments that give the configuration; of several points, see `points.csv`.
+        seeds: Seeds of the first point.
+        cells: Number of cells of the first point.
+        points: Number of points.
+        trainings: Number of trainings of all points.
+        seconds: Wall-clock seconds, summed over resumed parts.
+        git: Commit, and in `of` whose: kanrun's or the working directory's; None without one.
+        metrics: Medians over seeds of the numeric columns of `summary.csv`, for one point.
+        claims: Claims of a run of one point; those of several are in `progress.jsonl`.
+        failures: Point, cell, seed, reason and trace of the first trainings that failed.
+        checkpoints: Checksum of each checkpoint that the run left.
+    """
+
+    command: str
+    argv: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    cells: int = 1
+    points: int = 1
+    trainings: int = 1
+    device: str = "cpu"
+    precision: str = "float64"
+    threads: int | None = None
+    executor: dict[str, Any] = field(default_factory=dict)
+    status: Status = Status.RUNNING
+    reason: str | None = None
+    trace: str | None = None
+    started: Time | None = None
+    ended: Time | None = None
+    seconds: float | None = None
+    resumed: tuple[Time, ...] = ()
+    git: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    host: str | None = None
+    pid: int | None = None
+    process_start: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    failures: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    checkpoints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has nothing left to do."""
+        return self.status == Status.COMPLETED and not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content as JSON has it; numbers that are not finite become null or text."""
+        content: dict[str, Any] = plain(self)
+        content |= {"metrics": finite_or_none(self.metrics), "claims": claims_to_json(self.claims)}
+        if self.git is None:
+            del content["git"]
+        return content
+
+
+def claims_to_json(claims: Iterable[Claim]) -> list[dict[str, Any]]:
+    """Return claims as plain values; measured values that are not finite become text."""
+    content: list[dict[str, Any]] = plain(list(claims))
+    for claim in content:
+        measured = claim["measured"]
+        claim["measured"] = measured if _is_finite(measured) else str(measured)
+    return content
+
+
+def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics with None for numbers that are not finite."""
+    return {name: value if _is_finite(value) else None for name, value in metrics.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a study.
+
+    Attributes:
+        number: Number of the point, from 0.
+        overrides: Arguments that would give this point without -m.
+        values: Swept keys by their full name ("model.degree", "target" for a group); empty in a
+            study of one point.
+        base: Number of the composed configuration that the values are set on.
+    """
+
+    number: int
+    overrides: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    base: int = 0
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{key}={value}" for key, value in self.values.items())
+        return f"point {self.number} ({words})" if words else f"point {self.number}"
+
+
+def write_points(folder: Path, points: Sequence[Point]) -> None:
+    """Write `points.csv`: number, base, one column for each swept key, and the overrides as JSON.
+
+    A value is JSON, except for text that would not be read as JSON. Raises StorageFailed.
+    """
+    keys = list(points[0].values)
+    rows: list[list[Any]] = [["point", "base", *keys, "overrides"]]
+    for point in points:
+        values = [value_text(point.values[key]) for key in keys]
+        rows.append([point.number, point.base, *values, json.dumps(point.overrides)])
+    write_atomic(folder / POINTS_FILE, csv_lines(rows), durable=True)
+
+
+def read_points(folder: Path) -> list[Point]:
+    """Return the points in `points.csv`. Raises StorageFailed if it is missing or damaged."""
+    path, points = folder / POINTS_FILE, list[Point]()
+    header, rows = read_rows(path)
+    try:
+        for number, (own, base, *values, overrides) in enumerate(rows):
+            keyed = dict(zip(header[2:-1], map(_value, values), strict=True))
+            points.append(Point(number, tuple(map(str, json.loads(overrides))), keyed, int(base)))
+            if int(own) != number or int(base) < 0:
+                raise ValueError(f"row {number} has the point {own} of the base {base}")
+        if not points:
+            raise ValueError("it has no rows")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StorageFailed(f"{path} does not describe points: {error}.") from error
+    return points
+
+
+def value_text(value: Any) -> str:
+    """Return the text of a swept value in tables."""
+    return value if isinstance(value, str) and _value(value) == value else json.dumps(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def plain_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the swept `values` that name a plain setting of the configuration `base`.
+
+    The choice of a group (`target`, `study`) is no setting: `base` was composed with it.
+    """
+
+    def names_setting(key: str, value: Any) -> bool:
+        node: Any = base
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                return False
+            node = node[part]
+        return not isinstance(node, Mapping) or isinstance(value, Mapping)
+
+    return {key: value for key, value in values.items() if names_setting(key, value)}
+
+
+@dataclass(frozen=True)
+class RunLabels:
+    """Tags by which a run is found, and a sentence about it; both may change at any time."""
+
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+    def store(self, folder: Path) -> None:
+        """Write `labels.json`, or remove it if there are no labels. Raises StorageFailed."""
+        if self == RunLabels():
+            with storing(folder / LABELS_FILE):
+                (folder / LABELS_FILE).unlink(missing_ok=True)
+        else:
+            write_json(folder / LABELS_FILE, self)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunLabels:
+        """Return the labels of the run in `folder`; none if the file is missing or damaged."""
+        try:
+            return read_json(folder / LABELS_FILE, cls)
+        except StorageFailed:
+            return cls()
+
+
+def check_tags(tags: Iterable[str]) -> None:
+    """Raise UsageError for a tag that could not be typed as the name of a run."""
+    for tag in tags:
+        if not re.fullmatch(r"[\w.+-]{1,40}", tag) or tag == "latest":
+            raise UsageError(
+                f"{tag!r} is not a valid tag: a tag has up to 40 letters, digits and . + - _, "
+                "without blanks, and is not `latest`."
+            )
+
+
+class FinishedTraining(NamedTuple):
+    """Digest of a finished training's cell; by table its rows and the mark of its columns."""
+
+    digest: str
+    rows: dict[str, tuple[int, str]]
+
+
+class PointResult(msgspec.Struct):
+    """Result of a point: medians over seeds, claims, and why it failed, if it did."""
+
+    point: int
+    metrics: dict[str, float | None] = {}
+    claims: tuple[Claim, ...] = ()
+    reason: str | None = None
+
+
+@dataclass
+class Journal:
+    """Content of `progress.jsonl`."""
+
+    finished: dict[Key, FinishedTraining] = field(default_factory=dict)
+    failed: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    layouts: dict[str, list[str]] = field(default_factory=dict)
+    results: dict[int, PointResult] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Journal:
+        """Return the journal of the run in `folder`; lines that cannot be read are skipped."""
+        journal = cls()
+        for text in _lines(folder / JOURNAL_FILE):
+            with contextlib.suppress(
+                AttributeError, KeyError, TypeError, ValueError, RecursionError
+            ):
+                if isinstance(line := json.loads(text), dict):
+                    journal._take(line)
+        return journal
+
+    def _take(self, line: dict[str, Any]) -> None:
+        """Add what a line says. Raises whatever a line of something else raises."""
+        if "finished" in line:
+            point, cell, seed = map(int, line["finished"])
+            rows = {str(name): (int(n), str(mark)) for name, (n, mark) in line["rows"].items()}
+            self.finished[point, cell, seed] = FinishedTraining(str(line["digest"]), rows)
+            self.failed.pop((point, cell, seed), None)
+        elif "failed" in line:
+            point, cell, seed = map(int, line["failed"])
+            self.failed[point, cell, seed] = dict(line)
+        elif "layout" in line:
+            self.layouts[str(line["layout"])] = [str(name) for name in line["columns"]]
+        elif "point" in line:
+            result = msgspec.convert(line, PointResult)
+            self.results[result.point] = result
+        elif "resumed" in line:
+            self.failed.clear()
+            self.results = {n: result for n, result in self.results.items() if not result.reason}
+
+    def layout(self, point: int) -> dict[str, list[str] | None]:
+        """Return the columns of each table that the finished trainings of a point wrote.
+
+        None stands for columns that are not known.
+        """
+        found: dict[str, list[str] | None] = {}
+        for key, finished in self.finished.items():
+            for table, (_, mark) in finished.rows.items() if key[0] == point else ():
+                columns, before = self.layouts.get(mark), found.get(table, [])
+                known = columns is not None and before is not None
+                found[table] = list(dict.fromkeys([*before, *columns])) if known else None  # type: ignore[misc]
+        return found
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the whole lines of a regular file; half a last one was left by a killed writer."""
+    if path.is_file() and not path.is_symlink():
+        with open(path, "rb") as stream:
+            while line := stream.readline(_LONGEST):
+                if line.endswith(b"\n"):
+                    yield line

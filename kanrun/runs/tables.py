@@ -138,27 +138,20 @@ def read_rows(path: Path, start: int = 0) -> tuple[list[str], Iterator[list[str]
     Rows are read as they are asked for. Raises StorageFailed.
     """
     check_regular(path, TABLE_LIMIT)
-    header = next(_rows(path, 0), [])
-    return header, _rows(path, start, skip=not start)
+    rows = _rows(path)
+    header = next(rows, [])
+    return header, _rows(path, start) if start else rows
 
 
-def _rows(path: Path, start: int, skip: bool = False) -> Iterator[list[str]]:
+def _rows(path: Path, start: int = 0) -> Iterator[list[str]]:
     try:
         with open(path, "rb") as stream:
             stream.seek(start)
-            rows = csv.reader(_whole_lines(stream))
-            if skip:
-                next(rows, None)
-            for row in rows:
+            lines = (line.decode("utf-8", "replace") for line in stream if line.endswith(b"\n"))
+            for row in csv.reader(lines):
                 yield [from_text(text) if text[:1] == "'" else text for text in row]
     except (csv.Error, OSError) as error:
         raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
-
-
-def _whole_lines(stream: io.BufferedReader) -> Iterator[str]:
-    for line in stream:
-        if line.endswith(b"\n"):
-            yield line.decode("utf-8", "replace")
 
 
 def key_reader(header: Sequence[str]) -> Callable[[Sequence[str]], Key]:
@@ -227,16 +220,16 @@ def _truth(text: str) -> bool:
 
 
 def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
+    """Return columns as lists of plain values, and the number of rows. Raises ValueError."""
     lists = {}
     for name, column in columns.items():
         values = column.tolist() if hasattr(column, "tolist") else list(column)
         numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
         lists[plain_value(name)] = values if numeric else [plain_value(value) for value in values]
-    lengths = {len(values) for values in lists.values()}
-    if len(lengths) > 1:
-        sizes = ", ".join(f"{name} {len(values)}" for name, values in lists.items())
+    sizes = {name: len(values) for name, values in lists.items()}
+    if len(set(sizes.values())) > 1:
         raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
-    return lists, lengths.pop() if lengths else 0
+    return lists, max(sizes.values(), default=0)
 
 
 def plain_value(value: Any) -> Any:

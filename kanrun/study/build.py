@@ -1,17 +1,17 @@
-"""From the configuration to the engine.
-
-Fresh networks of a model, and the plan by which a solver trains them.
-"""
+"""From the configuration to the engine: the problem, fresh networks, and the plan to train them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-from torch import Generator
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
 
 from kanrun.config import (
     MODELS,
@@ -19,18 +19,31 @@ from kanrun.config import (
     AutoSolver,
     BezierConfig,
     BSplineConfig,
+    ExperimentConfig,
     KANConfig,
     MLPConfig,
     PolynomialConfig,
+    SamplingConfig,
     check,
 )
+from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import KANSize, kan_parameters
-from kanrun.engine.training import Plan, Task, TrainingCost, check_solver, choose_solver
+from kanrun.engine.training import (
+    Plan,
+    Samples,
+    Task,
+    TrainingCost,
+    TrainingData,
+    check_solver,
+    choose_solver,
+)
 from kanrun.errors import UsageError
-from kanrun.study.problem import LearningProblem
+from kanrun.study.resources import device_of
+from kanrun.targets import Dataset, PiecewiseScaling, Points, Target
 
+PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
 Create = Callable[[Generator], Network]
 
 #: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the
@@ -48,8 +61,85 @@ CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
 CUBIC_WEIGHT = 1e-21
 #: Starts of second-order solvers for networks of at most WIDE edges, and for wider ones.
 STARTS, FEW_STARTS, WIDE = 6, 3, 50
+#: Bytes of a float64.
+DOUBLE = 8
 #: Samples of one step of Adam if `solver=auto` chooses it.
 ADAM_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class LearningProblem:
+    """`dataset` in the user's units and `data` as the engine trains on them.
+
+    `domain` (inputs, 2) bounds the grid.
+    """
+
+    dataset: Dataset
+    data: TrainingData
+    domain: Tensor
+
+    @property
+    def inputs(self) -> int:
+        return len(self.dataset.target.inputs)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network: the target's, or one for each class."""
+        return len(self.dataset.classes or self.dataset.target.outputs)
+
+
+def make_problem(
+    cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
+) -> LearningProblem:
+    """Sample `target`, settings or a target as it is, for `seed`.
+
+    Raises UsageError for what breaks a rule.
+    """
+    # They load sympy, which a stored model does not need.
+    from kanrun.targets import build_target, make_dataset
+
+    known = target if isinstance(target, Target) else build_target(target)
+    dataset = make_dataset(known, sampling, seed)
+    return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
+
+
+def with_scalings(
+    problem: LearningProblem, inputs: PiecewiseScaling, outputs: PiecewiseScaling | None
+) -> LearningProblem:
+    """Return the same points in other units; `outputs` None keeps those of the output."""
+    dataset = replace(
+        problem.dataset,
+        input_scaling=inputs,
+        output_scaling=outputs or problem.dataset.output_scaling,
+    )
+    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+
+
+def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
+    def tensor(array: NDArray[np.float64]) -> Tensor:
+        return torch.tensor(array, dtype=dtype, device=device)
+
+    def samples(points: Points | None) -> Samples | None:
+        if points is None:
+            return None
+        y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
+        weights = None if points.weights is None else tensor(points.weights)
+        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y), weights)
+
+    train = samples(dataset.train)
+    assert train is not None
+    # Float32 would not hold every unit.
+    units = torch.tensor(dataset.output_scaling.scale, dtype=torch.float64)
+    task: Task = "classification" if dataset.classes else "regression"
+    data = TrainingData(train, samples(dataset.validation), samples(dataset.test), units, task)
+    domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
+    return LearningProblem(dataset, data, widened(domain))
+
+
+def widened(domain: Tensor) -> Tensor:
+    """Widen `domain` around constant inputs, so that a grid has a positive length."""
+    flat = (domain[:, 1] <= domain[:, 0])[:, None]
+    return torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
 
 
 def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
@@ -174,16 +264,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
             f"solver.sparsity={solver.sparsity} weighs edges of a KAN, and model={model.kind} has "
             "none."
         )
-    shape = network_shape(model, problem.inputs, problem.outputs)
-    edges = sum(a * b for a, b in pairwise(shape))
-    name, why, settings = solver.kind, f"{solver.kind}: chosen by solver={solver.kind}.", solver
-    dtype = problem.domain.dtype
-    if isinstance(solver, AutoSolver):
-        cost = _cost(model, shape, intervals, problem)
-        name, why = choose_solver(cost, task, double=dtype.itemsize == 8)
-        batch = {"batch_size": ADAM_BATCH} if name == "adam" else {}
-        settings = SOLVERS[name].settings(**batch)
-    check_solver(name, task, dtype)
+    name, why, settings = _solver(model, solver, problem)
     second_order, closed_form = SOLVERS[name].second_order, MODELS[model.kind].closed_form
     selection = getattr(model, "selection", "validation")
     if selection == "evidence" and not second_order:
@@ -191,22 +272,14 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
             f"model.selection=evidence is for solver=lm, and solver={name} trains here. Use "
             "selection=validation."
         )
-    frozen = getattr(solver, "freeze_unseen", False)
-    if frozen and not second_order and not getattr(model, "freeze_scales", True):
-        why += (
-            " solver.freeze_unseen freezes coefficients and w_b; w_s moves the function unless "
-            "model.freeze_scales=true."
-        )
-    starts = FEW_STARTS if edges > WIDE else STARTS
-    if not second_order or closed_form or (len(shape) == 2 and intervals):
-        starts = 1  # Linear in the unknowns, or too expensive.
+    edges = _edges(network_shape(model, problem.inputs, problem.outputs))
     automatic = getattr(model, "intervals", None) == "auto"
     unsmoothed = second_order and not intervals and not closed_form
     plan = Plan(
         name,
         intervals,
         steps=solver.steps,
-        starts=1 if closed_form else solver.n_starts or starts,
+        starts=_starts(model, solver, edges, second_order),
         weight=_weight(solver, name, task, getattr(model, "degree", 0)),
         order=CLASSIFICATION_ORDER if task == "classification" else None,
         selection=selection,
@@ -214,7 +287,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         select_width=getattr(solver, "select_width", False) and selection != "evidence",
         update_grid=getattr(model, "update_grid", False),
         grid_eps=getattr(model, "grid_eps", 1.0),
-        freeze_unseen=frozen,
+        freeze_unseen=getattr(solver, "freeze_unseen", False),
         stop_early=automatic,
         max_unknowns=AUTO_COEFFICIENTS + edges if automatic else None,
         patience=getattr(solver, "patience", None) or (PATIENCE if unsmoothed else None),
@@ -223,20 +296,68 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     return plan, why
 
 
+def _edges(shape: tuple[int, ...]) -> int:
+    return sum(before * after for before, after in pairwise(shape))
+
+
+def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str, Any]:
+    """Return name, reason and settings of the solver, `auto` resolved. Raises UsageError."""
+    name, why, settings = solver.kind, f"{solver.kind}: chosen by solver={solver.kind}.", solver
+    task, dtype = problem.data.task, problem.domain.dtype
+    if isinstance(solver, AutoSolver):
+        name, why = choose_solver(_cost(model, problem), task, double=dtype.itemsize == DOUBLE)
+        settings = SOLVERS[name].settings(**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
+    check_solver(name, task, dtype)
+    moving = not SOLVERS[name].second_order and not getattr(model, "freeze_scales", True)
+    if getattr(solver, "freeze_unseen", False) and moving:
+        why += (
+            " solver.freeze_unseen freezes coefficients and w_b; w_s moves the function unless "
+            "model.freeze_scales=true."
+        )
+    return name, why, settings
+
+
+def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
+    """Return the number of starts; 1 if linear in the unknowns, or too expensive."""
+    if MODELS[model.kind].closed_form:
+        return 1
+    is_linear = bool(intervals_of(model)) and not getattr(model, "hidden", ())
+    several = second_order and not is_linear
+    return int(solver.n_starts or ((FEW_STARTS if edges > WIDE else STARTS) if several else 1))
+
+
 def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
     """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
     kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
     solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
-    if isinstance(model, KANConfig):
-        shape = network_shape(model, problem.inputs, problem.outputs)
-        size = KANSize(shape, plan.intervals[-1], model.degree, tuple(model.multiplication_nodes))
-        parameters = kan_parameters(size, edge_spec(model, plan.solver))
-        parameters = min(parameters, plan.max_unknowns or parameters)
-    else:
-        parameters = factory(model, problem, plan.solver)(Generator()).count()
+    parameters = _parameters(model, problem, plan.solver, plan.intervals[-1:])
+    parameters = min(parameters, plan.max_unknowns or parameters)
     grids = f", {up_to}{len(plan.intervals)} grids" if len(plan.intervals) > 1 else ""
     starts = f", {plan.starts} starts" if plan.starts > 1 else ""
     return f"{solver}, {up_to}{parameters} parameters{grids}{starts}"
+
+
+def _parameters(
+    model: Any, problem: LearningProblem, solver: str, intervals: tuple[int, ...]
+) -> int:
+    """Return the trained numbers of a network, of a KAN on this grid without building it."""
+    if not isinstance(model, KANConfig):
+        return factory(model, problem, solver)(Generator()).count()
+    shape = network_shape(model, problem.inputs, problem.outputs)
+    size = KANSize(shape, *intervals, model.degree, tuple(model.multiplication_nodes))
+    return kan_parameters(size, edge_spec(model, solver))
+
+
+def _cost(model: Any, problem: LearningProblem) -> TrainingCost:
+    rows, intervals = len(problem.data.train) * problem.outputs, intervals_of(model)
+    last = _parameters(model, problem, "auto", intervals[-1:])
+    first = _parameters(model, problem, "auto", intervals[:1])
+    if not isinstance(model, KANConfig):
+        return TrainingCost(rows, last, first, last)
+    edges = _edges(network_shape(model, problem.inputs, problem.outputs))
+    if model.intervals == "auto":
+        last = max(min(last, AUTO_COEFFICIENTS + edges), first)
+    return TrainingCost(rows, last, first, edges * (model.degree + 2))
 
 
 def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
@@ -263,21 +384,3 @@ def lbfgs_weight(degree: int) -> float:
     is smooth, and errors of 1e-7 are not held back.
     """
     return float(CUBIC_WEIGHT ** ((2 * degree + 3) / 9))
-
-
-def _cost(
-    model: Any, shape: tuple[int, ...], intervals: tuple[int, ...], problem: LearningProblem
-) -> TrainingCost:
-    rows = len(problem.data.train) * problem.outputs
-    if not isinstance(model, KANConfig):
-        size = factory(model, problem)(Generator()).count()
-        return TrainingCost(rows, size, size, size)
-    edges = sum(a * b for a, b in pairwise(shape))
-    spec, products = edge_spec(model, "auto"), tuple(model.multiplication_nodes)
-    last, first = (
-        kan_parameters(KANSize(shape, each, model.degree, products), spec)
-        for each in (intervals[-1], intervals[0])
-    )
-    if model.intervals == "auto":
-        last = max(min(last, AUTO_COEFFICIENTS + edges), first)
-    return TrainingCost(rows, last, first, edges * (model.degree + 2))

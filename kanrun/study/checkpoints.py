@@ -1,26 +1,196 @@
-"""Models, and networks under sliders, as checkpoints: arrays and a description, never run."""
+"""Trainings as records, and back: networks as arrays, rows of steps and stages, checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from kanrun.engine.networks import Network
+from kanrun.engine.networks import Network, from_description
+from kanrun.engine.training import (
+    Errors,
+    Event,
+    GridTransfer,
+    SmoothnessPenalty,
+    Snapshot,
+    Stage,
+    Step,
+    Trained,
+    TrainingState,
+)
 from kanrun.errors import KanrunError
-from kanrun.runs.records import Checkpoint
+from kanrun.runs.records import Checkpoint, Record, Value
+from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
-from kanrun.study.problem import LearningProblem
-from kanrun.study.training_records import Arrays, pack, unpack
 from kanrun.targets import TableCode, scaling_from_plain
 
 Array = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
+#: Fields of stages and snapshots that are dataclasses of plain values.
+_NESTED = {"errors": Errors, "penalty": SmoothnessPenalty, "transfer": GridTransfer}
 TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
 #: Maximum numbers of parameters of all networks under one slider, and of their test points.
 MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
+
+
+def pack(network: Network, prefix: str = "") -> Arrays:
+    """Return the network's parameters and buffers as arrays, their names after `prefix`."""
+    return {prefix + name: _array(value) for name, value in network.state_dict().items()}
+
+
+def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
+    """Return the network of `describe()` and its packed arrays, in their precision, on the CPU.
+
+    Raises KanrunError if arrays and description do not belong together.
+    """
+    state = {
+        name[len(prefix) :]: torch.from_numpy(np.array(a))
+        for name, a in arrays.items()
+        if name.startswith(prefix)
+    }
+    try:
+        if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(
+                f"{bad[0]} has {int((~state[bad[0]].isfinite()).sum())} values that are not finite"
+            )
+        floats = {value.dtype for value in state.values() if value.is_floating_point()}
+        if len(floats) != 1 or not floats <= {torch.float32, torch.float64}:
+            raise ValueError(
+                f"its precision is {' and '.join(sorted(map(str, floats))) or 'none'}, not one"
+            )
+        if _described(description) > sum(value.numel() for value in state.values()):
+            # Memory would be taken for all of them.
+            raise ValueError("it describes more numbers than are stored")
+        network = from_description(description)
+        network.to(floats.pop())
+        network.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise KanrunError(
+            f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
+        ) from error
+    return network
+
+
+def _described(description: dict[str, Any]) -> int:
+    """Return a lower bound on the numbers that the network of a description has."""
+    if "layers" in description:
+        sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
+        return sum(
+            inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes
+        )
+    if "shape" in description:
+        return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
+    return int(description.get("functions", 0) * description.get("outputs", 0))
+
+
+def follow(
+    events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
+) -> Generator[Record, None, Trained]:
+    """Yield the records of each event of a training; return the result of the training."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            trained: Trained = end.value
+            return trained
+        yield from records_of(event)
+
+
+def step_row(step: Step) -> dict[str, Value]:
+    """Return the place of a step, the errors after it, and the seconds of training so far."""
+    place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
+    return {**place, **_errors(step.errors), "seconds": step.seconds}
+
+
+def stage_row(stage: Stage) -> dict[str, Value]:
+    """Return a grid, its errors, and the transfer to it with the errors before and after."""
+    return {
+        "stage": stage.stage,
+        "intervals": stage.intervals,
+        "parameters": stage.network.count(),
+        **_errors(stage.errors),
+        "penalty": stage.penalty.weight,
+        "carried_by": stage.transfer.method,
+        "function_change": stage.transfer.error,
+        "error_before": stage.transfer.before,
+        "error_after": stage.transfer.after,
+        "steps": stage.steps,
+        "seconds": stage.seconds,
+    }
+
+
+def _errors(errors: Errors) -> dict[str, Value]:
+    names = ("train", "validation", "test")
+    return {f"{name}_rmse": getattr(errors, name) for name in names}
+
+
+def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:
+    """Return the state of a training, from which it resumes exactly; `meta` are further values."""
+    arrays: Arrays = {}
+    stages = [_entry(stage, f"{stage.stage}/", arrays) for stage in state.stages]
+    snapshot = state.snapshot and _entry(state.snapshot, "snapshot/", arrays)
+    return Checkpoint("resume", arrays, {**meta, "stages": stages, "snapshot": snapshot})
+
+
+def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> TrainingState:
+    """Return the state that `state_to_checkpoint` stored, or that of a new training."""
+    if checkpoint is None:
+        return TrainingState()
+    arrays, meta = checkpoint.arrays, checkpoint.meta
+    stages = [
+        Stage(**_values(entry, arrays, f"{entry['stage']}/", device)) for entry in meta["stages"]
+    ]
+    entry = meta["snapshot"]
+    snapshot = Snapshot(**_values(entry, arrays, "snapshot/", device)) if entry else None
+    return TrainingState(stages, snapshot)
+
+
+def _entry(part: Stage | Snapshot, prefix: str, arrays: Arrays) -> dict[str, Any]:
+    """Return what JSON can hold of a stage or snapshot; the rest is added to the arrays."""
+    entry: dict[str, Any] = {}
+    for name, value in vars(part).items():
+        if isinstance(value, Network):
+            entry[name] = value.describe()
+            arrays |= pack(value, f"{prefix}{name}/")
+        elif name == "solver":
+            arrays |= {f"{prefix}solver/{key}": _array(tensor) for key, tensor in value.items()}
+        elif name == "random":
+            arrays[f"{prefix}random"] = _array(value)
+        else:
+            entry[name] = asdict(value) if name in _NESTED else value
+    return entry
+
+
+def _values(
+    entry: dict[str, Any], arrays: Arrays, prefix: str, device: torch.device
+) -> dict[str, Any]:
+    """Return the fields of a stage or snapshot from its entry and the arrays."""
+    solver = f"{prefix}solver/"
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    values = {**entry, "random": tensors[f"{prefix}random"]}
+    if "best" in entry:
+        values["solver"] = {
+            name.removeprefix(solver): tensor.to(device)
+            for name, tensor in tensors.items()
+            if name.startswith(solver)
+        }
+    for name, value in entry.items():
+        if name in _NESTED:
+            values[name] = _NESTED[name](**value)
+        elif name in ("network", "best"):
+            values[name] = unpack(value, arrays, f"{prefix}{name}/").to(device)
+    return values
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy()
 
 
 def model_checkpoint(

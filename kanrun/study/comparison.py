@@ -17,7 +17,7 @@ from kanrun.runs.artifacts import write_figure
 from kanrun.runs.files import file_name, storing
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import RESULTS, differing
-from kanrun.runs.reader import ERRORS, RunTables
+from kanrun.runs.reader import ERRORS
 from kanrun.study import report
 
 _SEEDS = ("seed", "n_seeds")
@@ -114,7 +114,7 @@ def redraw(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     if run.has_points:
         return draw_points(run, formats)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
-    tables, place, written = RunTables(run), run.figures_folder, list[Path]()
+    tables, place, written = run.frames, run.figures_folder, list[Path]()
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
     with storing(place):

@@ -1,4 +1,4 @@
-"""Execution of a study: points checked, tasks through an executor, records to the run folder."""
+"""Execution of a study: tasks through an executor, records to the run folder, claims, figures."""
 
 from __future__ import annotations
 
@@ -8,182 +8,51 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import process_time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from kanrun.config import ExecutorConfig, ExperimentConfig, rules
-from kanrun.errors import StorageFailed, UsageError
+from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.errors import StorageFailed
 from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.manifest import (
+from kanrun.runs.reader import Run
+from kanrun.runs.records import (
     Claim,
     Manifest,
     Point,
+    Row,
     RunLabels,
     Status,
-    check_tags,
     claims_to_json,
     finite_or_none,
 )
-from kanrun.runs.reader import Run, RunTables
-from kanrun.runs.records import Row
 from kanrun.runs.tables import MARKS, Key
 from kanrun.study import report
 from kanrun.study.comparison import draw_points, print_points
-from kanrun.study.executors import Recorded, TaskEvent, TaskEvents, Warned, run_local, run_serial
+from kanrun.study.executors import (
+    Recorded,
+    TaskEvent,
+    TaskEvents,
+    Warned,
+    run_dask,
+    run_local,
+    run_serial,
+)
 from kanrun.study.experiment import (
     Experiment,
     Failure,
-    Prepared,
     Task,
     TaskRunner,
-    check_size,
     takes_resume,
     tasks_of,
 )
+from kanrun.study.points import Checked, Study, check, manifest_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.resources import TimeLimit, check_memory, cores, device_of, threads_of
+from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.trackers import Tracker
 
 if TYPE_CHECKING:
     import pandas
-
-#: Settings of the whole run, which cannot differ between points.
-
-
-class Studied(Protocol):
-    """A study to run: `kanrun.study.points.Study`, or anything else with its points."""
-
-    @property
-    def command(self) -> str: ...
-
-    @property
-    def argv(self) -> tuple[str, ...]: ...
-
-    @property
-    def points(self) -> tuple[Point, ...]: ...
-
-    def config(self, number: int) -> ExperimentConfig:
-        """Return the configuration of a point. Raises UsageError."""
-
-
-@dataclass(frozen=True)
-class OnePoint:
-    """Study of one point whose configuration is typed already, for tests and scripts."""
-
-    command: str
-    cfg: ExperimentConfig
-    argv: tuple[str, ...] = ()
-    points: tuple[Point, ...] = (Point(0),)
-
-    def config(self, number: int) -> ExperimentConfig:
-        """Return the configuration. Raises UsageError for values against their rules."""
-        rules.check(self.cfg)
-        return self.cfg
-
-
-def check_config(experiment: Experiment, cfg: ExperimentConfig) -> None:
-    """Check a typed configuration. Raises UsageError if it cannot run."""
-    check(experiment, OnePoint("", cfg))
-
-
-def run_config(experiment: Experiment, cfg: ExperimentConfig, outputs: Path) -> Run:
-    """Check and run a typed configuration in a new folder below `outputs`, quietly."""
-    name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
-    study = OnePoint(name.replace("_", "-"), cfg)
-    checked = check(experiment, study)
-    folder = RunFolder.create(outputs, manifest_of(study, checked))
-    execute(experiment, study, folder, checked, Attempt(quiet=True))
-    return Run(folder.path)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A study whose points can run: numbers of cells and seeds, and what the first task needs."""
-
-    cells: tuple[int, ...]
-    seeds: tuple[int, ...]
-    prepared: Prepared
-
-
-def check(
-    experiment: Experiment,
-    study: Studied,
-    *,
-    force: bool = False,
-    executor: ExecutorConfig | None = None,
-) -> Checked:
-    """Check everything that can be checked before a run exists, and write nothing.
-
-    Calls `check` and `prepare` of the experiment for each point, if it has them. `force` skips the
-    memory check; `executor` is one in place of the configured one. Raises UsageError, which names
-    the point if there are several.
-    """
-    cells, seeds, prepared = list[int](), list[int](), Prepared()
-    for point in study.points:
-        try:
-            cfg = study.config(point.number)
-            rules.check_files(cfg)
-            tasks = _check_point(experiment, cfg, point, force)
-            check_size(sum(cells) + len(tasks))
-            ready = _prepare(experiment, tasks)
-        except UsageError as error:
-            if not point.values:
-                raise
-            raise UsageError(f"{point}: {error}") from error
-        prepared = prepared or ready
-        cells.append(tasks[-1].index + 1)
-        seeds.append(cfg.n_seeds)
-    place = executor or study.config(0).executor
-    if place.kind == "dask":
-        from kanrun.study.dask import probe
-
-        probe(str(place.address))
-    return Checked(tuple(cells), tuple(seeds), prepared)
-
-
-def _check_point(
-    experiment: Experiment, cfg: ExperimentConfig, point: Point, force: bool
-) -> list[Task]:
-    check_memory(cfg, force=force)
-    check_tags(cfg.tags)
-    if cfg.device not in {"auto", "cpu"}:
-        device_of(cfg)
-    own_check = getattr(experiment, "check", None)
-    if own_check is not None:
-        own_check(cfg)
-    return tasks_of(experiment, cfg, point)
-
-
-def _prepare(experiment: Experiment, tasks: list[Task]) -> Prepared:
-    """Prepare the first seed of each cell, and return what the first task needs."""
-    own = getattr(experiment, "prepare", None)
-    if own is None:
-        return {}
-    first, *others = [task for task in tasks if task.seed == tasks[0].seed]
-    prepared = {first.key: own(first.cfg, first.cell, first.seed)}
-    for task in others:
-        own(task.cfg, task.cell, task.seed)
-    return prepared
-
-
-def manifest_of(study: Studied, checked: Checked) -> Manifest:
-    """Return the record of a run that is about to begin."""
-    cfg, first = study.config(0), study.points[0]
-    pairs = zip(checked.cells, checked.seeds, strict=True)
-    return Manifest(
-        study.command,
-        study.argv,
-        first.overrides if len(study.points) == 1 else (),
-        seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
-        cells=checked.cells[0],
-        points=len(study.points),
-        trainings=sum(many * each for many, each in pairs),
-        device=device_of(cfg),
-        precision=cfg.precision,
-        threads=threads_of(cfg),
-        executor=asdict(cfg.executor),
-    )
 
 
 @dataclass(frozen=True)
@@ -205,9 +74,24 @@ class Attempt:
     began: float | None = None
 
 
+def check_config(experiment: Experiment, cfg: ExperimentConfig) -> None:
+    """Check a typed configuration. Raises UsageError if it cannot run."""
+    check(experiment, Study("", typed=cfg))
+
+
+def run_config(experiment: Experiment, cfg: ExperimentConfig, outputs: Path) -> Run:
+    """Check and run a typed configuration in a new folder below `outputs`, quietly."""
+    name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
+    study = Study(name.replace("_", "-"), typed=cfg)
+    checked = check(experiment, study)
+    folder = RunFolder.create(outputs, manifest_of(study, checked))
+    execute(experiment, study, folder, checked, Attempt(quiet=True))
+    return Run(folder.path)
+
+
 def execute(
     experiment: Experiment,
-    study: Studied,
+    study: Study,
     folder: RunFolder,
     checked: Checked,
     attempt: Attempt = Attempt(),
@@ -242,17 +126,14 @@ class _Execution:
     def __init__(
         self,
         experiment: Experiment,
-        study: Studied,
+        study: Study,
         folder: RunFolder,
         checked: Checked,
         attempt: Attempt,
     ) -> None:
         self._experiment, self._study, self._folder = experiment, study, folder
-        self._attempt, self._prepared, self._several = (
-            attempt,
-            checked.prepared,
-            len(study.points) > 1,
-        )
+        self._attempt, self._several = attempt, len(study.points) > 1
+        self._runner = TaskRunner(experiment, checked.prepared)
         self._console = report.error_console()
         self._cfg = cfg = study.config(0)
         self._executor = attempt.executor or cfg.executor
@@ -267,9 +148,9 @@ class _Execution:
         self._tracker: Tracker | None = None
         if cfg.tracker is not None:
             self._tracker = Tracker(cfg.tracker, study.command, folder.path, asdict(cfg))
-        self._recorder = Recorder(folder, study.points, checked.cells, checked.seeds)
+        self._recorder = Recorder(folder, study.points, checked)
         self._ended_early = False
-        self._broken: list[tuple[Point, Failure]] = []  # points whose results failed
+        self._broken: dict[int, Failure] = {}  # claims that could not be checked, by point
         self._summary: pandas.DataFrame | None = None
 
     def run(self) -> dict[str, Any]:
@@ -278,9 +159,10 @@ class _Execution:
         metrics: dict[str, Any] = {}
         claims: tuple[Claim, ...] = ()
         if self._several:
-            self._draw_points()
+            with self._optional("the figure over the points was not drawn"):
+                draw_points(Run(self._folder.path), self._cfg.figure_formats)
         else:
-            tables = RunTables(Run(self._folder.path))
+            tables = Run(self._folder.path).frames
             self._summary = tables.get("summary")
             metrics = _medians(self._summary)
             if self._recorder.finished:
@@ -305,27 +187,26 @@ class _Execution:
             path = self._folder.path
             print_points(self._console, Run(path, f"{path.parent.name}/{path.name}"))
         elif self._summary is not None:
-            report.print_summary(
-                self._console, {str(name): [*values] for name, values in self._summary.items()}
-            )
+            columns = {str(name): [*values] for name, values in self._summary.items()}
+            report.print_summary(self._console, columns)
         report.print_claims(self._console, manifest.claims)
         if manifest.trainings > 1:
             report.print_failures(self._console, manifest.failures)
 
-    def _tasks(self, skip: set[Key] | None = None) -> Iterator[Task]:
-        """Yield the tasks of all points in their order, without those to skip."""
-        for point, left in zip(self._study.points, list(self._recorder.left), strict=True):
-            if left or skip is None:
+    def _tasks(self, finished: set[Key] | None = None) -> Iterator[Task]:
+        """Yield the tasks of all points in their order, without those that had finished."""
+        for point in self._study.points:
+            if finished is None or self._recorder.left[point.number]:
                 for task in tasks_of(self._experiment, self._study.config(point.number), point):
-                    if skip is None or task.key not in skip:
+                    if finished is None or task.key not in finished:
                         yield task
 
     def _train(self) -> None:
-        recorder, resume = self._recorder, takes_resume(self._experiment)
-        checkpoints = recorder.restore(self._tasks(), resume) if self._attempt.resume else {}
-        kept, total = set(recorder.finished), recorder.total
-        attempt = self._attempt
-        with Reporter(self._console, total, attempt.quiet, attempt.verbose) as reporter:
+        recorder, attempt, resumes = self._recorder, self._attempt, takes_resume(self._experiment)
+        checkpoints = recorder.restore(self._tasks(), resumes) if attempt.resume else {}
+        kept = set(recorder.finished)
+        total, quiet, verbose = recorder.total, attempt.quiet, attempt.verbose
+        with Reporter(self._console, total, quiet, verbose) as reporter:
             reporter.skip(len(kept))
             if recorder.lost:
                 lost = Warned(
@@ -342,130 +223,108 @@ class _Execution:
                     for event in events:
                         recorder.handle(event)
                         reporter.handle(event)
-                        self._track(event)
-                        self._end_point(event)
+                        self._follow(event)
                 finally:
                     events.close()
                 # Only the time limit leaves trainings out.
                 self._ended_early = time_limit_reached() or any(recorder.left)
 
     def _events(self, tasks: Iterator[Task], left: int, checkpoints: dict[Key, Any]) -> TaskEvents:
-        runner = TaskRunner(self._experiment, self._prepared)
-
         def resume(task: Task) -> Any:
             return checkpoints.pop(task.key, None)
 
         if self._executor.kind == "local" and left:
             workers = self._executor.workers or max(1, cores() // threads_of(self._cfg))
             seconds = None if self._limit is None else max(0.0, self._limit.end - process_time())
-            return run_local(runner, tasks, resume, min(workers, left), seconds)
+            return run_local(self._runner, tasks, resume, min(workers, left), seconds)
         if self._executor.kind == "dask" and left:
-            from kanrun.study.dask import run_dask
+            return run_dask(self._runner, tasks, resume, str(self._executor.address))
+        return run_serial(self._runner, tasks, resume)
 
-            return run_dask(runner, tasks, resume, str(self._executor.address))
-        return run_serial(runner, tasks, resume)
-
-    def _track(self, event: TaskEvent) -> None:
-        """Send a row of `metrics` to the tracker, if there is one."""
-        if self._tracker is None or not isinstance(event, Recorded):
+    def _follow(self, event: TaskEvent) -> None:
+        """Send rows of `metrics` to the tracker; check the claims of a point that has ended."""
+        if isinstance(event, Warned):
             return
-        if isinstance(event.record, Row) and event.record.table == "metrics":
-            several = self._recorder.total > 1
-            marks = dict(zip(MARKS, event.task.key, strict=True)) if several else {}
-            self._tracker.row({**event.record.values, **marks})
-
-    def _end_point(self, event: TaskEvent) -> None:
-        """Check the claims of the point whose last training this event ended."""
-        number = None if isinstance(event, Warned) else event.task.point
-        if not self._several or number is None or isinstance(event, Recorded):
-            return
-        if not self._recorder.left[number]:
-            self._store_result(self._study.points[number])
+        if isinstance(event, Recorded):
+            record = event.record
+            if self._tracker is not None and isinstance(record, Row) and record.table == "metrics":
+                several = self._recorder.total > 1
+                marks = dict(zip(MARKS, event.task.key, strict=True)) if several else {}
+                self._tracker.row({**record.values, **marks})
+        elif self._several and not self._recorder.left[event.task.point]:
+            self._end_point(self._study.points[event.task.point])
 
     def _end_earlier_points(self) -> None:
         """Check the claims of points whose trainings had all ended before a run was resumed."""
         done = Run(self._folder.path).journal.results
         for point in self._study.points:
             if not self._recorder.left[point.number] and point.number not in done:
-                self._store_result(point)
+                self._end_point(point)
 
-    def _store_result(self, point: Point) -> None:
-        tables = RunTables(self._recorder.take(point))
-        metrics, claims = _medians(tables.get("summary")), list[dict[str, Any]]()
-        before = len(self._broken)
-        if "summary" in tables:
-            claims = claims_to_json(self._claims(tables, point))
-        reason = self._broken[-1][1].reason if len(self._broken) > before else None
-        if point.number in self._recorder.failed:
-            reason = f"{self._recorder.failed[point.number]} of its trainings failed"
-        line = {"point": point.number, "metrics": finite_or_none(metrics), "claims": claims}
+    def _end_point(self, point: Point) -> None:
+        """Write the result of a point whose trainings have all ended to the journal."""
+        tables = self._recorder.take(point)
+        metrics = finite_or_none(_medians(tables.get("summary")))
+        claims = self._claims(tables, point) if "summary" in tables else ()
+        failed, broken = self._recorder.failed[point.number], self._broken.get(point.number)
+        reason = f"{failed} of its trainings failed" if failed else broken and broken.reason
+        line = {"point": point.number, "metrics": metrics, "claims": claims_to_json(claims)}
         self._folder.journal({**line, "reason": reason})
 
     def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
-        """Draw and store the figures; warn if one fails: the results are complete without it."""
-        figures, name = _each(self._experiment.figures, tables), "figures"
-        while True:
-            try:
-                name, draw = next(figures)
-                self._folder.figure(name, draw(), self._cfg.figure_formats)
-            except StopIteration:
-                return
-            except StorageFailed:
-                raise
-            except Exception as error:
-                self._warn(f"the figure {name} could not be drawn: {Failure.of(error).reason}")
+        """Draw and store the figures."""
+        with self._optional("the figures could not be drawn"):
+            for name, draw in self._experiment.figures(tables):
+                with self._optional(f"the figure {name} could not be drawn"):
+                    self._folder.figure(name, draw(), self._cfg.figure_formats)
 
-    def _warn(self, text: str) -> None:
-        """Record a warning and print it."""
-        self._recorder.handle(Warned(text))
-        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+    @contextlib.contextmanager
+    def _optional(self, what: str) -> Iterator[None]:
+        """Turn an error of the body into a warning: the results are complete without it."""
+        try:
+            yield
+        except StorageFailed:
+            raise
+        except Exception as error:
+            text = f"{what}: {Failure.of(error).reason}"
+            self._recorder.handle(Warned(text))
+            self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def _claims(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> tuple[Claim, ...]:
+        """Check the claims; none holds if trainings failed or were cut short."""
         try:
-            claims = [self._supported(claim, point) for claim in self._experiment.claims(tables)]
+            claims = tuple(self._experiment.claims(tables))
         except Exception as error:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
-            self._broken.append((point, Failure(reason, traceback.format_exc())))
+            self._broken[point.number] = Failure(reason, traceback.format_exc())
             return ()
-        return tuple(claims)
-
-    def _supported(self, claim: Claim, point: Point) -> Claim:
-        """Return the claim; it does not hold if trainings failed or were cut short."""
         failed = self._recorder.failed[point.number]
         if not failed and not self._ended_early and not time_limit_reached():
-            return claim
+            return claims
         total = self._recorder.trainings[point.number]
         why = "the others failed" if failed else "stopped by max_cpu_seconds"
         done = total - failed - self._recorder.left[point.number]
         came = f"from {done} of {total} trainings, {why}"
-        spread = f"{claim.spread}; {came}" if claim.spread else came
-        return replace(claim, holds=False, spread=spread)
-
-    def _draw_points(self) -> None:
-        """Draw the result over the swept keys; the points are recorded whatever happens."""
-        try:
-            draw_points(Run(self._folder.path), self._cfg.figure_formats)
-        except Exception as error:
-            self._warn(f"the figure over the points was not drawn: {Failure.of(error).reason}")
+        return tuple(
+            replace(claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came)
+            for claim in claims
+        )
 
     def _failure(self) -> Failure | None:
-        """Return why the run failed: the first training that failed, or broken results."""
-        failures, total = self._recorder.failures, self._recorder.total
-        broken = self._broken
-        if not failures and not broken:
+        """Return why the run failed: the first training that failed, or broken claims."""
+        recorder = self._recorder
+        broken = [(self._study.points[number], failure) for number, failure in self._broken.items()]
+        if not (failures := [*recorder.failures, *broken]):
             return None
-        if not failures and not self._several:
-            return broken[0][1]
-        if failures and total == 1:
-            return failures[0][1]
-        if failures and broken:  # incomplete tables may be why
+        named, first = failures[0]
+        if recorder.total == 1 or not (recorder.failures or self._several):
+            return first
+        if recorder.failures and broken:  # incomplete tables may be why
             self._folder.note(broken[0][1].reason)
-        named, first = failures[0] if failures else broken[0]
+        what = f"{recorder.failed[0]} of {recorder.total} trainings failed"
         if self._several:
-            bad = {*self._recorder.failed, *(point.number for point, _ in broken)}
+            bad = recorder.failed.keys() | self._broken.keys()
             what = f"{len(bad)} of {len(self._study.points)} points failed"
-        else:
-            what = f"{self._recorder.failed[0]} of {total} trainings failed"
         return Failure(f"{what}; the first, {named}: {first.reason}", first.trace)
 
     def _stopped_reason(self) -> str | None:
@@ -478,14 +337,9 @@ class _Execution:
         return f"stopped after {seconds} (CPU time); kept the best result so far{text}"
 
 
-def _each(figures: Any, tables: Mapping[str, pandas.DataFrame]) -> Iterator[Any]:
-    """Yield the figures; whatever they raise is raised while iterating."""
-    yield from figures(tables)
-
-
 def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:
     """Return the medians over seeds; none of several cells, which measure different things."""
     if summary is None or summary.empty or "cell" in summary:
         return {}
-    numbers = summary.select_dtypes("number").drop(columns=["cell", "seed"], errors="ignore")
+    numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")
     return {str(name): float(value) for name, value in numbers.median().items()}

@@ -1,4 +1,4 @@
-"""Executors: tasks in this process, or in other processes of this machine; see also `dask`.
+"""Executors: tasks in this process, in others of this machine, or on a Dask cluster.
 
 An executor is a generator of events, and takes tasks as it gets to them. It never raises for a task
 that failed: the failure is an event, and the other tasks continue. Closing the generator stops all
@@ -13,18 +13,25 @@ known, and the records of a task arrive as it yields them.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
+import logging
 import multiprocessing
 import os
+import queue
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from kanrun.config import ExperimentConfig
+from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 from kanrun.runs.records import Checkpoint, Record
 from kanrun.runs.tables import Key
@@ -58,19 +65,17 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Retried:
-    """The task failed or its worker was lost; it restarts, and its records do not count."""
-
+class _Unfinished:
     task: Task
     failure: Failure
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(_Unfinished):
     """The task failed for good; its records stay."""
 
-    task: Task
-    failure: Failure
+
+class Retried(_Unfinished):
+    """The task failed or its worker was lost; it restarts, and its records do not count."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,6 @@ TaskEvents = Generator[TaskEvent, None, None]
 Resume = Callable[[Task], Checkpoint | None]
 #: Stands for the task in events from other processes, which need not send it back.
 UNNAMED = Task(ExperimentConfig(), 0, {}, 0)
-#: Attempts at a task in other processes; in this process the same error would come again.
-ATTEMPTS = 2
 #: Seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
 #: Seconds that a worker process gets to end before it is killed.
@@ -132,45 +135,36 @@ def run_local(
     after that. A task that fails, or whose process dies, is run once more in a fresh process.
     """
     waiting, again = iter(tasks), deque[Task]()
-    attempts: dict[Key, int] = {}
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
     share = None if seconds is None else seconds / workers
     try:
         while True:
-            while len(busy) < workers and (
-                task := again.popleft() if again else next(waiting, None)
-            ):
+            while len(busy) < workers:
+                is_first = not again
+                task = next(waiting, None) if is_first else again.popleft()
+                if task is None:
+                    break
                 worker = idle.pop() if idle else _Worker(runner, share)
                 busy[worker.connection] = worker
-                # A second attempt starts from the beginning, not from a checkpoint of the first.
-                worker.give(task, None if task.key in attempts else resume(task))
-                attempts[task.key] = attempts.get(task.key, 0) + 1
+                worker.give(task, is_first, resume(task) if is_first else None)
                 yield Started(task)
             if not busy:
                 return
             for connection in wait(list(busy)):
                 worker = busy[connection]
-                event = worker.next_event()
-                if isinstance(event, Recorded | Progressed):
-                    yield event
-                    continue
-                del busy[connection]
-                tried = attempts.pop(event.task.key)
+                event: TaskEvent = worker.next_event()
                 if isinstance(event, Finished):
+                    idle.append(busy.pop(connection))
                     if event.time_was_up:
                         waiting = iter(())
                         again.clear()
-                    idle.append(worker)
-                    yield event
-                    continue
-                worker.end()
-                if tried < ATTEMPTS:
-                    again.append(event.task)
-                    attempts[event.task.key] = tried
-                    yield Retried(event.task, event.failure)
-                else:
-                    yield event
+                elif isinstance(event, Failed):
+                    busy.pop(connection).end()
+                    if worker.is_first_attempt:
+                        again.append(event.task)
+                        event = Retried(event.task, event.failure)
+                yield event
     finally:
         for worker in [*idle, *busy.values()]:
             worker.end()
@@ -188,18 +182,16 @@ class _Worker:
         )
         self._process.start()
         theirs.close()
-        self._task: Task | None = None
 
-    def give(self, task: Task, resume: Checkpoint | None) -> None:
-        self._task = task
+    def give(self, task: Task, is_first_attempt: bool, resume: Checkpoint | None) -> None:
+        """Send a task; a second attempt starts from its beginning, without a checkpoint."""
+        self._task, self.is_first_attempt = task, is_first_attempt
         # A worker that died idle is reported by `next_event`.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((task, resume))
 
     def next_event(self) -> Recorded | Progressed | Finished | Failed:
         """Wait for the next event of the worker; `Failed` if it is gone."""
-        if self._task is None:
-            raise RuntimeError("the worker has no task")
         try:
             event: Recorded | Progressed | Finished | Failed = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -227,21 +219,6 @@ class _Worker:
 
 def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) -> None:
     """Take tasks in a worker process with this time limit, and send back their records."""
-    # Ctrl-C reaches the whole process group; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
-            task, resume = connection.recv()
-        except EOFError:
-            return
-        with monitored(_sender(connection), seconds):
-            for event in events_of(runner, task, resume):
-                connection.send(replace(event, task=UNNAMED))
-
-
-def _sender(connection: Connection) -> Callable[[ProgressUpdate], None]:
-    """Return a listener that sends progress to the parent, at most every `TOLD_EVERY` seconds."""
     last = -TOLD_EVERY
 
     def send(update: ProgressUpdate) -> None:
@@ -250,7 +227,15 @@ def _sender(connection: Connection) -> Callable[[ProgressUpdate], None]:
             last = time.monotonic()
             connection.send(Progressed(UNNAMED, update))
 
-    return send
+    # Ctrl-C reaches the whole process group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError):
+        while True:
+            task, resume = connection.recv()
+            with monitored(send, seconds):
+                for event in events_of(runner, task, resume):
+                    connection.send(replace(event, task=UNNAMED))
 
 
 def _end_with_parent() -> None:
@@ -258,3 +243,158 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+Ended = Recorded | Finished | Failed
+#: Seconds to connect in, between looks at the workers, and between looks at results.
+_CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02
+#: Tasks that the scheduler has at a time: enough for any cluster, few enough for its memory.
+_AHEAD = 1000
+_NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
+
+
+def run_dask(runner: TaskRunner, tasks: Iterable[Task], resume: Resume, address: str) -> TaskEvents:
+    """Run the tasks on the cluster at `address`; the records of a task arrive together at its end.
+
+    A task returns its failure as a value and is then run once more, on another worker if there is
+    one. If a worker dies, the scheduler runs its task again, as often as its `allowed-failures`
+    says; the task then counts as failed once, since the scheduler cannot distinguish a task that
+    killed a worker from one that waited there. Raises UsageError if no scheduler answers,
+    KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
+    """
+    distributed: Any = importlib.import_module("distributed")
+    with dask_client(address) as client:
+        waiting, futures, failed = iter(tasks), dict[Any, Task](), set[Key]()
+        completed = distributed.as_completed([], loop=client.loop)
+
+        def submit(task: Task, checkpoint: Checkpoint | None, **where: Any) -> Started:
+            future = client.submit(run_task, runner, task, checkpoint, pure=False, **where)
+            futures[future] = task
+            completed.add(future)
+            return Started(task)
+
+        try:
+            for task in islice(waiting, _AHEAD):
+                yield submit(task, resume(task))
+            for future in _as_they_come(completed, client):
+                if future is None:
+                    yield Warned(_NO_WORKERS.format(address=address))
+                    continue
+                # If its worker died with the result, the scheduler runs the task again.
+                if future.status == "lost":
+                    completed.add(future)
+                    continue
+                task = futures.pop(future)
+                events, worker = _events(future, task, address)
+                future.release()
+                end = events[-1]
+                if isinstance(end, Failed) and task.key not in failed:
+                    failed.add(task.key)
+                    yield Retried(task, end.failure)
+                    others = [name for name in client.nthreads() if name != worker] or None
+                    yield submit(task, None, workers=others, allow_other_workers=bool(others))
+                    continue
+                failed.discard(task.key)
+                yield from events
+                for following in islice(waiting, 1):
+                    yield submit(following, resume(following))
+        finally:
+            if client.status == "running":
+                client.cancel(list(futures))
+
+
+def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
+    """Yield the futures as they complete, and None once whenever there is no worker."""
+    told, looked = False, 0.0
+    while not completed.is_empty():
+        if completed.has_ready():
+            yield next(completed)
+        elif time.monotonic() - looked < _LOOK:
+            time.sleep(_POLL)
+        else:
+            looked = time.monotonic()
+            with contextlib.suppress(Exception):  # a scheduler that is gone shows in the futures
+                missing = not client.nthreads()
+                if missing and not told:
+                    yield None
+                told = missing
+
+
+def run_task(
+    runner: TaskRunner, task: Task, resume: Checkpoint | None
+) -> tuple[list[Ended], str | None]:
+    """Return the events of `task` in a worker of the cluster, and the worker's address."""
+    from distributed import get_worker
+
+    events = [replace(event, task=UNNAMED) for event in events_of(runner, task, resume)]
+    return events, str(get_worker().address)
+
+
+def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | None]:
+    """Return the result of `run_task`. Raises KanrunError if the cluster went away."""
+    from distributed.scheduler import KilledWorker
+
+    if future.status == "cancelled":
+        raise KanrunError(
+            f"the Dask cluster at {address} went away; `kanrun runs resume` continues the rest, "
+            "with --address ADDRESS on another one or with --executor local here."
+        )
+    if future.status == "finished":
+        events, worker = future.result()
+        return [replace(event, task=task) for event in events], worker
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        deaths = int(error.allowed_failures) + 1
+        return [Failed(task, Failure(f"its worker on the Dask cluster died, {deaths} times"))], None
+    return [Failed(task, Failure.of(error))], None
+
+
+@contextlib.contextmanager
+def dask_client(address: str) -> Iterator[Any]:
+    """Give a client of the cluster at `address`. Raises UsageError if no scheduler answers."""
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError as error:
+        raise UsageError(
+            "executor=dask needs the package `distributed`: pip install 'kanrun[dask]'."
+        ) from error
+    with contextlib.ExitStack() as stack:
+        for name in list(logging.root.manager.loggerDict):
+            if name.partition(".")[0] == "distributed":
+                # Relevant messages come back as an event or an exception.
+                logger = logging.getLogger(name)
+                stack.callback(logger.setLevel, logger.level)
+                logger.setLevel(logging.CRITICAL + 1)
+        client = _connected(distributed, address)
+        if client is None:
+            raise UsageError(
+                f"no Dask scheduler answers at executor.address={address}; start one with "
+                "`dask scheduler`."
+            )
+        stack.callback(client.close, timeout=_CONNECT)
+        yield client
+
+
+def _connected(distributed: Any, address: str) -> Any:
+    """Return a client, or None if no scheduler answers in time.
+
+    Answers of other servers can keep a client waiting for ever, or make it allocate all memory.
+    The client is therefore made in a thread, which is abandoned if it does not return.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answers.put(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
+        except Exception:  # whatever answers there
+            answers.put(None)
+
+    shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        threading.Thread(target=connect, daemon=True).start()
+        with contextlib.suppress(queue.Empty):
+            return answers.get(timeout=3 * _CONNECT)
+        return None
+    finally:
+        gc.collect()
+        sys.unraisablehook = shown

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kanrun.config import ExperimentConfig
 from kanrun.config.plugins import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs.manifest import Claim, Point
-from kanrun.runs.records import Checkpoint, Record
+from kanrun.runs.records import Checkpoint, Claim, Point, Record
 from kanrun.runs.tables import Key
 from kanrun.study.resources import threads_of, using_threads
 

@@ -1,24 +1,52 @@
-"""A study: everything that runs more than once is points x cells x seeds of one run."""
+"""A study: points x cells x seeds of one run, and all that can be said before the run exists."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from kanrun.config import ExperimentConfig
+from kanrun.config import ExecutorConfig, ExperimentConfig, rules
 from kanrun.config.composed import ComposedConfig, MissingSettings
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
-from kanrun.runs.manifest import POINTS_FILE, Point, plain_values, read_points, write_points
 from kanrun.runs.reader import Run, config_path, read_config
+from kanrun.runs.records import (
+    POINTS_FILE,
+    Manifest,
+    Point,
+    Status,
+    check_tags,
+    plain_values,
+    read_points,
+    write_points,
+)
+from kanrun.study.experiment import Experiment, Prepared, check_size, names_of, tasks_of
+from kanrun.study.resources import check_memory, device_of, estimate_memory, threads_of
 
-__all__ = ["Point", "Study"]
-#: Columns that an error names.
-MAX_NAMES = 20
+__all__ = ["Checked", "Point", "Study", "check", "describe_plan", "manifest_of"]
+#: Names that a sentence lists: of columns, and of points or cells.
+MAX_COLUMNS, MAX_NAMES = 20, 12
+#: Settings in which runs differ that a sentence names.
+MAX_DIFFERENCES = 4
+MEBIBYTE = 2**20
+#: Settings that do not change the time of a training.
+_EVEN = (
+    "seed",
+    "n_seeds",
+    "tags",
+    "note",
+    "tracker",
+    "figure_formats",
+    "max_cpu_seconds",
+    "executor.",
+    "sampling.n_test",
+)
 
 
 @dataclass(frozen=True)
@@ -32,22 +60,22 @@ class Study:
             combination of group choices. Each has every key of the values that are set on it.
         points: The points in the order of their numbers.
         source: File that the bases were read from, for errors.
+        typed: Configuration of every point, for scripts that have it already; `bases` is unused.
     """
 
     command: str
-    argv: tuple[str, ...]
-    bases: tuple[Mapping[str, Any], ...]
-    points: tuple[Point, ...]
+    argv: tuple[str, ...] = ()
+    bases: tuple[Mapping[str, Any], ...] = ()
+    points: tuple[Point, ...] = (Point(0),)
     source: str = ""
+    typed: ExperimentConfig | None = None
     _composed: dict[int, ComposedConfig] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def has_several(self) -> bool:
-        """Whether the study has several points."""
-        return len(self.points) > 1
 
     def config(self, number: int) -> ExperimentConfig:
         """Return the typed and checked configuration of the point `number`. Raises UsageError."""
+        if self.typed is not None:
+            rules.check(self.typed)
+            return self.typed
         try:
             return self._config(self.points[number])
         except UsageError as error:
@@ -67,8 +95,8 @@ class Study:
             from kanrun.targets.table_reading import column_names
 
             names = column_names(Path(table))
-            more = " and more" if len(names) > MAX_NAMES else ""
-            columns = f"{', '.join(names[:MAX_NAMES])}{more}"
+            more = " and more" if len(names) > MAX_COLUMNS else ""
+            columns = f"{', '.join(names[:MAX_COLUMNS])}{more}"
             hint = f"target.outputs=[NAME], of the columns {columns}"
             raise UsageError(f"target.outputs must be given, as {hint}.") from error
 
@@ -77,7 +105,7 @@ class Study:
         for number, base in enumerate(self.bases):
             text = OmegaConf.to_yaml(OmegaConf.create(dict(base)))
             write_atomic(config_path(folder, number), text.encode(), durable=True)
-        if self.has_several:
+        if len(self.points) > 1:
             write_points(folder, self.points)
 
     @classmethod
@@ -91,3 +119,147 @@ class Study:
         configs = tuple(read_config(config_path(folder, number)) for number in bases)
         source = str(config_path(folder, 0))
         return cls(manifest.command, manifest.argv, configs, points, source)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A study whose points can run: numbers of cells and seeds, and what the first task needs."""
+
+    cells: tuple[int, ...]
+    seeds: tuple[int, ...]
+    prepared: Prepared
+
+    @property
+    def trainings(self) -> tuple[int, ...]:
+        """The number of trainings of each point."""
+        return tuple(cells * seeds for cells, seeds in zip(self.cells, self.seeds, strict=True))
+
+
+def check(
+    experiment: Experiment,
+    study: Study,
+    *,
+    force: bool = False,
+    executor: ExecutorConfig | None = None,
+) -> Checked:
+    """Check everything that can be checked before a run exists, and write nothing.
+
+    Calls `check` of the experiment for each point, and `prepare` for the first seed of each cell,
+    if it has them. `force` skips the memory check; `executor` is one in place of the configured
+    one. Raises UsageError, which names the point if there are several.
+    """
+    cells, seeds, prepared = list[int](), list[int](), Prepared()
+    prepare = getattr(experiment, "prepare", None)
+    for point in study.points:
+        try:
+            cfg = study.config(point.number)
+            _check_config(experiment, cfg, force)
+            tasks = tasks_of(experiment, cfg, point)
+            check_size(sum(cells) + len(tasks))
+            for task in tasks if prepare is not None else ():
+                if task.seed == cfg.seed:
+                    ready = prepare(cfg, task.cell, task.seed)
+                    prepared = prepared or {task.key: ready}
+        except UsageError as error:
+            if not point.values:
+                raise
+            raise UsageError(f"{point}: {error}") from error
+        cells.append(tasks[-1].index + 1)
+        seeds.append(cfg.n_seeds)
+    place = executor or study.config(0).executor
+    if place.kind == "dask":
+        from kanrun.study.executors import dask_client
+
+        with dask_client(str(place.address)):
+            pass
+    return Checked(tuple(cells), tuple(seeds), prepared)
+
+
+def _check_config(experiment: Experiment, cfg: ExperimentConfig, force: bool) -> None:
+    rules.check_files(cfg)
+    check_memory(cfg, force=force)
+    check_tags(cfg.tags)
+    if cfg.device not in {"auto", "cpu"}:
+        device_of(cfg)
+    if hasattr(experiment, "check"):
+        experiment.check(cfg)
+
+
+def manifest_of(study: Study, checked: Checked) -> Manifest:
+    """Return the record of a run that is about to begin."""
+    cfg, first = study.config(0), study.points[0]
+    return Manifest(
+        study.command,
+        study.argv,
+        first.overrides if len(study.points) == 1 else (),
+        seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
+        cells=checked.cells[0],
+        points=len(study.points),
+        trainings=sum(checked.trainings),
+        device=device_of(cfg),
+        precision=cfg.precision,
+        threads=threads_of(cfg),
+        executor=asdict(cfg.executor),
+    )
+
+
+def describe_plan(
+    experiment: Experiment, study: Study, checked: Checked, outputs: Path
+) -> Iterator[str]:
+    """Yield sentences on the run of a study that was checked: its size, memory and time."""
+    cfg, points, trainings = study.config(0), len(study.points), sum(checked.trainings)
+    cells, seeds = checked.cells[0], checked.seeds[0]
+    parts = [_plural(points, "point")] if points > 1 else []
+    parts += [_plural(cells, "cell"), _plural(seeds, "seed")]
+    differ = len({*zip(checked.cells, checked.seeds, strict=True)}) > 1
+    each = " (of the first point)" if differ else ""
+    yield f"{_plural(trainings, 'training')}: {' x '.join(parts)}{each}"
+    if points > 1:
+        yield f"points: {_some([str(point) for point in study.points])}"
+    if cells > 1:
+        yield f"cells: {_some(names_of(list(experiment.cells(cfg))))}"
+    first: Any = next(iter(checked.prepared.values()), None)
+    if (line := getattr(first, "summary_line", None)) is not None:
+        yield f"the first: {line}"
+    unit = MEBIBYTE if sys.platform == "darwin" else MEBIBYTE // 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    least = estimate_memory(cfg).memory / MEBIBYTE
+    yield (
+        f"memory: {used:.0f} MiB with the data of the first training, and at least {least:.3g} MiB "
+        "to train"
+    )
+    yield _estimated_time(study, trainings, outputs)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{'; '.join(names[:MAX_NAMES])}{more}"
+
+
+def _estimated_time(study: Study, trainings: int, outputs: Path) -> str:
+    """Return the time per training and in total, from the most similar run that finished."""
+    from kanrun.runs.index import RunIndex, flattened
+
+    def differing(settings: Mapping[str, Any]) -> list[str]:
+        names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
+        return [name for name in names if settings.get(name) != wanted.get(name)]
+
+    wanted, index = flattened(asdict(study.config(0))), RunIndex(outputs)
+    ended = index.rows(
+        "status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)
+    )
+    if not ended:
+        return f"time: unknown, since no run of {study.command} in {outputs} has ended"
+    row = min(ended, key=lambda row: len(differing(index.settings(row["name"]))))
+    differ = differing(index.settings(row["name"]))
+    seconds = float(row["seconds"]) / max(1, int(row["trainings"] or 1))
+    more = " and more" if len(differ) > MAX_DIFFERENCES else ""
+    unlike = f", which differs in {', '.join(differ[:MAX_DIFFERENCES])}{more}" if differ else ""
+    return (
+        f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
+        f"(from run {row['name']}{unlike})"
+    )

@@ -41,6 +41,8 @@ SECONDS_BETWEEN_LINES = 5.0
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Notes that are remembered so that they are not shown again for the next seed.
 _MOST_NOTES = 1000
+#: Smallest and largest width of the bar, and its part of the terminal.
+_NARROW, _WIDE, _PART = 6, 24, 5
 
 
 class Reporter:
@@ -94,10 +96,10 @@ class Reporter:
             self._advance(f"best {shown(best[0])}, now {event.task}" if best else str(event.task))
         elif isinstance(event, Finished) and not self._quiet:
             self._done += 1
-            last = self._last
+            text = self._last
             self._end_stage()
-            text = self._result(event.task, event.seconds) if several else last
-            self._line(text if several else "")
+            if several:
+                self._line(text := self._result(event.task, event.seconds))
             self._advance(text)
         elif isinstance(event, Retried) and not self._quiet:
             self._say(f"{event.task} failed and restarts: {event.failure.reason}")
@@ -114,12 +116,18 @@ class Reporter:
         same = (before.part, before.total) == (update.part, update.total)
         if not same or update.done < before.done:
             self._began = now
-        self._part, text = update, _progress_line(update, now - self._began)
+        self._part, seconds = update, now - self._began
+        words = [f"{update.part}: {update.done}" + (f" of {update.total}" if update.total else "")]
+        if update.error is not None and math.isfinite(update.error):
+            words.append(f"best {shown(update.error)}")
+        if update.total and update.done and seconds > 0:
+            left = seconds * (update.total - update.done) / update.done
+            words += [f"at most {left:.0f} s left here"] if left >= 1 else []
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], text=text)
+            self._bar.update(self._bar.task_ids[0], text=", ".join(words))
         elif now - self._clock >= SECONDS_BETWEEN_LINES:
             self._clock = now
-            self._say(text)
+            self._say(", ".join(words))
 
     def _recorded(self, task: Task, record: Record) -> None:
         if isinstance(record, Note) and record.text not in self._notes:
@@ -128,10 +136,8 @@ class Reporter:
             if len(self._notes) < _MOST_NOTES:
                 self._notes.add(record.text)
             self._end_stage()
-            self._say(
-                f"warning: {record.text}" if record.warning else record.text,
-                "yellow" if record.warning else "",
-            )
+            prefix, style = ("warning: ", "yellow") if record.warning else ("", "")
+            self._say(f"{prefix}{record.text}", style)
         elif isinstance(record, Row) and not self._quiet:
             if record.table == "metrics" and self._total == 1:
                 self._step(record.values)
@@ -139,14 +145,18 @@ class Reporter:
                 self._results[task.key] = record.values
 
     def _step(self, values: Mapping[str, Any]) -> None:
-        stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
-        if stage != self._stage:
+        stage = values.get("stage"), values.get("intervals")
+        parts = [f"{values['intervals']} intervals"] if values.get("intervals") is not None else []
+        parts += [f"step {values['step']}"] if values.get("step") is not None else []
+        for name in ("train", "validation"):
+            if isinstance(value := values.get(f"{name}_rmse"), (int, float)):
+                parts.append(f"{name} {shown(value)}")
+        text = ", ".join(parts)
+        if changed := stage != self._stage:
             self._end_stage()
-        if stage != self._stage or values.get(
-            "best", True
-        ):  # later steps may be trials that are not kept
+            self._stage = stage
+        if changed or values.get("best", True):  # later steps may be trials that are not kept
             self._last = text
-        self._stage = stage
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], advance=1, text=text)
 
@@ -163,17 +173,16 @@ class Reporter:
         text = f"{', '.join(filter(None, parts))}: done in {seconds:.1f} s"
         for name in _ERRORS:
             value = values.get(name)
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                label = name.replace("_rmse", " RMSE").replace("rmse", "RMSE")
-                return f"{text}, {label} {shown(value)}{self._compared(values, value, task)}"
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                continue
+            text += f", {name.replace('_', ' ').replace('rmse', 'RMSE')} {shown(value)}"
+            self._target = target = values.get("target")
+            best, holder = self._best.get(target, (math.inf, ""))
+            if value < best:
+                self._best[target] = (float(value), str(task))
+                return f"{text}, the best so far"
+            return f"{text} (best so far {shown(best)}: {holder})"
         return text
-
-    def _compared(self, values: Mapping[str, Any], value: float, task: Task) -> str:
-        self._target = target = values.get("target")
-        if target not in self._best or value < self._best[target][0]:
-            self._best[target] = (float(value), str(task))
-            return ", the best so far"
-        return f" (best so far {shown(self._best[target][0])}: {self._best[target][1]})"
 
     def _advance(self, text: str) -> None:
         if self._bar is not None:
@@ -190,42 +199,14 @@ class Reporter:
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
 
 
-def _progress_line(update: ProgressUpdate, seconds: float) -> str:
-    """Return the progress of a part after these seconds, its lowest error, and the time left."""
-    words = [f"{update.part}: {update.done}" + (f" of {update.total}" if update.total else "")]
-    if update.error is not None and math.isfinite(update.error):
-        words.append(f"best {shown(update.error)}")
-    if update.total and update.done and seconds > 0:
-        left = seconds * (update.total - update.done) / update.done
-        words.append(f"at most {left:.0f} s left here" if left >= 1 else "")
-    return ", ".join(word for word in words if word)
-
-
-def status_line(values: Mapping[str, Any]) -> str:
-    """Return the state of a training in one line, from a row of `metrics`."""
-    parts = []
-    if values.get("intervals") is not None:
-        parts.append(f"{values['intervals']} intervals")
-    if values.get("step") is not None:
-        parts.append(f"step {values['step']}")
-    for name in ("train_rmse", "validation_rmse"):
-        value = values.get(name)
-        if isinstance(value, (int, float)):
-            parts.append(f"{name.removesuffix('_rmse')} {shown(value)}")
-    return ", ".join(parts)
-
-
 def _make_bar(console: Console, total: int) -> Progress:
     column = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    text = TextColumn("{task.fields[text]}", markup=False, table_column=column)
-    count = [MofNCompleteColumn()] if total > 1 else []
-    width = max(6, min(24, console.width // 5))
     bar = Progress(
         SpinnerColumn(),
-        BarColumn(bar_width=width),
-        *count,
+        BarColumn(bar_width=max(_NARROW, min(_WIDE, console.width // _PART))),
+        *([MofNCompleteColumn()] if total > 1 else []),
         TimeElapsedColumn(),
-        text,
+        TextColumn("{task.fields[text]}", markup=False, table_column=column),
         console=console,
         expand=True,
     )

@@ -15,13 +15,12 @@ from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, to_json
 from kanrun.runs.folder import Filter, RunFolder
-from kanrun.runs.journal import Journal
-from kanrun.runs.manifest import Point, value_text
-from kanrun.runs.reader import Run, point_columns
-from kanrun.runs.records import Checkpoint, Note, Row, Table
+from kanrun.runs.reader import Run, RunTables, point_columns
+from kanrun.runs.records import Checkpoint, Journal, Note, Point, Row, Table, value_text
 from kanrun.runs.tables import Key, frame_of, key_reader, plain_value, read_rows
 from kanrun.study.executors import Failed, Finished, Recorded, Retried, TaskEvent, Warned
 from kanrun.study.experiment import Failure, Task
+from kanrun.study.points import Checked
 
 if TYPE_CHECKING:
     import pandas
@@ -31,6 +30,8 @@ _RESUME = "resume"
 _ROWS = "recorded_rows"
 #: Failures and notes that `run.json` lists; `progress.jsonl` and `run.log` have all of them.
 MOST_LISTED = 100
+#: Digits of the digest of a cell, and of the mark of a list of columns.
+DIGEST_LENGTH, MARK_LENGTH = 16, 8
 _logger = logging.getLogger("kanrun")
 Names = dict[str, None]  # an ordered set
 RowCounts = dict[Key, Counter[str]]  # by table
@@ -41,28 +42,8 @@ class _OpenPoint:
     """Point with trainings that have not ended: by table its columns, and where its rows begin."""
 
     columns: dict[str, Names] = field(default_factory=dict)
-    starts: dict[str, tuple[int, int]] = field(default_factory=dict)  # byte, columns of the header
-
-
-@dataclass(frozen=True)
-class PointTables:
-    """Tables of one point of a run that is being written, as `Run` has those of a run."""
-
-    folder: RunFolder
-    point: Point
-    state: _OpenPoint
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables that are there."""
-        return tuple(self.state.columns)
-
-    def table(self, name: str) -> pandas.DataFrame:
-        """Return a table."""
-        table, columns = self.folder.table(name), self.state.columns[name]
-        start, width = self.state.starts.get(name, (0, 0))
-        start = start if width == len(table.header) else 0  # a wider header moves all rows
-        return frame_of(point_columns(table.path, self.point.number, list(columns), start))
+    #: Byte at which the first row begins, and the header that the table had then.
+    starts: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
 
 class Recorder:
@@ -78,20 +59,19 @@ class Recorder:
       whose rows are gone is not finished.
     """
 
-    def __init__(
-        self, folder: RunFolder, points: Sequence[Point], cells: Sequence[int], seeds: Sequence[int]
-    ) -> None:
-        self._folder, self._points, self._cells = folder, points, cells
+    def __init__(self, folder: RunFolder, points: Sequence[Point], checked: Checked) -> None:
+        self._folder, self._points, self._cells = folder, points, checked.cells
         self._several = len(points) > 1
+        self.trainings = checked.trainings
         #: Trainings of each point that have not ended.
-        self.left = [many * each for many, each in zip(cells, seeds, strict=True)]
-        self.trainings = tuple(self.left)
+        self.left = list(self.trainings)
         self.total = sum(self.left)
         self.finished: set[Key] = set()
         #: Tasks that had finished, and whose rows are gone.
         self.lost = 0
         self.failed: Counter[int] = Counter()  # trainings by point
         self.failures: list[tuple[Task, Failure]] = []  # the first of them
+        #: By unfinished task and table: rows and columns.
         self._rows: RowCounts = {}
         self._columns: dict[Key, dict[str, Names]] = {}
         self._layouts: dict[str, list[str]] = {}
@@ -111,16 +91,15 @@ class Recorder:
         for task in tasks:
             line, failed = journal.finished.get(task.key), journal.failed.get(task.key, {})
             self._check_cell(task, line.digest if line else failed.get("digest"))
-            counts = {name: rows for name, (rows, _) in line.rows.items()} if line else {}
-            if line is not None and _has(there, task.key, counts):
+            rows = line.rows if line else {}
+            if line and _has(there, task.key, {name: count for name, (count, _) in rows.items()}):
                 self.finished.add(task.key)
                 self.left[task.point] -= 1
-                if self._several and task.point not in journal.results:
-                    point = self._open.setdefault(task.point, _OpenPoint())
-                    for name, (_, mark) in line.rows.items():
+                if task.point not in journal.results:
+                    columns = self._open.setdefault(task.point, _OpenPoint()).columns
+                    for name, (_, mark) in rows.items():
                         names = dict.fromkeys(journal.layouts.get(mark, ()))
-                        point.columns.setdefault(name, {}).update(names)
-                        point.starts[name] = 0, -1
+                        columns.setdefault(name, {}).update(names)
                 continue
             self.lost += line is not None
             if continuing and (checkpoint := self._resumable(task, there)):
@@ -128,24 +107,6 @@ class Recorder:
         self._folder.retain(self._kept)
         self._folder.journal({"resumed": len(self.finished)})
         return checkpoints
-
-    def _check_cell(self, task: Task, recorded: Any) -> None:
-        """Raise UsageError if the cell of a task is not the one that was recorded, if any was."""
-        if recorded not in (None, _digest(task)):
-            raise UsageError(
-                f"Cannot resume {self._folder.path}: its recorded cells differ from those of the "
-                "current configuration. Start a new run."
-            )
-
-    def _kept(self) -> Filter:
-        left = {key: Counter(rows) for key, rows in self._rows.items()}
-
-        def stays(table: str, key: Key) -> bool:
-            if key in left:
-                left[key][table] -= 1
-            return key in self.finished or (key in left and left[key][table] >= 0)
-
-        return stays
 
     def handle(self, event: TaskEvent) -> None:
         """Store what `event` brings. Raises StorageFailed, and KanrunError for invalid rows."""
@@ -179,37 +140,27 @@ class Recorder:
         listed = sorted(self.failures, key=lambda failed: failed[0].key)
         return tuple(_failure_entry(task, failure, self._several) for task, failure in listed)
 
-    def take(self, point: Point) -> PointTables:
+    def take(self, point: Point) -> RunTables:
         """Return the tables of a point whose trainings have all ended, and forget about it."""
-        return PointTables(self._folder, point, self._open.pop(point.number, _OpenPoint()))
+        state = self._open.pop(point.number, _OpenPoint())
 
-    def _finish(self, task: Task) -> None:
-        rows = {}
-        for table, count in self._rows.get(task.key, Counter[str]()).items():
-            columns, mark = list(self._columns[task.key][table]), ""
-            if self._several:
-                mark = hashlib.sha256("\n".join(columns).encode()).hexdigest()[:8]
-                if self._layouts.setdefault(mark, columns) is columns:
-                    self._folder.journal({"layout": mark, "columns": columns})
-            rows[table] = count, mark
-        self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
-        self.finished.add(task.key)
-        self._folder.discard(self._checkpoint_name(task))
-        self._close(task)
+        def read(name: str) -> pandas.DataFrame:
+            table, columns = self._folder.table(name), list(state.columns[name])
+            start, header = state.starts.get(name, (0, None))
+            start = start if header is table.header else 0  # a wider header moves all rows
+            return frame_of(point_columns(table.path, point.number, columns, start))
 
-    def _close(self, task: Task) -> None:
-        self.left[task.point] -= 1
-        self._rows.pop(task.key, None)
-        for table, names in self._columns.pop(task.key, {}).items():
-            if task.point in self._open:
-                self._open[task.point].columns.setdefault(table, {}).update(names)
+        return RunTables(tuple(state.columns), read)
 
     def _record(self, event: Recorded) -> None:
         task, record = event.task, event.record
         if isinstance(record, Row):
-            self._append(Row(record.table, self._marked(record.table, record.values, task)), task)
+            values = {name: [value] for name, value in record.values.items()}
+            self._append(record.table, values, task)
         elif isinstance(record, Table):
-            self._append(self._table(record, task), task)
+            if self._rows.get(task.key, Counter[str]()).pop(file_name(record.name), 0):
+                self._forget(task, file_name(record.name))
+            self._append(record.name, record.columns, task)
         elif isinstance(record, Checkpoint):
             self._checkpoint(record, task)
         elif isinstance(record, Note):
@@ -221,10 +172,31 @@ class Recorder:
                 f"the experiment yielded a {type(record).__name__}, which is not a record."
             )
 
-    def _note(self, text: str) -> None:
-        self._notes += 1
-        if self._notes <= MOST_LISTED or not self._several:
-            self._folder.note(text)
+    def _append(self, table: str, values: Mapping[str, Any], task: Task) -> None:
+        """Append rows to a table behind the marks of their training, and count them."""
+        name, rows = file_name(table), len(next(iter(values.values()), ()))
+        marks = {"point": task.point} if self._several else {}
+        marks |= {"cell": task.index} if self._cells[task.point] > 1 else {}
+        marks["seed"] = task.seed
+        for mark, value in marks.items():
+            if np.any(np.asarray(values.get(mark, value)) != value):
+                raise KanrunError(
+                    f"table {table!r} has {mark}={values[mark]} in a row of {task}; `{mark}` is "
+                    "the recorder's column."
+                )
+        own = {**values, **{mark: np.full(rows, value) for mark, value in marks.items()}}
+        first = {mark: own[mark] for mark in marks}
+        if self._several and name == "summary":
+            swept = self._points[task.point].values.items()
+            settings = {key: [value_text(value)] * rows for key, value in swept if key not in own}
+            first = {"point": own["point"], **settings, **first}
+        names = {plain_value(column): None for column in (*marks, *values) if column != "point"}
+        self._columns.setdefault(task.key, {}).setdefault(name, {}).update(names)
+        self._rows.setdefault(task.key, Counter())[name] += rows
+        file, starts = self._folder.table(name), self._open.setdefault(task.point, _OpenPoint())
+        begin = file.size() if name not in starts.starts else 0
+        file.extend({**first, **own})
+        starts.starts.setdefault(name, (begin, file.header))
 
     def _checkpoint(self, record: Checkpoint, task: Task) -> None:
         if record.name == _RESUME:
@@ -237,55 +209,44 @@ class Recorder:
             record = replace(record, name=f"{self._prefix(task)}{cell}{record.name}")
         self._folder.checkpoint(record)
 
-    def _append(self, record: Row | Table, task: Task) -> None:
-        """Append marked rows, and count them; those of a Table replace earlier ones."""
-        is_row = isinstance(record, Row)
-        columns: Mapping[str, Any] = record.values if isinstance(record, Row) else record.columns
-        name = file_name(record.table if isinstance(record, Row) else record.name)
-        counts = self._rows.setdefault(task.key, Counter())
-        names = {plain_value(column): None for column in columns if column != "point"}
-        if self._several:
-            if counts[name] and not is_row:
-                self._forget(task, name)
-            table, point = self._folder.table(name), self._open.setdefault(task.point, _OpenPoint())
-            if name not in point.starts:
-                point.starts[name] = table.size(), len({*table.header, *columns})
-            if name == "summary":
-                swept = self._points[task.point].values.items()
-                texts = {key: value_text(value) for key, value in swept if key not in columns}
-                record = Row("summary", {"point": task.point, **texts, **record.values})  # type: ignore[union-attr]
-        elif counts[name] and not is_row:
-            self._forget(task, name)
-        self._folder.append(record)
-        counts[name] = counts[name] + 1 if is_row else len(next(iter(columns.values()), ()))
-        self._columns.setdefault(task.key, {}).setdefault(name, {}).update(names)
+    def _note(self, text: str) -> None:
+        self._notes += 1
+        if self._notes <= MOST_LISTED or not self._several:
+            self._folder.note(text)
 
-    def _marked(self, table: str, values: Mapping[str, Any], task: Task) -> dict[str, Any]:
-        marks = {"point": task.point} if self._several else {}
-        marks |= {"cell": task.index} if self._cells[task.point] > 1 else {}
-        marks["seed"] = task.seed
-        for name, value in marks.items():
-            given = values.get(name, value)
-            if not np.all(np.asarray(given) == value):
-                raise KanrunError(
-                    f"table {table!r} has {name}={given} in a row of {task}; `{name}` is the "
-                    "recorder's column."
-                )
-        return {**marks, **values}
+    def _finish(self, task: Task) -> None:
+        rows = {}
+        for table, count in self._rows.get(task.key, Counter[str]()).items():
+            columns = list(self._columns[task.key][table])
+            mark = hashlib.sha256("\n".join(columns).encode()).hexdigest()[:MARK_LENGTH]
+            if self._layouts.setdefault(mark, columns) is columns:
+                self._folder.journal({"layout": mark, "columns": columns})
+            rows[table] = count, mark
+        self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
+        self.finished.add(task.key)
+        self._folder.discard(self._checkpoint_name(task))
+        self._close(task)
 
-    def _table(self, record: Table, task: Task) -> Table:
-        rows = len(next(iter(record.columns.values()), ()))
-        marked = self._marked(record.name, record.columns, task).items()
-        return Table(
-            record.name,
-            {key: np.full(rows, value) if np.ndim(value) == 0 else value for key, value in marked},
-        )
+    def _close(self, task: Task) -> None:
+        self.left[task.point] -= 1
+        self._rows.pop(task.key, None)
+        for table, names in self._columns.pop(task.key, {}).items():
+            self._open[task.point].columns.setdefault(table, {}).update(names)
 
     def _forget(self, task: Task, table: str | None = None) -> None:
         """Drop the rows of one task, in one table or in all."""
-        self._folder.retain(lambda: lambda name, key: key != task.key or table not in (None, name))
-        for point in self._open.values():
-            point.starts = dict.fromkeys(point.starts, (0, -1))
+        self._folder.retain(lambda: lambda _, key: key != task.key, table)
+
+    def _kept(self) -> Filter:
+        """Return the filter that keeps the rows of finished tasks and of resume checkpoints."""
+        left = {key: Counter(rows) for key, rows in self._rows.items()}
+
+        def stays(table: str, key: Key) -> bool:
+            if key in left:
+                left[key][table] -= 1
+            return key in self.finished or (key in left and left[key][table] >= 0)
+
+        return stays
 
     def _count_rows(self) -> RowCounts:
         """Count the rows of each task in each table; a damaged table is removed."""
@@ -316,15 +277,21 @@ class Recorder:
             return None
         if not _has(there, task.key, counts):
             return None
-        self._rows[task.key] = Counter(counts)
-        self._columns[task.key] = {name: self._names(name, task) for name in counts}
+        self._rows[task.key], columns = Counter(counts), self._columns.setdefault(task.key, {})
+        self._open.setdefault(task.point, _OpenPoint())
+        for name in counts:
+            header = read_rows(Run(self._folder.path).table_paths[name])[0]
+            swept = self._points[task.point].values if name == "summary" else ()
+            columns[name] = {one: None for one in header if one != "point" and one not in swept}
         return Checkpoint(_RESUME, stored.arrays, meta)
 
-    def _names(self, table: str, task: Task) -> Names:
-        """Return the columns of a table in which rows of a resumed task were found."""
-        header = read_rows(Run(self._folder.path).table_paths[table])[0]
-        swept = {"point", *(self._points[task.point].values if table == "summary" else ())}
-        return {name: None for name in header if not self._several or name not in swept}
+    def _check_cell(self, task: Task, recorded: Any) -> None:
+        """Raise UsageError if the cell of a task is not the one that was recorded, if any was."""
+        if recorded not in (None, _digest(task)):
+            raise UsageError(
+                f"Cannot resume {self._folder.path}: its recorded cells differ from those of the "
+                "current configuration. Start a new run."
+            )
 
     def _prefix(self, task: Task) -> str:
         return f"point{task.point}-" if self._several else ""
@@ -346,7 +313,7 @@ def _failure_entry(task: Task, failure: Failure, several: bool) -> dict[str, Any
 
 def _digest(task: Task) -> str:
     """Return a digest of the settings of a task's cell."""
-    return hashlib.sha256(to_json(task.cell).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_json(task.cell).encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def _has(there: RowCounts, key: Key, counts: Mapping[str, int]) -> bool:

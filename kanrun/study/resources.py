@@ -11,8 +11,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-import numpy as np
-
 from kanrun.config import ExperimentConfig
 from kanrun.errors import UsageError
 from kanrun.monitoring import uninterrupted
@@ -87,6 +85,7 @@ def generator(seed: int, purpose: str) -> Generator:
 
     The same pair always gives the same numbers.
     """
+    import numpy as np
     import torch
 
     state = np.random.SeedSequence([seed, crc32(purpose.encode())]).generate_state(1, np.uint64)[0]

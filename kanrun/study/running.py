@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import multiprocessing
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
+from kanrun import monitoring
 from kanrun.config import EXPERIMENTS, ExecutorConfig
 from kanrun.config import rules as settings
 from kanrun.config.plugins import require_plugins
-from kanrun.errors import UsageError
-from kanrun.monitoring import enable_gc, uninterrupted
+from kanrun.errors import Terminated, UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study import report
-from kanrun.study.dry_run import describe_plan
-from kanrun.study.execute import Attempt, check, execute, manifest_of
-from kanrun.study.points import Point, Study
-from kanrun.study.process import logging_to, signals_raise, stdout_kept_clean
+from kanrun.study.execute import Attempt, execute
+from kanrun.study.points import Point, Study, check, describe_plan, manifest_of
 
 #: Columns that measure the machine and not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
@@ -55,11 +58,6 @@ class RunOptions:
     address: str | None = None
 
 
-def load_experiment(command: str) -> ModuleType:
-    """Import the experiment of a command. Raises UsageError if there is none of that name."""
-    return importlib.import_module(EXPERIMENTS.find(command).builder)
-
-
 def run_study(
     study: Study, options: RunOptions, executor: ExecutorConfig | None = None
 ) -> tuple[int, Path | None]:
@@ -68,34 +66,19 @@ def run_study(
     `executor` is one in place of the configured one. Standard output gets the folder as its only
     line. Raises UsageError before the folder exists.
     """
-    experiment = load_experiment(study.command)
+    experiment = _experiment(study.command)
     checked = check(experiment, study, force=options.force, executor=executor)
     if options.dry_run:
         for line in describe_plan(experiment, study, checked, options.outputs):
             print(line)
         return 0, None
-    enable_gc()
     attempt = Attempt(False, executor, options.quiet, options.verbose, options.began)
-    folder: RunFolder | None = None
-    with signals_raise() as signals:
-        try:
-            with uninterrupted():  # else a signal could leave a folder that nobody knows of
-                manifest = manifest_of(study, checked)
-                folder = RunFolder.create(options.outputs, manifest, study.store)
-            with stdout_kept_clean(), logging_to(folder.path / "run.log"):
-                execute(experiment, study, folder, checked, attempt)
-        except KeyboardInterrupt:
-            if folder is None:
-                raise
-            if folder.manifest.status == Status.RUNNING:
-                folder.finish(Status.INTERRUPTED, "stopped before it began")
-            print_resume_command(folder.path, options)
-            return signals.exit_code, folder.path
-        except Exception:
-            if folder is None:
-                raise
-            _print_trace()  # run.json has the reason
-    return _end(folder.path, options), folder.path
+    manifest = manifest_of(study, checked)
+    return _run(
+        lambda: RunFolder.create(options.outputs, manifest, study.store),
+        lambda folder: execute(experiment, study, folder, checked, attempt),
+        options,
+    )
 
 
 def resume_run(run: Run, options: RunOptions) -> int:
@@ -112,28 +95,49 @@ def resume_run(run: Run, options: RunOptions) -> int:
     run.check_ended(options.force)
     study = Study.read(run.path)
     executor = _executor(study, run.path, options)
-    experiment = load_experiment(study.command)
+    experiment = _experiment(study.command)
     checked = check(experiment, study, force=True, executor=executor)
-    enable_gc()
     attempt = Attempt(True, executor, options.quiet, options.verbose)
-    with signals_raise() as signals:
-        folder = RunFolder.reopen(run.path, force=options.force)
-        try:
-            with stdout_kept_clean(), logging_to(run.path / "run.log"):
-                execute(experiment, study, folder, checked, attempt)
-        except KeyboardInterrupt:
-            print_resume_command(run.path, options)
-            return signals.exit_code
-        except UsageError:  # such as other cells than those that were recorded
-            raise
-        except Exception:
-            _print_trace()  # run.json has the reason
-    return _end(run.path, options)
+    return _run(
+        lambda: RunFolder.reopen(run.path, force=options.force),
+        lambda folder: execute(experiment, study, folder, checked, attempt),
+        options,
+    )[0]
 
 
-def _print_trace() -> None:
-    if os.environ.get("KANRUN_DEBUG") == "1":
-        traceback.print_exc(file=sys.stderr)
+def rerun(run: Run, options: RunOptions) -> int:
+    """Run `run`, or a point of it, again from its stored configuration, and compare the summaries.
+
+    Returns 1 if numbers differ that the same version on the same machine should reproduce.
+    """
+    require_plugins(run.manifest.versions)
+    study = Study.read(run.path)
+    if run.point is not None:
+        point = Point(0, run.point.overrides)
+        study = replace(study, bases=(run.config,), points=(point,))
+    study = replace(study, argv=("kanrun", *sys.argv[1:]))
+    code, folder = run_study(study, options, _executor(study, run.path, options))
+    if folder is None or code:
+        return code
+    old, new = run.columns("summary"), Run(folder).columns("summary")
+    if not old:
+        raise UsageError(f"{run.name} has no summary to compare with.")
+    compared = [name for name in old if not any(word in name for word in _TIMES)]
+    different = [name for name in compared if old[name] != new.get(name)]
+    for name in different:
+        then, now = old[name], new.get(name, [])
+        pairs = (f"{a!r} then, {b!r} now" for a, b in zip(then, now, strict=False) if a != b)
+        difference = next(pairs, f"{len(then)} rows then, {len(now)} now")
+        print(f"kanrun: {name} differs from {run.name}: {difference}", file=sys.stderr)
+    if not different:
+        same = f"all {len(compared)} columns of summary.csv are equal to the last digit"
+        print(f"kanrun: the same numbers as {run.name}: {same}, but for times", file=sys.stderr)
+    return 1 if different else 0
+
+
+def _experiment(command: str) -> ModuleType:
+    """Import the experiment of a command. Raises UsageError if there is none of that name."""
+    return importlib.import_module(EXPERIMENTS.find(command).builder)
 
 
 def _executor(study: Study, folder: Path, options: RunOptions) -> ExecutorConfig:
@@ -155,7 +159,35 @@ def _executor(study: Study, folder: Path, options: RunOptions) -> ExecutorConfig
     return executor
 
 
-def print_resume_command(folder: Path, options: RunOptions) -> None:
+def _run(
+    opened: Callable[[], RunFolder], execution: Callable[[RunFolder], object], options: RunOptions
+) -> tuple[int, Path]:
+    """Open the folder and run in it; return the exit code and the folder, which is printed."""
+    monitoring.enable_gc()
+    folder: RunFolder | None = None
+    with signals_raise() as signals:
+        try:
+            with monitoring.uninterrupted():  # else a signal could leave a folder that nobody knows
+                folder = opened()
+            with stdout_kept_clean(), logging_to(folder.path / "run.log"):
+                execution(folder)
+        except KeyboardInterrupt:
+            if folder is None:
+                raise
+            if folder.manifest.status == Status.RUNNING:
+                folder.finish(Status.INTERRUPTED, "stopped before it began")
+            _print_resume_command(folder.path, options)
+            return signals.exit_code, folder.path
+        except Exception as error:
+            # A run that cannot be resumed, such as one of other cells, is refused.
+            if folder is None or (folder.manifest.resumed and isinstance(error, UsageError)):
+                raise
+            if os.environ.get("KANRUN_DEBUG") == "1":  # run.json has the reason
+                traceback.print_exc(file=sys.stderr)
+    return _end(folder.path, options), folder.path
+
+
+def _print_resume_command(folder: Path, options: RunOptions) -> None:
     """Print the command that resumes an interrupted run, and its folder to standard output."""
     words = ["kanrun", "runs", "resume", str(folder)]
     for option, value in (("--executor", options.executor), ("--address", options.address)):
@@ -165,12 +197,9 @@ def print_resume_command(folder: Path, options: RunOptions) -> None:
 
 
 def _end(path: Path, options: RunOptions) -> int:
+    """Print the folder, and why the run failed or stopped early; return the exit code."""
     print(path)
-    return 0 if report_outcome(Run(path), options) else 1
-
-
-def report_outcome(run: Run, options: RunOptions) -> bool:
-    """Return whether the run succeeded; print why not, or why it stopped early."""
+    run = Run(path)
     manifest = run.manifest
     if manifest.status != Status.COMPLETED or manifest.reason:
         reason = manifest.reason or f"the run ended {manifest.status}"
@@ -179,48 +208,115 @@ def report_outcome(run: Run, options: RunOptions) -> bool:
     for failure in manifest.failures if options.quiet and manifest.trainings > 1 else ():
         reason = failure.get("reason", "failed")
         print(f"kanrun: {report.training_of(failure)}: {reason}", file=sys.stderr)
-    broken = 0
+    code = 0 if manifest.is_complete else 1
     for point in run.points if options.strict else ():
         name = f"{point.point}: " if point.point else ""
         for claim in point.manifest.claims:
             if not claim.holds:
-                broken += 1
+                code = 1
                 detail = f"{claim.sentence} ({claim.measured}, {claim.bound})"
                 print(f"kanrun: {name}does not hold: {detail}", file=sys.stderr)
-    return manifest.is_complete and not broken
+    return code
 
 
-def rerun(run: Run, options: RunOptions) -> int:
-    """Run `run`, or a point of it, again from its stored configuration, and compare the summaries.
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Append the log of the body to a file, and warnings to standard error.
 
-    Returns 1 if numbers differ that the same version on the same machine should reproduce.
+    Raises UsageError if the file is a link.
     """
-    require_plugins(run.manifest.versions)
-    study = Study.read(run.path)
-    if run.point is not None:
-        point = Point(0, run.point.overrides)
-        study = replace(study, bases=(run.config,), points=(point,))
-    study = replace(study, argv=("kanrun", *sys.argv[1:]))
-    code, folder = run_study(study, options, _executor(study, run.path, options))
-    if folder is None or code:
-        return code
-    compared = list(_compared(run, Run(folder)))
-    different = [sentence for sentence, equal in compared if not equal]
-    same = f"all {len(compared)} columns of summary.csv are equal to the last digit, but for times"
-    for sentence in different or [f"the same numbers as {run.name}: {same}"]:
-        print(f"kanrun: {sentence}", file=sys.stderr)
-    return 1 if different else 0
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link; a run that is resumed must lie in one folder.")
+    file, console = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console.setFormatter(logging.Formatter("kanrun: %(message)s"))
+    console.setLevel(logging.WARNING)
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.handlers[:] = [console, file]
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
-def _compared(before: Run, after: Run) -> Iterator[tuple[str, bool]]:
-    """Yield a sentence and whether it is equal, for each column that does not measure time."""
-    old, new = before.columns("summary"), after.columns("summary")
-    if not old:
-        raise UsageError(f"{before.name} has no summary to compare with.")
-    for name, values in old.items():
-        if any(word in name for word in _TIMES):
-            continue
-        others = new.get(name, [])
-        pairs = (f"{a!r} then, {b!r} now" for a, b in zip(values, others, strict=False) if a != b)
-        difference = next(pairs, f"{len(values)} rows then, {len(others)} now")
-        yield f"{name} differs from {before.name}: {difference}", values == others
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Send standard output of the body and its child processes to standard error.
+
+    Standard output then has the run folder as its only line, whatever libraries write to it, also
+    past Python.
+    """
+    sys.stdout.flush()
+    try:
+        out, err = sys.__stdout__.fileno(), sys.__stderr__.fileno()  # type: ignore[union-attr]
+        kept = os.dup(out)
+    except (AttributeError, OSError, ValueError):  # no real files behind them
+        out = err = kept = -1
+    try:
+        if kept >= 0:
+            os.dup2(err, out)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        if kept >= 0:
+            os.dup2(kept, out)
+            os.close(kept)
+
+
+class Signals:
+    """Signals that came, and the exit code of an interrupted command."""
+
+    terminated = False
+    interrupted = 0
+
+    @property
+    def exit_code(self) -> int:
+        return 143 if self.terminated else 130
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[Signals]:
+    """Stop the body cleanly: Ctrl-C as KeyboardInterrupt, SIGTERM and SIGHUP as Terminated.
+
+    A second Ctrl-C ends the process at once, with what is recorded. SIGHUP stays ignored if it was
+    (nohup).
+    """
+    signals = Signals()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signals.interrupted += 1
+        if signals.interrupted > 1:  # every file is whole or absent at any time
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            os._exit(signals.exit_code)
+        # Python's buffers may be in use.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
+            os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
+        if not signals.terminated:
+            monitoring.interrupt(KeyboardInterrupt())
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if not signals.terminated and not signals.interrupted:
+            signals.terminated = True  # a second one must not cut the clean ending short
+            monitoring.interrupt(Terminated())
+
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handlers[signal.SIGHUP] = terminate
+    if threading.current_thread() is not threading.main_thread():  # signals can only be set there
+        yield signals
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

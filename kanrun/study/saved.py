@@ -17,7 +17,6 @@ import pandas as pd
 from kanrun.errors import UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
-from kanrun.runs.reader import RunTables
 from kanrun.spreadsheets import as_text, formulas_in
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
@@ -53,7 +52,7 @@ class LoadedRun:
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The recorded tables by name, each read when it is first asked for."""
-        return RunTables(self.run)
+        return self.run.frames
 
     @property
     def models(self) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kanrun.runs import Manifest, Point, Row, RunFolder, Status
-from kanrun.runs.manifest import write_points
+from kanrun.runs.records import write_points
 
 
 @pytest.fixture

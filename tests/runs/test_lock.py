@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from kanrun.runs import Manifest, Run, RunFolder, Status
 GO_ON = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from kanrun.errors import UsageError
 from kanrun.runs import RunFolder
 sys.stdin.readline()
@@ -73,11 +75,11 @@ def test_between_the_lock_and_run_json_no_other_gets_in(
     tried: list[str] = []
     save = RunFolder._save
 
-    def meanwhile(self: RunFolder) -> None:
+    def meanwhile(self: RunFolder, **changes: Any) -> None:
         with pytest.raises(UsageError, match="still running") as refusal:
             RunFolder.reopen(path)
         tried.append(str(refusal.value))
-        save(self)
+        save(self, **changes)
 
     monkeypatch.setattr(RunFolder, "_save", meanwhile)
     RunFolder.reopen(path)

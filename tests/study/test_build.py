@@ -25,8 +25,14 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import LevenbergMarquardt, SmoothnessPenalty, make_solver
 from kanrun.errors import UsageError
 from kanrun.study import build
-from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan
-from kanrun.study.problem import LearningProblem, make_problem
+from kanrun.study.build import (
+    PATIENCE,
+    LearningProblem,
+    factory,
+    lbfgs_weight,
+    make_plan,
+    make_problem,
+)
 
 
 class Waves(Network):

@@ -23,7 +23,7 @@ from toy_experiment import ToyConfig, play
 from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
-from kanrun.study.dask import probe
+from kanrun.study.executors import dask_client
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]
@@ -229,4 +229,4 @@ def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence() -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(UsageError, match="no Dask scheduler answers"):
-            probe(f"tcp://127.0.0.1:{port}")
+            dask_client(f"tcp://127.0.0.1:{port}").__enter__()

@@ -26,9 +26,9 @@ from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
+from kanrun.study.checkpoints import pack
 from kanrun.study.page import network_values, write_report
 from kanrun.study.page.interactive import interactive_data, model_values
-from kanrun.study.training_records import pack
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 

@@ -12,7 +12,7 @@ from toy_experiment import ToyConfig, play
 
 from kanrun.errors import UsageError
 from kanrun.runs import Record, Row, Run, Status
-from kanrun.runs.manifest import Point, plain_values, read_points, write_points
+from kanrun.runs.records import Point, plain_values, read_points, write_points
 
 RunToy = Callable[..., Any]
 SameTables = Callable[[Run, Run], None]

@@ -17,7 +17,7 @@ from kanrun.experiments.extend_grid import claim_checks as grid_claims
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.study import suite
-from kanrun.study.statistics import (
+from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
     maximum,

@@ -94,11 +94,13 @@ class Polynomial(Curve):
     kind = "polynomial"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        t = 2 * self.unit(x) - 1
-        values = [torch.ones_like(t), t]
-        for _ in range(2, self.coefficients.shape[0]):
-            values.append(2 * t * values[-1] - values[-2])
-        return torch.cat(values[: self.coefficients.shape[0]], dim=-1)
+        t, functions = 2 * self.unit(x) - 1, self.coefficients.shape[0]
+        values = torch.cat([torch.ones_like(t), t], dim=-1)
+        while values.shape[-1] < functions:
+            # From T_0, ..., T_m the next m at once: T_(m + k) = 2 T_m T_k - T_(m - k).
+            further = 2 * values[..., -1:] * values[..., 1:] - values.flip(-1)[..., 1:]
+            values = torch.cat([values, further], dim=-1)
+        return values[..., :functions]
 
 
 def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:

@@ -29,7 +29,7 @@ from kanrun.config import (
 from kanrun.errors import UsageError
 from kanrun.runs import Run, Status
 from kanrun.study.execute import check_config, run_config
-from kanrun.study.statistics import exponent
+from kanrun.study.suite import exponent
 
 LIST: dict[str, Any] = {"kind": "list", "intervals": [4, 8, 20]}
 

@@ -20,8 +20,9 @@ import numpy as np
 from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Note, Point, Record, Row, RunFolder, Table
-from kanrun.runs.manifest import write_points
-from kanrun.study import execute
+from kanrun.runs.records import write_points
+from kanrun.study import execute, points
+from kanrun.study.points import Study
 
 if TYPE_CHECKING:
     import pandas
@@ -42,21 +43,17 @@ class ToyConfig(ExperimentConfig):
     broken: str = ""  # `figures` or `claims` raise
 
 
-@dataclass(frozen=True)
-class ToyStudy:
+class ToyStudy(Study):
     """Points of the toy experiment, which differ in their sizes."""
 
-    configs: tuple[ToyConfig, ...]
-    command: str = "toy"
-    argv: tuple[str, ...] = ("toy",)
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        several = len(self.configs) > 1
-        return tuple(
+    def __init__(self, configs: tuple[ToyConfig, ...]) -> None:
+        several = len(configs) > 1
+        own = tuple(
             Point(number, values={"sizes": cfg.sizes} if several else {})
-            for number, cfg in enumerate(self.configs)
+            for number, cfg in enumerate(configs)
         )
+        super().__init__("toy", ("toy",), points=own)
+        object.__setattr__(self, "configs", configs)
 
     def config(self, number: int) -> ToyConfig:
         return self.configs[number]
@@ -71,12 +68,12 @@ def play(
 ) -> Manifest:
     """Run the toy in a new folder below `place`, or resume it in the folder `place`."""
     experiment, study = experiment or sys.modules[__name__], ToyStudy(configs)
-    checked = execute.check(experiment, study)
+    checked = points.check(experiment, study)
     if resume:
         folder = RunFolder.reopen(place)
     else:
         several = len(configs) > 1
-        record = execute.manifest_of(study, checked)
+        record = points.manifest_of(study, checked)
         folder = RunFolder.create(
             place, record, lambda new: write_points(new, study.points) if several else None
         )
