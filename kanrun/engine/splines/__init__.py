@@ -3,7 +3,18 @@
 Knots, local basis, products, least squares, knot insertion.
 """
 
-from kanrun.engine.splines.basis import UNIFORM_MATRIX_DEGREE, local_basis, uniform_powers
+from kanrun.engine.splines.basis import (
+    UNIFORM_MATRIX_DEGREE,
+    dense_rows,
+    local_basis,
+    prefers_sparse,
+    slope,
+    spline_values,
+    splines_of_edges,
+    sums_of_splines,
+    table_index,
+    uniform_powers,
+)
 from kanrun.engine.splines.fitting import (
     carry_coefficients,
     contains,
@@ -30,13 +41,4 @@ from kanrun.engine.splines.knots import (
     rare_samples,
     subdivide,
     uniform_breakpoints,
-)
-from kanrun.engine.splines.products import (
-    dense_rows,
-    prefers_sparse,
-    slope,
-    spline_values,
-    splines_of_edges,
-    sums_of_splines,
-    table_index,
 )

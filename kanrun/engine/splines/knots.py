@@ -73,15 +73,6 @@ class Grid:
     def high(self) -> Tensor:
         return self.knots[:, self.degree + self.intervals]
 
-    @property
-    def density(self) -> Tensor:
-        """Intervals per unit of each input; 1 / the width of an interval of a uniform grid."""
-        return self.intervals / (self.high - self.low)
-
-    def part(self, first: int, last: int) -> Grid:
-        """Return the grid of the inputs `first` to `last` - 1 alone."""
-        return Grid(self.knots[first:last], self.degree, self.uniform, self.extrapolation)
-
 
 def positions(
     x: Float[Tensor, "*batch inputs"], grid: Grid
@@ -92,7 +83,7 @@ def positions(
 
     Clipped to +- sqrt(largest number), so that no product with it overflows.
     """
-    scale, limit = grid.density, torch.finfo(x.dtype).max ** 0.5
+    scale, limit = grid.intervals / (grid.high - grid.low), torch.finfo(x.dtype).max ** 0.5
     return ((x - grid.low) * scale).clamp(-limit, limit), scale
 
 

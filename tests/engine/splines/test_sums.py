@@ -7,15 +7,15 @@ import torch
 
 from kanrun.engine.splines import (
     Grid,
+    basis,
     dense_rows,
     extend,
     local_basis,
-    products,
     slope,
     sums_of_splines,
     table_index,
 )
-from kanrun.engine.splines.products import weighted_rows
+from kanrun.engine.splines.basis import weighted_rows
 
 
 def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
@@ -31,19 +31,19 @@ def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
 
 
 def by_loops(x, table, grid):
-    basis, interval = local_basis(x, grid)
+    local, interval = local_basis(x, grid)
     y = torch.zeros(x.shape[0], table.shape[0], dtype=x.dtype)
     for n in range(x.shape[0]):
         for o in range(table.shape[0]):
             for i in range(x.shape[1]):
                 for p in range(grid.degree + 1):
-                    y[n, o] += basis[n, i, p] * table[o, i, interval[n, i] + p]
+                    y[n, o] += local[n, i, p] * table[o, i, interval[n, i] + p]
     return y
 
 
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(products, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
 
 
 @pytest.mark.usefixtures("way")
@@ -59,10 +59,10 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
     torch.testing.assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
     by_x, by_table = torch.autograd.grad(y, [x, table], g)
     with torch.no_grad():
-        basis, interval = local_basis(x, grid)
+        values, interval = local_basis(x, grid)
         slopes, _ = local_basis(x, grid, 1)
         rows, steep = (
-            dense_rows(basis, interval, grid.functions),
+            dense_rows(values, interval, grid.functions),
             dense_rows(slopes, interval, grid.functions),
         )
         torch.testing.assert_close(
@@ -71,15 +71,6 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
         torch.testing.assert_close(
             by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0
         )
-
-
-@pytest.mark.parametrize("count", [50, 9000, 40000])
-@pytest.mark.parametrize("groups", [7, 40000])
-def test_grouping_keeps_order_within_a_group(count, groups):
-    keys = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(0))
-    order, starts = products.grouped(keys, groups)
-    assert torch.equal(order, keys.sort(stable=True).indices)
-    assert torch.equal(starts, torch.searchsorted(keys.sort().values, torch.arange(groups)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -102,7 +93,7 @@ def test_kernels_by_loops(dtype):
             dots[b, s] = table[index[b, s]] @ grad[b]
             total[index[b, s]] += weights[b, s] * grad[b]
             rows[b] += weights[b, s] * table[index[b, s]]
-    for way in (products._by_kernel, products._by_arithmetic):
+    for way in (basis._by_kernel, basis._by_arithmetic):
         for by, expected in enumerate([dots, total, rows]):
             torch.testing.assert_close(
                 way(by, *factors[:by], *factors[by + 1 :], index, 9), expected
