@@ -234,7 +234,7 @@ def fit_target(
         prepared = replace(prepared, policy=policy)
     limit = (
         cfg.max_cpu_seconds
-        and TimeLimit(cfg.max_cpu_seconds, time.process_time(), results=0.0, program=0.0).end
+        and TimeLimit(cfg.max_cpu_seconds, time.process_time(), reserved=0.0).end
     )
     recorded, line = _Recorded(cfg.seed), _ProgressLine()
     watched = monitored(line.show if progress else None, limit)

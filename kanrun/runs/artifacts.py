@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.files import JSON_LIMIT, file_name, json_as, plain, to_json, write_atomic
+from kanrun.runs.files import (
+    JSON_LIMIT,
+    file_name,
+    json_as,
+    plain,
+    storing,
+    write_atomic,
+    write_json,
+)
 from kanrun.runs.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -36,6 +44,13 @@ _SAVING: dict[str, dict[str, Any]] = {
     "pdf": {"metadata": {"CreationDate": None}},
 }
 FIGURE_FORMATS = tuple(_SAVING)
+#: Settings of matplotlib while a figure is saved; all others have their defaults.
+_SETTINGS: Any = {
+    "svg.hashsalt": "kanrun",
+    "svg.fonttype": "path",
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+}
 
 
 @dataclass(frozen=True)
@@ -71,14 +86,14 @@ def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
                 f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}"
             )
     try:
-        description = plain({"name": checkpoint.name, "meta": checkpoint.meta})
-        header = {_KEY: (text := json.dumps(description)), _CHECKSUM: _checksum(arrays, text)}
+        text = json.dumps(plain({"name": checkpoint.name, "meta": checkpoint.meta}))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}"
         ) from error
+    header = {_KEY: text, _CHECKSUM: _checksum(arrays, text)}
     write_atomic(path, safetensors.numpy.save(arrays, metadata=header), durable=True)
-    write_atomic(path.with_suffix(".json"), to_json(description).encode() + b"\n")
+    write_json(path.with_suffix(".json"), json.loads(text))
 
 
 def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
@@ -159,22 +174,17 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
         raise UsageError(
             f"{unknown.pop()} is not a figure format. Choose from {', '.join(FIGURE_FORMATS)}."
         )
+    with storing(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    settings: Any = {
-        "svg.hashsalt": "kanrun",
-        "svg.fonttype": "path",
-        "figure.autolayout": False,
-        "figure.constrained_layout.use": False,
-    }
+    # Ticks are made, and their labels styled, while a figure is saved.
     with matplotlib.rc_context():
-        # Ticks are made, and their labels styled, while a figure is saved.
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
+        matplotlib.rcParams.update(_SETTINGS)
         with _laid_out(figure):
             for kind in formats:
-                options: Any = _SAVING[kind]
                 buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, **options)
+                figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, **_SAVING[kind])
                 written.append(stem.parent / f"{stem.name}.{kind}")
                 write_atomic(written[-1], buffer.getvalue())
     return written
@@ -187,14 +197,11 @@ def _laid_out(figure: Figure) -> Iterator[None]:
     While a figure has a layout engine, even one that does nothing, each saving draws it twice. The
     layout needs the resolution of the file, or long labels would be clipped.
     """
-    engine = figure.get_layout_engine()
-    if engine is None:
-        yield
-        return
-    dots = figure.get_dpi()
-    figure.set_dpi(DOTS_PER_INCH)
-    engine.execute(figure)
-    figure.set_layout_engine(None)
+    engine, dots = figure.get_layout_engine(), figure.get_dpi()
+    if engine is not None:
+        figure.set_dpi(DOTS_PER_INCH)
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     try:
         yield
     finally:

@@ -31,6 +31,10 @@ _PACKAGES = (
 _SOURCE = Path(__file__).parents[2]
 _CODE = ("kanrun", "experiments", "conf")
 _SUFFIXES = {".py", ".yaml", ".csv"}
+SHA256_DIGITS = 64
+#: Pids are below this; seconds that a git command may take; places of the start time in
+#: /proc/PID/stat behind the name.
+MAX_PID, GIT_SECONDS, START_FIELD = 2**31, 5, 19
 
 
 def now() -> datetime:
@@ -83,19 +87,18 @@ def _differs(source: Path) -> bool | None:
     there = {path.relative_to(source).as_posix(): path for path in files if path.is_file()}
     if {name for name in committed if Path(name).suffix in _SUFFIXES} != there.keys():
         return True
-    try:
-        return any(_blob(path, committed[name]) != committed[name] for name, path in there.items())
-    except OSError:
-        return None
-
-
-def _blob(path: Path, like: str) -> str:
-    """Return git's name of the content of a file, by the kind of hash that `like` is."""
-    content = path.read_bytes()
-    algorithm = "sha256" if len(like) == 64 else "sha1"
-    return hashlib.new(
-        algorithm, b"blob %d\0" % len(content) + content, usedforsecurity=False
-    ).hexdigest()
+    for name, path in there.items():
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        # Git's name of the content of a file.
+        algorithm = "sha256" if len(committed[name]) == SHA256_DIGITS else "sha1"
+        blob = hashlib.new(algorithm, b"blob %d\0" % len(content), usedforsecurity=False)
+        blob.update(content)
+        if blob.hexdigest() != committed[name]:
+            return True
+    return False
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -114,7 +117,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=5,
+            timeout=GIT_SECONDS,
             check=False,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
@@ -135,7 +138,7 @@ def process_start(pid: int) -> str | None:
         line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         fields = line.rpartition(")")[2].split()  # the command's name may hold blanks and brackets
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}-{fields[19]}"
+        return f"{boot}-{fields[START_FIELD]}"
     except (OSError, IndexError):
         return None
 
@@ -152,7 +155,7 @@ def is_alive(pid: int | None, start: str | None) -> bool:
     """
     if os.name != "posix":
         return True
-    if pid is None or not 0 < pid < 2**31:
+    if pid is None or not 0 < pid < MAX_PID:
         return False
     try:
         os.kill(pid, 0)

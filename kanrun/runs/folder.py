@@ -138,7 +138,7 @@ class RunFolder:
 
     def figure(self, name: str, figure: Figure, formats: Sequence[str] = ("png",)) -> None:
         """Store `figure` in the folder `figures` in each of the formats (see `write_figure`)."""
-        write_figure(self._place("figures") / file_name(name), figure, formats)
+        write_figure(self.path / "figures" / file_name(name), figure, formats)
 
     def finish(
         self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any

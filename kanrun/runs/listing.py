@@ -16,7 +16,7 @@ from kanrun.runs.index import Record, RunIndex, quoted
 RESULTS = ("test_rmse", "test_accuracy", "rmse")
 _LABELS = ("tags", "note")
 #: Settings that say nothing of a training.
-_ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", *_LABELS)
+ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", *_LABELS)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     telling = [
         name
         for name, found in values.items()
-        if name not in _ABOUT_A_RUN and any(value != found[0] for value in found)
+        if name not in ABOUT_A_RUN and any(value != found[0] for value in found)
     ]
     return sorted(telling, key=lambda name: -len(values[name]))
 

@@ -32,6 +32,7 @@ MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
 _BLOCK = 65536
+_TRUTH = {"True": True, "False": False}
 
 
 class LineFile:
@@ -73,22 +74,18 @@ class LineFile:
             flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
             with storing(self.path):
                 self._descriptor = os.open(self.path, flags, 0o666)
-                _cut_half_line(self._descriptor)
+                size = end = os.fstat(self._descriptor).st_size
+                while end > 0:
+                    start = max(0, end - _BLOCK)
+                    os.lseek(self._descriptor, start, os.SEEK_SET)
+                    found = os.read(self._descriptor, end - start).rfind(b"\n")
+                    if found >= 0:
+                        end = start + found + 1
+                        break
+                    end = start
+                if end < size:
+                    os.ftruncate(self._descriptor, end)
         return self._descriptor
-
-
-def _cut_half_line(descriptor: int) -> None:
-    size = end = os.fstat(descriptor).st_size
-    while end > 0:
-        start = max(0, end - _BLOCK)
-        os.lseek(descriptor, start, os.SEEK_SET)
-        found = os.read(descriptor, end - start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
-    if end < size:
-        os.ftruncate(descriptor, end)
 
 
 class CsvFile(LineFile):
@@ -105,7 +102,9 @@ class CsvFile(LineFile):
     def extend(self, columns: Columns) -> None:
         """Append the rows of `columns` (equal lengths) in one write. Raises StorageFailed."""
         lists, rows = _lists(columns)
-        started = bool(self._header())
+        if not self.header and self.size():
+            self.header = read_rows(self.path)[0]
+        started = bool(self.header)
         if further := [name for name in lists if name not in self.header]:
             self.header = [*self.header, *further]
             if started:
@@ -116,15 +115,6 @@ class CsvFile(LineFile):
         lines = zip(*(_safe(lists.get(name, empty)) for name in self.header), strict=True)
         header = b"" if started else csv_lines([self.header])
         self.write(header + _lines(lines))
-
-    def close(self) -> None:
-        super().close()
-        self.header = self.header if self.path.exists() else []
-
-    def _header(self) -> list[str]:
-        if not self.header and self.size():
-            self.header = read_rows(self.path)[0]
-        return self.header
 
 
 def rewrite(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -206,17 +196,11 @@ def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
 
 def _typed(values: Sequence[str]) -> list[Any]:
     # "1_0" is a number to Python, and text to whoever wrote it.
-    kinds = () if any("_" in value for value in values) else (int, float, _truth)
+    kinds = () if any("_" in value for value in values) else (int, float, _TRUTH.__getitem__)
     for kind in kinds:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, KeyError):
             return [kind(value) if value else None for value in values]
     return [None if value in ("", "nan") else value for value in values]
-
-
-def _truth(text: str) -> bool:
-    if text not in {"True", "False"}:
-        raise ValueError(text)
-    return text == "True"
 
 
 def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:

@@ -344,7 +344,7 @@ def _parameters(
     if not isinstance(model, KANConfig):
         return factory(model, problem, solver)(Generator()).count()
     shape = network_shape(model, problem.inputs, problem.outputs)
-    size = KANSize(shape, *intervals, model.degree, tuple(model.multiplication_nodes))
+    size = KANSize(shape, intervals[0], model.degree, tuple(model.multiplication_nodes))
     return kan_parameters(size, edge_spec(model, solver))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from kanrun.config import EXPERIMENTS
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
-from kanrun.runs.files import file_name, storing
+from kanrun.runs.files import file_name
 from kanrun.runs.index import flattened
-from kanrun.runs.listing import RESULTS, differing
+from kanrun.runs.listing import ABOUT_A_RUN, RESULTS
 from kanrun.runs.reader import ERRORS
 from kanrun.study import report
 
@@ -45,36 +46,36 @@ class RunComparison:
     @cached_property
     def settings(self) -> Side:
         """Settings that differ, also those that a run does not have."""
-        each = [_known(run, lambda run: flattened(run.config)) for run in self.runs]
-        telling = {
-            *differing(each),
-            *(name for one in each for other in each for name in one.keys() - other.keys()),
+        side = _differing(self._side(lambda run: flattened(run.config)))
+        return {
+            name: list(map(_words, values))
+            for name, values in side.items()
+            if name not in ABOUT_A_RUN
         }
-        return _differing(
-            {
-                name: list(map(_words, values))
-                for name, values in _beside(each).items()
-                if name in telling
-            }
-        )
 
     @cached_property
     def results(self) -> Side:
         """Medians over seeds of all runs, those that every run has first."""
-        each = [_known(run, _metrics) for run in self.runs]
-        side = _beside(each).items()
-        return dict(sorted(side, key=lambda pair: -sum(pair[0] in metrics for metrics in each)))
+        side = self._side(lambda run: run.manifest.metrics)
+        return dict(sorted(side.items(), key=lambda pair: pair[1].count(None)))
 
     @cached_property
     def origins(self) -> Side:
         """Other differences: command, commit, versions of packages, machine."""
-        return _differing(_beside([_known(run, _origin) for run in self.runs]))
+        return _differing(
+            self._side(
+                lambda run: flattened({each: getattr(run.manifest, each) for each in _ORIGIN})
+            )
+        )
 
-
-def _beside(each: Sequence[dict[str, Any]]) -> Side:
-    """Return what each run has, by name."""
-    names = dict.fromkeys(name for one in each for name in one)
-    return {name: [one.get(name) for one in each] for name in names}
+    def _side(self, read: Callable[[Run], Mapping[str, Any]]) -> Side:
+        """Return what `read` says of each run, by name; nothing if its record cannot be read."""
+        each: list[Mapping[str, Any]] = [{} for _ in self.runs]
+        for at, run in enumerate(self.runs):
+            with contextlib.suppress(KanrunError):
+                each[at] = read(run)
+        names = dict.fromkeys(name for one in each for name in one)
+        return {name: [one.get(name) for one in each] for name in names}
 
 
 def _differing(side: Side) -> Side:
@@ -99,8 +100,6 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
         return []
     kind = stem.suffix.removeprefix(".") if stem.suffix in {".png", ".svg", ".pdf"} else "png"
     stem = stem.with_suffix("") if stem.suffix == f".{kind}" else stem
-    with storing(stem.parent):
-        stem.parent.mkdir(parents=True, exist_ok=True)
     return write_figure(stem, overlaid(tables), [kind])
 
 
@@ -117,31 +116,9 @@ def redraw(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     tables, place, written = run.frames, run.figures_folder, list[Path]()
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
-    with storing(place):
-        place.mkdir(parents=True, exist_ok=True)
     for name, draw in experiment.figures(tables):
         written += write_figure(place / file_name(name), draw(), formats)
     return written
-
-
-def _known(run: Run, read: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `read` says of a run; nothing if its record cannot be read."""
-    try:
-        return read(run)
-    except KanrunError:
-        return {}
-
-
-def _metrics(run: Run) -> dict[str, Any]:
-    return dict(run.manifest.metrics)
-
-
-def _origin(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in _ORIGIN:
-        value = getattr(run.manifest, name)
-        found |= flattened(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
 
 
 def _words(value: Any) -> Any:
@@ -151,7 +128,10 @@ def _words(value: Any) -> Any:
 def print_points(console: Console, run: Run) -> None:
     """Print the points of a run with the swept settings, their results, and which is the best."""
     points, best = run.points, run.best
-    shown = points if len(points) <= _MOST_ROWS else _best_of(points)
+    # Of many points, those with the lowest errors in the order of their numbers.
+    errors = [math.inf if point.error is None else point.error for point in points]
+    ranked = sorted(range(len(points)), key=lambda at: (errors[at], at))
+    shown = [points[at] for at in sorted(ranked[:_MOST_ROWS])]
     marks = [" *" if point is best and best.error is not None else "" for point in shown]
     columns: dict[str, list[Any]] = {
         "point": [
@@ -184,12 +164,6 @@ def print_points(console: Console, run: Run) -> None:
         )
 
 
-def _best_of(points: Sequence[Run]) -> list[Run]:
-    """Return the points with the lowest errors in the order of their numbers."""
-    ranked = sorted(range(len(points)), key=lambda at: (points[at].error or math.inf, at))
-    return [points[at] for at in sorted(ranked[:_MOST_ROWS])]
-
-
 def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Draw the result over the swept keys into `figures/points`, and return the files.
 
@@ -197,10 +171,8 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     """
     if "summary" not in run.tables:
         return []
-    table, swept = (
-        run.table("summary"),
-        list(run.points[0].point.values if run.points[0].point else ()),
-    )
+    table = run.table("summary")
+    values = [point.point.values if point.point else {} for point in run.points]
     result = next(
         (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
         None,
@@ -209,12 +181,9 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
         return []
     from kanrun.figures import over_settings
 
-    values = [point.point.values if point.point else {} for point in run.points]
-    for name in swept:
+    for name in values[0]:
         table[name] = [str(_words(values[int(number)][name])) for number in table["point"]]
     table = table.dropna(subset=[result])
-    keys = [key for key in swept if key not in _SEEDS and table[key].nunique() > 1]
-    place = run.path / "figures"
-    with storing(place):
-        place.mkdir(exist_ok=True)
-    return write_figure(place / "points", over_settings(table, keys, result), formats)
+    keys = [key for key in values[0] if key not in _SEEDS and table[key].nunique() > 1]
+    stem = run.path / "figures" / "points"
+    return write_figure(stem, over_settings(table, keys, result), formats)

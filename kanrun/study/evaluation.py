@@ -28,8 +28,8 @@ Array = NDArray[np.float64]
 MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
 #: Points of one split that the table of predictions keeps.
 MOST_POINTS = 2000
-#: Points of a curve, and of each side of a map, on which truth and prediction are drawn.
-CURVE_POINTS, MAP_POINTS = 400, 61
+#: By the number of inputs, points of each side of the grid on which a prediction is drawn.
+POINTS_PER_SIDE = {1: 400, 2: 61}
 #: Edges, the most important first, and points of each, that the table of edges keeps.
 MOST_EDGES, EDGE_POINTS = 400, 101
 
@@ -45,38 +45,33 @@ def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Ar
 
 def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
     """Return maximum error and R^2 on the test points; for classes accuracy, cross-entropy."""
-    points = problem.dataset.test
-    if points is None or not len(points.x):
+    points, samples = problem.dataset.test, problem.data.test
+    if points is None or samples is None or not len(points.x):
         return {"test_max_error": None, "r2": None}
     difference = predict_points(network, problem, points.x) - points.y
     if problem.dataset.classes:
-        assert problem.data.test is not None
-        loss = mean_loss(
-            predict(network, problem.data.test.x), problem.data.test, "classification", 1.0
-        )
-        return {
-            "test_max_error": None,
-            "r2": None,
-            "test_accuracy": float(np.average(difference[:, 0] == 0, weights=points.weights)),
-            "test_cross_entropy": float(loss),
-        }
+        loss = mean_loss(predict(network, samples.x), samples, "classification", 1.0)
+        right = float(np.average(difference[:, 0] == 0, weights=points.weights))
+        measured = {"test_accuracy": right, "test_cross_entropy": float(loss)}
+        return {"test_max_error": None, "r2": None, **measured}
     r2 = r_squared(difference, points.y, points.weights)
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
 
 
 def r_squared(difference: Array, y: Array, weights: Array | None = None) -> float | None:
     """Return 1 - mean squared difference / variance of y (rows, outputs); None if y is constant."""
-    spread = spread_of(y, weights)
-    if spread is None:
-        return None
-    return 1 - float((root_mean_square(root_mean_square(difference, weights)) / spread) ** 2)
+    deviation = _deviation(y, weights)
+    return None if deviation is None else 1 - (_rms(difference, weights) / deviation) ** 2
 
 
-def spread_of(y: Array, weights: Array | None = None) -> float | None:
+def _deviation(y: Array, weights: Array | None) -> float | None:
     """Return the standard deviation of y over rows and outputs; None if y is constant."""
-    if constant(y).all():
-        return None
-    return float(root_mean_square(root_mean_square(y - np.average(y, 0, weights), weights)))
+    return None if constant(y).all() else _rms(y - np.average(y, 0, weights), weights)
+
+
+def _rms(values: Array, weights: Array | None) -> float:
+    """Return the root mean square over rows and outputs."""
+    return float(root_mean_square(root_mean_square(values, weights)))
 
 
 def relative_error(error: float | None, dataset: Dataset) -> float | None:
@@ -88,8 +83,8 @@ def relative_error(error: float | None, dataset: Dataset) -> float | None:
     """
     if error is None or dataset.classes:
         return None
-    spread = spread_of(dataset.train.y, dataset.train.weights)
-    return None if spread is None else error / spread
+    deviation = _deviation(dataset.train.y, dataset.train.weights)
+    return None if deviation is None else error / deviation
 
 
 def doubts(r2: Value, points: str) -> Iterator[Note]:
@@ -112,11 +107,8 @@ def effective_parameters(
     """
     samples = problem.data.everything
     unknowns = network.get_unknowns().numel()
-    if (
-        problem.dataset.classes
-        or unknowns > MOST_UNKNOWNS
-        or unknowns * len(samples) * problem.outputs > MOST_NUMBERS
-    ):
+    is_large = unknowns > MOST_UNKNOWNS or unknowns * len(samples) * problem.outputs > MOST_NUMBERS
+    if problem.dataset.classes or is_large:
         return None
     return degrees_of_freedom(network, samples, penalty).effective
 
@@ -134,14 +126,12 @@ def linear_rmse(problem: LearningProblem) -> float | None:
         return np.column_stack([dataset.input_scaling.apply(x), np.ones(len(x))])
 
     shown = [points for points in (dataset.train, dataset.validation) if points is not None]
-    x, y = (
-        np.concatenate([points.x for points in shown]),
-        np.concatenate([points.y for points in shown]),
+    x, y, shares = (
+        np.concatenate([getattr(points, name) for points in shown]) for name in ("x", "y", "shares")
     )
-    roots = np.sqrt(np.concatenate([points.shares for points in shown]))[:, None]
+    roots = np.sqrt(shares)[:, None]
     solution, *_ = np.linalg.lstsq(rows(x) * roots, y * roots, rcond=None)
-    difference = rows(dataset.test.x) @ solution - dataset.test.y
-    return float(root_mean_square(root_mean_square(difference, dataset.test.weights)))
+    return _rms(rows(dataset.test.x) @ solution - dataset.test.y, dataset.test.weights)
 
 
 def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
@@ -150,29 +140,26 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
     Classes are given by their labels.
     """
     dataset = problem.dataset
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     parts: list[tuple[str, Array, Array | None]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
-        for name, points in (
-            ("train", dataset.train),
-            ("validation", dataset.validation),
-            ("test", dataset.test),
-        )
+        for name, points in splits.items()
         if points is not None and len(points.x)
     ]
-    grid = _grid(dataset.target.domain)
-    if grid is not None:
+    if len(domain := dataset.target.domain) in POINTS_PER_SIDE:
+        ends = (*domain.T, POINTS_PER_SIDE[len(domain)])
+        sides = np.meshgrid(*np.linspace(*ends, axis=1), indexing="ij")
+        grid = np.stack(sides, axis=-1).reshape(-1, len(domain))
         truth = dataset.target.function(grid) if dataset.target.function else None
         parts.append(("grid", grid, truth))
-    columns: dict[str, Any] = {
-        "split": np.concatenate([np.full(len(x), name) for name, x, _ in parts])
-    }
     inputs = np.concatenate([x for _, x, _ in parts])
-    for i, name in enumerate(dataset.target.inputs):
-        columns[f"input:{name}"] = inputs[:, i]
+    columns: dict[str, Any] = {
+        "split": np.repeat([name for name, _, _ in parts], [len(x) for _, x, _ in parts])
+    }
+    columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(dataset.target.inputs)}
     predicted = predict_points(network, problem, inputs)
-    truth = np.concatenate(
-        [np.full((len(x), predicted.shape[1]), np.nan) if y is None else y for _, x, y in parts]
-    )
+    unknown = np.full((len(inputs), predicted.shape[1]), np.nan)
+    truth = np.concatenate([unknown[: len(x)] if y is None else y for _, x, y in parts])
     for o, name in enumerate(dataset.target.outputs):
         columns[f"truth:{name}"] = _labelled(truth[:, o], dataset.classes)
         columns[f"prediction:{name}"] = _labelled(predicted[:, o], dataset.classes)
@@ -184,17 +171,6 @@ def _labelled(values: Array, classes: Sequence[str] | None) -> Any:
     if not classes:
         return values
     return [None if np.isnan(value) else str(classes[int(value)]) for value in values]
-
-
-def _grid(domain: Array) -> Array | None:
-    if len(domain) == 1:
-        return np.linspace(domain[0, 0], domain[0, 1], CURVE_POINTS)[:, None]
-    if len(domain) == 2:
-        sides = np.meshgrid(
-            *(np.linspace(low, high, MAP_POINTS) for low, high in domain), indexing="ij"
-        )
-        return np.stack([side.ravel() for side in sides], axis=1)
-    return None
 
 
 def edge_table(network: Network, problem: LearningProblem) -> Table | None:
@@ -220,15 +196,10 @@ def network_figure(
 
     first = network.edge_layers[0]
     if x is None:
-        drawn = torch.rand(
-            MOST_POINTS,
-            first.inputs,
-            generator=torch.Generator().manual_seed(0),
-            dtype=torch.float64,
-        )
-        x = torch.lerp(
-            first.grid.low.double(), first.grid.high.double(), drawn.to(first.knots.device)
-        )
+        fixed = torch.Generator().manual_seed(0)
+        drawn = torch.rand(MOST_POINTS, first.inputs, generator=fixed, dtype=torch.float64)
+        ends = (first.grid.low.double(), first.grid.high.double())
+        x = torch.lerp(*ends, drawn.to(first.knots.device))
     names = (
         inputs or [f"x{i}" for i in range(network.shape[0])],
         outputs or [f"y{i}" for i in range(network.shape[-1])],
@@ -253,10 +224,8 @@ def edge_columns(
         depth, multiply = 0, any(network.products)
         for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
-            share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[
-                :, None
-            ]
-            on_grid = torch.lerp(layer.grid.low, layer.grid.high, share)
+            share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)
+            on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
             y, at = layer.edge_values(on_grid), on_grid.double().cpu().numpy()
             ends = reaching[index].double().cpu().numpy()
             seen = (at >= ends.min(0)) & (at <= ends.max(0))

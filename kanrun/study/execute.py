@@ -166,7 +166,10 @@ class _Execution:
             self._summary = tables.get("summary")
             metrics = _medians(self._summary)
             if self._recorder.finished:
-                self._draw(tables)
+                with self._optional("the figures could not be drawn"):
+                    for name, draw in self._experiment.figures(tables):
+                        with self._optional(f"the figure {name} could not be drawn"):
+                            self._folder.figure(name, draw(), self._cfg.figure_formats)
                 claims = self._claims(tables, self._study.points[0])
         failed = self._failure()
         status = Status.FAILED if failed else Status.COMPLETED
@@ -215,8 +218,11 @@ class _Execution:
                 )
                 recorder.handle(lost)
                 reporter.handle(lost)
-            if attempt.resume and self._several:
-                self._end_earlier_points()
+            if attempt.resume and self._several:  # trainings of some points had all ended
+                done = Run(self._folder.path).journal.results
+                for point in self._study.points:
+                    if not recorder.left[point.number] and point.number not in done:
+                        self._end_point(point)
             events = self._events(self._tasks(kept), total - len(kept), checkpoints)
             with monitored(reporter.show_progress, self._limit.end if self._limit else None):
                 try:
@@ -254,13 +260,6 @@ class _Execution:
         elif self._several and not self._recorder.left[event.task.point]:
             self._end_point(self._study.points[event.task.point])
 
-    def _end_earlier_points(self) -> None:
-        """Check the claims of points whose trainings had all ended before a run was resumed."""
-        done = Run(self._folder.path).journal.results
-        for point in self._study.points:
-            if not self._recorder.left[point.number] and point.number not in done:
-                self._end_point(point)
-
     def _end_point(self, point: Point) -> None:
         """Write the result of a point whose trainings have all ended to the journal."""
         tables = self._recorder.take(point)
@@ -270,13 +269,6 @@ class _Execution:
         reason = f"{failed} of its trainings failed" if failed else broken and broken.reason
         line = {"point": point.number, "metrics": metrics, "claims": claims_to_json(claims)}
         self._folder.journal({**line, "reason": reason})
-
-    def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
-        """Draw and store the figures."""
-        with self._optional("the figures could not be drawn"):
-            for name, draw in self._experiment.figures(tables):
-                with self._optional(f"the figure {name} could not be drawn"):
-                    self._folder.figure(name, draw(), self._cfg.figure_formats)
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:

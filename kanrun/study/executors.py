@@ -195,7 +195,15 @@ class _Worker:
         try:
             event: Recorded | Progressed | Finished | Failed = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            event = Failed(self._task, Failure(self._epitaph()))
+            self._process.join(PATIENCE)
+            code = self._process.exitcode or 0
+            reason = f"its worker process ended with exit code {code}"
+            if code < 0:
+                known = -code in set(signal.Signals)
+                name = signal.Signals(-code).name if known else f"signal {-code}"
+                hint = " (out of memory?)" if name == "SIGKILL" else ""
+                reason = f"its worker process was ended by {name}{hint}"
+            event = Failed(self._task, Failure(reason))
         return replace(event, task=self._task)
 
     def end(self) -> None:
@@ -206,15 +214,6 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-    def _epitaph(self) -> str:
-        self._process.join(PATIENCE)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = " (out of memory?)" if name == "SIGKILL" else ""
-            return f"its worker process was ended by {name}{hint}"
-        return f"its worker process ended with exit code {code}"
 
 
 def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) -> None:
@@ -227,22 +226,20 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
             last = time.monotonic()
             connection.send(Progressed(UNNAMED, update))
 
+    def end_with_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
     # Ctrl-C reaches the whole process group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError):
         while True:
             task, resume = connection.recv()
             with monitored(send, seconds):
                 for event in events_of(runner, task, resume):
                     connection.send(replace(event, task=UNNAMED))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 Ended = Recorded | Finished | Failed

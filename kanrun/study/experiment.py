@@ -42,7 +42,7 @@ class Experiment(Protocol):
 
     - `check(cfg)` raises UsageError for settings that cannot run;
     - `prepare(cfg, cell, seed)` builds all that `run` needs, or raises UsageError. Before a study
-      runs, the first seed of each cell is prepared; the result for the first task is kept, and
+      runs, the first seed of each cell is prepared; as far as memory goes, the result is kept, and
       `run` takes it as its argument `prepared`, which is None for other tasks;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it,
       torch's threads are limited.
@@ -102,7 +102,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class TaskRunner:
-    """All that a worker needs to run tasks: the experiment, and what was prepared for the first.
+    """All that a worker needs to run tasks: the experiment, and what was prepared for some.
 
     Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
     """

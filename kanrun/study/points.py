@@ -27,7 +27,14 @@ from kanrun.runs.records import (
     write_points,
 )
 from kanrun.study.experiment import Experiment, Prepared, check_size, names_of, tasks_of
-from kanrun.study.resources import check_memory, device_of, estimate_memory, threads_of
+from kanrun.study.resources import (
+    check_memory,
+    device_of,
+    estimate_memory,
+    resident_memory,
+    threads_of,
+    using_threads,
+)
 
 __all__ = ["Checked", "Point", "Study", "check", "describe_plan", "manifest_of"]
 #: Names that a sentence lists: of columns, and of points or cells.
@@ -35,6 +42,8 @@ MAX_COLUMNS, MAX_NAMES = 20, 12
 #: Settings in which runs differ that a sentence names.
 MAX_DIFFERENCES = 4
 MEBIBYTE = 2**20
+#: Bytes by which the process may grow while it keeps what was prepared for tasks.
+MOST_PREPARED = 128 * MEBIBYTE
 #: Settings that do not change the time of a training.
 _EVEN = (
     "seed",
@@ -123,7 +132,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Checked:
-    """A study whose points can run: numbers of cells and seeds, and what the first task needs."""
+    """A study whose points can run: numbers of cells and seeds, and what tasks need.
+
+    What was prepared for the first task is there, and for others as far as memory goes.
+    """
 
     cells: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -149,17 +161,28 @@ def check(
     one. Raises UsageError, which names the point if there are several.
     """
     cells, seeds, prepared = list[int](), list[int](), Prepared()
-    prepare = getattr(experiment, "prepare", None)
+    prepare: Any = getattr(experiment, "prepare", None)
+    limit = getattr(experiment, "using_threads", using_threads)
+    before = resident_memory()
     for point in study.points:
         try:
             cfg = study.config(point.number)
-            _check_config(experiment, cfg, force)
+            rules.check_files(cfg)
+            check_memory(cfg, force=force)
+            check_tags(cfg.tags)
+            if cfg.device not in {"auto", "cpu"}:
+                device_of(cfg)
+            if hasattr(experiment, "check"):
+                experiment.check(cfg)
             tasks = tasks_of(experiment, cfg, point)
             check_size(sum(cells) + len(tasks))
+            most = MOST_PREPARED if (executor or cfg.executor).kind == "serial" else 0
             for task in tasks if prepare is not None else ():
                 if task.seed == cfg.seed:
-                    ready = prepare(cfg, task.cell, task.seed)
-                    prepared = prepared or {task.key: ready}
+                    with limit(threads_of(cfg)):
+                        ready = prepare(cfg, task.cell, task.seed)
+                    if not prepared or resident_memory() - before < most:
+                        prepared[task.key] = ready
         except UsageError as error:
             if not point.values:
                 raise
@@ -173,16 +196,6 @@ def check(
         with dask_client(str(place.address)):
             pass
     return Checked(tuple(cells), tuple(seeds), prepared)
-
-
-def _check_config(experiment: Experiment, cfg: ExperimentConfig, force: bool) -> None:
-    rules.check_files(cfg)
-    check_memory(cfg, force=force)
-    check_tags(cfg.tags)
-    if cfg.device not in {"auto", "cpu"}:
-        device_of(cfg)
-    if hasattr(experiment, "check"):
-        experiment.check(cfg)
 
 
 def manifest_of(study: Study, checked: Checked) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,14 @@ DIGEST_LENGTH, MARK_LENGTH = 16, 8
 _logger = logging.getLogger("kanrun")
 Names = dict[str, None]  # an ordered set
 RowCounts = dict[Key, Counter[str]]  # by table
+
+
+@dataclass
+class _Written:
+    """Rows and columns that an unfinished task wrote into a table."""
+
+    rows: int = 0
+    columns: Names = field(default_factory=dict)
 
 
 @dataclass
@@ -71,11 +79,10 @@ class Recorder:
         self.lost = 0
         self.failed: Counter[int] = Counter()  # trainings by point
         self.failures: list[tuple[Task, Failure]] = []  # the first of them
-        #: By unfinished task and table: rows and columns.
-        self._rows: RowCounts = {}
-        self._columns: dict[Key, dict[str, Names]] = {}
+        #: By task and table.
+        self._written: dict[Key, dict[str, _Written]] = defaultdict(dict)
         self._layouts: dict[str, list[str]] = {}
-        self._open: dict[int, _OpenPoint] = {}
+        self._open: dict[int, _OpenPoint] = defaultdict(_OpenPoint)
         self._notes = 0
 
     def restore(self, tasks: Iterable[Task], continuing: bool) -> dict[Key, Checkpoint]:
@@ -96,10 +103,9 @@ class Recorder:
                 self.finished.add(task.key)
                 self.left[task.point] -= 1
                 if task.point not in journal.results:
-                    columns = self._open.setdefault(task.point, _OpenPoint()).columns
                     for name, (_, mark) in rows.items():
-                        names = dict.fromkeys(journal.layouts.get(mark, ()))
-                        columns.setdefault(name, {}).update(names)
+                        columns = self._open[task.point].columns.setdefault(name, {})
+                        columns.update(dict.fromkeys(journal.layouts.get(mark, ())))
                 continue
             self.lost += line is not None
             if continuing and (checkpoint := self._resumable(task, there)):
@@ -122,8 +128,7 @@ class Recorder:
             # All that the task wrote but its notes and named checkpoints, which it writes again.
             self._forget(event.task)
             self._folder.discard(self._checkpoint_name(event.task))
-            self._rows.pop(event.task.key, None)
-            self._columns.pop(event.task.key, None)
+            self._written.pop(event.task.key, None)
             _logger.info("%s failed and restarts: %s", event.task, event.failure.reason)
         elif isinstance(event, Failed):
             task, failure = event.task, event.failure
@@ -158,7 +163,7 @@ class Recorder:
             values = {name: [value] for name, value in record.values.items()}
             self._append(record.table, values, task)
         elif isinstance(record, Table):
-            if self._rows.get(task.key, Counter[str]()).pop(file_name(record.name), 0):
+            if self._written[task.key].pop(file_name(record.name), None):
                 self._forget(task, file_name(record.name))
             self._append(record.name, record.columns, task)
         elif isinstance(record, Checkpoint):
@@ -190,18 +195,18 @@ class Recorder:
             swept = self._points[task.point].values.items()
             settings = {key: [value_text(value)] * rows for key, value in swept if key not in own}
             first = {"point": own["point"], **settings, **first}
-        names = {plain_value(column): None for column in (*marks, *values) if column != "point"}
-        self._columns.setdefault(task.key, {}).setdefault(name, {}).update(names)
-        self._rows.setdefault(task.key, Counter())[name] += rows
-        file, starts = self._folder.table(name), self._open.setdefault(task.point, _OpenPoint())
-        begin = file.size() if name not in starts.starts else 0
+        written = self._written[task.key].setdefault(name, _Written())
+        written.rows += rows
+        written.columns |= {plain_value(one): None for one in (*marks, *values) if one != "point"}
+        file, starts = self._folder.table(name), self._open[task.point].starts
+        begin = file.size() if name not in starts else 0
         file.extend({**first, **own})
-        starts.starts.setdefault(name, (begin, file.header))
+        starts.setdefault(name, (begin, file.header))
 
     def _checkpoint(self, record: Checkpoint, task: Task) -> None:
         if record.name == _RESUME:
             self._folder.sync()  # the rows must not be older than the checkpoint that counts them
-            rows = dict(self._rows.get(task.key, {}))
+            rows = {name: each.rows for name, each in self._written[task.key].items()}
             meta = {"meta": record.meta, "digest": _digest(task), _ROWS: rows}
             record = Checkpoint(self._checkpoint_name(task), record.arrays, meta)
         else:
@@ -216,12 +221,12 @@ class Recorder:
 
     def _finish(self, task: Task) -> None:
         rows = {}
-        for table, count in self._rows.get(task.key, Counter[str]()).items():
-            columns = list(self._columns[task.key][table])
+        for table, written in self._written[task.key].items():
+            columns = list(written.columns)
             mark = hashlib.sha256("\n".join(columns).encode()).hexdigest()[:MARK_LENGTH]
             if self._layouts.setdefault(mark, columns) is columns:
                 self._folder.journal({"layout": mark, "columns": columns})
-            rows[table] = count, mark
+            rows[table] = written.rows, mark
         self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
         self.finished.add(task.key)
         self._folder.discard(self._checkpoint_name(task))
@@ -229,9 +234,8 @@ class Recorder:
 
     def _close(self, task: Task) -> None:
         self.left[task.point] -= 1
-        self._rows.pop(task.key, None)
-        for table, names in self._columns.pop(task.key, {}).items():
-            self._open[task.point].columns.setdefault(table, {}).update(names)
+        for table, written in self._written.pop(task.key, {}).items():
+            self._open[task.point].columns.setdefault(table, {}).update(written.columns)
 
     def _forget(self, task: Task, table: str | None = None) -> None:
         """Drop the rows of one task, in one table or in all."""
@@ -239,12 +243,13 @@ class Recorder:
 
     def _kept(self) -> Filter:
         """Return the filter that keeps the rows of finished tasks and of resume checkpoints."""
-        left = {key: Counter(rows) for key, rows in self._rows.items()}
+        left = Counter[tuple[str, Key]]()
+        for key, tables in self._written.items():
+            left.update({(name, key): written.rows for name, written in tables.items()})
 
         def stays(table: str, key: Key) -> bool:
-            if key in left:
-                left[key][table] -= 1
-            return key in self.finished or (key in left and left[key][table] >= 0)
+            left[table, key] -= 1
+            return key in self.finished or left[table, key] >= 0
 
         return stays
 
@@ -277,12 +282,11 @@ class Recorder:
             return None
         if not _has(there, task.key, counts):
             return None
-        self._rows[task.key], columns = Counter(counts), self._columns.setdefault(task.key, {})
-        self._open.setdefault(task.point, _OpenPoint())
-        for name in counts:
+        for name, count in counts.items():
             header = read_rows(Run(self._folder.path).table_paths[name])[0]
-            swept = self._points[task.point].values if name == "summary" else ()
-            columns[name] = {one: None for one in header if one != "point" and one not in swept}
+            swept = {"point", *(self._points[task.point].values if name == "summary" else ())}
+            columns: Names = {one: None for one in header if one not in swept}
+            self._written[task.key][name] = _Written(count, columns)
         return Checkpoint(_RESUME, stored.arrays, meta)
 
     def _check_cell(self, task: Task, recorded: Any) -> None:

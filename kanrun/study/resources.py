@@ -18,6 +18,23 @@ from kanrun.monitoring import uninterrupted
 if TYPE_CHECKING:
     from torch import Generator
 
+#: Fraction of a time limit that trainings may use, since their last step ends a little later, and
+#: that they may use in any case.
+STEPS_FRACTION, LEAST_FRACTION = 0.98, 1 / 3
+#: CPU seconds for figures and claims (loading matplotlib takes 0.7, six figures at most 1.5), and
+#: of the program before the command is read and after its results are shown.
+RESULTS_SECONDS, PROGRAM_SECONDS = 3.0, 0.8
+#: Copies of the numbers: a training holds the network, its best state, a gradient and a trial step;
+#: at the points, values, slopes and what a solver keeps of both. Peaks of `kanrun fit` exceed this
+#: estimate, so that no run is rejected by mistake.
+COPIES = 4
+BYTES = {"float32": 4, "float64": 8}
+#: Largest fraction of the machine's memory that a training may need.
+MEMORY_FRACTION = 0.9
+#: Largest number of threads per core; more crash the system's libraries.
+THREADS_PER_CORE = 16
+_GIB = 2**30
+
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -48,13 +65,9 @@ def device_of(cfg: ExperimentConfig) -> str:
 
     mps = torch.backends.mps.is_available()
     if cfg.device == "auto":
-        return (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if mps and cfg.precision == "float32"
-            else "cpu"
-        )
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if mps and cfg.precision == "float32" else "cpu"
     if cfg.device == "mps" and cfg.precision == "float64":
         raise UsageError("device=mps computes in float32 only; add precision=float32.")
     number = int(cfg.device.partition(":")[2] or 0)
@@ -99,43 +112,18 @@ class TimeLimit:
     Attributes:
         seconds: CPU seconds of the run.
         began: CPU seconds of the process when the run began.
-        results: CPU seconds for figures and claims: loading matplotlib takes 0.7, six figures at
-            most 1.5.
-        fraction: Fraction of the seconds, since the last step of a training ends a little later.
-        program: Seconds of the program before the command is read and after its results are shown.
+        reserved: CPU seconds for what is not training.
     """
 
     seconds: float
     began: float
-    results: float = 3.0
-    fraction: float = 0.98
-    program: float = 0.8
+    reserved: float = RESULTS_SECONDS + PROGRAM_SECONDS
 
     @property
     def end(self) -> float:
         """CPU seconds of the process at which trainings stop; they get at least one third."""
-        left = self.fraction * self.seconds - self.results - self.program
-        return self.began + max(left, self.seconds / 3)
-
-
-_GIB = 2**30
-
-
-@dataclass(frozen=True)
-class MemoryPolicy:
-    """Estimate of the memory of a training.
-
-    Attributes:
-        copies: Copies of the numbers: a training holds the network, its best state, a gradient and
-            a trial step; at the points, values, slopes and what a solver keeps of both. Peaks of
-            `kanrun fit` exceed this estimate, so that no run is rejected by mistake.
-        fraction: Largest fraction of the machine's memory.
-        threads: Largest number of threads per core; more crash the system's libraries.
-    """
-
-    copies: int = 4
-    fraction: float = 0.9
-    threads: int = 16
+        left = STEPS_FRACTION * self.seconds - self.reserved
+        return self.began + max(left, self.seconds * LEAST_FRACTION)
 
 
 class MemoryEstimate(NamedTuple):
@@ -146,48 +134,45 @@ class MemoryEstimate(NamedTuple):
     memory: float
 
 
-def estimate_memory(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> MemoryEstimate:
+def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
     """Estimate the least size of any training; columns that are not named in `cfg` do not count."""
     parts = [vars(part) for part in _parts(cfg)]
     inputs, outputs = (
         max([1, *(len(part[name]) for part in parts if isinstance(part.get(name), list))])
         for name in ("inputs", "outputs")
     )
-    parameters = max((_parameters(part, inputs, outputs) for part in parts), default=0)
-    drawn = (
-        [part.get(name) for name in ("n_train", "n_test")] for part in parts if "n_train" in part
-    )
-    points = max(
-        (sum(each for each in sample if isinstance(each, int)) for sample in drawn), default=0
-    )
-    bytes_each = 4 if cfg.precision == "float32" else 8
-    width = inputs + outputs + max((sum(part.get("hidden") or ()) for part in parts), default=0)
-    memory = bytes_each * policy.copies * (float(parameters) + float(points) * width)
-    return MemoryEstimate(parameters, points, memory)
+    parameters = max(_parameters(part, inputs, outputs) for part in parts)
+    points = max((part.get("n_train") or 0) + (part.get("n_test") or 0) for part in parts)
+    width = inputs + outputs + max(sum(part.get("hidden") or ()) for part in parts)
+    numbers = COPIES * (float(parameters) + float(points) * width)
+    return MemoryEstimate(parameters, points, numbers * BYTES[cfg.precision])
 
 
-def check_memory(
-    cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPolicy = MemoryPolicy()
-) -> None:
+def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
     """Raise UsageError if a training of `cfg` cannot fit into this machine, unless `force`d."""
     import psutil  # type: ignore[import-untyped]
 
-    if cfg.threads is not None and cfg.threads > (allowed := policy.threads * cores()):
+    if cfg.threads is not None and cfg.threads > (allowed := THREADS_PER_CORE * cores()):
         raise UsageError(
-            f"threads={cfg.threads} exceeds the limit of {policy.threads} per core ({cores()} "
+            f"threads={cfg.threads} exceeds the limit of {THREADS_PER_CORE} per core ({cores()} "
             f"cores). Use at most {allowed} threads."
         )
-    (parameters, points, memory), there = (
-        estimate_memory(cfg, policy),
-        psutil.virtual_memory().total,
-    )
-    if memory <= policy.fraction * there or force:
+    parameters, points, memory = estimate_memory(cfg)
+    there = psutil.virtual_memory().total
+    if memory <= MEMORY_FRACTION * there or force:
         return
     large = f"a network of {parameters:.3g} numbers" if parameters > points else f"{points} points"
     raise UsageError(
         f"{large} would take at least {memory / _GIB:.3g} GiB of memory, and this machine has "
         f"{there / _GIB:.3g} GiB. Make the model or the sample smaller, or add --force."
     )
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process takes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _parts(settings: Any) -> Iterator[Any]:
@@ -211,11 +196,7 @@ def _parameters(part: Mapping[str, Any], inputs: int, outputs: int) -> int:
     if "hidden" in part:
         grids = [int(each) for each in listed(part.get("intervals")) if isinstance(each, int)]
         each = degree + max(grids, default=0) if "intervals" in part else 1
-        return sum(
-            before * after * each
-            for before, after in pairwise((inputs, *(part["hidden"] or ()), outputs))
-        )
-    functions = part.get("control_points") or (
-        degree + 1 if part.get("kind") == "polynomial" else 0
-    )
+        shape = (inputs, *(part["hidden"] or ()), outputs)
+        return sum(before * after * each for before, after in pairwise(shape))
+    functions = part.get("control_points") or (part.get("kind") == "polynomial") * (degree + 1)
     return sum(map(int, listed(functions))) * outputs

@@ -176,7 +176,12 @@ def _run(
                 raise
             if folder.manifest.status == Status.RUNNING:
                 folder.finish(Status.INTERRUPTED, "stopped before it began")
-            _print_resume_command(folder.path, options)
+            words = ["kanrun", "runs", "resume", str(folder.path)]
+            words += [] if options.executor is None else ["--executor", options.executor]
+            words += [] if options.address is None else ["--address", options.address]
+            command = shlex.join(words)
+            print(f"kanrun: interrupted; `{command}` continues from there", file=sys.stderr)
+            print(folder.path)
             return signals.exit_code, folder.path
         except Exception as error:
             # A run that cannot be resumed, such as one of other cells, is refused.
@@ -185,15 +190,6 @@ def _run(
             if os.environ.get("KANRUN_DEBUG") == "1":  # run.json has the reason
                 traceback.print_exc(file=sys.stderr)
     return _end(folder.path, options), folder.path
-
-
-def _print_resume_command(folder: Path, options: RunOptions) -> None:
-    """Print the command that resumes an interrupted run, and its folder to standard output."""
-    words = ["kanrun", "runs", "resume", str(folder)]
-    for option, value in (("--executor", options.executor), ("--address", options.address)):
-        words += [option, value] if value is not None else []
-    print(f"kanrun: interrupted; `{shlex.join(words)}` continues from there", file=sys.stderr)
-    print(folder)
 
 
 def _end(path: Path, options: RunOptions) -> int:

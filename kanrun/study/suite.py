@@ -20,6 +20,19 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
 
+Cfg = TypeVar("Cfg", bound=ExperimentConfig)
+Entry = TypeVar("Entry")
+
+BOUNDED = {
+    "train_rmse": "median training RMSE",
+    "validation_rmse": "median validation RMSE",
+    "test_rmse": "median test RMSE",
+    "seconds": "longest training in seconds",
+}
+#: Largest ratio of the worst seed to the median: networks that learned the same function differ
+#: by less than two orders of magnitude, and a worse one is a bad minimum.
+WORST_OVER_MEDIAN = 100.0
+
 
 def maximum(values: pd.Series) -> float:
     """Return the largest value; NaN if there is none or one is NaN."""
@@ -58,8 +71,7 @@ def claim_at_most(
 ) -> Claim:
     """Return the claim that all of `values` are at most `bound`; `of` says what they belong to."""
     numbers = pd.Series(values, dtype=float)
-    largest = maximum(numbers)
-    spread = spread or value_range(numbers, of)
+    largest, spread = maximum(numbers), spread or value_range(numbers, of)
     return Claim(sentence, largest, f"at most {bound:g}", largest <= bound, spread)
 
 
@@ -72,8 +84,7 @@ def claim_at_least(
 ) -> Claim:
     """Return the claim that all of `values` are at least `bound`; `of` says what they belong to."""
     numbers = pd.Series(values, dtype=float)
-    smallest = minimum(numbers)
-    spread = spread or value_range(numbers, of)
+    smallest, spread = minimum(numbers), spread or value_range(numbers, of)
     return Claim(sentence, smallest, f"at least {bound:g}", smallest >= bound, spread)
 
 
@@ -81,8 +92,8 @@ def claim_near(sentence: str, values: pd.Series | float, theory: float, within: 
     """Return the claim that the median of `values` is `theory`, give or take `within`."""
     numbers = pd.Series(values, dtype=float)
     middle = median(numbers)
-    holds = abs(middle - theory) <= within
-    return Claim(sentence, middle, f"{theory:g} +/- {within:g}", holds, value_range(numbers))
+    bound, holds = f"{theory:g} +/- {within:g}", abs(middle - theory) <= within
+    return Claim(sentence, middle, bound, holds, value_range(numbers))
 
 
 def exponent(x: pd.Series, y: pd.Series) -> float:
@@ -98,32 +109,11 @@ def exponent(x: pd.Series, y: pd.Series) -> float:
 
 def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFrame:
     """Return, for each group of `by`, the exponent and the range of x (`low`, `high`) fitted."""
-    rows = []
-    for key, group in table.groupby(by, sort=False):
-        names = dict(zip(by, key, strict=True))
-        rows.append(
-            {
-                **names,
-                "exponent": exponent(group[x], group[y]),
-                "low": group[x].min(),
-                "high": group[x].max(),
-            }
-        )
+    rows = [
+        (*key, exponent(group[x], group[y]), group[x].min(), group[x].max())
+        for key, group in table.groupby(by, sort=False)
+    ]
     return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])
-
-
-Cfg = TypeVar("Cfg", bound=ExperimentConfig)
-Entry = TypeVar("Entry")
-
-BOUNDED = {
-    "train_rmse": "median training RMSE",
-    "validation_rmse": "median validation RMSE",
-    "test_rmse": "median test RMSE",
-    "seconds": "longest training in seconds",
-}
-#: Largest ratio of the worst seed to the median: networks that learned the same function differ
-#: by less than two orders of magnitude, and a worse one is a bad minimum.
-WORST_OVER_MEDIAN = 100.0
 
 
 def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -170,11 +160,8 @@ def check_bounds(cell: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"bounds of a suite's entry has {column}; choose from {', '.join(BOUNDED)}."
             )
-        if (
-            isinstance(bound, bool)
-            or not isinstance(bound, int | float)
-            or not 0 < bound < math.inf
-        ):
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not is_number or not 0 < bound < math.inf:
             raise UsageError(
                 f"bounds of a suite's entry has {column}: {bound}, which must be a positive number."
             )
@@ -185,34 +172,23 @@ def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[
     for column, bound in cell.get("bounds", {}).items():
         shape = summary["shape"].replace("-", ",")
         label = f"{summary['target']} [{shape}], N = {summary['train_points']}"
-        yield Row(
-            "bounds",
-            {"label": label, "column": column, "bound": float(bound), "value": summary[column]},
-        )
+        values = {"label": label, "column": column, "bound": float(bound)}
+        yield Row("bounds", {**values, "value": summary[column]})
 
 
 def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """Return one claim per bound, and one that no seed is far worse than the median."""
-    claims: list[Claim] = []
     if "bounds" not in tables:
-        return claims
+        return []
+    found: list[tuple[str, float, float, str | None]] = []
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = maximum(values) if column == "seconds" else median(values)
-        sentence = f"{label}: {BOUNDED[str(column)]}"
-        claims.append(
-            Claim(sentence, measured, f"at most {bound:g}", measured <= bound, value_range(values))
-        )
+        found.append((f"{label}: {BOUNDED[str(column)]}", measured, bound, value_range(values)))
         if column == "test_rmse" and len(values) > 1:
             worst = maximum(values) / max(median(values), sys.float_info.min)
-            sentence = f"{label}: worst seed over the median"
-            claims.append(
-                Claim(
-                    sentence,
-                    worst,
-                    f"at most {WORST_OVER_MEDIAN:g}",
-                    worst <= WORST_OVER_MEDIAN,
-                    None,
-                )
-            )
-    return claims
+            found.append((f"{label}: worst seed over the median", worst, WORST_OVER_MEDIAN, None))
+    return [
+        Claim(sentence, measured, f"at most {bound:g}", measured <= bound, spread)
+        for sentence, measured, bound, spread in found
+    ]

@@ -11,55 +11,58 @@ import logging
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from kanrun.runs.index import flattened
 from kanrun.runs.tables import MARKS
 
 Numbers = Mapping[str, float]
+#: Characters of a setting that MLflow stores.
+MAX_CHARACTERS = 500
 
 
-class Backend(Protocol):
-    """Backend of a tracker; its methods may raise whatever its package raises."""
+class Backend(NamedTuple):
+    """Functions that log numbers at a step, and results with the status at the end."""
 
-    def log(self, numbers: Numbers, step: int) -> None:
-        """Log numbers of a step."""
-
-    def end(self, results: Numbers, status: str) -> None:
-        """Log the results, and end the run."""
+    log: Callable[[Numbers, int], None]
+    end: Callable[[Numbers, str], None]
 
 
 class Tracker:
     """One tracker of one run; its errors are warnings."""
 
     def __init__(self, name: str, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._name, self._backend, self._steps = name, None, dict[Any, int]()
+        self._name, self._steps = name, Counter[Any]()
         flat = {key: value for key, value in flattened(settings).items() if value is not None}
-        self._backend = self._tried(lambda: BACKENDS[name](command, folder, flat))
+        self._backend: Backend | None = None
+        with self._warning():
+            self._backend = BACKENDS[name](command, folder, flat)
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Log a row of `metrics`, under the name of the training if there are several."""
-        marks = {name: values[name] for name in MARKS if values.get(name)}
-        key = tuple(values.get(name) for name in MARKS)
-        step = self._steps[key] = self._steps.get(key, -1) + 1
-        prefix = "".join(f"{name} {value}/" for name, value in marks.items())
+        training = tuple((name, values[name]) for name in MARKS if values.get(name))
+        prefix = "".join(f"{name} {value}/" for name, value in training)
         numbers = {f"{prefix}{name}": number for name, number in _numbers(values)}
-        if self._backend is not None and numbers:
-            backend = self._backend
-            self._tried(lambda: backend.log(numbers, step))
+        with self._warning():
+            if self._backend is not None and numbers:
+                self._backend.log(numbers, self._steps[training])
+        self._steps[training] += 1
 
     def end(self, results: Mapping[str, Any], status: str) -> None:
         """Log the medians of the run, and its status."""
-        if self._backend is not None:
-            backend = self._backend
-            self._tried(lambda: backend.end(dict(_numbers(results)), status))
+        with self._warning():
+            if self._backend is not None:
+                self._backend.end(dict(_numbers(results)), status)
 
-    def _tried(self, act: Callable[[], Any]) -> Any:
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Turn the first error of the tracker into a warning, and use it no longer."""
         try:
             with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
-                return act()
+                yield
         except Exception as error:  # No error of a tracker ends the run.
             self._backend = None
             cause = " ".join(f"{type(error).__name__}: {error}".split())
@@ -68,93 +71,81 @@ class Tracker:
                 f"kanrun: tracker={self._name} does not work and is left out: {cause}{hint}",
                 file=sys.stderr,
             )
-            return None
-
-
-class _MLflow:
-    """Tracker that writes to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
-
-    def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        # Without a limit, a training waits minutes for a dead server.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
-        from mlflow import MlflowClient
-
-        # It reports every step of its own database.
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        uri = (
-            os.environ.get("MLFLOW_TRACKING_URI")
-            or f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
-        )
-        self._client = MlflowClient(uri)
-        found = self._client.get_experiment_by_name(f"kanrun-{command}")
-        experiment = (
-            found.experiment_id if found else self._client.create_experiment(f"kanrun-{command}")
-        )
-        self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        for key, value in settings.items():
-            self._client.log_param(self._run, key, str(value)[:500])
-
-    def log(self, numbers: Numbers, step: int) -> None:
-        for key, value in numbers.items():
-            self._client.log_metric(self._run, key.replace(" ", "_"), value, step=step)
-
-    def end(self, results: Numbers, status: str) -> None:
-        self.log(results, 0)
-        self._client.set_terminated(self._run, "FINISHED" if status == "COMPLETED" else "FAILED")
-
-
-class _TensorBoard:
-    """Into the folder `tensorboard` of the run."""
-
-    def __init__(self, _: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-        self._writer.add_text(
-            "settings", "\n".join(f"    {key}: {value}" for key, value in settings.items())
-        )
-
-    def log(self, numbers: Numbers, step: int) -> None:
-        for key, value in numbers.items():
-            self._writer.add_scalar(key, value, step)
-
-    def end(self, results: Numbers, _: str) -> None:
-        for key, value in results.items():
-            self._writer.add_scalar(f"result/{key}", value, 0)
-        self._writer.close()
-
-
-class _Trackio:
-    """Into trackio's own database on this machine."""
-
-    def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        import trackio
-
-        self._package = trackio
-        trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
-
-    def log(self, numbers: Numbers, step: int) -> None:
-        self._package.log(
-            {name: value for name, value in numbers.items() if name != "step"}, step=step
-        )
-
-    def end(self, results: Numbers, _: str) -> None:
-        self._package.log({f"result/{key}": value for key, value in results.items()})
-        self._package.finish()
-
-
-BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {
-    "mlflow": _MLflow,
-    "tensorboard": _TensorBoard,
-    "trackio": _Trackio,
-}
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        number = (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
-        if number and name not in MARKS:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and math.isfinite(value) and name not in MARKS:
             yield name, float(value)
+
+
+def _mlflow(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+    """Log to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
+    # Without a limit, a training waits minutes for a dead server.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
+    from mlflow import MlflowClient
+
+    # It reports every step of its own database.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    place = f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or place)
+    name = f"kanrun-{command}"
+    found = client.get_experiment_by_name(name)
+    experiment = found.experiment_id if found else client.create_experiment(name)
+    run = client.create_run(experiment, run_name=folder.name).info.run_id
+    for key, value in settings.items():
+        client.log_param(run, key, str(value)[:MAX_CHARACTERS])
+
+    def log(numbers: Numbers, step: int) -> None:
+        for key, value in numbers.items():
+            client.log_metric(run, key.replace(" ", "_"), value, step=step)
+
+    def end(results: Numbers, status: str) -> None:
+        log(results, 0)
+        client.set_terminated(run, "FINISHED" if status == "COMPLETED" else "FAILED")
+
+    return Backend(log, end)
+
+
+def _tensorboard(_: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+    """Log into the folder `tensorboard` of the run."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    lines = (f"    {key}: {value}" for key, value in settings.items())
+    writer.add_text("settings", "\n".join(lines))
+
+    def log(numbers: Numbers, step: int) -> None:
+        for key, value in numbers.items():
+            writer.add_scalar(key, value, step)
+
+    def end(results: Numbers, _: str) -> None:
+        log({f"result/{key}": value for key, value in results.items()}, 0)
+        writer.close()
+
+    return Backend(log, end)
+
+
+def _trackio(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+    """Log into trackio's own database on this machine."""
+    import trackio
+
+    trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
+
+    def log(numbers: Numbers, step: int) -> None:
+        trackio.log({key: value for key, value in numbers.items() if key != "step"}, step=step)
+
+    def end(results: Numbers, _: str) -> None:
+        trackio.log({f"result/{key}": value for key, value in results.items()})
+        trackio.finish()
+
+    return Backend(log, end)
+
+
+BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {
+    "mlflow": _mlflow,
+    "tensorboard": _tensorboard,
+    "trackio": _trackio,
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from kanrun.cli.app import main
 from kanrun.runs import Run, environment
 from kanrun.runs.locations import find_runs
 
-WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=3", "sampling.n_train=40", "-q")
+RUN = ("fit", "target=runge", "model=polynomial", "sampling.n_train=40", "-q")
+SEEDS = (*RUN, "n_seeds=3")
+POINTS = (*RUN, "n_seeds=2", "-m", "model.degree=3,5")
 
 
 @dataclass
@@ -173,12 +175,15 @@ class Unbuffered:
 
 
 def numbers(run: Run) -> dict[str, list[str]]:
-    """The rows of each table, without times."""
-    tables = {name: run.table(name) for name in run.tables}
-    kept = {
-        name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()
-    }
-    return {name: table.to_csv(index=False).splitlines() for name, table in kept.items()}
+    """The rows of each table of the run and of its points, without times, and their errors."""
+    found = {}
+    for part in dict.fromkeys((run, *run.points)):
+        for name in part.tables:
+            table = part.table(name)
+            kept = table[[c for c in table if "seconds" not in str(c)]]
+            found[f"{part.name}/{name}"] = kept.to_csv(index=False).splitlines()
+        found[part.name] = [str(part.error)]
+    return found
 
 
 def check_left(outputs: Path, whole: dict[str, list[str]]) -> str:
@@ -205,11 +210,13 @@ def prefixes(
             yield number, disk
 
 
-def check_power_cuts(tmp_path: Path, patch: pytest.MonkeyPatch, every: int, again: int) -> None:
+def check_power_cuts(
+    tmp_path: Path, patch: pytest.MonkeyPatch, words: Sequence[str], every: int, again: int
+) -> None:
     top = tmp_path / "top"
     top.mkdir()
     operations = recorded(
-        top, patch, lambda: assert_done(main([*WORDS, "--outputs", str(top / "outputs")]))
+        top, patch, lambda: assert_done(main([*words, "--outputs", str(top / "outputs")]))
     )
     patch.setattr(environment, "is_alive", lambda *_: False)  # no process outlives a power cut
     whole = numbers(find_runs(top / "outputs")[0])
@@ -238,14 +245,15 @@ def assert_done(code: int) -> None:
     assert code == 0
 
 
-def test_what_a_power_cut_leaves_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "every", "again"),
+    [
+        pytest.param(POINTS, 90, 12, id="points"),
+        pytest.param(SEEDS, 1, 50, id="seeds, everywhere", marks=pytest.mark.slow),
+        pytest.param(POINTS, 1, 50, id="points, everywhere", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_power_cut_leaves_can_be_read_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Sequence[str], every: int, again: int
 ) -> None:
-    check_power_cuts(tmp_path, monkeypatch, 60, 12)
-
-
-@pytest.mark.slow
-def test_what_any_power_cut_leaves_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_power_cuts(tmp_path, monkeypatch, 1, 50)
+    check_power_cuts(tmp_path, monkeypatch, words, every, again)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -46,11 +45,6 @@ def test_one_training_leaves_everything(
     assert captured.out == ""
     assert "DOES NOT HOLD  it is zero: measured" in captured.err
     assert captured.err.count("step ") == 2  # a line a stage
-
-
-def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    play(tmp_path, ToyConfig(sizes=[2, 3]))
-    assert capsys.readouterr() == ("", "")
 
 
 def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> None:
@@ -158,7 +152,9 @@ def test_a_full_disk_ends_the_study_with_one_error(
         run_toy(sizes=[2, 3])
 
 
-def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -> None:
+def test_an_experiment_may_be_an_object_and_must_yield_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Wrong:
         def cells(self, cfg: object) -> list[dict[str, int]]:
             return [{}]
@@ -174,8 +170,8 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -
 
     with pytest.raises(Exception, match="`seed` is the recorder's column"):
         play(tmp_path, ToyConfig(), experiment=Wrong())
-    run = tmp_path / "toy" / "v0001"
-    assert json.loads((run / "run.json").read_text())["status"] == "FAILED"
+    assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
+    assert capsys.readouterr() == ("", "")  # quiet
 
 
 @dataclass
@@ -207,33 +203,14 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
     experiment = Preparing()
     checked = check(experiment, ToyStudy((ToyConfig(n_seeds=2),)))
     assert experiment.built == [(1, 0), (2, 0)]
-    assert list(checked.prepared) == [(0, 0, 0)]
+    assert list(checked.prepared) == [(0, 0, 0), (0, 1, 0)]
     experiment.built.clear()
     play(tmp_path, ToyConfig(n_seeds=2), experiment=experiment)
-    assert experiment.built[2:] == [(1, 1), (2, 0), (2, 1)]
+    assert experiment.built[2:] == [(1, 1), (2, 1)]
+    local = ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))
+    assert list(check(experiment, ToyStudy((local,))).prepared) == [(0, 0, 0)]
     rows = Run(tmp_path / "toy" / "v0001").table("summary")["built"].tolist()
     assert rows == ["size 1, seed 0", "size 1, seed 1", "size 2, seed 0", "size 2, seed 1"]
-
-
-@pytest.mark.skipif(
-    not Path("/proc/self/fd").is_dir(), reason="the system does not name open files"
-)
-def test_what_a_power_cut_must_not_take_waits_for_the_disk(
-    run_toy: RunToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-
-    def note(descriptor: int) -> None:
-        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
-
-    monkeypatch.setattr(os, "fsync", note)
-    run_toy()
-    files = {name.split(".")[1] + name[-4:] if name.startswith(".") else name for name in synced}
-    tables = {"summary.csv", "details.csv", "metrics.csv", "curve.csv"}
-    folders = {"outputs", "toy", "v0001", "checkpoints", "tables", tmp_path.name, "progress.jsonl"}
-    files = {name for name in files if not name.startswith("new-")}
-    assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", *tables, *folders}
-    assert sum(".run.json" in name for name in synced) == 2  # when it starts and when it ends
 
 
 @pytest.mark.parametrize(
@@ -275,22 +252,10 @@ def test_bad_settings_are_refused_before_anything_runs(
         checked()
 
 
-def test_threads_are_the_same_in_every_executor() -> None:
-    for kind in ("serial", "local"):
-        cfg = ToyConfig(executor=ExecutorConfig(kind))
-        assert threads_of(cfg) == 1
-        cfg.threads = 3
-        assert threads_of(cfg) == 3
-
-
-def test_the_device_is_resolved() -> None:
+def test_the_device_and_the_threads_of_a_training() -> None:
+    assert [threads_of(ToyConfig(threads=threads)) for threads in (None, 3)] == [1, 3]
     assert device_of(ToyConfig(device="cpu")) == "cpu"
     assert device_of(ToyConfig(device="auto")) in {"cpu", "cuda"}
-
-
-def test_mps_has_no_double_precision() -> None:
-    with pytest.raises(UsageError, match="precision=float32"):
-        device_of(ToyConfig(device="mps", precision="float64"))
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 1)])

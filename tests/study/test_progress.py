@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas
 import pytest
@@ -18,70 +20,68 @@ from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
 
 CFG = ExperimentConfig()
+TASK = Task(CFG, 0, {}, 0)
 
 
-def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
+def shown(
+    events: Iterable[Any],
+    total: int = 1,
+    width: int = 80,
+    terminal: bool = False,
+    quiet: bool = False,
+) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
     with Reporter(console, total, quiet) as reporter:
-        for index in range(total):
-            task = Task(CFG, index, {}, 0)
-            reporter.handle(Started(task))
-            reporter.handle(Recorded(task, Note("solver=auto chose [lm]")))
-            reporter.handle(Recorded(task, Note("a column is constant", warning=True)))
-            for step in range(30):
-                values = {
-                    "stage": step // 10,
-                    "step": step,
-                    "intervals": 5,
-                    "train_rmse": 0.1,
-                    "validation_rmse": 0.2,
-                }
-                reporter.handle(Recorded(task, Row("metrics", values)))
-            summary = {
-                "target": f"t{index // 2}",
-                "shape": "2-5-1",
-                "validation_rmse": 0.1 * (index + 1),
-            }
-            reporter.handle(Recorded(task, Row("summary", summary)))
-            reporter.handle(
-                Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0)
-            )
+        for event in events:
+            reporter.handle(event)
     return stream.getvalue()
+
+
+def metrics(**values: Any) -> Recorded:
+    return Recorded(TASK, Row("metrics", values))
+
+
+def trainings(total: int) -> Iterator[Any]:
+    for index in range(total):
+        task = Task(CFG, index, {}, 0)
+        yield Started(task)
+        yield Recorded(task, Note("solver=auto chose [lm]"))
+        yield Recorded(task, Note("a column is constant", warning=True))
+        for step in range(30):
+            place = {"stage": step // 10, "step": step, "intervals": 5}
+            yield metrics(**place, train_rmse=0.1, validation_rmse=0.2)
+        summary = {"target": f"t{index // 2}", "shape": "2-5-1"}
+        error = {"validation_rmse": 0.1 * (index + 1)}
+        yield Recorded(task, Row("summary", {**summary, **error}))
+        yield Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0)
 
 
 @pytest.mark.parametrize("width", [20, 40, 120])
 @pytest.mark.parametrize("total", [1, 4])
 def test_a_terminal_gets_a_bar_that_never_wraps(width: int, total: int) -> None:
-    shown = show(width, total, terminal=True)
-    assert "━" in shown
-    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown)
+    text = shown(trainings(total), total, width, terminal=True)
+    assert "━" in text
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", text)
     assert max(len(line) for part in plain.split("\n") for line in part.split("\r")) <= width
 
 
 def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
-    stream = io.StringIO()
-    with Reporter(
-        Console(file=stream, width=120, force_terminal=True, color_system=None), 2
-    ) as reporter:
-        for event in (
-            Started(Task(CFG, 0, {}, 0)),
-            Recorded(Task(CFG, 0, {}, 0), Row("summary", {"rmse": 0.1})),
-        ):
-            reporter.handle(event)
-        reporter.handle(Finished(Task(CFG, 0, {}, 0), 1.0))
-        reporter.handle(Started(Task(CFG, 1, {}, 0)))
-    assert "1/2" in stream.getvalue()
-    assert "best 0.1, now cell 1, seed 0" in stream.getvalue()
+    second = Task(CFG, 1, {}, 0)
+    result = Recorded(TASK, Row("summary", {"rmse": 0.1}))
+    events = (Started(TASK), result, Finished(TASK, 1.0), Started(second))
+    text = shown(events, 2, 120, terminal=True)
+    assert "1/2" in text
+    assert "best 0.1, now cell 1, seed 0" in text
 
 
 def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
-    lines = show(80, 1, terminal=False).splitlines()
+    lines = shown(trainings(1)).splitlines()
     assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
     assert lines[2:] == [
         f"5 intervals, step {step}, train 0.1, validation 0.2" for step in (9, 19, 29)
     ]
-    lines = show(80, 4, terminal=False).splitlines()
+    lines = shown(trainings(4), 4).splitlines()
     assert lines[2:] == [
         "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.1, the best so far",
         "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.2 "
@@ -91,42 +91,22 @@ def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     ]
 
 
-def test_a_stage_is_told_by_its_best_step() -> None:
-    stream = io.StringIO()
-    task = Task(CFG, 0, {}, 0)
-    with Reporter(Console(file=stream, width=80), 1) as reporter:
-        for stage, step, error, best in [
-            (1, 1, 0.5, True),
-            (1, 2, 0.2, True),
-            (1, 3, 0.9, False),
-            (2, 1, 0.3, False),
-        ]:
-            values = {"stage": stage, "step": step, "train_rmse": error, "best": best}
-            reporter.handle(Recorded(task, Row("metrics", values)))
-        reporter.handle(Finished(task, 1.0))
-    assert stream.getvalue().splitlines() == ["step 2, train 0.2", "step 1, train 0.3"]
-
-
-def test_what_is_said_after_a_stage_stands_after_it() -> None:
-    stream = io.StringIO()
-    task = Task(CFG, 0, {}, 0)
-    with Reporter(Console(file=stream, width=80), 1) as reporter:
-        for step in range(2):
-            reporter.handle(
-                Recorded(task, Row("metrics", {"stage": 1, "step": step, "train_rmse": 0.5}))
-            )
-        reporter.handle(Recorded(task, Note("two nodes were pruned")))
-        reporter.handle(Recorded(task, Row("metrics", {"stage": 2, "step": 2, "train_rmse": 0.1})))
-        reporter.handle(Finished(task, 1.0))
-    assert stream.getvalue().splitlines() == [
-        "step 1, train 0.5",
-        "two nodes were pruned",
-        "step 2, train 0.1",
+def test_a_stage_is_told_by_its_best_step_before_what_is_said_after_it() -> None:
+    events = [
+        metrics(stage=1, step=1, train_rmse=0.5, best=True),
+        metrics(stage=1, step=2, train_rmse=0.2, best=True),
+        metrics(stage=1, step=3, train_rmse=0.9, best=False),
+        Recorded(TASK, Note("two nodes were pruned")),
+        metrics(stage=2, step=1, train_rmse=0.3, best=False),
+        Finished(TASK, 1.0),
     ]
+    lines = ["step 2, train 0.2", "two nodes were pruned", "step 1, train 0.3"]
+    assert shown(events).splitlines() == lines
 
 
 def test_quiet_shows_warnings_and_failures_only() -> None:
-    assert show(80, 1, terminal=True, quiet=True).strip() == "warning: a column is constant"
+    text = shown(trainings(1), terminal=True, quiet=True)
+    assert text.strip() == "warning: a column is constant"
 
 
 @pytest.mark.parametrize("width", [30, 60, 200])
@@ -220,5 +200,5 @@ def test_details_are_shown_to_those_who_ask() -> None:
     for verbose in (False, True):
         stream = io.StringIO()
         reporter = Reporter(Console(file=stream, width=100), 1, verbose=verbose)
-        reporter.handle(Recorded(Task(CFG, 0, {}, 0), Note("solver lm: asked for", detail=True)))
+        reporter.handle(Recorded(TASK, Note("solver lm: asked for", detail=True)))
         assert ("asked for" in stream.getvalue()) == verbose

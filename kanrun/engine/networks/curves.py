@@ -7,6 +7,8 @@ continue as polynomials, the B-spline linearly.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, field
 from math import comb
 from typing import Any
 
@@ -20,6 +22,9 @@ from kanrun.engine.splines import Grid, dense_rows, local_basis, uniform_breakpo
 from kanrun.errors import UsageError
 
 HIGHEST_DEGREE = 1000  # of Bernstein polynomials
+#: Numbers of a basis that is remembered, and how many are: training asks for those of its training,
+#: validation and test points at every step.
+MOST_REMEMBERED, REMEMBERED = 1_000_000, 4
 
 
 class Curve(Network):
@@ -36,14 +41,27 @@ class Curve(Network):
         raise TypeError("a Curve has no basis of its own")
 
     def forward(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch out"]:
-        return self.basis(x) @ self.coefficients
+        return self._remembered(x) @ self.coefficients
+
+    def _remembered(self, x: Tensor) -> Tensor:
+        """Return the basis at x, computed once for samples while nothing is differentiated."""
+        functions = self.coefficients.shape[0]
+        if torch.is_grad_enabled() or x.numel() * functions > MOST_REMEMBERED:
+            return self.basis(x)
+        try:
+            place = x.data_ptr()
+        except RuntimeError:  # under a transform of torch.func
+            return self.basis(x)
+        samples = (place, x.shape, x.stride(), x.dtype, x.device, x._version)
+        curve = (self.kind, functions, vars(self).get("degree"), *self.domain[0].tolist())
+        return _basis_at(_Asked(self, x, (*curve, *samples)))
 
     def linearise(
         self, x: Float[Tensor, "samples 1"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
         """Return (f(x), J): a curve is linear in its coefficients, d y_o / d c_fo = basis_f."""
         with torch.no_grad():
-            basis = self.basis(x)
+            basis = self._remembered(x)
             each = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)
             rows = (basis[:, None, :, None] * each[None, :, None, :]).flatten(2)
             return basis @ self.coefficients, DenseRows(rows.flatten(0, 1))
@@ -88,19 +106,34 @@ class Curve(Network):
         return cls(description["functions"], description["outputs"], domain, **extra)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A curve and samples, which are held so that no others come to their place in memory."""
+
+    curve: Curve = field(compare=False)
+    x: Tensor = field(compare=False)
+    key: tuple[object, ...]
+
+
+@functools.lru_cache(REMEMBERED)
+def _basis_at(asked: _Asked) -> Tensor:
+    return asked.curve.basis(asked.x)
+
+
 class Polynomial(Curve):
     """A polynomial of degree `functions` - 1 in the well-conditioned Chebyshev basis."""
 
     kind = "polynomial"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        t, functions = 2 * self.unit(x) - 1, self.coefficients.shape[0]
-        values = torch.cat([torch.ones_like(t), t], dim=-1)
-        while values.shape[-1] < functions:
-            # From T_0, ..., T_m the next m at once: T_(m + k) = 2 T_m T_k - T_(m - k).
-            further = 2 * values[..., -1:] * values[..., 1:] - values.flip(-1)[..., 1:]
-            values = torch.cat([values, further], dim=-1)
-        return values[..., :functions]
+        t, functions = 2 * self.unit(x).movedim(-1, 0) - 1, self.coefficients.shape[0]
+        values = torch.cat([torch.ones_like(t), t])
+        while len(values) < functions:
+            # From T_0, ..., T_m up to m further at once: T_(m + k) = 2 T_m T_k - T_(m - k).
+            count = min(len(values) - 1, functions - len(values))
+            further = 2 * values[-1:] * values[1 : count + 1] - values.flip(0)[1 : count + 1]
+            values = torch.cat([values, further])
+        return values[:functions].movedim(0, -1)
 
 
 def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:
