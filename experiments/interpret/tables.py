@@ -32,7 +32,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Value
 from kanrun.study.evaluation import doubts
-from kanrun.targets.functions import read_nist
+from kanrun.targets.table_targets import read_nist
 
 #: Digits of a float64: agreement beyond them is accidental.
 _MAX_DIGITS = 16.0

@@ -18,7 +18,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, variable
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
 from kanrun.formulas.parsing import parse_expression
-from kanrun.targets.table_reading import column_names, read_inputs
+from kanrun.targets import column_names, read_inputs
 
 Array = NDArray[np.float64]
 

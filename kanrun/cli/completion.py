@@ -173,7 +173,7 @@ def _kind(group: str, choice: str) -> str:
 
 def _columns(path: str, value: str) -> list[str]:
     """Return the columns of a table, each after what is typed before it, as in [a,b."""
-    from kanrun.targets.table_reading import column_names
+    from kanrun.targets.table_files import column_names
 
     before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
     written = [part.partition(":")[0].strip() for part in before.lstrip("[{").split(",")]

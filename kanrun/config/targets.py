@@ -140,7 +140,7 @@ class TableTarget:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
 
 
-@target("kanrun.targets.functions:build_nist")
+@target("kanrun.targets.table_targets:build_nist")
 @dataclass
 class NistTarget:
     """A nonlinear regression set of NIST's Statistical Reference Datasets, from its files."""

@@ -101,7 +101,7 @@ class Study:
             table = values.get("target.path") or dict(base.get("target") or {}).get("path")
             if error.paths[0] != "target.outputs" or not isinstance(table, str):
                 raise
-            from kanrun.targets.table_reading import column_names
+            from kanrun.targets.table_files import column_names
 
             names = column_names(Path(table))
             more = " and more" if len(names) > MAX_COLUMNS else ""

@@ -27,9 +27,16 @@ from kanrun.study.prediction import (
     predicted_values,
     range_warnings,
 )
-from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
-from kanrun.targets.encoding import unknown_levels
-from kanrun.targets.table_reading import MISSING_WORDS, column_kinds, column_names, read_blocks
+from kanrun.targets import (
+    TableLimits,
+    check_output,
+    column_kinds,
+    column_names,
+    is_parquet,
+    read_blocks,
+    read_inputs,
+)
+from kanrun.targets.encoding import is_missing, read_numbers, unknown_levels
 from kanrun.targets.table_writing import table_writer
 
 
@@ -237,13 +244,12 @@ def _inputs(
     """Return the model's inputs of a block that begins with data row `row`."""
     if model.code is not None:
         return model.code.encode(block)
-    columns = [lenient_numbers(block[name]) for name in model.inputs]
-    x = np.stack([numbers for numbers, _ in columns], 1)
+    x = np.stack([read_numbers(block[name])[0] for name in model.inputs], 1)
     if np.isnan(x).any():
         read_inputs(source, model.inputs, LIMITS)  # which says where, and how many there are
         i, j = np.argwhere(np.isnan(x))[0]
         value = block[model.inputs[j]][i]
-        rule = "missing" if str(value).casefold() in MISSING_WORDS else "no finite number"
+        rule = "missing" if is_missing(value) else "no finite number"
         raise UsageError(
             f"column {model.inputs[j]!r} of {source.name} is {rule} in data row {row + i}."
         )

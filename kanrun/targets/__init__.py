@@ -17,7 +17,6 @@ from kanrun.targets.arrays import (
     as_array,
     as_numbers,
     frame_columns,
-    frame_names,
     input_rows,
     is_frame,
 )
@@ -29,7 +28,13 @@ from kanrun.targets.datasets import (
     generator,
     make_dataset,
 )
-from kanrun.targets.encoding import TableCode, code_of
-from kanrun.targets.table_files import TableLimits, check_output, is_parquet
-from kanrun.targets.table_reading import lenient_numbers, read_inputs, read_table
+from kanrun.targets.encoding import TableCode, code_of, column_kinds, read_inputs
+from kanrun.targets.table_files import (
+    TableLimits,
+    check_output,
+    column_names,
+    is_parquet,
+    read_blocks,
+    read_table,
+)
 from kanrun.targets.table_targets import classes_of, planar_points

@@ -10,8 +10,7 @@ import numpy as np
 from kanrun.errors import InvalidData, did_you_mean
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import Target
-from kanrun.targets.encoding import TableCode, code_of
-from kanrun.targets.table_reading import is_number
+from kanrun.targets.encoding import TableCode, code_of, is_number
 
 #: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
@@ -23,26 +22,27 @@ def is_frame(x: Data) -> bool:
     return isinstance(x, Mapping) or (hasattr(x, "columns") and hasattr(x, "__getitem__"))
 
 
-def frame_names(x: Data, what: str = "x") -> list[str]:
-    """Return the names of a frame's columns as text. Raises InvalidData if two are equal."""
-    names = [str(name) for name in (x if isinstance(x, Mapping) else x.columns)]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InvalidData(f"{what} has two columns called {twice!r}.")
-    return names
+def frame_columns(
+    x: Data, names: Sequence[str] | None = None, what: str = "x"
+) -> dict[str, np.ndarray]:
+    """Return these columns of a frame (None: all) by their names as text.
 
-
-def frame_columns(x: Data, names: Sequence[str], what: str = "x") -> dict[str, np.ndarray]:
-    """Return these columns of a frame. Raises InvalidData for a missing one."""
-    own = frame_names(x, what)
-    keys = dict(zip(own, x if isinstance(x, Mapping) else x.columns, strict=True))
-    for name in names:
+    Raises InvalidData for a missing one, for two of one name, and for lengths that differ.
+    """
+    keys: dict[str, Any] = {}
+    for key in x if isinstance(x, Mapping) else x.columns:
+        if str(key) in keys:
+            raise InvalidData(f"{what} has two columns called {str(key)!r}.")
+        keys[str(key)] = key
+    columns = {}
+    for name in keys if names is None else names:
         if name not in keys:
-            listed = ", ".join(map(repr, own[:_SHOWN])) or "none"
+            listed = ", ".join(map(repr, list(keys)[:_SHOWN])) or "none"
             raise InvalidData(
                 f"{what} has no column {name!r}; its columns are {listed}"
-                f"{did_you_mean(name, own) or '.'}"
+                f"{did_you_mean(name, keys) or '.'}"
             )
-    columns = {name: np.asarray(x[keys[name]]) for name in names}
+        columns[name] = np.asarray(x[keys[name]])
     if len({column.shape for column in columns.values()}) > 1:
         lengths = ", ".join(str(column.size) for column in columns.values())
         raise InvalidData(f"the columns of {what} differ in length: {lengths}.")
@@ -103,9 +103,7 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     if is_frame(x):
         columns = {name: np.atleast_1d(values) for name, values in frame_columns(x, raw).items()}
         single = isinstance(x, Mapping) and np.ndim(x[next(iter(x))]) == 0
-        if code:
-            return code.encode({name: list(values) for name, values in columns.items()})[0], single
-        return _stacked(columns, "the column"), single
+        return code.encode(columns)[0] if code else _stacked(columns, "the column"), single
     array = as_array(x)
     index = getattr(x, "index", None)
     if index is not None and not callable(index) and set(map(str, index)) == set(raw):
@@ -118,7 +116,7 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
             f"x has {array.ndim} dimensions; give (rows, {len(raw)}), or one point ({len(raw)},)."
         )
     if code and array.shape[1] == len(raw):
-        return code.encode({name: list(array[:, i]) for i, name in enumerate(raw)})[0], single
+        return code.encode(dict(zip(raw, array.T, strict=True)))[0], single
     if array.shape[1] != len(names):
         listed = ", ".join(raw[:_SHOWN]) + ", ..." * (len(raw) > _SHOWN)
         raise InvalidData(
@@ -155,27 +153,21 @@ def array_target(
             lengths that differ.
     """
     names, inputs, code, notes = _inputs(x, categorical_columns)
-    classes: tuple[str, ...] | None = None
-    if classification:
-        outputs, values, classes = _labels(y)
-    else:
-        outputs, values = _outputs(y)
+    outputs, values, classes = _labels(y) if classification else _outputs(y)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
-    shares = _weights(weights, len(values))
-    if shares is not None:
-        kept = np.flatnonzero(shares)
-        inputs, values, shares = inputs[kept], values[kept], shares[kept]
-    if len(values) < 2:
+    points = Points(inputs, values, _weights(weights, len(values)))
+    if points.weights is not None:
+        points = points.take(np.flatnonzero(points.weights))
+    if len(points) < 2:
         raise InvalidData(
-            f"there is {len(values)} row of data, and nothing can be learned from fewer than 2."
+            f"there is {len(points)} row of data, and nothing can be learned from fewer than 2."
         )
-    if classes is not None and len(set(values[:, 0])) < 2:
+    if classes is not None and np.ptp(points.y) == 0:
         raise InvalidData(
-            f"y has one class only, {classes[int(values[0, 0])]!r}; at least two classes are "
+            f"y has one class only, {classes[int(points.y[0, 0])]!r}; at least two classes are "
             "needed."
         )
-    points = Points(inputs, values, shares)
     return Target(
         "data",
         names,
@@ -209,39 +201,38 @@ def _inputs(
                 f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s)."
             )
         return tuple(f"x{i}" for i in range(array.shape[1])), as_numbers(array), None, ()
-    names = frame_names(x)
-    if unknown := [name for name in categorical if name not in names]:
+    columns = frame_columns(x)
+    if unknown := [name for name in categorical if name not in columns]:
         raise InvalidData(
             f"categorical_columns names {unknown[0]!r}, which is no column of x"
-            f"{did_you_mean(unknown[0], names) or '.'}"
+            f"{did_you_mean(unknown[0], columns) or '.'}"
         )
-    columns = frame_columns(x, names)
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
-    raw = {name: list(values) for name, values in columns.items()}
     advice = "correct such rows, or name the column in categorical_columns"
-    code, notes = code_of(raw, categorical, advice)
+    code, notes = code_of(columns, categorical, advice)
     if code is None:
-        return tuple(names), _stacked(columns, "the column"), None, tuple(notes)
-    return code.features, code.encode(raw)[0], code, tuple(notes)
+        return tuple(columns), _stacked(columns, "the column"), None, tuple(notes)
+    return code.features, code.encode(columns)[0], code, tuple(notes)
 
 
-def _outputs(y: Data) -> tuple[tuple[str, ...], Array]:
+def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
     if is_frame(y):
-        names = frame_names(y, "y")
-        return tuple(names), _stacked(frame_columns(y, names), "y's column")
+        columns = frame_columns(y, what="y")
+        return tuple(columns), _stacked(columns, "y's column"), None
     values = as_numbers(y, "y")
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or not values.shape[1]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
-    count = values.shape[1]
-    if count == 1:
-        return (str(getattr(y, "name", None) or "y"),), values
-    return tuple(f"y{o}" for o in range(count)), values
+    if values.shape[1] == 1:
+        return (str(getattr(y, "name", None) or "y"),), values, None
+    return tuple(f"y{o}" for o in range(values.shape[1])), values, None
 
 
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
-    name = frame_names(y, "y")[0] if is_frame(y) else getattr(y, "name", None)
+    from pandas import isna  # late: completion reads names of columns, and pandas loads slowly
+
+    name = next(iter(frame_columns(y, what="y"))) if is_frame(y) else getattr(y, "name", None)
     labels = as_array(y, "y")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -249,7 +240,7 @@ def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
         raise InvalidData(f"y must be labels (rows,), not {labels.shape}.")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise InvalidData("y contains NaN or infinity, which is no label.")
-    if labels.dtype == object and any(one is None or one != one for one in labels):  # noqa: PLR0124
+    if labels.dtype == object and isna(labels).any():
         raise InvalidData("y contains missing labels.")
     try:
         classes, index = np.unique(labels, return_inverse=True)

@@ -1,11 +1,14 @@
-"""Columns of a table as numbers: indicators of categories, dates, medians for missing values."""
+"""Columns of a table as numbers: faulty values, categories, dates, fills of missing values."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +16,13 @@ import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
-from kanrun.targets.table_reading import MISSING_WORDS, lenient_numbers
+from kanrun.targets.table_files import (
+    DEFAULT_LIMITS,
+    ColumnBlock,
+    TableLimits,
+    column_types,
+    read_blocks,
+)
 
 MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
 _MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
@@ -22,9 +31,15 @@ DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
 _PERIODS = 1.2  # that dates must span, so that a part differs from the date itself
 _TEXT_FRACTION = 0.5  # of values from which on a column is a category
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?$", re.ASCII)
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)  # 007 is a name
+_SHOWN = 40  # characters of a value in a message
+MISSING_WORDS = frozenset(
+    {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"}
+)
+_BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
-# The next three are written into exported Python files, and depend on NumPy alone.
+# The next four are written into exported Python files, and depend on NumPy alone.
 
 
 def text_of(value: Any) -> str:
@@ -50,6 +65,159 @@ def place_of(days: Array, part: str) -> Array:
         return np.asarray((whole + 3) % 7)
     dates = whole.astype("M8[D]")
     return np.asarray((dates - dates.astype("M8[Y]").astype("M8[D]")).astype(np.float64) + 1)
+
+
+def features_of(column: dict[str, Any], values: Any) -> Array:
+    """Return the features (rows, features) of numbers, or of texts if the column has levels."""
+    if column["levels"] is not None:
+        texts = np.array(values, dtype=object)
+        return np.stack([(texts == level).astype(np.float64) for level in column["levels"]], 1)
+    missing = np.isnan(values)
+    filled = np.where(missing, column["fill"] or 0.0, values)
+    features = [filled, *(place_of(filled, part) for part in column["parts"] or ())]
+    if column["indicator"]:
+        features.append(missing.astype(np.float64))
+    return np.stack(features, 1)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, infinity and NaN included; 12_1 is a name."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN, empty, or a word such as NA."""
+    return str(value).strip().casefold() in MISSING_WORDS
+
+
+def read_numbers(values: Sequence[Any]) -> tuple[Array, dict[str, list[int]]]:
+    """Return values as finite numbers; true and false count as 1 and 0.
+
+    Returns:
+        Numbers, shape (values,), NaN where a value is none; and the indices of these values by
+        what is wrong with them: `missing`, `text` or `infinite`.
+    """
+    faults: dict[str, list[int]] = defaultdict(list)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        found = np.fromiter(map(float, values), np.float64, len(values))
+        names = any("_" in value for value in values if isinstance(value, str))
+        if np.isfinite(found).all() and not names:  # Python takes 12_1 for a number
+            return found, faults
+    found = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        text = str(value).strip().casefold()
+        try:
+            number = _BOOLEANS[text] if text in _BOOLEANS else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if text in MISSING_WORDS:
+            faults["missing"].append(i)
+        elif math.isnan(number) or "_" in text:
+            faults["text"].append(i)
+        elif math.isinf(number):
+            faults["infinite"].append(i)
+        else:
+            found[i] = number
+    return found, faults
+
+
+@dataclass
+class Conversion:
+    """Numbers and labels of blocks; values that break a rule are counted, and the first is located.
+
+    Attributes:
+        advice: What to do about `text` and about `missing` values, to follow the message of
+            `check`.
+        faults: For each column and rule: how many values break it, row and text of the first.
+    """
+
+    file: Path
+    advice: Mapping[str, str] = field(default_factory=dict)
+    faults: dict[str, dict[str, tuple[int, int, str]]] = field(default_factory=dict)
+
+    def numbers(self, block: ColumnBlock, names: Sequence[str]) -> Array:
+        """Return these columns as numbers (rows, names)."""
+        columns = []
+        for name in names:
+            numbers, faults = read_numbers(block.columns[name])
+            self._add(name, block, faults)
+            columns.append(numbers)
+        return np.stack(columns, 1)
+
+    def labels(self, block: ColumnBlock, name: str) -> list[str]:
+        """Return a column as text; only empty values are missing: a class may be called NA."""
+        texts = list(map(text_of, block.columns[name]))
+        missing = [i for i, text in enumerate(texts) if text == EMPTY]
+        self._add(name, block, {"missing": missing} if missing else {})
+        return texts
+
+    def _add(self, name: str, block: ColumnBlock, faults: Mapping[str, list[int]]) -> None:
+        for rule, (first, *others) in faults.items():
+            found = self.faults.setdefault(name, {})
+            text = str(block.columns[name][first])[:_SHOWN]
+            count, row, text = found.get(rule, (0, block.rows[first], text))
+            found[rule] = count + 1 + len(others), row, text
+
+    def check(self) -> None:
+        """Raise UsageError for values that broke a rule, with their count and first row."""
+        if not self.faults:
+            return
+        (name, found), *others = self.faults.items()
+        sentences = [
+            f"{count} {rule} value{'s' * (count > 1)} (first in row {row})"
+            for rule, (count, row, _) in sorted(found.items(), reverse=True)
+            if rule != "text"
+        ]
+        if "text" in found:
+            count, row, text = found["text"]
+            plural = "values that are not numbers" if count > 1 else "value that is not a number"
+            sentences.append(f"{count} {plural} (first {text!r} in row {row})")
+        also = f"; so have {', '.join(name for name, _ in others[:5])}" if others else ""
+        advice = self.advice.get("text" if "text" in found else "missing", "")
+        hint = f"; {advice}" if advice else ""
+        raise UsageError(
+            f"column {name!r} of {self.file.name} has {', '.join(sentences)}{also}; "
+            f"correct or remove such rows{hint}."
+        )
+
+
+def read_inputs(
+    path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
+) -> Array:
+    """Return these columns of numbers, shape (rows, names). Raises UsageError as `Conversion`."""
+    conversion = Conversion(Path(path))
+    parts = [conversion.numbers(block, names) for block in read_blocks(path, names, limits)]
+    conversion.check()
+    return np.concatenate(parts)
+
+
+def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """Return the kind of each column with a name: `whole`, `numbers` (or missing), or `text`.
+
+    The kinds of a Parquet file are its types.
+    """
+    if types := column_types(path, limits):
+        return types
+    kinds: dict[str, str] = {}
+    for block in read_blocks(path, None, limits):
+        for name, values in block.columns.items():
+            kind = kinds.get(name, "whole")
+            if kind == "whole" and not all(map(_WHOLE.match, values)):
+                kind = "numbers"
+            if kind == "numbers" and not all(map(_is_plain_number, values)):
+                kind = "text"
+            kinds[name] = kind
+    return kinds
+
+
+def _is_plain_number(text: str) -> bool:
+    """Return whether a text is missing or a number, and no name such as 007."""
+    named = re.match(r"[+-]?0\d", text)
+    return is_missing(text) or (is_number(text) and not named)
 
 
 EMPTY = text_of(None)  # the level of rows without one
@@ -86,25 +254,21 @@ class ColumnCode:
         Raises UsageError for text among numbers.
         """
         if self.levels is not None:
-            texts = np.array([text_of(value) for value in values], dtype=object)
-            columns = [(texts == level).astype(np.float64) for level in self.levels]
-            known = {*self.levels, self.levels[0] if self.levels else EMPTY}
-            return np.stack(columns, 1), sum(text not in known for text in texts)
-        numbers, text = lenient_numbers(values)
-        if self.parts is not None:
-            days, text = days_of(values), f"{values[0]}"
-            numbers, text = (days, None) if days is not None else (numbers, text)
-        if text is not None:
-            kind = "numbers" if self.parts is None else "dates such as 2024-12-31"
+            texts = list(map(text_of, values))
+            return features_of(vars(self), texts), sum(text not in self.levels for text in texts)
+        kind = "numbers" if self.parts is None else "dates such as 2024-12-31"
+        if self.parts is None:
+            numbers, faults = read_numbers(values)
+            wrong = faults["text"] or faults["infinite"]
+        else:
+            days = days_of(values)
+            numbers, wrong = (values, [0]) if days is None else (days, [])
+        if wrong:
+            text = str(values[wrong[0]])[:_SHOWN]
             raise UsageError(
                 f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
             )
-        missing = np.isnan(numbers)
-        filled = np.where(missing, self.fill, numbers)
-        columns = [filled, *(place_of(filled, part) for part in self.parts or ())]
-        if self.indicator:
-            columns.append(missing.astype(np.float64))
-        return np.stack(columns, 1), 0
+        return features_of(vars(self), numbers), 0
 
 
 @dataclass(frozen=True)
@@ -148,15 +312,14 @@ def code_of(
     """
     codes, notes = [], []
     for name, values in raw.items():
-        numbers, text = lenient_numbers(values)
-        parts: tuple[str, ...] | None = None
         listed = name in categorical
-        if text is not None and not listed and (days := days_of(values)) is not None:
-            numbers, text, parts = days, None, _parts(days)
-        if listed or text is not None:
-            given = [value for value in values if not _is_missing(value)]
-            texts = sum(lenient_numbers([value])[1] is not None for value in given)
-            if not listed and texts <= _TEXT_FRACTION * max(len(given), 1):
+        numbers, faults = read_numbers(values)
+        wrong = [*faults["text"], *faults["infinite"]]
+        days = days_of(values) if wrong and not listed else None
+        if listed or (wrong and days is None):
+            given = len(values) - len(faults["missing"])
+            if not listed and len(wrong) <= _TEXT_FRACTION * given:
+                text = str(values[wrong[0]])[:_SHOWN]
                 raise UsageError(
                     f"column {name!r} has numbers and text, such as {text!r}; {advice}."
                 )
@@ -168,19 +331,49 @@ def code_of(
                     "(numbers are read as 1234.5, dates as 2024-12-31)"
                 )
             continue
-        missing = np.isnan(numbers)
-        if missing.all():
+        known = numbers if days is None else days
+        if (missing := np.isnan(known)).all():
             notes.append(f"the column {name!r} is left out: it is empty")
             continue
-        known = np.sort(numbers[~missing])
-        middle = known[(len(known) - 1) // 2 : len(known) // 2 + 1]  # of which the median is made
-        fill = float(middle[0] if len(middle) == 1 else middle.mean())
-        codes.append(ColumnCode(name, None, fill, bool(missing.any()), parts))
+        parts = None if days is None else tuple(_parts(days[~missing]))
+        codes.append(
+            ColumnCode(name, None, float(np.median(known[~missing])), bool(missing.any()), parts)
+        )
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     plain = (code.levels is None and not code.indicator and code.parts is None for code in codes)
     complete = len(codes) == len(raw) and all(plain)
     return (None if complete else TableCode(tuple(codes))), notes
+
+
+def _parts(days: Array) -> Iterator[str]:
+    """Yield the parts of dates with periods that the dates span, unless all are equal."""
+    for part, period in DAYS.items():
+        if np.ptp(days) >= _PERIODS * period and len(np.unique(place_of(days, part))) > 1:
+            yield part
+
+
+def _levels(values: Sequence[Any]) -> tuple[str, ...]:
+    """Return the levels with an indicator; of two that cover all rows, the second alone."""
+    counts = Counter(map(text_of, values))
+    kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
+    if len(counts) == len(kept) <= 2:
+        kept = sorted(kept)[1:]
+    return tuple(sorted(kept))
+
+
+def days_of(values: Sequence[Any]) -> Array | None:
+    """Return dates as days since 1970-01-01, NaN for missing ones; None if a value is not a date.
+
+    Dates are 2024-12-31, with or without a time after a blank or a T, and those of Parquet.
+    """
+    texts = ["" if is_missing(value) else text_of(value) for value in values]
+    if not any(texts) or not all(_DATE.match(text) for text in texts if text):
+        return None
+    try:
+        return days_from(texts)
+    except ValueError:
+        return None
 
 
 def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:
@@ -190,41 +383,3 @@ def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:
         for name, count in unknown.items()
         if count
     ]
-
-
-def days_of(values: Sequence[Any]) -> Array | None:
-    """Return dates as days since 1970-01-01, NaN for missing ones; None if a value is not a date.
-
-    Dates are 2024-12-31, with or without a time after a blank or a T, and those of Parquet.
-    """
-    texts = ["" if _is_missing(value) else text_of(value) for value in values]
-    if not any(texts) or not all(_DATE.match(text) for text in texts if text):
-        return None
-    try:
-        return days_from(texts)
-    except ValueError:
-        return None
-
-
-def _is_missing(value: Any) -> bool:
-    text = text_of(value)
-    return text == EMPTY or text.casefold() in MISSING_WORDS
-
-
-def _parts(days: Array) -> tuple[str, ...]:
-    """Return the parts of dates with periods that the dates span, unless all are equal."""
-    known = days[~np.isnan(days)]
-    return tuple(
-        part
-        for part, period in DAYS.items()
-        if np.ptp(known) >= _PERIODS * period and len(np.unique(place_of(known, part))) > 1
-    )
-
-
-def _levels(values: Sequence[Any]) -> tuple[str, ...]:
-    """Return the levels with an indicator; of two that cover all rows, the second alone."""
-    counts = Counter(text_of(value) for value in values)
-    kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
-    if len(counts) == len(kept) <= 2:
-        kept = sorted(kept)[1:]
-    return tuple(sorted(kept))

@@ -1,14 +1,14 @@
-"""Targets that are functions, known by name or formula, and NIST's certified sets of points."""
+"""Targets that are functions, known by name or formula, and the check that they are finite."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,99 +19,27 @@ from kanrun.config import (
     FeynmanTarget,
     GaussianPeaksTarget,
     NamedTarget,
-    NistTarget,
     SpecialTarget,
 )
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
-from kanrun.formulas.parsing import parse_expression
 from kanrun.points import Array, Points
-from kanrun.targets.datasets import Target
-from kanrun.targets.domains import check_finite, read_domain
+from kanrun.targets.datasets import Target, shown
 
-_LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")
-_MODEL = re.compile(r"^ +(?P<left>log\[y\]|y) *=(?P<right>[^=]*?)\+ *e *$", re.MULTILINE)
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?")
 _LONGEST_NAME = 60  # characters of a formula as the name of its target
+_FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
-
-@dataclass(frozen=True)
-class NistSet:
-    """A set of points with a certified fit.
-
-    Attributes:
-        x, y: Shapes (points, inputs) and (points,); y is the logarithm if the model is one of it.
-        model: The model in x0, ... and `parameters`.
-        starts: Two initial guesses of the parameters, shape (2, parameters).
-        certified: Certified parameters.
-        sum_of_squares: Certified sum of squared residuals.
-    """
-
-    name: str
-    x: Array
-    y: Array
-    model: sympy.Expr
-    parameters: tuple[str, ...]
-    starts: Array
-    certified: Array
-    sum_of_squares: float
-
-
-def read_nist(folder: str, name: str) -> NistSet:
-    """Read `folder`/`name`.dat. Raises UsageError for a missing file, and for another format."""
-    path = Path(folder) / f"{name}.dat"
-    if not path.is_file():
-        known = sorted(each.stem for each in Path(folder).glob("*.dat"))
-        raise UsageError(
-            f"target.name={name!r}: {folder} has no file {name}.dat"
-            f"{did_you_mean(name, known) or '.'}"
-        )
-    try:
-        return _read_nist(name, path.read_text(encoding="ascii"))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path} is not a file of NIST's nonlinear regression sets: {error}."
-        ) from error
-
-
-def _read_nist(name: str, text: str) -> NistSet:
-    lines = text.splitlines()
-    spans = {what: (int(first) - 1, int(last)) for what, first, last in _LINES.findall(text)}
-    rows = [line for line in lines[slice(*spans["Certified Values"])] if "=" in line]
-    numbers = np.array([_floats(row.split("=")[1])[:3] for row in rows])
-    data = np.array([_floats(line) for line in lines[slice(*spans["Data"])] if line.strip()])
-    match = _MODEL.search(text)
-    if match is None or numbers.shape != (len(rows), 3) or data.ndim != 2:
-        raise ValueError("its model, parameters or data are not where they are expected")
-    parameters = tuple(row.split("=")[0].strip() for row in rows)
-    inputs = [f"x{i}" for i in range(data.shape[1] - 1)]
-    right = " ".join(match["right"].split()).translate(str.maketrans("[]", "()"))
-    for number, ours in enumerate(inputs, 1):
-        right = re.sub(r"\bx\b" if len(inputs) == 1 else rf"\bx{number}\b", ours, right)
-    residual = next(line for line in lines if line.startswith("Residual Sum of Squares"))
-    return NistSet(
-        name,
-        data[:, 1:],
-        np.log(data[:, 0]) if match["left"].startswith("log") else data[:, 0],
-        parse_expression(right, [*inputs, *parameters]),
-        parameters,
-        numbers[:, :2].T,
-        numbers[:, 2],
-        _floats(residual)[0],
-    )
-
-
-def _floats(text: str) -> list[float]:
-    return [float(number.replace("D", "E")) for number in _NUMBER.findall(text)]
-
-
-def build_nist(config: NistTarget) -> Target:
-    """Return all points of a set, without a known function between them."""
-    found = read_nist(config.path, config.name)
-    points = Points(found.x, found.y[:, None])
-    inputs = tuple(f"x{i}" for i in range(found.x.shape[1]))
-    return Target(found.name, inputs, ("y",), points.box, points=points)
-
+#: Functions and those at whose zeros they have their poles.
+_POLES: dict[Any, Any] = {
+    **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
+    **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
+    **dict.fromkeys((sympy.coth, sympy.csch), sympy.sinh),
+}
+_RANDOM = 4000  # points of the box at which a function is tried
+_LINES, _PER_LINE = 20, 201  # axes through the centre on which it is tried, and points on each
+_CORNERS = 10  # dimensions up to which all corners are tried; beyond, two of them
+_POLE = 1e6  # times the median of the values: larger ones near the zero of a denominator are a pole
+_BISECTIONS = 60  # steps of the search for such a zero
 
 #: Formulas on [-1, 1] in each variable. Sources: C. Runge, Z. Math. Phys. 46 (1901) for the last;
 #: Liu et al., arXiv 2404.19756, section 3.1 for the others.
@@ -349,3 +277,108 @@ def _check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
             f"{key}={name!r} is not one of the {what}{did_you_mean(name, names)}; "
             f"known are {', '.join(names)}."
         )
+
+
+def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
+    """Return the box (dimension, 2) of a setting.
+
+    `value` is one pair for each variable, or one pair for all; numbers may be text such as
+    "0.4*pi". None takes `default`, or [-1, 1]. Raises UsageError for other values, other numbers
+    of variables, and lower >= upper.
+    """
+    if value is None:
+        value = [-1, 1] if default is None else default
+    if not _is_list(value):
+        raise UsageError(f"target.domain={value!r} is not a list of pairs; {_FORM}")
+    pairs = list(value)
+    if len(pairs) == 2 and not any(_is_list(end) for end in pairs):
+        pairs = [pairs] * dimension
+    if len(pairs) != dimension:
+        raise UsageError(
+            f"target.domain has {len(pairs)} pair{'s' * (len(pairs) != 1)}, "
+            f"but the target has {dimension} variable{'s' * (dimension != 1)}; {_FORM}"
+        )
+    return np.array([_pair(pair, i) for i, pair in enumerate(pairs)], dtype=np.float64)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+
+
+def _pair(pair: Any, index: int) -> tuple[float, float]:
+    if not _is_list(pair) or len(pair) != 2:
+        raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {_FORM}")
+    try:
+        lower, upper = constant(pair[0]), constant(pair[1])
+    except UsageError as error:
+        raise UsageError(f"target.domain of x{index}: {str(error).rstrip('.')}.") from None
+    if not lower < upper:
+        raise UsageError(
+            f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper."
+        )
+    if not np.isfinite(upper - lower):
+        raise UsageError(f"target.domain of x{index} is too wide for float64.")
+    return lower, upper
+
+
+def check_finite(target: Target) -> Target:
+    """Return the target if its function is finite and real at points all over its domain.
+
+    Raises UsageError with the first point at which it is not. If a denominator of its expression
+    changes sign between two points, the function is also tried near the zero.
+    """
+    if target.function is None:
+        return target
+    points = _probes(target.domain)
+    values = target.function(points)
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        others = f"at {bad.sum() - 1} more" if bad.sum() > 1 else "at no other"
+        raise UsageError(
+            f"{target.name} is not finite at {shown(points[bad.argmax()])} "
+            f"and {others} of the {len(points)} points tried; change target.domain."
+        )
+    for zero in _zeros_of_denominators(target, points):
+        # NaN if a zero is divided by zero, which may be no pole.
+        near = np.abs(target.function(zero))
+        if np.nanmax(near, initial=0.0) > _POLE * np.median(np.abs(values)):
+            raise UsageError(
+                f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; "
+                "change target.domain."
+            )
+    return target
+
+
+def _probes(domain: Array) -> Array:
+    """Return random points of the box, points on its axes, and corners."""
+    lower, upper = domain.T
+    dimension, centre = len(domain), domain.mean(axis=1)
+    ends = itertools.product(*domain) if dimension <= _CORNERS else (lower, upper)
+    lines = np.tile(centre, (min(dimension, _LINES), _PER_LINE, 1))
+    for i, line in enumerate(lines):
+        line[:, i] = np.linspace(lower[i], upper[i], _PER_LINE)
+    random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM, dimension))
+    return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
+
+
+def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
+    """Yield neighbours (2, inputs) of a zero of each denominator with both signs on the points."""
+    if target.expression is None:
+        return
+    powers = target.expression.atoms(sympy.Pow)
+    denominators = {power.base for power in powers if power.exp.is_negative}
+    for function, zero in _POLES.items():
+        denominators |= {zero(call.args[0]) for call in target.expression.atoms(function)}
+    for denominator in sorted(denominators, key=str):
+        value = to_numpy(denominator, target.inputs)
+        signs = np.sign(value(points))
+        if not ((signs > 0).any() and (signs < 0).any()):
+            continue
+        above, below = points[signs.argmax()], points[signs.argmin()]
+        for _ in range(_BISECTIONS):
+            middle = (above + below) / 2
+            if value(middle[None])[0] > 0:
+                above = middle
+            else:
+                below = middle
+        yield np.stack([above, below])

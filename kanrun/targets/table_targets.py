@@ -1,33 +1,45 @@
-"""Targets that are tables: files, tables of scikit-learn, and points of a planar curve."""
+"""Targets that are tables: files, tables of scikit-learn, NIST's sets, and points of a curve."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
+from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget, check
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.points import Array, Points
+from kanrun.targets.arrays import array_target
 from kanrun.targets.datasets import Target
-from kanrun.targets.encoding import TableCode, code_of, days_of
-from kanrun.targets.table_files import check_columns, check_path
-from kanrun.targets.table_reading import (
-    ColumnBlock,
+from kanrun.targets.encoding import (
+    EMPTY,
     Conversion,
+    TableCode,
+    code_of,
     column_kinds,
-    column_names,
+    days_of,
     is_number,
-    lenient_numbers,
     read_inputs,
+    read_numbers,
+    text_of,
+)
+from kanrun.targets.table_files import (
+    ColumnBlock,
+    check_columns,
+    check_path,
+    column_names,
     read_table,
 )
+
+if TYPE_CHECKING:
+    import sympy
 
 #: Loader of sklearn.datasets and task, by name.
 BUNDLED = {
@@ -40,6 +52,9 @@ BUNDLED = {
 }
 _INDICATOR = "set target.missing=indicator"
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
+_LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")
+_MODEL = re.compile(r"^ +(?P<left>log\[y\]|y) *=(?P<right>[^=]*?)\+ *e *$", re.MULTILINE)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?")
 
 
 def build_table(config: TableTarget) -> Target:
@@ -131,9 +146,9 @@ def _complete_rows(
 
 def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
     """Return which values are not missing; of labels and text only empty ones are."""
-    numbers, text = lenient_numbers(values)
-    if labels or text is not None:
-        return np.array([value is not None and str(value).strip() != "" for value in values])
+    numbers, faults = read_numbers(values)
+    if labels or faults["text"] or faults["infinite"]:
+        return np.array([text_of(value) != EMPTY for value in values])
     return ~np.isnan(numbers)
 
 
@@ -148,9 +163,12 @@ def _numbers(
 
 
 def _outputs(
-    file: Path, table: ColumnBlock, asked: TableTarget
+    file: Path, table: ColumnBlock, asked: TableTarget, known: tuple[str, ...] | None = None
 ) -> tuple[Array, tuple[str, ...] | None]:
-    """Return the outputs (rows, outputs), and the classes that they number."""
+    """Return the outputs (rows, outputs), and the classes that they number.
+
+    Raises UsageError for a class that is not `known`, if these are given.
+    """
     advice = {
         "text": "text labels need target.task=classification",
         "missing": "or set target.missing=drop",
@@ -160,8 +178,13 @@ def _outputs(
     conversion = Conversion(file, advice)
     labels = conversion.labels(table, asked.outputs[0])
     conversion.check()
-    classes, index = classes_of(labels, asked.outputs[0])
-    return index[:, None].astype(np.float64), classes
+    classes, index = classes_of([*labels, *(known or ())], asked.outputs[0])
+    if known and (unknown := [name for name in classes if name not in known]):
+        raise UsageError(
+            f"{file.name} has the class {unknown[0]!r}, which is in no row of "
+            f"{Path(asked.path).name}."
+        )
+    return index[: len(labels), None].astype(np.float64), classes
 
 
 def _groups(file: Path, table: ColumnBlock, asked: TableTarget) -> Array | None:
@@ -187,16 +210,7 @@ def _test_points(
     table = read_table(file, list(dict.fromkeys([*inputs, *asked.outputs])))
     table, _ = _complete_rows(file, table, (), asked)
     x = _numbers(file, table, inputs) if code is None else code.encode(table.columns)[0]
-    if classes is None:
-        return Points(x, _outputs(file, table, asked)[0])
-    labels = [str(value) for value in table.columns[asked.outputs[0]]]
-    names, index = classes_of([*labels, *classes], asked.outputs[0])
-    if unknown := [name for name in names if name not in classes]:
-        raise UsageError(
-            f"{file.name} has the class {unknown[0]!r}, which is in no row of "
-            f"{Path(asked.path).name}."
-        )
-    return Points(x, index[: len(labels), None].astype(np.float64))
+    return Points(x, _outputs(file, table, asked, classes)[0])
 
 
 def _encode(
@@ -263,16 +277,90 @@ def build_bundled(config: BundledTarget) -> Target:
         ) from None
     loader, task = BUNDLED[name]
     data = getattr(sklearn.datasets, loader)(as_frame=True)
-    inputs = tuple(map(str, data.data.columns))
-    outputs = tuple(str(column) for column in data.frame.columns if column not in data.data.columns)
-    y: Any = data.frame[list(outputs)]
-    classes = None
-    if task == "classification":
-        labels = [f"{outputs[0]} {data.target_names[number]}" for number in y[outputs[0]]]
-        classes, index = classes_of(labels, outputs[0])
-        y = index[:, None]
-    points = Points(data.data.to_numpy(dtype=np.float64), np.asarray(y, dtype=np.float64))
-    return Target(name, inputs, outputs, points.box, points=points, is_table=True, classes=classes)
+    y, classification = data.target, task == "classification"
+    if classification:
+        y = y.map(lambda number: f"{y.name} {data.target_names[number]}")
+    return replace(array_target(data.data, y, classification=classification), name=name)
+
+
+@dataclass(frozen=True)
+class NistSet:
+    """A set of points with a certified fit.
+
+    Attributes:
+        x, y: Shapes (points, inputs) and (points,); y is the logarithm if the model is one of it.
+        model: The model in x0, ... and `parameters`.
+        starts: Two initial guesses of the parameters, shape (2, parameters).
+        certified: Certified parameters.
+        sum_of_squares: Certified sum of squared residuals.
+    """
+
+    name: str
+    x: Array
+    y: Array
+    model: sympy.Expr
+    parameters: tuple[str, ...]
+    starts: Array
+    certified: Array
+    sum_of_squares: float
+
+
+def read_nist(folder: str, name: str) -> NistSet:
+    """Read `folder`/`name`.dat. Raises UsageError for a missing file, and for another format."""
+    path = Path(folder) / f"{name}.dat"
+    if not path.is_file():
+        known = sorted(each.stem for each in Path(folder).glob("*.dat"))
+        raise UsageError(
+            f"target.name={name!r}: {folder} has no file {name}.dat"
+            f"{did_you_mean(name, known) or '.'}"
+        )
+    try:
+        return _read_nist(name, path.read_text(encoding="ascii"))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not a file of NIST's nonlinear regression sets: {error}."
+        ) from error
+
+
+def _read_nist(name: str, text: str) -> NistSet:
+    lines = text.splitlines()
+    spans = {what: (int(first) - 1, int(last)) for what, first, last in _LINES.findall(text)}
+    rows = [line for line in lines[slice(*spans["Certified Values"])] if "=" in line]
+    numbers = np.array([_floats(row.split("=")[1])[:3] for row in rows])
+    data = np.array([_floats(line) for line in lines[slice(*spans["Data"])] if line.strip()])
+    match = _MODEL.search(text)
+    if match is None or numbers.shape != (len(rows), 3) or data.ndim != 2:
+        raise ValueError("its model, parameters or data are not where they are expected")
+    parameters = tuple(row.split("=")[0].strip() for row in rows)
+    inputs = [f"x{i}" for i in range(data.shape[1] - 1)]
+    right = " ".join(match["right"].split()).translate(str.maketrans("[]", "()"))
+    for number, ours in enumerate(inputs, 1):
+        right = re.sub(r"\bx\b" if len(inputs) == 1 else rf"\bx{number}\b", ours, right)
+    from kanrun.formulas.parsing import parse_expression  # which loads sympy
+
+    residual = next(line for line in lines if line.startswith("Residual Sum of Squares"))
+    return NistSet(
+        name,
+        data[:, 1:],
+        np.log(data[:, 0]) if match["left"].startswith("log") else data[:, 0],
+        parse_expression(right, [*inputs, *parameters]),
+        parameters,
+        numbers[:, :2].T,
+        numbers[:, 2],
+        _floats(residual)[0],
+    )
+
+
+def _floats(text: str) -> list[float]:
+    return [float(number.replace("D", "E")) for number in _NUMBER.findall(text)]
+
+
+def build_nist(config: NistTarget) -> Target:
+    """Return all points of a set, without a known function between them."""
+    found = read_nist(config.path, config.name)
+    points = Points(found.x, found.y[:, None])
+    inputs = tuple(f"x{i}" for i in range(found.x.shape[1]))
+    return Target(found.name, inputs, ("y",), points.box, points=points)
 
 
 def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import UsageError
+from kanrun.targets.encoding import read_numbers
 from kanrun.targets.table_files import SEPARATORS, ending_of, is_parquet, pyarrow_for
-from kanrun.targets.table_reading import MISSING_WORDS
 
 #: Columns of some rows by name; the values of a column are of one type in all blocks.
 Columns = Mapping[str, Any]
@@ -88,10 +88,7 @@ def _parquet(
         if kind == "whole":
             return pyarrow.array([int(value) for value in values])
         if kind == "numbers":
-            missing = (str(value).casefold() in MISSING_WORDS for value in values)
-            pairs = zip(values, missing, strict=True)
-            numbers = [None if absent else float(value) for value, absent in pairs]
-            return pyarrow.array(numbers, pyarrow.float64())
+            return pyarrow.array(read_numbers(values)[0], from_pandas=True)  # null for NaN
         return pyarrow.array(values, pyarrow.string() if kind == "text" else kind)
 
     def write(block: Columns) -> None:

@@ -25,8 +25,7 @@ from kanrun.formulas import parse
 from kanrun.runs.artifacts import write_checkpoint
 from kanrun.runs.files import yaml_as_plain
 from kanrun.runs.records import Checkpoint
-from kanrun.targets import read_table
-from kanrun.targets.table_reading import column_kinds
+from kanrun.targets import column_kinds, read_table
 
 Case = Callable[[random.Random], object]
 SECONDS = 1.0  # where the option is not there

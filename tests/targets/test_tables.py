@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from kanrun.config import TableTarget
 from kanrun.errors import UsageError
-from kanrun.targets import TableLimits, read_inputs
-from kanrun.targets.table_reading import column_kinds
+from kanrun.targets import TableLimits, column_kinds, read_inputs
 from kanrun.targets.table_targets import build_table
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
