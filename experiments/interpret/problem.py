@@ -37,7 +37,7 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, variable
-from kanrun.formulas.units import dimensions
+from kanrun.formulas.equations import dimensions
 from kanrun.runs.locations import run_at
 from kanrun.runs.records import Note
 from kanrun.study.build import check_model

@@ -47,12 +47,9 @@ def _widths(part: Document) -> Iterator[int]:
     """Yield the lengths that the arrays of one evaluation need."""
     yield len(part["input_map"])
     for layer in part["layers"]:
-        yield max(
-            [
-                layer.get("sums", 0),
-                *(len(layer.get(key, ())) for key in ("biases", "coefficients", "sizes")),
-            ]
-        )
+        yield layer.get("sums", 0)
+        for key in ("biases", "coefficients", "sizes"):
+            yield len(layer.get(key, ()))
         yield np.shape(layer.get("coefficients", [[]]))[-1]
         for window in layer.get("windows", ()):
             yield from _widths(window)
@@ -100,10 +97,8 @@ def _units(maps: Sequence[Document]) -> str:
 
 
 def _column(column: Document) -> str:
-    levels, parts = (
-        column["levels"] or [],
-        [str(_PARTS.index(part)) for part in column["parts"] or ()],
-    )
+    levels = column["levels"] or []
+    parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
     fill = "NAN" if column["fill"] is None else float(column["fill"])
     arrays = {"texts": f"(const char *const[]){_texts(levels)}"} if levels else {}
     arrays |= {"part": f"(const int[]){_list(parts)}"} if parts else {}
@@ -128,36 +123,26 @@ def _network(part: Document) -> str:
 
 def _layer(layer: Document, inputs: int) -> tuple[dict[str, Any], int]:
     """Return the fields of a layer except its kind, and its number of outputs."""
-    own = {
-        key: value
-        for key, value in layer.items()
-        if key not in ("kind", "edges", "windows", "activation")
-    }
+    others = ("kind", "edges", "windows", "activation")
+    own = {key: value for key, value in layer.items() if key not in others}
     if layer["kind"] == "splines":
         own |= {
             "intervals": len(layer["breakpoints"][0]) - 1,
             "count": len(layer["edges"]),
             "outputs": layer["sums"],
-        }
-        own |= {
-            "extrapolation": own["extrapolation"].upper(),
-            "base": own["base"].upper().replace("ZERO", "NONE"),
+            "extrapolation": layer["extrapolation"].upper(),
+            "base": layer["base"].upper().replace("ZERO", "NONE"),
         }
         if layer["edges"]:
             own["edges"] = f"(const edge[]){_list(_row(**edge) for edge in layer['edges'])}"
         return own, layer["sums"] - layer["products"]
     if layer["kind"] == "dense":
         outputs = len(layer["biases"])
-        return {
-            **own,
-            "inputs": inputs,
-            "outputs": outputs,
-            "base": layer["activation"].upper(),
-        }, outputs
+        own |= {"inputs": inputs, "outputs": outputs, "base": layer["activation"].upper()}
+        return own, outputs
     if layer["kind"] == "windows":
-        own |= {"inputs": inputs, "count": len(layer["ends"])}
-        windows = _list(map(_network, layer["windows"]))
-        last = layer["windows"][0]["layers"][-1]
-        return {**own, "windows": f"(const network[]){windows}"}, len(last["sizes"])
+        windows = f"(const network[]){_list(map(_network, layer['windows']))}"
+        own |= {"inputs": inputs, "count": len(layer["ends"]), "windows": windows}
+        return own, len(layer["windows"][0]["layers"][-1]["sizes"])
     outputs = len(layer.get("sizes") or layer["coefficients"][0])
     return {**own, "outputs": outputs, "count": len(layer.get("coefficients", ()))}, outputs

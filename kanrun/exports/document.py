@@ -19,21 +19,21 @@ The JSON export is this document. Lists of numbers are as long as their name say
   network's units, or null.
 
 A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input
-(G + 2k + 1, of which the middle G + 1 bound the grid's intervals), and `edges`: `from` an input,
-`to` a sum, G + k B-spline `coefficients`, and the `base_weight` of the function `base`. Beyond the
-grid a spline does as `extrapolation` says (`linear`, `constant`, `zero`), and so does the base
-unless `base_continues`. The last 2 `products` sums multiply in pairs; all others are nodes as they
-are. `dense` has `weights` (out, in), `biases` and `activation`; `chebyshev` and `bernstein` have
-`domain` and `coefficients` (functions, outputs) of these polynomials there. `sums_of_products` adds
-up `terms` products of `factors` values each, in their order, for every output, times its entry of
-`sizes`. `windows` has `windows`, each with an `input_map` and `layers` of its own, and `ends`, one
-fewer: a point is in the first window whose end is not below its last value, beyond all ends in the
-last window.
+(G + 2k + 1, of which the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, to
+a sum, G + k B-spline `coefficients`, and the `base_weight` of the function `base`. Beyond the grid,
+splines and base do as `extrapolation` says (`linear`, `constant`, `zero`). The last 2 `products`
+sums multiply in pairs; all others are nodes as they are. `dense` has `weights` (out, in), `biases`
+and `activation`; `chebyshev` and `bernstein` have `domain` and `coefficients` (functions, outputs)
+of these polynomials there. `sums_of_products` adds up `terms` products of `factors` values each, in
+their order, for every output, times its entry of `sizes`. `windows` has `windows`, each with an
+`input_map` and `layers` of its own, and `ends`, one fewer: a point is in the first window whose end
+is not below its last value, beyond all ends in the last window.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Protocol
@@ -135,38 +135,22 @@ def _layers(network: Network) -> list[dict[str, Any]]:
             for (weights, biases), activation in zip(parts, activations, strict=True)
         ]
     if isinstance(network, BSpline):
-        rows = network.coefficients.detach().T.tolist()
         edges = [
             {"from": 0, "to": o, "coefficients": row, "base_weight": 0.0}
-            for o, row in enumerate(rows)
+            for o, row in enumerate(network.coefficients.detach().T.tolist())
         ]
-        return [_spline_layer(network.knots.tolist(), network.degree, len(rows), edges)]
+        return [_spline_layer(network.knots.tolist(), network.degree, len(edges), edges)]
     if isinstance(network, Polynomial | Bezier):
         kind = "chebyshev" if isinstance(network, Polynomial) else "bernstein"
-        return [
-            {
-                "kind": kind,
-                "domain": network.domain[0].tolist(),
-                "coefficients": network.coefficients.detach().tolist(),
-            }
-        ]
+        domain, coefficients = network.domain[0], network.coefficients.detach()
+        return [{"kind": kind, "domain": domain.tolist(), "coefficients": coefficients.tolist()}]
     if isinstance(network, Field):
-        form = network.form
-        return [
-            *_layers(network.network),
-            {
-                "kind": "sums_of_products",
-                "terms": form.terms,
-                "factors": form.factors,
-                "sizes": network.sizes.tolist(),
-            },
-        ]
+        sums = {"terms": network.form.terms, "factors": network.form.factors}
+        last = {"kind": "sums_of_products", **sums, "sizes": network.sizes.tolist()}
+        return [*_layers(network.network), last]
     if isinstance(network, Windows):
-        windows = [
-            _part(field, Scaling.identity(network.shape[0]))
-            for field in network.fields
-            if isinstance(field, Field)
-        ]
+        inputs = Scaling.identity(network.shape[0])
+        windows = [_part(field, inputs) for field in network.fields if isinstance(field, Field)]
         return [{"kind": "windows", "ends": network.ends.tolist(), "windows": windows}]
     raise UsageError(
         f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
@@ -197,7 +181,6 @@ def _edges(layer: SplineLayer, products: int) -> dict[str, Any]:
         "products": products,
         "extrapolation": spec.extrapolation,
         "base": spec.base,
-        "base_continues": False,
     }
 
 
@@ -212,7 +195,6 @@ def _spline_layer(
         "degree": degree,
         "extrapolation": "linear",
         "base": "zero",
-        "base_continues": False,
         "knots": knots,
         "edges": list(edges),
     }
@@ -235,17 +217,15 @@ def _pieces(layer: Document) -> Document:
         return layer
     degree, knots = layer["degree"], np.asarray(layer["knots"])
     breakpoints = knots[:, degree : knots.shape[1] - degree]
-    middle, half = (
-        (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2,
-        (breakpoints[:, 1:] - breakpoints[:, :-1]) / 2,
-    )
+    middle, half = (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2, np.diff(breakpoints) / 2
     edges = []
     for edge in layer["edges"]:
         i, rest = edge["from"], {key: value for key, value in edge.items() if key != "coefficients"}
-        spline, factor, powers = ScipySpline(knots[i], edge["coefficients"], degree), 1.0, []
-        for power in range(degree + 1):  # Taylor's series about the middle of each interval
-            powers.append(spline(middle[i], nu=power) * factor * half[i] ** power)
-            factor /= power + 1
+        spline = ScipySpline(knots[i], edge["coefficients"], degree)
+        powers = [  # Taylor's series about the middle of each interval
+            spline(middle[i], nu=power) * half[i] ** power / math.factorial(power)
+            for power in range(degree + 1)
+        ]
         edges.append({**rest, "pieces": np.stack(powers, 1).tolist()})
     rest = {key: value for key, value in layer.items() if key not in ("knots", "edges")}
     return {**rest, "breakpoints": breakpoints.tolist(), "edges": edges}

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.lib.mixins import NDArrayOperatorsMixin
+from onnx import TensorProto, helper, numpy_helper
 
 from kanrun.errors import UsageError
 from kanrun.exports import runtime
@@ -28,17 +30,7 @@ _LARGEST = 1e18
 
 
 def onnx_bytes(pieces: Document) -> bytes:
-    """Return the content of the file.
-
-    Raises UsageError for units beyond float32, and if the package onnx is missing.
-    """
-    try:
-        import onnx
-        from onnx import TensorProto, helper
-    except ImportError as error:
-        raise UsageError(
-            "--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'."
-        ) from error
+    """Return the content of the file. Raises UsageError for units beyond float32."""
     _check_units(pieces)
     graph = _Graph()
     x = _network(graph, pieces, _Traced(graph, "x"))
@@ -60,32 +52,23 @@ def onnx_bytes(pieces: Document) -> bytes:
         ir_version=IR_VERSION,
         producer_name="kanrun",
     )
-    for key in ("inputs", "outputs", "classes", "columns", "domain"):
-        helper.set_model_props(
-            model,
-            {entry.key: entry.value for entry in model.metadata_props}
-            | {key: json.dumps(pieces[key])},
-        )
+    described = ("inputs", "outputs", "classes", "columns", "domain")
+    helper.set_model_props(model, {key: json.dumps(pieces[key]) for key in described})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
 def _check_units(pieces: Document) -> None:
-    sizes = {
-        name: np.abs(ends).max()
-        for name, ends in zip(pieces["inputs"], pieces["domain"], strict=True)
-    }
+    named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
     for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
-        sizes[name] = np.abs(
-            one["points"] if "points" in one else (one["shift"], one["scale"])
-        ).max()
-    for name, size in sizes.items():
+        named.append((name, one.get("points") or [one["shift"], one["scale"]]))
+    for name, ends in named:
+        size = np.abs(ends).max()
         if size and not 1 / _EXTREME <= size <= _EXTREME:
             raise UsageError(
                 f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx "
-                "are float32, "
-                f"for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or export the model "
-                "as python or c."
+                f"are float32, for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or "
+                "export the model as python or c."
             )
 
 
@@ -106,21 +89,16 @@ class _Graph:
 
     def name_of(self, value: Any) -> str:
         """Return the name of a traced value, or of a new constant for a number or an array."""
-        from onnx import numpy_helper
-
         if isinstance(value, _Traced):
             return value.name
         array = np.asarray(value)
         if array.dtype.kind == "f":
-            array = (array.clip(-_LARGEST, _LARGEST) if self.kind == np.float32 else array).astype(
-                self.kind
-            )
+            array = array.clip(-_LARGEST, _LARGEST) if self.kind == np.float32 else array
+            array = array.astype(self.kind)
         self.constants.append(numpy_helper.from_array(array, f"c{len(self.constants)}"))
         return str(self.constants[-1].name)
 
     def add(self, operator: str, *inputs: Any, name: str = "", **attributes: Any) -> _Traced:
-        from onnx import helper
-
         name = name or f"v{len(self.nodes)}"
         self.nodes.append(
             helper.make_node(operator, list(map(self.name_of, inputs)), [name], **attributes)
@@ -129,8 +107,6 @@ class _Graph:
 
     def cast(self, value: _Traced, name: str = "") -> _Traced:
         """Return a value as numbers of the present kind."""
-        from onnx import helper
-
         return self.add(
             "Cast", value, name=name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
         )
@@ -205,6 +181,7 @@ _OPERATORS: dict[Any, str] = {
 }
 _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.where: lambda graph, *values: graph.add("Where", *values),
+    np.clip: lambda graph, x, low, high: graph.add("Min", graph.add("Max", x, low), high),
     np.concatenate: lambda graph, parts, axis: graph.add("Concat", *parts, axis=axis),
     np.stack: lambda graph, parts, axis: graph.add(
         "Concat", *(part[:, None] for part in parts), axis=axis
@@ -216,7 +193,7 @@ _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
 
 
 def _interpolated(x: Any, points: Any, values: Any) -> Any:
-    held = np.minimum(np.maximum(x, points[0]), points[-1])
+    held = np.clip(x, points[0], points[-1])
     at: Any = np.where(held[:, None] >= points[1:-1], 1, 0).sum(1)
     slopes = np.diff(values) / np.diff(points)
     return (held - at.entries_of(points)) * at.entries_of(slopes) + at.entries_of(values)

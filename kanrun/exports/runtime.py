@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.targets.encoding import days_from, place_of, text_of
+from kanrun.targets.encoding import days_from, features_of, text_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
 
-FARTHEST = (
-    1e154  # beyond a grid, in its units, as far as splines continue linearly: nothing overflows
-)
+#: Beyond a grid, in its units, as far as splines continue linearly: nothing overflows.
+FARTHEST = 1e154
 ROWS = 500  # computed at once: a layer has rows x inputs x outputs numbers
 ERF = np.frompyfunc(math.erf, 1, 1)
 
@@ -45,30 +44,24 @@ def encode(model: Data, table: Any) -> Array:
     if missing:
         raise ValueError(f"the table has no column {missing[0]!r}")
     return np.concatenate(
-        [_encoded(column, list(table[column["name"]])) for column in model["columns"]], axis=1
+        [_features(column, list(table[column["name"]])) for column in model["columns"]], axis=1
     )
 
 
-def _encoded(column: Data, values: list[Any]) -> Array:
+def _features(column: Data, values: list[Any]) -> Array:
+    """Return the features (rows, features) of a column of texts, dates or numbers."""
     if column["levels"] is not None:
-        texts = np.array([text_of(value) for value in values], dtype=object)
-        return np.stack([(texts == level).astype(np.float64) for level in column["levels"]], axis=1)
+        return features_of(column, [text_of(value) for value in values])
     if column["parts"] is not None:
         numbers = _days(values)
     else:
-        numbers = np.array(
-            [np.nan if value is None else value for value in values], dtype=np.float64
-        )
-    missing = np.isnan(numbers)
-    if column["fill"] is None and missing.any():
+        known = [np.nan if value is None else value for value in values]
+        numbers = np.array(known, dtype=np.float64)
+    if column["fill"] is None and np.isnan(numbers).any():
         raise ValueError(
             f"the column {column['name']!r} has missing values, and the model was trained on none"
         )
-    filled = np.where(missing, 0.0 if column["fill"] is None else column["fill"], numbers)
-    parts = [place_of(filled, part) for part in column["parts"] or ()]
-    return np.stack(
-        [filled, *parts, *([missing.astype(np.float64)] if column["indicator"] else [])], axis=1
-    )
+    return features_of(column, numbers)
 
 
 def _days(values: list[Any]) -> Array:
@@ -107,10 +100,6 @@ def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
     )
 
 
-def _between(x: Any, low: Any, high: Any) -> Any:
-    return np.minimum(np.maximum(x, low), high)
-
-
 def _entries(table: Any, at: Any) -> Any:
     """Return table[at]; stand-ins for arrays (`onnx_graph`) take the entries themselves."""
     return table[at] if isinstance(at, np.ndarray) else at.entries_of(table)
@@ -120,37 +109,34 @@ def _splines(layer: Data, x: Any) -> Any:
     """Return the nodes of a layer of edges: the last 2 m sums are the factors of m products."""
     points, sums, policy = np.asarray(layer["breakpoints"]), layer["sums"], layer["extrapolation"]
     inputs, intervals = points.shape[0], points.shape[1] - 1
-    pieces, weights = (
-        np.zeros((layer["degree"] + 1, inputs, intervals, sums)),
-        np.zeros((inputs, sums)),
-    )
+    pieces = np.zeros((layer["degree"] + 1, inputs, intervals, sums))
+    weights = np.zeros((inputs, sums))
     for edge in layer["edges"]:
         pieces[:, edge["from"], :, edge["to"]] = np.transpose(edge["pieces"])
         weights[edge["from"], edge["to"]] = edge["base_weight"]
     low, high, half = points[:, 0], points[:, -1], np.diff(points) / 2
-    held = _between(x, low, high)
+    held = np.clip(x, low, high)
     at = np.where(held[:, :, None] >= points[:, 1:-1], 1, 0).sum(2) + np.arange(inputs) * intervals
     steep = 1 / _entries(half.ravel(), at)
     u = ((held - _entries(points[:, :-1].ravel(), at)) * steep - 1)[:, :, None]
-    *lower, value = (
-        _entries(power.reshape(-1, sums), at) for power in pieces
-    )  # (rows, inputs, sums)
+    # Of the shape (rows, inputs, sums) each.
+    *lower, value = (_entries(power.reshape(-1, sums), at) for power in pieces)
     slope = value * 0
     for power in reversed(lower):
         slope = slope * u + value
         value = value * u + power
     if policy == "linear":
-        value = value + (_between(x - held, -FARTHEST, FARTHEST) * steep)[:, :, None] * slope
+        value = value + (np.clip(x - held, -FARTHEST, FARTHEST) * steep)[:, :, None] * slope
     outside = (x < low) | (x > high)
     if policy == "zero":
         value = np.where(outside[:, :, None], 0.0, value)
     total = value.sum(1)
     if layer["base"] != "zero":
         value, slope = BASES[layer["base"]]
-        base = value(x if layer["base_continues"] else held)
-        if policy == "linear" and not layer["base_continues"]:
+        base = value(held)
+        if policy == "linear":
             base = base + (x - held) * slope(held)
-        elif policy == "zero" and not layer["base_continues"]:
+        elif policy == "zero":
             base = np.where(outside, 0.0, base)
         total = total + base @ weights
     plain = sums - 2 * layer["products"]
@@ -160,9 +146,8 @@ def _splines(layer: Data, x: Any) -> Any:
 
 
 def _dense(layer: Data, x: Any) -> Any:
-    return BASES[layer["activation"]][0](
-        x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"])
-    )
+    activation, _ = BASES[layer["activation"]]
+    return activation(x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"]))
 
 
 def _chebyshev(layer: Data, x: Any) -> Any:

@@ -49,14 +49,13 @@ class _InUnits(nn.Module):
 class _Chosen(nn.Module):
     """Windows without branches: all are evaluated at all points, and each point takes its own."""
 
+    ends: Tensor
+
     def __init__(self, windows: Windows) -> None:
         super().__init__()
         self.fields = windows.fields
-        self.register_buffer(
-            "ends", windows.ends.clone()
-        )  # a view would be stored with all that it is of
-
-    ends: Tensor
+        # A view would be stored with all that it is of.
+        self.register_buffer("ends", windows.ends.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         every = torch.stack([field(x) for field in self.fields])
@@ -65,42 +64,42 @@ class _Chosen(nn.Module):
 
 
 class _Map(nn.Module):
-    """See `kanrun.targets.PiecewiseScaling`; float64."""
+    """The map between the user's units and the network's, see `kanrun.targets`, in float64."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, scaling: Scaling | PiecewiseScaling, *, inverse: bool) -> None:
         super().__init__()
         self.inverse = inverse
-        self.piecewise = isinstance(scaling, PiecewiseScaling)
+        self.columns: nn.ModuleList | None = None
         if isinstance(scaling, PiecewiseScaling):
-            widest = max(map(len, scaling.points))
-            pairs = (_padded(scaling.points, widest), _padded(scaling.values, widest))
-            for name, value in zip(
-                ("source", "goal"), reversed(pairs) if inverse else pairs, strict=True
-            ):
-                self.register_buffer(name, torch.as_tensor(value))
+            pairs = zip(scaling.points, scaling.values, strict=True)
+            maps = (_Interpolation(*(pair[::-1] if inverse else pair)) for pair in pairs)
+            self.columns = nn.ModuleList(maps)
         else:
             self.register_buffer("shift", torch.as_tensor(scaling.shift))
             self.register_buffer("scale", torch.as_tensor(scaling.scale))
 
-    source: Tensor
-    goal: Tensor
-    shift: Tensor
-    scale: Tensor
+    def forward(self, x: Tensor) -> Tensor:
+        if self.columns is not None:
+            return torch.stack([one(x[:, i]) for i, one in enumerate(self.columns)], 1)
+        return x * self.scale + self.shift if self.inverse else (x - self.shift) / self.scale
+
+
+class _Interpolation(nn.Module):
+    """A piecewise linear function, constant beyond its ends, as `numpy.interp` computes it."""
+
+    points: Tensor
+    values: Tensor
+
+    def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("points", torch.as_tensor(points))
+        self.register_buffer("values", torch.as_tensor(values))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.piecewise:
-            return x * self.scale + self.shift if self.inverse else (x - self.shift) / self.scale
-        held = torch.minimum(torch.maximum(x, self.source[:, 0]), self.source[:, -1]).T.contiguous()
-        first = torch.searchsorted(self.source[:, 1:-1].contiguous(), held, right=True)
-        a, b, c, d = (
-            table.gather(1, first + step)
-            for table, step in ((self.source, 0), (self.source, 1), (self.goal, 0), (self.goal, 1))
-        )
-        width = b - a
-        share = torch.where(width > 0, (held - a) / torch.where(width > 0, width, 1.0), 0.0)
-        return (c + share * (d - c)).T
-
-
-def _padded(rows: tuple[np.ndarray, ...], widest: int) -> np.ndarray:
-    """Repeat the last entry of each row: intervals of no width."""
-    return np.stack([np.concatenate([row, np.full(widest - len(row), row[-1])]) for row in rows])
+        held = x.clamp(self.points[0], self.points[-1])
+        at = torch.searchsorted(self.points[1:-1], held, right=True)
+        slopes = self.values.diff() / self.points.diff()
+        return self.values[at] + (held - self.points[at]) * slopes[at]

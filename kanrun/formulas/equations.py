@@ -1,6 +1,6 @@
-"""Differential equations and conditions as text.
+"""Differential equations, conditions and units as text, read by the formulas' whitelist.
 
-`u_t = D*u_xx + k*u*(1-u)`, read by the formulas' whitelist.
+An equation is `u_t = D*u_xx + k*u*(1-u)`; a unit is `kg*m/s^2` or `N*m`.
 
 A derivative is the name of an unknown, an underscore and the variables of differentiation: u_t,
 u_xx, u_xt. Variables are written as declared: the derivative by a variable time is u_time.
@@ -9,9 +9,10 @@ u_xx, u_xt. Variables are written as declared: the derivative by a variable time
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import sympy
@@ -30,6 +31,20 @@ MAX_ORDER = 4
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+
+#: Base units of the SI: names of dimensions in the order of the exponents.
+BASE = (
+    "length",
+    "mass",
+    "time",
+    "current",
+    "temperature",
+    "amount_of_substance",
+    "luminous_intensity",
+)
+#: Spellings that sympy's table of units has under another name.
+_OTHER_UNITS = {"l": "liter", "L": "liter", "min": "minute", "h": "hour", "degC": "kelvin"}
+_PREFIXES = "yzafpnumcdhkMGTPEZY"
 
 
 @dataclass(frozen=True)
@@ -172,11 +187,8 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
         )
     for name in _NAME.findall(text):
         unknown, _, suffix = name.partition("_")
-        if (
-            suffix
-            and unknown not in vocabulary.unknowns + vocabulary.constants
-            and vocabulary.index(suffix)
-        ):
+        known = unknown in (*vocabulary.unknowns, *vocabulary.constants)
+        if suffix and not known and vocabulary.index(suffix):
             raise UsageError(
                 f"equation {text!r} has {name}, but {unknown} is none of the unknowns "
                 f"{', '.join(vocabulary.unknowns)}."
@@ -192,11 +204,54 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     names = (*vocabulary.variables, *found, *vocabulary.constants)
     left, right = (parse_expression(side.strip(), names) for side in text.split("="))
     expression = left - right
-    present = tuple(
-        derivative for name, derivative in found.items() if expression.has(variable(name))
-    )
+    present = tuple(each for name, each in found.items() if expression.has(variable(name)))
     if not present:
         raise UsageError(
             f"equation {text!r}: the unknown cancels out; both sides are the same in it."
         )
     return Relation(text, expression, vocabulary, present)
+
+
+def dimensions(units: Mapping[str, str], names: Sequence[str]) -> Array:
+    """Return the exponents (names, 7) of the base units.
+
+    Zeros for names without a unit and for pure numbers ("1").
+
+    Raises:
+        UsageError: For a unit of an unknown name, or text that is not a product of powers of known
+            units.
+    """
+    if unknown := [name for name in units if name not in names]:
+        raise UsageError(
+            f"target.units has {unknown[0]!r}, which is not one of {', '.join(names)}."
+        )
+    return np.array([_exponents(str(units.get(name, "1"))) for name in names])
+
+
+def _exponents(text: str) -> Array:
+    from sympy.physics.units.systems.si import SI, dimsys_SI
+
+    words = sorted(set(re.findall(r"(?<!\w)[^\W\d]\w*", text)))
+    quantities = {variable(word): _quantity(word, text) for word in words}
+    expression = parse_expression(text, words)
+    for base, power in expression.as_powers_dict().items():
+        if not base.is_number and not (base.is_Symbol and power.is_Rational):
+            raise UsageError(f"The unit {text!r} is no product of powers of units.")
+    dimension = SI.get_dimensional_expr(expression.xreplace(quantities))
+    powers = dimsys_SI.get_dimensional_dependencies(dimension)
+    by_name = {str(getattr(base, "name", base)): float(power) for base, power in powers.items()}
+    return np.array([by_name.get(name, 0.0) for name in BASE])
+
+
+def _quantity(word: str, text: str) -> Any:
+    """Return the unit `word` of sympy, with or without a prefix such as k or m."""
+    from sympy.physics import units
+
+    for name in (word, word[1:] if word[0] in _PREFIXES else ""):
+        found = getattr(units, _OTHER_UNITS.get(name, name), None)
+        if isinstance(found, units.Quantity):
+            return found
+    raise UsageError(
+        f"The unit {text!r} has {word!r}, which is not known; write it in base units such as "
+        "kg*m/s^2."
+    )

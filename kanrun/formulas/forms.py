@@ -8,7 +8,6 @@ and compute repeated sub-expressions again.
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
@@ -22,13 +21,8 @@ from sympy.printing.numpy import SciPyPrinter
 from kanrun.errors import UsageError
 from kanrun.formulas.parsing import FUNCTIONS, RECIPROCALS
 
-
-@dataclass(frozen=True)
-class _Operation:
-    """One operation on earlier registers."""
-
-    function: Callable[..., Any]
-    arguments: tuple[int, ...]
+#: A column of the points, a constant, or a function of earlier registers.
+Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -37,12 +31,11 @@ class NumpyFunction:
 
     NaN or infinity where it is not real or not finite.
 
-    Each of the `lines` fills one register: a column of the points (int), a constant (float) or an
-    operation on earlier registers. The last register is the value. `width` is d.
+    Each of the `lines` fills one register; the last register is the value. `width` is d.
     """
 
     width: int
-    lines: tuple[int | float | _Operation, ...]
+    lines: tuple[Line, ...]
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float64]:
         points = np.asarray(x, dtype=np.float64)
@@ -53,8 +46,9 @@ class NumpyFunction:
         registers: list[Any] = []
         with np.errstate(all="ignore"):
             for line in self.lines:
-                if isinstance(line, _Operation):
-                    registers.append(line.function(*(registers[i] for i in line.arguments)))
+                if isinstance(line, tuple):
+                    function, arguments = line
+                    registers.append(function(*(registers[i] for i in arguments)))
                 else:
                     registers.append(points[..., line] if isinstance(line, int) else line)
         value = np.asarray(registers[-1])
@@ -76,84 +70,53 @@ def to_numpy(
         raise UsageError(
             f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}"
         )
-    compiler = _Compiler(names)
-    compiler.visit(_without_reciprocals(expression))
-    return NumpyFunction(len(names), tuple(compiler.lines))
+    lines: list[Line] = []
+    registers: dict[sympy.Basic, int] = {}
+
+    def visit(node: sympy.Expr) -> int:
+        """Return the register of `node`, from the leaves up; each distinct one is computed once."""
+        if node not in registers:
+            if node.is_Symbol:
+                lines.append(names.index(str(node)))
+            elif not node.free_symbols:
+                lines.append(_constant(node))
+            else:
+                function, arguments = _operation(node)
+                lines.append((function, tuple(map(visit, arguments))))
+            registers[node] = len(lines) - 1
+        return registers[node]
+
+    visit(expression)
+    return NumpyFunction(len(names), tuple(lines))
 
 
-def _without_reciprocals(expression: sympy.Expr) -> sympy.Expr:
-    """Replace cot, sec, csc, ... by one over tan, cos, sin, ..."""
-    if not expression.has(*RECIPROCALS):
-        return expression
-    return expression.replace(
-        lambda node: node.func in RECIPROCALS, lambda node: 1 / RECIPROCALS[node.func](*node.args)
-    )
+def _constant(node: sympy.Expr) -> float:
+    value = node.evalf(20)
+    if not value.is_Number:
+        raise UsageError(f"the constant {node} is not a real number")
+    return float(value)
 
 
-@cache
-def _elementwise() -> Mapping[Any, Callable[[Any], Any]]:
-    """Return sympy's functions of one argument with NumPy's."""
-    from scipy import special
-
-    names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
-    same = (*names, "exp", "log", "sign", "floor")
-    table: dict[Any, Callable[[Any], Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
-    table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
-    return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
-
-
-@cache
-def _bessel(order: int) -> Callable[[Any], Any]:
-    """Return J_order; scipy has faster routines for the first two orders."""
-    from scipy import special
-
-    functions: dict[int, Callable[[Any], Any]] = {0: special.j0, 1: special.j1}
-    return functions.get(order) or partial(special.jv, order)
-
-
-class _Compiler:
-    """A visitor of sub-expressions from the leaves up, which gives each distinct one a register."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self.lines: list[int | float | _Operation] = []
-        self.registers: dict[sympy.Basic, int] = {}
-
-    def visit(self, node: sympy.Expr) -> int:
-        """Return the register that contains the value of `node`."""
-        if node not in self.registers:
-            self.lines.append(self._line(node))
-            self.registers[node] = len(self.lines) - 1
-        return self.registers[node]
-
-    def _line(self, node: sympy.Expr) -> int | float | _Operation:
-        if node.is_Symbol:
-            return self.names.index(str(node))
-        if not node.free_symbols:
-            value = node.evalf(20)
-            if not value.is_Number:
-                raise UsageError(f"the constant {node} is not a real number")
-            return float(value)
-        arguments = node.args
-        function: Callable[..., Any]
-        if node.is_Pow and node.exp == sympy.Rational(1, 2):
-            function, arguments = np.sqrt, (node.base,)
-        elif node.is_Pow and node.exp.is_Integer:
-            # A Python int, for which NumPy keeps the sign of a negative base.
-            function, arguments = partial(_integer_power, exponent=int(node.exp)), (node.base,)
-        elif node.is_Pow:
-            function = operator.pow
-        elif node.func in _FOLDS:
-            function = partial(_folded, _FOLDS[node.func])
-        elif node.func is sympy.besselj and arguments[0].is_Integer:
-            function, arguments = _bessel(int(arguments[0])), arguments[1:]
-        elif node.func in _elementwise():
-            function = _elementwise()[node.func]
-        else:
-            raise UsageError(
-                f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
-            )
-        return _Operation(function, tuple(self.visit(argument) for argument in arguments))
+def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Expr]]:
+    """Return the function of arrays that `node` applies, and its arguments."""
+    if node.is_Pow and node.exp == sympy.Rational(1, 2):
+        return np.sqrt, (node.base,)
+    if node.is_Pow and node.exp.is_Integer:
+        # A Python int, for which NumPy keeps the sign of a negative base.
+        return partial(_integer_power, exponent=int(node.exp)), (node.base,)
+    if node.func in RECIPROCALS:
+        return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
+    if node.func in _FOLDS:
+        return partial(_folded, _FOLDS[node.func]), node.args
+    if node.func is sympy.besselj and node.args[0].is_Integer:
+        return _bessel(int(node.args[0])), node.args[1:]
+    if node.is_Pow:
+        return operator.pow, node.args
+    if node.func not in _elementwise():
+        raise UsageError(
+            f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
+        )
+    return _elementwise()[node.func], node.args
 
 
 _FOLDS: dict[Any, Callable[..., Any]] = {
@@ -173,16 +136,24 @@ def _integer_power(base: Any, exponent: int) -> Any:
     return 1 / base if exponent == -1 else base**exponent
 
 
-def variables_of(expression: sympy.Expr) -> tuple[str, ...]:
-    """Return x0, x1, ... up to the highest index in the expression.
+@cache
+def _elementwise() -> Mapping[Any, Callable[[Any], Any]]:
+    """Return sympy's functions of one argument with NumPy's."""
+    from scipy import special
 
-    Raise UsageError for other symbols.
-    """
-    names = sorted(str(symbol) for symbol in expression.free_symbols)
-    indices = [int(match[1]) for name in names if (match := re.fullmatch(r"x(\d+)", name))]
-    if len(indices) < len(names):
-        raise UsageError(f"{expression} has variables other than x0, x1, ...: {', '.join(names)}")
-    return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
+    names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+    same = (*names, "exp", "log", "sign", "floor")
+    table: dict[Any, Callable[[Any], Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
+    table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
+    return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
+
+
+def _bessel(order: int) -> Callable[[Any], Any]:
+    """Return J_order; scipy has faster routines for the first two orders."""
+    from scipy import special
+
+    functions: dict[int, Callable[[Any], Any]] = {0: special.j0, 1: special.j1}
+    return functions.get(order) or partial(special.jv, order)
 
 
 def to_latex(expression: sympy.Expr) -> str:
@@ -190,36 +161,16 @@ def to_latex(expression: sympy.Expr) -> str:
     return str(sympy.latex(expression))
 
 
-class _Printer(SciPyPrinter):  # type: ignore[misc]
-    """A printer of Max and Min of arrays and numbers; sympy prints numpy.amax of a ragged tuple."""
-
-    def _print_Max(self, expression: sympy.Expr) -> str:
-        return self._nested("numpy.maximum", expression.args)
-
-    def _print_Min(self, expression: sympy.Expr) -> str:
-        return self._nested("numpy.minimum", expression.args)
-
-    def _nested(self, name: str, arguments: Sequence[sympy.Expr]) -> str:
-        first, *rest = arguments
-        return (
-            f"{name}({self._print(first)}, {self._nested(name, rest)})"
-            if rest
-            else str(self._print(first))
-        )
-
-
-def to_python(expression: sympy.Expr, variables: Sequence[str] | None = None) -> str:
+def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
     """Return the source of a Python module with a function `formula(x0, x1, ...)` of arrays.
 
-    `variables` (default: those of the expression) name its parameters, so they must be Python
-    names.
+    `variables` name its parameters. Raises UsageError for one that is not a Python name.
     """
-    names = variables_of(expression) if variables is None else tuple(variables)
-    if unfit := [name for name in names if not name.isidentifier()]:
+    if unfit := [name for name in variables if not name.isidentifier()]:
         raise UsageError(
             f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
         )
-    written = _without_reciprocals(expression)
-    body = _Printer({"fully_qualified_modules": True}).doprint(written)
-    imports = "import numpy\n" + ("import scipy.special\n" if "scipy." in body else "")
-    return f"{imports}\n\ndef formula({', '.join(names)}):\n    return {body}\n"
+    body = SciPyPrinter({"fully_qualified_modules": True}).doprint(expression)
+    used = ("functools", "numpy", "scipy.special")
+    imports = "".join(f"import {name}\n" for name in used if f"{name}." in body)
+    return f"{imports}\n\ndef formula({', '.join(variables)}):\n    return {body}\n"

@@ -60,14 +60,9 @@ def _bessel(order: sympy.Expr, argument: sympy.Expr) -> sympy.Expr:
 def _table() -> dict[str, KnownFunction]:
     circular, hyperbolic = ("sin", "cos", "tan"), ("sinh", "cosh", "tanh")
     inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
-    others = ("exp", "log", "sqrt", "sign", "erf", "floor")
-    names = (
-        *circular,
-        *hyperbolic,
-        *inverses,
-        *(function.__name__ for function in RECIPROCALS),
-        *others,
-    )
+    others = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
+    reciprocals = (function.__name__ for function in RECIPROCALS)
+    names = (*circular, *hyperbolic, *inverses, *reciprocals, *others)
     unary: dict[str, Callable[..., Any]] = {name: getattr(sympy, name) for name in names}
     unary |= {f"arc{name}": getattr(sympy, f"a{name}") for name in (*circular, "tanh")}
     unary |= {
@@ -75,7 +70,6 @@ def _table() -> dict[str, KnownFunction]:
         "log10": lambda argument: sympy.log(argument, 10),
         "log2": lambda argument: sympy.log(argument, 2),
         "abs": sympy.Abs,
-        "Abs": sympy.Abs,
         "sigmoid": lambda argument: 1 / (1 + sympy.exp(-argument)),
         "gaussian": lambda argument: sympy.exp(-(argument**2)),
         "j0": lambda argument: sympy.besselj(0, argument),
@@ -83,8 +77,8 @@ def _table() -> dict[str, KnownFunction]:
     }
     table = {name: KnownFunction(build) for name, build in unary.items()}
     table["besselj"] = KnownFunction(_bessel, 2)
-    for name, build in {"min": sympy.Min, "max": sympy.Max}.items():
-        table[name] = table[name.capitalize()] = KnownFunction(build, None)
+    for name in ("Min", "Max"):
+        table[name] = table[name.lower()] = KnownFunction(getattr(sympy, name), None)
     return table
 
 
@@ -96,28 +90,18 @@ FUNCTIONS: dict[str, KnownFunction] = _table()
 CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
 
 
-@dataclass(frozen=True)
-class FormulaLimits:
-    """Maximum sizes of a formula, checked before anything is computed."""
-
-    characters: int = 20_000
-    #: Nodes of Python's syntax tree.
-    nodes: int = 12_000
-    #: Levels of operators.
-    nesting: int = 100
-    #: Levels per call or exponent: sympy takes exponential time in exp(-exp(-...)).
-    call_levels: int = 10
-    #: Index of a variable.
-    index: int = 9_999
-    #: Pairs of terms in min and max, which sympy compares: about 3 seconds.
-    pairs: int = 300
-    #: Digits of a number that is computed exactly.
-    digits: int = 5_000
-    #: Exponent of a power with a variable in its base.
-    exponent: int = 1_000
-    #: Constants lie between 1/magnitude and magnitude, so that float64 contains them.
-    magnitude: float = 1e300
-
+# Maximum sizes of a formula, checked before anything is computed.
+_CHARACTERS = 20_000
+_NODES = 12_000  # of Python's syntax tree
+_NESTING = 100  # levels of operators
+_CALL_LEVELS = 10  # per call or exponent: sympy takes exponential time in exp(-exp(-...))
+_INDEX = 9_999  # of a variable
+_PAIRS = 300  # of terms in min and max, which sympy compares: about 3 seconds
+_DIGITS = 5_000  # of a number that is computed exactly
+_EXPONENT = 1_000  # of a power with a variable in its base
+_MAGNITUDE = 1e300  # constants lie between its inverse and this, so that float64 contains them
+_PRECISION = 20  # digits of the value of a constant
+_QUOTED = 80  # characters in a message
 
 _INDEXED = re.compile(r"x(0|[1-9]\d*)")
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
@@ -129,40 +113,33 @@ class _Refused(Exception):
     """The reason why a text is not a formula; becomes a UsageError that quotes the text."""
 
 
-def parse(
-    text: str, variables: Sequence[str] | None = None, limits: FormulaLimits = FormulaLimits()
-) -> sympy.Expr:
+def parse(text: str, variables: Sequence[str] | None = None) -> sympy.Expr:
     """Parse a formula to an expression in real symbols.
 
     Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the
     constants pi and e. `^` and `**` both mean power; numbers are exact. Raises UsageError for
     anything but numbers, variables, constants, + - * / ^, parentheses and the functions of
-    `FUNCTIONS`; for a formula without a variable; and for one beyond `limits` or whose constants
-    are not real.
+    `FUNCTIONS`; for a formula without a variable; and for one beyond the maximum sizes or whose
+    constants are not real.
     """
-    expression = _read(text, variables, limits, what="formula")
+    expression = _read(text, variables, "formula")
     if not expression.free_symbols:
         hint = "x0, x1, ..." if variables is None else ", ".join(variables)
         raise UsageError(f"formula {_quoted(text)} does not depend on any variable; use {hint}")
     return expression
 
 
-def parse_expression(
-    text: str, names: Sequence[str], limits: FormulaLimits = FormulaLimits()
-) -> sympy.Expr:
+def parse_expression(text: str, names: Sequence[str]) -> sympy.Expr:
     """Parse a formula in the variables `names`, or in none."""
-    return _read(text, names, limits, what="formula")
+    return _read(text, names, "formula")
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
     """Return a finite number from a number, or from text such as "0.4*pi" with `known` names."""
     if isinstance(value, str):
-        put = {
-            variable(name): sympy.Rational(repr(number)) for name, number in (known or {}).items()
-        }
-        return float(
-            _read(value, tuple(known or ()), FormulaLimits(), what="number").subs(put).evalf(20)
-        )
+        known = known or {}
+        put = {variable(name): sympy.Rational(repr(number)) for name, number in known.items()}
+        return float(_read(value, tuple(known), "number").subs(put).evalf(_PRECISION))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):
@@ -170,18 +147,16 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
     return float(value)
 
 
-def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
+def variables_in(text: str) -> tuple[str, ...]:
     """Return x0, x1, ... up to the highest index in `text`, also if it cancels as in 0*x2."""
-    indices = [
-        int(match[1]) for name in names_in(text, limits) if (match := _INDEXED.fullmatch(name))
-    ]
+    indices = [int(match[1]) for name in names_in(text) if (match := _INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 
-def names_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
     """Return the variables in `text`, sorted: the names that are neither called nor constants."""
     try:
-        nodes = list(ast.walk(_tree(text, limits)))
+        nodes = list(ast.walk(_tree(text)))
     except _Refused as refusal:
         raise UsageError(f"formula {_quoted(text)}: {refusal}") from None
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
@@ -207,37 +182,33 @@ def as_variables(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) if all(map(usable, names, numbered)) else numbered
 
 
-def _read(
-    text: str, variables: Sequence[str] | None, limits: FormulaLimits, what: str
-) -> sympy.Expr:
+def _read(text: str, variables: Sequence[str] | None, what: str) -> sympy.Expr:
     try:
-        return _Reader(variables, limits).read_all(_tree(text, limits))
+        return _Reader(variables).read_all(_tree(text))
     except _Refused as refusal:
         raise UsageError(f"{what} {_quoted(text)}: {refusal}") from None
 
 
 def _quoted(text: object) -> str:
     shown = str(text)
-    return repr(shown if len(shown) <= 80 else shown[:77] + "...")
+    return repr(shown if len(shown) <= _QUOTED else f"{shown[: _QUOTED - 3]}...")
 
 
-def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
+def _tree(text: object) -> ast.Expression:
     """Return Python's syntax tree of a formula, with `^` read as a power and its size bounded."""
     if not isinstance(text, str) or not text.strip():
         raise _Refused("a text such as exp(-x0)*sin(3*x1) is needed")
-    if len(text) > limits.characters:
-        raise _Refused(f"it has {len(text)} characters, at most {limits.characters} are allowed")
+    if len(text) > _CHARACTERS:
+        raise _Refused(f"it has {len(text)} characters, at most {_CHARACTERS} are allowed")
     source = " ".join(text.split())
     if match := _NUMBER_THEN_NAME.search(source):
-        number = source[match.start() : match.end()]
         raise _Refused(
-            f"a name follows the number {number} at once; write a product as {number}*..."
+            f"a name follows the number {match[0]} at once; write a product as {match[0]}*..."
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Python's advice on odd code; such text is rejected anyway
+            # Python's advice on odd code; such text is rejected anyway.
+            warnings.simplefilter("ignore")
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:
         raise _Refused(
@@ -247,20 +218,16 @@ def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
         raise _Refused(
             "it cannot be read: it is nested too deeply or has unreadable characters"
         ) from None
-    if sum(1 for _ in ast.walk(tree)) > limits.nodes:
+    if sum(1 for _ in ast.walk(tree)) > _NODES:
         raise _Refused("it has too many terms")
     return tree
 
 
 class _Reader:
-    """A reader of the tree from the leaves up.
+    """A reader of the tree from the leaves up; each constant is checked before it is used."""
 
-    Every constant is checked before it enters the next one.
-    """
-
-    def __init__(self, variables: Sequence[str] | None, limits: FormulaLimits) -> None:
+    def __init__(self, variables: Sequence[str] | None) -> None:
         self.variables = None if variables is None else frozenset(variables)
-        self.limits = limits
         self.pairs = 0  # of terms that min and max had to compare so far
 
     def read_all(self, tree: ast.Expression) -> sympy.Expr:
@@ -270,35 +237,33 @@ class _Reader:
         """
         expression = self.read(tree.body, 0)
         for power in expression.atoms(sympy.Pow):
-            self._check_exponent(power.exp, power.base)
-        if any(abs(number) >= self.limits.magnitude for number in expression.atoms(sympy.Number)):
+            _check_exponent(power.exp, power.base)
+        if any(abs(number) >= _MAGNITUDE for number in expression.atoms(sympy.Number)):
             raise _Refused(_ABSURD)
         return expression
 
     def read(self, node: ast.AST, depth: int) -> sympy.Expr:
-        if depth > self.limits.nesting:
-            functions = self.limits.nesting // self.limits.call_levels
+        if depth > _NESTING:
             raise _Refused(
-                f"it is nested too deeply (at most {functions} functions inside each other)"
+                f"it is nested too deeply (at most {_NESTING // _CALL_LEVELS} functions inside "
+                "each other)"
             )
         match node:
             case ast.Constant():
-                return self._number(node.value)
+                return _number(node.value)
             case ast.Name():
                 return self._name(node.id)
             case ast.UnaryOp(op=ast.USub()):
                 return -self.read(node.operand, depth + 1)
             case ast.UnaryOp(op=ast.UAdd()):
                 return self.read(node.operand, depth + 1)
-            case ast.BinOp(op=ast.Add() | ast.Sub()):
-                return self._chain(node, (ast.Add, ast.Sub), sympy.Add, depth)
-            case ast.BinOp(op=ast.Mult() | ast.Div()):
-                return self._chain(node, (ast.Mult, ast.Div), sympy.Mul, depth)
+            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()):
+                return self._chain(node, depth)
             case ast.BinOp(op=ast.Pow()):
                 base = self.read(node.left, depth + 1)
-                exponent = self.read(node.right, depth + self.limits.call_levels)
-                self._check_exponent(exponent, base)
-                return self._checked(base**exponent)
+                exponent = self.read(node.right, depth + _CALL_LEVELS)
+                _check_exponent(exponent, base)
+                return _checked(base**exponent)
             case ast.Call():
                 return self._call(node, depth)
         raise _Refused(
@@ -306,14 +271,10 @@ class _Reader:
             "functions"
         )
 
-    def _chain(
-        self,
-        node: ast.BinOp,
-        operators: tuple[type, type],
-        build: Callable[..., sympy.Expr],
-        depth: int,
-    ) -> sympy.Expr:
+    def _chain(self, node: ast.BinOp, depth: int) -> sympy.Expr:
         """Return a sum or product of any length, built once."""
+        is_sum = isinstance(node.op, ast.Add | ast.Sub)
+        operators = (ast.Add, ast.Sub) if is_sum else (ast.Mult, ast.Div)
         parts: list[sympy.Expr] = []
         left: ast.expr = node
         while isinstance(left, ast.BinOp) and isinstance(left.op, operators):
@@ -321,18 +282,11 @@ class _Reader:
             if isinstance(left.op, ast.Sub):
                 part = -part
             elif isinstance(left.op, ast.Div):
-                part = self._checked(1 / part)
+                part = _checked(1 / part)
             parts.append(part)
             left = left.left
         parts.append(self.read(left, depth + 1))
-        return self._checked(build(*reversed(parts)))
-
-    def _number(self, value: Any) -> sympy.Expr:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _Refused(f"{value!r} is not a number")
-        if value and not self._is_ordinary(value):
-            raise _Refused(_ABSURD)
-        return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
+        return _checked((sympy.Add if is_sum else sympy.Mul)(*reversed(parts)))
 
     def _is_variable(self, name: str) -> bool:
         if self.variables is not None:
@@ -341,27 +295,23 @@ class _Reader:
 
     def _name(self, name: str) -> sympy.Expr:
         if self._is_variable(name):
-            if self.variables is None and len(name) > len(str(self.limits.index)) + 1:
+            if self.variables is None and len(name) > len(f"x{_INDEX}"):
                 raise _Refused(
-                    f"the variable {name} has too high a number; at most x{self.limits.index} is "
-                    "allowed"
+                    f"the variable {name} has too high a number; at most x{_INDEX} is allowed"
                 )
             return variable(name)
         if name in CONSTANTS:
             return CONSTANTS[name]
         if name in FUNCTIONS:
             raise _Refused(f"{name} is a function; write {name}(...)")
-        if self.variables is None:
-            known = _suggestion(name, [*CONSTANTS, *FUNCTIONS])
-            raise _Refused(f"unknown name {name!r}{known}; use x0, x1, ... for variables")
-        if not self.variables:
+        if self.variables is not None and not self.variables:
             raise _Refused(
                 f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed"
             )
-        raise _Refused(
-            f"unknown name {name!r}{_suggestion(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
-            f"the variables are {', '.join(sorted(self.variables))}"
-        )
+        own = sorted(self.variables or ())
+        known = _suggestion(name, [*own, *CONSTANTS, *FUNCTIONS])
+        use = f"the variables are {', '.join(own)}" if own else "use x0, x1, ... for variables"
+        raise _Refused(f"unknown name {name!r}{known}; {use}")
 
     def _call(self, node: ast.Call, depth: int) -> sympy.Expr:
         if not isinstance(node.func, ast.Name):
@@ -376,21 +326,16 @@ class _Reader:
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")
-        function, arguments = (
-            FUNCTIONS[name],
-            [self.read(part, depth + self.limits.call_levels) for part in node.args],
-        )
-        if len(arguments) != function.arguments and (
-            function.arguments is not None or len(arguments) < 2
-        ):
-            wanted = "two or more" if function.arguments is None else function.arguments
-            raise _Refused(
-                f"{name} takes {wanted} argument{'' if wanted == 1 else 's'}, not {len(arguments)}"
-            )
+        function = FUNCTIONS[name]
+        arguments = [self.read(part, depth + _CALL_LEVELS) for part in node.args]
+        wanted = function.arguments
+        if len(arguments) < 2 if wanted is None else len(arguments) != wanted:
+            many = "1 argument" if wanted == 1 else f"{wanted or 'two or more'} arguments"
+            raise _Refused(f"{name} takes {many}, not {len(arguments)}")
         if function.arguments is None:
             self._count_pairs(arguments)
         try:
-            return self._checked(function.build(*arguments))
+            return _checked(function.build(*arguments))
         except ValueError as error:
             raise _Refused(str(error)) from None
 
@@ -400,46 +345,53 @@ class _Reader:
             len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments
         )
         self.pairs += terms * (terms - 1) // 2
-        if self.pairs > self.limits.pairs:
+        if self.pairs > _PAIRS:
             raise _Refused("it has too many terms in min and max")
 
-    def _check_exponent(self, exponent: sympy.Expr, base: sympy.Expr) -> None:
-        """Reject powers that would need a huge computation or a huge number."""
-        if not exponent.is_number:
-            return
-        size = abs(float(exponent.evalf(20)))
-        if base.free_symbols and size > self.limits.exponent:
-            raise _Refused(
-                f"the exponent {size:.3g} is too large; at most {self.limits.exponent} is allowed"
-            )
-        digits = max(
-            (len(str(part)) for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)),
-            default=1,
+
+def _number(value: Any) -> sympy.Expr:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Refused(f"{value!r} is not a number")
+    if value and not _is_ordinary(value):
+        raise _Refused(_ABSURD)
+    return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
+
+
+def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
+    """Reject powers that would need a huge computation or a huge number."""
+    if not exponent.is_number:
+        return
+    size = abs(float(exponent.evalf(_PRECISION)))
+    if base.free_symbols and size > _EXPONENT:
+        raise _Refused(f"the exponent {size:.3g} is too large; at most {_EXPONENT} is allowed")
+    numbers = [part for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)]
+    digits = max((len(str(number)) for number in numbers), default=1)
+    if digits > 1 and size * digits > _DIGITS:
+        raise _Refused(_ABSURD)
+    magnitude = abs(float(base.evalf(_PRECISION))) if base.is_number else 1.0
+    if magnitude > 0 and size * abs(math.log10(magnitude)) > math.log10(_MAGNITUDE):
+        raise _Refused(_ABSURD)
+
+
+def _checked(value: sympy.Expr) -> sympy.Expr:
+    """Return `value`; reject a constant that is not real, not finite or of absurd size."""
+    if value.has(*_NOT_REAL):
+        raise _Refused(
+            "it is not finite and real (a division by zero, or a root or log of a number out of "
+            "range)"
         )
-        if digits > 1 and size * digits > self.limits.digits:
-            raise _Refused(_ABSURD)
-        magnitude = abs(float(base.evalf(20))) if base.is_number else 1.0
-        if magnitude > 0 and size * abs(math.log10(magnitude)) > math.log10(self.limits.magnitude):
-            raise _Refused(_ABSURD)
-
-    def _checked(self, value: sympy.Expr) -> sympy.Expr:
-        """Return `value`; reject a constant that is not real, not finite or of absurd size."""
-        if value.has(*_NOT_REAL):
-            raise _Refused(
-                "it is not finite and real (a division by zero, or a root or log of a number out "
-                "of range)"
-            )
-        if value.free_symbols or value == 0:
-            return value
-        number = value.evalf(20)
-        if not number.is_Number:
-            raise _Refused(f"{value} is not a real number")
-        if not self._is_ordinary(number):
-            raise _Refused(_ABSURD)
+    if value.free_symbols or value == 0:
         return value
+    number = value.evalf(_PRECISION)
+    if not number.is_Number:
+        raise _Refused(f"{value} is not a real number")
+    if not _is_ordinary(number):
+        raise _Refused(_ABSURD)
+    return value
 
-    def _is_ordinary(self, number: Any) -> bool:
-        return bool(1 / self.limits.magnitude < abs(number) < self.limits.magnitude)
+
+def _is_ordinary(number: Any) -> bool:
+    return bool(1 / _MAGNITUDE < abs(number) < _MAGNITUDE)
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

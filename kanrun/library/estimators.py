@@ -7,6 +7,7 @@ counts as w rows. Weights and repeated rows, in any order, therefore give exactl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -32,65 +33,31 @@ from kanrun.study.prediction import predicted_values
 from kanrun.targets import Data, array_target, input_rows, is_frame
 
 Array = NDArray[np.float64]
-#: Parameters that are settings of `kanrun fit` under the same name.
-_SETTINGS = (
-    "hidden",
-    "intervals",
-    "degree",
-    "pairs",
-    "selection",
-    "folds",
-    "extrapolation",
-    "bounds",
-    "monotone",
-    "steps",
-    "n_starts",
-    "smoothness_weight",
-    "validation_fraction",
-)
+#: Parameters that are not settings of `kanrun fit` under the same name, or that it always gets.
+_OTHERS = ("model", "solver", "random_state")
 
 
+@dataclass(eq=False, repr=False)
 class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Base class of both estimators; see `KANRegressor`."""
 
-    model_: Model
-
-    def __init__(  # noqa: PLR0913 (scikit-learn takes every setting as a keyword)
-        self,
-        model: str = "auto",
-        *,
-        hidden: Sequence[int] | None = None,
-        intervals: int | Sequence[int] | str | None = None,
-        degree: int | None = None,
-        pairs: bool | None = None,
-        selection: str | None = None,
-        folds: int | None = None,
-        extrapolation: str | None = None,
-        bounds: Sequence[float] | None = None,
-        monotone: Mapping[str, str] | None = None,
-        solver: str | None = None,
-        steps: int | None = None,
-        n_starts: int | None = None,
-        smoothness_weight: float | str | None = None,
-        validation_fraction: float = 0.2,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.model = model
-        self.hidden = hidden
-        self.intervals = intervals
-        self.degree = degree
-        self.pairs = pairs
-        self.selection = selection
-        self.folds = folds
-        self.extrapolation = extrapolation
-        self.bounds = bounds
-        self.monotone = monotone
-        self.solver = solver
-        self.steps = steps
-        self.n_starts = n_starts
-        self.smoothness_weight = smoothness_weight
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
+    model: str = "auto"
+    _: KW_ONLY
+    hidden: Sequence[int] | None = None
+    intervals: int | Sequence[int] | str | None = None
+    degree: int | None = None
+    pairs: bool | None = None
+    selection: str | None = None
+    folds: int | None = None
+    extrapolation: str | None = None
+    bounds: Sequence[float] | None = None
+    monotone: Mapping[str, str] | None = None
+    solver: str | None = None
+    steps: int | None = None
+    n_starts: int | None = None
+    smoothness_weight: float | str | None = None
+    validation_fraction: float = 0.2
+    random_state: int | np.random.RandomState | None = 0
 
     def _fit(self, X: Data, y: Data, sample_weight: Data, *, classification: bool) -> Self:
         columns, y, names = self._checked(X, y, classification)
@@ -101,8 +68,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         columns, y, weights = _merge_rows(columns, y, weights)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
         target = array_target(x, y, classification=classification, weights=weights)
-        settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings = {name: value for name, value in settings.items() if value is not None}
+        given = self.get_params(deep=False).items()
+        settings = {k: value for k, value in given if k not in _OTHERS and value is not None}
         if self.model == "auto" and len(y) < MIN_ROWS:  # Too few rows for cross-validation.
             settings = {"selection": "evidence", **settings}
         seed = self.random_state
@@ -111,7 +78,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         cfg = configure_data(
             target, self.model, self.solver, classes=classification, seed=int(seed), **settings
         )
-        self.model_ = fit_target(cfg, target, additive=self.model == ADDITIVE)
+        self.model_: Model = fit_target(cfg, target, additive=self.model == ADDITIVE)
         if classification:
             self.classes_ = np.unique(y)
         return self
@@ -340,6 +307,4 @@ def _merge_rows(
         for column in (*x.T, *np.reshape(y, (len(y), -1)).T)
     ]
     _, first, where = np.unique(np.stack(keys, 1), axis=0, return_index=True, return_inverse=True)
-    sums = np.zeros(len(first))
-    np.add.at(sums, where.ravel(), weights)
-    return x[first], y[first], sums
+    return x[first], y[first], np.bincount(where.ravel(), weights)

@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from types import FrameType
 from typing import Any
 
@@ -48,7 +48,6 @@ from kanrun.targets import (
     array_target,
     as_array,
     frame_columns,
-    frame_names,
     is_frame,
 )
 from kanrun.targets.functions import named_formula
@@ -154,7 +153,7 @@ def _is_classification(y: Data, task: str | None) -> bool:
         )
     if task is not None or hasattr(y, "detach"):
         return task == "classification"
-    columns = frame_columns(y, frame_names(y, "y"), "y") if is_frame(y) else {"y": as_array(y, "y")}
+    columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}
     return next(iter(columns.values())).dtype.kind in "OUSTb"
 
 
@@ -236,15 +235,14 @@ def fit_target(
         cfg.max_cpu_seconds
         and TimeLimit(cfg.max_cpu_seconds, time.process_time(), reserved=0.0).end
     )
-    recorded, line = _Recorded(cfg.seed), _ProgressLine()
+    line = _ProgressLine()
     watched = monitored(line.show if progress else None, limit)
     with using_threads(threads_of(cfg)), watched, _ctrl_c(stops_cleanly=not automatic) as stop:
-        for record in run(cfg, {}, cfg.seed, prepared=prepared):
-            recorded.add(record)
+        model = _model_of(run(cfg, {}, cfg.seed, prepared=prepared), cfg.seed)
     line.end()
     if stop.is_set():
         warnings.warn("interrupted: the model is the best of the training so far", stacklevel=3)
-    return recorded.model()
+    return model
 
 
 @contextlib.contextmanager
@@ -271,36 +269,27 @@ def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-@dataclass
-class _Recorded:
-    """Records of a recipe, as the recorder of a run folder would keep them."""
-
-    seed: int
-    rows: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+def _model_of(records: Iterable[Record], seed: int) -> Model:
+    """Return the model of a recipe with its tables, as the recorder of a run folder keeps them."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    notes: list[str] = []
     checkpoint: Checkpoint | None = None
-
-    def add(self, record: Record) -> None:
+    for record in records:
         if isinstance(record, Row):
-            self.rows.setdefault(record.table, []).append(record.values)
+            rows.setdefault(record.table, []).append(record.values)
         elif isinstance(record, Table):
-            self.tables[record.name] = pd.DataFrame(dict(record.columns))
+            tables[record.name] = pd.DataFrame(dict(record.columns))
         elif isinstance(record, Note):
-            self.notes.append(record.text)
+            notes.append(record.text)
         # The model comes before other checkpoints, apart from those for resuming.
-        elif record.name != RESUME and self.checkpoint is None:
-            self.checkpoint = record
-
-    def model(self) -> Model:
-        assert (
-            self.checkpoint is not None
-        )  # An invariant: a recipe that ends has yielded its model.
-        tables = {name: pd.DataFrame(rows) for name, rows in self.rows.items()} | self.tables
-        for table in tables.values():
-            table.insert(0, "seed", self.seed)
-        model = model_from_checkpoint(self.checkpoint)
-        return replace(model, tables=tables, notes=tuple(self.notes))
+        elif record.name != RESUME and checkpoint is None:
+            checkpoint = record
+    assert checkpoint is not None  # An invariant: a recipe that ends has yielded its model.
+    tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
+    for table in tables.values():
+        table.insert(0, "seed", seed)
+    return replace(model_from_checkpoint(checkpoint), tables=tables, notes=tuple(notes))
 
 
 class _ProgressLine:

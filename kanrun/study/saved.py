@@ -104,8 +104,7 @@ class LoadedRun:
         Returns notes for the user. Raises UsageError for an unknown format and a file that cannot
         be written.
         """
-        from kanrun.exports import TABLE_FORMATS, identifier
-        from kanrun.exports.formula_text import formula_bytes
+        from kanrun.exports import TABLE_FORMATS, formula_bytes, identifier
 
         chosen = name or next(iter(self.models), "")
         found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}

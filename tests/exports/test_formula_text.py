@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kanrun.errors import UsageError
-from kanrun.exports.formula_text import formula_bytes
+from kanrun.exports import formula_bytes
 
 
 def stored(

@@ -24,7 +24,7 @@ from kanrun.engine.symbolic.structure import fit_expression
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
-from kanrun.formulas.units import dimensions
+from kanrun.formulas.equations import dimensions
 
 POLICY = SearchPolicy()
 
