@@ -21,10 +21,11 @@ def root_mean_square(values: Array, weights: Array | None = None) -> Any:
     return np.ldexp(np.sqrt(np.average(relative**2, 0, weights)), exponent)
 
 
-def deviation(values: Array) -> Any:
-    """Return the standard deviation over the first axis, for values of any size."""
+def deviation(values: Array, weights: Array | None = None) -> Any:
+    """Return the weighted standard deviation over the first axis, for values of any size."""
     relative, exponent = in_own_units(values)
-    return np.ldexp(relative.std(axis=0), exponent)
+    errors = relative - np.average(relative, 0, weights)
+    return np.ldexp(np.sqrt(np.average(errors**2, 0, weights)), exponent)
 
 
 def in_own_units(values: Array) -> tuple[Array, NDArray[np.intp]]:
@@ -51,12 +52,6 @@ class Points:
     weights: Array | None = None
     groups: Array | None = None
     forward: bool = False
-
-    def __post_init__(self) -> None:
-        if self.x.ndim != 2 or self.y.ndim != 2 or len(self.x) != len(self.y):
-            raise ValueError(
-                f"x and y must be (N, d) and (N, m), not {self.x.shape} and {self.y.shape}"
-            )
 
     def __len__(self) -> int:
         return len(self.x)

@@ -60,17 +60,15 @@ def _list(entries: Any) -> str:
     return "{" + ",\n".join(entries) + "}"
 
 
-def _text(text: str) -> str:
-    """Return a string literal; bytes other than letters, digits and blanks are octal."""
-    harmless = (
-        chr(b) if re.match(rb"[A-Za-z0-9 _.]", bytes([b])) else f"\\{b:03o}"
-        for b in text.encode("utf-8", "replace")
-    )
-    return f'"{"".join(harmless)}"'
-
-
 def _texts(texts: Sequence[str]) -> str:
-    return _list(map(_text, texts))
+    """Return string literals; bytes other than letters, digits and blanks are octal."""
+    harmless = re.compile(r"[A-Za-z0-9 _.]")
+    literals = []
+    for text in texts:
+        letters = map(chr, text.encode("utf-8", "replace"))
+        escaped = (one if harmless.match(one) else f"\\{ord(one):03o}" for one in letters)
+        literals.append(f'"{"".join(escaped)}"')
+    return _list(literals)
 
 
 def _numbers(values: list[Any]) -> str:

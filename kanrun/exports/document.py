@@ -82,30 +82,24 @@ def document_of(model: Exportable) -> Document:
     """
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
     columns = [{"name": name, **plain} for name in model.inputs]
-    if model.code:
-        lists = ("levels", "parts")
-        columns = [
-            column | {key: column[key] and list(column[key]) for key in lists}
-            for column in model.code.plain()
-        ]
     document = {
         "schema": SCHEMA,
-        "columns": columns,
-        "inputs": list(model.inputs),
-        "outputs": list(model.outputs),
-        "classes": list(model.classes) if model.classes else None,
+        "columns": model.code.plain() if model.code else columns,
+        "inputs": model.inputs,
+        "outputs": model.outputs,
+        "classes": model.classes,
         "domain": model.domain.tolist(),
         **_part(deepcopy(model.network).cpu().double(), model.input_scaling),
         "output_map": None if model.classes else _maps(model.output_scaling),
         "errors": None if model.errors is None else np.asarray(model.errors).tolist(),
     }
     try:
-        json.dumps(document, allow_nan=False)
+        values: Document = json.loads(json.dumps(document, allow_nan=False))
     except ValueError as error:
         raise UsageError(
             "the model holds NaN or infinite numbers, which no export can stand for."
         ) from error
-    return document
+    return values
 
 
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
@@ -116,12 +110,9 @@ def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
     return {"input_map": _maps(inputs), "layers": _layers(network)}
 
 
-def _maps(scaling: Scaling | PiecewiseScaling) -> list[dict[str, Any]]:
-    if isinstance(scaling, PiecewiseScaling):
-        pairs = zip(scaling.points, scaling.values, strict=True)
-        return [{"points": points.tolist(), "values": values.tolist()} for points, values in pairs]
-    pairs = zip(scaling.shift, scaling.scale, strict=True)
-    return [{"shift": float(shift), "scale": float(scale)} for shift, scale in pairs]
+def _maps(scaling: Scaling | PiecewiseScaling) -> list[Document]:
+    parts = scaling.plain()
+    return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
 
 
 def _layers(network: Network) -> list[dict[str, Any]]:

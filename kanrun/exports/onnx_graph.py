@@ -205,19 +205,14 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
         x = runtime.mapped(part["input_map"], graph.cast(x), "points", "values")
     x = graph.cast(x)
     for layer in part["layers"]:
-        x = (
-            _windows(graph, layer, x)
-            if layer["kind"] == "windows"
-            else runtime.LAYERS[layer["kind"]](layer, x)
-        )
+        if layer["kind"] != "windows":
+            x = runtime.LAYERS[layer["kind"]](layer, x)
+            continue
+        # All windows are evaluated at all points, and each point takes its own.
+        found, *later = (_network(graph, window, x) for window in layer["windows"])
+        with graph.of(np.float64):
+            last = graph.cast(x)[:, -1:]
+            for end, window in zip(layer["ends"], later, strict=True):
+                found = graph.add("Where", last > end, window, found)
+        x = found
     return x
-
-
-def _windows(graph: _Graph, layer: Document, x: _Traced) -> _Traced:
-    """Add the outputs of every window at all points, and choose by point."""
-    found, *later = (_network(graph, window, x) for window in layer["windows"])
-    with graph.of(np.float64):
-        last = graph.cast(x)[:, -1:]
-        for end, window in zip(layer["ends"], later, strict=True):
-            found = graph.add("Where", last > end, window, found)
-    return found

@@ -52,25 +52,17 @@ def _features(column: Data, values: list[Any]) -> Array:
     """Return the features (rows, features) of a column of texts, dates or numbers."""
     if column["levels"] is not None:
         return features_of(column, [text_of(value) for value in values])
-    if column["parts"] is not None:
-        numbers = _days(values)
-    else:
+    if column["parts"] is None or all(isinstance(value, float | int) for value in values):
         known = [np.nan if value is None else value for value in values]
         numbers = np.array(known, dtype=np.float64)
+    else:  # of dates, numbers are days since 1970-01-01 already
+        texts = [text_of(value) for value in values]
+        numbers = days_from(["" if text in ("(missing)", "NaT") else text for text in texts])
     if column["fill"] is None and np.isnan(numbers).any():
         raise ValueError(
             f"the column {column['name']!r} has missing values, and the model was trained on none"
         )
     return features_of(column, numbers)
-
-
-def _days(values: list[Any]) -> Array:
-    """Return dates as days since 1970-01-01; numbers are days already."""
-    if all(isinstance(value, float | int) for value in values):
-        return np.asarray(values, dtype=np.float64)
-    return days_from(
-        ["" if text_of(value) in ("(missing)", "NaT") else text_of(value) for value in values]
-    )
 
 
 def evaluate(model: Data, x: Any) -> Array:
@@ -185,12 +177,12 @@ def _sigmoid(x: Any) -> Any:
     return np.exp(-np.logaddexp(0, -x))
 
 
+def _gelu_slope(x: Any) -> Any:
+    return _normal(x) + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+
+
 def _normal(x: Any) -> Any:
     return 0.5 * (1 + ERF(x / math.sqrt(2)).astype(np.float64))
-
-
-def _density(x: Any) -> Any:
-    return np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
 
 
 LAYERS: dict[str, Callable[[Data, Any], Any]] = {
@@ -209,7 +201,10 @@ BASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * (1 - _sigmoid(x))),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "relu": (lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1.0, 0.0)),
-    "gelu": (lambda x: x * _normal(x), lambda x: _normal(x) + x * _density(x)),
+    "gelu": (
+        lambda x: x * _normal(x),
+        _gelu_slope,
+    ),
     "sin": (np.sin, np.cos),
     "gaussian": (lambda x: np.exp(-(x**2)), lambda x: -2 * x * np.exp(-(x**2))),
 }

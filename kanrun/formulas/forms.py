@@ -21,7 +21,7 @@ from sympy.printing.numpy import SciPyPrinter
 from kanrun.errors import UsageError
 from kanrun.formulas.parsing import FUNCTIONS, RECIPROCALS
 
-#: A column of the points, a constant, or a function of earlier registers.
+#: A column of the points, a constant, or a function of one register or, two by two, of several.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 
@@ -48,7 +48,8 @@ class NumpyFunction:
             for line in self.lines:
                 if isinstance(line, tuple):
                     function, arguments = line
-                    registers.append(function(*(registers[i] for i in arguments)))
+                    first, *others = (registers[i] for i in arguments)
+                    registers.append(reduce(function, others, first) if others else function(first))
                 else:
                     registers.append(points[..., line] if isinstance(line, int) else line)
         value = np.asarray(registers[-1])
@@ -79,7 +80,10 @@ def to_numpy(
             if node.is_Symbol:
                 lines.append(names.index(str(node)))
             elif not node.free_symbols:
-                lines.append(_constant(node))
+                value = node.evalf(20)
+                if not value.is_Number:
+                    raise UsageError(f"the constant {node} is not a real number")
+                lines.append(float(value))
             else:
                 function, arguments = _operation(node)
                 lines.append((function, tuple(map(visit, arguments))))
@@ -88,13 +92,6 @@ def to_numpy(
 
     visit(expression)
     return NumpyFunction(len(names), tuple(lines))
-
-
-def _constant(node: sympy.Expr) -> float:
-    value = node.evalf(20)
-    if not value.is_Number:
-        raise UsageError(f"the constant {node} is not a real number")
-    return float(value)
 
 
 def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Expr]]:
@@ -106,12 +103,14 @@ def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Exp
         return partial(_integer_power, exponent=int(node.exp)), (node.base,)
     if node.func in RECIPROCALS:
         return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
-    if node.func in _FOLDS:
-        return partial(_folded, _FOLDS[node.func]), node.args
+    if node.func in _OF_TWO:
+        return _OF_TWO[node.func], node.args
     if node.func is sympy.besselj and node.args[0].is_Integer:
-        return _bessel(int(node.args[0])), node.args[1:]
-    if node.is_Pow:
-        return operator.pow, node.args
+        from scipy import special  # late, as it loads slowly
+
+        order = int(node.args[0])  # scipy has faster routines for the first two orders
+        faster: dict[int, Callable[..., Any]] = {0: special.j0, 1: special.j1}
+        return faster.get(order) or partial(special.jv, order), node.args[1:]
     if node.func not in _elementwise():
         raise UsageError(
             f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
@@ -119,17 +118,13 @@ def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Exp
     return _elementwise()[node.func], node.args
 
 
-_FOLDS: dict[Any, Callable[..., Any]] = {
+_OF_TWO: dict[Any, Callable[..., Any]] = {
     sympy.Add: operator.add,
     sympy.Mul: operator.mul,
     sympy.Min: np.minimum,
     sympy.Max: np.maximum,
+    sympy.Pow: operator.pow,
 }
-
-
-def _folded(function: Callable[[Any, Any], Any], *values: Any) -> Any:
-    """Apply an operation of two arguments to several; constants come first in sympy's order."""
-    return reduce(function, values)
 
 
 def _integer_power(base: Any, exponent: int) -> Any:
@@ -148,17 +143,19 @@ def _elementwise() -> Mapping[Any, Callable[[Any], Any]]:
     return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
 
 
-def _bessel(order: int) -> Callable[[Any], Any]:
-    """Return J_order; scipy has faster routines for the first two orders."""
-    from scipy import special
-
-    functions: dict[int, Callable[[Any], Any]] = {0: special.j0, 1: special.j1}
-    return functions.get(order) or partial(special.jv, order)
-
-
 def to_latex(expression: sympy.Expr) -> str:
     """Return the expression in LaTeX, without dollar signs; x0 is x_{0}."""
     return str(sympy.latex(expression))
+
+
+class _Printer(SciPyPrinter):  # type: ignore[misc]
+    """A printer of Max and Min of arrays and numbers: sympy 1.13 stacks them to a ragged array."""
+
+    def _print_Max(self, expression: sympy.Expr) -> str:
+        return str(reduce("numpy.maximum({}, {})".format, map(self._print, expression.args)))
+
+    def _print_Min(self, expression: sympy.Expr) -> str:
+        return str(reduce("numpy.minimum({}, {})".format, map(self._print, expression.args)))
 
 
 def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
@@ -170,7 +167,6 @@ def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
         raise UsageError(
             f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
         )
-    body = SciPyPrinter({"fully_qualified_modules": True}).doprint(expression)
-    used = ("functools", "numpy", "scipy.special")
-    imports = "".join(f"import {name}\n" for name in used if f"{name}." in body)
+    body = _Printer({"fully_qualified_modules": True}).doprint(expression)
+    imports = "import numpy\n" + "import scipy.special\n" * ("scipy." in body)
     return f"{imports}\n\ndef formula({', '.join(variables)}):\n    return {body}\n"

@@ -332,21 +332,16 @@ class _Reader:
         if len(arguments) < 2 if wanted is None else len(arguments) != wanted:
             many = "1 argument" if wanted == 1 else f"{wanted or 'two or more'} arguments"
             raise _Refused(f"{name} takes {many}, not {len(arguments)}")
-        if function.arguments is None:
-            self._count_pairs(arguments)
+        if wanted is None:  # min and max compare all terms; one inside another joins its terms
+            joined = [part for part in arguments if isinstance(part, sympy.Min | sympy.Max)]
+            terms = len(arguments) + sum(len(part.args) - 1 for part in joined)
+            self.pairs += terms * (terms - 1) // 2
+            if self.pairs > _PAIRS:
+                raise _Refused("it has too many terms in min and max")
         try:
             return _checked(function.build(*arguments))
         except ValueError as error:
             raise _Refused(str(error)) from None
-
-    def _count_pairs(self, arguments: Sequence[sympy.Expr]) -> None:
-        """Reject min and max that would take long; one inside another joins its terms."""
-        terms = sum(
-            len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments
-        )
-        self.pairs += terms * (terms - 1) // 2
-        if self.pairs > _PAIRS:
-            raise _Refused("it has too many terms in min and max")
 
 
 def _number(value: Any) -> sympy.Expr:

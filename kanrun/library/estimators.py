@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import (
@@ -59,7 +60,23 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     validation_fraction: float = 0.2
     random_state: int | np.random.RandomState | None = 0
 
-    def _fit(self, X: Data, y: Data, sample_weight: Data, *, classification: bool) -> Self:
+    def fit(self, X: Data, y: Data, sample_weight: Data = None) -> Self:
+        """Fit the model.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+            y: Outputs, shape (rows,) or (rows, outputs), or labels, shape (rows,).
+            sample_weight: Weights, shape (rows,); a row of weight 2 counts as two rows.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: If the data or a setting are invalid.
+        """
+        if y is None:
+            raise InvalidData("requires y to be passed, but the target y is None.")
+        classification = isinstance(self, ClassifierMixin)
         columns, y, names = self._checked(X, y, classification)
         weights = np.ones(len(y))
         if sample_weight is not None:
@@ -80,7 +97,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         self.model_: Model = fit_target(cfg, target, additive=self.model == ADDITIVE)
         if classification:
-            self.classes_ = np.unique(y)
+            self.classes_: NDArray[Any] = np.unique(y)
         return self
 
     def _checked(
@@ -89,16 +106,16 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return x and y as scikit-learn validates them, and the column names, [] for an array."""
         if _has_text(x):
             validate_data(self, x, skip_check_array=True)
-            names = [str(name) for name in x.columns]
-            columns = np.stack([np.asarray(x[name], dtype=object) for name in x.columns], 1)
+            names = x.columns
+            columns = np.stack([np.asarray(x[name], dtype=object) for name in names], 1)
             y = np.asarray(y)
         else:
-            rule = {"y_numeric": True, "multi_output": True} if not classification else {}
+            rule = {} if classification else {"y_numeric": True, "multi_output": True}
             columns, y = validate_data(self, x, y, dtype=np.float64, ensure_min_samples=2, **rule)
-            names = list(getattr(self, "feature_names_in_", []))
+            names = getattr(self, "feature_names_in_", ())
         if classification:
             check_classification_targets(y)
-        return columns, y, names
+        return columns, y, list(map(str, names))
 
     def _rows(self, x: Data) -> Array:
         """Return the encoded inputs (rows, inputs) of the model."""
@@ -122,8 +139,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Returns:
             Activations of shape (rows, nodes), or the scaled inputs if there is no hidden layer.
         """
-        rows = self._rows(X)
-        network = self.model_.network
+        rows, network = self._rows(X), self.model_.network
         first = next(network.parameters())
         inside = torch.as_tensor(self.model_.input_scaling.apply(rows)).to(first)
         with torch.no_grad():
@@ -189,24 +205,6 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         array([0.25])
     """
 
-    def fit(self, X: Data, y: Data, sample_weight: Data = None) -> Self:
-        """Fit the model.
-
-        Args:
-            X: Inputs, shape (rows, inputs).
-            y: Outputs, shape (rows,) or (rows, outputs).
-            sample_weight: Weights, shape (rows,); a row of weight 2 counts as two rows.
-
-        Returns:
-            The estimator itself.
-
-        Raises:
-            ValueError: If the data or a setting are invalid.
-        """
-        if y is None:
-            raise InvalidData("requires y to be passed, but the target y is None.")
-        return self._fit(X, y, sample_weight, classification=False)
-
     def predict(self, X: Data) -> Array:
         """Predict the outputs.
 
@@ -216,7 +214,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Predictions of shape (rows,), or (rows, outputs) if y had two dimensions.
         """
-        rows = self._rows(X)
+        rows = self._rows(X)  # First, as it checks that the model is fitted.
         values = predicted_values(self.model_, rows)
         return values if self._several else values[:, 0]
 
@@ -240,26 +238,6 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         >>> KANClassifier("additive").fit(x, x[:, 0] > 0).predict([[-0.5], [0.5]])
         array([False,  True])
     """
-
-    classes_: NDArray[Any]
-
-    def fit(self, X: Data, y: Data, sample_weight: Data = None) -> Self:
-        """Fit the model.
-
-        Args:
-            X: Inputs, shape (rows, inputs).
-            y: Labels, shape (rows,).
-            sample_weight: Weights, shape (rows,); a row of weight 2 counts as two rows.
-
-        Returns:
-            The estimator itself.
-
-        Raises:
-            ValueError: If the data or a setting are invalid.
-        """
-        if y is None:
-            raise InvalidData("requires y to be passed, but the target y is None.")
-        return self._fit(X, y, sample_weight, classification=True)
 
     def predict(self, X: Data) -> NDArray[Any]:
         """Predict the most probable labels.
@@ -302,9 +280,8 @@ def _merge_rows(
     """Return the distinct rows (x, y) in a fixed order with their total positive weights."""
     kept = np.flatnonzero(weights)
     x, y, weights = x[kept], y[kept], weights[kept]
-    keys = [
-        np.unique(column.astype(str) if column.dtype == object else column, return_inverse=True)[1]
-        for column in (*x.T, *np.reshape(y, (len(y), -1)).T)
-    ]
-    _, first, where = np.unique(np.stack(keys, 1), axis=0, return_index=True, return_inverse=True)
-    return x[first], y[first], np.bincount(where.ravel(), weights)
+    columns = enumerate((*x.T, *np.reshape(y, (len(y), -1)).T))
+    keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in columns})
+    number = keys.groupby(list(keys)).ngroup().to_numpy()
+    _, first = np.unique(number, return_index=True)
+    return x[first], y[first], np.bincount(number, weights)

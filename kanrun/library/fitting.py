@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -24,7 +24,6 @@ from kanrun.config import (
     MODELS,
     SOLVERS,
     AutoConfig,
-    ExperimentConfig,
     ExpressionTarget,
     FitConfig,
     SamplingConfig,
@@ -56,8 +55,9 @@ from kanrun.targets.functions import named_formula
 ADDITIVE = "additive"
 #: Name of the checkpoints from which a training resumes.
 RESUME = "resume"
-#: Settings of runs, which a fit in memory does not have.
+#: Settings of runs, which a fit in memory does not have, and the groups of its own settings.
 NOT_HERE = {"kind", "executor", "n_seeds", "figure_formats", "tags", "note"}
+NOT_HERE |= {"target", "sampling", "suite"}
 #: Seconds between two updates of the progress line.
 SHOWN_EVERY = 0.2
 
@@ -191,19 +191,16 @@ def configure(
     chosen = kind.settings()
     if isinstance(chosen, AutoConfig):
         chosen.baselines = False
-    groups = {
-        "": {one.name for one in fields(ExperimentConfig)},
-        "sampling": set(vars(sampling)),
-        "model": set(vars(chosen)),
-        "solver": set() if kind.tables_only else set(vars(trained)),
-    }
+    cfg = FitConfig(target=target, model=chosen, solver=trained, sampling=sampling)
+    groups: dict[str, Any] = {"": cfg, "sampling": sampling, "model": chosen}
+    if not kind.tables_only:
+        groups["solver"] = trained
     differences: dict[str, Any] = {}
     for key, value in settings.items():
-        group = next((name for name, names in groups.items() if key in names - NOT_HERE), None)
-        if group is None:
+        own = (name for name, one in groups.items() if key in vars(one) and key not in NOT_HERE)
+        if (group := next(own, None)) is None:
             raise UsageError(explain_foreign_key(key, model, trained.kind))
         (differences.setdefault(group, {}) if group else differences)[key] = _plain(value)
-    cfg = FitConfig(target=target, model=chosen, solver=trained, sampling=sampling)
     return with_cell(cfg, differences)
 
 

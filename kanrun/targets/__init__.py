@@ -28,7 +28,7 @@ from kanrun.targets.datasets import (
     generator,
     make_dataset,
 )
-from kanrun.targets.encoding import TableCode, code_of, column_kinds, read_inputs
+from kanrun.targets.encoding import TableCode, column_kinds, read_inputs
 from kanrun.targets.table_files import (
     TableLimits,
     check_output,
@@ -37,4 +37,4 @@ from kanrun.targets.table_files import (
     read_blocks,
     read_table,
 )
-from kanrun.targets.table_targets import classes_of, planar_points
+from kanrun.targets.table_targets import planar_points

@@ -10,7 +10,7 @@ import numpy as np
 from kanrun.errors import InvalidData, did_you_mean
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import Target
-from kanrun.targets.encoding import TableCode, code_of, is_number
+from kanrun.targets.encoding import TableCode, encode_columns, is_number
 
 #: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
@@ -210,10 +210,8 @@ def _inputs(
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
     advice = "correct such rows, or name the column in categorical_columns"
-    code, notes = code_of(columns, categorical, advice)
-    if code is None:
-        return tuple(columns), _stacked(columns, "the column"), None, tuple(notes)
-    return code.features, code.encode(columns)[0], code, tuple(notes)
+    code, numbers, notes = encode_columns(columns, categorical, advice)
+    return code.features if code else tuple(columns), numbers, code, notes
 
 
 def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:

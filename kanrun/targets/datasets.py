@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.config import TARGETS, SamplingConfig, check
-from kanrun.errors import UsageError
-from kanrun.points import Array, PiecewiseScaling, Points, Scaling, deviation
+from kanrun.errors import UsageError, did_you_mean
+from kanrun.points import (
+    Array,
+    PiecewiseScaling,
+    Points,
+    Scaling,
+    deviation,
+    in_own_units,
+)
 
 if TYPE_CHECKING:
     import sympy
@@ -94,6 +101,16 @@ def shown(point: Array, names: Sequence[str] = ()) -> str:
     return ", ".join(texts if len(texts) <= _SHOWN else [*texts[:_SHOWN], "..."])
 
 
+def check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
+    """Raise UsageError for a name that is not known."""
+    names = list(known)
+    if name not in names:
+        raise UsageError(
+            f"{key}={name!r} is not one of the {what}{did_you_mean(name, names)}; "
+            f"known are {', '.join(names)}."
+        )
+
+
 def generator(seed: int, purpose: str) -> np.random.Generator:
     """Return the stream of draws for a purpose, independent of other purposes and seeds."""
     if seed < 0:
@@ -106,8 +123,7 @@ def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
 
     Raises UsageError if the function is not finite at one of them.
     """
-    if target.function is None:
-        raise ValueError(f"{target.name} has no function to draw from")
+    assert target.function is not None
     lower, upper = target.domain.T
     x = lower + (upper - lower) * rng.random((count, len(target.domain)))
     y = target.function(x)
@@ -212,7 +228,18 @@ def _split_rows(
     target: Target, points: Points, sampling: SamplingConfig, rng: np.random.Generator
 ) -> tuple[Points, Points | None]:
     """Split the rows of a table: the latest test, or whole groups, or a fair sample."""
-    train, test = _counts(len(points), sampling, target.name)
+    rows, train, test = len(points), sampling.n_train, sampling.n_test
+    if train is not None and train < _MIN_TRAIN:
+        raise UsageError(f"sampling.n_train={train} must be at least {_MIN_TRAIN} for a table.")
+    if test is None:
+        test = max(round(_TEST_FRACTION * rows), 1) if train is None else max(rows - train, 0)
+    if train is None:
+        train = max(rows - test, _MIN_TRAIN)
+    if train + test > rows:
+        raise UsageError(
+            f"{train} training and {test} test rows are {train + test}, but {target.name} has "
+            f"{rows} row{'s' * (rows != 1)}."
+        )
     groups = points.groups
     if groups is None:
         order = split_order(len(points), rng, _labels(target, points))
@@ -234,23 +261,6 @@ def _split_rows(
 
 def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
     return None if target.classes is None else points.y[:, 0].astype(np.intp)
-
-
-def _counts(rows: int, sampling: SamplingConfig, name: str) -> tuple[int, int]:
-    """Return how many rows to train on (validation included) and to test on."""
-    train, test = sampling.n_train, sampling.n_test
-    if train is not None and train < _MIN_TRAIN:
-        raise UsageError(f"sampling.n_train={train} must be at least {_MIN_TRAIN} for a table.")
-    if test is None:
-        test = max(round(_TEST_FRACTION * rows), 1) if train is None else max(rows - train, 0)
-    if train is None:
-        train = max(rows - test, _MIN_TRAIN)
-    if train + test > rows:
-        has = f"has {rows} row{'' if rows == 1 else 's'}"
-        raise UsageError(
-            f"{train} training and {test} test rows are {train + test}, but {name} {has}."
-        )
-    return train, test
 
 
 def _scalings(target: Target, train: Points) -> tuple[Scaling, Scaling]:
@@ -279,12 +289,9 @@ def _scale_if_needed(middle: Array, size: Array) -> Scaling:
 
 def _standardise(values: Array, weights: Array | None) -> Scaling:
     """Scale by weighted mean and standard deviation; a constant column is only shifted."""
-    largest = np.abs(values).max(axis=0)
-    # Sums and squares of relative values neither over- nor underflow.
-    relative = values / np.where(largest > 0, largest, 1.0)
-    mean = np.average(relative, 0, weights)
-    size = np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
-    return Scaling(mean * largest, np.where(constant(values), 1.0, size))
+    relative, exponent = in_own_units(values)
+    mean = np.ldexp(np.average(relative, 0, weights), exponent)
+    return Scaling(mean, np.where(constant(values), 1.0, deviation(values, weights)))
 
 
 def constant(values: Array) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
@@ -23,6 +24,9 @@ from kanrun.targets.table_files import (
     column_types,
     read_blocks,
 )
+
+#: Values of a column: texts, or what Parquet, a DataFrame or an array holds.
+Values = Sequence[Any] | NDArray[Any]
 
 MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
 _MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
@@ -94,7 +98,7 @@ def is_missing(value: Any) -> bool:
     return str(value).strip().casefold() in MISSING_WORDS
 
 
-def read_numbers(values: Sequence[Any]) -> tuple[Array, dict[str, list[int]]]:
+def read_numbers(values: Values) -> tuple[Array, dict[str, list[int]]]:
     """Return values as finite numbers; true and false count as 1 and 0.
 
     Returns:
@@ -248,7 +252,7 @@ class ColumnCode:
         missing = (f"{self.name} is missing",) if self.indicator else ()
         return (self.name, *(f"{part} of {self.name}" for part in self.parts or ()), *missing)
 
-    def encode(self, values: Sequence[Any]) -> tuple[Array, int]:
+    def encode(self, values: Values) -> tuple[Array, int]:
         """Return features (rows, features), and how many values have an unknown level.
 
         Raises UsageError for text among numbers.
@@ -262,7 +266,7 @@ class ColumnCode:
             wrong = faults["text"] or faults["infinite"]
         else:
             days = days_of(values)
-            numbers, wrong = (values, [0]) if days is None else (days, [])
+            numbers, wrong = (np.empty(0), [0]) if days is None else (days, [])
         if wrong:
             text = str(values[wrong[0]])[:_SHOWN]
             raise UsageError(
@@ -282,7 +286,7 @@ class TableCode:
         """Names of the inputs."""
         return tuple(name for column in self.columns for name in column.features)
 
-    def encode(self, raw: Mapping[str, Sequence[Any]]) -> tuple[Array, Counter[str]]:
+    def encode(self, raw: Mapping[str, Values]) -> tuple[Array, Counter[str]]:
         """Return inputs (rows, features), and for each column how many rows have unknown levels."""
         parts, unknown = [], Counter[str]()
         for column in self.columns:
@@ -302,13 +306,14 @@ class TableCode:
         return TableCode(msgspec.convert(columns, tuple[ColumnCode, ...]))
 
 
-def code_of(
-    raw: Mapping[str, Sequence[Any]], categorical: Sequence[str], advice: str
-) -> tuple[TableCode | None, list[str]]:
-    """Return how to encode columns (None for complete numbers), and notes on omitted ones.
+def encode_columns(
+    raw: Mapping[str, Values], categorical: Sequence[str], advice: str
+) -> tuple[TableCode | None, Array, tuple[str, ...]]:
+    """Return how to encode columns (None for complete numbers), the inputs, and notes.
 
-    A column is a category if it is listed, or if more than half of its values are text. Raises
-    UsageError for a column with less text, followed by `advice`, and if no column is left.
+    The inputs have the shape (rows, features); the notes are on omitted columns. A column is a
+    category if it is listed, or if more than half of its values are text. Raises UsageError for a
+    column with less text, followed by `advice`, and if no column is left.
     """
     codes, notes = [], []
     for name, values in raw.items():
@@ -343,7 +348,8 @@ def code_of(
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     plain = (code.levels is None and not code.indicator and code.parts is None for code in codes)
     complete = len(codes) == len(raw) and all(plain)
-    return (None if complete else TableCode(tuple(codes))), notes
+    code = TableCode(tuple(codes))
+    return None if complete else code, code.encode(raw)[0], tuple(notes)
 
 
 def _parts(days: Array) -> Iterator[str]:
@@ -353,7 +359,7 @@ def _parts(days: Array) -> Iterator[str]:
             yield part
 
 
-def _levels(values: Sequence[Any]) -> tuple[str, ...]:
+def _levels(values: Values) -> tuple[str, ...]:
     """Return the levels with an indicator; of two that cover all rows, the second alone."""
     counts = Counter(map(text_of, values))
     kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
@@ -362,7 +368,7 @@ def _levels(values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(sorted(kept))
 
 
-def days_of(values: Sequence[Any]) -> Array | None:
+def days_of(values: Values) -> Array | None:
     """Return dates as days since 1970-01-01, NaN for missing ones; None if a value is not a date.
 
     Dates are 2024-12-31, with or without a time after a blank or a T, and those of Parquet.

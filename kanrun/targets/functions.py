@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -21,10 +21,10 @@ from kanrun.config import (
     NamedTarget,
     SpecialTarget,
 )
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.points import Array, Points
-from kanrun.targets.datasets import Target, shown
+from kanrun.targets.datasets import Target, check_known, shown
 
 _LONGEST_NAME = 60  # characters of a formula as the name of its target
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
@@ -79,7 +79,7 @@ def formula_target(
 
 def build_named(config: NamedTarget) -> Target:
     """Return a function or points by name; the domain of points is the range of their inputs."""
-    _check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
+    check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
     if (points := GIVEN_POINTS.get(config.name)) is not None:
         box = read_domain(config.domain, points.x.shape[1], points.box)
         return Target(config.name, ("x0",), ("y",), box, points=points)
@@ -90,7 +90,7 @@ def build_named(config: NamedTarget) -> Target:
 def build_peaks(config: GaussianPeaksTarget) -> Target:
     """Return the sum over centres c of exp(-sharpness |x - (c, ..., c)|^2)."""
     inputs = [f"x{i}" for i in range(config.dimension)]
-    centres = np.repeat([[constant(c)] for c in config.centres], config.dimension, 1)
+    centres = np.repeat(np.array(config.centres)[:, None], config.dimension, 1)
     formula = parse(peaks_formula(centres, config.sharpness))
     return formula_target("gaussian_peaks", formula, inputs, config.domain)
 
@@ -190,7 +190,7 @@ SPECIAL: dict[str, SpecialFunction] = {
 
 def build_special(config: SpecialTarget) -> Target:
     """Return a function of scipy.special by name, on its domain or the configured one."""
-    _check_known("target.name", config.name, SPECIAL, "special functions")
+    check_known("target.name", config.name, SPECIAL, "special functions")
     function = SPECIAL[config.name]
     box = read_domain(config.domain, 2, function.domain)
     return check_finite(Target(config.name, ("x0", "x1"), ("y",), box, None, function))
@@ -225,7 +225,7 @@ def build_feynman(config: FeynmanTarget) -> Target:
     """
     if config.path is not None:
         return formula_of_file(config.path, config.id, config.domain)
-    _check_known("target.id", config.id, feynman_formulas(), "27 formulas")
+    check_known("target.id", config.id, feynman_formulas(), "27 formulas")
     entry = feynman_formulas()[config.id]
     inputs = [f"x{i}" for i in range(len(entry.variables))]
     return formula_target(config.id, parse(entry.formula), inputs, config.domain, entry.domain)
@@ -237,7 +237,7 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
     Each entry has the formula `raw`, and under `vars` name and sample_range of v1, v2, ...
     Raises UsageError for another format.
     """
-    _check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
+    check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
     entry = _formulas_of_file(path)[name]
     try:
         variables = [entry["vars"][f"v{i + 1}"] for i in range(int(entry["n_variables"]))]
@@ -269,16 +269,6 @@ def _formulas_of_file(path: str) -> dict[str, Any]:
     return {str(name): entry for name, entry in entries.items()}
 
 
-def _check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
-    """Raise UsageError for a name that is not known."""
-    names = list(known)
-    if name not in names:
-        raise UsageError(
-            f"{key}={name!r} is not one of the {what}{did_you_mean(name, names)}; "
-            f"known are {', '.join(names)}."
-        )
-
-
 def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
     """Return the box (dimension, 2) of a setting.
 
@@ -298,27 +288,26 @@ def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
             f"target.domain has {len(pairs)} pair{'s' * (len(pairs) != 1)}, "
             f"but the target has {dimension} variable{'s' * (dimension != 1)}; {_FORM}"
         )
-    return np.array([_pair(pair, i) for i, pair in enumerate(pairs)], dtype=np.float64)
+    box = np.empty((dimension, 2))
+    for index, pair in enumerate(pairs):
+        if not _is_list(pair) or len(pair) != 2:
+            raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {_FORM}")
+        try:
+            lower, upper = box[index] = constant(pair[0]), constant(pair[1])
+        except UsageError as error:
+            raise UsageError(f"target.domain of x{index}: {str(error).rstrip('.')}.") from None
+        if not lower < upper:
+            raise UsageError(
+                f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below "
+                "upper."
+            )
+        if not np.isfinite(upper - lower):
+            raise UsageError(f"target.domain of x{index} is too wide for float64.")
+    return box
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
-
-
-def _pair(pair: Any, index: int) -> tuple[float, float]:
-    if not _is_list(pair) or len(pair) != 2:
-        raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {_FORM}")
-    try:
-        lower, upper = constant(pair[0]), constant(pair[1])
-    except UsageError as error:
-        raise UsageError(f"target.domain of x{index}: {str(error).rstrip('.')}.") from None
-    if not lower < upper:
-        raise UsageError(
-            f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper."
-        )
-    if not np.isfinite(upper - lower):
-        raise UsageError(f"target.domain of x{index} is too wide for float64.")
-    return lower, upper
 
 
 def check_finite(target: Target) -> Target:

@@ -197,11 +197,9 @@ def _opened_parquet(
 
 def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list[str]:
     """Return the names of a table's columns in their order, empty ones included."""
-    file = check_path(path)
-    if is_parquet(file):
-        with _opened_parquet(file, limits) as stored:
-            return list(stored.schema_arrow.names)
-    return next(_text_blocks(file, limits))[1][0]
+    if types := column_types(path, limits):
+        return list(types)
+    return next(_text_blocks(check_path(path), limits))[1][0]
 
 
 def column_types(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,25 +13,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget, check
+from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.points import Array, Points
 from kanrun.targets.arrays import array_target
-from kanrun.targets.datasets import Target
+from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
     Conversion,
     TableCode,
-    code_of,
     column_kinds,
     days_of,
+    encode_columns,
     is_number,
     read_inputs,
     read_numbers,
     text_of,
 )
 from kanrun.targets.table_files import (
-    ColumnBlock,
     check_columns,
     check_path,
     column_names,
@@ -52,9 +51,10 @@ BUNDLED = {
 }
 _INDICATOR = "set target.missing=indicator"
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
+#: Beginnings of the kinds of columns of numbers, and of their types in Parquet.
+_NUMERIC = ("whole", "numbers", "int", "uint", "float", "double", "halffloat")
 _LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")
 _MODEL = re.compile(r"^ +(?P<left>log\[y\]|y) *=(?P<right>[^=]*?)\+ *e *$", re.MULTILINE)
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?")
 
 
 def build_table(config: TableTarget) -> Target:
@@ -73,32 +73,27 @@ def build_table(config: TableTarget) -> Target:
 @lru_cache(maxsize=4)
 def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     asked = msgspec.json.decode(settings, type=TableTarget)
-    file, inputs = check_path(asked.path), _inputs(asked, check_path(asked.path))
+    inputs = _inputs(asked)
     roles = [name for name in (asked.weight_column, asked.split_column) if name]
-    table = read_table(file, list(dict.fromkeys([*inputs, *asked.outputs, *roles])))
-    table, notes = _complete_rows(file, table, inputs, asked)
-    weights = None
-    if column := asked.weight_column:
-        weights = _numbers(file, table, [column])[:, 0]
-        if (weights < 0).any():
-            raise UsageError(f"the column {column!r} of {file.name} has a negative weight.")
-        table, weights = table.take(weights > 0), weights[weights > 0]
-        if len(weights) < 2:
-            raise UsageError(
-                f"the column {column!r} of {file.name} leaves {len(weights)} rows with a weight."
-            )
-        weights /= weights.mean()  # they say how rows compare
-    code, x, said = _encode(file, table, inputs, asked)
-    y, classes = _outputs(file, table, asked)
-    forward = asked.split.startswith("time:")
-    points = Points(x, y, weights, _groups(file, table, asked), forward)
+    rows = _Rows(asked, asked.path, [*inputs, *asked.outputs, *roles])
+    notes = rows.drop_missing(inputs)
+    weights = rows.drop_weightless(asked.weight_column) if asked.weight_column else None
+    code, x, said = rows.encode(inputs)
+    y, classes = rows.outputs()
+    test = None
+    if asked.test_path:
+        others = _Rows(asked, asked.test_path, [*inputs, *asked.outputs])
+        others.drop_missing(())
+        test_x = code.encode(others.table.columns)[0] if code else others.numbers(inputs)
+        test = Points(test_x, others.outputs(classes)[0])
+    points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
     return Target(
-        file.name,
+        rows.file.name,
         code.features if code else inputs,
         tuple(asked.outputs),
         points.box,
         points=points,
-        test=_test_points(asked, inputs, code, classes) if asked.test_path else None,
+        test=test,
         is_table=True,
         classes=classes,
         code=code,
@@ -106,16 +101,17 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     )
 
 
-def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
+def _inputs(asked: TableTarget) -> tuple[str, ...]:
     """Return the columns that are inputs. Raises UsageError for unknown columns, and for none."""
+    file = check_path(asked.path)
     names = [name for name in column_names(file) if name]
-    roles = [name for name in (config.weight_column, config.split_column) if name]
-    check_columns([*config.exclude, *roles], names, file)
-    if list(config.inputs) != ["all"] or "all" in names:
-        return tuple(config.inputs)
-    taken = {*config.outputs, *config.exclude, config.weight_column}
-    if config.split.startswith("group:"):
-        taken.add(config.split_column)
+    roles = [name for name in (asked.weight_column, asked.split_column) if name]
+    check_columns([*asked.exclude, *roles], names, file)
+    if list(asked.inputs) != ["all"] or "all" in names:
+        return tuple(asked.inputs)
+    taken = {*asked.outputs, *asked.exclude, asked.weight_column}
+    if asked.split.startswith("group:"):
+        taken.add(asked.split_column)
     kept = tuple(name for name in names if name not in taken)
     if not kept:
         raise UsageError(
@@ -124,24 +120,94 @@ def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
     return kept
 
 
-def _complete_rows(
-    file: Path, table: ColumnBlock, inputs: Sequence[str], asked: TableTarget
-) -> tuple[ColumnBlock, list[str]]:
-    """Return the rows that are not dropped, and notes on the others."""
-    notes: list[str] = []
-    if asked.missing != "drop":
-        return table, notes
-    kept = np.ones(len(table.rows), dtype=bool)
-    for what, names in (("inputs", inputs), ("outputs", asked.outputs)):
-        labels = what == "outputs" and asked.task == "classification"
-        given = np.all([_given(table.columns[name], labels) for name in names], axis=0)
-        if not given.all():
-            count = f"{(~given).sum()} of {len(given)} rows of {file.name}"
-            notes.append(f"{count} have missing {what} and are left out")
-        kept &= given
-    if kept.sum() < min(2, len(kept)):
-        raise UsageError(f"{file.name} has {kept.sum()} rows without missing values; {_INDICATOR}.")
-    return table.take(kept), notes
+class _Rows:
+    """The rows of a table file, and what is asked of them."""
+
+    def __init__(self, asked: TableTarget, path: str, names: Sequence[str]) -> None:
+        self.asked, self.file = asked, check_path(path)
+        self.table = read_table(self.file, list(dict.fromkeys(names)))
+
+    def numbers(self, names: Sequence[str], **advice: str) -> Array:
+        """Return columns of numbers, shape (rows, names)."""
+        conversion = Conversion(self.file, advice)
+        found = conversion.numbers(self.table, names)
+        conversion.check()
+        return found
+
+    def drop_missing(self, inputs: Sequence[str]) -> list[str]:
+        """Drop rows with missing values if this is asked for, and return notes on them."""
+        notes: list[str] = []
+        if self.asked.missing != "drop":
+            return notes
+        kept = np.ones(len(self.table.rows), dtype=bool)
+        for what, names in (("inputs", inputs), ("outputs", self.asked.outputs)):
+            labels = what == "outputs" and self.asked.task == "classification"
+            given = np.all([_given(self.table.columns[name], labels) for name in names], axis=0)
+            if not given.all():
+                count = f"{(~given).sum()} of {len(given)} rows of {self.file.name}"
+                notes.append(f"{count} have missing {what} and are left out")
+            kept &= given
+        if kept.sum() < min(2, len(kept)):
+            raise UsageError(
+                f"{self.file.name} has {kept.sum()} rows without missing values; {_INDICATOR}."
+            )
+        self.table = self.table.take(kept)
+        return notes
+
+    def drop_weightless(self, column: str) -> Array:
+        """Drop rows of weight zero, and return the weights of the others over their mean."""
+        weights = self.numbers([column])[:, 0]
+        kept = weights > 0
+        if (weights < 0).any():
+            raise UsageError(f"the column {column!r} of {self.file.name} has a negative weight.")
+        if kept.sum() < 2:
+            raise UsageError(
+                f"the column {column!r} of {self.file.name} leaves {kept.sum()} rows with a weight."
+            )
+        self.table = self.table.take(kept)
+        return np.asarray(weights[kept] / weights[kept].mean())
+
+    def encode(self, inputs: tuple[str, ...]) -> tuple[TableCode | None, Array, tuple[str, ...]]:
+        """Return the code of the inputs, their numbers (rows, features), and notes."""
+        categorical = self.asked.categorical_columns
+        if self.asked.missing == "error" and not categorical:
+            hint = f"or {_INDICATOR}"
+            return None, self.numbers(inputs, text=hint, missing=hint), ()
+        raw = {name: self.table.columns[name] for name in inputs}
+        place = f"correct such rows of {self.file.name}"
+        advice = f"{place}, or name the column in target.categorical_columns"
+        return encode_columns(raw, categorical, advice)
+
+    def outputs(self, known: tuple[str, ...] | None = None) -> tuple[Array, tuple[str, ...] | None]:
+        """Return the outputs (rows, outputs), and the classes that they number.
+
+        Raises UsageError for a class that is not `known`, if these are given.
+        """
+        names, missing = self.asked.outputs, "or set target.missing=drop"
+        if self.asked.task != "classification":
+            text = "text labels need target.task=classification"
+            return self.numbers(names, text=text, missing=missing), None
+        conversion = Conversion(self.file, {"missing": missing})
+        labels = conversion.labels(self.table, names[0])
+        conversion.check()
+        classes, index = classes_of([*labels, *(known or ())], names[0])
+        if known and (unknown := [name for name in classes if name not in known]):
+            raise UsageError(
+                f"{self.file.name} has the class {unknown[0]!r}, which is in no row of "
+                f"{Path(self.asked.path).name}."
+            )
+        return index[: len(labels), None].astype(np.float64), classes
+
+    def groups(self) -> Array | None:
+        """Return the numbers of the groups of the rows, or their times."""
+        way, _, column = self.asked.split.partition(":")
+        if not column:
+            return None
+        values = self.table.columns[column]
+        if way == "group":
+            return np.unique(list(map(str, values)), return_inverse=True)[1].astype(np.float64)
+        times = days_of(values)
+        return self.numbers([column])[:, 0] if times is None else times
 
 
 def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
@@ -152,96 +218,17 @@ def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
     return ~np.isnan(numbers)
 
 
-def _numbers(
-    file: Path, table: ColumnBlock, names: Sequence[str], advice: Mapping[str, str] | None = None
-) -> Array:
-    """Return columns of numbers, shape (rows, names)."""
-    conversion = Conversion(file, advice or {})
-    found = conversion.numbers(table, names)
-    conversion.check()
-    return found
-
-
-def _outputs(
-    file: Path, table: ColumnBlock, asked: TableTarget, known: tuple[str, ...] | None = None
-) -> tuple[Array, tuple[str, ...] | None]:
-    """Return the outputs (rows, outputs), and the classes that they number.
-
-    Raises UsageError for a class that is not `known`, if these are given.
-    """
-    advice = {
-        "text": "text labels need target.task=classification",
-        "missing": "or set target.missing=drop",
-    }
-    if asked.task != "classification":
-        return _numbers(file, table, asked.outputs, advice), None
-    conversion = Conversion(file, advice)
-    labels = conversion.labels(table, asked.outputs[0])
-    conversion.check()
-    classes, index = classes_of([*labels, *(known or ())], asked.outputs[0])
-    if known and (unknown := [name for name in classes if name not in known]):
-        raise UsageError(
-            f"{file.name} has the class {unknown[0]!r}, which is in no row of "
-            f"{Path(asked.path).name}."
-        )
-    return index[: len(labels), None].astype(np.float64), classes
-
-
-def _groups(file: Path, table: ColumnBlock, asked: TableTarget) -> Array | None:
-    """Return the numbers of the groups of the rows, or their times."""
-    way, _, column = asked.split.partition(":")
-    if not column:
-        return None
-    values = table.columns[column]
-    if way == "group":
-        return np.unique([str(value) for value in values], return_inverse=True)[1].astype(float)
-    times = days_of(values)
-    return _numbers(file, table, [column])[:, 0] if times is None else times
-
-
-def _test_points(
-    asked: TableTarget,
-    inputs: tuple[str, ...],
-    code: TableCode | None,
-    classes: tuple[str, ...] | None,
-) -> Points:
-    """Return the rows of the test file. Raises UsageError for a class without training rows."""
-    file = check_path(asked.test_path or "")
-    table = read_table(file, list(dict.fromkeys([*inputs, *asked.outputs])))
-    table, _ = _complete_rows(file, table, (), asked)
-    x = _numbers(file, table, inputs) if code is None else code.encode(table.columns)[0]
-    return Points(x, _outputs(file, table, asked, classes)[0])
-
-
-def _encode(
-    file: Path, table: ColumnBlock, inputs: tuple[str, ...], asked: TableTarget
-) -> tuple[TableCode | None, Array, list[str]]:
-    """Return the code of the inputs, their numbers (rows, features), and notes."""
-    if asked.missing == "error" and not asked.categorical_columns:
-        hints = dict.fromkeys(("text", "missing"), f"or {_INDICATOR}")
-        return None, _numbers(file, table, inputs, hints), []
-    raw = {name: table.columns[name] for name in inputs}
-    advice = f"correct such rows of {file.name}, or name the column in target.categorical_columns"
-    code, notes = code_of(raw, asked.categorical_columns, advice)
-    if code is None:
-        return None, _numbers(file, table, inputs), notes
-    return code, code.encode(raw)[0], notes
-
-
 def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Return the classes, sorted by number if all are whole, and the index of each row's."""
-    names = {text: text for text in sorted(set(texts))}
-    known = list(names.values())
-    if all(map(is_number, names)):
-        whole = {text: _whole(text, column) for text in names}
-        names = {text: str(number) for text, number in whole.items()}
-        known = list(map(str, sorted(set(whole.values()))))
+    whole = all(map(is_number, set(texts)))
+    keys: dict[str, Any] = {t: _whole(t, column) if whole else t for t in set(texts)}
+    known = sorted(set(keys.values()))
     if len(known) < 2:
         raise UsageError(
-            f"column {column!r} has the one class {known[0]!r} only; at least two are needed."
+            f"column {column!r} has the one class {str(known[0])!r} only; at least two are needed."
         )
-    index = {name: i for i, name in enumerate(known)}
-    return tuple(known), np.array([index[names[text]] for text in texts], dtype=np.intp)
+    places = {key: i for i, key in enumerate(known)}
+    return tuple(map(str, known)), np.array([places[keys[text]] for text in texts], dtype=np.intp)
 
 
 def _whole(text: str, column: str) -> int:
@@ -263,11 +250,7 @@ def build_bundled(config: BundledTarget) -> Target:
     Raises UsageError for an unknown table, and if scikit-learn is not installed.
     """
     name = config.name
-    if name not in BUNDLED:
-        raise UsageError(
-            f"target.name={name!r}: there is no bundled table {name}{did_you_mean(name, BUNDLED)}; "
-            f"known are {', '.join(BUNDLED)}."
-        )
+    check_known("target.name", name, BUNDLED, "bundled tables")
     try:
         import sklearn.datasets
     except ImportError:
@@ -323,21 +306,21 @@ def read_nist(folder: str, name: str) -> NistSet:
 
 
 def _read_nist(name: str, text: str) -> NistSet:
+    from kanrun.formulas import parse_expression  # which loads sympy
+
     lines = text.splitlines()
-    spans = {what: (int(first) - 1, int(last)) for what, first, last in _LINES.findall(text)}
-    rows = [line for line in lines[slice(*spans["Certified Values"])] if "=" in line]
-    numbers = np.array([_floats(row.split("=")[1])[:3] for row in rows])
-    data = np.array([_floats(line) for line in lines[slice(*spans["Data"])] if line.strip()])
+    spans = {what: slice(int(first) - 1, int(last)) for what, first, last in _LINES.findall(text)}
+    rows = [line.split("=") for line in lines[spans["Certified Values"]] if "=" in line]
+    parameters = tuple(row[0].strip() for row in rows)
+    numbers = np.array([row[1].split()[:3] for row in rows], dtype=np.float64)
+    data = np.loadtxt(lines[spans["Data"]], ndmin=2)
     match = _MODEL.search(text)
-    if match is None or numbers.shape != (len(rows), 3) or data.ndim != 2:
-        raise ValueError("its model, parameters or data are not where they are expected")
-    parameters = tuple(row.split("=")[0].strip() for row in rows)
+    if match is None:
+        raise ValueError("its model is not where it is expected")
     inputs = [f"x{i}" for i in range(data.shape[1] - 1)]
     right = " ".join(match["right"].split()).translate(str.maketrans("[]", "()"))
     for number, ours in enumerate(inputs, 1):
         right = re.sub(r"\bx\b" if len(inputs) == 1 else rf"\bx{number}\b", ours, right)
-    from kanrun.formulas.parsing import parse_expression  # which loads sympy
-
     residual = next(line for line in lines if line.startswith("Residual Sum of Squares"))
     return NistSet(
         name,
@@ -347,12 +330,8 @@ def _read_nist(name: str, text: str) -> NistSet:
         parameters,
         numbers[:, :2].T,
         numbers[:, 2],
-        _floats(residual)[0],
+        float(residual.split(":")[1]),
     )
-
-
-def _floats(text: str) -> list[float]:
-    return [float(number.replace("D", "E")) for number in _NUMBER.findall(text)]
 
 
 def build_nist(config: NistTarget) -> Target:
@@ -369,33 +348,26 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     Raises UsageError for a file that is not a table, and for columns that are missing or hold
     anything but finite numbers.
     """
-    check(config, "target.")
     if config.path is None:  # unevenly spaced on a spiral, which is not the graph of a function
         angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)
         angle += _UNEVEN * np.sin(5 * np.arange(_SPIRAL_POINTS))
         radius = 2 * _UNEVEN + _UNEVEN * angle
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
-    columns = list(config.columns) if config.columns is not None else _found_columns(config.path)
+    path, columns = config.path, list(config.columns or ())
+    if not columns:  # x and y if both are there, otherwise the first two that hold numbers
+        kinds = {name: str(kind) for name, kind in column_kinds(path).items()}
+        if all(map(is_number, kinds)):
+            raise UsageError(
+                f"{path} begins with numbers ({', '.join(list(kinds)[:4])}); name its columns in "
+                "a first row, as x,y."
+            )
+        numeric = [name for name, kind in kinds.items() if kind.startswith(_NUMERIC)]
+        columns = ["x", "y"] if {"x", "y"} <= kinds.keys() else numeric[:2]
+        if len(columns) < 2:
+            raise UsageError(
+                f"{path} has {len(numeric)} columns of numbers among "
+                f"{', '.join(list(kinds)[:20])}; a curve needs two."
+            )
     wanted = columns if config.parameter is None else [*columns, config.parameter]
-    numbers = read_inputs(config.path, wanted)
+    numbers = read_inputs(path, wanted)
     return numbers[:, :2], None if config.parameter is None else numbers[:, 2]
-
-
-def _found_columns(path: str) -> list[str]:
-    """Return x and y if both are there, otherwise the first two columns that hold numbers."""
-    kinds = {name: str(kind) for name, kind in column_kinds(path).items()}
-    if all(map(is_number, kinds)):
-        raise UsageError(
-            f"{path} begins with numbers ({', '.join(list(kinds)[:4])}); name its columns in a "
-            "first row, as x,y."
-        )
-    if {"x", "y"} <= kinds.keys():
-        return ["x", "y"]
-    types = ("whole", "numbers", "int", "uint", "float", "double", "halffloat")
-    numeric = [name for name, kind in kinds.items() if kind.startswith(types)]
-    if len(numeric) < 2:
-        raise UsageError(
-            f"{path} has {len(numeric)} columns of numbers among {', '.join(list(kinds)[:20])}; "
-            "a curve needs two."
-        )
-    return numeric[:2]

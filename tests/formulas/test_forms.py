@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from matplotlib.mathtext import MathTextParser
 
 from kanrun.errors import UsageError
-from kanrun.formulas import FUNCTIONS, parse, to_latex, to_numpy, to_python, variable, variables_of
+from kanrun.formulas import FUNCTIONS, parse, to_latex, to_numpy, to_python, variable
 
 VARIABLES = ("x0", "x1")
 POINTS = np.array([[0.3, 0.7], [-0.6, 0.2], [1.7, -1.3], [-2.4, -0.1], [0.05, 3.1]])
@@ -55,7 +55,7 @@ def _exactly(expression: sympy.Expr, point: np.ndarray) -> float:
 
 
 @given(_expressions())
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_numpy_and_sympy_agree_and_text_reads_back(text: str) -> None:
     try:
         expression = parse(text)
@@ -146,7 +146,7 @@ def test_reciprocals_have_every_form(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(to_numpy(expression, VARIABLES)(POINTS), exact, rtol=1e-14)
     assert name in to_latex(expression)
     scope: dict[str, Any] = {}
-    exec(to_python(expression), scope)
+    exec(to_python(expression, VARIABLES), scope)
     np.testing.assert_allclose(scope["formula"](*POINTS.T), exact, rtol=1e-14)
 
 
@@ -177,7 +177,7 @@ def test_numpy_functions_travel_between_processes() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(function))(x), function(x))
 
 
-@pytest.mark.parametrize("order", range(9))
+@pytest.mark.parametrize("order", [0, 1, 2, 8])
 def test_bessel_values(order: int) -> None:
     x = np.concatenate([np.linspace(-60, 60, 11), [0, 1e-300, 1e-8, 24.999999, 25.0, 1e3, -1e4]])
     value = to_numpy(parse(f"besselj({order}, x0)"), ["x0"])(x[:, None])
@@ -197,18 +197,21 @@ def test_bessel_values(order: int) -> None:
 def test_python_source_is_the_same_function(text: str, tmp_path: Path) -> None:
     expression = parse(text)
     path = tmp_path / "printed.py"
-    path.write_text(to_python(expression))
+    path.write_text(to_python(expression, VARIABLES))
     spec = importlib.util.spec_from_file_location("printed", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    value = module.formula(*POINTS[:, : len(variables_of(expression))].T)
+    value = module.formula(*POINTS.T)
     np.testing.assert_allclose(value, to_numpy(expression, VARIABLES)(POINTS), rtol=1e-14)
 
 
 def test_latex_and_python_names() -> None:
     assert to_latex(parse("x0^2/3")) == r"\frac{x_{0}^{2}}{3}"
+    assert "def formula(b, a):" in to_python(parse("a*b", ["a", "b"]), ["b", "a"])
+    with pytest.raises(UsageError, match="'petal width' is not a Python name"):
+        to_python(parse("x0"), ["petal width"])
 
 
 @pytest.mark.parametrize(
@@ -223,9 +226,6 @@ def test_latex_and_python_names() -> None:
 )
 def test_latex_is_accepted_by_a_typesetter(text: str) -> None:
     MathTextParser("path").parse(f"${to_latex(parse(text))}$")
-    assert "def formula(b, a):" in to_python(parse("a*b", ["a", "b"]), ["b", "a"])
-    with pytest.raises(UsageError, match="'petal width' is not a Python name"):
-        to_python(parse("x0"), ["petal width"])
 
 
 def test_formulas_load_without_torch() -> None:

@@ -13,7 +13,7 @@ import sympy
 from hypothesis import given, settings
 
 from kanrun.errors import UsageError
-from kanrun.formulas import as_variables, constant, parse, variable, variables_in, variables_of
+from kanrun.formulas import as_variables, constant, parse, variable, variables_in
 
 X0, X1 = variable("x0"), variable("x1")
 
@@ -89,98 +89,64 @@ def test_decimals_are_exact_and_keep_all_digits_of_a_constant() -> None:
 
 REFUSALS = [
     ("x", "unknown name 'x'; use x0, x1, ... for variables"),
-    ("y*x0", "unknown name 'y'; use x0, x1, ..."),
-    ("z+x0", "unknown name 'z'; use x0, x1, ..."),
     ("x01", "unknown name 'x01'"),
     ("pie*x0", "unknown name 'pie'; did you mean pi"),
-    ("os", "unknown name 'os'"),
     ("sine(x0)", "unknown function 'sine'; did you mean sin"),
-    ("qq(x0)", "unknown function 'qq'; known are sin, cos"),
+    ("qq(x0)", "formula 'qq(x0)': unknown function 'qq'; known are sin, cos"),
     ("__import__('os')", "unknown function '__import__'"),
-    ("eval(x0)", "unknown function 'eval'"),
     ("sin", "sin is a function; write sin(...)"),
-    ("sin*x0", "sin is a function"),
     ("x0(1)", "the variable x0 cannot be called; write products with *"),
     ("2(x0)", "'2' cannot be called; write products with *"),
     ("(lambda: 1)()", "cannot be called"),
     ("x0.real(1)", "'x0.real' cannot be called"),
-    ("x0.real", "'x0.real' is not allowed"),
     ("x0.__class__", "'x0.__class__' is not allowed"),
     ("x0[0]", "'x0[0]' is not allowed"),
     ("lambda x0: x0", "is not allowed"),
     ("x0 if x0 else 1", "is not allowed"),
     ("x0 == 1", "is not allowed"),
-    ("x0 and x1", "is not allowed"),
-    ("not x0", "is not allowed"),
     ("~x0", "is not allowed"),
-    ("[x0]", "is not allowed"),
     ("x0, x1", "is not allowed"),
     ("f'{x0}'", "is not allowed"),
-    ("x0 // 2", "'x0 // 2' is not allowed"),
     ("x0 % 2", "'x0 % 2' is not allowed"),
-    ("x0 @ x1", "is not allowed"),
-    ("x0 | x1", "is not allowed"),
     ("sin(*x0)", "is not allowed"),
     ("[x0 for x0 in x1]", "is not allowed"),
     ("'a'", "'a' is not a number"),
     ("True*x0", "True is not a number"),
-    ("None", "None is not a number"),
     ("...", "is not a number"),
     ("2x0", "a name follows the number 2 at once; write a product as 2*..."),
-    ("3.5e2x0", "a name follows the number 3.5e2 at once"),
     ("0x0", "a name follows the number 0"),
-    ("1_0*x0", "a name follows the number 1"),
     ("1j*x0", "a name follows the number 1"),
-    ("2e*x0", "a name follows the number 2"),
     ("x0 x1", "it cannot be read"),
-    ("((x0", "it cannot be read"),
     ("x0)", "it cannot be read"),
-    ("x0 +", "it cannot be read"),
     ("x0 = 1", "it cannot be read"),
-    ("x0; x1", "it cannot be read"),
     ("x0\0", "it cannot be read"),
     ("\ud800", "it cannot be read"),
     ("", "a text such as exp(-x0)*sin(3*x1) is needed"),
-    ("  \n", "a text such as"),
     ("sin(x0, x1)", "sin takes 1 argument, not 2"),
-    ("sin()", "sin takes 1 argument, not 0"),
     ("max(x0)", "max takes two or more arguments, not 1"),
     ("besselj(x0)", "besselj takes 2 arguments, not 1"),
     ("sin(a=x0)", "sin takes no named arguments"),
     ("besselj(0.5, x0)", "the order of besselj must be a whole number from 0 to 8"),
-    ("besselj(9, x0)", "the order of besselj"),
-    ("besselj(x0, x0)", "the order of besselj"),
     ("3 + 4", "does not depend on any variable; use x0, x1, ..."),
-    ("x0 - x0", "does not depend on any variable"),
     ("x99999", "the variable x99999 has too high a number; at most x9999"),
     ("x0/0", "it is not finite and real"),
-    ("x0/(1 - 1)", "it is not finite and real"),
-    ("0^-1*x0", "it is not finite and real"),
     ("log(0) + x0", "it is not finite and real"),
     ("sqrt(-1)*x0", "it is not finite and real"),
     ("log(-1)*x0", "it is not finite and real"),
-    ("sqrt(-x0^2)", "it is not finite and real"),
     ("tan(pi/2)*x0", "it is not finite and real"),
-    ("cot(0)*x0", "it is not finite and real"),
     ("sec(pi/2)*x0", "it is not finite and real"),
     ("asin(2)*x0", "asin(2) is not a real number"),
     ("(-2)^0.3*x0", "(-2)**(3/10) is not a real number"),
     ("10**10**10", "it holds a number of absurd size"),
-    ("10**10**10*x0", "it holds a number of absurd size"),
-    ("10^10^10^10*x0", "it holds a number of absurd size"),
     ("x0**10**10", "the exponent 1e+10 is too large; at most 1000 is allowed"),
     ("(x0^1000)^1000", "the exponent 1e+06 is too large"),
     ("x0^(x1^2001)", "the exponent 2e+03 is too large"),
     ("1.0000001^1000000000*x0", "it holds a number of absurd size"),
     ("(1e299*x0)^1000", "it holds a number of absurd size"),
     ("9" * 400 + "*x0", "it holds a number of absurd size"),
-    ("9" * 5000 + "*x0", "it "),
     ("1e999*x0", "it holds a number of absurd size"),
-    ("1e-310*x0", "it holds a number of absurd size"),
     ("exp(1000)*x0", "it holds a number of absurd size"),
     ("exp(exp(exp(exp(9))))*x0", "it holds a number of absurd size"),
-    ("1e200*1e200*x0", "it holds a number of absurd size"),
-    ("-" * 5000 + "x0", "it "),
     ("(" * 5000 + "x0" + ")" * 5000, "it cannot be read"),
     (
         "sin(" * 30 + "x0" + ")" * 30,
@@ -189,7 +155,6 @@ REFUSALS = [
     ("-" * 101 + "x0", "it is nested too deeply"),
     ("e^-" * 30 + "x0", "it is nested too deeply"),
     ("x0+" * 10_000 + "x0", "it has 30002 characters, at most 20000 are allowed"),
-    ("x0+" * 6_000 + "x0", "it "),
     ("sin(x0)*(" * 60 + "x0" + ")" * 60 + "+sin(x0)" * 1900, "it has too many terms"),
     (
         f"max({','.join(f'sin({i}*x0)' for i in range(1, 60))})",
@@ -216,20 +181,15 @@ def test_refusals_say_what_and_why(text: str, sentence: str) -> None:
     assert time.perf_counter() - started < 5
 
 
-def test_a_refusal_quotes_the_formula() -> None:
-    with pytest.raises(UsageError, match=r"formula 'foo\(x0\)': unknown function 'foo'"):
-        parse("foo(x0)")
-
-
 @given(st.text(alphabet="x01e+-*/^(). ,sinpc", max_size=25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_text_is_an_expression_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):
         parse(text)
 
 
 @given(st.text(max_size=15))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_unicode_is_an_expression_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):
         parse(text)
@@ -238,7 +198,7 @@ def test_any_unicode_is_an_expression_or_a_usage_error(text: str) -> None:
 def test_long_sums_are_read() -> None:
     expression = parse("+".join(f"sin(pi*x{i}/2)^2" for i in range(100)))
     assert len(expression.args) == 100
-    assert variables_of(expression) == tuple(f"x{i}" for i in range(100))
+    assert expression.free_symbols == {variable(f"x{i}") for i in range(100)}
 
 
 def test_listed_variables_replace_x0_and_win_over_constants() -> None:
@@ -254,13 +214,6 @@ def test_listed_variables_replace_x0_and_win_over_constants() -> None:
         parse("3", ["age"])
     with pytest.raises(UsageError, match="the variable age cannot be called"):
         parse("age(2)", ["age"])
-
-
-def test_variables_of_goes_up_to_the_highest_index() -> None:
-    assert variables_of(parse("x3 + 1/x1")) == ("x0", "x1", "x2", "x3")
-    assert variables_of(sympy.Integer(1)) == ()
-    with pytest.raises(UsageError, match="other than x0"):
-        variables_of(parse("a + x0", ["a", "x0"]))
 
 
 def test_variables_in_counts_those_that_cancel() -> None:

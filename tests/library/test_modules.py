@@ -182,8 +182,6 @@ def test_a_domain_and_products() -> None:
 REFUSALS = {
     "KAN([2])": r"shape=\[2\] must be widths",
     "KAN([2, 0, 1])": "must be widths",
-    "KAN(5)": "shape=5 must be widths",
-    "MLP('25')": "must be widths",
     "MLP([2, 1], 'silly')": "activation=silly is not known",
     "KAN([2, 1], 0)": "intervals=0 must be a whole number of at least 1",
     "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number. Use refine",
@@ -195,32 +193,24 @@ REFUSALS = {
     ),
     "KAN([2, 1], dtype=torch.int64)": "dtype=torch.int64 must be torch.float32 or torch.float64",
     "MLP([2, 1], dtype=torch.float16)": "dtype=torch.float16 must be .*torch.autocast",
-    "KAN([2, 1], dtype='float32')": "dtype=float32 must be",
     "KAN([2, 1], domain=(float('nan'), 1))": "must be finite",
-    "KAN([2, 1], domain='ab')": "domain='ab' must be .low, high.",
     "KAN([2, 3, 1], multiplication_nodes=[5])": (
         "multiplication_nodes=.5. must have a number for each of the hidden widths .3."
     ),
-    "KAN([2, 3, 1], multiplication_nodes=[1, 1])": "multiplication_nodes=.1, 1. must have",
     "KAN([2, 3, 1], generator=3)": "generator=3 must be a torch.Generator",
     "KAN([2, 1]).refine(7.5)": "intervals=7.5 must be a whole number",
     "KANLayer(0, 4)": "must be widths",
-    "KANLayer(2.5, 4)": "must be widths",
-    "MLP([2, 1], device='tpu9')": "device=tpu9",
     "MLP([2, 1])(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
     "KAN([2, 1])(torch.tensor(1.0))": "x has no columns.*2 inputs",
     "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.int64))": (
         "x must be a tensor of torch.float32, not torch.int64"
     ),
-    "KAN([2, 1])([[1.0, 2.0]])": "x must be a tensor of torch.float32, not list",
     "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16))": (
         "x holds torch.float16 and the layer torch.float32"
     ),
     "KAN([2, 1]).regularisation(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
     "KAN([2, 1], device='tpu9')": "device=tpu9",
-    "KAN([2, 1], device='cuda:99')": "device=cuda:99",
     "KAN([2, 1])(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
-    "KANLayer(2, 1)(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
 }
 PROGRAM = """
 import sys

@@ -64,7 +64,8 @@ def test_unknown_tables_and_a_missing_package_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(
-        UsageError, match=r"no bundled table irs; did you mean iris\?; known are diabetes, "
+        UsageError,
+        match=r"name='irs' is not one of the bundled tables; did you mean iris",
     ):
         build_target(BundledTarget("irs"))
     for module in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:

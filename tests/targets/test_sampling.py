@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.targets import Dataset, Points, Scaling, build_target, generator, make_dataset
+from kanrun.targets import Dataset, Scaling, build_target, generator, make_dataset
 from kanrun.targets.datasets import split_order
 
 TARGET = NamedTarget(name="exp_sin_square")
@@ -54,12 +55,6 @@ def test_points_are_uniform_in_the_domain() -> None:
     np.testing.assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
     assert x[:, 0].min() >= 2
     assert x[:, 0].max() <= 6
-
-
-def test_scalings_of_a_function_are_the_identity() -> None:
-    data = dataset()
-    np.testing.assert_array_equal(data.input_scaling.apply(data.train.x), data.train.x)
-    np.testing.assert_array_equal(data.output_scaling.invert(data.train.y), data.train.y)
 
 
 def test_the_same_seed_gives_the_same_points_and_others_differ() -> None:
@@ -115,14 +110,11 @@ def test_noise_is_relative_and_never_on_the_test() -> None:
     [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)],
 )
 def test_validation_share(train: int, share: float, expected: int) -> None:
-    data = dataset(n_train=train, validation_fraction=share)
+    data = dataset(n_train=train, n_test=0, validation_fraction=share)
+    assert data.test is None
     assert (len(data.validation) if data.validation else 0) == expected
     assert len(data.train) == train - expected
     assert (data.validation is None) == (expected == 0)
-
-
-def test_no_test_points() -> None:
-    assert dataset(n_test=0).test is None
 
 
 def test_given_points() -> None:
@@ -137,50 +129,26 @@ def test_given_points() -> None:
 @pytest.mark.parametrize(
     ("sampling", "sentence"),
     [
-        ({"n_train": 0}, "sampling.n_train=0 must be at least 1"),
-        ({"n_train": -5}, "sampling.n_train=-5 must be at least 1"),
-        ({"n_test": -1}, "sampling.n_test=-1 must be at least 0"),
-        (
-            {"noise": -0.1},
-            "sampling.noise=-0.1 must be at least 0 (standard deviation of the noise",
-        ),
-        ({"noise": float("nan")}, "sampling.noise=nan is not a number"),
         ({"noise": float("inf")}, "sampling.noise=inf must be finite and at least 0"),
-        (
-            {"validation_fraction": -0.1},
-            "sampling.validation_fraction=-0.1 must be from 0 to 0.5 (fraction",
-        ),
         (
             {"validation_fraction": 0.51},
             "sampling.validation_fraction=0.51 must be from 0 to 0.5 (fraction",
         ),
-        ({"validation_fraction": float("nan")}, "sampling.validation_fraction=nan is not a number"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
         (
             {"n_train": None},
             "sampling.n_train and sampling.n_test must be numbers; null is for tables",
         ),
-        ({"n_test": None}, "sampling.n_train and sampling.n_test must be numbers"),
         (
             {"n_train": 10**12},
             "sampling.n_train=1000000000000 points of 2 variables are more than memory",
         ),
-        ({"n_test": 10**12}, "sampling.n_test=1000000000000 points"),
     ],
 )
-def test_refusals(sampling: dict[str, object], sentence: str) -> None:
+def test_refusals(sampling: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         dataset(**sampling)
     assert sentence in str(caught.value)
-
-
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(UsageError, match="seed=-1 must not be negative"):
-        dataset(seed=-1)
-
-
-def test_points_must_match() -> None:
-    with pytest.raises(ValueError, match=r"not \(3, 1\) and \(2, 1\)"):
-        Points(np.zeros((3, 1)), np.zeros((2, 1)))
 
 
 @given(
@@ -208,7 +176,7 @@ def test_an_order_has_every_row_once(count: int, seed: int) -> None:
 @given(
     st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.5, 0.95), st.integers(0, 20)
 )
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     order = split_order(len(labels), generator(seed, "rows"), labels)

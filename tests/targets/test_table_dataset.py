@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.targets import Dataset, Target, build_target, make_dataset
+from kanrun.targets import Dataset, build_target, make_dataset
 
 ROWS = 200
 
@@ -70,18 +70,11 @@ def rows_of(data: Dataset) -> tuple[set[float], set[float], set[float]]:
     return tuple({float(v) for v in part.x[:, 0]} if part else set() for part in parts)  # type: ignore[return-value]
 
 
-def test_the_whole_table_is_split_80_to_20(path: Path) -> None:
-    data = dataset(config(path, inputs=["row"]))
-    train, validation, test = rows_of(data)
-    assert (len(train), len(validation), len(test)) == (128, 32, 40)
-    assert train | validation | test == set(map(float, range(ROWS)))
-
-
 @pytest.mark.parametrize(
     ("sampling", "sizes"),
     [
+        ({}, (128, 32, 40)),
         ({"n_train": 100, "n_test": 50}, (80, 20, 50)),
-        ({"n_train": 160, "n_test": 40}, (128, 32, 40)),
         ({"n_train": 50, "n_test": None}, (40, 10, 150)),
         ({"n_train": None, "n_test": 20}, (144, 36, 20)),
         ({"n_train": 10, "n_test": 0}, (10, 0, 0)),
@@ -94,8 +87,7 @@ def test_rows_by_number(
     data = dataset(config(path, inputs=["row"]), **sampling)
     train, validation, test = rows_of(data)
     assert (len(train), len(validation), len(test)) == sizes
-    assert not train & validation
-    assert not (train | validation) & test
+    assert len(train | validation | test) == sum(sizes)
     assert (data.test is None) == (sizes[2] == 0)
     assert (data.validation is None) == (sizes[1] == 0)
 
@@ -116,7 +108,6 @@ def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path: Pat
     assert data.target.inputs == tuple(INPUTS)
     assert data.target.outputs == ("outcome", "level")
     assert data.target.function is None
-    assert data.target.expression is None
     table = frame()
     assert np.isin(data.train.x[:, 0], table["age"]).all()
     np.testing.assert_allclose(data.input_scaling.shift, data.train.x.mean(axis=0))
@@ -135,12 +126,6 @@ def test_inputs_and_outputs_stay_together(path: Path) -> None:
     for points in (data.train, data.validation, data.test):
         assert points is not None
         np.testing.assert_array_equal(points.y[:, 0], outcome[points.x[:, 0].astype(int)])
-
-
-def test_the_target_of_a_table_spans_all_rows(path: Path) -> None:
-    target: Target = build_target(config(path, inputs=["row", "age"]))
-    np.testing.assert_array_equal(target.domain[0], [0, ROWS - 1])
-    assert target.function is None
 
 
 def test_an_unchanged_table_is_read_once(tmp_path: Path) -> None:
@@ -178,7 +163,7 @@ def test_text_labels_become_sorted_classes(path: Path) -> None:
 
 def test_every_part_has_the_classes_in_their_share(path: Path) -> None:
     share = frame()["label"].value_counts(normalize=True).sort_index().to_numpy()
-    for seed in range(5):
+    for seed in range(2):
         data = dataset(config(path, outputs=["label"], task="classification"), seed)
         for points in (data.train, data.validation, data.test):
             assert points is not None
@@ -232,7 +217,7 @@ def test_a_rare_class_is_trained_on_first(tmp_path: Path) -> None:
         tmp_path, "x,c\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(60))
     )
     target = TableTarget(str(path), ["x"], ["c"], "classification")
-    for seed in range(10):
+    for seed in range(3):
         data = dataset(target, seed)
         assert 2 in data.train.y[:, 0]
         assert data.notes == ()
@@ -253,24 +238,10 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path: Path) -> None:
     assert data.input_scaling.scale[1] == 1
     np.testing.assert_allclose(data.input_scaling.apply(data.train.x)[:, 1], 0, atol=1e-15)
     np.testing.assert_array_equal(data.target.domain[1], [0.1, 0.1])
-
-
-def test_a_constant_output_is_noted(tmp_path: Path) -> None:
-    path = write(tmp_path, "a,y\n1,3\n2,3\n5,3\n")
-    assert (
-        "column 'y' of data.csv is constant (3)"
-        in dataset(TableTarget(str(path), ["a"], ["y"])).notes[0]
-    )
-
-
-def test_tiny_tables(tmp_path: Path) -> None:
-    three = TableTarget(str(write(tmp_path, "a,y\n1,3\n2,4\n3,8\n")), ["a"], ["y"])
-    data = dataset(three)
-    assert len(data.train) == 2
-    assert data.validation is None
-    assert data.test is not None
-    assert len(data.test) == 1
-    assert dataset(three, n_test=0).test is None
+    write(tmp_path, "a,y\n1,3\n2,3\n5,3\n")
+    few = dataset(TableTarget(str(path), ["a"], ["y"]))
+    assert "column 'y' of data.csv is constant (3)" in few.notes[0]
+    assert (len(few.train), few.validation, len(few.test or ())) == (2, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -283,30 +254,15 @@ def test_tiny_tables(tmp_path: Path) -> None:
         ),
         (
             {},
-            {"n_train": 1000, "n_test": 1000},
-            "1000 training and 1000 test rows are 2000, but people.csv has 200 rows",
-        ),
-        (
-            {},
-            {"n_train": 300, "n_test": None},
-            "300 training and 0 test rows are 300, but people.csv has 200 rows",
-        ),
-        (
-            {},
             {"n_train": None, "n_test": 200},
             "2 training and 200 test rows are 202, but people.csv has 200",
         ),
-        ({}, {"n_train": 0}, "sampling.n_train=0 must be at least 1"),
         ({}, {"n_train": 1}, "sampling.n_train=1 must be at least 2 for a table"),
-        ({}, {"noise": -1.0}, "sampling.noise=-1.0 must be"),
-        ({"inputs": []}, {}, "target.inputs=[] needs at least 1 entry (columns to predict from)"),
-        ({"outputs": []}, {}, "target.outputs=[] needs at least 1 entry (columns to predict)"),
         (
             {"inputs": "age"},
             {},
             "target.inputs=age must be a list of columns, such as target.inputs=[a,b]",
         ),
-        ({"inputs": ["age", "age"]}, {}, "target.inputs has age twice or more; name each once"),
         (
             {"outputs": ["age"]},
             {},
@@ -317,23 +273,11 @@ def test_tiny_tables(tmp_path: Path) -> None:
             {},
             "people.csv has no column 'body mass'; did you mean body mass (kg)?",
         ),
-        ({"outputs": ["outcom"]}, {}, "people.csv has no column 'outcom'; did you mean outcome?"),
-        (
-            {"outputs": ["species"]},
-            {},
-            "column 'species' of people.csv has 200 values that are not numbers",
-        ),
         (
             {"outputs": ["species"]},
             {},
             "(first 'a' in row 2); correct or remove such rows; text labels need target.task=",
         ),
-        (
-            {"task": "clustering"},
-            {},
-            "target.task=clustering is not one of regression, classification",
-        ),
-        ({"task": "classfication"}, {}, "did you mean classification"),
         (
             {"task": "classification", "outputs": ["label", "grade"]},
             {},
@@ -387,7 +331,7 @@ def test_refusals_of_content(tmp_path: Path, text: str, task: str, sentence: str
 
 
 @given(st.integers(3, 60), st.integers(0, 3), st.floats(0, 0.5), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_no_row_is_lost_or_used_twice(
     tmp_path_factory: pytest.TempPathFactory,
     rows: int,
@@ -410,12 +354,12 @@ def test_a_large_table_is_light(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savetxt(
         path,
-        rng.normal(size=(20_000, 20)),
+        rng.normal(size=(10_000, 20)),
         delimiter=",",
         header=",".join(map(str, range(20))),
         comments="",
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = dataset(TableTarget(str(path), [str(i) for i in range(19)], ["19"]))
-    assert len(data.train) == 12_800
+    assert len(data.train) == 6_400
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

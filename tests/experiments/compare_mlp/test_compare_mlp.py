@@ -381,7 +381,7 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"cases": [{**PRODUCT, "goal": 1}]}, "no key cases.goal"),
         (
             {"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]},
-            "no bundled table titanic",
+            "target.name='titanic' is not one of the bundled tables",
         ),
         ({"cases": [{"target": {"kind": "guess"}}]}, "target.kind=guess"),
         ({"match": "memory"}, "match=memory is not one of parameters, flops, time"),
