@@ -284,4 +284,4 @@ def _merge_rows(
     keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in columns})
     number = keys.groupby(list(keys)).ngroup().to_numpy()
     _, first = np.unique(number, return_index=True)
-    return x[first], y[first], np.bincount(number, weights)
+    return x[first], y[first], np.bincount(number, weights).astype(np.float64)
