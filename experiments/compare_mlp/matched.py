@@ -25,7 +25,7 @@ from kanrun.experiments.compare_mlp.cases import (
     train_mlp,
 )
 
-from kanrun.config import CompareMLPConfig, MLPConfig
+from kanrun.config import SOLVERS, CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import (
@@ -175,8 +175,10 @@ def widest(case: Case, depth: int) -> int:
     """Return the widest MLP whose steps the solver can pay; an MLP's pass is cheap for its size."""
     inputs, outputs = case.problem.inputs, case.problem.outputs
     rows, width = len(case.problem.data.train) * outputs, 1
-    second_order = case.settings.solver.kind in ("auto", "lm")
-    if not second_order or case.problem.data.task == "classification":
+    if (
+        not SOLVERS[case.settings.solver.kind].second_order
+        or case.problem.data.task == "classification"
+    ):
         return WIDEST
     while (
         second_order_work(rows, mlp_parameters((inputs, *[width + 1] * depth, outputs))) <= MAX_WORK

@@ -32,7 +32,7 @@ from kanrun.experiments.compare_mlp.cases import (
 )
 from torch import Generator, Tensor, nn
 
-from kanrun.config import CompareMLPConfig, MLPConfig
+from kanrun.config import SOLVERS, CompareMLPConfig, MLPConfig
 from kanrun.engine.networks import MLP, Network
 from kanrun.engine.training import (
     DataFitting,
@@ -213,7 +213,8 @@ class NoActivation:
             raise UsageError(
                 f"widths={cfg.widths} must be the one width of the hidden layers, such as [8]."
             )
-        if getattr(cfg.solver, "kind", "") != "lm":
+        kind = SOLVERS[cfg.solver.kind]
+        if not (kind.second_order and kind.builder):
             raise UsageError(
                 f"solver={cfg.solver.kind} does not end exactly at the least squares solution; "
                 "use solver=lm."
@@ -264,7 +265,7 @@ class ImplementationTricks:
         for cell in self.cells(cfg):
             case = case_of(cfg, cell["case"], cfg.seed)
             plan, _ = budget_of(case, kan_settings(cfg, cell["hidden"], cell["grid"]))
-            if plan.solver == "lm":
+            if SOLVERS[plan.solver].second_order:
                 raise UsageError(
                     "comparison=implementation_tricks needs a solver that trains w_b and w_s, and "
                     "solver=lm keeps w_s where it starts; use solver=lbfgs or solver=adam."

@@ -18,7 +18,7 @@ import torch
 from kanrun.experiments.continual.task_sequence import TaskSequence
 from torch import Generator, Tensor
 
-from kanrun.config import ContinualConfig, KANConfig, MLPConfig
+from kanrun.config import SOLVERS, ContinualConfig, KANConfig, MLPConfig
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
@@ -276,7 +276,7 @@ def _check(learner: Learner, cfg: ContinualConfig) -> None:
         raise UsageError(
             "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
         )
-    if cfg.solver.kind == "lm" and memory in ("hold", "ewc"):
+    if SOLVERS[cfg.solver.kind].second_order and memory in ("hold", "ewc"):
         raise UsageError(
             f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
         )

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from kanrun.experiments.continual.learners import (
     MEMORIES,
-    ElasticWeightConsolidation,
-    FreezeSeen,
     Learner,
     Memory,
     make_network,
@@ -23,16 +21,12 @@ from torch import Generator
 from kanrun.config import SOLVERS, ContinualConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.training import (
-    LBFGS,
-    Adam,
     Objective,
     Plan,
     Samples,
     SmoothnessPenalty,
     Solver,
     TrainingData,
-    make_solver,
-    output_scale,
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
@@ -134,19 +128,11 @@ def _learn(solver: Solver, budget: int, where: str) -> int:
 def _solver(
     network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator
 ) -> Solver:
-    """Return the plan's solver, on a custom objective for memories that have one."""
+    """Return the plan's solver, on the objective of the memory."""
     penalty = SmoothnessPenalty(plan.weight or 0.0)
-    if not isinstance(memory, FreezeSeen | ElasticWeightConsolidation):
-        return make_solver(network, TrainingData(samples), plan, penalty, draws)
-    size = output_scale(samples, "regression")
-    objective = memory.anchored(
-        Objective(
-            samples, size, penalty=penalty, freeze_unseen=plan.freeze_unseen, held=memory.held()
-        )
-    )
-    if plan.solver == "adam":
-        return Adam(network, objective, plan.settings, draws, plan.steps)
-    return LBFGS(network, objective, plan.settings.history_size)
+    plain = replace(Objective.of(TrainingData(samples), plan, penalty), held=memory.held())
+    solver: Solver = SOLVERS[plan.solver].build()(network, memory.anchored(plain), plan, draws)
+    return solver
 
 
 def _rmse(network: Network, samples: Samples) -> float:

@@ -18,7 +18,7 @@ from importlib import resources
 from operator import mul
 from typing import Any
 
-from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
+from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig, SamplingConfig
 from kanrun.config.rules import setting
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
@@ -250,9 +250,9 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Lea
 
 
 def penalises(solver: Any) -> bool:
-    """Return whether trainings are smoothed: by default, but with Adam only on request."""
-    weight = getattr(solver, "smoothness_weight", "auto")
-    return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
+    """Return whether trainings are smoothed: without a weight, not those of Adam."""
+    weight, kind = getattr(solver, "smoothness_weight", "auto"), SOLVERS[solver.kind]
+    return kind.second_order or kind.curvature if weight == "auto" else float(weight) > 0
 
 
 def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) -> int:

@@ -12,11 +12,16 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
-from kanrun.engine.tables.cross_validation import OURS, CrossValidation, cross_validate, loss_of
+from kanrun.engine.tables.cross_validation import (
+    LINEAR,
+    OURS,
+    SPARSE,
+    CrossValidation,
+    cross_validate,
+    loss_of,
+)
 from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of
-from kanrun.engine.tables.stacking import SPARSE
-from kanrun.engine.tables.table_model import LINEAR
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs.records import Note, Record, Row, Table, Value
 from kanrun.study.build import LearningProblem, make_problem, with_scalings

@@ -70,7 +70,7 @@ class ModelKind(RegistryEntry):
 
 @dataclass(frozen=True)
 class SolverKind(RegistryEntry):
-    """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none.
+    """`builder` maps (network, objective, plan, generator) to a solver; `auto` has none.
 
     Its settings have `steps` and `n_starts`, and reach it as `plan.settings`.
     """

@@ -34,7 +34,7 @@ class AutoSolver:
 
 
 @solver(
-    "kanrun.engine.training.solver_run:create_lm",
+    "kanrun.engine.training.solvers:create_lm",
     steps=300,
     label="Levenberg-Marquardt",
     second_order=True,
@@ -65,7 +65,7 @@ class LMSolver:
     kind: str = "lm"
 
 
-@solver("kanrun.engine.training.solver_run:create_lbfgs", label="LBFGS", curvature=True)
+@solver("kanrun.engine.training.lbfgs:LBFGS", label="LBFGS", curvature=True)
 @dataclass
 class LBFGSSolver:
     """LBFGS with a line search."""
@@ -83,7 +83,7 @@ class LBFGSSolver:
     kind: str = "lbfgs"
 
 
-@solver("kanrun.engine.training.solver_run:create_adam", steps=1000, label="Adam")
+@solver("kanrun.engine.training.solvers:Adam", steps=1000, label="Adam")
 @dataclass
 class AdamSolver:
     """Adam, in batches where solver.batch_size is given."""

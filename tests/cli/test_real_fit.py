@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.engine.training import Adam, grid_stages
+from kanrun.engine.training import Adam, loop
 from kanrun.targets import read_inputs
 
 FORMULA = ["target=expression"]
@@ -287,7 +287,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
         "solver.batch_size=700",
         "model.intervals=3",
     ]
-    monkeypatch.setattr(grid_stages, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", 0.0)
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20
 

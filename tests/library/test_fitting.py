@@ -17,7 +17,7 @@ import torch
 
 from kanrun import Model, fit, load_run
 from kanrun.cli.app import main
-from kanrun.engine.training.data_fitting import LevenbergMarquardt
+from kanrun.engine.training import LevenbergMarquardt
 from kanrun.errors import InvalidData, KanrunError, UsageError
 from kanrun.library.fitting import _ProgressLine
 from kanrun.monitoring import ProgressUpdate

@@ -20,7 +20,7 @@ from kanrun.engine.training import (
     Step,
     TrainingData,
     TrainingState,
-    grid_stages,
+    loop,
     train,
 )
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
@@ -87,7 +87,7 @@ def steps(events: list[Any]) -> list[tuple[Any, ...]]:
 def test_from_the_middle_of_a_grid(
     solver: str, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid_stages, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
+    monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
     create, settings = NETWORKS[network]
     plan = Plan(
         solver,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -42,6 +43,9 @@ RETRIES = ((30.0, 1e-13), (1000.0, 1e-12), (0.0, nan))
 #: Squared column norms count as at least this fraction of the largest one; and the smallest
 #: divisor.
 SMALLEST_COLUMN, TINY = 1e-30, 1e-300
+
+#: The solutions of damped normal equations for right-hand sides.
+Solve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _quick_step(
     unknowns, loss, damping = state.unknowns, [*state.loss], [*state.damping]
     improved, trials, last = [False] * len(loss), 0, False
     while trials < policy.max_trials and not last:
-        move = -equations.factor(damping).solve(equations.gradient)
+        move = -equations.solver(damping)(equations.gradient)
         moved = unknowns + move
         values = problem.objective(moved)
         lower = [not improved[i] and value < loss[i] for i, value in enumerate(values)]
@@ -232,11 +236,11 @@ class _Path:
 
     def at(self, mu: float) -> tuple[float, Tensor]:
         """Return objective and step of damping `mu`, straight or bent."""
-        factor = self.equations.factor([mu])
-        best = self._tried(-factor.solve(self.equations.gradient))
+        solve = self.equations.solver([mu])
+        best = self._tried(-solve(self.equations.gradient))
         low, high = (bound * self.state.loss[0] for bound in ACCELERATION_RANGE)
         if low < best[0] < high:
-            bent = self._tried(best[1] + 0.5 * self._acceleration(factor, best[1]))
+            bent = self._tried(best[1] + 0.5 * self._acceleration(solve, best[1]))
             best = min(best, bent, key=lambda trial: trial[0])
         return best
 
@@ -245,14 +249,14 @@ class _Path:
         loss = self.problem.objective(self.state.unknowns + move)[0]
         return loss if isfinite(loss) else inf, move
 
-    def _acceleration(self, factor: _Factor | _ConjugateGradients, move: Tensor) -> Tensor:
+    def _acceleration(self, solve: Solve, move: Tensor) -> Tensor:
         """Return -(J^T J)^-1 J^T r'', r'' the second directional derivative of the residuals."""
         linear, h = self.equations.linear, ACCELERATION_STEP
         # Single problems have rows and residuals.
         assert linear.rows is not None and linear.residual is not None  # noqa: PT018
         there = self.problem.residual(self.state.unknowns + h * move)
         second = 2 * (there - linear.residual - h * linear.rows.times(move)) / h**2
-        return -factor.solve(self.equations.free(linear.rows.transposed(second)))
+        return -solve(self.equations.free(linear.rows.transposed(second)))
 
 
 class NormalEquations:
@@ -265,12 +269,19 @@ class NormalEquations:
     def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
         self.linear = linear
         self.gradient = self.free(linear.gradient)
-        matrix = self._gram()
+        matrix = linear.gram
         if matrix is None:
             assert linear.rows is not None
-            diagonal = self.free(linear.rows.squares())
-        else:
-            diagonal = self.free(matrix.diagonal(dim1=-2, dim2=-1))
+            if linear.rows.unknowns <= MATRIX_UNKNOWNS:
+                matrix = linear.rows.gram()
+                if linear.frozen is not None:
+                    matrix[linear.frozen, :] = 0
+                    matrix[:, linear.frozen] = 0
+            else:
+                diagonal = linear.rows.squares()
+        if matrix is not None:
+            diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        diagonal = self.free(diagonal)
         norms = diagonal.clone() if squared_norms is None else diagonal.maximum(squared_norms)
         least = (SMALLEST_COLUMN * norms.amax(-1, keepdim=True)).clamp(min=TINY)
         self.squared_norms, self.scale = norms, torch.maximum(norms, least).rsqrt()
@@ -279,31 +290,17 @@ class NormalEquations:
         if matrix is not None:
             self._matrix = (matrix * self.scale[..., None]).mul_(self.scale[..., None, :])
 
-    def _gram(self) -> Tensor | None:
-        """Return J^T J with zeros for frozen unknowns, or None for too many unknowns."""
-        linear = self.linear
-        if linear.gram is not None:
-            return linear.gram
-        assert linear.rows is not None
-        if linear.rows.unknowns > MATRIX_UNKNOWNS:
-            return None
-        gram = linear.rows.gram()
-        if linear.frozen is not None:
-            gram[linear.frozen, :] = 0
-            gram[:, linear.frozen] = 0
-        return gram
-
     def free(self, g: Tensor) -> Tensor:
         """Return `g` with zeros for frozen unknowns."""
         return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
 
-    def factor(self, damping: list[float]) -> _Factor | _ConjugateGradients:
-        """Return the solver for the damping of each problem.
+    def solver(self, damping: list[float]) -> Solve:
+        """Return the map from right-hand sides to solutions for the damping of each problem.
 
         See RETRIES for matrices without a factor.
         """
         if self._matrix is None:
-            return _ConjugateGradients(self, damping[0])
+            return partial(self._by_conjugate_gradients, damping[0])
         tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)
         for factor, added in RETRIES:
             mu = tried[0] if len(tried) == 1 else entries.new_tensor(tried)[:, None]
@@ -313,44 +310,24 @@ class NormalEquations:
                 break
             signs = zip(damping, tried, failed.reshape(-1).tolist(), strict=True)
             tried = [factor * d + added if bad else t for d, t, bad in signs]
-        return _Factor(lower, self.scale)
+        scale = self.scale
+        return lambda g: scale * torch.cholesky_solve((scale * g)[..., None], lower)[..., 0]
 
-    def times(self, d: Tensor) -> Tensor:
-        """Return the scaled, undamped matrix times d, without forming the matrix."""
+    def _by_conjugate_gradients(self, damping: float, g: Tensor) -> Tensor:
+        """Solve one problem without forming its matrix."""
         rows = self.linear.rows
         assert rows is not None
-        return self.scale * self.free(rows.transposed(rows.times(self.free(self.scale * d))))
-
-
-@dataclass(frozen=True)
-class _Factor:
-    """A Cholesky factor of the scaled and damped normal equations."""
-
-    lower: Tensor
-    scale: Tensor
-
-    def solve(self, g: Tensor) -> Tensor:
-        return self.scale * torch.cholesky_solve((self.scale * g)[..., None], self.lower)[..., 0]
-
-
-@dataclass(frozen=True)
-class _ConjugateGradients:
-    """The same without a matrix, by conjugate gradients in the scaled unknowns."""
-
-    equations: NormalEquations
-    damping: float
-
-    def solve(self, g: Tensor) -> Tensor:
-        residual = self.equations.scale * g
+        residual = self.scale * g
         solution, direction = torch.zeros_like(residual), residual.clone()
         first = size = float(residual @ residual)
         for _ in range(CG_MAX_ITERATIONS):
             if not size > CG_TOLERANCE**2 * first:
                 break
-            image = self.equations.times(direction) + self.damping * direction
+            image = rows.transposed(rows.times(self.free(self.scale * direction)))
+            image = self.scale * self.free(image) + damping * direction
             length = size / float(direction @ image)
             solution += length * direction
             residual = residual - length * image
             before, size = size, float(residual @ residual)
             direction = residual + size / before * direction
-        return self.equations.scale * solution
+        return self.scale * solution

@@ -1,24 +1,32 @@
-"""Folds of a table, losses on held-out rows, and baselines by scikit-learn."""
+"""Folds of a table, the selection by losses on held-out rows, and baselines by scikit-learn."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from kanrun.engine.tables.scores import ordinary_units
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Points, deviation, root_mean_square
 
 OURS = "kanrun"
-MIN_PROBABILITY = 1e-12  # keeps the log loss of a class that a model excludes finite
+#: What may be selected; SPARSE is the additive fit with few inputs.
+STACK, SPARSE, LINEAR, TRANSFORMED, BLEND = "stack", "sparse", "linear", "transformed", "blend"
+_MIN_PROBABILITY = 1e-12  # keeps the log loss of a class that a model excludes finite
+_PURE = 0.1  # weight of a stack in a blend below which the other one stands alone
+_SPARSE_CHANCE = 1.0  # standard errors by which the sparse fit must be better than the blend
+# Standard errors, and fraction of the loss, of which the lower counts.
+_LINEAR_CHANCE, _LINEAR_LOSS = 0.5, 0.003
 _STREAM = 20_404  # of the random numbers of folds
 
 
@@ -82,7 +90,7 @@ def row_losses(
     """Return each row's log loss, or its mean squared error in units of the outputs' variances."""
     if classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
-        return np.asarray(-np.log(np.clip(likely, MIN_PROBABILITY, 1)))
+        return np.asarray(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)))
     variance = y.var(0)
     return np.asarray(((predicted - y) ** 2 / np.where(variance > 0, variance, 1.0)).mean(1))
 
@@ -97,6 +105,90 @@ def loss_of(
     if classes:
         return float(np.average(row_losses(predicted, y, classes), weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate, or the blend.
+
+    `amount` is the factor of a classifier's logits, or the weight of `transformed`.
+    """
+
+    name: str
+    amount: float = 1.0
+
+    def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
+        """Return its predictions from those of the candidates, in the user's units."""
+        if self.name == BLEND:
+            first, second = predictions[STACK], predictions[TRANSFORMED]
+            return np.asarray((1 - self.amount) * first + self.amount * second)
+        one = predictions[self.name]
+        if self.amount == 1:
+            return one
+        return np.asarray(softmax(self.amount * np.log(np.maximum(one, _MIN_PROBABILITY)), 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Losses of choices on some rows, for several predictions of held-out rows."""
+
+    points: Points
+    classes: int | None
+    predictions: Sequence[Mapping[str, ndarray]]
+    rows: ndarray
+    alternatives: bool
+    robust: float
+
+    def losses(self, choice: Choice) -> Float[ndarray, " rows"]:
+        """Return the loss of each row, averaged over the predictions."""
+        y, each = self.points.y, [choice.of(one) for one in self.predictions]
+        found = np.stack([row_losses(one, y, self.classes)[self.rows] for one in each])
+        if not self.classes:  # squared errors beyond the limit grow linearly
+            limit = self.robust**2
+            found = np.where(found <= limit, found, 2 * np.sqrt(limit * found) - limit)
+        return np.asarray(found.mean(0))
+
+    def calibrated(self, name: str) -> Choice:
+        """Return a classifier with the best factor, whose logarithm has a standard normal prior."""
+        if not (self.classes and self.alternatives):
+            return Choice(name)
+        found = minimize_scalar(
+            lambda a: self.losses(Choice(name, float(np.exp(a)))).sum() + a * a / 2,
+            bounds=(-2, 2),
+            method="bounded",
+        )
+        return Choice(name, float(np.exp(found.x)))
+
+    def blended(self) -> Choice:
+        """Return the best blend of both stacks, or one of them if the other has little weight."""
+        found = minimize_scalar(
+            lambda a: self.losses(Choice(BLEND, a)).sum(), bounds=(0, 1), method="bounded"
+        )
+        weight = float(found.x)
+        if weight >= 1 - _PURE:
+            return Choice(TRANSFORMED)
+        return Choice(BLEND, weight) if weight > _PURE else Choice(STACK)
+
+    def select(self) -> Choice:
+        """Return the best blend, or another candidate.
+
+        That is the sparse fit if it is significantly better on the last predictions, and the linear
+        model if the best blend is not significantly better than it.
+        """
+        names = self.predictions[0]
+        best = self.blended() if TRANSFORMED in names else self.calibrated(STACK)
+        if SPARSE in names:
+            sparse, last = self.calibrated(SPARSE), replace(self, predictions=self.predictions[-1:])
+            gain = last.losses(best) - last.losses(sparse)
+            if gain.mean() > _SPARSE_CHANCE * gain.std() / np.sqrt(len(gain)):
+                best = sparse
+        if LINEAR not in names:
+            return best
+        linear, mine = self.calibrated(LINEAR), self.losses(best)
+        cost = self.losses(linear) - mine
+        chance = _LINEAR_CHANCE * cost.std() / np.sqrt(len(cost))
+        allowed = min(chance, _LINEAR_LOSS * mine.mean())
+        return linear if cost.mean() <= allowed else best
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ Source of kernels of pairs from sums of squares: D. Duvenaud, H. Nickisch, C. Ra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -57,12 +57,11 @@ class Terms:
         parts = [
             p * w for p, w in ((self.pairs, own), (other.pairs, weight)) if p is not None and w
         ]
-        main = np.zeros(max(len(self.main), len(other.main)))
-        main[: len(self.main)] += own * self.main
-        main[: len(other.main)] += weight * other.main
+        size = max(len(self.main), len(other.main))
+        mine, others = (np.pad(a.main, (0, size - len(a.main))) for a in (self, other))
         return Terms(
             own * self.offset + weight * other.offset,
-            main,
+            own * mine + weight * others,
             sum(parts[1:], parts[0]) if parts else None,
             other.places if self.places is None else self.places,
         )
@@ -130,12 +129,15 @@ class Design:
         basis = replace(self.basis, roughness=self.basis.roughness / factors**2)
         return replace(self, basis=basis)
 
-    def main_kernels(self, h: ndarray) -> list[ndarray]:
-        """Return the kernels of lines, of curves and of steps."""
-        return [part @ part.T for part in (h[:, self.main == kind] for kind in range(MAIN))]
+    def kernels(self, h: ndarray, components: Sequence[int]) -> list[ndarray]:
+        """Return the kernels of these components; those of pairs come all or none.
 
-    def pair_kernels(self, h: ndarray) -> list[ndarray]:
-        """Return the kernels of the kinds of pairs: products of sums minus sums of products."""
+        Kernels of pairs are products of sums minus sums of products.
+        """
+        parts = (h[:, self.main == kind] for kind in components if kind < MAIN)
+        singles = [part @ part.T for part in parts]
+        if max(components) < MAIN:
+            return singles
         g = np.take(h, self.places, 1) * np.sqrt(self.relevance)[self.basis.column[self.places]]
         lines, column = self.lines[self.places], self.basis.column[self.places]
 
@@ -150,7 +152,7 @@ class Design:
             both -= a * a
             mixed -= a * b
             rough -= b * b
-        return [both / 2, mixed, rough / 2]
+        return [*singles, both / 2, mixed, rough / 2]
 
     def terms(
         self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray
@@ -205,7 +207,6 @@ class Design:
 
 
 _MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
-_BLOCK = 1 << 14  # rows whose functions are computed or used at once
 
 
 class TableFunctions:
@@ -225,11 +226,6 @@ class TableFunctions:
         if self._stored is not None:
             return self._stored[rows]
         return self._design.functions(self._u[rows])
-
-    def blocks(self) -> Iterator[tuple[slice, ndarray]]:
-        """Yield slices of rows with their functions."""
-        parts = (slice(start, start + _BLOCK) for start in range(0, len(self), _BLOCK))
-        return ((part, self[part]) for part in parts)
 
     def scaled(self, design: Design, factors: ndarray) -> TableFunctions:
         """Return the functions of `design`, which are these times `factors`."""

@@ -39,6 +39,8 @@ _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))  # relative, until 
 
 #: (initial value, lower limit, upper limit) of a hyperparameter, for outputs of variance 1.
 Range = tuple[float, float, float]
+#: A value and its gradient.
+Likelihood = Callable[[ndarray], tuple[float, ndarray]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     variances = [each for each in (prior.linear, prior.radial, prior.noise) if each is not None]
     ranges = np.log(np.array([prior.precision] * inputs + variances))
     widths = np.repeat([prior.precision_std, prior.variance_std], [inputs, len(variances)])
-    likelihood = _Likelihood.of(x, y, np.broadcast_to(row_noise, len(x)))
+    likelihood = _likelihood(x, y, np.broadcast_to(row_noise, len(x)))
 
     def negative_log_posterior(p: ndarray) -> tuple[float, ndarray]:
         on_evaluation()
@@ -123,38 +125,31 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     return Kernel(precisions, float(linear), float(radial), float(noise))
 
 
-@dataclass(frozen=True, eq=False)
-class _Likelihood:
-    """Minus the log likelihood of y, and its gradient, in the logarithms of the hyperparameters."""
+def _likelihood(x: ndarray, y: ndarray, noise: ndarray) -> Likelihood:
+    """Return minus the log likelihood of y as a function of the hyperparameters' logarithms."""
+    (rows, outputs), inputs = y.shape, x.shape[1]
+    squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
+    lines = x @ x.T / inputs
 
-    y: ndarray
-    noise: ndarray
-    squares: ndarray
-    lines: ndarray
-
-    @staticmethod
-    def of(x: ndarray, y: ndarray, noise: ndarray) -> _Likelihood:
-        squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
-        return _Likelihood(y, noise, squares, x @ x.T / x.shape[1])
-
-    def __call__(self, p: ndarray) -> tuple[float, ndarray]:
-        (rows, outputs), inputs = self.y.shape, len(self.squares)
+    def value_and_gradient(p: ndarray) -> tuple[float, ndarray]:
         w, linear, radial, rest = _unpacked(p, inputs)
-        near = radial * np.exp(-np.tensordot(w, self.squares, 1))
-        covariance = linear * self.lines + near + np.ones((rows, rows))
-        covariance[np.diag_indices(rows)] += rest * self.noise
+        near = radial * np.exp(-np.tensordot(w, squares, 1))
+        covariance = linear * lines + near + np.ones((rows, rows))
+        covariance[np.diag_indices(rows)] += rest * noise
         factor = linalg.cholesky(covariance, lower=True, check_finite=False)
         inverse, _ = linalg.lapack.dpotri(factor, lower=1)
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
-        weights = inverse @ self.y
+        weights = inverse @ y
         slope = (outputs * inverse - weights @ weights.T) / 2
         nearer = slope * near
-        by_precision = -w * np.tensordot(self.squares, nearer, ((1, 2), (0, 1)))
-        by_lines = [linear * np.vdot(slope, self.lines)] if len(p) == inputs + 3 else []
-        by_noise = rest * float(np.diag(slope) @ self.noise)
+        by_precision = -w * np.tensordot(squares, nearer, ((1, 2), (0, 1)))
+        by_lines = [linear * np.vdot(slope, lines)] if len(p) == inputs + 3 else []
+        by_noise = rest * float(np.diag(slope) @ noise)
         size = outputs * float(np.log(np.diag(factor)).sum())
-        value = float(np.vdot(self.y, weights)) / 2 + size
+        value = float(np.vdot(y, weights)) / 2 + size
         return value, np.concatenate([by_precision, by_lines, [nearer.sum(), by_noise]])
+
+    return value_and_gradient
 
 
 def _unpacked(p: ndarray, inputs: int) -> tuple[ndarray, float, float, float]:

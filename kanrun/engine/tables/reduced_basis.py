@@ -26,7 +26,6 @@ from numpy import ndarray
 from scipy import linalg
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
-from kanrun.engine.tables.table_policy import EvidencePolicy
 
 DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
 INTERVALS = 32  # of the grid of an input
@@ -40,7 +39,7 @@ _ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
 _RIDGE = 1e-13  # relative, for a positive definite eigenproblem
 _CONSTANT = 1e-12  # relative range of an input that is constant up to rounding
 _SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
-_BLOCK = 4096  # rows whose B-splines are evaluated at once
+_BLOCK = 4096  # rows whose functions are used at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +67,11 @@ class ReducedBasis:
     @staticmethod
     def of(
         u: Float[ndarray, "rows inputs"],
-        policy: EvidencePolicy,
+        functions: int,
+        step_functions: int,
         weights: Float[ndarray, " rows"] | None = None,
     ) -> ReducedBasis:
-        """Return the basis of these rows.
+        """Return the basis of these rows, with limits for the functions of an input.
 
         A constant input has no functions, one with two values a line.
         """
@@ -91,8 +91,8 @@ class ReducedBasis:
         slope += slopes.transpose(0, 2, 1) @ slopes * level  # constant beyond both ends
         found = []
         for j, size in enumerate(std):
-            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, policy.functions)
-            jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, policy.step_functions)
+            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions)
+            jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, step_functions)
             if len(jumps[1]) < MIN_STEPS:
                 jumps = jumps[0][:, :0], jumps[1][:0]
             found += [(smooth[0], _relative(smooth[1], 1)), (jumps[0], _relative(jumps[1], 0))]
@@ -128,12 +128,16 @@ class ReducedBasis:
         """Evaluate the functions, which continue as straight lines beyond the grids."""
         out = np.empty((len(u), len(self.column)))
         grid = _grid(self.breakpoints)
-        for start in range(0, len(u), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for part in blocks(len(u)):
             rows = _b_splines(u[part], grid)
             for j, coefficients in enumerate(self.coefficients):
                 out[part, self.column == j] = rows[:, j] @ coefficients
         return out
+
+
+def blocks(rows: int) -> list[slice]:
+    """Return slices of at most `_BLOCK` rows."""
+    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
 
 
 def _grid(breakpoints: ndarray) -> Grid:
@@ -167,8 +171,7 @@ def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarra
     grid = _grid(breakpoints)
     mean = np.zeros((len(breakpoints), grid.functions))
     gram = np.zeros((*mean.shape, grid.functions))
-    for start in range(0, len(u), _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for part in blocks(len(u)):
         rows = _b_splines(u[part], grid).transpose(1, 0, 2)
         weighted = rows * fraction[None, part, None]
         gram += weighted.transpose(0, 2, 1) @ rows
@@ -181,14 +184,11 @@ def _energy(
 ) -> Float[ndarray, "inputs splines splines"]:
     """Integrate stiffness times products of derivatives, by Gauss points in each interval."""
     nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
-    grid, widths = _grid(breakpoints), np.diff(breakpoints, axis=1)
-    total = np.zeros((len(breakpoints), grid.functions, grid.functions))
-    for node, weight in zip(nodes, weights, strict=True):
-        at = breakpoints[:, :-1] + widths * (node + 1) / 2
-        values = _b_splines(at.T, grid, derivative).transpose(1, 0, 2)
-        scaled = values * (stiffness * widths * weight / 2)[:, :, None]
-        total += values.transpose(0, 2, 1) @ scaled
-    return total
+    half, inputs = np.diff(breakpoints, axis=1)[:, :, None] / 2, len(breakpoints)
+    at = (breakpoints[:, :-1, None] + half * (nodes + 1)).reshape(inputs, -1)
+    values = _b_splines(at.T, _grid(breakpoints), derivative).transpose(1, 0, 2)
+    scale = (stiffness[:, :, None] * half * weights).reshape(inputs, -1, 1)
+    return np.asarray(values.transpose(0, 2, 1) @ (values * scale))
 
 
 def _demmler_reinsch(

@@ -133,22 +133,24 @@ class PowerTransform:
             return None
         unit = spread / _UNIT
         power = float(np.clip(stats.yeojohnson_normmax(y / unit), 0.0, 2.0))
-        t = stats.yeojohnson(y / unit, lmbda=power)
+        t = _both_sides(special.boxcox1p, y / unit, power)
         return PowerTransform(unit, power, float(t.mean()), float(t.std()) or 1.0)
 
     def apply(self, y: Array) -> Array:
         """Transform outputs."""
-        from scipy import stats
-
-        return np.asarray(
-            (stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.std
-        )
+        t = _both_sides(special.boxcox1p, y / self.unit, self.power)
+        return (t - self.mean) / self.std
 
     def invert(self, t: Array) -> Array:
         """Return the outputs of transformed ones."""
         t = t * self.std + self.mean
-        up, down = (special.inv_boxcox1p(np.abs(t), p) for p in (self.power, 2 - self.power))
-        return np.asarray(self.unit * np.where(t >= 0, up, -down))
+        return self.unit * _both_sides(special.inv_boxcox1p, t, self.power)
+
+
+def _both_sides(function: np.ufunc, a: Array, power: float) -> Array:
+    """Apply a Box-Cox function to the sizes of numbers, with power 2 - `power` below zero."""
+    up, down = function(np.abs(a), power), function(np.abs(a), 2 - power)
+    return np.where(a >= 0, up, -down)
 
 
 def output_map(

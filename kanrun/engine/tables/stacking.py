@@ -1,7 +1,8 @@
 """Candidates of a table, fitted by evidence and stacked on held-out rows.
 
-Leave-one-out predictions have a closed form, for classes after the last Newton step. The weights of
-the stack are not negative and sum to one, and the stack is again of the form `Terms`.
+Leave-one-out predictions have a closed form, for classes after the last step of Newton's method,
+which finds their logits. The weights of the stack are not negative and sum to one, and the stack is
+again of the form `Terms`.
 """
 
 from __future__ import annotations
@@ -15,35 +16,42 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import optimize
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax, softmax
 
+from kanrun.engine.tables.cross_validation import SPARSE
 from kanrun.engine.tables.design import Design, TableFunctions, Terms
-from kanrun.engine.tables.gaussian_process import RadialBasis
-from kanrun.engine.tables.logits import all_logits, fit_logits
 from kanrun.engine.tables.table_candidates import (
-    LONG_PAIR_FUNCTIONS,
-    MAX_PAIRS,
     NEIGHBOURHOODS,
     CandidateSolution,
+    Form,
     TableRows,
 )
-from kanrun.engine.tables.table_policy import EvidencePolicy
-from kanrun.engine.tables.variance_components import Variances
+from kanrun.engine.tables.variance_components import (
+    EvidencePolicy,
+    Slope,
+    Variances,
+    equal_variances,
+    maximise,
+)
 
-SPARSE = "sparse"  # the additive fit with few inputs, which is not in the stack
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
 # Relative reduction of the stack's loss from which neighbourhoods are included.
 _NEIGHBOURHOOD_GAIN = 0.005
-_NEIGHBOURHOOD_ROWS, _NEIGHBOURHOOD_INPUTS = 30, 200  # fewest rows, most inputs
 # Over which mean outputs and effects of neighbourhoods are taken.
 _MEAN_ROWS, _EFFECT_ROWS = 2000, 100
 _SUM_WEIGHT = 1e3  # of the row that makes weights sum to one
 _MIN_WEIGHT = 1e-6  # of a member
+_MIN_VARIANCE = 1e-3  # of p (1 - p), so that no row has unlimited noise
+_MAX_LOGIT, _MAX_MOVE = 30.0, 4.0
+_LOGIT_VARIANCE = 10.0  # against which components of logits are judged negligible
+_NEWTON_TOLERANCE = 1e-2  # change of the logits, in units of 1 / (2 sqrt(p (1 - p)))
+# Times the tolerances of logits and of variances, while variances are searched.
+_ROUGHLY = 10.0, 3.0
 
-#: Solutions of a candidate for each output, from the variances that it had for similar rows.
-Solve = Callable[
-    [TableRows, str, Sequence[Variances] | None], tuple[list[CandidateSolution], list[Variances]]
-]
+#: Solutions of a candidate for each output, and its variances.
+Solved = tuple[list[CandidateSolution], list[Variances]]
+#: Solution of a candidate, from the variances that it had for similar rows.
+Solve = Callable[[TableRows, str, Sequence[Variances] | None], Solved]
 #: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
 Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
 
@@ -149,9 +157,7 @@ def fit_numbers(
     root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
     heavy = _SUM_WEIGHT * np.sqrt(weights.sum())
 
-    def solve(
-        some: TableRows, name: str, known: Sequence[Variances] | None
-    ) -> tuple[list[CandidateSolution], list[Variances]]:
+    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
         return some.fit_numbers(name, t, known)
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
@@ -173,9 +179,7 @@ def fit_classes(
     weights: Float[ndarray, " rows"] | None = None,
     start: TableFit | None = None,
 ) -> TableFit:
-    """Fit the logits of classes 0 ...
-
-    classes - 1 by penalised likelihood; two classes have the logit of class 1.
+    """Fit the logits of the classes by penalised likelihood; two have the logit of class 1.
 
     The noise of a row follows from its probabilities (iteratively reweighted least squares). More
     than two logits are improved one after the other, and share their variances.
@@ -190,7 +194,7 @@ def fit_classes(
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
         """Return the weights with the largest leave-one-out likelihood of the labels."""
-        logits = np.stack([all_logits(part) for part in left_out])
+        logits = np.stack([_all_logits(part) for part in left_out])
 
         def mixed(weight: ndarray) -> float:
             return loss(np.tensordot(weight, logits, 1))
@@ -208,35 +212,111 @@ def fit_classes(
 
     beginning = policy.logit_variances[0]
     if start is None:
-        first = _candidates(rows, start)[0]
-        tried = [
-            _left_out(fit_logits(rows, first, hot, each)[0]) for each in policy.logit_variances
-        ]
-        beginning = policy.logit_variances[int(np.argmin([loss(all_logits(one)) for one in tried]))]
+        first = rows.candidates(None)[0]
+        tried = (_fit_logits(rows, first, hot, each)[0] for each in policy.logit_variances)
+        losses = [loss(_all_logits(_left_out(one))) for one in tried]
+        beginning = policy.logit_variances[int(np.argmin(losses))]
 
-    def solve(
-        some: TableRows, name: str, known: Sequence[Variances] | None
-    ) -> tuple[list[CandidateSolution], list[Variances]]:
-        return fit_logits(some, name, hot, known[0][0] if known else beginning)
+    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
+        return _fit_logits(some, name, hot, known[0][0] if known else beginning)
 
     return _stacked(rows, hot, solve, stack, start)
 
 
-def _candidates(rows: TableRows, start: TableFit | None) -> tuple[str, ...]:
-    """Return the candidates of the policy, or of the fit to similar rows, that suit the table."""
-    policy, (count, inputs) = rows.policy, rows.u.shape
-    functions = rows.h.shape[1] + MAX_PAIRS * LONG_PAIR_FUNCTIONS**2
-    logits = {1: 0, 2: 1}.get(rows.classes, rows.classes)
-    little_work = count * functions**2 * logits <= policy.max_work / 10
-    over_products = not rows.is_long or rows.has_all_pairs
-    suits = {
-        "pairs": inputs > 1 and (start is not None or over_products or little_work),
-        NEIGHBOURHOODS: 1 < inputs <= _NEIGHBOURHOOD_INPUTS
-        and count >= _NEIGHBOURHOOD_ROWS
-        and not policy.shapes,
-    }
-    known = policy.candidates if start is None else start.variances
-    return tuple(name for name in policy.candidates if name in known and suits.get(name, True))
+def probabilities(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows classes"]:
+    """Return the probabilities of all classes."""
+    return np.asarray(softmax(_all_logits(logits), 1))
+
+
+def _all_logits(logits: ndarray) -> Float[ndarray, "rows classes"]:
+    """Return one logit for each class: the one of two classes is split."""
+    return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
+
+
+@dataclass(frozen=True, eq=False)
+class _Newton:
+    """Newton's method for the logits of a candidate's rows: least squares, class by class."""
+
+    form: Form
+    hot: Float[ndarray, "rows logits"]
+    weights: Float[ndarray, " rows"]
+    max_steps: int
+
+    def prior(self) -> Float[ndarray, "rows logits"]:
+        """Return the logits of the classes' frequencies."""
+        fraction = np.average(self.hot, 0, self.weights)
+        fraction = np.clip(fraction, _MIN_VARIANCE, 1 - _MIN_VARIANCE)
+        odds = fraction / (1 - fraction) if len(fraction) == 1 else fraction
+        return np.tile(np.log(odds), (len(self.hot), 1))
+
+    def working(self, logits: ndarray, c: int) -> tuple[ndarray, ndarray]:
+        """Return noise and response of the least squares problem that is one step of class c."""
+        p = _sigmoid(logits)[:, c]
+        weight = np.maximum(p * (1 - p), _MIN_VARIANCE)
+        return 1 / (self.weights * weight), logits[:, c] + (self.hot[:, c] - p) / weight
+
+    def logits(self, variances: ndarray, start: ndarray, roughly: float = 1.0) -> ndarray:
+        """Return the most probable logits for variances, to `roughly` times the tolerance."""
+        logits = start.copy()
+        for _ in range(self.max_steps):
+            before = logits.copy()
+            for c in range(logits.shape[1]):
+                move = self.form.fitted(*self.working(logits, c), variances) - before[:, c]
+                logits[:, c] = before[:, c] + np.clip(move, -_MAX_MOVE, _MAX_MOVE)
+            p = _sigmoid(logits)
+            change = np.abs(logits - before) * 2 * np.sqrt(p * (1 - p))
+            if change.max() < roughly * _NEWTON_TOLERANCE:
+                break
+        return logits
+
+
+def _sigmoid(logits: ndarray) -> ndarray:
+    """Return the probability that belongs to each logit."""
+    return np.asarray(expit(logits) if logits.shape[1] == 1 else softmax(logits, 1))
+
+
+def _fit_logits(
+    rows: TableRows, name: str, hot: Float[ndarray, "rows logits"], start: ndarray | float
+) -> Solved:
+    """Return a candidate's solution for each logit, and its variances, which begin at `start`."""
+    variances, known = _class_variances(rows, name, hot, start)
+    newton = _Newton(rows.form(name), hot, rows.weights, rows.policy.max_steps)
+    logits = newton.logits(variances, known if known.shape == hot.shape else newton.prior())
+    solutions = []
+    for c in range(hot.shape[1]):
+        found = newton.form.solution(*newton.working(logits, c), variances)
+        left_out = np.clip(found.left_out, -_MAX_LOGIT, _MAX_LOGIT)
+        solutions.append(replace(found, left_out=left_out))
+    return solutions, [(variances, 1.0)]
+
+
+def _class_variances(
+    rows: TableRows, name: str, hot: ndarray, start: ndarray | float
+) -> tuple[ndarray, ndarray]:
+    """Return variances, and the logits of the rows that they are estimated from.
+
+    `start` holds them, or is their sum at first.
+    """
+    policy, some = rows.policy, rows.sampled(name, hot.shape[1])
+    if hot.shape[1] > policy.variance_classes:
+        frequent = np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes]
+        hot = hot[:, np.sort(frequent)]
+        some = some[hot[some].any(1)]
+    newton = _Newton(rows.form(name, some), hot[some], rows.weights[some], policy.max_steps)
+    form, logits = newton.form, newton.prior()
+    sizes = form.problem(1 / newton.weights, newton.hot[:, 0]).sizes
+
+    def slope(variances: ndarray, _noise: float) -> Slope:
+        nonlocal logits
+        logits = newton.logits(variances, logits, _ROUGHLY[0])
+        working = (newton.working(logits, c) for c in range(hot.shape[1]))
+        slopes = [form.problem(*one).slope(variances, known=True) for one in working]
+        return np.asarray(sum(first for first, _ in slopes)), np.asarray(sum(i for _, i in slopes))
+
+    first = start if isinstance(start, ndarray) else equal_variances(sizes, start)
+    rough = replace(policy, tolerance=_ROUGHLY[1] * policy.tolerance)
+    variances, _ = maximise(slope, sizes, _LOGIT_VARIANCE, (first, 1.0), rough, known=True)
+    return variances, logits
 
 
 def _stacked(
@@ -250,7 +330,7 @@ def _stacked(
     policy, known = rows.policy, start.variances if start else {}
     solutions: dict[str, list[CandidateSolution]] = {}
     variances: dict[str, list[Variances]] = {}
-    radial, sparse, names = None, None, _candidates(rows, start)
+    radial, sparse, names = None, None, rows.candidates(start.variances if start else None)
     for name in names:
         if name == NEIGHBOURHOODS:
             some = rows.with_neighbourhoods(outputs, start.design if start else None)
@@ -275,15 +355,15 @@ def _stacked(
             names, weights, radial = simple, others, None
             del variances[NEIGHBOURHOODS]
     members = dict(zip(names, map(float, weights), strict=True))
-    whole = _weighted(rows, radial, members, solutions, variances)
+    rows = replace(rows, design=replace(rows.design, radial=radial))
+    whole = _weighted(rows, members, solutions, variances)
     if sparse is None:
         return whole
-    return replace(whole, sparse=_weighted(sparse, None, {SPARSE: 1.0}, solutions, variances))
+    return replace(whole, sparse=_weighted(sparse, {SPARSE: 1.0}, solutions, variances))
 
 
 def _weighted(
     rows: TableRows,
-    radial: RadialBasis | None,
     weights: Mapping[str, float],
     solutions: Mapping[str, Sequence[CandidateSolution]],
     variances: Mapping[str, Sequence[Variances]],
@@ -300,7 +380,7 @@ def _weighted(
     effective = (1 - local) * band.effective
     effective += local * solutions[NEIGHBOURHOODS][0].effective if local else 0.0
     return TableFit(
-        replace(rows.design, radial=radial),
+        rows.design,
         rows.u,
         weights,
         tuple(terms),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -13,12 +13,11 @@ from numpy import ndarray
 
 from kanrun.engine.tables.design import KINDS, RADIAL, Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import KernelPrior, RadialBasis, fit_kernel
-from kanrun.engine.tables.reduced_basis import ReducedBasis
-from kanrun.engine.tables.table_policy import EvidencePolicy
+from kanrun.engine.tables.reduced_basis import ReducedBasis, blocks
 from kanrun.engine.tables.variance_components import (
+    EvidencePolicy,
     FunctionProblem,
     KernelProblem,
-    Problem,
     Variances,
     estimate,
 )
@@ -40,23 +39,22 @@ EVIDENCE_ROWS, MAX_ROWS = 400, 4000
 _RELEVANCE = 0.05
 _MIN_EFFECT = 1e-3  # weight in the sparse fit of such an input
 _STORED = 1 << 22  # numbers of a candidate's columns that are kept in memory
+_RADIAL_MIN_ROWS, _RADIAL_INPUTS = 30, 200  # of tables with neighbourhoods: fewest and most
 _RADIAL_ROWS, _RADIAL_CENTRES = 1500, 300  # among which centres are chosen, and of these at most
+_SMALL_WORK = 0.1  # of the work that the policy allows
 _RADIAL_WORK = 2e7  # inputs x rows^2 from which hyperparameters are estimated
 _LIMIT = float(np.exp(14.0))  # of hyperparameters, and its inverse
 # Variance of the radial part, so that its truncation costs at most 1% of the output.
 _RADIAL_MAX = 10.0
-
-
-def kernel_prior(inputs: int) -> KernelPrior:
-    """Return the prior of neighbourhoods: the sum of all precisions is near 1."""
-    return KernelPrior(
-        precision=(1 / inputs, 1 / _LIMIT, _LIMIT),
-        linear=(0.3, 1 / _LIMIT, _LIMIT),
-        radial=(0.5, 1 / _LIMIT, _RADIAL_MAX),
-        noise=(0.2, 1e-6, 20.0),
-        precision_std=1.5,
-        variance_std=3.0,
-    )
+# Of neighbourhoods; precisions start at 1 / inputs, so that their sum is near 1.
+_PRIOR = KernelPrior(
+    precision=(1.0, 1 / _LIMIT, _LIMIT),
+    linear=(0.3, 1 / _LIMIT, _LIMIT),
+    radial=(0.5, 1 / _LIMIT, _RADIAL_MAX),
+    noise=(0.2, 1e-6, 20.0),
+    precision_std=1.5,
+    variance_std=3.0,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +78,16 @@ class CandidateSolution:
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """Rows of one table, with its design, their functions h, and the chosen pairs."""
+    """Rows of one table, with its design, their functions h, and the chosen pairs.
+
+    `is_long` says whether the table has too many rows, or shapes, for kernels of pairs.
+    """
 
     u: Float[ndarray, "rows inputs"]
     weights: Float[ndarray, " rows"]
     policy: EvidencePolicy
     classes: int
+    is_long: bool
     design: Design
     h: TableFunctions
     chosen: tuple[tuple[int, int], ...] = ()
@@ -93,15 +95,13 @@ class TableRows:
     @staticmethod
     def of(u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> TableRows:
         """Build the functions of these rows; all inputs are equally relevant."""
-        paired = LONG_PAIR_FUNCTIONS if _is_long(len(u), policy, classes) else PAIR_FUNCTIONS
-        basis = ReducedBasis.of(u, policy, weights)
+        limit = (policy.max_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows
+        is_long = len(u) > limit or bool(policy.shapes)
+        paired = LONG_PAIR_FUNCTIONS if is_long else PAIR_FUNCTIONS
+        basis = ReducedBasis.of(u, policy.functions, policy.step_functions, weights)
         design = Design(basis, paired, policy.shapes, np.ones(u.shape[1]))
-        return TableRows(u, weights, policy, classes, design, TableFunctions(design, u))
-
-    @property
-    def is_long(self) -> bool:
-        """Whether the table has too many rows, or shapes, for kernels of pairs."""
-        return _is_long(len(self.u), self.policy, self.classes)
+        h = TableFunctions(design, u)
+        return TableRows(u, weights, policy, classes, is_long, design, h)
 
     @cached_property
     def has_all_pairs(self) -> bool:
@@ -111,26 +111,11 @@ class TableRows:
         return bool(self.h.shape[1] + products <= min(self.policy.max_functions, len(self.u)))
 
     @cached_property
-    def pairs(self) -> Sequence[tuple[int, int]]:
-        """The pairs that are solved over functions."""
-        return self.design.all_pairs() if self.has_all_pairs else self.chosen
-
-    @cached_property
     def order(self) -> Int[ndarray, " rows"]:
         """A fixed permutation, whose beginnings are samples: the same rows give the same model."""
         return np.random.default_rng(0).permutation(len(self.u))
 
-    @cached_property
-    def kernels(self) -> list[ndarray]:
-        """Kernels of the main effects of all rows."""
-        return self.design.main_kernels(self.h[:])
-
-    @cached_property
-    def pair_kernels(self) -> list[ndarray]:
-        """Kernels of the pairs of all rows."""
-        return self.design.pair_kernels(self.h[:])
-
-    def over_rows(self, name: str, rows: int) -> bool:
+    def _over_rows(self, name: str, rows: int) -> bool:
         """Return whether a candidate is solved over rows: it has too many functions."""
         if name == "pairs":
             return not self.is_long and not self.has_all_pairs
@@ -145,21 +130,39 @@ class TableRows:
         """Return the rows that variances are estimated from, fewer if a step is much work."""
         functions, rows = self._functions(name), len(self.u)
         work = functions**2 * (functions + rows) * (outputs - 1)
-        if self.over_rows(name, rows) or work > self.policy.max_work / 10:
-            return np.sort(self.order[:EVIDENCE_ROWS])
-        return np.sort(self.order[:MAX_ROWS])
+        few = self._over_rows(name, rows) or work > _SMALL_WORK * self.policy.max_work
+        return np.sort(self.order[: EVIDENCE_ROWS if few else MAX_ROWS])
 
     def form(self, name: str, rows: Int[ndarray, " sample"] | None = None) -> Form:
         """Return a candidate over its functions or over its rows, all or these."""
-        whole = rows is None or len(rows) == len(self.u)
-        h = self.h if rows is None or whole else self.h[rows]
-        if self.over_rows(name, len(h)):
-            kernels = self.kernels if whole else self.design.main_kernels(h[:])
-            if name == "pairs":
-                pairs = self.pair_kernels if whole else self.design.pair_kernels(h[:])
-                kernels = kernels + pairs
-            return Kernels(kernels[: len(COMPONENTS[name])], h, self.design, COMPONENTS[name])
-        return Functions.of(name, h, self.design, self.pairs if name == "pairs" else ())
+        h = self.h if rows is None or len(rows) == len(self.u) else self.h[rows]
+        if self._over_rows(name, len(h)):
+            return Kernels(name, h, self.design)
+        pairs: Sequence[tuple[int, int]] = ()
+        if name == "pairs":
+            pairs = self.design.all_pairs() if self.has_all_pairs else self.chosen
+        return Functions.of(name, h, self.design, pairs)
+
+    def candidates(self, known: Collection[str] | None) -> tuple[str, ...]:
+        """Return the candidates that suit the table; `known` are those of a fit to similar rows.
+
+        Pairs are solved over rows or over the products of few functions, or are little work.
+        """
+        policy, (count, inputs) = self.policy, self.u.shape
+        functions = self.h.shape[1] + MAX_PAIRS * LONG_PAIR_FUNCTIONS**2
+        logits = {1: 0, 2: 1}.get(self.classes, self.classes)
+        little = count * functions**2 * logits <= _SMALL_WORK * policy.max_work
+        local = count >= _RADIAL_MIN_ROWS and inputs <= _RADIAL_INPUTS and not policy.shapes
+        suits = {
+            "pairs": known is not None or not self.is_long or self.has_all_pairs or little,
+            NEIGHBOURHOODS: local,
+        }
+        return tuple(
+            name
+            for name in policy.candidates
+            if name in (known or policy.candidates)
+            and (name not in suits or (inputs > 1 and suits[name]))
+        )
 
     def with_relevance(self, found: Sequence[CandidateSolution]) -> TableRows:
         """Return the rows with inputs weighted for pairs, by the size of their effects.
@@ -171,8 +174,8 @@ class TableRows:
         design, chosen = replace(self.design, relevance=relevance), self.chosen
         if self.is_long and not self.has_all_pairs:
             slopes = np.zeros((len(found), *(len(design.places),) * 2))
-            for part, h in self.h.blocks():
-                g = np.take(h, design.places, 1)
+            for part in blocks(len(self.u)):
+                g = np.take(self.h[part], design.places, 1)
                 slopes += g.T @ (g * np.stack([one.weights[part, None] for one in found]))
             scale = relevance[design.basis.column[design.places]]
             energy = (slopes**2).sum(0) * np.outer(scale, scale)
@@ -183,7 +186,7 @@ class TableRows:
         """Return the size of each input's effect, the largest being 1."""
         places = self.design.basis.places
         squares = np.zeros(len(places))
-        for _, h in self.h.blocks():
+        for h in map(self.h.__getitem__, blocks(len(self.u))):
             for j, mine in enumerate(places):
                 values = np.take(h, mine, 1)
                 squares[j] += sum(
@@ -208,10 +211,11 @@ class TableRows:
         policy, inputs = self.policy, self.u.shape[1]
         some = self.order[: min(EVIDENCE_ROWS, int(np.sqrt(_RADIAL_WORK / inputs)))]
         std = outputs.std(0)
+        _, low, high = _PRIOR.precision
         kernel = fit_kernel(
             self.u[some],
             (outputs[some] - outputs.mean(0)) / np.where(std > 0, std, 1.0),
-            kernel_prior(inputs),
+            replace(_PRIOR, precision=(1 / inputs, low, high)),
             row_noise=1 / self.weights[some],
             start=start.radial.kernel if start and start.radial else None,
         )
@@ -234,59 +238,50 @@ class TableRows:
             kernel = radial.kernel
             first = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
         some = self.sampled(name)
-        form = self.form(name, some)
+        form, noise = self.form(name, some), 1 / self.weights
         whole = form if len(some) == len(y) else self.form(name)
         solutions, found = [], []
         for t, start in zip(y.T, starts or repeat(first), strict=False):
-            problem = form.problem(1 / self.weights[some], t[some])
-            variances, noise = estimate(problem, self.policy, start)
-            every = problem if whole is form else whole.problem(1 / self.weights, t)
-            solutions.append(whole.solution(every, t, self.weights, variances, noise))
-            found.append((variances, noise))
+            known = estimate(form.problem(noise[some], t[some]), self.policy, start)
+            solutions.append(whole.solution(noise, t, *known))
+            found.append(known)
         return solutions, found
 
 
-def _is_long(rows: int, policy: EvidencePolicy, classes: int) -> bool:
-    limit = (policy.max_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows
-    return rows > limit or bool(policy.shapes)
-
-
-@dataclass(frozen=True, eq=False)
 class Kernels:
     """A candidate over rows: a kernel for each of its components."""
 
-    kernels: list[ndarray]
-    h: ndarray | TableFunctions
-    design: Design
-    components: tuple[int, ...]
+    def __init__(self, name: str, h: ndarray | TableFunctions, design: Design) -> None:
+        self._h, self._design, self._components = h[:], design, list(COMPONENTS[name])
+        self._kernels = design.kernels(self._h, self._components)
 
     def problem(self, noise: ndarray, y: ndarray) -> KernelProblem:
         """Return the problem of rows y with these variances of their noise."""
-        return KernelProblem(self.kernels, noise, y)
+        return KernelProblem(self._kernels, noise, y)
 
-    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+    def fitted(self, noise: ndarray, y: ndarray, variances: ndarray) -> ndarray:
         """Return the fitted values."""
-        return self.problem(noise, y).fitted(variances)
+        return np.asarray(y - noise * self.problem(noise, y).posterior(variances).weights)
 
     def solution(
-        self, problem: Problem, y: ndarray, weights: ndarray, variances: ndarray, scale: float = 1.0
+        self, noise: ndarray, y: ndarray, variances: ndarray, scale: float = 1.0
     ) -> CandidateSolution:
         """Return the terms for given variances of the components and of the noise."""
-        assert isinstance(problem, KernelProblem)
-        found = problem.posterior(variances, scale)
+        found, h = self.problem(noise, y).posterior(variances, scale), self._h
+        projection = found.projection()
         whole = np.zeros(KINDS)
-        whole[list(self.components)] = variances
-        h = self.h[:]
-        terms = self.design.terms(h, found.offset, found.weights, whole)
-        prior = whole[self.design.main]
+        whole[self._components] = variances
+        prior = whole[self._design.main]
         scaled = h * prior
-        product = found.projection @ scaled
-        places = self.design.basis.places
-        covariance = tuple(np.diag(prior[p]) - scaled[:, p].T @ product[:, p] for p in places)
+        product = projection @ scaled
+        places = self._design.basis.places
         known = prior > 0
-        effective = float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum())
         return CandidateSolution(
-            terms, found.weights, problem.left_out(found), covariance, effective
+            self._design.terms(h, found.offset, found.weights, whole),
+            found.weights,
+            y - found.weights / np.diag(projection),
+            tuple(np.diag(prior[p]) - scaled[:, p].T @ product[:, p] for p in places),
+            float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum()),
         )
 
 
@@ -315,8 +310,7 @@ class Functions:
         kinds = np.searchsorted(COMPONENTS[name], kinds)
         conditions = design.constraints
         if conditions is not None:
-            padded = np.concatenate([conditions, np.zeros((len(conditions), len(a)))], 1)
-            conditions = padded[:, kept] * scale[kept]
+            conditions = np.pad(conditions, ((0, 0), (0, len(a))))[:, kept] * scale[kept]
         count = len(COMPONENTS[name])
         return Functions(h, a, b, kinds[kept], scale[kept], kept, count, design, conditions)
 
@@ -338,52 +332,49 @@ class Functions:
 
     def problem(self, noise: ndarray, y: ndarray) -> FunctionProblem:
         """Return the problem of rows y with these variances of their noise."""
-        return FunctionProblem.of(self, self.kinds, self.components, 1 / noise, y, self.constraints)
+        return FunctionProblem.of(self, self.kinds, self.components, 1 / noise, y)
 
-    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+    def fitted(self, noise: ndarray, y: ndarray, variances: ndarray) -> ndarray:
         """Return the fitted values."""
-        if self.constraints is not None:
-            problem = self.problem(noise, y)
-            return problem.rows(problem.posterior(variances), self, 1 / noise, y)[0]
         kept = np.flatnonzero(variances[self.kinds] > 0)
 
         def columns(part: slice) -> ndarray:
             return np.take(self(part), kept, 1) if len(kept) < len(self.kinds) else self(part)
 
         problem = FunctionProblem.of(columns, self.kinds[kept], self.components, 1 / noise, y)
-        return problem.fitted(columns, variances, len(y))
+        bound = None if self.constraints is None else self.constraints[:, kept]
+        found = problem.posterior(variances, constraints=bound)
+        parts = [found.offset + columns(part) @ found.coefficients for part in blocks(len(y))]
+        return np.concatenate(parts)
 
     def solution(
-        self, problem: Problem, y: ndarray, weights: ndarray, variances: ndarray, scale: float = 1.0
+        self, noise: ndarray, y: ndarray, variances: ndarray, scale: float = 1.0
     ) -> CandidateSolution:
         """Return the terms for given variances of the components and of the noise."""
-        assert isinstance(problem, FunctionProblem)
-        found = problem.posterior(variances, scale)
+        problem, weights = self.problem(noise, y), 1 / (scale * noise)
+        found = problem.posterior(variances, scale, self.constraints)
+        covariance = found.covariance()
         fitted, left_out = problem.rows(found, self, weights, y)
         count, design = self.h.shape[1], self.design
         every = np.zeros(count + len(self.a))
         every[self.kept] = found.coefficients * self.scale
-        pairs = None
+        terms = Terms(found.offset, every[:count])
         if len(self.a):
             a, b = (np.searchsorted(design.places, one) for one in (self.a, self.b))
             pairs = np.zeros((len(design.places),) * 2)
             pairs[a, b] = pairs[b, a] = every[count:]
-        main = self.kept < count
-        covariance = []
+            terms = replace(terms, pairs=pairs, places=design.places)
+        spread = []
         for mine in design.basis.places:
-            here = main & np.isin(self.kept, mine)
+            here = np.flatnonzero(np.isin(self.kept, mine))
             place = np.searchsorted(mine, self.kept[here])
             part = np.zeros((len(mine),) * 2)
-            part[np.ix_(place, place)] = found.covariance[np.ix_(here, here)]
-            covariance.append(part)
-        determined = np.einsum("ij,ji->i", problem.gram[main], found.covariance[:, main]).sum()
-        terms = Terms(found.offset, every[:count], pairs, design.places if len(self.a) else None)
+            part[np.ix_(place, place)] = covariance[np.ix_(here, here)]
+            spread.append(part)
+        main = found.kept[self.kept[found.kept] < count]
+        effective = (1 - np.diag(covariance)[main] / variances[self.kinds[main]]).sum()
         return CandidateSolution(
-            terms,
-            weights * (y - fitted) / scale,
-            left_out,
-            tuple(covariance),
-            float(determined / scale),
+            terms, weights * (y - fitted), left_out, tuple(spread), float(effective)
         )
 
 

@@ -10,27 +10,31 @@ unless the blend predicts held-out rows significantly better.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
 from kanrun.engine.tables.cross_validation import (
-    MIN_PROBABILITY,
+    BLEND,
+    LINEAR,
+    SPARSE,
+    STACK,
+    TRANSFORMED,
+    Choice,
+    Comparison,
     Folds,
     assign_folds,
-    row_losses,
     training_rows,
 )
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
-from kanrun.engine.tables.logits import probabilities
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
@@ -42,27 +46,60 @@ from kanrun.engine.tables.scores import (
     output_map,
 )
 from kanrun.engine.tables.stacking import (
-    SPARSE,
     TableFit,
     fit_classes,
     fit_numbers,
+    probabilities,
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
-from kanrun.engine.tables.table_policy import TablePolicy
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
+from kanrun.engine.tables.variance_components import EvidencePolicy
 from kanrun.engine.training import predict
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import PiecewiseScaling, Points
 
-STACK, LINEAR, TRANSFORMED, BLEND = "stack", "linear", "transformed", "blend"
 # Rows, and rows x classes x inputs^2, from which one fold is left out.
 _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 _PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
 _CLASS_NOISE = 0.3  # in logits, compared with which a hidden node of a classifier is small
-_PURE = 0.1  # weight of a stack in a blend below which the other one stands alone
-_SPARSE_CHANCE = 1.0  # standard errors by which the sparse fit must be better than the blend
-# Standard errors, and fraction of the loss, of which the lower counts.
-_LINEAR_CHANCE, _LINEAR_LOSS = 0.5, 0.003
+
+
+@dataclass(frozen=True)
+class TablePolicy:
+    """Candidates of `model=auto` and their selection; see docs/tables.md.
+
+    Attributes:
+        pairs: Whether to include pairs of inputs and neighbourhoods.
+        shapes: (Index of an input, shape) pairs; with a curvature the output is not transformed.
+        extrapolation: `clip`, `linear`, `constant` or `zero`.
+        bounds: Lower and upper limit of all outputs, or of each.
+        alternatives: Whether to fit the sparse, linear and transformed models next to the stack.
+        folds: Folds of the cross-validation; below 2 rows are left out one by one only.
+        single_fold: Whether to leave out only one of the folds.
+        robust: Error, in standard deviations of the output, beyond which losses grow linearly
+            (Huber).
+    """
+
+    evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
+    pairs: bool = True
+    shapes: tuple[tuple[int, str], ...] = ()
+    extrapolation: str = "clip"
+    bounds: tuple[Any, Any] = (-np.inf, np.inf)
+    alternatives: bool = True
+    folds: int = 5
+    single_fold: bool = False
+    robust: float = 1.75
+
+    @staticmethod
+    def additive() -> TablePolicy:
+        """Return the policy of one smooth effect per input: no pairs, steps, folds or clipping.
+
+        The work is linear in the rows, and weights count exactly as repeated rows.
+        """
+        evidence = EvidencePolicy(
+            ("additive",), step_functions=0, max_functions=10**9, sparse_rounds=0
+        )
+        return TablePolicy(evidence, extrapolation="linear", alternatives=False, folds=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,27 +197,6 @@ class TableModel:
         )
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A candidate, or the blend.
-
-    `amount` is the factor of a classifier's logits, or the weight of `transformed`.
-    """
-
-    name: str
-    amount: float = 1.0
-
-    def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
-        """Return its predictions from those of the candidates, in the user's units."""
-        if self.name == BLEND:
-            first, second = predictions[STACK], predictions[TRANSFORMED]
-            return np.asarray((1 - self.amount) * first + self.amount * second)
-        one = predictions[self.name]
-        if self.amount == 1:
-            return one
-        return np.asarray(softmax(self.amount * np.log(np.maximum(one, MIN_PROBABILITY)), 1))
-
-
 def fit_table(
     points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
 ) -> TableModel:
@@ -194,22 +210,28 @@ def fit_table(
         low, high = (np.ldexp(end, -y) for end in policy.bounds)
         policy = replace(policy, bounds=(low, high))
     every = {one.name: one for one in _candidates(points, classes, policy)}
-    predictions = [{name: one.left_out for name, one in every.items()}]
-    inside, folds = np.arange(len(points)), None
+    # These predictions vary less than those of folds, which know what lies beyond the other rows.
+    compared = Comparison(
+        points,
+        classes,
+        [{name: one.left_out for name, one in every.items()}],
+        np.arange(len(points)),
+        policy.alternatives,
+        policy.robust,
+    )
+    folds = None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
         found, number, seconds = _predict_folds(points, classes, policy, seed, every)
-        if (number >= 0).any():  # otherwise the time limit was reached before
-            # The first predictions vary less; these know what lies beyond the other rows.
-            predictions.append(found)
-            inside = np.flatnonzero(number >= 0)
-            folds = Folds(np.full_like(next(iter(found.values())), np.nan), number, seconds)
+        inside = np.flatnonzero(number >= 0)
+        if len(inside):  # otherwise the time limit was reached before
+            compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
+            folds = Folds(np.full_like(found[STACK], np.nan), number, seconds)
             for k in range(number.max() + 1):
                 others = inside[number[inside] != k]
-                rows = others if len(others) else inside
-                elsewhere = _Comparison(points, classes, predictions, rows, policy).select()
+                elsewhere = replace(compared, rows=others if len(others) else inside).select()
                 folds.values[number == k] = elsewhere.of(found)[number == k]
-    choice = _Comparison(points, classes, predictions, inside, policy).select()
-    left_out = choice.of(predictions[-1])
+    choice = compared.select()
+    left_out = choice.of(compared.predictions[-1])
     model = _assemble(every, choice, left_out, folds, classes, policy)
     return model.times(x, y) if x.any() or y.any() else model
 
@@ -298,71 +320,9 @@ def _candidates(
     yield fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
 
 
-@dataclass(frozen=True, eq=False)
-class _Comparison:
-    """Losses of choices on some rows, for several predictions of held-out rows."""
-
-    points: Points
-    classes: int | None
-    predictions: Sequence[Mapping[str, ndarray]]
-    rows: ndarray
-    policy: TablePolicy
-
-    def losses(self, choice: _Choice) -> Float[ndarray, " rows"]:
-        """Return the loss of each row, averaged over the predictions."""
-        y, each = self.points.y, [choice.of(one) for one in self.predictions]
-        found = np.stack([row_losses(one, y, self.classes)[self.rows] for one in each])
-        if not self.classes:  # squared errors beyond the limit grow linearly
-            limit = self.policy.robust**2
-            found = np.where(found <= limit, found, 2 * np.sqrt(limit * found) - limit)
-        return np.asarray(found.mean(0))
-
-    def calibrated(self, name: str) -> _Choice:
-        """Return a classifier with the best factor, whose logarithm has a standard normal prior."""
-        if not (self.classes and self.policy.alternatives):
-            return _Choice(name)
-        found = minimize_scalar(
-            lambda a: self.losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2,
-            bounds=(-2, 2),
-            method="bounded",
-        )
-        return _Choice(name, float(np.exp(found.x)))
-
-    def blended(self) -> _Choice:
-        """Return the best blend of both stacks, or one of them if the other has little weight."""
-        found = minimize_scalar(
-            lambda a: self.losses(_Choice(BLEND, a)).sum(), bounds=(0, 1), method="bounded"
-        )
-        weight = float(found.x)
-        if weight >= 1 - _PURE:
-            return _Choice(TRANSFORMED)
-        return _Choice(BLEND, weight) if weight > _PURE else _Choice(STACK)
-
-    def select(self) -> _Choice:
-        """Return the best blend, or another candidate.
-
-        That is the sparse fit if it is significantly better on the last predictions, and the linear
-        model if the best blend is not significantly better than it.
-        """
-        names = self.predictions[0]
-        best = self.blended() if TRANSFORMED in names else self.calibrated(STACK)
-        if SPARSE in names:
-            sparse, last = self.calibrated(SPARSE), replace(self, predictions=self.predictions[-1:])
-            gain = last.losses(best) - last.losses(sparse)
-            if gain.mean() > _SPARSE_CHANCE * gain.std() / np.sqrt(len(gain)):
-                best = sparse
-        if LINEAR not in names:
-            return best
-        linear, mine = self.calibrated(LINEAR), self.losses(best)
-        cost = self.losses(linear) - mine
-        chance = _LINEAR_CHANCE * cost.std() / np.sqrt(len(cost))
-        allowed = min(chance, _LINEAR_LOSS * mine.mean())
-        return linear if cost.mean() <= allowed else best
-
-
 def _assemble(
     every: Mapping[str, BlendPart],
-    choice: _Choice,
+    choice: Choice,
     left_out: ndarray,
     folds: Folds | None,
     classes: int | None,

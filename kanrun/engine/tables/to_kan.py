@@ -27,9 +27,9 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
-from kanrun.engine.tables.reduced_basis import DEGREE
+from kanrun.engine.tables.reduced_basis import DEGREE, blocks
 from kanrun.engine.tables.stacking import TableFit
-from kanrun.engine.tables.table_policy import EvidencePolicy
+from kanrun.engine.tables.variance_components import EvidencePolicy
 
 OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `INTERVALS`
 _NODE_ROWS = 100_000  # by which nodes are judged
@@ -90,7 +90,7 @@ def to_kan(
 
 def _node_grids(h: TableFunctions, directions: ndarray, intervals: int) -> ndarray:
     """Return breakpoints (nodes, intervals + 1) over the range of each node on the rows."""
-    nodes = (part @ directions.T for _, part in h.blocks())
+    nodes = (h[part] @ directions.T for part in blocks(len(h)))
     ends = np.array([(z.min(0), z.max(0)) for z in nodes])
     low, high = ends[:, 0].min(0), ends[:, 1].max(0)
     room = np.maximum(_MARGIN * (high - low), _MIN_MARGIN * np.maximum(1.0, np.abs(high)))

@@ -15,14 +15,14 @@ Biometrics 73 (2017).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg, optimize
 
-from kanrun.engine.tables.table_policy import EvidencePolicy
+from kanrun.engine.tables.reduced_basis import blocks
 from kanrun.errors import KanrunError
 
 ABSENT = 1e-12  # mean square of a component whose functions vanish on the rows
@@ -31,22 +31,74 @@ _MIN_NOISE = 1e-10  # of the output's variance
 _MAX_STEP = 2.0  # of the logarithm of a variance
 _DAMPING = (1e-3, 1e-9)  # of the average information, relative to its mean and absolute
 _MIN_LEFT = 1e-6  # of 1 - leverage
-_BLOCK = 4096  # rows whose functions are used at once
+_NNLS_STEPS = 100  # for each constraint, and one
 
-#: Functions of a slice of rows.
-Columns = Callable[[slice], ndarray]
+Columns = Callable[[slice], ndarray]  # functions of a slice of rows
+Variances = tuple[ndarray, float]  # of the components, and of the noise
 #: Gradient of the log likelihood in the logarithms of positive variances, and its average
 #: information.
 Slope = tuple[ndarray, ndarray]
 
 
 @dataclass(frozen=True, eq=False)
+class EvidencePolicy:
+    """Settings of fits by evidence.
+
+    The defaults were chosen on the tables of `kanrun bench part=tables`.
+    """
+
+    #: Candidates of the stack, a selection of `table_candidates.COMPONENTS`.
+    candidates: tuple[str, ...] = ("additive", "steps", "pairs", "neighbourhoods")
+    #: Smooth functions of an input, its straight line included; and its functions that follow
+    #: jumps.
+    functions: int = 10
+    step_functions: int = 24
+    #: Shapes to keep, by the index of the input (see `design.SHAPES`); such inputs take no part in
+    #: pairs.
+    shapes: tuple[tuple[int, str], ...] = ()
+    #: Functions, pairs included, up to which tables are solved over functions; otherwise over rows.
+    max_functions: int = 600
+    #: Rows up to which pairs are solved over rows; for longer tables the strongest pairs are
+    #: chosen.
+    dense_rows: int = 2500
+    #: Multiplications of one step up to which classes have pairs, and by which centres are limited.
+    max_work: float = 1e10
+    #: Fractions of the output's variance at which the noise starts. The likelihood has a second
+    #: maximum near zero noise if the inputs determine the output, and the higher maximum counts.
+    noise_fractions: tuple[float, ...] = (0.5, 0.01)
+    #: Variances of the logits of classes at the start. If only combinations of inputs separate the
+    #: classes, a start at low variances converges to the constant model.
+    logit_variances: tuple[float, ...] = (1.0, 100.0)
+    #: Classes, the most frequent first, from which variances are estimated.
+    variance_classes: int = 8
+    #: Steps of the variances at most, and the change of their logarithms at which they end.
+    max_steps: int = 25
+    tolerance: float = 0.02
+    #: Repetitions of the sparse fit.
+    sparse_rounds: int = 2
+    #: Standard deviation of all omitted hidden nodes, relative to that of the noise, and nodes of
+    #: an output at most.
+    omitted: float = 0.02
+    max_nodes: int = 40
+
+
+@dataclass(frozen=True, eq=False)
 class KernelPosterior:
-    """`offset` b, `weights` P y (rows,), and the `projection` P (rows, rows)."""
+    """Offset b and weights P y (rows,), by the lower `factor` of the rows' covariance C.
+
+    `sums` (rows,) is C^-1 1.
+    """
 
     offset: float
     weights: ndarray
-    projection: ndarray
+    factor: ndarray
+    sums: ndarray
+
+    def projection(self) -> Float[ndarray, "rows rows"]:
+        """Return P, three quarters of the work of a posterior."""
+        inverse = _inverse(self.factor)
+        inverse -= np.outer(self.sums, self.sums / self.sums.sum())
+        return inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,36 +118,17 @@ class KernelProblem:
     def variance(self) -> float:
         return float(self.y.var())
 
-    def covariance(self, variances: ndarray, scale: float = 1.0) -> ndarray:
-        """Return the covariance of the rows; `scale` is s2."""
-        total = np.zeros((len(self.y),) * 2)
+    def posterior(self, variances: ndarray, scale: float = 1.0) -> KernelPosterior:
+        """Return the posterior for given variances; `scale` is s2."""
+        covariance = np.diag(scale * self.noise)
         for kernel, variance in zip(self.kernels, variances, strict=True):
             if variance > 0:
-                total += variance * kernel
-        total[np.diag_indices(len(self.y))] += scale * self.noise
-        return total
-
-    def posterior(self, variances: ndarray, scale: float = 1.0) -> KernelPosterior:
-        """Return the posterior for given variances."""
-        inverse = _inverse(self.covariance(variances, scale))
-        sums = inverse.sum(1)
-        total = sums.sum()
-        inverse -= np.outer(sums, sums / total)
-        return KernelPosterior(float(sums @ self.y / total), inverse @ self.y, inverse)
-
-    def left_out(self, found: KernelPosterior) -> Float[ndarray, " rows"]:
-        """Return the prediction of each row by all others, for the variances of the posterior."""
-        return np.asarray(self.y - found.weights / np.diag(found.projection))
-
-    def fitted(self, variances: ndarray) -> Float[ndarray, " rows"]:
-        """Return the fitted values by one factorisation, a quarter of the work of a posterior."""
-        factor = linalg.cho_factor(
-            self.covariance(variances), lower=True, overwrite_a=True, check_finite=False
-        )
+                covariance += variance * kernel
+        factor = _cholesky(covariance)
         right = np.stack([self.y, np.ones(len(self.y))], 1)
-        both = linalg.cho_solve(factor, right, check_finite=False)
-        weights = both[:, 0] - both[:, 1] * (both[:, 0].sum() / both[:, 1].sum())
-        return np.asarray(self.y - self.noise * weights)
+        whitened, sums = linalg.cho_solve((factor, True), right, check_finite=False).T
+        offset = float(whitened.sum() / sums.sum())
+        return KernelPosterior(offset, whitened - offset * sums, factor, sums)
 
     def slope(self, variances: ndarray, scale: float = 1.0, *, known: bool = False) -> Slope:
         """Return the slope.
@@ -103,7 +136,7 @@ class KernelProblem:
         The noise comes last, by its common factor `scale`, unless it is `known`.
         """
         found, noise = self.posterior(variances, scale), scale * self.noise
-        p, a = found.projection, found.weights
+        p, a = found.projection(), found.weights
         active = np.flatnonzero(variances > 0).tolist()
         shifted = [variances[g] * (self.kernels[g] @ a) for g in active]
         first = [
@@ -118,25 +151,30 @@ class KernelProblem:
 
     def surprise(self, variances: ndarray, scale: float) -> float:
         """Return minus twice the restricted log likelihood, up to a constant."""
-        factor = linalg.cholesky(
-            self.covariance(variances, scale), lower=True, overwrite_a=True, check_finite=False
-        )
-        right = np.stack([np.ones(len(self.y)), self.y], 1)
-        ones, y = linalg.solve_triangular(factor, right, lower=True, check_finite=False).T
-        total = float(ones @ ones)
-        size = 2 * float(np.log(np.diag(factor)).sum()) + float(np.log(total))
-        return size + float(y @ y) - float(ones @ y) ** 2 / total
+        found = self.posterior(variances, scale)
+        half = _half_solved(found.factor, self.y - found.offset)
+        size = 2 * np.log(np.diag(found.factor)).sum() + np.log(found.sums.sum())
+        return float(size + half @ half)
 
 
 @dataclass(frozen=True, eq=False)
 class FunctionPosterior:
-    """Offset, coefficients (functions,) and their covariance, for one set of variances."""
+    """Offset and coefficients (functions,).
+
+    `factor` is the lower factor of the inverse covariance of the functions `kept`, those with a
+    prior variance, without constraints.
+    """
 
     offset: float
     coefficients: ndarray
-    covariance: ndarray
-    prior: ndarray
-    scale: float
+    kept: ndarray
+    factor: ndarray
+
+    def covariance(self) -> Float[ndarray, "functions functions"]:
+        """Return the covariance of the coefficients."""
+        whole = np.zeros((len(self.coefficients),) * 2)
+        whole[np.ix_(self.kept, self.kept)] = _inverse(self.factor)
+        return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +182,7 @@ class FunctionProblem:
     """Moments of weighted rows about their means, so that the offset needs no column.
 
     `gram` is X'WX, `right` X'Wy, `square` y'Wy and `count` the sum of the weights: a row of weight
-    2 counts as two equal rows. `kinds` (functions,) is the component of each function. With
-    `constraints` A, coefficients b fulfil A b >= 0.
+    2 counts as two equal rows. `kinds` (functions,) is the component of each function.
     """
 
     gram: Float[ndarray, "functions functions"]
@@ -156,7 +193,6 @@ class FunctionProblem:
     level: float
     kinds: Int[ndarray, " functions"]
     components: int
-    constraints: Float[ndarray, "conditions functions"] | None = None
 
     @staticmethod
     def of(
@@ -165,7 +201,6 @@ class FunctionProblem:
         components: int,
         weights: Float[ndarray, " rows"],
         y: Float[ndarray, " rows"],
-        constraints: Float[ndarray, "conditions functions"] | None = None,
     ) -> FunctionProblem:
         """Accumulate the moments block by block."""
         gram, right, total = np.zeros((len(kinds),) * 2), np.zeros(len(kinds)), np.zeros(len(kinds))
@@ -177,17 +212,10 @@ class FunctionProblem:
             total += x.T @ root
         count = float(weights.sum())
         mean, level = total / count, float(weights @ y) / count
-        return FunctionProblem(
-            gram - count * np.outer(mean, mean),
-            right - count * level * mean,
-            float(weights @ (y - level) ** 2),
-            count,
-            mean,
-            level,
-            kinds,
-            components,
-            constraints,
-        )
+        gram -= count * np.outer(mean, mean)
+        right -= count * level * mean
+        square = float(weights @ (y - level) ** 2)
+        return FunctionProblem(gram, right, square, count, mean, level, kinds, components)
 
     @property
     def sizes(self) -> ndarray:
@@ -198,104 +226,88 @@ class FunctionProblem:
     def variance(self) -> float:
         return self.square / self.count
 
-    def hessian(
-        self, prior: Float[ndarray, " functions"], scale: float
-    ) -> tuple[Int[ndarray, " kept"], Float[ndarray, "kept kept"]]:
-        """Return functions with a prior variance, and their inverse posterior covariance."""
+    def posterior(
+        self,
+        variances: ndarray,
+        scale: float = 1.0,
+        constraints: Float[ndarray, "conditions functions"] | None = None,
+    ) -> FunctionPosterior:
+        """Return the posterior; with `constraints` A, coefficients b fulfil A b >= 0."""
+        prior = variances[self.kinds]
         kept = np.flatnonzero(prior > 0)
         hessian = self.gram[np.ix_(kept, kept)] / scale
         hessian[np.diag_indices(len(kept))] += 1 / prior[kept]
-        return kept, hessian
-
-    def posterior(self, variances: ndarray, scale: float = 1.0) -> FunctionPosterior:
-        """Return the posterior; the covariance is that without the constraints."""
-        prior = variances[self.kinds]
-        kept, hessian = self.hessian(prior, scale)
-        right = self.right[kept] / scale
-        bound = self.constraints
-        solution = None if bound is None else _constrained(hessian, right, bound[:, kept])
-        inverse = _inverse(hessian)
-        coefficients, covariance = np.zeros(len(prior)), np.zeros((len(prior),) * 2)
-        coefficients[kept] = inverse @ right if solution is None else solution
-        covariance[np.ix_(kept, kept)] = inverse
+        factor, right = _cholesky(hessian), self.right[kept] / scale
+        coefficients = np.zeros(len(prior))
+        if constraints is None:
+            coefficients[kept] = linalg.cho_solve((factor, True), right, check_finite=False)
+        else:
+            coefficients[kept] = _constrained(factor, right, constraints[:, kept])
         offset = self.level - float(self.mean @ coefficients)
-        return FunctionPosterior(offset, coefficients, covariance, prior, scale)
-
-    def fitted(self, columns: Columns, variances: ndarray, rows: int) -> Float[ndarray, " rows"]:
-        """Return the fitted values for noise of variance 1 and positive variances."""
-        _, hessian = self.hessian(variances[self.kinds], 1.0)
-        solution = linalg.solve(
-            hessian, self.right, assume_a="pos", overwrite_a=True, check_finite=False
-        )
-        offset = self.level - float(self.mean @ solution)
-        return np.concatenate([offset + columns(part) @ solution for part in blocks(rows)])
+        return FunctionPosterior(offset, coefficients, kept, factor)
 
     def rows(
-        self, found: FunctionPosterior, columns: Columns, weights: ndarray, y: ndarray
+        self,
+        found: FunctionPosterior,
+        columns: Columns,
+        weights: Float[ndarray, " rows"],
+        y: Float[ndarray, " rows"],
     ) -> tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]]:
         """Return the fitted values, and the prediction of each row by a fit without it.
 
-        The leverage x'H^-1 x is |R^-1 x|^2 by the factor R R' of H: half the work of a product with
-        the covariance.
+        `weights` are over the variance of the noise. The leverage x'H^-1 x is |R^-1 x|^2 by the
+        factor R R' of H: half the work of a product with the covariance.
         """
-        fitted, leverage = np.empty(len(y)), np.full(len(y), 1 / self.count)
-        kept, hessian = self.hessian(found.prior, found.scale)
-        factor = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
-        root = 1 / np.sqrt(found.scale)
+        fitted, leverage = np.empty(len(y)), weights / weights.sum()
         for part in blocks(len(y)):
             x = columns(part)
             fitted[part] = found.offset + x @ found.coefficients
-            if len(kept):
-                x = np.take(x, kept, 1) - self.mean[kept]
-                half = linalg.blas.dtrsm(root, factor, x.T, lower=1, overwrite_b=1)
-                leverage[part] += np.einsum("ij,ij->j", half, half)
-        return fitted, y - (y - fitted) / np.maximum(1 - weights * leverage, _MIN_LEFT)
+            if len(found.kept):
+                x = np.take(x, found.kept, 1) - self.mean[found.kept]
+                half = linalg.blas.dtrsm(1.0, found.factor, x.T, lower=1, overwrite_b=1)
+                leverage[part] += weights[part] * np.einsum("ij,ij->j", half, half)
+        return fitted, y - (y - fitted) / np.maximum(1 - leverage, _MIN_LEFT)
 
     def slope(self, variances: ndarray, scale: float = 1.0, *, known: bool = False) -> Slope:
-        """Return the slope; the noise comes last, unless it is `known`."""
-        found = replace(self, constraints=None).posterior(variances, scale)
-        beta, gram = found.coefficients, self.gram
-        shrunk = gram @ found.covariance / scale  # X'WX H^-1, in units of the noise
-        q = (self.right - gram @ beta) / scale
-        inner = (gram - shrunk @ gram) / scale  # X'PX
-        first, vectors = [], []
-        for g in np.flatnonzero(variances > 0):
-            mine = self.kinds == g
-            trace = np.trace(inner[np.ix_(mine, mine)])
-            first.append(variances[g] * (q[mine] @ q[mine] - trace) / 2)
-            vectors.append(np.where(mine, variances[g] * q, 0.0))
-        columns = np.stack(vectors, 1) if vectors else np.zeros((len(q), 0))
-        information = columns.T @ inner @ columns / 2
+        """Return the slope; the noise comes last, unless it is `known`.
+
+        With the prior variances V and the covariance C of the coefficients, X'P(y - b) is V^-1
+        times the coefficients, X'PX is V^-1 - V^-1 C V^-1 and X'WX C / s2 is 1 - V^-1 C.
+        """
+        found = self.posterior(variances, scale)
+        kept, covariance = found.kept, _inverse(found.factor)
+        kinds, beta = self.kinds[kept], found.coefficients[kept]
+        prior = variances[kinds]
+        q, determined = beta / prior, 1 - np.diag(covariance) / prior
+        mine = kinds == np.flatnonzero(variances > 0)[:, None]  # (active, kept)
+        first, columns = mine @ (beta * q - determined) / 2, mine * q
+        shrunk = covariance @ columns.T
+        information = (columns * prior @ columns.T - columns @ shrunk) / 2
         if known:
-            return np.array(first), information
-        residual = self.square - 2 * beta @ self.right + beta @ gram @ beta
-        first.append((residual / scale - (self.count - 1 - np.trace(shrunk))) / 2)
-        cross = columns.T @ (q - shrunk @ q) / 2
-        last = (residual / scale - q @ found.covariance @ q) / 2
-        return np.array(first), np.block(
-            [[information, cross[:, None]], [cross[None], np.array([[last]])]]
-        )
+            return first, information
+        whole = found.coefficients
+        residual = self.square - 2 * whole @ self.right + whole @ self.gram @ whole
+        of_noise = (residual / scale - (self.count - 1 - determined.sum())) / 2
+        cross = (q @ shrunk)[:, None] / 2
+        last = np.full((1, 1), (residual / scale - q @ covariance @ q) / 2)
+        return np.append(first, of_noise), np.block([[information, cross], [cross.T, last]])
 
     def surprise(self, variances: ndarray, scale: float) -> float:
         """Return minus twice the restricted log likelihood, up to a constant."""
-        prior = variances[self.kinds]
-        kept, hessian = self.hessian(prior, scale)
-        factor = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
-        right = self.right[kept] / scale
-        half = linalg.solve_triangular(factor, right, lower=True, check_finite=False)
-        size = 2 * float(np.log(np.diag(factor)).sum()) + float(np.log(prior[kept]).sum())
-        freedom = (self.count - 1) * float(np.log(scale))
-        return size + freedom + self.square / scale - float(half @ half)
+        found = self.posterior(variances, scale)
+        half = _half_solved(found.factor, self.right[found.kept] / scale)
+        size = (
+            2 * np.log(np.diag(found.factor)).sum()
+            + np.log(variances[self.kinds[found.kept]]).sum()
+        )
+        size += (self.count - 1) * np.log(scale)
+        return float(size + self.square / scale - half @ half)
 
 
-Problem = KernelProblem | FunctionProblem
-Variances = tuple[ndarray, float]  # of the components, and of the noise
-
-
-def estimate(problem: Problem, policy: EvidencePolicy, start: Variances | None = None) -> Variances:
-    """Return the variances with the largest likelihood.
-
-    Components that explain next to nothing get 0.
+def estimate(
+    problem: KernelProblem | FunctionProblem, policy: EvidencePolicy, start: Variances | None = None
+) -> Variances:
+    """Return the variances with the largest likelihood; negligible components get 0.
 
     Without a `start` the search begins at each of the policy's noise fractions, and the higher
     maximum counts.
@@ -305,9 +317,7 @@ def estimate(problem: Problem, policy: EvidencePolicy, start: Variances | None =
         return np.zeros(len(sizes)), 1.0
 
     def climb(first: Variances) -> Variances:
-        return maximise(
-            problem.slope, sizes, variance, first, policy.max_steps, tolerance=policy.tolerance
-        )
+        return maximise(problem.slope, sizes, variance, first, policy)
 
     if start is not None:
         return climb(start)
@@ -327,17 +337,13 @@ def maximise(
     sizes: ndarray,
     variance: float,
     start: Variances,
-    max_steps: int,
+    policy: EvidencePolicy,
     *,
-    tolerance: float,
     known: bool = False,
 ) -> Variances:
-    """Take average-information steps until no logarithm changes by `tolerance`.
-
-    `known` noise stays as it is.
-    """
+    """Take average-information steps to the policy's tolerance; `known` noise stays as it is."""
     variances, noise = start[0].copy(), start[1]
-    for _ in range(max_steps):
+    for _ in range(policy.max_steps):
         first, information = slope(variances, noise)
         if not len(first):
             break
@@ -349,45 +355,46 @@ def maximise(
         if not known:
             noise = max(noise * float(np.exp(change[-1])), _MIN_NOISE * variance)
         variances[variances * sizes < _NEGLIGIBLE * variance] = 0.0
-        if np.abs(change).max() < tolerance:
+        if np.abs(change).max() < policy.tolerance:
             break
     return variances, noise
 
 
-def blocks(rows: int) -> list[slice]:
-    """Return slices of at most `_BLOCK` rows."""
-    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
-
-
 def _constrained(
-    hessian: ndarray, right: ndarray, constraints: ndarray
+    factor: ndarray, right: ndarray, constraints: ndarray
 ) -> Float[ndarray, " functions"]:
     """Minimise b'H b / 2 - b'r subject to A b >= 0, by least squares for the multipliers.
 
-    Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23 (least
-    distance programming).
+    `factor` is the lower factor of H. Source: C. Lawson and R. Hanson, Solving Least Squares
+    Problems (1974), chapter 23 (least distance programming).
     """
-    factor = linalg.cholesky(hessian, lower=True)
-    free = linalg.solve_triangular(factor, right, lower=True)
-    turned = linalg.solve_triangular(factor, constraints.T, lower=True)
+    free, turned = _half_solved(factor, right), _half_solved(factor, constraints.T)
     sizes = np.sqrt((turned**2).sum(0))
     turned = turned / np.where(sizes > 0, sizes, 1.0)
-    multipliers, _ = optimize.nnls(turned, -free, maxiter=100 * (turned.shape[1] + 1))
+    multipliers, _ = optimize.nnls(turned, -free, maxiter=_NNLS_STEPS * (turned.shape[1] + 1))
     moved = free + turned @ multipliers
     return np.asarray(linalg.solve_triangular(factor, moved, lower=True, trans="T"))
 
 
-def _inverse(matrix: ndarray) -> ndarray:
-    """Invert a positive definite matrix, which is overwritten."""
-    if not len(matrix):
-        return matrix
-    factor, info = linalg.lapack.dpotrf(matrix, lower=1, overwrite_a=1)
-    if info == 0:
-        factor, info = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-    if info != 0:
+def _cholesky(matrix: ndarray) -> ndarray:
+    """Return the lower factor of a positive definite matrix, which is overwritten."""
+    try:
+        return np.asarray(linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False))
+    except linalg.LinAlgError as error:
         raise KanrunError(
             "the covariance of the rows is not positive definite. "
             "Check the table for values of extreme size."
-        )
-    lower = np.tril(factor)
-    return np.asarray(lower + np.tril(factor, -1).T)
+        ) from error
+
+
+def _half_solved(factor: ndarray, right: ndarray) -> ndarray:
+    """Return L^-1 r for a lower factor L."""
+    return np.asarray(linalg.solve_triangular(factor, right, lower=True, check_finite=False))
+
+
+def _inverse(factor: ndarray) -> ndarray:
+    """Return the inverse of the matrix with this lower factor."""
+    if not len(factor):
+        return np.zeros_like(factor)
+    lower, _ = linalg.lapack.dpotri(factor, lower=1)
+    return np.asarray(lower + np.tril(lower, -1).T)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,18 +36,14 @@ from torch import Tensor
 from kanrun.engine.least_squares import (
     DenseRows,
     Linearisation,
-    LMPolicy,
     LocalRows,
     Problem,
     Rows,
     StackedRows,
-    begin,
-    step,
 )
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import difference_bands, penalty_order
-from kanrun.engine.training.data import Samples, explain_non_finite, output_scale, predict
-from kanrun.errors import TrainingFailed
+from kanrun.engine.training.data import Samples, output_scale, predict
 
 #: Numbers of the Jacobian that are held at once; at least those of one sample.
 JACOBIAN_NUMBERS = 1 << 25
@@ -170,69 +166,6 @@ class DataFitting(Problem):
             return None
         weak: Tensor = MAX_COEFFICIENT_CHANGE * data.squares().sqrt() < residual.norm()
         return weak
-
-
-class LevenbergMarquardt:
-    """The iteration on the fit of a network.
-
-    It has converged when no step lowers the objective. Raises TrainingFailed for a network whose
-    output is not finite.
-    """
-
-    name = "lm"
-
-    def __init__(
-        self,
-        problem: DataFitting,
-        policy: LMPolicy = LMPolicy(),
-        tolerance: float = 0.0,
-        plateau_tolerance: float = 0.0,
-    ) -> None:
-        self.problem, self.policy = problem, policy
-        self.tolerance, self.plateau_tolerance = tolerance, plateau_tolerance
-        self.network, self.rows = problem.network, len(problem.samples)
-        self._state = begin(problem, policy)
-        self.loss, self.converged = self._state.loss[0], False
-        if not self.loss < float("inf"):
-            cause = explain_non_finite(self.network, problem.samples)
-            raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
-
-    @property
-    def damping(self) -> float:
-        """The damping of the next step."""
-        return self._state.damping[0]
-
-    def step(self) -> float:
-        """Take one step (or none, then `converged`); return the objective."""
-        self._state = step(self.problem, self._state, self.policy)
-        self.network.set_unknowns(self._state.unknowns)
-        self.loss, self.converged = self._state.loss[0], not self._state.improved[0]
-        return self.loss
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the damping, largest column norms, frozen unknowns, and rows of the penalty.
-
-        These come from the network that the iteration began on, whose scales may be trained.
-        """
-        kept = {
-            "damping": torch.tensor(self.damping, dtype=torch.float64),
-            "sizes": self._state.max_squared_norms,
-            "frozen": self.problem.frozen,
-            "penalty": self.problem.penalty_rows.values if len(self.problem.penalty_rows) else None,
-        }
-        return {key: value for key, value in kept.items() if value is not None}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from another solver's `state()`."""
-        problem = self.problem
-        if "penalty" in state:
-            made = problem.penalty_rows
-            problem.penalty_rows = LocalRows(made.index, state["penalty"], made.unknowns)
-            self._state = begin(problem, self.policy)
-            self.loss = self._state.loss[0]
-        damping, norms = [float(state["damping"])], state.get("sizes")
-        self._state = replace(self._state, damping=damping, max_squared_norms=norms)
-        problem.frozen = state.get("frozen")
 
 
 def _residual_factor(samples: Samples, scale: float) -> Tensor:

@@ -1,12 +1,18 @@
 """LBFGS with a strong Wolfe line search, in the metric of the objective's own curvature.
 
-The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s
-inverse, renewed every few steps, in place of a multiple of the identity: badly scaled spline
-coefficients need it. Moves and changes of the gradient are kept in the parameters' own units, so
-they outlive a renewal. The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic
-interpolation until there is enough descent and the slope has become small; values that are not
-finite count as too high. scipy's line search makes at most ten cuts and doublings; with it `kanrun
-continual` breaks claims on held coefficients.
+The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with an approximate
+inverse Hessian, renewed every few steps, in place of a multiple of the identity (section 7.2).
+Coefficients of B-splines are badly scaled unknowns: the condition number of their Gram matrix over
+the data grows with the degree, and without bound where data are few. The Gauss-Newton matrix of
+mean |f - y|^2 / size^2 + weight * penalty has for the coefficients of edge (o, i) the block
+
+    2 w_s^2 (E[u_o^2 B_i B_i^T] / size^2 + weight D_i^T D_i),    u_o = d output / d node o.
+
+Moves and changes of the gradient are kept in the parameters' own units, so they outlive a renewal.
+The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is
+enough descent and the slope has become small; values that are not finite count as too high. scipy's
+line search makes at most ten cuts and doublings; with it `kanrun continual` breaks claims on held
+coefficients.
 """
 
 from __future__ import annotations
@@ -16,15 +22,153 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
+from kanrun.engine.layers import SplineLayer, base_values, nodes_of
 from kanrun.engine.networks import Network
-from kanrun.engine.training.curvature import Curvature
+from kanrun.engine.splines import (
+    design_matrix,
+    difference_bands,
+    difference_columns,
+    difference_operator,
+    local_basis,
+    penalty_order,
+    slope,
+    table_index,
+)
 from kanrun.engine.training.data_fitting import SmoothnessLoss
-from kanrun.engine.training.first_order import Objective
+from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.solvers import Objective
 
-#: Fractions of the slope that a step must keep as descent, and that may remain; 0 < ENOUGH <
-#: REMAINING < 1.
+#: Samples that expectations are taken over.
+SAMPLES = 1024
+#: Number of outputs up to which u is exact; above it, this many random sums of them are used.
+OUTPUTS = 8
+# Added to a block: the fraction DAMPING of its diagonal, and of the diagonal's mean the objective,
+# within the bounds UNSEEN. Damping that falls with the residual is Levenberg-Marquardt's (Yamashita
+# and Fukushima, 2001): far from the solution, functions with few samples must not move too far.
+DAMPING, UNSEEN = 1e-4, (1e-6, 1e-2)
+#: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their
+#: diagonals.
+WORK, NUMBERS = 2e9, 1 << 23
+#: Curvatures count as at least this fraction of the layer's largest, and as TINY; so does the sum
+#: of a gradient's entries that a first step is divided by.
+LEAST, TINY = 1e-6, 1e-300
+
+
+class Curvature:
+    """The approximate inverse Hessian of an objective at the network's parameters.
+
+    `value` is the objective there. The identity for parameters of networks other than KANs.
+    """
+
+    def __init__(self, network: Network, objective: Objective, value: float) -> None:
+        low, high = UNSEEN
+        self._unseen, self._penalty = min(max(value, low), high), objective.penalty
+        #: Blocks (*shape, functions) of the inverse, or its diagonal in the parameter's shape.
+        self._inverses: dict[nn.Parameter, Tensor] = {}
+        if network.edge_layers:
+            samples = objective.samples
+            part = samples.part(slice(None, None, -(-len(samples) // SAMPLES)))
+            counts = 1.0 if part.roots is None else part.roots.double().square()
+            inside = zip(network.edge_layers, _steepness(network, part.x), strict=True)
+            for layer, (at, each) in inside:
+                self._add(layer, at.double(), counts * each.double() / objective.size**2)
+
+    @property
+    def known(self) -> bool:
+        """Whether this is more than the identity."""
+        return bool(self._inverses)
+
+    def solve(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Return the inverse's block of `parameter` times `gradient`, of the same shape."""
+        inverse = self._inverses.get(parameter)
+        if inverse is None:
+            return gradient
+        if inverse.dim() == gradient.dim():
+            return gradient * inverse
+        return (inverse @ gradient[..., None])[..., 0]
+
+    def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor) -> None:
+        weight, grid = self._penalty.weight, layer.grid.double()
+        order = self._penalty.order or penalty_order(layer.spec.degree)
+        squares = _floored(layer.scales()[1].detach().double().square())
+        edges, functions, coefficients = layer.mask.numel(), grid.functions, layer.coefficients
+        c = coefficients.detach().double()
+        if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
+            design, operator = design_matrix(x, grid), difference_operator(grid, order)
+            gram = torch.stack([(design * u[:, None]).mT @ design for u in steepness.T]) / len(x)
+            blocks = (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None])
+            inverses = _inverted(blocks, self._unseen)
+            spline = (c[..., None, :] @ gram @ c[..., None])[..., 0, 0]
+        else:
+            basis, interval = local_basis(x, grid)
+            index = table_index(interval, basis.shape[-1], functions)
+            size = layer.inputs * functions
+            gram = slope(1, basis.square().flatten(1), steepness, index, size).T / len(x)
+            gram = gram.reshape(coefficients.shape)  # the diagonals of E[u_o^2 B_i B_i^T]
+            penalty = difference_bands(grid, order).square().flatten(1)
+            at = difference_columns(difference_bands(grid, order)).reshape(1, -1)
+            roughness = gram.new_zeros(layer.inputs, functions)
+            roughness.scatter_add_(1, at.expand_as(penalty), penalty)
+            damped = gram + DAMPING * gram + self._unseen * gram.mean(-1, keepdim=True)
+            inverses = _inverse((damped + weight * roughness) * squares[..., None])
+            spline = (c.square() * gram).sum(-1)
+        self._inverses[coefficients] = inverses.to(coefficients)
+        base = steepness.T @ base_values(layer.spec.base, grid, x).square() / len(x)
+        diagonals = {"base_weight": base, "spline_weight": spline}
+        if layer.spec.edge_scaling == "single":
+            diagonals = {"weight": base + spline}
+        for name, curvatures in diagonals.items():
+            self._inverses[getattr(layer, name)] = _inverse(curvatures).to(coefficients)
+
+
+def _steepness(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return each layer's inputs, and u^2 of its sums, added up over the network's outputs."""
+    reaching = [x.detach()]
+    with torch.enable_grad():
+        nodes: list[Tensor] = []
+        for layer, products in zip(network.edge_layers, network.products, strict=True):
+            y = layer(reaching[-1])
+            nodes.append(y if y.requires_grad else y.requires_grad_())
+            reaching.append(nodes_of(nodes[-1], products))
+        y = reaching[-1]
+        total = [torch.zeros_like(node) for node in nodes]
+        for direction in _directions(y):
+            slopes = torch.autograd.grad(y, nodes, direction.expand_as(y), retain_graph=True)
+            total = [before + slope.square() for before, slope in zip(total, slopes, strict=True)]
+    return [(at.detach(), each.detach()) for at, each in zip(reaching, total, strict=False)]
+
+
+def _directions(y: Tensor) -> Tensor:
+    """Return rows v with sum v v^T = 1, in expectation if there are many outputs."""
+    outputs = y.shape[1]
+    if outputs <= OUTPUTS:
+        return torch.eye(outputs, dtype=y.dtype, device=y.device)
+    signs = torch.randint(2, (OUTPUTS, outputs), generator=Generator().manual_seed(0))
+    sums: Tensor = (2 * signs - 1).to(y) / OUTPUTS**0.5
+    return sums
+
+
+def _inverted(blocks: Tensor, unseen: float) -> Tensor:
+    """Return the inverses of damped blocks."""
+    diagonal = blocks.diagonal(dim1=-2, dim2=-1)
+    least = max(LEAST**2 * float(diagonal.amax()), TINY)
+    added = (DAMPING * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
+    factor = torch.linalg.cholesky(blocks + torch.diag_embed(added))
+    inverse: Tensor = torch.cholesky_inverse(factor)
+    return inverse
+
+
+def _floored(curvatures: Tensor) -> Tensor:
+    return curvatures.clamp(min=max(LEAST * float(curvatures.amax()), TINY))
+
+
+def _inverse(curvatures: Tensor) -> Tensor:
+    return 0.5 / _floored(curvatures)
+
+
+#: Fractions of the slope that a step must keep as descent, and that may remain; below 1.
 ENOUGH, REMAINING = 1e-4, 0.9
 #: Maximum ratio of a longer step to the one before; above 2.
 GROWTH = 10.0
@@ -36,11 +180,8 @@ EVALUATIONS = 25
 RESOLUTION = 1e-16
 #: Steps between two evaluations of the curvature.
 RENEWED = 20
-#: A pair counts while its curvature is at least this fraction of what the lengths of its parts
-#: allow.
+#: A pair counts from this curvature on, relative to what the lengths of its parts allow.
 CURVED = 1e-12
-#: The smallest sum of a gradient's entries that a first step is divided by.
-TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -129,14 +270,16 @@ KINDS = ("moves", "changes")
 class LBFGS:
     """One line search a step.
 
-    Its history of `history_size` pairs lasts as long as the network's parameters.
+    Its history of `solver.history_size` pairs lasts as long as the network's parameters.
     """
 
-    name = "lbfgs"
     tolerance = plateau_tolerance = 0.0
 
-    def __init__(self, network: Network, objective: Objective, history_size: int = 30) -> None:
-        self.network, self.objective, self._history_size = network, objective, history_size
+    def __init__(
+        self, network: Network, objective: Objective, plan: Plan, generator: Generator
+    ) -> None:
+        self.network, self.objective = network, objective
+        self._history_size = plan.settings.history_size
         self.rows = len(objective.samples)
         self.parameters = list(network.trained().values())
         self._smoothness_loss = SmoothnessLoss(network, objective.penalty)
@@ -229,12 +372,8 @@ class LBFGS:
         value = self.objective.value(self.network, self.objective.samples, self._smoothness_loss)
         slopes = torch.autograd.grad(value, self.parameters, materialize_grads=True)
         gradient = self._muted(torch.cat([slope.reshape(-1) for slope in slopes]))
-        return LinePoint(
-            t,
-            float(value.detach()),
-            gradient,
-            0.0 if direction is None else float(gradient @ direction),
-        )
+        along = 0.0 if direction is None else float(gradient @ direction)
+        return LinePoint(t, float(value.detach()), gradient, along)
 
     def _renew(self) -> None:
         self._curvature = Curvature(self.network, self.objective, self._here.value)
@@ -253,7 +392,7 @@ class LBFGS:
         return [part.unflatten(-1, p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
     def _read(self) -> Tensor:
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        return nn.utils.parameters_to_vector(self.parameters).detach()
 
     def _write(self, vector: Tensor) -> None:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The training loop: starts, the choice of a width, grid stages, selection, the final fit.
+"""The training loop: starts, the choice of a width, grid after grid, selection, the final fit.
 
 `train` is a generator: it yields a `Step` after every solver step, a `Stage` after every grid, a
 `Snapshot` from time to time on a grid that takes long, and returns a `Trained`. The stages and the
@@ -11,43 +11,58 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Events
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TypeVar
 
 from torch import Generator
 
-from kanrun.engine.networks import Network
+from kanrun.config.registry import SOLVERS
+from kanrun.engine.networks import Network, Regridded
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
 from kanrun.engine.training.data_fitting import SmoothnessPenalty
-from kanrun.engine.training.grid_stages import (
+from kanrun.engine.training.multistart import MAX_START_INTERVALS, Create, best_start
+from kanrun.engine.training.plan import MARGIN, Plan
+from kanrun.engine.training.solver_run import (
     LAST_TRIES,
     TRIES,
-    GridTraining,
+    Best,
+    Clock,
+    GridTransfer,
+    PenaltySearch,
+    Setup,
     Snapshot,
+    SolverRun,
     Stage,
+    Step,
+    StepLog,
     TrainingState,
     first_penalty,
+    spent,
 )
-from kanrun.engine.training.multistart import MAX_START_INTERVALS, Create, best_start
-from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solver_run import Clock, Step, make_solver, spent
 from kanrun.monitoring import time_limit_reached
 
-Event = Step | Stage | Snapshot
-Y = TypeVar("Y")
-R = TypeVar("R")
-
+#: A hidden grid is kept while the activations fill this fraction of it.
+FILLED = 0.8
+#: Steps of LBFGS before hidden grids follow the ranges that it found.
+SETTLING = 30
+#: Seconds of training on one grid between two snapshots.
+SNAPSHOT_SECONDS = 10.0
 #: Widths are compared on grids with up to this many unknowns, or those of the full width on
 #: WIDTH_INTERVALS intervals.
 WIDTH_UNKNOWNS, WIDTH_INTERVALS = 220, 8
-#: A grid helps if the validation error falls below this fraction of the best before.
-HELPED = 0.9
-#: Grids in a row without help after which an automatic schedule ends.
-UNHELPFUL = 2
+#: A grid helps if the validation error falls below this fraction of the best before. After
+#: UNHELPFUL grids in a row without help an automatic schedule ends.
+HELPED, UNHELPFUL = 0.9, 2
 #: Relative validation error at which an automatic schedule ends: only rounding is left.
 ROUNDING = 1e-13
 #: Steps of the final fit on training and validation points together.
 FINAL_STEPS = 6
+
+
+Event = Step | Stage | Snapshot
+Y = TypeVar("Y")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,33 @@ def train(
     Raises TrainingFailed at the stage and step of a value that is not finite; the stages and
     snapshots yielded before hold the last good states.
     """
-    return _Training(create, data, plan, generator, progress or TrainingState()).run()
+    state = progress or TrainingState()
+    last = state.snapshot or (state.stages[-1] if state.stages else None)
+    setup = Setup(data, plan, generator, Clock(last.seconds if last else 0.0))
+    shape, snapshot = None, state.snapshot
+    if last:
+        generator.set_state(last.random)
+        training = GridTraining(last.network, last.penalty, setup, list(state.stages))
+    else:
+        training, shape, events = _first(create, setup)
+        with setup.clock.stopped():
+            yield from events
+    schedule = plan.schedule
+    while len(training.stages) < len(schedule) and not training.ends:
+        if training.stages and time_limit_reached():
+            break
+        position = len(training.stages)
+        tries = LAST_TRIES if position == len(schedule) - 1 else TRIES
+        stage = yield from training.advance(schedule[position], tries, snapshot)
+        snapshot = None
+        with setup.clock.stopped():
+            yield stage
+    chosen = min(training.stages, key=lambda stage: stage.selected)
+    network = _final_fit(chosen, setup)
+    if network.shape != (full := shape or create(generator).shape):
+        network = network.padded(full)
+    errors = replace(measure(network, data), validation=chosen.errors.validation)
+    return Trained(network, chosen, errors, training.stages, setup.clock.seconds)
 
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
@@ -91,140 +132,231 @@ def _finished(events: Events[Y, None, R], tell: Callable[[Y], None]) -> R:
             return result
 
 
-class _Training:
-    def __init__(
-        self,
-        create: Create,
-        data: TrainingData,
-        plan: Plan,
-        generator: Generator,
-        progress: TrainingState,
-    ) -> None:
-        self.create, self.data, self.plan = create, data, plan
-        self.generator, self.progress = generator, progress
-        self.last = progress.snapshot or (progress.stages[-1] if progress.stages else None)
-        self.clock = Clock(self.last.seconds if self.last else 0.0)
-        self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
+def _first(create: Create, setup: Setup) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
+    """Return the training that continues, the full shape, and the events of its selection."""
+    network, plan, samples = create(setup.generator), setup.plan, setup.data.train
+    penalty, shape = first_penalty(plan), network.shape
+    # One start takes quick steps too, in which hidden grids find their place.
+    settles = plan.update_grid and len(shape) > 2
+    settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
+    several = plan.starts > 1 or (plan.second_order and settles)
+    if network.fit_linear(samples.x, samples.y, samples.roots) or not several:
+        return GridTraining(network, penalty, setup), shape, []
+    grids, limit = plan.schedule[:1], None
+    if plan.second_order:
+        # Narrower networks are compared on grids no larger than the first ones of the full width.
+        each = network.unknowns_at(None) / max(network.intervals or 1, 1)
+        grids, limit = plan.schedule[:-1], max(WIDTH_UNKNOWNS, round(each * WIDTH_INTERVALS))
+        rivals = _started(create, network, penalty, setup)
+    else:
+        others = [create(setup.generator) for _ in range(plan.starts - 1)]
+        rivals = [GridTraining(one, penalty, setup) for one in (network, *others)]
+    events = [one.compared(grids, limit) for one in rivals] if len(rivals) > 1 else [[]]
+    winner = min(range(len(rivals)), key=lambda i: rivals[i].lowest)
+    return rivals[winner], shape, events[winner]
 
-    def run(self) -> Events[Event, None, Trained]:
-        shape, snapshot = None, self.progress.snapshot
-        if self.last:
-            self.generator.set_state(self.last.random)
-            training = self._training(self.last.network, self.last.penalty)
-            training.stages = list(self.progress.stages)
-        else:
-            training, shape, events = self._first()
-            with self.clock.stopped():
-                yield from events
-        while len(training.stages) < len(self.schedule) and not self._ends(training):
-            if training.stages and time_limit_reached():
+
+def _started(
+    create: Create, network: Network, penalty: SmoothnessPenalty, setup: Setup
+) -> list[GridTraining]:
+    """Return trainings from the best of several starts, one for each width."""
+    plan, rivals = setup.plan, list[GridTraining]()
+    several = plan.select_width and plan.starts > 1
+    for shape in network.subnetworks() if several else [network.shape]:
+        if rivals and time_limit_reached():
+            break
+
+        def narrow(generator: Generator, shape: tuple[int, ...] = shape) -> Network:
+            return create(generator).subnetwork(shape)
+
+        start = best_start(narrow, setup.data, plan, penalty.weight, setup.generator)
+        rivals.append(GridTraining(start.network, penalty, setup))
+    return rivals
+
+
+def _final_fit(chosen: Stage, setup: Setup) -> Network:
+    """Return the chosen network after more steps on training and validation points together."""
+    network, everything = deepcopy(chosen.network), setup.data.everything
+    linear = network.fit_linear(everything.x, everything.y, everything.roots)
+    if not linear and setup.plan.second_order and setup.data.validation is not None:
+        data = replace(setup.data, train=everything, validation=None)
+        solver = replace(setup, data=data).solver(network, chosen.penalty)
+        for _ in range(FINAL_STEPS):
+            before = solver.loss
+            solver.step()
+            if spent(solver, before) or time_limit_reached():
                 break
-            position = len(training.stages)
-            tries = LAST_TRIES if position == len(self.schedule) - 1 else TRIES
-            intervals = self.schedule[position]
-            stage = yield from training.advance(intervals, tries=tries, snapshot=snapshot)
-            snapshot = None
-            with self.clock.stopped():
-                yield stage
-        chosen = min(training.stages, key=lambda stage: stage.selected)
-        network = self._final_fit(chosen)
-        if network.shape != (full := shape or self.create(self.generator).shape):
-            network = network.padded(full)
-        errors = replace(measure(network, self.data), validation=chosen.errors.validation)
-        return Trained(network, chosen, errors, training.stages, self.clock.seconds)
+    return network
 
-    def _first(self) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
-        """Return the training that continues, the full shape, and the events of its selection."""
-        network, plan, train = self.create(self.generator), self.plan, self.data.train
-        penalty, shape = first_penalty(plan), network.shape
-        # One start takes quick steps too, in which hidden grids find their place.
-        settles = plan.update_grid and len(shape) > 2
-        settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
-        several = plan.starts > 1 or (plan.second_order and settles)
-        if network.fit_linear(train.x, train.y, train.roots) or not several:
-            return self._training(network, penalty), shape, []
-        grids, limit = self.schedule[:1], None
-        if plan.second_order:
-            # Narrower networks are compared on grids no larger than the first ones of the full
-            # width.
-            each = network.unknowns_at(None) / max(network.intervals or 1, 1)
-            grids, limit = (
-                self.schedule[:-1],
-                max(WIDTH_UNKNOWNS, round(each * WIDTH_INTERVALS)),
-            )
-            rivals = self._started(network, penalty)
-        else:
-            others = [self.create(self.generator) for _ in range(plan.starts - 1)]
-            rivals = [self._training(one, penalty) for one in (network, *others)]
-        events = self._compared(rivals, grids, limit) if len(rivals) > 1 else [[]]
-        winner = min(range(len(rivals)), key=lambda i: rivals[i].lowest)
-        return rivals[winner], shape, events[winner]
 
-    def _started(self, network: Network, penalty: SmoothnessPenalty) -> list[GridTraining]:
-        """Return trainings from the best of several starts, one for each width."""
-        plan, rivals = self.plan, list[GridTraining]()
-        several = plan.select_width and plan.starts > 1
-        for shape in network.subnetworks() if several else [network.shape]:
-            if rivals and time_limit_reached():
-                break
+@dataclass
+class GridTraining:
+    """Trains one network grid by grid.
 
-            def narrow(generator: Generator, shape: tuple[int, ...] = shape) -> Network:
-                return self.create(generator).subnetwork(shape)
+    The last of `stages` so far holds the network that continues.
+    """
 
-            start = best_start(narrow, self.data, plan, penalty.weight, self.generator)
-            rivals.append(self._training(start.network, penalty))
-        return rivals
+    network: Network
+    penalty: SmoothnessPenalty
+    setup: Setup
+    stages: list[Stage] = field(default_factory=list)
 
-    def _compared(
-        self, rivals: list[GridTraining], grids: Sequence[int | None], limit: int | None
-    ) -> list[list[Event]]:
-        """Train each on those of `grids` with at most `limit` unknowns, at a constant weight."""
-        recorded: list[list[Event]] = []
-        for training in rivals:
-            events: list[Event] = []
-            for intervals in grids:
-                large = limit is not None and training.network.unknowns_at(intervals) > limit
-                if (training.stages and (large or time_limit_reached())) or self._ends(training):
-                    break
-                # Nothing resumes in the middle of a comparison, so snapshots are dropped.
-                steps = list[Step | Snapshot]()
-                stage = _finished(training.advance(intervals, tries=0), steps.append)
-                events += [*(step for step in steps if isinstance(step, Step)), stage]
-            recorded.append(events)
-        return recorded
+    @property
+    def lowest(self) -> float:
+        """The lowest validation error of a stage."""
+        return min((stage.selected for stage in self.stages), default=inf)
 
-    def _ends(self, training: GridTraining) -> bool:
-        """Return whether finer grids are too large or not worth it.
+    @property
+    def ends(self) -> bool:
+        """Whether finer grids are too large or not worth it.
 
         Rounding is reached, or some did not help.
         """
-        if not training.stages:
+        if not self.stages:
             return False
-        limit = self.plan.max_unknowns
-        intervals = self.schedule[min(len(training.stages), len(self.schedule) - 1)]
-        if limit is not None and training.network.unknowns_at(intervals) > limit:
+        plan = self.setup.plan
+        intervals = plan.schedule[min(len(self.stages), len(plan.schedule) - 1)]
+        if plan.max_unknowns and self.network.unknowns_at(intervals) > plan.max_unknowns:
             return True
-        if not self.plan.stop_early:
+        if not plan.stop_early:
             return False
-        errors = [stage.selected for stage in training.stages]
-        if errors[-1] <= ROUNDING * baseline_error(self.data):
+        errors = [stage.selected for stage in self.stages]
+        if errors[-1] <= ROUNDING * baseline_error(self.setup.data):
             return True
         helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
         return len(errors) - 1 - helped[-1] >= UNHELPFUL
 
-    def _training(self, network: Network, penalty: SmoothnessPenalty) -> GridTraining:
-        return GridTraining(network, penalty, self.data, self.plan, self.generator, self.clock)
+    def compared(self, grids: Sequence[int | None], limit: int | None) -> list[Event]:
+        """Train on those of `grids` with at most `limit` unknowns, at a constant weight.
 
-    def _final_fit(self, chosen: Stage) -> Network:
-        """Return the chosen network after more steps on training and validation points together."""
-        network, everything = deepcopy(chosen.network), self.data.everything
-        linear = network.fit_linear(everything.x, everything.y, everything.roots)
-        if not linear and self.plan.second_order and self.data.validation is not None:
-            data = replace(self.data, train=everything, validation=None)
-            solver = make_solver(network, data, self.plan, chosen.penalty, self.generator)
-            for _ in range(FINAL_STEPS):
-                before = solver.loss
-                solver.step()
-                if spent(solver, before) or time_limit_reached():
-                    break
-        return network
+        Nothing resumes in the middle of a comparison, so the events lack snapshots.
+        """
+        events: list[Event] = []
+        for intervals in grids:
+            large = limit is not None and self.network.unknowns_at(intervals) > limit
+            if (self.stages and (large or time_limit_reached())) or self.ends:
+                break
+            steps = list[Step | Snapshot]()
+            stage = _finished(self.advance(intervals, 0), steps.append)
+            events += [*(step for step in steps if isinstance(step, Step)), stage]
+        return events
+
+    def advance(
+        self, intervals: int | None, tries: int, snapshot: Snapshot | None = None
+    ) -> Events[Step | Snapshot, None, Stage]:
+        """Move to a grid of `intervals` and train there; `snapshot` resumes in the middle.
+
+        At most `tries` weights of the penalty are tried.
+        """
+        setup, plan = self.setup, self.setup.plan
+        steps = snapshot.steps if snapshot else 0
+        log = StepLog(len(self.stages) + 1, setup.clock, setup.data, steps)
+        if snapshot is None:
+            run, best, transfer = yield from self._begun(intervals, log)
+        else:
+            run, best, transfer = self._resumed(snapshot)
+        yield from self._run(run, best, log, transfer)
+        inflation = 1.0
+        if plan.second_order and plan.weight is None:
+            search = PenaltySearch(best, self.penalty, setup, log)
+            if plan.selection == "evidence":
+                inflation, tries = (yield from search.evidence()), 0
+            elif log.stage == 1:
+                yield from search.smooth()
+            if tries:
+                budget = plan.steps_for(best.network.unknowns_at(None))
+                yield from search.search(budget, tries, settled=run.settled)
+            best, self.penalty = search.best, search.penalty
+        self.network = best.network
+        stage = Stage(
+            log.stage,
+            best.network.intervals,
+            best.network,
+            measure(best.network, setup.data),
+            log.steps,
+            setup.clock.seconds,
+            self.penalty,
+            transfer,
+            setup.generator.get_state(),
+            inflation,
+        )
+        self.stages.append(stage)
+        return stage
+
+    def _begun(
+        self, intervals: int | None, log: StepLog
+    ) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
+        """Return the main run on the next grid, before its first step."""
+        before = self.stages[-1].errors.train if self.stages else None
+        moved, setup = self._moved(intervals), self.setup
+        network, plan, x = moved.network, setup.plan, setup.data.train.x
+        errors = measure(network, replace(setup.data, test=None))
+        best = Best(network, errors.selected)
+        budget = plan.steps_for(network.unknowns_at(None))
+        solver = setup.solver(network, self.penalty)
+        hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
+        if log.stage == 1 and hidden and SOLVERS[plan.solver].curvature:
+            # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
+            yield from SolverRun(solver, min(SETTLING, budget), setup).run(best, log)
+            if not network.covers(x, FILLED):
+                moved = network.regrid(x, grid_eps=plan.grid_eps, margin=MARGIN)
+                solver = setup.solver(moved.network, self.penalty)
+        run = SolverRun(solver, budget - log.steps, setup)
+        method = "start" if moved.how == "unchanged" else moved.how
+        return run, best, GridTransfer(method, moved.change, before, errors.train)
+
+    def _resumed(self, snapshot: Snapshot) -> tuple[SolverRun, Best, GridTransfer]:
+        """Return the main run in the middle of its steps."""
+        budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
+        solver = self.setup.solver(snapshot.network, self.penalty)
+        solver.restore(snapshot.solver)
+        run = SolverRun(solver, budget - (snapshot.steps - snapshot.taken), self.setup)
+        run.taken, run.stalled = snapshot.taken, snapshot.stalled
+        run.unimproved = snapshot.unimproved
+        return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
+
+    def _run(
+        self, run: SolverRun, best: Best, log: StepLog, transfer: GridTransfer
+    ) -> Events[Step | Snapshot, None, None]:
+        """Take the steps of the main run, with a snapshot from time to time."""
+        shown = self.setup.clock.seconds
+        for step in run.run(best, log):
+            yield step
+            # A settled run takes no further step.
+            if step.seconds - shown < SNAPSHOT_SECONDS or run.settled:
+                continue
+            if (state := run.solver.state()) is None:
+                continue
+            shown = step.seconds
+            yield Snapshot(
+                deepcopy(run.solver.network),
+                deepcopy(best.network),
+                best.error,
+                state,
+                run.taken,
+                log.steps,
+                run.stalled,
+                run.unimproved,
+                step.seconds,
+                self.penalty,
+                transfer,
+                self.setup.generator.get_state(),
+            )
+
+    def _moved(self, intervals: int | None) -> Regridded[Network]:
+        """Return the network on the next grid."""
+        network, x, plan = self.network, self.setup.data.train.x, self.setup.plan
+        if network.intervals is None or intervals is None:
+            return Regridded(network)
+        adapts = plan.update_grid and plan.grid_eps < 1
+        if adapts or (plan.update_grid and not network.covers(x, FILLED)):
+            return network.regrid(
+                x,
+                intervals=intervals,
+                grid_eps=plan.grid_eps,
+                margin=MARGIN,
+                inputs="within" if adapts else "keep",
+            )
+        if intervals == network.intervals:
+            return Regridded(deepcopy(network))
+        return network.refined(intervals, x)

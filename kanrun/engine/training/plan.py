@@ -67,6 +67,11 @@ class Plan:
             object.__setattr__(self, "settings", SOLVERS[self.solver].settings())
 
     @property
+    def schedule(self) -> tuple[int | None, ...]:
+        """The grids in turn; None for a network without grids."""
+        return self.intervals or (None,)
+
+    @property
     def second_order(self) -> bool:
         """Whether the solver minimises squares by second-order steps."""
         return SOLVERS[self.solver].second_order

@@ -1,4 +1,4 @@
-"""A plan's solver and its run on one grid.
+"""The run of a solver on one grid, its records, and the search for the weight of the penalty.
 
 Steps with evaluation, events, stopping rules, a clock of training alone.
 """
@@ -6,160 +6,55 @@ Steps with evaluation, events, stopping rules, a clock of training alone.
 from __future__ import annotations
 
 from collections.abc import Generator as Events
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import inf
 from time import perf_counter
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.config.registry import SOLVERS
-from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
     Errors,
-    Task,
     TrainingData,
+    baseline_error,
     explain_non_finite,
     measure,
-    output_scale,
     rmse,
 )
-from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, SmoothnessPenalty
-from kanrun.engine.training.first_order import Adam, Objective
-from kanrun.engine.training.lbfgs import LBFGS
+from kanrun.engine.training.data_fitting import SmoothnessPenalty, update_penalty_weight
 from kanrun.engine.training.plan import Plan
-from kanrun.errors import TrainingFailed, UsageError
+from kanrun.engine.training.solvers import Solver, make_solver
+from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower
-#: first damping.
-LM_WITH_GRID, SMALL, LARGE_DAMPING = LMPolicy(damping=1e-4), 300, 1e-7
-#: Other networks have long valleys: many cheap steps lead further than few searched ones.
-LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
 #: Measuring looks at no more than this many times the samples that the steps did.
 MEASURED_FACTOR = 2
 #: Steps in a row below the plateau tolerance after which a grid is left.
 PLATEAU = 2
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """Lowers its objective on one network, in place, a step at a time.
-
-    Attributes:
-        rows: Samples that one step looks at.
-        tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0:
-            never.
-        plateau_tolerance: The same after PLATEAU such steps in a row.
-    """
-
-    name: str
-    network: Network
-    loss: float
-    converged: bool
-    rows: int
-    tolerance: float
-    plateau_tolerance: float
-
-    def step(self) -> float:
-        """Take one step and return the objective after it.
-
-        Raises:
-            TrainingFailed: If the objective is not finite.
-        """
-
-    def state(self) -> dict[str, Tensor] | None:
-        """Return what a new solver on the same network needs to continue to the same numbers.
-
-        None after steps from which it cannot.
-        """
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from another solver's `state()`."""
-
-
-def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
-    """Raise UsageError for a solver that fits neither the task nor the precision."""
-    if not SOLVERS[name].second_order:
-        return
-    if task == "classification":
-        raise UsageError(
-            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam "
-            "for classes."
-        )
-    if dtype != torch.float64:
-        raise UsageError(
-            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for "
-            "float32."
-        )
-
-
-def create_lm(
-    network: Network,
-    data: TrainingData,
-    plan: Plan,
-    penalty: SmoothnessPenalty,
-    generator: Generator,
-) -> Solver:
-    settings, policy = plan.settings, LM_WITHOUT_GRID
-    scale, tolerances = output_scale(data.train, data.task), (0.0, 0.0)
-    if network.intervals is not None:
-        policy, tolerances = LM_WITH_GRID, (settings.tolerance, settings.plateau_tolerance)
-        if network.unknowns_at(None) > SMALL:
-            policy = replace(policy, damping=LARGE_DAMPING)
-    if settings.damping is not None:
-        policy = replace(policy, damping=settings.damping)
-    frozen = plan.freeze_unseen
-    problem = DataFitting(network, data.train, scale, penalty, freeze_unseen=frozen)
-    return LevenbergMarquardt(problem, policy, *tolerances)
-
-
-def create_lbfgs(
-    network: Network,
-    data: TrainingData,
-    plan: Plan,
-    penalty: SmoothnessPenalty,
-    generator: Generator,
-) -> Solver:
-    return LBFGS(network, _objective(data, plan, penalty), plan.settings.history_size)
-
-
-def create_adam(
-    network: Network,
-    data: TrainingData,
-    plan: Plan,
-    penalty: SmoothnessPenalty,
-    generator: Generator,
-) -> Solver:
-    return Adam(network, _objective(data, plan, penalty), plan.settings, generator, plan.steps)
-
-
-def _objective(data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
-    return Objective(
-        data.train,
-        output_scale(data.train, data.task),
-        data.task,
-        penalty,
-        plan.freeze_unseen,
-        plan.settings.sparsity,
-        plan.settings.sparsity_norm,
-    )
-
-
-def make_solver(
-    network: Network,
-    data: TrainingData,
-    plan: Plan,
-    penalty: SmoothnessPenalty,
-    generator: Generator,
-) -> Solver:
-    """Create the plan's solver on `network`."""
-    solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, penalty, generator)
-    return solver
+#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit
+#: width; its bounds.
+FIRST_WEIGHT, MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e-30, 1e2
+#: Factor between weights that are tried.
+WEIGHT_FACTOR = 100.0
+#: Number of lower weights tried on a grid, and on the last one.
+TRIES, LAST_TRIES = 5, 8
+#: Fraction of the validation error that a weight must gain.
+MIN_GAIN = 0.03
+# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to
+# TOO_FAR times worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise
+# shows on coarse grids already), nor do fits with a relative error below CLEAN.
+MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
+# A first fit with a relative error above NOISY is followed by second differences of these weights,
+# from nearly straight edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
+NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
+ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
+# The evidence: second differences with this weight at the start, and the maximum number of updates
+# with this many steps each, until the weight changes by less than the factor SETTLED.
+EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
 
 
 class Clock:
@@ -181,6 +76,20 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What the runs of one training have in common."""
+
+    data: TrainingData
+    plan: Plan
+    generator: Generator
+    clock: Clock
+
+    def solver(self, network: Network, penalty: SmoothnessPenalty) -> Solver:
+        """Create the plan's solver on `network`."""
+        return make_solver(network, self.data, self.plan, penalty, self.generator)
+
+
+@dataclass(frozen=True)
 class Step:
     """One solver step: the errors after it and the seconds of training so far."""
 
@@ -189,6 +98,75 @@ class Step:
     intervals: int | None
     errors: Errors
     seconds: float
+
+
+@dataclass(frozen=True)
+class GridTransfer:
+    """The transfer of the function to a grid."""
+
+    #: `start`, `insertion`, `least squares`, or `both`.
+    method: str
+    #: Change of the function, relative to its size.
+    error: float
+    #: Training error just before, and just after.
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished grid: the network at its best validation error, and the transfer to the grid."""
+
+    stage: int
+    intervals: int | None
+    network: Network
+    errors: Errors
+    steps: int
+    #: Seconds of training so far.
+    seconds: float
+    penalty: SmoothnessPenalty
+    transfer: GridTransfer
+    #: State of the generator.
+    random: Tensor
+    #: Expected error of new points over the training error, if nothing is held out.
+    inflation: float = 1.0
+
+    @property
+    def selected(self) -> float:
+        """The error that grids are compared by."""
+        return self.errors.selected * self.inflation
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A grid in the middle of its steps: what it takes to resume to the same numbers."""
+
+    #: The network of the solver, and the best one with its validation error.
+    network: Network
+    best: Network
+    lowest: float
+    #: State of the solver.
+    solver: dict[str, Tensor]
+    #: Steps of the solver, and of the stage.
+    taken: int
+    steps: int
+    stalled: int
+    unimproved: int
+    seconds: float
+    penalty: SmoothnessPenalty
+    transfer: GridTransfer
+    random: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The progress of an interrupted training.
+
+    Finished stages, and the last snapshot of the following one.
+    """
+
+    stages: Sequence[Stage] = ()
+    snapshot: Snapshot | None = None
 
 
 class Best:
@@ -235,9 +213,9 @@ class SolverRun:
     `settled` says whether it converged, stalled or lost patience before.
     """
 
-    def __init__(self, solver: Solver, limit: int, plan: Plan, data: TrainingData) -> None:
-        self.solver, self.settled, self._limit, self._plan = solver, False, limit, plan
-        self._seen = replace(data, test=None)
+    def __init__(self, solver: Solver, limit: int, setup: Setup) -> None:
+        self.solver, self.settled, self._limit, data = solver, False, limit, setup.data
+        self._seen, self._patience = replace(data, test=None), setup.plan.patience
         parts = (data.train, data.validation, data.test)
         rows = sum(len(part) for part in parts if part is not None)
         # Steps between two measurements: more than 1 if a step looks at few of many samples.
@@ -249,7 +227,7 @@ class SolverRun:
 
         Raises TrainingFailed if the error on training points is not finite.
         """
-        solver, patience = self.solver, self._plan.patience
+        solver, patience = self.solver, self._patience
         while self.taken < self._limit and not self.settled and not time_limit_reached():
             before = solver.loss
             solver.step()
@@ -281,3 +259,105 @@ def spent(solver: Solver, before: float) -> bool:
 
 def _gains_less(solver: Solver, before: float, tolerance: float) -> bool:
     return tolerance > 0 and solver.loss > (1 - tolerance) * before
+
+
+def first_penalty(plan: Plan) -> SmoothnessPenalty:
+    """Return the penalty that a training begins with."""
+    if plan.weight is None and plan.selection == "evidence":
+        return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
+    return SmoothnessPenalty(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
+
+
+@dataclass
+class PenaltySearch:
+    """Continues training from `best` with other weights.
+
+    `best` and `penalty` are the ones chosen so far.
+    """
+
+    best: Best
+    penalty: SmoothnessPenalty
+    setup: Setup
+    log: StepLog
+
+    def smooth(self) -> Events[Step, None, None]:
+        """Try penalties on second differences if the first fit is poor, since noise is likely.
+
+        The weights decrease from nearly straight edges. This penalty does not affect straight
+        lines; a penalty of high order does not affect polynomials, which overfit.
+        """
+        if self.best.error <= NOISY * baseline_error(self.setup.data):
+            return
+        network = deepcopy(self.best.network)
+        for weight in ROUGH_WEIGHTS:
+            penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
+            reached = yield from self._trained(network, penalty, ROUGH_STEPS)
+            network = reached.network
+            if reached.error < self.best.error:
+                self.best, self.penalty = Best(network, reached.error), penalty
+
+    def search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
+        """Try lower weights while they help, and higher weights if the first lower one does not.
+
+        Higher weights are tried only after the steps have settled: before, they would win by their
+        additional steps.
+        """
+        moved, missed, weight = False, 0, self.penalty.weight
+        patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
+        for _ in range(0 if time_limit_reached() else tries):
+            weight /= WEIGHT_FACTOR
+            if weight < MIN_WEIGHT * 0.9 or missed > patience:
+                break
+            helped, _ = yield from self._try(weight, max(3, budget // 2))
+            moved, missed = moved or helped, 0 if helped else missed + 1
+        noisy = self.best.error >= CLEAN * baseline_error(self.setup.data)
+        small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
+        if moved or not (settled and noisy and small):
+            return
+        missed, weight = 0, self.penalty.weight * WEIGHT_FACTOR
+        while weight < MAX_WEIGHT and missed < MISSES and not time_limit_reached():
+            before = self.best.error
+            helped, reached = yield from self._try(weight, max(3, budget // 3))
+            missed = 0 if helped else missed + 1
+            if reached > TOO_FAR * before:
+                break
+            weight *= WEIGHT_FACTOR
+
+    def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
+        """Return whether validation keeps this weight, and the error that it led to."""
+        penalty = replace(self.penalty, weight=weight)
+        reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
+        helped = reached.error < (1 - MIN_GAIN) * self.best.error
+        if helped:
+            self.best, self.penalty = reached, penalty
+        return helped, reached.error
+
+    def evidence(self) -> Events[Step, None, float]:
+        """Increase the evidence of the weight.
+
+        Return the expected error of new points over the training error.
+        """
+        network, inflation = self.best.network, 1.0
+        for _ in range(EVIDENCE_UPDATES):
+            weight, inflation = update_penalty_weight(network, self.setup.data.train, self.penalty)
+            before = self.penalty.weight
+            if max(weight / before, before / weight) < SETTLED or time_limit_reached():
+                break
+            self.penalty = replace(self.penalty, weight=max(weight, MIN_WEIGHT))
+            run = self._run(deepcopy(network), self.penalty, EVIDENCE_STEPS)
+            yield from run.run(Best(network, 0.0), self.log)
+            network = run.solver.network
+        errors = measure(network, replace(self.setup.data, test=None))
+        self.best = Best(network, errors.train * inflation)
+        return inflation
+
+    def _trained(
+        self, network: Network, penalty: SmoothnessPenalty, steps: int
+    ) -> Events[Step, None, Best]:
+        """Return the best network of some steps from `network`, whose own error does not count."""
+        reached = Best(network, inf)
+        yield from self._run(network, penalty, steps).run(reached, self.log)
+        return reached
+
+    def _run(self, network: Network, penalty: SmoothnessPenalty, steps: int) -> SolverRun:
+        return SolverRun(self.setup.solver(network, penalty), steps, self.setup)

@@ -23,38 +23,27 @@ def data(count: int = 250, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarra
     return u, (y + noise * rng.normal(size=count))[:, None]
 
 
-def test_left_out_predictions_are_those_of_a_fit_without_the_row() -> None:
+def test_rows_and_functions_give_the_posterior_and_predictions_of_a_fit_without_each_row() -> None:
     rng = np.random.default_rng(2)
     h, y = rng.normal(size=(40, 5)), rng.normal(size=40)
-    kernel, noise = h @ h.T, rng.uniform(0.5, 2, 40)
-    variances = np.array([0.7])
-    problem = KernelProblem([kernel], noise, y)
-    found = problem.posterior(variances)
-    np.testing.assert_allclose(problem.fitted(variances), y - noise * found.weights, atol=1e-10)
+    kernel, noise, variances = h @ h.T, rng.uniform(0.5, 2, 40), np.array([0.7])
+    by_rows = KernelProblem([kernel], noise, y).posterior(variances, 0.6)
+    left_out = y - by_rows.weights / np.diag(by_rows.projection())
     others = np.delete(np.arange(40), 7)
-    without = KernelProblem([kernel[np.ix_(others, others)]], noise[others], y[others]).posterior(
-        variances
-    )
+    rest = KernelProblem([kernel[np.ix_(others, others)]], noise[others], y[others])
+    without = rest.posterior(variances, 0.6)
     expected = without.offset + 0.7 * kernel[7, others] @ without.weights
-    assert problem.left_out(found)[7] == pytest.approx(expected, abs=1e-10)
-
-
-def test_rows_and_functions_give_the_same_posterior() -> None:
-    rng = np.random.default_rng(3)
-    h, y = rng.normal(size=(60, 7)), rng.normal(size=60)
-    noise = rng.uniform(0.5, 2, 60)
-    variances = np.array([0.4])
-    rows = KernelProblem([h @ h.T], noise, y)
-    by_rows = rows.posterior(variances)
+    assert left_out[7] == pytest.approx(expected, abs=1e-10)
 
     def columns(part: slice) -> np.ndarray:
         return h[part]
 
-    problem = FunctionProblem.of(columns, np.zeros(7, dtype=int), 1, 1 / noise, y)
-    posterior = problem.posterior(variances)
-    _, left_out = problem.rows(posterior, columns, 1 / noise, y)
-    np.testing.assert_allclose(left_out, rows.left_out(by_rows), atol=1e-9)
-    np.testing.assert_allclose(posterior.coefficients, 0.4 * h.T @ by_rows.weights, atol=1e-10)
+    problem = FunctionProblem.of(columns, np.zeros(5, dtype=int), 1, 1 / noise, y)
+    posterior = problem.posterior(variances, 0.6)
+    fitted, by_functions = problem.rows(posterior, columns, 1 / (0.6 * noise), y)
+    np.testing.assert_allclose(by_functions, left_out, atol=1e-9)
+    np.testing.assert_allclose(fitted, y - 0.6 * noise * by_rows.weights, atol=1e-10)
+    np.testing.assert_allclose(posterior.coefficients, 0.7 * h.T @ by_rows.weights, atol=1e-10)
 
 
 def test_variances_are_found_again() -> None:

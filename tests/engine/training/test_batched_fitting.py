@@ -10,8 +10,7 @@ import torch
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, begin, minimise, step
 from kanrun.engine.networks import KAN
-from kanrun.engine.training.data import Samples
-from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, SmoothnessPenalty
+from kanrun.engine.training import DataFitting, LevenbergMarquardt, Samples, SmoothnessPenalty
 from kanrun.engine.training.multistart import BatchedFitting
 
 

@@ -74,7 +74,7 @@ def test_direct_step_is_the_damped_solution(mu: float) -> None:
     fitting, stacked, values = problem(1e-8)
     equations = NormalEquations(linearised(fitting))
     torch.testing.assert_close(equations.gradient, stacked.T @ values)
-    step = -equations.factor([mu]).solve(equations.gradient)
+    step = -equations.solver([mu])(equations.gradient)
     damped = torch.cat([stacked, torch.diag(stacked.norm(dim=0) * mu**0.5)])
     right = torch.cat([values, values.new_zeros(len(step))])
     expected = torch.linalg.lstsq(damped, -right[:, None], driver="gelsd").solution[:, 0]
@@ -85,8 +85,7 @@ def test_held_unknowns_get_no_step() -> None:
     fitting, _, _ = problem(1e-10, freeze_unseen=True)
     linear = linearised(fitting)
     equations = NormalEquations(linear)
-    factor = equations.factor([1e-8])
-    direct = factor.solve(equations.gradient)
+    direct = equations.solver([1e-8])(equations.gradient)
     held = linear.frozen
     assert held is not None
     assert held.any()
@@ -126,7 +125,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(
         linear = linearised(fitting)
         equations = NormalEquations(linear)
         blocks = len(list(linear.rows.blocks())) if isinstance(linear.rows, StackedRows) else 1
-        step = -equations.factor([3.0]).solve(equations.gradient)
+        step = -equations.solver([3.0])(equations.gradient)
         streamed = blocks - bool(len(fitting.penalty_rows)) > 1
         found.append((step, equations.squared_norms, equations.gradient, streamed))
     assert [streamed for *_, streamed in found] == [False, True, False, True]

@@ -1,4 +1,4 @@
-"""The smoothness penalty against its definition by plain loops, and its meaning as an integral."""
+"""The smoothness penalty against its definition, its weight by evidence and by validation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from math import factorial
 
 import pytest
 import torch
+from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
@@ -19,7 +20,21 @@ from kanrun.engine.splines import (
     penalty_order,
     uniform_breakpoints,
 )
-from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalty
+from kanrun.engine.training import Plan, Samples, TrainingData, fit, make_solver
+from kanrun.engine.training.data import measure, output_scale
+from kanrun.engine.training.data_fitting import (
+    SmoothnessLoss,
+    SmoothnessPenalty,
+    update_penalty_weight,
+)
+from kanrun.engine.training.solver_run import (
+    ROUGH_ORDER,
+    Best,
+    Clock,
+    PenaltySearch,
+    Setup,
+    StepLog,
+)
 
 
 def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
@@ -73,19 +88,6 @@ def test_penalty_is_its_definition(degree: int, scale: str) -> None:
     )
     rows = kan.penalty_rows()
     assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
-
-
-def test_uniform_grid_gives_the_scaled_difference() -> None:
-    grid = Grid(
-        extend(uniform_breakpoints(*torch.tensor([[0.0], [4.0]], dtype=torch.float64), 10), 3),
-        3,
-        True,
-    )
-    operator = difference_operator(grid, 5)[0]
-    expected = torch.eye(13, dtype=torch.float64)
-    for _ in range(5):
-        expected = expected.diff(dim=0)
-    torch.testing.assert_close(operator, expected * 10**4.5, rtol=1e-9, atol=1e-4)
 
 
 def test_same_function_costs_about_the_same_on_every_grid() -> None:
@@ -158,3 +160,83 @@ def test_bands_are_the_matrix_on_uneven_knots(degree: int) -> None:
     matrix, bands = difference_operator(grid, order), difference_bands(grid, order)
     by_bands = (c[:, 0].unfold(0, order + 1, 1) * bands).sum(-1)
     torch.testing.assert_close((matrix @ c)[..., 0], by_bands)
+
+
+LINE = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+
+
+def noisy(points: int) -> Samples:
+    generator = Generator().manual_seed(3)
+    x = torch.rand(points, 1, dtype=torch.float64, generator=generator) * 2 - 1
+    return Samples(
+        x, torch.sin(4 * x) + 0.3 * torch.randn(points, 1, dtype=torch.float64, generator=generator)
+    )
+
+
+def line_kan(generator: Generator) -> KAN:
+    return KAN.create(
+        [1, 1], 16, EdgeSpec(trained_scales="none", base="silu"), domain=LINE, generator=generator
+    )
+
+
+def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
+    samples, smoothing, plan = noisy(80), SmoothnessPenalty(1e-6, 2), Plan("lm", (16,))
+    network = line_kan(Generator().manual_seed(0))
+    for _ in range(30):
+        solver = make_solver(network, TrainingData(samples), plan, smoothing, Generator())
+        for _ in range(4):
+            solver.step()
+        smoothing = SmoothnessPenalty(update_penalty_weight(network, samples, smoothing)[0], 2)
+    rows = network.linearise(samples.x)[1].gram() / (80 * output_scale(samples, "regression") ** 2)
+    rough = SmoothnessPenalty(1.0, 2).rows(network).gram()
+
+    def minus_twice_the_evidence(weight: float) -> float:
+        """Up to a constant, without the noise; the penalty leaves 2 of 19 coefficients free."""
+        solver = make_solver(
+            network, TrainingData(samples), plan, SmoothnessPenalty(weight, 2), Generator()
+        )
+        for _ in range(4):
+            solver.step()
+        objective = torch.tensor(solver.loss, dtype=torch.float64).log()
+        return float(
+            78 * objective
+            + torch.logdet(rows + weight * rough)
+            - 17 * torch.tensor(weight).double().log()
+        )
+
+    best = minus_twice_the_evidence(smoothing.weight)
+    assert best < min(minus_twice_the_evidence(smoothing.weight * factor) for factor in (0.8, 1.25))
+
+
+def test_all_noisy_points_train_and_the_result_is_nearer_to_the_truth() -> None:
+    plan = Plan("lm", (5, 20), selection="evidence")
+    trained = fit(line_kan, TrainingData(noisy(100)), plan, Generator().manual_seed(0))
+    x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        assert float((trained.network(x) - torch.sin(4 * x)).square().mean().sqrt()) < 0.1
+    assert trained.errors.validation is None
+    assert 0.2 < trained.errors.train < 0.35
+
+
+PLAN = Plan("lm", (20,))
+
+
+def test_a_finer_grid_leaves_the_straight_line_of_a_coarse_one_behind_noise() -> None:
+    """A straight line pays no penalty, and the weights next to the heaviest change nothing yet."""
+    x = torch.rand(1000, 1, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
+    wave = Samples(x, torch.special.bessel_j0(20 * x))
+    data = TrainingData(wave.part(torch.arange(800)), wave.part(torch.arange(800, 1000)))
+    network = KAN.create(
+        [1, 1], 20, EdgeSpec(base="silu"), domain=LINE, generator=Generator().manual_seed(0)
+    )
+    heavy, random = SmoothnessPenalty(0.1, ROUGH_ORDER), Generator().manual_seed(0)
+    solver = make_solver(network, data, PLAN, heavy, random)
+    for _ in range(5):
+        solver.step()
+    best = Best(network, measure(network, data).selected)
+    setup = Setup(data, PLAN, random, Clock())
+    weighing = PenaltySearch(best, heavy, setup, StepLog(2, setup.clock, data))
+    assert weighing.best.error > 0.2
+    list(weighing.search(10, 5, settled=True))
+    assert weighing.best.error < 0.01
+    assert weighing.penalty.weight < 1e-6

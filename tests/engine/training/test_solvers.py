@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from math import log
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Generator, nn
 
-from kanrun.config import SOLVERS, AdamSolver
+from kanrun.config import SOLVERS, AdamSolver, LBFGSSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import KAN, MLP
@@ -245,3 +246,61 @@ def test_classification(name: str) -> None:
         solver.step()
     accuracy = (model(x).argmax(1, keepdim=True) == data.train.y).double().mean()
     assert accuracy > 0.95
+
+
+X = samples(seed=1).x
+
+
+def by_loops(network: KAN, kind: str) -> float:
+    total, x = 0.0, X
+    for layer in network.edge_layers:
+        values = layer.edge_values(x).detach()
+        sizes = []
+        for out in range(layer.outputs):
+            for into in range(layer.inputs):
+                edge = values[:, out, into]
+                size = edge.abs().mean() if kind == "mean_abs" else edge.square().mean().sqrt()
+                sizes += [float(size)] if layer.mask[out, into] else []
+        whole = sum(sizes)
+        total += whole - sum(size / whole * log(size / whole) for size in sizes)
+        x = layer(x).detach()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["rms", "mean_abs"])
+def test_it_is_its_definition(kind: str) -> None:
+    network = kan((2, 4, 1), 5)
+    with torch.no_grad():
+        network.edge_layers[0].mask[1, 0] = False
+    assert float(network.regularisation(X, kind=kind).detach()) == pytest.approx(
+        by_loops(network, kind), rel=1e-5
+    )
+    assert (
+        float(MLP((2, 3, 1), "tanh", dtype=torch.float64, generator=Generator()).regularisation(X))
+        == 0
+    )
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_training_with_it_leaves_fewer_edges(solver: str) -> None:
+    """x0 needs one edge of the first layer; the share of the others falls."""
+    settings = {
+        "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),
+        "lbfgs": lambda weight: LBFGSSolver(sparsity=weight),
+    }
+    shares, steps = {}, {"adam": 150, "lbfgs": 40}[solver]
+    for weight in (0.0, 1e-2):
+        network = kan((2, 4, 1), 5)
+        plan = Plan(solver, steps=steps, settings=settings[solver](weight))
+        trained = make_solver(
+            network,
+            TrainingData(Samples(X, X[:, :1])),
+            plan,
+            SmoothnessPenalty(),
+            Generator().manual_seed(0),
+        )
+        for _ in range(steps):
+            trained.step()
+        sizes = network.edge_layers[0].edge_values(X).detach().square().mean(0).sqrt()
+        shares[weight] = float(sizes.max() / sizes.sum())
+    assert shares[1e-2] > 1.3 * shares[0.0]

@@ -1,0 +1,326 @@
+"""Solvers behind one interface: their objective, Levenberg-Marquardt, and Adam with mini-batches.
+
+Solvers that need gradients only (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never
+regrid inside a step, and can be limited to coefficients whose basis functions saw data
+(`freeze_unseen`): effects of momentum, weight decay and penalty on the other coefficients are
+undone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import cos, pi
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from kanrun.config.registry import SOLVERS
+from kanrun.config.solvers import AdamSolver
+from kanrun.engine.least_squares import LMPolicy, LocalRows, begin, step
+from kanrun.engine.networks import Network
+from kanrun.engine.training.data import (
+    Samples,
+    Task,
+    TrainingData,
+    explain_non_finite,
+    mean_loss,
+    output_scale,
+)
+from kanrun.engine.training.data_fitting import DataFitting, SmoothnessLoss, SmoothnessPenalty
+from kanrun.engine.training.plan import Plan
+from kanrun.errors import TrainingFailed, UsageError
+
+#: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower
+#: first damping.
+LM_WITH_GRID, SMALL, LARGE_DAMPING = LMPolicy(damping=1e-4), 300, 1e-7
+#: Other networks have long valleys: many cheap steps lead further than few searched ones.
+LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
+#: State of Adam for each parameter, and torch's name of it.
+KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Lowers its objective on one network, in place, a step at a time.
+
+    Attributes:
+        rows: Samples that one step looks at.
+        tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0:
+            never.
+        plateau_tolerance: The same after PLATEAU such steps in a row.
+    """
+
+    network: Network
+    loss: float
+    converged: bool
+    rows: int
+    tolerance: float
+    plateau_tolerance: float
+
+    def step(self) -> float:
+        """Take one step and return the objective after it.
+
+        Raises:
+            TrainingFailed: If the objective is not finite.
+        """
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Return what a new solver on the same network needs to continue to the same numbers.
+
+        None after steps from which it cannot.
+        """
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Mean loss on `samples`, smoothness penalty, and the paper's penalty of large edges."""
+
+    samples: Samples
+    size: float
+    task: Task = "regression"
+    penalty: SmoothnessPenalty = SmoothnessPenalty()
+    freeze_unseen: bool = False
+    sparsity: float = 0.0
+    #: Norm of an edge's function, see `edge_magnitudes`.
+    sparsity_norm: str = "rms"
+    #: For each layer (inputs, functions): coefficients that must not move.
+    held: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
+        """Return the objective on the training samples."""
+        return cls(
+            data.train,
+            output_scale(data.train, data.task),
+            data.task,
+            penalty,
+            plan.freeze_unseen,
+            getattr(plan.settings, "sparsity", 0.0),
+            getattr(plan.settings, "sparsity_norm", "rms"),
+        )
+
+    def value(self, network: Network, samples: Samples, smoothness_loss: SmoothnessLoss) -> Tensor:
+        """Return the objective on some of the samples, differentiable."""
+        loss = mean_loss(network(samples.x), samples, self.task, self.size)
+        if self.sparsity:
+            loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.sparsity_norm)
+        return loss + smoothness_loss(network) if self.penalty.weight else loss
+
+    def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
+        """Return the numbers that may move, for each parameter that has others.
+
+        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no
+        sample touches, decided at the start of a stage for the layers' inputs as they are then;
+        with any coefficient of an edge its w_b. What scales a whole spline still moves.
+        """
+        masks = [[~held for held in self.held]] if self.held else []
+        if self.freeze_unseen:
+            masks.append(network.support(self.samples.x))
+        free: dict[nn.Parameter, Tensor] = {}
+        for layer, *parts in zip(network.edge_layers, *masks, strict=True) if masks else ():
+            here = torch.stack(parts).all(0)
+            # The base acts everywhere.
+            frees = {"coefficients": here, "base_weight": here.all(1)}
+            for name, parameter in layer.named_parameters():
+                if name in frees:
+                    free[parameter] = frees[name].expand_as(parameter)
+        return free
+
+
+def make_solver(
+    network: Network,
+    data: TrainingData,
+    plan: Plan,
+    penalty: SmoothnessPenalty,
+    generator: Generator,
+) -> Solver:
+    """Create the plan's solver on `network`."""
+    create = SOLVERS[plan.solver].build()
+    solver: Solver = create(network, Objective.of(data, plan, penalty), plan, generator)
+    return solver
+
+
+def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
+    """Raise UsageError for a solver that fits neither the task nor the precision."""
+    if not SOLVERS[name].second_order:
+        return
+    if task == "classification":
+        raise UsageError(
+            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam "
+            "for classes."
+        )
+    if dtype != torch.float64:
+        raise UsageError(
+            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for "
+            "float32."
+        )
+
+
+class LevenbergMarquardt:
+    """The iteration on the fit of a network.
+
+    It has converged when no step lowers the objective. Raises TrainingFailed for a network whose
+    output is not finite.
+    """
+
+    def __init__(
+        self,
+        problem: DataFitting,
+        policy: LMPolicy = LMPolicy(),
+        tolerance: float = 0.0,
+        plateau_tolerance: float = 0.0,
+    ) -> None:
+        self.problem, self.policy = problem, policy
+        self.tolerance, self.plateau_tolerance = tolerance, plateau_tolerance
+        self.network, self.rows = problem.network, len(problem.samples)
+        self._state = begin(problem, policy)
+        self.loss, self.converged = self._state.loss[0], False
+        if not self.loss < float("inf"):
+            cause = explain_non_finite(self.network, problem.samples)
+            raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
+
+    @property
+    def damping(self) -> float:
+        """The damping of the next step."""
+        return self._state.damping[0]
+
+    def step(self) -> float:
+        """Take one step (or none, then `converged`); return the objective."""
+        self._state = step(self.problem, self._state, self.policy)
+        self.network.set_unknowns(self._state.unknowns)
+        self.loss, self.converged = self._state.loss[0], not self._state.improved[0]
+        return self.loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the damping, largest column norms, frozen unknowns, and rows of the penalty.
+
+        These come from the network that the iteration began on, whose scales may be trained.
+        """
+        kept = {
+            "damping": torch.tensor(self.damping, dtype=torch.float64),
+            "sizes": self._state.max_squared_norms,
+            "frozen": self.problem.frozen,
+            "penalty": self.problem.penalty_rows.values if len(self.problem.penalty_rows) else None,
+        }
+        return {key: value for key, value in kept.items() if value is not None}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+        problem = self.problem
+        if "penalty" in state:
+            made = problem.penalty_rows
+            problem.penalty_rows = LocalRows(made.index, state["penalty"], made.unknowns)
+            self._state = begin(problem, self.policy)
+            self.loss = self._state.loss[0]
+        damping, norms = [float(state["damping"])], state.get("sizes")
+        self._state = replace(self._state, damping=damping, max_squared_norms=norms)
+        problem.frozen = state.get("frozen")
+
+
+def create_lm(
+    network: Network, objective: Objective, plan: Plan, generator: Generator
+) -> LevenbergMarquardt:
+    """Return Levenberg-Marquardt with the damping and tolerances that suit the network."""
+    settings, policy, tolerances = plan.settings, LM_WITHOUT_GRID, (0.0, 0.0)
+    if network.intervals is not None:
+        policy, tolerances = LM_WITH_GRID, (settings.tolerance, settings.plateau_tolerance)
+        if network.unknowns_at(None) > SMALL:
+            policy = replace(policy, damping=LARGE_DAMPING)
+    if settings.damping is not None:
+        policy = replace(policy, damping=settings.damping)
+    samples, penalty = objective.samples, objective.penalty
+    problem = DataFitting(
+        network, samples, objective.size, penalty, freeze_unseen=objective.freeze_unseen
+    )
+    return LevenbergMarquardt(problem, policy, *tolerances)
+
+
+class Adam:
+    """torch's AdamW with a learning rate schedule.
+
+    One (mini-)batch a step, drawn from `generator`.
+    """
+
+    tolerance = plateau_tolerance = 0.0
+
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective,
+        plan: Plan,
+        generator: Generator,
+    ) -> None:
+        self.network, self.objective, self.generator = network, objective, generator
+        options: AdamSolver = plan.settings
+        self.options, self._steps = options, plan.steps_for(0)
+        self.rows = min(options.batch_size or len(objective.samples), len(objective.samples))
+        self._named = network.trained()
+        self._optimiser = torch.optim.AdamW(
+            self._named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self._smoothness_loss = SmoothnessLoss(network, objective.penalty)
+        self._free = objective.movable(network)
+        self._taken = 0
+        self.converged = False
+        self.loss = float("nan")
+
+    def step(self) -> float:
+        """Take one update; return the objective on its batch.
+
+        Raise TrainingFailed at a loss that is not finite.
+        """
+        samples, options = self._batch(), self.options
+        decay = 0.5 * (1 + cos(pi * min(self._taken / self._steps, 1.0)))
+        for group in self._optimiser.param_groups:
+            group["lr"] = options.learning_rate * (
+                decay if options.lr_schedule == "cosine" else 1.0
+            )
+        self._optimiser.zero_grad()
+        value = self.objective.value(self.network, samples, self._smoothness_loss)
+        if not bool(torch.isfinite(value)):
+            cause = explain_non_finite(self.network, samples)
+            raise TrainingFailed(
+                f"The loss is not finite at step {self._taken + 1} of Adam: {cause}."
+            )
+        torch.autograd.backward(value)
+        before = [parameter.detach().clone() for parameter in self._free]
+        self._optimiser.step()
+        with torch.no_grad():
+            for (parameter, free), held in zip(self._free.items(), before, strict=True):
+                parameter.copy_(torch.where(free, parameter, held))
+        self._taken += 1
+        self.loss = float(value.detach())
+        return self.loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments, the number of steps, and the frozen numbers.
+
+        Moments are `first/`, `second/` and `steps/` with a parameter's name.
+        """
+        kept = {"taken": torch.tensor(self._taken)}
+        kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}
+        for name, parameter in self._named.items():
+            if state := self._optimiser.state.get(parameter):
+                kept |= {f"{kind}/{name}": state[key].clone() for kind, key in KEPT.items()}
+        return kept
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+        for name, parameter in self._named.items():
+            if f"steps/{name}" in state:
+                self._optimiser.state[parameter] = {
+                    key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()
+                }
+        self._taken = int(state["taken"])
+        self._free = {p: state[f"free/{number}"] for number, p in enumerate(self._free)}
+
+    def _batch(self) -> Samples:
+        samples = self.objective.samples
+        if self.rows == len(samples):
+            return samples
+        index = torch.randint(len(samples), (self.rows,), generator=self.generator)
+        return samples.part(index.to(samples.x.device))
