@@ -180,7 +180,12 @@ class RunIndex:
                 stamp = _stamp(run.path)
                 if known.get(name) != stamp:
                     _forget(connection, name)
-                    _store(connection, run, stamp)
+                    row, settings = _row_of(run)
+                    stamp = stamp if row["status"] != Status.RUNNING else ""
+                    values = (name, stamp, json.dumps(settings, default=str))
+                    connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
+                    _insert(connection, "runs", [{**settings, **row}])
+                    _insert(connection, "points", _points_of(run))
 
 
 def _opened(place: str) -> sqlite3.Connection:
@@ -209,15 +214,6 @@ def _opened(place: str) -> sqlite3.Connection:
 def _forget(connection: sqlite3.Connection, name: str) -> None:
     for table, column in (("runs", "name"), ("points", "run"), ("known", "name")):
         connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
-
-
-def _store(connection: sqlite3.Connection, run: Run, stamp: str) -> None:
-    row, settings = _row_of(run)
-    stamp = stamp if row["status"] != Status.RUNNING else ""
-    known = (run.name, stamp, json.dumps(settings, default=str))
-    connection.execute("INSERT INTO known VALUES (?, ?, ?)", known)
-    _insert(connection, "runs", [{**settings, **row}])
-    _insert(connection, "points", _points_of(run))
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Record]) -> None:
@@ -251,9 +247,7 @@ def _value(value: Any) -> Any:
 
 def _row_of(run: Run) -> tuple[Record, Record]:
     """Return the row of a run, and the settings of it or its best point."""
-    labels, best, began = run.labels, run, 0.0
-    with contextlib.suppress(OSError):
-        began = run.path.stat().st_mtime
+    labels, best = run.labels, run
     with contextlib.suppress(KanrunError):
         best = run.best
     row: Record = {
@@ -262,7 +256,7 @@ def _row_of(run: Run) -> tuple[Record, Record]:
         "status": run.status,
         "tags": ", ".join(labels.tags) or None,
         "note": labels.note or None,
-        "began": began,
+        "began": run.began(),
     }
     settings: Record = {}
     with contextlib.suppress(KanrunError):
@@ -279,8 +273,6 @@ def _row_of(run: Run) -> tuple[Record, Record]:
     for name in ("started", "ended"):
         time = row[name]
         row[name] = time and time.isoformat(timespec="milliseconds")
-    if manifest.started:
-        row["began"] = manifest.started.timestamp()
     results = run.journal.results.values() if manifest.points > 1 else ()
     claims = [claim for result in results for claim in result.claims] or manifest.claims
     row |= {

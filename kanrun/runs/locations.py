@@ -180,7 +180,7 @@ def _named(wanted: str, outputs: Path) -> Run | None:
     """Return the run of rule 1."""
     if wanted == _LATEST:
         runs = [runs[-1] for name in _subfolders(outputs) if (runs := _runs_of(outputs, name))]
-        return max(runs, key=_began, default=None)
+        return max(runs, key=Run.began, default=None)
     command, _, rest = wanted.partition("/")
     asked = re.fullmatch(rf"(?:v?(\d{{1,9}})|{_LATEST})(?:/([^/]*))?", rest)
     if asked is None or command not in _subfolders(outputs):
@@ -237,14 +237,3 @@ def _only(wanted: str, outputs: Path) -> Run | None:
 def _some(runs: Sequence[Run]) -> str:
     names = [run.name for run in runs[-_SHOWN:]]
     return f"{', '.join(names)}{' and others' if len(runs) > _SHOWN else ''}"
-
-
-def _began(run: Run) -> float:
-    """Return when the run began, in seconds since 1970, from its record or else its folder."""
-    with contextlib.suppress(KanrunError, OSError):
-        if (started := run.manifest.started) is not None:
-            return started.timestamp()
-    try:
-        return run.path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -141,6 +141,15 @@ class Run:
         known = [(error, point) for point in self.points if (error := point.error) is not None]
         return min(known, key=lambda pair: pair[0])[1] if known else self.points[0]
 
+    def began(self) -> float:
+        """Return when the run began, in seconds since 1970, from its record or else its folder."""
+        with contextlib.suppress(KanrunError):
+            if (started := self._whole.manifest.started) is not None:
+                return started.timestamp()
+        with contextlib.suppress(OSError):
+            return self.path.stat().st_mtime
+        return 0.0
+
     @property
     def is_alive(self) -> bool:
         """Whether a process writes the run (assumed of other hosts)."""

@@ -112,9 +112,9 @@ class CsvFile(LineFile):
                 padding = [""] * len(further)
                 rewrite(self.path, self.header, (row + padding for row in read_rows(self.path)[1]))
         empty = [None] * rows
-        lines = zip(*(_safe(lists.get(name, empty)) for name in self.header), strict=True)
+        rows_of = zip(*(lists.get(name, empty) for name in self.header), strict=True)
         header = b"" if started else csv_lines([self.header])
-        self.write(header + _lines(lines))
+        self.write(header + _lines(rows_of))
 
 
 def rewrite(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -204,12 +204,12 @@ def _typed(values: Sequence[str]) -> list[Any]:
 
 
 def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
-    """Return columns as lists of plain values, and the number of rows. Raises ValueError."""
+    """Return columns as tables hold them, and the number of rows. Raises ValueError."""
     lists = {}
     for name, column in columns.items():
         values = column.tolist() if hasattr(column, "tolist") else list(column)
         numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
-        lists[plain_value(name)] = values if numeric else [plain_value(value) for value in values]
+        lists[plain_value(name)] = values if numeric else _safe(map(plain_value, values))
     sizes = {name: len(values) for name, values in lists.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
@@ -230,7 +230,7 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return _lines(map(_safe, rows))
 
 
-def _safe(values: Sequence[Any]) -> list[Any]:
+def _safe(values: Iterable[Any]) -> list[Any]:
     return [as_text(value) if isinstance(value, str) else value for value in values]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kanrun.study.saved import LoadedRun
 
 _LONGEST_TITLE = 160  # characters of LaTeX
+DOTS_PER_INCH = 100
 #: Facts of a summary in their order: columns of the table `summary`, and what they are called.
 FACTS = {
     "target": "target",
@@ -185,7 +186,11 @@ def figure_of(model: Model, name: str) -> Figure:
 def html_of(model: Model) -> str:
     """Return the diagram of a model next to its summary, as HTML."""
     names = f"{', '.join(model.inputs)} → {', '.join(model.classes or model.outputs)}"
-    image = _image(figure_of(model, "network")) if model.network.edge_layers else ""
+    image = ""
+    if model.network.edge_layers:
+        buffer = io.BytesIO()
+        figure_of(model, "network").savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+        image = _img(buffer.getvalue())
     facts = summary_of(model)._repr_html_() if "summary" in model.tables else ""
     return (
         f"<p><b>{html.escape(names)}</b></p>"
@@ -205,12 +210,6 @@ def run_html(run: LoadedRun) -> str:
     )
     pictures = (path for path in run.run.figures if path.suffix == ".png")
     return head + summary + "".join(_img(path.read_bytes()) for path in pictures)
-
-
-def _image(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return _img(buffer.getvalue())
 
 
 def _img(png: bytes) -> str:

@@ -66,7 +66,7 @@ def numbers(run: Run) -> str:
     return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
 
 
-def check_kills(folder: Path, count: int, words: Sequence[str] = WORDS) -> None:
+def check_kills(folder: Path, count: int, words: Sequence[str]) -> None:
     silent, random_times = folder / "said.txt", random.Random(0)
     code, life = run_to_end(words, folder / "whole", silent)
     assert code == 0, silent.read_text()
@@ -95,16 +95,18 @@ def check_kills(folder: Path, count: int, words: Sequence[str] = WORDS) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-@pytest.mark.parametrize("words", [WORDS, POINTS], ids=["seeds", "points"])
-def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path: Path, words: Sequence[str]) -> None:
-    check_kills(tmp_path, 2, words)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-@pytest.mark.parametrize("words", [WORDS, POINTS], ids=["seeds", "points"])
-def test_one_hundred_and_fifty_kills(tmp_path: Path, words: Sequence[str]) -> None:
-    check_kills(tmp_path, 150, words)
+@pytest.mark.parametrize(
+    ("words", "kills"),
+    [
+        pytest.param(POINTS, 4, id="points and seeds"),
+        pytest.param(WORDS, 150, id="seeds, often", marks=pytest.mark.slow),
+        pytest.param(POINTS, 150, id="points and seeds, often", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_runs_are_resumed_to_the_same_numbers(
+    tmp_path: Path, words: Sequence[str], kills: int
+) -> None:
+    check_kills(tmp_path, kills, words)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

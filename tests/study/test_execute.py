@@ -237,7 +237,6 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
             {"executor": ExecutorConfig("dask", address="tcp://127.0.0.1:1")},
             "no Dask scheduler answers",
         ),
-        ({"executor": ExecutorConfig("dask", address="nonsense://x")}, "no Dask scheduler answers"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(

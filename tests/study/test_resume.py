@@ -50,8 +50,17 @@ def rows(run: Run) -> int:
     return len(run.table("metrics")) if "metrics" in run.tables else 0
 
 
-@pytest.mark.parametrize("kind", ["cells", "points"])
-@pytest.mark.parametrize("count", [3, pytest.param(11, marks=pytest.mark.slow), 22])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("cells", 3),
+        ("points", 22),
+        *(
+            pytest.param(kind, count, marks=pytest.mark.slow)
+            for kind, count in (("cells", 11), ("cells", 22), ("points", 3), ("points", 11))
+        ),
+    ],
+)
 def test_killed_and_resumed_equals_uninterrupted(
     run_toy: RunToy, same_tables: SameTables, tmp_path: Path, kind: str, count: int
 ) -> None:

@@ -54,7 +54,7 @@ def samples(count: int, seed: int) -> Samples:
     return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
 
 
-DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
+DATA = TrainingData(samples(60, 0), samples(20, 1), samples(20, 2))
 
 
 def stored(done: TrainingState, folder: Path) -> TrainingState:
@@ -92,13 +92,13 @@ def test_from_the_middle_of_a_grid(
     plan = Plan(
         solver,
         steps=45 if solver == "lbfgs" else 7,
-        settings=AdamSolver(learning_rate=0.02, batch_size=140) if solver == "adam" else None,
+        settings=AdamSolver(learning_rate=0.02, batch_size=50) if solver == "adam" else None,
         **settings,
     )
     whole, trained = followed(create, plan)
     places = [at for at, event in enumerate(whole) if isinstance(event, Snapshot)]
     assert len(places) >= 2
-    for at in (places[0], places[len(places) // 2], places[-1]):
+    for at in (places[len(places) // 2], places[-1]):
         stages = [event for event in whole[:at] if isinstance(event, Stage)]
         rest, again = followed(create, plan, stored(TrainingState(stages, whole[at]), tmp_path))
         assert steps(rest) == steps(whole[at:])

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import types
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,56 +147,12 @@ def test_mlflow_holds_the_run_in_a_file(run_toy: RunToy, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
-def test_a_real_mlflow_server_holds_the_run(
-    run_toy: RunToy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_another_mlflow_holds_the_run_and_a_dead_server_is_one_warning(
+    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    server = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        [*server, "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"],
-        cwd=tmp_path,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    try:
-        end = time.monotonic() + 240
-        while True:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{uri}/health", timeout=5) as answer,
-            ):
-                if answer.status == 200:
-                    break
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            assert time.monotonic() < end, "the server did not start"
-            time.sleep(1)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        _, run = run_toy(tracker="mlflow")
-        mlflow_holds(run, uri)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-        log.close()
-    # the server is gone: one warning, and the run is complete
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path}/other.db")
+    mlflow_holds(run_toy(tracker="mlflow")[1], uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     outcome, _ = run_toy(tracker="mlflow")
     assert outcome.status == Status.COMPLETED
     assert capsys.readouterr().err.count("tracker=mlflow does not work and is left out") == 1
