@@ -147,9 +147,9 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
         if points is not None and len(points.x)
     ]
     if len(domain := dataset.target.domain) in POINTS_PER_SIDE:
-        ends = (*domain.T, POINTS_PER_SIDE[len(domain)])
-        sides = np.meshgrid(*np.linspace(*ends, axis=1), indexing="ij")
-        grid = np.stack(sides, axis=-1).reshape(-1, len(domain))
+        low, high = domain.T
+        sides = np.linspace(low, high, POINTS_PER_SIDE[len(domain)], axis=1)
+        grid = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(domain))
         truth = dataset.target.function(grid) if dataset.target.function else None
         parts.append(("grid", grid, truth))
     inputs = np.concatenate([x for _, x, _ in parts])
