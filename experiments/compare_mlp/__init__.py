@@ -26,7 +26,7 @@ from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.experiments.compare_mlp.cases import ComparisonSubject
+    from kanrun.experiments.compare_mlp.cases import Comparison
 
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Return one cell per network."""
-    return _comparison(cfg).cells(cfg)
+    return list(_comparison(cfg).cells(cfg))
 
 
 def check(cfg: CompareMLPConfig) -> None:
@@ -49,9 +49,11 @@ def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
 
 def figures(tables: Tables) -> Figures:
     """Yield the figures of the comparison that was run."""
-    from kanrun.experiments.compare_mlp.plots import figures_of
+    from kanrun.experiments.compare_mlp.plots import FIGURES
 
-    yield from figures_of(tables)
+    from kanrun.figures import figures_of
+
+    yield from figures_of(tables, FIGURES[tables["summary"]["comparison"].iloc[0]])
 
 
 def claims(tables: Tables) -> Claims:
@@ -61,7 +63,8 @@ def claims(tables: Tables) -> Claims:
     return list(CLAIMS[tables["summary"]["comparison"].iloc[0]](tables))
 
 
-def _comparison(cfg: CompareMLPConfig) -> ComparisonSubject:
-    from kanrun.experiments.compare_mlp import matched, studies
+def _comparison(cfg: CompareMLPConfig) -> Comparison:
+    from kanrun.experiments.compare_mlp.matched import Matched
+    from kanrun.experiments.compare_mlp.studies import STUDIES
 
-    return matched if cfg.comparison == "matched" else studies.STUDIES[cfg.comparison]
+    return Matched() if cfg.comparison == "matched" else STUDIES[cfg.comparison]

@@ -1,13 +1,16 @@
-"""One network of a comparison: its settings from a case, its equal budget, and its row."""
+"""One network of a comparison: its settings from a case, its equal budget, and its row.
+
+`Comparison` is what all comparisons have in common.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +43,6 @@ PASSES = 9
 #: Maximum number of steps on a grid with the search for the penalty's weight, over those without:
 #: opponents may take as many.
 SEARCH = 3
-
-
-class ComparisonSubject(Protocol):
-    """Subject of a comparison: its cells, a check of the settings, and the records of a cell."""
-
-    def cells(self, cfg: CompareMLPConfig, /) -> list[dict[str, Any]]: ...
-
-    def check(self, cfg: CompareMLPConfig, /) -> None: ...
-
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int, /) -> Iterator[Record]: ...
 
 
 @dataclass
@@ -94,7 +87,10 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
 
 def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     """Return the case's target sampled for `seed`. Raises UsageError for invalid settings."""
-    settings = _settings(cfg, case)
+    shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
+    base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
+    given = {key: case[key] for key in ("target", "sampling") if case.get(key)}
+    settings = with_cell(base, given)
     problem = make_problem(settings, settings.target, settings.sampling, seed)
     name = problem.dataset.target.name
     if problem.data.test is None:
@@ -110,42 +106,24 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     return Case(problem, settings, name + _difference(cfg, case))
 
 
-def _settings(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> FitConfig:
-    shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
-    base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
-    return with_cell(base, {key: case[key] for key in ("target", "sampling") if case.get(key)})
-
-
 def _difference(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
     """Return the settings in which a case differs from others of its target, as (train 500)."""
-    equal = [other for other in cases_of(cfg) if _target_name(other) == _target_name(case)]
-    if len(equal) < 2:
-        return ""
-    own, *others = (
-        {**asdict(one.target), **asdict(one.sampling)}
-        for one in (_settings(cfg, each) for each in (case, *equal))
-    )
-    differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
+
+    def named(one: Mapping[str, Any]) -> str:
+        target = one["target"]
+        names = (target.get(key) for key in ("name", "formula", "id", "kind"))
+        return Path(str(target.get("path", ""))).name or str(next(filter(None, names), None))
+
+    def given(one: Mapping[str, Any]) -> dict[str, Any]:
+        return {**one["target"], **(one.get("sampling") or {})}
+
+    others = [given(other) for other in cases_of(cfg) if named(other) == named(case)]
     words = ", ".join(
-        f"{key.removeprefix('n_')} {own[key]}" for key in differing if own[key] is not None
+        f"{key.removeprefix('n_')} {value}"
+        for key, value in given(case).items()
+        if value is not None and any(other.get(key) != value for other in others)
     )
     return f" ({words})" if words else ""
-
-
-def _target_name(case: Mapping[str, Any]) -> str:
-    """Return the target's name by its settings alone: no table is read for it."""
-    target = case["target"]
-    if "path" in target:
-        return Path(str(target["path"])).name
-    names = (target.get(key) for key in ("name", "formula", "id", "kind"))
-    return str(next(filter(None, names), None))
-
-
-def check_once(networks: Iterable[str]) -> None:
-    """Raise UsageError for a network that is listed twice: its trainings would look the same."""
-    twice = [network for network, times in Counter(networks).items() if times > 1]
-    if twice:
-        raise UsageError(f"{twice[0]} is listed twice; list each shape and grid of a case once.")
 
 
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:
@@ -178,30 +156,34 @@ def kan_of(case: Case, model: KANConfig) -> Network:
     return factory(model, case.problem)(generator(0, "size"))
 
 
-def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
-    """Return the KAN's plan and its steps on all grids, including the search for the penalty."""
-    plan, _ = make_plan(model, case.settings.solver, case.problem)
+def steps_of(case: Case, model: KANConfig) -> int:
+    """Return the steps of a KAN on all grids, including the search for the penalty's weight."""
+    plan = plan_of(case, model)
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
     nodes, spec = tuple(model.multiplication_nodes), edge_spec(model, plan.solver)
     each = (
         plan.steps_for(kan_parameters(KANSize(shape, g, model.degree, nodes), spec))
         for g in plan.intervals
     )
-    return replace(plan, select_width=False), sum(each) * (SEARCH if plan.weight is None else 1)
+    return sum(each) * (SEARCH if plan.weight is None else 1)
 
 
-def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
-    """Train along the schedule; validation may choose a coarser grid and thus a smaller KAN."""
-    plan, _ = budget_of(case, model)
+def plan_of(case: Case, model: KANConfig | MLPConfig, steps: int | None = None) -> Plan:
+    """Return the plan of a network: an MLP takes up to `steps` steps, without a penalty."""
+    plan, _ = make_plan(model, case.settings.solver, case.problem)
+    if isinstance(model, KANConfig):
+        return replace(plan, select_width=False)
+    return replace(plan, steps=steps, weight=0.0)
+
+
+def train(case: Case, model: KANConfig | MLPConfig, seed: int, steps: int | None = None) -> Trained:
+    """Train an MLP for up to `steps` steps, or a KAN along its schedule; starts are the same.
+
+    Validation may choose a coarser grid and thus a smaller KAN.
+    """
+    plan = plan_of(case, model, steps)
     create = factory(model, case.problem, plan.solver)
     return fit(create, case.problem.data, plan, generator(seed, "training"))
-
-
-def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int) -> Trained:
-    """Train with the solver and starts of the KANs, for up to `steps` steps and without penalty."""
-    plan, _ = make_plan(model, case.settings.solver, case.problem)
-    plan = replace(plan, steps=steps, weight=0.0)
-    return fit(factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
 
 
 def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
@@ -211,7 +193,7 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
     """
     network, errors = trained.network, trained.errors
     quality = scores(network, case.problem)
-    entropy = quality.get("test_cross_entropy")
+    entropy, classes = quality.get("test_cross_entropy"), "test_cross_entropy" in quality
     values: dict[str, Value] = {
         "target": case.name,
         "model": network.kind,
@@ -227,19 +209,16 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
         "relative_error": relative_error(errors.reported, case.problem.dataset),
         "test_accuracy": quality.get("test_accuracy"),
         "test_cross_entropy": entropy,
-        "error": errors.test if "test_cross_entropy" not in quality else entropy,
-        "error_name": "test RMSE" if "test_cross_entropy" not in quality else "test cross-entropy",
+        "error": entropy if classes else errors.test,
+        "error_name": "test cross-entropy" if classes else "test RMSE",
     }
     return Row("summary", {**marks, **values})
 
 
 def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator[Checkpoint]:
     """Yield the KAN for the run's page, where those of one case and shape share a slider."""
-    shape = "-".join(map(str, trained.network.shape))
-    named, title = (
-        {f"G = {schedule_text(grid)}": trained.network},
-        f"The KAN {shape} on {case.name}",
-    )
+    title = f"The KAN {'-'.join(map(str, trained.network.shape))} on {case.name}"
+    named = {f"G = {schedule_text(grid)}": trained.network}
     yield from slider_checkpoint(case.problem, named, "grid", title, seed)
 
 
@@ -255,3 +234,51 @@ def inference_seconds(network: nn.Module, x: Tensor) -> float:
                 torch.cuda.synchronize()
             times.append(perf_counter() - start)
     return min(times)
+
+
+class Comparison:
+    """A comparison: its cells, the network that each cell trains, and the records of a cell."""
+
+    def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+        """Return one cell per network, with its `case`; a cell without one trains none."""
+        raise NotImplementedError
+
+    def refuse(self, cfg: CompareMLPConfig) -> None:
+        """Raise UsageError for settings that only this comparison cannot use."""
+
+    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> KANConfig | MLPConfig:
+        """Return the settings of the cell's network."""
+        return MLPConfig(list(cell["hidden"]), cell["activation"])
+
+    def check(self, cfg: CompareMLPConfig) -> None:
+        """Raise UsageError for what cannot be trained, and for a KAN that is listed twice."""
+        self.refuse(cfg)
+        trained = list[tuple[Case, Any, Cell]]()
+        for cell in self.cells(cfg):
+            if "case" in cell:
+                case = case_of(cfg, cell["case"], cfg.seed)
+                model = self.model(cfg, case, cell)
+                plan_of(case, model)
+                trained.append((case, model, cell))
+        names = Counter(
+            f"{case.name}: the KAN {kan_name(case, model, cfg)}" + f" {cell.get('variant', '')}"
+            for case, model, cell in trained
+            if isinstance(model, KANConfig)
+        )
+        if twice := [name.rstrip() for name, times in names.items() if times > 1]:
+            raise UsageError(
+                f"{twice[0]} is listed twice; list each shape and grid of a case once."
+            )
+
+    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+        """Train the network of a cell and yield its records."""
+        raise NotImplementedError
+
+
+def kan_name(case: Case, model: KANConfig, cfg: CompareMLPConfig) -> str:
+    """Return a KAN's shape and last grid; all its grids if another of `grids` ends on that one."""
+    shape = network_shape(model, case.problem.inputs, case.problem.outputs)
+    last = last_grid(model.intervals)
+    unique = [last_grid(other) for other in cfg.grids].count(last) == 1
+    grid = last if unique else schedule_text(model.intervals)
+    return f"[{','.join(map(str, shape))}] G = {grid}"

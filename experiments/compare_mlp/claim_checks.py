@@ -145,9 +145,9 @@ def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
 
 def complete(values: pd.Series) -> NDArray[np.float64]:
     """Return values by (seed, pair), without the seeds that lack a pair; NaN stays."""
-    wide = values.unstack()
-    there = pd.Series(True, index=values.index).unstack(fill_value=False)
-    return np.asarray(wide[there.all(axis=1)], dtype=np.float64)
+    pairs = values.groupby(level=0).transform("size")
+    whole = values[pairs == values.index.get_level_values(1).nunique()]
+    return whole.unstack().to_numpy(dtype=np.float64)
 
 
 def matched_claims(tables: Tables) -> Iterator[Claim]:

@@ -10,29 +10,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from kanrun.experiments.compare_mlp.cases import (
+    Case,
     Cell,
-    ComparisonSubject,
-    budget_of,
+    Comparison,
     case_of,
     cases_of,
-    check_once,
     kan_settings,
     page_network,
+    plan_of,
     result,
     schedule_text,
-    train_kan,
-    train_mlp,
+    train,
 )
 from torch import Generator, Tensor, nn
 
-from kanrun.config import SOLVERS, CompareMLPConfig, MLPConfig
+from kanrun.config import SOLVERS, CompareMLPConfig, KANConfig
 from kanrun.engine.networks import MLP, Network
 from kanrun.engine.training import (
     DataFitting,
@@ -42,8 +41,8 @@ from kanrun.engine.training import (
     output_scale,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.records import Record, Row, Value
-from kanrun.study.build import Create, factory, make_plan
+from kanrun.runs.records import Record, Row
+from kanrun.study.build import Create, factory
 from kanrun.study.resources import generator
 
 #: Maximum number of solver steps of each MLP: the universal approximation theorem is about the best
@@ -54,24 +53,16 @@ STEPS, LINEAR_STEPS = 300, 100
 GRAIN, LARGEST = 2.0**-16, 8
 #: Samples on which the bits of a layer's outputs are compared.
 SAMPLES = 64
-#: Settings that switch off the tricks of each variant.
+#: Settings that switch off the tricks of each variant, and the variants without initial scales,
+#: which are no setting.
 VARIANTS: dict[str, dict[str, Any]] = {
     "all tricks": {},
     "no residual base": {"base": "zero"},
-    "no initial scales": {"unscaled": True},
+    "no initial scales": {},
     "no grid update": {"update_grid": False},
-    "no tricks": {"base": "zero", "unscaled": True, "update_grid": False},
+    "no tricks": {"base": "zero", "update_grid": False},
 }
-
-
-def _check_mlps(cfg: CompareMLPConfig, cells: Iterable[Cell]) -> None:
-    for cell in cells:
-        case = case_of(cfg, cell["case"], cfg.seed)
-        make_plan(_mlp(cell), case.settings.solver, case.problem)
-
-
-def _mlp(cell: Cell) -> MLPConfig:
-    return MLPConfig(list(cell["hidden"]), cell["activation"])
+UNSCALED = {"no initial scales", "no tricks"}
 
 
 def train_to_the_end(network: MLP, data: TrainingData) -> None:
@@ -94,11 +85,6 @@ def product(network: MLP) -> Tensor:
     return whole
 
 
-def append_one(x: Tensor) -> Tensor:
-    """Return x with a column of ones, shape (samples, inputs + 1)."""
-    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
-
-
 def bits_that_differ(network: MLP, seed: int) -> int:
     """Count outputs of the layers that are not x W^T + b to the last bit.
 
@@ -107,21 +93,21 @@ def bits_that_differ(network: MLP, seed: int) -> int:
     """
     wrong, layers = 0, list[Any](network.linear)
     for number, layer in enumerate(layers):
-        size = layer.in_features, layer.out_features
-        exact = nn.utils.skip_init(nn.Linear, *size, dtype=torch.float64)
-        random = generator(seed, f"bits {number}")
-        x = torch.randn(SAMPLES, layer.in_features, dtype=torch.float64, generator=random)
+        random: Any = {"dtype": torch.float64, "generator": generator(seed, f"bits {number}")}
         weight, bias, x = (
             (each.detach().clamp(-LARGEST, LARGEST) / GRAIN).round() * GRAIN
-            for each in (layer.weight, layer.bias, x)
+            for each in (
+                layer.weight,
+                layer.bias,
+                torch.randn(SAMPLES, layer.in_features, **random),
+            )
         )
-        exact.load_state_dict({"weight": weight, "bias": bias})
-        with torch.no_grad():
-            wrong += int((exact(x) != (x[:, None, :] * weight).sum(-1) + bias).sum())
+        exact = (x[:, None, :] * weight).sum(-1) + bias
+        wrong += int((nn.functional.linear(x, weight, bias) != exact).sum())
     return wrong
 
 
-def _unscaled(create: Create, random: Generator) -> Network:
+def unscaled(create: Create, random: Generator) -> Network:
     """Return a network whose coefficients and base weights are standard normal at any width."""
     network = create(random)
     with torch.no_grad():
@@ -133,7 +119,7 @@ def _unscaled(create: Create, random: Generator) -> Network:
     return network
 
 
-class UniversalApproximation:
+class UniversalApproximation(Comparison):
     """Width of one hidden layer that decreasing errors need."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -145,50 +131,42 @@ class UniversalApproximation:
             for width in cfg.widths
         ]
 
-    def check(self, cfg: CompareMLPConfig) -> None:
-        """Raise UsageError for what cannot be trained."""
+    def refuse(self, cfg: CompareMLPConfig) -> None:
+        """Raise UsageError without errors to be reached, and without widths."""
         if not cfg.errors:
             raise UsageError(
                 f"errors={cfg.errors} must list relative errors to be reached, such as [0.1, 0.01]."
             )
         if not cfg.widths:
             raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
-        _check_mlps(cfg, self.cells(cfg))
 
     def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         """Train one width; yield its relative error and which of the wanted errors it reaches."""
         case = case_of(cfg, cell["case"], seed)
-        trained = train_mlp(case, _mlp(cell), STEPS, seed)
-        marks = {"comparison": cfg.comparison, "activation": cell["activation"]}
-        marks["width"] = cell["hidden"][0]
-        row = result(case, trained, marks)
+        trained = train(case, self.model(cfg, case, cell), seed, STEPS)
+        marks = {"activation": cell["activation"], "width": cell["hidden"][0]}
+        row = result(case, trained, {"comparison": cfg.comparison, **marks})
         yield row
         reached = {"target": case.name, **marks, "relative_error": row.values["relative_error"]}
-        for error in cfg.errors:
-            yield Row("reached", {**reached, "wanted": error})
+        yield from (Row("reached", {**reached, "wanted": error}) for error in cfg.errors)
 
 
-class KolmogorovArnold:
+class KolmogorovArnold(Comparison):
     """The theorem's shape [n, 2n + 1, 1] on continuous functions of n variables."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
         """Return one cell per network."""
         return [{"case": case, "grid": grid} for case in cases_of(cfg) for grid in cfg.grids]
 
-    def check(self, cfg: CompareMLPConfig) -> None:
-        """Raise UsageError for what cannot be trained."""
-        networks = []
-        for cell in self.cells(cfg):
-            case = case_of(cfg, cell["case"], cfg.seed)
-            budget_of(case, kan_settings(cfg, [2 * case.problem.inputs + 1], cell["grid"]))
-            networks.append(f"{case.name} with G = {schedule_text(cell['grid'])}")
-        check_once(networks)
+    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> KANConfig:
+        """Return the KAN of the theorem's shape."""
+        return kan_settings(cfg, [2 * case.problem.inputs + 1], cell["grid"])
 
     def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         """Train the theorem's shape on one function."""
         case = case_of(cfg, cell["case"], seed)
-        model = kan_settings(cfg, [2 * case.problem.inputs + 1], cell["grid"])
-        trained = train_kan(case, model, seed)
+        model = self.model(cfg, case, cell)
+        trained = train(case, model, seed)
         marks: dict[str, Any] = {"comparison": cfg.comparison, "activation": model.base}
         marks |= {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
         yield result(case, trained, marks)
@@ -196,7 +174,7 @@ class KolmogorovArnold:
             yield from page_network(case, trained, cell["grid"], seed)
 
 
-class NoActivation:
+class NoActivation(Comparison):
     """MLPs without activations, compared with least squares and their matrix product."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -207,8 +185,8 @@ class NoActivation:
             for depth in cfg.depths
         ]
 
-    def check(self, cfg: CompareMLPConfig) -> None:
-        """Raise UsageError for what cannot be trained."""
+    def refuse(self, cfg: CompareMLPConfig) -> None:
+        """Raise UsageError for several widths, and for a solver that ends near the solution."""
         if len(cfg.widths) != 1:
             raise UsageError(
                 f"widths={cfg.widths} must be the one width of the hidden layers, such as [8]."
@@ -219,21 +197,18 @@ class NoActivation:
                 f"solver={cfg.solver.kind} does not end exactly at the least squares solution; "
                 "use solver=lm."
             )
-        _check_mlps(cfg, self.cells(cfg))
 
     def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         """Train one depth, then compare it with the exact linear map."""
         case = case_of(cfg, cell["case"], seed)
-        trained = train_mlp(case, _mlp(cell), LINEAR_STEPS, seed)
+        trained = train(case, self.model(cfg, case, cell), seed, LINEAR_STEPS)
         network, data = trained.network, case.problem.data
         assert isinstance(network, MLP)
         train_to_the_end(network, data)
-        depth = len(cell["hidden"])
-        marks: dict[str, Value] = {"comparison": cfg.comparison, "activation": "identity"}
-        marks["depth"] = depth
+        depth, points = len(cell["hidden"]), data.everything
+        marks = {"comparison": cfg.comparison, "activation": "identity", "depth": depth}
         yield result(case, trained, marks)
-        points = data.everything
-        one = append_one(points.x)
+        one = nn.functional.pad(points.x, (0, 1), value=1.0)
         least = torch.linalg.lstsq(one, points.y, driver="gelsd").solution
         with torch.no_grad():
             ours = network(points.x)
@@ -243,11 +218,13 @@ class NoActivation:
             for name, other in exact.items()
         }
         bits = bits_that_differ(network, seed)
-        marks = {"target": case.name, "depth": depth, "bits_that_differ": bits}
-        yield Row("linear", {**marks, **differences})
+        yield Row(
+            "linear",
+            {"target": case.name, "depth": depth, "bits_that_differ": bits, **differences},
+        )
 
 
-class ImplementationTricks:
+class ImplementationTricks(Comparison):
     """The lecture's three tricks of KANs, each switched off in turn."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -260,37 +237,35 @@ class ImplementationTricks:
             for variant in VARIANTS
         ]
 
-    def check(self, cfg: CompareMLPConfig) -> None:
-        """Raise UsageError for what cannot be trained."""
-        for cell in self.cells(cfg):
-            case = case_of(cfg, cell["case"], cfg.seed)
-            plan, _ = budget_of(case, kan_settings(cfg, cell["hidden"], cell["grid"]))
-            if SOLVERS[plan.solver].second_order:
-                raise UsageError(
-                    "comparison=implementation_tricks needs a solver that trains w_b and w_s, and "
-                    "solver=lm keeps w_s where it starts; use solver=lbfgs or solver=adam."
-                )
-            if cfg.model.base == "zero":
-                raise UsageError(
-                    "comparison=implementation_tricks switches the residual base off, and "
-                    "model.base=zero has none; use model.base=silu."
-                )
+    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> KANConfig:
+        """Return the KAN of a variant, whose initial scales are switched off later."""
+        model = kan_settings(cfg, cell["hidden"], cell["grid"])
+        if SOLVERS[plan_of(case, model).solver].second_order:
+            raise UsageError(
+                "comparison=implementation_tricks needs a solver that trains w_b and w_s, and "
+                "solver=lm keeps w_s where it starts; use solver=lbfgs or solver=adam."
+            )
+        if model.base == "zero":
+            raise UsageError(
+                "comparison=implementation_tricks switches the residual base off, and "
+                "model.base=zero has none; use model.base=silu."
+            )
+        return replace(model, **VARIANTS[cell["variant"]])
 
     def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         """Train one variant, with the same starts, steps and data as the others."""
         case = case_of(cfg, cell["case"], seed)
-        off = dict(VARIANTS[cell["variant"]])
-        unscaled = off.pop("unscaled", False)
-        model = replace(kan_settings(cfg, cell["hidden"], cell["grid"]), **off)
-        plan, _ = budget_of(case, model)
+        model = self.model(cfg, case, cell)
+        plan = plan_of(case, model)
         create = factory(model, case.problem, plan.solver)
-        chosen = partial(_unscaled, create) if unscaled else create
-        trained = fit(chosen, case.problem.data, plan, generator(seed, "training"))
+        if cell["variant"] in UNSCALED:
+            create = partial(unscaled, create)
+        trained = fit(create, case.problem.data, plan, generator(seed, "training"))
         marks = {"comparison": cfg.comparison, "variant": cell["variant"], "activation": model.base}
         yield result(case, trained, marks)
 
 
-STUDIES: Mapping[str, ComparisonSubject] = {
+STUDIES: Mapping[str, Comparison] = {
     "universal_approximation": UniversalApproximation(),
     "kolmogorov_arnold": KolmogorovArnold(),
     "no_activation": NoActivation(),

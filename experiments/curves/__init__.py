@@ -45,9 +45,11 @@ def run(cfg: CurvesConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Recor
 
 def figures(tables: Tables) -> Figures:
     """Yield the figures of each part that was run."""
-    from kanrun.experiments.curves.plots import figures_of
+    from kanrun.experiments.curves.plots import FIGURES
 
-    yield from figures_of(tables)
+    from kanrun.figures import figures_of
+
+    yield from figures_of(tables, FIGURES)
 
 
 def claims(tables: Tables) -> Claims:

@@ -52,10 +52,8 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
     Lengths are in quarters of the range, so that products neither overflow nor vanish: of more than
     1000 points they leave the range of a float64. The abscissae must differ.
     """
-    long: list[Any] = [
-        np.asarray(v, np.longdouble) for v in (x, y, at)
-    ]  # 64 bits of fraction on most processors
-    nodes, values, places = long
+    # 64 bits of fraction on most processors
+    nodes, values, places = (np.asarray(v, np.longdouble) for v in (x, y, at))
     quarter = np.ptp(nodes) / 4
     apart = (nodes[:, None] - nodes) / quarter
     np.fill_diagonal(apart, 1.0)
@@ -199,12 +197,8 @@ def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
     for derivative in range(curve.k + 1):
         left, right = left_of(curve, at, derivative)[0], curve(at, derivative)[0]
         relative = np.abs(right - left).max() / np.abs(curve(samples(curve), derivative)).max()
-        yield {
-            "derivative": derivative,
-            "left": left[0],
-            "right": right[0],
-            "relative": float(relative),
-        }
+        sides = {"left": left[0], "right": right[0]}
+        yield {"derivative": derivative, **sides, "relative": float(relative)}
 
 
 def move_point(curve: BSpline, index: int, by: Array) -> BSpline:
@@ -245,37 +239,25 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
     pieces from the curve; `most_spans`: spans that moving one control point by `moved` changed, the
     most; `stray_samples`: samples outside its support that changed in any bit.
     """
-    size, u = float(np.abs(curve.c).max()), np.linspace(0, 1, 101)
-    basis = basis_on(curve, samples(curve))
+    size, u, n = float(np.abs(curve.c).max()), np.linspace(0, 1, 101), len(curve.c)
+    t = samples(curve)
+    basis, before = basis_on(curve, t), curve(t).view(np.int64)
+    changed = np.stack(
+        [(move_point(curve, i, moved)(t).view(np.int64) != before).any(1) for i in range(n)]
+    )
+    outside = (t < curve.t[:n, None]) | (t > curve.t[curve.k + 1 :, None])
     pieces, ends = bezier_pieces(curve)
-    t = (
-        ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]
-    )  # without right ends, which belong to the next piece
-    apart = np.concatenate([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(t.ravel())
-    reach = _reach(curve, moved)
+    # Without right ends, which belong to the next piece.
+    inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]
+    apart = np.stack([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(inside)
+    sums = bernstein(u, n - 1) @ curve.c
     return {
-        "casteljau": float(
-            np.abs(de_casteljau(curve.c, u) - bernstein(u, len(curve.c) - 1) @ curve.c).max()
-        )
-        / size,
+        "casteljau": float(np.abs(de_casteljau(curve.c, u) - sums).max()) / size,
         "partition": float(np.abs(basis.sum(1) - 1).max()),
         "lowest": float(basis.min()),
         "pieces": len(pieces),
-        "pieces_expected": len(curve.c) - curve.k,
+        "pieces_expected": n - curve.k,
         "reproduction": float(np.abs(apart).max()) / size,
-        "most_spans": max(spans for spans, _ in reach),
-        "stray_samples": sum(stray for _, stray in reach),
+        "most_spans": int(changed[:, :-1].reshape(n, -1, PER_SPAN).any(2).sum(1).max()),
+        "stray_samples": int((changed & outside).sum()),
     }
-
-
-def _reach(curve: BSpline, by: Array) -> list[tuple[int, int]]:
-    """Return, for each moved control point, changed spans and changed samples off its support."""
-    t = samples(curve)
-    before, found = curve(t).view(np.int64), []
-    for index in range(len(curve.c)):
-        changed = (move_point(curve, index, by)(t).view(np.int64) != before).any(1)
-        outside = (t < curve.t[index]) | (t > curve.t[index + curve.k + 1])
-        found.append(
-            (int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()), int((changed & outside).sum()))
-        )
-    return found

@@ -31,6 +31,13 @@ from kanrun.targets.functions import GIVEN_POINTS
 
 #: Default number of control points of the curve near the planar points, at most.
 MAX_CONTROL_POINTS = 100
+#: Points at which a function's error is measured, and every how many-th of them is drawn.
+SAMPLES, DRAWN = 8001, 8
+#: Points drawn of a planar curve, and of each span of another one.
+PLANAR_SAMPLES, SPAN_SAMPLES = 4000, 48
+#: Degrees whose identities are checked, and control points beyond twice the degree.
+CHECKED, FURTHER = range(1, 13), 6
+UNIT = np.linspace(0, 1, 401)
 #: Maximum number of entries in the matrix of a least squares fit.
 MAX_FIT = 500_000_000
 
@@ -118,9 +125,7 @@ def function_of(cfg: CurvesConfig) -> Function:
     is_default = target.expression == default.expression and np.array_equal(
         target.domain, default.domain
     )
-    return Function(
-        target.function, float(target.domain[0, 0]), float(target.domain[0, 1]), is_default
-    )
+    return Function(target.function, *target.domain[0].tolist(), is_default)
 
 
 def polygon(name: str, points: list[list[float]]) -> Array:
@@ -143,9 +148,8 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
             f"0 to {len(control) - 1}."
         )
     needed = len(control) - cfg.degree - 1
-    inner = (
-        [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
-    )
+    even = np.linspace(0, 1, needed + 2)[1:-1].tolist()
+    inner = even if cfg.knots is None else list(cfg.knots)
     if len(inner) != needed or sorted(inner) != inner:
         raise UsageError(
             f"knots={inner} must be {needed} numbers that never decrease (control points less "
@@ -162,27 +166,22 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
 def planar_of(cfg: CurvesConfig) -> Planar:
     """Return the user's points in the plane (or the default ones), parametrised."""
     points, given = planar_points(cfg.target)
-    parameters, count = (
-        parameters_along(points, cfg.spacing) if given is None else check_parameters(given),
-        len(points),
-    )
+    parameters = parameters_along(points, cfg.spacing) if given is None else check_parameters(given)
+    count = len(points)
     if count <= cfg.degree:
         raise UsageError(
             f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, "
             f"not {count}."
         )
-    if cfg.control_points is None:
-        return Planar(points, parameters, max(cfg.degree + 1, min(count // 2, MAX_CONTROL_POINTS)))
-    check_degree(cfg.degree, cfg.control_points)
-    if cfg.control_points > count:
-        raise UsageError(
-            f"control_points={cfg.control_points} must be at most {count}, the number of points."
-        )
-    if cfg.control_points * count > MAX_FIT:
-        raise UsageError(
-            f"{cfg.control_points} control points for {count} points are too many for one fit."
-        )
-    return Planar(points, parameters, cfg.control_points)
+    near = cfg.control_points
+    if near is None:
+        near = max(cfg.degree + 1, min(count // 2, MAX_CONTROL_POINTS))
+    check_degree(cfg.degree, near)
+    if near > count:
+        raise UsageError(f"control_points={near} must be at most {count}, the number of points.")
+    if cfg.control_points is not None and near * count > MAX_FIT:
+        raise UsageError(f"{near} control points for {count} points are too many for one fit.")
+    return Planar(points, parameters, near)
 
 
 def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
@@ -198,40 +197,34 @@ def family(name: str, columns: str, values: Array) -> Table:
     )
 
 
-UNIT = np.linspace(0, 1, 401)
-
-
 def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """Yield a polynomial through more and more points, and splines of every degree."""
     f = function_of(cfg)
-    x, drawn = f.equispaced(8001), []
+    x, drawn = f.equispaced(SAMPLES), []
 
     def row(name: str, curve: str, degree: int, points: int, values: Array) -> Row:
         return Row(name, {"curve": curve, "degree": degree, "points": points, **f.error(x, values)})
 
     for count in cfg.polynomial_points:
         nodes, better, degree = f.equispaced(count), f.chebyshev(count), min(cfg.degree, count - 1)
-        polynomial, spline = (
-            polynomial_through(nodes, f(nodes), x),
-            interpolate(nodes, f(nodes), degree)(x),
-        )
-        drawn.append(
-            np.hstack([np.full_like(spline, count), x[:, None], f(x), polynomial, spline])[::8]
-        )
-        yield row("summary", "polynomial", count - 1, count, polynomial)
+        through = polynomial_through(nodes, f(nodes), x)
+        spline = interpolate(nodes, f(nodes), degree)(x)
+        columns = np.full_like(spline, count), x[:, None], f(x), through, spline
+        drawn.append(np.hstack(columns)[::DRAWN])
+        yield row("summary", "polynomial", count - 1, count, through)
         chebyshev = polynomial_through(better, f(better), x)
         yield row("summary", "polynomial, Chebyshev points", count - 1, count, chebyshev)
         yield row("summary", "spline", degree, count, spline)
     yield table("interpolation", "points x truth polynomial spline", np.concatenate(drawn))
     for degree in cfg.degrees:
-        curves = [
-            interpolate(f.equispaced(count), f(f.equispaced(count)), degree)
-            for count in cfg.spline_points
-        ]
-        yield from (row("errors", "spline", degree, len(curve.c), curve(x)) for curve in curves)
-        order = fitted_order(
-            cfg.spline_points, [f.error(x, curve(x))["max_error"] for curve in curves]
-        )
+        errors = []
+        for count in cfg.spline_points:
+            nodes = f.equispaced(count)
+            errors.append(
+                row("errors", "spline", degree, count, interpolate(nodes, f(nodes), degree)(x))
+            )
+        yield from errors
+        order = fitted_order(cfg.spline_points, [one.values["max_error"] for one in errors])
         yield Row("orders", {"degree": degree, "default_function": f.is_default, **order})
 
 
@@ -241,12 +234,11 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
     points = np.concatenate([four.x, four.y], axis=1)
     at, values = points[:, 0], points[:, 1:]
     spline = interpolate(at, values, 2)
-    quadratic = BSpline(geometry.clamped_knots([0.5], 0.0, 1.0, 2), points, 2)
+    quadratic = BSpline(clamped_knots([0.5], 0.0, 1.0, 2), points, 2)
     x = at[0] + (at[-1] - at[0]) * UNIT
     yield table("lecture_points", "x y polynomial", points, polynomial_through(at, values, at))
-    yield table(
-        "lecture_through", "x polynomial spline", x, polynomial_through(at, values, x), spline(x)
-    )
+    through = polynomial_through(at, values, x), spline(x)
+    yield table("lecture_through", "x polynomial spline", x, *through)
     drawn = de_casteljau(points, UNIT), quadratic(UNIT)
     yield table("lecture_drawn", "bezier_x bezier_y bspline_x bspline_y", *drawn)
 
@@ -254,9 +246,8 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
 def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """Yield the Bernstein basis, and a Bézier curve's point by repeated division of lines."""
     control = polygon("bezier", cfg.bezier)
-    yield functions(
-        "bernstein_basis", "function u value", UNIT, geometry.bernstein(UNIT, len(control) - 1)
-    )
+    basis = geometry.bernstein(UNIT, len(control) - 1)
+    yield functions("bernstein_basis", "function u value", UNIT, basis)
     yield table("bezier_curve", "u x y", UNIT, de_casteljau(control, UNIT))
     levels = geometry.construction(control, cfg.parameter)
     number = np.repeat(np.arange(len(levels)), [len(level) for level in levels])
@@ -267,7 +258,7 @@ def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """Yield a B-spline curve's basis, knots and Bézier pieces, and the effect of a moved point."""
     curve = spline_of(cfg)
     moved = geometry.move_point(curve, cfg.moved_point, np.array(cfg.displacement))
-    t = geometry.samples(curve, 48)
+    t = geometry.samples(curve, SPAN_SAMPLES)
     knots, times = np.unique(curve.t, return_counts=True)
     pieces, _ends = geometry.bezier_pieces(curve)
     yield functions("bspline_basis", "function t value", t, geometry.basis_on(curve, t))
@@ -275,11 +266,8 @@ def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     yield table("bspline_control", "x y moved_x moved_y", curve.c, moved.c)
     yield table("local_control", "t x y moved_x moved_y", t, curve(t), moved(t))
     yield family("bezier_control", "piece x y", pieces)
-    yield family(
-        "bezier_pieces",
-        "piece x y",
-        np.stack([de_casteljau(piece, UNIT[::10]) for piece in pieces]),
-    )
+    drawn = np.stack([de_casteljau(piece, UNIT[::10]) for piece in pieces])
+    yield family("bezier_pieces", "piece x y", drawn)
 
 
 def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
@@ -290,12 +278,8 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
             for jump in geometry.jumps(curve, 0.5):
                 yield Row("continuity", {"degree": degree, "multiplicity": multiplicity, **jump})
         if degree == cfg.degree:
-            yield functions(
-                "multiple_knots",
-                "curve t value",
-                UNIT,
-                np.hstack([curve(UNIT) for curve in curves]),
-            )
+            drawn = np.hstack([curve(UNIT) for curve in curves])
+            yield functions("multiple_knots", "curve t value", UNIT, drawn)
 
 
 def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
@@ -303,7 +287,7 @@ def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     given = planar_of(cfg)
     through = interpolate(given.parameters, given.points, cfg.degree)
     near = approximate(given.parameters, given.points, cfg.degree, given.control_points)
-    t = geometry.samples(through, max(2, 4000 // len(given.points)))
+    t = geometry.samples(through, max(2, PLANAR_SAMPLES // len(given.points)))
     yield table("planar_points", "t x y", given.parameters, given.points)
     yield table("planar_control", "x y", near.c)
     yield table("planar_curves", "t x y near_x near_y", t, through(t), near(t))
@@ -313,12 +297,11 @@ def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
     """Yield the deviations from identities, on one random curve of each degree."""
-    for degree in range(1, 13):
+    for degree in CHECKED:
         draws = np.random.default_rng([seed, degree])
-        curve = geometry.random_curve(degree, 2 * degree + 6, draws)
-        yield Row(
-            "identities", {"degree": degree, **geometry.identities(curve, draws.normal(size=2))}
-        )
+        curve = geometry.random_curve(degree, 2 * degree + FURTHER, draws)
+        found = geometry.identities(curve, draws.normal(size=2))
+        yield Row("identities", {"degree": degree, **found})
 
 
 def functions(name: str, columns: str, x: Array, values: Array) -> Record:

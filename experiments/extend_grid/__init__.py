@@ -19,6 +19,7 @@ validation chooses.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,33 +39,27 @@ def cells(cfg: ExtendGridConfig) -> list[dict[str, Any]]:
 def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
     from kanrun.experiments.extend_grid.extension import penalises, schedule_of
 
+    def along(*intervals: int) -> dict[str, Any]:
+        return {"schedule": {"kind": "list", "intervals": list(intervals)}}
+
     if part == "schedules":
-        pairs = [(hidden, entry) for hidden in cfg.shapes for entry in cfg.schedules]
+        pairs = itertools.product(cfg.shapes, cfg.schedules)
         return [{"hidden": hidden, "schedule": entry} for hidden, entry in pairs]
     if part == "scratch":
-        first = cfg.schedules[:1]
-        grids = cfg.scratch_intervals or [g for entry in first for g in schedule_of(entry).grids]
-        return [
-            {"hidden": hidden, "schedule": _listed([g])} for hidden in cfg.shapes for g in grids
-        ]
+        grids = cfg.scratch_intervals or schedule_of(cfg.schedules[0]).grids
+        return [{"hidden": hidden, **along(g)} for hidden in cfg.shapes for g in grids]
     if part == "order":
         # Widths that compete do not try the penalty on every grid.
-        narrowest, schedule = min(cfg.shapes, key=sum), _listed(cfg.order_intervals)
-        shared = {"hidden": narrowest, "schedule": schedule, "points": cfg.order_points}
-        return [{"degree": degree, **shared} for degree in cfg.degrees]
+        shared = {"hidden": min(cfg.shapes, key=sum), "points": cfg.order_points}
+        return [{"degree": k, **shared, **along(*cfg.order_intervals)} for k in cfg.degrees]
     if part == "sizes":
-        return [{"points": n, "schedule": _listed(cfg.size_intervals)} for n in cfg.sizes]
-    whole = {"points": cfg.overfit_points, "schedule": _listed(cfg.overfit_intervals)}
+        return [{"points": n, **along(*cfg.size_intervals)} for n in cfg.sizes]
+    whole = {"points": cfg.overfit_points, **along(*cfg.overfit_intervals)}
     # Without a penalty, nothing but the training error may choose a network.
     bare = {**whole, "penalised": False, "validation": 0.0}
-    alone = {**bare, "schedule": _listed(cfg.overfit_intervals[-1:])}
     both = [whole, bare] if penalises(cfg.solver) else [bare]
     noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
-    return [*both, alone, *noisy]
-
-
-def _listed(intervals: list[int]) -> dict[str, Any]:
-    return {"kind": "list", "intervals": list(intervals)}
+    return [*both, {**bare, **along(cfg.overfit_intervals[-1])}, *noisy]
 
 
 def check(cfg: ExtendGridConfig) -> None:
@@ -86,8 +81,10 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     """Train along one schedule: yield rows of each step, then of the stages and the summary."""
     from kanrun.experiments.extend_grid import extension as study
 
-    from kanrun.study.build import make_plan
+    from kanrun.engine.training import train
+    from kanrun.study.build import factory, make_plan
     from kanrun.study.checkpoints import follow, slider_checkpoint
+    from kanrun.study.resources import generator
 
     problem = study.problem_of(cfg, cell, seed)
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)
@@ -97,10 +94,12 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
             warning=True,
         )
     plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
+    create, plan = factory(one.cfg.model, problem, plan.solver), one.schedule.applied(plan)
     if one.marks["start"] == "scratch":
-        trained = study.from_scratch(one, problem, plan, seed)
+        trained = study.from_scratch(create, problem, plan, seed)
     else:
-        trained = yield from follow(study.extend(one, problem, plan, seed), one.step_rows)
+        events = train(create, problem.data, plan, generator(seed, "training"))
+        trained = yield from follow(events, one.step_rows)
     yield from study.stage_rows(one, problem, trained)
     yield from study.published_rows(one, problem, trained)
     yield Row("summary", study.summary(one, problem, trained))
@@ -112,9 +111,9 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
 
 def figures(tables: Tables) -> Figures:
     """Yield the figures of each part that was run."""
-    from kanrun.experiments.extend_grid.plots import figures_of
+    from kanrun.experiments.extend_grid.plots import draw_parts
 
-    yield from figures_of(tables)
+    yield from draw_parts(tables)
 
 
 def claims(tables: Tables) -> Claims:

@@ -8,28 +8,28 @@ training points, k = 3, by number of grid intervals: Liu et al., arXiv 2404.1975
 
 from __future__ import annotations
 
-import csv
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
-from operator import mul
 from typing import Any
+
+import pandas as pd
 
 from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig, SamplingConfig
 from kanrun.config.rules import setting
 from kanrun.engine.networks.counting import KANSize, kan_parameters
-from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
+from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.build import (
+    Create,
     LearningProblem,
     check_model,
     edge_spec,
-    factory,
     make_problem,
     refuse_unused,
 )
@@ -40,20 +40,17 @@ from kanrun.study.suite import typed
 
 #: The setting of `published.csv`; what diverged or was not run is left out there.
 PUBLISHED = "exp_sin_square", 1000, 3
-
-
 #: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how
 #: many points a part is.
 _SAMPLED = {"n_train": "points", "validation_fraction": "validation", "noise": "noise"}
 _POINTS = {"order": "order_points", "sizes": "sizes", "overfit": "overfit_points"}
 #: Errors below this fraction of the target's standard deviation are rounding: no order is fitted.
 ROUNDING = 1e-10
-
-
 #: Patience and maximum number of steps on a grid of a plateau.
 PATIENCE, STEPS = 2, 200
-#: Settings among `intervals`, `first` and `last` that each kind takes (1).
-_GIVEN = {"list": [(1, 0, 0)], "doubling": [(0, 1, 1)], "plateau": [(1, 0, 0), (0, 1, 1)]}
+#: How the grids of each kind may be given.
+_LISTED, _DOUBLED = "intervals", "first and last"
+_WAYS = {"list": (_LISTED,), "doubling": (_DOUBLED,), "plateau": (_LISTED, _DOUBLED)}
 
 
 @dataclass
@@ -69,7 +66,7 @@ class Schedule:
     intervals: list[int] | None = setting(
         None, "grids of a schedule", least=1, minimum=1, increasing=True
     )
-    kind: str = setting("list", "what a schedule is", choices=tuple(_GIVEN))
+    kind: str = setting("list", "what a schedule is", choices=tuple(_WAYS))
     first: int | None = setting(None, "the first of grids that double", minimum=1)
     last: int | None = setting(None, "how far grids double", minimum=1)
     nested: bool = True
@@ -80,12 +77,10 @@ class Schedule:
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield conflicts of grids given in two ways, and of patience without a plateau."""
-        given = tuple(int(one is not None) for one in (self.intervals, self.first, self.last))
-        if given not in _GIVEN[self.kind]:
-            ways = " or ".join(
-                "intervals" if way[0] else "first and last" for way in _GIVEN[self.kind]
-            )
-            yield f"{at}kind={self.kind} needs {ways}."
+        given = [one is not None for one in (self.intervals, self.first, self.last)]
+        way = {_LISTED: [True, False, False], _DOUBLED: [False, True, True]}
+        if all(given != way[name] for name in _WAYS[self.kind]):
+            yield f"{at}kind={self.kind} needs {' or '.join(_WAYS[self.kind])}."
         if self.kind != "plateau" and (self.patience or self.steps):
             yield f"{at}kind={self.kind} has no patience and steps; they are for kind=plateau."
         if self.first and self.last and self.last < self.first:
@@ -101,10 +96,11 @@ class Schedule:
 
     def applied(self, plan: Plan) -> Plan:
         """Return `plan` along this schedule."""
+        plan = replace(plan, intervals=self.grids)
         if self.kind != "plateau":
-            return replace(plan, intervals=self.grids)
+            return plan
         patience, steps = self.patience or PATIENCE, self.steps or STEPS
-        return replace(plan, intervals=self.grids, patience=patience, steps=steps, stop_early=True)
+        return replace(plan, patience=patience, steps=steps, stop_early=True)
 
     @property
     def exact(self) -> bool:
@@ -138,17 +134,16 @@ def limited(
             f"max_parameters={most} leaves no grid of {list(schedule.grids)}; "
             f"the first has {least}."
         )
-    return replace(schedule, intervals=kept, first=None, last=None), [
-        g for g in schedule.grids if g not in kept
-    ]
+    shorter = replace(schedule, intervals=kept, first=None, last=None)
+    return shorter, [g for g in schedule.grids if g not in kept]
 
 
 def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:
-    """Return the smallest G for which a network can interpolate the points."""
-    bound = 1
-    while parameters_of(bound) < points:
-        bound *= 2
-    return bisect_left(range(bound), points, key=parameters_of)
+    """Return the smallest G for which a network can interpolate the points.
+
+    `parameters_of` G must be at least G.
+    """
+    return 1 + bisect_left(range(1, points + 1), points, key=parameters_of)
 
 
 @dataclass(frozen=True)
@@ -193,21 +188,16 @@ def extension(
     """Return the settings of a cell. Raises UsageError for an invalid schedule or model."""
     hidden = list(cell.get("hidden", cfg.shapes[0]))
     degree = cell.get("degree", cfg.model.degree)
-    shape = (inputs, *hidden, outputs)
-    sampling, compared = sampling_of(cfg, cell), cell["schedule"] == cfg.schedules[0]
-    solver = (
-        cfg.solver if cell.get("penalised", True) else replace(cfg.solver, smoothness_weight=0.0)
-    )
-    cfg = replace(
-        cfg,
-        model=replace(cfg.model, hidden=hidden, degree=degree),
-        sampling=sampling,
-        solver=solver,
-    )
+    shape, compared = (inputs, *hidden, outputs), cell["schedule"] == cfg.schedules[0]
+    sampling, solver = sampling_of(cfg, cell), cfg.solver
+    if not cell.get("penalised", True):
+        solver = replace(solver, smoothness_weight=0.0)
+    model = replace(cfg.model, hidden=hidden, degree=degree)
+    cfg = replace(cfg, model=model, sampling=sampling, solver=solver)
     whole = schedule_of(cell["schedule"])
     schedule, left_out = limited(whole, lambda g: parameters(cfg, shape, g), cfg.max_parameters)
-    cfg.model.intervals = list(schedule.grids)
-    check_model(cfg.model, inputs)
+    model.intervals = list(schedule.grids)
+    check_model(model, inputs)
     marks: dict[str, Value] = {
         "part": cell["part"],
         "schedule": whole.name,
@@ -260,21 +250,12 @@ def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) ->
     return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
 
 
-def extend(
-    one: Extension, problem: LearningProblem, plan: Plan, seed: int
-) -> Generator[Event, None, Trained]:
-    """Yield the events of a training along the schedule; return its result."""
-    create = factory(one.cfg.model, problem, plan.solver)
-    return train(create, problem.data, one.schedule.applied(plan), generator(seed, "training"))
-
-
-def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Trained:
+def from_scratch(create: Create, problem: LearningProblem, plan: Plan, seed: int) -> Trained:
     """Return the best of `plan.starts` trainings on one grid, by validation error.
 
     Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    create = factory(one.cfg.model, problem, plan.solver)
-    alone = replace(one.schedule.applied(plan), starts=1)
+    alone = replace(plan, starts=1)
     tries: list[Trained] = []
     for number in range(plan.starts):
         try:
@@ -290,30 +271,23 @@ def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int
 
 def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """Yield one row per stage, the chosen one marked, with both thresholds of interpolation."""
-    points = points_of(problem.dataset.train)
-    size = baseline_error(problem.data)
+    points, rounding = points_of(problem.dataset.train), ROUNDING * baseline_error(problem.data)
     for stage in trained.stages:
-        test = stage.errors.test
-        above = (
-            test is not None and not test <= ROUNDING * size
-        )  # NaN is left for the claims to see
         assert stage.intervals is not None  # only KANs are trained here
-        in_order = (
-            one.marks["part"] == "order" and stage.intervals >= one.cfg.order_first_grid and above
-        )
-        shape = stage.network.shape
-        edges = KANSize(shape, 1, 0).edges
-        before, after = stage.transfer.before, stage.transfer.after
+        ordered = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_first_grid
+        test, shape, transfer = stage.errors.test, stage.network.shape, stage.transfer
         measured = {
             "test_root_median_square": root_median_square(stage, problem),
-            "loss_jump": after / before if before else None,
+            "loss_jump": transfer.after / transfer.before if transfer.before else None,
             # The grid from which a network of this (possibly narrower) shape can interpolate the
             # points.
             "threshold": threshold_intervals(partial(parameters, one.cfg, shape), points),
-            "paper_threshold": threshold_intervals(partial(mul, edges), points),
+            "paper_threshold": -(-points // KANSize(shape, 1, 0).edges),
+            # NaN is left for the claims to see.
+            "in_order": ordered and test is not None and not test <= rounding,
+            "chosen": stage is trained.chosen,
         }
-        told = {"in_order": in_order, "chosen": stage is trained.chosen}
-        yield Row("stages", {**one.marks, **stage_row(stage), **measured, **told})
+        yield Row("stages", {**one.marks, **stage_row(stage), **measured})
 
 
 def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
@@ -330,22 +304,15 @@ def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -
     setting = problem.dataset.target.name, one.cfg.sampling.n_train, one.cfg.model.degree
     if not one.marks["compared"] or setting != PUBLISHED:
         return
-    shape, errors = (
-        "-".join(map(str, trained.network.shape)),
-        {s.intervals: s.errors.test for s in trained.stages},
-    )
+    marks = {name: one.marks[name] for name in ("schedule", "shape")}
     with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8") as file:
-        for fact in csv.DictReader(file):
-            intervals = int(fact["intervals"])
-            if fact["shape"] == shape and intervals in errors:
-                theirs = {
-                    name: float(fact[name]) if fact[name] else None for name in ("paper", "pykan")
-                }
-                values = {"intervals": intervals, "test_rmse": errors[intervals], **theirs}
-                yield Row(
-                    "published",
-                    {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values},
-                )
+        facts = pd.read_csv(file).set_index(["shape", "intervals"]).astype(object)
+    facts = facts.where(facts.notna(), None)
+    shape = "-".join(map(str, trained.network.shape))
+    for stage in trained.stages:
+        if (shape, stage.intervals) in facts.index:
+            values = {"intervals": stage.intervals, "test_rmse": stage.errors.test}
+            yield Row("published", {**marks, **values, **facts.loc[(shape, stage.intervals)]})
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:

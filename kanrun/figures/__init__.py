@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import effects, pair_maps, predictions, residuals
@@ -19,6 +21,7 @@ __all__ = [
     "Figures",
     "edges",
     "effects",
+    "figures_of",
     "loss_curve",
     "network_diagram",
     "over_settings",
@@ -27,3 +30,14 @@ __all__ = [
     "predictions",
     "residuals",
 ]
+
+
+def figures_of(tables: Mapping[str, Any], draws: Iterable[Callable[..., Figure]]) -> Figures:
+    """Yield the name and the drawing of each figure whose tables are there.
+
+    A function of `draws` has the name of its figure, and its parameters those of its tables.
+    """
+    for draw in draws:
+        needed = inspect.signature(draw).parameters
+        if all(name in tables for name in needed):
+            yield draw.__name__, partial(draw, **{name: tables[name] for name in needed})

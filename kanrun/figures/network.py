@@ -6,13 +6,16 @@ Lengths of the diagram are in inches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox, BboxTransformTo
 from numpy.typing import NDArray
 
 from kanrun.figures.style import (
@@ -25,30 +28,48 @@ from kanrun.figures.style import (
     first_seed,
     note_of_some,
     number,
+    set_remark,
     shorten,
     styled,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 40, 60
-#: Width and height of a panel, and its box relative to these.
-PANEL = (1.45, 1.3)
-BOX_LEFT, BOX_BELOW, BOX_WIDTH, BOX_HEIGHT = 0.22, 0.12, 0.72, 0.62
+#: Columns of panels, width and height of a panel, the box of its function (left, bottom, width,
+#: height) as fractions of it, and the distance of numbers from the box as a fraction of that.
+COLUMNS, PANEL, BOX_IN_PANEL, BESIDE = 5, (1.45, 1.3), (0.22, 0.12, 0.72, 0.62), 0.03
+#: Height of the remark above the panels or above the diagram.
+HEAD = 0.2
+#: The axis of a function is this much longer than the function's range in either direction.
+ROOM = 0.55
 #: A function that varies by less is constant.
 ROUNDING = 1e-12
-MAX_LETTERS = 18
+MAX_LETTERS, MAX_TITLE, MAX_SYMBOL = 18, 10, 16
 #: Label of an identity edge, which is drawn as a line alone.
 CARRIED = "="
 LINE = "#4D4D4D"
-#: Side of the largest box of an edge function, distance of boxes from nodes, margin of the figure.
-BOX, GAP, MARGIN = 0.5, 0.6, 0.3
-#: Width of a letter of a label, and widths of a figure.
-LETTER, MIN_WIDTH, MAX_WIDTH = 0.065, 2.4, 13.0
-Place = tuple[float, float]
-Group = tuple[tuple[int, int, int], pandas.DataFrame]
+#: Side of the largest box of an edge function, the part of the room of a box that it takes, the
+#: part of a box that the function takes, distance of boxes from nodes, margin of the figure.
+BOX, BOX_PART, CURVE_PART, GAP, MARGIN = 0.5, 0.8, 0.84, 0.6, 0.3
+#: Width of a letter of a label, height of a label, its distance from the figure's edge and from its
+#: node.
+LETTER, LABEL, LABEL_EDGE, LABEL_NODE = 0.065, 0.15, 0.2, 0.1
+#: Wanted room of a box and of a node, and the widths of a figure.
+BOX_ROOM, NODE_ROOM, MIN_WIDTH, MAX_WIDTH = 0.62, 0.45, 2.4, 13.0
+#: Opacity of a pruned edge, of the weakest edge, and of the faintest box.
+GHOST, WEAKEST, FAINTEST = 0.16, 0.12, 0.25
+#: Width of the weakest edge, and what the strongest has more.
+THIN, THICKER = 0.4, 1.4
+#: Area of a node, and sizes of the circle and of the cross of one that multiplies.
+NODE, PRODUCT = 26, (8, 4.5)
+#: Largest text at nodes and at boxes (points), and points by inches of room; less than READABLE is
+#: not written at boxes.
+NODE_TEXT, BOX_TEXT, READABLE = (8, 60), (7, 17.5), 3
+#: Distance of a box from its text, and what is behind that.
+LABEL_GAP, WHITE = 0.04, {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
+#: What is drawn over what.
+EDGES_AT, BOXES_AT, CURVES_AT, NODES_AT, TEXT_AT = range(1, 6)
+Array = NDArray[np.float64]
 
 
 @styled
@@ -61,97 +82,93 @@ def edges(table: pandas.DataFrame) -> Figure:
     have one scale, so that a dead edge looks dead. The function is thin and grey where there are no
     data.
     """
-    table = first_seed(table)
-    pruned = pruned_rows(table)
-    without = len(table[pruned].drop_duplicates(KEYS))
-    table = table[~pruned]
-    groups = strongest(table, MAX_PANELS)
-    total = len(table.drop_duplicates(KEYS))
-    remarks = [note_of_some(len(groups), total, "edges, those with the highest scores")]
-    remarks += [f"{without} pruned edge{'s' * (without > 1)} not drawn"] * (without > 0)
-    columns = max(1, min(5, len(groups)))
+    table, remark = strongest(first_seed(table), MAX_PANELS)
+    groups: Any = list(table.groupby(KEYS))
+    columns = max(1, min(COLUMNS, len(groups)))
     lines = max(1, -(-len(groups) // columns))
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + 0.2))
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + HEAD))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(0, columns), ylim=(-lines, 0.2 / PANEL[1]))
+    axes.set(xlim=(0, columns), ylim=(-lines, HEAD / PANEL[1]))
     axes.set_axis_off()
-    spans = {key[0]: 0.0 for key, _ in groups}
-    for (layer, _, _), rows in groups:
-        spans[layer] = max(spans[layer], float(np.ptp(_finite(rows["y"]))))
-    for index, (key, rows) in enumerate(groups):
-        score = f"\nscore {number(float(rows['score'].iloc[0]))}" if "score" in rows else ""
-        corner = index % columns, -(index // columns)
-        _draw_edge(axes, rows, title_of(key, rows) + score, corner, spans[key[0]])
-    axes.text(
-        columns / 2, 0.1 / PANEL[1], "; ".join(filter(None, remarks)), ha="center", color=GREY
-    )
+    finite = table["y"].where(np.isfinite(table["y"]))
+    heights = finite.groupby([table[key] for key in KEYS]).agg(lambda y: y.max() - y.min())
+    spans = heights.groupby("layer").max().fillna(0)
+    for index, ((layer, *_), rows) in enumerate(groups):
+        below, across = divmod(index, columns)
+        left, bottom, *size = BOX_IN_PANEL
+        box = Bbox.from_bounds(across + left, bottom - below - 1, *size)
+        _draw_edge(axes, rows, box, spans[layer])
+    set_remark(figure, remark)
     return figure
 
 
-def pruned_rows(table: pandas.DataFrame) -> pandas.Series[bool]:
+def strongest(table: pandas.DataFrame, most: int) -> tuple[pandas.DataFrame, str]:
+    """Return the rows of the highest-scoring edges that are not pruned, and what is left out."""
+    pruned = _are_pruned(table)
+    without = len(table[pruned].drop_duplicates(KEYS))
+    edges = table[~pruned].drop_duplicates(KEYS)
+    remarks = [note_of_some(min(most, len(edges)), len(edges), "edges, those of highest score")]
+    remarks += [f"{without} pruned edge{'s' * (without > 1)} not drawn"] * (without > 0)
+    scores = edges["score"] if "score" in edges else edges["x"] * 0
+    return _of_highest(table, edges, scores, most), "; ".join(filter(None, remarks))
+
+
+def _of_highest(
+    table: pandas.DataFrame, edges: pandas.DataFrame, scores: pandas.Series[Any], most: int
+) -> pandas.DataFrame:
+    """Return the rows of those `edges` (one row each) that have the highest scores."""
+    return table.merge(edges.loc[scores.fillna(0.0).nlargest(most).index, KEYS], on=KEYS)
+
+
+def _are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
     """Return which rows are of pruned edges: none if the table does not say."""
-    if "pruned" not in table:
-        return pandas.Series(False, index=table.index)
-    return as_bool(table["pruned"])
+    return as_bool(table.get("pruned", pandas.Series(False, index=table.index)))
 
 
-def strongest(table: pandas.DataFrame, max_edges: int) -> list[Group]:
-    """Return keys (layer, out, in) and rows of the highest-scoring edges, sorted by key."""
-    groups: Any = table.groupby(KEYS)
-    scores = groups["score"].first().fillna(0.0) if "score" in table else groups.size()
-    kept = set(scores.sort_values(ascending=False, kind="stable").index[:max_edges])
-    return [(tuple(int(i) for i in key), rows) for key, rows in groups if key in kept]  # type: ignore[misc]
+def title_of(rows: pandas.DataFrame) -> str:
+    """Return `source → node` of an edge, with the names of inputs and outputs if it has them."""
+    layer, out, source = (int(rows[key].iloc[0]) for key in KEYS)
+    ends = ("input_name", f"h{layer}.{source}"), ("output_name", f"h{layer + 1}.{out}")
+    texts = (_texts(rows, column).iloc[0] or name for column, name in ends)
+    return " → ".join(shorten(text, MAX_TITLE) for text in texts)
 
 
-def title_of(key: tuple[int, int, int], rows: pandas.DataFrame) -> str:
-    """Return `source → node`, with the names of inputs and outputs if the edge has them."""
-    layer, out, source = key
-    source_name = text_of(rows, "input_name") or f"h{layer}.{source}"
-    out_name = text_of(rows, "output_name") or f"h{layer + 1}.{out}"
-    return f"{shorten(source_name, 12)} → {shorten(out_name, 12)}"
+def _texts(rows: pandas.DataFrame, column: str) -> pandas.Series[str]:
+    """Return a column of text; empty texts where it is missing."""
+    texts = rows.get(column, pandas.Series("", index=rows.index))
+    return texts.astype(object).where(texts.notna(), "").astype(str)
 
 
-def text_of(rows: pandas.DataFrame, column: str) -> str:
-    """Return the text in `column` of the first row, or "" if there is none."""
-    value = rows[column].iloc[0] if column in rows else None
-    return "" if value is None or value != value else str(value)  # noqa: PLR0124  (a missing value)
-
-
-def _finite(values: Any) -> NDArray[np.float64]:
-    """Return the finite ones of `values`; 0 if there are none."""
-    numbers = np.asarray(values, dtype=float)
-    return numbers[np.isfinite(numbers)] if np.isfinite(numbers).any() else np.zeros(1)
-
-
-def _draw_edge(
-    axes: Axes, rows: pandas.DataFrame, title: str, corner: tuple[float, float], span: float
-) -> None:
+def _draw_edge(axes: Axes, rows: pandas.DataFrame, box: Bbox, span: float) -> None:
     """Draw one edge function into a box below its title, with the limits of both axes.
 
-    Panels are boxes of one axes, since 40 axes with their ticks take 4 CPU s. `corner` is the upper
-    left one of the panel; the function's axis is `span` high around its middle.
+    Panels are boxes of one axes, since 40 axes with their ticks take 4 CPU s. The function's axis
+    is `span` high around its middle.
     """
     rows = rows.sort_values("x")
-    x, y = rows["x_data" if "x_data" in rows else "x"].to_numpy(dtype=float), rows["y"]
-    values, (low, high) = _finite(y), (x.min(), x.max())
-    middle = float(values.min() + values.max()) / 2
+    x, y = (rows["x_data" if "x_data" in rows else "x"], rows["y"])
+    low, high = x.min(), x.max()
+    finite = y[np.isfinite(y)]
+    middle = (finite.min() + finite.max()) / 2 if len(finite) else 0.0
     # A box around a constant would show nothing but rounding errors.
-    half = 0.55 * span if span > ROUNDING else 1.0
-    left, bottom = corner[0] + BOX_LEFT, corner[1] - 1 + BOX_BELOW
-    across = left + BOX_WIDTH * (x - low) / (high - low or 1.0)
-    up = bottom + BOX_HEIGHT * (y - middle + half) / (2 * half)
-    axes.add_patch(Rectangle((left, bottom), BOX_WIDTH, BOX_HEIGHT, fc="none", ec=PALE, lw=0.6))
+    half = ROOM * span if span > ROUNDING else 1.0
+    across, up = (x - low) / (high - low or 1.0), (y - middle + half) / (2 * half)
+    inside: Any = {"transform": BboxTransformTo(box) + axes.transData}
+    axes.add_patch(Rectangle((0, 0), 1, 1, fc="none", ec=PALE, lw=0.6, **inside))
     if "seen" in rows:
-        axes.plot(across, up, color=GREY, lw=0.6)
+        axes.plot(across, up, color=GREY, lw=0.6, **inside)
         up = up.where(as_bool(rows["seen"]))
-    axes.plot(across, up, color=BLUE)
-    axes.text(left + BOX_WIDTH / 2, bottom + BOX_HEIGHT + 0.02, title, ha="center", va="bottom")
-    small: Any = {"size": "x-small", "color": GREY}
-    for value, side, at in ((low, "left", left), (high, "right", left + BOX_WIDTH)):
-        axes.text(at, bottom - 0.02, number(float(f"{value:.2g}")), ha=side, va="top", **small)
-    for value, side, at in ((-half, "bottom", bottom), (half, "top", bottom + BOX_HEIGHT)):
-        text = number(float(f"{middle + value:.2g}")).replace("-", "\N{MINUS SIGN}")
-        axes.text(left - 0.02, at, text, ha="right", va=side, **small)
+    axes.plot(across, up, color=BLUE, **inside)
+    score = f"\nscore {number(float(rows['score'].iloc[0]))}" if "score" in rows else ""
+    axes.text(0.5, 1 + BESIDE, title_of(rows) + score, ha="center", va="bottom", **inside)
+    for value, left, bottom, ha, va in (
+        (low, 0, -BESIDE, "left", "top"),
+        (high, 1, -BESIDE, "right", "top"),
+        (middle - half, -BESIDE, 0, "right", "bottom"),
+        (middle + half, -BESIDE, 1, "right", "top"),
+    ):
+        text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
+        axes.text(left, bottom, text, ha=ha, va=va, size="x-small", color=GREY, **inside)
 
 
 @styled
@@ -172,7 +189,7 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     figure = Figure(figsize=(layout.width, layout.height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     draw_network(axes, shown, layout)
-    axes.text(layout.width / 2, layout.height - 0.1, remark, ha="center", va="top", color=GREY)
+    set_remark(figure, remark)
     return figure
 
 
@@ -186,180 +203,151 @@ def strongest_of_all(table: pandas.DataFrame) -> pandas.DataFrame:
         return table
     size = edges["score"].abs().fillna(0.0)
     relative = size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
-    if "symbolic" in edges:
-        relative = relative.where(edges["symbolic"] != CARRIED, 2.0)
-    order = relative.sort_values(ascending=False, kind="stable").index[:MAX_EDGES]
-    return table.merge(edges.loc[order, KEYS], on=KEYS)
-
-
-def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
-    """Draw a network with one seed into `axes`, whose limits become the layout's size."""
-    axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
-    axes.set_axis_off()
-    for layer, count in enumerate(layout.counts):
-        _draw_layer(axes, layout, layer, strongest(table[table["layer"] == layer], count))
-    nodes = [(layer, i) for layer, count in enumerate(layout.nodes) for i in range(count)]
-    x, y = np.transpose([layout.node(*node) for node in nodes])
-    axes.scatter(x, y, s=26 if max(layout.nodes) <= 30 else 8, c=BLACK, zorder=5)
-    products = table[table["operation"] == "product"] if "operation" in table else table[:0]
-    for layer, out in {*zip(products["layer"], products["out"], strict=True)}:
-        place = layout.node(int(layer) + 1, int(out))
-        axes.plot(*place, "o", ms=8, color=BLACK, zorder=5)
-        axes.plot(*place, "x", ms=4.5, mew=1.2, color="white", zorder=6)
-    for labels, layer, shift, align in zip(
-        layout.labels, (0, len(layout.nodes) - 1), (-0.1, 0.1), ("top", "bottom"), strict=True
-    ):
-        upright = layout.is_upright(layer, labels)
-        size = min(8, max(3, 60 * layout.room(layer))) if upright else None
-        look: Any = {
-            "ha": "center",
-            "va": align,
-            "size": size,
-            "rotation": 90 * upright,
-            "zorder": 6,
-        }
-        for index, text in labels.items():
-            x, y = layout.node(layer, index)
-            axes.text(x, y + shift, text, **look)
-
-
-def _draw_layer(axes: Axes, layout: Layout, layer: int, groups: list[Group]) -> None:
-    """Draw the edges of one layer: boxes with their functions, each joined to its two nodes."""
-    # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
-    groups = sorted(groups, key=lambda group: (group[0][2], group[0][1]))
-    names = [text_of(rows, "symbolic") for _, rows in groups]
-    ghosts = np.array([pruned_rows(rows.iloc[:1]).iloc[0] for _, rows in groups], dtype=bool)
-    boxed = np.array([name != CARRIED for name in names], dtype=bool)
-    side = layout.side(layer)
-    corners = side / 2 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    lines: list[Any] = []
-    curves, boxes, colours = [], [], []
-    for index, ((_, out, source), rows) in enumerate(groups):
-        x, y = layout.box(layer, index)
-        half = side / 2 * boxed[index]
-        lines += [[layout.node(layer, source), (x, y - half)]]
-        lines += [[(x, y + half), layout.node(layer + 1, out)]]
-        if boxed[index]:
-            boxes.append(corners + np.array([x, y]))
-            curves.append(_curve(rows, (x, y), 0.84 * side))
-            colours.append(GREY if ghosts[index] else VERMILLION if names[index] else BLUE)
-            size = min(7.0, 14 * layout.slot(layer))
-            if names[index] and size >= 3 and not ghosts[index]:
-                look: Any = {"ha": "center", "va": "bottom", "size": size, "color": VERMILLION}
-                text = axes.text(x, y + half + 0.04, shorten(names[index], 16), zorder=6, **look)
-                text.set_bbox({"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6})
-    strength = np.where(ghosts, 0.0, _strengths(groups))
-    alpha = np.where(ghosts, 0.16, 0.12 + 0.88 * strength)
-    width = np.repeat((0.4 + 1.4 * strength) * min(1.0, max(0.4, 2.5 * side)), 2)
-    twice: Any = {"linewidths": width, "alpha": list(np.repeat(alpha, 2))}
-    axes.add_collection(LineCollection(lines, colors=LINE, zorder=1, **twice))
-    if boxes:
-        pale: Any = {"alpha": list(alpha[boxed].clip(0.25)), "linewidths": min(1.2, 2.5 * side)}
-        axes.add_collection(PolyCollection(boxes, facecolors="white", edgecolors="none", zorder=2))
-        frame: Any = {**pale, "linewidths": min(0.6, 2 * side)}
-        axes.add_collection(
-            PolyCollection(boxes, facecolors="none", edgecolors=LINE, zorder=3, **frame)
-        )
-        axes.add_collection(LineCollection(curves, colors=colours, zorder=4, **pale))
-
-
-def _strengths(groups: list[Group]) -> NDArray[np.float64]:
-    """Return the square root of each score over the highest one; ones without scores."""
-    scores = [float(rows["score"].iloc[0]) if "score" in rows else 1.0 for _, rows in groups]
-    sizes = np.nan_to_num(np.abs(scores), posinf=0.0)
-    highest = sizes.max(initial=0.0)
-    return np.sqrt(sizes / highest) if highest > 0 else np.ones_like(sizes)
-
-
-def _curve(rows: pandas.DataFrame, centre: Place, side: float) -> NDArray[np.float64]:
-    """Return the edge function scaled into a square around `centre`, shape (points, 2)."""
-    rows = rows.sort_values("x")
-    points = rows[["x", "y"]].to_numpy(dtype=float)
-    points = points[np.isfinite(points).all(axis=1)]
-    if not len(points):
-        return np.repeat(np.array([centre]), 2, axis=0)
-    low, high = points.min(axis=0), points.max(axis=0)
-    flat = high - low <= ROUNDING * np.maximum(1.0, np.abs(high))
-    scaled = np.where(flat, 0.0, (points - (low + high) / 2) / np.where(flat, 1.0, high - low))
-    return np.asarray(np.array(centre) + side * scaled)
+    relative = relative.where(_texts(edges, "symbolic") != CARRIED, 2.0)
+    return _of_highest(table, edges, relative, MAX_EDGES)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Size of a diagram, its rows of nodes (inputs first), and the number of boxes between them."""
+    """Size of a diagram, and the places (count, 2) of its nodes and boxes.
+
+    Attributes:
+        nodes: Places of the nodes by level, inputs first.
+        boxes: Centres of the boxes by layer; `sides` are their sides.
+        labels: Labels of inputs and of outputs by their numbers; `upright` says which of both stand
+            upright for lack of room.
+    """
 
     width: float
     height: float
-    nodes: tuple[int, ...]
-    #: Heights of the rows of nodes.
-    levels: tuple[float, ...]
-    counts: tuple[int, ...]
-    #: Labels of inputs and of outputs, by their numbers.
+    nodes: list[Array]
+    boxes: list[Array]
+    sides: list[float]
     labels: tuple[dict[int, str], dict[int, str]]
-
-    def node(self, layer: int, index: int) -> Place:
-        """Return the place of a node."""
-        return MARGIN + self.room(layer) * (index + 0.5), self.levels[layer]
-
-    def room(self, layer: int) -> float:
-        """Return the width available to each node of a layer."""
-        return (self.width - 2 * MARGIN) / self.nodes[layer]
-
-    def slot(self, layer: int) -> float:
-        """Return the width available to each box."""
-        return (self.width - 2 * MARGIN) / self.counts[layer]
-
-    def side(self, layer: int) -> float:
-        """Return the side of each box."""
-        return min(BOX, 0.8 * self.slot(layer))
-
-    def box(self, layer: int, index: int) -> Place:
-        """Return the centre of a box."""
-        height = (self.levels[layer] + self.levels[layer + 1]) / 2
-        return MARGIN + self.slot(layer) * (index + 0.5), height
-
-    def is_upright(self, layer: int, labels: dict[int, str]) -> bool:
-        """Return whether labels of nodes stand upright for lack of room."""
-        return _length(labels) > self.room(layer)
-
-
-def _length(labels: dict[int, str]) -> float:
-    return LETTER * max(map(len, labels.values()), default=1)
+    upright: tuple[bool, bool]
 
 
 def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
     """Return the layout of the network in `table` (one seed), with room for a heading."""
     edges = table.drop_duplicates(KEYS)
     depth = int(edges["layer"].max()) + 1 if len(edges) else 1
-    ends = {
-        level: [
-            *edges.loc[edges["layer"] == level - 1, "out"],
-            *edges.loc[edges["layer"] == level, "in"],
-        ]
-        for level in range(depth + 1)
-    }
-    nodes = tuple(max([1, *(int(end) + 1 for end in ends[level])]) for level in ends)
-    counts = tuple(max(1, int((edges["layer"] == layer).sum())) for layer in range(depth))
-    wanted = max(0.62 * max(counts), 0.45 * max(nodes)) + 2 * MARGIN
+    last = edges.groupby("layer")[["in", "out"]].max().reindex(range(-1, depth + 1), fill_value=0)
+    nodes = [int(max(last["in"][i], last["out"][i - 1])) + 1 for i in range(depth + 1)]
+    counts = [max(1, int((edges["layer"] == layer).sum())) for layer in range(depth)]
+    wanted = max(BOX_ROOM * max(counts), NODE_ROOM * max(nodes)) + 2 * MARGIN
     width = min(MAX_WIDTH, max(MIN_WIDTH, wanted))
-    labels = (
-        _labels(edges[edges["layer"] == 0], "in", "input_name", "x"),
-        _labels(edges[edges["layer"] == depth - 1], "out", "output_name", "y"),
-    )
-    flat = Layout(width, 0.0, nodes, (), counts, labels)
+    room = width - 2 * MARGIN
+    sides = [min(BOX, BOX_PART * room / count) for count in counts]
+    inputs = _labels(edges[edges["layer"] == 0], "in", "input_name", "x")
+    outputs = _labels(edges[edges["layer"] == depth - 1], "out", "output_name", "y")
+    lengths = [LETTER * max(map(len, texts.values()), default=1) for texts in (inputs, outputs)]
+    upright = lengths[0] > room / nodes[0], lengths[1] > room / nodes[-1]
     below, above = (
-        0.2 + (_length(side) if flat.is_upright(layer, side) else 0.15)
-        for layer, side in zip((0, depth), labels, strict=True)
+        LABEL_EDGE + (length if turned else LABEL)
+        for length, turned in zip(lengths, upright, strict=True)
     )
-    rows = [2 * GAP + 1.25 * flat.side(layer) for layer in range(depth)]
-    levels = tuple(float(level) for level in below + np.cumsum([0.0, *rows]))
-    height = levels[-1] + above + 0.3 * heading
-    return Layout(width, height, nodes, levels, counts, labels)
+    levels = below + np.cumsum([0.0, *(2 * GAP + side / BOX_PART for side in sides)])
+
+    def places(count: int, level: float) -> Array:
+        across = MARGIN + room * (np.arange(count) + 0.5) / count
+        return np.column_stack([across, np.full(count, level)])
+
+    middles = (levels[:-1] + levels[1:]) / 2
+    height = float(levels[-1]) + above + HEAD * heading
+    at_nodes, at_boxes = (
+        list(map(places, numbers, heights))
+        for numbers, heights in ((nodes, levels), (counts, middles))
+    )
+    return Layout(width, height, at_nodes, at_boxes, sides, (inputs, outputs), upright)
 
 
 def _labels(edges: pandas.DataFrame, column: str, names: str, letter: str) -> dict[int, str]:
-    groups: Any = edges.groupby(column)
+    ends = edges.drop_duplicates(column)
     return {
-        int(index): shorten(text_of(rows, names) or f"{letter}{index}", MAX_LETTERS)
-        for index, rows in groups
+        int(index): shorten(text or f"{letter}{index}", MAX_LETTERS)
+        for index, text in zip(ends[column], _texts(ends, names), strict=True)
     }
+
+
+def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
+    """Draw a network with one seed into `axes`, whose limits become the layout's size."""
+    axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
+    axes.set_axis_off()
+    for layer in range(len(layout.boxes)):
+        _draw_layer(axes, layout, layer, table[table["layer"] == layer])
+    x, y = np.concatenate(layout.nodes).T
+    axes.scatter(x, y, s=NODE, c=BLACK, zorder=NODES_AT)
+    products = table[_texts(table, "operation") == "product"].drop_duplicates(["layer", "out"])
+    for layer, out in products[["layer", "out"]].to_numpy():
+        place = layout.nodes[layer + 1][out]
+        axes.plot(*place, "o", ms=PRODUCT[0], color=BLACK, zorder=NODES_AT)
+        axes.plot(*place, "x", ms=PRODUCT[1], mew=1.2, color="white", zorder=TEXT_AT)
+    for labels, level, shift, va, upright in zip(
+        layout.labels,
+        (layout.nodes[0], layout.nodes[-1]),
+        (-LABEL_NODE, LABEL_NODE),
+        ("top", "bottom"),
+        layout.upright,
+        strict=True,
+    ):
+        largest, per_inch = NODE_TEXT
+        points = min(largest, per_inch * (layout.width - 2 * MARGIN) / len(level))
+        look: Any = {"ha": "center", "va": va, "size": points, "rotation": 90 * upright}
+        for index, text in labels.items():
+            x, y = level[index]
+            axes.text(x, y + shift, text, zorder=TEXT_AT, **look)
+
+
+def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) -> None:
+    """Draw the edges of one layer: boxes with their functions, each joined to its two nodes."""
+    # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
+    edges = rows.drop_duplicates(KEYS).sort_values(["in", "out"])
+    symbols, ghosts = _texts(edges, "symbolic").to_numpy(), _are_pruned(edges).to_numpy()
+    boxed = symbols != CARRIED
+    scores = edges["score"].abs().to_numpy(float) if "score" in edges else np.ones(len(edges))
+    scores = np.nan_to_num(scores, posinf=0.0)
+    strength = np.sqrt(scores / highest) if (highest := scores.max()) > 0 else np.ones_like(scores)
+    strength = np.where(ghosts, 0.0, strength)
+    alpha = np.where(ghosts, GHOST, WEAKEST + (1 - WEAKEST) * strength)
+    side, centres = layout.sides[layer], layout.boxes[layer]
+    half = side / 2 * boxed[:, None] * [0, 1]
+    below = np.stack([layout.nodes[layer][edges["in"]], centres - half], axis=1)
+    above = np.stack([centres + half, layout.nodes[layer + 1][edges["out"]]], axis=1)
+    width = (THIN + THICKER * strength) * min(1.0, max(THIN, 2.5 * side))
+    twice: Any = {"lw": np.tile(width, 2), "alpha": list(np.tile(alpha, 2)), "zorder": EDGES_AT}
+    axes.add_collection(LineCollection([*below, *above], colors=LINE, **twice))
+    if boxed.any():
+        faint = alpha[boxed].clip(FAINTEST)
+        corners = centres[boxed][:, None] + side / 2 * np.array(
+            [(-1, -1), (1, -1), (1, 1), (-1, 1)]
+        )
+        frame: Any = {"ec": to_rgba_array([LINE] * len(faint), faint), "lw": min(0.6, 2 * side)}
+        axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
+        groups = (each for _, each in rows.groupby(["in", "out"]))
+        curves = [
+            _curve(each, centre, CURVE_PART * side)
+            for each, centre, drawn in zip(groups, centres, boxed, strict=True)
+            if drawn
+        ]
+        colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
+        pen: Any = {"alpha": list(faint), "lw": min(1.2, 2.5 * side), "zorder": CURVES_AT}
+        axes.add_collection(LineCollection(curves, colors=list(colours), **pen))
+    largest, per_inch = BOX_TEXT
+    points = min(largest, per_inch * side)
+    named = boxed & ~ghosts & (symbols != "") & (points >= READABLE)
+    look: Any = {"ha": "center", "va": "bottom", "size": points, "color": VERMILLION}
+    for (x, y), symbol in zip(centres[named], symbols[named], strict=True):
+        text = shorten(symbol, MAX_SYMBOL)
+        axes.text(x, y + side / 2 + LABEL_GAP, text, zorder=TEXT_AT, bbox=WHITE, **look)
+
+
+def _curve(rows: pandas.DataFrame, centre: Array, side: float) -> Array:
+    """Return the edge function scaled into a square around `centre`, shape (points, 2)."""
+    points = rows.sort_values("x")[["x", "y"]].to_numpy(dtype=float)
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        return np.stack([centre, centre])
+    low, high = points.min(axis=0), points.max(axis=0)
+    flat = high - low <= ROUNDING * np.maximum(1.0, np.abs(high))
+    scaled = np.where(flat, 0.0, (points - (low + high) / 2) / np.where(flat, 1.0, high - low))
+    return np.asarray(centre + side * scaled)

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
 from kanrun.figures.style import (
+    BAND,
     BLACK,
     BLUE,
     CYCLE,
     DASHED,
     GREY,
+    MARKERS,
+    SEED,
     SEQUENTIAL,
     set_remark,
     shorten,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-
 Values = NDArray[np.float64]
 Numbers = Sequence[float] | pandas.Series
+#: A panel, the name of its group, and the rows of that.
+Panels = list[tuple[Axes, Any, pandas.DataFrame]]
 #: Legend of `medians`, for a remark above the figure.
 BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
 #: Width in inches of a page's text, and of a figure with a single panel.
 WIDTH, SINGLE_WIDTH = 6.5, 5.4
+#: Height of a panel, of a row of a panel, and of what is around its rows.
+HEIGHT, ROW, AROUND_ROWS = 2.6, 0.32, 0.6
 #: Cells of a map up to which each shows its number.
 MAX_NUMBERED = 144
-#: Letters of all names below an axis up to which they stand side by side.
-MAX_LETTERS = 34
+#: Letters: of a panel's title on one line, of names of columns and rows of a map, and of all names
+#: below an axis up to which they stand side by side.
+TITLE_LETTERS, COLUMN_LETTERS, ROW_LETTERS, MAX_LETTERS = 30, 18, 24, 34
+TURNED: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+MEDIAN: dict[str, Any] = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
+#: Named ticks of a logarithmic axis are this far apart: a fraction of the axis, and in logarithms.
+TICK_ROOM, TICK_RATIO = 1 / 9, 0.3
+#: Sizes of the markers of curves that may lie on each other: the first, and the last ones.
+LARGE, SMALL = 6, 2
 
 
 def grid_of_panels(
     rows: int,
     columns: int,
-    height: float = 2.6,
+    height: float = HEIGHT,
     width: float | None = None,
     room: float = 0.4,
     **options: Any,
@@ -60,7 +72,7 @@ def grid_of_panels(
 
 
 def small_multiples(
-    count: int, max_columns: int = 1, height: float = 2.6, **options: Any
+    count: int, max_columns: int = 1, height: float = HEIGHT, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and `count` axes in rows of at most `max_columns`; see `grid_of_panels`."""
     columns = max(1, min(max_columns, count))
@@ -71,9 +83,36 @@ def small_multiples(
     return figure, axes[:count]
 
 
-def one_panel(height: float = 2.6, **options: Any) -> tuple[Figure, Axes]:
+def panels_by(
+    table: pandas.DataFrame,
+    by: str,
+    max_columns: int = 3,
+    height: float = HEIGHT,
+    **options: Any,
+) -> tuple[Figure, Panels]:
+    """Return a figure with a panel for each value of the column `by`, titled with it.
+
+    This is what most figures of studies are made of: a panel for each target, task or learner, in
+    which `medians` or `series` draw lines by group, and `log_log` makes both axes logarithmic.
+    Panels come with their value and rows, in the order of the table; see `grid_of_panels`.
+    """
+    groups: Any = list(table.groupby(by, sort=False))
+    figure, panels = small_multiples(len(groups), max_columns, height, **options)
+    for panel, (name, _) in zip(panels, groups, strict=True):
+        panel.set_title(two_lines(str(name)))
+    return figure, [(panel, *group) for panel, group in zip(panels, groups, strict=True)]
+
+
+def one_panel(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:
     """Return a figure with a single panel; see `grid_of_panels`."""
     figure, (panel,) = small_multiples(1, height=height, **options)
+    return figure, panel
+
+
+def panel_of_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Return a figure with a single panel that has a named row for each of `names`."""
+    figure, panel = one_panel(ROW * len(names) + AROUND_ROWS)
+    name_rows(panel, names)
     return figure, panel
 
 
@@ -97,11 +136,10 @@ def medians(
     groups = values.groupby(rows[x])
     middle = groups.median()
     if spread == "dots":
-        panel.plot(rows[x], values, ".", color=look["color"], alpha=0.5)
+        panel.plot(rows[x], values, ".", color=look["color"], **SEED)
     panel.plot(middle.index, middle, style, **look)
     if spread == "band" and groups.size().max() > 1:
-        colour = look["color"]
-        panel.fill_between(middle.index, groups.min(), groups.max(), color=colour, alpha=0.2, lw=0)
+        panel.fill_between(middle.index, groups.min(), groups.max(), color=look["color"], **BAND)
 
 
 def series(
@@ -109,17 +147,22 @@ def series(
     table: pandas.DataFrame,
     columns: tuple[str, str],
     by: str,
-    style: str = "o-",
+    line: str = "-",
     *,
     label: str = "{}",
+    overlapping: bool = False,
     **look: Any,
 ) -> None:
-    """Draw `medians` of each group of the column `by` in a separate colour.
+    """Draw `medians` of each group of the column `by` in a colour and with a marker of its own.
 
-    `label` is a format of the group's name, such as "{}: median".
+    `label` is a format of the group's name, such as "{}: median". Where curves may lie on each
+    other (`overlapping`), later ones are dashed and have smaller markers.
     """
     for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
+        style = MARKERS[index % len(MARKERS)] + ("--" if overlapping and index else line)
         look |= {"color": CYCLE[index % len(CYCLE)], "label": label.format(shorten(name))}
+        if overlapping:
+            look["ms"] = max(LARGE - index, SMALL)
         medians(panel, rows, columns, style, **look)
 
 
@@ -133,8 +176,8 @@ def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) ->
 
 def seeds_across(panel: Axes, values: pandas.Series[Any], place: float) -> None:
     """Draw the value of each seed on one row of a panel, and their median as a bar."""
-    panel.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.5, label="a seed")
-    panel.plot(values.median(), place, "|", color=BLACK, ms=11, mew=1.6, label="median")
+    panel.plot(values, [place] * len(values), "o", color=BLUE, label="a seed", **SEED)
+    panel.plot(values.median(), place, "|", **MEDIAN)
 
 
 def name_rows(panel: Axes, names: Sequence[str]) -> None:
@@ -147,8 +190,7 @@ def name_rows(panel: Axes, names: Sequence[str]) -> None:
 def name_columns(panel: Axes, names: Sequence[str]) -> None:
     """Name the places 0, 1, ... below a panel, turned if they would touch each other."""
     turned = sum(len(name) + 2 for name in names) > MAX_LETTERS
-    look: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if turned else {}
-    panel.set_xticks(range(len(names)), names, **look)
+    panel.set_xticks(range(len(names)), names, **(TURNED if turned else {}))
 
 
 def heat_map(
@@ -156,14 +198,14 @@ def heat_map(
     values: Values,
     rows: Sequence[Any],
     columns: Sequence[Any],
-    form: Any = None,
+    form: Callable[[float], str] | None = None,
     **look: Any,
 ) -> Any:
     """Draw a matrix with named rows and columns; write numbers by `form` if there are few cells."""
     image: Any = panel.imshow(values, **{"aspect": "auto", **look})
     panel.grid(visible=False)
-    name_columns(panel, [shorten(name, 18) for name in columns])
-    panel.set_yticks(range(len(rows)), [shorten(name, 24) for name in rows])
+    name_columns(panel, [shorten(name, COLUMN_LETTERS) for name in columns])
+    panel.set_yticks(range(len(rows)), [shorten(name, ROW_LETTERS) for name in rows])
     if form is not None and values.size <= MAX_NUMBERED:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -178,7 +220,7 @@ def draw_map(
     y: Values,
     values: Values,
     limits: tuple[float, float],
-    colours: str = SEQUENTIAL,
+    colours: Any = SEQUENTIAL,
 ) -> Any:
     """Draw values at points (x, y), all of shape (samples,); return what a colour bar needs.
 
@@ -188,15 +230,14 @@ def draw_map(
     panel.grid(visible=False)
     low, high = limits if limits[0] < limits[1] else (limits[0] - 1, limits[0] + 1)
     look: Any = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
-    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(values)
-    x, y, values = x[finite], y[finite], values[finite]
+    x, y, values = (table := np.stack([x, y, values]))[:, np.isfinite(table).all(axis=0)]
     cells = lattice(x, y, values)
     if cells is not None:
         return panel.pcolormesh(*cells, shading="nearest", **look)
     try:
         return panel.tripcolor(Triangulation(x, y), values, shading="gouraud", **look)
     except (ValueError, RuntimeError):
-        return panel.scatter(x, y, c=values, s=8, **look)
+        return panel.scatter(x, y, c=values, **look)
 
 
 def lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Values] | None:
@@ -218,25 +259,15 @@ def mark_stages(
     Names that would lie on the next one, nearer than the fraction `room` of all steps, are left
     out.
     """
-    starts = (
-        np.flatnonzero(pandas.Series(list(stages)).diff().ne(0)) if len(steps) else np.array([])
-    )
+    starts = np.flatnonzero(pandas.Series(list(stages), dtype=float).diff().ne(0))
     last = np.inf
     for start in reversed(starts.tolist()):
         if start:
             panel.axvline(steps[start], **DASHED)
         if last - steps[start] >= room * (steps[-1] - steps[0]):
             last = steps[start]
-            place: Any = {"xytext": (1, 0), "textcoords": "offset points"}
-            panel.annotate(
-                f"{names[start]:g}",
-                (last, 1),
-                xycoords=("data", "axes fraction"),
-                color=GREY,
-                size="small",
-                va="top",
-                **place,
-            )
+            at: Any = {"transform": panel.get_xaxis_transform(), "va": "top"}
+            panel.text(last, 1, f" {names[start]:g}", color=GREY, size="small", **at)
 
 
 def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
@@ -248,7 +279,7 @@ def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
 def ticks_at(axis: Axis, values: Iterable[float]) -> None:
     """Put the ticks of a logarithmic axis at those of `values` that there is room to name."""
     every = sorted({float(value) for value in values})
-    room = max(np.log(every[-1] / every[0]) / 9, 0.3) if every else 0.0
+    room = max(np.log(every[-1] / every[0]) * TICK_ROOM, TICK_RATIO) if every else 0.0
     kept: list[float] = []
     for value in every:
         if not kept or np.log(value / kept[-1]) > room:
@@ -276,10 +307,10 @@ def finish(
     return figure
 
 
-def two_lines(name: str, max_letters: int) -> str:
+def two_lines(name: str, max_letters: int = TITLE_LETTERS) -> str:
     """Return `name` on at most two lines, with its end, which distinguishes long names."""
     lines = textwrap.wrap(name, max_letters)
-    shown = lines if len(lines) < 3 else [f"{lines[0]} …", lines[-1]]
+    shown = lines if len(lines) <= 2 else [f"{lines[0]} …", lines[-1]]
     return "\n".join(shorten(line, max_letters + 2) for line in shown)
 
 

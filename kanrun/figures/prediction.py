@@ -1,22 +1,35 @@
-"""Predictions against true values, residuals, and the effect of each input on a prediction."""
+"""Predictions against the truth, numbers and classes, and what each input does to a prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kanrun.figures.classes import draw_classes, draw_wrong, has_classes
-from kanrun.figures.panels import draw_map, grid_of_panels, small_multiples
+from kanrun.figures.panels import (
+    WIDTH,
+    draw_map,
+    finish,
+    grid_of_panels,
+    heat_map,
+    name_rows,
+    one_panel,
+    small_multiples,
+)
 from kanrun.figures.style import (
+    BAND,
     BLACK,
     CYCLE,
     DIVERGING,
     GREY,
+    MARKERS,
+    NUMBERS,
     SPLITS,
     VERMILLION,
     error_limit,
@@ -30,12 +43,23 @@ from kanrun.figures.style import (
     thin,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-MAX_OUTPUTS, MAX_INPUTS = 4, 12
+MAX_OUTPUTS, MAX_INPUTS, MAX_CLASSES = 4, 12, 30
 #: Rows of a map: its cells are small, but files grow with them.
 MAX_CELLS = 40_000
+#: Heights and widths of panels (inches); `BAR` is the height of the bars of one class.
+SQUARE, MATRIX, ALONE, BAR, EFFECT = (3.2, 3.4), (3.2, 4.2), 3.2, 0.32, 1.9
+#: Points of a scatter plot, wrong ones around them, and training points below a curve.
+POINTS: dict[str, Any] = {"s": 6, "alpha": 0.5, "rasterized": True}
+CLASS_POINTS: dict[str, Any] = {"s": 12, "lw": 0.3, "ec": "white"}
+WRONG: dict[str, Any] = {"s": 45, "fc": "none", "ec": BLACK, "label": "misclassified"}
+GIVEN: dict[str, Any] = {**POINTS, "s": 10, "c": GREY, "label": "training points"}
+TRUTH: dict[str, Any] = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
+REFERENCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "zorder": 1}
+BELOW: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
+#: Length by width of the colour bars below two maps and below one.
+LONG, SHORT = 44, 22
+#: Free part of an axis around its data.
+ROOM = 0.08
 
 
 @styled
@@ -48,64 +72,48 @@ def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
     give a parity plot. Classes (text or whole numbers) give a confusion matrix, of two inputs with
     a map of the classes. At most four outputs are drawn.
     """
-    table = first_seed(table)
-    inputs, outputs = _names(table, "input"), _names(table, "prediction")
+    table, inputs, outputs = _read(table)
     shown = outputs[:MAX_OUTPUTS]
-    columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
-    filled = [name for name in columns if name in table and not table[name].isna().all()]
-    classified = bool(shown) and all(has_classes(table, name) for name in shown)
     numeric = is_numeric(table, [f"input:{name}" for name in inputs])
-    if classified or not is_numeric(table, filled):
-        figure = draw_classes(table, inputs, shown)
+    if shown and all(has_classes(table, name) for name in shown):
+        figure = _classes(table, inputs if numeric else [], shown)
     elif len(inputs) == 1 and numeric:
         figure = _curves(table, inputs[0], shown)
     elif len(inputs) == 2 and numeric:
         figure = _maps(table, inputs, shown)
     else:
-        figure, panels = small_multiples(len(shown), 2, 3.2, width=3.4 * min(2, len(shown)))
+        height, width = SQUARE
+        figure, panels = small_multiples(len(shown), 2, height, width=width * min(2, len(shown)))
         for axes, output in zip(panels, shown, strict=True):
             _parity(axes, table, output)
     set_remark(figure, title or note_of_some(len(shown), len(outputs), "outputs"))
     return figure
 
 
-def _names(table: pandas.DataFrame, kind: str) -> list[str]:
-    """Return the names of the columns `kind:<name>`."""
-    names = [str(name).partition(":") for name in table.columns]
-    return [name for start, _, name in names if start == kind]
-
-
-def _truth(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
-    """Return the column of true values; missing values if the table has none."""
-    missing = pandas.Series(np.nan, index=table.index)
-    return table.get(f"truth:{output}", missing)
+def _read(table: pandas.DataFrame) -> tuple[pandas.DataFrame, list[str], list[str]]:
+    """Return the first seed's rows with a column of truth for each output, inputs and outputs."""
+    inputs, outputs = (
+        [name.removeprefix(kind) for name in map(str, table) if name.startswith(kind)]
+        for kind in ("input:", "prediction:")
+    )
+    unknown = {f"truth:{name}": np.nan for name in outputs if f"truth:{name}" not in table}
+    return first_seed(table).assign(**unknown), inputs, outputs
 
 
 def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figure:
-    figure, panels = small_multiples(len(outputs), width=6.5)
+    figure, panels = small_multiples(len(outputs), width=WIDTH)
     x = f"input:{name}"
     line = table[table["split"] == ("grid" if (table["split"] == "grid").any() else "test")]
     line = line.sort_values(x)
     given = thin(table[table["split"].isin(["train", "validation"])])
     for axes, output in zip(panels, outputs, strict=True):
         if len(given):
-            values, size = _truth(given, output), 14 if len(given) < 50 else 5
-            axes.scatter(
-                given[x],
-                values,
-                s=size,
-                c=GREY,
-                alpha=0.6,
-                rasterized=True,
-                label="training points",
-            )
-        truth = _truth(line, output)
-        if truth.notna().any():
-            axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth")
-        prediction = line[f"prediction:{output}"]
-        axes.plot(line[x], prediction, color=VERMILLION, label="prediction")
+            axes.scatter(given[x], given[f"truth:{output}"], **GIVEN)
+        if line[f"truth:{output}"].notna().any():
+            axes.plot(line[x], line[f"truth:{output}"], **TRUTH)
+        axes.plot(line[x], line[f"prediction:{output}"], color=VERMILLION, label="prediction")
         axes.set(xlabel=shorten(name), ylabel=shorten(output))
-        axes.margins(x=0.01)
+        axes.margins(x=0)
         axes.legend()
     return figure
 
@@ -119,51 +127,47 @@ def _maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]
     splits = [name for name in ("grid", "test", "train") if (table["split"] == name).any()]
     rows = thin(table[table["split"].isin(splits[:1])], MAX_CELLS)
     x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
-    truths = [_truth(rows, name).to_numpy(dtype=float) for name in outputs]
-    known = bool(np.isfinite(truths).any())
-    width = None if known else 3.2
-    figure, grid = grid_of_panels(len(outputs), 3 if known else 1, width=width, sharey=True)
-    for line, output, truth in zip(grid, outputs, truths, strict=True):
-        prediction = rows[f"prediction:{output}"].to_numpy(dtype=float)
-        both = np.concatenate([truth, prediction])
-        limits = float(np.nanmin(both, initial=np.inf)), float(np.nanmax(both, initial=-np.inf))
-        limits = limits if limits[0] < np.inf else (0.0, 1.0)
-        shown = {"truth": truth, "prediction": prediction} if known else {"prediction": prediction}
-        for axes, (title, values) in zip(line, shown.items(), strict=False):
-            image = draw_map(axes, x, y, values, limits)
-            axes.set_title(title)
-        below: Any = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
-        figure.colorbar(image, ax=line[: len(shown)], aspect=44, label=shorten(output), **below)
-        if known:
-            error = prediction - truth
-            limit, largest = error_limit(error), float(np.nanmax(np.abs(error), initial=0.0))
-            image = draw_map(line[2], x, y, error, (-limit, limit), DIVERGING)
-            line[2].set_title("prediction - truth")
-            extend = "both" if largest > limit else "neither"
-            ticks = MaxNLocator(3)
-            bar = figure.colorbar(image, ax=line[2], aspect=22, extend=extend, ticks=ticks, **below)
-            bar.set_label(f"largest {number(largest)}", loc="left")
+    known = bool(rows[[f"truth:{name}" for name in outputs]].notna().any(axis=None))
+    columns, width = (3, None) if known else (1, ALONE)
+    figure, grid = grid_of_panels(len(outputs), columns, width=width, sharey=True)
+    for line, output in zip(grid, outputs, strict=True):
+        values = rows[[f"truth:{output}", f"prediction:{output}"]].to_numpy(dtype=float)
+        (truth, guess), finite = values.T, values[np.isfinite(values)]
+        limits = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        error = guess - truth
+        limit, largest = error_limit(error), float(np.nanmax(np.abs(error), initial=0.0))
+        shown: list[Any] = [
+            ("truth", truth, limits),
+            ("prediction", guess, limits),
+            ("prediction - truth", error, (-limit, limit), DIVERGING),
+        ]
+        images = []
+        for axes, (title, *drawn) in zip(line, shown if known else shown[1:2], strict=True):
+            images.append(draw_map(axes, x, y, *drawn))
+            axes.set(title=title, xlabel=shorten(inputs[0]))
         line[0].set_ylabel(shorten(inputs[1]))
-        for axes in line:
-            axes.set_xlabel(shorten(inputs[0]))
+        figure.colorbar(images[0], ax=line[:2], aspect=LONG, label=shorten(output), **BELOW)
+        if known:
+            extend = "both" if largest > limit else "neither"
+            look: Any = {"aspect": SHORT, "ticks": MaxNLocator(3), "extend": extend}
+            bar = figure.colorbar(images[2], ax=line[2], **look, **BELOW)
+            bar.set_label(f"largest {number(largest)}", loc="left")
     return figure
 
 
 def _errors(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
     """Return, for train and test, the columns truth, guess and error of the rows that have both."""
-    columns = {"truth": _truth(table, output), "guess": table[f"prediction:{output}"]}
-    numbers = {name: pandas.to_numeric(each, errors="coerce") for name, each in columns.items()}
-    both = pandas.DataFrame({"split": table["split"], **numbers})
-    both = both.assign(error=both["guess"] - both["truth"])
+    both = table[[f"truth:{output}", f"prediction:{output}"]].set_axis(["truth", "guess"], axis=1)
+    both = both.apply(pandas.to_numeric, errors="coerce")
+    both = both.assign(split=table["split"], error=both["guess"] - both["truth"])
     both = both[np.isfinite(both["error"])]
     parts = {split: both[both["split"] == split] for split in ("train", "test")}
     return {split: part for split, part in parts.items() if len(part)}
 
 
 def _scatter(axes: Axes, part: pandas.DataFrame, x: str, y: str, split: str, label: str) -> None:
-    rows = thin(part)
-    look: Any = {"s": 6, "alpha": 0.5, "zorder": 2 + (split == "test"), "rasterized": True}
-    axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, **look)
+    rows, order = thin(part), 2 + (split == "test")
+    axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, zorder=order, **POINTS)
 
 
 def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
@@ -172,9 +176,9 @@ def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
         rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
         _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
     if parts:
-        axes.axline((0, 0), slope=1, color=BLACK, lw=0.8, zorder=1)
+        axes.axline((0, 0), slope=1, **REFERENCE)
         ends = pandas.concat(parts.values())[["truth", "guess"]].to_numpy(dtype=float)
-        margin = 0.05 * float(np.ptp(ends)) or 1.0
+        margin = ROOM * float(np.ptp(ends)) or 1.0
         limits = ends.min() - margin, ends.max() + margin
         axes.set(xlim=limits, ylim=limits)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -189,37 +193,121 @@ def residuals(table: pandas.DataFrame) -> Figure:
     `table` is as for `predictions`; rows of the first seed and the splits train and test count. For
     classes, draw how often each is predicted as another one.
     """
-    table = first_seed(table)
-    every = _names(table, "prediction")
-    if every and all(has_classes(table, name) for name in every):
-        return draw_wrong(table, every[0])
-    outputs = [name for name in every if is_numeric(table, [f"prediction:{name}"])]
+    table, _, outputs = _read(table)
+    if outputs and all(has_classes(table, name) for name in outputs):
+        return _misclassified(table, outputs[0])
     shown = outputs[:MAX_OUTPUTS]
     figure, grid = grid_of_panels(max(1, len(shown)), 2, room=0.1)
     for (left, right), output in zip(grid, shown, strict=False):
-        _residuals(left, right, table, output)
-    set_remark(figure, note_of_some(len(shown), len(outputs), "outputs"))
-    return figure
-
-
-def _residuals(left: Axes, right: Axes, table: pandas.DataFrame, output: str) -> None:
-    parts = _errors(table, output)
-    if parts:
-        errors = pandas.concat(parts.values())["error"].to_numpy(dtype=float)
+        parts = _errors(table, output)
+        errors = np.concatenate([np.empty(0), *(part["error"] for part in parts.values())])
         limit = error_limit(errors)
         for split, part in parts.items():
             clipped = part.assign(error=part["error"].clip(-limit, limit))
             look: Any = {"weights": np.full(len(part), 100 / len(part)), "range": (-limit, limit)}
             left.hist(clipped["error"], color=SPLITS[split], alpha=0.5, label=split, **look)
             _scatter(right, clipped, "guess", "error", split, "")
-        left.legend()
+        if parts:
+            left.legend()
         if beyond := int((np.abs(errors) > limit).sum()):
-            right.set_title(
-                f"{beyond} points beyond, drawn at the border", size="small", color=GREY
-            )
-    right.axhline(0, color=BLACK, lw=0.8, zorder=1)
-    left.set(xlabel="prediction - truth", ylabel="points (%)")
-    right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
+            right.set_title(f"{beyond} points beyond, drawn at the border", color=GREY)
+        right.axhline(0, **REFERENCE)
+        left.set(xlabel="prediction - truth", ylabel="points (%)")
+        right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
+    set_remark(figure, note_of_some(len(shown), len(outputs), "outputs"))
+    return figure
+
+
+def has_classes(table: pandas.DataFrame, output: str) -> bool:
+    """Return whether an output is text, or whole numbers in both truth and prediction."""
+    truth, guess = (table[f"{kind}:{output}"].dropna() for kind in ("truth", "prediction"))
+    if guess.dtype.kind not in NUMBERS or (len(truth) and truth.dtype.kind not in NUMBERS):
+        return True
+    return bool(len(truth) and len(guess)) and not (pandas.concat([truth, guess]) % 1).any()
+
+
+def _labelled(table: pandas.DataFrame, output: str) -> tuple[pandas.DataFrame, list[str]]:
+    """Return the columns split, truth and guess with labels as text, and the sorted labels.
+
+    A label 7 may have been read as 7.0.
+    """
+    sides = table[[f"truth:{output}", f"prediction:{output}"]].astype(object)
+    values = sides.melt()["value"].dropna().unique()
+    numeric = all(isinstance(value, int | float) for value in values)
+    ordered = sorted(values, key=None if numeric else str)
+    texts = {value: f"{value:.15g}" if numeric else str(value) for value in ordered}
+    rows = sides.map(texts.get).set_axis(["truth", "guess"], axis=1)
+    return rows.assign(split=table["split"]), list(texts.values())[:MAX_CLASSES]
+
+
+def _classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+    """Draw a confusion matrix per output; for two numeric inputs, also a map of the classes."""
+    if len(inputs) != 2 or len(outputs) != 1 or not (table["split"] == "grid").any():
+        height, width = MATRIX
+        figure, panels = small_multiples(len(outputs), height=height, width=width)
+        for axes, output in zip(panels, outputs, strict=True):
+            _confusion(axes, output, *_labelled(table, output))
+        return figure
+    rows, labels = _labelled(table, outputs[0])
+    figure, ((left, right),) = grid_of_panels(1, 2, ALONE)
+    x, y = (table[f"input:{name}"].astype(float) for name in inputs)
+    _draw_areas(left, rows.assign(x=x, y=y), labels)
+    names = [shorten(name) for name in inputs]
+    left.set(xlabel=names[0], ylabel=names[1], title="areas: prediction; points: truth")
+    _confusion(right, outputs[0], rows, labels)
+    return figure
+
+
+def _misclassified(table: pandas.DataFrame, output: str) -> Figure:
+    """Draw the fraction of misclassified points of each class, by split."""
+    table, labels = _labelled(table, output)
+    figure, axes = one_panel(BAR * len(labels) + 0.8)
+    for offset, split in ((-0.2, "train"), (0.2, "test")):
+        rows = table[table["split"] == split].dropna()
+        if len(rows):
+            wrong = (rows["truth"] != rows["guess"]).groupby(rows["truth"]).mean()
+            percent = 100 * wrong.reindex(labels, fill_value=0.0).to_numpy(dtype=float)
+            look: Any = {"color": SPLITS[split], "label": f"{split}: {len(rows)} points"}
+            bars = axes.barh(np.arange(len(labels)) + offset, percent, 0.38, **look)
+            axes.bar_label(bars, fmt="{:.3g}", size="small", padding=2)
+    name_rows(axes, [shorten(label) for label in labels])
+    axes.set(xlabel="misclassified points (%)", xlim=(0, max(1.0, 1.15 * axes.get_xlim()[1])))
+    return finish(figure, [axes], where="outside upper center", ncols=2)
+
+
+def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str]) -> None:
+    split = "test" if (rows["split"] == "test").any() else "train"
+    rows = rows[rows["split"] == split].dropna()
+    if not labels:
+        axes.set_axis_off()
+        return
+    table = pandas.crosstab(rows["truth"], rows["guess"])
+    counts = table.reindex(index=labels, columns=labels, fill_value=0).to_numpy(dtype=float)
+    look: Any = {"cmap": "Blues", "vmin": 0, "vmax": max(1, counts.max())}
+    image = heat_map(axes, counts, labels, labels, "{:.0f}".format, **look)
+    right = (rows["truth"] == rows["guess"]).sum() / max(1, len(rows))
+    title = f"{shorten(output)}, {split}: {right:.1%} correct"
+    axes.set(xlabel="prediction", ylabel="truth", title=title)
+    ticks = MaxNLocator(5, integer=True)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points", ticks=ticks)
+
+
+def _draw_areas(axes: Axes, rows: pandas.DataFrame, labels: list[str]) -> None:
+    """Draw the predicted class as pale areas, and points in the colour of their true class."""
+    numbers = rows["guess"].map({label: i for i, label in enumerate(labels[: len(CYCLE)])})
+    grid = rows["split"] == "grid"
+    x, y, guess = rows.assign(guess=numbers).loc[grid, ["x", "y", "guess"]].to_numpy(dtype=float).T
+    pale = ListedColormap([to_rgba(colour, BAND["alpha"]) for colour in CYCLE])
+    draw_map(axes, x, y, guess, (-0.5, len(CYCLE) - 0.5), pale)
+    points = thin(rows[~grid]).dropna()
+    for colour, label, marker in zip(CYCLE, labels, MARKERS, strict=False):
+        some = points[points["truth"] == label]
+        pen: Any = {"c": colour, "marker": marker, "label": shorten(label), **CLASS_POINTS}
+        axes.scatter(some["x"], some["y"], **pen)
+    wrong = points[points["truth"] != points["guess"]]
+    if len(wrong):
+        axes.scatter(wrong["x"], wrong["y"], **WRONG)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 @styled
@@ -234,27 +322,26 @@ def effects(
     """
     table, importance, values = (first_seed(one) for one in (table, importance, values))
     names = [name for name in importance["input"] if name in set(table["input"])]
-    shown, outputs = names[:MAX_INPUTS], list(dict.fromkeys(table["output"]))[:MAX_OUTPUTS]
-    figure, panels = small_multiples(len(shown), 3, 1.9, room=0.3, sharey=True)
-    part = table[table["input"].isin(shown) & table["output"].isin(outputs)]
+    shown = names[:MAX_INPUTS]
+    figure, panels = small_multiples(len(shown), 3, EFFECT, room=0.3, sharey=True)
+    part = table[table["input"].isin(shown)]
     low, high = float(part["value"].min()), float(part["value"].max())
-    room = 0.08 * (high - low) or 1.0
+    room = ROOM * (high - low) or 1.0
     for axes, name in zip(panels, shown, strict=True):
-        for colour, output in zip(CYCLE, outputs, strict=False):
-            rows = part[(part["input"] == name) & (part["output"] == output)].sort_values("x")
-            axes.fill_between(
-                rows["x"], rows["lower"], rows["upper"], color=colour, alpha=0.2, lw=0
-            )
+        own = part[part["input"] == name].sort_values("x")
+        for colour, (output, rows) in zip(CYCLE, own.groupby("output"), strict=False):
+            axes.fill_between(rows["x"], rows["lower"], rows["upper"], color=colour, **BAND)
             style = "o-" if len(rows) <= 2 else "-"
             axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
-        at = values.loc[values["input"] == name, "x"].to_numpy(dtype=float)
+        at = values.loc[values["input"] == name, "x"]
         bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-        axes.plot(at, np.zeros_like(at), "|", color=GREY, ms=5, **bottom)
+        axes.plot(at, 0 * at, "|", color=GREY, ms=5, **bottom)
         axes.set(title=shorten(name), ylim=(low - room, high + room))
-    if panels and len(outputs) == 1:
-        panels[0].set_ylabel(shorten(outputs[0]))
-    elif panels:
+    outputs = part["output"].unique()
+    if len(outputs) > 1:
         panels[0].legend()
+    elif panels:
+        panels[0].set_ylabel(shorten(outputs[0]))
     set_remark(figure, note_of_some(len(shown), len(names), "inputs"))
     return figure
 
@@ -267,11 +354,11 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
     rows lie. All maps share the colours of the output.
     """
     table = first_seed(table)
-    pairs = list(table.groupby(["input_1", "input_2"], sort=False))
+    pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
     figure, panels = small_multiples(len(pairs), 2, room=0.2)
     limits = float(table["value"].min()), float(table["value"].max())
     for axes, ((first, second), rows) in zip(panels, pairs, strict=True):
-        x, y, values = (rows[name].to_numpy(dtype=float) for name in ("x", "y", "value"))
+        x, y, values = rows[["x", "y", "value"]].to_numpy(dtype=float).T
         image = draw_map(axes, x, y, values, limits)
         some = rows[rows["rows"] > 0]
         size = 1 + 14 * np.sqrt(some["rows"] / rows["rows"].max())

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
-from kanrun.figures.network import KEYS, Group, pruned_rows, strongest, title_of
+from kanrun.figures.network import KEYS, strongest, title_of
 from kanrun.figures.panels import (
     DOTS,
+    WIDTH,
     finish,
     heat_map,
     mark_stages,
     medians,
     name_columns,
-    name_rows,
     one_panel,
+    panel_of_rows,
     seeds_across,
     small_multiples,
     ticks_at,
@@ -31,16 +31,13 @@ from kanrun.figures.style import (
     CYCLE,
     GREY,
     SPLITS,
+    THIN,
     as_bool,
     first_seed,
-    note_of_some,
     set_remark,
     shorten,
     styled,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Values that span at least this factor have a logarithmic axis.
 DECADE = 10.0
@@ -49,8 +46,12 @@ MAX_EDGES = 11
 ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
 #: Line styles; validation comes last, since it often lies on test.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
-#: Widths, opacities and orders of the first seed and of the others.
-LOOKS = ((1.4, 1.0, 3), (0.7, 0.35, 2))
+#: Steps whose network was not kept.
+TRIED: dict[str, Any] = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
+#: Height of a learning curve, of one of its panels beside edges, and of a curve over settings.
+CURVE, SMALL_PANEL, OVER = 2.8, 1.6, 3.0
+#: Bars in place of dots for medians over words.
+BAR: dict[str, Any] = {"ms": 14, "mew": 2}
 
 
 @styled
@@ -63,58 +64,41 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     pale dots those of the others. Steps that restart with each stage are put one after the other.
     Further seeds are thin lines.
     """
-    figure, axes = one_panel(2.8, width=6.5)
+    figure, axes = one_panel(CURVE, width=WIDTH)
     keys = [name for name in ("cell", "seed") if name in metrics]
-    groups = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
-    runs = [(_increasing(rows), rows) for rows in groups if len(rows)]
-    handles, tried_any = [], False
-    for split, dash in DASHES.items():
-        name = f"{split}_rmse"
-        pen: Any = {"color": SPLITS[split]}
-        if name not in metrics or not (metrics[name] > 0).any():
-            continue
-        for index, (steps, rows) in enumerate(runs):
-            values = rows[name].where(rows[name] > 0).to_numpy(dtype=float)
-            path = _kept(rows, values)
-            width, alpha, order = LOOKS[index > 0]
-            axes.plot(steps, path, ls=dash, lw=width, alpha=alpha, zorder=order, **pen)
-            if index == 0 and not np.array_equal(path, values, equal_nan=True):
-                tried = np.where(path == values, np.nan, values)
-                axes.plot(steps, tried, ".", alpha=0.3, zorder=1, **pen)
-                tried_any = True
-        handles.append(Line2D([], [], ls=dash, label=split, **pen))
-    if tried_any:
-        dots: Any = {"color": GREY, "ls": "", "marker": ".", "alpha": 0.6}
-        handles.append(Line2D([], [], label="tried, not kept", **dots))
-    if len(runs) > 1:
-        label = f"{len(runs) - 1} more seed{'s' * (len(runs) > 2)}"
-        handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=label))
+    runs: Any = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
+    drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", pandas.Series()) > 0).any()]
+    for split in drawn:
+        pen: Any = {"color": SPLITS[split], "ls": DASHES[split]}
+        for index, rows in enumerate(runs):
+            values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0).to_numpy(dtype=float)
+            if "best" in rows:
+                best = np.where(as_bool(rows["best"]), np.arange(len(values)), 0)
+                kept = values[np.maximum.accumulate(best)]
+                if index == 0:
+                    tried = np.where(kept == values, np.nan, values)
+                    axes.plot(_steps(rows), tried, color=SPLITS[split], **TRIED)
+                values = kept
+            axes.plot(_steps(rows), values, **(THIN if index else {"label": split}), **pen)
+    first = runs[0] if runs else metrics
+    if drawn and not as_bool(first.get("best", pandas.Series(True))).all():
+        axes.plot([], [], color=GREY, label="tried, not kept", **TRIED)
+    if drawn and (others := len(runs) - 1):
+        label = f"{others} more seed{'s' * (others > 1)}"
+        axes.plot([], [], color=GREY, label=label, **THIN)
     axes.set(yscale="log", xlabel="step", ylabel=error)
-    axes.margins(x=0.01)
-    if handles:
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    if runs:
-        steps, rows = runs[0]
-        if "intervals" in rows and rows["intervals"].notna().any():
-            mark_stages(
-                axes, steps, rows.get("stage", rows["intervals"]), rows["intervals"].to_numpy()
-            )
-            axes.set_title("above each stage: the intervals of its grid", size="medium", color=GREY)
-    return figure
+    axes.margins(x=0)
+    if first.get("intervals", pandas.Series(dtype=float)).notna().any():
+        stages = first.get("stage", first["intervals"])
+        mark_stages(axes, _steps(first), stages, first["intervals"].to_numpy())
+        axes.set_title("above each stage: the intervals of its grid", color=GREY)
+    return finish(figure, [axes], where="outside right upper")
 
 
-def _increasing(rows: pandas.DataFrame) -> NDArray[np.float64]:
+def _steps(rows: pandas.DataFrame) -> Any:
     """Return the recorded steps, or their positions if these restart."""
     steps = rows["step"].to_numpy(dtype=float)
-    return np.arange(len(rows), dtype=float) if np.any(np.diff(steps) <= 0) else steps
-
-
-def _kept(rows: pandas.DataFrame, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the errors of the best network so far."""
-    if "best" not in rows:
-        return values
-    best = np.where(as_bool(rows["best"]), np.arange(len(values)), 0)
-    return np.asarray(values[np.maximum.accumulate(best)])
+    return np.arange(len(rows), dtype=float) if (np.diff(steps) <= 0).any() else steps
 
 
 @styled
@@ -124,31 +108,26 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
     `runs` maps a run's name to its tables `metrics` (columns stage, step and errors) and `edges`
     (as for `edges`). Edges are drawn if several runs have them.
     """
-    tables: dict[str, dict[str, pandas.DataFrame]] = {"metrics": {}, "edges": {}}
-    for name, recorded in runs.items():
-        for kind in tables.keys() & recorded.keys():
-            tables[kind][name] = first_seed(recorded[kind])
-    metrics, functions = tables["metrics"], tables["edges"]
-    groups: list[Group] = []
+    metrics, functions = (
+        {name: first_seed(tables[kind]) for name, tables in runs.items() if kind in tables}
+        for kind in ("metrics", "edges")
+    )
+    groups: Any = []
     remark = ""
     if len(functions) > 1:
-        first = next(iter(functions.values()))
-        first = first[~pruned_rows(first)]
-        groups = strongest(first, MAX_EDGES)
-        total = len(first.drop_duplicates(KEYS))
-        remark = note_of_some(len(groups), total, "edges, those with the highest scores")
+        shown, remark = strongest(next(iter(functions.values())), MAX_EDGES)
+        groups = list(shown.groupby(KEYS))
     curves = bool(metrics)
-    figure, panels = small_multiples(
-        curves + len(groups), 4 if groups else 1, 1.6 if groups else 2.8
-    )
+    columns, height = (4, SMALL_PANEL) if groups else (1, CURVE)
+    figure, panels = small_multiples(curves + len(groups), columns, height)
     colours = {name: CYCLE[index % len(CYCLE)] for index, name in enumerate(runs)}
     if curves:
         _draw_errors(panels[0], metrics, colours)
     for axes, (key, group) in zip(panels[curves:], groups, strict=True):
         for name, table in functions.items():
-            rows = table[(table[KEYS] == list(key)).all(axis=1)].sort_values("x")
+            rows = table[(table[KEYS] == key).all(axis=1)].sort_values("x")
             axes.plot(rows["x"], rows["y"], color=colours[name], label=shorten(name))
-        axes.set_title(title_of(key, group), size="medium")
+        axes.set_title(title_of(group))
     return finish(figure, panels[:2], remark, ncols=min(4, len(runs)))
 
 
@@ -161,13 +140,11 @@ def _draw_errors(
         for name in ERRORS
         if all(name in table and (table[name] > 0).any() for table in metrics.values())
     ]
-    for name, table in metrics.items():
-        if common:
-            lowest = table[common[0]].where(table[common[0]] > 0).cummin().to_numpy(dtype=float)
-            axes.plot(lowest, color=colours[name], label=shorten(name))
-    axes.set_yscale("log")
+    for name, table in metrics.items() if common else ():
+        lowest = table[common[0]].where(table[common[0]] > 0).cummin().to_numpy(dtype=float)
+        axes.plot(lowest, color=colours[name], label=shorten(name))
     what = common[0].replace("_rmse", " RMSE") if common else "RMSE"
-    axes.set(xlabel="recorded step", ylabel=f"lowest {what} so far")
+    axes.set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
 
 
 @styled
@@ -178,45 +155,43 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     values, and take medians over the others.
     """
     table = table[np.isfinite(table[result].astype(float))]
-    axes = sorted(settings, key=lambda name: -table[name].nunique())[:2]
-    figure, panel = one_panel(3.0)
-    if not axes:
+    shown = sorted(settings, key=lambda name: -table[name].nunique())[:2]
+    left = ", ".join(name for name in settings if name not in shown)
+    table = table.assign(**{name: _values_of(table[name]) for name in shown})
+    if not shown:
+        figure, panel = panel_of_rows([shorten(result)])
         seeds_across(panel, table[result], 0)
-        name_rows(panel, [shorten(result)])
         panel.legend(loc="upper right")
-    elif len(axes) == 1:
-        _draw_curve(panel, table, axes[0], result)
-    else:
-        across, up = axes
-        grid = table.groupby([up, across], sort=False)[result].median().unstack()
-        grid = grid.reindex(index=_in_order(grid.index), columns=_in_order(grid.columns))
-        values = grid.to_numpy(dtype=float)
-        look: Any = {"cmap": "viridis_r", "origin": "lower"}
-        look["norm"] = LogNorm() if _spans_decade(table[result]) else None
-        image = heat_map(
-            panel, values, list(grid.index), list(grid.columns), "{:.2g}".format, **look
-        )
-        panel.set(xlabel=shorten(across), ylabel=shorten(up))
-        figure.colorbar(image, ax=panel, label=shorten(result))
-    left = ", ".join(name for name in settings if name not in axes)
-    set_remark(figure, f"medians over {left}" if left else DOTS if len(axes) == 1 else "")
+        return figure
+    figure, panel = one_panel(OVER)
+    if len(shown) == 1:
+        _draw_curve(panel, table, shown[0], result)
+        set_remark(figure, DOTS)
+        return figure
+    across, up = shown
+    grid = table.groupby([up, across], observed=True)[result].median().unstack()
+    norm = LogNorm() if _spans_decade(table[result]) else None
+    look: Any = {"cmap": "viridis_r", "origin": "lower", "norm": norm}
+    names = list(grid.index), list(grid.columns)
+    image = heat_map(panel, grid.to_numpy(dtype=float), *names, "{:.2g}".format, **look)
+    panel.set(xlabel=shorten(across), ylabel=shorten(up))
+    figure.colorbar(image, ax=panel, label=shorten(result))
+    set_remark(figure, f"medians over {left}" if left else "")
     return figure
 
 
-def _draw_curve(panel: Any, table: pandas.DataFrame, name: str, result: str) -> None:
-    numbers = pandas.to_numeric(table[name], errors="coerce")
+def _draw_curve(panel: Axes, table: pandas.DataFrame, name: str, result: str) -> None:
+    values = table[name]
     look: Any = {"spread": "dots", "color": BLUE}
-    if numbers.isna().any():
-        words = list(dict.fromkeys(table[name]))
-        table = table.assign(place=table[name].map(words.index))
-        medians(panel, table, ("place", result), "_", ms=14, mew=2, **look)
-        name_columns(panel, [shorten(word) for word in words])
+    if values.dtype == "category":
+        medians(panel, table.assign(at=values.cat.codes), ("at", result), "_", **BAR, **look)
+        name_columns(panel, [shorten(word) for word in values.cat.categories])
         panel.margins(x=0.1)
     else:
-        medians(panel, table.assign(place=numbers), ("place", result), **look)
-        if _spans_decade(numbers):
+        medians(panel, table, (name, result), **look)
+        if _spans_decade(values):
             panel.set_xscale("log")
-            ticks_at(panel.xaxis, numbers)
+            ticks_at(panel.xaxis, values)
     if _spans_decade(table[result].astype(float)):
         panel.set_yscale("log")
     panel.set(xlabel=shorten(name), ylabel=shorten(result))
@@ -226,7 +201,9 @@ def _spans_decade(values: pandas.Series[Any]) -> bool:
     return bool(values.min() > 0 and values.max() >= DECADE * values.min())
 
 
-def _in_order(words: Any) -> list[str]:
-    """Return numbers sorted by size, other words as they came."""
-    numbers = pandas.to_numeric(pandas.Series(words), errors="coerce")
-    return list(words) if numbers.isna().any() else [words[i] for i in np.argsort(numbers)]
+def _values_of(words: pandas.Series[Any]) -> pandas.Series[Any]:
+    """Return numbers, if all words are some, or else categories in the order of the words."""
+    numbers = pandas.to_numeric(words, errors="coerce")
+    if numbers.notna().all():
+        return numbers
+    return words.astype(pandas.CategoricalDtype(words.unique(), ordered=True))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import (
     AutoLocator,
     LogFormatterSciNotation,
@@ -40,8 +41,16 @@ MARKERS = "osD^vPX"
 DASHED: dict[str, Any] = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "validation": ORANGE, "test": VERMILLION}
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+#: A band around a curve, single seeds beside their median, a thin line beside a thick one.
+BAND: dict[str, Any] = {"alpha": 0.2, "lw": 0}
+SEED: dict[str, Any] = {"alpha": 0.5}
+THIN: dict[str, Any] = {"lw": 0.7, "ms": 2.6, "alpha": 0.6}
+#: Opaque surroundings of text that lies on lines.
+HALO: dict[str, Any] = {"path_effects": [withStroke(linewidth=2, foreground="white")], "zorder": 6}
 #: Rows of a scatter plot: more show no more, and make huge files.
 MAX_POINTS = 4000
+#: Kinds of columns (`dtype.kind`) that hold numbers.
+NUMBERS = "fiub"
 #: Numbers in this range are written without a power of ten.
 PLAIN_RANGE = (1e-3, 1e5)
 #: Largest number of decades of an axis, and the multiples of powers of ten that get ticks.
@@ -49,6 +58,10 @@ LOG_TICKS = ((0.8, None), (1.2, (1.0, 2.0, 5.0)), (2.0, (1.0, 3.0)))
 #: Options of MaxNLocator for all linear axes.
 FEW_TICKS: dict[str, Any] = {"nbins": 4, "steps": [1, 2, 5, 10]}
 _SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+_LOOK = mpl.rc_params_from_file(
+    str(resources.files(__package__) / "kanrun.mplstyle"), use_default_template=False
+)
 
 P = ParamSpec("P")
 
@@ -76,13 +89,6 @@ class PlainTicks(ScalarFormatter):
         return write_powers(super().get_offset())
 
 
-@functools.cache
-def _look() -> Any:
-    return mpl.rc_params_from_file(
-        str(resources.files(__package__) / "kanrun.mplstyle"), use_default_template=False
-    )
-
-
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Let a function draw its figure in this look, whatever the caller's matplotlib settings."""
 
@@ -90,7 +96,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context():
             mpl.rcdefaults()
-            mpl.rcParams.update(_look())
+            mpl.rcParams.update(_LOOK)
             figure = draw(*args, **kwargs)
             for axes in figure.axes:
                 # A title with a fixed place saves measuring all ticks each time the figure is laid
@@ -187,5 +193,5 @@ def as_bool(column: pandas.Series[Any]) -> pandas.Series[bool]:
 
 
 def is_numeric(table: pandas.DataFrame, columns: Sequence[str]) -> bool:
-    """Return whether those of `columns` that the table has contain numbers."""
-    return all(table[name].dtype.kind in "fiub" for name in columns if name in table)
+    """Return whether all of these columns contain numbers."""
+    return all(table[name].dtype.kind in NUMBERS for name in columns)

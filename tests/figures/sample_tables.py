@@ -1,12 +1,15 @@
-"""Small tables in the form that runs record them."""
+"""Small tables in the form that runs record them, and what tests ask of a figure."""
 
 from __future__ import annotations
 
+import io
 import itertools
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
 
 
 def predictions(
@@ -54,3 +57,20 @@ def edges(shape: Sequence[int], points: int = 21) -> pandas.DataFrame:
                 }
                 rows.append(pandas.DataFrame({**part, "score": 1 - len(rows) / total, **names}))
     return pandas.concat(rows, ignore_index=True)
+
+
+def stored(figure: Figure) -> None:
+    """Draw the figure in both formats; matplotlib must have nothing to complain about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", "'.*deprecated", DeprecationWarning
+        )  # of pyparsing, by older matplotlibs
+        for kind in ("png", "svg"):
+            figure.savefig(io.BytesIO(), format=kind, dpi=60)
+
+
+def legend(figure: Figure) -> list[str]:
+    """Texts of all legends, those of the figure first."""
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    return [text.get_text() for one in legends if one is not None for text in one.get_texts()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -14,29 +14,14 @@ import pytest
 import sample_tables as sample
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh, TriMesh
-from matplotlib.figure import Figure
+from sample_tables import legend, stored
 
 from kanrun import figures
-
-
-def stored(figure: Figure) -> None:
-    """Draw the figure in both formats; matplotlib must have nothing to complain about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings(
-            "ignore", "'.*deprecated", DeprecationWarning
-        )  # of pyparsing, by older matplotlibs
-        for kind in ("png", "svg"):
-            figure.savefig(io.BytesIO(), format=kind, dpi=60)
+from kanrun.figures.prediction import has_classes
 
 
 def texts(axes: Axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
-
-
-def legend(axes: Axes) -> list[str]:
-    drawn: Any = axes.get_legend()
-    return [text.get_text() for text in drawn.get_texts()]
 
 
 def test_one_input_gives_curves_and_training_points() -> None:
@@ -94,7 +79,7 @@ def test_more_inputs_give_a_parity_plot_with_the_error() -> None:
     offsets = np.asarray(test.get_offsets())
     np.testing.assert_allclose(offsets[:, 1] - offsets[:, 0], 0.1)
     assert len(train.get_offsets()) == 60
-    assert legend(axes) == ["train, RMSE 0.1", "test, RMSE 0.1"]
+    assert legend(figure) == ["train, RMSE 0.1", "test, RMSE 0.1"]
     stored(figure)
 
 
@@ -111,29 +96,12 @@ def test_of_many_outputs_four_are_drawn_and_that_is_said() -> None:
     assert len(figures.residuals(table).axes) == 8
 
 
-def test_classes_give_a_confusion_matrix() -> None:
-    table = pandas.DataFrame(
-        {
-            "seed": 0,
-            "split": "test",
-            "input:x0": 1.0,
-            "truth:kind": ["a", "a", "b$", "b$", "b$"],
-            "prediction:kind": ["a", "b$", "b$", "b$", "a"],
-        }
-    )
-    figure = figures.predictions(table)
-    axes = figure.axes[0]
-    np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), [[1, 1], [1, 2]])
-    assert axes.get_title() == "kind, test: 60.0% correct"
-    stored(figure)
-
-
 def test_residuals_are_prediction_minus_truth() -> None:
     figure = figures.residuals(sample.predictions(2))
     left, right = figure.axes
     offsets = np.asarray(right.collections[0].get_offsets())
     np.testing.assert_allclose(offsets[:, 1], 0.1)
-    assert legend(left) == ["train", "test"]
+    assert legend(figure) == ["train", "test"]
     assert sum(
         patch.get_height() for patch in left.patches if hasattr(patch, "get_height")
     ) == pytest.approx(200)
@@ -183,29 +151,31 @@ def test_each_edge_has_a_panel_with_its_function() -> None:
     assert titles(axes)[-1] == "h1.2 → target"
     first, second = heights(axes)[:2]
     assert second == pytest.approx(2 * first)  # one scale for the layer, that of its largest edge
-    box = axes.patches[1]
-    inside = box.get_path().transformed(box.get_patch_transform()).get_extents()
-    line = axes.lines[1].get_path().get_extents()
-    assert (line.x0, line.x1) == pytest.approx((inside.x0, inside.x1))
-    assert line.height == pytest.approx(inside.height / 1.1)
+    line = axes.lines[1].get_path().get_extents()  # in the unit square that the box shows
+    assert (line.x0, line.x1) == pytest.approx((0, 1))
+    assert line.height == pytest.approx(1 / 1.1)
+    assert axes.lines[1].get_window_extent().x1 == pytest.approx(
+        axes.patches[1].get_window_extent().x1, abs=2
+    )
     stored(figure)
 
 
 def test_pruned_edges_are_counted_and_not_drawn() -> None:
     table = sample.edges([2, 3, 1])
     table["pruned"] = table["out"] > 0
-    (axes,) = figures.edges(table).axes
+    figure = figures.edges(table)
     names = ["column 0 → h1.0", "column 1 → h1.0"]
-    assert titles(axes) == [*names, *(f"h1.{number} → target" for number in range(3))]
-    assert "4 pruned edges not drawn" in texts(axes)
+    assert titles(figure.axes[0]) == [*names, *(f"h1.{number} → target" for number in range(3))]
+    assert figure.get_suptitle() == "4 pruned edges not drawn"
     stored(figures.edges(table.assign(pruned=True)))
 
 
 def test_of_many_edges_the_forty_with_the_highest_score_are_drawn() -> None:
     table = sample.edges([4, 10, 5])
-    (axes,) = figures.edges(table.assign(score=-table["score"])).axes  # the last are the highest
+    figure = figures.edges(table.assign(score=-table["score"]))  # the last are the highest
+    (axes,) = figure.axes
     assert len(axes.lines) == 40
-    assert "40 of 90 edges, those with the highest scores" in texts(axes)
+    assert figure.get_suptitle() == "40 of 90 edges, those of highest score"
     assert titles(axes)[0] == "h1.0 → target"
 
 
@@ -224,16 +194,16 @@ def test_the_diagram_draws_each_edge_between_its_nodes() -> None:
     figure = figures.network_diagram(table)
     (axes,) = figure.axes
     boxes = [item for item in axes.collections if isinstance(item, PolyCollection)]
-    assert [len(item.get_paths()) for item in boxes] == [6, 6, 3, 3]
+    assert [len(item.get_paths()) for item in boxes] == [6, 3]
     lines, curves, *_ = (item for item in axes.collections if isinstance(item, LineCollection))
     assert len(lines.get_segments()) == 12
     assert len(curves.get_segments()) == 6
     widths = np.asarray(lines.get_linewidths())
-    assert np.all(np.diff(widths[[0, 2, 4]]) < 0)  # the scores of the edges of the first input fall
+    assert np.all(np.diff(widths[:3]) < 0)  # the scores of the edges of the first input fall
     nodes = next(item for item in axes.collections if isinstance(item, PathCollection))
     places = np.asarray(nodes.get_offsets())
     assert len(places) == 6
-    ends = np.array([segment[0] for segment in lines.get_segments()[::2]])
+    ends = np.array([segment[0] for segment in lines.get_segments()[:6]])
     np.testing.assert_allclose(np.unique(ends, axis=0), places[:2])  # lines start at the two inputs
     assert {"column 0", "column 1", "target"} <= set(texts(axes))
     stored(figure)
@@ -264,7 +234,7 @@ def test_hundreds_of_edges_take_seconds() -> None:
         len(item.get_segments()) for item in axes.collections if isinstance(item, LineCollection)
     ]
     assert sum(segments[1::2]) == 60  # the strongest of all, and that is said
-    assert "60 of 610 edges, the strongest of their layers" in texts(axes)
+    assert figure.get_suptitle() == "60 of 610 edges, the strongest of their layers"
     assert max(figure.get_size_inches()) <= 20
 
 
@@ -297,3 +267,76 @@ def test_figures_leave_the_settings_of_the_caller_alone() -> None:
         figure = figures.predictions(sample.predictions(1))
         assert mpl.rcParams["font.size"] == 33
     assert figure.axes[0].xaxis.label.get_fontsize() == 8
+
+
+NAMES = {0.0: "setosa", 1.0: "virginica"}
+
+
+def flowers(inputs: int = 3, names: Mapping[float, Any] = NAMES) -> pandas.DataFrame:
+    """Labels as runs record them: setosa below the diagonal, 10% of the test points wrong."""
+    table = sample.predictions(inputs, lattice=True).drop(columns=["truth:y", "prediction:y"])
+    kind = (table[[f"input:x{i}" for i in range(inputs)]].sum(axis=1) > 0).astype(float)
+    wrong = (table["split"] == "test") & (np.arange(len(table)) % 10 == 0)
+    truth = kind.where(table["split"] != "grid")
+    found = kind.where(~wrong, 1 - kind)
+    return table.assign(**{"truth:kind": truth.map(names), "prediction:kind": found.map(names)})
+
+
+def test_labels_stand_in_a_confusion_matrix() -> None:
+    axes = figures.predictions(flowers()).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["setosa", "virginica"]
+    counts = np.asarray(axes.images[0].get_array())
+    assert counts.sum() == 60
+    assert counts[0, 1] + counts[1, 0] == 6
+    assert axes.get_title() == "kind, test: 90.0% correct"
+
+
+def test_labels_that_are_numbers_are_labels_too() -> None:
+    axes = figures.predictions(flowers(names={0.0: 7.0, 1.0: 12.0})).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["7", "12"]
+
+
+def test_two_inputs_give_a_map_of_the_labels() -> None:
+    figure = figures.predictions(flowers(2))
+    plane = figure.axes[0]
+    assert legend(figure) == ["setosa", "virginica", "misclassified"]
+    assert (plane.get_xlabel(), plane.get_ylabel()) == ("x0", "x1")
+    assert len(np.asarray(plane.collections[-1].get_offsets())) == 6
+    stored(figure)
+
+
+def test_in_place_of_residuals_stands_how_many_points_are_wrong() -> None:
+    (axes,) = figures.residuals(flowers()).axes
+    assert axes.get_xlabel() == "misclassified points (%)"
+    train, test = axes.containers
+    assert [bar.get_width() for bar in train] == [0, 0]
+    first = flowers().query("seed == 0 and split == 'test'")
+    wrong = [
+        100 * (first.loc[first["truth:kind"] == name, "prediction:kind"] != name).mean()
+        for name in NAMES.values()
+    ]
+    assert [bar.get_width() for bar in test] == pytest.approx(wrong)
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_odd_tables_of_classes_can_be_drawn(inputs: int) -> None:
+    table = flowers(inputs)
+    broken = table.assign(
+        **{"prediction:kind": table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)}
+    )
+    for odd in (
+        broken,
+        table.drop(columns="truth:kind"),
+        table.query("split == 'train'"),
+        table.head(0),
+    ):
+        for figure in (figures.predictions(odd), figures.residuals(odd)):
+            stored(figure)
+
+
+def test_only_whole_numbers_on_both_sides_are_classes() -> None:
+    assert has_classes(flowers(), "kind")
+    assert has_classes(flowers(names={0.0: 7.0, 1.0: 12.0}), "kind")
+    assert not has_classes(sample.predictions(2), "y")
+    counted = sample.predictions(2).assign(**{"truth:y": 3.0})
+    assert not has_classes(counted, "y")

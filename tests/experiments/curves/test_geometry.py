@@ -58,17 +58,6 @@ def with_repeats(degree: int, seed: int) -> BSpline:
     return curve_with(degree, list(np.repeat(places, draws.integers(1, degree + 2, 5))), seed)
 
 
-def recursion(i: int, k: int, knots: list[float], t: float) -> float:
-    """Cox and de Boor's definition, 0/0 being 0."""
-    if k == 0:
-        return float(knots[i] <= t < knots[i + 1])
-    left, right = knots[i + k] - knots[i], knots[i + k + 1] - knots[i + 1]
-    value = (t - knots[i]) / left * recursion(i, k - 1, knots, t) if left else 0.0
-    return value + (
-        (knots[i + k + 1] - t) / right * recursion(i + 1, k - 1, knots, t) if right else 0.0
-    )
-
-
 @settings(deadline=None, max_examples=15)
 @given(degree=st.integers(1, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
 def test_the_left_side_is_the_piece_before_the_knot(
@@ -87,23 +76,6 @@ def test_the_left_side_is_the_piece_before_the_knot(
     assert_allclose(found, before, rtol=0, atol=1e-9 * max(1.0, np.abs(before).max()))
 
 
-@settings(deadline=None, max_examples=15)
-@given(degree=st.integers(1, 4), seed=st.integers(0, 999))
-def test_the_basis_is_the_recursion_sums_to_one_and_is_not_negative(degree: int, seed: int) -> None:
-    curve = with_repeats(degree, seed)
-    t = samples(curve, 4)
-    basis, knots = basis_on(curve, t), curve.t.tolist()
-    truth = [[recursion(i, degree, knots, float(at)) for i in range(len(curve.c))] for at in t[:-1]]
-    assert_allclose(basis[:-1], truth, rtol=0, atol=1e-13)
-    assert np.abs(basis.sum(1) - 1).max() < 1e-13
-    assert basis.min() >= 0
-
-
-def test_clamped_knots_lead_from_the_first_control_point_to_the_last() -> None:
-    curve = with_repeats(3, 5)
-    assert_allclose(curve([0.0, 1.0]), curve.c[[0, -1]], rtol=0, atol=1e-15)
-
-
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 6])
 def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(
     degree: int,
@@ -114,31 +86,22 @@ def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable
         for jump in found[: degree - multiplicity + 1]:
             assert jump["relative"] < 1e-12
         assert found[degree - multiplicity + 1]["relative"] > 1e-3
-
-
-def test_a_knot_of_multiplicity_k_plus_1_tears_the_curve() -> None:
-    assert next(jumps(with_multiple_knot(2, 3), 0.5))["relative"] > 1e-2
+    assert next(jumps(with_multiple_knot(degree, degree + 1), 0.5))["relative"] > 1e-2  # is torn
 
 
 @pytest.mark.parametrize("degree", [1, 3, 5])
 def test_moving_a_control_point_moves_its_support_and_no_bit_elsewhere(degree: int) -> None:
     curve = random_curve(degree, 3 * degree + 4, np.random.default_rng(1))
-    t = samples(curve)
+    t, before = samples(curve), curve.c.copy()
     for index in range(len(curve.c)):
         moved = move_point(curve, index, np.array([0.3, -2.0]))
+        assert np.array_equal(curve.c, before)
         changed = (moved(t) != curve(t)).any(1)
         support = (t > curve.t[index]) & (t < curve.t[index + degree + 1])
         inside = support & (t > 0) & (t < 1)
         assert np.array_equal(changed & inside, inside)
         assert not (changed & ~support)[1:-1].any()
         assert int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()) <= degree + 1
-
-
-def test_moving_a_control_point_leaves_the_curve_it_came_from_alone() -> None:
-    curve = with_repeats(2, 3)
-    before = curve.c.copy()
-    move_point(curve, 1, np.ones(2))
-    assert np.array_equal(curve.c, before)
 
 
 def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size() -> None:
@@ -225,11 +188,6 @@ def lagrange(nodes: list[float], values: list[float], x: float) -> float:
     return float(total)
 
 
-def test_the_four_points_of_the_lecture_are_met_to_the_last_bit() -> None:
-    x, y = np.array([0.0, 1.0, 2.0, 5.0]), np.array([[5.0], [1.0], [3.0], [2.0]])
-    assert np.array_equal(polynomial_through(x, y, x), y)
-
-
 @pytest.mark.parametrize("count", [2, 5, 20, 40])
 def test_the_polynomial_is_lagranges_in_exact_fractions(count: int) -> None:
     x = equispaced(count)
@@ -249,16 +207,6 @@ def test_abscissae_may_come_in_any_order() -> None:
 def test_products_stay_in_range_up_to_the_largest_number_of_points() -> None:
     x, at = 1e-3 * chebpts2(1000), 1e-3 * equispaced(77)
     assert_allclose(polynomial_through(x, x[:, None], at), at[:, None], rtol=0, atol=1e-15)
-
-
-def test_error_at_equispaced_points_grows_and_at_chebyshev_points_falls() -> None:
-    at = equispaced(4001)
-
-    def error(nodes: Array) -> float:
-        return float(np.abs(polynomial_through(nodes, runge(nodes), at) - runge(at)).max())
-
-    assert error(equispaced(10)) < error(equispaced(20)) / 10 < error(equispaced(40)) / 1000
-    assert error(chebpts2(10)) > 5 * error(chebpts2(20)) > 25 * error(chebpts2(40))
 
 
 @settings(deadline=None, max_examples=25)
@@ -303,12 +251,6 @@ def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, s
     # Nearest means that the residual is orthogonal to every basis function, to the rounding of sums
     # of control points.
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
-
-
-def test_many_points_are_a_banded_system() -> None:
-    x = equispaced(50_000)
-    curve = interpolate(x, np.stack([x, np.sin(9 * x)], 1), 3)
-    assert_allclose(curve(x)[:, 1], np.sin(9 * x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from kanrun.figures import figures_of
+
 
 def stored(figure: Figure) -> list[Axes]:
     """The figure's axes, after drawing it in both formats without a warning."""
@@ -55,12 +57,9 @@ def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points(
     )
 
 
-def test_interpolation_of_a_constant_and_of_one_number_of_points_is_drawn() -> None:
+def test_errors_beyond_the_largest_are_drawn_there() -> None:
     constant = interpolants(4).assign(truth=1.0, polynomial=1.0, spline=1.0)
     assert len(stored(curves.interpolation(constant))) == 2
-
-
-def test_errors_beyond_the_largest_are_drawn_there() -> None:
     far = interpolants(4).assign(polynomial=1e290)
     assert (
         stored(curves.interpolation(far))[1].get_lines()[0].get_ydata().max()
@@ -78,6 +77,7 @@ def test_errors_beyond_the_largest_are_drawn_there() -> None:
     orders = DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]})
     (axes,) = stored(curves.errors(summary, splines, orders))
     assert drawn(axes, "polynomial")[:, 1].tolist() == [3.0, curves.LARGEST_ERROR]
+    assert drawn(axes, "spline, k = 1").tolist() == [[10, 0.1]]  # without an order
 
 
 def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
@@ -97,17 +97,6 @@ def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
     np.testing.assert_allclose(drawn(axes, "spline, k = 3: order 4.0")[:, 1], 2.0 * points**-4.0)
     theory = np.asarray(axes.get_lines()[3].get_xydata())
     np.testing.assert_allclose(theory[:, 1], 2.0 * theory[:, 0] ** -4)
-
-
-def test_errors_without_a_fitted_order_say_none() -> None:
-    splines = DataFrame({"curve": "spline", "degree": 1, "points": [10], "max_error": [0.1]})
-    summary = DataFrame({"curve": "polynomial", "degree": [9], "points": [10], "max_error": [0.3]})
-    (axes,) = stored(
-        curves.errors(
-            summary, splines, DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]})
-        )
-    )
-    assert drawn(axes, "spline, k = 1").tolist() == [[10, 0.1]]
 
 
 def test_lecture_points_are_on_both_panels() -> None:
@@ -213,4 +202,4 @@ def test_every_figure_is_drawn_from_the_tables_that_it_names() -> None:
         "bernstein_basis": DataFrame({"function": [0.0], "u": [0.0], "value": [1.0]}),
         "other": DataFrame(),
     }
-    assert [name for name, _ in curves.figures_of(tables)] == ["bernstein_basis"]
+    assert [name for name, _ in figures_of(tables, curves.FIGURES)] == ["bernstein_basis"]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame, concat
 
 GRIDS = [5, 10, 20, 50]
+MARKS = ["parameters = training points", "the paper's E·G = training points"]
 
 
 def stages(**more: Any) -> DataFrame:
@@ -59,50 +60,39 @@ def marks(figure: Figure, panel: int = 0) -> list[float]:
 def test_the_staircase_is_marked_at_the_stage_that_crosses() -> None:
     figure = drawn.staircase(steps(), stages())
     assert marks(figure) == [10, 10]  # the fourth stage, G = 50, starts at the tenth step
-    assert [label.startswith("from here on") for label in labels(figure)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert labels(figure) == ["train", "test", *MARKS]
     later = drawn.staircase(steps(), stages(threshold=60, paper_threshold=np.nan))
     assert marks(later) == []
     assert labels(later) == ["train", "test"]  # of what is drawn
-    assert later.get_suptitle().endswith("\nparameters = training points: not before G = 60")
 
 
 def test_numbers_of_stages_that_are_near_each_other_do_not_overlap() -> None:
     table = concat([steps(), steps().assign(stage=9, intervals=99).head(1)], ignore_index=True)
     (axes,) = drawn.staircase(table.assign(stage=[*range(12), 12]), stages()).axes
-    places = sorted(text.xy[0] for text in axes.texts if hasattr(text, "xy"))
+    places = sorted(text.get_position()[0] for text in axes.texts)
     assert places[-1] == 13
     assert min(b - a for a, b in itertools.pairwise(places)) >= 2
 
 
 @pytest.mark.parametrize("panel", [0, 1])
 def test_both_marks_are_on_the_axis_of_intervals(panel: int) -> None:
-    figure = drawn.against_intervals(stages(), None)
+    published = DataFrame({"shape": "2-1-1", "intervals": [5], "paper": [0.1], "pykan": [0.2]})
+    figure = drawn.error_against_intervals(stages(), published)
     assert marks(figure, panel) == [25, 30]
-    assert labels(figure)[-2:] == [
-        "parameters = training points",
-        "the paper's E·G = training points",
-    ]
+    assert labels(figure)[1:] == [*MARKS, "paper, Figure 2.3", "pykan 0.2.8"]
 
 
-def test_a_mark_far_beyond_the_grids_is_named() -> None:
-    figure = drawn.against_intervals(stages(threshold=9000), None)
+def test_a_mark_far_beyond_the_grids_is_not_drawn() -> None:
+    figure = drawn.error_against_intervals(
+        stages(threshold=9000), published=DataFrame({"shape": []})
+    )
     assert marks(figure) == [30]
-    assert figure.get_suptitle().endswith("\nparameters = training points: at G = 9000")
 
 
-def test_marks_of_every_number_of_points_and_of_the_finest_grid() -> None:
+def test_marks_of_every_number_of_points() -> None:
     more = stages(train_points=1000, threshold=250, paper_threshold=300)
-    figure = drawn.against_points(concat([stages(), more], ignore_index=True))
+    figure = drawn.error_against_points(concat([stages(), more], ignore_index=True))
     assert marks(figure) == [25, 30, 250, 300]
-    assert marks(figure, 1) == pytest.approx([200, 1000 / 6])
-    assert (
-        marks(drawn.against_points(stages()), 1) == []
-    )  # of one number of points none can be told
 
 
 def test_overfitted_networks_are_marked_too() -> None:

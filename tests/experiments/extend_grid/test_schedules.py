@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from kanrun.experiments.extend_grid.extension import Schedule, schedule_of, threshold_intervals
+from kanrun.experiments.extend_grid.extension import (
+    Schedule,
+    limited,
+    schedule_of,
+    threshold_intervals,
+)
 from torch import Generator
 
 from kanrun.config import AdamSolver
@@ -39,6 +44,10 @@ def test_grids() -> None:
     assert doubled(3, 3).grids == (3,)
     schedules = doubled(3, 50), doubled(3, 50, nested=False), Schedule([3, 5, 10]), Schedule([4])
     assert [schedule.exact for schedule in schedules] == [True, False, False, True]
+    names = ["doubling, nested", "doubling, not nested", "list, not nested", "G = 4 alone"]
+    assert [schedule.name for schedule in schedules] == names
+    shorter, left_out = limited(schedules[0], lambda g: 10 * g, 60)
+    assert (shorter.grids, left_out) == ((3, 6), [12, 24, 48])
 
 
 @pytest.mark.parametrize(
