@@ -54,7 +54,7 @@ def samples(count: int, seed: int) -> Samples:
     return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
 
 
-DATA = TrainingData(samples(60, 0), samples(20, 1), samples(20, 2))
+DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 
 def stored(done: TrainingState, folder: Path) -> TrainingState:
@@ -92,7 +92,7 @@ def test_from_the_middle_of_a_grid(
     plan = Plan(
         solver,
         steps=45 if solver == "lbfgs" else 7,
-        settings=AdamSolver(learning_rate=0.02, batch_size=50) if solver == "adam" else None,
+        settings=AdamSolver(learning_rate=0.02, batch_size=140) if solver == "adam" else None,
         **settings,
     )
     whole, trained = followed(create, plan)
