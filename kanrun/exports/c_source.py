@@ -16,6 +16,9 @@ import numpy as np
 from kanrun.exports.document import Document
 
 _PARTS = ("day of year", "weekday", "hour")
+#: Types of the structures in C by the names of their arrays.
+_TYPES = {"units": "unit", "layers": "layer", "windows": "network", "edges": "edge"}
+_LINE = 120  # characters of a line of numbers
 
 
 def c_source(pieces: Document, name: str) -> str:
@@ -32,8 +35,8 @@ def c_source(pieces: Document, name: str) -> str:
         f"const char *const @_inputs[] = {_texts(pieces['inputs'])};",
         f"const char *const @_outputs[] = {_texts(outputs)};",
         f"const double @_domain[][2] = {_numbers(pieces['domain'])};",
-        f"static const unit output_units[] = {units};",
-        f"static const network model = {_network(pieces)};",
+        f"static const unit output_units[] = {_list(map(_structure, units))};",
+        f"static const network model = {_structure(_network(pieces))};",
     ]
     if encoded:
         names = _texts([column["name"] for column in columns])
@@ -74,73 +77,75 @@ def _texts(texts: Sequence[str]) -> str:
 def _numbers(values: list[Any]) -> str:
     if isinstance(values[0], list):
         return _list(map(_numbers, values))
-    return "{" + textwrap.fill(", ".join(map(repr, values)), 120) + "}"
+    return "{" + textwrap.fill(", ".join(map(repr, values)), _LINE) + "}"
 
 
-def _row(**fields: Any) -> str:
-    """Return a structure by the names of its fields, with arrays in place."""
-    return _list(f".{name} = {_value(value)}" for name, value in fields.items())
+def _structure(fields: Document) -> str:
+    """Return a structure by the names of its fields; empty arrays are left out."""
+    given = (pair for pair in fields.items() if pair[1] != [])
+    return _list(f".{name} = {_value(name, value)}" for name, value in given)
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, str | int):
-        return str(int(value)) if isinstance(value, bool) else str(value)
+def _value(name: str, value: Any) -> str:
+    """Return the value of a field, with arrays in place; texts are in C already."""
     if not isinstance(value, list):
-        return repr(float(value))
-    return f"(const double[]){_numbers(np.ravel(value).tolist() or [0.0])}"
+        return str(int(value) if isinstance(value, bool) else value)
+    if name in _TYPES:
+        return f"(const {_TYPES[name]}[]){_list(map(_structure, value))}"
+    return f"(const double[]){_numbers(np.ravel(value).tolist())}"
 
 
-def _units(maps: Sequence[Document]) -> str:
-    return _list(_row(count=len(one.get("points", ())), **one) for one in maps)
+def _units(maps: Sequence[Document]) -> list[Document]:
+    return [{"count": len(one.get("points", ())), **one} for one in maps]
 
 
 def _column(column: Document) -> str:
     levels = column["levels"] or []
     parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
-    fill = "NAN" if column["fill"] is None else float(column["fill"])
-    arrays = {"texts": f"(const char *const[]){_texts(levels)}"} if levels else {}
-    arrays |= {"part": f"(const int[]){_list(parts)}"} if parts else {}
-    return _row(
-        levels=len(levels), fill=fill, indicator=column["indicator"], parts=len(parts), **arrays
-    )
+    fields = {
+        "levels": len(levels),
+        "texts": f"(const char *const[]){_texts(levels)}" if levels else [],
+        "fill": "NAN" if column["fill"] is None else float(column["fill"]),
+        "indicator": column["indicator"],
+        "parts": len(parts),
+        "part": f"(const int[]){_list(parts)}" if parts else [],
+    }
+    return _structure(fields)
 
 
-def _network(part: Document) -> str:
-    layers, width, written = part["layers"], len(part["input_map"]), []
-    for layer in layers:
-        fields, width = _layer(layer, width)
-        written.append(_row(kind=layer["kind"].upper(), **fields))
-    return _row(
-        inputs=len(part["input_map"]),
-        outputs=width,
-        count=len(layers),
-        units=f"(const unit[]){_units(part['input_map'])}",
-        layers=f"(const layer[]){_list(written)}",
-    )
+def _network(part: Document) -> Document:
+    """Return a network as the fields of its structure in C."""
+    layers: list[Document] = []
+    for layer in part["layers"]:
+        inputs = layers[-1]["outputs"] if layers else len(part["input_map"])
+        layers.append(_layer(layer) | {"kind": layer["kind"].upper(), "inputs": inputs})
+    return {
+        "inputs": len(part["input_map"]),
+        "outputs": layers[-1]["outputs"],
+        "count": len(layers),
+        "units": _units(part["input_map"]),
+        "layers": layers,
+    }
 
 
-def _layer(layer: Document, inputs: int) -> tuple[dict[str, Any], int]:
-    """Return the fields of a layer except its kind, and its number of outputs."""
-    others = ("kind", "edges", "windows", "activation")
-    own = {key: value for key, value in layer.items() if key not in others}
+def _layer(layer: Document) -> Document:
+    """Return the fields of a layer but its kind and number of inputs."""
     if layer["kind"] == "splines":
-        own |= {
-            "intervals": len(layer["breakpoints"][0]) - 1,
+        return layer | {
+            "outputs": layer["sums"] - layer["products"],
             "count": len(layer["edges"]),
-            "outputs": layer["sums"],
+            "intervals": len(layer["breakpoints"][0]) - 1,
             "extrapolation": layer["extrapolation"].upper(),
             "base": layer["base"].upper().replace("ZERO", "NONE"),
         }
-        if layer["edges"]:
-            own["edges"] = f"(const edge[]){_list(_row(**edge) for edge in layer['edges'])}"
-        return own, layer["sums"] - layer["products"]
     if layer["kind"] == "dense":
-        outputs = len(layer["biases"])
-        own |= {"inputs": inputs, "outputs": outputs, "base": layer["activation"].upper()}
-        return own, outputs
+        own = {key: layer[key] for key in ("weights", "biases")}
+        return own | {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
     if layer["kind"] == "windows":
-        windows = f"(const network[]){_list(map(_network, layer['windows']))}"
-        own |= {"inputs": inputs, "count": len(layer["ends"]), "windows": windows}
-        return own, len(layer["windows"][0]["layers"][-1]["sizes"])
-    outputs = len(layer.get("sizes") or layer["coefficients"][0])
-    return {**own, "outputs": outputs, "count": len(layer.get("coefficients", ()))}, outputs
+        windows = list(map(_network, layer["windows"]))
+        count = len(layer["ends"])
+        return layer | {"outputs": windows[0]["outputs"], "count": count, "windows": windows}
+    if layer["kind"] == "sums_of_products":
+        return layer | {"outputs": len(layer["sizes"])}
+    coefficients = layer["coefficients"]
+    return layer | {"outputs": len(coefficients[0]), "count": len(coefficients)}

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from sympy.printing.numpy import SciPyPrinter
 
 from kanrun.errors import UsageError
-from kanrun.formulas.parsing import FUNCTIONS, RECIPROCALS
+from kanrun.formulas.parsing import FUNCTIONS, PRECISION, RECIPROCALS
 
 #: A column of the points, a constant, or a function of one register or, two by two, of several.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
@@ -80,7 +80,7 @@ def to_numpy(
             if node.is_Symbol:
                 lines.append(names.index(str(node)))
             elif not node.free_symbols:
-                value = node.evalf(20)
+                value = node.evalf(PRECISION)
                 if not value.is_Number:
                     raise UsageError(f"the constant {node} is not a real number")
                 lines.append(float(value))

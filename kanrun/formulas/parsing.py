@@ -100,8 +100,9 @@ _PAIRS = 300  # of terms in min and max, which sympy compares: about 3 seconds
 _DIGITS = 5_000  # of a number that is computed exactly
 _EXPONENT = 1_000  # of a power with a variable in its base
 _MAGNITUDE = 1e300  # constants lie between its inverse and this, so that float64 contains them
-_PRECISION = 20  # digits of the value of a constant
-_QUOTED = 80  # characters in a message
+PRECISION = 20  # digits of the value of a constant
+_QUOTED = 80  # characters of a formula in a message
+_CODE = 40  # characters of code that is not allowed
 
 _INDEXED = re.compile(r"x(0|[1-9]\d*)")
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
@@ -139,7 +140,7 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
     if isinstance(value, str):
         known = known or {}
         put = {variable(name): sympy.Rational(repr(number)) for name, number in known.items()}
-        return float(_read(value, tuple(known), "number").subs(put).evalf(_PRECISION))
+        return float(_read(value, tuple(known), "number").subs(put).evalf(PRECISION))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):
@@ -267,7 +268,7 @@ class _Reader:
             case ast.Call():
                 return self._call(node, depth)
         raise _Refused(
-            f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and "
+            f"{ast.unparse(node)[:_CODE]!r} is not allowed; use numbers, variables, + - * / ^ and "
             "functions"
         )
 
@@ -316,7 +317,7 @@ class _Reader:
     def _call(self, node: ast.Call, depth: int) -> sympy.Expr:
         if not isinstance(node.func, ast.Name):
             raise _Refused(
-                f"{ast.unparse(node.func)[:40]!r} cannot be called; write products with *"
+                f"{ast.unparse(node.func)[:_CODE]!r} cannot be called; write products with *"
             )
         name = node.func.id
         if self._is_variable(name):
@@ -356,14 +357,14 @@ def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
     """Reject powers that would need a huge computation or a huge number."""
     if not exponent.is_number:
         return
-    size = abs(float(exponent.evalf(_PRECISION)))
+    size = abs(float(exponent.evalf(PRECISION)))
     if base.free_symbols and size > _EXPONENT:
         raise _Refused(f"the exponent {size:.3g} is too large; at most {_EXPONENT} is allowed")
     numbers = [part for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)]
     digits = max((len(str(number)) for number in numbers), default=1)
     if digits > 1 and size * digits > _DIGITS:
         raise _Refused(_ABSURD)
-    magnitude = abs(float(base.evalf(_PRECISION))) if base.is_number else 1.0
+    magnitude = abs(float(base.evalf(PRECISION))) if base.is_number else 1.0
     if magnitude > 0 and size * abs(math.log10(magnitude)) > math.log10(_MAGNITUDE):
         raise _Refused(_ABSURD)
 
@@ -377,7 +378,7 @@ def _checked(value: sympy.Expr) -> sympy.Expr:
         )
     if value.free_symbols or value == 0:
         return value
-    number = value.evalf(_PRECISION)
+    number = value.evalf(PRECISION)
     if not number.is_Number:
         raise _Refused(f"{value} is not a real number")
     if not _is_ordinary(number):

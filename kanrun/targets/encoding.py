@@ -6,8 +6,8 @@ import contextlib
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,74 +129,78 @@ def read_numbers(values: Values) -> tuple[Array, dict[str, list[int]]]:
     return found, faults
 
 
-@dataclass
-class Conversion:
-    """Numbers and labels of blocks; values that break a rule are counted, and the first is located.
+def numbers_of(
+    file: Path, blocks: Iterable[ColumnBlock], names: Sequence[str], **advice: str
+) -> Array:
+    """Return these columns as numbers, shape (rows, names).
 
-    Attributes:
-        advice: What to do about `text` and about `missing` values, to follow the message of
-            `check`.
-        faults: For each column and rule: how many values break it, row and text of the first.
+    Raises UsageError for values that are none, with their count and first row, and with the
+    `advice` on `text` or on `missing` values.
     """
-
-    file: Path
-    advice: Mapping[str, str] = field(default_factory=dict)
-    faults: dict[str, dict[str, tuple[int, int, str]]] = field(default_factory=dict)
-
-    def numbers(self, block: ColumnBlock, names: Sequence[str]) -> Array:
-        """Return these columns as numbers (rows, names)."""
+    faults: _Faults = {}
+    parts = []
+    for block in blocks:
         columns = []
         for name in names:
-            numbers, faults = read_numbers(block.columns[name])
-            self._add(name, block, faults)
+            numbers, wrong = read_numbers(block.columns[name])
+            _add(faults, name, block, wrong)
             columns.append(numbers)
-        return np.stack(columns, 1)
+        parts.append(np.stack(columns, 1))
+    _check(faults, file, advice)
+    return np.concatenate(parts)
 
-    def labels(self, block: ColumnBlock, name: str) -> list[str]:
-        """Return a column as text; only empty values are missing: a class may be called NA."""
-        texts = list(map(text_of, block.columns[name]))
-        missing = [i for i, text in enumerate(texts) if text == EMPTY]
-        self._add(name, block, {"missing": missing} if missing else {})
-        return texts
 
-    def _add(self, name: str, block: ColumnBlock, faults: Mapping[str, list[int]]) -> None:
-        for rule, (first, *others) in faults.items():
-            found = self.faults.setdefault(name, {})
-            text = str(block.columns[name][first])[:_SHOWN]
-            count, row, text = found.get(rule, (0, block.rows[first], text))
-            found[rule] = count + 1 + len(others), row, text
+def labels_of(file: Path, block: ColumnBlock, name: str, **advice: str) -> list[str]:
+    """Return a column as text; only empty values are missing: a class may be called NA.
 
-    def check(self) -> None:
-        """Raise UsageError for values that broke a rule, with their count and first row."""
-        if not self.faults:
-            return
-        (name, found), *others = self.faults.items()
-        sentences = [
-            f"{count} {rule} value{'s' * (count > 1)} (first in row {row})"
-            for rule, (count, row, _) in sorted(found.items(), reverse=True)
-            if rule != "text"
-        ]
-        if "text" in found:
-            count, row, text = found["text"]
-            plural = "values that are not numbers" if count > 1 else "value that is not a number"
-            sentences.append(f"{count} {plural} (first {text!r} in row {row})")
-        also = f"; so have {', '.join(name for name, _ in others[:5])}" if others else ""
-        advice = self.advice.get("text" if "text" in found else "missing", "")
-        hint = f"; {advice}" if advice else ""
-        raise UsageError(
-            f"column {name!r} of {self.file.name} has {', '.join(sentences)}{also}; "
-            f"correct or remove such rows{hint}."
-        )
+    Raises UsageError for missing values as `numbers_of`.
+    """
+    faults: _Faults = {}
+    texts = list(map(text_of, block.columns[name]))
+    missing = [i for i, text in enumerate(texts) if text == EMPTY]
+    _add(faults, name, block, {"missing": missing} if missing else {})
+    _check(faults, file, advice)
+    return texts
+
+
+#: For each column and rule: how many values break it, row and text of the first.
+_Faults = dict[str, dict[str, tuple[int, int, str]]]
+
+
+def _add(faults: _Faults, name: str, block: ColumnBlock, wrong: Mapping[str, list[int]]) -> None:
+    for rule, (first, *others) in wrong.items():
+        found = faults.setdefault(name, {})
+        text = str(block.columns[name][first])[:_SHOWN]
+        count, row, text = found.get(rule, (0, block.rows[first], text))
+        found[rule] = count + 1 + len(others), row, text
+
+
+def _check(faults: _Faults, file: Path, advice: Mapping[str, str]) -> None:
+    if not faults:
+        return
+    (name, found), *others = faults.items()
+    sentences = [
+        f"{count} {rule} value{'s' * (count > 1)} (first in row {row})"
+        for rule, (count, row, _) in sorted(found.items(), reverse=True)
+        if rule != "text"
+    ]
+    if "text" in found:
+        count, row, text = found["text"]
+        plural = "values that are not numbers" if count > 1 else "value that is not a number"
+        sentences.append(f"{count} {plural} (first {text!r} in row {row})")
+    also = f"; so have {', '.join(name for name, _ in others[:5])}" if others else ""
+    hint = advice.get("text" if "text" in found else "missing")
+    raise UsageError(
+        f"column {name!r} of {file.name} has {', '.join(sentences)}{also}; "
+        f"correct or remove such rows{f'; {hint}' if hint else ''}."
+    )
 
 
 def read_inputs(
     path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
 ) -> Array:
-    """Return these columns of numbers, shape (rows, names). Raises UsageError as `Conversion`."""
-    conversion = Conversion(Path(path))
-    parts = [conversion.numbers(block, names) for block in read_blocks(path, names, limits)]
-    conversion.check()
-    return np.concatenate(parts)
+    """Return these columns of numbers, shape (rows, names). Raises UsageError as `numbers_of`."""
+    return numbers_of(Path(path), read_blocks(path, names, limits), names)
 
 
 def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict[str, Any]:

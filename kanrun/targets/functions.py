@@ -318,7 +318,14 @@ def check_finite(target: Target) -> Target:
     """
     if target.function is None:
         return target
-    points = _probes(target.domain)
+    domain, dimension = target.domain, len(target.domain)
+    lower, upper = domain.T
+    lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), _PER_LINE, 1))
+    for i, line in enumerate(lines):
+        line[:, i] = np.linspace(lower[i], upper[i], _PER_LINE)
+    corners = list(itertools.product(*domain)) if dimension <= _CORNERS else [lower, upper]
+    random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM, dimension))
+    points = np.concatenate([lines.reshape(-1, dimension), np.array(corners), random])
     values = target.function(points)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
@@ -336,18 +343,6 @@ def check_finite(target: Target) -> Target:
                 "change target.domain."
             )
     return target
-
-
-def _probes(domain: Array) -> Array:
-    """Return random points of the box, points on its axes, and corners."""
-    lower, upper = domain.T
-    dimension, centre = len(domain), domain.mean(axis=1)
-    ends = itertools.product(*domain) if dimension <= _CORNERS else (lower, upper)
-    lines = np.tile(centre, (min(dimension, _LINES), _PER_LINE, 1))
-    for i, line in enumerate(lines):
-        line[:, i] = np.linspace(lower[i], upper[i], _PER_LINE)
-    random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM, dimension))
-    return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
 
 
 def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:

@@ -263,41 +263,46 @@ def _text_blocks(
         separator = SEPARATORS.get(ending_of(file), ",")
         if separator == ",":  # a semicolon or tab if the first line has one and no comma
             separator = next((other for other in ",;\t" if other in first), ",")
-        rows = _rows(file, _lines(file, stream, limits), separator)
-        number, header = next(rows, (0, []))
+        numbers: list[int] = []
+        rows = _rows(file, _lines(file, stream, limits), separator, numbers)
+        header = list(map(str.strip, next(rows, [])))
         if not header:
             raise UsageError(f"{file.name} has no rows.")
-        header = list(map(str.strip, header))
         _check_distinct(header, file)
-        yield [number], [header]
+        yield numbers, [header]
         count = 0
+        numbers.clear()
         while block := list(islice(rows, limits.block)):
             count += len(block)
             limits.check_cells(count, len(header), file)
-            for number, row in block:
+            for number, row in zip(numbers, block, strict=True):
                 if len(row) > len(header):
                     raise UsageError(
                         f"{file.name}: row {number} has {len(row)} fields, but the header has "
                         f"{len(header)}."
                     )
-            padded = zip_longest(header, *(row for _, row in block), fillvalue="")
+            padded = zip_longest(header, *block, fillvalue="")
             columns = [list(map(str.strip, column[1:])) for column in padded]
             if separator == ";":
                 with_point = partial(_DECIMAL_COMMA.sub, r"\1.\2")
                 columns = [list(map(with_point, column)) for column in columns]
-            yield [number for number, _ in block], columns
+            yield list(numbers), columns
+            numbers.clear()
     if not count:
         raise UsageError(f"{file.name} has a header but no rows.")
 
 
-def _rows(file: Path, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the fields of each row that is not blank."""
+def _rows(
+    file: Path, lines: Iterator[str], separator: str, numbers: list[int]
+) -> Iterator[list[str]]:
+    """Yield the fields of each row that is not blank, and append its number to `numbers`."""
     number = 0
     try:
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
         for number, row in enumerate(reader, 1):
             if len(row) > 1 or any(map(str.strip, row)):
-                yield number, row
+                numbers.append(number)
+                yield row
     except csv.Error as error:
         raise UsageError(
             f"{file.name}: row {number + 1} cannot be read as a table ({error})."
@@ -307,7 +312,7 @@ def _rows(file: Path, lines: Iterator[str], separator: str) -> Iterator[tuple[in
 def _lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[str]:
     """Yield the lines. Raises UsageError beyond the limits of lines and of the file."""
     characters = 0
-    while line := stream.readline(limits.line + 1):
+    for line in iter(partial(stream.readline, limits.line + 1), ""):
         characters += len(line)
         if len(line) > limits.line:
             raise UsageError(

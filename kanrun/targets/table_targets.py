@@ -20,12 +20,13 @@ from kanrun.targets.arrays import array_target
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
-    Conversion,
     TableCode,
     column_kinds,
     days_of,
     encode_columns,
     is_number,
+    labels_of,
+    numbers_of,
     read_inputs,
     read_numbers,
     text_of,
@@ -51,6 +52,7 @@ BUNDLED = {
 }
 _INDICATOR = "set target.missing=indicator"
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
+_SHOWN = 10  # names of columns in a message
 #: Beginnings of the kinds of columns of numbers, and of their types in Parquet.
 _NUMERIC = ("whole", "numbers", "int", "uint", "float", "double", "halffloat")
 _LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")
@@ -129,10 +131,7 @@ class _Rows:
 
     def numbers(self, names: Sequence[str], **advice: str) -> Array:
         """Return columns of numbers, shape (rows, names)."""
-        conversion = Conversion(self.file, advice)
-        found = conversion.numbers(self.table, names)
-        conversion.check()
-        return found
+        return numbers_of(self.file, [self.table], names, **advice)
 
     def drop_missing(self, inputs: Sequence[str]) -> list[str]:
         """Drop rows with missing values if this is asked for, and return notes on them."""
@@ -187,9 +186,7 @@ class _Rows:
         if self.asked.task != "classification":
             text = "text labels need target.task=classification"
             return self.numbers(names, text=text, missing=missing), None
-        conversion = Conversion(self.file, {"missing": missing})
-        labels = conversion.labels(self.table, names[0])
-        conversion.check()
+        labels = labels_of(self.file, self.table, names[0], missing=missing)
         classes, index = classes_of([*labels, *(known or ())], names[0])
         if known and (unknown := [name for name in classes if name not in known]):
             raise UsageError(
@@ -220,8 +217,17 @@ def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
 
 def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Return the classes, sorted by number if all are whole, and the index of each row's."""
-    whole = all(map(is_number, set(texts)))
-    keys: dict[str, Any] = {t: _whole(t, column) if whole else t for t in set(texts)}
+    keys: dict[str, Any] = {text: text for text in texts}
+    if all(map(is_number, keys)):
+        for text in keys:
+            # Exactly, as float64 would merge two long ones.
+            number = int(text) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else float(text)
+            if isinstance(number, float) and not number.is_integer():
+                raise UsageError(
+                    f"column {column!r} holds {text}, which is not a class; labels are text or "
+                    "whole numbers (numbers of any kind: target.task=regression)."
+                )
+            keys[text] = int(number)
     known = sorted(set(keys.values()))
     if len(known) < 2:
         raise UsageError(
@@ -229,19 +235,6 @@ def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDAr
         )
     places = {key: i for i, key in enumerate(known)}
     return tuple(map(str, known)), np.array([places[keys[text]] for text in texts], dtype=np.intp)
-
-
-def _whole(text: str, column: str) -> int:
-    """Return the whole number of a label, exactly: float64 would merge two long ones."""
-    if re.fullmatch(r"[+-]?\d+", text, re.ASCII):
-        return int(text)
-    number = float(text)
-    if not number.is_integer():
-        raise UsageError(
-            f"column {column!r} holds {text}, which is not a class; labels are text or whole "
-            "numbers (numbers of any kind: target.task=regression)."
-        )
-    return int(number)
 
 
 def build_bundled(config: BundledTarget) -> Target:
@@ -358,15 +351,15 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
         kinds = {name: str(kind) for name, kind in column_kinds(path).items()}
         if all(map(is_number, kinds)):
             raise UsageError(
-                f"{path} begins with numbers ({', '.join(list(kinds)[:4])}); name its columns in "
-                "a first row, as x,y."
+                f"{path} begins with numbers ({', '.join(list(kinds)[:_SHOWN])}); name its "
+                "columns in a first row, as x,y."
             )
         numeric = [name for name, kind in kinds.items() if kind.startswith(_NUMERIC)]
         columns = ["x", "y"] if {"x", "y"} <= kinds.keys() else numeric[:2]
         if len(columns) < 2:
             raise UsageError(
                 f"{path} has {len(numeric)} columns of numbers among "
-                f"{', '.join(list(kinds)[:20])}; a curve needs two."
+                f"{', '.join(list(kinds)[:_SHOWN])}; a curve needs two."
             )
     wanted = columns if config.parameter is None else [*columns, config.parameter]
     numbers = read_inputs(path, wanted)

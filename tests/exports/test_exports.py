@@ -196,19 +196,9 @@ def written(one: Model, form: str, file: Path) -> Path:
 
 
 def compiled(source: Path, name: str) -> ctypes.CDLL:
-    command = [
-        "cc",
-        "-Wall",
-        "-Wextra",
-        "-pedantic",
-        "-Werror",
-        "-std=c99",
-        "-O1",
-        "-shared",
-        "-fPIC",
-    ]
+    flags = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c99", "-O1", "-shared", "-fPIC"]
     done = subprocess.run(
-        [*command, str(source), "-o", str(source.with_suffix(".so")), "-lm"],
+        ["cc", *flags, str(source), "-o", str(source.with_suffix(".so")), "-lm"],
         capture_output=True,
         text=True,
         check=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import math
 import re
 import subprocess
@@ -60,15 +58,8 @@ def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision(
             torch.testing.assert_close(a, c)
 
 
-def test_state_dict_deepcopy_and_layers_in_other_networks() -> None:
-    kan, x = drawn(2, 3, 1), points()
-    stored = io.BytesIO()
-    torch.save(kan.state_dict(), stored)
-    stored.seek(0)
-    other = KAN([2, 3, 1])
-    other.load_state_dict(torch.load(stored, weights_only=True))
-    torch.testing.assert_close(other(x), kan(x))
-    torch.testing.assert_close(copy.deepcopy(kan)(x), kan(x))
+def test_layers_in_other_networks() -> None:
+    x = points()
     mixed = nn.Sequential(
         KANLayer(2, 8), nn.LayerNorm(8), KANLayer(8, 1, intervals=3, degree=2, base="zero")
     )
@@ -181,7 +172,6 @@ def test_a_domain_and_products() -> None:
 
 REFUSALS = {
     "KAN([2])": r"shape=\[2\] must be widths",
-    "KAN([2, 0, 1])": "must be widths",
     "MLP([2, 1], 'silly')": "activation=silly is not known",
     "KAN([2, 1], 0)": "intervals=0 must be a whole number of at least 1",
     "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number. Use refine",
@@ -192,8 +182,6 @@ REFUSALS = {
         r"must be \(low, high\), or one pair for each of 2"
     ),
     "KAN([2, 1], dtype=torch.int64)": "dtype=torch.int64 must be torch.float32 or torch.float64",
-    "MLP([2, 1], dtype=torch.float16)": "dtype=torch.float16 must be .*torch.autocast",
-    "KAN([2, 1], domain=(float('nan'), 1))": "must be finite",
     "KAN([2, 3, 1], multiplication_nodes=[5])": (
         "multiplication_nodes=.5. must have a number for each of the hidden widths .3."
     ),
@@ -208,9 +196,7 @@ REFUSALS = {
     "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16))": (
         "x holds torch.float16 and the layer torch.float32"
     ),
-    "KAN([2, 1]).regularisation(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
     "KAN([2, 1], device='tpu9')": "device=tpu9",
-    "KAN([2, 1])(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
 }
 PROGRAM = """
 import sys

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanrun.cli.app import main
 from kanrun.config import BundledTarget, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import build_target, make_dataset
@@ -41,23 +40,6 @@ def test_a_table_is_what_a_file_of_it_would_be(name: str, tmp_path: Path) -> Non
         np.testing.assert_array_equal(ours.y, theirs.y)
     np.testing.assert_array_equal(data.output_scaling.scale, other.output_scaling.scale)
     assert build_target(BundledTarget(name)).name == data.target.name == name
-
-
-def test_it_is_fitted_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("sklearn")
-    monkeypatch.chdir(tmp_path)
-    words = [
-        "target=bundled",
-        "target.name=diabetes",
-        "model=kan",
-        "solver=adam",
-        "solver.steps=3",
-        "model.intervals=3",
-    ]
-    assert main(["fit", "-q", "model.hidden=[1]", *words]) == 0, capfd.readouterr().err
-    assert "diabetes" in (tmp_path / "outputs" / "fit" / "v0001" / "summary.csv").read_text()
 
 
 def test_unknown_tables_and_a_missing_package_are_one_sentence(

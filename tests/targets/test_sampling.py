@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.targets import Dataset, Scaling, build_target, generator, make_dataset
+from kanrun.targets import Dataset, build_target, generator, make_dataset
 from kanrun.targets.datasets import split_order
 
 TARGET = NamedTarget(name="exp_sin_square")
@@ -149,17 +149,6 @@ def test_refusals(sampling: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         dataset(**sampling)
     assert sentence in str(caught.value)
-
-
-@given(
-    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5),
-    st.lists(st.floats(1e-3, 1e6), min_size=5, max_size=5),
-)
-def test_scaling_goes_back(shift: list[float], scale: list[float]) -> None:
-    scaling = Scaling(np.array(shift), np.array(scale[: len(shift)]))
-    a = np.random.default_rng(0).normal(size=(4, 3, len(shift)))
-    np.testing.assert_allclose(scaling.apply(scaling.invert(a)), a, atol=1e-6)
-    np.testing.assert_allclose(scaling.invert(scaling.apply(a)), a, atol=1e-6)
 
 
 @given(st.integers(0, 200), st.integers(0, 5))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
-import importlib
 import io
 import lzma
 import os
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +53,6 @@ def _zip(content: bytes, *names: str) -> bytes:
     [
         ("data.csv", bytes),
         ("DATA.CSV", bytes),
-        ("my data (1).v2.csv", bytes),
         ("data.csv.gz", gzip.compress),
         ("data.csv.bz2", bz2.compress),
         ("data.csv.xz", lzma.compress),
@@ -64,14 +62,12 @@ def _zip(content: bytes, *names: str) -> bytes:
             lambda content: _zip(content, "folder/", "folder/data.csv", "__MACOSX/data.csv"),
         ),
         ("data.tsv", lambda content: content.replace(b",", b"\t")),
-        ("data.tsv.gz", lambda content: gzip.compress(content.replace(b",", b"\t"))),
         ("semicolons.csv", lambda content: content.replace(b",", b";")),
         ("bom.csv", lambda content: b"\xef\xbb\xbf" + content),
         ("windows.csv", lambda content: content.replace(b"\n", b"\r\n")),
         ("quoted.csv", lambda content: content.replace(b"3.5", b'"3.5"')),
         ("spaces.csv", lambda content: content.replace(b",", b" , ")),
         ("blank lines.csv", lambda content: b"\n" + content.replace(b"\n", b"\n\n  \n")),
-        ("no last newline.csv", lambda content: content.rstrip()),
     ],
 )
 def test_kinds_of_text_files(
@@ -101,7 +97,7 @@ def test_parquet(tmp_path: Path) -> None:
     }
 
 
-def test_parquet_refusals(tmp_path: Path) -> None:
+def test_parquet_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "data.parquet"
     frame = pd.DataFrame(
         {"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)}
@@ -125,26 +121,8 @@ def test_parquet_refusals(tmp_path: Path) -> None:
     _refused(path, ["a"], "data.parquet has no rows")
     path.write_bytes(b"PAR1 but not really")
     _refused(path, ["a"], "data.parquet cannot be read as Parquet")
-
-
-def test_parquet_without_pyarrow_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "data.parquet"
-    path.write_bytes(b"PAR1")
-    real = importlib.import_module
-
-    def without(name: str, package: str | None = None) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, package)
-
-    monkeypatch.setattr(importlib, "import_module", without)
-    _refused(
-        path,
-        ["a"],
-        "reading data.parquet needs pyarrow, which is not installed; run: pip",
-    )
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    _refused(path, ["a"], "reading data.parquet needs pyarrow, which is not installed; run: pip")
 
 
 def _refused(
@@ -173,16 +151,13 @@ def _refused(
         ),
         ("a,b\n1,2\n2\n", ["b"], "1 missing value (first in row 3)"),
         ("a,b\n\n1,2\n\n\n2,\n", ["b"], "1 missing value (first in row 6)"),
-        ("\na,b\n1,2\n2,\n", ["b"], "1 missing value (first in row 4)"),
         ('a,b\n1,"2\n"\n2,x\n', ["b"], "1 value that is not a number (first 'x' in row 3)"),
         (
             "a,b\n1,2\n2,x y\n3,z\n",
             ["b"],
             "column 'b' of data.csv has 2 values that are not numbers (first 'x y' in row 3)",
         ),
-        ("a,b\n1,2020-01-01\n", ["b"], "(first '2020-01-01' in row 2)"),
         ("a;b\n1;2,5x\n", ["b"], "(first '2,5x' in row 2)"),
-        ("a,b\n1,0x10\n", ["b"], "(first '0x10' in row 2)"),
         ("a,b\n1,2\n2,12_1\n", ["b"], "(first '12_1' in row 3)"),
         (
             "a,b\n1,inf\n2,-inf\n3,1e999\n",
@@ -194,16 +169,13 @@ def _refused(
             ["a", "b"],
             "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); so",
         ),
-        ("a,b\n1,2\n", ["c"], "data.csv has no column 'c'; its columns are a, b"),
         (
             "age,size\n1,2\n",
             ["Age"],
             "data.csv has no column 'Age'; did you mean age?; its columns are age, size",
         ),
         ("a,b,a\n1,2,3\n", ["b"], "data.csv has two columns called 'a'; rename one"),
-        ("a, a\n1,2\n", ["a"], "data.csv has two columns called 'a'"),
         ("a,b\n1,2\n3,4,5\n", ["a"], "data.csv: row 3 has 3 fields, but the header has 2"),
-        ("a,b\n1,5,2,5\n", ["a"], "data.csv: row 2 has 4 fields, but the header has 2"),
         ('a,b\n1,"2\n3,4\n', ["a"], "cannot be read as a table"),
         ('a,b\n1,"2"x\n3,4\n', ["a"], "data.csv: row 2 cannot be read as a table"),
         ("a,b\n", ["a"], "data.csv has a header but no rows"),
@@ -213,10 +185,7 @@ def _refused(
             ["a"],
             "data.csv is a binary file; a text table or Parquet is needed",
         ),
-        (b"a,b\n1,2\n" + b"\0" * 10, ["a"], "data.csv is a binary file"),
-        (bytes(range(1, 256)), ["a"], "data.csv is binary or not UTF-8"),
         ("a,b\n1,é\n".encode("latin-1"), ["a"], "data.csv is binary or not UTF-8"),
-        ("a,b\n1,2\n".encode("utf-16"), ["a"], "data.csv is a binary file"),
         (
             "a,b\n1," + "x" * 200_000,
             ["a"],
@@ -240,14 +209,12 @@ def test_refusals(
             "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab (also with .gz",
         ),
         ("data", b"a\n1\n", "is not a kind of table that kanrun reads"),
-        ("data.gz", gzip.compress(b"a\n1\n", mtime=0), "is not a kind of table that kanrun reads"),
         ("data.csv.gz", b"a\n1\n", "data.csv.gz is damaged or not compressed as its name says"),
         (
             "data.csv.gz",
             gzip.compress(TEXT.encode() * 500, mtime=0)[:-40],
             "data.csv.gz is damaged",
         ),
-        ("data.csv.bz2", b"a\n1\n", "data.csv.bz2"),
         ("data.csv.xz", b"a\n1\n", "data.csv.xz is damaged"),
         ("data.csv.zip", b"a\n1\n", "data.csv.zip is damaged"),
         (
@@ -255,9 +222,7 @@ def test_refusals(
             _zip(b"a\n1\n", "a.csv", "b.csv"),
             "data.zip holds 2 files; an archive with one table is needed",
         ),
-        ("data.zip", _zip(b""), "data.zip holds 0 files"),
         ("data.csv.gz", gzip.compress(b"", mtime=0), "data.csv.gz has no rows"),
-        ("data.csv.gz", gzip.compress(b"\0\1", mtime=0), "data.csv.gz is a binary file"),
     ],
 )
 def test_files_that_are_no_table(
@@ -275,13 +240,9 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
     _refused("", ["a"], "the path of the table is empty; name a file")
     os.mkfifo(tmp_path / "pipe.csv")
     _refused(tmp_path / "pipe.csv", ["a"], "is not a regular file")
-
-
-def test_an_overlong_path_is_refused() -> None:
-    with pytest.raises(UsageError):
-        read_inputs("x" * 5000 + ".csv", ["a"])
-    with pytest.raises(UsageError):
-        read_inputs("nul\0.csv", ["a"])
+    for path in ("x" * 5000 + ".csv", "nul\0.csv"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            read_inputs(path, ["a"])
 
 
 def test_a_file_without_permission(
@@ -295,13 +256,19 @@ def test_a_file_without_permission(
     _refused(path, ["a"], "data.csv cannot be read: Permission denied")
 
 
-def test_only_the_columns_used_are_judged(write: Callable[..., Path]) -> None:
-    path = write("id,a,,note,\nu1,1,x,,\nu2,2,,what,\n")
-    np.testing.assert_array_equal(read_inputs(path, ["a"]), [[1], [2]])
-
-
-def test_true_and_false_are_one_and_zero(write: Callable[..., Path]) -> None:
-    np.testing.assert_array_equal(read_inputs(write("a\nTrue\nfalse\n1\n"), ["a"]), [[1], [0], [1]])
+@pytest.mark.parametrize(
+    ("content", "names", "values"),
+    [
+        ("id,a,,note,\nu1,1,x,,\nu2,2,,what,\n", ["a"], [[1], [2]]),
+        ("a\nTrue\nfalse\n1\n", ["a"], [[1], [0], [1]]),
+        ("a;b\n1,5;-2\n2,25e1;3\n", ["a", "b"], [[1.5, -2], [22.5, 3]]),
+    ],
+    ids=["only the columns used", "true and false", "decimal commas between semicolons"],
+)
+def test_values(
+    content: str, names: list[str], values: list[list[float]], write: Callable[..., Path]
+) -> None:
+    np.testing.assert_array_equal(read_inputs(write(content), names), values)
 
 
 def test_the_home_directory_is_expanded(
@@ -310,13 +277,7 @@ def test_the_home_directory_is_expanded(
     path = write(TEXT)
     monkeypatch.setenv("HOME", str(path.parent))
     np.testing.assert_array_equal(read_inputs("~/data.csv", NAMES), VALUES)
-
-
-def test_a_name_that_only_looks_like_a_home_directory(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(TEXT)
-    path.rename(path.parent / "~data.csv")
+    path.rename(path.parent / "~data.csv")  # a name that only looks like a home directory
     monkeypatch.chdir(path.parent)
     np.testing.assert_array_equal(read_inputs("~data.csv", NAMES), VALUES)
 
@@ -337,11 +298,7 @@ def test_columns_and_whether_they_hold_numbers(write: Callable[..., Path]) -> No
     }
 
 
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress}
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
@@ -390,19 +347,13 @@ def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_p
         max_size=30,
     )
 )
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_numbers_are_read_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, int]]
 ) -> None:
     path = tmp_path_factory.mktemp("exact") / "data.csv"
     pd.DataFrame(rows, columns=["x 1", "n"]).to_csv(path, index=False)
     np.testing.assert_array_equal(read_inputs(path, ["n", "x 1"]), [[n, x] for x, n in rows])
-
-
-def test_decimal_commas_between_semicolons_are_points(write: Callable[..., Path]) -> None:
-    np.testing.assert_array_equal(
-        read_inputs(write("a;b\n1,5;-2\n2,25e1;3\n"), ["a", "b"]), [[1.5, -2], [22.5, 3]]
-    )
 
 
 def test_rows_without_an_output_are_refused_or_left_out(write: Callable[..., Path]) -> None:
