@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import MODELS, TARGETS, FitConfig
-from kanrun.runs.records import Checkpoint, Note, Record
+from kanrun.config import MODELS, FitConfig
+from kanrun.runs.records import Checkpoint, Record
 
 if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
@@ -32,19 +32,15 @@ def cells(cfg: FitConfig) -> list[dict[str, Any]]:
 
 def prepare(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit | TableFitting:
     """Build everything that a training needs."""
-    if _tables_only(cfg, cell):
+    from kanrun.study.suite import with_cell
+
+    if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
         from kanrun.experiments.fit.tables import prepare_table
 
         return prepare_table(cfg, cell, seed)
     from kanrun.experiments.fit.training import make_fit
 
     return make_fit(cfg, cell, seed)
-
-
-def _tables_only(cfg: FitConfig, cell: Mapping[str, Any]) -> bool:
-    from kanrun.study.suite import with_cell
-
-    return MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only
 
 
 def run(
@@ -55,30 +51,7 @@ def run(
     prepared: Fit | TableFitting | None = None,
 ) -> Iterator[Record]:
     """Train one network; one row per step as it trains, the rest at the end."""
-    fit: Any = prepared or prepare(cfg, cell, seed)
-    if _tables_only(cfg, cell):
-        from kanrun.experiments.fit.tables import run_table
-
-        yield from run_table(fit, cell, seed)
-        return
-    from kanrun.experiments.fit.training import Progress, results
-
-    from kanrun.engine.training import train
-    from kanrun.study.checkpoints import follow, state_from_checkpoint
-    from kanrun.study.resources import generator
-
-    done = state_from_checkpoint(resume, fit.problem.domain.device)
-    if resume is None:
-        yield from (Note(text, warning=True) for text in fit.problem.dataset.notes)
-        if TARGETS[fit.cfg.target.kind].table:
-            yield Note(
-                f"trained with model={fit.cfg.model.kind}, as its settings require; model=auto is "
-                "the default for tables"
-            )
-        yield Note(fit.summary_line)
-    events = train(fit.create, fit.problem.data, fit.plan, generator(seed, "training"), done)
-    trained = yield from follow(events, Progress(done, resume, fit.why))
-    yield from results(fit, cell, seed, trained)
+    yield from (prepared or prepare(cfg, cell, seed)).run(cell, seed, resume)
 
 
 def figures(tables: Tables) -> Figures:

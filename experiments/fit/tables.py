@@ -23,7 +23,7 @@ from kanrun.engine.tables.cross_validation import (
 from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.runs.records import Note, Record, Row, Table, Value
+from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
@@ -47,7 +47,39 @@ class TableFitting:
     @property
     def classes(self) -> int | None:
         """Number of classes; None for numbers."""
-        return len(self.problem.dataset.classes) if self.problem.dataset.classes else None
+        return len(self.problem.dataset.classes or ()) or None
+
+    def run(self, cell: Mapping[str, Any], seed: int, _: Checkpoint | None) -> Iterator[Record]:
+        """Cross-validate, fit all rows, and report; a resumed run starts again."""
+        problem, started = self.problem, time.perf_counter()
+        dataset, classes = problem.dataset, self.classes
+        yield from (Note(text, warning=True) for text in dataset.notes)
+        with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
+            before = time.process_time()
+            fitted = fit_table(dataset.train, classes, self.policy, seed)
+            fit_seconds, checked = time.process_time() - before, None
+            if fitted.folds is not None:
+                baselines = self.cfg.model.baselines
+                checked = cross_validate(dataset.train, classes, fitted.folds, baselines=baselines)
+        yield from _selection_notes(fitted, checked, classes)
+        known = with_scalings(problem, fitted.inputs, fitted.outputs)
+        summary = _summary(self, fitted, checked, known)
+        for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
+            if name in summary:
+                yield from doubts(summary[name], rows)
+        seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
+        yield Row("summary", {**summary, **seconds})
+        yield from bound_rows(cell, summary)
+        inputs, outputs = dataset.target.inputs, dataset.classes or dataset.target.outputs
+        reports = report_tables(fitted, dataset.train, inputs, outputs, classes, seed)
+        yield from (Table(name, columns) for name, columns in reports)
+        yield prediction_table(fitted.network, known)
+        if (edges := edge_table(fitted.network, known)) is not None:
+            yield edges
+        errors = fitted.error_quantiles(dataset.train.y, error_levels())
+        yield model_checkpoint(
+            fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x)
+        )
 
 
 def prepare_table(
@@ -131,37 +163,6 @@ def all_rows(sampling: SamplingConfig) -> SamplingConfig:
     return replace(sampling, validation_fraction=0.0, n_test=sampling.n_test if asked else 0)
 
 
-def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
-    """Cross-validate, fit all rows, and report."""
-    problem, started = fitting.problem, time.perf_counter()
-    dataset, classes = problem.dataset, fitting.classes
-    yield from (Note(text, warning=True) for text in dataset.notes)
-    with threadpool_limits(limits=threads_of(fitting.cfg)):  # the matrices are too small for more
-        before = time.process_time()
-        fitted = fit_table(dataset.train, classes, fitting.policy, seed)
-        fit_seconds, checked = time.process_time() - before, None
-        if fitted.folds is not None:
-            baselines = fitting.cfg.model.baselines
-            checked = cross_validate(dataset.train, classes, fitted.folds, baselines=baselines)
-    yield from _selection_notes(fitted, checked, classes)
-    known = with_scalings(problem, fitted.inputs, fitted.outputs)
-    summary = _summary(fitting, fitted, checked, known)
-    for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
-        if name in summary:
-            yield from doubts(summary[name], rows)
-    seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
-    yield Row("summary", {**summary, **seconds})
-    yield from bound_rows(cell, summary)
-    inputs, outputs = dataset.target.inputs, dataset.classes or dataset.target.outputs
-    reports = report_tables(fitted, dataset.train, inputs, outputs, classes, seed)
-    yield from (Table(name, columns) for name, columns in reports)
-    yield prediction_table(fitted.network, known)
-    if (edges := edge_table(fitted.network, known)) is not None:
-        yield edges
-    errors = fitted.error_quantiles(dataset.train.y, error_levels())
-    yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x))
-
-
 def _selection_notes(
     fitted: TableModel, checked: CrossValidation | None, classes: int | None
 ) -> Iterator[Record]:
@@ -181,29 +182,23 @@ def _selection_notes(
     what, column = ("log loss", "log_loss") if classes else ("RMSE", "rmse")
     means = {name: checked.mean(name) for name in checked.losses}
     for name, losses in checked.losses.items():
-        seconds = checked.seconds[name]
         std = f" +- {checked.std(name):.2g}" if len(losses) > 1 else ""
-        yield Note(
-            f"cross-validated {what} of {name}: {means[name]:.4g}{std}"
-            f" ({np.mean(seconds):.2g} s per fit)"
+        each = f"{checked.seconds[name].mean():.2g} s per fit"
+        yield Note(f"cross-validated {what} of {name}: {means[name]:.4g}{std} ({each})")
+        for fold, pair in enumerate(np.transpose([losses, checked.seconds[name]]).tolist()):
+            values = dict(zip((column, "cpu_seconds"), pair, strict=True))
+            yield Row("baselines", {"model": name, "fold": fold, **values})
+    best = min(means, key=lambda name: means[name])
+    next_best = min((mean for name, mean in means.items() if name != OURS), default=0.0)
+    if next_best > 0:  # 0 for constant outputs
+        higher = means[OURS] / next_best - 1
+        compared = (
+            f", {-higher:.1%} below the next"
+            if best == OURS
+            else f"; that of kanrun is {higher:.1%} higher"
         )
-        for fold, (loss, time_) in enumerate(zip(losses, seconds, strict=True)):
-            row: dict[str, Value] = {"model": name, "fold": fold, column: float(loss)}
-            yield Row("baselines", {**row, "cpu_seconds": float(time_)})
-    others = min((mean for name, mean in means.items() if name != OURS), default=0.0)
-    if others > 0:  # 0 for constant outputs
-        best = min(means, key=lambda name: means[name])
-        ratio = means[OURS] / others
-        if best == OURS:
-            yield Note(
-                f"kanrun has the lowest cross-validated {what}, {1 - ratio:.1%} below the next"
-            )
-        else:
-            yield Note(
-                f"{best} has the lowest cross-validated {what}; that of kanrun is"
-                f" {ratio - 1:.1%} higher",
-                warning=True,
-            )
+        said = f"{best} has the lowest cross-validated {what}{compared}"
+        yield Note(said, warning=best != OURS)
 
 
 def _summary(

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kanrun.config import TARGETS, FitConfig
-from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
+from kanrun.engine.training import (
+    Event,
+    Plan,
+    Snapshot,
+    Stage,
+    Step,
+    Trained,
+    TrainingState,
+    train,
+)
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import (
     Create,
@@ -18,9 +27,11 @@ from kanrun.study.build import (
     make_problem,
 )
 from kanrun.study.checkpoints import (
+    follow,
     model_checkpoint,
     slider_checkpoint,
     stage_row,
+    state_from_checkpoint,
     state_to_checkpoint,
     step_row,
 )
@@ -34,6 +45,7 @@ from kanrun.study.evaluation import (
     relative_error,
     scores,
 )
+from kanrun.study.resources import generator
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Target
 
@@ -48,10 +60,23 @@ class Fit:
     why: str
     create: Create
 
-    @property
-    def summary_line(self) -> str:
-        """The training in a few words."""
-        return describe_training(self.cfg.model, self.plan, self.problem)
+    def run(
+        self, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None
+    ) -> Iterator[Record]:
+        """Train; one row per step as it trains, the rest at the end."""
+        problem, model = self.problem, self.cfg.model
+        done = state_from_checkpoint(resume, problem.domain.device)
+        if resume is None:
+            yield from (Note(text, warning=True) for text in problem.dataset.notes)
+            if TARGETS[self.cfg.target.kind].table:
+                yield Note(
+                    f"trained with model={model.kind}, as its settings require; model=auto is the "
+                    "default for tables"
+                )
+            yield Note(describe_training(model, self.plan, problem))
+        events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
+        trained = yield from follow(events, Progress(done, resume, self.why))
+        yield from results(self, cell, seed, trained)
 
 
 def make_fit(
