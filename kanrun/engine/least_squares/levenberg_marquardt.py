@@ -15,13 +15,15 @@ geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885). Batches take quic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite, nan
-from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from numpy import ndarray
 from torch import Tensor
 
 from kanrun.engine.least_squares.problem import Linearisation, Problem
@@ -92,10 +94,10 @@ class State:
     """
 
     unknowns: Float[Tensor, "... unknowns"]
-    loss: list[float]
-    damping: list[float]
+    loss: Float[ndarray, " problems"]
+    damping: Float[ndarray, " problems"]
     #: Whether the last step lowered the objective.
-    improved: list[bool]
+    improved: Bool[ndarray, " problems"]
     #: Largest squared column norms so far, if columns can vanish.
     max_squared_norms: Float[Tensor, " unknowns"] | None = None
     #: Number of dampings tried so far.
@@ -103,28 +105,25 @@ class State:
 
     def part(self, at: list[int]) -> State:
         """Return the state of the problems of a batch at `at`."""
-        lists: dict[str, Any] = {key: [getattr(self, key)[i] for i in at] for key in _LISTS}
-        return replace(self, unknowns=self.unknowns[at], **lists)
+        return replace(self, **{name: getattr(self, name)[at] for name in _BATCHED})
 
     def updated(self, at: list[int], part: State) -> State:
         """Return this state with `part` at the indices `at`."""
-        unknowns = self.unknowns.clone()
-        lists: dict[str, Any] = {key: [*getattr(self, key)] for key in _LISTS}
-        unknowns[at] = part.unknowns
-        for key, values in lists.items():
-            for i, value in zip(at, getattr(part, key), strict=True):
-                values[i] = value
-        return replace(part, unknowns=unknowns, **lists)
+        new = deepcopy({name: getattr(self, name) for name in _BATCHED})
+        for name, values in new.items():
+            values[at] = getattr(part, name)
+        return replace(part, **new)
 
 
-_LISTS = ("loss", "damping", "improved")
+_BATCHED = ("unknowns", "loss", "damping", "improved")
 
 
 def begin(problem: Problem, policy: LMPolicy, damping: Sequence[float] | None = None) -> State:
     """Return the state before the first step; `damping` of each problem replaces the policy's."""
-    loss = [value if isfinite(value) else inf for value in problem.objective(problem.unknowns)]
-    first = [policy.damping] * len(loss) if damping is None else list(damping)
-    return State(problem.unknowns, loss, first, [value < inf for value in loss])
+    loss = np.array(problem.objective(problem.unknowns))
+    finite = np.isfinite(loss)
+    first = np.full(len(loss), policy.damping) if damping is None else np.array(damping)
+    return State(problem.unknowns, np.where(finite, loss, inf), first, finite)
 
 
 def step(problem: Problem, state: State, policy: LMPolicy) -> State:
@@ -148,62 +147,58 @@ def minimise(
     Each problem of a batch stops separately. `ended` is called before each step.
     """
     state = begin(problem, policy, damping)
-    slow = [0] * len(state.loss)
+    slow = np.zeros(len(state.loss), dtype=int)
     for taken in range(stopping.max_steps):
-        active = [
-            i
-            for i, loss in enumerate(state.loss)
-            if state.improved[i] and loss > stopping.target_loss and slow[i] < stopping.patience
-        ]
-        if not active or ended():
-            return state, taken
         before = state.loss
-        if len(active) == len(before):
+        going = state.improved & (before > stopping.target_loss) & (slow < stopping.patience)
+        if not going.any() or ended():
+            return state, taken
+        if going.all():
             state = step(problem, state, policy)
         else:  # in a batch only
-            state = state.updated(active, step(problem.part(active), state.part(active), policy))
-        for i in active:
-            slow[i] = slow[i] + 1 if state.loss[i] > (1 - stopping.rtol) * before[i] else 0
+            at = np.flatnonzero(going).tolist()
+            state = state.updated(at, step(problem.part(at), state.part(at), policy))
+        slow = np.where(state.loss > (1 - stopping.rtol) * before, slow + 1, 0)
     return state, stopping.max_steps
 
 
 def _quick_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
-    unknowns, loss, damping = state.unknowns, [*state.loss], [*state.damping]
-    improved, trials, last = [False] * len(loss), 0, False
+    unknowns, loss, damping = state.unknowns, state.loss, state.damping
+    improved, last, trials = np.zeros(len(loss), dtype=bool), False, 0
     while trials < policy.max_trials and not last:
         move = -equations.solver(damping)(equations.gradient)
         moved = unknowns + move
-        values = problem.objective(moved)
-        lower = [not improved[i] and value < loss[i] for i, value in enumerate(values)]
-        last = all(
-            improved[i] or lower[i] or damping[i] >= policy.max_damping for i in range(len(loss))
-        )
-        if all(lower):
+        values = np.array(problem.objective(moved))
+        lower = ~improved & (values < loss)
+        last = bool((improved | lower | (damping >= policy.max_damping)).all())
+        if lower.all():
             unknowns = moved
-        elif any(lower):
+        elif lower.any():
             unknowns = torch.where(moved.new_tensor(lower)[:, None] > 0, moved, unknowns)
-        expected = -(equations.gradient * move).sum(-1).reshape(-1)
-        for i, value in enumerate(values):
-            if lower[i]:
-                gain = (loss[i] - value) / max(float(expected[i]), TINY)
-                divisor = next((by for least, by in policy.damping_decrease if gain > least), 1.0)
-                damping[i] = max(damping[i] / divisor, policy.min_damping)
-                loss[i], improved[i] = value, True
-            elif not improved[i]:
-                damping[i] = min(damping[i] * policy.damping_increase, policy.max_damping)
+        expected = -(equations.gradient * move).sum(-1).reshape(-1).numpy(force=True)
+        with np.errstate(all="ignore"):  # objectives may be infinite
+            gain = (loss - values) / np.maximum(expected, TINY)
+        divisor = np.select(
+            [gain > least for least, _ in policy.damping_decrease],
+            [by for _, by in policy.damping_decrease],
+            1.0,
+        )
+        raised = np.where(improved, damping, damping * policy.damping_increase)
+        damping = np.where(lower, damping / divisor, raised)
+        damping = damping.clip(policy.min_damping, policy.max_damping)
+        loss, improved = np.where(lower, values, loss), improved | lower
         trials += 1
-    return State(
-        unknowns, loss, damping, improved, state.max_squared_norms, state.n_trials + trials
-    )
+    norms = state.max_squared_norms
+    return State(unknowns, loss, damping, improved, norms, state.n_trials + trials)
 
 
 def _searched_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
     """Take smaller dampings while they help, or larger ones until one does."""
-    start, mu = state.loss[0], state.damping[0]
+    start, mu = float(state.loss[0]), float(state.damping[0])
     path = _Path(problem, equations, state)
     best = path.at(mu)
     if best[0] < start:
@@ -222,9 +217,15 @@ def _searched_step(
             if best[0] < start:
                 break
         else:
-            return replace(state, improved=[False], n_trials=path.n_trials)
-    moved = state.unknowns + best[1]
-    return State(moved, [best[0]], [mu], [True], state.max_squared_norms, path.n_trials)
+            return replace(state, improved=np.array([False]), n_trials=path.n_trials)
+    return replace(
+        state,
+        unknowns=state.unknowns + best[1],
+        loss=np.array([best[0]]),
+        damping=np.array([mu]),
+        improved=np.array([True]),
+        n_trials=path.n_trials,
+    )
 
 
 class _Path:
@@ -236,7 +237,7 @@ class _Path:
 
     def at(self, mu: float) -> tuple[float, Tensor]:
         """Return objective and step of damping `mu`, straight or bent."""
-        solve = self.equations.solver([mu])
+        solve = self.equations.solver(np.array([mu]))
         best = self._tried(-solve(self.equations.gradient))
         low, high = (bound * self.state.loss[0] for bound in ACCELERATION_RANGE)
         if low < best[0] < high:
@@ -294,22 +295,22 @@ class NormalEquations:
         """Return `g` with zeros for frozen unknowns."""
         return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
 
-    def solver(self, damping: list[float]) -> Solve:
+    def solver(self, damping: Float[ndarray, " problems"]) -> Solve:
         """Return the map from right-hand sides to solutions for the damping of each problem.
 
         See RETRIES for matrices without a factor.
         """
         if self._matrix is None:
-            return partial(self._by_conjugate_gradients, damping[0])
+            return partial(self._by_conjugate_gradients, float(damping[0]))
         tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)
         for factor, added in RETRIES:
-            mu = tried[0] if len(tried) == 1 else entries.new_tensor(tried)[:, None]
+            mu = float(tried[0]) if len(tried) == 1 else entries.new_tensor(tried)[:, None]
             torch.add(self._diagonal, mu, out=entries)
             lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
             if not failed.any():
                 break
-            signs = zip(damping, tried, failed.reshape(-1).tolist(), strict=True)
-            tried = [factor * d + added if bad else t for d, t, bad in signs]
+            bad = failed.reshape(-1).numpy(force=True) != 0
+            tried = np.where(bad, factor * damping + added, tried)
         scale = self.scale
         return lambda g: scale * torch.cholesky_solve((scale * g)[..., None], lower)[..., 0]
 

@@ -11,16 +11,18 @@ Source of kernels of pairs from sums of squares: D. Duvenaud, H. Nickisch, C. Ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from kanrun.engine.splines import extend
 from kanrun.engine.tables.gaussian_process import RadialBasis
-from kanrun.engine.tables.reduced_basis import ReducedBasis
+from kanrun.engine.tables.reduced_basis import DEGREE, ReducedBasis
 
 #: Kinds of variance components: lines, curves, steps; pairs of two lines, of a line and a curve, of
 #: two curves; neighbourhoods. Each is an index; `MAIN` kinds are main effects.
@@ -112,7 +114,10 @@ class Design:
                 self.basis.coefficients[j] / np.sqrt(self.basis.roughness[mine]), axis=0
             )
             if shape in CURVATURES:
-                changes = np.diff(changes / self.basis.spans(j)[:, None], axis=0)
+                # The slope has the coefficients 3 (c[i+1] - c[i]) over these spans of knots.
+                knots = extend(torch.as_tensor(self.basis.breakpoints[j : j + 1]), DEGREE)[0]
+                spans = (knots[DEGREE + 1 : -1] - knots[1 : -DEGREE - 1]).numpy()
+                changes = np.diff(changes / spans[:, None], axis=0)
             row = np.zeros((len(changes), len(self.basis.column)))
             row[:, mine] = SHAPES[shape] * changes
             rows.append(row)
@@ -175,18 +180,13 @@ class Design:
     ) -> list[tuple[int, int]]:
         """Return the pairs of inputs with the largest sums of `energy`, the largest first."""
         column = self.basis.column[self.places]
-        member = (column[:, None] == np.arange(self.basis.inputs)).astype(float)
+        member = (column[:, None] == np.arange(len(self.relevance))).astype(float)
         of_pairs = np.triu(member.T @ energy @ member, 1)
         order = np.argsort(of_pairs, axis=None)[::-1][:limit]
-        found = zip(*np.unravel_index(order, of_pairs.shape), strict=True)
-        return [(int(i), int(j)) for i, j in found if of_pairs[i, j] > 0]
+        found = np.stack(np.unravel_index(order, of_pairs.shape), 1).tolist()
+        return [(i, j) for i, j in found if of_pairs[i, j] > 0]
 
-    def all_pairs(self) -> list[tuple[int, int]]:
-        """Return every pair of inputs that have functions."""
-        there = np.unique(self.basis.column[self.places])
-        return [(int(i), int(j)) for n, i in enumerate(there) for j in there[n + 1 :]]
-
-    def products(self, pairs: Sequence[tuple[int, int]]) -> tuple[ndarray, ndarray]:
+    def products(self, pairs: Iterable[tuple[int, int]]) -> tuple[ndarray, ndarray]:
         """Return the functions (a, b) whose products are the columns of these pairs."""
         column = self.basis.column[self.places]
         left, right = [self.places[:0]], [self.places[:0]]

@@ -107,22 +107,10 @@ class ReducedBasis:
             np.repeat(np.tile([False, True], u.shape[1]), counts),
         )
 
-    def spans(self, j: int) -> Float[ndarray, " differences"]:
-        """Return the knot spans s of input j.
-
-        The slope has coefficients 3 (c[i+1] - c[i]) / s[i].
-        """
-        knots = extend(torch.as_tensor(self.breakpoints[j : j + 1]), DEGREE)[0].numpy()
-        return np.asarray(knots[DEGREE + 1 : -1] - knots[1 : -DEGREE - 1])
-
-    @property
-    def inputs(self) -> int:
-        return len(self.breakpoints)
-
     @cached_property
     def places(self) -> tuple[Int[ndarray, " functions"], ...]:
         """Indices of the functions of each input."""
-        return tuple(np.flatnonzero(self.column == j) for j in range(self.inputs))
+        return tuple(np.flatnonzero(self.column == j) for j in range(len(self.breakpoints)))
 
     def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
         """Evaluate the functions, which continue as straight lines beyond the grids."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import repeat
+from itertools import combinations, repeat
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -138,9 +138,10 @@ class TableRows:
         h = self.h if rows is None or len(rows) == len(self.u) else self.h[rows]
         if self._over_rows(name, len(h)):
             return Kernels(name, h, self.design)
-        pairs: Sequence[tuple[int, int]] = ()
-        if name == "pairs":
-            pairs = self.design.all_pairs() if self.has_all_pairs else self.chosen
+        pairs: Iterable[tuple[int, int]] = self.chosen if name == "pairs" else ()
+        if name == "pairs" and self.has_all_pairs:
+            column = self.design.basis.column[self.design.places]
+            pairs = combinations(np.unique(column).tolist(), 2)
         return Functions.of(name, h, self.design, pairs)
 
     def candidates(self, known: Collection[str] | None) -> tuple[str, ...]:
@@ -301,7 +302,7 @@ class Functions:
 
     @staticmethod
     def of(
-        name: str, h: ndarray | TableFunctions, design: Design, pairs: Sequence[tuple[int, int]]
+        name: str, h: ndarray | TableFunctions, design: Design, pairs: Iterable[tuple[int, int]]
     ) -> Functions:
         """Return the functions of the candidate's components."""
         a, b = design.products(pairs)

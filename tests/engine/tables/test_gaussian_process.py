@@ -61,8 +61,8 @@ def test_an_input_that_does_nothing_gets_no_precision() -> None:
     assert radial.centres.shape == (5, 4)
 
 
-def test_the_exact_process_has_the_right_mean_and_gradient() -> None:
-    """As in the search for formulas: no lines, little noise, and slopes of the mean."""
+def test_the_exact_process_has_the_right_mean() -> None:
+    """As in the search for formulas: no lines, and little noise."""
     u = rows(150, 3)
     y = np.sin(u[:, :1]) * u[:, 1:2] + np.exp(u[:, 2:3] / 2)
     middle, std = y.mean(), y.std()
@@ -77,16 +77,6 @@ def test_the_exact_process_has_the_right_mean_and_gradient() -> None:
     new = 0.8 * rows(50, 4)
     truth = np.sin(new[:, :1]) * new[:, 1:2] + np.exp(new[:, 2:3] / 2)
     np.testing.assert_allclose(middle + std * process.mean(new), truth, atol=0.02)
-    slopes = np.stack(
-        [
-            np.cos(new[:, 0]) * new[:, 1],
-            np.sin(new[:, 0]),
-            np.exp(new[:, 2] / 2) / 2,
-            0 * new[:, 0],
-        ],
-        1,
-    )
-    np.testing.assert_allclose(std * process.gradient(new), slopes, atol=0.1)
 
 
 def test_gradients_are_those_of_the_mean() -> None:

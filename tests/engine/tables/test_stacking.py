@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from kanrun.engine.tables import EvidencePolicy, Terms, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
 from kanrun.engine.tables.variance_components import FunctionProblem, KernelProblem, estimate
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
@@ -91,18 +91,6 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
     assert network.shape[0] == 4
     assert network.shape[-1] == outputs
     assert sum(fit.weights.values()) == pytest.approx(1)
-
-
-def test_sums_of_terms_give_the_sum_of_their_values() -> None:
-    rng = np.random.default_rng(16)
-    h, pairs = rng.normal(size=(20, 5)), np.array([[0.0, 2.0], [2.0, 0.0]])
-    one, other = (
-        Terms(1.0, rng.normal(size=3)),
-        Terms(-2.0, rng.normal(size=5), pairs, np.array([1, 4])),
-    )
-    expected = 0.5 * one.values(h) + 3 * other.values(h)
-    np.testing.assert_allclose(one.plus(other, 3.0, 0.5).values(h), expected)
-    np.testing.assert_allclose(other.values(h), -2 + h @ other.main + 2 * h[:, 1] * h[:, 4])
 
 
 def test_outputs_of_other_sizes_get_the_same_fit_in_their_units() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,7 +67,7 @@ def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: Edg
         for solver in alone:
             solver.step()
     assert all(loss < before for loss, before in zip(state.loss, first.loss, strict=True))
-    torch.testing.assert_close(state.loss, [solver.loss for solver in alone], rtol=1e-5, atol=1e-20)
+    np.testing.assert_allclose(state.loss, [solver.loss for solver in alone], rtol=1e-5, atol=1e-20)
 
 
 def test_each_network_stops_by_itself() -> None:
@@ -75,7 +76,7 @@ def test_each_network_stops_by_itself() -> None:
     ends = []
     for steps in (1, 2, 3):
         state, _ = minimise(together, POLICY, StoppingCriteria(steps, rtol=0.0))
-        ends.append(state.loss)
+        ends.append(state.loss.tolist())
     middle = sorted(ends[0])[
         1
     ]  # the floor that one network has passed after a step, and two have not
@@ -104,17 +105,6 @@ def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other() -
     assert state.loss[1] < before.loss[1]
 
 
-def test_the_objectives_are_those_of_the_networks_with_their_unknowns() -> None:
-    samples = _samples(2, 1)
-    networks = _networks((2, 2, 1), EdgeSpec(base="silu"), samples, 3)
-    state, _ = minimise(_fitting(networks, samples), POLICY, StoppingCriteria(max_steps=1))
-    for network, unknowns, loss in zip(networks, state.unknowns, state.loss, strict=True):
-        network.set_unknowns(unknowns)
-        assert float((network(samples.x) - samples.y).square().mean()) == pytest.approx(
-            loss, rel=1e-10
-        )
-
-
 def test_networks_whose_input_grids_differ() -> None:
     samples, generator = _samples(2, 1), torch.Generator().manual_seed(3)
     domains = [torch.tensor([[-size, size]] * 2, dtype=torch.float64) for size in (1.0, 1.5)]
@@ -134,7 +124,7 @@ def test_networks_whose_input_grids_differ() -> None:
     ]
     together = _fitting(networks, samples)
     state = begin(together, POLICY)
-    torch.testing.assert_close(state.loss, [solver.loss for solver in alone])
+    np.testing.assert_allclose(state.loss, [solver.loss for solver in alone])
     second = step(together.part([1]), state.part([1]), POLICY)
     other = _fitting(networks[1:], samples)
-    torch.testing.assert_close(second.loss, step(other, begin(other, POLICY), POLICY).loss)
+    np.testing.assert_allclose(second.loss, step(other, begin(other, POLICY), POLICY).loss)

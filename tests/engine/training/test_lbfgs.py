@@ -12,7 +12,7 @@ from torch import Tensor
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.splines import difference_operator
-from kanrun.engine.training import Objective, Samples, SmoothnessPenalty, lbfgs
+from kanrun.engine.training import Objective, Samples, SmoothnessPenalty
 from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Curvature, LinePoint, search
 
 
@@ -117,15 +117,3 @@ def test_a_line_that_only_rises_gives_back_the_start() -> None:
         0.0, 1.0, torch.tensor([-1.0]), -1.0
     )  # a slope that the values belie, as rounding makes them
     assert search(look, start, 1.0) is start
-
-
-def test_no_more_points_are_looked_at_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = []
-
-    def look(t: float) -> LinePoint:
-        looked.append(t)
-        return LinePoint(t, -t, torch.tensor([-1.0]), -1.0)
-
-    monkeypatch.setattr(lbfgs, "EVALUATIONS", 7)
-    assert search(look, LinePoint(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0).value < 0
-    assert len(looked) == 7

@@ -109,12 +109,12 @@ def test_test_data_select_nothing(whole: Whole) -> None:
 
 
 def test_noise_turns_to_second_differences() -> None:
-    data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
+    data = TrainingData(samples(100, 0, 1.5), samples(50, 1, 1.5), samples(400, 2))
     _, stages, trained = drained(
-        train(create, data, Plan("lm", (4,), starts=2), Generator().manual_seed(0))
+        train(create, data, Plan("lm", (4,), starts=1), Generator().manual_seed(0))
     )
     plain = drained(
-        train(create, data, Plan("lm", (4,), starts=2, weight=0.0), Generator().manual_seed(0))
+        train(create, data, Plan("lm", (4,), starts=1, weight=0.0), Generator().manual_seed(0))
     )[2]
     assert stages[0].penalty.order == 2
     assert trained is not None
@@ -160,14 +160,12 @@ def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
 
 @pytest.mark.parametrize(("solver", "count"), [("lbfgs", 5), ("adam", 15)])
 def test_the_best_of_several_starts_goes_on(solver: str, count: int) -> None:
-    one, four = [], []
-    for seed in range(2):
-        for starts, ends in ((1, one), (4, four)):
-            plan = Plan(solver, (4,), steps=count, starts=starts, weight=0.0)  # type: ignore[arg-type]
-            _, stages, _ = drained(train(create, DATA, plan, Generator().manual_seed(seed)))
-            ends.append(stages[0].errors.selected)
-    assert all(best <= first for best, first in zip(four, one, strict=True))
-    assert min(best / first for best, first in zip(four, one, strict=True)) < 0.9
+    errors = {}
+    for starts in (1, 4):
+        plan = Plan(solver, (4,), steps=count, starts=starts, weight=0.0)
+        _, stages, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
+        errors[starts] = stages[0].errors.selected
+    assert errors[4] < 0.9 * errors[1]
 
 
 def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole: Whole) -> None:
@@ -188,12 +186,13 @@ def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole: Whole
     assert last[-1].error == pytest.approx(min(float(advance.error or 9) for advance in last))
 
 
+TWO_SIZES = "two outputs of other sizes"
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "zero": lambda x: 0 * x[:, :1],
     "constant": lambda x: 0 * x[:, :1] - 70.0,
     "linear": lambda x: x.sum(1, keepdim=True),
     "quadratic": lambda x: x.square().sum(1, keepdim=True),
-    "two outputs of other sizes": lambda x: torch.stack(
+    TWO_SIZES: lambda x: torch.stack(
         [1e2 * x[:, 0] ** 2, 1e-2 * x[:, 1]], 1
     ),  # all that is not standardised
 }
@@ -206,8 +205,9 @@ def easy(name: str, count: int) -> Samples:
 
 @pytest.mark.parametrize(
     ("function", "count"),
-    [*((name, count) for name in FUNCTIONS for count in (1, 200)), ("constant", 2)]
-    + [pytest.param(name, 2, marks=pytest.mark.slow) for name in FUNCTIONS if name != "constant"],
+    [*((name, 1) for name in FUNCTIONS), ("constant", 2), ("zero", 200), (TWO_SIZES, 200)]
+    + [pytest.param(name, 2, marks=pytest.mark.slow) for name in FUNCTIONS if name != "constant"]
+    + [pytest.param(name, 200, marks=pytest.mark.slow) for name in FUNCTIONS],
 )
 @pytest.mark.parametrize("solver", ["lm", "lbfgs"])
 def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> None:

@@ -182,9 +182,9 @@ def line_kan(generator: Generator) -> KAN:
 def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
     samples, smoothing, plan = noisy(80), SmoothnessPenalty(1e-6, 2), Plan("lm", (16,))
     network = line_kan(Generator().manual_seed(0))
-    for _ in range(30):
+    for _ in range(12):
         solver = make_solver(network, TrainingData(samples), plan, smoothing, Generator())
-        for _ in range(4):
+        for _ in range(3):
             solver.step()
         smoothing = SmoothnessPenalty(update_penalty_weight(network, samples, smoothing)[0], 2)
     rows = network.linearise(samples.x)[1].gram() / (80 * output_scale(samples, "regression") ** 2)

@@ -132,7 +132,7 @@ def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
     assert solver.loss <= 2 * reference.cost / 60 * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("activation", ["tanh", "silu"])
 def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> None:
     """A unit that saturates has a faint column; scaled up to one it would take all the step."""
@@ -146,21 +146,6 @@ def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> N
         solver.step()
     assert solver.loss < 1e-3
     assert float(model.get_unknowns().abs().max()) < 1e4
-
-
-def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
-    """A KAN without hidden layer is linear in its unknowns: the least squares solution is met."""
-    model, data = kan((2, 1)), samples()
-    output, rows = model.linearise(data.x)
-    jacobian = rows.times(torch.eye(rows.unknowns, dtype=data.x.dtype))
-    rest = (
-        data.y - output + jacobian @ model.get_unknowns()[:, None]
-    )  # what the base functions leave
-    best = torch.linalg.lstsq(jacobian, rest, driver="gelsd").solution
-    floor = float((jacobian @ best - rest).square().mean())
-    solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-12))
-    solver.step()
-    assert solver.loss == pytest.approx(floor, rel=1e-6)
 
 
 def test_lm_leaves_pruned_edges_alone() -> None:
@@ -288,7 +273,7 @@ def test_training_with_it_leaves_fewer_edges(solver: str) -> None:
         "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),
         "lbfgs": lambda weight: LBFGSSolver(sparsity=weight),
     }
-    shares, steps = {}, {"adam": 150, "lbfgs": 40}[solver]
+    shares, steps = {}, {"adam": 100, "lbfgs": 30}[solver]
     for weight in (0.0, 1e-2):
         network = kan((2, 4, 1), 5)
         plan = Plan(solver, steps=steps, settings=settings[solver](weight))
