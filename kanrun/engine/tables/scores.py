@@ -150,7 +150,7 @@ class PowerTransform:
 def _both_sides(function: np.ufunc, a: Array, power: float) -> Array:
     """Apply a Box-Cox function to the sizes of numbers, with power 2 - `power` below zero."""
     up, down = function(np.abs(a), power), function(np.abs(a), 2 - power)
-    return np.where(a >= 0, up, -down)
+    return np.asarray(np.where(a >= 0, up, -down))
 
 
 def output_map(

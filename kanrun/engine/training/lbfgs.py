@@ -99,7 +99,11 @@ class Curvature:
             design, operator = design_matrix(x, grid), difference_operator(grid, order)
             gram = torch.stack([(design * u[:, None]).mT @ design for u in steepness.T]) / len(x)
             blocks = (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None])
-            inverses = _inverted(blocks, self._unseen)
+            diagonal = blocks.diagonal(dim1=-2, dim2=-1)
+            least = max(LEAST**2 * float(diagonal.amax()), TINY)
+            added = DAMPING * diagonal + self._unseen * diagonal.mean(-1, keepdim=True)
+            blocks = blocks + torch.diag_embed(added.clamp(min=least))
+            inverses = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
             spline = (c[..., None, :] @ gram @ c[..., None])[..., 0, 0]
         else:
             basis, interval = local_basis(x, grid)
@@ -134,30 +138,14 @@ def _steepness(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
             reaching.append(nodes_of(nodes[-1], products))
         y = reaching[-1]
         total = [torch.zeros_like(node) for node in nodes]
-        for direction in _directions(y):
+        directions = torch.eye(y.shape[1]).to(y)
+        if y.shape[1] > OUTPUTS:  # random sums v: the expectation of sum v v^T is 1
+            signs = torch.randint(2, (OUTPUTS, y.shape[1]), generator=Generator().manual_seed(0))
+            directions = (2 * signs - 1).to(y) / OUTPUTS**0.5
+        for direction in directions:
             slopes = torch.autograd.grad(y, nodes, direction.expand_as(y), retain_graph=True)
             total = [before + slope.square() for before, slope in zip(total, slopes, strict=True)]
     return [(at.detach(), each.detach()) for at, each in zip(reaching, total, strict=False)]
-
-
-def _directions(y: Tensor) -> Tensor:
-    """Return rows v with sum v v^T = 1, in expectation if there are many outputs."""
-    outputs = y.shape[1]
-    if outputs <= OUTPUTS:
-        return torch.eye(outputs, dtype=y.dtype, device=y.device)
-    signs = torch.randint(2, (OUTPUTS, outputs), generator=Generator().manual_seed(0))
-    sums: Tensor = (2 * signs - 1).to(y) / OUTPUTS**0.5
-    return sums
-
-
-def _inverted(blocks: Tensor, unseen: float) -> Tensor:
-    """Return the inverses of damped blocks."""
-    diagonal = blocks.diagonal(dim1=-2, dim2=-1)
-    least = max(LEAST**2 * float(diagonal.amax()), TINY)
-    added = (DAMPING * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
-    factor = torch.linalg.cholesky(blocks + torch.diag_embed(added))
-    inverse: Tensor = torch.cholesky_inverse(factor)
-    return inverse
 
 
 def _floored(curvatures: Tensor) -> Tensor:

@@ -152,7 +152,11 @@ def best_start(
     Raises TrainingFailed if no start stays finite.
     """
     best, starts = RandomStart(create(generator)), plan.starts
-    samples = _subset(data.train, best.network, generator)
+    samples, unknowns = data.train, sum(p.numel() for p in best.network.parameters())
+    size = max(MIN_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns)
+    if size < len(samples):
+        index = torch.randperm(len(samples), generator=generator)[:size]
+        samples = samples.part(index.to(samples.x.device))
     rounds = _Rounds(samples, output_scale(data.train, data.task), SmoothnessPenalty(weight))
     for tried in range(1, MAX_BATCHES + 1):
         batch = [RandomStart(create(generator)) for _ in range(starts)]
@@ -216,12 +220,3 @@ class _Rounds:
         if len(network.shape) == 2:
             return network
         return network.regrid(x, grid_eps=1.0, margin=MARGIN).network
-
-
-def _subset(samples: Samples, network: Network, generator: Generator) -> Samples:
-    unknowns = sum(parameter.numel() for parameter in network.parameters())
-    size = max(MIN_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns)
-    if size >= len(samples):
-        return samples
-    index = torch.randperm(len(samples), generator=generator)[:size]
-    return samples.part(index.to(samples.x.device))

@@ -275,7 +275,10 @@ class Adam:
 
         Raise TrainingFailed at a loss that is not finite.
         """
-        samples, options = self._batch(), self.options
+        samples, options = self.objective.samples, self.options
+        if self.rows < len(samples):
+            index = torch.randint(len(samples), (self.rows,), generator=self.generator)
+            samples = samples.part(index.to(samples.x.device))
         decay = 0.5 * (1 + cos(pi * min(self._taken / self._steps, 1.0)))
         for group in self._optimiser.param_groups:
             group["lr"] = options.learning_rate * (
@@ -319,10 +322,3 @@ class Adam:
                 }
         self._taken = int(state["taken"])
         self._free = {p: state[f"free/{number}"] for number, p in enumerate(self._free)}
-
-    def _batch(self) -> Samples:
-        samples = self.objective.samples
-        if self.rows == len(samples):
-            return samples
-        index = torch.randint(len(samples), (self.rows,), generator=self.generator)
-        return samples.part(index.to(samples.x.device))
