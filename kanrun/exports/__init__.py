@@ -17,11 +17,12 @@ from typing import Any
 import sympy
 
 from kanrun.engine.equations import Field
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas import parse, to_latex, to_python
+from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import days_from, features_of, place_of, text_of
 
 FORMATS = ("c", "json", "onnx", "python", "torch")
@@ -44,16 +45,11 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     Raises UsageError for an unknown format, a kind of network that the format cannot hold, and
     where the package that writes it is missing.
     """
-    if form not in FORMATS:
-        known = [*FORMATS, "formula"]
-        raise UsageError(
-            f"--format {form} is not one of {', '.join(known)}{did_you_mean(form, known) or '.'}"
-        )
+    check_known("--format", form, FORMATS, "formats of a model")
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(
             "a solution with constraints=hard is computed from formulas of its own, which no "
-            "export holds; "
-            "solve it with constraints=soft."
+            "export holds; solve it with constraints=soft."
         )
     if form == "torch":
         from kanrun.exports.torch_program import program_bytes

@@ -31,7 +31,7 @@ from kanrun.config import (
 )
 from kanrun.config.registry import explain_foreign_key
 from kanrun.engine.tables import TablePolicy
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
@@ -49,6 +49,7 @@ from kanrun.targets import (
     frame_columns,
     is_frame,
 )
+from kanrun.targets.datasets import check_known
 from kanrun.targets.functions import named_formula
 
 #: Model of tables with one effect per input and no interactions.
@@ -146,11 +147,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
 
 def _is_classification(y: Data, task: str | None) -> bool:
     """Return whether `task` is classification; without one, whether y is text or bool."""
-    tasks = ("regression", "classification")
-    if task is not None and task not in tasks:
-        raise UsageError(
-            f"task={task!r} is not one of {', '.join(tasks)}{did_you_mean(task, tasks) or '.'}"
-        )
+    if task is not None:
+        check_known("task", task, ("regression", "classification"), "tasks")
     if task is not None or hasattr(y, "detach"):
         return task == "classification"
     columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}

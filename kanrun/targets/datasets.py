@@ -271,8 +271,8 @@ def _scalings(target: Target, train: Points) -> tuple[Scaling, Scaling]:
     """
     if not target.is_table:
         middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
-        outputs = train.y.mean(0), deviation(train.y)
-        return _scale_if_needed(middle, half), _scale_if_needed(*outputs)
+        outputs = _scale_if_needed(train.y.mean(0), deviation(train.y))
+        return _scale_if_needed(middle, half), outputs
     inputs = _standardise(train.x, train.weights)
     if target.classes is not None:
         return inputs, Scaling.identity(1)

@@ -155,11 +155,9 @@ def labels_of(file: Path, block: ColumnBlock, name: str, **advice: str) -> list[
 
     Raises UsageError for missing values as `numbers_of`.
     """
-    faults: _Faults = {}
     texts = list(map(text_of, block.columns[name]))
-    missing = [i for i, text in enumerate(texts) if text == EMPTY]
-    _add(faults, name, block, {"missing": missing} if missing else {})
-    _check(faults, file, advice)
+    if missing := [row for row, text in zip(block.rows, texts, strict=True) if text == EMPTY]:
+        _check({name: {"missing": (len(missing), missing[0], "")}}, file, advice)
     return texts
 
 

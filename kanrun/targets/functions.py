@@ -157,7 +157,7 @@ class SpecialFunction:
         """Evaluate points (points, 2); complex values give their real parts."""
         from scipy import special
 
-        columns = (x[:, 1], x[:, 0]) if self.swapped else (x[:, 0], x[:, 1])
+        columns = x.T[::-1] if self.swapped else x.T
         with np.errstate(all="ignore"):
             found = getattr(special, self.name)(*self.leading, *columns)
         found = found[0] if isinstance(found, tuple) else found
@@ -219,24 +219,17 @@ def feynman_formulas() -> dict[str, FeynmanFormula]:
 
 
 def build_feynman(config: FeynmanTarget) -> Target:
-    """Return a formula by its equation, or of a file; inputs are x0, x1, ...
+    """Return a formula by its equation, or of a file; its inputs are x0, x1, ... as listed.
 
-    in the listed order.
+    Each entry of a file has the formula `raw`, and under `vars` name and sample_range of v1, v2,
+    ... Raises UsageError for an unknown formula, and for another format.
     """
-    if config.path is not None:
-        return formula_of_file(config.path, config.id, config.domain)
-    check_known("target.id", config.id, feynman_formulas(), "27 formulas")
-    entry = feynman_formulas()[config.id]
-    inputs = [f"x{i}" for i in range(len(entry.variables))]
-    return formula_target(config.id, parse(entry.formula), inputs, config.domain, entry.domain)
-
-
-def formula_of_file(path: str, name: str, domain: Any) -> Target:
-    """Return the formula `name` of a YAML file; its inputs are x0, x1, ...
-
-    Each entry has the formula `raw`, and under `vars` name and sample_range of v1, v2, ...
-    Raises UsageError for another format.
-    """
+    path, name = config.path, config.id
+    if path is None:
+        check_known("target.id", name, feynman_formulas(), "27 formulas")
+        found = feynman_formulas()[name]
+        inputs = [f"x{i}" for i in range(len(found.variables))]
+        return formula_target(name, parse(found.formula), inputs, config.domain, found.domain)
     check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
     entry = _formulas_of_file(path)[name]
     try:
@@ -250,7 +243,7 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
         ) from error
     inputs = [f"x{i}" for i in range(len(names))]
     # 0/0 on part of a published range is no reason to reject it.
-    return formula_target(name, expression, inputs, domain, ranges, checked=False)
+    return formula_target(name, expression, inputs, config.domain, ranges, checked=False)
 
 
 @cache

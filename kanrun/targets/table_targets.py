@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError
 from kanrun.points import Array, Points
 from kanrun.targets.arrays import array_target
 from kanrun.targets.datasets import Target, check_known
@@ -284,12 +284,8 @@ class NistSet:
 def read_nist(folder: str, name: str) -> NistSet:
     """Read `folder`/`name`.dat. Raises UsageError for a missing file, and for another format."""
     path = Path(folder) / f"{name}.dat"
-    if not path.is_file():
-        known = sorted(each.stem for each in Path(folder).glob("*.dat"))
-        raise UsageError(
-            f"target.name={name!r}: {folder} has no file {name}.dat"
-            f"{did_you_mean(name, known) or '.'}"
-        )
+    known = sorted(each.stem for each in Path(folder).glob("*.dat"))
+    check_known("target.name", name, known, f"sets in {folder}")
     try:
         return _read_nist(name, path.read_text(encoding="ascii"))
     except (KeyError, IndexError, TypeError, ValueError) as error:
