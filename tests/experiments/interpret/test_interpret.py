@@ -400,7 +400,7 @@ def test_certified_sets_are_fitted_from_both_starts(tmp_path: Path) -> None:
         first.measured,
         1,
     )
-    with pytest.raises(UsageError, match=r"no file Lime\.dat; did you mean Line"):
+    with pytest.raises(UsageError, match=r"one of the sets in .*; did you mean Line"):
         build_target(NistTarget(path=str(tmp_path), name="Lime"))
 
 
