@@ -23,9 +23,7 @@ from kanrun.experiments.solve.problem import (
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 
-from kanrun.config import EquationConfig, SolveConfig
-from kanrun.config.equations import AnsatzConfig
-from kanrun.config.rules import check
+from kanrun.config import AnsatzConfig, EquationConfig, SolveConfig, check
 from kanrun.engine.equations import (
     Block,
     EquationStage,

@@ -6,23 +6,25 @@ shows how a kind is declared, and `rules` how its settings are. Nothing here imp
 
 from __future__ import annotations
 
-from kanrun.config.equations import EquationConfig, SolveConfig
+from kanrun.config.comparisons import BenchConfig, CompareMLPConfig, ContinualConfig
 from kanrun.config.experiments import (
-    BenchConfig,
-    CompareMLPConfig,
-    ContinualConfig,
     CurvesConfig,
     ExecutorConfig,
     ExperimentConfig,
     ExtendGridConfig,
     FitConfig,
     InterpretConfig,
+    SolveConfig,
 )
 from kanrun.config.models import (
+    AdamSolver,
     AutoConfig,
+    AutoSolver,
     BezierConfig,
     BSplineConfig,
     KANConfig,
+    LBFGSSolver,
+    LMSolver,
     MLPConfig,
     PolynomialConfig,
 )
@@ -40,9 +42,10 @@ from kanrun.config.registry import (
     target,
 )
 from kanrun.config.rules import MISSING, check, setting
-from kanrun.config.solvers import AdamSolver, AutoSolver, LBFGSSolver, LMSolver
 from kanrun.config.targets import (
+    AnsatzConfig,
     BundledTarget,
+    EquationConfig,
     ExpressionTarget,
     FeynmanTarget,
     GaussianPeaksTarget,

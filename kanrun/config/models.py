@@ -1,4 +1,4 @@
-"""Settings of the models."""
+"""Settings of the models, and of the solvers that train them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kanrun.config.registry import model
+from kanrun.config.registry import model, solver
 from kanrun.config.rules import setting
 
 BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian")
@@ -26,11 +26,11 @@ class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
     hidden: list[int] | None = setting(
-        [5], "nodes of each hidden layer; null: kanrun interpret searches", minimum=1
+        [5], "nodes of each hidden layer; null lets kanrun interpret search the shape", minimum=1
     )
     multiplication_nodes: list[int] = setting(
         [],
-        "of each hidden layer, how many of its nodes multiply two sums (KAN 2.0); [] is none",
+        "nodes of each hidden layer that multiply two sums (KAN 2.0); [] is none",
         minimum=0,
     )
     intervals: Any = setting(
@@ -46,28 +46,25 @@ class KANConfig:
     base: str = setting("zero", "base function b of phi = w_b b + w_s spline", choices=BASES)
     edge_scaling: str = setting(
         "separate",
-        "w_b and w_s apart, or the single w of phi = w (b + spline)",
+        "separate: the weights w_b and w_s; single: the one weight of phi = w (b + spline)",
         choices=("separate", "single"),
     )
     extrapolation: str = setting(
-        "linear",
-        "what a spline does beyond its grid",
-        choices=("linear", "constant", "zero"),
+        "linear", "values of a spline outside its grid", choices=("linear", "constant", "zero")
     )
-    initialisation: str = setting("auto", "how edges start", choices=INITIALISATIONS)
+    initialisation: str = setting("auto", "initial edge functions", choices=INITIALISATIONS)
     grid_eps: float = setting(
         1.0,
-        "share of uniform spacing in a grid drawn from data; 0 is quantiles",
+        "fraction of uniform spacing in a grid fitted to data; 0 is quantiles",
         minimum=0,
         maximum=1,
     )
-    update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
-    freeze_scales: bool = setting(False, "whether w_b and w_s stay where they start")
+    update_grid: bool = setting(True, "whether hidden grids follow the range of the activations")
+    freeze_scales: bool = setting(False, "whether w_b and w_s keep their initial values")
     selection: str = setting(
         "validation",
-        "what chooses the weight of the smoothness penalty: points held out "
-        "(sampling.validation_fraction), or the evidence of "
-        "all training points, for noisy data (solver=lm)",
+        "choice of the smoothness weight: by points held out (sampling.validation_fraction), or by "
+        "the evidence of all training points, for noisy data (solver=lm)",
         choices=("validation", "evidence"),
     )
     kind: str = "kan"
@@ -78,9 +75,9 @@ class KANConfig:
 class MLPConfig:
     """A multi-layer perceptron."""
 
-    # fewer numbers than the default target has points
+    # The default has fewer parameters than the default target has points.
     hidden: list[int] = setting([16, 16], "nodes of each hidden layer", minimum=1)
-    activation: str = setting("silu", "function of each hidden node", choices=ACTIVATIONS)
+    activation: str = setting("silu", "activation of the hidden nodes", choices=ACTIVATIONS)
     kind: str = "mlp"
 
 
@@ -145,37 +142,35 @@ class BSplineConfig:
 class AutoConfig:
     """Effects of inputs and pairs by evidence, stacked into one KAN; the default for tables."""
 
-    pairs: bool = setting(True, "whether pairs of inputs may act together")
+    pairs: bool = setting(True, "whether pairs of inputs may interact")
     extrapolation: str = setting(
         "clip",
-        "clip: predictions stay near the training outputs' range; linear: they may leave it; "
-        "constant: inputs are held "
-        "at their range's ends; zero: an input beyond its range adds nothing",
+        "clip: predictions stay near the range of the training outputs; linear: they may leave it; "
+        "constant: inputs are clipped to their range; zero: an input outside its range adds "
+        "nothing",
         choices=("clip", "linear", "constant", "zero"),
     )
     monotone: dict[str, str] = setting(
         {},
-        "inputs whose effect only increases or decreases, such as {age: increasing}",
+        "inputs with an increasing or decreasing effect, such as {age: increasing}",
         choices=("increasing", "decreasing"),
         free_text=True,
     )
     curvature: dict[str, str] = setting(
         {},
-        "inputs whose effect is convex or concave",
+        "inputs with a convex or concave effect",
         choices=("convex", "concave"),
         free_text=True,
     )
     bounds: list[float] | None = setting(
         None,
-        "least and largest value that outputs can have, such as [0,1]; predictions never leave "
-        "them",
+        "smallest and largest possible output, such as [0,1]; predictions never leave them",
         length=2,
     )
     selection: str = setting(
         "cv",
-        "what chooses among candidates, and errors are measured on: each of the folds left out,"
-        " one of them "
-        "(validation), or rows left out one by one in closed form (evidence)",
+        "rows that choose among candidates and measure errors: each fold held out in turn (cv), "
+        "one fold held out (validation), or single rows left out in closed form (evidence)",
         choices=("cv", "validation", "evidence"),
     )
     folds: int = setting(5, "folds of the cross-validation", minimum=2)
@@ -188,9 +183,114 @@ class AutoConfig:
         """Yield errors for bounds out of order and for inputs with two shapes."""
         if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
             yield f"{at}bounds={self.bounds} must be a smaller and a larger number."
-        for name in self.monotone:
-            if name in self.curvature:
-                yield (
-                    f"the input {name!r} is both in {at}monotone and in {at}curvature; "
-                    "keep one of them."
-                )
+        for name in self.monotone.keys() & self.curvature.keys():
+            yield (
+                f"the input {name!r} is both in {at}monotone and in {at}curvature; "
+                "keep one of them."
+            )
+
+
+@dataclass(kw_only=True)
+class SolverConfig:
+    """Settings of every solver."""
+
+    steps: int | None = setting(None, "steps on each grid; null is the solver's default", minimum=1)
+    n_starts: int | None = setting(
+        None,
+        "random starts on the coarse grid, the best of which continues; null: chosen by size",
+        minimum=1,
+    )
+    smoothness_weight: Any = setting(
+        "auto",
+        "weight of the smoothness penalty; auto: chosen on validation data by lm, tiny for lbfgs, "
+        "0 for adam, and 1e-3 for classification by the last two",
+        minimum=0,
+        words=("auto",),
+    )
+    freeze_unseen: bool = setting(
+        False, "whether coefficients whose basis functions saw no data stay fixed"
+    )
+
+
+@dataclass(kw_only=True)
+class WidthConfig(SolverConfig):
+    """Settings of second-order solvers."""
+
+    select_width: bool = setting(
+        True, "whether validation may also choose fewer hidden nodes and prune the others"
+    )
+
+
+@dataclass(kw_only=True)
+class GradientConfig(SolverConfig):
+    """Settings of first-order solvers."""
+
+    sparsity: float = setting(
+        0.0,
+        "weight of the KAN paper's penalty, L1 norm and entropy of the edges' magnitudes",
+        minimum=0,
+    )
+    sparsity_norm: str = setting(
+        "rms",
+        "magnitude of an edge in this penalty: its root mean square, or the paper's mean |phi|",
+        choices=("rms", "mean_abs"),
+    )
+    patience: int | None = setting(
+        None, "steps without a better validation error after which a grid ends", minimum=1
+    )
+
+
+@solver("", second_order=True)
+@dataclass
+class AutoSolver(WidthConfig):
+    """Chosen by the numbers of parameters and data; the run says which and why."""
+
+    kind: str = "auto"
+
+
+@solver(
+    "kanrun.engine.training.solvers:create_lm",
+    steps=300,
+    label="Levenberg-Marquardt",
+    second_order=True,
+)
+@dataclass
+class LMSolver(WidthConfig):
+    """Levenberg-Marquardt in float64."""
+
+    damping: float | None = setting(
+        None,
+        "damping of the first step on a grid, relative to columns of unit norm; null: chosen by"
+        " size",
+        above=0,
+    )
+    tolerance: float = setting(
+        1e-3, "relative decrease of the loss in one step, below which a grid ends", minimum=0
+    )
+    plateau_tolerance: float = setting(
+        0.02,
+        "relative decrease of the loss in each of two successive steps, below which a grid ends",
+        minimum=0,
+    )
+    kind: str = "lm"
+
+
+@solver("kanrun.engine.training.lbfgs:LBFGS", label="LBFGS", curvature=True)
+@dataclass
+class LBFGSSolver(GradientConfig):
+    """LBFGS with a line search."""
+
+    history_size: int = setting(30, "past steps that the metric is built from", minimum=1)
+    kind: str = "lbfgs"
+
+
+@solver("kanrun.engine.training.solvers:Adam", steps=1000, label="Adam")
+@dataclass
+class AdamSolver(GradientConfig):
+    """Adam, in batches where solver.batch_size is given."""
+
+    learning_rate: float = setting(1e-2, "initial step size", above=0)
+    lr_schedule: str = setting("cosine", "decay of the step size", choices=("cosine", "constant"))
+    batch_size: int | None = setting(None, "samples per step; null is all of them", minimum=1)
+    weight_decay: float = setting(0.0, "decay of all parameters in each step", minimum=0)
+    kind: str = "adam"

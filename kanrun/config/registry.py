@@ -30,12 +30,19 @@ from kanrun.errors import UsageError, did_you_mean
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """A choice, before anything heavy is imported."""
+    """A choice, before anything heavy is imported.
+
+    Attributes:
+        name: The name as typed.
+        summary: One sentence.
+        settings: Dataclass of its settings.
+        builder: "module:name" of what builds it.
+    """
 
     name: str
     summary: str
-    settings: Any = None  # its dataclass
-    builder: str = ""  # "module:name" of what builds it
+    settings: Any = None
+    builder: str = ""
 
     @property
     def is_plugin(self) -> bool:
@@ -49,23 +56,31 @@ class RegistryEntry:
 
 @dataclass(frozen=True)
 class TargetKind(RegistryEntry):
-    """`builder` maps settings to a `kanrun.targets.Target`."""
+    """`builder` maps settings to a `kanrun.targets.Target`; `table`: of rows, not a function."""
 
-    table: bool = False  # rows of a table rather than a function
+    table: bool = False
 
 
 @dataclass(frozen=True)
 class ModelKind(RegistryEntry):
-    """`builder` maps (settings, problem, generator) to a fresh network."""
+    """`builder` maps (settings, problem, generator) to a fresh network.
 
-    network: str = ""  # "module:Class" that a checkpoint of it is loaded into
-    label: str = ""  # in tables and figures
-    diagram: str = ""  # "module:function" that draws its network
-    inputs: int | None = None  # how many inputs it takes, if not any number
-    closed_form: bool = False  # fitted by linear least squares, whatever the solver
-    tables_only: bool = (
-        False  # its builder fits targets that are tables, and returns a network of another kind
-    )
+    Attributes:
+        network: "module:Class" that a checkpoint of it is loaded into.
+        label: Name in tables and figures.
+        diagram: "module:function" that draws its network.
+        inputs: Number of inputs that it takes; None: any.
+        closed_form: Whether it is fitted by linear least squares, whatever the solver.
+        tables_only: Whether its builder fits targets that are tables, and returns a network of
+            another kind.
+    """
+
+    network: str = ""
+    label: str = ""
+    diagram: str = ""
+    inputs: int | None = None
+    closed_form: bool = False
+    tables_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,13 +88,19 @@ class SolverKind(RegistryEntry):
     """`builder` maps (network, objective, plan, generator) to a solver; `auto` has none.
 
     Its settings have `steps` and `n_starts`, and reach it as `plan.settings`.
+
+    Attributes:
+        steps: Steps on each grid, if the settings give none.
+        label: Name in sentences.
+        second_order: Whether it minimises squares in float64 and searches the penalty's weight.
+        curvature: Whether it measures steps by the curvature of the objective. It then takes a
+            small smoothness penalty, and hidden grids follow the activations again after its first
+            steps.
     """
 
-    steps: int = 200  # on each grid, if the settings give none
-    label: str = ""  # in sentences
-    second_order: bool = False  # minimises squares in float64, and searches the penalty's weight
-    #: Measures steps by the objective's curvature: it takes a small smoothness penalty, and hidden
-    #: grids follow the activations again after its first steps.
+    steps: int = 200
+    label: str = ""
+    second_order: bool = False
     curvature: bool = False
 
 
@@ -95,35 +116,23 @@ class ExperimentKind(RegistryEntry):
     """A command; `builder` is its module.
 
     Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
+
+    Attributes:
+        examples: Commands that its help shows.
+        groups: A plug-in's groups and their default choices.
+        table_model: Default model if the target is a table.
+        implied: Keys, and the choice that setting each of them stands for.
     """
 
     examples: tuple[str, ...] = ()
-    groups: Mapping[str, str] = field(
-        default_factory=dict
-    )  # a plug-in's groups and their default choices
-    table_model: str = (
-        ""  # the default model where the target is a table, if another than for functions
-    )
-    implied: Mapping[str, str] = field(
-        default_factory=dict
-    )  # a key, and the choice that setting it stands for
+    groups: Mapping[str, str] = field(default_factory=dict)
+    table_model: str = ""
+    implied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
         """The name as a module and a file have it, such as extend_grid."""
         return module_of(self.name)
-
-    @property
-    def defaults(self) -> list[Any]:
-        """Hydra's defaults list of a primary configuration that no file holds."""
-        chosen = [{group: choice} for group, choice in self.groups.items()]
-        return [
-            f"schema/{self.file}",
-            *chosen,
-            {"executor": "serial"},
-            "_self_",
-            {"study": None},
-        ]
 
 
 def resolve(place: str) -> Any:
@@ -133,6 +142,11 @@ def resolve(place: str) -> Any:
     return getattr(found, name) if name else found
 
 
+def module_of(command: str) -> str:
+    """Return a command's name as a module and a file have it."""
+    return command.replace("-", "_")
+
+
 K = TypeVar("K", bound=RegistryEntry)
 C = TypeVar("C", bound=type[Any])
 
@@ -140,15 +154,26 @@ C = TypeVar("C", bound=type[Any])
 class Registry(Mapping[str, K], Generic[K]):
     """Kinds of one sort by name, in the order of their declaration; plug-ins come last."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, kind: type[K]) -> None:
         self.what = what
+        self._kind = kind
         self._kinds: dict[str, K] = {}
 
-    def add(self, kind: K) -> None:
-        """Add a kind. Raises ValueError for a name that is taken."""
-        if kind.name in self._kinds:
-            raise ValueError(f"there are two kinds of {self.what} called {kind.name!r}")
-        self._kinds[kind.name] = kind
+    def add(self, name: str, summary: str, *more: Any, **fields: Any) -> None:
+        """Add the kind with these fields. Raises ValueError for a name that is taken."""
+        if name in self._kinds:
+            raise ValueError(f"there are two kinds of {self.what} called {name!r}")
+        self._kinds[name] = self._kind(name, summary, *more, **fields)
+
+    def declares(self, builder: str, **more: Any) -> Callable[[C], C]:
+        """Return a decorator that adds a dataclass of settings, named by its `kind`."""
+
+        def declare(settings: C) -> C:
+            summary = (settings.__doc__ or "").strip().partition("\n")[0]
+            self.add(settings.kind, summary, settings, builder, **more)
+            return settings
+
+        return declare
 
     def __getitem__(self, name: str) -> K:
         if name not in self._kinds:
@@ -171,44 +196,24 @@ class Registry(Mapping[str, K], Generic[K]):
         return self[str(name)]
 
 
-TARGETS: Registry[TargetKind] = Registry("target")
-MODELS: Registry[ModelKind] = Registry("model")
-SOLVERS: Registry[SolverKind] = Registry("solver")
-CANDIDATES: Registry[CandidateKind] = Registry("candidate")
-EXPERIMENTS: Registry[ExperimentKind] = Registry("experiment")
+TARGETS = Registry("target", TargetKind)
+MODELS = Registry("model", ModelKind)
+SOLVERS = Registry("solver", SolverKind)
+CANDIDATES = Registry("candidate", CandidateKind)
+EXPERIMENTS = Registry("experiment", ExperimentKind)
 
 GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
 """Groups whose choices have separate settings, distinguished by `kind`."""
 
-
-def _declares(table: Registry[Any], kind: type[RegistryEntry]) -> Callable[..., Callable[[C], C]]:
-    """Return the decorator of one sort of settings; it takes the builder and fields of `kind`."""
-
-    def declares(builder: str, **more: Any) -> Callable[[C], C]:
-        def declare(settings: C) -> C:
-            summary = (settings.__doc__ or "").strip().partition("\n")[0]
-            table.add(kind(settings.kind, summary, settings, builder, **more))
-            return settings
-
-        return declare
-
-    return declares
-
-
-target = _declares(TARGETS, TargetKind)
-model = _declares(MODELS, ModelKind)
-solver = _declares(SOLVERS, SolverKind)
+target, model, solver = TARGETS.declares, MODELS.declares, SOLVERS.declares
 
 
 def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Callable[[C], C]:
     """Declare a command; by default its module is kanrun.experiments.<name>."""
 
     def declare(settings: C) -> C:
-        EXPERIMENTS.add(
-            ExperimentKind(
-                name, summary, settings, module or f"kanrun.experiments.{module_of(name)}", **more
-            )
-        )
+        builder = module or f"kanrun.experiments.{module_of(name)}"
+        EXPERIMENTS.add(name, summary, settings, builder, **more)
         return settings
 
     return declare
@@ -216,12 +221,7 @@ def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Cal
 
 def candidate(name: str, formula: str, summary: str = "") -> None:
     """Declare a function of x0 that an edge may be, such as "sinc" with "sin(x0)/x0"."""
-    CANDIDATES.add(CandidateKind(name, summary, formula=formula))
-
-
-def module_of(command: str) -> str:
-    """Return a command's name as a module and a file have it."""
-    return command.replace("-", "_")
+    CANDIDATES.add(name, summary, formula=formula)
 
 
 def group_of(experiment: ExperimentKind, key: str) -> str:
@@ -229,24 +229,29 @@ def group_of(experiment: ExperimentKind, key: str) -> str:
     own = experiment.settings.__dataclass_fields__
     if key in own or key in GROUPS or not key.isidentifier():
         return ""
-    found = [name for name in GROUPS if name in own and kinds_with(name, key)]
+    found = [name for name in GROUPS if name in own and _kinds_with(name, key)]
     if "sampling" in own and key in own["sampling"].default_factory().__dataclass_fields__:
         found.append("sampling")
     return found[0] if len(found) == 1 else ""
 
 
-def kinds_with(group: str, key: str) -> list[str]:
-    """Return the choices of a group that have a key, such as the models with `hidden`."""
-    kinds = GROUPS[group].items()
-    return [
-        name for name, kind in kinds if key != "kind" and key in kind.settings.__dataclass_fields__
-    ]
+def foreign_setting(path: str, chosen: Mapping[str, str]) -> str:
+    """Return the error message for a setting that other choices have, or "".
+
+    Args:
+        path: The setting, such as "model.folds" or "folds".
+        chosen: Choices without the setting, by group.
+    """
+    for group, choice in chosen.items():
+        if owners := _kinds_with(group, path.rpartition(".")[2]):
+            choices = " or ".join(f"{group}={name}" for name in owners)
+            return f"{path} is not a setting of {group}={choice}. Write {choices}."
+    return ""
 
 
-def owner_hint(group: str, key: str, kind: str) -> str:
-    """Return the remedy for a key that other choices than `kind` have: "write model=kan"; or ""."""
-    found = kinds_with(group, key) if group in GROUPS and kind in GROUPS[group] else []
-    return f"write {' or '.join(f'{group}={name}' for name in found)}" if found else ""
+def _kinds_with(group: str, key: str) -> list[str]:
+    kinds = GROUPS[group].items() if key != "kind" else ()
+    return [name for name, kind in kinds if key in kind.settings.__dataclass_fields__]
 
 
 def implied_choices(
@@ -265,32 +270,13 @@ def implied_choices(
         if key in keys and group not in choices:
             implied.setdefault(group, name)
     target = choices.get("target") or implied.get("target", "")
-    is_table = target in TARGETS and TARGETS[target].table
-    if experiment.table_model and is_table and "model" not in choices:
-        implied["model"] = experiment.table_model
-        for key in sorted(keys & {"precision"} | {one for one in keys if one.startswith("solver")}):
-            raise UsageError(
-                f"{key} is not used by model={experiment.table_model}, the model of tables: "
-                "add model=kan to train a network."
-            )
+    model = experiment.table_model
+    if model and "model" not in choices and target in TARGETS and TARGETS[target].table:
+        implied["model"] = model
+        for key in sorted(keys):
+            if key == "precision" or key.startswith("solver"):
+                raise UsageError(
+                    f"{key} is not used by model={model}, the model of tables: "
+                    "add model=kan to train a network."
+                )
     return [f"{group}={name}" for group, name in implied.items()]
-
-
-def explain_foreign_key(key: str, model: str, solver: str) -> str:
-    """Return the error message for a key that neither the chosen model nor its solver has."""
-    models, solvers = kinds_with("model", key), kinds_with("solver", key)
-    if models:
-        return (
-            f"{key} is not a setting of model={model}. Models that have it: {', '.join(models)}. "
-            f"Write model={models[0]}."
-        )
-    if solvers and MODELS[model].tables_only:
-        return f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
-    if solvers:
-        return (
-            f"{key} is not a setting of solver={solver}. "
-            f"Solvers that have it: {', '.join(solvers)}. Write solver={solvers[0]}."
-        )
-    kinds = [*MODELS.values(), *SOLVERS.values()]
-    known = sorted({name for kind in kinds for name in kind.settings.__dataclass_fields__})
-    return f"{key} is not a setting of model={model}{did_you_mean(key, known) or '.'}"

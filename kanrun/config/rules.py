@@ -1,25 +1,40 @@
-"""Declaration and check of settings: default, rule and purpose.
+"""Settings: their declaration, and the one conversion of plain values to them.
 
-A dataclass of settings declares each field with `setting(default, about, ...)`. `check` walks such
-a dataclass and rejects the first value that breaks its rule, by a sentence with key, value, rule
-and purpose. Conditions on several settings are the dataclass's method `conflicts(at)`, which yields
-one sentence for each conflict; `at` is the path of the dataclass, such as `model.`.
+A dataclass of settings declares each field with `setting(default, about, ...)`. `typed` makes such
+a dataclass of plain values from the command line, a file, a cell of a suite, a stored run or
+`kanrun.fit`. It rejects the first unknown key, wrong type or broken rule by a sentence with key,
+value, rule and purpose. Conditions on several settings are the dataclass's method `conflicts(at)`,
+which yields one sentence for each conflict; `at` is the path of the dataclass, such as `model.`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from kanrun.config.registry import EXPERIMENTS, GROUPS, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 
 #: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
 MISSING: Any = "???"
+
+S = TypeVar("S")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "minimum": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "maximum": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
 
 
 @dataclass(frozen=True)
@@ -50,88 +65,65 @@ class Rule:
 
     def broken(self, path: str, value: Any) -> str | None:
         """Return the sentence that rejects `value` of the setting `path`, or None."""
-        if value is None or (isinstance(value, str) and (value in self.words or value == MISSING)):
+        if value is None or (isinstance(value, str) and value in (MISSING, *self.words)):
             return None
-        broken = self._list(path, value) if isinstance(value, list | tuple) else None
-        if broken is not None:
-            return broken
+        nested = isinstance(value, list | tuple | dict)
+        if isinstance(value, list | tuple) and (reason := self._broken_list(list(value))):
+            return f"{path}{reason} ({self.about})."
         for _, leaf in _leaves(value):
-            if (rule := self._breaks(leaf)) is not None:
-                shown = (
-                    f"{path}={value} has {leaf!r}, which"
-                    if isinstance(value, list | dict)
-                    else f"{path}={value}"
-                )
-                offer = did_you_mean(leaf, self.choices, max_names=1)
-                return f"{shown} {rule} ({self.about})" + (offer or ".")
+            if reason := self._broken_leaf(leaf):
+                has = f" has {leaf!r}, which" if nested else ""
+                offer = did_you_mean(leaf, self.choices, max_names=1) or "."
+                return f"{path}={value}{has} {reason} ({self.about}){offer}"
         return None
 
-    def _breaks(self, leaf: Any) -> str | None:
+    def _broken_leaf(self, leaf: Any) -> str:
         if self.choices and leaf not in self.choices:
             return f"is not one of {', '.join(self.choices)}"
-        if not self._numeric:
-            return None
-        number = not isinstance(leaf, bool) and isinstance(leaf, int if self.whole else int | float)
-        finite = "" if not number or math.isfinite(leaf) else "finite and "
-        return None if number and self._within(leaf) else f"must be {finite}{self.phrase}"
+        bounds = self._bounds
+        if not bounds and not self.whole:
+            return ""
+        if isinstance(leaf, bool) or not isinstance(leaf, int if self.whole else int | float):
+            return f"must be {self.phrase}"
+        if math.isinf(leaf):
+            return f"must be finite and {self.phrase}"
+        inside = all(_BOUNDS[name][1](leaf, bound) for name, bound in bounds.items())
+        return "" if inside else f"must be {self.phrase}"
+
+    def _broken_list(self, entries: list[Any]) -> str:
+        for entry in entries:
+            if self.width is not None and (
+                not isinstance(entry, list | tuple) or len(entry) != self.width
+            ):
+                return f" has {entry}, where a list of {self.width} is needed"
+            if self.whole and self.width is None and isinstance(entry, list | tuple | dict):
+                return f"={entries} has {entry}, where a whole number is needed"
+            if self.distinct and entries.count(entry) > 1:
+                return f" has {entry} twice or more; name each once"
+        if len(entries) < self.least:
+            known = f" of {', '.join(self.choices)}" if self.choices else ""
+            return f"={entries} needs at least {_count(self.least)}{known}"
+        if self.length not in (None, len(entries)):
+            return f"={entries} must have {_count(self.length or 0)}"
+        numbers = all(isinstance(entry, int | float) for entry in entries)
+        if self.increasing and numbers and any(b <= a for a, b in pairwise(entries)):
+            return f"={entries} must increase from entry to entry"
+        return ""
 
     @property
-    def _numeric(self) -> bool:
-        bounds = (self.minimum, self.above, self.maximum, self.below)
-        return self.whole or any(bound is not None for bound in bounds)
-
-    def _within(self, number: float) -> bool:
-        if math.isinf(number):
-            return False
-        low = (self.minimum is None or number >= self.minimum) and (
-            self.above is None or number > self.above
-        )
-        return (
-            low
-            and (self.maximum is None or number <= self.maximum)
-            and (self.below is None or number < self.below)
-        )
+    def _bounds(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in _BOUNDS if getattr(self, name) is not None}
 
     @property
     def phrase(self) -> str:
-        """The numeric rule in words, to follow "must be"."""
-        bounds = (
-            ("at least", self.minimum),
-            ("above", self.above),
-            ("at most", self.maximum),
-            ("below", self.below),
-        )
-        phrase = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
-        if self.minimum is not None and self.maximum is not None:
+        """The numeric rule in words, to follow "must be"; "" without one."""
+        bounds = self._bounds
+        phrase = " and ".join(f"{_BOUNDS[name][0]} {bound:g}" for name, bound in bounds.items())
+        if bounds.keys() == {"minimum", "maximum"}:
             phrase = f"from {self.minimum:g} to {self.maximum:g}"
         if self.whole:
             phrase = f"a whole number {phrase}".replace("at least", "of at least")
         return f"{phrase}, or {' or '.join(self.words)}" if self.words else phrase
-
-    def _list(self, path: str, entries: Any) -> str | None:
-        if len(entries) < self.least:
-            known = f" of {', '.join(self.choices)}" if self.choices else ""
-            return (
-                f"{path}={list(entries)} needs at least {_count(self.least)}{known} ({self.about})."
-            )
-        if self.length is not None and len(entries) != self.length:
-            return f"{path}={list(entries)} must have {_count(self.length)} ({self.about})."
-        for entry in entries:
-            if self.whole and self.width is None and isinstance(entry, list | tuple | dict):
-                return (
-                    f"{path}={list(entries)} has {entry}, where a whole number is needed "
-                    f"({self.about})."
-                )
-            if self.width is not None and (
-                not isinstance(entry, list | tuple) or len(entry) != self.width
-            ):
-                return f"{path} has {entry}, where a list of {self.width} is needed ({self.about})."
-            if self.distinct and list(entries).count(entry) > 1:
-                return f"{path} has {entry} twice or more; name each once ({self.about})."
-        numbers = all(isinstance(entry, int | float) for entry in entries)
-        if self.increasing and numbers and any(b <= a for a, b in pairwise(entries)):
-            return f"{path}={list(entries)} must increase from entry to entry ({self.about})."
-        return None
 
 
 def setting(default: Any, about: str, **rule: Any) -> Any:
@@ -142,57 +134,235 @@ def setting(default: Any, about: str, **rule: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def rule_of(one: Field[Any]) -> Rule | None:
-    """Return the rule of a dataclass field, if it was declared by `setting`."""
-    rule: Rule | None = one.metadata.get("rule")
-    return rule
+def rule_of(one: Field[Any]) -> Rule:
+    """Return the rule of a dataclass field; one without words if `setting` did not declare it."""
+    return one.metadata.get("rule", Rule(""))  # type: ignore[no-any-return]
+
+
+def default_of(one: Field[Any]) -> Any:
+    """Return the default value of a dataclass field."""
+    return one.default if one.default_factory is NO_DEFAULT else one.default_factory()
+
+
+def shown(value: Any) -> str:
+    """Return a value as it would be typed."""
+    if value is NO_DEFAULT or _is_missing(value):
+        return "must be given"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {shown(entry)}' for key, entry in value.items())}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def typed_config(command: str, plain: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """Return the typed and checked configuration of a command.
+
+    Top-level keys that the command does not have may serve interpolations, and are omitted.
+
+    Args:
+        command: The command, such as "fit".
+        plain: The composed configuration as plain values.
+        values: Values that are set on it, by key ("model.degree").
+
+    Raises:
+        UsageError: If a key, type or value is wrong, or an interpolation does not resolve.
+        MissingSettings: If a setting without default is not given.
+    """
+    settings = EXPERIMENTS.find(command).settings
+    changed = deepcopy(dict(plain))
+    for key, value in values.items():
+        set_value(changed, key, value)
+    own, resolved = settings.__dataclass_fields__, resolve_interpolations(changed)
+    given = {key: value for key, value in resolved.items() if key in own}
+    made = typed(settings, given)
+    if missing := sorted(_missing(given)):
+        raise MissingSettings(missing)
+    return made
+
+
+def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") -> S:
+    """Return a copy of the dataclass `settings` with nested differences, typed and checked.
+
+    A group that names a `kind` is replaced as a whole. Raises UsageError.
+    """
+    plain = asdict(settings)  # type: ignore[call-overload]
+    for key, value in differences.items():
+        replaced = not at and key in GROUPS and isinstance(value, Mapping) and "kind" in value
+        plain[key] = value if replaced else _merged(plain.get(key), value)
+    if missing := _missing(plain):
+        raise UsageError(f"{at}{missing[0]} must be given.")
+    return typed(type(settings), resolve_interpolations(plain), at)
+
+
+def typed(settings: type[S], values: Mapping[str, Any], at: str = "") -> S:
+    """Return the dataclass `settings` with these values, typed and checked; `at` is its path.
+
+    Raises UsageError for an unknown key, a wrong type, or a value that breaks its rule.
+    """
+    if not isinstance(values, Mapping):
+        path = at.removesuffix(".")
+        raise UsageError(
+            f"{path}={shown(values)} is not possible, since {path} has keys of its own. "
+            f"Set those, as {at}KEY=VALUE."
+        )
+    known = {one.name: one for one in fields(settings)}  # type: ignore[arg-type]
+    made = {}
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_key(str(name), at, sorted(known), str(values.get("kind", "")))
+        made[name] = _typed_field(known[name], _hints(settings)[name], value, at)
+    result = settings(**made)
+    for sentence in getattr(result, "conflicts", lambda _: ())(at):
+        raise UsageError(sentence)
+    return result
 
 
 def check(settings: Any, at: str = "") -> None:
-    """Raise UsageError for the first setting that breaks its rule, those of inner dataclasses too.
-
-    `at` is the path of the fields in the configuration, such as `model.`. NaN breaks every rule.
-    """
-    for sentence in _broken(settings, at):
-        raise UsageError(sentence)
+    """Raise UsageError for the first setting that `typed` would reject."""
+    typed(type(settings), vars(settings), at)
 
 
 def check_files(settings: Any) -> None:
     """Raise UsageError for the first setting that names a file which is not there."""
     for one in fields(settings):
-        value, rule = getattr(settings, one.name), one.metadata.get("rule")
+        value = getattr(settings, one.name)
         if is_dataclass(value):
             check_files(value)
-        elif (
-            rule is not None
-            and rule.file
-            and value
-            and not os.path.exists(os.path.expanduser(value))
-        ):
+        elif rule_of(one).file and value and not os.path.exists(os.path.expanduser(value)):
             raise UsageError(f"there is no file {value!r}.")
 
 
-_FLAT = ("list[int]", "list[float]", "list[str]")  # whose entries OmegaConf lets be lists
+def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in nested mappings and lists; a mapping is merged."""
+    *parents, last = key.split(".")
+    node: Any = plain
+    for part in parents:
+        if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+            node[part] = {}
+        node = node[int(part) if isinstance(node, list) else part]
+    if isinstance(node, list):
+        node[int(last)] = deepcopy(value)
+    else:
+        node[last] = _merged(node.get(last), value)
 
 
-def _broken(settings: Any, at: str) -> Iterator[str]:
-    for one in fields(settings):
-        value, path = getattr(settings, one.name), at + one.name
-        if is_dataclass(value):
-            yield from _broken(value, f"{path}.")
-            continue
-        if str(one.type).startswith(_FLAT) and any(
-            isinstance(entry, list | dict) for entry in value or ()
-        ):
-            yield f"{path}={value} has a list where each entry is one value, as {path}=[1,2]."
-            continue
-        numbers = ((where, leaf) for where, leaf in _leaves(value, path) if isinstance(leaf, float))
-        yield from (f"{where}=nan is not a number." for where, leaf in numbers if math.isnan(leaf))
-        rule = one.metadata.get("rule")
-        # a group's `kind` is chosen as executor=local
-        if rule is not None and (sentence := rule.broken(path.removesuffix(".kind"), value)):
-            yield sentence
-    yield from getattr(settings, "conflicts", lambda _: ())(at)
+def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values with `${...}` resolved. Raises UsageError for what does not resolve."""
+    if "${" not in str(plain):
+        return plain
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    except OmegaConfBaseException as error:
+        reason = (error.msg or str(error)).partition("\n")[0].rstrip(".")
+        raise UsageError(f"{error.full_key}: {reason}.") from error
+    return dict(resolved)
+
+
+class MissingSettings(UsageError):
+    """Settings without a default that nothing sets, by their paths."""
+
+    def __init__(self, paths: list[str]) -> None:
+        super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE.")
+        self.paths = paths
+
+
+def unknown_key(name: str, at: str, known: Sequence[str], kind: str = "") -> UsageError:
+    """Return the error for a key that is not there, with the keys next to it and what to write."""
+    group = at.removesuffix(".")
+    if kind in GROUPS.get(group, ()) and (sentence := foreign_setting(at + name, {group: kind})):
+        return UsageError(sentence)
+    keys = [one for one in known if one != "kind"]
+    offer = did_you_mean(f"{at}{name}", [f"{at}{one}" for one in keys], max_names=1)
+    where = f"keys of {group}" if group else "keys"
+    return UsageError(f"there is no key {at}{name}{offer} ({where}: {', '.join(keys)}).")
+
+
+class _Mismatch(Exception):
+    """A value that has not the declared type: the value, and what was expected."""
+
+    def __init__(self, value: Any, expected: str) -> None:
+        super().__init__(expected)
+        self.value, self.expected = value, expected
+
+
+_hints: Callable[[type], dict[str, Any]] = functools.cache(get_type_hints)
+
+
+def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
+    """Return the typed and checked value of a field. Raises UsageError."""
+    path, rule = at + one.name, rule_of(one)
+    if _is_missing(value):
+        return value
+    if hint is Any and one.name in GROUPS and not at and value is not None:
+        hint = type(value) if is_dataclass(value) else _settings_of_choice(one.name, value)
+    if is_dataclass(hint):
+        return typed(hint, vars(value) if is_dataclass(value) else value, f"{path}.")  # type: ignore[arg-type]
+    try:
+        value = _typed_value(hint, value)
+    except _Mismatch as error:
+        inner = error.value is not value
+        wrong = f"has {error.value!r}, which is" if inner else "is"
+        about = f" ({rule.about})" if rule.about else ""
+        listed = not inner and error.expected == "a list" and not isinstance(value, Mapping)
+        remedy = f" Write it in brackets: {path}=[{shown(value)}]." if listed else ""
+        sentence = f"{path}={shown(value)} {wrong} not {error.expected}{about}.{remedy}"
+        raise UsageError(sentence) from None
+    for place, leaf in _leaves(value, path):
+        if isinstance(leaf, float) and math.isnan(leaf):
+            raise UsageError(f"{place}=nan is not a number.")
+    # A group's `kind` is chosen as executor=local.
+    if broken := rule.broken(path.removesuffix(".kind"), value):
+        raise UsageError(broken)
+    return value
+
+
+def _settings_of_choice(group: str, value: Any) -> Any:
+    """Return the dataclass of a group's choice. Raises UsageError without a known `kind`."""
+    kinds = GROUPS[group]
+    if not isinstance(value, Mapping) or value.get("kind") is None:
+        raise UsageError(
+            f"{group}={shown(value)} is not a choice of the group, which has a kind: "
+            f"one of {', '.join(kinds)}."
+        )
+    return kinds.find(value["kind"], f"{group}.kind").settings
+
+
+def _typed_value(hint: Any, value: Any) -> Any:
+    """Return `value` with the type `hint`; raise _Mismatch."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):  # of one type and None
+        return None if value is None else _typed_value(inner[0], value)
+    if origin is list:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise _Mismatch(value, "a list")
+        return [_typed_value(inner[0], entry) for entry in value]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _Mismatch(value, "a mapping, such as {name: value}")
+        return {str(key): _typed_value(inner[1], entry) for key, entry in value.items()}
+    if hint not in _WORDS:
+        return value
+    if hint is str and isinstance(value, bool):
+        return shown(value)
+    accepted = {str: (str, int, float), float: (int, float)}.get(hint, hint)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise _Mismatch(value, _WORDS[hint])
+    return hint(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, str) and value == MISSING
+
+
+def _missing(plain: Any) -> list[str]:
+    """Return the paths of the values in nested mappings that must be given."""
+    return [path.removeprefix(".") for path, leaf in _leaves(plain) if _is_missing(leaf)]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -202,6 +372,12 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(entry, f"{path}.{key}")
     else:
         yield path, value
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return deepcopy(new)
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _count(entries: int) -> str:

@@ -1,8 +1,8 @@
-"""Settings of the kinds of targets, and of sampling."""
+"""Settings of what is learned or solved: kinds of targets with their sampling, and equations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,43 +10,54 @@ from kanrun.config.registry import target
 from kanrun.config.rules import MISSING, setting
 
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
-_DOMAIN = "one [lower, upper] for each variable, or one for all"
+
+
+@dataclass(kw_only=True)
+class FunctionTarget:
+    """Settings of functions with a domain of their own."""
+
+    domain: Any = setting(
+        None,
+        "one [lower, upper] for each variable, or one for all; null is the function's own",
+        free_text=True,
+    )
 
 
 @target("kanrun.targets.functions:build_named")
 @dataclass
-class NamedTarget:
+class NamedTarget(FunctionTarget):
     """A function, or points, that kanrun knows by name."""
 
     name: str = setting(MISSING, "name of the function or points")
-    domain: Any = setting(None, f"{_DOMAIN}; null is its own", free_text=True)
     kind: str = "named"
 
 
 @target("kanrun.targets.functions:build_peaks")
 @dataclass
-class GaussianPeaksTarget:
+class GaussianPeaksTarget(FunctionTarget):
     """Sum of exp(-sharpness |x - c|^2) over the centres c, on [-1, 1]^dimension."""
 
     centres: list[float] = setting(
-        [-0.8, -0.4, 0.0, 0.4, 0.8], "places of the peaks on the diagonal", least=1
+        [-0.8, -0.4, 0.0, 0.4, 0.8], "coordinates of the peaks on the diagonal", least=1
     )
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
     dimension: int = setting(1, "number of variables", minimum=1, maximum=10)
-    domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]", free_text=True)
     kind: str = "gaussian_peaks"
 
 
 @target("kanrun.targets.functions:build_expression")
 @dataclass
 class ExpressionTarget:
-    """Your own formula."""
+    """A custom formula."""
 
     formula: str = setting(
         MISSING, "formula in x0, x1, ... or in other names, which are sorted", free_text=True
     )
     domain: Any = setting(
-        None, f"{_DOMAIN}, or by name as {{t: [0,1], r: [1,2]}}; null is [-1, 1]", free_text=True
+        None,
+        "one [lower, upper] for each variable, or one for all, or by name as "
+        "{t: [0,1], r: [1,2]}; null is [-1, 1]",
+        free_text=True,
     )
     units: dict[str, str] = setting({}, _UNITS, free_text=True)
     kind: str = "expression"
@@ -54,26 +65,24 @@ class ExpressionTarget:
 
 @target("kanrun.targets.functions:build_special")
 @dataclass
-class SpecialTarget:
+class SpecialTarget(FunctionTarget):
     """A function of scipy.special in two variables."""
 
     name: str = setting(MISSING, "name of the function")
-    domain: Any = setting(None, f"{_DOMAIN}; null is its own", free_text=True)
     kind: str = "special"
 
 
 @target("kanrun.targets.functions:build_feynman")
 @dataclass
-class FeynmanTarget:
+class FeynmanTarget(FunctionTarget):
     """One of the 27 dimensionless Feynman formulas, such as I.6.2, or a formula of a file."""
 
-    id: str = setting(MISSING, "equation in the lectures, or name in the file")
+    id: str = setting(MISSING, "number of the equation in the lectures, or name in the file")
     path: str | None = setting(
         None,
         "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun",
         file=True,
     )
-    domain: Any = setting(None, f"{_DOMAIN}; null is its own", free_text=True)
     units: dict[str, str] = setting({}, _UNITS, free_text=True)
     kind: str = "feynman"
 
@@ -92,7 +101,7 @@ class TableTarget:
     )
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
     exclude: list[str] = setting(
-        [], "columns that are no inputs, where inputs is all", distinct=True, free_text=True
+        [], "columns that inputs=[all] does not take", distinct=True, free_text=True
     )
     categorical_columns: list[str] = setting(
         [], "columns of numbers whose values are names", distinct=True, free_text=True
@@ -103,11 +112,11 @@ class TableTarget:
         choices=("indicator", "drop", "error"),
     )
     weight_column: str | None = setting(
-        None, "column of the weights of the rows; null: all rows count the same", free_text=True
+        None, "column of the weights of the rows; null: equal weights", free_text=True
     )
     split: str = setting(
         "random",
-        "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
+        "held-out rows: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
         free_text=True,
     )
     test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
@@ -120,23 +129,18 @@ class TableTarget:
         return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield conflicts of columns: no lists, double uses, several outputs of a classifier."""
-        for key, names in (("inputs", self.inputs), ("outputs", self.outputs)):
-            if isinstance(names, str) and names != MISSING:
-                yield f"{at}{key}={names} must be a list of columns, such as {at}{key}=[a,b]."
-        both = [name for name in self.inputs if name in self.outputs]
-        if both:
+        """Yield conflicts of columns: double uses, and several outputs of a classifier."""
+        if both := [name for name in self.inputs if name in self.outputs]:
             yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."
         way, _, column = self.split.partition(":")
         if (way, bool(column)) not in (("random", False), ("group", True), ("time", True)):
             yield f"{at}split={self.split} must be random, group:COLUMN or time:COLUMN."
         for key, name in (("weight_column", self.weight_column), (f"split={way}:", column)):
-            if name and name in (
-                *self.outputs,
-                *(self.inputs if way != "time" or key == "weight_column" else ()),
-            ):
+            # A column of times may be an input too.
+            taken = self.outputs if key == "split=time:" else [*self.inputs, *self.outputs]
+            if name and name in taken:
                 yield f"the column {name!r} of {at}{key} is an input or an output too."
-        if self.task == "classification" and len(self.outputs) != 1:
+        if self.task == "classification" and len(self.outputs) != 1 and self.outputs != MISSING:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
 
 
@@ -167,7 +171,7 @@ class PointsTarget:
     path: str | None = setting(None, "file of the points; null is kanrun's own", file=True)
     columns: list[str] | None = setting(
         None,
-        "columns of the coordinates; null: x and y where they exist, else the first two of numbers",
+        "columns of the coordinates; null: x and y if they exist, else the first two of numbers",
         length=2,
         free_text=True,
     )
@@ -196,3 +200,82 @@ class SamplingConfig:
     validation_fraction: float = setting(
         0.1, "fraction of the training points held out for model selection", minimum=0, maximum=0.5
     )
+
+
+@dataclass
+class AnsatzConfig:
+    """Form of the unknown functions in terms of the outputs of a network."""
+
+    terms: int | None = setting(
+        None,
+        "number of products that are summed; null is 4 and more if they help, 1 for one variable",
+        minimum=1,
+    )
+    factors: int | None = setting(
+        None,
+        "factors of each product, sums of functions of all variables; null is one per variable",
+        minimum=1,
+    )
+
+
+@dataclass
+class EquationConfig:
+    """One or more differential equations on a box."""
+
+    name: str = setting("own", "name in tables and figures")
+    # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
+    variables: Any = setting(
+        MISSING,
+        "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last",
+        free_text=True,
+    )
+    unknowns: list[str] = setting(["u"], "unknown functions", least=1, distinct=True)
+    constants: Any = setting(None, "numbers by name, for use in all formulas", free_text=True)
+    continuation: Any = setting(
+        None,
+        "parameter continuation: values of constants to solve for first, each solution being the "
+        "initial guess for the next: {nu: [0.1, 0.03]}",
+        free_text=True,
+    )
+    formula: Any = setting(
+        MISSING, "the equation, such as u_t = u_xx; a list for a system", free_text=True
+    )
+    conditions: Any = setting(
+        None,
+        "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
+        "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
+        free_text=True,
+    )
+    exact: Any = setting(
+        None, "formula of the solution, if known; a list for a system", free_text=True
+    )
+    unknown_parameters: Any = setting(
+        None, "unknown parameters with initial guesses", free_text=True
+    )
+    data: Any = setting(
+        None,
+        "measurements: a table with the variables and unknowns as columns, or "
+        "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
+        free_text=True,
+    )
+    ansatz: AnsatzConfig = setting(AnsatzConfig(), "form of the unknowns")
+    intervals: list[int] | None = setting(
+        None,
+        "grids in turn; null is 5, 10, 20, 40 and finer ones if they help",
+        minimum=1,
+        least=1,
+        increasing=True,
+    )
+    time_windows: Any = setting(
+        "auto",
+        "parts of the last variable that are solved in turn: a number, or auto, which cuts an "
+        "evolution equation if a network with grids needs it",
+    )
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Yield an error for each mapping that is not one."""
+        for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):
+            value = getattr(self, name)
+            sentences = name == "conditions" and isinstance(value, list | tuple)
+            if not sentences and not isinstance(value, Mapping | None) and value != MISSING:
+                yield f"{at}{name}={value} must be a mapping, such as {{x: [0,1]}}."

@@ -24,7 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
-from kanrun.config.keys import free_text_types
+from kanrun.config.keys import Key
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs import find_run
@@ -33,13 +33,14 @@ from kanrun.runs import find_run
 FIXED = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
 #: Deeper brackets take Hydra's parser seconds, or end in a RecursionError.
 MAX_DEPTH = 50
+#: Letters of an argument that an error shows if it is too deep.
+SHOWN_LETTERS = 60
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_OPENING = re.compile(r"(\\*)\$\{")
-_DEEPER = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
-_PAIRS = {")": "(", "]": "[", "}": "{"}
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_DEEPER = dict.fromkeys(_PAIRS, 1) | dict.fromkeys(_PAIRS.values(), -1)
 
 
 @dataclass(frozen=True)
@@ -66,69 +67,81 @@ class Argument:
 
 
 class ArgumentReader:
-    """Reads the arguments of one command."""
+    """Reads the arguments of one command.
 
-    def __init__(self, command: str, loader: ConfigLoader, outputs: Path, several: bool) -> None:
+    Args:
+        command: The command, such as "fit".
+        known: Its keys.
+        loader: Hydra's loader, which knows the groups and their choices.
+        outputs: Folder of the runs that `from_run` names.
+        several: Whether an argument may have several values (-m).
+    """
+
+    def __init__(
+        self,
+        command: str,
+        known: Sequence[Key],
+        loader: ConfigLoader,
+        outputs: Path,
+        several: bool,
+    ) -> None:
         self._command, self._loader, self._outputs = command, loader, outputs
-        self._several = several  # whether an argument may have several values (-m)
-        self._free_text = free_text_types(command)
+        self._several = several
+        self._free_text = {key.path: key.type for key in known if key.free_text}
 
     def read(self, word: str) -> Argument:
         """Return the argument that `word` is. Raises UsageError."""
         if max(accumulate(_DEEPER.get(letter, 0) for letter in word), default=0) > MAX_DEPTH:
-            raise UsageError(f"{word[:60]}... has brackets more than {MAX_DEPTH} deep.")
+            shown = word[:SHOWN_LETTERS]
+            raise UsageError(f"{shown}... has brackets more than {MAX_DEPTH} deep.")
         whole, equals, text = word.partition("=")
-        key = whole.lstrip("+~").strip()
-        sign, text = whole[: len(whole) - len(whole.lstrip("+~"))], text.strip()
+        key, text = whole.lstrip("+~").strip(), text.strip()
+        sign = whole[: len(whole) - len(whole.lstrip("+~"))]
         if not key or not (equals or sign == "~"):
             raise UsageError(f"{word!r} is not an override; write key=value.")
-        _check_hydra(word, key)
+        if re.match(r"hydra\b", key):
+            raise UsageError(
+                f"{word} is not available: kanrun has no hydra.* settings. Choose the folder of "
+                "runs with --outputs DIR, and where trainings run with executor=serial, "
+                "executor=local or executor=dask."
+            )
         key = full_key(self._command, key)
         argument = self._argument(sign, key, text)
         if len(argument.values) > 1 and key.partition(".")[0] in FIXED:
             raise UsageError(
                 f"{key}={text} has several values, but {key} is a setting of the whole run. Give"
-                f" one."
+                " one."
             )
         return argument
 
     def _argument(self, sign: str, key: str, text: str) -> Argument:
-        if options := self._options(key):
-            return self._group(sign, key, text, options)
+        file = module_of(self._command)
+        place = f"study/{file}" if key == "study" else key
+        inner = key.startswith("schema") or "@" in key
+        if not inner and (options := self._loader.get_group_options(place)):
+            return self._group(sign, key, text.removeprefix(f"{file}/"), place, options)
         if sign == "~":
             return Argument(sign, key, False, (), ())
         if re.search(r"[/@:]", key):
             raise UsageError(f"there is no key {key}.")
         kind = self._text_type(key)
-        if kind is not None:
-            return self._text(sign, key, text, kind)
-        return self._plain(sign, key, text)
+        values, texts = self._parsed(key, text) if kind is None else self._texts(key, text, kind)
+        return Argument(sign, key, False, values, texts)
 
-    def _options(self, key: str) -> list[str]:
-        place = f"study/{module_of(self._command)}" if key == "study" else key
-        if key.startswith("schema") or "@" in key:
-            return []
-        return self._loader.get_group_options(place)
-
-    def _group(self, sign: str, key: str, text: str, options: Sequence[str]) -> Argument:
+    def _group(
+        self, sign: str, key: str, text: str, place: str, options: Sequence[str]
+    ) -> Argument:
         if sign == "~" or (key == "study" and text == "null"):
             return Argument(sign, key, True, *(((None,), (text,)) if text else ((), ())))
-        place = f"study/{module_of(self._command)}" if key == "study" else key
-        if "/" in text and key == "study":
-            text = text.removeprefix(f"{module_of(self._command)}/")
-        if not text.startswith("{"):
-            values, texts = self._parsed(place, text)
-            for each in (
-                each for each, value in zip(texts, values, strict=True) if value not in options
-            ):
+        values, texts = self._parsed(place, text)
+        if text.startswith("{"):
+            return Argument(sign, key, False, values, texts)
+        for each, value in zip(texts, values, strict=True):
+            if value not in options:
                 offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
                 choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
                 raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
-            return Argument(sign, key, True, values, texts)
-        return self._plain(sign, key, text)
-
-    def _plain(self, sign: str, key: str, text: str) -> Argument:
-        return Argument(sign, key, False, *self._parsed(key, text))
+        return Argument(sign, key, True, values, texts)
 
     def _parsed(self, key: str, text: str) -> tuple[tuple[Any, ...], tuple[str, ...]]:
         """Return the values that Hydra reads in `text`, and each as it is typed."""
@@ -136,7 +149,16 @@ class ArgumentReader:
         try:
             found = OverridesParser.create(config_loader=self._loader).parse_overrides([word])[0]
         except OverrideParseException as error:
-            raise _unreadable(key, text, error) from error
+            reason = re.search(
+                r"Unknown function '[^']*'|\w+ while evaluating [^\n]*", error.message
+            )
+            remedy = (
+                f" ({reason[0]}); for text write {key}='{text}'."
+                if reason
+                else ": a bracket, quote or comma is missing or a character needs quotes; inside "
+                f"the quotes of the shell write {key}='...'."
+            )
+            raise UsageError(f"{word} cannot be read{remedy}") from error
         if not found.is_sweep_override():
             return (found.value(),), (text,)
         if not self._several:
@@ -165,23 +187,19 @@ class ArgumentReader:
             return None
         return "text" if self._free_text[parent].startswith("mapping") else "any"
 
-    def _text(self, sign: str, key: str, text: str, kind: str) -> Argument:
+    def _texts(self, key: str, text: str, kind: str) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+        """Return the values of free text, and each as it is typed."""
         parts = [text]
         if self._several and (key not in FIXED or kind.startswith("list")):
             choice = _CHOICE.fullmatch(text)
             parts = split(choice[1] if choice else text) or [""]
-        if key == "from_run":
-            parts = [self._run_folder(part) for part in parts]
-        return Argument(
-            sign, key, False, tuple(read_text(part, kind, key) for part in parts), tuple(parts)
-        )
-
-    def _run_folder(self, text: str) -> str:
-        """Return the absolute path of the run that `text` names: what `latest` is may change."""
-        name = text[1:-1] if _QUOTED.fullmatch(text) else text
-        if not name or name.lower() == "null" or "${" in name:
-            return text
-        return os.path.abspath(find_run(name, self._outputs, one=True).address)
+        for number, part in enumerate(parts if key == "from_run" else ()):
+            name = part[1:-1] if _QUOTED.fullmatch(part) else part
+            if name and name.lower() != "null" and "${" not in name:
+                # The absolute path, since `latest` may become another run.
+                run = find_run(name, self._outputs, one=True)
+                parts[number] = os.path.abspath(run.address)
+        return tuple(read_text(part, kind, key) for part in parts), tuple(parts)
 
 
 def full_key(command: str, word: str) -> str:
@@ -192,9 +210,15 @@ def full_key(command: str, word: str) -> str:
 
 
 def read_text(text: str, kind: str, key: str) -> Any:
-    """Return the value that free text stands for, given the type in words of its setting `key`.
+    """Return the value that free text stands for.
 
-    Raises UsageError for brackets that do not match, and for a list without brackets.
+    Args:
+        text: The text as typed.
+        kind: Type of the setting in words, such as "list of text".
+        key: The setting, for errors.
+
+    Raises:
+        UsageError: If brackets do not match, or a list has no brackets.
     """
     if text.lower() == "null":
         return None
@@ -211,21 +235,19 @@ def read_text(text: str, kind: str, key: str) -> Any:
 
 def _structure(text: str, key: str, inside: bool = True) -> Any:
     """Return lists and mappings with text in them; `inside` them, numbers and null are read too."""
-    if text[:1] in ("[", "{") and _split(text, nested=True) is None:
+    if text[:1] in ("[", "{") and _split(text) is None:
         raise UsageError(f"{key}={text} cannot be read: a bracket or quote is missing.")
     if text.startswith("[") and text.endswith("]"):
         return [_structure(part, key) for part in split(text[1:-1])]
     if text.startswith("{") and text.endswith("}"):
-        pairs = [
-            _split(part, nested=True, mark=":", most=1) or [part] for part in split(text[1:-1])
-        ]
+        pairs = [_split(part, mark=":", most=1) or [part] for part in split(text[1:-1])]
         if any(len(pair) != 2 for pair in pairs):
             raise UsageError(f"{key}={text} must be a mapping, such as {{name: value}}.")
         return {_string(name): _structure(value, key) for name, value in pairs}
     if inside and text.lower() == "null":
         return None
     if inside and _NUMBER.fullmatch(text):
-        return int(text) if re.fullmatch(r"[+-]?[\d_]+", text) else float(text)
+        return float(text) if set(text) & set(".eE") else int(text)
     return _string(text)
 
 
@@ -237,7 +259,7 @@ def _string(text: str) -> str:
         try:
             parse(text)
         except GrammarParseError:
-            return _OPENING.sub(lambda match: match[1] * 2 + r"\${", text)
+            return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
     return text
 
 
@@ -248,55 +270,28 @@ def split(text: str) -> list[str]:
     """
     if not text.strip():
         return []
-    return _split(text, nested=True) or _split(text, nested=False) or [text.strip()]
+    return _split(text) or _split(text, nested=False) or [text.strip()]
 
 
-def _split(text: str, nested: bool, mark: str = ",", most: int = -1) -> list[str] | None:
-    """Return the parts between `most` of the marks, or None if quotes or brackets do not match."""
+def _split(text: str, nested: bool = True, mark: str = ",", most: int = -1) -> list[str] | None:
+    """Return the parts between `most` of the marks, or None if quotes or brackets do not match.
+
+    A quote begins where a part or a value after a colon does, and anywhere in brackets.
+    """
     parts: list[str] = []
-    depth: list[str] = []
+    closing: list[str] = []
     start = at = 0
     while at < len(text):
-        before = text[start:at].strip()
-        begins = not before or before.endswith(":")
-        quoted = _QUOTED.match(text, at) if begins or depth else None
-        letter = text[at]
-        if quoted is None and letter == mark and not depth and len(parts) != most:
-            parts.append(text[start:at].strip())
+        before, letter = text[start:at].strip(), text[at]
+        if (closing or not before or before.endswith(":")) and (quoted := _QUOTED.match(text, at)):
+            at = quoted.end()
+            continue
+        if letter == mark and not closing and len(parts) != most:
+            parts.append(before)
             start = at + 1
-        elif quoted is None and nested and letter in "([{":
-            depth.append(letter)
-        elif (
-            quoted is None
-            and nested
-            and letter in ")]}"
-            and (not depth or depth.pop() != _PAIRS[letter])
-        ):
+        elif nested and letter in _PAIRS:
+            closing.append(_PAIRS[letter])
+        elif nested and letter in _PAIRS.values() and (not closing or closing.pop() != letter):
             return None
-        at = quoted.end() if quoted else at + 1
-    return None if depth else [*parts, text[start:].strip()]
-
-
-def _check_hydra(word: str, key: str) -> None:
-    """Raise UsageError for settings of Hydra itself: kanrun only composes with it."""
-    if key.partition("@")[0].replace("/", ".").partition(".")[0] != "hydra":
-        return
-    if key.startswith(("hydra.run", "hydra.sweep.", "hydra.output_subdir")):
-        remedy = "choose where run folders are made with --outputs DIR"
-    elif key == "hydra/launcher" or key.startswith("hydra.launcher"):
-        remedy = "choose where trainings run with executor=serial, executor=local or executor=dask"
-    else:
-        remedy = "kanrun composes configurations with Hydra, and has no hydra.* settings"
-    raise UsageError(f"{word} is not available: {remedy}.")
-
-
-def _unreadable(key: str, text: str, error: OverrideParseException) -> UsageError:
-    found = re.search(r"(Unknown function '[^']*'|\w+ while evaluating [^\n]*)", error.message)
-    if found:
-        return UsageError(
-            f"{key}={text} cannot be read ({found[1]}); for text write {key}='{text}'."
-        )
-    return UsageError(
-        f"{key}={text} cannot be read: a bracket, quote or comma is missing or a character needs "
-        f"quotes; inside the quotes of the shell write {key}='...'."
-    )
+        at += 1
+    return None if closing else [*parts, text[start:].strip()]

@@ -1,7 +1,7 @@
 """Compose the configurations of a call: Hydra chooses and merges files, and nothing more.
 
 Hydra gets the choices of groups alone, once for each combination of them. All other arguments are
-set on the result as plain values, which get their types in `kanrun.config.composed`. Nothing in a
+set on the result as plain values, which get their types in `kanrun.config.rules`. Nothing in a
 configuration is ever built by naming a class.
 """
 
@@ -9,40 +9,49 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import yaml  # type: ignore[import-untyped]
 from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from kanrun.config import EXPERIMENTS, GROUPS, EquationConfig
-from kanrun.config.composed import resolve_interpolations, set_value, unknown_key
-from kanrun.config.keys import keys_of
+from kanrun.config import EXPERIMENTS, GROUPS
+from kanrun.config.keys import Key, keys_of
 from kanrun.config.registry import implied_choices, module_of
+from kanrun.config.rules import resolve_interpolations, set_value, unknown_key
 from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_address
-from kanrun.launch.error_messages import CONFIGURATION_ERRORS, explain
 from kanrun.runs import Run
 from kanrun.study.points import Point, Study
 
 HYDRA_VERSION_BASE = "1.3"
 #: An added key that resembles one of the command's by this ratio or more is a mistyped one.
 NEARLY = 0.75
-#: Points of one call.
+#: Maximum number of points of one call.
 MAX_POINTS = 100_000
+#: Lines of OmegaConf's and Hydra's messages that say nothing to users.
+_MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
+#: Options that say where the configuration of a run came from.
+_FOLDERS = {
+    **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
+    **dict.fromkeys(("--config-path", "-cp"), "config_path"),
+    **dict.fromkeys(("--config-name", "-cn"), "config_name"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,6 @@ class Source:
     config_name: str | None = None
     config_path: str | None = None
 
-    @property
-    def primary(self) -> str:
-        """The name of the primary configuration."""
-        return self.config_name or module_of(self.command)
-
 
 class _Folders(SearchPathPlugin):
     """The folders of a call in Hydra's search path: the primary one first, the further one last."""
@@ -79,8 +83,8 @@ class _Folders(SearchPathPlugin):
         if self.source is not None:
             entries = search_path.get_path()
             entries[:] = [one for one in entries if one.provider != "main"]
-            primary = self.source.config_path or OWN_FOLDER
-            search_path.prepend("main", f"checked://{Path(primary).absolute()}")
+            primary = Path(self.source.config_path or OWN_FOLDER).absolute()
+            search_path.prepend("main", f"checked://{primary}")
             if self.source.config_dir is not None:
                 folder = Path(self.source.config_dir).absolute()
                 search_path.append("command-line", f"checked://{folder}")
@@ -92,12 +96,10 @@ def opened(source: Source) -> Iterator[ConfigLoader]:
 
     Raises UsageError for folders that cannot be used.
     """
-    for option, folder in (
-        ("--config-path", source.config_path),
-        ("--config-dir", source.config_dir),
-    ):
+    for option in ("config_path", "config_dir"):
+        folder = getattr(source, option)
         if folder is not None and not Path(folder).is_dir():
-            raise UsageError(f"{option} {folder} is not a folder.")
+            raise UsageError(f"--{option.replace('_', '-')} {folder} is not a folder.")
     if source.config_dir is not None and Path(source.config_dir, "run.json").exists():
         raise UsageError(
             f"--config-dir {source.config_dir} is the folder of a run, and --config-dir only adds "
@@ -105,9 +107,6 @@ def opened(source: Source) -> Iterator[ConfigLoader]:
             "--config-name config."
         )
     _register()
-    for plugin in (_Folders, CheckedFiles):
-        with contextlib.suppress(ValueError):  # registered already
-            Plugins.instance().register(plugin)
     _Folders.source = source
     try:
         hydra = initialize_config_module("kanrun.conf", "kanrun", HYDRA_VERSION_BASE)
@@ -115,6 +114,26 @@ def opened(source: Source) -> Iterator[ConfigLoader]:
         _Folders.source = None
     with hydra:
         yield GlobalHydra.instance().config_loader()
+
+
+def _register() -> None:
+    """Give Hydra the folders of a call, and the defaults of all settings as schemas."""
+    for plugin in (_Folders, CheckedFiles):
+        with contextlib.suppress(ValueError):  # registered already
+            Plugins.instance().register(plugin)
+    store = ConfigStore.instance()
+    for group, kinds in GROUPS.items():
+        for name, kind in kinds.items():
+            places = [f"schema/{group}", *([group] if kind.is_plugin else [])]
+            for place in places:
+                store.store(name, asdict(kind.settings()), place, provider="kanrun")
+    for one in EXPERIMENTS.values():
+        store.store(one.file, asdict(one.settings()), "schema", "_global_", "kanrun")
+        if one.is_plugin:
+            chosen = [{group: choice} for group, choice in one.groups.items()]
+            defaults = [f"schema/{one.file}", *chosen, {"executor": "serial"}, "_self_"]
+            node = {"defaults": [*defaults, {"study": None}]}
+            store.store(one.file, node, provider="kanrun")
 
 
 def compose(
@@ -131,19 +150,21 @@ def compose(
     Raises:
         UsageError: If an argument or a file cannot be used.
     """
+    known = keys_of(source.command)
     with opened(source) as loader:
-        reader = ArgumentReader(source.command, loader, source.outputs, several)
-        arguments = _last_of_each([reader.read(word) for word in words])
-        sizes = [range(max(1, len(one.values))) for one in arguments]
-        combinations = list(itertools.islice(itertools.product(*sizes), MAX_POINTS + 1))
-        if len(combinations) > MAX_POINTS:
+        reader = ArgumentReader(source.command, known, loader, source.outputs, several)
+        read = [reader.read(word) for word in words]
+        swept = {one.key: one for one in read if len(one.values) > 1}
+        arguments = [one for one in read if swept.get(one.key, one) is one]
+        sizes = [max(1, len(one.values)) for one in arguments]
+        if math.prod(sizes) > MAX_POINTS:
             raise UsageError(
                 f"the arguments give more than {MAX_POINTS} points; give fewer values."
             )
         keys = [one.key for one in arguments if one.sign != "~"]
         bases: dict[tuple[str, ...], int] = {}
         composed, points = [], []
-        for number, chosen in enumerate(combinations):
+        for number, chosen in enumerate(itertools.product(*map(range, sizes))):
             pairs = list(zip(arguments, chosen, strict=True))
             groups = {one.key: one.typed(index) for one, index in pairs if one.is_group}
             choices = {name: word.partition("=")[2] for name, word in groups.items()}
@@ -151,8 +172,15 @@ def compose(
             key = (*implied, *groups.values())
             if key not in bases:
                 bases[key] = len(bases)
-                plain = _composed(source, loader, key, arguments)
-                composed.append(_with_arguments(source.command, plain, pairs))
+                plain = _composed(source, loader, key)
+                if not {"executor", "executor.address"} & {
+                    one.key for one in arguments if not one.is_group
+                }:
+                    check_address(plain)
+                for one, index in pairs:
+                    if not one.is_group:
+                        _set_argument(source.command, plain, one, index, known)
+                composed.append(plain)
             values = {one.key: one.values[i] for one, i in pairs if len(one.values) > 1}
             overrides = (*implied, *(one.typed(index) for one, index in pairs))
             points.append(Point(number, overrides, values, bases[key]))
@@ -163,14 +191,6 @@ def shown_config(study: Study, resolve: bool = False) -> str:
     """Return the first configuration of a study as YAML. Raises UsageError."""
     plain = dict(study.bases[0])
     return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
-
-
-#: Options that say where the configuration of a run came from.
-_FOLDERS = {
-    **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
-    **dict.fromkeys(("--config-path", "-cp"), "config_path"),
-    **dict.fromkeys(("--config-name", "-cn"), "config_name"),
-}
 
 
 def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
@@ -187,153 +207,104 @@ def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
         for key, texts in recorded.items()
         if full_key(command, key) not in given
     ]
-    folders: dict[str, Any] = {
-        _FOLDERS[one]: value for one, value in pairwise(argv) if one in _FOLDERS
-    }
-    return compose(
-        Source(command, outputs, **folders),
-        [*kept, *words],
-        several=run.has_points,
-        argv=("kanrun", *sys.argv[1:]),
-    )
+    options = itertools.pairwise(argv)
+    folders: dict[str, Any] = {_FOLDERS[one]: value for one, value in options if one in _FOLDERS}
+    source = Source(command, outputs, **folders)
+    argv = ("kanrun", *sys.argv[1:])
+    return compose(source, [*kept, *words], several=run.has_points, argv=argv)
 
 
-def _last_of_each(arguments: Sequence[Argument]) -> list[Argument]:
-    """Return the arguments, of those with several values for one key the last."""
-    several = {one.key: one for one in arguments if len(one.values) > 1}
-    return [one for one in arguments if several.get(one.key, one) is one]
-
-
-def _composed(
-    source: Source, loader: ConfigLoader, groups: Sequence[str], arguments: Sequence[Argument]
-) -> dict[str, Any]:
+def _composed(source: Source, loader: ConfigLoader, groups: Sequence[str]) -> dict[str, Any]:
     """Return the files that the choices of groups select, merged, as plain values."""
-    prefix = f"study={module_of(source.command)}/"
+    file = module_of(source.command)
     words = [
-        word.replace("study=", prefix, 1) if word.lstrip("+").startswith("study=") else word
+        word.replace("study=", f"study={file}/", 1)
+        if word.lstrip("+").startswith("study=")
+        else word
         for word in groups
         if word != "study=null"
     ]
-    names = loader.get_group_options("")
-    if source.primary not in names:
-        raise UsageError(
-            f"there is no configuration {source.primary} in {source.config_path or 'kanrun'}"
-            f"{did_you_mean(source.primary, names)} (choices: {', '.join(names)})."
-        )
+    place = source.config_path or source.config_dir or "kanrun"
     try:
-        whole = loader.load_configuration(source.primary, words, RunMode.RUN)
+        whole = loader.load_configuration(source.config_name or file, words, RunMode.RUN)
         plain: Any = OmegaConf.to_container(whole, resolve=False)
-    except CONFIGURATION_ERRORS as error:
-        place = source.config_path or source.config_dir or "kanrun"
-        raise explain(error, place) from error
+    except MissingConfigException as error:
+        name, options = error.missing_cfg_file or "", error.options or ()
+        options = options or loader.get_group_options("")
+        choices = f" (choices: {', '.join(options)})" if options else ""
+        offer = did_you_mean(name, options)
+        raise UsageError(f"there is no configuration {name} in {place}{offer}{choices}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
+        problem = getattr(error, "problem", None) or error
+        raise UsageError(f"{where} is not valid YAML: {problem}.") from error
+    except RecursionError as error:
+        raise UsageError("the configuration is nested too deeply.") from error
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        lines = (line.strip() for line in str(error).splitlines())
+        reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
+        raise UsageError(f"{reason.rstrip('.')}.") from error
     del plain["hydra"]
-    known = EXPERIMENTS[source.command].settings.__dataclass_fields__
+    settings = EXPERIMENTS[source.command].settings.__dataclass_fields__
     for name in plain:
-        if name not in known:
-            raise unknown_key(str(name), "", sorted(known))
-    settings = {one.key for one in arguments if not one.is_group}
-    if not settings & {"executor", "executor.address"}:
-        check_address(plain)
-    if isinstance(plain.get("equation"), dict):
-        plain["equation"] = {**_defaults(EquationConfig), **plain["equation"]}
-    for group in GROUPS:
+        if name not in settings:
+            raise unknown_key(str(name), "", sorted(settings))
+    for group, kinds in GROUPS.items():
         chosen = plain.get(group)
-        if isinstance(chosen, dict) and chosen.get("kind") in GROUPS[group]:
-            plain[group] = {**_defaults(GROUPS[group][chosen["kind"]].settings), **chosen}
+        if isinstance(chosen, dict) and chosen.get("kind") in kinds:
+            plain[group] = asdict(kinds[chosen["kind"]].settings()) | chosen
     return {str(name): value for name, value in plain.items()}
 
 
-def _with_arguments(
-    command: str, plain: dict[str, Any], pairs: Sequence[tuple[Argument, int]]
-) -> dict[str, Any]:
-    """Set the values of the arguments on a composed configuration. Raises UsageError."""
-    paths = {key.path for key in keys_of(command)}
-    free = paths - {path.rpartition(".")[0] for path in paths} - set(GROUPS)
-    for one, index in pairs:
-        if not one.is_group:
-            _check_key(command, plain, one, free)
-            if one.sign == "~":
-                _remove(plain, one.key)
-            else:
-                set_value(plain, one.key, one.values[index])
-    return plain
+def _set_argument(
+    command: str, plain: dict[str, Any], argument: Argument, index: int, known: Sequence[Key]
+) -> None:
+    """Set the value of an argument on a composed configuration, or remove its key.
 
-
-def _check_key(command: str, plain: Mapping[str, Any], argument: Argument, free: set[str]) -> None:
-    """Raise UsageError for an argument whose key is not there, or may not be set so.
-
-    Below the keys in `free`, a mapping or a list takes any key.
+    Raises UsageError for a key that is not there, or may not be set so. Below the keys of `known`
+    that are mappings or lists, any key may be added.
     """
-    key, parts, node = argument.key, argument.key.split("."), _node(plain, argument.key)
-    if parts[-1] == "kind" and parts[0] in GROUPS:
+    key, sign = argument.key, argument.sign
+    *parents, last = key.split(".")
+    if last == "kind" and parents and parents[0] in GROUPS:
         raise UsageError(
-            f"{key}={argument.texts[0] if argument.texts else ''} cannot be set; choose with "
-            f"{parts[0]}=NAME, in a file with `override /{parts[0]}: NAME` in its defaults."
+            f"{argument.typed(index)} cannot be set; choose with {parents[0]}=NAME, in a file with "
+            f"`override /{parents[0]}: NAME` in its defaults."
         )
-    if node is not _ABSENT:
-        if argument.sign == "~" and key in free:
-            raise UsageError(f"{key} cannot be taken away; set it to another value.")
-        if argument.sign == "+" and node is not None and not isinstance(node, dict | list):
-            raise UsageError(f"{key} exists already: leave out the +.")
-        return
-    below = any(".".join(parts[:depth]) in free for depth in range(1, len(parts)))
-    if below and argument.sign != "~":
-        return
+    parent = _node(plain, parents)
+    there = _node(parent, [last])
+    paths = {one.path for one in known if one.type != "group"}
+    paths -= {path.rpartition(".")[0] for path in paths}
     top = EXPERIMENTS[command].settings.__dataclass_fields__
-    added = argument.sign in ("+", "++") and parts[0] not in top
-    if added and not closest_names(parts[0], top, cutoff=NEARLY):
-        return
-    known = {*free, *top, "study"}
-    parent = _node(plain, ".".join(parts[:-1])) if len(parts) > 1 else plain
-    if isinstance(parent, dict):
-        at = f"{'.'.join(parts[:-1])}." if len(parts) > 1 else ""
-        raise unknown_key(parts[-1], at, sorted(parent), str(parent.get("kind", "")))
-    raise UsageError(f"there is no key {key}{did_you_mean(key, known, max_names=1) or '.'}")
+    if there is not _ABSENT:
+        if sign == "~" and key in paths:
+            raise UsageError(f"{key} cannot be taken away; set it to another value.")
+        if sign == "+" and there is not None and not isinstance(there, dict | list):
+            raise UsageError(f"{key} exists already: leave out the +.")
+    elif sign == "~" or not any(key.startswith(f"{path}.") for path in paths):
+        first = key.partition(".")[0]
+        added = sign in ("+", "++") and first not in top
+        if not added or closest_names(first, top, cutoff=NEARLY):
+            if isinstance(parent, dict):
+                at = key.removesuffix(last)
+                raise unknown_key(last, at, sorted(parent), str(parent.get("kind", "")))
+            offer = did_you_mean(key, {*paths, *top, "study"}, max_names=1)
+            raise UsageError(f"there is no key {key}{offer or '.'}")
+    if sign == "~":
+        del parent[int(last) if isinstance(parent, list) else last]
+    else:
+        set_value(plain, key, argument.values[index])
 
 
 _ABSENT = object()
 
 
-def _node(plain: Any, key: str) -> Any:
-    node = plain
-    for part in key.split("."):
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
-        else:
+def _node(plain: Any, parts: Sequence[str]) -> Any:
+    """Return the value at a path in nested mappings and lists, or _ABSENT."""
+    for part in parts:
+        try:
+            plain = plain[int(part) if isinstance(plain, list) else part]
+        except (KeyError, IndexError, ValueError, TypeError):
             return _ABSENT
-    return node
-
-
-def _remove(plain: Any, key: str) -> None:
-    parent, _, last = key.rpartition(".")
-    node = _node(plain, parent) if parent else plain
-    del node[int(last) if isinstance(node, list) else last]
-
-
-def _register() -> None:
-    """Give Hydra the defaults of all settings, as the schemas that files name."""
-    store = ConfigStore.instance()
-    for group, kinds in GROUPS.items():
-        for name, kind in kinds.items():
-            defaults = _defaults(kind.settings)
-            store.store(group=f"schema/{group}", name=name, node=defaults, provider="kanrun")
-            if kind.is_plugin:
-                store.store(group=group, name=name, node=defaults, provider="kanrun")
-    for one in EXPERIMENTS.values():
-        defaults = _defaults(one.settings)
-        store.store(one.file, defaults, group="schema", package="_global_", provider="kanrun")
-        if one.is_plugin:
-            store.store(name=one.file, node={"defaults": one.defaults}, provider="kanrun")
-
-
-def _defaults(settings: Any) -> dict[str, Any]:
-    """Return the default values of a dataclass as plain values."""
-    plain = {}
-    for one in fields(settings):
-        value = one.default_factory() if one.default_factory is not NO_DEFAULT else one.default
-        if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        plain[one.name] = value
     return plain

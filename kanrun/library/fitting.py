@@ -26,10 +26,11 @@ from kanrun.config import (
     AutoConfig,
     ExpressionTarget,
     FitConfig,
+    KANConfig,
     SamplingConfig,
     TableTarget,
 )
-from kanrun.config.registry import explain_foreign_key
+from kanrun.config.registry import foreign_setting
 from kanrun.engine.tables import TablePolicy
 from kanrun.errors import UsageError
 from kanrun.experiments.fit import run
@@ -197,7 +198,15 @@ def configure(
     for key, value in settings.items():
         own = (name for name, one in groups.items() if key in vars(one) and key not in NOT_HERE)
         if (group := next(own, None)) is None:
-            raise UsageError(explain_foreign_key(key, model, trained.kind))
+            if kind.tables_only and key in vars(trained):
+                raise UsageError(
+                    f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
+                )
+            known = {name for one in (*groups.values(), KANConfig()) for name in vars(one)}
+            raise UsageError(
+                foreign_setting(key, {"model": model, "solver": trained.kind})
+                or f"{key} is not a setting of model={model}{did_you_mean(key, known) or '.'}"
+            )
         (differences.setdefault(group, {}) if group else differences)[key] = _plain(value)
     return with_cell(cfg, differences)
 

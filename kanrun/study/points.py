@@ -5,14 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from kanrun.config import ExecutorConfig, ExperimentConfig, rules
-from kanrun.config.composed import ComposedConfig, MissingSettings
+from kanrun.config.rules import MissingSettings, typed_config
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.runs.reader import Run, config_path, read_config
@@ -78,7 +78,6 @@ class Study:
     points: tuple[Point, ...] = (Point(0),)
     source: str = ""
     typed: ExperimentConfig | None = None
-    _composed: dict[int, ComposedConfig] = field(default_factory=dict, repr=False, compare=False)
 
     def config(self, number: int) -> ExperimentConfig:
         """Return the typed and checked configuration of the point `number`. Raises UsageError."""
@@ -92,11 +91,10 @@ class Study:
 
     def _config(self, point: Point) -> ExperimentConfig:
         base = self.bases[point.base]
-        if point.base not in self._composed:
-            self._composed[point.base] = ComposedConfig(self.command, base)
         values = plain_values(base, point.values)
         try:
-            return self._composed[point.base].with_values(values)
+            cfg: ExperimentConfig = typed_config(self.command, base, values)
+            return cfg
         except MissingSettings as error:
             table = values.get("target.path") or dict(base.get("target") or {}).get("path")
             if error.paths[0] != "target.outputs" or not isinstance(table, str):

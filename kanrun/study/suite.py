@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.config import ExperimentConfig
-from kanrun.config.composed import with_differences
+from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row

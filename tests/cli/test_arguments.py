@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kanrun.config.composed import ComposedConfig
+from kanrun.config.rules import typed_config
 from kanrun.launch.arguments import read_text, split
 from kanrun.launch.composing import Source, compose
 
@@ -261,6 +261,5 @@ def test_many_points_are_composed_once() -> None:
     words = ["target=runge", "model=polynomial", "model.degree=range(1,200)"]
     study = compose(Source("fit"), words, several=True)
     assert (len(study.bases), len(study.points)) == (1, 199)
-    one = ComposedConfig("fit", study.bases[0])
-    assert one.with_values({"model.degree": 9}).model.degree == 9
-    assert one.with_values({}).model.degree == 1
+    assert typed_config("fit", study.bases[0], {"model.degree": 9}).model.degree == 9
+    assert typed_config("fit", study.bases[0], {}).model.degree == 1

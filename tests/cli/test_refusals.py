@@ -24,8 +24,11 @@ PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
         (["target@foo=product"], ["no key target@foo"]),
         (["model={kind:kan,foo:1}"], ["no key model.foo"]),
         (["+model.width=3"], ["no key model.width"]),
-        (["model.folds=5"], ["model.folds is not a key of model=kan: write model=auto"]),
-        (["model=mlp", "base=silu"], ["model.base is not a key of model=mlp: write model=kan"]),
+        (["model.folds=5"], ["model.folds is not a setting of model=kan. Write model=auto."]),
+        (
+            ["model=mlp", "base=silu"],
+            ["model.base is not a setting of model=mlp. Write model=kan."],
+        ),
         (["+n_seds=3"], ["no key n_seds", "did you mean n_seeds?"]),
         (["~model.foo"], ["no key model.foo"]),
         (["~foo"], ["no key foo"]),

@@ -316,7 +316,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a setting of another model": (
         (X, Y),
         {"model": "auto", "hidden": [3]},
-        r"hidden is not a setting of model=auto\. Models that have it: kan, mlp\. Write model=kan",
+        r"hidden is not a setting of model=auto\. Write model=kan or model=mlp\.",
     ),
     "a setting of solvers": (
         (X, Y),

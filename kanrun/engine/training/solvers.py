@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from kanrun.config import AdamSolver
 from kanrun.config.registry import SOLVERS
-from kanrun.config.solvers import AdamSolver
 from kanrun.engine.least_squares import LMPolicy, LocalRows, begin, step
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (

@@ -222,7 +222,9 @@ def test_a_key_of_another_model_is_refused_until_that_model_is_named(table: Path
     words = [*WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]"]
     done = kanrun(table, *words)
     assert done.returncode == 2
-    assert "model.hidden is not a key of model=auto: write model=kan or model=mlp" in done.stderr
+    assert (
+        "model.hidden is not a setting of model=auto. Write model=kan or model=mlp" in done.stderr
+    )
     done = kanrun(table, *words, "model=kan", "solver.steps=5")
     assert done.returncode == 0, done.stderr
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"

@@ -1,0 +1,197 @@
+"""Settings of the experiments that compare: KANs with MLPs, learners, and libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kanrun.config.experiments import (
+    IMPLIED_TARGETS,
+    PRECISIONS,
+    ExperimentConfig,
+    TrainingConfig,
+    parts,
+)
+from kanrun.config.registry import experiment
+from kanrun.config.rules import MISSING, setting
+
+LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
+
+
+@experiment(
+    "compare-mlp",
+    "Compare KANs with MLPs of the same parameters, FLOPs or time.",
+    examples=(
+        "kanrun compare-mlp",
+        "kanrun compare-mlp match=flops",
+        "kanrun compare-mlp 'target.formula=x0*sin(x1)' 'model.hidden=[2]'",
+        "kanrun compare-mlp target.path=houses.csv 'target.inputs=[rooms]' target.outputs=price",
+        "kanrun compare-mlp study=no_activation",
+    ),
+    implied=IMPLIED_TARGETS,
+)
+@dataclass
+class CompareMLPConfig(TrainingConfig):
+    """`kanrun compare-mlp`.
+
+    A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and
+    differences from `sampling`. With a `target` that is the only case, and `model.hidden` the only
+    shape. Grids are lists of schedules or numbers; each is one KAN, judged at its last grid.
+    """
+
+    target: Any = setting(None, "the only target, instead of cases")
+    comparison: str = setting(
+        "matched",
+        "comparison to run, which reads some of the settings below",
+        choices=(
+            "matched",
+            "universal_approximation",
+            "kolmogorov_arnold",
+            "no_activation",
+            "implementation_tricks",
+        ),
+    )
+    cases: list[Any] = setting(MISSING, "targets with the shapes of their KANs")
+    grids: list[Any] = setting([[5], [5, 10, 20]], "grids, each a number or a schedule", least=1)
+    match: str | None = setting(
+        "parameters",
+        "quantity that MLPs share with the KAN; null takes widths instead",
+        choices=("parameters", "flops", "time"),
+    )
+    depths: list[int] = setting([1, 2], "hidden layers of the MLPs", least=1, minimum=0)
+    activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs", least=1)
+    widths: list[int] = setting([], "widths of further MLPs, matched or not", minimum=1)
+    errors: list[float] = setting(
+        [], "relative errors to reach in universal_approximation", above=0
+    )
+    growth: dict[str, list[int]] = setting(
+        {}, "widths, depths and intervals whose parameters are counted"
+    )
+
+
+@experiment(
+    "continual",
+    "Learn peak after peak, and measure forgetting.",
+    examples=(
+        "kanrun continual",
+        "kanrun continual study=two_dimensional",
+        "kanrun continual peaks=7 spacing=0.3 order=random",
+    ),
+)
+@dataclass
+class ContinualConfig(ExperimentConfig):
+    """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one for each phase.
+
+    A phase sees the box around the centre of its peak alone.
+
+    A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
+    (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
+    `replay`, `rehearse`, `hold` or `ewc`.
+    """
+
+    model: Any = setting(MISSING, "KAN of the learners")
+    solver: Any = setting(MISSING, "training method of each phase")
+    centres: list[Any] | None = setting(
+        None,
+        "centres of the peaks, pairs in two dimensions; null: `peaks` along each axis, around 0",
+    )
+    peaks: int = setting(5, "peaks along each axis", minimum=1)
+    spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
+    sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
+    dimension: int = setting(1, "number of variables", minimum=1, maximum=2)
+    order: Any = setting(
+        "ascending", "ascending, descending, random (from the seed), or a list of positions from 0"
+    )
+    overlap: float = setting(
+        0.0,
+        "relative widening of a phase: 0 touches its neighbours, 1 reaches their centres",
+        above=-1,
+        below=2,
+    )
+    points: int = setting(100, "evenly spaced points of a phase", minimum=2, maximum=200_000)
+    evaluation_points: int = setting(
+        500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000
+    )
+    trials: int = setting(
+        2,
+        "trials of every learner; the one with the lowest final error on all phases counts",
+        minimum=1,
+    )
+    parts: list[str] = parts("learners", "intervals", "overlap", "depth")
+    learners: list[Any] = setting(MISSING, "networks and their memories")
+    intervals: list[int] = setting(
+        [100, 200, 400], "grids of `model` in the part intervals", minimum=1
+    )
+    overlaps: list[float] = setting(
+        [0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2
+    )
+    overlap_learners: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
+    shapes: list[list[int]] = setting(
+        [[], [5], [3, 3]], "hidden widths of the part depth", minimum=1
+    )
+    memories: list[str] = setting(["none", "hold", "rehearse"], "memories of the part depth")
+
+
+@experiment(
+    "bench",
+    "Measure speed side by side with other KAN libraries and an MLP.",
+    examples=(
+        "kanrun bench",
+        "kanrun bench part=layers",
+        "kanrun bench part=growth rounds=50",
+        "kanrun bench threads=1",
+    ),
+)
+@dataclass
+class BenchConfig(ExperimentConfig):
+    """`kanrun bench`: competitors run in turn in one process; medians over rounds are compared."""
+
+    precision: str = setting(
+        "float32",
+        "floating-point format of the layers; time_to_accuracy is in float64",
+        choices=PRECISIONS,
+    )
+    part: str = setting(
+        "all",
+        "measurement; all excludes tables",
+        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables"),
+    )
+    splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
+    tables: list[str] = setting(
+        [],
+        "tables of the part tables: names, or the sets development and holdout; [] is all",
+        distinct=True,
+    )
+    rounds: int = setting(20, "rounds of each measurement", minimum=1)
+    case_seconds: float = setting(
+        30.0, "seconds after which a case ends, once it has had three rounds", above=0
+    )
+    layers: list[list[int]] = setting(
+        MISSING, "layers as [batch, inputs, outputs, intervals]", least=1, width=4, minimum=1
+    )
+    compiled: bool = setting(
+        True, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler"
+    )
+    libraries: list[str] = setting(
+        list(LIBRARIES), "other KAN libraries; missing ones are reported", choices=LIBRARIES
+    )
+    growth_shape: list[int] = setting(
+        [8, 8], "inputs and outputs of the part growth", length=2, minimum=1
+    )
+    growth_batch: int = setting(4096, "samples of the part growth", minimum=1)
+    growth_intervals: list[int] = setting(
+        [5, 10, 20, 50, 100, 200, 500, 1000, 2000], "grids of the part growth", least=1, minimum=1
+    )
+    growth_batches: list[int] = setting(
+        [256, 512, 1024, 2048, 4096, 8192], "batches of the part growth", least=1, minimum=1
+    )
+    errors: list[float] = setting(
+        [1e-3, 2.5e-4, 8.2e-5], "test RMSEs to reach on new points", least=1, above=0
+    )
+    intervals: list[int] = setting(
+        [3, 5, 10, 20], "grid schedule of time_to_accuracy", least=1, minimum=1, increasing=True
+    )
+    training_seconds: float = setting(60.0, "time limit of each training, in seconds", above=0)
+    pykan_seconds: float = setting(
+        300.0, "time limit of pykan's training on all grids, in seconds", above=0
+    )
