@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kanrun.cli import run_changes
 from kanrun.cli.experiments import Plugins, add_experiment, keys
-from kanrun.cli.models import export, predict
+from kanrun.cli.run_actions import export, predict
+from kanrun.cli.runs import app as runs
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in
 from kanrun.errors import KanrunError, UsageError
@@ -70,28 +70,33 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="The package's. Default: that of the folder."),
+        typer.Option("--name", metavar="NAME", help="Package name. Default: that of DIR."),
     ] = None,
 ) -> None:
     """Write a plug-in package: model, solver, target, experiment, configuration and test."""
-    module = re.sub(r"[^a-z0-9]+", "_", (name or folder.absolute().name).lower()).strip("_")
+    given = folder.absolute().name if name is None else name
+    module = re.sub(r"[^a-z0-9]+", "_", given.lower()).strip("_")
     if (
         not module.isidentifier()
         or keyword.iskeyword(module)
         or module in {"kanrun", *sys.stdlib_module_names}
     ):
         raise UsageError(
-            f"{module!r} is not a valid name for a package. Give one with --name, such as my_kans."
+            f"{given!r} is not a valid name for a package. Give one with --name, such as my_kans."
         )
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} exists and is not an empty folder; name a new one.")
         for source in sorted(path for path in STARTER.rglob("*.in") if path.is_file()):
-            place = folder / _filled(
-                source.relative_to(STARTER).as_posix().removesuffix(".in"), module
+            name_in_package = source.relative_to(STARTER).as_posix().removesuffix(".in")
+            texts = (name_in_package, source.read_text(encoding="utf-8"))
+            place, text = (
+                one.replace("DISTRIBUTION", module.replace("_", "-")).replace("NAME", module)
+                for one in texts
             )
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(_filled(source.read_text(encoding="utf-8"), module), encoding="utf-8")
+            file = folder / place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"cannot write {folder}: {error.strerror or error}; name another folder."
@@ -103,19 +108,16 @@ def init(
     print(folder)
 
 
-def _filled(text: str, module: str) -> str:
-    return text.replace("DISTRIBUTION", module.replace("_", "-")).replace("NAME", module)
-
-
 _add_experiments()
 app.command("predict")(predict)
 app.command("export")(export)
 app.command("init")(init)
 app.command("keys")(keys)
-app.add_typer(run_changes.app, name="runs")
+app.add_typer(runs, name="runs")
 
 
-_LONGEST = 2000  # characters of a sentence
+#: Maximum number of characters of a printed sentence.
+_LONGEST = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return _say(_usage(error.format_message()), int(error.exit_code))
+            text = " ".join(error.format_message().split())
+            if not text.endswith("?") and "--help" not in text:
+                text = f"{text.rstrip('.')} (see kanrun --help)."
+            return _say(text, int(error.exit_code))
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
 
 
@@ -176,15 +181,6 @@ def _load_plugins(words: Sequence[str]) -> None:
         if not completing:
             raise
     _add_experiments()
-
-
-def _usage(message: str) -> str:
-    text = " ".join(message.split())
-    return (
-        text
-        if text.endswith("?") or "--help" in text
-        else f"{text.rstrip('.')} (see kanrun --help)."
-    )
 
 
 def _say(sentence: str, code: int) -> int:

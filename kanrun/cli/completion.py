@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import kanrun.conf
-from kanrun.config import EXPERIMENTS, GROUPS
-from kanrun.config.keys import default_choices, groups_of, keys_of
+from kanrun.config import EXPERIMENTS
+from kanrun.config.keys import CONF, default_choices, groups_of, keys_of
 from kanrun.config.registry import implied_choices
 from kanrun.errors import KanrunError
 
@@ -36,16 +36,18 @@ def complete_run(ctx: Any, incomplete: str) -> list[str]:
 
 def complete_override(ctx: Any, incomplete: str) -> list[str]:
     """Return the words that begin with `incomplete`, for Typer's completion of OVERRIDES."""
-    words = [str(word) for word in ctx.params.get("overrides") or ()]
-    word, split = incomplete, False
-    if typed := _bash_words():
-        # bash splits at `=`, so that neither the words nor the incomplete one are whole
-        *words, word = typed
-        split = "=" in word
-        words = [other for other in words if "=" in other]
-    completed = completions(ctx.info_name, words, word, _outputs(ctx))
-    cut = word.rindex("=") + 1 if split else 0
-    return [whole[cut:] for whole in completed]
+    words, word, cut = [str(one) for one in ctx.params.get("overrides") or ()], incomplete, 0
+    if os.environ.get("_KANRUN_COMPLETE", "").endswith("bash") and "COMP_WORDS" in os.environ:
+        # bash splits at `=`, so that neither the words nor the incomplete one are whole.
+        pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
+        *whole, word = re.sub(r"\n?=\n?", "=", "\n".join(pieces)).split("\n")
+        words = [one for one in whole if "=" in one]
+        cut = word.rfind("=") + 1
+    return [one[cut:] for one in completions(ctx.info_name, words, word, _outputs(ctx))]
+
+
+def _outputs(ctx: Any) -> Path:
+    return Path(ctx.params.get("outputs") or os.environ.get("KANRUN_OUTPUTS") or "outputs")
 
 
 def completions(
@@ -58,15 +60,12 @@ def completions(
     """
     if command not in EXPERIMENTS:
         return []
-    sign = word[: len(word) - len(word.lstrip("+~"))]
-    begun = word[len(sign) :]
+    begun = word.lstrip("+~")
+    sign = word.removesuffix(begun)
     call = _Call(command, words, outputs)
     found = call.matching(begun)
-    while len(found) == 1 and found[0] != begun and found[0].endswith(_ENDS):
-        following = [name for name in call.matching(found[0]) if name != found[0]]
-        if not following:
-            break
-        found = [found[0], *following]
+    if len(found) == 1 and found[0] != begun and found[0].endswith(_ENDS):
+        found += [name for name in call.matching(found[0]) if name != found[0]]
     return [sign + name for name in found]
 
 
@@ -77,19 +76,12 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
     runs = find_runs(outputs)[::-1]
     names = [
         "latest",
-        *dict.fromkeys(f"{run.path.parent.name}/latest" for run in runs),
+        *(f"{run.path.parent.name}/latest" for run in runs),
         *(run.name for run in runs),
+        *(tag for run in runs for tag in run.labels.tags),
+        *(one.name for run in runs if beginning.startswith(f"{run.name}/") for one in run.points),
     ]
-    if beginning.count("/") == 2:
-        names = [
-            point.name
-            for run in runs
-            if beginning.startswith(f"{run.name}/") and run.has_points
-            for point in run.points
-        ]
-    elif "/" not in beginning:
-        names += list(dict.fromkeys(tag for run in runs for tag in run.labels.tags))
-    return [name for name in names if name.startswith(beginning)]
+    return [name for name in dict.fromkeys(names) if name.startswith(beginning)]
 
 
 class _Call:
@@ -102,8 +94,11 @@ class _Call:
         implied: Iterable[str] = ()
         with contextlib.suppress(KanrunError):
             implied = implied_choices(EXPERIMENTS[command], chosen, typed)
-        chosen = {**default_choices(command), **chosen}
-        chosen |= dict(word.partition("=")[::2] for word in implied)
+        chosen = {
+            **default_choices(command),
+            **chosen,
+            **dict(word.partition("=")[::2] for word in implied),
+        }
         self._kinds = {f"{group}={_kind(group, choice)}" for group, choice in chosen.items()}
         self._table = typed.get("target.path", "").strip("'\"")
         self._keys = {
@@ -116,13 +111,15 @@ class _Call:
         """Return the groups, keys or values that begin so, sorted."""
         key, equals, value = beginning.partition("=")
         if equals:
-            values = self._groups.get(key) or self._values(key, value)
-            names = {f"{key}={each}" for each in values}
+            names = {f"{key}={each}" for each in self._groups.get(key) or self._values(key, value)}
         else:
-            parent = beginning.rpartition(".")[0]
-            at = f"{parent}." if parent else ""
-            parts = (path[len(at) :].partition(".") for path in self._keys if path.startswith(at))
-            names = {f"{at}{name}{'.' if dot else '='}" for name, dot, _ in parts}
+            level = beginning.count(".") + 1
+            paths = (path.split(".") for path in self._keys)
+            names = {
+                ".".join(path[:level]) + ("." if len(path) > level else "=")
+                for path in paths
+                if len(path) >= level
+            }
             names |= {f"{group}=" for group in self._groups}
         return sorted(name for name in names if name.startswith(beginning))
 
@@ -131,7 +128,11 @@ class _Call:
         if key == "from_run":
             return runs_beginning(value, self._outputs)
         if key.endswith("path"):
-            return _files(value)
+            home = os.path.expanduser(value)
+            paths = sorted(glob.glob(f"{glob.escape(home)}*"))
+            return [
+                value + path[len(home) :] + ("/" if os.path.isdir(path) else "") for path in paths
+            ]
         if key in _NAMES and ":" not in value:
             return _NAMES[key]
         if key.rpartition(".")[2] in _COLUMNS and self._table:
@@ -153,21 +154,19 @@ class _Call:
         from kanrun.targets.table_targets import BUNDLED
 
         known: dict[str, Iterable[str]] = {
-            "named": targets.NAMED,
-            "special": targets.SPECIAL,
-            "bundled": BUNDLED,
-            "feynman": targets.feynman_formulas(),
+            "target=named": targets.NAMED,
+            "target=special": targets.SPECIAL,
+            "target=bundled": BUNDLED,
+            "target=feynman": targets.feynman_formulas(),
         }
-        kind = next((one for one in known if f"target={one}" in self._kinds), "")
-        return known.get(kind, ())
+        return next((names for choice, names in known.items() if choice in self._kinds), ())
 
 
 def _kind(group: str, choice: str) -> str:
-    """Return the kind of a choice, which its file names as schema unless both have one name."""
-    file = Path(kanrun.conf.__path__[0], group, f"{choice}.yaml")
-    if group not in GROUPS or choice in GROUPS[group] or not file.is_file():
-        return choice
-    schema = re.search(rf"/schema/{group}/(\w+)@", file.read_text(encoding="utf-8"))
+    """Return the kind of a choice, which its file names as schema."""
+    file = CONF / group / f"{choice}.yaml"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    schema = re.search(rf"/schema/{group}/(\w+)@", text)
     return schema[1] if schema else choice
 
 
@@ -180,35 +179,3 @@ def _columns(path: str, value: str) -> list[str]:
     with contextlib.suppress(KanrunError, OSError):
         return [f"{before}{name}" for name in column_names(path) if name not in written]
     return []
-
-
-def _files(beginning: str) -> list[str]:
-    """Return the files and folders that begin so, folders with a slash."""
-    folder, slash, name = beginning.rpartition("/")
-    place = Path(os.path.expanduser(folder + slash or "."))
-    with contextlib.suppress(OSError):
-        return [
-            f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
-            for path in sorted(place.iterdir())
-            if path.name.startswith(name) and path.name.startswith(".") <= name.startswith(".")
-        ]
-    return []
-
-
-def _outputs(ctx: Any) -> Path:
-    return Path(ctx.params.get("outputs") or os.environ.get("KANRUN_OUTPUTS") or "outputs")
-
-
-def _bash_words() -> list[str]:
-    """Return the words typed in bash, the last one incomplete; [] in other shells."""
-    shell = os.environ.get("_KANRUN_COMPLETE", "")
-    if "COMP_WORDS" not in os.environ or not shell.endswith("bash"):
-        return []
-    pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
-    words: list[str] = []
-    for piece in pieces:
-        if words and (piece == "=" or words[-1].endswith("=")):
-            words[-1] += piece
-        else:
-            words.append(piece)
-    return words

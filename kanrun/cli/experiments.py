@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from time import process_time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
 from kanrun.cli.completion import complete_override
-from kanrun.config.keys import Key, groups_of, keys_of
+from kanrun.config.keys import groups_of, keys_of
 from kanrun.config.registry import ExperimentKind
 from kanrun.errors import UsageError, did_you_mean
 
-MAX_PLACES = 3  # commands that `kanrun keys` names after a key
-
-
-class ConfigView(StrEnum):
-    """Choices of --cfg."""
-
-    JOB = "job"
+#: Maximum number of commands that `kanrun keys` names after a key.
+MAX_PLACES = 3
 
 
 Plugins = Annotated[
@@ -33,7 +27,7 @@ Plugins = Annotated[
         "--plugin",
         metavar="MODULE",
         show_default=False,
-        help="Load your own module of models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
+        help="Load a module of custom models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
     ),
 ]
 Overrides = Annotated[
@@ -71,7 +65,8 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Print what would run, how long and how large; write nothing."),
 ]
 Cfg = Annotated[
-    ConfigView | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")
+    Literal["job"] | None,
+    typer.Option("--cfg", "-c", help="Print the configuration, run nothing."),
 ]
 Resolve = Annotated[
     bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")
@@ -160,14 +155,12 @@ def keys(
     prefix: Annotated[
         str,
         typer.Argument(
-            metavar="PREFIX", help="Only keys that begin so, such as model or solver.smo."
+            metavar="PREFIX", help="Beginning of the keys, such as model or solver.smo."
         ),
     ] = "",
     command: Annotated[
         str | None,
-        typer.Option(
-            "--command", metavar="NAME", help="Only keys of this experiment, such as fit."
-        ),
+        typer.Option("--command", metavar="NAME", help="Experiment of the keys, such as fit."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
@@ -180,12 +173,10 @@ def keys(
     if as_json:
         print(json.dumps([asdict(key) for key in found], indent=2))
     else:
-        print("\n".join(map(_lines, found)))
-
-
-def _lines(key: Key) -> str:
-    values = key.allowed or ", ".join(key.choices)
-    default = f"default {key.default}" if key.default else ""
-    facts = "; ".join(filter(None, (key.type, default, values if values != key.type else "")))
-    where = "" if len(key.where) > MAX_PLACES else f" ({', '.join(key.where)})"
-    return "\n    ".join(filter(None, (f"{key.path}{where}", key.about, facts)))
+        for key in found:
+            values = key.allowed or ", ".join(key.choices)
+            default = f"default {key.default}" if key.default else ""
+            facts = filter(None, (key.type, default, values if values != key.type else ""))
+            where = "" if len(key.where) > MAX_PLACES else f" ({', '.join(key.where)})"
+            lines = (f"{key.path}{where}", key.about, "; ".join(facts))
+            print("\n    ".join(filter(None, lines)))

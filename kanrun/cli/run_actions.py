@@ -1,10 +1,10 @@
-"""`kanrun runs`: repeat, resume, label, redraw and remove runs."""
+"""Commands that use or change runs: predict, export, and of `kanrun runs` those that write."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,25 +12,128 @@ from kanrun.cli.completion import complete_override
 from kanrun.cli.experiments import Outputs, Quiet, Strict
 from kanrun.cli.runs import RunName, RunNames, app
 from kanrun.errors import UsageError
+from kanrun.monitoring import enable_gc
 
-__all__ = ["app"]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Name of the model's file. Default: that of the first seed.",
+    ),
+]
+
+
+def predict(  # noqa: PLR0913  # options of a command
+    run: RunName,
+    input: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A table (CSV, TSV, Parquet) with the run's input columns.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="File of the predictions; its ending chooses CSV, TSV or Parquet.",
+        ),
+    ],
+    *,
+    model: ModelName = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval",
+            metavar="LEVEL",
+            help="Add the bounds of the interval that has this coverage probability, in (0, 1).",
+        ),
+    ] = None,
+    derivatives: Annotated[
+        str,
+        typer.Option(
+            "--derivatives",
+            metavar="NAMES",
+            help="Add derivatives of an equation's solution: u_x,u_xx.",
+        ),
+    ] = "",
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option(
+            "--spreadsheet-safe",
+            help="Mark cells of the input that a spreadsheet would run as text: '=A1.",
+        ),
+    ] = False,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Predict new rows with the model of a run.
+
+    Predictions are in the units of the data that the model was trained on.
+    """
+    from kanrun.runs import find_run
+    from kanrun.study.saved import predict_table
+
+    enable_gc()
+    if output.exists() and input.exists() and output.samefile(input):
+        raise UsageError(
+            f"--output {output} is the input file, whose other columns would be lost. Name another."
+        )
+    found = find_run(run, outputs, one=True)
+    wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
+    for warning in predict_table(found, input, output, model, interval, wanted, spreadsheet_safe):
+        print(f"kanrun: {warning}", file=sys.stderr)
+
+
+def export(
+    run: RunName,
+    form: Annotated[
+        Literal["c", "python", "json", "onnx", "torch", "formula"],
+        typer.Option(
+            "--format",
+            help="c, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun interpret.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file; a formula's is LaTeX for .tex, else text.",
+        ),
+    ],
+    model: ModelName = None,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Write the model of a run as one file that works without kanrun, in the units of the data."""
+    from kanrun.runs import find_run
+    from kanrun.study.saved import LoadedRun
+
+    found = find_run(run, outputs, one=True)
+    for sentence in LoadedRun(found).export(form, output, model):
+        print(f"kanrun: {sentence}", file=sys.stderr)
+    print(output)
+
 
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", help="Also where another host started it, on which it must have ended."
+        "--force", help="Resume also if another host started the run, which must have ended there."
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
-        "--address", metavar="ADDRESS", help="The Dask scheduler's, of a run with executor=dask."
+        "--address", metavar="ADDRESS", help="Dask scheduler of a run with executor=dask."
     ),
 ]
 Elsewhere = Annotated[
     str | None,
     typer.Option(
-        "--executor", metavar="KIND", help="serial, local or dask, in place of the run's own."
+        "--executor", metavar="KIND", help="Executor instead of the run's: serial, local or dask."
     ),
 ]
 
@@ -50,7 +153,7 @@ def rerun_run(
     executor: Elsewhere = None,
     address: Address = None,
 ) -> None:
-    """Run a run, or a point of it, again; without further overrides its numbers are compared.
+    """Repeat a run or one of its points; without further overrides, compare the numbers.
 
     Exits with 1 if numbers differ that the same version on the same machine should reproduce.
     """
@@ -75,7 +178,7 @@ def resume_interrupted(
     executor: Elsewhere = None,
     address: Address = None,
 ) -> None:
-    """Continue a run that was interrupted or failed; what it had finished is not run again."""
+    """Continue a run that was interrupted or failed; its finished trainings are kept."""
     from kanrun.runs import find_run
     from kanrun.study.running import RunOptions, resume_run
 
@@ -92,11 +195,11 @@ def tag_run(
         list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")
     ] = None,
     remove: Annotated[
-        bool, typer.Option("--remove", help="Take these tags away; without tags, all.")
+        bool, typer.Option("--remove", help="Remove these tags; without tags, all.")
     ] = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Give a run tags, by which it is found and listed; without tags, print those it has."""
+    """Give a run tags, by which it is found and listed; without TAG, print its tags."""
     from kanrun.runs import find_run
     from kanrun.runs.records import RunLabels, check_tags
 
@@ -119,11 +222,12 @@ def tag_run(
 def note_run(
     run: RunName,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it.")
+        str | None,
+        typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it."),
     ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Write a sentence about a run, which replaces the last one; without TEXT, print it."""
+    """Write a note about a run, which replaces the last one; without TEXT, print it."""
     from kanrun.runs import find_run
     from kanrun.runs.records import RunLabels
 
@@ -174,7 +278,7 @@ def redraw_figures(
     ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Draw the figures of a run, or of a point of it, again from its recorded tables."""
+    """Redraw the figures of a run, or of one of its points, from the recorded tables."""
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 
