@@ -105,6 +105,6 @@ def figures(tables: Mapping[str, DataFrame]) -> Figures:
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
     """Return claims about the verdicts and the estimated parameters."""
-    from kanrun.experiments.solve.claim_checks import claims_of
+    from kanrun.experiments.solve.verdict import claims_of
 
     return list(claims_of(tables["summary"]))

@@ -1,22 +1,21 @@
-"""Checks of an equation before it is solved, and the verdict on its solution.
+"""Checks of an equation before it is solved.
 
-The first are about too few or incompatible conditions, a wrong exact solution, and the memory of
-this machine.
+They are about too few or incompatible conditions, a wrong exact solution, and the memory of this
+machine.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.engine.equations import EquationPolicy, Face, IncompatibleCorner, Solution, System
+from kanrun.engine.equations import EquationPolicy, Face, IncompatibleCorner, System
 from kanrun.engine.equations.system import differentiate, low_discrepancy, on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
@@ -69,27 +68,28 @@ def check_determined(system: System) -> None:
                 f"No condition contains the unknown {name}. Give its values where {variables[-1]} "
                 "begins."
             )
-    if len(variables) == 1 and not system.observations:
-        needed = len(system.vocabulary.constants) + _order_sum(system)
-        if (count := _count_conditions(system)) < needed:
-            unknown = (
-                " and its unknown parameters need" if system.vocabulary.constants else " needs"
-            )
-            raise UsageError(
-                f"equation.conditions has {count} conditions (each place counts as one), but an "
-                "equation of this "
-                f"order{unknown} {needed}, so the solution is not unique. "
-                f"Given: {'; '.join(each.text for each in conditions)}."
-            )
-    for first, second in itertools.combinations(system.conditions, 2):
-        given_twice = first.given(), second.given()
-        if None in given_twice or given_twice[0][0] != given_twice[1][0]:  # type: ignore[index]
-            continue
-        for face in set(first.faces) & set(second.faces):
+    needed, count = _counted(system)
+    needed += len(system.vocabulary.constants)
+    if len(variables) == 1 and not system.observations and count < needed:
+        parameters = " and its unknown parameters need" if system.vocabulary.constants else " needs"
+        raise UsageError(
+            f"equation.conditions has {count} conditions (each place counts as one), but an "
+            f"equation of this order{parameters} {needed}, so the solution is not unique. "
+            f"Given: {'; '.join(each.text for each in conditions)}."
+        )
+    _check_agreement(system)
+
+
+def _check_agreement(system: System) -> None:
+    """Raise UsageError for two conditions that give one derivative different values on a face."""
+    variables = system.vocabulary.variables
+    given = [(each, *it) for each in system.conditions if (it := each.given()) is not None]
+    for (first, d, value), (second, e, other) in itertools.combinations(given, 2):
+        for face in set(first.faces) & set(second.faces) if d == e else ():
             points = on_face(face, system.box, _FACE_POINTS).numpy()
-            one, other = (to_numpy(each[1], variables)(points) for each in given_twice if each)
-            size = np.abs(one).max() + np.abs(other).max()
-            if not np.abs(one - other).max() <= _AGREEMENT * size:
+            ours, theirs = (to_numpy(each, variables)(points) for each in (value, other))
+            size = np.abs(ours).max() + np.abs(theirs).max()
+            if not np.abs(ours - theirs).max() <= _AGREEMENT * size:
                 raise UsageError(
                     f"Two conditions contradict each other at {_place(face, variables, ' & ')}: "
                     f"{first.relation.text} and {second.relation.text}. Keep one of them."
@@ -100,28 +100,24 @@ def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
     return between.join(f"{names[number]}={value:g}" for number, value in face)
 
 
-def _order_sum(system: System) -> int:
-    """Return the sum of the unknowns' orders in one variable."""
+def _counted(system: System) -> tuple[int, int]:
+    """Return the sum of the unknowns' orders in the first variable, and the conditions."""
     orders = [0] * len(system.vocabulary.unknowns)
     for derivative in (each for relation in system.equations for each in relation.derivatives):
         orders[derivative.unknown] = max(orders[derivative.unknown], derivative.index[0])
-    return sum(orders)
-
-
-def _count_conditions(system: System) -> int:
-    return sum(1 if each.periodic is not None else len(each.faces) for each in system.conditions)
+    places = (1 if each.periodic is not None else len(each.faces) for each in system.conditions)
+    return sum(orders), sum(places)
 
 
 def condition_warnings(system: System) -> list[str]:
     """Return warnings about conditions that are too many, too few, or incompatible at corners."""
-    found, names = [], system.vocabulary.variables
-    if len(names) == 1 and not system.observations and not system.vocabulary.constants:
-        needed, count = _order_sum(system), _count_conditions(system)
-        if count > needed:
-            found.append(
-                f"there are {count} conditions for an equation of order {needed}: not all may hold"
-            )
-    found += missing_conditions(system)
+    names, (needed, count) = system.vocabulary.variables, _counted(system)
+    found = missing_conditions(system)
+    exact = len(names) == 1 and not system.observations and not system.vocabulary.constants
+    if exact and count > needed:
+        found.append(
+            f"there are {count} conditions for an equation of order {needed}: not all may hold"
+        )
     gaps: dict[str, list[tuple[Face, float]]] = {}
     for corner, gap in incompatible_corners(system):
         if corner.relation not in system.equations:
@@ -130,8 +126,8 @@ def condition_warnings(system: System) -> list[str]:
         faces = " and ".join(_place(face, names) for face, _ in places)
         found.append(
             f"{text} differs by {max(gap for _, gap in places):.3g} from the conditions that meet "
-            f"it at {faces}: "
-            "the solution or its slopes jump there, and residuals are down-weighted around it"
+            f"it at {faces}: the solution or its slopes jump there, and residuals are "
+            "down-weighted around it"
         )
     return found
 
@@ -291,101 +287,3 @@ def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:
             "than half of this "
             f"machine's {available / 2**30:.1f} GiB. Use fewer points, intervals or terms."
         )
-
-
-@dataclass(frozen=True)
-class VerdictPolicy:
-    """Bounds of the verdict, relative to the size of the equation's terms or of the solution.
-
-    A small residual alone proves nothing: a front may slip between the points, and an equation with
-    too few conditions has many solutions. The change of the solution from the previous grid tells
-    most.
-    """
-
-    #: Largest change of the solution from the last grid but one to the last.
-    solved_change: float = 2e-3
-    #: Largest root mean square residual at new points, and of the conditions between their points.
-    solved_residual: float = 1e-2
-    #: At or above this value of either, nothing of the solution is to be trusted.
-    failed: float = 0.1
-    #: Largest residual of a network without grids, whose change does not show what it cannot
-    #: represent.
-    unrefined_residual: float = 1e-4
-    #: Largest sensitivity (see `EquationStage`) of a determined equation. It was at most 300 for
-    #: the well-posed of 38 equations, and 1e5 or more for those with a condition too few.
-    max_sensitivity: float = 1e4
-    #: The same if an unknown has fewer conditions in a variable than the equation's order.
-    max_sensitivity_if_missing: float = 500.0
-    #: Largest relative error against a known solution. Errors never raise a verdict.
-    solved_error: float = 1e-2
-    #: Factor between the last difference from the observations and the smallest on any grid (the
-    #: first grids follow the observations more closely) above which the equation does not describe
-    #: them.
-    misfit: float = 2.0
-    #: Inflation of a standard error above which the observations do not identify the parameters:
-    #: errors of the solution then separate them. It was 1.2 for D and k of a reaction, 47 for two
-    #: parameters with the same effect.
-    max_inflation: float = 20.0
-
-
-def maximum(values: Iterable[float | None]) -> float | None:
-    """Return the largest value that is not None, or None."""
-    return max((each for each in values if each is not None), default=None)
-
-
-def verdict(
-    solution: Solution,
-    system: System,
-    error: float | None = None,
-    policy: VerdictPolicy = VerdictPolicy(),
-) -> tuple[str, str]:
-    """Return `solved`, `doubtful` or `failed`, and the reason; the worst window decides.
-
-    `error` is the relative error against a known solution, which may lower the verdict.
-    """
-    last, names = solution.last, system.vocabulary.variables
-    change, worst = (
-        maximum(each.change for each in last),
-        max((e.equation for e in last), key=lambda e: e.rms),
-    )
-    conditions = max(stage.conditions.rms for stage in last)
-    place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
-    changed = f"the last grid changed the solution by {change or 0:.1e}"
-    reason = (
-        f"{'there was only one grid' if change is None else changed}, the residual at new points "
-        "is "
-        f"{worst.rms:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
-    )
-    reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
-    if solution.solved_until < (end := float(system.box[-1, 1])):
-        until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
-        return "failed", f"{until} (the solution is no longer smooth, or errors grow); {reason}"
-    values = [each for each in (worst.rms, conditions, change, error) if each is not None]
-    if not np.isfinite(values).all() or max(values) >= policy.failed:
-        return "failed", reason
-    sensitivity = maximum(stage.sensitivity for stage in last) or 0.0
-    missing = missing_conditions(system)
-    if not sensitivity <= (
-        policy.max_sensitivity_if_missing if missing else policy.max_sensitivity
-    ):
-        return "doubtful", (
-            "the equation and its conditions are underdetermined: other functions satisfy them as "
-            "well "
-            f"(sensitivity {sensitivity:.1e}); {reason}"
-        )
-    if any(each.data > max(policy.misfit * each.least_data, policy.solved_change) for each in last):
-        data = ", ".join(
-            f"{e.data:.1e} of its size, on another grid {e.least_data:.1e}" for e in last
-        )
-        return "doubtful", f"the solution differs from the observations by {data}; {reason}"
-    if (inflation := max(stage.inflation for stage in last)) > policy.max_inflation:
-        return "doubtful", (
-            "the data barely identify the unknown parameters "
-            f"(their correlation inflates a standard error {inflation:.0f} times); {reason}"
-        )
-    refined = all(stage.intervals is not None for stage in last)
-    residual = policy.solved_residual if refined else policy.unrefined_residual
-    small = max(worst.rms, conditions) <= residual
-    right = error is None or error <= policy.solved_error
-    settled = change is not None and change <= policy.solved_change
-    return "solved" if small and right and settled else "doubtful", reason

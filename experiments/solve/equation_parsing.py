@@ -36,7 +36,7 @@ class EquationParser:
     """Parser of formulas and conditions, which substitutes the fixed constants."""
 
     def __init__(self, equation: EquationConfig) -> None:
-        self.fixed = dict[str, float]()
+        self.equation, self.fixed = equation, dict[str, float]()
         for name, value in (equation.constants or {}).items():
             self.fixed[name] = constant(value, self.fixed)
         self.box = self._ranges(equation.variables)
@@ -46,36 +46,45 @@ class EquationParser:
             tuple(equation.unknown_parameters or ()),
         )
 
-    def system(self, equation: EquationConfig) -> System:
+    def system(self) -> System:
         """Return the system without observations."""
-        unknowns, formulas = self.vocabulary.unknowns, as_list(equation.formula)
-        if len(formulas) != len(unknowns):
-            raise UsageError(
-                f"equation.formula has {count_of(len(formulas), 'equation')} for "
-                f"{count_of(len(unknowns), 'unknown')} ({', '.join(unknowns)}). Give one equation "
-                "for each unknown."
-            )
-        equations = tuple(map(self.relation, formulas))
+        equations = tuple(map(self.relation, self.each_unknown("formula", "equation")))
         conditions = tuple(
-            self._condition(name, each)
-            for name, each in _conditions_by_name(equation.conditions, equations).items()
+            self._condition(f"equation.conditions.{name}", each)
+            for name, each in _conditions_by_name(self.equation.conditions, equations).items()
         )
-        given = (equation.unknown_parameters or {}).items()
+        given = (self.equation.unknown_parameters or {}).items()
         guesses = {name: constant(value) for name, value in given}
         box = torch.as_tensor(self.box)
         return System(self.vocabulary, box, equations, conditions, constants=guesses)
 
-    def relation(self, text: Any) -> Relation:
+    def exact(self) -> list[sympy.Expr] | None:
+        """Return the formulas of the exact solution with the fixed constants substituted."""
+        if self.equation.exact is None:
+            return None
+        names = (*self.vocabulary.variables, *self.fixed)
+        texts = self.each_unknown("exact", "formula")
+        return [self._substitute(parse_expression(text, names)) for text in texts]
+
+    def each_unknown(self, key: str, noun: str) -> list[str]:
+        """Return the texts of a setting that has one for each unknown."""
+        given, unknowns = getattr(self.equation, key), self.vocabulary.unknowns
+        texts = list(map(str, given if isinstance(given, list | tuple) else [given]))
+        if len(texts) != len(unknowns):
+            counts = [(len(texts), noun), (len(unknowns), "unknown")]
+            said = " for ".join(f"{count} {each}{'s' * (count != 1)}" for count, each in counts)
+            raise UsageError(
+                f"equation.{key} has {said} ({', '.join(unknowns)}). Give one {noun} for each "
+                "unknown."
+            )
+        return texts
+
+    def relation(self, text: str) -> Relation:
         """Return an equation or condition with the fixed constants substituted."""
         known = replace(self.vocabulary, constants=(*self.vocabulary.constants, *self.fixed))
-        found = parse_relation(str(text), known)
+        found = parse_relation(text, known)
         expression = self._substitute(found.expression)
         return replace(found, expression=expression, vocabulary=self.vocabulary)
-
-    def formula(self, text: Any) -> sympy.Expr:
-        """Return a formula of the variables with the fixed constants substituted."""
-        names = (*self.vocabulary.variables, *self.fixed)
-        return self._substitute(parse_expression(str(text), names))
 
     def _substitute(self, expression: sympy.Expr) -> sympy.Expr:
         values = self.fixed.items()
@@ -104,8 +113,7 @@ class EquationParser:
             rows.append((low, high))
         return np.array(rows, dtype=np.float64)
 
-    def _condition(self, name: str, given: Any) -> Condition:
-        where, variables = f"equation.conditions.{name}", self.vocabulary.variables
+    def _condition(self, where: str, given: Any) -> Condition:
         is_mapping = isinstance(given, Mapping) and "formula" in given
         if not is_mapping or ("at" in given) == ("periodic" in given):
             raise UsageError(
@@ -116,16 +124,16 @@ class EquationParser:
             raise UsageError(
                 f"{where} has the key {sorted(unknown)[0]}; the keys are at, periodic, formula."
             )
-        relation = self.relation(given["formula"])
+        relation, variables = self.relation(str(given["formula"])), self.vocabulary.variables
         if "at" in given:
-            parts = str(given["at"]).split(",")
-            return Condition(name, relation, tuple(self._face(where, part) for part in parts))
+            faces = (self._face(where, part) for part in str(given["at"]).split(","))
+            return Condition(relation, tuple(faces))
         if given["periodic"] not in variables:
             raise UsageError(
                 f"{where}.periodic={given['periodic']} is none of the variables "
                 f"{', '.join(variables)}."
             )
-        return Condition(name, relation, (), variables.index(given["periodic"]))
+        return Condition(relation, periodic=variables.index(given["periodic"]))
 
     def _face(self, where: str, text: str) -> Face:
         fixed, variables, where = [], self.vocabulary.variables, f"{where}.at={text.strip()!r}"
@@ -145,16 +153,6 @@ class EquationParser:
                 )
             fixed.append((number, value))
         return tuple(sorted(fixed))
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return a list setting as a list, and a single value as a list of one entry."""
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def count_of(count: int, noun: str) -> str:
-    """Return a count with its noun, such as `1 unknown` or `2 unknowns`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, Any]:
@@ -185,17 +183,17 @@ def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, 
     return found
 
 
-def _periodic_names(variable_name: str, equations: Sequence[Relation]) -> list[str]:
+def _periodic_names(name: str, equations: Sequence[Relation]) -> list[str]:
     vocabulary = equations[0].vocabulary
-    if variable_name not in vocabulary.variables:
+    if name not in vocabulary.variables:
         raise UsageError(
-            f"periodic in {variable_name}: the variables are {', '.join(vocabulary.variables)}."
+            f"periodic in {name}: the variables are {', '.join(vocabulary.variables)}."
         )
-    number, highest = vocabulary.variables.index(variable_name), [1] * len(vocabulary.unknowns)
+    number, highest = vocabulary.variables.index(name), [1] * len(vocabulary.unknowns)
     for each in (derivative for relation in equations for derivative in relation.derivatives):
         highest[each.unknown] = max(highest[each.unknown], each.index[number])
     return [
-        f"{unknown}_{variable_name * order}" if order else unknown
+        f"{unknown}_{name * order}" if order else unknown
         for unknown, count in zip(vocabulary.unknowns, highest, strict=True)
         for order in range(count)
     ]

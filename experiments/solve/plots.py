@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,33 +37,20 @@ STYLES = ("--", ":", "-.")
 
 @dataclass(frozen=True)
 class SolutionTables:
-    """Tables of one solution; its variables come first in `solution`, then its unknowns."""
+    """Tables of one solution, and the names of its columns.
+
+    Attributes:
+        variables: Variables that change, one or two.
+        residuals: Columns of the residuals, as many as there are `unknowns`.
+    """
 
     label: str
     solution: DataFrame
+    variables: list[str]
+    unknowns: list[str]
+    residuals: list[str]
     points: DataFrame | None
     knots: DataFrame | None
-
-    @cached_property
-    def residuals(self) -> list[str]:
-        """Columns of the residuals, as many as there are unknowns."""
-        return [name for name in map(str, self.solution) if name.startswith("residual_")]
-
-    @cached_property
-    def _names(self) -> list[str]:
-        plain = [name for name in map(str, self.solution) if not name.endswith("_true")]
-        return [name for name in plain if name not in self.residuals]
-
-    @cached_property
-    def variables(self) -> list[str]:
-        """Variables that change, one or two."""
-        names = self._names[: -len(self.residuals)]
-        return [name for name in names if self.solution[name].nunique() > 1]
-
-    @cached_property
-    def unknowns(self) -> list[str]:
-        """Columns of the unknowns."""
-        return self._names[-len(self.residuals) :]
 
     def error(self, unknown: str) -> Any:
         """Return the error of an unknown, or None if the true solution is unknown."""
@@ -188,11 +174,20 @@ def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables
     """Return the tables of each solution by their common ending, such as 0 or heat_0."""
     found, summary = {}, tables["summary"]
     labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []
-    endings = [name.removeprefix("solution_") for name in tables if name.startswith("solution_")]
-    for name in endings:
+    for name in (each.removeprefix("solution_") for each in tables if each.startswith("solution_")):
         at = int(name.rpartition("_")[2])
         solution = tables[f"solution_{name}"].drop(columns=["cell", "seed"], errors="ignore")
-        label = str(labels[at]) if at < len(labels) else name
-        further = tables.get(f"points_{name}"), tables.get(f"knots_{name}")
-        found[name] = SolutionTables(label, solution, *further)
+        names = [each for each in map(str, solution) if not each.endswith("_true")]
+        residuals = [each for each in names if each.startswith("residual_")]
+        names = [each for each in names if each not in residuals]
+        variables, unknowns = names[: -len(residuals)], names[-len(residuals) :]
+        found[name] = SolutionTables(
+            str(labels[at]) if at < len(labels) else name,
+            solution,
+            [each for each in variables if solution[each].nunique() > 1],
+            unknowns,
+            residuals,
+            tables.get(f"points_{name}"),
+            tables.get(f"knots_{name}"),
+        )
     return found

@@ -18,23 +18,19 @@ from kanrun.experiments.solve.checks import (
     check_hard,
     incompatible_corners,
 )
-from kanrun.experiments.solve.collocation import collocated
 from kanrun.experiments.solve.equation_parsing import (
     EquationParser,
-    as_list,
-    count_of,
     read_observations,
     with_observations,
 )
-from kanrun.experiments.solve.reference import Reference, reference_of
+from kanrun.experiments.solve.reference import Reference, evolved, reference_of
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from torch import Generator
 
 from kanrun.config import EquationConfig, SolveConfig
-from kanrun.engine.equations import Ansatz, EquationPolicy, OutputForm, System
+from kanrun.engine.equations import Ansatz, Create, EquationPolicy, OutputForm, System
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, Network
+from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy, variable
 from kanrun.study.resources import generator
@@ -93,7 +89,7 @@ class SolveProblem:
         if self.exact is not None:
             slopes = [sympy.diff(each, variable(name)) for each in self.exact for name in names]
             return Comparison("exact", _stacked(self.exact, names), _stacked(slopes, names))
-        found = None if self.known is None else reference_of(self.known) or collocated(self.known)
+        found = None if self.known is None else reference_of(self.known)
         return None if found is None else Comparison("numerical", found)
 
 
@@ -139,9 +135,9 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
 
     Raises UsageError for an invalid equation, condition, box or table.
     """
-    equation, truth, exact = cfg.equation, dict[str, float](), None
+    equation, truth = cfg.equation, dict[str, float]()
     parser = EquationParser(equation)
-    system = parser.system(equation)
+    system = parser.system()
     if (data := equation.data) is not None:
         if isinstance(data, str) or set(data) >= set(system.vocabulary.variables):
             unknowns, columns = read_observations(data, system)
@@ -149,17 +145,10 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
             unknowns, columns, truth = _draw_observations(data, equation, system, seed)
         system = with_observations(system, unknowns, columns)
     system = _checked(system)
-    if equation.exact is not None:
-        texts, unknowns = as_list(equation.exact), equation.unknowns
-        if len(texts) != len(unknowns):
-            raise UsageError(
-                f"equation.exact has {count_of(len(texts), 'formula')} for "
-                f"{count_of(len(unknowns), 'unknown')}."
-            )
-        exact = [parser.formula(text) for text in texts]
+    if (exact := parser.exact()) is not None:
         check_exact(system, exact, truth)
     easier = [
-        _checked(_system(replace(equation, constants=values)))
+        _checked(EquationParser(replace(equation, constants=values)).system())
         for values in _continued_constants(equation)
     ]
     if any(not torch.equal(each.box, system.box) for each in easier):
@@ -168,10 +157,6 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
             "Remove it from equation.continuation."
         )
     return SolveProblem(equation.name, system, exact, truth, _known(equation, truth), easier)
-
-
-def _system(equation: EquationConfig) -> System:
-    return EquationParser(equation).system(equation)
 
 
 def _checked(system: System) -> System:
@@ -184,7 +169,7 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
     if set(equation.unknown_parameters or ()) - set(truth):
         return None
     constants = {**(equation.constants or {}), **truth}
-    return _system(replace(equation, constants=constants, unknown_parameters=None))
+    return EquationParser(replace(equation, constants=constants, unknown_parameters=None)).system()
 
 
 def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
@@ -257,7 +242,7 @@ def _draw_observations(
         )
     truth = {name: constant(value) for name, value in dict(data.get("constants", {})).items()}
     known = _known(equation, truth)
-    found = None if known is None else reference_of(known)
+    found = None if known is None else evolved(known)
     if found is None:
         raise UsageError(
             "equation.data can be drawn for initial value problems only, with all constants given "
@@ -289,73 +274,58 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], order: int) -> Netw
             f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
             f"{keys}."
         )
-    inputs, form = len(equation.variables), equation.ansatz
+    inputs, given = len(equation.variables), equation.ansatz
     hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
     if any(width < 1 for width in hidden):
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
     plain = inputs == 1 or kind == "mlp"
-    separated = not plain and not hidden and "factors" not in entry and form.factors is None
-    terms = int(entry.get("terms", 1 if plain else form.terms or _TERMS))
-    factors = int(entry.get("factors", 1 if plain else form.factors or inputs))
-    outputs = OutputForm(len(equation.unknowns), terms, factors, separated)
-    widens = not plain and form.terms is None and "terms" not in entry
+    form = OutputForm(
+        len(equation.unknowns),
+        int(entry.get("terms", 1 if plain else given.terms or _TERMS)),
+        int(entry.get("factors", 1 if plain else given.factors or inputs)),
+        separated=not plain and not hidden and "factors" not in entry and given.factors is None,
+    )
+    shape, intervals = [inputs, *hidden, form.outputs], tuple(equation.intervals or _INTERVALS)
+    label, hard = "-".join(map(str, shape)), cfg.constraints == "hard"
     if kind == "mlp":
-        return _mlp(cfg, entry, [inputs, *hidden], outputs)
-    return _kan(cfg, entry, [inputs, *hidden], outputs, order=order, widens=widens)
+        parameters = sum((a + 1) * b for a, b in pairwise(shape))
+        ansatz = Ansatz(_mlp(entry, shape), form, (None,) * len(intervals), hard=hard)
+        return NetworkChoice(f"MLP {label}", ansatz, parameters)
+    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
+    label += f" ({form.terms} products)" * (form.factors > 1) + f", k = {degree}" * (
+        degree != _DEGREE
+    )
+    widens = not plain and given.terms is None and "terms" not in entry
+    create = _kan(shape, intervals[0], degree, order)
+    ansatz = Ansatz(create, form, intervals, equation.intervals is None, widens, hard)
+    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
+    return NetworkChoice(f"KAN {label}", ansatz, edges * (intervals[-1] + degree))
 
 
-def _mlp(
-    cfg: SolveConfig, entry: dict[str, Any], widths: list[int], form: OutputForm
-) -> NetworkChoice:
-    activation, shape = str(entry.get("activation", "tanh")), [*widths, form.outputs]
+def _mlp(entry: dict[str, Any], shape: list[int]) -> Create:
+    activation = str(entry.get("activation", "tanh"))
     if activation not in ACTIVATIONS or activation in ("relu", "identity"):
         raise UsageError(
             f"networks has an MLP with the activation {activation}, which has no second "
-            "derivatives. "
-            "Write activation: tanh."
+            "derivatives. Write activation: tanh."
         )
-
-    def create(outputs: int, drawn: Generator) -> Network:
-        return MLP((*widths, outputs), activation, dtype=torch.float64, generator=drawn)
-
-    rounds = (None,) * len(cfg.equation.intervals or _INTERVALS)
-    ansatz = Ansatz(create, form, rounds, hard=cfg.constraints == "hard")
-    parameters = sum((a + 1) * b for a, b in pairwise(shape))
-    return NetworkChoice(f"MLP {'-'.join(map(str, shape))}", ansatz, parameters)
+    return lambda outputs, drawn: MLP(
+        (*shape[:-1], outputs), activation, dtype=torch.float64, generator=drawn
+    )
 
 
-def _kan(
-    cfg: SolveConfig,
-    entry: dict[str, Any],
-    widths: list[int],
-    form: OutputForm,
-    *,
-    order: int,
-    widens: bool,
-) -> NetworkChoice:
-    shape, intervals = [*widths, form.outputs], tuple(cfg.equation.intervals or _INTERVALS)
-    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
+def _kan(shape: list[int], intervals: int, degree: int, order: int) -> Create:
     if not order < degree <= _MAX_DEGREE:
         raise UsageError(
             f"networks has a KAN of degree {degree} for an equation of order {order}. "
             f"Splines need a degree of {order + 1} to {_MAX_DEGREE}, better {order + 3}."
         )
-    domain = torch.tensor([[-1.0, 1.0]] * widths[0], dtype=torch.float64)
-    spec = EdgeSpec(degree=degree, base="zero")
-
-    def create(outputs: int, drawn: Generator) -> Network:
-        return KAN.create(
-            (*widths, outputs),
-            intervals[0],
-            spec,
-            domain=domain,
-            initialisation="spline",
-            generator=drawn,
-        )
-
-    grows, hard = cfg.equation.intervals is None, cfg.constraints == "hard"
-    label = f"KAN {'-'.join(map(str, shape))}" + f" ({form.terms} products)" * (form.factors > 1)
-    label += f", k = {degree}" * (degree != _DEGREE)
-    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
-    ansatz = Ansatz(create, form, intervals, grows, widens, hard)
-    return NetworkChoice(label, ansatz, edges * (intervals[-1] + degree))
+    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
+    return lambda outputs, drawn: KAN.create(
+        (*shape[:-1], outputs),
+        intervals,
+        EdgeSpec(degree=degree, base="zero"),
+        domain=domain,
+        initialisation="spline",
+        generator=drawn,
+    )

@@ -1,27 +1,31 @@
-"""Numerical reference solutions of ordinary equations and of evolution in one space variable.
+"""Numerical reference solutions, more precise than the networks.
 
-Space is discretised by sixth-order finite differences on a uniform grid, by trigonometric
-interpolation on a ring, or by Chebyshev's points for equations of second order in time. Time is
-integrated by scipy's `solve_ivp` with tight tolerances. Boundary value problems in space have no
-reference here.
+`evolved` integrates ordinary equations, and evolution in one space variable by sixth-order finite
+differences, by trigonometric interpolation on a ring, or on Chebyshev's points for equations of
+second order in time. `collocated` fits Chebyshev polynomials to linear equations and conditions:
+if the fit has full rank, what two resolutions agree on is the solution. Corners, layers or kinks
+that polynomials of these degrees do not hold have no such reference. Source: rectangular
+collocation (Driscoll and Hale 2016), here with more points than unknowns.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import sympy
+import torch
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy import fft, integrate, interpolate, sparse
+from scipy import fft, integrate, interpolate, linalg, sparse
 
-from kanrun.engine.equations import Condition, System
+from kanrun.engine.equations import Block, Condition, System
+from kanrun.engine.equations.residuals import condition_blocks, with_units
+from kanrun.engine.equations.system import low_discrepancy
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import MAX_ORDER, Relation
 
@@ -30,38 +34,33 @@ Array = NDArray[np.float64]
 Reference = Callable[[Array], Array]
 #: Settings of `solve_ivp`, and the number of evaluations that it may take.
 Attempt = tuple[int, dict[str, Any]]
-#: Nodes of a finite difference.
-STENCIL = 7
+
+#: Nodes between walls, for equations of first order in time, and of each of their differences.
+NODES, STENCIL = 1601, 7
+CHEBYSHEV_NODES = 80  #: For second order in time: differences at walls would excite their waves.
+#: Nodes of a periodic grid: the first number for which the highest tenth of the frequencies is
+#: below TAIL.
+RINGS, TENTH, TAIL = (128, 256, 512, 1024), 10, 1e-9
+#: Stored times and places, between which splines interpolate, of degree 3 in time and 5 in space.
+STORED, SPLINE_DEGREES = 401, {"kx": 3, "ky": 5}
+#: Relative tolerances of the time steps, and of the first attempt at ordinary equations.
+RELATIVE, ORDINARY, ABSOLUTE = 1e-10, 1e-13, 1e-12
+#: Largest number of evaluations in time, beyond which there is no reference; and that of an
+#: explicit method on a periodic grid before an implicit one is tried.
+EVALUATIONS, EXPLICIT = 50_000, 60_000
+
+#: Chebyshev polynomials of each variable, by the number of variables; and coefficients in all.
+SIZES, LARGEST = ((24, 48, 96), (16, 24, 32), (7, 9, 11)), 1400
+#: Points of each variable of its polynomials, and the weight of a condition's squared residual.
+OVERSAMPLING, WEIGHT = 1.4, 1e4
+#: Relative difference of two resolutions at most, at so many random points; and the singular value
+#: relative to the largest below which other functions fit as well.
+AGREEMENT, POINTS, SINGULAR = 3e-5, 2000, 1e-13
 
 
-@dataclass(frozen=True)
-class ReferencePolicy:
-    """Resolution and tolerances of references, which must be more precise than the networks."""
-
-    #: Nodes between walls, for equations of first order in time.
-    nodes: int = 1601
-    #: Nodes for second order in time: differences at walls would excite their waves.
-    chebyshev: int = 80
-    #: Nodes of a periodic grid: the first number for which the highest tenth of the frequencies is
-    #: below `tail`.
-    rings: tuple[int, ...] = (128, 256, 512, 1024)
-    tail: float = 1e-9
-    #: Stored times and places, between which splines interpolate.
-    stored: int = 401
-    #: Relative tolerances of the time steps, and of the first attempt at ordinary equations.
-    relative: float = 1e-10
-    ordinary: float = 1e-13
-    absolute: float = 1e-12
-    #: Evaluations of an explicit method on a periodic grid before an implicit one is tried.
-    explicit: int = 60_000
-    #: Largest number of evaluations in time; beyond it there is no reference.
-    evaluations: int = 50_000
-
-
-def _given_values(relation: Relation, points: Array) -> Array:
-    """Return the values that a relation linear in its one derivative gives it at points."""
-    zeros = np.concatenate([points, np.zeros((len(points), 1))], axis=1)
-    return np.asarray(-relation.residual(zeros) / relation.slopes(zeros)[:, 0])
+def reference_of(system: System) -> Reference | None:
+    """Return a numerical reference for a system without unknown parameters, or None."""
+    return evolved(system) or collocated(system)
 
 
 @dataclass(frozen=True)
@@ -86,57 +85,54 @@ class SpaceGrid:
         values, sides, rows, right = values.copy(), [0, -1], np.eye(2), np.zeros(2)
         for i, relation in enumerate(self.ends):
             right[i] = _given_values(relation, np.array([[self.x[sides[i]], t]]))[0]
-            if relation.derivatives[0].index != (0, 0):
+            if any(relation.derivatives[0].index):
                 rows[i] = self.slopes[i, sides]
                 right[i] -= self.slopes[i, 1:-1] @ values[1:-1]
         values[sides] = np.linalg.solve(rows, right)
         return values
 
 
+def _given_values(relation: Relation, points: Array) -> Array:
+    """Return the values that a relation linear in its one derivative gives it at points."""
+    zeros = np.pad(points, ((0, 0), (0, 1)))
+    return np.asarray(-relation.residual(zeros) / relation.slopes(zeros)[:, 0])
+
+
 def ring(low: float, high: float, nodes: int) -> SpaceGrid:
     """Return a periodic grid: derivatives by the discrete Fourier transform."""
     wave = 2j * np.pi * fft.rfftfreq(nodes, d=(high - low) / nodes)
     return SpaceGrid(
-        low + (high - low) * np.arange(nodes) / nodes,
+        np.linspace(low, high, nodes, endpoint=False),
         lambda values, order: np.asarray(fft.irfft(wave**order * fft.rfft(values), n=nodes)),
         closed=lambda values: np.append(values, values[0]),
     )
 
 
-def differences(low: float, high: float, nodes: int, ends: Sequence[Relation]) -> SpaceGrid:
+def differences(low: float, high: float, ends: Sequence[Relation]) -> SpaceGrid:
     """Return evenly spaced nodes: differences over the nearest nodes."""
-    number, step = np.arange(nodes)[:, None], (high - low) / (nodes - 1)
-    columns = np.clip(number - STENCIL // 2, 0, nodes - STENCIL) + np.arange(STENCIL)
+    x, step = np.linspace(low, high, NODES, retstep=True)
+    number = np.arange(NODES)[:, None]
+    columns = np.clip(number - STENCIL // 2, 0, NODES - STENCIL) + np.arange(STENCIL)
     powers = (columns - number).astype(float)[:, None, :] ** np.arange(STENCIL)[:, None]
     places = (np.broadcast_to(number, columns.shape).ravel(), columns.ravel())
     matrices = []
     for order in range(1, MAX_ORDER + 1):
         wanted = np.eye(STENCIL)[order][:, None] * math.factorial(order)
-        weights = np.linalg.solve(powers, np.broadcast_to(wanted, (nodes, STENCIL, 1)))
-        entries = weights.ravel() / step**order
-        matrices.append(sparse.csr_array((entries, places), shape=(nodes, nodes)))
-    return SpaceGrid(
-        np.linspace(low, high, nodes),
-        lambda values, order: np.asarray(matrices[order - 1] @ values),
-        ends,
-        matrices[0][[0, -1]].toarray(),
-    )
+        weights = np.linalg.solve(powers, np.broadcast_to(wanted, (NODES, STENCIL, 1)))
+        matrices.append(sparse.csr_array((weights.ravel() / step**order, places)))
+    slopes = matrices[0][[0, -1]].toarray()
+    return SpaceGrid(x, lambda values, k: np.asarray(matrices[k - 1] @ values), ends, slopes)
 
 
-def chebyshev_points(
-    low: float, high: float, nodes: int, ends: Sequence[Relation], stored: int
-) -> SpaceGrid:
+def chebyshev_points(low: float, high: float, ends: Sequence[Relation]) -> SpaceGrid:
     """Return Chebyshev's points: derivatives of the polynomial through all of them."""
-    points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
-    inverse = np.linalg.inv(chebyshev.chebvander(points, nodes - 1))
+    points = chebyshev.chebpts2(CHEBYSHEV_NODES)
+    inverse = np.linalg.inv(chebyshev.chebvander(points, CHEBYSHEV_NODES - 1))
     matrices = [
-        chebyshev.chebvander(points, nodes - 1 - order)
-        @ chebyshev.chebder(np.eye(nodes), order)
-        @ inverse
-        * (2 / (high - low)) ** order
+        _polynomials(points, CHEBYSHEV_NODES, order) @ inverse * (2 / (high - low)) ** order
         for order in range(1, MAX_ORDER + 1)
     ]
-    even = chebyshev.chebvander(np.linspace(-1, 1, stored), nodes - 1) @ inverse
+    even = _polynomials(np.linspace(-1, 1, STORED), CHEBYSHEV_NODES, 0) @ inverse
     return SpaceGrid(
         low + (points + 1) / 2 * (high - low),
         lambda values, order: np.asarray(matrices[order - 1] @ values),
@@ -146,43 +142,44 @@ def chebyshev_points(
     )
 
 
+def _polynomials(t: Array, size: int, order: int) -> Array:
+    """Return derivatives of the first `size` Chebyshev polynomials at t, shape (points, size)."""
+    return np.asarray(chebyshev.chebval(t, chebyshev.chebder(np.eye(size), order)).T)
+
+
 @dataclass(frozen=True)
 class _Evolution:
     """A system solved for its highest time derivatives.
 
-    The formulas contain x, t, and derivatives in space and in time. `states` are the pairs
-    (unknown, order in time) that are integrated, `starts` their initial conditions.
+    The formulas contain x, t, and derivatives in space and in time. `starts` are the initial
+    conditions of the states that are integrated, pairs (unknown, order in time).
     """
 
     system: System
-    formulas: tuple[sympy.Expr, ...]
-    states: tuple[tuple[int, int], ...]
-    starts: tuple[Condition, ...]
-
-    def name(self, unknown: int, in_space: int, in_time: int = 0) -> str:
-        """Return the name of a derivative of an unknown in formulas."""
-        return _name(self.system, unknown, in_space, in_time)
+    formulas: Sequence[sympy.Expr]
+    starts: Mapping[tuple[int, int], Condition]
 
     def slope(self, grids: Sequence[SpaceGrid]) -> Callable[[float, Array], Array]:
         """Return a function of time and states to the time derivatives of all states."""
-        system, states, x, count = self.system, self.states, grids[0].x, len(self.states)
+        system, states, x = self.system, list(self.starts), grids[0].x
         places = [x] if len(system.box) > 1 else []
         derivatives = (d for relation in system.equations for d in relation.derivatives)
-        contained = sorted({(d.unknown, sum(d.index[:-1])) for d in derivatives})
-        lower = [number for number, (_, order) in enumerate(states) if order]
+        in_space = sorted({(d.unknown, sum(d.index[:-1])) for d in derivatives})
+        in_time = [(number, *state) for number, state in enumerate(states) if state[1]]
         names = [
             *system.vocabulary.variables,
-            *(self.name(u, order) for u, order in contained),
-            *(self.name(states[number][0], 0, states[number][1]) for number in lower),
+            *(_name(system, u, order) for u, order in in_space),
+            *(_name(system, u, 0, order) for _, u, order in in_time),
         ]
         right = [to_numpy(formula, names) for formula in self.formulas]
 
         def slope(t: float, y: Array) -> Array:
-            rows = y.reshape(len(x), count)
+            rows = y.reshape(len(x), -1)
             now = [grid.fill(rows[:, states.index((u, 0))], t) for u, grid in enumerate(grids)]
-            parts = [grids[u].derivative(now[u], k) if k else now[u] for u, k in contained]
-            columns = [*places, np.full_like(x, t), *parts, *(rows[:, each] for each in lower)]
-            values, result = np.stack(columns, axis=1), np.empty_like(rows)
+            parts = [grids[u].derivative(now[u], k) if k else now[u] for u, k in in_space]
+            lower = (rows[:, number] for number, *_ in in_time)
+            values = np.stack([*places, np.full_like(x, t), *parts, *lower], axis=1)
+            result = np.empty_like(rows)
             for i, (u, order) in enumerate(states):
                 higher = (u, order + 1) in states
                 result[:, i] = rows[:, i + 1] if higher else right[u](values)
@@ -198,82 +195,95 @@ class _Evolution:
         """Integrate by the first of `attempts` that reaches the end, or return None."""
         (low, high), x, slope = self.system.box[-1].tolist(), grids[0].x, self.slope(grids)
         at = np.stack([*([x] if len(self.system.box) > 1 else []), np.full_like(x, low)], axis=1)
-        starts = [_given_values(condition.relation, at) for condition in self.starts]
+        starts = [_given_values(each.relation, at) for each in self.starts.values()]
         for evaluations, method in attempts:
-            calls = itertools.count()
+            calls = iter(range(evaluations))
 
-            def counted(
-                t: float, y: Array, calls: Any = calls, evaluations: int = evaluations
-            ) -> Array:
-                if next(calls) >= evaluations:
-                    raise ValueError("too many evaluations")
+            def counted(t: float, y: Array, calls: Any = calls) -> Array:
+                next(calls)
                 return slope(t, y)
 
-            with suppress(ValueError):  # Scipy raises it for slopes that are not finite.
-                start = np.stack(starts, axis=1).reshape(-1)
-                found = integrate.solve_ivp(counted, (low, high), start, **settings, **method)
+            # Scipy raises ValueError for slopes that are not finite.
+            with suppress(ValueError, StopIteration):
+                start, rest = np.stack(starts, axis=1).reshape(-1), {**settings, **method}
+                found = integrate.solve_ivp(counted, (low, high), start, atol=ABSOLUTE, **rest)
                 if found.success:
                     return found
         return None
 
-    def table(
-        self, grids: Sequence[SpaceGrid], attempts: Sequence[Attempt], policy: ReferencePolicy
-    ) -> Array | None:
+    def table(self, grids: Sequence[SpaceGrid], *attempts: Attempt) -> Array | None:
         """Return the unknowns (times, nodes, unknowns) at evenly spaced times and nodes."""
-        low, high = self.system.box[1].tolist()
-        times = np.linspace(low, high, policy.stored)
-        tolerances = {"rtol": policy.relative, "atol": policy.absolute}
-        found = self.integrate(grids, attempts, t_eval=times, **tolerances)
+        times = np.linspace(*self.system.box[1].tolist(), STORED)
+        found = self.integrate(grids, attempts, t_eval=times, rtol=RELATIVE)
         if found is None or not np.isfinite(found.y).all():
             return None
-        kept = found.y.reshape(len(grids[0].x), len(self.states), -1)
+        kept = found.y.reshape(len(grids[0].x), len(self.starts), -1)
         tables = []
         for u, grid in enumerate(grids):
-            values = kept[:, self.states.index((u, 0))].T
-            rows = zip(values, times, strict=True)
+            rows = zip(kept[:, list(self.starts).index((u, 0))].T, times, strict=True)
             tables.append([grid.closed(grid.fill(row, t)) for row, t in rows])
         return np.stack(tables, axis=2)
 
+    def table_in_space(self) -> Array | None:
+        """Return the same in one space variable, on the grid that suits the conditions."""
+        system, count = self.system, len(self.formulas)
+        low, high = system.box[0].tolist()
+        ends = [each for each in system.conditions if each not in self.starts.values()]
+        if ends and all(each.periodic == 0 for each in ends):
+            # Waves in a ring need no implicit steps, which damp them.
+            attempts = (EXPLICIT, {"method": "DOP853"}), (EVALUATIONS, {"method": "LSODA"})
+            for nodes in RINGS:
+                table = self.table([ring(low, high, nodes)] * count, *attempts)
+                if table is None:
+                    return None
+                spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
+                if spectrum[-len(spectrum) // TENTH :].max() <= TAIL * spectrum.max():
+                    break
+            return table
+        walls = [_wall_conditions(system, number, ends) for number in range(count)]
+        known = [each for each in walls if each is not None]
+        if any(each.periodic == 0 for each in ends) or len(known) < count:
+            return None
+        if any(order for _, order in self.starts):
+            grids = [chebyshev_points(low, high, each) for each in known]
+            return self.table(grids, (EVALUATIONS, {"method": "DOP853"}))
+        band = STENCIL * len(self.starts)
+        grids = [differences(low, high, each) for each in known]
+        return self.table(grids, (EVALUATIONS, {"method": "LSODA", "lband": band, "uband": band}))
 
-def _name(system: System, unknown: int, in_space: int, in_time: int) -> str:
+
+def _name(system: System, unknown: int, in_space: int, in_time: int = 0) -> str:
     variables = system.vocabulary.variables
     suffix = variables[0] * in_space + variables[-1] * in_time
     return system.vocabulary.unknowns[unknown] + (f"_{suffix}" if suffix else "")
 
 
-def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) -> Reference | None:
-    """Return a reference for an initial value problem in at most one space variable, or None.
-
-    The last variable is time. Unknown parameters must have values: give a system without them.
-    """
-    known = not system.vocabulary.constants and not system.observations
-    if not known or not system.is_evolution or len(system.box) > 2:
+def evolved(system: System) -> Reference | None:
+    """Return a reference for an initial value problem, or None: in at most one space variable."""
+    if not system.is_evolution or len(system.box) > 2:
         return None
     if (evolution := _evolution(system)) is None:
         return None
     if len(system.box) == 1:
         grids = [SpaceGrid(np.zeros(1))] * len(evolution.formulas)
         attempts: list[Attempt] = [
-            (policy.evaluations, {"method": "DOP853", "rtol": policy.ordinary}),
-            (policy.evaluations, {"method": "Radau", "rtol": policy.relative}),
+            (EVALUATIONS, {"method": "DOP853", "rtol": ORDINARY}),
+            (EVALUATIONS, {"method": "Radau", "rtol": RELATIVE}),
         ]
-        found = evolution.integrate(grids, attempts, atol=policy.absolute, dense_output=True)
-        if found is None or found.sol is None:
+        found = evolution.integrate(grids, attempts, dense_output=True)
+        if found is None:
             return None
-        kept = [number for number, (_, order) in enumerate(evolution.states) if order == 0]
+        kept = [number for number, (_, order) in enumerate(evolution.starts) if order == 0]
         return lambda points: np.asarray(found.sol(points[:, 0])[kept].T)
-    table = _table_in_space(evolution, policy)
-    if table is None:
+    if (table := evolution.table_in_space()) is None:
         return None
-    (left, right), (low, high) = system.box.tolist()
-    x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, policy.stored)
+    x = np.linspace(*system.box[0].tolist(), table.shape[1])
+    times = np.linspace(*system.box[1].tolist(), STORED)
     splines = [
-        interpolate.RectBivariateSpline(times, x, table[..., u], kx=3, ky=5)
-        for u in range(table.shape[2])
+        interpolate.RectBivariateSpline(times, x, each, **SPLINE_DEGREES)
+        for each in np.moveaxis(table, 2, 0)
     ]
-    return lambda points: np.stack(
-        [each(points[:, 1], points[:, 0], grid=False) for each in splines], axis=1
-    )
+    return lambda points: np.stack([each.ev(points[:, 1], points[:, 0]) for each in splines], 1)
 
 
 def _evolution(system: System) -> _Evolution | None:
@@ -281,72 +291,30 @@ def _evolution(system: System) -> _Evolution | None:
 
     Return None if it is not linear in them, or an initial condition is missing.
     """
-    unknowns, last = range(len(system.vocabulary.unknowns)), len(system.box) - 1
+    unknowns = range(len(system.vocabulary.unknowns))
     contained = [each for relation in system.equations for each in relation.derivatives]
     in_time = [d for d in contained if not any(d.index[:-1])]
     orders = [max((d.index[-1] for d in in_time if d.unknown == u), default=0) for u in unknowns]
-    if not all(orders) or any(d.index[-1] and sum(d.index[:-1]) for d in contained):
+    if not all(orders) or any(d.index[-1] and any(d.index[:-1]) for d in contained):
         return None
     names = [variable(_name(system, u, 0, orders[u])) for u in unknowns]
     found = sympy.solve([relation.expression for relation in system.equations], names, dict=True)
-    if len(found) != 1:
-        return None
-    formulas = tuple(found[0].get(name) for name in names)
+    formulas = [found[0].get(name) for name in names] if len(found) == 1 else [None]
     if any(each is None or each.has(*names) for each in formulas):
         return None
-    states, starts = tuple((u, o) for u in unknowns for o in range(orders[u])), list[Condition]()
-    begin = (last, float(system.box[-1, 0]))
-    for u, o in states:
-        for condition in system.conditions:
-            initial = condition.faces and all(begin in face for face in condition.faces)
-            given = [(d.unknown, d.index) for d in condition.relation.derivatives]
-            if initial and given == [(u, (0,) * last + (o,))]:
-                starts.append(condition)
-                break
-    if len(starts) < len(states):
+    given = dict[tuple[int, int], Condition]()
+    for condition in filter(system.is_initial, system.conditions):
+        first, *more = condition.relation.derivatives
+        if not more and not any(first.index[:-1]):
+            given.setdefault((first.unknown, first.index[-1]), condition)
+    states = [(u, order) for u in unknowns for order in range(orders[u])]
+    if not given.keys() >= set(states):
         return None
-    return _Evolution(system, formulas, states, tuple(starts))
-
-
-def _table_in_space(evolution: _Evolution, policy: ReferencePolicy) -> Array | None:
-    """Return the unknowns (times, nodes, unknowns) in one space variable, or None."""
-    system, count = evolution.system, len(evolution.formulas)
-    low, high = system.box[0].tolist()
-    ends = [condition for condition in system.conditions if condition not in evolution.starts]
-    if ends and all(each.periodic == 0 for each in ends):
-        # Waves in a ring need no implicit steps, which damp them.
-        attempts: list[Attempt] = [
-            (policy.explicit, {"method": "DOP853"}),
-            (policy.evaluations, {"method": "LSODA"}),
-        ]
-        table = None
-        for nodes in policy.rings:
-            table = evolution.table([ring(low, high, nodes)] * count, attempts, policy)
-            if table is None:
-                return None
-            spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
-            if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
-                break
-        return table
-    walls = [_wall_conditions(system, number, ends) for number in range(count)]
-    known = [each for each in walls if each is not None]
-    if any(each.periodic == 0 for each in ends) or len(known) < count:
-        return None
-    if any(order for _, order in evolution.states):
-        nodes = policy.chebyshev
-        grids = [chebyshev_points(low, high, nodes, each, policy.stored) for each in known]
-        return evolution.table(grids, [(policy.evaluations, {"method": "DOP853"})], policy)
-    band = STENCIL * len(evolution.states)
-    grids = [differences(low, high, policy.nodes, each) for each in known]
-    method = {"method": "LSODA", "lband": band, "uband": band}
-    return evolution.table(grids, [(policy.evaluations, method)], policy)
+    return _Evolution(system, formulas, {state: given[state] for state in states})
 
 
 def _wall_conditions(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
-    """Return the conditions of an unknown at both ends; [] if it needs none.
-
-    Return None unless there is one at each end.
-    """
+    """Return an unknown's conditions at both ends, [] if it needs none, None if it lacks them."""
     mine = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
     derivatives = (d for relation in system.equations for d in relation.derivatives)
     if not mine and not any(d.index[0] for d in derivatives if d.unknown == unknown):
@@ -358,3 +326,75 @@ def _wall_conditions(system: System, unknown: int, ends: list[Condition]) -> lis
             return None
         found.append(there[0])
     return found
+
+
+def collocated(system: System) -> Reference | None:
+    """Return a reference for a linear system, or None if two resolutions do not agree on one."""
+    relations = [*system.equations, *(each.relation for each in system.conditions)]
+    if not all(map(_is_linear, relations)):
+        return None
+    points, variables, before = (
+        low_discrepancy(system.box, POINTS, 0).numpy(),
+        len(system.box),
+        None,
+    )
+    for size in SIZES[variables - 1]:
+        if size**variables * len(system.vocabulary.unknowns) > LARGEST:
+            return None
+        solution = _fitted(system, size)
+        values = None if solution is None else solution(points)
+        if values is None or not np.isfinite(values).all():
+            return None
+        allowed = AGREEMENT * np.abs(values).max()
+        if before is not None and np.abs(values - before).max() <= allowed:
+            return solution
+        before = values
+    return None
+
+
+def _is_linear(relation: Relation) -> bool:
+    names = [variable(each.name) for each in relation.derivatives]
+    return not any(sympy.diff(relation.expression, name).has(*names) for name in names)
+
+
+def _fitted(system: System, size: int) -> Reference | None:
+    """Fit `size` polynomials per variable; return None if other functions fit as well."""
+    box, unknowns = system.box.numpy(), len(system.vocabulary.unknowns)
+    nodes = chebyshev.chebpts1(int(OVERSAMPLING * size) + 2)
+    places = np.meshgrid(
+        *(low + (nodes + 1) / 2 * (high - low) for low, high in box), indexing="ij"
+    )
+    inside = torch.as_tensor(np.stack(places, axis=-1).reshape(-1, len(box)))
+    blocks = [Block("equation", relation, inside) for relation in system.equations]
+    blocks += condition_blocks(system, len(nodes) ** (len(box) - 1), WEIGHT)
+
+    def rows(relation: Relation, points: Array) -> Array:
+        """Return the derivatives of left - right by the coefficients, and last its value at 0."""
+        zeros = np.pad(points, ((0, 0), (0, len(relation.derivatives))))
+        matrix = np.zeros((len(points), unknowns, size ** len(box)))
+        for slope, each in zip(relation.slopes(zeros).T, relation.derivatives, strict=True):
+            matrix[:, each.unknown] += slope[:, None] * _products(points, box, size, each.index)
+        return np.column_stack([matrix.reshape(len(points), -1), relation.residual(zeros)])
+
+    parts = []
+    for block in with_units(blocks, system, torch.ones(unknowns, dtype=torch.float64)):
+        part = rows(block.relation, block.points.numpy())
+        if block.partner is not None:
+            part -= rows(block.relation, block.partner.numpy())
+        parts.append(part * block.scale)
+    matrix, right = np.split(np.concatenate(parts), [-1], axis=1)
+    found, _, rank, _ = linalg.lstsq(matrix, -right, lapack_driver="gelsy", cond=SINGULAR)
+    coefficients = found.reshape(unknowns, -1)
+    if rank < matrix.shape[1]:
+        return None
+    return lambda points: _products(points, box, size, (0,) * len(box)) @ coefficients.T
+
+
+def _products(points: Array, box: Array, size: int, index: Sequence[int]) -> Array:
+    """Return derivatives of all products of polynomials, shape (points, size ** variables)."""
+    product = np.ones((len(points), 1))
+    for column, (low, high), order in zip(points.T, box, index, strict=True):
+        values = _polynomials((2 * column - low - high) / (high - low), size, order)
+        values = values * (2 / (high - low)) ** order
+        product = np.einsum("pa,pb->pab", product, values).reshape(len(points), -1)
+    return product

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kanrun.experiments.solve.checks import condition_warnings, maximum, verdict
+from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.problem import (
     NetworkChoice,
     SolveProblem,
@@ -20,6 +20,7 @@ from kanrun.experiments.solve.problem import (
     policy_of,
     windows_of,
 )
+from kanrun.experiments.solve.verdict import maximum, verdict
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 

@@ -113,7 +113,7 @@ def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
         if fraction > 0:
             found.append(
                 f"{fraction:.1%} of the samples have {name} outside the training range "
-                f"[{low:.6g}, {high:.6g}], where {model.network.beyond}"
+                f"[{low:.6g}, {high:.6g}], where {model.network.extrapolation_note}"
             )
     for name, fraction, gaps in zip(model.inputs, counts.gaps / rows, model.gaps, strict=False):
         if fraction > 0:

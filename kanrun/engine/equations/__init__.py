@@ -1,7 +1,12 @@
 """Differential equations: Taylor series, residuals as least squares, solutions on a box."""
 
-from kanrun.engine.equations.enrichment import edges_of
-from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
+from kanrun.engine.equations.fields import (
+    Field,
+    HardConditions,
+    OutputForm,
+    Windows,
+    edges_of,
+)
 from kanrun.engine.equations.policy import (
     Ansatz,
     Create,

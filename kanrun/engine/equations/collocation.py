@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.enrichment import edges_of
-from kanrun.engine.equations.fields import Field
+from kanrun.engine.equations.fields import Field, edges_of
 from kanrun.engine.equations.policy import EquationPolicy, Residuals
 from kanrun.engine.equations.residuals import (
     Block,
@@ -99,37 +98,35 @@ class Collocation:
         self,
         points: Tensor,
         shares: Tensor | None,
-        weight: float,
-        data_weight: float = 1.0,
-        edges: Tensor | None = None,
+        weights: tuple[float, float],
         solution: Field | None = None,
+        edges: Tensor | None = None,
     ) -> list[Block]:
         """Return all rows; equations have the weight 1."""
-        count = self.policy.boundary_points
-        borders = self.borders(count, weight, data_weight, edges, solution)
-        return [*self.equations(points, shares, solution), *borders]
+        borders = self.borders(self.policy.boundary_points, weights, solution, edges)
+        return [*self.equations(points, solution, shares), *borders]
 
     def equations(
-        self, points: Tensor, shares: Tensor | None, solution: Field | None
+        self, points: Tensor, solution: Field | None = None, shares: Tensor | None = None
     ) -> list[Block]:
-        """Return the rows of the equations."""
+        """Return the rows of the equations; units are those of `solution`, see `with_units`."""
         inside = [Block("equation", each, points, shares=shares) for each in self.system.equations]
         return with_units(self._weigh_corners(inside), self.system, self.sizes, solution)
 
     def borders(
         self,
         count: int,
-        weight: float,
-        data_weight: float,
-        edges: Tensor | None,
-        solution: Field | None,
+        weights: tuple[float, float],
+        solution: Field | None = None,
+        edges: Tensor | None = None,
     ) -> list[Block]:
-        """Return the rows of conditions and observations.
+        """Return the rows of conditions and observations, of these weights.
 
         In a later window the initial conditions require that the unknowns continue the end of the
-        previous window.
+        previous window. Points follow `edges`, by default the knots of `solution`.
         """
-        blocks = condition_blocks(self.system, count, weight, data_weight, edges)
+        edges = edges if solution is None else edges_of(solution)
+        blocks = condition_blocks(self.system, count, *weights, edges)
         start = float(self.system.box[-1, 0])
         for number, each in enumerate(blocks):
             at_start = each.partner is None and bool((each.points[:, -1] == start).all())
@@ -159,7 +156,7 @@ class Collocation:
 
     def squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
         """Return the sum of the squared residuals of all equations at points."""
-        problem = ResidualProblem(solution, self.equations(points, None, None), constants)
+        problem = ResidualProblem(solution, self.equations(points), constants)
         rows = problem.residual(problem.unknowns).view(-1, len(points))
         return rows.square().sum(0).nan_to_num(posinf=0.0)
 
@@ -182,3 +179,32 @@ class Collocation:
             squares = self.squares(solution, constants, candidates)
             worst = squares.topk(round(ADDED_POINTS * points)).indices
             self.added = torch.cat([self.added, candidates[worst]])
+
+
+class ConditionWeights:
+    """Weights of conditions and observations on the next grid, from the objective on the last.
+
+    Conditions weigh more on each grid as long as they give way. Incompatible ones, such as an
+    initial slope that is not that of a wall, never do: heavier, they would outweigh the equation
+    and the observations. Their weight returns to the previous one and stays. Observations have
+    errors and the equation has none: they weigh less on each grid as long as their part of the
+    objective is larger than that of the equation.
+    """
+
+    def __init__(self, policy: EquationPolicy) -> None:
+        self.policy, self._part, self._stays = policy, 0.0, False
+        #: Of conditions and of observations.
+        self.present = policy.condition_weight, policy.data_weight
+
+    def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
+        """Set the weights of the next grid from the solution of `problem`."""
+        policy, kinds, (conditions, data) = self.policy, ("equation", "condition"), self.present
+        equation, part = (problem.loss(unknowns, kind) for kind in kinds)
+        if part > policy.incompatible_factor * equation and 0 < self._part < part:
+            conditions = max(conditions / policy.weight_growth, policy.condition_weight)
+            self._stays = True
+        elif not self._stays:
+            conditions = min(conditions * policy.weight_growth, policy.max_weight)
+        if problem.loss(unknowns, "data") > equation:
+            data = max(data / policy.weight_growth, policy.min_data_weight)
+        self.present, self._part = (conditions, data), part

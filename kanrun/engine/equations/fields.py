@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
-from functools import cached_property
+from functools import lru_cache
 from itertools import count, takewhile
 from typing import Any
 
@@ -28,10 +28,14 @@ from torch import Tensor, nn
 from kanrun.engine.equations.system import System, differentiate
 from kanrun.engine.equations.taylor import Monomials, NetworkJets, network_jets
 from kanrun.engine.networks import Network, from_description
+from kanrun.engine.splines import breakpoints_of
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy, variable
-from kanrun.formulas.forms import NumpyFunction
+from kanrun.formulas.equations import RowFunction
 from kanrun.formulas.parsing import parse_expression
+
+#: Derivatives of built-in conditions that stay compiled.
+COMPILED = 1024
 
 
 @dataclass(frozen=True)
@@ -80,33 +84,24 @@ class HardConditions:
     offsets: tuple[str, ...]
     factors: tuple[str, ...]
 
-    @cached_property
-    def _compiled(self) -> dict[tuple[str, tuple[int, ...]], NumpyFunction]:
-        return {}
-
-    def __deepcopy__(self, memo: dict[int, object]) -> HardConditions:
-        """Return itself: it never changes, and holds many compiled formulas."""
-        return self
-
     def apply(self, jets: Tensor, x: Tensor, monomials: Monomials) -> Tensor:
         """Return the jets (components, points, unknowns) of g + b N from those of N."""
-        offset, factor = (self._jets(texts, x, monomials) for texts in (self.offsets, self.factors))
-        return offset + monomials.multiply(factor, jets)
+        points, found = x.detach().cpu().numpy(), list[Tensor]()
+        for texts in (self.offsets, self.factors):
+            components = []
+            for index in monomials.indices:
+                functions = (_derivative(text, self.variables, index) for text in texts)
+                columns = [function(points) for function in functions]
+                components.append(np.stack(columns, axis=1) / monomials.factorial(index))
+            found.append(torch.as_tensor(np.stack(components)).to(x))
+        return found[0] + monomials.multiply(found[1], jets)
 
-    def _jets(self, texts: Sequence[str], x: Tensor, monomials: Monomials) -> Tensor:
-        points, components = x.detach().cpu().numpy(), []
-        for index in monomials.indices:
-            columns = [self._function(text, index)(points) for text in texts]
-            components.append(np.stack(columns, axis=1) / monomials.factorial(index))
-        return torch.as_tensor(np.stack(components)).to(x)
 
-    def _function(self, text: str, index: tuple[int, ...]) -> NumpyFunction:
-        if (text, index) not in self._compiled:
-            expression = parse_expression(text, self.variables)
-            found = to_numpy(differentiate(expression, self.variables, index), self.variables)
-            assert isinstance(found, NumpyFunction)  # An invariant of `to_numpy`.
-            self._compiled[text, index] = found
-        return self._compiled[text, index]
+@lru_cache(maxsize=COMPILED)
+def _derivative(text: str, variables: tuple[str, ...], index: tuple[int, ...]) -> RowFunction:
+    """Return the derivative of a formula, compiled."""
+    expression = differentiate(parse_expression(text, variables), variables, index)
+    return to_numpy(expression, variables)
 
 
 class Field(Network):
@@ -185,8 +180,8 @@ class Field(Network):
     @property
     def active(self) -> Bool[Tensor, " numbers"] | None:
         """Mask of the network's unknowns that belong to trained edges; None for all."""
-        layers = list(self.network.edge_layers)
-        edges = [layer.mask != 0 for layer in layers]
+        layers = self.network.edge_layers
+        edges = [layer.mask.clone() for layer in layers]
         if self.form.fixed_last:
             edges[0][:, -1] = False
         if all(bool(each.all()) for each in edges):
@@ -201,7 +196,7 @@ class Field(Network):
 
     def set_unknowns(self, values: Float[Tensor, " unknowns"]) -> None:
         if (active := self.active) is not None:
-            every = self.network.get_unknowns().clone()
+            every = self.network.get_unknowns()
             every[active] = values
             values = every
         self.network.set_unknowns(values)
@@ -246,22 +241,24 @@ class Windows(Network):
             raise KanrunError("A solution in windows needs at least one window.")
         self.fields = nn.ModuleList(fields)
 
+    @property
+    def parts(self) -> list[Field]:
+        """The fields in their order."""
+        return [field for field in self.fields if isinstance(field, Field)]
+
     def split(self, x: Tensor) -> list[tuple[Field, Tensor]]:
         """Return each field with the indices of the points in its window."""
         window = torch.searchsorted(self.ends, x[:, -1].contiguous())
-        fields = [field for field in self.fields if isinstance(field, Field)]
-        return [(field, (window == number).nonzero()[:, 0]) for number, field in enumerate(fields)]
+        return [(field, (window == i).nonzero()[:, 0]) for i, field in enumerate(self.parts)]
 
     @property
     def ends(self) -> Float[Tensor, " windows_but_one"]:
         """Upper ends of all windows but the last."""
-        ends: Tensor = torch.stack([field.box[-1, 1] for field in self.fields])[:-1]  # type: ignore[index]
-        return ends
+        return torch.stack([field.box[-1, 1] for field in self.parts])[:-1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.fields[0].shape  # type: ignore[assignment]
-        return shape
+        return self.parts[0].shape
 
     def forward(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points unknowns"]:
         return self._joined(x, lambda field, part: field(part))
@@ -279,11 +276,19 @@ class Windows(Network):
         return result
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "fields": [field.describe() for field in self.fields]}  # type: ignore[operator]
+        return {"kind": self.kind, "fields": [field.describe() for field in self.parts]}
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Windows:
         return cls([Field.from_description(field) for field in description["fields"]])
+
+
+def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
+    """Return the breakpoints of each variable on [-1, 1]; None for a network without grids."""
+    if not solution.network.edge_layers:
+        return None
+    first = solution.network.edge_layers[0]
+    return breakpoints_of(first.knots, first.spec.degree).detach()
 
 
 def hard_conditions(system: System, *, last: bool) -> HardConditions | None:

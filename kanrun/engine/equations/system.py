@@ -23,7 +23,6 @@ Face = tuple[tuple[int, float], ...]
 class Condition:
     """A relation on faces of the box, or between both ends of a `periodic` variable."""
 
-    name: str
     relation: Relation
     faces: tuple[Face, ...] = ()
     periodic: int | None = None
@@ -113,6 +112,11 @@ class System:
 
         conditions = (replace(c, faces=tuple(map(moved, c.faces))) for c in self.conditions)
         return replace(self, box=box, conditions=tuple(conditions))
+
+    def is_initial(self, condition: Condition) -> bool:
+        """Return whether a condition holds where the last variable begins, and nowhere else."""
+        start = len(self.box) - 1, float(self.box[-1, 0])
+        return bool(condition.faces) and all(start in face for face in condition.faces)
 
     @property
     def is_evolution(self) -> bool:

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers import BASES, SplineLayer
+from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import ACTIVATIONS, MLP, Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
@@ -117,71 +117,49 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
     return found
 
 
-class _TracedSplines:
-    """A layer of edges phi = w_b b + w_s spline; `output` is the jet of its outputs."""
+@dataclass(frozen=True)
+class _TracedLayer:
+    """The jet of a layer's output, and how its derivatives give those by the layer's unknowns.
 
-    def __init__(self, layer: SplineLayer, z: Tensor, monomials: Monomials) -> None:
-        self.layer = layer
-        parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
-        self.basis = monomials.compose([values for values, _ in parts], z)
-        base_weight, self.scale = (weight.detach() for weight in layer.scales())
-        table = (layer.coefficients.detach() * self.scale[..., None]).permute(1, 2, 0)
-        inputs = torch.arange(layer.inputs, device=z.device)[:, None]
-        self.columns = parts[0][1][..., None] + torch.arange(layer.spec.degree + 1, device=z.device)
-        self.output = torch.einsum("mnik,niko->mno", self.basis, table[inputs, self.columns])
-        self.base = None
-        if layer.spec.base != "zero":
-            function = BASES[layer.spec.base]
-            self.base = monomials.compose(derivatives(function, z[0], monomials.order), z)
-            self.output = self.output + self.base @ base_weight.T
+    `add` adds the derivatives of values by the unknowns to a Jacobian (points, columns + 1), from
+    those by `output` and the column of each unknown; that of a fixed one is the last.
+    """
 
-    def add_jacobian(
-        self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor
-    ) -> None:
-        """Add the derivatives by the unknowns to `jacobian` (points, columns).
-
-        `adjoint` holds the derivatives by `output`.
-
-        `place` holds the column of each of the network's unknowns.
-        """
-        outputs, inputs, functions = self.layer.coefficients.shape
-        start = starts["coefficients"]
-        edges = place[start : start + outputs * inputs * functions].view(outputs, inputs, functions)
-        o, i = (edges[..., 0] < jacobian.shape[1] - 1).nonzero().unbind(1)
-        values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], self.basis.detach()[:, :, i])
-        columns = edges[o, i, 0][:, None] + self.columns[:, i]
-        jacobian.scatter_add_(
-            1, columns.flatten(1), (values * self.scale[o, i][:, None]).flatten(1)
-        )
-        if self.base is not None and (start := starts.get("base_weight", -1)) >= 0:
-            values = torch.einsum("mno,mni->noi", adjoint, self.base.detach()) * self.layer.mask
-            jacobian.index_add_(1, place[start : start + outputs * inputs], values.flatten(1))
+    output: Tensor
+    add: Callable[[Tensor, Tensor, Tensor], object]
+    unknowns: int
 
 
-class _TracedLinear:
-    """A linear layer x W^T + b, after an activation in all layers but the first."""
+def _traced_splines(layer: SplineLayer, z: Tensor, monomials: Monomials) -> _TracedLayer:
+    """Trace a layer of splines without a base."""
+    parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
+    basis = monomials.compose([values for values, _ in parts], z)
+    scale = layer.scales()[1].detach()
+    table = (layer.coefficients.detach() * scale[..., None]).permute(1, 2, 0)
+    inputs = torch.arange(layer.inputs, device=z.device)[:, None]
+    local = parts[0][1][..., None] + torch.arange(layer.spec.degree + 1, device=z.device)
 
-    def __init__(
-        self,
-        layer: nn.Linear,
-        z: Tensor,
-        monomials: Monomials,
-        before: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.input = (
-            z
-            if before is None
-            else monomials.compose(derivatives(before, z[0], monomials.order), z)
-        )
-        out = self.input @ layer.weight.detach().T
-        self.output = torch.cat([out[:1] + layer.bias.detach(), out[1:]])
+    def add(adjoint: Tensor, place: Tensor, jacobian: Tensor) -> None:
+        edges = place.view(layer.coefficients.shape)[..., 0]
+        o, i = (edges < jacobian.shape[1] - 1).nonzero().unbind(1)
+        values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], basis.detach()[:, :, i])
+        columns, values = edges[o, i, None] + local[:, i], values * scale[o, i, None]
+        jacobian.scatter_add_(1, columns.flatten(1), values.flatten(1))
 
-    def add_jacobian(
-        self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor
-    ) -> None:
-        values = torch.einsum("mno,mni->noi", adjoint, self.input.detach()).flatten(1)
-        for name, part in (("weight", values), ("bias", adjoint[0])):
-            jacobian.index_add_(1, place[starts[name] : starts[name] + part.shape[1]], part)
+    output = torch.einsum("mnik,niko->mno", basis, table[inputs, local])
+    return _TracedLayer(output, add, layer.coefficients.numel())
+
+
+def _traced_linear(layer: nn.Linear, z: Tensor) -> _TracedLayer:
+    """Trace a layer x W^T + b."""
+    out = z @ layer.weight.detach().T
+
+    def add(adjoint: Tensor, place: Tensor, jacobian: Tensor) -> None:
+        weights = torch.einsum("mno,mni->noi", adjoint, z.detach()).flatten(1)
+        jacobian.index_add_(1, place, torch.cat([weights, adjoint[0]], 1))
+
+    output = torch.cat([out[:1] + layer.bias.detach(), out[1:]])
+    return _TracedLayer(output, add, layer.weight.numel() + layer.bias.numel())
 
 
 @dataclass(frozen=True)
@@ -189,12 +167,10 @@ class NetworkJets:
     """Jets of a network at points, and their dependence on its unknowns.
 
     Attributes:
-        starts: First number of each layer's unknowns among all unknowns of the network, by kind.
         place: Column of each unknown in a Jacobian of `columns`; that of a fixed one lies beyond.
     """
 
-    layers: tuple[_TracedSplines | _TracedLinear, ...]
-    starts: tuple[dict[str, int], ...]
+    layers: tuple[_TracedLayer, ...]
     place: Tensor
     columns: int
 
@@ -207,11 +183,11 @@ class NetworkJets:
 
         Each value may depend on the outputs at its own point only.
         """
-        nodes = [layer.output for layer in self.layers]
-        adjoints = torch.autograd.grad(total, nodes)
-        jacobian = nodes[0].new_zeros(nodes[0].shape[1], self.columns + 1)
-        for layer, adjoint, starts in zip(self.layers, adjoints, self.starts, strict=True):
-            layer.add_jacobian(adjoint, jacobian, starts, self.place)
+        adjoints = torch.autograd.grad(total, [layer.output for layer in self.layers])
+        places = self.place.split([layer.unknowns for layer in self.layers])
+        jacobian = self.outputs.new_zeros(self.outputs.shape[1], self.columns + 1)
+        for layer, adjoint, place in zip(self.layers, adjoints, places, strict=True):
+            layer.add(adjoint, place, jacobian)
         return jacobian[:, : self.columns]
 
 
@@ -221,32 +197,32 @@ def network_jets(
     monomials: Monomials,
     active: Bool[Tensor, " unknowns"] | None = None,
 ) -> NetworkJets:
-    """Return the jets of a KAN or an MLP at x; call it under `torch.enable_grad`.
+    """Return the jets of a KAN without a base or of an MLP at x, under `torch.enable_grad`.
 
     `active` marks the trained unknowns (None: all); either all functions of an edge are trained, or
     none. Raises UsageError for a network of another kind, whose layers are not known to be linear
     in their parameters.
     """
-    starts, start = dict[str, dict[str, int]](), 0
-    for name, parameter in network.unknowns():
-        layer_name, _, kind = name.rpartition(".")
-        starts.setdefault(layer_name, {})[kind] = start
-        start += parameter.numel()
-    if not network.edge_layers and not isinstance(network, MLP):
-        raise UsageError(
-            f"Equations are solved by networks of kind kan or mlp, not {network.kind}."
-        )
-    z, traced = monomials.variables(x), list[_TracedSplines | _TracedLinear]()
+    z, traced = monomials.variables(x), list[_TracedLayer]()
     for layer in network.linear if isinstance(network, MLP) else network.edge_layers:
-        if isinstance(layer, SplineLayer):
-            traced.append(_TracedSplines(layer, z, monomials))
-        elif isinstance(layer, nn.Linear) and isinstance(network, MLP):
-            before = ACTIVATIONS[network.activation] if traced else None
-            traced.append(_TracedLinear(layer, z, monomials, before))
+        if isinstance(network, MLP) and isinstance(layer, nn.Linear):
+            if traced:
+                act = ACTIVATIONS[network.activation]
+                z = monomials.compose(derivatives(act, z[0], monomials.order), z)
+            traced.append(_traced_linear(layer, z))
+        elif isinstance(layer, SplineLayer) and layer.spec.base == "zero":
+            traced.append(_traced_splines(layer, z, monomials))
+        else:
+            raise UsageError("Equations are solved by KANs without a base function, base=zero.")
         z = traced[-1].output
         if not z.requires_grad:
             z.requires_grad_()
-    chosen = torch.ones(start, dtype=torch.bool, device=x.device) if active is None else active
-    count = int(chosen.sum())
-    place = torch.where(chosen, chosen.cumsum(0) - 1, count)
-    return NetworkJets(tuple(traced), tuple(starts.values()), place, count)
+    if not traced:
+        raise UsageError(
+            f"Equations are solved by networks of kind kan or mlp, not {network.kind}."
+        )
+    count = sum(layer.unknowns for layer in traced)
+    chosen = torch.ones(count, dtype=torch.bool, device=x.device) if active is None else active
+    columns = int(chosen.sum())
+    place = torch.where(chosen, chosen.cumsum(0) - 1, columns)
+    return NetworkJets(tuple(traced), place, columns)

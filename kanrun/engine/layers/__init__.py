@@ -5,6 +5,7 @@ from kanrun.engine.layers.edges import (
     SLOPES,
     Edges,
     EdgesAt,
+    EdgeScaling,
     EdgeSpec,
     base_values,
     by_sums,
@@ -13,5 +14,13 @@ from kanrun.engine.layers.edges import (
     of_sums,
     traced,
 )
-from kanrun.engine.layers.initialisation import SCHEMES, fresh_layers, initialise
+from kanrun.engine.layers.initialisation import SCHEMES, initialise
+from kanrun.engine.layers.settings import (
+    Domain,
+    check_place,
+    check_samples,
+    checked_edges,
+    checked_shape,
+    domain_of,
+)
 from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer

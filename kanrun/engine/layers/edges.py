@@ -58,15 +58,6 @@ class EdgeSpec:
     extrapolation: Extrapolation = "linear"
     trained_scales: Literal["all", "base", "none"] = "all"
 
-    @property
-    def beyond(self) -> str:
-        """The behaviour of the splines outside their grids, as a main clause."""
-        return {
-            "linear": "the splines continue linearly",
-            "constant": "the splines keep their values at the ends",
-            "zero": "the splines are zero",
-        }[self.extrapolation]
-
 
 def _silu_slope(x: Tensor) -> Tensor:
     gate = torch.sigmoid(x)

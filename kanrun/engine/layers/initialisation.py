@@ -10,63 +10,23 @@ coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator
 
-from kanrun.engine.layers.edges import EdgeSpec, base_values
+from kanrun.engine.layers.edges import base_values
 from kanrun.engine.layers.spline_layer import SplineLayer
-from kanrun.engine.splines import fit_coefficients, local_basis, sample_points, uniform_breakpoints
+from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
 from kanrun.errors import UsageError
 
+SCHEMES = ("paper", "lecun", "glorot", "power_law", "spline")
 #: Points per input for the expectations of the variance-aware schemes.
-_PROBES = 2048
+PROBES = 2048
 #: Exponents of the power law for base weights and coefficients.
-_POWER = (0.25, 1.75)
+POWER = (0.25, 1.75)
 #: Standard deviations of coefficients: of the paper, and times the root of the inputs of `spline`.
-_PAPER, _SPLINE = 0.1, 0.3
+PAPER, SPLINE = 0.1, 0.3
 #: Points of an interval at which splines take the base back.
-_POINTS = 3
-
-
-def _paper(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    return (2 / (layer.inputs + layer.outputs)) ** 0.5, _PAPER
-
-
-def _lecun(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    x, base, basis, terms = _probe(layer, generator)
-    fan = layer.inputs * terms
-    return _root(x.var(), fan * base.square().mean()), _root(x.var(), fan * basis.square().mean())
-
-
-def _glorot(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    x, base, basis, terms = _probe(layer, generator)
-    slope = base_values(layer.spec.base, layer.grid, x, 1)
-    spread = local_basis(x, layer.grid, 1)[0].square().sum(-1).mean() / layer.grid.functions
-    two = torch.tensor(2.0 / terms, dtype=x.dtype, device=x.device)
-    base_size = layer.inputs * base.square().mean() + layer.outputs * slope.square().mean()
-    basis_size = layer.inputs * basis.square().mean() + layer.outputs * spread
-    return _root(two, base_size), _root(two, basis_size)
-
-
-def _power_law(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    fan = layer.inputs * (layer.grid.functions + 1)
-    return fan ** -_POWER[0], fan ** -_POWER[1]
-
-
-def _spline(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
-    return 0.0, _SPLINE * layer.inputs**-0.5
-
-
-SCHEMES: dict[str, Callable[[SplineLayer, Generator | None], tuple[float, float]]] = {
-    "paper": _paper,
-    "lecun": _lecun,
-    "glorot": _glorot,
-    "power_law": _power_law,
-    "spline": _spline,
-}
+POINTS = 3
 
 
 def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
@@ -75,59 +35,50 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
     A `single` weight takes the base weight's place; under `spline` it is 1 and the splines subtract
     the base. Without a generator torch's own is used.
     """
-    base, coefficient = SCHEMES[scheme](layer, generator)
-    with torch.no_grad():
-        weight = getattr(layer, layer.base_name)
-        _normal(weight, base, generator)
-        _normal(layer.coefficients, coefficient, generator)
-        if scheme == "spline" and layer.spec.edge_scaling == "single":
-            weight.fill_(1.0)
-            points = sample_points(layer.grid, _POINTS)
-            values = base_values(layer.spec.base, layer.grid, points)[:, None, :]
-            layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
-
-
-def fresh_layers(
-    shape: Sequence[int],
-    intervals: int,
-    spec: EdgeSpec,
-    domain: Tensor,
-    initialisation: str,
-    generator: Generator | None,
-    products: Sequence[int],
-) -> list[SplineLayer]:
-    """Return layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
-    layers = []
-    for i, (inputs, outputs) in enumerate(pairwise(shape)):
-        ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
-        grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
-        more = products[i] if i < len(products) else 0
-        layer = SplineLayer.on_grid(grid, outputs + more, spec, uniform=True)
-        initialise(layer, initialisation, generator)
-        layers.append(layer)
-    return layers
-
-
-def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | None) -> None:
     if not isinstance(generator, Generator | None):
         raise UsageError(
             f"generator={generator!r} must be a torch.Generator, or None for torch's own."
         )
-    # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on
-    # every device.
-    drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * deviation
-    parameter.copy_(drawn)
+    weight = getattr(layer, layer.base_name)
+    sizes = _deviations(layer, scheme, generator)
+    with torch.no_grad():
+        for parameter, deviation in zip((weight, layer.coefficients), sizes, strict=True):
+            # Drawn in float64 on the CPU, so that a seed means the same start in every precision
+            # and on every device.
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(drawn * deviation)
+        if scheme == "spline" and layer.spec.edge_scaling == "single":
+            weight.fill_(1.0)
+            points = sample_points(layer.grid, POINTS)
+            values = base_values(layer.spec.base, layer.grid, points)[:, None, :]
+            layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
 
 
-def _probe(layer: SplineLayer, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return uniform points, the base, the root mean squared basis, and the number of terms."""
-    share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(
-        layer.knots
-    )
-    x = torch.lerp(layer.grid.low.expand_as(share), layer.grid.high.expand_as(share), share)
-    basis = (local_basis(x, layer.grid)[0].square().sum(-1) / layer.grid.functions).sqrt()
-    return x, base_values(layer.spec.base, layer.grid, x), basis, layer.grid.functions + 1
-
-
-def _root(variance: Tensor, size: Tensor) -> float:
-    return float((variance / size).sqrt()) if float(size) > 0 else 0.0
+def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) -> list[float]:
+    """Return the standard deviations of base weights and of coefficients."""
+    grid, inputs, outputs = layer.grid, layer.inputs, layer.outputs
+    terms = grid.functions + 1
+    if scheme == "paper":
+        return [(2 / (inputs + outputs)) ** 0.5, PAPER]
+    if scheme == "power_law":
+        return [(inputs * terms) ** -power for power in POWER]
+    if scheme == "spline":
+        return [0.0, SPLINE * inputs**-0.5]
+    share = torch.rand(PROBES, inputs, generator=generator, dtype=torch.float64).to(layer.knots)
+    x = torch.lerp(grid.low.expand_as(share), grid.high.expand_as(share), share)
+    # Mean squares of the base and of a basis function: of values forwards, of slopes backwards.
+    squares = [
+        (
+            base_values(layer.spec.base, grid, x, derivative).square().mean(),
+            local_basis(x, grid, derivative)[0].square().sum(-1).mean() / grid.functions,
+        )
+        for derivative in (0, 1)
+    ]
+    if scheme == "lecun":
+        variance, forwards, backwards = float(x.var()), inputs * terms, 0
+    else:
+        variance, forwards, backwards = 2.0 / terms, inputs, outputs
+    sizes = [
+        float(forwards * value + backwards * slope) for value, slope in zip(*squares, strict=True)
+    ]
+    return [(variance / size) ** 0.5 if size > 0 else 0.0 for size in sizes]

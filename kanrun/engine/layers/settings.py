@@ -44,23 +44,6 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return widths
 
 
-def checked_products(products: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the number of multiplication nodes of each hidden layer.
-
-    Raise UsageError for impossible ones.
-    """
-    counts, hidden = tuple(products) or (0,) * (len(shape) - 2), shape[1:-1]
-    if len(counts) != len(hidden) or any(
-        not 0 <= count <= width for count, width in zip(counts, hidden, strict=True)
-    ):
-        raise UsageError(
-            f"multiplication_nodes={list(products)} must have a number for each of the hidden "
-            f"widths {list(hidden)}, "
-            "no larger than the width."
-        )
-    return counts
-
-
 def check_place(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
     """Raise UsageError for an unsupported precision and for a missing device."""
     if dtype not in (None, torch.float32, torch.float64):

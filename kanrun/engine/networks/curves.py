@@ -85,7 +85,7 @@ class Curve(Network):
         return (x - low) / (high - low)
 
     @property
-    def beyond(self) -> str:
+    def extrapolation_note(self) -> str:
         return "the polynomial continues"
 
     @property
@@ -190,7 +190,7 @@ class BSpline(Curve):
         return Grid(self.knots, self.degree)
 
     @property
-    def beyond(self) -> str:
+    def extrapolation_note(self) -> str:
         return "the curve continues linearly"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:

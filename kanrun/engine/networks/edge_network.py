@@ -22,6 +22,12 @@ from kanrun.engine.splines import (
     penalty_order,
 )
 
+#: What splines do outside their grids, by the policy.
+EXTRAPOLATION_NOTES = {
+    "linear": "the splines continue linearly",
+    "constant": "the splines keep their values at the ends",
+    "zero": "the splines are zero",
+}
 #: Checked calls of a class method cannot resolve Self.
 N = TypeVar("N", bound="EdgeNetwork")
 
@@ -42,9 +48,7 @@ class EdgeNetwork(Network):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
-        for layer, products in zip(self.layers, self.products, strict=True):
-            x = nodes_of(layer(x), products)
-        return x
+        return self.activations(x)[-1]
 
     def activations(self, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
         values = [x]
@@ -81,14 +85,11 @@ class EdgeNetwork(Network):
         return {"flops": float(sum(map(layer_flops, layers))), "kanbefair_flops": fair}
 
     @property
-    def beyond(self) -> str:
-        return self.edge_layers[0].spec.beyond
+    def extrapolation_note(self) -> str:
+        return EXTRAPOLATION_NOTES[self.edge_layers[0].spec.extrapolation]
 
     def for_second_order(self) -> EdgeNetwork:
-        """Return the network with w_s (without a base.
-
-        w) fixed: the coefficients have the same scale.
-        """
+        """Return the network with w_s (without a base: w) fixed, whose scale coefficients have."""
         new = deepcopy(self)
         for layer in new.edge_layers:
             layer.freeze_spline_scale()
@@ -106,10 +107,7 @@ class EdgeNetwork(Network):
     def linearise(
         self, x: Float[Tensor, "samples inputs"]
     ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
-        """Return (f(x), J) with the non-zeros of J alone.
-
-        k + 1 for each edge, however fine the grids.
-        """
+        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
         with torch.no_grad():
             layers = [layer.edges for layer in self.edge_layers]
             bases, y, rows = linearised(layers, self.products, x)
@@ -143,14 +141,10 @@ class EdgeNetwork(Network):
         functions that the policy of extrapolation continues.
         """
         with torch.no_grad():
-            pairs = zip(self.edge_layers, self.activations(x), strict=False)
-            return [layer.touched(at) for layer, at in pairs]
+            return [layer.touched(at) for layer, at in self.edge_inputs(x)]
 
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"]:
-        """Return the functions that no sample touches.
-
-        With any of an edge's, its w_b, which acts everywhere.
-        """
+        """Return the functions that no sample touches, and with any of an edge's its w_b."""
         parts = []
         for layer, seen in zip(self.edge_layers, self.support(x), strict=True):
             parts.append((~seen).expand_as(layer.coefficients).reshape(-1))
@@ -186,8 +180,8 @@ class EdgeNetwork(Network):
         """
         moved = []
         with torch.no_grad():
-            activations = self.activations(x)
-        for number, (layer, values) in enumerate(zip(self.edge_layers, activations, strict=False)):
+            pairs = self.edge_inputs(x)
+        for number, (layer, values) in enumerate(pairs):
             grid, count = layer.grid, intervals or layer.grid.intervals
             if number == 0 and inputs == "keep":
                 same = count == grid.intervals
@@ -203,7 +197,7 @@ class EdgeNetwork(Network):
 
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         with torch.no_grad():
-            pairs = list(zip(self.edge_layers, self.activations(x), strict=False))[1:]
+            pairs = self.edge_inputs(x)[1:]
         return all(layer.grid.covers(values, share) for layer, values in pairs)
 
     def _measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,25 +13,20 @@ from torch import Generator, Tensor
 
 from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.layers import (
+    Domain,
+    EdgeScaling,
     EdgeSpec,
     LearnedEdge,
     SplineLayer,
-    fresh_layers,
-    nodes_of,
-)
-from kanrun.engine.layers.edges import EdgeScaling
-from kanrun.engine.layers.settings import (
-    Domain,
     checked_edges,
-    checked_products,
     checked_shape,
     domain_of,
+    initialise,
+    nodes_of,
 )
 from kanrun.engine.networks.edge_network import EdgeNetwork
 from kanrun.engine.networks.pruning import edge_penalty, prune_edges
-from kanrun.engine.splines import (
-    Extrapolation,
-)
+from kanrun.engine.splines import Extrapolation, uniform_breakpoints
 from kanrun.errors import UsageError
 
 #: Score below which `KAN.prune` drops an edge, as pykan does by default (`edge_th`).
@@ -110,10 +106,25 @@ class KAN(EdgeNetwork):
             edge_scaling=edge_scaling,
             extrapolation=extrapolation,
         )
-        products = checked_products(multiplication_nodes, shape)
+        products, hidden = tuple(multiplication_nodes) or (0,) * (len(shape) - 2), shape[1:-1]
+        if len(products) != len(hidden) or not all(
+            0 <= count <= width for count, width in zip(products, hidden, strict=True)
+        ):
+            raise UsageError(
+                f"multiplication_nodes={list(products)} must have a number for each of the hidden "
+                f"widths {list(hidden)}, no larger than the width."
+            )
         ends = domain_of(domain, shape[0], dtype, device)
-        layers = fresh_layers(shape, intervals, spec, ends, initialisation, generator, products)
-        self._hold(layers, products)
+        fresh = self.create(
+            shape,
+            intervals,
+            spec,
+            domain=ends,
+            initialisation=initialisation,
+            generator=generator,
+            products=products,
+        )
+        self._hold(fresh.edge_layers, products)
 
     @classmethod
     def create(
@@ -124,11 +135,17 @@ class KAN(EdgeNetwork):
         *,
         domain: Float[Tensor, "inputs 2"],
         initialisation: str = "paper",
-        generator: Generator,
+        generator: Generator | None,
         products: Sequence[int] = (),
     ) -> KAN:
-        """Return a fresh network with edges of the kind `spec`."""
-        layers = fresh_layers(shape, intervals, spec, domain, initialisation, generator, products)
+        """Return a fresh network: the first grid on `domain`, hidden ones on [-1, 1]."""
+        layers = []
+        for i, (inputs, outputs) in enumerate(pairwise(shape)):
+            ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
+            grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
+            sums = outputs + (products[i] if i < len(products) else 0)
+            layers.append(SplineLayer.on_grid(grid, sums, spec, uniform=True))
+            initialise(layers[-1], initialisation, generator)
         network: KAN = cls.of_layers(layers, products)
         return network
 

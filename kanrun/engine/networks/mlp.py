@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from kanrun.engine.layers.settings import check_place, check_samples, checked_shape
+from kanrun.engine.layers import check_place, check_samples, checked_shape
 from kanrun.engine.least_squares import DenseRows
 from kanrun.engine.networks.counting import mlp_flops
 from kanrun.engine.networks.network import Network

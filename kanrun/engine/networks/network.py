@@ -93,7 +93,7 @@ class Network(nn.Module):
         raise NotImplementedError(f"{cls.__name__} cannot be built from a description.")
 
     @property
-    def beyond(self) -> str:
+    def extrapolation_note(self) -> str:
         """The behaviour of the model outside the trained range, as a main clause."""
         return "the network continues by its formula"
 
@@ -204,6 +204,10 @@ class Network(nn.Module):
         """Return the inputs of each of `edge_layers`, and the network's output last."""
         return [x, self(x)]
 
+    def edge_inputs(self, x: Float[Tensor, "samples inputs"]) -> list[tuple[SplineLayer, Tensor]]:
+        """Return each of `edge_layers` with its inputs."""
+        return list(zip(self.edge_layers, self.activations(x), strict=False))
+
     # -------------------- grids
 
     @property
@@ -213,7 +217,7 @@ class Network(nn.Module):
 
     def unknowns_at(self, intervals: int | None) -> int:
         """Return the number of unknowns on grids of `intervals` (None: its own)."""
-        return sum(parameter.numel() for _, parameter in self.unknowns())
+        return self.row_terms
 
     def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Network]:
         """Return the network on `intervals` intervals over the same ranges, measured on `x`."""
@@ -253,18 +257,15 @@ class Network(nn.Module):
 
     def subnetwork(self, shape: Sequence[int]) -> Network:
         """Return a network of one of `subnetworks()`, from this one's numbers."""
-        if tuple(shape) != self.shape:
-            raise UsageError(
-                f"A network of kind {self.kind} has no narrower form of widths {tuple(shape)}."
-            )
-        return self
+        return self._of_shape(shape, "has no narrower form of")
 
     def padded(self, shape: Sequence[int]) -> Network:
         """Return the same function in a network of widths `shape` with pruned additional nodes."""
+        return self._of_shape(shape, "cannot be padded to")
+
+    def _of_shape(self, shape: Sequence[int], cannot: str) -> Network:
         if tuple(shape) != self.shape:
-            raise UsageError(
-                f"A network of kind {self.kind} cannot be padded to widths {tuple(shape)}."
-            )
+            raise UsageError(f"A network of kind {self.kind} {cannot} widths {tuple(shape)}.")
         return self
 
     @property

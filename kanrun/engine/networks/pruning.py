@@ -25,8 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kanrun.engine.layers import SplineLayer, base_values, of_sums
-from kanrun.engine.layers.settings import check_samples
+from kanrun.engine.layers import SplineLayer, base_values, check_samples, of_sums
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
@@ -122,8 +121,7 @@ def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tenso
     if len(x) == 0 or not bool(x.isfinite().all()):
         raise UsageError("Scores of edges need at least one sample, and finite x.")
     with torch.no_grad():
-        pairs = zip(kan.edge_layers, kan.activations(x), strict=False)
-        sizes = [layer.edge_values(t).std(0, correction=0) for layer, t in pairs]
+        sizes = [layer.edge_values(t).std(0, correction=0) for layer, t in kan.edge_inputs(x)]
     node = torch.ones(sizes[-1].shape[0], dtype=x.dtype, device=x.device)
     edges: list[Tensor] = []
     for size, products in zip(reversed(sizes), reversed(kan.products), strict=True):
@@ -177,9 +175,7 @@ def _with_means(new: N, old: N, x: Tensor) -> N:
     A constant is not noise. B-splines sum to one, so it is added to the coefficients.
     """
     with torch.no_grad():
-        for layer, before, at in zip(
-            new.edge_layers, old.edge_layers, old.activations(x), strict=False
-        ):
+        for layer, (before, at) in zip(new.edge_layers, old.edge_inputs(x), strict=True):
             values = before.edge_values(at)
             lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
             keeper = (values.std(0, correction=0) * layer.mask).argmax(1, keepdim=True)

@@ -64,26 +64,29 @@ def system(
     """`conditions` by name: faces, or the number of a periodic variable; and a formula."""
     vocabulary = Vocabulary(tuple(variables), ("u",), tuple(find or {}))
     made = []
-    for name, (faces, formula) in conditions.items():
+    for faces, formula in conditions.values():
         relation = parse_relation(formula, vocabulary)
         ring = isinstance(faces, int)
-        made.append(Condition(name, relation, () if ring else faces, faces if ring else None))
+        made.append(Condition(relation, () if ring else faces, faces if ring else None))
     box = torch.tensor(list(variables.values()), dtype=torch.float64)
     return System(
         vocabulary, box, (parse_relation(equation, vocabulary),), tuple(made), (), find or {}
     )
 
 
-def solution(problem: System, create: Any, form: OutputForm = PLAIN, **more: Any) -> Solution:
-    intervals, policy = more.pop("intervals", (4, 8)), more.pop("policy", SMALL)
-    ansatz = Ansatz(create, form, intervals)
-    running = solve(problem, ansatz, policy, Generator().manual_seed(0), **more)
+def finished(running: Any) -> Solution:
     while True:
         try:
             next(running)
         except StopIteration as end:
             found: Solution = end.value
             return found
+
+
+def solution(problem: System, create: Any, form: OutputForm = PLAIN, **more: Any) -> Solution:
+    intervals, policy = more.pop("intervals", (4, 8)), more.pop("policy", SMALL)
+    ansatz = Ansatz(create, form, intervals)
+    return finished(solve(problem, ansatz, policy, Generator().manual_seed(0), **more))
 
 
 def error(found: Solution, truth: Any, box: Tensor) -> float:
@@ -224,7 +227,7 @@ def test_residuals_weigh_less_around_corners() -> None:
 
     def shares(part: System) -> list[Tensor | None]:
         rows = Collocation(part, SMALL, Generator().manual_seed(0), None, growing=False)
-        return [block.shares for block in rows.blocks(at, None, 1.0)]
+        return [block.shares for block in rows.blocks(at, None, (1.0, 1.0))]
 
     inside, *faces = shares(made)
     assert inside is not None
@@ -299,26 +302,14 @@ def test_a_range_that_ends_in_a_wrong_constant_solution_is_cut() -> None:
 
 def _grown(problem: System) -> Solution:
     ansatz = Ansatz(kan(1), PLAIN, (5, 10, 20), grows=True)
-    running = solve(problem, ansatz, SMALL, Generator().manual_seed(0), windows="auto")
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            found: Solution = end.value
-            return found
+    return finished(solve(problem, ansatz, SMALL, Generator().manual_seed(0), windows="auto"))
 
 
 @pytest.mark.slow
 def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
     problem = system({"t": (0, 2)}, "u_t = u^2", {"a": (START, "u = 1")})
     ansatz, policy = Ansatz(kan(1), PLAIN, (4, 8)), replace(SMALL, max_windows=16)
-    running = solve(problem, ansatz, policy, Generator().manual_seed(0), windows="auto")
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            found = end.value
-            break
+    found = finished(solve(problem, ansatz, policy, Generator().manual_seed(0), windows="auto"))
     assert 0.7 < found.solved_until < 1.2
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer, initialise
-from kanrun.engine.splines import local_basis, prefers_sparse
+from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
 
 NARROW, WIDE = 4, 160  # intervals for the dense and, for any data and precision, the sparse product
@@ -113,67 +113,6 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     torch.testing.assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize(
-    "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}"
-)
-@pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_first_derivatives_are_autograds_of_the_sum(intervals, spec):
-    layer = make(intervals=intervals, spec=spec)
-    layer.mask[0, 1] = False
-    x = data(layer).requires_grad_()
-    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
-    g = torch.randn(12, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    expected = torch.autograd.grad(by_edges(layer, x), wanted, g)
-    for keep in (False, True):
-        found = torch.autograd.grad(layer(x), wanted, g, create_graph=keep)
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)
-
-
-@pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_gradcheck_to_second_order(intervals, uniform, outside):
-    layer = make(2, 2, intervals, EdgeSpec(extrapolation=outside, base="silu"), uniform=uniform)
-    layer.mask[0, 1] = False
-    assert prefers_sparse(layer.grid.functions, 3) == (intervals == WIDE)
-    names = [name for name, _ in layer.named_parameters()]
-    x = data(layer, 4).requires_grad_()
-
-    def run(at, *values):
-        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (at,))
-
-    arguments = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
-    assert torch.autograd.gradcheck(run, arguments, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
-
-
-@pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_a_graph_can_be_walked_twice(intervals):
-    layer = make(intervals=intervals)
-    x = data(layer).requires_grad_()
-    y = layer(x).sum()
-    first = torch.autograd.grad(y, [x, *layer.parameters()], retain_graph=True)
-    layer(data(layer, seed=5)).sum().backward()
-    again = torch.autograd.grad(y, [x, *layer.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-
-
-@pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_large_batches_agree_with_small_ones(intervals):
-    layer = make(4, 3, intervals)
-    x = data(layer, 5000, spread=0.99).requires_grad_()
-    y = layer(x)
-    parts = [part.detach().requires_grad_() for part in x.split(500)]
-    small = torch.cat([layer(part) for part in parts])
-    torch.testing.assert_close(y, small, atol=1e-12, rtol=0)
-    whole = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-    pieces = torch.autograd.grad(small.square().sum(), [*parts, *layer.parameters()])
-    torch.testing.assert_close(whole[0], torch.cat(pieces[: len(parts)]), atol=1e-11, rtol=1e-11)
-    for a, b in zip(whole[1:], pieces[len(parts) :], strict=True):
-        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-11)
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     shape=st.lists(st.integers(0, 3), max_size=3),
@@ -208,17 +147,6 @@ def test_pruned_edges_do_nothing_and_learn_nothing(scale):
     assert not layer.edge_values(x)[:, 0, 1].any()
 
 
-def test_nodes_can_change_places():
-    layer = make(3, 4)
-    x = data(layer)
-    inputs, outputs = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
-    other = copy.deepcopy(layer)
-    with torch.no_grad():
-        for name, parameter in other.named_parameters():
-            parameter.copy_(layer.get_parameter(name)[outputs][:, inputs])
-    torch.testing.assert_close(other(x[:, inputs]), layer(x)[:, outputs], atol=1e-13, rtol=0)
-
-
 def test_edge_values_are_the_terms():
     layer = make(3, 2, WIDE, uniform=False)
     x = data(layer)
@@ -226,20 +154,6 @@ def test_edge_values_are_the_terms():
     h = 1e-6
     slope = (layer.edge_values(x + h) - layer.edge_values(x - h)) / (2 * h)
     torch.testing.assert_close(layer.edge_values(x, 1), slope, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
-)
-def test_no_samples(intervals, uniform):
-    layer = make(intervals=intervals, uniform=uniform)
-    x = data(layer, 0).requires_grad_()
-    assert layer.edge_values(x).shape == layer.edge_values(x, 1).shape == (0, 2, 3)
-    assert torch.vmap(layer.edge_values)(x[:, None].detach()).shape == (0, 1, 2, 3)
-    assert torch.vmap(layer)(x.detach()).shape == (0, 2)
-    (slope,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
-    again = torch.autograd.grad(slope.sum(), [x, *layer.parameters()], allow_unused=True)
-    assert all(part is None or not part.any() for part in again)
 
 
 def test_fixed_scales_do_not_learn():

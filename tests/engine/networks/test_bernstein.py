@@ -8,7 +8,6 @@ from math import comb
 import pytest
 import torch
 
-from kanrun.engine.networks import Bezier
 from kanrun.engine.networks.curves import bernstein
 from kanrun.errors import UsageError
 
@@ -32,22 +31,9 @@ def test_bernstein_polynomials_sum_to_one_and_are_not_negative(degree: int) -> N
     assert values.min() >= 0
 
 
-def test_bernstein_polynomials_have_the_shape_of_their_batch_and_its_precision() -> None:
-    values = bernstein(torch.rand(2, 3, dtype=torch.float32), 4)
-    assert values.shape == (2, 3, 5)
-    assert values.dtype == torch.float32
-
-
 def test_high_degrees_in_single_precision() -> None:
     values = bernstein(UNIT.float(), 300)
     torch.testing.assert_close(values.double(), bernstein(UNIT, 300), rtol=1e-6, atol=1e-30)
-
-
-def test_the_curve_model_has_the_same_basis() -> None:
-    model = Bezier(7, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
-    torch.testing.assert_close(
-        model.basis(UNIT[:, None]), bernstein(UNIT, 6), rtol=1e-13, atol=1e-15
-    )
 
 
 @pytest.mark.parametrize("degree", [-1, 1001])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from kanrun.engine.splines import Grid, dense_rows, extend, find_interval, local_basis
+from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
 
 DEGREES = [0, 1, 2, 3, 4, 5, 6, 8]
 POLICIES = ["linear", "constant", "zero"]
@@ -25,21 +25,6 @@ def make_grid(degree, intervals, uniform, outside="linear", inputs=2, seed=0, dt
     return Grid(extend(points.to(dtype), degree), degree, uniform, outside)
 
 
-def cox_de_boor(x, knots, index, degree):
-    """B_index of `degree` at x by the recurrence; the last interval of the knots is closed."""
-    if degree == 0:
-        closed = x == knots[-1] and knots[index] < x == knots[index + 1]
-        return float(knots[index] <= x < knots[index + 1] or closed)
-    value = 0.0
-    if knots[index + degree] > knots[index]:
-        left = (x - knots[index]) / (knots[index + degree] - knots[index])
-        value += left * cox_de_boor(x, knots, index, degree - 1)
-    if knots[index + degree + 1] > knots[index + 1]:
-        right = (knots[index + degree + 1] - x) / (knots[index + degree + 1] - knots[index + 1])
-        value += right * cox_de_boor(x, knots, index + 1, degree - 1)
-    return value
-
-
 def points_of(grid, count=40, seed=1):
     generator = torch.Generator().manual_seed(seed)
     share = torch.rand(count, grid.knots.shape[0], generator=generator, dtype=torch.float64)
@@ -49,21 +34,6 @@ def points_of(grid, count=40, seed=1):
 def all_functions(x, grid, derivative=0):
     values, interval = local_basis(x, grid, derivative)
     return dense_rows(values, interval, grid.functions)
-
-
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
-def test_values_are_those_of_the_recurrence(degree, uniform):
-    grid = make_grid(degree, 4, uniform)
-    x = points_of(grid, 12)
-    found = all_functions(x, grid)
-    for i in range(2):
-        knots = grid.knots[i].tolist()
-        slow = [
-            [cox_de_boor(at, knots, f, degree) for f in range(grid.functions)]
-            for at in x[:, i].tolist()
-        ]
-        np.testing.assert_allclose(found[:, i].numpy(), slow, atol=1e-13)
 
 
 @pytest.mark.parametrize("uniform", [True, False])
@@ -175,16 +145,6 @@ def test_many_intervals_in_single_precision(intervals, low):
     assert interval.max() < intervals
 
 
-def test_an_interval_holds_its_points_for_any_shape():
-    grid = make_grid(3, 6, False)
-    x = points_of(grid, 24).reshape(2, 3, 4, 2)
-    j = find_interval(x, grid)
-    points = grid.knots[:, 3:-3]
-    for i in range(2):
-        assert (points[i][j[..., i]] <= x[..., i]).all()
-        assert (x[..., i] <= points[i][j[..., i] + 1]).all()
-
-
 @pytest.mark.parametrize("outside", POLICIES)
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("degree", [1, 3, 6])
@@ -199,13 +159,3 @@ def test_gradients_to_second_order(degree, uniform, outside):
 
     assert torch.autograd.gradcheck(values, (x,))
     assert torch.autograd.gradgradcheck(values, (x,))
-
-
-def test_transforms():
-    grid = make_grid(3, 5, True)
-    x = points_of(grid, 6)
-    expected = local_basis(x, grid, 1)[0]
-    slopes = torch.func.vmap(torch.func.jacrev(lambda at: local_basis(at[None], grid)[0][0]))(x)
-    torch.testing.assert_close(slopes.diagonal(dim1=1, dim2=3).transpose(1, 2), expected)
-    kept = local_basis(x, grid)[0]  # after the transform: nothing of it may have been kept
-    torch.testing.assert_close(kept.sum(-1), torch.ones_like(x))

@@ -13,7 +13,6 @@ from kanrun.engine.splines import (
     local_basis,
     slope,
     sums_of_splines,
-    table_index,
 )
 from kanrun.engine.splines.basis import weighted_rows
 
@@ -73,33 +72,6 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
         )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kernels_by_loops(dtype):
-    generator = torch.Generator().manual_seed(0)
-    table, grad = (
-        torch.randn(9, 3, generator=generator).to(dtype),
-        torch.randn(5, 3, generator=generator).to(dtype),
-    )
-    index = torch.randint(9, (5, 4), generator=generator)
-    weights = torch.randn(5, 4, generator=generator).to(dtype)
-    factors = [weights, table, grad]
-    dots, total, rows = (
-        torch.zeros(5, 4, dtype=dtype),
-        torch.zeros(9, 3, dtype=dtype),
-        torch.zeros(5, 3, dtype=dtype),
-    )
-    for b in range(5):
-        for s in range(4):
-            dots[b, s] = table[index[b, s]] @ grad[b]
-            total[index[b, s]] += weights[b, s] * grad[b]
-            rows[b] += weights[b, s] * table[index[b, s]]
-    for way in (basis._by_kernel, basis._by_arithmetic):
-        for by, expected in enumerate([dots, total, rows]):
-            torch.testing.assert_close(
-                way(by, *factors[:by], *factors[by + 1 :], index, 9), expected
-            )
-
-
 def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -123,18 +95,6 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
                 for v in range(3)
             ]
             torch.testing.assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
-
-
-def test_gathered_rows_sum_to_the_dense_product():
-    grid, x, table, _ = case(3, False, "linear", 1.2)
-    values, interval = local_basis(x, grid)
-    columns = table.flatten(1).T
-    torch.testing.assert_close(
-        weighted_rows(
-            values.flatten(1), columns, table_index(interval, values.shape[-1], grid.functions)
-        ),
-        torch.einsum("nif,oif->no", dense_rows(values, interval, grid.functions), table),
-    )
 
 
 @pytest.mark.usefixtures("way")

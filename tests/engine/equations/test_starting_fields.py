@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.equations import Condition, Field, Monomials, OutputForm, System
-from kanrun.engine.equations.enrichment import edges_of, extend_constant, insert_knots, with_terms
-from kanrun.engine.equations.fields import hard_conditions
+from kanrun.engine.equations.fields import edges_of, hard_conditions
+from kanrun.engine.equations.starting_fields import extend_constant, insert_knots, with_terms
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
@@ -86,8 +86,7 @@ def test_points_follow_unequal_knots() -> None:
 def system(conditions: dict[str, tuple[tuple[tuple[int, float], ...], ...]]) -> System:
     vocabulary = Vocabulary(("x", "t"), ("u",))
     made = tuple(
-        Condition(text, parse_relation(text, vocabulary), faces)
-        for text, faces in conditions.items()
+        Condition(parse_relation(text, vocabulary), faces) for text, faces in conditions.items()
     )
     return System(vocabulary, BOX, (parse_relation("u_t = u_xx", vocabulary),), made)
 

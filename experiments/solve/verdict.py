@@ -1,0 +1,152 @@
+"""The verdict on a solution, and the claims of `kanrun solve` about its recorded summary.
+
+A small residual alone proves nothing: a front may slip between the points, and an equation with too
+few conditions has many solutions. The change of the solution from the previous grid tells most.
+Bounds are relative to the size of the equation's terms or of the solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+
+import numpy as np
+from kanrun.experiments.solve.checks import missing_conditions
+from pandas import DataFrame
+
+from kanrun.engine.equations import Solution, System
+from kanrun.runs import Claim
+from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
+
+#: Largest change of the solution from the last grid but one to the last.
+SOLVED_CHANGE = 2e-3
+#: Largest root mean square residual at new points, and of the conditions between their points.
+SOLVED_RESIDUAL = 1e-2
+#: The same for networks without grids, whose change does not show what they cannot represent.
+UNREFINED_RESIDUAL = 1e-4
+#: At or above this value of either, nothing of the solution is to be trusted.
+FAILED = 0.1
+#: Largest sensitivity (see `EquationStage`) of a determined equation, and the same if an unknown
+#: has fewer conditions in a variable than the equation's order. It was at most 300 for the
+#: well-posed of 38 equations, and 1e5 or more for those with a condition too few.
+MAX_SENSITIVITY, MAX_SENSITIVITY_IF_MISSING = 1e4, 500.0
+#: Largest relative error against a known solution. Errors never raise a verdict.
+SOLVED_ERROR = 1e-2
+#: Factor between the last difference from the observations and the smallest on any grid (the first
+#: grids follow the observations more closely) above which the equation does not describe them.
+MISFIT = 2.0
+#: Inflation of a standard error above which the observations do not identify the parameters: errors
+#: of the solution then separate them. It was 1.2 for D and k of a reaction, 47 for two parameters
+#: with the same effect.
+MAX_INFLATION = 20.0
+
+#: The true error may be this many times the change from the last grid, which estimates it.
+HONEST = 10.0
+#: Below this, change and error are rounding: an exact formula has sixteen digits, of which a
+#: solution in 1e3 numbers by normal equations keeps thirteen; references are integrated to 1e-10 to
+#: 1e-13.
+ROUNDING = {"exact": 1e-13, "numerical": 1e-10}
+#: Unknown parameters are claimed to lie within this many standard errors, for this fraction of
+#: seeds.
+STANDARD_ERRORS, MIN_FRACTION = 2.0, 0.8
+
+
+def maximum(values: Iterable[float | None]) -> float | None:
+    """Return the largest value that is not None, or None."""
+    return max((each for each in values if each is not None), default=None)
+
+
+def verdict(solution: Solution, system: System, error: float | None) -> tuple[str, str]:
+    """Return `solved`, `doubtful` or `failed`, and the reason; the worst window decides.
+
+    `error` is the relative error against a known solution, which may lower the verdict.
+    """
+    last, names = solution.last, system.vocabulary.variables
+    change, worst = (
+        maximum(e.change for e in last),
+        max((e.equation for e in last), key=attrgetter("rms")),
+    )
+    conditions = max(stage.conditions.rms for stage in last)
+    place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
+    changed = f"the last grid changed the solution by {change or 0:.1e}"
+    reason = (
+        f"{'there was only one grid' if change is None else changed}, the residual at new points "
+        f"is {worst.rms:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
+    )
+    reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
+    if solution.solved_until < (end := float(system.box[-1, 1])):
+        until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
+        return "failed", f"{until} (the solution is no longer smooth, or errors grow); {reason}"
+    values = [each for each in (worst.rms, conditions, change, error) if each is not None]
+    if not np.isfinite(values).all() or max(values) >= FAILED:
+        return "failed", reason
+    if (doubt := _doubt(solution, system)) is not None:
+        return "doubtful", f"{doubt}; {reason}"
+    refined = all(stage.intervals is not None for stage in last)
+    small = max(worst.rms, conditions) <= (SOLVED_RESIDUAL if refined else UNREFINED_RESIDUAL)
+    right = error is None or error <= SOLVED_ERROR
+    settled = change is not None and change <= SOLVED_CHANGE
+    return "solved" if small and right and settled else "doubtful", reason
+
+
+def _doubt(solution: Solution, system: System) -> str | None:
+    """Return why a solution of small residuals may not be the only one, or not that of the data."""
+    sensitivity = maximum(stage.sensitivity for stage in solution.last) or 0.0
+    missing = missing_conditions(system)
+    if not sensitivity <= (MAX_SENSITIVITY_IF_MISSING if missing else MAX_SENSITIVITY):
+        return (
+            "the equation and its conditions are underdetermined: other functions satisfy them as "
+            f"well (sensitivity {sensitivity:.1e})"
+        )
+    if any(e.data > max(MISFIT * e.least_data, SOLVED_CHANGE) for e in solution.last):
+        data = ", ".join(
+            f"{e.data:.1e} of its size, on another grid {e.least_data:.1e}" for e in solution.last
+        )
+        return f"the solution differs from the observations by {data}"
+    if (inflation := max(stage.inflation for stage in solution.last)) > MAX_INFLATION:
+        return (
+            "the data barely identify the unknown parameters (their correlation inflates a "
+            f"standard error {inflation:.0f} times)"
+        )
+    return None
+
+
+def claims_of(summary: DataFrame) -> Iterator[Claim]:
+    """Yield the claims about the first network, or about all networks and bounds of a suite."""
+    bounds = [name for name in map(str, summary) if name.endswith("_bound")]
+    bounds = [name for name in bounds if summary[name].notna().any()]
+    first = summary["network"].iloc[0]
+    single = summary["equation"].nunique() == 1 and not bounds
+    if single:
+        rows = summary[summary["network"] == first]
+        sentence = (
+            f"{first} solves {rows['equation'].iloc[0]}: fraction of seeds with the verdict solved"
+        )
+        fraction, change = float((rows["verdict"] == "solved").mean()), rows["grid_change"].dropna()
+        spread = f"change from the last grid {value_range(change)}" if len(change) > 1 else None
+        yield claim_at_least(sentence, fraction, 1, spread)
+    solved = summary[summary["verdict"] == "solved"].dropna(subset=["l2", "grid_change"])
+    if len(solved):
+        ratios = solved["l2"] / (solved["grid_change"] + solved["reference"].map(ROUNDING))
+        sentence = (
+            "the verdict solved is honest: true error over the last grid's change (plus rounding)"
+        )
+        yield claim_at_most(sentence, ratios, HONEST, of="solutions")
+    for (equation, network), rows in summary.groupby(["equation", "network"], sort=False):
+        for name in (each for each in bounds if rows[each].notna().any()):
+            column = name.removesuffix("_bound")
+            sentence, spread = f"{equation}, {network}: median {column}", value_range(rows[column])
+            yield claim_at_most(sentence, median(rows[column]), float(rows[name].iloc[0]), spread)
+        if not single or network == first:
+            yield from _claims_about_parameters(rows)
+
+
+def _claims_about_parameters(rows: DataFrame) -> Iterator[Claim]:
+    """Claim that unknown parameters are found within their standard errors."""
+    for true in (name for name in rows if str(name).endswith("_true") and rows[name].notna().any()):
+        name = str(true).removesuffix("_true")
+        away = (rows[name] - rows[true]).abs() / rows[f"{name}_error"]
+        fraction = float((away <= STANDARD_ERRORS).mean())
+        spread = f"{rows[name].min():.5g} .. {rows[name].max():.5g}, true {rows[true].iloc[0]:.5g}"
+        sentence = f"{name} is found within {STANDARD_ERRORS:g} standard errors: fraction of seeds"
+        yield claim_at_least(sentence, fraction, MIN_FRACTION, spread)
