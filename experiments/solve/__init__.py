@@ -89,8 +89,9 @@ def figures(tables: Mapping[str, DataFrame]) -> Figures:
     """Yield the convergence by equation, and solution, errors and sections by network."""
     from kanrun.experiments.solve.plots import (
         convergence,
+        curves_figure,
+        maps_figure,
         sections_figure,
-        solution_figure,
         solution_tables,
     )
 
@@ -98,8 +99,9 @@ def figures(tables: Mapping[str, DataFrame]) -> Figures:
         alone = tables["metrics"]["equation"].nunique() == 1
         yield "convergence" if alone else f"convergence_{name}", partial(convergence, rows)
     for number, each in solution_tables(tables).items():
-        yield f"solution_{number}", partial(solution_figure, each)
-        if len(each.variables) == 2:
+        one = len(each.variables) == 1
+        yield f"solution_{number}", partial(curves_figure if one else maps_figure, each)
+        if not one:
             yield f"sections_{number}", partial(sections_figure, each)
 
 

@@ -83,8 +83,7 @@ def check_determined(system: System) -> None:
 def _check_agreement(system: System) -> None:
     """Raise UsageError for two conditions that give one derivative different values on a face."""
     variables = system.vocabulary.variables
-    given = [(each, *it) for each in system.conditions if (it := each.given()) is not None]
-    for (first, d, value), (second, e, other) in itertools.combinations(given, 2):
+    for (first, d, value), (second, e, other) in itertools.combinations(system.given, 2):
         for face in set(first.faces) & set(second.faces) if d == e else ():
             points = on_face(face, system.box, _FACE_POINTS).numpy()
             ours, theirs = (to_numpy(each, variables)(points) for each in (value, other))
@@ -103,7 +102,7 @@ def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
 def _counted(system: System) -> tuple[int, int]:
     """Return the sum of the unknowns' orders in the first variable, and the conditions."""
     orders = [0] * len(system.vocabulary.unknowns)
-    for derivative in (each for relation in system.equations for each in relation.derivatives):
+    for derivative in system.derivatives:
         orders[derivative.unknown] = max(orders[derivative.unknown], derivative.index[0])
     places = (1 if each.periodic is not None else len(each.faces) for each in system.conditions)
     return sum(orders), sum(places)
@@ -157,7 +156,6 @@ def incompatible_corners(system: System) -> list[tuple[IncompatibleCorner, float
 
     A condition on a face also determines the derivatives along the face.
     """
-    given = [(each, *it) for each in system.conditions if (it := each.given()) is not None]
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
     found, names = list[tuple[IncompatibleCorner, float]](), system.vocabulary.variables
@@ -166,7 +164,7 @@ def incompatible_corners(system: System) -> list[tuple[IncompatibleCorner, float
         at, *near = (on_face(face, system.box, _FACE_POINTS).numpy() for face in places)
         there = [
             (each, d, value, face)
-            for each, d, value in given
+            for each, d, value in system.given
             for face in each.faces
             if {*face} < {*corner}
         ]

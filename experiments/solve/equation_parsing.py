@@ -25,8 +25,7 @@ Array = NDArray[np.float64]
 MAX_VARIABLES = 3
 #: Sentences of conditions: the pattern of the variable, the formula, or both.
 _SENTENCES = (
-    r"\s*periodic\s+in\s+(?P<periodic>\w+)\s*",
-    r"(?P<formula>.+?)\s+periodic\s+in\s+(?P<periodic>\w+)\s*",
+    r"((?P<formula>.+?)\s+)?periodic\s+in\s+(?P<periodic>\w+)",
     r"(?P<formula>.+=.+?)\s+at\s+(?P<at>.+)",
 )
 _FACE = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
@@ -165,7 +164,7 @@ def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, 
         return dict(given or {})
     found: dict[str, Any] = {}
     for text in given:
-        matches = (re.fullmatch(pattern, str(text)) for pattern in _SENTENCES)
+        matches = (re.fullmatch(pattern, str(text).strip()) for pattern in _SENTENCES)
         match = next((each for each in matches if each is not None), None)
         if match is None:
             raise UsageError(
@@ -175,11 +174,10 @@ def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, 
         entry = match.groupdict()
         if "at" in entry:
             found[f"[{text}]"] = entry
-        elif "formula" in entry:
-            found[f"[{text}]"] = entry | {"formula": f"{entry['formula']} = 0"}
-        else:
-            for name in _periodic_names(entry["periodic"], equations):
-                found[f"[{name} {text}]"] = entry | {"formula": f"{name} = 0"}
+            continue
+        given_name, ring = entry["formula"], entry["periodic"]
+        for name in [given_name] if given_name else _periodic_names(ring, equations):
+            found[f"[{name} periodic in {ring}]"] = {"formula": f"{name} = 0", "periodic": ring}
     return found
 
 

@@ -84,12 +84,6 @@ def convergence(metrics: DataFrame) -> Figure:
 
 
 @styled
-def solution_figure(tables: SolutionTables) -> Figure:
-    """Draw the solution, its error (if known), the residual, and points and knots."""
-    return _curves(tables) if len(tables.variables) == 1 else _maps(tables)
-
-
-@styled
 def sections_figure(tables: SolutionTables) -> Figure:
     """Draw the unknowns along the first variable at several values of the second; dotted: truth."""
     (across, up), table = tables.variables, tables.solution
@@ -106,7 +100,9 @@ def sections_figure(tables: SolutionTables) -> Figure:
     return finish(figure, panels[:1], ncols=SECTIONS)
 
 
-def _curves(tables: SolutionTables) -> Figure:
+@styled
+def curves_figure(tables: SolutionTables) -> Figure:
+    """Draw solutions of one variable with their knots, their errors (if known) and residuals."""
     (at,), table = tables.variables, tables.solution
     figure, ((left, middle, right),) = grid_of_panels(1, 3)
     title = "no solution is known"
@@ -130,7 +126,9 @@ def _curves(tables: SolutionTables) -> Figure:
     return figure
 
 
-def _maps(tables: SolutionTables) -> Figure:
+@styled
+def maps_figure(tables: SolutionTables) -> Figure:
+    """Draw solutions of two variables, their errors (if known), residuals, points and knots."""
     (across, up), table = tables.variables, tables.solution
     rows = []
     for unknown, residual in zip(tables.unknowns, tables.residuals, strict=True):

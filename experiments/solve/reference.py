@@ -163,8 +163,7 @@ class _Evolution:
         """Return a function of time and states to the time derivatives of all states."""
         system, states, x = self.system, list(self.starts), grids[0].x
         places = [x] if len(system.box) > 1 else []
-        derivatives = (d for relation in system.equations for d in relation.derivatives)
-        in_space = sorted({(d.unknown, sum(d.index[:-1])) for d in derivatives})
+        in_space = sorted({(d.unknown, sum(d.index[:-1])) for d in system.derivatives})
         in_time = [(number, *state) for number, state in enumerate(states) if state[1]]
         names = [
             *system.vocabulary.variables,
@@ -292,10 +291,9 @@ def _evolution(system: System) -> _Evolution | None:
     Return None if it is not linear in them, or an initial condition is missing.
     """
     unknowns = range(len(system.vocabulary.unknowns))
-    contained = [each for relation in system.equations for each in relation.derivatives]
-    in_time = [d for d in contained if not any(d.index[:-1])]
+    in_time = [d for d in system.derivatives if not any(d.index[:-1])]
     orders = [max((d.index[-1] for d in in_time if d.unknown == u), default=0) for u in unknowns]
-    if not all(orders) or any(d.index[-1] and any(d.index[:-1]) for d in contained):
+    if not all(orders) or any(d.index[-1] and any(d.index[:-1]) for d in system.derivatives):
         return None
     names = [variable(_name(system, u, 0, orders[u])) for u in unknowns]
     found = sympy.solve([relation.expression for relation in system.equations], names, dict=True)
@@ -316,8 +314,7 @@ def _evolution(system: System) -> _Evolution | None:
 def _wall_conditions(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
     """Return an unknown's conditions at both ends, [] if it needs none, None if it lacks them."""
     mine = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
-    derivatives = (d for relation in system.equations for d in relation.derivatives)
-    if not mine and not any(d.index[0] for d in derivatives if d.unknown == unknown):
+    if not mine and not any(d.index[0] for d in system.derivatives if d.unknown == unknown):
         return []
     found: list[Relation] = []
     for end in system.box[0].tolist():

@@ -126,11 +126,7 @@ class SolvedEquation:
         at, network = torch.as_tensor(self._points(x)), self.solution.network
         equations, constants = self.problem.system.equations, self.solution.last[-1].constants
         found = torch.zeros(len(at), len(equations), dtype=at.dtype)
-        if isinstance(network, Windows):
-            parts = network.split(at)
-        else:
-            parts = [(network, torch.arange(len(at)))]
-        for part, where in parts:
+        for part, where in network.split(at):
             for number, relation in enumerate(equations if len(where) else ()):
                 block = Block("equation", relation, at[where])
                 found[where, number] = block.residual(part, constants, block.points)[0].detach()
@@ -198,12 +194,13 @@ class SolvedEquation:
         plane through the middle of the last one's range.
         """
         box, vocabulary = self.problem.system.box.numpy(), self.problem.system.vocabulary
+        names = vocabulary.variables
         axes = [np.linspace(low, high, RESOLUTION[len(box)]) for low, high in box]
         if len(box) == 3:
             axes[2] = box[2:].mean(1)
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(box))
         values, residual, comparison = self(points), self.residual(points), self.problem.comparison
-        columns = dict(zip(vocabulary.variables, points.T, strict=True))
+        columns = dict(zip(names, points.T, strict=True))
         for i, unknown in enumerate(vocabulary.unknowns):
             columns[unknown] = values[:, i]
             if comparison is not None:
@@ -211,15 +208,15 @@ class SolvedEquation:
         columns |= {f"residual_{i}": each for i, each in enumerate(residual.T)}
         yield Table(f"solution_{name}", columns)
         inside = np.concatenate([stage.points.numpy() for stage in self.solution.last])
-        yield Table(f"points_{name}", dict(zip(vocabulary.variables, inside.T, strict=True)))
+        yield Table(f"points_{name}", dict(zip(names, inside.T, strict=True)))
         knots = [
             {"window": number, "variable": variable, "at": at}
             for number, stage in enumerate(self.solution.last)
             if (edges := edges_of(stage.solution)) is not None
-            for variable, row, (low, high) in zip(
-                vocabulary.variables, edges, stage.solution.box.tolist(), strict=True
+            for variable, row in zip(
+                vocabulary.variables, stage.solution.outer(edges.T).T, strict=True
             )
-            for at in ((low + high + row * (high - low)) / 2).tolist()
+            for at in row.tolist()
         ]
         if knots:
             frame = DataFrame(knots)

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from kanrun.engine.equations.system import System, differentiate
 from kanrun.engine.equations.taylor import Monomials, NetworkJets, network_jets
 from kanrun.engine.networks import Network, from_description
-from kanrun.engine.splines import breakpoints_of
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import RowFunction
@@ -144,6 +143,14 @@ class Field(Network):
     def inner(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """Return the inputs of the network for x: -1 and 1 at the ends of the box."""
         return (x - self.box.mean(1)) / self.half_extent
+
+    def outer(self, t: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
+        """Return the points whose inputs to the network are t."""
+        return self.box.mean(1) + t * self.half_extent
+
+    def split(self, x: Tensor) -> list[tuple[Field, Tensor]]:
+        """Return the field with the indices of the points, as `Windows` does."""
+        return [(self, torch.arange(len(x)))]
 
     def with_network(self, network: Network) -> Field:
         """Return the same field of another network."""
@@ -287,8 +294,7 @@ def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
     """Return the breakpoints of each variable on [-1, 1]; None for a network without grids."""
     if not solution.network.edge_layers:
         return None
-    first = solution.network.edge_layers[0]
-    return breakpoints_of(first.knots, first.spec.degree).detach()
+    return solution.network.edge_layers[0].grid.breakpoints
 
 
 def hard_conditions(system: System, *, last: bool) -> HardConditions | None:
@@ -330,13 +336,12 @@ def _given_values(
 ) -> dict[int, Mapping[sympy.Expr, Sequence[sympy.Expr]]]:
     """Return the values of an unknown and of its derivatives across faces, by variable and end."""
     found: dict[int, dict[sympy.Expr, dict[int, sympy.Expr]]] = {}
-    for condition in system.conditions:
-        if (given := condition.given()) is None or given[0].unknown != unknown:
-            continue
+    mine = [each for each in system.given if each[1].unknown == unknown]
+    for condition, derivative, formula in mine:
         for (number, place), *more in condition.faces:
-            end, order = sympy.Rational(repr(place)), given[0].index[number]
-            if not more and sum(given[0].index) == order:
-                value = given[1].subs(variable(system.vocabulary.variables[number]), end)
+            end, order = sympy.Rational(repr(place)), derivative.index[number]
+            if not more and sum(derivative.index) == order:
+                value = formula.subs(variable(system.vocabulary.variables[number]), end)
                 found.setdefault(number, {}).setdefault(end, {})[order] = sympy.expand(value)
     result = dict[int, Mapping[sympy.Expr, Sequence[sympy.Expr]]]()
     for number, ends in sorted(found.items()):

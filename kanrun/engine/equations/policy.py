@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Any
 
 from torch import Generator, Tensor
 
@@ -11,6 +13,13 @@ from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Wi
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria
 from kanrun.engine.networks import Network
 
+#: What differs in windows with polynomials of time.
+FOR_POLYNOMIALS: dict[str, Any] = {
+    "condition_weight": 1e4,
+    "max_terms": 12,
+    "max_unknowns": 1500,
+    "accepted_residual": 3e-4,
+}
 #: Creates a new network with the inputs of the box on [-1, 1] and the given number of outputs.
 Create = Callable[[int, Generator], Network]
 
@@ -107,9 +116,7 @@ class EquationPolicy:
     @property
     def for_polynomials(self) -> EquationPolicy:
         """Constants of windows with polynomials of time (`OutputForm.fixed_last`)."""
-        return replace(
-            self, condition_weight=1e4, max_terms=12, max_unknowns=1500, accepted_residual=3e-4
-        )
+        return replace(self, **FOR_POLYNOMIALS)
 
     def finest(self, variables: int, *, whole: bool = True) -> int:
         """Return the largest number of intervals of a grid in this many variables."""
@@ -117,8 +124,8 @@ class EquationPolicy:
 
     def corner_reach(self, gap: float, order: int) -> float:
         """Return the radius of a corner where derivatives of this order differ by `gap`."""
-        power = 1.0 if order > 0 else 0.25
-        return self.corner_radius * float(min(gap / self.corner_full_gap, 1.0) ** power)
+        share = min(gap / self.corner_full_gap, 1.0)
+        return self.corner_radius * (share if order > 0 else sqrt(sqrt(share)))
 
 
 @dataclass(frozen=True)

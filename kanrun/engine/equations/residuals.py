@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import sqrt
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from kanrun.formulas.equations import Relation
 TINY = 1e-300
 #: Regularisation of the scaled Gram matrix, then if its Cholesky factorisation fails.
 RIDGES = (1e-14, 1e-12)
+#: Unknowns count as at least this fraction of their sizes in relative changes.
+QUIET = 1e-3
 #: Singular values below this fraction of the largest do not determine a parameter.
 SINGULAR = 1e-12
 #: Points at which the size of a term is measured, and steps of the power method.
@@ -63,8 +66,7 @@ class Block:
     @property
     def scale(self) -> float:
         """Factor from a residual to a row, without the root of its share."""
-        root: float = (self.weight / len(self.points)) ** 0.5
-        return root / self.unit
+        return sqrt(self.weight / len(self.points)) / self.unit
 
     def residual(
         self, field: Field, constants: Tensor, x: Tensor, *, jacobian: bool = False
@@ -136,7 +138,7 @@ class ResidualProblem(Problem):
     def misfit(self, unknowns: Tensor) -> float:
         """Return the relative root mean square difference from the observations; 0 without any."""
         data = [block.weight for block in self.blocks if block.kind == "data"]
-        return (self.loss(unknowns, "data") / sum(data)) ** 0.5 if data else 0.0
+        return sqrt(self.loss(unknowns, "data") / sum(data)) if data else 0.0
 
     def evaluate(
         self, unknowns: Tensor, blocks: Sequence[Block] | None = None, *, jacobian: bool = True
@@ -263,7 +265,7 @@ def standard_errors(
     left, along, right = torch.linalg.svd(corner)
     inverse = right.T / along.clamp(min=SINGULAR * float(along.max())) @ left.T
     inflation = float((inverse.norm(dim=1) * corner.norm(dim=0)).max())
-    return inverse.norm(dim=1) / sizes[-len(constants) :] * variance**0.5, inflation
+    return inverse.norm(dim=1) / sizes[-len(constants) :] * sqrt(variance), inflation
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"]) -> float:
@@ -280,10 +282,8 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
             jets, traced = field.jets(points, monomials)
             values = jets[0, :, number]
             rms = float(values.detach().square().mean().sqrt())
-            parts.append(
-                traced.jacobian(values.sum()) / (max(rms, size * 1e-3) * len(points) ** 0.5)
-            )
-    moved = torch.cat(parts)
+            parts.append(traced.jacobian(values.sum()) / max(rms, size * QUIET))
+    moved = torch.cat(parts) / sqrt(len(points))
     jacobian = torch.cat([slopes for _, slopes in problem.evaluate(problem.unknowns)])
     scale = jacobian.norm(dim=0).clamp(min=TINY)
     unit = jacobian / scale

@@ -15,7 +15,7 @@ from collections.abc import Generator as Events
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from math import isfinite
+from math import isfinite, sqrt
 
 import torch
 from torch import Generator, Tensor
@@ -48,6 +48,8 @@ SENSITIVITY_POINTS = 1000
 TERMS_IN_TIME = 6
 #: A window that ends this fraction of its length before the range takes the rest as well.
 REMAINDER = 0.1
+#: Windows longer than the shortest by more than this fraction can be halved.
+ROUNDING = 0.01
 #: Grids after which a change that large means that a shorter window is needed.
 SETTLING_GRIDS = 4
 
@@ -103,7 +105,7 @@ class BoxSolver:
                 stage = replace(stage, change=max(stage.change, carried))
             least_data = min([stage.data, *(each.data for each in found)])
             found.append(replace(stage, least_data=least_data))
-            report_progress("grids", len(found), None, stage.objective**0.5)
+            report_progress("grids", len(found), None, sqrt(stage.objective))
             goes_on = not time_limit_reached() and self._choose_action(found)
             if not goes_on and fixed and not time_limit_reached():
                 found[-1] = self._with_error_estimate(found[-1])
@@ -310,7 +312,7 @@ def solve(
     while not last or start < high:
         end = high if start + (1 + REMAINDER) * length >= high else start + length
         whole = (start, end) == (low, high)
-        divisible = auto and end - start > 1.01 * shortest
+        divisible = auto and end - start > (1 + ROUNDING) * shortest
         form, constants = ansatz.form, policy
         if not whole and len(system.box) == 2 and form.separated:
             form = replace(form, terms=TERMS_IN_TIME, fixed_last=True)

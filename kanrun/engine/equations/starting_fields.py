@@ -24,7 +24,7 @@ from kanrun.engine.equations.residuals import Block, ResidualProblem, condition_
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import minimise
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import breakpoints_of, fit_coefficients, sample_points, spline_values
+from kanrun.engine.splines import equally_spaced, fit_coefficients, sample_points, spline_values
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import time_limit_reached
@@ -34,8 +34,6 @@ from kanrun.monitoring import time_limit_reached
 HALVED = 0.01
 #: Intervals narrower than twice this fraction of the range are not halved.
 NARROWEST = 1e-6
-#: Largest difference of the spacings of breakpoints that count as uniform, on [-1, 1].
-UNIFORM = 1e-9
 #: Fraction of the mean squared residual per interval below which residuals count as equal.
 NEGLIGIBLE_SQUARES = 1e-12
 #: Random networks next to the polynomials that a separated form can start from.
@@ -73,9 +71,7 @@ def insert_knots(
     if solution.form.fixed_last:
         rows[-1] = torch.linspace(-1, 1, intervals + 1).to(edges)
     breakpoints = torch.stack(rows)
-    spacing = breakpoints.diff(dim=1)
-    uniform = bool((spacing.amax(1) - spacing.amin(1) < UNIFORM).all())
-    first, _ = layers[0].moved(breakpoints, uniform=uniform)
+    first, _ = layers[0].moved(breakpoints, uniform=equally_spaced(breakpoints))
     hidden = [layer.refined(intervals)[0] for layer in layers[1:]]
     return solution.with_network(KAN.of_layers([first, *hidden]))
 
@@ -111,8 +107,9 @@ def with_terms(
     *others, last = solution.network.edge_layers
     form, more = solution.form, max(count, 0)
     new_form = replace(form, terms=max(1, form.terms + count))
-    edges = breakpoints_of(last.knots, last.spec.degree)
-    layer = SplineLayer.on_grid(edges, new_form.outputs, last.spec, uniform=last.uniform)
+    layer = SplineLayer.on_grid(
+        last.grid.breakpoints, new_form.outputs, last.spec, uniform=last.uniform
+    )
     if form.separated:
         layer.mask.copy_(new_form.mask(last.inputs))
     parts = last.coefficients.detach().unflatten(0, (form.unknowns, form.terms, form.factors))

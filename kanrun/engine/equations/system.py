@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import sympy
@@ -96,6 +97,17 @@ class System:
     def order(self) -> int:
         """Highest order of a derivative in the equations."""
         return max(each.order for each in self.equations)
+
+    @property
+    def derivatives(self) -> list[Derivative]:
+        """The derivatives that the equations contain, in their order."""
+        return [each for relation in self.equations for each in relation.derivatives]
+
+    @cached_property
+    def given(self) -> list[tuple[Condition, Derivative, sympy.Expr]]:
+        """The conditions that give one derivative a value, see `Condition.given`."""
+        found = ((each, each.given()) for each in self.conditions)
+        return [(each, *given) for each, given in found if given is not None]
 
     def guesses(self) -> Float[Tensor, " constants"]:
         """Return the initial guesses of the unknown parameters, in the order of the vocabulary."""

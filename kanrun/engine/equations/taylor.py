@@ -55,7 +55,7 @@ class Monomials:
 
     def factorial(self, index: Index) -> int:
         """Return a!, the ratio of a derivative to its component."""
-        return math.prod(math.factorial(each) for each in index)
+        return math.prod(map(math.factorial, index))
 
     def derivative(self, jet: Tensor, index: Index) -> Tensor:
         """Return the derivative by `index` (points, width) from a jet."""

@@ -59,25 +59,21 @@ class EdgeSpec:
     trained_scales: Literal["all", "base", "none"] = "all"
 
 
-def _silu_slope(x: Tensor) -> Tensor:
-    gate = torch.sigmoid(x)
-    return gate * (1 + x * (1 - gate))
-
-
-def _gelu_slope(x: Tensor) -> Tensor:
-    normal = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-    return normal + x * torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
-
-
 #: b and b' by name, both elementwise and differentiable to any order in every mode (torch's own
 #: silu is not).
 _BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "silu": (lambda x: x * torch.sigmoid(x), _silu_slope),
+    "silu": (
+        lambda x: x * torch.sigmoid(x),
+        lambda x: torch.sigmoid(x) * (1 + x * torch.sigmoid(-x)),
+    ),
     "identity": (lambda x: x, torch.ones_like),
     "zero": (torch.zeros_like, torch.zeros_like),
     "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x).square()),
     "relu": (functional.relu, lambda x: (x > 0).to(x.dtype)),
-    "gelu": (functional.gelu, _gelu_slope),
+    "gelu": (
+        functional.gelu,
+        lambda x: torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi),
+    ),
     "sigmoid": (torch.sigmoid, lambda x: torch.sigmoid(x) * (1 - torch.sigmoid(x))),
     "sin": (torch.sin, torch.cos),
     "gaussian": (lambda x: torch.exp(-x.square()), lambda x: -2 * x * torch.exp(-x.square())),

@@ -10,6 +10,8 @@ coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Generator
 
@@ -59,11 +61,11 @@ def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) ->
     grid, inputs, outputs = layer.grid, layer.inputs, layer.outputs
     terms = grid.functions + 1
     if scheme == "paper":
-        return [(2 / (inputs + outputs)) ** 0.5, PAPER]
+        return [sqrt(2 / (inputs + outputs)), PAPER]
     if scheme == "power_law":
         return [(inputs * terms) ** -power for power in POWER]
     if scheme == "spline":
-        return [0.0, SPLINE * inputs**-0.5]
+        return [0.0, SPLINE / sqrt(inputs)]
     share = torch.rand(PROBES, inputs, generator=generator, dtype=torch.float64).to(layer.knots)
     x = torch.lerp(grid.low.expand_as(share), grid.high.expand_as(share), share)
     # Mean squares of the base and of a basis function: of values forwards, of slopes backwards.
@@ -81,4 +83,4 @@ def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) ->
     sizes = [
         float(forwards * value + backwards * slope) for value, slope in zip(*squares, strict=True)
     ]
-    return [(variance / size) ** 0.5 if size > 0 else 0.0 for size in sizes]
+    return [sqrt(variance / size) if size > 0 else 0.0 for size in sizes]

@@ -23,7 +23,6 @@ from kanrun.engine.layers.settings import (
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
-    breakpoints_of,
     carry_coefficients,
     dense_rows,
     difference_bands,
@@ -154,13 +153,6 @@ class SplineLayer(nn.Module):
             self.spline_weight.requires_grad_(every)
             self.base_weight.requires_grad_(self._trains_base)
 
-    def extra_repr(self) -> str:
-        return (
-            f"{self.inputs}, {self.outputs}, intervals={self.grid.intervals}, "
-            f"degree={self.spec.degree}, "
-            f"base={self.spec.base!r}"
-        )
-
     @property
     def outputs(self) -> int:
         return int(self.mask.shape[0])
@@ -275,7 +267,7 @@ class SplineLayer(nn.Module):
 
     def refined(self, intervals: int) -> tuple[SplineLayer, str]:
         """Return the layer on `intervals` intervals over its domain, and the method."""
-        old = breakpoints_of(self.knots, self.spec.degree)
+        old = self.grid.breakpoints
         factor, rest = divmod(intervals, self.grid.intervals)
         if rest == 0 and factor > 0:
             return self.moved(subdivide(old, factor), uniform=self.uniform)
@@ -313,7 +305,7 @@ class SplineLayer(nn.Module):
 
     def resized(self, inputs: int, outputs: int) -> SplineLayer:
         """Return the edges between the first `inputs` and `outputs`; additional ones are pruned."""
-        own = breakpoints_of(self.knots, self.spec.degree)
+        own = self.grid.breakpoints
         grid = torch.cat([own[:inputs], own[:1].expand(max(inputs - self.inputs, 0), -1)])
         new = SplineLayer.on_grid(grid, outputs, self.spec, uniform=self.uniform)
         part = slice(self.outputs), slice(self.inputs)
@@ -393,7 +385,7 @@ class LearnedEdge:
 
     @property
     def breakpoints(self) -> Tensor:
-        return breakpoints_of(self.layer.knots, self.layer.spec.degree)[self.input]
+        return self.layer.grid.breakpoints[self.input]
 
     @property
     def coefficients(self) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from math import sqrt
 from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from kanrun.engine.layers import SplineLayer, linearised, nodes_of
 from kanrun.engine.least_squares import LocalRows
@@ -124,14 +124,11 @@ class EdgeNetwork(Network):
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
         """Return the differences of order m of w_s c, and a row for each w_b."""
-        indices, values, start = [], [], 0
-        orders = [order or penalty_order(layer.spec.degree) for layer in self.edge_layers]
-        for layer, m in zip(self.edge_layers, orders, strict=True):
-            for index, rows in layer.penalty_rows(m, start):
-                fill = (0, max(orders) + 1 - rows.shape[1])  # Zeros, of any column.
-                indices.append(pad(index, fill))
-                values.append(pad(rows, fill))
+        parts, start = list[tuple[Tensor, Tensor]](), 0
+        for layer in self.edge_layers:
+            parts += layer.penalty_rows(order or penalty_order(layer.spec.degree), start)
             start += layer.unknowns_at()
+        indices, values = zip(*parts, strict=True)
         return LocalRows(torch.cat(indices), torch.cat(values), start)
 
     def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
@@ -227,7 +224,7 @@ class EdgeNetwork(Network):
         narrow = self._resized(shape)
         with torch.no_grad():
             for layer, old in zip(narrow.edge_layers, self.edge_layers, strict=True):
-                layer.coefficients.mul_((old.inputs / layer.inputs) ** 0.5)
+                layer.coefficients.mul_(sqrt(old.inputs / layer.inputs))
         return narrow
 
     def padded(self, shape: Sequence[int]) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ class MLP(Network):
                 for parameter in (weight, bias):
                     # Drawn in float64, so that a seed means the same start in every precision.
                     drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter.copy_((2 * drawn - 1) * weight.shape[1] ** -0.5)
+                    parameter.copy_((2 * drawn - 1) / math.sqrt(weight.shape[1]))
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         weight = next(self.parameters())
@@ -117,7 +118,16 @@ class MLP(Network):
 
         d y / d W = (d y / d z) (inputs of the layer), z the sums before activation.
         """
-        reaching, slopes, y = self._traced(x)
+        act, reaching, slopes = ACTIVATIONS[self.activation], [x], list[Tensor]()
+        for layer in self.linear[:-1]:
+            with torch.no_grad():
+                before: Tensor = layer(reaching[-1])
+            with torch.enable_grad():
+                after = act(before.requires_grad_())
+                slopes += torch.autograd.grad(after.sum(), before)
+            reaching.append(after.detach())
+        with torch.no_grad():
+            y: Tensor = self.linear[-1](reaching[-1])
         upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
         columns: list[Tensor] = []
         with torch.no_grad():
@@ -132,19 +142,3 @@ class MLP(Network):
                 if number:
                     upstream = (upstream @ weight) * slopes[number - 1][:, None]
         return y, DenseRows(torch.cat(columns[::-1], dim=-1).flatten(0, 1))
-
-    def _traced(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Return the inputs of each layer, the slopes of the activations, and f(x)."""
-        act = ACTIVATIONS[self.activation]
-        reaching, slopes = [x], []
-        for layer in self.linear[:-1]:
-            with torch.no_grad():
-                before: Tensor = layer(reaching[-1])
-            with torch.enable_grad():
-                before.requires_grad_()
-                after = act(before)
-                (slope,) = torch.autograd.grad(after.sum(), before)
-            reaching.append(after.detach())
-            slopes.append(slope)
-        with torch.no_grad():
-            return reaching, slopes, self.linear[-1](reaching[-1])

@@ -166,16 +166,11 @@ def prune_edges(kan: N, x: Float[Tensor, "samples inputs"] | ArrayLike, threshol
         best = edge == edge.amax(1, keepdim=True)
         masks.insert(0, (edge >= threshold) | (of_sums(needed, products)[:, None] & best))
         needed = masks[0].any(0)
-    return _with_means(with_masks(kan, masks), kan, data)
-
-
-def _with_means(new: N, old: N, x: Tensor) -> N:
-    """Add the mean on x of each edge that `new` lost to the largest edge kept into the same node.
-
-    A constant is not noise. B-splines sum to one, so it is added to the coefficients.
-    """
+    new = with_masks(kan, masks)
+    # A constant is not noise: the mean of each lost edge goes to the largest edge kept into the
+    # same node. B-splines sum to one, so it is added to the coefficients.
     with torch.no_grad():
-        for layer, (before, at) in zip(new.edge_layers, old.edge_inputs(x), strict=True):
+        for layer, (before, at) in zip(new.edge_layers, kan.edge_inputs(data), strict=True):
             values = before.edge_values(at)
             lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
             keeper = (values.std(0, correction=0) * layer.mask).argmax(1, keepdim=True)

@@ -32,7 +32,6 @@ from kanrun.engine.splines.knots import (
     Extrapolation,
     Grid,
     breakpoints_from_data,
-    breakpoints_of,
     breakpoints_within,
     equally_spaced,
     extend,

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import embedding, embedding_bag
 
-from kanrun.engine.splines.knots import Grid, find_interval, interval_at, positions
+from kanrun.engine.splines.knots import Grid, find_interval, interval_at, largest, positions
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
 #: digits.
@@ -41,6 +41,8 @@ UNIFORM_MATRIX_DEGREE = 5
 SPARSE_ABOVE = 11.0
 #: Numbers of groups from which on keys need 32 bits; narrow integers are sorted faster.
 INT16_GROUPS = 1 << 15
+#: The factors of a gathered product: weights, table, upstream gradients.
+FACTORS = 0, 1, 2
 
 
 def is_forward() -> bool:
@@ -149,7 +151,7 @@ def _recurrence(x: Tensor, grid: Grid, interval: Tensor, derivative: int) -> Ten
     if derivative > 1:
         return torch.where((x >= grid.low) & (x <= grid.high), values, 0)
     if k and not derivative and grid.extrapolation == "linear":
-        limit = torch.finfo(x.dtype).max ** 0.5
+        limit = largest(x.dtype)
         return values + (x - held).clamp(-limit, limit) * slopes
     return values
 
@@ -335,8 +337,8 @@ class _Slope(torch.autograd.Function):
         first, second, index = ctx.saved_tensors
         factors, needed, found = [first, second], ctx.needs_input_grad[1:3], list[Tensor | None]()
         factors.insert(ctx.by, grad)
-        for by in (each for each in range(3) if each != ctx.by):
-            one, other = (factors[i] for i in range(3) if i != by)
+        for by in (each for each in FACTORS if each != ctx.by):
+            one, other = (factors[i] for i in FACTORS if i != by)
             found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
         return None, *found, None, None
 

@@ -16,7 +16,7 @@ Ramshaw, Blossoms are polar forms (1989), for the ends.
 
 from __future__ import annotations
 
-from math import factorial
+from math import factorial, sqrt
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from kanrun.engine.splines.basis import (
     spline_values,
     widen,
 )
-from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, breakpoints_of, find_interval
+from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, find_interval
 
 #: Relative singular value below which a component is left out.
 RANK_TOLERANCE = 1e-13
@@ -118,7 +118,7 @@ def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
     if design.shape[1] >= design.shape[2]:
         q, r = torch.linalg.qr(design)
         diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
-        if bool((diagonal.amin(-1) > RANK_TOLERANCE**0.5 * diagonal.amax(-1)).all()):
+        if bool((diagonal.amin(-1) > sqrt(RANK_TOLERANCE) * diagonal.amax(-1)).all()):
             exact: Tensor = torch.linalg.solve_triangular(r, q.mT @ values, upper=True)
             return exact
     left, singular, right = torch.linalg.svd(design, full_matrices=False)
@@ -157,18 +157,16 @@ def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
 
 def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
     """Return `per_interval` midpoints of every interval and both ends, a column for each input."""
-    shares = (
-        torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5
-    ) / per_interval
-    points = breakpoints_of(grid.knots, grid.degree)
+    points = grid.breakpoints
+    ends = torch.arange(per_interval + 1, dtype=points.dtype, device=points.device) / per_interval
+    shares = (ends[:-1] + ends[1:]) / 2
     inner = torch.lerp(points[:, :-1, None], points[:, 1:, None], shares).flatten(1)
     return torch.cat([points[:, :1], inner, points[:, -1:]], dim=1).T
 
 
 def contains(fine: Grid, coarse: Grid) -> bool:
     """Return whether every breakpoint of `coarse` is one of `fine`, over the same domain."""
-    old = breakpoints_of(coarse.knots, coarse.degree)
-    new = breakpoints_of(fine.knots, fine.degree)
+    old, new = coarse.breakpoints, fine.breakpoints
     if fine.degree != coarse.degree or new.shape[1] < old.shape[1]:
         return False
     position = torch.searchsorted(new.contiguous(), old.contiguous()).clamp(max=new.shape[1] - 1)
@@ -191,10 +189,15 @@ def insert_knots(
     """
     k = coarse.degree
     if k == 0:
-        points = breakpoints_of(fine.knots, 0)
+        points = fine.knots
         piece = find_interval(((points[:, :-1] + points[:, 1:]) / 2).T, coarse).T
         return coefficients.gather(2, piece.expand(coefficients.shape[0], -1, -1))
-    points = _onto(breakpoints_of(fine.knots, k), breakpoints_of(coarse.knots, k))
+    # The fine breakpoints nearest to old ones become these: rounding must not put one on the other
+    # side.
+    old, new = coarse.breakpoints.contiguous(), fine.breakpoints.contiguous()
+    right = torch.searchsorted(new, old).clamp(1, new.shape[1] - 1)
+    left_nearer = old - new.gather(1, right - 1) < new.gather(1, right) - old
+    points = new.scatter(1, right - left_nearer.long(), old)
     knots = torch.cat([points[:, :1].expand(-1, k), points, points[:, -1:].expand(-1, k)], 1)
     piece, weights = _weights(coarse, knots)
     clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)
@@ -206,16 +209,6 @@ def insert_knots(
     left = _let_out(clamped, knots, fine.knots, k)
     knots = torch.cat([fine.knots[:, :k], knots[:, k:]], 1)
     return _let_out(left.flip(2), -knots.flip(1), -fine.knots.flip(1), k).flip(2)
-
-
-def _onto(fine: Tensor, coarse: Tensor) -> Tensor:
-    """Replace the `fine` breakpoints nearest to `coarse` ones by these.
-
-    Rounding must not put one on the other side.
-    """
-    right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
-    left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
-    return fine.scatter(1, right - left_nearer.long(), coarse)
 
 
 def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,11 @@ from kanrun.errors import UsageError
 Extrapolation = Literal["linear", "constant", "zero"]
 
 
-#: Smallest interval of a grid drawn from data, as a fraction of the uniform interval.
-MINIMUM_SPACING = 1e-2
+#: Smallest interval of a grid drawn from data, as a fraction of the uniform interval, and the same
+#: at most where the precision needs more.
+MINIMUM_SPACING, MAXIMUM_SHARE = 1e-2, 0.5
+#: Half the width of the grid of a constant input, as a fraction of its size.
+CONSTANT_REACH = 0.5
 #: An outlier lies more than FAR bulk widths outside the bulk, which omits a fraction RARE of the
 #: samples at either end; fewer samples than FEW have no outliers.
 RARE, FAR, FEW = 0.01, 1.0, 20
@@ -66,6 +69,11 @@ class Grid:
         return self.intervals + self.degree
 
     @property
+    def breakpoints(self) -> Float[Tensor, "inputs points"]:
+        """The breakpoints inside the knots: the domain on which the basis sums to one."""
+        return self.knots[:, self.degree : self.knots.shape[1] - self.degree]
+
+    @property
     def low(self) -> Tensor:
         return self.knots[:, self.degree]
 
@@ -81,10 +89,15 @@ def positions(
 
     0 at its low end, G at its high end.
 
-    Clipped to +- sqrt(largest number), so that no product with it overflows.
+    Clipped to +- `largest`, so that no product with it overflows.
     """
-    scale, limit = grid.intervals / (grid.high - grid.low), torch.finfo(x.dtype).max ** 0.5
+    scale, limit = grid.intervals / (grid.high - grid.low), largest(x.dtype)
     return ((x - grid.low) * scale).clamp(-limit, limit), scale
+
+
+def largest(dtype: torch.dtype) -> float:
+    """Return the square root of the largest number, beyond which inputs count as constant."""
+    return math.sqrt(torch.finfo(dtype).max)
 
 
 def interval_at(t: Tensor, intervals: int) -> Tensor:
@@ -118,13 +131,6 @@ def extend(
     left = first - (breakpoints[:, 1:2] - first) * steps.flip(0)
     right = last + (last - breakpoints[:, -2:-1]) * steps
     return torch.cat([left, breakpoints, right], dim=1)
-
-
-def breakpoints_of(
-    knots: Float[Tensor, "inputs knots"], degree: int
-) -> Float[Tensor, "inputs points"]:
-    """Return the breakpoints inside `knots`: the domain on which the basis sums to one."""
-    return knots[:, degree : knots.shape[1] - degree]
 
 
 def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
@@ -189,8 +195,14 @@ def breakpoints_from_data(
     breakpoints equal. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range
     is that of all.
     """
-    order = x.sort(0).values
-    low, high = _range(order)
+    order, rare = x.sort(0).values, rare_samples(x.shape[0])
+    low, high = order[rare], order[x.shape[0] - 1 - rare]
+    width = high - low
+    # Distances from a constant are measured by the width of its own grid.
+    reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
+    near, infinite = (order >= low - reach) & (order <= high + reach), torch.inf
+    low = torch.where(near, order, infinite).amin(0)
+    high = torch.where(near, order, -infinite).amax(0)
     return _drawn(order.clamp(low, high), low, high, intervals, adapt, margin)
 
 
@@ -220,18 +232,6 @@ def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
     return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)
 
 
-def _range(order: Float[Tensor, "samples inputs"]) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest of sorted samples that are no outliers."""
-    rare = rare_samples(order.shape[0])
-    low, high = order[rare], order[order.shape[0] - 1 - rare]
-    width = high - low
-    # Distances from a constant are measured by the width of its own grid.
-    reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
-    near = (order >= low - reach) & (order <= high + reach)
-    infinite = torch.full_like(order, torch.inf)
-    return torch.where(near, order, infinite).amin(0), torch.where(near, order, -infinite).amax(0)
-
-
 def _grain(low: Tensor, high: Tensor) -> Tensor:
     """Return the smallest width that this precision can divide there."""
     return SPACING_ROUNDINGS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
@@ -244,7 +244,9 @@ def _drawn(
     width, grain = high - low, _grain(low, high)
     least = (intervals * grain - width) / 2
     pad = torch.where(
-        width <= grain, 0.5 * low.abs().clamp(min=1.0), torch.maximum(margin * width, least)
+        width <= grain,
+        CONSTANT_REACH * low.abs().clamp(min=1.0),
+        torch.maximum(margin * width, least),
     )
     uniform = uniform_breakpoints(low - pad, high + pad, intervals)
     if adapt == 0.0:
@@ -257,19 +259,9 @@ def _drawn(
     quantile = torch.lerp(order[below].T, order[above].T, (at - below).to(order.dtype))
     quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
     mixed = torch.lerp(uniform, quantile, adapt)
-    share = (intervals * grain / (uniform[:, -1] - uniform[:, 0])).clamp(MINIMUM_SPACING, 0.5)
-    return _keep_apart(mixed, share[:, None])
-
-
-def _keep_apart(
-    breakpoints: Float[Tensor, "inputs points"], share: Tensor
-) -> Float[Tensor, "inputs points"]:
-    """Widen intervals to about the fraction `share` (inputs, 1) of the uniform one.
-
-    The ends stay.
-    """
-    low, high = breakpoints[:, :1], breakpoints[:, -1:]
-    widths = breakpoints.diff(dim=1) / (high - low)
-    widths = torch.maximum(widths, share / widths.shape[1])
+    # Intervals are widened to about the fraction `share` of the uniform one; the ends stay.
+    low, high = uniform[:, :1], uniform[:, -1:]
+    share = (intervals * grain[:, None] / (high - low)).clamp(MINIMUM_SPACING, MAXIMUM_SHARE)
+    widths = torch.maximum(mixed.diff(dim=1) / (high - low), share / intervals)
     inner = low + (high - low) * (torch.cumsum(widths, 1)[:, :-1] / widths.sum(1, keepdim=True))
     return torch.cat([low, inner, high], dim=1)

@@ -24,7 +24,7 @@ from scipy.interpolate import make_interp_spline
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
+from kanrun.engine.splines import Extrapolation, extend
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, TableFunctions, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
 from kanrun.engine.tables.reduced_basis import DEGREE, blocks
@@ -120,8 +120,8 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
     """
     first, second = ([one.edge_layers[i] for one in networks] for i in (0, 1))
     edges = np.concatenate([one.coefficients.detach().numpy() for one in first])
-    inner = _layer(breakpoints_of(first[0].knots, DEGREE), edges, first[0].spec)
-    cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])
+    inner = _layer(first[0].grid.breakpoints, edges, first[0].spec)
+    cuts = torch.cat([one.grid.breakpoints for one in second])
     flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
     mask = linalg.block_diag(*(one.mask.numpy() for one in second))
     flat = flat.reshape(len(networks), len(cuts), -1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.equations import Monomials
-from kanrun.engine.equations.taylor import derivatives, network_jets
+from kanrun.engine.equations.taylor import network_jets
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network, Polynomial
 from kanrun.errors import UsageError
@@ -105,13 +105,6 @@ def test_the_jacobian_is_what_differences_say(kind: str) -> None:
     for along in torch.randn(24, len(start), generator=drawn, dtype=torch.float64):
         expected = (value_at(start + step * along) - value_at(start - step * along)) / (2 * step)
         torch.testing.assert_close(jacobian @ along, expected, rtol=1e-5, atol=1e-7 * scale)
-
-
-def test_derivatives_of_a_function() -> None:
-    z = torch.linspace(-1, 1, 5, dtype=torch.float64)
-    found = derivatives(torch.sin, z, 4)
-    for each, expected in zip(found, (z.sin(), z.cos(), -z.sin(), -z.cos(), z.sin()), strict=True):
-        torch.testing.assert_close(each.detach(), expected, rtol=1e-13, atol=1e-15)
 
 
 def test_other_networks_are_refused() -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import torch
+from made_layer import NARROW, WIDE, data, make
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+from kanrun.engine.layers import EdgeSpec, SplineLayer
 
-NARROW, WIDE = 4, 160
 SPECS = [
     (True, EdgeSpec(base="silu")),
     (False, EdgeSpec(degree=2, base="tanh")),
@@ -23,24 +24,10 @@ SPECS = [
 ]
 
 
-def make(intervals: int, spec: EdgeSpec, *, uniform: bool, dtype: torch.dtype) -> SplineLayer:
-    generator = torch.Generator().manual_seed(0)
-    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
-    if not uniform:
-        points[:, 1:-1] += (
-            0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
-        )
-    layer = SplineLayer.on_grid(points.to(dtype), 2, spec, uniform=uniform)
-    initialise(layer, "paper", generator)
+def pruned(intervals: int, spec: EdgeSpec, **more: Any) -> SplineLayer:
+    layer = make(intervals, spec, **more)
     layer.mask[1, 2] = False
     return layer
-
-
-def points(samples: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
-    share = torch.rand(
-        samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    return (2.6 * share - 1.3).to(dtype).requires_grad_()
 
 
 def gradients(y: torch.Tensor, x: torch.Tensor, layer: SplineLayer) -> list[torch.Tensor]:
@@ -60,7 +47,7 @@ def the_same_numbers(layer: SplineLayer, backend: str) -> None:
         else {"atol": 2e-5, "rtol": 1e-4}
     )
     for samples in (12, 30):  # the second makes a graph for any number of samples
-        x = points(samples, layer.knots.dtype, seed=samples)
+        x = data(samples, seed=samples).to(layer.knots).requires_grad_()
         found, expected = compiled(x), layer(x)
         torch.testing.assert_close(found, expected, **tolerance)
         pairs = zip(gradients(found, x, layer), gradients(expected, x, layer), strict=True)
@@ -70,16 +57,16 @@ def the_same_numbers(layer: SplineLayer, backend: str) -> None:
 
 def no_samples(intervals: int, backend: str) -> None:
     torch.compiler.reset()
-    layer = make(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
-    x = points(0, torch.float64)
+    layer = pruned(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
+    x = data(0).requires_grad_()
     y = torch.compile(layer, fullgraph=True, backend=backend)(x)
     assert not any(part.any() for part in gradients(y, x, layer))
 
 
 def a_change_is_seen(backend: str) -> None:
     torch.compiler.reset()
-    layer = make(NARROW, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
-    compiled, x = torch.compile(layer, fullgraph=True, backend=backend), points(12, torch.float64)
+    layer = pruned(NARROW, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
+    compiled, x = torch.compile(layer, fullgraph=True, backend=backend), data().requires_grad_()
     compiled(x)
     layer.mask[0] = False
     layer.knots.mul_(1.5)
@@ -89,8 +76,8 @@ def a_change_is_seen(backend: str) -> None:
 
 
 def transforms_inside(intervals: int, backend: str) -> None:
-    layer = make(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
-    x = points(5, torch.float64).detach()
+    layer = pruned(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float64)
+    x = data(5)
     for transform in (torch.vmap(lambda at: layer(at[None])[0]), torch.func.jacrev(layer)):
         torch.compiler.reset()
         found = torch.compile(transform, fullgraph=True, backend=backend)(x)
@@ -99,7 +86,7 @@ def transforms_inside(intervals: int, backend: str) -> None:
 
 def traced(backend: str) -> None:
     for intervals, (uniform, spec) in itertools.product([NARROW, WIDE], SPECS):
-        the_same_numbers(make(intervals, spec, uniform=uniform, dtype=torch.float64), backend)
+        the_same_numbers(pruned(intervals, spec, uniform=uniform, dtype=torch.float64), backend)
     for intervals in (NARROW, WIDE):
         transforms_inside(intervals, backend)
         no_samples(intervals, backend)
@@ -111,7 +98,7 @@ def main(backend: str) -> None:
     if backend == "inductor":
         for intervals in (NARROW, WIDE):
             the_same_numbers(
-                make(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float32), backend
+                pruned(intervals, EdgeSpec(base="silu"), uniform=True, dtype=torch.float32), backend
             )
     else:
         traced(backend)

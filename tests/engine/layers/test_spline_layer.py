@@ -9,44 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_layer import NARROW, WIDE, data, make
 
-from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer, initialise
+from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
-
-NARROW, WIDE = 4, 160  # intervals for the dense and, for any data and precision, the sparse product
-
-
-def make(
-    inputs=3, outputs=2, intervals=NARROW, spec=None, *, uniform=True, dtype=torch.float64, seed=0
-):
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
-    if not uniform:
-        points[:, 1:-1] += (
-            0.3
-            / intervals
-            * torch.rand(inputs, intervals - 1, generator=generator, dtype=torch.float64)
-        )
-    layer = SplineLayer.on_grid(
-        points.to(dtype), outputs, spec or EdgeSpec(base="silu"), uniform=uniform
-    )
-    initialise(layer, "paper", generator)
-    with torch.no_grad():
-        for weight in scales_of(layer):
-            weight.copy_(0.5 + torch.rand(weight.shape, generator=generator))
-    return layer
 
 
 def scales_of(layer):
     return [parameter for name, parameter in layer.named_parameters() if name != "coefficients"]
 
 
-def data(layer, samples=12, spread=1.3, seed=1):
-    share = torch.rand(
-        samples, layer.inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    return ((2 * share - 1) * spread).to(layer.knots)
+def samples(layer, count=12, spread=1.3, seed=1):
+    return data(count, layer.inputs, spread, seed).to(layer.knots)
 
 
 def base_by_pieces(layer, x):
@@ -108,7 +83,7 @@ SPECS = [
 def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     layer = make(intervals=intervals, uniform=uniform, spec=spec, dtype=dtype)
     layer.mask[1, 2] = False
-    x = data(layer)
+    x = samples(layer)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
 
@@ -122,7 +97,7 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     intervals=st.sampled_from([1, 3, 90]),
 )
 def test_any_shape(shape, inputs, outputs, degree, intervals):
-    layer = make(inputs, outputs, intervals, EdgeSpec(degree=degree, base="silu"))
+    layer = make(intervals, EdgeSpec(degree=degree, base="silu"), inputs=inputs, outputs=outputs)
     x = torch.linspace(-1, 1, max(1, inputs), dtype=torch.float64).expand(*shape, inputs)
     y = layer(x)
     assert y.shape == (*shape, outputs)
@@ -134,7 +109,7 @@ def test_any_shape(shape, inputs, outputs, degree, intervals):
 def test_pruned_edges_do_nothing_and_learn_nothing(scale):
     layer = make(spec=EdgeSpec(edge_scaling=scale, base="silu"))
     layer.mask[0, 1] = False
-    x = data(layer)
+    x = samples(layer)
     before = layer(x)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -148,8 +123,8 @@ def test_pruned_edges_do_nothing_and_learn_nothing(scale):
 
 
 def test_edge_values_are_the_terms():
-    layer = make(3, 2, WIDE, uniform=False)
-    x = data(layer)
+    layer = make(WIDE, uniform=False)
+    x = samples(layer)
     torch.testing.assert_close(layer.edge_values(x).sum(-1), layer(x), atol=1e-12, rtol=0)
     h = 1e-6
     slope = (layer.edge_values(x + h) - layer.edge_values(x - h)) / (2 * h)
@@ -158,7 +133,7 @@ def test_edge_values_are_the_terms():
 
 def test_fixed_scales_do_not_learn():
     layer = make(spec=EdgeSpec(trained_scales="none", base="silu"))
-    layer(data(layer)).sum().backward()
+    layer(samples(layer)).sum().backward()
     assert layer.coefficients.grad.any()
     assert all(parameter.grad is None for parameter in scales_of(layer))
 
@@ -168,7 +143,7 @@ def test_copies_and_stored_layers_are_the_same_function():
         intervals=7, uniform=False, spec=EdgeSpec(degree=2, base="tanh", extrapolation="zero")
     )
     layer.mask[0, 0] = False
-    x = data(layer)
+    x = samples(layer)
     expected = layer(x)
     rebuilt = SplineLayer.from_description(layer.describe())
     rebuilt.load_state_dict(layer.state_dict())
@@ -178,7 +153,7 @@ def test_copies_and_stored_layers_are_the_same_function():
 
 def test_changes_of_grid_and_mask_in_place_are_seen():
     layer = make()
-    x = data(layer)
+    x = samples(layer)
     whole = layer(x)
     layer.mask[0, 0] = False
     assert not torch.equal(layer(x), whole)
@@ -194,11 +169,11 @@ def test_changes_of_grid_and_mask_in_place_are_seen():
 def test_inference_mode_leaves_nothing_behind():
     with torch.inference_mode():
         layer = make()
-        layer(data(layer))
+        layer(samples(layer))
     trained = make()
     with torch.inference_mode():
-        trained(data(trained))
-    trained(data(trained)).sum().backward()
+        trained(samples(trained))
+    trained(samples(trained)).sum().backward()
     assert trained.coefficients.grad is not None
 
 
@@ -217,7 +192,7 @@ def test_slopes_of_bases(base):
 def test_refining_to_a_multiple_is_exact(factor):
     layer = make(intervals=4, uniform=False)
     fine, how = layer.refined(4 * factor)
-    x = data(layer, 200, spread=2.0)
+    x = samples(layer, 200, spread=2.0)
     assert how == "insertion"
     torch.testing.assert_close(fine(x), layer(x), atol=1e-12 * float(layer(x).abs().max()), rtol=0)
 

@@ -7,22 +7,11 @@ import json
 
 import pytest
 import torch
+from made_kan import kan
 
 from kanrun.config.registry import MODELS, resolve
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial, from_description
+from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial, from_description
 from kanrun.errors import KanrunError, UsageError
-
-
-def kan(shape, intervals=4, spec=None, dtype=torch.float64):
-    domain = torch.tensor([[-1.0, 1.0]], dtype=dtype).expand(shape[0], 2)
-    return KAN.create(
-        shape,
-        intervals,
-        spec or EdgeSpec(base="silu"),
-        domain=domain,
-        generator=torch.Generator().manual_seed(0),
-    )
 
 
 def curve(kind, dtype=torch.float64, **extra):
@@ -35,9 +24,7 @@ def curve(kind, dtype=torch.float64, **extra):
 MAKERS = {
     "kan": lambda dtype: kan([2, 3, 2], dtype=dtype),
     "kan wide": lambda dtype: kan([2, 3, 2], 160, dtype=dtype),
-    "kan single": lambda dtype: kan(
-        [1, 2], spec=EdgeSpec(edge_scaling="single", degree=2, base="silu"), dtype=dtype
-    ),
+    "kan single": lambda dtype: kan([1, 2], edge_scaling="single", degree=2, dtype=dtype),
     "mlp": lambda dtype: MLP(
         [2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)
     ),

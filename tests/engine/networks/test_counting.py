@@ -5,25 +5,16 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_kan import kan
 
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
+from kanrun.engine.networks import ACTIVATIONS, MLP
 from kanrun.engine.networks import counting as c
 from kanrun.engine.networks.counting import match_flops, match_parameters, match_time
 from kanrun.errors import UsageError
 
 widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
-
-
-def kan(shape: list[int], intervals: int, **spec: object) -> KAN:
-    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64).expand(shape[0], 2)
-    generator = torch.Generator().manual_seed(0)
-    return KAN.create(
-        shape, intervals, EdgeSpec(**{"base": "silu", **spec}), domain=domain, generator=generator
-    )  # type: ignore[arg-type]
 
 
 @given(

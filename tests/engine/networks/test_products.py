@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from made_kan import kan, points
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
@@ -19,71 +20,59 @@ from kanrun.engine.training import Plan, Samples, TrainingData, fit
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
 
-def network(shape=(2, 3, 2, 1), products=(2, 1), seed=0, **spec):
-    generator = Generator().manual_seed(seed)
-    kan = KAN.create(
-        shape,
-        4,
-        EdgeSpec(**{"base": "silu", **spec}),
-        domain=DOMAIN,
-        generator=generator,
-        products=products,
-    )
+def network(shape=(2, 3, 2, 1), products=(2, 1), **spec):
+    made = kan(shape, products=products, **spec)
     with torch.no_grad():
-        for layer in kan.edge_layers:
+        for layer in made.edge_layers:
             layer.coefficients.mul_(8)
-    return kan
-
-
-def points(count=40):
-    return 2 * torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(1)) - 1
+    return made
 
 
 def test_a_product_node_multiplies_two_sums():
-    kan, x = network(), points()
+    net, x = network(), points(40, 2)
     first, second, third = (
-        layer(at) for layer, at in zip(kan.edge_layers, kan.activations(x), strict=False)
+        layer(at) for layer, at in zip(net.edge_layers, net.activations(x), strict=False)
     )
     hidden = torch.stack([first[:, 0], first[:, 1] * first[:, 2], first[:, 3] * first[:, 4]], 1)
-    torch.testing.assert_close(kan.edge_layers[1](hidden), second)
+    torch.testing.assert_close(net.edge_layers[1](hidden), second)
     above = torch.stack([second[:, 0], second[:, 1] * second[:, 2]], 1)
-    torch.testing.assert_close(kan.edge_layers[2](above), third)
+    torch.testing.assert_close(net.edge_layers[2](above), third)
     torch.testing.assert_close(kan(x), third)
-    assert kan.shape == (2, 3, 2, 1)
-    assert kan.count() == kan_parameters(size_of(kan), kan.edge_layers[0].spec)
+    assert net.shape == (2, 3, 2, 1)
+    assert net.count() == kan_parameters(size_of(net), net.edge_layers[0].spec)
 
 
 @pytest.mark.parametrize("base", ["zero", "silu"])
 def test_rows_are_the_jacobian(base):
-    kan, x = network(base=base), points(6)
-    y, rows = kan.linearise(x)
-    torch.testing.assert_close(y, kan(x))
-    names = [name for name, _ in kan.unknowns()]
-    free = {name: kan.get_parameter(name).detach() for name in names}
-    parts = torch.func.jacrev(lambda values: torch.func.functional_call(kan, values, (x,)))(free)
+    net, x = network(base=base), points(6, 2)
+    y, rows = net.linearise(x)
+    torch.testing.assert_close(y, net(x))
+    names = [name for name, _ in net.unknowns()]
+    free = {name: net.get_parameter(name).detach() for name in names}
+    parts = torch.func.jacrev(lambda values: torch.func.functional_call(net, values, (x,)))(free)
     expected = torch.cat([parts[name].flatten(2) for name in names], -1).flatten(0, 1)
     found = torch.zeros_like(expected).scatter_add_(1, rows.index, rows.values)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
 def test_stored_refined_and_regridded_forms_are_the_same_function():
-    kan, x = network(), points()
-    rebuilt = from_description(json.loads(json.dumps(kan.describe())))
-    rebuilt.load_state_dict(kan.state_dict())
-    assert torch.equal(rebuilt(x), kan(x))
-    fine = kan.refined(8, x)
+    net, x = network(), points(40, 2)
+    rebuilt = from_description(json.loads(json.dumps(net.describe())))
+    rebuilt.load_state_dict(net.state_dict())
+    assert torch.equal(rebuilt(x), net(x))
+    fine = net.refined(8, x)
     assert fine.change < 1e-12
-    assert fine.network.products == kan.products
-    assert kan.regrid(x, grid_eps=1.0, margin=0.05).network.shape == kan.shape
-    assert kan.subnetworks() == [kan.shape]
+    assert fine.network.products == net.products
+    assert net.regrid(x, grid_eps=1.0, margin=0.05).network.shape == net.shape
+    assert net.subnetworks() == [net.shape]
 
 
 def test_scores_add_up_and_pruning_keeps_both_factors():
-    kan, x = network((2, 2, 1), (1,)), points()
-    first, last = scores(kan, x)
+    net, x = network((2, 2, 1), (1,)), points(40, 2)
+    first, last = scores(net, x)
     assert first.shape == (3, 2)
     torch.testing.assert_close(float(last.sum()), 1.0)
-    smaller = prune_edges(kan, x, 0.3)
+    smaller = prune_edges(net, x, 0.3)
     assert smaller.edge_layers[1].mask.any()
     if smaller.edge_layers[1].mask[0, 1]:
         assert smaller.edge_layers[0].mask[1:].any(1).all()
@@ -93,7 +82,7 @@ def test_scores_add_up_and_pruning_keeps_both_factors():
     ("solver", "steps", "error"), [("lm", None, 1e-4), ("lbfgs", 150, 1e-2), ("adam", 200, 0.2)]
 )
 def test_every_solver_trains_them(solver, steps, error):
-    x = points(300)
+    x = points(300, 2)
     data = TrainingData(Samples(x, torch.sin(2 * x[:, :1]) * x[:, 1:] ** 3))
 
     def create(generator):
@@ -117,13 +106,13 @@ def test_every_solver_trains_them(solver, steps, error):
 
 
 def test_the_graph_of_a_network_is_its_function():
-    x = points(200)
-    kan = (
+    x = points(200, 2)
+    net = (
         network(base="zero")
         .regrid(x, grid_eps=1.0, margin=0.05)
         .network.regrid(x, grid_eps=1.0, margin=0.05)
         .network
     )
-    graph = graph_of(kan, x.numpy(), 0)
+    graph = graph_of(net, x.numpy(), 0)
     assert "product" in graph.operations
-    np.testing.assert_allclose(graph(x.numpy()), kan(x)[:, 0].detach().numpy(), atol=1e-9)
+    np.testing.assert_allclose(graph(x.numpy()), net(x)[:, 0].detach().numpy(), atol=1e-9)

@@ -7,80 +7,71 @@ from copy import deepcopy
 
 import pytest
 import torch
+from made_kan import kan, points
 
-from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.pruning import prune_edges, prune_on_validation, scores, with_masks
 from kanrun.errors import UsageError
 
 
 def network(shape: tuple[int, ...] = (3, 4, 2)) -> KAN:
-    generator = torch.Generator().manual_seed(0)
-    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
-    return KAN.create(shape, 5, EdgeSpec(degree=3, base="silu"), domain=domain, generator=generator)
-
-
-def points(inputs: int = 3) -> torch.Tensor:
-    return (
-        torch.rand(200, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
-        - 1
-    )
+    return kan(shape, 5)
 
 
 def test_scores_are_shares_of_the_outputs() -> None:
-    kan, x = network(), points()
-    result = scores(kan, x)
+    net, x = network(), points(200, 3)
+    result = scores(net, x)
     for edges, above in itertools.pairwise(result):
         torch.testing.assert_close(edges.sum(1), above.sum(0))
     torch.testing.assert_close(result[-1].sum(1), torch.ones(2, dtype=torch.float64))
 
 
 def test_a_dead_edge_is_pruned_without_any_change() -> None:
-    kan, x = network(), points()
+    net, x = network(), points(200, 3)
     with torch.no_grad():
-        kan.edge_layers[0].coefficients[1, 2] = 0.0
-        kan.edge_layers[0].base_weight[1, 2] = 0.0
-    smaller = prune_edges(kan, x, 1e-12)
+        net.edge_layers[0].coefficients[1, 2] = 0.0
+        net.edge_layers[0].base_weight[1, 2] = 0.0
+    smaller = prune_edges(net, x, 1e-12)
     assert not smaller.edge_layers[0].mask[1, 2]
     assert int(smaller.edge_layers[0].mask.sum()) == 11
-    torch.testing.assert_close(smaller(x), kan(x), rtol=0, atol=0)
+    torch.testing.assert_close(smaller(x), net(x), rtol=0, atol=0)
 
 
 def test_pruning_keeps_settings_and_the_old_network() -> None:
-    kan, x = network(), points()
-    before = {name: value.clone() for name, value in kan.state_dict().items()}
-    smaller = prune_edges(kan, x, 0.2)
-    assert smaller is not kan
-    assert smaller.describe() == kan.describe()
-    assert all(torch.equal(value, before[name]) for name, value in kan.state_dict().items())
+    net, x = network(), points(200, 3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    smaller = prune_edges(net, x, 0.2)
+    assert smaller is not net
+    assert smaller.describe() == net.describe()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert int(smaller.edge_layers[0].mask.sum()) < 12
     assert bool(smaller.edge_layers[1].mask.any(1).all())
 
 
-@pytest.mark.parametrize("x", [points()[:0], points().fill_(torch.nan)])
+@pytest.mark.parametrize("x", [points(200, 3)[:0], points(200, 3).fill_(torch.nan)])
 def test_scores_need_finite_samples(x: torch.Tensor) -> None:
     with pytest.raises(UsageError, match="at least one sample, and finite x"):
         network().prune(x)
 
 
 def test_edges_into_a_node_without_a_way_out_go_too() -> None:
-    kan = network()
-    masks = [layer.mask.clone() for layer in kan.edge_layers]
+    net = network()
+    masks = [layer.mask.clone() for layer in net.edge_layers]
     masks[1][:, 2] = False
-    smaller = with_masks(kan, masks)
+    smaller = with_masks(net, masks)
     assert not smaller.edge_layers[0].mask[2].any()
     assert smaller.edge_layers[0].mask[0].all()
 
 
 def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
-    kan, x = network((3, 4, 1)), points()
+    net, x = network((3, 4, 1)), points(200, 3)
     with torch.no_grad():
-        for layer in kan.edge_layers:
+        for layer in net.edge_layers:
             layer.base_weight[:] *= 1e-9
-        kan.edge_layers[0].coefficients[2:] *= 1e-9
-        y = kan(x)[:, 0]
+        net.edge_layers[0].coefficients[2:] *= 1e-9
+        y = net(x)[:, 0]
     smaller = prune_on_validation(
-        kan, x, x, y + 1e-3 * torch.randn(200, generator=torch.Generator().manual_seed(2)), 0
+        net, x, x, y + 1e-3 * torch.randn(200, generator=torch.Generator().manual_seed(2)), 0
     )
     assert int(smaller.edge_layers[0].mask.sum()) <= 6
 
@@ -88,15 +79,15 @@ def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_all_edges_but_the_best_go_where_validation_allows(dtype: torch.dtype) -> None:
     """In single precision a level and a little more than it are one number."""
-    kan, x = network((3, 1)), points().to(dtype)
-    kan.to(dtype)
-    smaller = prune_on_validation(kan, x, x, torch.zeros(200, dtype=dtype), 0, slack=1e6)
+    net, x = network((3, 1)), points(200, 3).to(dtype)
+    net.to(dtype)
+    smaller = prune_on_validation(net, x, x, torch.zeros(200, dtype=dtype), 0, slack=1e6)
     assert int(smaller.edge_layers[0].mask.sum()) == 1
 
 
 def test_no_edge_goes_where_the_error_is_not_a_number() -> None:
-    kan, x = network(), points()
-    broken = deepcopy(kan)
+    net, x = network(), points(200, 3)
+    broken = deepcopy(net)
     with torch.no_grad():
         broken.edge_layers[1].coefficients[0, 0, 0] = torch.nan
     assert prune_on_validation(broken, x, x, torch.zeros(200, dtype=torch.float64), 0) is broken

@@ -6,22 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN
-from kanrun.engine.splines import breakpoints_of
+from made_kan import kan
 
 
-def kan(shape, intervals, spec=None, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    domain = torch.tensor([[-1.0, 1.5]], dtype=dtype).expand(shape[0], 2)
-    network = KAN.create(
-        shape, intervals, spec or EdgeSpec(base="silu"), domain=domain, generator=generator
-    )
+def rough(shape, intervals, seed=0, dtype=torch.float64, **spec):
+    network = kan(shape, intervals, seed=seed, dtype=dtype, high=1.5, **spec)
+    drawn = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for layer in network.edge_layers:
-            layer.coefficients.add_(
-                torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
+            layer.coefficients += torch.randn(
+                layer.coefficients.shape, generator=drawn, dtype=torch.float64
             )
     return network
 
@@ -49,9 +43,7 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(
     widths, degree, intervals, factor, outside, seed
 ):
     # Hidden values leave their grids, so what lies outside is part of it.
-    network = kan(
-        widths, intervals, EdgeSpec(degree=degree, extrapolation=outside, base="silu"), seed
-    )
+    network = rough(widths, intervals, seed, degree=degree, extrapolation=outside)
     x = data(network, 100, 1.6, seed)
     new = network.refined(intervals * factor, x)
     assert new.how == "insertion"
@@ -85,7 +77,7 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(
 
 
 def test_other_grids_are_fitted_and_the_change_is_said():
-    network = kan([2, 3, 1], 4)
+    network = rough([2, 3, 1], 4)
     x = data(network, 300)
     new = network.refined(30, x)
     assert new.how == "least squares"
@@ -101,11 +93,11 @@ def test_other_grids_are_fitted_and_the_change_is_said():
 
 
 def test_hidden_grids_follow_what_reaches_them():
-    network = kan([2, 3, 1], 20)
+    network = rough([2, 3, 1], 20)
     x = data(network, 300)
     new = network.regrid(x, grid_eps=1.0, margin=0.05).network
     reaching = network.activations(x)[1]
-    points = breakpoints_of(new.edge_layers[1].knots, 3)
+    points = new.edge_layers[1].grid.breakpoints
     width = reaching.amax(0) - reaching.amin(0)
     torch.testing.assert_close(points[:, 0], reaching.amin(0) - 0.05 * width)
     torch.testing.assert_close(points[:, -1], reaching.amax(0) + 0.05 * width)
@@ -116,7 +108,7 @@ def test_hidden_grids_follow_what_reaches_them():
 @pytest.mark.parametrize("samples", [1, 2, 50])
 @pytest.mark.parametrize("kind", ["constant", "two values", "outlier", "spread"])
 def test_data_of_any_kind_leave_a_finite_network(kind, samples, dtype):
-    network = kan([2, 3, 1], 5, dtype=dtype)
+    network = rough([2, 3, 1], 5, dtype=dtype)
     x = data(network, samples)
     if kind == "constant":
         x[:] = 0.3
@@ -135,7 +127,7 @@ def test_data_of_any_kind_leave_a_finite_network(kind, samples, dtype):
 @pytest.mark.parametrize("adapt", [0.0, 0.3])
 @pytest.mark.parametrize("far", [50.0, 1000.0])
 def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
-    network = kan([2, 3, 1], 8)
+    network = rough([2, 3, 1], 8)
     x = data(network, 500, 0.8)
     network = network.regrid(x, grid_eps=1.0, margin=0.05).network
     with_outlier = x.clone()
@@ -156,12 +148,12 @@ def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
             <= found.change
             <= 1.1 * change(found.network) + 1e-12
         )
-        ends = breakpoints_of(found.network.edge_layers[0].knots, 3)[:, [0, -1]]
-        assert torch.equal(ends, breakpoints_of(network.edge_layers[0].knots, 3)[:, [0, -1]])
+        ends = found.network.edge_layers[0].grid.breakpoints[:, [0, -1]]
+        assert torch.equal(ends, network.edge_layers[0].grid.breakpoints[:, [0, -1]])
 
 
 def test_scales_and_masks_are_carried():
-    network = kan([2, 3, 1], 4)
+    network = rough([2, 3, 1], 4)
     with torch.no_grad():
         network.edge_layers[0].spline_weight.mul_(3.7)
         network.edge_layers[0].mask[1, 0] = False
@@ -173,7 +165,7 @@ def test_scales_and_masks_are_carried():
 
 
 def test_the_old_network_is_left_alone():
-    network = kan([2, 2, 1], 4)
+    network = rough([2, 2, 1], 4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     x = data(network)
     network.refined(9, x)
