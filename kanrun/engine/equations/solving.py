@@ -313,19 +313,8 @@ def solve(
         end = high if start + (1 + REMAINDER) * length >= high else start + length
         whole = (start, end) == (low, high)
         divisible = auto and end - start > (1 + ROUNDING) * shortest
-        form, constants = ansatz.form, policy
-        if not whole and len(system.box) == 2 and form.separated:
-            form = replace(form, terms=TERMS_IN_TIME, fixed_last=True)
-            constants = policy.for_polynomials
-        solver = BoxSolver(
-            system if whole else system.between(start, end),
-            replace(ansatz, form=form, widens=ansatz.widens or form.fixed_last),
-            constants,
-            generator,
-            first=first,
-            before=before,
-            whole=not divisible,
-        )
+        part = (system, ansatz, policy) if whole else _window(system, ansatz, policy, start, end)
+        solver = BoxSolver(*part, generator, first=first, before=before, whole=not divisible)
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
@@ -347,6 +336,17 @@ def solve(
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)
     return Solution(network, tuple(last), solved_until=end)
+
+
+def _window(
+    system: System, ansatz: Ansatz, policy: EquationPolicy, start: float, end: float
+) -> tuple[System, Ansatz, EquationPolicy]:
+    """Return what is solved in a window: polynomials of time, if factors are separated."""
+    part, form = system.between(start, end), ansatz.form
+    if len(system.box) != 2 or not form.separated:
+        return part, ansatz, policy
+    form = replace(form, terms=TERMS_IN_TIME, fixed_last=True)
+    return part, replace(ansatz, form=form, widens=True), policy.for_polynomials
 
 
 def _accepts(

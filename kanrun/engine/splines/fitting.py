@@ -169,13 +169,18 @@ def contains(fine: Grid, coarse: Grid) -> bool:
     old, new = coarse.breakpoints, fine.breakpoints
     if fine.degree != coarse.degree or new.shape[1] < old.shape[1]:
         return False
-    position = torch.searchsorted(new.contiguous(), old.contiguous()).clamp(max=new.shape[1] - 1)
-    below = (position - 1).clamp(min=0)
-    miss = torch.minimum((new.gather(1, position) - old).abs(), (new.gather(1, below) - old).abs())
+    miss = (new.gather(1, _nearest(new, old)) - old).abs()
     size = torch.maximum(old.abs().amax(1), old[:, -1] - old[:, 0])
     tolerance = SPACING_ROUNDINGS * torch.finfo(old.dtype).eps * size[:, None]
     ends = torch.stack([new[:, 0] - old[:, 0], new[:, -1] - old[:, -1]], dim=1).abs()
     return bool((miss <= tolerance).all() and (ends <= tolerance).all())
+
+
+def _nearest(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Return which of the `fine` breakpoints is nearest to each of the `coarse` ones."""
+    right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
+    left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
+    return right - left_nearer.long()
 
 
 def insert_knots(
@@ -192,12 +197,9 @@ def insert_knots(
         points = fine.knots
         piece = find_interval(((points[:, :-1] + points[:, 1:]) / 2).T, coarse).T
         return coefficients.gather(2, piece.expand(coefficients.shape[0], -1, -1))
-    # The fine breakpoints nearest to old ones become these: rounding must not put one on the other
-    # side.
-    old, new = coarse.breakpoints.contiguous(), fine.breakpoints.contiguous()
-    right = torch.searchsorted(new, old).clamp(1, new.shape[1] - 1)
-    left_nearer = old - new.gather(1, right - 1) < new.gather(1, right) - old
-    points = new.scatter(1, right - left_nearer.long(), old)
+    # Rounding must not put a breakpoint on the other side of an old one.
+    old, new = coarse.breakpoints, fine.breakpoints
+    points = new.scatter(1, _nearest(new, old), old)
     knots = torch.cat([points[:, :1].expand(-1, k), points, points[:, -1:].expand(-1, k)], 1)
     piece, weights = _weights(coarse, knots)
     clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)

@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_layer_gives_the_same_numbers(backend: str) -> None:
     program = Path(__file__).with_name("compiled_layers.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(program.parents[1])}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(program), backend],
         env=environment,
