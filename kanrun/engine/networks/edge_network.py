@@ -72,12 +72,11 @@ class EdgeNetwork(Network):
 
     def count(self) -> int:
         """Return the number of trained numbers, without those of pruned edges."""
-        layers = self.edge_layers
-        each = [
-            sum(p.numel() for p in layer.parameters() if p.requires_grad) // layer.mask.numel()
-            for layer in layers
-        ]
-        return sum(size * int(layer.mask.sum()) for size, layer in zip(each, layers, strict=True))
+        total = 0
+        for layer in self.edge_layers:
+            numbers = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+            total += numbers * int(layer.mask.sum()) // layer.mask.numel()
+        return total
 
     def flops(self) -> dict[str, float | None]:
         layers = self.edge_layers
@@ -157,7 +156,7 @@ class EdgeNetwork(Network):
     def unknowns_at(self, intervals: int | None) -> int:
         return sum(layer.unknowns_at(intervals) for layer in self.edge_layers)
 
-    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[EdgeNetwork]:
+    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded:
         return self._measured([layer.refined(intervals) for layer in self.edge_layers], x)
 
     def regrid(
@@ -168,7 +167,7 @@ class EdgeNetwork(Network):
         grid_eps: float,
         margin: float,
         inputs: InputGrid = "keep",
-    ) -> Regridded[EdgeNetwork]:
+    ) -> Regridded:
         """Return the network on redrawn grids, see `Network.regrid`.
 
         Ranges are those of the old network, so that every layer is carried once. Outliers are
@@ -197,9 +196,7 @@ class EdgeNetwork(Network):
             pairs = self.edge_inputs(x)[1:]
         return all(layer.grid.covers(values, share) for layer, values in pairs)
 
-    def _measured(
-        self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor
-    ) -> Regridded[EdgeNetwork]:
+    def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded:
         """Return the network of moved layers, the methods, and the change of its function on x."""
         new = self.of_layers([layer for layer, _ in moved], self.products[:-1])
         methods = {method for _, method in moved}

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,7 +32,6 @@ from kanrun.engine.least_squares import DenseRows, LocalRows
 from kanrun.errors import UsageError
 
 InputGrid = Literal["keep", "within", "follow"]
-N_co = TypeVar("N_co", bound="Network", covariant=True)
 
 
 def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
@@ -45,7 +44,7 @@ def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class Regridded(Generic[N_co]):
+class Regridded:
     """A network on other grids.
 
     Attributes:
@@ -57,7 +56,7 @@ class Regridded(Generic[N_co]):
             would hide all others, and is not kept.
     """
 
-    network: N_co
+    network: Network
     how: str = "unchanged"
     change: float = 0.0
 
@@ -219,7 +218,7 @@ class Network(nn.Module):
         """Return the number of unknowns on grids of `intervals` (None: its own)."""
         return self.row_terms
 
-    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Network]:
+    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded:
         """Return the network on `intervals` intervals over the same ranges, measured on `x`."""
         return Regridded(deepcopy(self))
 
@@ -231,7 +230,7 @@ class Network(nn.Module):
         grid_eps: float,
         margin: float,
         inputs: InputGrid = "keep",
-    ) -> Regridded[Network]:
+    ) -> Regridded:
         """Return the network with its hidden grids redrawn over the activations of `x`.
 
         Args:

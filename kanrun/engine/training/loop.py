@@ -343,7 +343,7 @@ class GridTraining:
                 self.setup.generator.get_state(),
             )
 
-    def _moved(self, intervals: int | None) -> Regridded[Network]:
+    def _moved(self, intervals: int | None) -> Regridded:
         """Return the network on the next grid."""
         network, x, plan = self.network, self.setup.data.train.x, self.setup.plan
         if network.intervals is None or intervals is None:
