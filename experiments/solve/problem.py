@@ -169,7 +169,9 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
     if set(equation.unknown_parameters or ()) - set(truth):
         return None
     constants = {**(equation.constants or {}), **truth}
-    return EquationParser(replace(equation, constants=constants, unknown_parameters=None)).system()
+    known = replace(equation, constants=constants, unknown_parameters=None)
+    system: System = EquationParser(known).system()
+    return system
 
 
 def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:

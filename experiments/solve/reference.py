@@ -41,8 +41,8 @@ CHEBYSHEV_NODES = 80  #: For second order in time: differences at walls would ex
 #: Nodes of a periodic grid: the first number for which the highest tenth of the frequencies is
 #: below TAIL.
 RINGS, TENTH, TAIL = (128, 256, 512, 1024), 10, 1e-9
-#: Stored times and places, between which splines interpolate, of degree 3 in time and 5 in space.
-STORED, SPLINE_DEGREES = 401, {"kx": 3, "ky": 5}
+#: Stored times and places, between which splines of these degrees interpolate.
+STORED, TIME_DEGREE, SPACE_DEGREE = 401, 3, 5
 #: Relative tolerances of the time steps, and of the first attempt at ordinary equations.
 RELATIVE, ORDINARY, ABSOLUTE = 1e-10, 1e-13, 1e-12
 #: Largest number of evaluations in time, beyond which there is no reference; and that of an
@@ -212,7 +212,8 @@ class _Evolution:
 
     def table(self, grids: Sequence[SpaceGrid], *attempts: Attempt) -> Array | None:
         """Return the unknowns (times, nodes, unknowns) at evenly spaced times and nodes."""
-        times = np.linspace(*self.system.box[1].tolist(), STORED)
+        low, high = self.system.box[1].tolist()
+        times = np.linspace(low, high, STORED)
         found = self.integrate(grids, attempts, t_eval=times, rtol=RELATIVE)
         if found is None or not np.isfinite(found.y).all():
             return None
@@ -276,10 +277,10 @@ def evolved(system: System) -> Reference | None:
         return lambda points: np.asarray(found.sol(points[:, 0])[kept].T)
     if (table := evolution.table_in_space()) is None:
         return None
-    x = np.linspace(*system.box[0].tolist(), table.shape[1])
-    times = np.linspace(*system.box[1].tolist(), STORED)
+    (left, right), (low, high) = system.box.tolist()
+    x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, STORED)
     splines = [
-        interpolate.RectBivariateSpline(times, x, each, **SPLINE_DEGREES)
+        interpolate.RectBivariateSpline(times, x, each, kx=TIME_DEGREE, ky=SPACE_DEGREE)
         for each in np.moveaxis(table, 2, 0)
     ]
     return lambda points: np.stack([each.ev(points[:, 1], points[:, 0]) for each in splines], 1)
