@@ -56,7 +56,7 @@ def found_by(
 ) -> Iterator[SearchStage | FittedStructure]:
     """Yield the formulas of `backend` with refitted constants; its CPU seconds count as work."""
     points, began = problem.data.all_points, time.monotonic()
-    seconds = _TIME_FRACTION * problem.policy.search_fraction * problem.policy.budget
+    seconds = _TIME_FRACTION * problem.policy.search_budget
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expressions = BACKENDS[backend][1](points.x, points.y, seconds, seed)

@@ -156,7 +156,7 @@ def _interpreted(
     problem = SearchProblem(data, options.candidates, policy, given.dimensions)
     budget = Budget(policy.budget)
     events = _events(given, problem, options, seed)
-    for event in limited(events, policy.search_fraction * policy.budget):
+    for event in limited(events, policy.search_budget):
         if isinstance(event, SearchData):
             # Noise is relative: the search restarts.
             problem = replace(problem, data=event)

@@ -47,6 +47,9 @@ _NUMERIC = ("train", "prune", "retrain")
 #: Difference from the true function beyond the data, relative to its size, that a formula called
 #: exact may have: rounding, multiplied by extrapolation.
 _EXTRAPOLATED = 1e-9
+#: Networks of which some edges stay numeric: how many are tried, up to which multiple of the
+#: smallest error, and the work for each.
+_MIXED, _NEAR, _MIXED_WORK = 4, 3.0, 2.0
 #: Relative error of a network above which the outcome reports the variance it explains.
 _POOR = 0.1
 
@@ -124,7 +127,7 @@ def outcome(
         verification_points(held_out.domain),
         held_out.truth,
         held_out.expression,
-        problem.policy.simplification,
+        problem.policy.simplify_budget,
     )
     if formula is not None:
         seconds = time.monotonic() - start
@@ -192,17 +195,16 @@ def _snap_partly(
     reference: _Reference,
 ) -> tuple[FittedStructure, PartlySymbolic]:
     """Return the structure with the fewest numeric edges, among those with the best networks."""
-    policy = problem.policy.mixing
-    limit = policy.near * min(each.network_error for each in structures)
+    limit = _NEAR * min(each.network_error for each in structures)
     # A longer search in a network replaces what was found first.
     near = {each.name: each for each in structures if each.network_error <= limit}
     found: list[tuple[int, float, int, FittedStructure, PartlySymbolic]] = []
-    for each in list(near.values())[: policy.structures] or [choice]:
+    for each in list(near.values())[:_MIXED] or [choice]:
         mixed = PartlySymbolic(each.network, problem.data.error(each.network))
-        allowed, work = reference.allowed(each.network_error), policy.budget / policy.structures
+        allowed = reference.allowed(each.network_error)
         # Half of the rest is for the formula.
         with contextlib.suppress(WorkSpent), at_most(budget.left / 2):
-            mixed = partly_symbolic(each.network, problem, each.matches, allowed, work)
+            mixed = partly_symbolic(each.network, problem, each.matches, allowed, _MIXED_WORK)
         numeric = len(mixed.graph.numeric_edges())
         found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
     *_, structure, chosen = min(found, key=lambda entry: entry[:3])
@@ -286,7 +288,7 @@ def constant(given: InterpretationProblem) -> Interpretation:
     formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
     network = given.network.itself if given.network is not None else formula
     points = verification_points(held_out.domain)
-    certificate = certify(formula, network, (held_out.x, held_out.y), points, None, None)
+    certificate = certify(formula, network, (held_out.x, held_out.y), points, None, None, 0.0)
     return Interpretation("formula", "the output is constant", formula, network, certificate)
 
 

@@ -28,13 +28,11 @@ from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.pruning import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
-    GraphTrainingPolicy,
     SearchData,
     SearchPolicy,
-    SimplificationPolicy,
     choose,
 )
-from kanrun.engine.symbolic.from_network import graph_of, values_of
+from kanrun.engine.symbolic.conversions import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, variable
 from kanrun.formulas.equations import dimensions
@@ -132,16 +130,10 @@ def options_of(cfg: InterpretConfig) -> Options:
         )
     if cfg.backend != "kanrun":
         check_backend(cfg.backend)
-    training = GraphTrainingPolicy(starts=cfg.n_starts)
+    policy = SearchPolicy(cfg.budget, cfg.simplify_budget, int(model.degree), cfg.n_starts)
     if model.intervals != "auto":
         grids = model.intervals if isinstance(model.intervals, list) else [int(model.intervals)]
-        training = replace(training, grids=tuple(grids))
-    policy = SearchPolicy(
-        budget=cfg.budget,
-        degree=int(model.degree),
-        training=training,
-        simplification=SimplificationPolicy(budget=cfg.simplify_budget),
-    )
+        policy = replace(policy, grids=tuple(grids))
     return Options(
         candidates=choose(cfg.candidates, cfg.custom_candidates),
         hidden=tuple(model.hidden) if model.hidden is not None else None,

@@ -21,12 +21,11 @@ from kanrun.engine.symbolic import (
     SearchData,
     SearchPolicy,
     SearchStage,
-    SimplificationPolicy,
     as_written,
+    equivalent_forms,
     exact_decimals,
     rename_variables,
     round_numbers,
-    simplify_expression,
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, to_numpy, variable
@@ -37,8 +36,8 @@ Array = NDArray[np.float64]
 
 #: Size of numbers above which (or below its reciprocal) a column is scaled.
 _LARGE = 1e3
-#: Formulas in the user's units are simplified once more.
-_RESCALED = SimplificationPolicy(budget=0.5)
+#: Work of simplifying formulas in the user's units once more.
+_RESCALED = 0.5
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class InterpretationProblem:
                 return np.allclose(other, values, rtol=EXACT, atol=0, equal_nan=True)
 
             rounded = round_numbers(expression, same)
-            expression = as_written(simplify_expression(rounded, names, points, _RESCALED))
+            expression = as_written(equivalent_forms(rounded, names, points, _RESCALED)[0])
         return replace(formula, expression=expression)
 
 

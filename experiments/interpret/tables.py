@@ -22,7 +22,6 @@ from kanrun.engine.symbolic import (
     Formula,
     Graph,
     SearchStage,
-    SimplificationPolicy,
     as_written,
     confidence_intervals,
     depths,
@@ -39,7 +38,7 @@ _MAX_DIGITS = 16.0
 #: Maximum number of other ways of writing a formula, and of constants whose intervals are printed.
 _MAX_OTHERS, _MAX_SHOWN = 3, 5
 #: Work for other ways of writing a formula.
-_FORMS = SimplificationPolicy(budget=2.0)
+_FORMS = 2.0
 
 
 def records(

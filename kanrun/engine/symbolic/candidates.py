@@ -38,24 +38,18 @@ class Domain:
     low: float = -np.inf
     high: float = np.inf
     pole: float | None = None
-    period: float | None = None  # poles repeat with this period
+    period: float | None = None
 
-    def allows(self, low: float, high: float) -> bool:
-        """Return whether all of [low, high] lies inside and crosses no pole."""
-        return bool(self.allowed(np.array([low]), np.array([high]))[0])
-
-    def allowed(self, low: Array, high: Array) -> NDArray[np.bool_]:
-        """Return the same for many intervals at once."""
+    def allows(self, low: Array, high: Array) -> NDArray[np.bool_]:
+        """Return whether each interval [low, high] lies inside and crosses no pole."""
         inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
-        if self.pole is None:
-            return np.asarray(inside)
-        if self.period is None:
-            return np.asarray(inside & ((low > self.pole) | (high < self.pole)))
-        with np.errstate(all="ignore"):
-            turns = np.floor((low - self.pole) / self.period) == np.floor(
-                (high - self.pole) / self.period
-            )
-        return np.asarray(inside & turns)
+        if self.pole is not None and self.period is None:
+            inside &= (low > self.pole) | (high < self.pole)
+        elif self.pole is not None and self.period is not None:
+            with np.errstate(all="ignore"):
+                turns = np.floor((np.stack([low, high]) - self.pole) / self.period)
+            inside &= turns[0] == turns[1]
+        return np.asarray(inside)
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,6 @@ class Candidate:
     complexity: float
     free: str = "abcd"
     domain: Domain = Domain()
-    odd_or_even: bool = False  # f(-x) is f(x) or -f(x), so that a > 0 loses nothing
 
     @cached_property
     def value(self) -> Numeric:
@@ -76,6 +69,12 @@ class Candidate:
     @cached_property
     def slope(self) -> Numeric:
         return _numeric(sympy.diff(self.expression, X))
+
+    @cached_property
+    def parity(self) -> int:
+        """1 if f is even, -1 if it is odd: a > 0 then loses nothing; else 0."""
+        mirrored = self.expression.xreplace({X: -X})
+        return int(mirrored == self.expression) - int(mirrored == -self.expression)
 
     @property
     def homogeneous(self) -> bool:
@@ -105,6 +104,23 @@ def combination(factors: Sequence[float] | Array, terms: Sequence[sympy.Expr]) -
     )
 
 
+def input_names(count: int) -> list[str]:
+    """Return x0, x1, ..."""
+    return [f"x{i}" for i in range(count)]
+
+
+def input_symbols(count: int) -> list[sympy.Symbol]:
+    """Return the variables x0, x1, ..."""
+    return [variable(name) for name in input_names(count)]
+
+
+def apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return the constant factors of a product, and the rest."""
+    return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
+
+
+#: Divisor in place of zero.
+TINY = 1e-300
 #: Digits of a float64 in an expression, and what is written there without any.
 DIGITS, _WHOLE = 17, (-1.0, 0.0, 1.0)
 
@@ -114,33 +130,31 @@ TABLE: dict[str, Candidate] = {
     candidate.name: candidate
     for candidate in (
         Candidate("0", sympy.Integer(0), 0.0, "d"),
-        Candidate("x", X, 1.0, "cd", odd_or_even=True),
-        Candidate("x^2", X**2, 2.0, "bcd", odd_or_even=True),
-        Candidate("x^3", X**3, 3.0, "bcd", odd_or_even=True),
-        Candidate("x^4", X**4, 3.5, "bcd", odd_or_even=True),
-        Candidate("x^5", X**5, 4.0, "bcd", odd_or_even=True),
-        Candidate("1/x", 1 / X, 2.0, "bcd", _NONZERO, odd_or_even=True),
-        Candidate("1/x^2", 1 / X**2, 3.0, "bcd", _NONZERO, odd_or_even=True),
+        Candidate("x", X, 1.0, "cd"),
+        Candidate("x^2", X**2, 2.0, "bcd"),
+        Candidate("x^3", X**3, 3.0, "bcd"),
+        Candidate("x^4", X**4, 3.5, "bcd"),
+        Candidate("x^5", X**5, 4.0, "bcd"),
+        Candidate("1/x", 1 / X, 2.0, "bcd", _NONZERO),
+        Candidate("1/x^2", 1 / X**2, 3.0, "bcd", _NONZERO),
         Candidate("sqrt", sympy.sqrt(X), 2.0, "bcd", _POSITIVE),
         Candidate("1/sqrt", 1 / sympy.sqrt(X), 3.0, "bcd", _POSITIVE),
         Candidate("exp", sympy.exp(X), 2.0, "acd"),
         Candidate("log", sympy.log(X), 2.0, "bcd", _POSITIVE),
-        Candidate("sin", sympy.sin(X), 2.0, odd_or_even=True),
-        Candidate("cos", sympy.cos(X), 2.0, odd_or_even=True),
-        Candidate(
-            "tan", sympy.tan(X), 3.0, domain=Domain(pole=np.pi / 2, period=np.pi), odd_or_even=True
-        ),
-        Candidate("tanh", sympy.tanh(X), 3.0, odd_or_even=True),
-        Candidate("sigmoid", 1 / (1 + sympy.exp(-X)), 3.0, odd_or_even=True),
-        Candidate("arcsin", sympy.asin(X), 3.5, domain=_UNIT, odd_or_even=True),
-        Candidate("arccos", sympy.acos(X), 3.5, domain=_UNIT, odd_or_even=True),
-        Candidate("arctan", sympy.atan(X), 3.5, odd_or_even=True),
-        Candidate("arcsinh", sympy.asinh(X), 3.5, odd_or_even=True),
-        Candidate("arctanh", sympy.atanh(X), 3.5, domain=_UNIT, odd_or_even=True),
-        Candidate("abs", sympy.Abs(X), 3.0, "bcd", odd_or_even=True),
-        Candidate("gaussian", sympy.exp(-(X**2)), 3.5, odd_or_even=True),
-        Candidate("cosh", sympy.cosh(X), 4.0, odd_or_even=True),
-        Candidate("j0", sympy.besselj(0, X), 5.0, odd_or_even=True),
+        Candidate("sin", sympy.sin(X), 2.0),
+        Candidate("cos", sympy.cos(X), 2.0),
+        Candidate("tan", sympy.tan(X), 3.0, domain=Domain(pole=np.pi / 2, period=np.pi)),
+        Candidate("tanh", sympy.tanh(X), 3.0),
+        Candidate("sigmoid", 1 / (1 + sympy.exp(-X)), 3.0),
+        Candidate("arcsin", sympy.asin(X), 3.5, domain=_UNIT),
+        Candidate("arccos", sympy.acos(X), 3.5, domain=_UNIT),
+        Candidate("arctan", sympy.atan(X), 3.5),
+        Candidate("arcsinh", sympy.asinh(X), 3.5),
+        Candidate("arctanh", sympy.atanh(X), 3.5, domain=_UNIT),
+        Candidate("abs", sympy.Abs(X), 3.0, "bcd"),
+        Candidate("gaussian", sympy.exp(-(X**2)), 3.5),
+        Candidate("cosh", sympy.cosh(X), 4.0),
+        Candidate("j0", sympy.besselj(0, X), 5.0),
     )
 }
 """Candidates by name.
@@ -153,6 +167,8 @@ pair, and the rounding of constants decides on the nicer name.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
+#: Complexity of powers beyond the table, without what their exponent adds.
+_POWER_SIZE = 2.5
 
 
 @lru_cache(maxsize=64)
@@ -162,9 +178,9 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
     found = next((each for each in TABLE.values() if each.expression == X**p), None)
     if found is not None:
         return found
-    size = 2.5 + float(abs(p)) / 4 + (0.5 if p < 0 else 0.0) + 0.5 * (p.q - 1)
+    size = _POWER_SIZE + float(abs(p)) / 4 + (int(bool(p < 0)) + p.q - 1) / 2
     domain = Domain(low=0.0) if p.q > 1 else _NONZERO if p < 0 else Domain()
-    return Candidate(f"x^{p}", X**p, size, "bcd", domain, odd_or_even=p.q == 1)
+    return Candidate(f"x^{p}", X**p, size, "bcd", domain)
 
 
 def search_grid(candidate: Candidate) -> Array:
@@ -172,25 +188,52 @@ def search_grid(candidate: Candidate) -> Array:
 
     Constants that are redundant do not vary.
     """
-    domain, scales = candidate.domain, np.array([1.0, -1.0])
-    a: Array
+    domain = candidate.domain
     if "a" not in candidate.free and 0.0 in (domain.low, domain.pole):
-        a, b = scales, 1 + np.logspace(-4, 1.5, 40)
+        a, b = _SIGNS, _BEYOND_POLES
     elif "a" not in candidate.free:
-        a, b = np.ones(1), np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
+        a, b = np.ones(1), _SHIFTS
     elif "b" not in candidate.free:
-        a, b = np.multiply.outer(scales, np.logspace(-1.5, 1.3, 60)).ravel(), np.zeros(1)
+        a, b = np.multiply.outer(_SIGNS, _RATES).ravel(), np.zeros(1)
     elif candidate.name in ("sin", "cos"):
-        a, b = np.concatenate([_SLOW, np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8
+        a, b = _FREQUENCIES, _PHASES
     else:
-        centres = np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
-        sizes = np.multiply.outer(scales[: 2 - candidate.odd_or_even], np.logspace(-1, 1.5, 22))
-        return np.array([(k, -k * centre) for k in sizes.ravel() for centre in centres])
+        sizes = np.multiply.outer(_SIGNS[: 1 if candidate.parity else 2], _SCALES)
+        return np.array([(k, -k * centre) for k in sizes.ravel() for centre in _CENTRES])
     return np.array(list(itertools.product(a, b)))
 
 
-#: Shifts or centres beyond the range of the argument, and slow waves.
-_FAR, _SLOW = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0), (0.25, 0.5, 0.75)
+#: Equal steps of the argument at which candidates are compared with an edge.
+GRID_STEPS = 81
+#: Shifts or centres beyond the range of the argument.
+_FAR = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0)
+#: Values of a and b on the grid: signs, shifts from a pole at the end of the range, other shifts,
+#: rates of exponentials, frequencies and phases of waves, scales and centres of other functions.
+_SIGNS, _BEYOND_POLES = np.array([1.0, -1.0]), 1 + np.logspace(-4, 1.5, 40)
+_SHIFTS = np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
+_RATES = np.logspace(-1.5, 1.3, 60)
+_FREQUENCIES = np.concatenate([(0.25, 0.5, 0.75), np.arange(1.0, 30.0, 0.4)])
+_PHASES = np.arange(8) * np.pi / 8
+_SCALES, _CENTRES = np.logspace(-1, 1.5, 22), np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
+
+
+@lru_cache(maxsize=64)
+def grid_values(candidate: Candidate) -> tuple[Array, Array]:
+    """Return the points (a, b) of the search grid, and f(a tau + b) at equal steps of tau.
+
+    It is defined for all tau in [-1, 1].
+    """
+    grid = search_grid(candidate)
+    ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
+    grid = grid[candidate.domain.allows(*ends)]
+    with np.errstate(all="ignore"):
+        f = candidate.value(grid[:, :1] * np.linspace(-1, 1, GRID_STEPS) + grid[:, 1:])
+    usable = np.isfinite(f).all(axis=1)
+    return grid[usable], f[usable]
+
+
+#: Arguments at which the domain of a user's function is probed.
+_PROBES = np.linspace(-8.0, 8.0, 4001)
 
 
 def choose(
@@ -222,23 +265,15 @@ def choose(
         if expression.free_symbols != {X}:
             what = f"custom_candidates.{name}" if name in own else f"The plug-in's candidate {name}"
             raise UsageError(f"{what}={formula} must be a function of x0.")
+        # Poles inside the interval of finite values are met while matching.
+        finite = np.isfinite(_numeric(expression)(_PROBES))
+        inside = _PROBES[finite] if finite.any() else _PROBES
+        low = -np.inf if inside[0] == _PROBES[0] else float(inside[0])
+        high = np.inf if inside[-1] == _PROBES[-1] else float(inside[-1])
         size = 1.0 + float(sympy.count_ops(expression))
-        result.append(Candidate(name, expression, size, domain=_found(expression)))
+        result.append(Candidate(name, expression, size, domain=Domain(low, high)))
     if not any(candidate is not CONSTANT for candidate in result):
         raise UsageError(
             "No candidate is left. Name at least one function in candidates or custom_candidates."
         )
     return tuple(result)
-
-
-def _found(expression: sympy.Expr) -> Domain:
-    """Return the largest interval in which a user's expression is finite, by probing.
-
-    Poles are met while matching.
-    """
-    probes = np.linspace(-8.0, 8.0, 4001)
-    finite = np.isfinite(_numeric(expression)(probes))
-    if finite.all() or not finite.any():
-        return Domain()
-    low, high = float(probes[finite][0]), float(probes[finite][-1])
-    return Domain(-np.inf if finite[0] else low, np.inf if finite[-1] else high)

@@ -27,12 +27,23 @@ from kanrun.engine.symbolic.candidates import (
     Array,
     Candidate,
     X,
+    input_names,
     power,
     search_grid,
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.search_problem import DictionaryPolicy
 from kanrun.formulas import variable
+
+#: Constants of a function of a term; twice as many of a function of an input.
+_CONSTANTS_EACH = 4
+#: Simplest entries of which products and sums of two are formed.
+_FACTORS = 120
+#: Simplest entries of these of which functions are formed.
+_INNER = 300
+#: Simplest entries that are joined with an input.
+_THIRDS = 200
+#: Size of the dictionary.
+_DICTIONARY_ENTRIES = 8000
 
 Build = Callable[[], sympy.Expr]
 #: A function of two terms, of their values as of their expressions.
@@ -68,7 +79,7 @@ class Dictionary:
     @classmethod
     def of_inputs(cls, x: Array) -> Dictionary:
         """Return the inputs at the points x (N, inputs) as terms."""
-        names = [f"x{i}" for i in range(x.shape[1])]
+        names = input_names(x.shape[1])
         families = tuple(names) if len(names) > 1 else ("x",)
         builds = tuple(partial(variable, name) for name in names)
         return cls(x.T, np.ones(len(names)), families, builds)._usable()
@@ -99,6 +110,10 @@ class Dictionary:
             tuple(families[i] for i in keep),
             tuple(builds[i] for i in keep),
         )
+
+    def first(self, max_entries: int) -> Dictionary:
+        """Return the first entries."""
+        return self.chosen(range(min(max_entries, len(self))))
 
     def simplest(self, max_entries: int, *, shifted: bool = True) -> Dictionary:
         """Return the `max_entries` simplest entries, simplest first.
@@ -134,12 +149,13 @@ class Dictionary:
             self.values.max(axis=1, initial=-np.inf),
         )
         ends = np.multiply.outer(np.stack([low, high]), grid[:, 0]) + grid[:, 1]
-        entry, row = np.nonzero(candidate.domain.allowed(ends.min(axis=0), ends.max(axis=0)))
+        entry, row = np.nonzero(candidate.domain.allows(ends.min(axis=0), ends.max(axis=0)))
         with np.errstate(all="ignore"):
             values = candidate.value(self.values[entry] * grid[row, :1] + grid[row, 1:])
         sizes = self.sizes[entry] + max(candidate.complexity - 1, 1) + 0.3 * np.log2(1.0 + row)
         calls = [Symbolic(candidate, (k, b, 1.0, 0.0), "").expression for k, b in grid.tolist()]
-        named = [_applied(candidate.name, family) for family in self.families]
+        name = candidate.name
+        named = [name if family == "x" else f"{name}({family})" for family in self.families]
         builds = [partial(_call, calls[j], self.builds[i]) for i, j in zip(entry, row, strict=True)]
         return Dictionary(values, sizes, tuple(named[i] for i in entry), tuple(builds))._usable()
 
@@ -185,14 +201,6 @@ _COMPARED, _DIGITS, _TINY = 12, 9, 1e-300
 
 def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
     return function(*(build() for build in builds))
-
-
-def _plus_scaled(a: Any, b: Any, k: float) -> Any:
-    return a + k * b
-
-
-def _applied(name: str, family: str) -> str:
-    return name if family == "x" else f"{name}({family})"
 
 
 _TURN = np.pi / 2
@@ -266,30 +274,27 @@ def functions_of(
     return Dictionary.joined(parts, terms.values.shape[1])
 
 
-def expand_dictionary(
-    x: Array, candidates: Sequence[Candidate], policy: DictionaryPolicy
-) -> Dictionary:
+def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
     """Return terms of several inputs x (N, inputs), simplest first.
 
     These are functions of inputs, products and sums of two of these, functions of those, and
     operations of these with an input. Terms that join two inputs come before functions of
     functions.
     """
-    few = policy.constants
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
     inputs = Dictionary.of_inputs(x)
-    every = inputs + functions_of(inputs, candidates, 2 * few)
+    every = inputs + functions_of(inputs, candidates, 2 * _CONSTANTS_EACH)
 
     def grow(terms: Dictionary) -> Dictionary:
         shifted = terms.functions(IDENTITY, np.array(_GRIDS["x"]))
-        return functions_of(terms, simple, few) + shifted
+        return functions_of(terms, simple, _CONSTANTS_EACH) + shifted
 
-    factors = every.simplest(policy.factors, shifted=False)
+    factors = every.simplest(_FACTORS, shifted=False)
     every = every + grow(factors) + factors.combined(factors)
-    inner = every.chosen(np.flatnonzero(every.sizes > 1)).simplest(policy.inner, shifted=False)
+    inner = every.chosen(np.flatnonzero(every.sizes > 1)).simplest(_INNER, shifted=False)
     every = every + grow(inner)
-    every = every + every.simplest(policy.thirds, shifted=False).combined(inputs)
-    return every.simplest(policy.entries, shifted=False)
+    every = every + every.simplest(_THIRDS, shifted=False).combined(inputs)
+    return every.simplest(_DICTIONARY_ENTRIES, shifted=False)
 
 
 #: Complexity up to which functions are tried on sums and products too.
@@ -305,7 +310,7 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
     square, cube, inverse = (powers_of(inputs, candidates, [e]) for e in (2, 3, -1))
-    quadratics = [partial(_plus_scaled, k=k) for k in _SLOPES]
+    quadratics: list[Operation] = [lambda a, b, k=k: a + k * b for k in _SLOPES]
     inner = [inputs.combined(square, quadratics), functions_of(inputs, simple, 2)]
     inner += [(inputs + square).combined(cube, SUM), inputs.combined(inverse, SUM)]
     parts = [inputs, powers_of(inputs, candidates, _POWERS)]

@@ -15,9 +15,22 @@ import sympy
 from numpy.typing import NDArray
 
 from kanrun.engine.splines import uniform_powers
-from kanrun.engine.symbolic.candidates import CONSTANT, Array, Candidate, X, number
+from kanrun.engine.symbolic.candidates import (
+    CONSTANT,
+    Array,
+    Candidate,
+    X,
+    number,
+)
 
 CONSTANTS = "abcd"
+#: 1 - R^2 at which only the rounding errors of float64 are left.
+ROUNDING = 1e-14
+#: Digits of R^2 that one more unit of complexity must gain.
+_DIGITS_PER_UNIT = 0.5
+#: Points for each coefficient at which a spline is fitted to another one, and the size of a
+#: singular value of such a fit, relative to the largest, that counts as zero.
+_POINTS_EACH, _RCOND = 6, 1e-13
 
 
 @runtime_checkable
@@ -72,7 +85,7 @@ class Spline:
         small as possible.
         """
         empty = cls(*ends, np.zeros(intervals + degree), degree)
-        solution = np.linalg.lstsq(empty.evaluate(points)[2], values, rcond=1e-13)[0]
+        solution = np.linalg.lstsq(empty.evaluate(points)[2], values, rcond=_RCOND)[0]
         return empty.with_parameters(np.asarray(solution, dtype=np.float64))
 
     @property
@@ -118,13 +131,10 @@ class Spline:
             basis = basis + beyond[:, None] * slopes
         return basis, slopes, start[:, None] + np.arange(self.degree + 1)
 
-    def refined(
-        self, intervals: int, low: float | None = None, high: float | None = None
-    ) -> Spline:
+    def refined(self, intervals: int, ends: tuple[float, float]) -> Spline:
         """Return the least squares spline on another grid."""
-        low, high = self.low if low is None else low, self.high if high is None else high
-        points = np.linspace(low, high, 6 * (intervals + self.degree) + 1)
-        return Spline.through(points, self.value(points), (low, high), intervals, self.degree)
+        points = np.linspace(*ends, _POINTS_EACH * (intervals + self.degree) + 1)
+        return Spline.through(points, self.value(points), ends, intervals, self.degree)
 
 
 @cache
@@ -199,5 +209,51 @@ class Symbolic:
     def allows(self, t: Array) -> bool:
         """Return whether the candidate is defined on the whole range of t, without a pole."""
         a, b, _, _ = self.constants
-        ends = sorted((a * float(t.min()) + b, a * float(t.max()) + b))
-        return self.candidate.domain.allows(ends[0], ends[1])
+        ends = np.sort(a * np.array([t.min(), t.max()]) + b)
+        return bool(self.candidate.domain.allows(*ends))
+
+
+def standardised(function: Symbolic) -> Symbolic:
+    """Return the same function with its redundant constants at their simplest.
+
+    These are a = 1 or -1 for powers and log, b = 0 for exp, a > 0 for odd and even functions.
+    """
+    a, b, c, d = function.constants
+    candidate = function.candidate
+    if candidate is CONSTANT:
+        return function
+    if "a" not in candidate.free and a != 0.0:
+        size = abs(a)
+        if candidate.name == "log":
+            d += c * float(np.log(size))
+        else:
+            c *= float(candidate.value(np.array([size]))[0] / candidate.value(np.ones(1))[0])
+        a, b = a / size, b / size
+        if candidate.name == "x":
+            d, b = d + c * b, 0.0
+    elif "b" not in candidate.free:
+        c, b = c * float(np.exp(b)), 0.0
+    if a < 0 and candidate.parity:
+        a, b, c = -a, -b, c * candidate.parity
+    return replace(function, constants=(a, b, c, d))
+
+
+@dataclass(frozen=True)
+class EdgeMatch:
+    """`function` fits the edge with 1 - R^2 = `loss`."""
+
+    function: EdgeFunction
+    loss: float
+    complexity: float
+    name: str
+    #: Loss below which all candidates count as equal.
+    floor: float = ROUNDING
+
+    @property
+    def r2(self) -> float:
+        return 1.0 - self.loss
+
+    @property
+    def score(self) -> float:
+        """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
+        return float(np.log10(max(self.loss, self.floor))) + _DIGITS_PER_UNIT * self.complexity

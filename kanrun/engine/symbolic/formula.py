@@ -12,56 +12,178 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
+from scipy import stats
 
 from kanrun.engine.symbolic.budget import WorkSpent
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.constants import Rounded, round_constants
-from kanrun.engine.symbolic.description_length import EXACT, SearchData
+from kanrun.engine.symbolic.conversions import numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
-from kanrun.engine.symbolic.graph_pruning import drop_terms
-from kanrun.engine.symbolic.invariances import canonicalise, free_constants
-from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
-from kanrun.engine.symbolic.search_problem import SearchPolicy
+from kanrun.engine.symbolic.graph_changes import canonicalise, drop_terms, free_constants
+from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
+from kanrun.engine.symbolic.refit import ConstantsFitting, RefitSettings, refit, refit_to
 from kanrun.engine.symbolic.simplification import (
-    SimplificationPolicy,
+    PRECISION,
     as_written,
+    decimals,
     divide_after_powers,
+    equivalent_forms,
+    nice,
+    nice_phase,
     proven_equal,
     round_numbers,
-    simplify_expression,
     size,
 )
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
 
+#: Relative increase of the validation error that rounding may cause.
+_ROUNDING_TOLERANCE = 0.02
+#: Size of a shift, relative to the largest value of its function, below which it is zero.
+_NEGLIGIBLE = 1e-9
+#: Standard errors within which a constant may be a nice number.
+_WINDOW = 3
+
+#: A constant of an edge, by the edge's number and the constant's name, and the number that it may
+#: be.
+Key = tuple[int, str]
+Proposal = tuple[int, str, sympy.Expr]
+#: Edge, name, value before and number after.
+Rounded = tuple[int, str, float, str]
+
+
+def round_constants(
+    graph: Graph, data: SearchData, allowed: float
+) -> tuple[Graph, tuple[Rounded, ...]]:
+    """Fix constants at nice numbers one after another while the others are refitted.
+
+    A number stays if the relative validation error is then at most `allowed` or, if the points have
+    noise, if the description of all points becomes shorter.
+    """
+    changes: list[Rounded] = []
+    rejected: set[Proposal] = set()
+    while (proposal := _nearest(graph, data, rejected)) is not None:
+        index, name, number = proposal
+        function = _symbolic(graph, index)
+        fixed = function.changed(name, **{name: float(number)})
+        fixed = replace(fixed, exact=(*function.exact, (name, number)))
+        trial = refit_to(graph.with_function(index, fixed), data, RefitSettings(steps=20))
+        noisy = data.overall_error(graph) > EXACT
+        if data.error(trial) <= allowed or (
+            noisy and description_length(trial, data) <= description_length(graph, data)
+        ):
+            changes.append((index, name, function.constant(name), str(number)))
+            graph = trial
+        else:
+            rejected.add(proposal)
+    return graph, tuple(changes)
+
+
+def _symbolic(graph: Graph, index: int) -> Symbolic:
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    return function
+
+
+def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposal | None:
+    """Return the free constant that is nearest to a nice number, relative to its standard error.
+
+    Negligible shifts come first, simple numbers before others. Every constant that is fixed makes
+    the others more certain, so that a number that was too uncertain before may be nice now.
+    """
+    outs = graph.edge_outputs(data.x)[1]
+    proposals: list[tuple[float, int, Proposal]] = []
+    for (index, name), deviation in _standard_errors(graph, data).items():
+        function = _symbolic(graph, index)
+        value = function.constant(name)
+        if name == "d" and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max():
+            proposals.append((-1.0, len(proposals), (index, name, sympy.S.Zero)))
+        error = max(deviation, PRECISION * max(abs(value), 1.0))
+        is_phase = name == "b" and function.candidate.name in ("sin", "cos")
+        number = (nice_phase if is_phase else nice)(value, _WINDOW * error)
+        if number is not None:
+            away = abs(value - float(number)) / error + 0.1 * sympy.count_ops(number)
+            proposals.append((float(away), len(proposals), (index, name, number)))
+    left = [entry for entry in proposals if entry[2] not in rejected]
+    return min(left, key=lambda entry: entry[:2])[2] if left else None
+
+
+def _standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
+    """Return the standard error of every free constant of a symbolic edge."""
+    with np.errstate(all="ignore"):
+        value, jacobian = graph.linearise(data.x)
+        residual = value - data.y
+        if data.relative:
+            residual, jacobian = residual / value, jacobian / value[:, None]
+    if not jacobian.size or not np.isfinite(jacobian).all():
+        return {}
+    errors = np.sqrt(np.mean(residual**2)) * _standard_deviations(jacobian)
+    return {
+        (index, name): float(error)
+        for index, columns in enumerate(graph.parameter_slices())
+        if isinstance(function := graph.edges[index].function, Symbolic)
+        for name, error in zip(function.free, errors[columns], strict=True)
+    }
+
+
+def _standard_deviations(jacobian: Array) -> Array:
+    """Return the standard deviations of constants (constants,) for noise of size 1."""
+    norms = np.linalg.norm(jacobian, axis=0)
+    norms[norms == 0] = 1.0
+    scaled = jacobian / norms
+    covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True)
+    return np.asarray(np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms)
+
+
+@dataclass(frozen=True)
+class ConstantInterval:
+    """A number in a formula, as it is written, and its confidence interval."""
+
+    text: str
+    value: float
+    low: float
+    high: float
+
+
+def confidence_intervals(
+    expression: sympy.Expr,
+    names: Sequence[str],
+    x: Array,
+    y: Array,
+    confidence: float = 0.95,
+    *,
+    relative: bool = False,
+) -> list[ConstantInterval]:
+    """Return the intervals of a formula's numbers, from x (N, inputs) and y (N,).
+
+    They rest on the residuals and the Gauss-Newton matrix, relative to y if the noise is
+    `relative`. With fewer points than numbers there are none.
+    """
+    numbers = decimals(expression)
+    unknowns = [variable(f"constant{i}") for i in range(len(numbers))]
+    freedom, values = y.size - len(numbers), np.array([float(each) for each in numbers])
+    if not numbers or freedom < 1:
+        return []
+    open_form = expression.xreplace(dict(zip(numbers, unknowns, strict=True)))
+    constants = [each.name for each in unknowns]
+    with np.errstate(all="ignore"):
+        fitting = ConstantsFitting(open_form, names, constants, (x, y), values)
+        residual, jacobian = fitting.linearised(values)
+        scale = y if relative else np.ones_like(y)
+        residual, jacobian = residual / scale, jacobian / scale[:, None]
+    if not (np.isfinite(jacobian).all() and np.isfinite(residual).all()):
+        return []
+    deviation = np.sqrt(residual @ residual / freedom) * _standard_deviations(jacobian)
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * deviation
+    texts = [repr(float(each)) if each.is_Float else str(each) for each in numbers]
+    return [
+        ConstantInterval(text, value, value - h, value + h)
+        for text, value, h in zip(texts, values.tolist(), half.tolist(), strict=True)
+    ]
+
+
 Function = Callable[[Array], Array]
 _POLISHED = RefitSettings(steps=100, gain=1e-6, damping=1e-10)
-
-
-def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
-    """Return the graph as one expression in the variables `names`.
-
-    Its splines are functions f1, f2, ...
-    """
-    values: list[sympy.Expr] = [variable(name) for name in names]
-    numeric = numeric_names(graph)
-    for node in range(graph.inputs, graph.output + 1):
-        terms = []
-        for i in graph.into(node):
-            argument, function = values[graph.edges[i].source], graph.edges[i].function
-            if i in numeric:
-                argument = sympy.Function(numeric[i])(argument)
-            if isinstance(function, Symbolic):
-                argument = function.expression(argument)
-            terms.append(argument)
-        values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
-    return values[graph.output]
-
-
-def numeric_names(graph: Graph) -> dict[int, str]:
-    """Return a name for each edge that is a spline: f1, f2, ..."""
-    return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}
 
 
 @dataclass(frozen=True)
@@ -106,7 +228,7 @@ class Formula:
 
 
 def finish_formula(
-    graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()
+    graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy
 ) -> Formula:
     """Return the formula of a graph, as far as the remaining work allows.
 
@@ -118,12 +240,12 @@ def finish_formula(
     numeric = bool(graph.numeric_edges())
 
     def allowed() -> float:
-        return max((1 + policy.rounding.tolerance) * data.error(graph), EXACT)
+        return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), EXACT)
 
     with contextlib.suppress(WorkSpent):
-        graph = graph if numeric else drop_terms(graph, data, policy.pruning)
+        graph = graph if numeric else drop_terms(graph, data)
         graph = refit_to(graph, data, _POLISHED)
-        graph, changes = round_constants(graph, data, allowed(), policy.rounding)
+        graph, changes = round_constants(graph, data, allowed())
     expression, limit = to_expression(graph, names), allowed()
     if numeric:
         edges = numeric_names(graph).items()
@@ -143,11 +265,11 @@ def finish_formula(
     points = np.concatenate([points, middle + 2 * (points - middle)])
     with contextlib.suppress(WorkSpent):
         for _ in range(2):
-            tidy = round_numbers(expression, passes, policy.rounding)
-            tidy = divide_after_powers(tidy, names, data.x, policy.simplification)
-            short = simplify_expression(tidy, names, points, policy.simplification)
+            tidy = round_numbers(expression, passes)
+            tidy = divide_after_powers(tidy, names, data.x, policy.simplify_budget)
+            short = equivalent_forms(tidy, names, points, policy.simplify_budget)[0]
             # Only numbers that a shorter form brings out are rounded and simplified again.
-            if (expression := round_numbers(short, passes, policy.rounding)) == short:
+            if (expression := round_numbers(short, passes)) == short:
                 break
     return Formula(as_written(expression), names, graph, changes)
 
@@ -192,7 +314,7 @@ def certify(
     fresh: Array,
     truth: Function | None,
     expression: sympy.Expr | None,
-    policy: SimplificationPolicy = SimplificationPolicy(),
+    simplify_budget: float,
 ) -> Certificate:
     """Verify a formula on held-out points (x, y) and on `fresh` points of the domain.
 
@@ -217,7 +339,7 @@ def certify(
     same = recovered or refit(refitted, fresh, target, _POLISHED).rmse <= EXACT * np.std(target)
     proven = "unknown"
     if expression is not None:
-        proven = proven_equal(formula.expression, expression, policy)
+        proven = proven_equal(formula.expression, expression, simplify_budget)
     return replace(
         found,
         recovered="yes" if recovered else "no",

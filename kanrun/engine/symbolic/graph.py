@@ -8,13 +8,15 @@ with other edge functions: one evaluation, one Jacobian and one refit serve them
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import TINY, Array
 from kanrun.engine.symbolic.edge_functions import EdgeFunction, Identity, Spline, Symbolic
 
 Operation = Literal["sum", "product"]
@@ -134,9 +136,10 @@ class Graph:
             while at < len(self.edges) and self.edges[at].target == node:
                 outs.append(of(self.edges[at].function, values[self.edges[at].source]))
                 at += 1
-            values.append(
-                _combine(self.operation(node), [out[0] for out in outs[first:at]], x.shape[0])
-            )
+            is_product = self.operation(node) == "product"
+            neutral = np.full(x.shape[0], float(is_product))
+            combine = operator.mul if is_product else operator.add
+            values.append(reduce(combine, (out[0] for out in outs[first:at]), neutral))
         return values, outs
 
     def is_identity(self, index: int) -> bool:
@@ -159,15 +162,6 @@ class Graph:
             elif not isinstance(edge.function, Identity):
                 total += 10.0
         return total
-
-
-def _combine(operation: Operation, outs: Sequence[Array], samples: int) -> Array:
-    if not outs:
-        return np.ones(samples) if operation == "product" else np.zeros(samples)
-    total = outs[0]
-    for out in outs[1:]:
-        total = total * out if operation == "product" else total + out
-    return total
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
@@ -321,3 +315,30 @@ def _spliced(graph: Graph, index: int, inner: Graph) -> Graph:
         tuple(sorted(edges, key=lambda e: (e.target, e.source))),
         tuple(marks),
     )
+
+
+def fitted_grids(
+    graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True
+) -> Graph:
+    """Return the graph with every spline's grid over the range of its argument and a margin.
+
+    Nodes are treated in order. With `keep` the splines keep their functions, to least-squares
+    accuracy. Without, they keep their coefficients, and the functions are stretched.
+    """
+    for i in range(len(graph.edges)):
+        function = graph.edges[i].function
+        if isinstance(function, Spline):
+            ends = covering(graph.node_values(x)[graph.edges[i].source], margin)
+            new = replace(function, low=ends[0], high=ends[1])
+            if keep:
+                new = function.refined(intervals or function.intervals, ends)
+            graph = graph.with_function(i, new)
+    return graph
+
+
+def covering(t: Array, margin: float) -> tuple[float, float]:
+    """Return the range of t, widened by `margin` of itself, or by one half if t is constant."""
+    low, high = float(t.min()), float(t.max())
+    width = high - low
+    pad = margin * width if width > 1e-12 * max(abs(low), abs(high), TINY) else 0.5
+    return low - pad, high + pad

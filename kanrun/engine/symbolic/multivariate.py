@@ -2,14 +2,14 @@
 
 Terms of a quotient of polynomials are monomials, and monomials times -y. Other formulas are sums of
 pairs and triples of small expressions, and quotients of two of them, for y and functions of y, with
-a weight or not. Last comes a quadratic polynomial with one function of a bilinear form, as in
-x0 x1 + tanh(x0 - x1).
+a weight or not.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -17,25 +17,41 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, combination, power
-from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.dictionary import PRODUCT, Build, Dictionary, expand_dictionary
-from kanrun.engine.symbolic.expression_graphs import graph_of_expression
-from kanrun.engine.symbolic.formula import to_expression
-from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.candidates import (
+    TABLE,
+    Array,
+    Candidate,
+    combination,
+    input_names,
+    input_symbols,
+)
+from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
+from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.regression import (
-    OutputTransform,
     TermSum,
     few_terms,
     nearest_sums,
-    nearest_terms,
     nearest_triples,
     output_transforms,
-    solve_terms,
 )
-from kanrun.engine.symbolic.search_problem import DictionaryPolicy, QuotientPolicy, RidgePolicy
-from kanrun.formulas import to_numpy, variable
+from kanrun.formulas import to_numpy
+
+#: Quotients of polynomials: maximum degrees of numerator and denominator, number of monomials to
+#: choose from, number of terms in the end.
+_DEGREE, _DEGREE_BELOW, _MAX_MONOMIALS, _TERMS = 6, 4, 250, 12
+#: Error relative to y that counts as none, and factor by which it must fall with the last degree.
+_NO_ERROR, _SUDDEN = 1e-12, 1e-4
+#: Maximum number of inputs of a dictionary, and points at which terms are compared.
+_DICTIONARY_INPUTS, _POINTS = 5, 80
+#: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
+#: divided by a weight; for triples; simplest entries that are tried as weights.
+_SIMPLE, _FEW, _TRIPLES, _WEIGHTS = 3200, 600, 160, 8
+#: Sums of each kind that are looked at (fewer triples), and other formulas that are returned.
+_KEPT, _KEPT_TRIPLES, _RETURNED = 6, 2, 8
+#: Fraction of the variance that a sum may leave, and relative error of an exact formula.
+_PROMISING, _EXACT_SUM = 1e-4, 1e-10
+#: What a root of a single variable adds to the operations of a formula.
+_ROOT_OPERATIONS = 6.0
 
 Powers = tuple[int, ...]
 
@@ -44,20 +60,20 @@ Powers = tuple[int, ...]
 _ROOT_ERROR = 1e-6
 
 
-def rational_function(data: SearchData, policy: QuotientPolicy) -> sympy.Expr | None:
+def rational_function(data: SearchData) -> sympy.Expr | None:
     """Return a quotient of polynomials with few terms, or the square root of one, or None.
 
     It reproduces y on all points to rounding.
     """
     x, y = data.all_points.x, data.all_points.y
-    if (plain := quotient_of_polynomials(x, y, policy)) is not None:
+    if (plain := quotient_of_polynomials(x, y, _DEGREE, _TERMS)) is not None:
         return plain
-    squared = quotient_of_polynomials(x, y**2, policy)
+    squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS)
     return None if squared is None else _root(squared, x, y)
 
 
 def quotient_of_polynomials(
-    x: Array, y: Array, policy: QuotientPolicy, known: float = 0.0
+    x: Array, y: Array, degree: int, terms: int, known: float = 0.0
 ) -> sympy.Expr | None:
     """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None.
 
@@ -69,14 +85,14 @@ def quotient_of_polynomials(
     is left.
     """
     inputs, ranges, size = x.shape[1], np.ptp(x, axis=0), float(np.abs(y).max())
-    max_terms, allowed = min(len(y) // 3, policy.monomials), max(policy.nothing, known) * size
+    max_terms, allowed = min(len(y) // 3, _MAX_MONOMIALS), max(_NO_ERROR, known) * size
     if not ranges.all():
         return None
     centred = (x - x.mean(0)) / ranges * 2
     found: tuple[int, list[Powers], list[Powers]] | None = None
-    for q in range(policy.below + 1):
+    for q in range(_DEGREE_BELOW + 1):
         below = _powers(inputs, q)[1:]
-        counts = [len(below) + math.comb(inputs + p, p) for p in range(policy.degree + 1)]
+        counts = [len(below) + math.comb(inputs + p, p) for p in range(degree + 1)]
         counts = [count for count in counts if count <= max_terms]
         if not counts:
             break
@@ -86,11 +102,11 @@ def quotient_of_polynomials(
         basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], size
         for count in counts:
             left = float(np.sqrt(np.mean((y - basis[:, :count] @ (basis[:, :count].T @ y)) ** 2)))
-            sudden = left <= allowed and left < policy.sudden * before
+            sudden = left <= allowed and left < _SUDDEN * before
             if sudden and (found is None or count < found[0]):
                 found = count, above[: count - len(below)], below
             before = left
-    expression = _sparse_quotient(x, y, found[1], found[2], policy, allowed) if found else None
+    expression = _sparse_quotient(x, y, found[1], found[2], terms, allowed) if found else None
     return expression if expression is not None and expression.free_symbols else None
 
 
@@ -99,7 +115,7 @@ def _sparse_quotient(
     t: Array,
     above: list[Powers],
     below: list[Powers],
-    policy: QuotientPolicy,
+    max_terms: int,
     allowed: float,
 ) -> sympy.Expr | None:
     """Return the quotient with as few of these monomials as it needs, or None.
@@ -112,12 +128,13 @@ def _sparse_quotient(
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
     one = int(np.argmax(np.abs(null[: len(below)])))
     solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
-    if solved is None or np.count_nonzero(solved) > policy.terms:
+    if solved is None or np.count_nonzero(solved) > max_terms:
         return None
     every, cut = [*below, *above], len(below)
     natural = np.insert(solved, one, 1.0) / np.prod(scale ** np.array(every), axis=1)
     natural = natural / next(c for c in natural if c)
-    terms = [sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(powers))) for powers in every]
+    symbols = input_symbols(x.shape[1])
+    terms = [sympy.Mul(*map(operator.pow, symbols, powers)) for powers in every]
     return combination(natural[cut:], terms[cut:]) / combination(natural[:cut], terms[:cut])
 
 
@@ -138,7 +155,7 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
     root = outside * sympy.sqrt(inside) if outside.free_symbols else sympy.sqrt(quotient)
     if not root.free_symbols:
         return None
-    value = to_numpy(root, [f"x{i}" for i in range(x.shape[1])])(x)
+    value = to_numpy(root, input_names(x.shape[1]))(x)
     root, value = (root, value) if value @ y > 0 else (-root, -value)
     return root if float(np.abs(value - y).max()) <= _ROOT_ERROR * float(np.abs(y).max()) else None
 
@@ -164,42 +181,42 @@ _EXACT = 1e-11
 _QUOTIENTS = 3
 
 
-def pair_formulas(
-    data: SearchData, candidates: Sequence[Candidate], policy: DictionaryPolicy
-) -> Iterator[sympy.Expr]:
+def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator[sympy.Expr]:
     """Yield formulas of y from a dictionary of small expressions, exact ones first.
 
     Those that reproduce some of the points come as they are found, the plainest of each kind first;
-    then the few nearest ones.
+    then the few nearest ones. Many inputs have none.
     """
-    pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
-    entries = expand_dictionary(data.x[pick], candidates, policy)
+    if data.x.shape[1] > _DICTIONARY_INPUTS:
+        return
+    pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
+    entries = expand_dictionary(data.x[pick], candidates)
     names = {candidate.name for candidate in candidates}
     found: list[TermSum] = []
-    for sums in _kinds(entries, data.y[pick], names, policy):
-        near = [each for left, each in sums if left < policy.promising]
-        exact = [each.expression() for each in near if each.error <= policy.exact]
+    for sums in _kinds(entries, data.y[pick], names):
+        near = [each for left, each in sums if left < _PROMISING]
+        exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
         yield from sorted(exact, key=_plainness)
         found += near
     nearest = sorted(found, key=lambda each: each.error)
-    yield from (each.expression() for each in nearest[: policy.returned])
+    yield from (each.expression() for each in nearest[:_RETURNED])
 
 
 def _kinds(
-    entries: Dictionary, y: Array, names: set[str], policy: DictionaryPolicy
+    entries: Dictionary, y: Array, names: set[str]
 ) -> Iterator[Iterator[tuple[float, TermSum]] | list[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
-    simple, few = (entries.chosen(range(min(n, len(entries)))) for n in (policy.simple, policy.few))
-    near = partial(nearest_sums, kept=policy.kept, floor=_EXACT)
+    simple, few = entries.first(_SIMPLE), entries.first(_FEW)
+    near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
     for place, target in enumerate(output_transforms(y, names)):
         yield near(target, simple if place else entries)
-        yield nearest_triples(target, few.chosen(range(min(policy.triples, len(few)))), 2)
+        yield nearest_triples(target, few.first(_TRIPLES), _KEPT_TRIPLES)
         if place < _QUOTIENTS:
             yield near(target, few, quotients=True)
     logarithms = simple.functions(TABLE["log"], np.array([(1.0, 0.0), (-1.0, 0.0)]))
     for target in output_transforms(y, {"exp"} & names)[1:]:  # products of powers
         yield near(target, logarithms)
-    for k in range(min(policy.weights, len(entries))):
+    for k in range(min(_WEIGHTS, len(entries))):
         weight = entries.values[k], entries.builds[k]
         for place, target in enumerate(output_transforms(y, names, weight)):
             yield near(target, few if place else simple)
@@ -215,116 +232,4 @@ def _plainness(expression: sympy.Expr) -> float:
         for each in expression.atoms(sympy.Pow)
         if not each.exp.is_Integer and not each.base.is_Add and each.free_symbols
     ]
-    return float(sympy.count_ops(expression)) + 6.0 * len(roots)
-
-
-#: Constants b of f(u + b) and slopes of the form u, whose monomials lie in [-1, 1], for each
-#: function. If only the ratio of slopes and constant counts, the range of u is scaled to [0, 1].
-_SLOPES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
-_SCALED = (0.01, 0.1, 0.5, 2.0), (-1.0, -0.5, 0.0, 0.5, 1.0), True
-_SATURATING = (0.0, -1.0, 1.0, -2.0, 2.0), _SLOPES, False
-_FORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
-    "sin": ((0.0, np.pi / 2), tuple(0.75 * k for k in range(-12, 13)), False),
-    "exp": ((0.0,), _SLOPES, False),
-    "tanh": _SATURATING,
-    "gaussian": _SATURATING,
-    "sqrt": _SCALED,
-    "log": _SCALED,
-    "1/x": _SCALED,
-    "abs": ((-0.25, -0.5, -0.75), *_SCALED[1:]),
-}
-
-
-def ridge_formulas(
-    data: SearchData, candidates: Sequence[Candidate], policy: RidgePolicy
-) -> Iterator[sympy.Expr]:
-    """Yield quadratic polynomials with a factor times a function of a bilinear form, best first.
-
-    On a grid of the form's constants everything else is linear. The nearest formulas get all
-    constants fitted to some of the points.
-    """
-    pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
-    x, y, names = data.x[pick], data.y[pick], {candidate.name for candidate in candidates}
-    inputs = Dictionary.of_inputs(x)
-    monomials = inputs + inputs.combined(inputs, PRODUCT, distinct=True)
-    quadratic = monomials + inputs.functions(power(2), np.array([(1.0, 0.0)]))
-    basis, target = np.column_stack([np.ones(len(y)), *quadratic.values]), OutputTransform(y)
-    factors, found = _factors(inputs, names), list[TermSum]()
-    for name in (each for each in _FORMS if each in names):
-        constants, slopes, scaled = _FORMS[name]
-        forms = linear_forms(monomials, slopes, policy.max_forms, scaled=scaled)
-        terms = forms.functions(TABLE[name], np.array([(1.0, b) for b in constants]))
-        for k in (None, *range(len(factors))):
-            values = terms.values if k is None else terms.values * factors.values[k]
-            nearest = nearest_terms(y, values, basis, policy.kept, terms.sizes)
-            for i in (i for left, i in nearest if left < policy.promising):
-                term = terms.chosen([i])
-                term = term if k is None else term.combined(factors.chosen([k]), PRODUCT)
-                found.append(solve_terms(target, quadratic + term))
-    yield from _refitted(sorted(found, key=lambda each: each.error)[: policy.tried], x, y, policy)
-
-
-def _refitted(sums: list[TermSum], x: Array, y: Array, policy: RidgePolicy) -> Iterator[sympy.Expr]:
-    """Yield the best of the sums with all constants fitted; none is tried after an exact one."""
-    found: list[tuple[float, int, Graph]] = []
-    settings = RefitSettings(steps=policy.steps)
-    for place, each in enumerate(sums):
-        fitted = refit(graph_of_expression(each.expression(), x.shape[1]), x, y, settings)
-        found.append((fitted.rmse, place, fitted.graph))
-        if fitted.rmse < _FITTED * float(np.std(y)):
-            break
-    for rmse, _, graph in sorted(found, key=lambda each: each[:2])[: policy.returned]:
-        if np.isfinite(rmse):
-            yield to_expression(graph, [f"x{i}" for i in range(x.shape[1])])
-
-
-def linear_forms(
-    monomials: Dictionary, steps: Sequence[float], max_forms: int, *, scaled: bool
-) -> Dictionary:
-    """Return sums of two and of three monomials, scaled to [-1, 1], with slopes from `steps`.
-
-    For three of them the steps are thinned to at most `max_forms` sums. With `scaled` the range of
-    each sum is [0, 1].
-    """
-    low, high = monomials.values.min(axis=1), monomials.values.max(axis=1)
-    middle, half = (low + high) / 2, (high - low) / 2
-    found = []
-    for count in range(2, min(3, len(monomials)) + 1):
-        every, subsets = np.array(steps), math.comb(len(monomials), count)
-        while count > 2 and subsets * len(every) ** count > max_forms:
-            every = every[len(every) // 2 % 2 :: 2]  # keeps the zero in the middle
-        grid = np.array(list(itertools.product(every[every != 0], repeat=count)))
-        for chosen in itertools.combinations(range(len(monomials)), count):
-            found.append(np.zeros((len(grid), len(monomials))))
-            found[-1][:, chosen] = grid
-    slopes = np.concatenate(found)
-    values = slopes @ ((monomials.values - middle[:, None]) / half[:, None])
-    start, width = (values.min(1), np.ptp(values, axis=1)) if scaled else (0 * values[:, 0], 1.0)
-    values = ((values.T - start) / width).T
-    slopes = (slopes.T / width).T / half
-    constants = -start / width - slopes @ middle
-    builds = [
-        partial(_form, row, constant, monomials.builds)
-        for row, constant in zip(slopes, constants.tolist(), strict=True)
-    ]
-    sizes = np.count_nonzero(slopes, axis=1).astype(np.float64)
-    return Dictionary(values, sizes, ("",) * len(builds), tuple(builds))
-
-
-def _form(slopes: Array, constant: float, builds: Sequence[Build]) -> sympy.Expr:
-    return combination([*slopes, constant], [*(build() for build in builds), sympy.S.One])
-
-
-def _factors(inputs: Dictionary, names: set[str]) -> Dictionary:
-    """Return factors of the function: an input, its inverse, and exponentials of it."""
-    parts = [inputs]
-    if "1/x" in names:
-        parts.append(inputs.functions(TABLE["1/x"], np.array([(1.0, 0.0)])))
-    for i, half in enumerate(np.ptp(inputs.values, axis=1) / 2 if "exp" in names else ()):
-        rates = np.array([(rate / half, 0.0) for rate in _RATES])
-        parts.append(inputs.chosen([i]).functions(TABLE["exp"], rates))
-    return Dictionary.joined(parts, inputs.values.shape[1])
-
-
-#: Rates of the exponential factors, for inputs scaled to [-1, 1].
-_RATES = (-1.5, -0.5, 0.5, 1.5)
+    return float(sympy.count_ops(expression)) + _ROOT_OPERATIONS * len(roots)

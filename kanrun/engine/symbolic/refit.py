@@ -24,12 +24,29 @@ from kanrun.engine.least_squares import (
     minimise,
 )
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.candidates import TINY, Array
 from kanrun.engine.symbolic.edge_functions import Spline
-from kanrun.engine.symbolic.graph import Graph, depths
-from kanrun.engine.symbolic.templates import fitted_grids
+from kanrun.engine.symbolic.graph import Graph, depths, fitted_grids
+from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
+
+#: Fraction of the loss that steps of a quick refit must gain.
+QUICK = 1e-2
+#: Error below which no further start is made, and from which on the grids of a start stay coarse.
+GOOD, STALLED = 1e-2, 0.3
+#: Refits of a start between which the hidden grids follow their arguments, the steps of each, the
+#: weight of its smoothness penalty, and the margin of its grids.
+_ROUNDS, _COARSE_STEPS, _COARSE_PENALTY, _COARSE_MARGIN = 3, 12, 1e-8, 0.05
+#: Steps on each finer grid, and the weight of the smoothness penalty on them.
+_GRID_STEPS, PENALTY = 25, 1e-16
+#: Factor by which the error may grow on a finer grid.
+_GRID_GROWTH = 1.5
+#: Error from which on the last grid is doubled, with less penalty, as a sharp function has large
+#: derivatives, while there are this many points for each coefficient.
+_UNRESOLVED, _SHARP_PENALTY, _POINTS_EACH = 3e-3, 1e-22, 4
+#: Steps with the sparsity penalty; the smallest magnitude of an edge in it, relative to the largest
+#: one; and the range of the entropy's part.
+_SPARSE_STEPS, _SMALL_EDGE, _PULL = 8, 1e-3, (-0.9, 10.0)
 
 #: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick
 #: steps, whose damping falls with every step that helps, far below that of trainings.
@@ -84,12 +101,9 @@ class GraphFitting(Problem):
             np.ones_like(y) if settings.weights is None else settings.weights
         )
         self.unknowns = torch.from_numpy(graph.parameters)
-        self._rows = np.zeros((0, graph.parameters.size))
-        if settings.rows is not None:
-            self._rows = settings.rows
-        if settings.penalty > 0:
-            weight = settings.penalty * float(np.var(y))
-            self._rows = np.concatenate([self._rows, _smoothness_rows(graph, weight)])
+        weight = settings.penalty * float(np.var(y))
+        rows = [] if settings.rows is None else [settings.rows]
+        self._rows = np.concatenate([*rows, _smoothness_rows(graph, weight)])
 
     def at(self, unknowns: Tensor) -> Graph:
         """Return the graph with these parameters."""
@@ -221,39 +235,6 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
 
 
 @dataclass(frozen=True)
-class GraphTrainingPolicy:
-    """Training splines on a structure.
-
-    Several coarse starts, the best of them on finer and finer grids.
-
-    Attributes:
-        starts: Maximum number of starts.
-        good: Error below which no further start is made.
-        rounds: Refits of a start between which the hidden grids follow their arguments.
-        coarse_steps: Steps of each.
-        coarse_penalty: Weight of the smoothness penalty of a start.
-        stalled: Error above which the grids of a start are not refined.
-        grids: Numbers of intervals, one after another.
-        steps: Steps on each grid.
-        penalty: Weight of the smoothness penalty on them.
-        unresolved: Error above which the last grid is doubled.
-        sharp_penalty: Weight on doubled grids; a sharp function has large derivatives.
-    """
-
-    starts: int = 6
-    good: float = 1e-2
-    rounds: int = 3
-    coarse_steps: int = 12
-    coarse_penalty: float = 1e-8
-    stalled: float = 0.3
-    grids: tuple[int, ...] = (5, 10, 20)
-    steps: int = 25
-    penalty: float = 1e-16
-    unresolved: float = 3e-3
-    sharp_penalty: float = 1e-22
-
-
-@dataclass(frozen=True)
 class TrainedGraph:
     """A numeric graph and its relative validation error."""
 
@@ -261,69 +242,66 @@ class TrainedGraph:
     error: float
 
 
-def train_graph(
-    starts: Iterable[Graph], data: SearchData, policy: GraphTrainingPolicy
-) -> TrainedGraph:
+def train_graph(starts: Iterable[Graph], data: SearchData, grids: Sequence[int]) -> TrainedGraph:
     """Fit the coarse `starts`, drawn as needed, and refine the grids of the best."""
     fits: list[TrainedGraph] = []
     for graph in starts:
-        fits.append(coarse_fit(graph, data, policy))
+        fits.append(coarse_fit(graph, data))
         best = min(fits, key=lambda fit: fit.error)
-        if len(fits) >= policy.starts or (best.error < policy.good and len(fits) > 1):
+        if best.error < GOOD and len(fits) > 1:
             break
-    return continue_fit(best, data, policy)
+    return continue_fit(best, data, grids)
 
 
-def continue_fit(best: TrainedGraph, data: SearchData, policy: GraphTrainingPolicy) -> TrainedGraph:
+def continue_fit(best: TrainedGraph, data: SearchData, grids: Sequence[int]) -> TrainedGraph:
     """Refine the grids of a coarse fit, unless it is stalled and not linear in its parameters."""
-    if best.error >= policy.stalled and len(best.graph.operations) > 1:
+    if best.error >= STALLED and len(best.graph.operations) > 1:
         return best
-    return extend(best.graph, data, policy.grids, policy)
+    return extend(best.graph, data, grids)
 
 
-def coarse_fit(graph: Graph, data: SearchData, policy: GraphTrainingPolicy) -> TrainedGraph:
+def coarse_fit(graph: Graph, data: SearchData) -> TrainedGraph:
     """Fit a graph while its hidden grids follow their arguments."""
-    settings = RefitSettings(policy.coarse_steps, penalty=policy.coarse_penalty, gain=1e-2)
-    graph = refit_on_grids(graph, data, settings, policy.rounds, 0.05)
+    settings = RefitSettings(_COARSE_STEPS, penalty=_COARSE_PENALTY, gain=QUICK)
+    graph = refit_on_grids(graph, data, settings, _ROUNDS, _COARSE_MARGIN)
     return TrainedGraph(graph, data.error(graph))
 
 
-def extend(
-    graph: Graph, data: SearchData, grids: Sequence[int], policy: GraphTrainingPolicy
-) -> TrainedGraph:
+def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> TrainedGraph:
     """Refine the grids while the validation error falls, then double them for sharp functions."""
     best, last = TrainedGraph(graph, data.error(graph)), max(grids, default=0)
     for intervals in grids:
-        finer = _on_grid(graph, data, intervals, policy.penalty, policy.steps)
+        finer = _on_grid(graph, data, intervals, PENALTY)
         graph = finer.graph
-        if finer.error > 1.5 * best.error:
+        if finer.error > _GRID_GROWTH * best.error:
             break
         best = min(best, finer, key=lambda each: each.error)
-    # At least four points for each coefficient.
-    finest = data.y.size / (4 * max(len(best.graph.numeric_edges()), 1))
-    while 0 < 2 * last <= finest and best.error >= policy.unresolved:
+    finest = data.y.size / (_POINTS_EACH * max(len(best.graph.numeric_edges()), 1))
+    while 0 < 2 * last <= finest and best.error >= _UNRESOLVED:
         last, before = 2 * last, best.error
-        finer = _on_grid(best.graph, data, last, policy.sharp_penalty, policy.steps)
+        finer = _on_grid(best.graph, data, last, _SHARP_PENALTY)
         best = min(best, finer, key=lambda each: each.error)
         if best.error > before / 2:
             break
     return best
 
 
-def _on_grid(
-    graph: Graph, data: SearchData, intervals: int, penalty: float, steps: int
-) -> TrainedGraph:
+def _on_grid(graph: Graph, data: SearchData, intervals: int, penalty: float) -> TrainedGraph:
     graph = fitted_grids(graph, data.x, intervals=intervals)
-    graph = refit(graph, data.x, data.y, RefitSettings(steps, penalty=penalty, gain=1e-2)).graph
+    graph = refit(
+        graph, data.x, data.y, RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)
+    ).graph
     return TrainedGraph(graph, data.error(graph))
 
 
-def sparsify(graph: Graph, data: SearchData, weight: float, policy: GraphTrainingPolicy) -> Graph:
+def sparsify(graph: Graph, data: SearchData, weight: float) -> Graph:
     """Refit a few times with the sparsity penalty; `weight` is relative to the variance of y."""
-    for _ in range(policy.rounds):
+    for _ in range(_ROUNDS):
         rows = sparsity_rows(graph, data.x, weight * data.y_std**2)
-        settings = RefitSettings(8, penalty=policy.coarse_penalty, rows=rows, gain=1e-2)
-        graph = fitted_grids(refit(graph, data.x, data.y, settings).graph, data.x, margin=0.05)
+        settings = RefitSettings(_SPARSE_STEPS, penalty=_COARSE_PENALTY, rows=rows, gain=QUICK)
+        graph = fitted_grids(
+            refit(graph, data.x, data.y, settings).graph, data.x, margin=_COARSE_MARGIN
+        )
     return graph
 
 
@@ -342,14 +320,14 @@ def sparsity_rows(graph: Graph, x: Array, weight: float) -> Array:
     total, so that it is comparable to the 1 of the L1 term.
     """
     layer, size = np.array([depths(graph)[e.target] for e in graph.edges]), magnitudes(graph, x)
-    values, floor = graph.node_values(x), 1e-3 * max(float(size.max(initial=0.0)), 1e-300)
+    values, floor = graph.node_values(x), _SMALL_EDGE * max(float(size.max(initial=0.0)), TINY)
     blocks = []
     for i, (edge, columns) in enumerate(zip(graph.edges, graph.parameter_slices(), strict=True)):
         if isinstance(edge.function, Spline):
-            shares = np.maximum(size[layer == layer[i]], 1e-300)
+            shares = np.maximum(size[layer == layer[i]], TINY)
             logs = np.log(shares / shares.sum())
-            own = np.log(max(size[i], 1e-300) / shares.sum())
-            pull = np.clip(float(shares @ logs / shares.sum()) - own, -0.9, 10.0)
+            own = np.log(max(size[i], TINY) / shares.sum())
+            pull = np.clip(float(shares @ logs / shares.sum()) - own, *_PULL)
             design = edge.function.evaluate(values[edge.source])[2]
             triangle = np.linalg.qr((design - design.mean(0)) / np.sqrt(x.shape[0]))[1]
             block = np.zeros((triangle.shape[0], graph.parameters.size))

@@ -10,29 +10,8 @@ from functools import partial
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.description_length import SearchData, length_of
-from kanrun.engine.symbolic.edge_functions import Spline
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.refit import (
-    TrainedGraph,
-    coarse_fit,
-    continue_fit,
-    extend,
-    sparsify,
-    train_graph,
-)
-from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.separability import module_templates, sum_product
-from kanrun.engine.symbolic.smooth_fit import relative_noise
-from kanrun.engine.symbolic.snapping import (
-    FittedStructure,
-    SearchStage,
-    is_noise_limited,
-    refine_to_formula,
-    search_longer,
-    snapped,
-)
-from kanrun.engine.symbolic.structure import (
+from kanrun.engine.symbolic.laws import (
     in_all_inputs,
     of_logarithm,
     rebuild,
@@ -40,8 +19,59 @@ from kanrun.engine.symbolic.structure import (
     simple_laws,
     structured_formulas,
 )
-from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, reduce_variables
-from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
+from kanrun.engine.symbolic.problem import SearchData, SearchProblem, length_of
+from kanrun.engine.symbolic.refit import (
+    GOOD,
+    TrainedGraph,
+    coarse_fit,
+    continue_fit,
+    extend,
+    sparsify,
+    train_graph,
+)
+from kanrun.engine.symbolic.snapping import (
+    LONGER_SEARCH,
+    SMOOTH,
+    SNAP_THRESHOLD,
+    FittedStructure,
+    SearchStage,
+    is_noise_limited,
+    refine_to_formula,
+    search_longer,
+    snapped,
+)
+from kanrun.engine.symbolic.structures import (
+    Skeleton,
+    deep_shapes,
+    first_shapes,
+    module_skeletons,
+)
+from kanrun.engine.symbolic.symmetries import (
+    Reduction,
+    dimensionless,
+    reduce_variables,
+    relative_noise,
+)
+
+#: Maximum number of inputs at which two plain networks are trained first of all.
+_PLAIN = 3
+#: Multiple of the best network's error at which a formula ends the search if it leaves noise.
+_NOISE_STOP = 1.05
+#: Work for all longer searches, fraction of what remains for the function of a single input, and
+#: for a search in the groups that symmetries leave.
+_LONGER_SEARCHES, _SINGLE_INPUT, _GROUPS = 30.0, 0.8, 0.6
+#: Structures that are ranked by coarse fits at most, and the best of them that are trained; the
+#: intervals of these fits, and of more of them; the error of a coarse fit that ends the ranking,
+#: and its factor for each edge.
+_RANKED, _EXPLORED, _COARSE_GRIDS, _MORE_INTERVALS = 14, 7, (3, 3, 7), 4
+_RANKING_STOP, _EDGE_HANDICAP = 3e-3, 1.2
+#: Intervals of other starts; with the sparsity penalty every second start has two more.
+_START_INTERVALS = 3
+#: Accuracy beyond which networks are not preferred for a longer search, and the digits of it that
+#: one more edge must gain.
+_ACCURATE, _DIGITS_PER_EDGE = 1e-4, 1.5
+#: Factor of the error of a structure without a formula.
+_NO_FORMULA = 100.0
 
 Event = SearchStage | FittedStructure
 
@@ -79,18 +109,18 @@ def _in_inputs(
     Whether noise is relative is not asked if that is `settled`.
     """
     run = _Search(problem, generator)
-    inputs = list(range(problem.data.x.shape[1]))
-    first = 2 if len(inputs) <= problem.policy.plain else 0
-    yield from run.attempt(first_shapes(inputs)[:first])
-    if len(inputs) == 1:
+    inputs = problem.data.x.shape[1]
+    shapes, first = first_shapes(range(inputs), inputs), 2 if inputs <= _PLAIN else 0
+    yield from run.attempt(shapes[:first])
+    if inputs == 1:
         yield from run.deepen()
-        if not run.is_exact() and run.network_error() > problem.policy.selection.smooth:
+        if not run.is_exact() and run.network_error() > SMOOTH:
             yield from run.recorded(regressions(problem))
     if not (run.is_exact() or run.budget.over):
         # They cost little, and if noise has been met they may be shorter.
         yield from run.recorded(simple_laws(problem))
     relative = not (run.is_exact() or settled)
-    relative = relative and relative_noise(problem.data, problem.policy.symmetry)
+    relative = relative and relative_noise(problem.data)
     if relative:
         problem = replace(problem, data=replace(problem.data, relative=True))
         run = _Search(problem, generator, run.structures)
@@ -98,7 +128,7 @@ def _in_inputs(
         yield from run.structures
         yield from run.recorded(simple_laws(problem))
     if not run.over():
-        reduction = reduce_variables(problem.data, problem.policy.symmetry)
+        reduction = reduce_variables(problem.data)
         yield from run.recorded(structured_formulas(problem, reduction))
         if reduction.changes and reduction.variables and not run.over():
             yield from run.recorded(run.in_groups(reduction))
@@ -107,7 +137,7 @@ def _in_inputs(
         for event in _drop_data_events(_in_inputs(logarithms, generator, settled=True)):
             yield of_logarithm(event, problem.data)
     elif not run.over():
-        yield from run.by_networks(first_shapes(inputs)[first:])
+        yield from run.by_networks(shapes[first:])
 
 
 def _drop_data_events(events: Iterator[Event | SearchData]) -> Iterator[Event]:
@@ -125,8 +155,8 @@ class _Search:
     ) -> None:
         self.problem, self.generator = problem, generator
         self.data, self.policy = problem.data, problem.policy
-        self.budget = Budget(problem.policy.search_fraction * problem.policy.budget)
-        self.longer_searches = problem.policy.longer_search_budget
+        self.budget = Budget(problem.policy.search_budget)
+        self.longer_searches = _LONGER_SEARCHES
         self.finished: list[FittedStructure] = []
         again = (rebuild(each, lambda graph: (graph, 0), self.data) for each in structures)
         self.pending = [each for each in again if isinstance(each, FittedStructure)]
@@ -156,7 +186,7 @@ class _Search:
         """
         if self.is_exact() or self.budget.over:
             return True
-        limit = self.policy.noise_stop_ratio * self.network_error()
+        limit = _NOISE_STOP * self.network_error()
         return any(
             each.formula_error <= limit < np.inf and is_noise_limited(each.best.graph, self.problem)
             for each in self.structures
@@ -171,37 +201,27 @@ class _Search:
 
     def in_groups(self, reduction: Reduction) -> Iterator[Event]:
         """Search with networks in the fewer variables that symmetries leave."""
-        policy = replace(self.policy, budget=self.policy.group_fraction * self.budget.left)
+        policy = replace(self.policy, budget=_GROUPS * self.budget.left)
         inner = SearchProblem(reduction.data(self.data), self.problem.candidates, policy)
-        inputs = list(range(len(reduction.variables)))
-        events = _Search(inner, self.generator).by_networks(first_shapes(inputs))
-        if len(inputs) == 1:
+        inputs = len(reduction.variables)
+        events = _Search(inner, self.generator).by_networks(first_shapes(range(inputs), inputs))
+        if inputs == 1:
             events = _drop_data_events(_in_inputs(inner, self.generator, settled=True))
         return (in_all_inputs(event, reduction, self.problem) for event in events)
 
-    def by_networks(self, shapes: Sequence[Template]) -> Iterator[Event]:
+    def by_networks(self, shapes: Sequence[Skeleton]) -> Iterator[Event]:
         """Search structures of networks from simple to deep, the given ones first."""
-        inputs, policy = self.data.x.shape[1], self.policy
-        product = sum_product(self.data, policy.degree, policy.sum_product, self.generator)
-        if product is not None:
-            splines = [each.function for each in product.edges if isinstance(each.function, Spline)]
-            first = max(spline.intervals for spline in splines)
-            grids = (first, *(grid for grid in policy.training.grids if grid > first))
-            fit = partial(extend, product, self.data, grids, policy.training)
-            yield from self.explore("product of sums", fit)
-            yield from self.deepen()
+        inputs = self.data.x.shape[1]
         yield from self.attempt(shapes)
         yield from self.deepen()
         if inputs > 2 and not self.over():
-            templates, self.surrogate_error = module_templates(self.problem, self.generator)
-            yield from self.attempt(templates)
+            skeletons, self.surrogate_error = module_skeletons(self.problem, self.generator)
+            yield from self.attempt(skeletons)
             yield from self.deepen()
-        for shape in deep_shapes(inputs) if inputs > 1 else ():
+        for skeleton in deep_shapes(inputs) if inputs > 1 else ():
             if self.over():
                 break
-            starts = iter(partial(self.kan, shape), None)
-            fit = partial(train_graph, starts, self.data, policy.training)
-            yield from self.explore("-".join(map(str, shape)), fit)
+            yield from self.explore(skeleton.name, partial(self.train, skeleton))
             yield from self.deepen()
         best = min(self.trained, key=lambda each: each[1].error, default=None)
         if not self.structures and best is not None and best[1].error < self.data.no_skill_error:
@@ -209,31 +229,29 @@ class _Search:
             self.pending += yield from _kept(snapped(*best, self.problem))
             yield from self.deepen()
 
-    def attempt(self, templates: Sequence[Template]) -> Iterator[Event]:
+    def attempt(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
         """Train the first two structures, then the best of the others by coarse fits."""
         if self.over():
             return
-        for template, fit in self.ranked(templates):
-            yield from self.explore(template.name, fit)
+        for skeleton, fit in self.ranked(skeletons):
+            yield from self.explore(skeleton.name, fit)
             # Asked before the next structure, as ranking takes long.
             if self.over():
                 return
 
     def ranked(
-        self, templates: Sequence[Template]
-    ) -> Iterator[tuple[Template, Callable[[], TrainedGraph]]]:
-        training = self.policy.training
-        for template in templates[:2]:
-            starts = iter(partial(self.fresh, template, 3), None)
-            yield template, partial(train_graph, starts, self.data, training)
-        coarse: list[tuple[float, Template, TrainedGraph]] = []
-        for template in sorted(templates[2:], key=lambda each: each.edges)[: self.policy.ranked]:
-            best = self.coarse(template, (3, 3, 7))
-            coarse.append((best.error * self.policy.edge_handicap**template.edges, template, best))
-            if best.error < self.policy.ranking_stop_error or self.budget.over:
+        self, skeletons: Sequence[Skeleton]
+    ) -> Iterator[tuple[Skeleton, Callable[[], TrainedGraph]]]:
+        for skeleton in skeletons[:2]:
+            yield skeleton, partial(self.train, skeleton)
+        coarse: list[tuple[float, Skeleton, TrainedGraph]] = []
+        for skeleton in sorted(skeletons[2:], key=lambda each: each.edges)[:_RANKED]:
+            best = self.coarse(skeleton, _COARSE_GRIDS)
+            coarse.append((best.error * _EDGE_HANDICAP**skeleton.edges, skeleton, best))
+            if best.error < _RANKING_STOP or self.budget.over:
                 break
-        for _, template, best in sorted(coarse, key=lambda each: each[0])[: self.policy.explored]:
-            yield template, partial(self.continued, template, best)
+        for _, skeleton, best in sorted(coarse, key=lambda each: each[0])[:_EXPLORED]:
+            yield skeleton, partial(self.continued, skeleton, best)
 
     def explore(self, name: str, fit: Callable[[], TrainedGraph]) -> Iterator[Event]:
         """Train a structure; prune and snap it if it is accurate enough."""
@@ -241,17 +259,15 @@ class _Search:
         trained = fit()
         self.trained.append((name, trained))
         yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
-        if trained.error <= self.policy.snap_threshold:
+        if trained.error <= SNAP_THRESHOLD:
             self.pending += yield from _kept(snapped(name, trained, self.problem))
 
     def deepen(self) -> Iterator[Event]:
-        """Search longer in the pending structures, accurate and small networks first.
-
-        One more edge must gain 1.5 digits of accuracy, of which four count.
-        """
+        """Search longer in the pending structures, accurate and small networks first."""
 
         def promise(each: FittedStructure) -> float:
-            return float(np.log10(max(each.network_error, 1e-4))) + 1.5 * each.network.active_edges
+            digits = float(np.log10(max(each.network_error, _ACCURATE)))
+            return digits + _DIGITS_PER_EDGE * each.network.active_edges
 
         for tried in sorted(self.pending, key=promise):
             if self.over() or self.longer_searches <= 0:
@@ -259,35 +275,34 @@ class _Search:
             # Between the points an interpolating network says nothing.
             if self.data.interpolated_by(tried.network.parameters.size):
                 continue
-            allowance = min(self.policy.selection.budget, self.longer_searches)
+            allowance = min(LONGER_SEARCH, self.longer_searches)
             if self.data.x.shape[1] == 1:
-                allowance = self.policy.single_edge_budget_fraction * self.budget.left
+                allowance = _SINGLE_INPUT * self.budget.left
             for found in (yield from _kept(search_longer(tried, self.problem, allowance))):
                 self.longer_searches -= found.work
                 self.pending[self.pending.index(tried)] = found
         self.finished, self.pending = self.structures, []
 
-    def fresh(self, template: Template, intervals: int) -> Graph:
-        data, degree = self.data, self.policy.degree
-        return start(template, data.x, data.y, intervals, degree, self.generator)
+    def start(self, skeleton: Skeleton, intervals: int = _START_INTERVALS) -> Graph:
+        data = self.data
+        return skeleton.start(data.x, data.y, intervals, self.policy.degree, self.generator)
 
-    def kan(self, shape: Sequence[int], intervals: int = 3) -> Graph:
-        data, degree = self.data, self.policy.degree
-        return kan_shape(shape, data.x, data.y, intervals, degree, self.generator)
+    def train(self, skeleton: Skeleton) -> TrainedGraph:
+        starts = (self.start(skeleton) for _ in range(self.policy.starts))
+        return train_graph(starts, self.data, self.policy.grids)
 
-    def coarse(self, template: Template, grids: Sequence[int]) -> TrainedGraph:
+    def coarse(self, skeleton: Skeleton, grids: Sequence[int]) -> TrainedGraph:
         """Return the best of a coarse fit on each of the grids."""
-        starts = (self.fresh(template, intervals) for intervals in grids)
-        fits = [coarse_fit(graph, self.data, self.policy.training) for graph in starts]
+        fits = [coarse_fit(self.start(skeleton, intervals), self.data) for intervals in grids]
         return min(fits, key=lambda fit: fit.error)
 
-    def continued(self, template: Template, best: TrainedGraph) -> TrainedGraph:
+    def continued(self, skeleton: Skeleton, best: TrainedGraph) -> TrainedGraph:
         """Refine the grids of a coarse fit, after more starts if it is not good."""
-        training = self.policy.training
-        if best.error > training.good and training.starts > 3:
-            more = self.coarse(template, (4,) * (training.starts - 3))
-            best = min(best, more, key=lambda fit: fit.error)
-        return continue_fit(best, self.data, training)
+        more = self.policy.starts - len(_COARSE_GRIDS)
+        if best.error > GOOD and more > 0:
+            another = self.coarse(skeleton, (_MORE_INTERVALS,) * more)
+            best = min(best, another, key=lambda fit: fit.error)
+        return continue_fit(best, self.data, self.policy.grids)
 
 
 def _kept(events: Iterator[Event]) -> Generator[Event, None, list[FittedStructure]]:
@@ -303,15 +318,15 @@ def fixed_shape(
     shape: Sequence[int], problem: SearchProblem, generator: np.random.Generator, sparsity: float
 ) -> Iterator[Event]:
     """Train a KAN of widths `shape` with the sparsity penalty, prune it, retrain it and snap it."""
-    name, began = "-".join(map(str, shape)), time.monotonic()
-    run, data, training = _Search(problem, generator), problem.data, problem.policy.training
-    starts = [run.kan(shape, 3 + 2 * (k % 2)) for k in range(training.starts)]
-    best = min((coarse_fit(graph, data, training) for graph in starts), key=lambda fit: fit.error)
-    sparse = sparsify(best.graph, data, sparsity, training) if sparsity > 0 else best.graph
-    trained = extend(sparse, data, training.grids, training)
+    began, run, data = time.monotonic(), _Search(problem, generator), problem.data
+    skeleton, policy = Skeleton.of_kan(shape), problem.policy
+    best = run.coarse(skeleton, [_START_INTERVALS + 2 * (k % 2) for k in range(policy.starts)])
+    sparse = sparsify(best.graph, data, sparsity) if sparsity > 0 else best.graph
+    trained = extend(sparse, data, policy.grids)
     if trained.error > best.error:
         # The penalty led into a worse minimum.
-        trained = extend(best.graph, data, training.grids, training)
+        trained = extend(best.graph, data, policy.grids)
+    name = skeleton.name
     yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
     if trained.error < data.no_skill_error:
         yield from refine_to_formula(name, trained, problem)
@@ -322,7 +337,7 @@ def choose_formula(
 ) -> FittedStructure | None:
     """Return the exact formula of least complexity, else the one of the shortest description.
 
-    A network without a formula counts as one with `no_formula_factor` times its error. None if
+    A network without a formula counts as one with `_NO_FORMULA` times its error. None if
     nothing was trained.
     """
     exact = [each for each in structures if each.is_exact(problem)]
@@ -330,7 +345,7 @@ def choose_formula(
         return min(exact, key=lambda each: each.best.graph.complexity)
 
     def length(each: FittedStructure) -> float:
-        error = problem.policy.no_formula_factor * each.network_error
+        error = _NO_FORMULA * each.network_error
         return each.best.length if each.formula else length_of(error, 0, 0.0, problem.data)
 
     return min(structures, key=length, default=None)

@@ -1,6 +1,7 @@
-"""Shorter forms of an expression.
+"""Numbers and expressions as a person writes them.
 
-Several ways of writing it, of which the shortest with the same values is kept.
+Nice numbers are simple fractions and multiples of pi, e and roots. Of several ways of writing an
+expression the shortest with the same values is kept.
 """
 
 from __future__ import annotations
@@ -8,77 +9,127 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
-from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.constants import RoundingPolicy, nice, nice_phase
-from kanrun.engine.symbolic.description_length import EXACT
+from kanrun.engine.symbolic.candidates import Array, apart
+from kanrun.engine.symbolic.problem import EXACT
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.parsing import parse_expression
+
+#: Relative accuracy of a constant at best, and the size below which its accuracy is absolute.
+PRECISION, _SMALL = 1e-9, 1e-3
+#: Largest denominator of a nice fraction, and maximum number of significant digits of a decimal.
+_MAX_DENOMINATOR, _MAX_DIGITS = 20, 9
+#: Probability that a number as simple lies as near by chance, below which a number is nice.
+_CHANCE = 0.05
+#: Maximum number of terms of an expanded expression; sympy has no limit of its own.
+_MAX_TERMS = 400
+#: Units of nice numbers, by the bits that naming them costs.
+_UNITS = {
+    0: "1",
+    2: "pi",
+    3: "sqrt(2)",
+    4: "1/pi pi^2 sqrt(3) e",
+    5: "sqrt(5) 1/e log(2) sqrt(pi) 1/sqrt(pi) 1/sqrt(2*pi)",
+    6: "1/pi^2 pi^3 sqrt(6) sqrt(7) sqrt(10) e^2 log(10) sqrt(2*pi) sqrt(2)*pi",
+    7: "1/e^2 log(3) sqrt(2)/pi",
+    8: "1/pi^3",
+}
+
+
+_SIZED_UNITS = [
+    (unit, float(unit), bits)
+    for bits, texts in _UNITS.items()
+    for unit in (parse_expression(text, ()) for text in texts.split())
+]
+
+
+def nice(value: float, window: float) -> sympy.Expr | None:
+    """Return the simplest nice number within `window` of `value`, or None if it may be chance.
+
+    Nice numbers are fractions times a unit, and short decimal numbers, which are returned as
+    fractions too.
+    """
+    if abs(value) <= window:
+        return sympy.S.Zero
+    found: list[tuple[float, int, sympy.Expr, sympy.Expr]] = []
+    for unit, size, bits in _SIZED_UNITS:
+        for q in range(1, _MAX_DENOMINATOR + 1):
+            p = round(value / size * q)
+            if p != 0 and math.gcd(p, q) == 1 and abs(p * size / q - value) <= window:
+                cost = bits + math.log2(abs(p)) + 2 * math.log2(q)
+                found.append((cost, len(found), sympy.Rational(p, q), unit))
+    for digits in range(_MAX_DIGITS):
+        text = f"{value:.{digits}e}"
+        if abs(float(text) - value) <= window:
+            mantissa = int(text.partition("e")[0].replace(".", "").replace("-", ""))
+            # Two bits more than its digits, so that 1/2, 3/4 and 5/4 stay fractions.
+            cost = 2.0 + math.log2(mantissa)
+            found.append((cost, len(found), sympy.Rational(text), sympy.S.One))
+            break
+    cost, _, number, unit = min(found, default=(math.inf, 0, sympy.S.Zero, sympy.S.One))
+    is_no_accident = found and 2**cost * window / max(abs(value), 1.0) < _CHANCE
+    return number * unit if is_no_accident else None
+
+
+def window_of(value: float) -> float:
+    """Return the distance within which a number may stand for a constant without an error."""
+    return PRECISION * max(abs(value), _SMALL)
+
+
+def nice_phase(value: float, window: float) -> sympy.Expr | None:
+    """Return a nice phase of a sine: a nice number plus a multiple of a quarter turn, or None."""
+    for turn in (0, sympy.pi / 2, -sympy.pi / 2, sympy.pi, -sympy.pi):
+        number = nice(value - float(turn), window)
+        if number is not None:
+            return number + turn
+    return None
+
+
+def decimals(expression: sympy.Expr) -> list[sympy.Expr]:
+    """Return the fractions and decimal numbers in an expression."""
+    numbers = expression.atoms(sympy.Rational, sympy.Float)
+    return sorted((each for each in numbers if not each.is_Integer), key=str)
+
 
 #: Digits of a float64, and those that are never its rounding alone.
 _DIGITS, _SHOWN = 17, 15
+#: Denominator from which on a decimal number that is not longer than the fraction is preferred,
+#: whole decimal numbers below which are written as integers, and characters of a decimal number
+#: that stands for itself.
+_LEAST_DECIMAL, _LARGEST_WHOLE, _SHORT = 5, 1e9, 11
+#: Size of a digit, relative to an operation.
+_DIGIT = 0.1
 #: Size of a coefficient, relative to the largest, that is only rounding.
 _ROUNDING = 1e-14
+#: Relative difference of equal forms, ten times the rounding of a formula as forms cancel
+#: differently. It is relative to this quantile of the values where these are smaller.
+_EQUAL, _USUAL = 10 * EXACT, 0.9
 #: Errors that sympy raises for expressions that a transform cannot take.
-CANNOT = (
-    ArithmeticError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-
+CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
 Rewriting = Callable[[sympy.Expr], sympy.Expr]
 
 
-@dataclass(frozen=True)
-class SimplificationPolicy:
-    """Bounds of sympy's transforms, by the size of expressions: sympy has no limit of its own.
-
-    Attributes:
-        budget: Work for all transforms of an expression, or for a proof that two are equal.
-        max_terms: Maximum number of terms of an expanded expression.
-    """
-
-    budget: float = 5.0
-    max_terms: int = 400
-
-
-def simplify_expression(
-    expression: sympy.Expr,
-    names: Sequence[str],
-    points: Array,
-    policy: SimplificationPolicy = SimplificationPolicy(),
-) -> sympy.Expr:
-    """Return the shortest of several equivalent forms that the policy's budget allows."""
-    return equivalent_forms(expression, names, points, policy)[0]
-
-
 def equivalent_forms(
-    expression: sympy.Expr,
-    names: Sequence[str],
-    points: Array,
-    policy: SimplificationPolicy = SimplificationPolicy(),
+    expression: sympy.Expr, names: Sequence[str], points: Array, budget: float
 ) -> list[sympy.Expr]:
-    """Return equivalent forms that the policy's budget allows, `expression` too, shortest first.
+    """Return equivalent forms within work of `budget`, `expression` too, shortest first.
 
     A form counts only if it has the values of `expression` at `points` (N, d), to rounding.
     """
     found, reference = [expression], to_numpy(expression, names)(points)
-    budget = Budget(policy.budget)
+    allowance = Budget(budget)
     for steps in _TRANSFORMS:
         for start in dict.fromkeys([min(found, key=size), expression]):
             form = start
             try:
                 for step in steps:
-                    _claim(form, step, policy.max_terms, budget.left)
+                    _claim(form, step, allowance.left)
                     form = step(form)
                 if form not in found and _same(form, names, points, reference):
                     found.append(form)
@@ -92,25 +143,24 @@ class _TooLarge(Exception):
     """A transform would take more work than is left, or expand too far."""
 
 
-def _claim(form: sympy.Expr, step: Rewriting, max_terms: int, left: float) -> None:
+def _claim(form: sympy.Expr, step: Rewriting, left: float) -> None:
     """Count the work of a transform before it runs, by the size of the expression.
 
     Sympy has no limit of its own.
     """
     terms = expansion_terms(form)
-    numbers = sum(1 for each in form.atoms(sympy.Float, sympy.Rational) if not each.is_Integer)
-    work = COSTS.operation * float(sympy.count_ops(form)) * terms * (1 + numbers)
-    work = 0.0 if step in _LIGHT else work
-    if terms > max_terms or work > left:
+    factors = float(sympy.count_ops(form)) * terms * (1 + len(decimals(form)))
+    work = 0.0 if step in _LIGHT else COSTS.operation * factors
+    if terms > _MAX_TERMS or work > left:
         raise _TooLarge
     count_work(work)
 
 
-def proven_equal(first: sympy.Expr, second: sympy.Expr, policy: SimplificationPolicy) -> str:
+def proven_equal(first: sympy.Expr, second: sympy.Expr, budget: float) -> str:
     """Return `yes` or `no` if sympy shows whether the two are equal, else `unknown`."""
     difference = exact_decimals(first) - exact_decimals(second)
     try:
-        _claim(difference, sympy.simplify, policy.max_terms, policy.budget)
+        _claim(difference, sympy.simplify, budget)
         zero = sympy.simplify(sympy.expand(difference))
     except (_TooLarge, *CANNOT):
         return "unknown"
@@ -141,16 +191,12 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
     if not defined.any() or not np.isfinite(value[defined]).all():
         return False
     size = np.abs(reference[defined])
-    # Ten times the rounding of a formula, as forms cancel differently.
-    allowed = 10 * EXACT * np.maximum(size, np.quantile(size, 0.9))
+    allowed = _EQUAL * np.maximum(size, np.quantile(size, _USUAL))
     return bool(np.all(np.abs(value[defined] - reference[defined]) <= allowed))
 
 
 def divide_after_powers(
-    expression: sympy.Expr,
-    names: Sequence[str],
-    points: Array,
-    policy: SimplificationPolicy = SimplificationPolicy(),
+    expression: sympy.Expr, names: Sequence[str], points: Array, budget: float
 ) -> sympy.Expr:
     """Write powers of quotients as quotients of powers if that divides by fewer variables.
 
@@ -164,7 +210,7 @@ def divide_after_powers(
         positive = _as_positive(expression)
         base, exponent = root.xreplace(positive).as_base_exp()
         try:
-            _claim(base, sympy.together, policy.max_terms, policy.budget)
+            _claim(base, sympy.together, budget)
             taken_out = sympy.expand_power_base(sympy.together(base) ** exponent)
             whole = expression.xreplace(positive)
             form = _as_real(whole.xreplace({root.xreplace(positive): taken_out}))
@@ -239,12 +285,12 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
     """
 
     def close(value: float) -> sympy.Expr | None:
-        return nice(value, RoundingPolicy().precision * max(abs(value), 1e-3))
+        return nice(value, window_of(value))
 
     def split(base: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
         if not base.is_Add:
             return sympy.S.One, base
-        pairs = [term.as_independent(*base.free_symbols, as_Add=False) for term in base.args]
+        pairs = [apart(term) for term in base.args]
         ranked: list[tuple[int, int, int, sympy.Expr, list[sympy.Expr | None]]] = []
         for factor in dict.fromkeys(abs(c) for c, _ in pairs):
             ratios = [close(float(c / factor)) for c, _ in pairs]
@@ -316,24 +362,11 @@ def as_written(expression: sympy.Expr) -> sympy.Expr:
         return len(numbers) > 1 and any(each.is_Float for each in numbers)
 
     def one_number(product: sympy.Expr) -> sympy.Expr:
-        numbers, rest = product.as_independent(*product.free_symbols, as_Add=False)
+        numbers, rest = apart(product)
         return numbers.evalf(_DIGITS) * rest
 
     expression = expression.replace(is_half_decimal, one_number)
-    numbers = [
-        each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer
-    ]
-    return expression.xreplace({number: shown(number) for number in numbers})
-
-
-#: Denominator from which on a decimal number that is not longer than the fraction is preferred.
-_LEAST_DECIMAL = 5
-#: Characters of a decimal number that stands for itself.
-_SHORT = 11
-#: Whole decimal numbers below this are written as integers.
-_LARGEST_WHOLE = 1e9
-#: Size of a digit, relative to an operation.
-_DIGIT = 0.1
+    return expression.xreplace({number: shown(number) for number in decimals(expression)})
 
 
 def exact_decimals(expression: sympy.Expr) -> sympy.Expr:
@@ -351,18 +384,14 @@ def size(expression: sympy.Expr) -> float:
     return float(sympy.count_ops(shown)) + functions + sum(min(_DIGIT * n, 1.0) for n in lengths)
 
 
-def round_numbers(
-    expression: sympy.Expr,
-    allowed: Callable[[sympy.Expr], bool],
-    policy: RoundingPolicy = RoundingPolicy(),
-) -> sympy.Expr:
+def round_numbers(expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool]) -> sympy.Expr:
     """Round decimal numbers to nice numbers or zero, as far as `allowed` accepts."""
     waves = expression.atoms(sympy.sin, sympy.cos)
     phases = {part for wave in waves for part in sympy.Add.make_args(wave.args[0])}
     floats = expression.atoms(sympy.Float)
     for number in sorted(floats, key=lambda each: (abs(float(each)), str(each))):
-        value, window = float(number), policy.precision * max(abs(float(number)), 1e-3)
-        rounded = (nice_phase if number in phases else nice)(value, window, policy)
+        value = float(number)
+        rounded = (nice_phase if number in phases else nice)(value, window_of(value))
         if rounded is not None:
             trial = expression.xreplace({number: rounded})
             if not trial.has(sympy.zoo, sympy.nan, sympy.oo) and allowed(trial):

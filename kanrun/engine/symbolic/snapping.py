@@ -9,97 +9,61 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
+from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.edge_functions import EdgeFunction, Spline, Symbolic
-from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
-from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
-from kanrun.engine.symbolic.graph_pruning import eliminate, merge_splines
-from kanrun.engine.symbolic.invariances import canonicalise
+from kanrun.engine.symbolic.graph import Graph, expand_subgraphs, fitted_grids
+from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, canonicalise, eliminate, merge_splines
+from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, EdgeMatch, match_edge, match_formulas
+from kanrun.engine.symbolic.problem import (
+    EXACT,
+    FittedStructure,
+    FormulaFit,
+    Matches,
+    SearchProblem,
+    SearchStage,
+    description_length,
+)
 from kanrun.engine.symbolic.refit import (
+    PENALTY,
+    QUICK,
     RefitSettings,
     TrainedGraph,
     extend,
     refit,
     refit_on_grids,
 )
-from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.templates import fitted_grids
-from kanrun.engine.symbolic.univariate import match_formulas
 
-Matches = dict[int, list[EdgeMatch]]
-
-
-@dataclass(frozen=True)
-class SearchStage:
-    """One stage of one structure; `error` is the relative validation error.
-
-    Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched) and
-    `refit`. The chosen structure adds `mix` (if edges stay numeric), `round` and `verify`. `values`
-    is the stage's model if that is not `graph`.
-    """
-
-    stage: str
-    name: str
-    graph: Graph
-    error: float
-    seconds: float
-    values: Callable[[Array], Array] | None = None
-
-    @property
-    def model(self) -> Callable[[Array], Array]:
-        return self.values or self.graph
-
-
-@dataclass(order=True)
-class FormulaFit:
-    """A formula by its description `length`.
-
-    `error` is on validation data, both inf without a formula.
-
-    `snapped` is the graph before the refit of its constants, which took `seconds`.
-    """
-
-    length: float
-    error: float = field(compare=False)
-    graph: Graph = field(compare=False)
-    snapped: Graph | None = field(compare=False, default=None)
-    seconds: float = field(compare=False, default=0.0)
-
-
-@dataclass(frozen=True)
-class FittedStructure:
-    """A pruned and retrained `network`, the matches of its edges, and its `best` formula.
-
-    `work` is the work of a longer search.
-    """
-
-    name: str
-    network: Graph
-    network_error: float
-    best: FormulaFit
-    matches: Matches = field(default_factory=dict)
-    work: float = 0.0
-
-    @property
-    def formula(self) -> Graph | None:
-        return self.best.graph if np.isfinite(self.best.error) else None
-
-    @property
-    def formula_error(self) -> float:
-        return self.best.error
-
-    def is_exact(self, problem: SearchProblem) -> bool:
-        """Return whether the formula reproduces enough points for its constants."""
-        size = self.best.graph.parameters.size
-        return self.formula_error <= EXACT and problem.data.has_enough_points(size)
+#: Relative error up to which a network is snapped.
+SNAP_THRESHOLD = 0.05
+#: Work for a longer search in a structure.
+LONGER_SEARCH = 16.0
+#: Error below which splines of exact data can stay, so that it is no noise.
+SMOOTH = 2e-5
+#: Maximum number of intervals of the grids on which removals are tried.
+_PRUNED_INTERVALS = 8
+#: Maximum number of assignments of a whole graph, and matches of an edge that are used.
+_ASSIGNMENTS, _PER_EDGE = 24, 5
+#: 1 - R^2 of the best match above which an edge gets formulas, and the fraction of the network's
+#: error that a formula of one edge may leave.
+_DOUBTED, _WITHIN = 3e-8, 0.1
+#: Multiple of the network's error at which a formula is good enough if noise limits the network.
+_AS_GOOD = 1.02
+#: Errors below which constants are fitted for longer, and polished, before formulas are compared.
+_PROMISING, _POLISHED = 0.2, 1e-7
+_QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
+_THOROUGH = RefitSettings(steps=60, damping=1e-6)
+_POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
+#: Ratio of c f to c f + d at which constants diverge.
+_DIVERGED = 1e7
+#: Snapping edge by edge: candidates that are tried on each, passes over those that stayed numeric.
+_MIXED_CANDIDATES, _MIXED_ROUNDS = 3, 2
+_MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
 
 def matched(tried: FittedStructure, began: float) -> Iterator[SearchStage | FittedStructure]:
@@ -115,7 +79,7 @@ def refine_to_formula(
     """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
     for event in snapped(name, trained, problem):
         if isinstance(event, FittedStructure):
-            yield from search_longer(event, problem, problem.policy.selection.budget)
+            yield from search_longer(event, problem, LONGER_SEARCH)
         else:
             yield event
 
@@ -124,12 +88,12 @@ def snapped(
     name: str, trained: TrainedGraph, problem: SearchProblem
 ) -> Iterator[SearchStage | FittedStructure]:
     """Prune a trained network, refine its grids again, and snap its edges to single candidates."""
-    began, data, training = time.monotonic(), problem.data, problem.policy.training
+    began, data = time.monotonic(), problem.data
     pruned = _pruned_network(trained, problem)
     yield SearchStage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
     began, network = time.monotonic(), trained
     if pruned is not trained.graph:
-        network = extend(pruned, data, training.grids[-2:], training)
+        network = extend(pruned, data, problem.policy.grids[-2:])
     yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
     began = time.monotonic()
     tried = select(name, network, problem)
@@ -164,26 +128,26 @@ def _pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
 
     Edges are tried on a coarser, quicker grid, unless the function is too sharp for it.
     """
-    data, policy, penalty = problem.data, problem.policy.pruning, problem.policy.training.penalty
-    graph = trained.graph
+    data, graph = problem.data, trained.graph
     splines = [edge.function for edge in graph.edges if isinstance(edge.function, Spline)]
-    if max((spline.intervals for spline in splines), default=0) > policy.intervals:
-        coarse = fitted_grids(graph, data.x, intervals=policy.intervals)
-        settings = RefitSettings(steps=policy.edge_steps, penalty=penalty, gain=1e-2)
+    if max((spline.intervals for spline in splines), default=0) > _PRUNED_INTERVALS:
+        coarse = fitted_grids(graph, data.x, intervals=_PRUNED_INTERVALS)
+        settings = RefitSettings(EDGE_STEPS, penalty=PENALTY, gain=QUICK)
         coarse = refit(coarse, data.x, data.y, settings).graph
-        if data.error(coarse) <= max(problem.policy.snap_threshold, 2 * trained.error):
+        if data.error(coarse) <= max(SNAP_THRESHOLD, 2 * trained.error):
             graph = coarse
-    pruned = merge_splines(eliminate(graph, data, policy, penalty), data, policy, penalty)
+    pruned = merge_splines(eliminate(graph, data), data)
     return trained.graph if pruned.active_edges == graph.active_edges else pruned
 
 
 def select(name: str, network: TrainedGraph, problem: SearchProblem) -> FittedStructure:
     """Return the first exact formula of single candidates, else the best."""
-    graph, budget = network.graph, Budget(problem.policy.selection.budget)
+    graph, budget = network.graph, Budget(LONGER_SEARCH)
     values, outs = graph.edge_outputs(problem.data.x)
-    arguments = {i: values[graph.edges[i].source] for i in graph.numeric_edges()}
-    found = partial(match_edge, candidates=problem.candidates, policy=problem.policy.matching)
-    matches = {i: found(t, outs[i]) for i, t in arguments.items()}
+    matches = {
+        i: match_edge(values[graph.edges[i].source], outs[i], problem.candidates)
+        for i in graph.numeric_edges()
+    }
     best = _try_assignments(graph, problem, matches, EXACT, budget)
     return FittedStructure(name, graph, network.error, best, matches)
 
@@ -196,10 +160,10 @@ def select_with_edge_formulas(
     The search continues until the formula is exact or, if noise limits the network, as good as the
     network.
     """
-    policy, budget = problem.policy.selection, Budget(allowance)
     graph, matches, best, goal = first.network, first.matches, first.best, EXACT
+    budget = Budget(allowance)
     if is_noise_limited(graph, problem):
-        goal = max(goal, policy.as_good * problem.data.error(graph))
+        goal = max(goal, _AS_GOOD * problem.data.error(graph))
     if best.error > goal:
         matches = _with_edge_formulas(graph, problem, matches, budget)
         best = min(best, _try_assignments(graph, problem, matches, goal, budget))
@@ -209,10 +173,10 @@ def select_with_edge_formulas(
 def _try_assignments(
     graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget
 ) -> FormulaFit:
-    policy, best = problem.policy.selection, FormulaFit(np.inf, np.inf, graph)
+    best = FormulaFit(np.inf, np.inf, graph)
     if all(matches.values()):
-        every = assignments(matches, policy.per_edge)
-        for assignment in itertools.islice(every, policy.assignments):
+        every = assignments(matches, _PER_EDGE)
+        for assignment in itertools.islice(every, _ASSIGNMENTS):
             assigned = graph
             for i, function in assignment.items():
                 assigned = assigned.with_function(i, function)
@@ -248,7 +212,7 @@ def _with_edge_formulas(
     accurate than the network's. An edge that is the whole network is known to rounding; with noise,
     its formula would be a regression, which is not part of this function.
     """
-    data, policy = problem.data, problem.policy
+    data = problem.data
     values, outs = graph.edge_outputs(data.x)
     noisy, alone = is_noise_limited(graph, problem), graph.active_edges == 1
     wider = dict(matches)
@@ -256,14 +220,13 @@ def _with_edge_formulas(
         edge, known = graph.edges[i], outs[i]
         if edge.target == graph.output and graph.operation(edge.target) == "sum" and not noisy:
             known = known + data.y - values[graph.output]
-        is_clear = bool(found) and found[0].loss <= policy.selection.doubted and not alone
+        is_clear = bool(found) and found[0].loss <= _DOUBTED and not alone
         if is_clear or (noisy and alone) or budget.over:
             continue
-        accuracy = data.error(graph) * data.y_std / max(float(np.std(known)), 1e-300)
-        exact = 0.0 if alone else policy.selection.within * accuracy
-        allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
-        t = values[edge.source]
-        more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
+        accuracy = data.error(graph) * data.y_std / max(float(np.std(known)), TINY)
+        exact = 0.0 if alone else _WITHIN * accuracy
+        allowance = Budget(budget.left if alone else min(budget.left, UNIVARIATE_BUDGET))
+        more = match_formulas(values[edge.source], known, problem.candidates, exact, allowance)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)
     return wider
 
@@ -273,8 +236,7 @@ def is_noise_limited(graph: Graph, problem: SearchProblem) -> bool:
 
     Not small, and independent of the inputs.
     """
-    smooth = problem.policy.selection.smooth
-    return problem.data.error(graph) > smooth and problem.data.residuals_are_noise(graph)
+    return problem.data.error(graph) > SMOOTH and problem.data.residuals_are_noise(graph)
 
 
 def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
@@ -283,12 +245,8 @@ def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
     The error is inf if it is not defined on the data.
     """
     began, data = time.monotonic(), problem.data
-    quick = RefitSettings(steps=12, gain=1e-2, damping=1e-3)
-    fitted = refit(canonicalise(expand_subgraphs(graph)), data.x, data.y, quick)
-    for limit, settings in (
-        (0.2, RefitSettings(steps=60, damping=1e-6)),
-        (problem.policy.selection.polished, RefitSettings(steps=60, gain=1e-6, damping=1e-10)),
-    ):
+    fitted = refit(canonicalise(expand_subgraphs(graph)), data.x, data.y, _QUICK)
+    for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
         if fitted.rmse < limit * data.y_std:
             fitted = refit(fitted.graph, data.x, data.y, settings)
     return replace(
@@ -297,27 +255,21 @@ def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
 
 
 def _measured(graph: Graph, problem: SearchProblem) -> FormulaFit:
-    data = problem.data
-    if not is_defined(graph, data, problem.policy.selection.diverged):
-        return FormulaFit(np.inf, np.inf, graph)
-    return FormulaFit(description_length(graph, data), data.error(graph), graph)
+    """Return the description length and the error of a formula, inf if it is not defined.
 
-
-def is_defined(graph: Graph, data: SearchData, diverged: float) -> bool:
-    """Return whether every candidate is defined, without a pole, on the range of its argument.
-
-    Constants must not diverge: if a candidate is used as the limit of another one, c f and d cancel
-    each other.
+    Every candidate must be defined, without a pole, on the range of its argument. Constants must
+    not diverge: if a candidate is used as the limit of another one, c f and d cancel each other.
     """
+    data = problem.data
     with np.errstate(all="ignore"):
         values, outs = graph.edge_outputs(data.all_points.x)
         for edge, out in zip(graph.edges, outs, strict=True):
             if isinstance(edge.function, Symbolic):
                 size = np.abs(out - edge.function.constants[3]).max()
                 is_allowed = edge.function.allows(values[edge.source])
-                if not is_allowed or size > diverged * np.abs(out).max():
-                    return False
-    return True
+                if not is_allowed or size > _DIVERGED * np.abs(out).max():
+                    return FormulaFit(np.inf, np.inf, graph)
+    return FormulaFit(description_length(graph, data), data.error(graph), graph)
 
 
 @dataclass(frozen=True)
@@ -356,7 +308,7 @@ def partly_symbolic(
     `allowance`.
     """
     budget, graph, decisions = Budget(allowance), network, dict[int, Decision]()
-    for _ in range(problem.policy.mixing.rounds):
+    for _ in range(_MIXED_ROUNDS):
         numeric = graph.numeric_edges()
         scores = {i: min((match.score for match in known.get(i, [])), default=0.0) for i in numeric}
         for i in sorted(scores, key=scores.__getitem__):
@@ -375,17 +327,16 @@ def _snap_edge(
     graph: Graph, index: int, problem: SearchProblem, known: list[EdgeMatch], allowed: float
 ) -> tuple[Graph, Decision]:
     """Snap an edge to the first of its best candidates that keeps the error allowed."""
-    data, penalty = problem.data, problem.policy.training.penalty
+    data = problem.data
     values, outs = graph.edge_outputs(data.x)
     t = values[graph.edges[index].source]
-    matches = match_edge(t, outs[index], problem.candidates, problem.policy.matching)
+    matches = match_edge(t, outs[index], problem.candidates)
     names = {match.name for match in matches}
     matches += [match for match in known if match.name not in names]
     errors: list[tuple[float, EdgeMatch]] = []
-    for match in sorted(matches, key=lambda m: m.score)[: problem.policy.mixing.candidates]:
+    for match in sorted(matches, key=lambda m: m.score)[:_MIXED_CANDIDATES]:
         trial = graph.with_function(index, match.function)
-        settings = RefitSettings(steps=15, penalty=penalty, gain=1e-2)
-        fit = _measured(refit_on_grids(trial, data, settings), problem)
+        fit = _measured(refit_on_grids(trial, data, _MIXED), problem)
         if fit.error <= allowed:
             why = "the network stays as good"
             return fit.graph, Decision(index, True, match.name, match.r2, why)

@@ -11,30 +11,147 @@ fewer variables decides whether that was right.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.search_problem import SymmetryPolicy
-from kanrun.engine.symbolic.smooth_fit import GaussianProcessFit, smooth_fit
+from kanrun.engine.symbolic.candidates import DIGITS, TINY, Array, input_names, input_symbols
+from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, fit_kernel
 from kanrun.errors import UsageError
-from kanrun.formulas import to_numpy, variable
+from kanrun.formulas import to_numpy
 
+#: Points from which the lengths of the smooth fit are found, and those that it goes through; both
+#: are doubled once above an error. Steps of the search, and its last gain of likelihood.
+_TUNED, _FITTED, _RESOLVED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 0.02, 25, 2e-9
+#: Hyperparameters of values without noise, or with some.
+_PRIOR = KernelPrior(
+    precision=(0.1, 1e-6, 1e2), linear=None, radial=(30.0, 1e-2, 1e3), noise=(1e-6, 1e-9, 1.0)
+)
+#: Error from which on a fit says nothing, below which it is as good as exact, and the factor by
+#: which it may grow in fewer variables.
+_NO_FIT, _ACCURATE, _ERROR_GROWTH = 0.2, 1e-5, 1.5
+#: Strength of an input without effect, relative to the strongest one; root of a small eigenvalue;
+#: relative deviation of a constant; a determinant and an exponent that are zero.
+_IDLE, _TOLERANCE, _CONSTANT, _SINGULAR = 1e-4, 0.03, 1e-9, 1e-8
+#: Minimum number of points at which slopes are read, and their error relative to that of the fit.
+_SLOPES, _SLOPE_ERROR = 80, 3.5
+#: Pairs of inputs and single scalings that are tried.
+_PAIRS, _SCALINGS = 4, 3
+#: Standard errors within which exponents of a power law are rounded, and their accuracy at best.
+_DEVIATIONS, _KNOWN = 2.5, 1e-8
+#: Relative noise: minimum ratio of the largest and the smallest |y|, minimum noise, validation
+#: error of the logarithm relative to its noise, and minimum gain in nats.
+_SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
 #: The largest number that a null vector may have to be multiplied by for whole entries, and the
 #: error of these.
 _DENOMINATOR, _RATIONAL = 6, 0.04
-#: A determinant and an exponent that are zero, and values that are so small relative to the largest
-#: that they are no divisors.
-_SINGULAR, _NEAR_ZERO = 1e-8, 1e-3
-#: Accuracy to which an exponent is known at best.
-_KNOWN = 1e-8
-#: The largest denominator of an exponent in a group.
-_LARGEST = 12
+#: The largest denominator of an exponent in a group, and the costs of groups: of fractional
+#: exponents, and of pivots by their smallest value relative to their largest.
+_LARGEST, _FRACTION_COST, _PIVOT_GAIN = 12, 3.0, 0.1
+
+
+@dataclass(frozen=True)
+class GaussianProcessFit:
+    """A smooth function g(x) of y or log |y|.
+
+    `error` is relative, on validation points, `gradient` maps x (N, inputs) to dg/dx (N, inputs),
+    `predicted` is g at the validation points, and `noise` the standard deviation of the noise with
+    the largest likelihood.
+    """
+
+    gradient: Callable[[Array], Array]
+    error: float
+    logarithmic: bool
+    predicted: Array
+    noise: float
+
+
+def smooth_fit(data: SearchData) -> GaussianProcessFit:
+    """Return the best Gaussian process fit of y or log |y| in the inputs or their logarithms."""
+    found: list[tuple[GaussianProcessFit, bool]] = []
+    for of_inputs, of_output in itertools.product((False, True), repeat=2):
+        if (of_inputs and not _positive(data)) or (of_output and not _one_sign(data)):
+            continue
+        found.append((_fit(data, of_inputs, of_output), of_inputs))
+        if found[-1][0].error < _ACCURATE:
+            break
+    best, of_inputs = min(found, key=lambda entry: entry[0].error)
+    if best.error < _RESOLVED:
+        return best
+    return min((best, _fit(data, of_inputs, best.logarithmic, 2)), key=lambda fit: fit.error)
+
+
+def relative_noise(data: SearchData) -> bool:
+    """Return whether the noise is in proportion to y.
+
+    Then y has one sign and several sizes, and what a smooth fit of log |y| leaves is more likely as
+    noise of the logarithm than as noise of y, by more than chance.
+    """
+    size = np.abs(data.all_points.y)
+    if not _one_sign(data) or size.max() <= _SIZES * size.min():
+        return False
+    fit, held_out = _fit(data, _positive(data), True), np.abs(data.validation_y)
+    if fit.error > _NO_FIT:
+        return False
+    logarithmic = float(np.sqrt(np.mean((np.log(held_out) - fit.predicted) ** 2)))
+    additive = float(np.sqrt(np.mean((held_out - np.exp(fit.predicted)) ** 2)))
+    gain = held_out.size * np.log(additive / logarithmic) - float(np.log(held_out).sum())
+    is_noise = fit.noise > _NOISE and logarithmic < _NOISE_FACTOR * fit.noise
+    return bool(is_noise and gain > _LIKELIER)
+
+
+def _positive(data: SearchData) -> bool:
+    return bool((data.all_points.x > 0).all())
+
+
+def _one_sign(data: SearchData) -> bool:
+    y = data.all_points.y
+    return bool((y * y[0] > 0).all())
+
+
+def _fit(data: SearchData, of_inputs: bool, of_output: bool, more: int = 1) -> GaussianProcessFit:
+    """Fit y or log |y| in the inputs or their logarithms, to `more` times as many points."""
+
+    def inner(x: Array) -> Array:
+        return np.log(x) if of_inputs else x
+
+    def outer(y: Array) -> Array:
+        return np.log(np.abs(y)) if of_output else y
+
+    z, y = inner(data.x), outer(data.y)
+    middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
+    mean, std = float(y.mean()), max(float(y.std()), TINY)
+    z, target = (z - middle) / size, ((y - mean) / std)[:, None]
+    few, every = slice(0, more * _TUNED), slice(0, more * _FITTED)
+    rows = len(z[few])
+    work = rows**2 * (COSTS.covariance * rows + COSTS.covariance_entry * (2 + z.shape[1]))
+    try:
+        kernel = fit_kernel(
+            z[few],
+            target[few],
+            _PRIOR,
+            max_steps=_STEPS,
+            rtol=_LIKELIHOOD_RTOL,
+            on_evaluation=lambda: count_work(work),
+        )
+        count_work(COSTS.covariance * len(z[every]) ** 3)
+        process = GaussianProcess.of(kernel, z[every], target[every])
+    except np.linalg.LinAlgError:
+        nowhere = np.full(len(data.validation_y), np.nan)
+        return GaussianProcessFit(np.zeros_like, np.inf, of_output, nowhere, 0.0)
+
+    def gradient(x: Array) -> Array:
+        slopes = process.gradient((inner(x) - middle) / size) * std / size
+        return np.asarray(slopes / x if of_inputs else slopes)
+
+    predicted = process.mean((inner(data.validation_x) - middle) / size)[:, 0] * std + mean
+    error = float(np.sqrt(np.mean((predicted - outer(data.validation_y)) ** 2))) / std
+    error = error if np.isfinite(error) else np.inf
+    return GaussianProcessFit(gradient, error, of_output, predicted, kernel.noise**0.5 * std)
 
 
 @dataclass(frozen=True)
@@ -50,25 +167,21 @@ class Reduction:
 
     @classmethod
     def none(cls, inputs: int) -> Reduction:
-        return cls(inputs, tuple(variable(f"x{i}") for i in range(inputs)))
+        return cls(inputs, tuple(input_symbols(inputs)))
 
     @property
     def changes(self) -> bool:
         """Whether the variables differ from the inputs."""
         return self != Reduction.none(self.inputs)
 
-    @property
-    def names(self) -> list[str]:
-        return [f"x{i}" for i in range(self.inputs)]
-
     def groups(self, x: Array) -> Array:
         """Return u (N, variables) at x (N, inputs)."""
-        columns = [to_numpy(each, self.names)(x) for each in self.variables]
+        columns = [to_numpy(each, input_names(self.inputs))(x) for each in self.variables]
         return np.stack(columns, axis=1) if columns else np.zeros((len(x), 0))
 
     def data(self, data: SearchData) -> SearchData:
         """Return the points in u and v."""
-        factor = to_numpy(self.factor, self.names)
+        factor = to_numpy(self.factor, input_names(self.inputs))
         return replace(
             data,
             x=self.groups(data.x),
@@ -79,14 +192,16 @@ class Reduction:
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
         """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""
-        swap = {variable(f"x{i}"): each for i, each in enumerate(self.variables)}
-        return self.factor * expression.xreplace(swap)
+        return self.factor * self._inserted(expression)
 
     def then(self, step: Reduction) -> Reduction:
         """Return this reduction followed by `step` on its variables."""
-        swap = {variable(f"x{i}"): each for i, each in enumerate(self.variables)}
-        variables = tuple(each.xreplace(swap) for each in step.variables)
-        return replace(self, variables=variables, factor=self.factor * step.factor.xreplace(swap))
+        variables = tuple(self._inserted(each) for each in step.variables)
+        return replace(self, variables=variables, factor=self.restored(step.factor))
+
+    def _inserted(self, expression: sympy.Expr) -> sympy.Expr:
+        symbols = input_symbols(len(self.variables))
+        return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
 
 
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
@@ -108,86 +223,43 @@ def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
     return _in_groups(data.x, rows) or Reduction.none(data.x.shape[1])
 
 
-def power_law(data: SearchData, policy: SymmetryPolicy) -> sympy.Expr | None:
+def power_law(data: SearchData) -> sympy.Expr | None:
     """Return c prod x_i^(a_i) by least squares on logarithms, or None.
 
     Each exponent is the simplest that its standard error allows. There is no law if an input or the
     output has both signs or is zero.
     """
+    if not (_positive(data) and _one_sign(data)):
+        return None
     x, y = data.all_points.x, data.all_points.y
     sign = float(np.sign(y[0]))
-    if not ((x > 0).all() and (sign * y > 0).all()):
-        return None
     design = np.column_stack([np.log(x), np.ones(len(y))])
     solved, _, rank, _ = np.linalg.lstsq(design, np.log(sign * y), rcond=None)
     if rank < design.shape[1] or len(y) <= rank:
         return None
     rest = np.log(sign * y) - design @ solved
     errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / (len(y) - rank))
-    law = sympy.Integer(1)
-    for i, value in enumerate(solved[:-1].tolist()):
-        window, exponent = max(policy.deviations * float(errors[i]), _KNOWN), sympy.Float(value, 17)
+    law, inputs = sympy.Integer(1), x.shape[1]
+    for each, value, error in zip(input_symbols(inputs), solved.tolist(), errors, strict=False):
+        window, exponent = max(_DEVIATIONS * float(error), _KNOWN), sympy.Float(value, DIGITS)
         for denominator in range(_DENOMINATOR, 0, -1):
             nearest = sympy.Rational(round(value * denominator), denominator)
             exponent = nearest if abs(float(nearest) - value) <= window else exponent
-        law *= variable(f"x{i}") ** exponent
+        law *= each**exponent
     if not law.free_symbols:
         return None
-    shape = to_numpy(law, [f"x{i}" for i in range(x.shape[1])])(x)
-    return sympy.Float(float(shape @ y / (shape @ shape)), 17) * law
+    shape = to_numpy(law, input_names(inputs))(x)
+    return sympy.Float(float(shape @ y / (shape @ shape)), DIGITS) * law
 
 
-def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
-    """Return one product of powers or sum of the inputs of which y is a function alone, or None.
-
-    The function may vary fast: in the order of that product or sum y hardly changes from point to
-    point. Sums have signs.
-    """
-    x, y = data.x, data.y
-    inputs = x.shape[1]
-    names = [variable(f"x{i}") for i in range(inputs)]
-    best: tuple[float, sympy.Expr, Array] | None = None
-    for values, product in ((np.log(np.where(x > 0, x, np.nan)), True), (x, False)):
-        largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= policy.indices), 0)
-        if not np.isfinite(values).all() or largest == 0:
-            continue
-        count_work(COSTS.grid_value * (2 * largest + 1) ** inputs * len(y) / 2)
-        for weights in itertools.product(range(-largest, largest + 1), repeat=inputs):
-            if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
-                continue
-            index = values @ np.array(weights)
-            jumps = float(np.mean(np.diff(y[np.argsort(index)]) ** 2) / (2 * np.var(y)))
-            if best is None or jumps < best[0]:
-                parts = zip(names, weights, strict=True)
-                terms = [name**w if product else w * name for name, w in parts]
-                best = jumps, (sympy.Mul if product else sympy.Add)(*terms), index
-    if best is None or best[0] > policy.rough or _roughness(best[2], y) > policy.rough:
-        return None
-    return Reduction(inputs, (best[1],))
-
-
-def _roughness(index: Array, y: Array) -> float:
-    """Return what lines between neighbours leave of y at each point, relative to its steps.
-
-    It is small for a function of the index, about 1 if other things matter too.
-    """
-    order = np.argsort(index)
-    u, y = index[order], y[order]
-    wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
-    rest = y[1:-1] - y[:-2] - (y[2:] - y[:-2]) * (u[1:-1] - u[:-2]) / wide
-    return float(np.median(np.abs(rest)) / max(np.median(np.abs(np.diff(y))), 1e-300))
-
-
-def reduce_variables(data: SearchData, policy: SymmetryPolicy) -> Reduction:
+def reduce_variables(data: SearchData) -> Reduction:
     """Return fewer variables, in as many rounds as help; `Reduction.none` if nothing is found."""
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
-    if (step := _single_index(data, policy)) is not None:
-        return step
-    here, fit = data, smooth_fit(data, policy)
-    while here.x.shape[1] > 0 and fit.error < policy.no_fit:
-        for step in _proposals(here, fit, policy):
+    here, fit = data, smooth_fit(data)
+    while here.x.shape[1] > 0 and fit.error < _NO_FIT:
+        for step in _proposals(here, fit):
             then = step.data(here)
             columns = [then.x, then.y[:, None], then.validation_x, then.validation_y[:, None]]
             if not all(np.isfinite(each).all() for each in columns):
@@ -195,12 +267,12 @@ def reduce_variables(data: SearchData, policy: SymmetryPolicy) -> Reduction:
             if not step.variables:
                 shape = here.y / then.y
                 rest = here.y - shape * float(shape @ here.y / (shape @ shape))
-                allowed = max(policy.constant, policy.error_growth * fit.error) * here.y_std
+                allowed = max(_CONSTANT, _ERROR_GROWTH * fit.error) * here.y_std
                 if float(np.sqrt(np.mean(rest**2))) <= allowed:
                     return reduction.then(step)
                 continue
-            new = smooth_fit(then, policy)
-            if new.error <= max(policy.error_growth * fit.error, policy.accurate):
+            new = smooth_fit(then)
+            if new.error <= max(_ERROR_GROWTH * fit.error, _ACCURATE):
                 reduction, here, fit = reduction.then(step), then, new
                 break
         else:
@@ -208,32 +280,29 @@ def reduce_variables(data: SearchData, policy: SymmetryPolicy) -> Reduction:
     return reduction
 
 
-def _proposals(
-    data: SearchData, fit: GaussianProcessFit, policy: SymmetryPolicy
-) -> list[Reduction]:
+def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     """Return steps to try, the surest first.
 
     If inputs are idle, they are left out first. Else these are all scalings of few inputs, pairs of
     inputs that act together, and all scalings at once or one by one.
     """
     # Slopes are at least as inaccurate as the fit, and most inaccurate at the edge of its points.
-    tolerance = max(policy.tolerance, policy.slope_error * fit.error)
-    centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), 1e-300)
-    inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, policy.slopes)]
+    tolerance = max(_TOLERANCE, _SLOPE_ERROR * fit.error)
+    centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
+    inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
     x = data.x[inner]
     slopes, inputs = fit.gradient(x), x.shape[1]
     strength = np.sqrt(np.mean((slopes * x.std(0)) ** 2, axis=0))
-    idle = strength < max(policy.idle, policy.slope_error * fit.error) * strength.max()
+    idle = strength < max(_IDLE, _SLOPE_ERROR * fit.error) * strength.max()
     if idle.any():
-        kept = tuple(variable(f"x{i}") for i in range(inputs) if not idle[i])
-        return [Reduction(inputs, kept)]
+        return [Reduction(inputs, tuple(np.array(input_symbols(inputs))[~idle]))]
     last = np.ones(len(x)) if fit.logarithmic else data.y[inner]
     found = _scalings(np.column_stack([x * slopes, last]), tolerance)
     counts = [int(np.count_nonzero(v[:-1])) for v in found]
     few = [v for v, n in zip(found, counts, strict=True) if n == 1 or (n == 2 and v[-1] == 0)]
     steps = [_in_groups(data.x, few), _in_groups(data.x, few[:1])]
-    steps += _joined_pairs(x, slopes, tolerance)[: policy.pairs]
-    steps += [_in_groups(data.x, found), *(_in_groups(data.x, [each]) for each in found[:3])]
+    steps += _joined_pairs(x, slopes, tolerance)[:_PAIRS]
+    steps += [_in_groups(data.x, each) for each in (found, *([v] for v in found[:_SCALINGS]))]
     return list(dict.fromkeys(step for step in steps if step is not None))
 
 
@@ -289,47 +358,43 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     exponents.
     """
     weights, inputs = np.array(vectors), x.shape[1]
-    away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), 1e-300)
+    symbols = input_symbols(inputs)
+    away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), TINY)
     mixed = np.asarray((x <= 0).any(axis=0))
     steps: list[tuple[float, int, Reduction]] = []
     for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
         matrix, others = weights[:, pivots], [j for j in range(inputs) if j not in pivots]
-        if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] < _NEAR_ZERO).any():
+        if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] == 0).any():
             continue
         exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])
         fractions = np.abs(exponents - np.round(exponents)).sum(axis=1)
         if (fractions[mixed[pivots]] > _SINGULAR).any():
             continue
-        cost = np.abs(exponents).sum() + 3 * fractions.sum() - 0.1 * away[pivots].sum()
-        powers = [
-            sympy.Mul(
-                *(
-                    variable(f"x{i}") ** sympy.Rational(float(e)).limit_denominator(_LARGEST)
-                    for i, e in zip(pivots, column, strict=True)
-                )
+        cost = np.abs(exponents).sum() + _FRACTION_COST * fractions.sum()
+        cost -= _PIVOT_GAIN * away[pivots].sum()
+        powers = []
+        for column in exponents.T.tolist():
+            rational = [sympy.Rational(e).limit_denominator(_LARGEST) for e in column]
+            powers.append(
+                sympy.Mul(*(symbols[i] ** e for i, e in zip(pivots, rational, strict=True)))
             )
-            for column in exponents.T
-        ]
-        groups = tuple(variable(f"x{j}") / power for j, power in zip(others, powers, strict=False))
+        groups = tuple(symbols[j] / power for j, power in zip(others, powers, strict=False))
         steps.append((float(cost), len(steps), Reduction(inputs, groups, 1 / powers[-1])))
     return min(steps, key=lambda step: step[:2])[2] if steps else None
 
 
 def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
-    """Return steps that join u and v as a u + b v, a u^2 + b v^2 or a / u + b / v, surest first.
-
-    Both a and b are small whole numbers.
-    """
-    inputs, ranked = x.shape[1], list[tuple[float, int, Reduction]]()
+    """Return steps to a u + b v, a u^2 + b v^2 or a / u + b / v for whole a and b, surest first."""
+    symbols, ranked = input_symbols(x.shape[1]), list[tuple[float, int, Reduction]]()
     with np.errstate(all="ignore"):
         forms = ((1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2))
     for power, rates in forms:
-        for i, j in itertools.combinations(range(inputs), 2):
+        for i, j in itertools.combinations(range(len(symbols)), 2):
             pair = rates[:, [j, i]] * (1, -1)
             null = _null_vector(pair.T @ pair / len(x), tolerance)
             if null is not None and null[1].all():
                 a, b = (int(each) for each in null[1])
-                joined = a * variable(f"x{i}") ** power + b * variable(f"x{j}") ** power
-                rest = [variable(f"x{k}") for k in range(inputs) if k not in (i, j)]
-                ranked.append((null[0], len(ranked), Reduction(inputs, (joined, *rest))))
+                joined = a * symbols[i] ** power + b * symbols[j] ** power
+                rest = [each for k, each in enumerate(symbols) if k not in (i, j)]
+                ranked.append((null[0], len(ranked), Reduction(len(symbols), (joined, *rest))))
     return [step for *_, step in sorted(ranked, key=lambda entry: entry[:2])]

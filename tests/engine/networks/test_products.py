@@ -14,7 +14,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
 from kanrun.engine.networks.counting import kan_parameters, size_of
 from kanrun.engine.networks.pruning import prune_edges, scores
-from kanrun.engine.symbolic.from_network import graph_of
+from kanrun.engine.symbolic.conversions import graph_of
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)

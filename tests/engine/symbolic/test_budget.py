@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Symbolic
-from kanrun.engine.symbolic.budget import (
-    Budget,
-    WorkSpent,
-    at_most,
-    count_work,
-    work_done,
-)
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, work_done
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 X = np.linspace(-1, 1, 200)[:, None]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic.candidates import TABLE, Domain, choose
-from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.edge_matching import match_edge, standardised
+from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
+from kanrun.engine.symbolic.matching import match_edge
 from kanrun.errors import UsageError
 
 

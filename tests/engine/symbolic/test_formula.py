@@ -15,9 +15,7 @@ from kanrun.engine.symbolic import (
     Edge,
     Graph,
     SearchData,
-    SearchPolicy,
     SearchProblem,
-    SimplificationPolicy,
     Symbolic,
     TrainedGraph,
     certify,
@@ -25,24 +23,43 @@ from kanrun.engine.symbolic import (
     finish_formula,
 )
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.constants import confidence_intervals, nice
+from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.edge_functions import Identity, Spline
-from kanrun.engine.symbolic.formula import Formula, to_expression
+from kanrun.engine.symbolic.formula import Formula, confidence_intervals
+from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.simplification import (
     as_written,
     divide_after_powers,
     equivalent_forms,
     exact_decimals,
     expansion_terms,
+    nice,
     proven_equal,
     round_numbers,
-    simplify_expression,
 )
 from kanrun.engine.symbolic.snapping import select, select_with_edge_formulas
 from kanrun.formulas import parse, to_numpy
 
+POLICY, BUDGET, XS = SearchPolicy(), 5.0, ["x0", "x1"]
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
 OUTER = ("x", "exp", "sin", "sqrt", "x^2")
+
+
+def edge(name: str, *constants: float, free: str = "abcd") -> Graph:
+    """Return the graph of one candidate of x0."""
+    return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE[name], constants, free)),))  # type: ignore[arg-type]
+
+
+def samples(x: np.ndarray, y: np.ndarray) -> SearchData:
+    cut = 3 * len(y) // 4
+    return SearchData(x[:cut], y[:cut], x[cut:], y[cut:])
+
+
+def uniform(low: float, high: float, count: int, inputs: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(low, high, (count, inputs))
+
+
+UNIT = uniform(0.1, 0.9, 50, 2)
 
 
 def as_spline(function: Symbolic, t: np.ndarray) -> Spline:
@@ -51,58 +68,41 @@ def as_spline(function: Symbolic, t: np.ndarray) -> Spline:
     return Spline.through(points, function.evaluate(points)[0], ends, 30, 3)
 
 
-PLANTED = {
-    "first": st.sampled_from(INNER),
-    "second": st.sampled_from(INNER),
-    "outer": st.sampled_from(OUTER),
-    "scales": st.tuples(st.floats(0.8, 2.0), st.floats(0.8, 2.0)),
-}
-
-
-@settings(max_examples=2, deadline=None, derandomize=True)
-@given(**PLANTED)
-def test_a_planted_formula_is_recovered_from_its_network(
-    first: str, second: str, outer: str, scales: tuple[float, float]
-) -> None:
-    recovered(first, second, outer, scales)
-
-
-@pytest.mark.slow
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(**PLANTED)
-def test_many_planted_formulas_are_recovered(
-    first: str, second: str, outer: str, scales: tuple[float, float]
-) -> None:
-    recovered(first, second, outer, scales)
-
-
-def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) -> None:
+@pytest.mark.parametrize("examples", [2, pytest.param(25, marks=pytest.mark.slow)])
+def test_planted_formulas_are_recovered_from_their_networks(examples: int) -> None:
     """Splines fitted to a random formula's edges are snapped to a formula with the same values."""
-    x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
-    inner = [
-        Symbolic(TABLE[name], (scale, 0.1, 0.5, 1.5))
-        for name, scale in zip((first, second), scales, strict=True)
-    ]
-    edges = (
-        Edge(0, 2, inner[0]),
-        Edge(1, 2, inner[1]),
-        Edge(2, 3, Symbolic(TABLE[outer], (0.6, 0.2, 1.3, 0.0))),
+
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    @given(
+        names=st.tuples(*map(st.sampled_from, (INNER, INNER, OUTER))),
+        scales=st.tuples(st.floats(0.8, 2.0), st.floats(0.8, 2.0)),
     )
-    planted = Graph(2, ("sum", "sum"), edges)
-    y = planted(x)
-    if not np.isfinite(y).all():
-        return
-    values = planted.node_values(x)
-    network = planted
-    for i, edge in enumerate(planted.edges):
-        assert isinstance(edge.function, Symbolic)
-        network = network.with_function(i, as_spline(edge.function, values[edge.source]))
-    samples = SearchData(x[:400], y[:400], x[400:], y[400:])
-    problem = SearchProblem(samples, choose(None), SearchPolicy())
-    trained = TrainedGraph(network, samples.error(network))
-    found = select_with_edge_formulas(select("planted", trained, problem), problem, 10.0)
-    assert found.formula is not None
-    assert found.formula_error < 1e-9
+    def recovered(names: tuple[str, ...], scales: tuple[float, float]) -> None:
+        constants = [(scale, 0.1, 0.5, 1.5) for scale in scales] + [(0.6, 0.2, 1.3, 0.0)]
+        ends = ((0, 2), (1, 2), (2, 3))
+        planted = Graph(
+            2,
+            ("sum", "sum"),
+            tuple(
+                Edge(*nodes, Symbolic(TABLE[name], each))
+                for nodes, name, each in zip(ends, names, constants, strict=True)
+            ),
+        )
+        x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
+        y = planted(x)
+        if not np.isfinite(y).all():
+            return
+        values, network = planted.node_values(x), planted
+        for i, one in enumerate(planted.edges):
+            assert isinstance(one.function, Symbolic)
+            network = network.with_function(i, as_spline(one.function, values[one.source]))
+        problem = SearchProblem(samples(x, y), choose(None))
+        trained = TrainedGraph(network, problem.data.error(network))
+        found = select_with_edge_formulas(select("planted", trained, problem), problem, 10.0)
+        assert found.formula is not None
+        assert found.formula_error < 1e-9
+
+    recovered()
 
 
 @pytest.mark.parametrize(
@@ -112,30 +112,28 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
         (np.pi, "pi"),
         (2 * np.e, "2*E"),
         (np.sqrt(2) / 2, "sqrt(2)/2"),
-        (1e-14, "0"),
         (-3.0, "-3"),
+        (2.13, "213/100"),
+        (np.pi**2, "pi**2"),
+        (1 / (8 * np.pi**2), "1/(8*pi**2)"),
+        (0.426, "213/500"),
+        (np.sqrt(10), "sqrt(10)"),
+        (np.log(2), "log(2)"),
+        (6.674e-11, "3337/50000000000000"),
+        (0.7234871234, "None"),
     ],
 )
-def test_nice_numbers(value: float, text: str) -> None:
-    assert str(nice(value, 1e-10)) == text
-
-
-def test_numbers_without_meaning_stay() -> None:
-    assert nice(0.7234871234, 1e-10) is None
-    assert (
-        nice(0.7234871234, 1e-2) is None
-        or abs(float(nice(0.7234871234, 1e-2)) - 0.7234871234) <= 1e-2
-    )
+def test_nice_numbers_have_units_or_few_digits(value: float, text: str) -> None:
+    assert str(nice(value, 1e-10 * abs(value))) == text
+    assert nice(1e-14, 1e-10) == 0
 
 
 def test_rounding_needs_the_data_to_allow_it() -> None:
-    x = np.random.default_rng(0).uniform(0, 1, (400, 1))
+    x = uniform(0, 1, 400, 1)
     for scale, shown in ((2.0, True), (2.0003, False)):
         y = np.exp(scale * x[:, 0])
-        graph = Graph(
-            1, ("sum",), (Edge(0, 1, Symbolic(TABLE["exp"], (1.9, 0.0, 1.0, 0.0), "acd")),)
-        )
-        formula = finish_formula(graph, SearchData(x[:300], y[:300], x[300:], y[300:]), ["x0"])
+        graph = edge("exp", 1.9, 0.0, 1.0, 0.0, free="acd")
+        formula = finish_formula(graph, samples(x, y), ["x0"], POLICY)
         assert (formula.expression == sympy.exp(2 * parse("x0"))) is shown
         np.testing.assert_allclose(formula(x), y, rtol=1e-10)
 
@@ -153,14 +151,13 @@ def test_rounding_needs_the_data_to_allow_it() -> None:
     ],
 )
 def test_simplification_undoes_detours(text: str, expected: str) -> None:
-    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
-    shorter = simplify_expression(parse(text), ["x0", "x1"], points)
+    shorter = equivalent_forms(parse(text), XS, UNIT, BUDGET)[0]
     assert sympy.simplify(shorter - parse(expected)) == 0
     assert sympy.count_ops(shorter) <= sympy.count_ops(parse(expected)) + 1
 
 
 def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
-    x = np.random.default_rng(0).uniform(0.2, 2, (300, 2))
+    x = uniform(0.2, 2, 300, 2)
     y = x[:, 0] * np.log(x[:, 1])
     ratio = Edge(
         1, 3, Symbolic(TABLE["1/x"], (1.0, 0.95, -1.9, 1.0), "bcd")
@@ -169,84 +166,81 @@ def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
     edges = (Edge(0, 2, Symbolic(TABLE["x"], (1.0, 0.0, 1.0, 0.0), "c")), ratio, inverse)
     carried = (Edge(2, 5, Identity()), Edge(4, 5, Identity()), Edge(5, 6, Identity()))
     graph = Graph(2, ("sum", "sum", "sum", "product", "sum"), (*edges, *carried))
-    samples = SearchData(x[:200], y[:200], x[200:], y[200:])
     np.testing.assert_allclose(graph(x), y, atol=1e-12)
-    assert str(finish_formula(graph, samples, ["x0", "x1"]).expression) == "x0*log(x1)"
+    assert str(finish_formula(graph, samples(x, y), XS, POLICY).expression) == "x0*log(x1)"
 
 
 def test_what_is_too_large_to_simplify_comes_back_at_once() -> None:
-    x = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
     large = parse("+".join(f"sin({k}*x0)*exp(x1/{k})" for k in range(1, 60)))
-    assert simplify_expression(large, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == large
+    assert equivalent_forms(large, XS, UNIT, 0.1)[0] == large
     many = parse("(x0+x1+1)^40 - x1")
     assert expansion_terms(many) == 861 + 1
-    assert simplify_expression(many, ["x0", "x1"], x, SimplificationPolicy(budget=0.1)) == many
+    assert equivalent_forms(many, XS, UNIT, 0.1)[0] == many
     bells = parse(
         "+".join(
             f"0.{k}1234567890123*exp(-(0.1234567890{k}*x0-0.5432109876{k})^2)" for k in range(2, 6)
         )
     )
-    assert len(equivalent_forms(exact_decimals(bells), ["x0", "x1"], x)) < 4, (
+    assert len(equivalent_forms(exact_decimals(bells), XS, UNIT, BUDGET)) < 4, (
         "nothing with so many digits is factored"
     )
-    assert proven_equal(large, many, SimplificationPolicy()) == "unknown"
+    assert proven_equal(large, many, BUDGET) == "unknown"
 
 
 def test_a_simplification_gets_as_far_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
     long = parse("tanh(atanh(x0)+atanh(x1))")
-    idle = simplify_expression(long, ["x0", "x1"], points)
+    idle = equivalent_forms(long, XS, UNIT, BUDGET)[0]
     ticks = itertools.count()
     for clock in ("monotonic", "thread_time", "time", "perf_counter"):
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
-    busy = simplify_expression(long, ["x0", "x1"], points)
+    busy = equivalent_forms(long, XS, UNIT, BUDGET)[0]
     assert str(busy) == str(idle) == "(x0 + x1)/(x0*x1 + 1)"
 
 
 def test_the_certificate_tells_truth_from_likeness() -> None:
-    x = np.random.default_rng(1).uniform(-1, 1, (300, 1))
-    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (np.pi, 0.0, 1.0, 0.0))),))
+    x = uniform(-1, 1, 300, 1)
+    graph = edge("sin", np.pi, 0.0, 1.0, 0.0)
     true = parse("sin(pi*x0)")
     truth = to_numpy(true, ["x0"])
-    formula = finish_formula(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
-    good = certify(formula, truth, (x, truth(x)), x, truth, true)
+    formula = finish_formula(graph, samples(x, truth(x)), ["x0"], POLICY)
+    good = certify(formula, truth, (x, truth(x)), x, truth, true, BUDGET)
     assert (good.recovered, good.same_form, good.proven_equal) == ("yes", "yes", "yes")
     assert good.difference < 1e-12
     other = to_numpy(parse("sin(3*x0)"), ["x0"])
-    off = certify(formula, other, (x, other(x)), x, other, parse("sin(3*x0)"))
+    off = certify(formula, other, (x, other(x)), x, other, parse("sin(3*x0)"), BUDGET)
     assert (off.recovered, off.same_form, off.proven_equal) == ("no", "yes", "no")
-    assert certify(formula, other, (x, other(x)), x, None, None).recovered == "unknown"
+    assert certify(formula, other, (x, other(x)), x, None, None, BUDGET).recovered == "unknown"
 
 
 def test_the_truth_is_known_relative_to_its_scale() -> None:
-    x = np.random.default_rng(1).uniform(0, 1, (300, 1))
+    x = uniform(0, 1, 300, 1)
     truth = to_numpy(parse("1e-3*sin(x0)"), ["x0"])
-    near = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (1.0, 1e-7, 1e-3, 0.0), "")),))
+    near = edge("sin", 1.0, 1e-7, 1e-3, 0.0, free="")
     formula = Formula(to_expression(near, ["x0"]), ("x0",), near)
-    certificate = certify(formula, truth, (x, truth(x)), x, truth, None)
+    certificate = certify(formula, truth, (x, truth(x)), x, truth, None, BUDGET)
     assert certificate.formula_rmse < 1e-9
     assert certificate.recovered == "no"
 
 
 def test_a_formula_with_a_numeric_edge_is_never_the_truth() -> None:
-    x = np.random.default_rng(1).uniform(0, 1, (300, 1))
+    x = uniform(0, 1, 300, 1)
     truth = to_numpy(parse("1e-9*x0"), ["x0"])
     spline = Spline.through(x[:, 0], truth(x), (0.0, 1.0), 5, 3)
     graph = Graph(1, ("sum",), (Edge(0, 1, spline),))
-    formula = finish_formula(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
-    certificate = certify(formula, truth, (x, truth(x)), x, truth, None)
+    formula = finish_formula(graph, samples(x, truth(x)), ["x0"], POLICY)
+    certificate = certify(formula, truth, (x, truth(x)), x, truth, None, BUDGET)
     assert certificate.formula_rmse < 1e-20
     assert (certificate.recovered, certificate.same_form) == ("no", "no")
 
 
 def test_a_cotangent_keeps_all_its_forms() -> None:
-    x = np.random.default_rng(1).uniform(0.2, 1.2, (300, 2))
+    x = uniform(0.2, 1.2, 300, 2)
     y = np.cos(x[:, 0]) / np.tan(x[:, 1])
     cosine = Edge(0, 3, Symbolic(TABLE["cos"], (1.0, 0.0, 1.0, 0.0)))
     tangent = Edge(1, 2, Symbolic(TABLE["tan"], (1.0, 0.0, 1.0, 0.0)))
     inverse = Edge(2, 3, Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "bcd"))
     graph = Graph(2, ("sum", "product", "sum"), (tangent, cosine, inverse, Edge(3, 4, Identity())))
-    formula = finish_formula(graph, SearchData(x[:200], y[:200], x[200:], y[200:]), ["x0", "x1"])
+    formula = finish_formula(graph, samples(x, y), XS, POLICY)
     np.testing.assert_allclose(formula(x), y, rtol=1e-10)
     assert sympy.simplify(parse(formula.forms()["text"]) - parse("cos(x0)/tan(x1)")) == 0
     assert "def formula" in formula.forms()["python"]
@@ -254,7 +248,7 @@ def test_a_cotangent_keeps_all_its_forms() -> None:
 
 def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
     """Alone and inside another spline, as of a node that two edges leave."""
-    x = np.random.default_rng(1).uniform(-1, 1, (100, 1))
+    x = uniform(-1, 1, 100, 1)
     inner = as_spline(Symbolic(TABLE["sin"], (2.0, 0.0, 1.0, 0.0)), x[:, 0])
     outer = as_spline(Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0)), inner.evaluate(x[:, 0])[0])
     edges = (
@@ -267,36 +261,19 @@ def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
     graph = Graph(1, ("sum", "product", "sum"), edges)
     expression = to_expression(graph, ["x0"])
     assert str(expression) == "x0*f1(x0) + f2(f1(x0))"
-    samples = SearchData(x, graph(x), x, graph(x))
-    np.testing.assert_allclose(finish_formula(graph, samples, ["x0"])(x), graph(x), atol=1e-12)
+    np.testing.assert_allclose(
+        finish_formula(graph, samples(x, graph(x)), ["x0"], POLICY)(x), graph(x), atol=1e-12
+    )
 
 
 def test_a_formula_has_four_forms() -> None:
-    x = np.random.default_rng(1).uniform(-1, 1, (100, 1))
-    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.0, 2.0, 0.0), "bcd")),))
-    forms = finish_formula(
-        graph, SearchData(x, 2 * x[:, 0] ** 2, x, 2 * x[:, 0] ** 2), ["x0"]
-    ).forms()
+    x = uniform(-1, 1, 100, 1)
+    graph = edge("x^2", 1.0, 0.0, 2.0, 0.0, free="bcd")
+    forms = finish_formula(graph, samples(x, 2 * x[:, 0] ** 2), ["x0"], POLICY).forms()
     assert forms["text"] == "2*x0**2"
     assert forms["latex"] == "2 x_{0}^{2}"
     assert "def formula(x0)" in forms["python"]
     assert forms["srepr"].startswith("Mul(")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (2.13, "213/100"),
-        (np.pi**2, "pi**2"),
-        (1 / (8 * np.pi**2), "1/(8*pi**2)"),
-        (0.426, "213/500"),
-        (np.sqrt(10), "sqrt(10)"),
-        (np.log(2), "log(2)"),
-        (6.674e-11, "3337/50000000000000"),
-    ],
-)
-def test_nice_numbers_have_units_or_few_digits(value: float, text: str) -> None:
-    assert str(nice(value, 1e-10 * value)) == text
 
 
 @pytest.mark.parametrize(
@@ -309,12 +286,11 @@ def test_nice_numbers_have_units_or_few_digits(value: float, text: str) -> None:
     ],
 )
 def test_a_formula_is_written_as_a_person_would(text: str, expected: str) -> None:
-    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
     expression = parse(text)
     decimal = expression.xreplace(
         {n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer}
     )
-    assert str(as_written(simplify_expression(decimal, ["x0", "x1"], points))) == expected
+    assert str(as_written(equivalent_forms(decimal, XS, UNIT, BUDGET)[0])) == expected
 
 
 def test_the_phase_of_a_wave_may_hold_half_a_turn() -> None:
@@ -328,10 +304,7 @@ def test_confidence_intervals_hold_the_constants() -> None:
     expression = 2.5 * sympy.exp(-0.7 * parse("x0"))
     y = to_numpy(expression, ["x0"])(x) + 0.1 * generator.normal(size=400)
     found = confidence_intervals(expression, ["x0"], x, y)
-    assert [each.value for each in found] == [0.7, 2.5] or sorted(each.value for each in found) == [
-        -0.7,
-        2.5,
-    ]
+    assert sorted(abs(each.value) for each in found) == [0.7, 2.5]
     rate = min(found, key=lambda each: abs(each.value))
     jacobian = np.stack([np.exp(-0.7 * x[:, 0]), -2.5 * x[:, 0] * np.exp(-0.7 * x[:, 0])], axis=1)
     exact = 0.1 * np.sqrt(np.linalg.inv(jacobian.T @ jacobian)[1, 1]) * 1.966
@@ -339,12 +312,11 @@ def test_confidence_intervals_hold_the_constants() -> None:
 
 
 def test_equivalent_forms_are_different_ways_of_writing_the_same() -> None:
-    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
-    forms = equivalent_forms(parse("x0^2-x1^2"), ["x0", "x1"], points)
+    forms = equivalent_forms(parse("x0^2-x1^2"), XS, UNIT, BUDGET)
     assert {"x0**2 - x1**2", "(x0 - x1)*(x0 + x1)"} <= {str(form) for form in forms}
     for form in forms:
         np.testing.assert_allclose(
-            to_numpy(form, ["x0", "x1"])(points), points[:, 0] ** 2 - points[:, 1] ** 2, atol=1e-13
+            to_numpy(form, XS)(UNIT), UNIT[:, 0] ** 2 - UNIT[:, 1] ** 2, atol=1e-13
         )
 
 
@@ -362,11 +334,11 @@ def test_positive_points_leave_no_sign_of_a_variable_before_a_root(
     divided: str, meant: str
 ) -> None:
     names = ["x0", "x1", "x2", "x3"]
-    positive = np.random.default_rng(0).uniform(1, 2, (50, 4)) + np.array([0, 0, 2, 0])
-    assert divide_after_powers(parse(divided), names, positive) == parse(meant)
+    positive = uniform(1, 2, 50, 4) + np.array([0, 0, 2, 0])
+    assert divide_after_powers(parse(divided), names, positive, BUDGET) == parse(meant)
 
 
 def test_a_sign_that_the_points_show_stays_before_its_root() -> None:
-    signed = np.random.default_rng(0).uniform(-2, 2, (50, 2))
+    signed = uniform(-2, 2, 50, 2)
     odd = parse("x0*sqrt(1+x1^2/x0^2)")
-    assert divide_after_powers(odd, ["x0", "x1"], signed) == odd
+    assert divide_after_powers(odd, XS, signed, BUDGET) == odd

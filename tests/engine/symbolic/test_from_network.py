@@ -11,7 +11,7 @@ import torch
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.pruning import with_masks
-from kanrun.engine.symbolic.from_network import graph_of, values_of
+from kanrun.engine.symbolic.conversions import graph_of, values_of
 
 X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
 

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic.candidates import TABLE
+from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
-from kanrun.engine.symbolic.expression_graphs import graph_of_expression
-from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, expand_subgraphs, without_edges
-from kanrun.engine.symbolic.invariances import canonicalise
-from kanrun.engine.symbolic.refit import RefitSettings, magnitudes, refit, sparsity_rows
-from kanrun.engine.symbolic.templates import (
-    Sum,
-    Template,
+from kanrun.engine.symbolic.graph import (
+    Edge,
+    Graph,
+    Subgraph,
+    expand_subgraphs,
     fitted_grids,
-    kan_shape,
-    start,
+    without_edges,
 )
+from kanrun.engine.symbolic.graph_changes import canonicalise
+from kanrun.engine.symbolic.refit import RefitSettings, magnitudes, refit, sparsity_rows
+from kanrun.engine.symbolic.structures import Skeleton, Sum
 from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
@@ -106,8 +107,8 @@ def test_the_scale_of_a_product_stays_free() -> None:
 
 
 def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
-    skeleton = Template("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))))
-    graph = start(skeleton, X, X[:, 0], 4, 3, np.random.default_rng(0))
+    skeleton = Skeleton.of_terms("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))), 2)
+    graph = skeleton.start(X, X[:, 0], 4, 3, np.random.default_rng(0))
     (last, _) = graph.into(graph.output)
     smaller = without_edges(graph, {last})
     assert smaller.active_edges == 3
@@ -115,7 +116,7 @@ def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
 
 
 def test_splines_on_another_grid_keep_their_function() -> None:
-    graph = kan_shape((2, 3, 1), X, X[:, 0], 5, 3, np.random.default_rng(1))
+    graph = Skeleton.of_kan((2, 3, 1)).start(X, X[:, 0], 5, 3, np.random.default_rng(1))
     finer = fitted_grids(graph, X, intervals=10, margin=0.05)
     assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
 
@@ -139,7 +140,7 @@ def test_a_graph_that_is_not_defined_comes_back_as_it_is() -> None:
 
 
 def test_the_sparsity_penalty_is_its_definition() -> None:
-    graph = kan_shape((2, 2, 1), X, X[:, 0], 4, 3, np.random.default_rng(4))
+    graph = Skeleton.of_kan((2, 2, 1)).start(X, X[:, 0], 4, 3, np.random.default_rng(4))
     residual = sparsity_rows(graph, X, 0.01) @ graph.parameters
     size = magnitudes(graph, X)
     total = 0.0

@@ -9,24 +9,23 @@ import pytest
 from scipy.special import erf
 
 import kanrun
+from kanrun.engine.symbolic import matching
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TABLE, choose
-from kanrun.engine.symbolic.constants import round_constants
-from kanrun.engine.symbolic.description_length import (
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
+from kanrun.engine.symbolic.formula import finish_formula, round_constants
+from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.graph_changes import drop_terms, merge_splines
+from kanrun.engine.symbolic.matching import regression_formulas
+from kanrun.engine.symbolic.problem import (
     EXACT,
     SearchData,
+    SearchPolicy,
     description_length,
     length_of,
 )
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
-from kanrun.engine.symbolic.formula import finish_formula
-from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.graph_pruning import PruningPolicy, drop_terms, merge_splines
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.search_problem import SymmetryPolicy, UnivariatePolicy
-from kanrun.engine.symbolic.smooth_fit import relative_noise
-from kanrun.engine.symbolic.symmetries import Reduction
-from kanrun.engine.symbolic.univariate import regression_formulas
+from kanrun.engine.symbolic.symmetries import Reduction, relative_noise
 
 
 def noisy(f, low: float, high: float, inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
@@ -65,7 +64,7 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool)
     for size, expected in ((1.0, relative), (0.0, False)):
         told = y * (1 + size * noise) if relative else y + size * noise
         data = SearchData(x[:120], told[:120], x[120:], told[120:])
-        assert relative_noise(data, SymmetryPolicy()) == expected
+        assert relative_noise(data) == expected
     scaled = replace(data, relative=True)
     higher = scaled.error(lambda x: 1.1 * np.exp(2 * x[:, 0]) / x[:, 1])
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
@@ -77,7 +76,9 @@ def test_groups_of_inputs_keep_relative_noise() -> None:
     assert Reduction.none(2).data(data).relative
 
 
-def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() -> None:
+def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     t = np.arange(1.0, 121.0)
     y = (
@@ -86,8 +87,9 @@ def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() ->
         + 1.5 * np.sin(0.23 * t)
         + 0.5 * rng.standard_normal(120)
     )
-    small = UnivariatePolicy(singles=2, width=1, terms=1)
-    found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0), small)[0]
+    for name, value in (("_SINGLES", 2), ("_WIDTH", 1), ("_TERMS", 1)):
+        monkeypatch.setattr(matching, name, value)
+    found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0))[0]
     functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
     speeds = sorted(abs(function.constants[0]) for function in functions)
     assert speeds == pytest.approx([0.23, 2 * np.pi / 12], rel=0.02)
@@ -130,7 +132,7 @@ def test_two_splines_in_a_row_become_one() -> None:
     begun = Graph(1, ("sum", "sum"), (Edge(0, 1, first), Edge(1, 2, second)))
     chain = refit(begun, x[:700], y[:700], RefitSettings(steps=60)).graph
     samples = SearchData(x[:700], y[:700], x[700:], y[700:])
-    one = merge_splines(chain, samples, PruningPolicy(), penalty=0.0)
+    one = merge_splines(chain, samples)
     assert one.active_edges == 1
     assert samples.error(one) <= 1.3 * samples.error(chain)
 
@@ -147,7 +149,7 @@ def test_two_splines_that_one_cannot_replace_stay() -> None:
     )
     y = sharp(x)
     samples = SearchData(x[:700], y[:700], x[700:], y[700:])
-    kept = merge_splines(sharp, samples, PruningPolicy(), penalty=0.0)
+    kept = merge_splines(sharp, samples)
     assert kept.active_edges == 2
     np.testing.assert_array_equal(kept(x), y)
 
@@ -175,7 +177,9 @@ def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift() -> None:
     x, y = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
     samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
     graph = one_edge("sin", "abcd", 3.0, 0.57, 2.0, 0.0)
-    assert str(finish_formula(graph, samples, ["x0"]).expression) == "2*cos(3*x0 - 1)"
+    assert (
+        str(finish_formula(graph, samples, ["x0"], SearchPolicy()).expression) == "2*cos(3*x0 - 1)"
+    )
 
 
 def test_a_formula_is_shortened_to_what_it_needs() -> None:

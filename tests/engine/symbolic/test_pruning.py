@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.graph_pruning import PruningPolicy, edge_scores, eliminate, without
+from kanrun.engine.symbolic.graph_changes import edge_scores, eliminate, without
+from kanrun.engine.symbolic.problem import SearchData
 
 
 def spline(function, intervals: int = 10) -> Spline:  # type: ignore[no-untyped-def]
@@ -61,6 +61,6 @@ def test_what_a_graph_needs_stays() -> None:
     samples = samples_of(needed)
     bump = spline(lambda t: 2.0 + 1e-3 * t**2)
     graph = Graph(3, ("sum",), (needed.edges[0], Edge(1, 3, bump), needed.edges[1]))
-    smaller = eliminate(graph, samples, PruningPolicy(), penalty=1e-16)
+    smaller = eliminate(graph, samples)
     assert [edge.source for edge in smaller.edges] == [0, 2]
     assert samples.error(smaller) < 1e-5

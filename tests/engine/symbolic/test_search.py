@@ -19,8 +19,7 @@ from kanrun.engine.symbolic import (
     fixed_shape,
     search,
 )
-from kanrun.engine.symbolic.separability import module_scores, trees
-from kanrun.engine.symbolic.templates import Sum, tree
+from kanrun.engine.symbolic.structures import Sum, module_scores, tree, trees
 from kanrun.errors import UsageError
 
 
@@ -166,4 +165,4 @@ def test_modules_are_found_by_the_gradient() -> None:
     assert scores[0, 1] < 1e-7
     assert min(float(scores[0, 2]), float(scores[1, 2])) > 0.05
     (family,) = trees(scores, 0.02)
-    assert tree(family, range(3), frozenset()) == (2, Sum((0, 1)))
+    assert tree(family, range(3), ()) == (2, Sum((0, 1)))

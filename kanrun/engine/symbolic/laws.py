@@ -16,33 +16,36 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
+from kanrun.engine.symbolic.candidates import DIGITS, TABLE
+from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
 from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph
-from kanrun.engine.symbolic.multivariate import (
-    pair_formulas,
-    rational_function,
-    ridge_formulas,
-)
+from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_formulas, regression_formulas
+from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
+from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchProblem, description_length
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
-from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.snapping import FittedStructure, FormulaFit, SearchStage, matched
+from kanrun.engine.symbolic.snapping import (
+    SNAP_THRESHOLD,
+    FittedStructure,
+    FormulaFit,
+    SearchStage,
+    matched,
+)
 from kanrun.engine.symbolic.symmetries import Reduction, power_law
-from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
+
+#: Formulas that are returned, and their refit.
+_RETURNED, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
 
 Event: TypeAlias = SearchStage | FittedStructure
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     """Yield a power law, and unless that is exact a quotient of polynomials with few terms."""
-    data, policy = problem.data, problem.policy
+    data = problem.data
     laws: dict[str, Callable[[], sympy.Expr | None]] = {
-        "power law": lambda: power_law(data, policy.symmetry),
-        "rational function": lambda: rational_function(data, policy.quotients),
+        "power law": lambda: power_law(data),
+        "rational function": lambda: rational_function(data),
     }
     for name, law in laws.items():
         began, expression = time.monotonic(), law()
@@ -55,11 +58,10 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
 
 def regressions(problem: SearchProblem) -> Iterator[Event]:
     """Yield the two formulas with the shortest descriptions for noisy points in one variable."""
-    began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
-    budget = Budget(2 * policy.budget)
-    graphs = regression_formulas(data.x[:, 0], data.y, problem.candidates, budget, policy)
+    began, data, budget = time.monotonic(), problem.data, Budget(2 * UNIVARIATE_BUDGET)
+    graphs = regression_formulas(data.x[:, 0], data.y, problem.candidates, budget)
     fitted = [each for graph in graphs if (each := _fitted("regression", graph, problem))]
-    for each in sorted(fitted, key=lambda each: each.best.length)[:2]:
+    for each in sorted(fitted, key=lambda each: each.best.length)[:_RETURNED]:
         yield from matched(each, began)
 
 
@@ -76,10 +78,10 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
         if fitted is not None and fitted.is_exact(problem):
             yield from matched(fitted, began)
             return
-        near = fitted is not None and fitted.formula_error < problem.policy.snap_threshold
+        near = fitted is not None and fitted.formula_error < SNAP_THRESHOLD
         others += [fitted] if fitted is not None and near else []
     shortest = sorted(others, key=lambda each: each.best.length)
-    for fitted in shortest[: problem.policy.dictionary.refined]:
+    for fitted in shortest[:_RETURNED]:
         yield from matched(fitted, began)
 
 
@@ -87,20 +89,18 @@ def _expressions(
     inner: SearchData, problem: SearchProblem, reduction: Reduction
 ) -> Iterator[sympy.Expr]:
     """Yield formulas in the reduced variables that may be exact."""
-    policy, count, candidates = problem.policy, inner.x.shape[1], problem.candidates
+    count, candidates = inner.x.shape[1], problem.candidates
     if count == 0:
-        yield sympy.Float(float(np.mean(inner.y)), 17)
-    elif count == 1:
-        budget, t = Budget(policy.univariate.budget), inner.x[:, 0]
-        for match in match_formulas(t, inner.y, candidates, 0.0, budget, policy.univariate)[:1]:
+        yield sympy.Float(float(np.mean(inner.y)), DIGITS)
+        return
+    if count == 1:
+        budget = Budget(UNIVARIATE_BUDGET)
+        for match in match_formulas(inner.x[:, 0], inner.y, candidates, 0.0, budget)[:1]:
             if match.loss <= EXACT and isinstance(match.function, Subgraph):
                 yield to_expression(match.function.graph, ["x0"])
-    elif reduction.changes and (found := rational_function(inner, policy.quotients)) is not None:
+    elif reduction.changes and (found := rational_function(inner)) is not None:
         yield found
-    if count and count <= policy.dictionary.inputs:
-        yield from pair_formulas(inner, candidates, policy.dictionary)
-    if 1 < count <= policy.ridge.inputs:
-        yield from ridge_formulas(inner, candidates, policy.ridge)
+    yield from pair_formulas(inner, candidates)
 
 
 def fit_expression(
@@ -116,7 +116,7 @@ def fit_expression(
 
 def _fitted(name: str, graph: Graph, problem: SearchProblem) -> FittedStructure | None:
     data = problem.data
-    fitted = refit_to(graph, data, RefitSettings(steps=30, damping=1e-6))
+    fitted = refit_to(graph, data, _REFIT)
     kept = min((fitted, graph), key=data.overall_error)
     if not np.isfinite(data.overall_error(kept)):
         return None

@@ -1,16 +1,46 @@
-"""Expressions as graphs, whose constants are refitted, rounded and certified like a network's."""
+"""Expressions and trained networks as graphs, and graphs as expressions.
+
+Constants of an expression are refitted, rounded and certified like a network's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import sympy
+import torch
 
-from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Candidate, X, power
-from kanrun.engine.symbolic.edge_functions import CONSTANTS, EdgeFunction, Identity, Symbolic
-from kanrun.engine.symbolic.edge_matching import standardised
-from kanrun.engine.symbolic.graph import Edge, Graph, Operation
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.networks import Network
+from kanrun.engine.symbolic.candidates import (
+    DIGITS,
+    IDENTITY,
+    TABLE,
+    Array,
+    Candidate,
+    X,
+    apart,
+    power,
+)
+from kanrun.engine.symbolic.edge_functions import (
+    CONSTANTS,
+    EdgeFunction,
+    Identity,
+    Spline,
+    Symbolic,
+    standardised,
+)
+from kanrun.engine.symbolic.graph import (
+    Edge,
+    Graph,
+    Operation,
+    covering,
+    without_edges,
+)
 from kanrun.errors import KanrunError
+from kanrun.formulas import variable
 
 #: A term: the node whose value it takes, and its function of that.
 _Term = tuple[int, EdgeFunction]
@@ -25,16 +55,16 @@ def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = Fal
     """
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
+
+    def decimal(number: sympy.Expr) -> sympy.Float:
+        value = number.evalf(DIGITS)
+        if not value.is_Number:
+            raise KanrunError(f"The number {number} of the expression is not real.")
+        return value
+
     builder = _Builder(inputs, wide=wide)
-    builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, _decimal))
+    builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, decimal))
     return builder.graph()
-
-
-def _decimal(number: sympy.Expr) -> sympy.Float:
-    value = number.evalf(20)
-    if not value.is_Number:
-        raise KanrunError(f"The number {number} of the expression is not real.")
-    return sympy.Float(value, 17)
 
 
 def composed(
@@ -99,7 +129,7 @@ class _Builder:
 
     def factors(self, expression: sympy.Expr) -> list[_Term]:
         """Return the factors of a product, its coefficient in the first of them."""
-        coefficient, rest = _apart(expression)
+        coefficient, rest = apart(expression)
         parts = [self.term(each) for each in sympy.Mul.make_args(rest)]
         if coefficient != 1:
             source, function = parts[0]
@@ -108,7 +138,7 @@ class _Builder:
 
     def term(self, expression: sympy.Expr) -> _Term:
         """Return the expression as a function of one node."""
-        coefficient, rest = _apart(expression)
+        coefficient, rest = apart(expression)
         if rest == 1:
             raise KanrunError("A constant is no term of a graph.")
         if rest.is_Symbol:
@@ -119,9 +149,12 @@ class _Builder:
                 float(coefficient)
             ) if coefficient != 1 else Identity()
         known = rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS
-        for candidate in [power(exponent)] if known else TABLE.values():
-            if (argument := _argument(rest, candidate)) is not None:
-                return self._called(candidate, argument, float(coefficient))
+        if known:
+            return self._called(power(exponent), base, float(coefficient))
+        for candidate in TABLE.values():
+            form = candidate.expression
+            if form.is_Function and form.args == (X,) and rest.func == form.func:
+                return self._called(candidate, rest.args[0], float(coefficient))
         if rest.is_Pow:  # u^v = exp(v log u)
             return self._called(TABLE["exp"], exponent * sympy.log(base), float(coefficient))
         raise KanrunError(f"{rest} is no candidate.")
@@ -167,18 +200,92 @@ class _Builder:
 _ROOTS = 6
 
 
-def _apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return the constant factors of a product, and the rest."""
-    return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
+def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
+    """Return the graph as one expression in the variables `names`.
+
+    Its splines are functions f1, f2, ...
+    """
+    values: list[sympy.Expr] = [variable(name) for name in names]
+    numeric = numeric_names(graph)
+    for node in range(graph.inputs, graph.output + 1):
+        terms = []
+        for i in graph.into(node):
+            argument, function = values[graph.edges[i].source], graph.edges[i].function
+            if i in numeric:
+                argument = sympy.Function(numeric[i])(argument)
+            if isinstance(function, Symbolic):
+                argument = function.expression(argument)
+            terms.append(argument)
+        values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
+    return values[graph.output]
 
 
-def _argument(expression: sympy.Expr, candidate: Candidate) -> sympy.Expr | None:
-    """Return u if the expression is f(u), else None."""
-    if candidate in (IDENTITY,) or not candidate.expression.has(X):
-        return None
-    form = candidate.expression
-    if form.is_Pow and expression.is_Pow and form.exp == expression.exp and form.base == X:
-        return expression.base
-    if form.is_Function and expression.func == form.func and form.args == (X,):
-        return expression.args[0]
-    return None
+def numeric_names(graph: Graph) -> dict[int, str]:
+    """Return a name for each edge that is a spline: f1, f2, ..."""
+    return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}
+
+
+#: Points per interval at which a spline is fitted to an edge and its base, and its minimum number
+#: of intervals.
+_POINTS_PER_INTERVAL, _MIN_INTERVALS = 6, 20
+
+
+def values_of(network: Network, output: int) -> Callable[[Array], Array]:
+    """Return output `output` of the network as a function of x (N, inputs)."""
+
+    def values(x: Array) -> Array:
+        with torch.no_grad():
+            out = network(torch.as_tensor(x).to(network.edge_layers[0].knots))[:, output]
+        return np.asarray(out.double().cpu().numpy())
+
+    return values
+
+
+def graph_of(network: Network, x: Array, output: int) -> Graph:
+    """Return output `output` of `network` as a graph, without its pruned edges.
+
+    Every edge becomes a spline, base function included, by least squares over its own grid or else
+    over the range of its argument for x (N, inputs).
+    """
+    layers = network.edge_layers
+    with torch.no_grad():
+        activations = network.activations(torch.as_tensor(x).to(layers[0].knots))
+    edges: list[Edge] = []
+    nodes: list[Operation] = []
+    # The nodes that are the inputs of the layer.
+    sources = list(range(layers[0].inputs))
+    for layer, products, values in zip(layers, network.products, activations, strict=False):
+        first, arguments = layers[0].inputs + len(nodes), values.double().cpu().numpy()
+        sums = [output] if layer is layers[-1] else list(range(layer.outputs))
+        for target, o in enumerate(sums, first):
+            for i in range(layer.inputs):
+                if bool(layer.mask[o, i]):
+                    spline = _spline(layer, o, i, arguments[:, i])
+                    edges.append(Edge(sources[i], target, spline))
+        nodes += ["sum"] * len(sums)
+        nodes += ["product"] * products
+        after = first + len(sums)
+        for product in range(products):
+            factor = after - 2 * (products - product)
+            edges += [Edge(factor + k, after + product, Identity()) for k in (0, 1)]
+        sources = [*range(first, after - 2 * products), *range(after, after + products)]
+    edges.sort(key=lambda edge: (edge.target, edge.source))
+    return without_edges(Graph(layers[0].inputs, tuple(nodes), tuple(edges)), set())
+
+
+def _spline(layer: SplineLayer, out: int, into: int, arguments: Array) -> Spline:
+    """Return the spline of an edge on its uniform grid, or else over its arguments."""
+    # Steps have no slope.
+    degree, own = max(layer.spec.degree, 1), layer.grid.intervals
+    knots = layer.knots[into].double().cpu().numpy()
+    ends = float(knots[layer.spec.degree]), float(knots[-layer.spec.degree - 1])
+    if layer.uniform and ends[0] <= float(arguments.min()) and float(arguments.max()) <= ends[1]:
+        intervals = own * -(-_MIN_INTERVALS // own)
+    else:
+        ends, intervals = covering(arguments, 0.0), max(_MIN_INTERVALS, own)
+    points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + degree))
+    at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)
+    at[:, into] = torch.as_tensor(points)
+    with torch.no_grad():
+        values = layer.edge_values(at.to(layer.knots))[:, out, into].double().cpu().numpy()
+    return Spline.through(points, values, ends, intervals, degree)

@@ -10,14 +10,15 @@ log(error) dominates, down to EXACT, below which only the size counts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.spatial import cKDTree
 from sklearn.preprocessing import PolynomialFeatures
 
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import TINY, Array, Candidate
+from kanrun.engine.symbolic.edge_functions import EdgeMatch
 from kanrun.engine.symbolic.graph import Graph
 
 Model = Callable[[Array], Array]
@@ -37,6 +38,8 @@ _UNCORRELATED = 3.5
 _CUBIC_INPUTS = 5
 #: Fraction of the residuals that such a polynomial must explain to show that they are no noise.
 _EXPLAINED = 0.05
+#: Fraction of a budget that the search for a structure may use.
+_SEARCH_FRACTION = 0.85
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class SearchData:
     @cached_property
     def y_std(self) -> float:
         """Standard deviation of y, or of log |y|: errors are relative to it."""
-        return max(float(np.std(np.log(np.abs(self.y)) if self.relative else self.y)), 1e-300)
+        return max(float(np.std(np.log(np.abs(self.y)) if self.relative else self.y)), TINY)
 
     def residuals(self, model: Model, x: Array, y: Array) -> Array:
         """Return the residuals of a model at x (N, inputs), y (N,).
@@ -188,3 +191,109 @@ def length_of(error: float, constants: int, complexity: float, data: SearchData)
         return float("inf")
     few = max(count / (count - taken - 1) - each, 0.0) * taken
     return count * float(np.log(max(error, EXACT))) + each * (constants + complexity) + few
+
+
+@dataclass(frozen=True)
+class SearchPolicy:
+    """The size of a search. Work is in units of about one second of one core (`budget`).
+
+    Attributes:
+        budget: Total work; no result depends on a clock.
+        simplify_budget: Work for the transforms of an expression.
+        degree: Degree of the splines.
+        starts: Maximum number of starts of a network.
+        grids: Numbers of intervals of a network, one after another.
+    """
+
+    budget: float = 60.0
+    simplify_budget: float = 5.0
+    degree: int = 3
+    starts: int = 6
+    grids: tuple[int, ...] = (5, 10, 20)
+
+    @property
+    def search_budget(self) -> float:
+        """Work for the search; the rest is for rounding and simplification."""
+        return _SEARCH_FRACTION * self.budget
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """Data of a formula search, the candidate functions of edges, and its policy.
+
+    `dimensions` are the exponents of the base units of the inputs and, last, the output, shape
+    (inputs + 1, bases), if they are known.
+    """
+
+    data: SearchData
+    candidates: tuple[Candidate, ...]
+    policy: SearchPolicy = field(default_factory=SearchPolicy)
+    dimensions: Array | None = None
+
+
+Matches = dict[int, list[EdgeMatch]]
+
+
+@dataclass(frozen=True)
+class SearchStage:
+    """One stage of one structure; `error` is the relative validation error.
+
+    Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched) and
+    `refit`. The chosen structure adds `mix` (if edges stay numeric), `round` and `verify`. `values`
+    is the stage's model if that is not `graph`.
+    """
+
+    stage: str
+    name: str
+    graph: Graph
+    error: float
+    seconds: float
+    values: Callable[[Array], Array] | None = None
+
+    @property
+    def model(self) -> Callable[[Array], Array]:
+        return self.values or self.graph
+
+
+@dataclass(order=True)
+class FormulaFit:
+    """A formula by its description `length`.
+
+    `error` is on validation data, both inf without a formula.
+
+    `snapped` is the graph before the refit of its constants, which took `seconds`.
+    """
+
+    length: float
+    error: float = field(compare=False)
+    graph: Graph = field(compare=False)
+    snapped: Graph | None = field(compare=False, default=None)
+    seconds: float = field(compare=False, default=0.0)
+
+
+@dataclass(frozen=True)
+class FittedStructure:
+    """A pruned and retrained `network`, the matches of its edges, and its `best` formula.
+
+    `work` is the work of a longer search.
+    """
+
+    name: str
+    network: Graph
+    network_error: float
+    best: FormulaFit
+    matches: Matches = field(default_factory=dict)
+    work: float = 0.0
+
+    @property
+    def formula(self) -> Graph | None:
+        return self.best.graph if np.isfinite(self.best.error) else None
+
+    @property
+    def formula_error(self) -> float:
+        return self.best.error
+
+    def is_exact(self, problem: SearchProblem) -> bool:
+        """Return whether the formula reproduces enough points for its constants."""
+        size = self.best.graph.parameters.size
+        return self.formula_error <= EXACT and problem.data.has_enough_points(size)

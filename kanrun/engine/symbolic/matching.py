@@ -9,14 +9,24 @@ or at the accuracy to which they are known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import Array, Candidate, number
-from kanrun.engine.symbolic.description_length import SearchData, length_of
+from kanrun.engine.symbolic.candidates import (
+    CONSTANT,
+    GRID_STEPS,
+    TINY,
+    TWINS,
+    Array,
+    Candidate,
+    grid_values,
+    number,
+)
+from kanrun.engine.symbolic.conversions import graph_of_expression, to_expression
 from kanrun.engine.symbolic.dictionary import (
     PRODUCT,
     Dictionary,
@@ -26,12 +36,16 @@ from kanrun.engine.symbolic.dictionary import (
     powers_of,
     waves,
 )
-from kanrun.engine.symbolic.edge_matching import EdgeMatch, thinned
-from kanrun.engine.symbolic.expression_graphs import graph_of_expression
-from kanrun.engine.symbolic.formula import to_expression
-from kanrun.engine.symbolic.graph import Graph, Subgraph, sound
-from kanrun.engine.symbolic.invariances import canonicalise
+from kanrun.engine.symbolic.edge_functions import (
+    ROUNDING,
+    EdgeMatch,
+    Symbolic,
+    standardised,
+)
+from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, sound
+from kanrun.engine.symbolic.graph_changes import canonicalise
 from kanrun.engine.symbolic.multivariate import quotient_of_polynomials
+from kanrun.engine.symbolic.problem import SearchData, length_of
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import (
     OutputTransform,
@@ -41,27 +55,141 @@ from kanrun.engine.symbolic.regression import (
     output_transforms,
     solve_terms,
 )
-from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.errors import KanrunError
+
+#: Samples of an edge that are used.
+_POINTS = 120
+#: Matching candidates: best candidates that are refitted, grid points from which they are and of
+#: which they are chosen, and the distance of these relative to a.
+_POLISHED, _STARTS, _RANKED, _APART = 12, 2, 40, 0.3
+_MATCHED = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
+#: Formulas of one variable: work for one of several edges, relative error of values if nothing else
+#: is known, and accuracy of the values below which the first formula as good as that is taken.
+UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 3.0, 3e-14, 1e-10
+#: Maximum degree and number of terms of a quotient of polynomials.
+_DEGREE, _QUOTIENT_TERMS = 16, 20
+#: Size of a dictionary; constants of a function that come from the range of the argument; entries
+#: that are multiplied by factors (half as many by one another); factors; entries of each family.
+_ENTRIES, _GENERIC, _SIMPLE, _FACTORS, _ALIKE = 3000, 90, 300, 20, 3
+#: Terms and pairs that are looked at; families of each kind that are refitted, formulas returned.
+_KEPT, _SINGLES = 60, 6
+#: Fraction of the variance that a term may leave of the values over a weight, and multiple of the
+#: accuracy up to which every pair is refitted.
+_PROMISING, _NEAR = 0.1, 1e3
+#: Formulas that are extended side by side, and the maximum number of terms that are added.
+_WIDTH, _TERMS = 4, 4
+#: Refit of all constants of a formula, which ends well below the goal.
+_CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
+#: Powers whose sum with a pair is tried, and those that are weights.
+_PLAIN_POWERS, _WEIGHTS = (1, 2, 3), (1, 2, 3, -1, -2)
+
+
+def thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
+    """Return at most this many of the arguments t (N,), in order, and of the values there."""
+    order = np.argsort(t, kind="stable")[
+        np.linspace(0, t.size - 1, min(t.size, points)).astype(int)
+    ]
+    return tuple(each[order] for each in (t, *others))
+
+
+def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
+    """Return the candidates' matches of an edge's values (N,) at t (N,), best score first.
+
+    They are defined on the range of t. Twins (sigmoid and tanh, ...) are matched once; candidates
+    that are far off on the coarse grid are left out.
+    """
+    t, values = thinned(_POINTS, t, values)
+    spread = float(np.var(values))
+    constant = _matched(
+        Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0
+    )
+    found = [constant] if CONSTANT in candidates else []
+    if spread == 0.0 or t[-1] == t[0]:
+        return found
+    names = {candidate.name for candidate in candidates}
+    coarse = [
+        (candidate, *_coarse(t, values, candidate))
+        for candidate in candidates
+        if candidate is not CONSTANT and TWINS.get(candidate.name) not in names
+    ]
+    coarse.sort(key=lambda entry: entry[1] * 2 ** entry[0].complexity)
+    matches = (_match(t, values, each, at) for each, _, at in coarse[:_POLISHED])
+    found += [match for match in matches if match is not None]
+    return sorted(found, key=lambda match: match.score)
+
+
+def _match(
+    t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]
+) -> EdgeMatch | None:
+    """Return the candidate with its constants fitted from the better of the starts, or None.
+
+    Starts are for t scaled to [-1, 1].
+    """
+    middle, half, spread = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, float(np.var(values))
+    settings = replace(_MATCHED, floor=(ROUNDING * spread) ** 0.5)
+    best: EdgeMatch | None = None
+    for a, b in starts:
+        begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
+        with np.errstate(all="ignore"):
+            design = np.stack([begun.value(t), np.ones_like(t)], axis=1)
+        if not np.isfinite(design).all():
+            continue
+        c, d = np.linalg.lstsq(design, values, rcond=None)[0].tolist()
+        graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
+        fitted = refit(graph, t[:, None], values, settings)
+        result, loss = fitted.graph.edges[0].function, fitted.rmse**2 / spread
+        if (
+            isinstance(result, Symbolic)
+            and np.isfinite(loss)
+            and result.allows(t)
+            and (not best or loss < best.loss)
+        ):
+            best = _matched(standardised(result), loss)
+        if best is not None and best.loss < ROUNDING:
+            break
+    return best
+
+
+def _matched(function: Symbolic, loss: float) -> EdgeMatch:
+    return EdgeMatch(function, loss, function.candidate.complexity, function.candidate.name)
+
+
+def _coarse(
+    t: Array, values: Array, candidate: Candidate
+) -> tuple[float, list[tuple[float, float]]]:
+    """Return the smallest loss on the grid, and its best points (a, b), apart from each other.
+
+    The edge is taken at equal steps.
+    """
+    grid, f = grid_values(candidate)
+    if not len(grid):
+        return np.inf, []
+    target = np.interp(np.linspace(t[0], t[-1], GRID_STEPS), t, values)
+    target = target - target.mean()
+    constant = np.full((GRID_STEPS, 1), GRID_STEPS**-0.5)
+    r2 = covered(target, f, constant)[0] / max(float(target @ target), TINY)
+    chosen: list[int] = []
+    for i in np.argsort(-r2)[:_RANKED]:
+        if r2[i] <= 0 or len(chosen) == _STARTS:
+            break
+        if all(np.abs(grid[i] - grid[j]).max() > _APART * abs(grid[j, 0]) for j in chosen):
+            chosen.append(int(i))
+    loss = 1 - float(r2[chosen[0]]) if chosen else np.inf
+    return loss, [(float(grid[i, 0]), float(grid[i, 1])) for i in chosen]
 
 
 def match_formulas(
-    t: Array,
-    values: Array,
-    candidates: Sequence[Candidate],
-    accuracy: float,
-    budget: Budget,
-    policy: UnivariatePolicy = UnivariatePolicy(),
+    t: Array, values: Array, candidates: Sequence[Candidate], accuracy: float, budget: Budget
 ) -> list[EdgeMatch]:
     """Return the formulas nearest to an edge's values (N,) at t (N,), best score first.
 
     `accuracy` is the error of the values relative to their standard deviation. The search ends at
     the first formula as good as that, or when the budget is spent.
     """
-    t, values = thinned(policy.points, t, values)
+    t, values = thinned(_POINTS, t, values)
     if t[0] == t[-1] or np.var(values) == 0.0:
         return []
-    search = _UnivariateSearch(t, values, candidates, accuracy, policy)
+    search = _UnivariateSearch(t, values, candidates, accuracy)
     with np.errstate(all="ignore"):
         for usual in search.phases(budget):
             # Values that are not exact are near to many formulas: the usual ones are all compared.
@@ -71,11 +199,7 @@ def match_formulas(
 
 
 def regression_formulas(
-    t: Array,
-    values: Array,
-    candidates: Sequence[Candidate],
-    budget: Budget,
-    policy: UnivariatePolicy,
+    t: Array, values: Array, candidates: Sequence[Candidate], budget: Budget
 ) -> list[Graph]:
     """Return graphs of one input for noisy values (N,) at t (N,), shortest description first.
 
@@ -84,12 +208,12 @@ def regression_formulas(
     fitted to all points.
     """
     t, values = thinned(t.size, t, values)
-    search = _UnivariateSearch(t, values, candidates, 0.0, policy, by_length=True)
+    search = _UnivariateSearch(t, values, candidates, 0.0, by_length=True)
     with np.errstate(all="ignore"):
         every = search.nice + search.generic + waves(t, candidates)
         plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])
         target = OutputTransform(search.y)
-        for entries in (plain, every.simplest(policy.entries)):
+        for entries in (plain, every.simplest(_ENTRIES)):
             search.singles([target], entries)
             search.pairs(target, entries)
             for _ in search.grown(entries, budget):
@@ -110,14 +234,12 @@ class _UnivariateSearch:
         y: Array,
         candidates: Sequence[Candidate],
         accuracy: float,
-        policy: UnivariatePolicy,
-        *,
         by_length: bool = False,
     ) -> None:
-        self.t, self.y, self.candidates, self.policy = t, y, candidates, policy
+        self.t, self.y, self.candidates = t, y, candidates
         self.y_std, self.largest = float(np.std(y)), float(np.abs(y).max())
-        self.goal = max(accuracy, policy.rounding * self.largest / self.y_std)
-        self.precise = self.goal < policy.precise
+        self.goal = max(accuracy, _VALUE_ROUNDING * self.largest / self.y_std)
+        self.precise = self.goal < _PRECISE
         self.found: list[EdgeMatch] = []
         self.data = SearchData(t[:, None], y, t[:, None], y) if by_length else None
 
@@ -129,13 +251,13 @@ class _UnivariateSearch:
     @cached_property
     def generic(self) -> Dictionary:
         """Functions with constants by the range of t."""
-        return generic_terms(self.t, self.candidates, self.policy.generic)
+        return generic_terms(self.t, self.candidates, _GENERIC)
 
     def is_exact(self) -> bool:
         return any(match.loss <= self.goal**2 for match in self.found)
 
     def best(self) -> list[EdgeMatch]:
-        return sorted(self.found, key=self.score)[: self.policy.singles]
+        return sorted(self.found, key=self.score)[:_SINGLES]
 
     def score(self, match: EdgeMatch) -> float:
         if self.data is None or not isinstance(match.function, Subgraph):
@@ -145,14 +267,15 @@ class _UnivariateSearch:
 
     def phases(self, budget: Budget) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
-        policy, known = self.policy, self.goal * self.y_std / self.largest
-        quotient = quotient_of_polynomials(self.t[:, None], self.y, policy.quotients, known)
+        known = self.goal * self.y_std / self.largest
+        x = self.t[:, None]
+        quotient = quotient_of_polynomials(x, self.y, _DEGREE, _QUOTIENT_TERMS, known)
         if quotient is not None:
             self.keep(quotient, wide=False)
         yield True
-        nice, inputs = self.nice.simplest(policy.entries), Dictionary.of_inputs(self.t[:, None])
-        simple = nice.chosen(range(min(policy.simple, len(nice))))
-        factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(policy.factors)
+        nice, inputs = self.nice.simplest(_ENTRIES), Dictionary.of_inputs(x)
+        simple = nice.first(_SIMPLE)
+        factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(_FACTORS)
         wide = nice + simple.combined(factors, PRODUCT, distinct=True)
         names = {each.name for each in self.candidates}
         plain, *others = output_transforms(self.y, names)
@@ -163,16 +286,16 @@ class _UnivariateSearch:
         for target in others:
             self.singles([target], wide)
             yield True
-        self.pairs(plain, nice, fixed=powers_of(inputs, self.candidates, (1, 2, 3)))
+        self.pairs(plain, nice, fixed=powers_of(inputs, self.candidates, _PLAIN_POWERS))
         yield False
-        every = (self.nice + self.generic).simplest(policy.entries)
-        powers = powers_of(inputs, self.candidates, (1, 2, 3, -1, -2))
+        every = (self.nice + self.generic).simplest(_ENTRIES)
+        powers = powers_of(inputs, self.candidates, _WEIGHTS)
         weights = zip(powers.values, powers.builds, strict=True)
         weighted = [each for weight in weights for each in output_transforms(self.y, names, weight)]
         for name in dict.fromkeys(each.outer.name for each in weighted):
             self.singles([each for each in weighted if each.outer.name == name], every)
             yield False
-        varied = nice.varied(policy.alike, policy.simple // 2)
+        varied = nice.varied(_ALIKE, _SIMPLE // 2)
         self.singles([plain], varied.combined(varied, PRODUCT))
         yield False
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
@@ -186,21 +309,21 @@ class _UnivariateSearch:
 
         One is kept of each family and target. Of several targets only what leaves little is kept.
         """
-        basis, floor, policy = np.ones((self.t.size, 1)), self.goal**2, self.policy
+        basis, floor = np.ones((self.t.size, 1)), self.goal**2
         ranked = [
             (left, float(entries.sizes[i]), place, i)
             for place, target in enumerate(targets)
             for left, i in nearest_terms(
-                target.values, entries.values, basis, policy.kept, entries.sizes, floor
+                target.values, entries.values, basis, _KEPT, entries.sizes, floor
             )
-            if len(targets) == 1 or left <= policy.promising
+            if len(targets) == 1 or left <= _PROMISING
         ]
         taken: set[tuple[str, int]] = set()
         for _, _, place, i in sorted(ranked):
             if (entries.families[i], place) not in taken:
                 taken.add((entries.families[i], place))
                 self.keep(solve_terms(targets[place], entries.chosen([i])).expression())
-            if len(taken) == policy.singles or self.is_exact():
+            if len(taken) == _SINGLES or self.is_exact():
                 return
 
     def pairs(
@@ -212,9 +335,9 @@ class _UnivariateSearch:
         are nearly exact.
         """
         taken: set[str] = set()
-        for _, found in nearest_sums(target, entries, self.policy.kept, fixed=fixed):
-            full = found.family in taken or len(taken) >= self.policy.singles
-            if full and found.error > self.policy.near * self.goal:
+        for _, found in nearest_sums(target, entries, _KEPT, fixed=fixed):
+            full = found.family in taken or len(taken) >= _SINGLES
+            if full and found.error > _NEAR * self.goal:
                 continue
             taken.add(found.family)
             self.keep(found.expression())
@@ -223,15 +346,15 @@ class _UnivariateSearch:
 
     def grown(self, entries: Dictionary, budget: Budget) -> Iterator[None]:
         """Add terms to the best so far, a few of them side by side, and refit all constants."""
-        beam = self.best()[: self.policy.width]
-        for _ in range(self.policy.terms):
+        beam = self.best()[:_WIDTH]
+        for _ in range(_TERMS):
             grown: list[EdgeMatch] = []
             for match in beam:
                 if budget.over:
                     return
                 grown += self.with_term(match, entries)
                 yield
-            beam = sorted(grown, key=self.score)[: self.policy.width]
+            beam = sorted(grown, key=self.score)[:_WIDTH]
 
     def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
         """Return the match with one more term, of each of the families that explain most."""
@@ -242,7 +365,7 @@ class _UnivariateSearch:
         basis = np.linalg.qr(np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1))[0]
         cover, slopes = covered(self.y - value, entries.values, basis)
         order = np.argsort(-cover)
-        firsts = list(dict.fromkeys(entries.families[i] for i in order))[: self.policy.singles]
+        firsts = list(dict.fromkeys(entries.families[i] for i in order))[:_SINGLES]
         grown = []
         for family in firsts:
             i = next(int(i) for i in order if entries.families[i] == family)
@@ -259,8 +382,7 @@ class _UnivariateSearch:
             simple = canonicalise(graph_of_expression(expression, 1, wide=wide))
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
-        floor = 0.1 * self.goal * self.y_std
-        settings = RefitSettings(steps=self.policy.steps, floor=floor, damping=1e-6, patience=4)
+        settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal * self.y_std)
         fitted = refit(simple, self.t[:, None], self.y, settings)
         loss = (fitted.rmse / self.y_std) ** 2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
