@@ -5,7 +5,7 @@ Candidates, matching, selection in context, structures, certificates.
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
-from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import EdgeMatch, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
     Certificate,
     ConstantInterval,
@@ -18,8 +18,15 @@ from kanrun.engine.symbolic.formula import (
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, depths
 from kanrun.engine.symbolic.graph_changes import edge_scores
 from kanrun.engine.symbolic.laws import fit_expression
-from kanrun.engine.symbolic.matching import EdgeMatch, match_edge, match_formulas
-from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, SearchProblem
+from kanrun.engine.symbolic.matching import match_edge, match_formulas
+from kanrun.engine.symbolic.problem import (
+    EXACT,
+    FittedStructure,
+    SearchData,
+    SearchPolicy,
+    SearchProblem,
+    SearchStage,
+)
 from kanrun.engine.symbolic.refit import (
     ConstantsFitting,
     TrainedGraph,
@@ -34,9 +41,7 @@ from kanrun.engine.symbolic.simplification import (
 )
 from kanrun.engine.symbolic.snapping import (
     Decision,
-    FittedStructure,
     PartlySymbolic,
-    SearchStage,
     matched,
     partly_symbolic,
     refine_to_formula,

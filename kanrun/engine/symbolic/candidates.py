@@ -40,7 +40,7 @@ class Domain:
     pole: float | None = None
     period: float | None = None
 
-    def allows(self, low: Array, high: Array) -> NDArray[np.bool_]:
+    def allows(self, low: Array | float, high: Array | float) -> NDArray[np.bool_]:
         """Return whether each interval [low, high] lies inside and crosses no pole."""
         inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
         if self.pole is not None and self.period is None:

@@ -274,20 +274,17 @@ def sound(graph: Graph, t: Array) -> bool:
 
 
 def expand_subgraphs(graph: Graph) -> Graph:
-    """Replace every `Subgraph` by its nodes and edges."""
-    for i, edge in enumerate(graph.edges):
-        if isinstance(edge.function, Subgraph):
-            return expand_subgraphs(_spliced(graph, i, edge.function.graph))
-    return graph
+    """Replace every `Subgraph` by its nodes and edges.
 
-
-def _spliced(graph: Graph, index: int, inner: Graph) -> Graph:
-    """Insert the nodes of `inner` before the target of edge `index`.
-
-    Its terms join that node if both add.
+    They come before the target of its edge. The terms of an inner sum join a target that adds.
     """
+    subgraphs = (i for i, e in enumerate(graph.edges) if isinstance(e.function, Subgraph))
+    if (index := next(subgraphs, None)) is None:
+        return graph
     edge = graph.edges[index]
-    at, joins = edge.target, inner.operation(inner.output) == graph.operation(edge.target) == "sum"
+    assert isinstance(edge.function, Subgraph)
+    at, inner = edge.target, edge.function.graph
+    joins = inner.operation(inner.output) == graph.operation(at) == "sum"
     new = len(inner.operations) - joins
     number = {0: edge.source, **{node: at + node - 1 for node in range(1, inner.output + 1)}}
 
@@ -302,19 +299,13 @@ def _spliced(graph: Graph, index: int, inner: Graph) -> Graph:
     edges += [Edge(number[e.source], number[e.target], e.function) for e in inner.edges]
     if not joins:
         edges.append(Edge(at + new - 1, at + new, Identity()))
-    where, first = (
-        at - graph.inputs,
-        max(*(graph.mark(n) for n in range(graph.output + 1)), graph.output) + 1,
-    )
+    where, nodes = at - graph.inputs, range(graph.inputs, graph.output + 1)
     operations = (*graph.operations[:where], *inner.operations[:new], *graph.operations[where:])
-    marks = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
+    marks = [graph.mark(node) for node in nodes]
+    first = max(*marks, graph.output) + 1
     marks[where:where] = range(first, first + new)
-    return Graph(
-        graph.inputs,
-        operations,
-        tuple(sorted(edges, key=lambda e: (e.target, e.source))),
-        tuple(marks),
-    )
+    ordered = tuple(sorted(edges, key=lambda e: (e.target, e.source)))
+    return expand_subgraphs(Graph(graph.inputs, operations, ordered, tuple(marks)))
 
 
 def fitted_grids(

@@ -22,15 +22,17 @@ from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph
 from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
-from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchProblem, description_length
-from kanrun.engine.symbolic.refit import RefitSettings, refit_to
-from kanrun.engine.symbolic.snapping import (
-    SNAP_THRESHOLD,
+from kanrun.engine.symbolic.problem import (
+    EXACT,
     FittedStructure,
     FormulaFit,
+    SearchData,
+    SearchProblem,
     SearchStage,
-    matched,
+    description_length,
 )
+from kanrun.engine.symbolic.refit import RefitSettings, refit_to
+from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
 from kanrun.engine.symbolic.symmetries import Reduction, power_law
 from kanrun.errors import KanrunError
 

@@ -19,7 +19,13 @@ from kanrun.engine.symbolic.laws import (
     simple_laws,
     structured_formulas,
 )
-from kanrun.engine.symbolic.problem import SearchData, SearchProblem, length_of
+from kanrun.engine.symbolic.problem import (
+    FittedStructure,
+    SearchData,
+    SearchProblem,
+    SearchStage,
+    length_of,
+)
 from kanrun.engine.symbolic.refit import (
     GOOD,
     TrainedGraph,
@@ -33,8 +39,6 @@ from kanrun.engine.symbolic.snapping import (
     LONGER_SEARCH,
     SMOOTH,
     SNAP_THRESHOLD,
-    FittedStructure,
-    SearchStage,
     is_noise_limited,
     refine_to_formula,
     search_longer,

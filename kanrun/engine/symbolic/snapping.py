@@ -16,10 +16,10 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TINY
-from kanrun.engine.symbolic.edge_functions import EdgeFunction, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import EdgeFunction, EdgeMatch, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, expand_subgraphs, fitted_grids
 from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, canonicalise, eliminate, merge_splines
-from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, EdgeMatch, match_edge, match_formulas
+from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_edge, match_formulas
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,

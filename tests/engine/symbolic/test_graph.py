@@ -42,17 +42,17 @@ def mixed() -> Graph:
     )
 
 
+def check_jacobian(graph: Graph, x: np.ndarray, atol: float) -> None:
+    value, jacobian = graph.linearise(x)
+    np.testing.assert_allclose(value, graph(x))
+    p = graph.parameters
+    for i, shift in enumerate(1e-6 * np.eye(p.size)):
+        ends = [graph.with_parameters(p + sign * shift)(x) for sign in (1, -1)]
+        np.testing.assert_allclose(jacobian[:, i], (ends[0] - ends[1]) / 2e-6, atol=atol)
+
+
 def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
-    graph = mixed()
-    value, jacobian = graph.linearise(X)
-    np.testing.assert_allclose(value, graph(X))
-    p, step = graph.parameters, 1e-6
-    for i in range(p.size):
-        shift = step * np.eye(p.size)[i]
-        numeric = (graph.with_parameters(p + shift)(X) - graph.with_parameters(p - shift)(X)) / (
-            2 * step
-        )
-        np.testing.assert_allclose(jacobian[:, i], numeric, atol=2e-8)
+    check_jacobian(mixed(), X, 2e-8)
 
 
 @pytest.mark.parametrize("target", ["sum", "product"])
@@ -68,14 +68,7 @@ def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
     whole = expand_subgraphs(graph)
     assert not any(isinstance(edge.function, Subgraph) for edge in whole.edges)
     np.testing.assert_allclose(whole(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
-    _, jacobian = graph.linearise(X[:, :1])
-    p = graph.parameters
-    for i in range(p.size):
-        shift = 1e-6 * np.eye(p.size)[i]
-        numeric = (
-            graph.with_parameters(p + shift)(X[:, :1]) - graph.with_parameters(p - shift)(X[:, :1])
-        ) / 2e-6
-        np.testing.assert_allclose(jacobian[:, i], numeric, atol=1e-7)
+    check_jacobian(graph, X[:, :1], 1e-7)
 
 
 def test_canonical_keeps_the_function_and_drops_redundant_constants() -> None:

@@ -54,7 +54,7 @@ from kanrun.engine.symbolic import (
     choose,
     match_edge,
 )
-from kanrun.engine.symbolic.snapping import FormulaFit
+from kanrun.engine.symbolic.problem import FormulaFit
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch.composing import Source, compose
