@@ -13,7 +13,7 @@ import pytest
 import typer.main
 import yaml
 
-from kanrun.cli.app import app
+from kanrun.cli.app import app, main
 from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import groups_of
 from kanrun.launch.composing import Source, compose
@@ -76,8 +76,19 @@ def choices() -> set[str]:
     }
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return outputs with a run of kanrun fit, which commands with from_run name."""
+    place = tmp_path_factory.mktemp("outputs")
+    words = ["model=polynomial", "target=runge", "sampling.n_train=20", "--outputs", str(place)]
+    assert main(["fit", "-q", *words]) == 0
+    return place
+
+
 @pytest.mark.parametrize("line", command_lines())
-def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_line_is_accepted(
+    line: str, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command exists and has the options; overrides compose and fit the schema."""
     monkeypatch.chdir(ROOT)
     words = shlex.split(line, comments=True)[1:]
@@ -94,8 +105,8 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     context = command.make_context(name, words[len(name.split()) :])
     if name not in EXPERIMENTS:
         return
-    overrides = [one for one in context.params["overrides"] or () if "from_run=" not in one]
-    study = compose(Source(name), overrides, several=context.params["multirun"])
+    overrides = context.params["overrides"] or ()
+    study = compose(Source(name, outputs), overrides, several=context.params["multirun"])
     assert all(study.config(point.number) for point in study.points)
 
 

@@ -43,6 +43,8 @@ Multirun = Annotated[
     bool,
     typer.Option("--multirun", "-m", help="Run each combination of comma-separated values."),
 ]
+#: Default folder of the run folders.
+OUTPUTS = Path("outputs")
 Outputs = Annotated[
     Path,
     typer.Option(
@@ -108,7 +110,7 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
     def command(  # noqa: PLR0913, PLR0917  (each is an option)
         overrides: Overrides = None,
         multirun: Multirun = False,
-        outputs: Outputs = Path("outputs"),
+        outputs: Outputs = OUTPUTS,
         quiet: Quiet = False,
         verbose: Verbose = False,
         strict: Strict = False,

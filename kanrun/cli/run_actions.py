@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from kanrun.cli.completion import complete_override
-from kanrun.cli.experiments import Outputs, Quiet, Strict
+from kanrun.cli.experiments import OUTPUTS, Outputs, Quiet, Strict
 from kanrun.cli.runs import RunName, RunNames, app
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc
@@ -67,7 +67,7 @@ def predict(  # noqa: PLR0913  # options of a command
             help="Mark cells of the input that a spreadsheet would run as text: '=A1.",
         ),
     ] = False,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Predict new rows with the model of a run.
 
@@ -106,7 +106,7 @@ def export(
         ),
     ],
     model: ModelName = None,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write the model of a run as one file that works without kanrun, in the units of the data."""
     from kanrun.runs import find_run
@@ -147,7 +147,7 @@ def rerun_run(
             metavar="OVERRIDES", help="Further changes.", autocompletion=complete_override
         ),
     ] = None,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
     executor: Elsewhere = None,
@@ -171,7 +171,7 @@ def rerun_run(
 @app.command("resume")
 def resume_interrupted(
     run: RunName,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
     force: Force = False,
@@ -197,7 +197,7 @@ def tag_run(
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove these tags; without tags, all.")
     ] = False,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Give a run tags, by which it is found and listed; without TAG, print its tags."""
     from kanrun.runs import find_run
@@ -225,7 +225,7 @@ def note_run(
         str | None,
         typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it."),
     ] = None,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write a note about a run, which replaces the last one; without TEXT, print it."""
     from kanrun.runs import find_run
@@ -241,7 +241,7 @@ def note_run(
 def remove_runs(
     runs: RunNames,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Delete the folders of runs, after asking; nothing outside OUTPUTS, and no running run."""
     from kanrun.runs import find_run
@@ -276,7 +276,7 @@ def redraw_figures(
     point: Annotated[
         int | None, typer.Option("--point", metavar="N", help="One point of a run of several.")
     ] = None,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Redraw the figures of a run, or of one of its points, from the recorded tables."""
     from kanrun.runs import find_run

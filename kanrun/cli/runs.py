@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanrun.cli.completion import complete_run
-from kanrun.cli.experiments import Outputs
+from kanrun.cli.experiments import OUTPUTS, Outputs
 from kanrun.errors import KanrunError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
             "--status", metavar="WORD", help="A word in the status, such as completed or killed."
         ),
     ] = None,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -113,7 +113,7 @@ def query_runs(
     sql: Annotated[
         str, typer.Argument(metavar="SQL", help='Such as "SELECT name, test_rmse FROM runs".')
     ],
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -128,9 +128,7 @@ def query_runs(
 
 
 @app.command("show")
-def show_run(
-    run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False
-) -> None:
+def show_run(run: RunName = "latest", outputs: Outputs = OUTPUTS, as_json: AsJson = False) -> None:
     """Show a run or a point of it: settings, results, claims, files, how to resume it."""
     from kanrun.runs import find_run
     from kanrun.runs.reader import unfinished
@@ -156,7 +154,7 @@ def show_run(
 @app.command("compare")
 def compare_runs(
     runs: RunNames,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -202,7 +200,7 @@ def report_runs(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")
     ] = Path("report.html"),
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write one HTML page of runs: settings, claims, tables, figures and interactive networks.
 
@@ -220,7 +218,7 @@ def report_runs(
 def diff_runs(
     run: RunName,
     other: Annotated[str, typer.Argument(metavar="OTHER", help=_RUN, autocompletion=complete_run)],
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Show settings, versions and commits in which two runs differ: first with -, other +."""
     from kanrun.study import report

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import os
-import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import (
-    EntryPoint,
     PackageNotFoundError,
     entry_points,
     packages_distributions,
@@ -30,20 +26,10 @@ from kanrun.errors import UsageError
 GROUP, VARIABLE, OPTION = "kanrun.plugins", "KANRUN_PLUGINS", "--plugin"
 RECORDED = "plug-in "  # before a module's name, among the versions of a run
 
-
-@dataclass(frozen=True)
-class Plugin:
-    """A module that was loaded, and its package with its version (or a digest of its file)."""
-
-    module: str
-    origin: str
-
-
-_loaded: dict[str, Plugin] = {}
+_DIGITS = 16  # of the digest of a module without a package
+_loaded: dict[str, str] = {}  # modules, and their origin
 _left_out: dict[str, str] = {}  # typed modules, and why
-_seen: list[str | None] = [
-    None
-]  # the variable when it was last read; None before the entry points were
+_seen: list[str] = []  # the values of the variable when it was read
 
 
 def load_plugins() -> None:
@@ -53,42 +39,32 @@ def load_plugins() -> None:
     others.
     """
     text = os.environ.get(VARIABLE, "")
-    if _seen[0] == text:
+    if _seen[-1:] == [text]:
         return
-    first, _seen[0] = _seen[0] is None, text
-    if first:
-        for point in entry_points(group=GROUP):
-            _load_point(point)
-    names = [name for name in _names(text) if name not in _loaded and name not in _left_out]
+    first = not _seen
+    _seen.append(text)
+    for point in entry_points(group=GROUP) if first else ():
+        module = point.value.partition(":")[0]
+        try:
+            point.load()
+        except Exception as error:  # whatever a package raises, kanrun itself continues
+            reason = _why(error)
+            warnings.warn(f"the plug-in {point.value} is left out: {reason}", stacklevel=2)
+        else:
+            package = point.dist
+            _loaded[module] = f"{package.name} {package.version}" if package else _origin(module)
+    names = [name for name in typed_plugins() if name not in _loaded and name not in _left_out]
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a module that lies here hides no other
     for name in names:
-        _load_typed(name)
-
-
-def _load_point(point: EntryPoint) -> None:
-    try:
-        point.load()
-    except Exception as error:  # whatever a package raises, kanrun itself continues
-        warnings.warn(f"the plug-in {point.value} is left out: {_why(error)}", stacklevel=2)
-        return
-    module = point.value.partition(":")[0]
-    origin = (
-        f"{point.dist.name} {point.dist.version}" if point.dist is not None else _origin(module)
-    )
-    _loaded[module] = Plugin(module, origin)
-
-
-def _load_typed(name: str) -> None:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-        _left_out[name] = "it is not the name of a module, such as my_package.models"
-        return
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        _left_out[name] = _why(error)
-        return
-    _loaded[name] = Plugin(name, _origin(name))
+        if not all(part.isidentifier() for part in name.split(".")):
+            _left_out[name] = "it is not the name of a module, such as my_package.models"
+            continue
+        try:
+            importlib.import_module(name)
+            _loaded[name] = _origin(name)
+        except Exception as error:
+            _left_out[name] = _why(error)
 
 
 def _why(error: Exception) -> str:
@@ -96,8 +72,8 @@ def _why(error: Exception) -> str:
 
 
 def _origin(module: str) -> str:
-    top = module.partition(".")[0]
-    for package in packages_distributions().get(top, ()):
+    """Return the package of a module with its version, or a digest of the module's file."""
+    for package in packages_distributions().get(module.partition(".")[0], ()):
         try:
             return f"{package} {version(package)}"
         except PackageNotFoundError:
@@ -106,16 +82,13 @@ def _origin(module: str) -> str:
     if file is None:
         return "no file"
     with open(file, "rb") as source:
-        return f"sha256 {hashlib.file_digest(source, 'sha256').hexdigest()[:16]}"
-
-
-def _names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
+        return f"sha256 {hashlib.file_digest(source, 'sha256').hexdigest()[:_DIGITS]}"
 
 
 def typed_plugins() -> tuple[str, ...]:
     """Return the modules that the variable names."""
-    return tuple(_names(os.environ.get(VARIABLE, "")))
+    names = (name.strip() for name in os.environ.get(VARIABLE, "").split(","))
+    return tuple(name for name in names if name)
 
 
 def add_plugins(modules: Iterable[str]) -> None:
@@ -129,21 +102,16 @@ def add_plugins(modules: Iterable[str]) -> None:
             raise UsageError(f"the plug-in {name} cannot be loaded: {_left_out[name].rstrip('.')}.")
 
 
-def loaded_plugins() -> tuple[Plugin, ...]:
-    """Return all plug-ins that are loaded, entry points first."""
+def loaded_plugins() -> Mapping[str, str]:
+    """Return all modules that are loaded, entry points first, with their packages and versions."""
     load_plugins()
-    return tuple(_loaded.values())
+    return _loaded
 
 
 def require_plugins(versions: Iterable[str]) -> None:
     """Raise UsageError if the recorded `versions` of a run name plug-ins that are not loaded."""
-    there = {f"{RECORDED}{plugin.module}" for plugin in loaded_plugins()}
-    missing = [
-        name.removeprefix(RECORDED)
-        for name in versions
-        if name.startswith(RECORDED) and name not in there
-    ]
-    if missing:
+    used = [name.removeprefix(RECORDED) for name in versions if name.startswith(RECORDED)]
+    if missing := [name for name in used if name not in loaded_plugins()]:
         words = " ".join(f"{OPTION} {name}" for name in missing)
         raise UsageError(
             f"the run used the plug-in {missing[0]}, which is not loaded. "

@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found | {f"{RECORDED}{plugin.module}": plugin.origin for plugin in loaded_plugins()}
+    return found | {RECORDED + module: origin for module, origin in loaded_plugins().items()}
 
 
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:

@@ -26,21 +26,8 @@ def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[st
     pytest.importorskip("onnx")
     for form in FORMATS:
         file = outputs / f"model.{form}"
-        assert (
-            main(
-                [
-                    "export",
-                    "fit/latest",
-                    "--format",
-                    form,
-                    "-o",
-                    str(file),
-                    "--outputs",
-                    str(outputs),
-                ]
-            )
-            == 0
-        )
+        words = ["export", "fit/latest", "--format", form, "-o", str(file)]
+        assert main([*words, "--outputs", str(outputs)]) == 0
         assert capsys.readouterr().out == f"{file}\n"
     model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
     document = json.loads((outputs / "model.json").read_text())

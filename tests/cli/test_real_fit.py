@@ -18,6 +18,7 @@ from kanrun.targets import read_inputs
 
 FORMULA = ["target=expression"]
 TABLE = ["target=table", "target.inputs=[area (m2),b]", "target.outputs=price"]
+ROWS = "".join(f"{i},{i * i % 7},{i % 5}\n" for i in range(60))
 QUICK = ["-q", "model=kan", "solver=adam", "solver.steps=5", "model.intervals=3"]
 
 
@@ -25,15 +26,17 @@ QUICK = ["-q", "model=kan", "solver=adam", "solver.steps=5", "model.intervals=3"
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
-    rows = "".join(f"{i},{i * i % 7},{i % 5}\n" for i in range(60))
-    (tmp_path / "good (1).csv").write_text("area (m2),b,price\n" + rows)
-    (tmp_path / "text.csv").write_text("area (m2),b,price\n" + rows + "3,x,4\n")
-    (tmp_path / "short.csv").write_text("area (m2),b,price\n1,2,3\n")
-    (tmp_path / "one.csv").write_text("area (m2),b,price\n1,2,3\n")
-    (tmp_path / "two.csv").write_text("area (m2),b,price\n1,2,3\n2,3,4\n")
-    (tmp_path / "none.csv").write_text("area (m2),b,price\n")
-    (tmp_path / "twice.csv").write_text("area (m2),b,b,price\n1,2,3,4\n")
-    (tmp_path / "empty.csv").write_text("")
+    tables = {
+        "good (1).csv": "area (m2),b,price\n" + ROWS,
+        "text.csv": "area (m2),b,price\n" + ROWS + "3,x,4\n",
+        "one.csv": "area (m2),b,price\n1,2,3\n",
+        "two.csv": "area (m2),b,price\n1,2,3\n2,3,4\n",
+        "none.csv": "area (m2),b,price\n",
+        "twice.csv": "area (m2),b,b,price\n1,2,3,4\n",
+        "empty.csv": "",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 4)
     return tmp_path
 
@@ -55,17 +58,10 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             ],
             ["solver=lm", "classes"],
         ),
-        (["model.intervals=[10,5]"], ["model.intervals=[10, 5]", "increase"]),
-        (["model.degree=-1"], ["model.degree=-1"]),
-        (["model.hidden=[3,0]"], ["model.hidden=[3, 0]"]),
-        (["model.base=nope"], ["model.base=nope"]),
         (["model=bezier"], ["one input"]),
         (["device=cuda:99"], ["device=cuda:99"]),
         ([*FORMULA, "target.formula=foo(x0)"], ["foo"]),
-        ([*FORMULA, "target.formula=x0+y"], ["unknown name 'y'"]),
-        ([*FORMULA, "target.formula=x0.real"], ["x0.real"]),
         ([*FORMULA, "target.formula=__import__('os').getcwd()"], ["__import__"]),
-        ([*FORMULA, "target.formula=3+4"], ["3+4", "variable"]),
         ([*FORMULA, "target.formula=10**10**10*x0"], ["absurd size"]),
         ([*FORMULA, "target.formula=x0,x1"], ["x0,x1"]),
         ([*FORMULA, "target.formula=log(x0)"], ["log(x0)", "not finite"]),
@@ -76,7 +72,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ([*TABLE, "target.path=binary.csv"], ["binary.csv", "binary"]),
         ([*TABLE, "target.path=."], ["'.'"]),
         ([*TABLE, "target.path=text.csv"], ["'b'", "'x'"]),
-        ([*TABLE, "target.path=short.csv", "sampling.n_train=100"], ["100 training", "short.csv"]),
+        ([*TABLE, "target.path=one.csv", "sampling.n_train=100"], ["100 training", "one.csv"]),
         (
             [*TABLE, "target.path=one.csv", "model=kan"],
             ["2 training and 1 test", "one.csv has 1 row"],
@@ -108,10 +104,25 @@ def test_bad_input(
     assert not (place / "outputs").exists()
 
 
-@pytest.mark.usefixtures("unwritten")
-def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
-    assert capfd.readouterr().out == "outputs/fit/v0001\n"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return outputs with one run, of the good table."""
+    outputs = tmp_path_factory.mktemp("trained")
+    table = outputs / "good.csv"
+    table.write_text("area (m2),b,price\n" + ROWS)
+    assert main(["fit", *QUICK, *TABLE, f"target.path={table}", "--outputs", str(outputs)]) == 0
+    return outputs
+
+
+@pytest.fixture
+def fitted(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KANRUN_OUTPUTS", str(trained))
+    return trained / "fit" / "v0001"
+
+
+def test_a_table_is_fitted_and_predicts(
+    place: Path, fitted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["predict", "latest", "--input", "good (1).csv", "--output", "new.csv"]) == 0
     assert capfd.readouterr().out == ""
     with (place / "new.csv").open(newline="") as file:
@@ -121,30 +132,17 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
     assert main(["predict", "latest", "--input", "nope.csv", "--output", "other.csv"]) == 2
     assert not (place / "other.csv").exists()
     capfd.readouterr()
-    name = next((place / "outputs" / "fit" / "v0001" / "checkpoints").glob("*.safetensors")).stem
+    name = next((fitted / "checkpoints").glob("*.safetensors")).stem
+    words = ["predict", "latest", "--input", "good (1).csv", "--output"]
     for model, code in ((name, 0), ("none", 2)):
-        assert (
-            main(
-                [
-                    "predict",
-                    "latest",
-                    "--input",
-                    "good (1).csv",
-                    "--output",
-                    "x.csv",
-                    "--model",
-                    model,
-                ]
-            )
-            == code
-        )
+        assert main([*words, "x.csv", "--model", model]) == code
     assert f"has no model none; it has {name}" in capfd.readouterr().err
     before = (place / "good (1).csv").read_bytes()
-    assert main(["predict", "latest", "--input", "good (1).csv", "--output", "./good (1).csv"]) == 2
+    assert main([*words, "./good (1).csv"]) == 2
     assert "is the input file" in capfd.readouterr().err
     assert (place / "good (1).csv").read_bytes() == before
     for output in (".", "nowhere/new.csv", "good (1).csv/new.csv"):
-        assert main(["predict", "latest", "--input", "good (1).csv", "--output", output]) == 2
+        assert main([*words, output]) == 2
         out, err = capfd.readouterr()
         assert not out
         (line,) = err.splitlines()
@@ -180,14 +178,13 @@ def test_labels_are_learned_and_stand_in_every_table(
     assert (found["level"] == likely).all()
 
 
-@pytest.mark.usefixtures("unwritten")
+@pytest.mark.usefixtures("fitted")
 @pytest.mark.filterwarnings(
     "error", "ignore:'.*deprecated:DeprecationWarning"
 )  # of pyparsing, by older matplotlibs
 def test_rows_outside_the_trained_range_are_counted_in_one_line(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
     (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
     capfd.readouterr()
     assert main(["predict", "latest", "--input", "far.csv", "--output", "p.csv"]) == 0
@@ -195,11 +192,10 @@ def test_rows_outside_the_trained_range_are_counted_in_one_line(
     assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the training range")
 
 
-@pytest.mark.usefixtures("unwritten")
+@pytest.mark.usefixtures("fitted")
 def test_predictions_are_what_the_ending_says(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
     words = ["predict", "latest", "--input", "good (1).csv", "--output"]
     assert main([*words, "p.csv"]) == 0
     expected = pd.read_csv("p.csv")
@@ -251,19 +247,8 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
 def test_steps_say_which_network_was_the_best_so_far(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(
-            [
-                "fit",
-                "-q",
-                "model.intervals=[3,5]",
-                "model.hidden=[1]",
-                "sampling.n_train=60",
-                "sampling.n_test=20",
-            ]
-        )
-        == 0
-    )
+    words = ["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]"]
+    assert main([*words, "sampling.n_train=60", "sampling.n_test=20"]) == 0
     with (place / capfd.readouterr().out.strip() / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     lowest: dict[str, float] = {}

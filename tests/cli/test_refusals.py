@@ -12,55 +12,110 @@ Refused = Callable[..., str]
 PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
 
 
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["model.hiden=[5]"], ["no key model.hiden", "did you mean model.hidden?", "intervals"]),
-        (["modle.hidden=[5]"], ["no key modle.hidden", "did you mean model.hidden?"]),
-        (["targt.path=houses.csv"], ["no key targt.path", "did you mean target.path?"]),
-        (["tarjet=product"], ["no key tarjet", "did you mean target?"]),
-        (["foo=1"], ["no key foo", "keys: device"]),
-        (["nonsense/group=product"], ["no key nonsense/group"]),
-        (["target@foo=product"], ["no key target@foo"]),
-        (["model={kind:kan,foo:1}"], ["no key model.foo"]),
-        (["+model.width=3"], ["no key model.width"]),
-        (["model.folds=5"], ["model.folds is not a setting of model=kan. Write model=auto."]),
-        (
-            ["model=mlp", "base=silu"],
-            ["model.base is not a setting of model=mlp. Write model=kan."],
-        ),
-        (["+n_seds=3"], ["no key n_seds", "did you mean n_seeds?"]),
-        (["~model.foo"], ["no key model.foo"]),
-        (["~foo"], ["no key foo"]),
-        (["~model.degree"], ["model.degree cannot be taken away"]),
-        (["+model.degree=3"], ["model.degree exists already", "leave out the +"]),
-        (["schema/target=named"], ["schema/target"]),
-    ],
-)
-def test_unknown_key(refused: Refused, words: list[str], parts: list[str]) -> None:
-    sentence = refused("fit", *words)
-    assert all(part in sentence for part in parts), sentence
+UNKNOWN_KEYS: list[tuple[list[str], list[str]]] = [
+    (["model.hiden=[5]"], ["no key model.hiden", "did you mean model.hidden?", "intervals"]),
+    (["modle.hidden=[5]"], ["no key modle.hidden", "did you mean model.hidden?"]),
+    (["targt.path=houses.csv"], ["no key targt.path", "did you mean target.path?"]),
+    (["tarjet=product"], ["no key tarjet", "did you mean target?"]),
+    (["foo=1"], ["no key foo", "keys: device"]),
+    (["nonsense/group=product"], ["no key nonsense/group"]),
+    (["target@foo=product"], ["no key target@foo"]),
+    (["model={kind:kan,foo:1}"], ["no key model.foo"]),
+    (["+model.width=3"], ["no key model.width"]),
+    (["model.folds=5"], ["model.folds is not a setting of model=kan. Write model=auto."]),
+    (
+        ["model=mlp", "base=silu"],
+        ["model.base is not a setting of model=mlp. Write model=kan."],
+    ),
+    (["+n_seds=3"], ["no key n_seds", "did you mean n_seeds?"]),
+    (["~model.foo"], ["no key model.foo"]),
+    (["~foo"], ["no key foo"]),
+    (["~model.degree"], ["model.degree cannot be taken away"]),
+    (["+model.degree=3"], ["model.degree exists already", "leave out the +"]),
+    (["schema/target=named"], ["schema/target"]),
+]
+UNKNOWN_CHOICES: list[tuple[list[str], list[str]]] = [
+    (["target=prodct"], ["target=prodct", "did you mean product?", "choices: bessel_j0"]),
+    (
+        ["model=cnn"],
+        ["model=cnn is not a choice of model", "bezier, bspline, kan, mlp, polynomial"],
+    ),
+    (["model=5"], ["model=5", "choose one of auto, bezier"]),
+    (["model=null"], ["model=null", "choose one of auto, bezier"]),
+    (["study=toy_suit"], ["study=toy_suit is not a choice of study", "toy_suite"]),
+    (["study=nope"], ["study=nope", "toy_suite"]),
+    (["executor=cluster"], ["executor=cluster", "dask, local, serial"]),
+    (["-m", "target=product,nope"], ["target=nope"]),
+    (["model.kind=mlp"], ["model.kind=mlp", "model=NAME"]),
+    (["model={kind: nonsense}"], ["model.kind=nonsense is not one of kan, mlp"]),
+]
+WRONG_VALUES: list[tuple[list[str], list[str]]] = [
+    (["model.degree=abc"], ["model.degree=abc", "not a whole number"]),
+    (["sampling.n_train=1.5"], ["sampling.n_train=1.5", "not a whole number"]),
+    (["sampling.noise=x"], ["sampling.noise=x", "not a number"]),
+    (["model.update_grid=perhaps"], ["model.update_grid=perhaps", "not true or false"]),
+    (["seed=null"], ["seed=null is not a whole number (the first seed)"]),
+    (
+        ["model.hidden=5"],
+        ["model.hidden=5 is not a list", "Write it in brackets: model.hidden=[5]"],
+    ),
+    (["model.hidden=[a]"], ["model.hidden=[a] has 'a', which is not a whole number"]),
+    (["sampling=5"], ["sampling has keys of its own"]),
+    (["-m", "seed=0,a"], ["seed=a", "not a whole number"]),
+    (["model.degree=-1"], ["model.degree=-1 must be from 0 to 20", "degree of the splines"]),
+    (["-m", "model.degree=2,-1"], ["model.degree=-1 must be from 0 to 20"]),
+    (["device=tpu"], ["device=tpu"]),
+    (["n_seeds=0"], ["n_seeds=0"]),
+    (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
+    (
+        ["target=gaussian_peaks", "target.centres=[0,nan]"],
+        ["target.centres.1=nan is not a number"],
+    ),
+    (["target=expression"], ["target.formula must be given"]),
+    (["target=table", "target.path=x.csv"], ["there is no file 'x.csv'"]),
+    (
+        [f"target.path={PENDULUM}"],
+        ["target.outputs must be given", "of the columns length (m), amplitude"],
+    ),
+    (["seed=${nope}"], ["seed", "'nope' not found"]),
+    (["seed=${oc.env:KANRUN_TEST_NOT_SET}"], ["seed", "KANRUN_TEST_NOT_SET"]),
+]
+UNREADABLE: list[tuple[list[str], list[str]]] = [
+    (["target.domain=[[0,1]"], ["target.domain=[[0,1]", "bracket"]),
+    (["seed"], ["'seed' is not an override", "key=value"]),
+    (["=3"], ["'=3' is not an override"]),
+    (["seed=f(x)"], ["seed=f(x)", "Unknown function 'f'"]),
+    (["seed=a b)"], ["seed=a b) cannot be read"]),
+    (["seed=1,2"], ["seed=1,2 has several values", "-m", "seed=[...]"]),
+    (["seed=range(1,3)"], ["seed=range(1,3) has several values", "-m"]),
+    (["-m", "seed=interval(0,1)"], ["seed=interval(0,1)", "range(...)"]),
+    (["target.inputs=a,b"], ["target.inputs=a,b", "target.inputs=[...]"]),
+    ([f"model.hidden={'[' * 60}{']' * 60}"], ["brackets more than 50 deep"]),
+    (["-m", "seed=range(0,1000)", "n_seeds=range(1,1000)"], ["more than 100000 points"]),
+]
+FLAGS: list[tuple[list[str], list[str]]] = [
+    (["--nonsense"], ["--nonsense"]),
+    (["--cfg", "nonsense"], ["nonsense", "job"]),
+    (["--info"], ["--info"]),
+    (["--resolve"], ["--resolve", "--cfg"]),
+    (["--cfg", "job", "-m"], ["--cfg and --multirun"]),
+    (["--config-dir", "nowhere"], ["--config-dir nowhere is not a folder"]),
+    (["--config-path", "nowhere"], ["--config-path nowhere is not a folder"]),
+    (["--config-name", "nope"], ["no configuration nope", "fit"]),
+    (["hydra.run.dir=x"], ["hydra.run.dir=x", "--outputs"]),
+    (["-m", "hydra.sweep.dir=x"], ["hydra.sweep.dir=x", "--outputs DIR"]),
+    (["hydra/launcher=joblib"], ["hydra/launcher=joblib", "executor=local"]),
+    (["-m", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna is not available"]),
+    (["hydra.verbose=true"], ["hydra.verbose=true is not available", "no hydra.* settings"]),
+    (["+hydra.searchpath=[mine]"], ["hydra.searchpath=[mine] is not available"]),
+    (["-m", "tracker=mlflow,trackio"], ["tracker is a setting of the whole run"]),
+]
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["target=prodct"], ["target=prodct", "did you mean product?", "choices: bessel_j0"]),
-        (
-            ["model=cnn"],
-            ["model=cnn is not a choice of model", "bezier, bspline, kan, mlp, polynomial"],
-        ),
-        (["model=5"], ["model=5", "choose one of auto, bezier"]),
-        (["model=null"], ["model=null", "choose one of auto, bezier"]),
-        (["study=toy_suit"], ["study=toy_suit is not a choice of study", "toy_suite"]),
-        (["study=nope"], ["study=nope", "toy_suite"]),
-        (["executor=cluster"], ["executor=cluster", "dask, local, serial"]),
-        (["-m", "target=product,nope"], ["target=nope"]),
-        (["model.kind=mlp"], ["model.kind=mlp", "model=NAME"]),
-        (["model={kind: nonsense}"], ["model.kind=nonsense is not one of kan, mlp"]),
-    ],
+    ("words", "parts"), [*UNKNOWN_KEYS, *UNKNOWN_CHOICES, *WRONG_VALUES, *UNREADABLE, *FLAGS]
 )
-def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) -> None:
+def test_refused(refused: Refused, words: list[str], parts: list[str]) -> None:
     sentence = refused("fit", *words)
     assert all(part in sentence for part in parts), sentence
 
@@ -80,91 +135,6 @@ def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) ->
 )
 def test_settings_of_other_commands(refused: Refused, command: str, word: str, part: str) -> None:
     assert part in refused(command, word)
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["model.degree=abc"], ["model.degree=abc", "not a whole number"]),
-        (["sampling.n_train=1.5"], ["sampling.n_train=1.5", "not a whole number"]),
-        (["sampling.noise=x"], ["sampling.noise=x", "not a number"]),
-        (["model.update_grid=perhaps"], ["model.update_grid=perhaps", "not true or false"]),
-        (["seed=null"], ["seed=null is not a whole number (the first seed)"]),
-        (
-            ["model.hidden=5"],
-            ["model.hidden=5 is not a list", "Write it in brackets: model.hidden=[5]"],
-        ),
-        (["model.hidden=[a]"], ["model.hidden=[a] has 'a', which is not a whole number"]),
-        (["sampling=5"], ["sampling has keys of its own"]),
-        (["-m", "seed=0,a"], ["seed=a", "not a whole number"]),
-        (["model.degree=-1"], ["model.degree=-1 must be from 0 to 20", "degree of the splines"]),
-        (["-m", "model.degree=2,-1"], ["model.degree=-1 must be from 0 to 20"]),
-        (["device=tpu"], ["device=tpu"]),
-        (["n_seeds=0"], ["n_seeds=0"]),
-        (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
-        (
-            ["target=gaussian_peaks", "target.centres=[0,nan]"],
-            ["target.centres.1=nan is not a number"],
-        ),
-        (["target=expression"], ["target.formula must be given"]),
-        (["target=table", "target.path=x.csv"], ["there is no file 'x.csv'"]),
-        (
-            [f"target.path={PENDULUM}"],
-            ["target.outputs must be given", "of the columns length (m), amplitude"],
-        ),
-        (["seed=${nope}"], ["seed", "'nope' not found"]),
-        (["seed=${oc.env:KANRUN_TEST_NOT_SET}"], ["seed", "KANRUN_TEST_NOT_SET"]),
-    ],
-)
-def test_wrong_value(refused: Refused, words: list[str], parts: list[str]) -> None:
-    sentence = refused("fit", *words)
-    assert all(part in sentence for part in parts), sentence
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["target.domain=[[0,1]"], ["target.domain=[[0,1]", "bracket"]),
-        (["seed"], ["'seed' is not an override", "key=value"]),
-        (["=3"], ["'=3' is not an override"]),
-        (["seed=f(x)"], ["seed=f(x)", "Unknown function 'f'"]),
-        (["seed=a b)"], ["seed=a b) cannot be read"]),
-        (["seed=1,2"], ["seed=1,2 has several values", "-m", "seed=[...]"]),
-        (["seed=range(1,3)"], ["seed=range(1,3) has several values", "-m"]),
-        (["-m", "seed=interval(0,1)"], ["seed=interval(0,1)", "range(...)"]),
-        (["target.inputs=a,b"], ["target.inputs=a,b", "target.inputs=[...]"]),
-        ([f"model.hidden={'[' * 60}{']' * 60}"], ["brackets more than 50 deep"]),
-        (["-m", "seed=range(0,1000)", "n_seeds=range(1,1000)"], ["more than 100000 points"]),
-    ],
-)
-def test_unreadable(refused: Refused, words: list[str], parts: list[str]) -> None:
-    sentence = refused("fit", *words)
-    assert all(part in sentence for part in parts), sentence
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["--nonsense"], ["--nonsense"]),
-        (["--cfg", "nonsense"], ["nonsense", "job"]),
-        (["--info"], ["--info"]),
-        (["--resolve"], ["--resolve", "--cfg"]),
-        (["--cfg", "job", "-m"], ["--cfg and --multirun"]),
-        (["--config-dir", "nowhere"], ["--config-dir nowhere is not a folder"]),
-        (["--config-path", "nowhere"], ["--config-path nowhere is not a folder"]),
-        (["--config-name", "nope"], ["no configuration nope", "fit"]),
-        (["hydra.run.dir=x"], ["hydra.run.dir=x", "--outputs"]),
-        (["-m", "hydra.sweep.dir=x"], ["hydra.sweep.dir=x", "--outputs DIR"]),
-        (["hydra/launcher=joblib"], ["hydra/launcher=joblib", "executor=local"]),
-        (["-m", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna is not available"]),
-        (["hydra.verbose=true"], ["hydra.verbose=true is not available", "no hydra.* settings"]),
-        (["+hydra.searchpath=[mine]"], ["hydra.searchpath=[mine] is not available"]),
-        (["-m", "tracker=mlflow,trackio"], ["tracker is a setting of the whole run"]),
-    ],
-)
-def test_flags(refused: Refused, words: list[str], parts: list[str]) -> None:
-    sentence = refused("fit", *words)
-    assert all(part in sentence for part in parts), sentence
 
 
 @pytest.mark.parametrize(
