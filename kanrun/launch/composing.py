@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -158,9 +159,7 @@ def compose(
         arguments = [one for one in read if swept.get(one.key, one) is one]
         sizes = [max(1, len(one.values)) for one in arguments]
         if math.prod(sizes) > MAX_POINTS:
-            raise UsageError(
-                f"the arguments give more than {MAX_POINTS} points; give fewer values."
-            )
+            raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
         keys = [one.key for one in arguments if one.sign != "~"]
         bases: dict[tuple[str, ...], int] = {}
         composed, points = [], []
@@ -173,13 +172,11 @@ def compose(
             if key not in bases:
                 bases[key] = len(bases)
                 plain = _composed(source, loader, key)
-                if not {"executor", "executor.address"} & {
-                    one.key for one in arguments if not one.is_group
-                }:
+                settings = [(one, index) for one, index in pairs if not one.is_group]
+                if not {"executor", "executor.address"} & {one.key for one, _ in settings}:
                     check_address(plain)
-                for one, index in pairs:
-                    if not one.is_group:
-                        _set_argument(source.command, plain, one, index, known)
+                for one, index in settings:
+                    _set_argument(source.command, plain, one, index, known)
                 composed.append(plain)
             values = {one.key: one.values[i] for one, i in pairs if len(one.values) > 1}
             overrides = (*implied, *(one.typed(index) for one, index in pairs))
@@ -218,11 +215,7 @@ def _composed(source: Source, loader: ConfigLoader, groups: Sequence[str]) -> di
     """Return the files that the choices of groups select, merged, as plain values."""
     file = module_of(source.command)
     words = [
-        word.replace("study=", f"study={file}/", 1)
-        if word.lstrip("+").startswith("study=")
-        else word
-        for word in groups
-        if word != "study=null"
+        re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in groups if word != "study=null"
     ]
     place = source.config_path or source.config_dir or "kanrun"
     try:
@@ -293,8 +286,13 @@ def _set_argument(
             raise UsageError(f"there is no key {key}{offer or '.'}")
     if sign == "~":
         del parent[int(last) if isinstance(parent, list) else last]
-    else:
+        return
+    try:
         set_value(plain, key, argument.values[index])
+    except (IndexError, ValueError) as error:
+        raise UsageError(
+            f"{key} is not an entry of its list; the first one has number 0."
+        ) from error
 
 
 _ABSENT = object()

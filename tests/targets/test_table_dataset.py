@@ -236,7 +236,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path: Path) -> None:
         (
             {"inputs": "age"},
             {},
-            "target.inputs=age must be a list of columns, such as target.inputs=[a,b]",
+            "target.inputs=age is not a list (columns to predict from). Write it in brackets",
         ),
         (
             {"outputs": ["age"]},
