@@ -146,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            text = " ".join(error.format_message().split())
+            # Newer versions of Typer convert by pydantic, which begins so.
+            text = " ".join(error.format_message().split()).replace("Value error, ", "")
             if not text.endswith("?") and "--help" not in text:
                 text = f"{text.rstrip('.')} (see kanrun --help)."
             return _say(text, int(error.exit_code))
