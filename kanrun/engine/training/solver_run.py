@@ -77,7 +77,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the runs of one training have in common."""
+    """Common parts of the runs of one training."""
 
     data: TrainingData
     plan: Plan
