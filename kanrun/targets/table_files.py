@@ -233,7 +233,8 @@ def read_blocks(
     (header,) = next(blocks)[1]
     wanted = [name for name in header if name] if names is None else list(names)
     check_columns(wanted, header, file)
-    places = {name: header.index(name) for name in wanted}
+    first = {name: place for place, name in reversed([*enumerate(header)])}
+    places = {name: first[name] for name in wanted}
     for numbers, columns in blocks:
         yield ColumnBlock(numbers, {name: columns[place] for name, place in places.items()})
 
