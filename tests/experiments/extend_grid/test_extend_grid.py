@@ -239,13 +239,8 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
             {"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]},
             "needs intervals or first and last",
         ),
-        ({"schedules": []}, "schedules=.* needs at least 1 entry"),
-        ({"parts": ["schedule"]}, "not one of schedules, scratch, order, sizes, overfit"),
         ({"model": MLPConfig()}, "Use model=kan"),
         ({"shapes": [3]}, "list of hidden widths"),
-        ({"sizes": [5]}, "sizes=.* has 5, which must be at least 10"),
-        ({"degrees": [2, 0]}, "degrees=.* has 0, which must be at least 1"),
-        ({"shapes": [[1], [1]]}, "shapes has .1. twice"),
         ({"model": KANConfig(hidden=[3])}, "model.hidden=.3. is not used here. Set shapes="),
         (
             {"model": KANConfig(intervals=[5, 10])},
@@ -260,7 +255,6 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
             },
             "no test points",
         ),
-        ({"overfit_noise": -0.1}, "overfit_noise=-0.1 must be at least 0"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
