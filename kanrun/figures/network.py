@@ -78,11 +78,16 @@ def edges(table: pandas.DataFrame) -> Figure:
 
     `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name,
     pruned, x_data (x in the user's units) and seen (false beyond the data). Pruned edges are
-    counted and not drawn; of many others the 40 with the highest score are. All panels of a layer
-    have one scale, so that a dead edge looks dead. The function is thin and grey where there are no
-    data.
+    counted and not drawn; of many others the 40 strongest, relative to their layers, are. All
+    panels of a layer have one scale, so that a dead edge looks dead. The function is thin and grey
+    where there are no data.
     """
-    table, remark = strongest(first_seed(table), MAX_PANELS)
+    table = first_seed(table)
+    pruned = are_pruned(table)
+    without, kept = len(table[pruned].drop_duplicates(KEYS)), table[~pruned]
+    table = strongest_of_all(kept, MAX_PANELS)
+    remarks = [left_out(kept, table)]
+    remarks += [f"{without} pruned edge{'s' * (without > 1)} not drawn"] * (without > 0)
     groups: Any = list(table.groupby(KEYS))
     columns = max(1, min(COLUMNS, len(groups)))
     lines = max(1, -(-len(groups) // columns))
@@ -98,29 +103,31 @@ def edges(table: pandas.DataFrame) -> Figure:
         left, bottom, *size = BOX_IN_PANEL
         box = Bbox.from_bounds(across + left, bottom - below - 1, *size)
         _draw_edge(axes, rows, box, spans[layer])
-    set_remark(figure, remark)
+    set_remark(figure, "; ".join(filter(None, remarks)))
     return figure
 
 
-def strongest(table: pandas.DataFrame, most: int) -> tuple[pandas.DataFrame, str]:
-    """Return the rows of the highest-scoring edges that are not pruned, and what is left out."""
-    pruned = _are_pruned(table)
-    without = len(table[pruned].drop_duplicates(KEYS))
-    edges = table[~pruned].drop_duplicates(KEYS)
-    remarks = [note_of_some(min(most, len(edges)), len(edges), "edges, those of highest score")]
-    remarks += [f"{without} pruned edge{'s' * (without > 1)} not drawn"] * (without > 0)
-    scores = edges["score"] if "score" in edges else edges["x"] * 0
-    return _of_highest(table, edges, scores, most), "; ".join(filter(None, remarks))
+def strongest_of_all(table: pandas.DataFrame, most: int = MAX_EDGES) -> pandas.DataFrame:
+    """Return the rows of the edges with the highest scores relative to their layers, 60 at most.
+
+    Edges that carry a value on come first.
+    """
+    edges = table.drop_duplicates(KEYS)
+    if len(edges) <= most:
+        return table
+    size = edges["score"].abs().fillna(0.0) if "score" in edges else 0.0 * edges["x"]
+    relative = size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
+    relative = relative.where(_texts(edges, "symbolic") != CARRIED, 2.0)
+    return table.merge(edges.loc[relative.nlargest(most).index, KEYS], on=KEYS)
 
 
-def _of_highest(
-    table: pandas.DataFrame, edges: pandas.DataFrame, scores: pandas.Series[Any], most: int
-) -> pandas.DataFrame:
-    """Return the rows of those `edges` (one row each) that have the highest scores."""
-    return table.merge(edges.loc[scores.fillna(0.0).nlargest(most).index, KEYS], on=KEYS)
+def left_out(table: pandas.DataFrame, shown: pandas.DataFrame) -> str:
+    """Return a remark on the edges of `table` that are not shown, or "" if all are."""
+    total, drawn = (len(each.drop_duplicates(KEYS)) for each in (table, shown))
+    return note_of_some(drawn, total, "edges, the strongest of their layers")
 
 
-def _are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
+def are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
     """Return which rows are of pruned edges: none if the table does not say."""
     return as_bool(table.get("pruned", pandas.Series(False, index=table.index)))
 
@@ -183,28 +190,13 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     """
     table = first_seed(table)
     shown = strongest_of_all(table)
-    total, drawn = (len(each.drop_duplicates(KEYS)) for each in (table, shown))
-    remark = note_of_some(drawn, total, "edges, the strongest of their layers")
+    remark = left_out(table, shown)
     layout = lay_out(shown, heading=bool(remark))
     figure = Figure(figsize=(layout.width, layout.height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     draw_network(axes, shown, layout)
     set_remark(figure, remark)
     return figure
-
-
-def strongest_of_all(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the rows of the 60 edges with the highest scores relative to their layers.
-
-    Edges that carry a value on come first.
-    """
-    edges = table.drop_duplicates(KEYS)
-    if len(edges) <= MAX_EDGES or "score" not in table:
-        return table
-    size = edges["score"].abs().fillna(0.0)
-    relative = size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
-    relative = relative.where(_texts(edges, "symbolic") != CARRIED, 2.0)
-    return _of_highest(table, edges, relative, MAX_EDGES)
 
 
 @dataclass(frozen=True)
@@ -302,7 +294,7 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) 
     """Draw the edges of one layer: boxes with their functions, each joined to its two nodes."""
     # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
     edges = rows.drop_duplicates(KEYS).sort_values(["in", "out"])
-    symbols, ghosts = _texts(edges, "symbolic").to_numpy(), _are_pruned(edges).to_numpy()
+    symbols, ghosts = _texts(edges, "symbolic").to_numpy(), are_pruned(edges).to_numpy()
     boxed = symbols != CARRIED
     scores = edges["score"].abs().to_numpy(float) if "score" in edges else np.ones(len(edges))
     scores = np.nan_to_num(scores, posinf=0.0)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import KEYS, strongest, title_of
+from kanrun.figures.network import KEYS, are_pruned, left_out, strongest_of_all, title_of
 from kanrun.figures.panels import (
     DOTS,
     WIDTH,
@@ -115,8 +115,10 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
     groups: Any = []
     remark = ""
     if len(functions) > 1:
-        shown, remark = strongest(next(iter(functions.values())), MAX_EDGES)
-        groups = list(shown.groupby(KEYS))
+        first = next(iter(functions.values()))
+        first = first[~are_pruned(first)]
+        shown = strongest_of_all(first, MAX_EDGES)
+        groups, remark = list(shown.groupby(KEYS)), left_out(first, shown)
     curves = bool(metrics)
     columns, height = (4, SMALL_PANEL) if groups else (1, CURVE)
     figure, panels = small_multiples(curves + len(groups), columns, height)

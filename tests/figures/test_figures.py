@@ -170,13 +170,14 @@ def test_pruned_edges_are_counted_and_not_drawn() -> None:
     stored(figures.edges(table.assign(pruned=True)))
 
 
-def test_of_many_edges_the_forty_with_the_highest_score_are_drawn() -> None:
+def test_of_many_edges_the_forty_that_are_strongest_in_their_layers_are_drawn() -> None:
     table = sample.edges([4, 10, 5])
-    figure = figures.edges(table.assign(score=-table["score"]))  # the last are the highest
+    last = table["layer"] == 1
+    figure = figures.edges(table.assign(score=np.where(last, 1.0 + table["in"], 0.0)))
     (axes,) = figure.axes
     assert len(axes.lines) == 40
-    assert figure.get_suptitle() == "40 of 90 edges, those of highest score"
-    assert titles(axes)[0] == "h1.0 → target"
+    assert figure.get_suptitle() == "40 of 90 edges, the strongest of their layers"
+    assert titles(axes)[0] == "h1.2 → target"
 
 
 def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach() -> None:
