@@ -257,7 +257,7 @@ def against_overlap(summary: DataFrame) -> Figure:
     """
     figure, panel = one_panel()
     columns = ("overlap", "worst_forgetting")
-    series(panel, summary, columns, "learner", "-", floor=SMALLEST, spread="dots")
+    series(panel, summary, columns, "learner", floor=SMALLEST, spread="dots")
     label = _forgetting_label(summary)
     panel.set(yscale="log", xlabel="overlap of neighbouring phases", ylabel=label)
     return finish(figure, [panel], DOTS, where="outside right center")

@@ -147,7 +147,6 @@ def series(
     table: pandas.DataFrame,
     columns: tuple[str, str],
     by: str,
-    line: str = "-",
     *,
     label: str = "{}",
     overlapping: bool = False,
@@ -159,7 +158,7 @@ def series(
     other (`overlapping`), later ones are dashed and have smaller markers.
     """
     for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
-        style = MARKERS[index % len(MARKERS)] + ("--" if overlapping and index else line)
+        style = MARKERS[index % len(MARKERS)] + ("--" if overlapping and index else "-")
         look |= {"color": CYCLE[index % len(CYCLE)], "label": label.format(shorten(name))}
         if overlapping:
             look["ms"] = max(LARGE - index, SMALL)
