@@ -304,19 +304,16 @@ def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: D
 
 
 def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
-    """Draw a control polygon, with labels on the outer side of its corners."""
+    """Draw a control polygon, with labels above corners that point up and below the others."""
     axes.plot(points["x"], points["y"], "o--", color=GREY, zorder=1, label="control polygon")
     if not name or len(points) > MAX_LABELS:
         return
-    places = points[["x", "y"]].to_numpy(dtype=float)
-    around = np.pad(places, ((1, 1), (0, 0)), mode="reflect")
-    outwards = places - (around[:-2] + around[2:]) / 2
-    lengths = np.linalg.norm(outwards, axis=1, keepdims=True)
-    shifts = np.where(lengths > 0, AWAY * outwards / np.where(lengths > 0, lengths, 1), [0, AWAY])
+    around = np.pad(points["y"].to_numpy(dtype=float), 1, mode="reflect")
+    middles = (around[:-2] + around[2:]) / 2
     look: Any = {"textcoords": "offset points", "ha": "center", "va": "center", **HALO}
-    for index, (place, shift) in enumerate(zip(places, shifts, strict=True)):
-        text = f"{name}{str(index).translate(_SUBSCRIPTS)}"
-        axes.annotate(text, tuple(place), tuple(shift), **look)
+    for index, (x, y, middle) in enumerate(zip(points["x"], points["y"], middles, strict=True)):
+        shift = 0, AWAY if y >= middle else -AWAY
+        axes.annotate(f"{name}{str(index).translate(_SUBSCRIPTS)}", (x, y), shift, **look)
 
 
 def _widened(marked: Series[bool]) -> Series[bool]:
