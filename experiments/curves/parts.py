@@ -125,7 +125,8 @@ def function_of(cfg: CurvesConfig) -> Function:
     is_default = target.expression == default.expression and np.array_equal(
         target.domain, default.domain
     )
-    return Function(target.function, *target.domain[0].tolist(), is_default)
+    low, high = target.domain[0].tolist()
+    return Function(target.function, low, high, is_default)
 
 
 def polygon(name: str, points: list[list[float]]) -> Array:

@@ -307,12 +307,12 @@ def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -
     marks = {name: one.marks[name] for name in ("schedule", "shape")}
     with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8") as file:
         facts = pd.read_csv(file).set_index(["shape", "intervals"]).astype(object)
-    facts = facts.where(facts.notna(), None)
+    known = facts.where(facts.notna(), None).to_dict("index")
     shape = "-".join(map(str, trained.network.shape))
     for stage in trained.stages:
-        if (shape, stage.intervals) in facts.index:
+        if (shape, stage.intervals) in known:
             values = {"intervals": stage.intervals, "test_rmse": stage.errors.test}
-            yield Row("published", {**marks, **values, **facts.loc[(shape, stage.intervals)]})
+            yield Row("published", {**marks, **values, **known[shape, stage.intervals]})
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:

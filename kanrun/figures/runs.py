@@ -208,4 +208,4 @@ def _values_of(words: pandas.Series[Any]) -> pandas.Series[Any]:
     numbers = pandas.to_numeric(words, errors="coerce")
     if numbers.notna().all():
         return numbers
-    return words.astype(pandas.CategoricalDtype(words.unique(), ordered=True))
+    return words.astype(pandas.CategoricalDtype(list(words.unique()), ordered=True))
