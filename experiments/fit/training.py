@@ -124,7 +124,8 @@ class Progress:
 def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:
     """Yield summary, bounds, predictions, edges and the trained model."""
     network, problem, dataset = trained.network, fit.problem, fit.problem.dataset
-    kept, widest = network.active_shape, network.shape
+    kept, widest, errors = network.active_shape, network.shape, trained.errors
+    stepped = any(stage.steps for stage in trained.stages)
     summary = {
         "target": dataset.target.name,
         "model": network.kind,
@@ -133,26 +134,20 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
         "effective_parameters": effective_parameters(network, problem, trained.chosen.penalty),
-        "train_rmse": trained.errors.train,
-        "validation_rmse": trained.errors.validation,
-        "test_rmse": trained.errors.test,
-        "relative_error": relative_error(trained.errors.reported, dataset),
+        "train_rmse": errors.train,
+        "validation_rmse": errors.validation,
+        "test_rmse": errors.test,
+        "relative_error": relative_error(errors.reported, dataset),
         **scores(network, problem),
-        "solver": fit.plan.solver
-        if any(stage.steps for stage in trained.stages)
-        else "least squares",
+        "solver": fit.plan.solver if stepped else "least squares",
         "seconds": trained.seconds,
     }
     if not dataset.classes and points_of(dataset.test):
         yield from doubts(summary["r2"], "test points")
-    is_table = TARGETS[fit.cfg.target.kind].table
-    if is_table and (linear := linear_rmse(problem)) is not None:
-        beaten = trained.errors.test is not None and trained.errors.test < linear
-        verdict = "beats" if beaten else "does not beat"
-        yield Note(
-            f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}",
-            warning=not beaten,
-        )
+    if TARGETS[fit.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
+        beaten = errors.test is not None and errors.test < linear
+        verdict = f"the model {'beats' if beaten else 'does not beat'} ordinary least squares"
+        yield Note(f"{verdict}, whose test RMSE is {linear:.4g}", warning=not beaten)
         summary["linear_rmse"] = linear
     if kept != widest:
         yield Note(f"validation selected the shape {list(kept)} among those up to {list(widest)}")
