@@ -26,7 +26,7 @@ from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.experiments.compare_mlp.cases import Comparison
+    from kanrun.experiments.compare_mlp.cases import NetworkComparison
 
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
@@ -63,7 +63,7 @@ def claims(tables: Tables) -> Claims:
     return list(CLAIMS[tables["summary"]["comparison"].iloc[0]](tables))
 
 
-def _comparison(cfg: CompareMLPConfig) -> Comparison:
+def _comparison(cfg: CompareMLPConfig) -> NetworkComparison:
     from kanrun.experiments.compare_mlp.matched import Matched
     from kanrun.experiments.compare_mlp.studies import STUDIES
 

@@ -1,6 +1,6 @@
 """One network of a comparison: its settings from a case, its equal budget, and its row.
 
-`Comparison` is what all comparisons have in common.
+`NetworkComparison` is what all comparisons have in common.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def inference_seconds(network: nn.Module, x: Tensor) -> float:
     return min(times)
 
 
-class Comparison:
+class NetworkComparison:
     """A comparison: its cells, the network that each cell trains, and the records of a cell."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:

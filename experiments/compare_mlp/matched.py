@@ -10,7 +10,7 @@ import torch
 from kanrun.experiments.compare_mlp.cases import (
     Case,
     Cell,
-    Comparison,
+    NetworkComparison,
     case_of,
     cases_of,
     inference_seconds,
@@ -49,7 +49,7 @@ MAX_WORK = 1e9
 GROWTH: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [2, 4], "intervals": [5]}
 
 
-class Matched(Comparison):
+class Matched(NetworkComparison):
     """KANs with the MLPs that match them, MLPs of given widths, and counts of parameters."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:

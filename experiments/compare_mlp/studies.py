@@ -19,7 +19,7 @@ import torch
 from kanrun.experiments.compare_mlp.cases import (
     Case,
     Cell,
-    Comparison,
+    NetworkComparison,
     case_of,
     cases_of,
     kan_settings,
@@ -119,7 +119,7 @@ def unscaled(create: Create, random: Generator) -> Network:
     return network
 
 
-class UniversalApproximation(Comparison):
+class UniversalApproximation(NetworkComparison):
     """Width of one hidden layer that decreasing errors need."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ class UniversalApproximation(Comparison):
         yield from (Row("reached", {**reached, "wanted": error}) for error in cfg.errors)
 
 
-class KolmogorovArnold(Comparison):
+class KolmogorovArnold(NetworkComparison):
     """The theorem's shape [n, 2n + 1, 1] on continuous functions of n variables."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class KolmogorovArnold(Comparison):
             yield from page_network(case, trained, cell["grid"], seed)
 
 
-class NoActivation(Comparison):
+class NoActivation(NetworkComparison):
     """MLPs without activations, compared with least squares and their matrix product."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -224,7 +224,7 @@ class NoActivation(Comparison):
         )
 
 
-class ImplementationTricks(Comparison):
+class ImplementationTricks(NetworkComparison):
     """The lecture's three tricks of KANs, each switched off in turn."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -265,7 +265,7 @@ class ImplementationTricks(Comparison):
         yield result(case, trained, marks)
 
 
-STUDIES: Mapping[str, Comparison] = {
+STUDIES: Mapping[str, NetworkComparison] = {
     "universal_approximation": UniversalApproximation(),
     "kolmogorov_arnold": KolmogorovArnold(),
     "no_activation": NoActivation(),

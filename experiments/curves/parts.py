@@ -218,14 +218,13 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
         yield row("summary", "spline", degree, count, spline)
     yield table("interpolation", "points x truth polynomial spline", np.concatenate(drawn))
     for degree in cfg.degrees:
-        errors = []
+        found: list[Any] = []
         for count in cfg.spline_points:
             nodes = f.equispaced(count)
-            errors.append(
-                row("errors", "spline", degree, count, interpolate(nodes, f(nodes), degree)(x))
-            )
-        yield from errors
-        order = fitted_order(cfg.spline_points, [one.values["max_error"] for one in errors])
+            values = interpolate(nodes, f(nodes), degree)(x)
+            found.append(row("errors", "spline", degree, count, values))
+        yield from found
+        order = fitted_order(cfg.spline_points, [one.values["max_error"] for one in found])
         yield Row("orders", {"degree": degree, "default_function": f.is_default, **order})
 
 

@@ -172,10 +172,6 @@ def check_settings(cfg: ExtendGridConfig) -> None:
         cfg.model,
         {"hidden": "shapes=[[...]]", "intervals": "schedules=[{kind: list, intervals: [...]}]"},
     )
-    if not all(isinstance(hidden, list) for hidden in cfg.shapes):
-        raise UsageError(
-            f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]]."
-        )
     if cfg.model.degree < 1:
         raise UsageError(
             "model.degree: splines of degree 0 have no slope to learn by; use 1 or more."

@@ -97,7 +97,7 @@ def staircase(steps: DataFrame, schedules: DataFrame) -> Figure:
         for split in ("train", "test"):
             look: Any = {"color": SPLITS[split], "label": split, "drawstyle": "steps-post"}
             panel.plot(at, rows[f"{split}_rmse"], **look)
-        panel.set_yscale("log")
+        panel.set(yscale="log", xlabel="step")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         mark_stages(panel, at, rows["stage"], rows["intervals"].to_numpy())
         for column, look in MARKS.items():
@@ -105,7 +105,6 @@ def staircase(steps: DataFrame, schedules: DataFrame) -> Figure:
             past = at[(rows["intervals"] >= grid).to_numpy()]
             if len(past):
                 panel.axvline(past[0], **look)
-    figure.supxlabel("step", size="medium")
     figure.supylabel("RMSE", size="medium")
     return finish(figure, figure.axes, f"above each stage: its {GRIDS}", ncols=2)
 

@@ -56,8 +56,8 @@ BOX, BOX_PART, CURVE_PART, GAP, MARGIN = 0.5, 0.8, 0.84, 0.6, 0.3
 LETTER, LABEL, LABEL_EDGE, LABEL_NODE = 0.065, 0.15, 0.2, 0.1
 #: Wanted room of a box and of a node, and the widths of a figure.
 BOX_ROOM, NODE_ROOM, MIN_WIDTH, MAX_WIDTH = 0.62, 0.45, 2.4, 13.0
-#: Opacity of a pruned edge, of the weakest edge, and of the faintest box.
-GHOST, WEAKEST, FAINTEST = 0.16, 0.12, 0.25
+#: Opacity of a pruned edge, of the weakest edge, and of the palest box.
+GHOST, WEAKEST, PALEST = 0.16, 0.12, 0.25
 #: Width of the weakest edge, and what the strongest has more.
 THIN, THICKER = 0.4, 1.4
 #: Area of a node, and sizes of the circle and of the cross of one that multiplies.
@@ -309,11 +309,11 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) 
     twice: Any = {"lw": np.tile(width, 2), "alpha": list(np.tile(alpha, 2)), "zorder": EDGES_AT}
     axes.add_collection(LineCollection([*below, *above], colors=LINE, **twice))
     if boxed.any():
-        faint = alpha[boxed].clip(FAINTEST)
+        pale = alpha[boxed].clip(PALEST)
         corners = centres[boxed][:, None] + side / 2 * np.array(
             [(-1, -1), (1, -1), (1, 1), (-1, 1)]
         )
-        frame: Any = {"ec": to_rgba_array([LINE] * len(faint), faint), "lw": min(0.6, 2 * side)}
+        frame: Any = {"ec": to_rgba_array([LINE] * len(pale), pale), "lw": min(0.6, 2 * side)}
         axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
         groups = (each for _, each in rows.groupby(["in", "out"]))
         curves = [
@@ -322,7 +322,7 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) 
             if drawn
         ]
         colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
-        pen: Any = {"alpha": list(faint), "lw": min(1.2, 2.5 * side), "zorder": CURVES_AT}
+        pen: Any = {"alpha": list(pale), "lw": min(1.2, 2.5 * side), "zorder": CURVES_AT}
         axes.add_collection(LineCollection(curves, colors=list(colours), **pen))
     largest, per_inch = BOX_TEXT
     points = min(largest, per_inch * side)

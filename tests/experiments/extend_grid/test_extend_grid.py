@@ -240,7 +240,7 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
             "needs intervals or first and last",
         ),
         ({"model": MLPConfig()}, "Use model=kan"),
-        ({"shapes": [3]}, "list of hidden widths"),
+        ({"shapes": [3]}, "shapes=.3. has 3, which is not a list"),
         ({"model": KANConfig(hidden=[3])}, "model.hidden=.3. is not used here. Set shapes="),
         (
             {"model": KANConfig(intervals=[5, 10])},
