@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import sympy
-from hypothesis import given, settings
 
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, constant, parse, variable, variables_in
@@ -171,20 +168,6 @@ def test_refusals_say_what_and_why(text: str, sentence: str) -> None:
     assert len(message) < 500
     assert "\n" not in message
     assert time.perf_counter() - started < 5
-
-
-@given(st.text(alphabet="x01e+-*/^(). ,sinpc", max_size=25))
-@settings(max_examples=60, deadline=None)
-def test_any_text_is_an_expression_or_a_usage_error(text: str) -> None:
-    with contextlib.suppress(UsageError):
-        parse(text)
-
-
-@given(st.text(max_size=15))
-@settings(max_examples=40, deadline=None)
-def test_any_unicode_is_an_expression_or_a_usage_error(text: str) -> None:
-    with contextlib.suppress(UsageError):
-        parse(text)
 
 
 def test_long_sums_are_read() -> None:
