@@ -70,7 +70,7 @@ def test_the_variable_names_several(package: Path) -> None:
     assert "kind: rings" in shown.stdout
     assert "kind: momentum" in shown.stdout
     helped = kanrun(package, "noise-levels", "--plugin", "waves.noise_levels.settings", "--help")
-    assert "Train on points with more and more noise." in helped.stdout
+    assert "Train on points with increasing noise." in helped.stdout
 
 
 @pytest.mark.parametrize(
