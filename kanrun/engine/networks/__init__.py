@@ -29,17 +29,3 @@ def from_description(description: dict[str, Any]) -> Network:
     place = COMPOSED[kind] if kind in COMPOSED else MODELS[kind].network
     network: Network = resolve(place).from_description(description)
     return network
-
-
-__all__ = [
-    "ACTIVATIONS",
-    "KAN",
-    "MLP",
-    "BSpline",
-    "Bezier",
-    "Curve",
-    "Network",
-    "Polynomial",
-    "Regridded",
-    "from_description",
-]

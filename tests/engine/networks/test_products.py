@@ -37,7 +37,7 @@ def test_a_product_node_multiplies_two_sums():
     torch.testing.assert_close(net.edge_layers[1](hidden), second)
     above = torch.stack([second[:, 0], second[:, 1] * second[:, 2]], 1)
     torch.testing.assert_close(net.edge_layers[2](above), third)
-    torch.testing.assert_close(kan(x), third)
+    torch.testing.assert_close(net(x), third)
     assert net.shape == (2, 3, 2, 1)
     assert net.count() == kan_parameters(size_of(net), net.edge_layers[0].spec)
 
