@@ -35,8 +35,7 @@ def check(cfg: BenchConfig) -> None:
     if cfg.n_seeds != 1:
         raise UsageError(
             f"n_seeds={cfg.n_seeds}: bench repeats in rounds, not over seeds; raise rounds above "
-            f"{cfg.rounds}, "
-            "or run it again with another seed."
+            f"{cfg.rounds}, or run it again with another seed."
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
 
@@ -51,21 +50,16 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     import platform
 
     import torch
-    from kanrun.experiments.bench.measurements import PARTS
+    from kanrun.experiments.bench.layers import growth, layers
+    from kanrun.experiments.bench.race import startup, time_to_accuracy
+    from kanrun.experiments.bench.table_suite import tables
 
-    yield Row(
-        "machine",
-        {
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-        },
-    )
+    machine = {"torch": torch.__version__, "machine": platform.machine()}
+    yield Row("machine", {"threads": torch.get_num_threads(), **machine})
     if cell["part"] == "tables":
-        from kanrun.experiments.bench.table_suite import tables
-
         yield from tables(cfg, seed)
-    for name, part in PARTS.items():
+    for part in (layers, growth, time_to_accuracy, startup):
+        name = part.__name__
         if cell["part"] in ("all", name) and not time_limit_reached():
             yield Note(f"measuring {name}")
             yield from part(cfg, seed)
@@ -81,16 +75,13 @@ def figures(tables: Tables) -> Figures:
         yield "table_ranks", partial(plots.critical_differences, tables["table_ranks"])
     if "growth" in tables:
         yield "growth", partial(plots.growth, tables["growth"], tables["exponents"])
-    if "time_to_accuracy" in tables:
+    if (curves := tables.get("time_to_accuracy")) is not None:
         goals = sorted(tables["accuracy"]["error"].unique())
-        yield (
-            "time_to_accuracy",
-            partial(plots.error_against_time, tables["time_to_accuracy"], goals),
-        )
+        yield "time_to_accuracy", partial(plots.error_against_time, curves, goals)
 
 
 def claims(tables: Tables) -> Claims:
     """Return the claims on the measured parts."""
-    from kanrun.experiments.bench.claim_checks import claims_of
+    from kanrun.experiments.bench.claim_checks import CLAIMS
 
-    return list(claims_of(tables))
+    return [claim for name in CLAIMS if name in tables for claim in CLAIMS[name](tables[name])]

@@ -5,14 +5,12 @@ A claim about another library is made only if that library was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from kanrun.experiments.bench.competitors import COMPILED, MLP_NAME, OURS
-from kanrun.experiments.bench.measurements import LBFGS, LM, LM_ONCE
-from kanrun.experiments.bench.peers import PYKAN
-from pandas import DataFrame, Series
+from kanrun.experiments.bench.layers import COMPILED, MLP_NAME, OURS
+from kanrun.experiments.bench.race import LBFGS, LM, LM_ONCE, PYKAN
+from pandas import DataFrame
 
 from kanrun.runs.records import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most
@@ -25,48 +23,27 @@ MLP_FACTOR, WIDE_FACTOR, GROWTH, COPIES, TO_ACCURACY, HELP = 1.5, 0.1, 1.5, 4.0,
 SMALL, WIDTH, FINE, FINEST = 5, 64, 50, 1000
 
 
-def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
-    """Yield the claims of every part that is there."""
-    for name, make in CLAIMS.items():
-        if name in tables:
-            yield from make(tables[name])
-
-
 def layer_claims(table: DataFrame) -> Iterator[Claim]:
-    """Claim ratios of times, of eager or compiled layers, whichever are faster."""
+    """Claim ratios of times, of eager or compiled layers, whichever are faster.
+
+    They are medians of ratios within a round: a busy moment slows both.
+    """
     for case, rows in table.groupby("case", sort=False):
         times = rows[rows["status"] == "ok"].set_index("competitor")
-        fastest = times["ratio"].astype(float)
-        ours, mlp = (
-            str(fastest.filter(items=[name, name + COMPILED]).idxmin()) for name in (OURS, MLP_NAME)
-        )
-        peers = fastest[~fastest.index.str.removesuffix(COMPILED).isin([OURS, MLP_NAME])]
-        if not peers.empty:
-            yield _ratio(
-                f"{case}: time of {ours} over the fastest other KAN's",
-                times,
-                str(peers.idxmin()),
-                1.0,
-            )
-        sentence = f"{case}: time of {ours} over an MLP's"
+        times = times[["ratio", "ratio_least", "ratio_most"]].astype(float)
+        kind = times.index.str.removesuffix(COMPILED).to_series(index=times.index)
+        fastest = times["ratio"].groupby(kind.where(kind.isin([OURS, MLP_NAME]), "other")).idxmin()
         intervals, outputs = rows[["intervals", "outputs"]].iloc[0]
+        bounds = [("other", "the fastest other KAN's", 1.0)] if "other" in fastest else []
         if intervals == SMALL and outputs == WIDTH:
-            yield _ratio(sentence, times, mlp, MLP_FACTOR)
+            bounds.append((MLP_NAME, "an MLP's", MLP_FACTOR))
         if intervals == FINEST:
-            yield _ratio(sentence, times, mlp, WIDE_FACTOR)
-
-
-def _ratio(sentence: str, times: DataFrame, other: str, bound: float) -> Claim:
-    """Return a claim on the median of ratios within a round: a busy moment slows both."""
-    columns = ("ratio", "ratio_least", "ratio_most")
-    middle, low, high = (_numbers(times[name])[other] for name in columns)
-    return claim_at_most(
-        sentence, 1 / middle, bound, f"inverse {low:.2f} .. {high:.2f} over rounds"
-    )
-
-
-def _numbers(column: Series) -> dict[Any, float]:
-    return {name: float(value) for name, value in column.astype(float).items()}
+            bounds.append((MLP_NAME, "an MLP's", WIDE_FACTOR))
+        for other, whose, bound in bounds:
+            middle, low, high = times.loc[fastest[other]]
+            sentence = f"{case}: time of {fastest[OURS]} over {whose}"
+            spread = f"inverse {low:.2f} .. {high:.2f} over rounds"
+            yield claim_at_most(sentence, 1 / middle, bound, spread)
 
 
 def growth_claims(table: DataFrame) -> Iterator[Claim]:
@@ -85,30 +62,32 @@ def growth_claims(table: DataFrame) -> Iterator[Claim]:
 
 def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
     """Claim pykan's time over kanrun's until the smallest error is reached."""
-    goal = float(table["error"].astype(float).min())
+    table = table.astype({"error": float, "seconds": float, "trained": float, "best": float})
+    goal = table["error"].min()
     rows = table[(table["error"] == goal) & (table["status"] == "ok")].set_index("competitor")
-    seconds, trained, best = (_numbers(rows[name]) for name in ("seconds", "trained", "best"))
-    if PYKAN not in seconds:
+    if PYKAN not in rows.index:
         return
-    theirs, remark = seconds[PYKAN], None
+    theirs, remark = rows["seconds"][PYKAN], None
     if not np.isfinite(theirs):
         # All the time that it took counts: the ratio is at least that.
-        theirs = trained[PYKAN]
-        remark = f"a lower bound: pykan stopped at {best[PYKAN]:.2g} after {theirs:.0f} s"
-    ways = {"with its own settings": (LM, LBFGS), "from one start": (LM_ONCE, LBFGS)}
-    for how, names in ways.items():
-        ours = [seconds[name] for name in names if np.isfinite(seconds.get(name, np.nan))]
-        ratio = theirs / min(ours, default=float("inf"))
+        theirs = rows["trained"][PYKAN]
+        remark = f"a lower bound: pykan stopped at {rows['best'][PYKAN]:.2g} after {theirs:.0f} s"
+    for how, names in (
+        ("with its own settings", (LM, LBFGS)),
+        ("from one start", (LM_ONCE, LBFGS)),
+    ):
+        ours = rows["seconds"].reindex(names).fillna(np.inf).min()
         sentence = f"pykan's time to a test RMSE of {goal:g} over kanrun's, {how}"
-        yield claim_at_least(sentence, ratio, TO_ACCURACY, remark)
+        yield claim_at_least(sentence, theirs / ours, TO_ACCURACY, remark)
 
 
 def startup_claims(table: DataFrame) -> Iterator[Claim]:
     """Claim that --help answers in time."""
-    seconds = _numbers(table.set_index("command")["seconds"])["--help"]
-    yield claim_at_most("seconds of kanrun --help", seconds, HELP)
+    seconds = table.set_index("command")["seconds"]
+    yield claim_at_most("seconds of kanrun --help", float(seconds["--help"]), HELP)
 
 
+#: The claims of each table.
 CLAIMS = {
     "layers": layer_claims,
     "growth": growth_claims,

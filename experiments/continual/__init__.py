@@ -18,7 +18,6 @@ through its strengths for each; KANs differ in their random start alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ContinualConfig, KANConfig
@@ -37,9 +36,9 @@ def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
     """Return the cells of every part; cells of later parts are trained once."""
     from kanrun.experiments.continual.learners import learners_of
 
-    learners = learners_of(cfg) if "learners" in cfg.parts else []
+    learners = learners_of(cfg) if "learners" in cfg.parts else {}
     found: dict[str, list[dict[str, Any]]] = {
-        "learners": [{"learner": learner.name, "trials": cfg.trials} for learner in learners],
+        "learners": [{"learner": name, "trials": cfg.trials} for name in learners],
         "intervals": [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals],
         "overlap": [
             {"learner": name, "overlap": overlap}
@@ -78,30 +77,22 @@ def check(cfg: ContinualConfig) -> None:
 
 def _learner(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
     """Return the learner of a cell: one of the list by its name, or a KAN of a shape."""
-    from kanrun.experiments.continual.learners import learners_of, of_shape
+    from kanrun.experiments.continual.learners import learner_of_shape, learners_of
 
-    from kanrun.study.build import check_model
-
-    if "learner" in cell:
-        named = {learner.name: learner for learner in learners_of(cfg)}
-        if cell["learner"] not in named:
-            raise UsageError(
-                f"overlap_learners names {cell['learner']!r}, which is none of {', '.join(named)}."
-            )
-        return named[cell["learner"]]
-    learner = of_shape(cfg, cell["hidden"], cell["memory"])
-    if "intervals" not in cell:
-        return learner
-    model = replace(learner.model, intervals=cell["intervals"])
-    check_model(model, cfg.dimension)
-    return replace(learner, model=model, name=f"KAN, G = {cell['intervals']}")
+    if "learner" not in cell:
+        return learner_of_shape(cfg, cell["hidden"], cell["memory"], cell.get("intervals"))
+    named = learners_of(cfg)
+    if cell["learner"] not in named:
+        raise UsageError(
+            f"overlap_learners names {cell['learner']!r}, which is none of {', '.join(named)}."
+        )
+    return named[cell["learner"]]
 
 
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
-    from kanrun.experiments.continual import measures
+    from kanrun.experiments.continual import training
     from kanrun.experiments.continual.task_sequence import make_sequence
-    from kanrun.experiments.continual.training import train_sequence
 
     from kanrun.study.checkpoints import slider_checkpoint
 
@@ -112,19 +103,19 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     for number in range(cell["trials"]):
         if number and time_limit_reached():
             break
-        trial = train_sequence(learner, cfg, sequence, number, seed)
+        trial = training.train_sequence(learner, cfg, sequence, number, seed)
         tried.append(trial)
-        yield measures.trial_row(place, trial)
+        yield training.trial_row(place, trial)
     best = min(tried, key=lambda trial: trial.selected)
-    yield from measures.matrix_rows(place, best)
+    yield from training.matrix_rows(place, best)
     if cell["part"] == "learners":
-        yield measures.functions(learner, sequence, best)
-        yield from measures.data(sequence)
+        yield training.functions(learner, sequence, best)
+        yield training.data(sequence)
         if seed == cfg.seed:
             networks = {f"after phase {i}": network for i, network in enumerate(best.networks, 1)}
             title = f"The network of {learner.name}"
             yield from slider_checkpoint(sequence.problem, networks, "phase", title, seed)
-    yield measures.summary(place, learner, cfg if "learner" in cell else None, sequence, tried)
+    yield training.summary(place, learner, cfg if "learner" in cell else None, sequence, tried)
 
 
 def figures(tables: Tables) -> Figures:

@@ -37,28 +37,16 @@ def claims_of(summary: pd.DataFrame) -> Iterator[Claim]:
     A single phase cannot be forgotten. If the phases leave out some of a grid, no error on
     everything can be expected: no claim is made of these.
     """
-    parts = {str(part): rows for part, rows in summary.groupby("part", sort=False)}
-    for part, by, check in (
-        ("learners", "learner", _near_best),
-        ("intervals", "intervals", _order),
-    ):
-        if part in parts:
-            rows = parts[part]
+    several = bool((summary["phases"] > 1).any())
+    for part, rows in summary.groupby("part", sort=False):
+        if part in ERRORS:
+            by, check = ERRORS[str(part)]
             # All seeds of a group with a best spline count, so that none without a number drops
             # out.
             known = rows["best_spline_rmse"].notna().groupby(rows[by]).transform("any")
             yield from check(rows[known])
-    if not (summary["phases"] > 1).any():
-        return
-    if "learners" in parts:
-        yield from _learners(parts["learners"])
-    if "intervals" in parts and _trains_coefficients_only(rows := parts["intervals"]).all():
-        sentence = "no phase is forgotten on any of these grids (worst phase)"
-        yield claim_at_most(sentence, rows["worst_forgetting"], MAX_KAN_FORGETTING, of=RUNS)
-    if "overlap" in parts:
-        yield from _overlap(parts["overlap"])
-    if "depth" in parts:
-        yield from _depth(parts["depth"])
+        if several:
+            yield from FORGETTING[str(part)](rows)
 
 
 def _trains_coefficients_only(rows: pd.DataFrame) -> pd.Series:
@@ -75,8 +63,8 @@ def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
 
 def _order(rows: pd.DataFrame) -> Iterator[Claim]:
     if rows["intervals"].nunique() > 1:
-        theory, reach = -(rows["degree"].iloc[0] + 1), _reach(rows)
-        sentence = f"the KAN's error on everything falls as G^{theory:g}, {reach} (exponent)"
+        theory = -(rows["degree"].iloc[0] + 1)
+        sentence = f"the KAN's error on everything falls as G^{theory:g}, {_reach(rows)} (exponent)"
         slopes = exponents(rows, ["seed"], "intervals", "rmse")["exponent"]
         yield claim_near(sentence, slopes, theory, ORDER)
 
@@ -85,18 +73,29 @@ def _reach(rows: pd.DataFrame) -> str:
     return f"G = {rows['intervals'].min():g} to {rows['intervals'].max():g}"
 
 
+def _remembers(sentence: str, rows: pd.DataFrame, measure: str = "worst_forgetting") -> Claim:
+    return claim_at_most(sentence, rows[measure], MAX_KAN_FORGETTING, of=RUNS)
+
+
+def _forgets(sentence: str, rows: pd.DataFrame, bound: float) -> Claim:
+    return claim_at_least(sentence, rows["worst_forgetting"], bound, of=RUNS)
+
+
+def _intervals(rows: pd.DataFrame) -> Iterator[Claim]:
+    if _trains_coefficients_only(rows).all():
+        yield _remembers("no phase is forgotten on any of these grids (worst phase)", rows)
+
+
 def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
     for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
-        role, lost = some["role"].iloc[0], some["worst_forgetting"]
         if _trains_coefficients_only(some).all():
-            sentence = f"{name}: no phase is forgotten (worst phase)"
-            yield claim_at_most(sentence, lost, MAX_KAN_FORGETTING, of=RUNS)
-        elif role == "mlp":
+            yield _remembers(f"{name}: no phase is forgotten (worst phase)", some)
+        elif (some["role"] == "mlp").all():
             sentence = f"{name}: of the same parameters, forgets (worst phase)"
-            yield claim_at_least(sentence, lost, MIN_MLP_FORGETTING, of=RUNS)
+            yield _forgets(sentence, some, MIN_MLP_FORGETTING)
         else:
             sentence = f"{name}: forgetting is back (worst phase)"
-            yield claim_at_least(sentence, lost, VISIBLE_FORGETTING, of=RUNS)
+            yield _forgets(sentence, some, VISIBLE_FORGETTING)
     pairs = rows.groupby(["learner", "no_memory_learner"], sort=False)
     for (learner, other), some in pairs:
         shares = _relative(some, rows[rows["learner"] == other], ["seed"])
@@ -122,21 +121,18 @@ def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
     """Judge phases that touch or lie apart, and those that overlap and share coefficients."""
     for name, learner in rows.groupby("learner", sort=False):
         apart, reach = learner["overlap"] <= 0, f"{learner['overlap'].max():g}"
-        for some, which in (
-            (learner[apart], "that do not overlap"),
-            (learner[~apart], f"that overlap by up to {reach}"),
-        ):
-            lost, phases = some["worst_forgetting"], f"with phases {which} (worst phase)"
+        groups = {
+            "that do not overlap": learner[apart],
+            f"that overlap by up to {reach}": learner[~apart],
+        }
+        for which, some in groups.items():
+            phases = f"with phases {which} (worst phase)"
             if len(some) and _trains_coefficients_only(some).all():
-                sentence = f"{name}: no phase is forgotten, {phases}"
-                yield claim_at_most(sentence, lost, MAX_KAN_FORGETTING, of=RUNS)
+                yield _remembers(f"{name}: no phase is forgotten, {phases}", some)
             elif len(some) and ((some["role"] == "mlp") & (some["memory"] == "none")).all():
-                sentence = f"{name}: forgets {phases}"
-                yield claim_at_least(sentence, lost, MIN_MLP_FORGETTING, of=RUNS)
-    kans = rows[
-        _trains_coefficients_only(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)
-    ]
-    most = kans[kans["overlap"] == kans["overlap"].max()]
+                yield _forgets(f"{name}: forgets {phases}", some, MIN_MLP_FORGETTING)
+    plain = _trains_coefficients_only(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)
+    most = rows[plain & (rows["overlap"] == rows["overlap"][plain].max())]
     if most["intervals"].nunique() > 1:
         # A phase that ends inside another one's peak sees its last basis functions in part, and
         # fits them to the spline's own error there: what is forgotten falls with the grid as that
@@ -153,16 +149,25 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
     for memory, some in deep.groupby("memory", sort=False):
         if memory == "none":
             sentence = "KANs of more than one layer forget too"
-            yield claim_at_least(sentence, some["worst_forgetting"], VISIBLE_FORGETTING, of=RUNS)
+            yield _forgets(sentence, some, VISIBLE_FORGETTING)
             continue
         shares = _relative(some, deep[deep["memory"] == "none"], ["seed", "shape"])
         if shares.empty:
             continue
         if memory == "hold":
             sentence = "memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])"
-            since = some["worst_since_learned"]
-            yield claim_at_most(sentence, since, MAX_KAN_FORGETTING, of=RUNS)
+            yield _remembers(sentence, some, "worst_since_learned")
         sentence = f"memory={memory} keeps deeper KANs: forgetting over that without memory"
         yield claim_at_most(sentence, shares["worst_forgetting"], KEPT, of=RUNS)
         sentence = f"memory={memory} lets deeper KANs learn: RMSE on everything over that without"
         yield claim_at_most(sentence, shares["rmse"], KEPT, of=RUNS)
+
+
+#: Claims of each part on errors, with the column of their groups; and those on forgetting.
+ERRORS = {"learners": ("learner", _near_best), "intervals": ("intervals", _order)}
+FORGETTING = {
+    "learners": _learners,
+    "intervals": _intervals,
+    "overlap": _overlap,
+    "depth": _depth,
+}

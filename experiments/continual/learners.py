@@ -15,10 +15,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from kanrun.experiments.continual.task_sequence import TaskSequence
+from kanrun.experiments.continual.task_sequence import TaskSequence, lattice
 from torch import Generator, Tensor
 
-from kanrun.config import SOLVERS, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
@@ -28,16 +28,18 @@ from kanrun.errors import UsageError
 from kanrun.study.build import check_model, factory, intervals_of, network_shape
 from kanrun.study.suite import typed
 
-_LISTS = ("depths", "strengths")
-#: Where the parameters were, in the order of `unknowns`, and how much each of them matters.
-Anchor = tuple[Tensor, Tensor]
+#: Fewest intervals of a grid of the part depth.
+_MIN_INTERVALS = 3
 
 
 @dataclass(frozen=True)
 class EWCObjective(Objective):
-    """The objective plus strength / 2 times the sum of F (u - u*)^2 over anchors and parameters."""
+    """The objective plus strength / 2 times the sum of F (u - u*)^2 over anchors and parameters.
 
-    anchors: tuple[Anchor, ...] = ()
+    An anchor is where the parameters were, in the order of `unknowns`, and how much each matters.
+    """
+
+    anchors: tuple[tuple[Tensor, Tensor], ...] = ()
     strength: float = 0.0
 
     def value(self, network: Network, samples: Samples, rough: SmoothnessLoss) -> Tensor:
@@ -48,70 +50,74 @@ class EWCObjective(Objective):
         return total
 
 
+def evenly_chosen(phase: Samples, count: int) -> Samples:
+    """Return at most `count` samples of a phase, evenly spaced with the first and the last."""
+    places = torch.linspace(0, len(phase) - 1, min(count, len(phase)), device=phase.x.device)
+    return phase.part(places.round().long())
+
+
 class Memory:
     """A memory that keeps nothing; `kept` is the additional state of other memories.
 
     `points` is the number of points of each phase to keep (replay), `strength` the weight of the
-    penalty (ewc).
+    penalty (ewc). If `changes_objective`, only solvers that need gradients alone can train.
     """
+
+    changes_objective = False
 
     def __init__(self, points: int = 0, strength: float = 0.0) -> None:
         self.points, self.strength = points, strength
         self.kept: list[Tensor] = []
 
-    def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
+    def samples(self, network: Network, phase: Samples) -> Samples:
         """Return the samples that a phase trains on."""
         return phase
 
-    def held(self) -> tuple[Tensor, ...]:
-        """Return the frozen coefficients of each layer, shape (inputs, functions); () for none."""
-        return ()
-
-    def anchored(self, objective: Objective) -> Objective:
+    def objective(self, plain: Objective) -> Objective:
         """Return the objective of a phase."""
-        return objective
+        return plain
 
-    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
+    def learned(self, network: Network, phase: Samples) -> None:
         """Remember a phase that is over."""
 
 
 class Replay(Memory):
     """A memory of evenly chosen points of each phase."""
 
-    def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
+    def samples(self, network: Network, phase: Samples) -> Samples:
         return phase.join(Samples(*self.kept)) if self.kept else phase
 
-    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        count = min(self.points, len(phase))
-        chosen = phase.part(
-            torch.linspace(0, len(phase) - 1, count, device=phase.x.device).round().long()
-        )
-        past = self.samples(network, chosen, box)
+    def learned(self, network: Network, phase: Samples) -> None:
+        past = self.samples(network, evenly_chosen(phase, self.points))
         self.kept = [past.x, past.y]
 
 
 class PseudoRehearsal(Memory):
-    """A memory of the boxes of the phases."""
+    """A memory of the boxes of the phases, each of shape (2, inputs)."""
 
-    def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
+    def samples(self, network: Network, phase: Samples) -> Samples:
         """Add the network's own outputs in the boxes of earlier phases, outside this one."""
         if not self.kept:
             return phase
-        x = torch.cat([_evenly(place, len(phase)) for place in self.kept])
-        x = x[((x < box[:, 0]) | (x > box[:, 1])).any(1)]
+        # Points lie half a step inside of their boxes.
+        inner = [lattice(*box.cpu().numpy(), len(phase), border=False) for box in self.kept]
+        x = torch.cat([torch.as_tensor(points).to(phase.x) for points in inner])
+        x = x[((x < phase.x.amin(0)) | (x > phase.x.amax(0))).any(1)]
         return phase.join(Samples(x, predict(network, x))) if len(x) else phase
 
-    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        self.kept.append(box)
+    def learned(self, network: Network, phase: Samples) -> None:
+        self.kept.append(torch.stack([phase.x.amin(0), phase.x.amax(0)]))
 
 
 class FreezeSeen(Memory):
-    """A memory of the coefficients that were seen."""
+    """A memory of the coefficients that were seen, for each layer (inputs, functions)."""
 
-    def held(self) -> tuple[Tensor, ...]:
-        return tuple(self.kept)
+    changes_objective = True
 
-    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
+    def objective(self, plain: Objective) -> Objective:
+        return replace(plain, held=tuple(self.kept))
+
+    def learned(self, network: Network, phase: Samples) -> None:
         now = network.support(phase.x)
         self.kept = [a | b for a, b in zip(self.kept, now, strict=True)] if self.kept else now
 
@@ -119,11 +125,13 @@ class FreezeSeen(Memory):
 class ElasticWeightConsolidation(Memory):
     """A memory of the parameters after each phase, with the Fisher information of that phase."""
 
-    def anchored(self, objective: Objective) -> Objective:
-        anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
-        return EWCObjective(**vars(objective), anchors=anchors, strength=self.strength)
+    changes_objective = True
 
-    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
+    def objective(self, plain: Objective) -> Objective:
+        anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
+        return EWCObjective(**vars(plain), anchors=anchors, strength=self.strength)
+
+    def learned(self, network: Network, phase: Samples) -> None:
         """Remember the parameters and the Fisher information of Gaussian outputs.
 
         That is the diagonal of the curvature of the phase's mean (f - y)^2 / size^2, which is
@@ -141,15 +149,6 @@ MEMORIES: dict[str, type[Memory]] = {
     "hold": FreezeSeen,
     "ewc": ElasticWeightConsolidation,
 }
-
-
-def _evenly(box: Tensor, count: int) -> Tensor:
-    """Return about `count` evenly spaced points of a box, half a step inside: (points, inputs)."""
-    inputs = box.shape[0]
-    each = max(1, round(count ** (1 / inputs)))
-    share = (torch.arange(each, dtype=box.dtype, device=box.device) + 0.5) / each
-    axes = [torch.lerp(low, high, share) for low, high in box]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, inputs)
 
 
 @dataclass
@@ -177,56 +176,100 @@ class Learner:
         return self.strengths[past % len(self.strengths)]
 
     @property
-    def plain(self) -> bool:
-        """Whether this KAN should not forget: one layer, frozen scales and grid, no memory."""
-        model = self.model
-        flat = isinstance(model, KANConfig) and not model.hidden
-        return flat and model.freeze_scales and not model.update_grid and self.memory == "none"
+    def trained_extras(self) -> str | None:
+        """Trained parts of a KAN other than its coefficients; None if there are none."""
+        if not isinstance(self.model, KANConfig):
+            return None
+        extras = {
+            "trainable scales": not self.model.freeze_scales,
+            "grid updates": self.model.update_grid,
+        }
+        return ", ".join(name for name, is_so in extras.items() if is_so) or None
 
 
-def learners_of(cfg: ContinualConfig) -> list[Learner]:
-    """Return the learners that the settings list. Raises UsageError for invalid entries."""
+def learners_of(cfg: ContinualConfig) -> dict[str, Learner]:
+    """Return the learners that the settings list, by name.
+
+    Raises UsageError for invalid entries.
+    """
     if not cfg.learners:
         raise UsageError(
             "learners=[] has nothing to train; give one, such as [{name: KAN, kind: kan}]."
         )
-    found = [_learner(cfg, entry) for entry in cfg.learners]
-    names = [learner.name for learner in found]
-    for name in names:
-        if names.count(name) > 1:
+    own, found = {one.name for one in fields(Learner)} - {"model"}, dict[str, Learner]()
+    for entry in cfg.learners:
+        given = dict(entry) if isinstance(entry, Mapping) else {}
+        settings = {key: value for key, value in given.items() if key in own}
+        learner = typed(Learner(), settings or entry, "learners")
+        base = cfg.model if learner.kind == "kan" else MLPConfig()
+        rest = {key: value for key, value in given.items() if key not in own}
+        learner.model = typed(base, rest, f"learners.{learner.name}")
+        if learner.name in found:
             raise UsageError(
-                f"learners has two entries named {name!r}. Give each a name of its own."
+                f"learners has two entries named {learner.name!r}. Give each a name of its own."
             )
+        found[learner.name] = checked(learner, cfg)
     return found
 
 
-def without_memory(learner: Learner, learners: Sequence[Learner]) -> str | None:
-    """Return the name of the learner that differs in having no memory alone, if there is one."""
-    if learner.memory == "none":
-        return None
-    bare = replace(learner, name="", memory="none", strengths=[], replay_points=0)
-    same = [
-        other
-        for other in learners
-        if replace(other, name="", strengths=[], replay_points=0) == bare
-    ]
-    return same[0].name if same else None
+def learner_of_shape(
+    cfg: ContinualConfig, hidden: Sequence[int], memory: str, intervals: int | None
+) -> Learner:
+    """Return a KAN of these widths.
 
-
-def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learner:
-    """Return a KAN of these widths with the coefficients of `model`, on at least 3 intervals."""
-    edges = KANSize((cfg.dimension, *hidden, 1), 1, 0).edges
-    intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
-    name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (
-        f", {memory}" if memory != "none" else ""
-    )
+    Without `intervals` it has about as many coefficients as `model`, on at least 3 intervals.
+    """
+    shape = (cfg.dimension, *hidden, 1)
+    name = "-".join(map(str, shape)) + (f", {memory}" if memory != "none" else "")
+    if intervals is not None:
+        name = f"KAN, G = {intervals}"
+    per_edge = round(coefficients_of(cfg) / KANSize(shape, 1, 0).edges)
+    intervals = max(_MIN_INTERVALS, per_edge - cfg.model.degree) if intervals is None else intervals
     learner = typed(Learner(), {"name": name, "memory": memory}, "memories")
     learner.model = replace(cfg.model, hidden=list(hidden), intervals=intervals)
-    _check(learner, cfg)
+    return checked(learner, cfg)
+
+
+def checked(learner: Learner, cfg: ContinualConfig) -> Learner:
+    """Return the learner; raise UsageError if its model, memory and solver do not fit together."""
+    name, model, memory = learner.name, learner.model, learner.memory
+    check_model(model, cfg.dimension)
+    if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
+        raise UsageError(
+            f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid."
+        )
+    if memory == "hold" and not isinstance(model, KANConfig):
+        raise UsageError(
+            f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of."
+        )
+    if isinstance(cfg.solver, AutoSolver):
+        raise UsageError(
+            "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
+        )
+    if SOLVERS[cfg.solver.kind].second_order and MEMORIES[memory].changes_objective:
+        raise UsageError(
+            f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
+        )
     return learner
 
 
-def size_of_all(cfg: ContinualConfig) -> int:
+def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | None:
+    """Return the name of the learner that differs in having no memory alone, if there is one."""
+    if learner.memory == "none":
+        return None
+
+    def network_of(other: Learner) -> Learner:
+        return replace(other, name="", memory="none", strengths=[], replay_points=0)
+
+    same = (
+        name
+        for name, other in learners.items()
+        if other.memory == "none" and network_of(other) == network_of(learner)
+    )
+    return next(same, None)
+
+
+def coefficients_of(cfg: ContinualConfig) -> int:
     """Return the spline coefficients of `model`, which every learner has about as many of."""
     shape, intervals = network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0]
     degree = int(cfg.model.degree)
@@ -239,44 +282,7 @@ def make_network(
     """Return an untrained network; an MLP's depth goes with the trial, its widths match `model`."""
     model = learner.model
     if isinstance(model, MLPConfig):
-        match = match_parameters(cfg.dimension, 1, learner.depth(trial), float(size_of_all(cfg)))
+        size = float(coefficients_of(cfg))
+        match = match_parameters(cfg.dimension, 1, learner.depth(trial), size)
         model = replace(model, hidden=list(match.hidden))
     return factory(model, sequence.problem, cfg.solver.kind)(draws)
-
-
-def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
-    given = dict(entry) if isinstance(entry, Mapping) else {}
-    own = {one.name for one in fields(Learner)} - {"model"}
-    settings = {key: value for key, value in given.items() if key in own}
-    settings |= {
-        key: [value]
-        for key, value in settings.items()
-        if key in _LISTS and not isinstance(value, list)
-    }
-    learner = typed(Learner(), settings or entry, "learners")
-    base = cfg.model if learner.kind == "kan" else MLPConfig()
-    rest = {key: value for key, value in given.items() if key not in own}
-    learner.model = typed(base, rest, f"learners.{learner.name}")
-    _check(learner, cfg)
-    return learner
-
-
-def _check(learner: Learner, cfg: ContinualConfig) -> None:
-    name, model, memory = learner.name, learner.model, learner.memory
-    check_model(model, cfg.dimension)
-    if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
-        raise UsageError(
-            f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid."
-        )
-    if memory == "hold" and not isinstance(model, KANConfig):
-        raise UsageError(
-            f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of."
-        )
-    if cfg.solver.kind == "auto":
-        raise UsageError(
-            "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
-        )
-    if SOLVERS[cfg.solver.kind].second_order and memory in ("hold", "ewc"):
-        raise UsageError(
-            f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from textwrap import wrap
@@ -18,6 +17,7 @@ from pandas import DataFrame
 from kanrun.figures import Figures
 from kanrun.figures.panels import (
     DOTS,
+    draw_map,
     finish,
     grid_of_panels,
     heat_map,
@@ -35,16 +35,25 @@ from kanrun.figures.style import (
     GREY,
     PALE,
     VERMILLION,
+    first_seed,
     power,
     set_remark,
     shorten,
     styled,
 )
 
-MAX_ROWS, MAX_COLUMNS = 12, 8  # of panels on one page
-MAX_NUMBERED = 10  # phases up to which the cells of matrices show their numbers
+#: Rows and columns of panels on one page, and phases up to which matrices show their numbers.
+MAX_ROWS, MAX_COLUMNS, MAX_NUMBERED = 12, 8, 10
+#: Width of a page of matrices, and limits of the side of one and of their columns.
+PAGE, SMALLEST_SIDE, LARGEST_SIDE, MAX_MATRICES = 8.5, 1.65, 3.3, 4
+#: Quantile of the errors at which the colours of matrices end.
+BRIGHTEST = 0.95
 #: Errors and forgetting below this are drawn here: logarithms need a floor.
 SMALLEST = 1e-11
+#: Range of numbers that are written without a power of ten.
+PLAIN = (0.01, 1000)
+#: Letters of a line and of a whole name next to a row, and above a matrix.
+ROW_NAME, MATRIX_NAME = (12, 36), (24, 44)
 MEMORIES = {
     "none": "nothing kept",
     "hold": "seen coefficients frozen",
@@ -61,21 +70,21 @@ PHASES = (
 def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
     """Yield the name and the drawing of the figures of every part that was run."""
     if "functions" in tables:
-        functions = tables["functions"]
-        functions = functions[functions["seed"] == functions["seed"].min()]
+        functions = first_seed(tables["functions"])
         flat = "x1" in functions and functions["x1"].notna().any()
         yield "phases", partial(surfaces if flat else phases, functions, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
         return
-    parts = {str(part): rows for part, rows in tables["summary"].groupby("part", sort=False)}
-    if "learners" in parts:
-        yield "matrices", partial(matrices, tables["matrix"].query("part == 'learners'"))
-    if "intervals" in parts:
-        yield "error_against_intervals", partial(against_intervals, parts["intervals"])
-    if "overlap" in parts:
-        yield "forgetting_against_overlap", partial(against_overlap, parts["overlap"])
-    if "depth" in parts:
-        yield "forgetting_against_depth", partial(against_depth, parts["depth"])
+    summary = tables["summary"]
+    parts = {
+        "learners": ("matrices", matrices, tables["matrix"]),
+        "intervals": ("error_against_intervals", against_intervals, summary),
+        "overlap": ("forgetting_against_overlap", against_overlap, summary),
+        "depth": ("forgetting_against_depth", against_depth, summary),
+    }
+    for part, (name, draw, table) in parts.items():
+        if (summary["part"] == part).any():
+            yield name, partial(draw, table[table["part"] == part])
 
 
 @styled
@@ -87,7 +96,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     """
     low, high = functions["truth"].min(), functions["truth"].max()
     margin = (high - low or 1.0) / 3
-    data = data[data["seed"] == data["seed"].min()].drop_duplicates(["phase", "x0"])
+    data = first_seed(data).drop_duplicates(["phase", "x0"])
     ends = data.groupby("phase")["x0"].agg(["min", "max"])
 
     def draw(panel: Axes, known: DataFrame, after: int, name: str | None) -> None:
@@ -113,31 +122,33 @@ def surfaces(functions: DataFrame, data: DataFrame) -> Figure:
 
     `functions` has the columns learner, after, x0, x1, truth, output; `data` seed, phase, x0, x1.
     """
-    low, high = functions["truth"].min(), functions["truth"].max()
-    data = data[data["seed"] == data["seed"].min()]
-    ends = data.groupby("phase")[["x0", "x1"]].agg(["min", "max"])
+    limits = float(functions["truth"].min()), float(functions["truth"].max())
+    ends = first_seed(data).groupby("phase")[["x0", "x1"]].agg(["min", "max"])
 
     def draw(panel: Axes, known: DataFrame, after: int, name: str | None) -> None:
-        if len(known):
-            values = "truth" if name is None else "output"
-            table = known.pivot_table(index="x1", columns="x0", values=values, dropna=False)
-            (left, bottom), (right, top) = known[["x0", "x1"]].agg(["min", "max"]).to_numpy()
-            look: Any = {"vmin": low, "vmax": high, "origin": "lower"}
-            panel.imshow(table.to_numpy(), extent=(left, right, bottom, top), **look)
-        for phase, (left, right, bottom, top) in zip(ends.index, ends.to_numpy(float), strict=True):
-            if phase == after or (phase < after and name is not None):
-                style: Any = {"fill": False, "ec": "white", "ls": "-" if phase == after else ":"}
-                panel.add_patch(Rectangle((left, bottom), right - left, top - bottom, **style))
+        values = known["truth" if name is None else "output"].to_numpy()
+        if np.isfinite(values).any():
+            x, y = known[["x0", "x1"]].to_numpy().T
+            images.append(draw_map(panel, x, y, values, limits))
+        shown = ends.loc[:after] if name is not None else ends[ends.index == after]
+        for phase, (left, right, bottom, top) in zip(
+            shown.index, shown.to_numpy(float), strict=True
+        ):
+            style: Any = {"fill": False, "ec": "white", "ls": "-" if phase == after else ":"}
+            panel.add_patch(Rectangle((left, bottom), right - left, top - bottom, **style))
 
+    images = list[Any]()
     figure, grid = _by_learner_and_phase(functions, "truth", draw, 1.0, 1.0, labelpad=20)
-    for line in grid:
-        place: Any = {"transform": line[0].transAxes, "ha": "right", "va": "center"}
-        line[0].text(-0.05, 0.5, "x₁", **place)
-    image = next(panel.images[0] for panel in grid.flat if panel.images)
-    bar: Any = {"label": "truth, and what is known", "shrink": 0.6, "aspect": 30, "extend": "both"}
-    figure.colorbar(image, ax=list(grid.flat), **bar)
+    for panel in grid[:, 0]:
+        place: Any = {"transform": panel.transAxes, "ha": "right", "va": "center"}
+        panel.text(-0.05, 0.5, "x₁", **place)
+    _colour_bar(figure, images[0], list(grid.flat), "truth, and what is known")
     set_remark(figure, "solid boxes: the phase just learned; dotted: earlier ones")
     return figure
+
+
+def _colour_bar(figure: Figure, image: Any, panels: list[Axes], label: str) -> None:
+    figure.colorbar(image, ax=panels, label=label, shrink=0.7, aspect=30, extend="both")
 
 
 def _by_learner_and_phase(
@@ -161,12 +172,12 @@ def _by_learner_and_phase(
     # The layout does not see all of a label that is turned upright.
     engine.set(rect=(0.06, 0, 0.94, 1))
     for line, name in zip(grid, [None, *learners], strict=True):
+        own = functions[functions["learner"] == (name or learners[0])]
         for panel, after in zip(line, shown, strict=True):
             panel.grid(visible=False)
             panel.set(xticks=[], yticks=[])
-            own = functions["learner"] == (name or learners[0])
-            draw(panel, functions[own & (functions["after"] == after)], after, name)
-        text = "\n".join(wrap(shorten(name or first, 36), 12))
+            draw(panel, own[own["after"] == after], after, name)
+        text = _wrapped(name or first, ROW_NAME)
         line[0].set_ylabel(text, rotation=0, ha="right", va="center", **label)
     count, ends = int(functions["after"].max()), functions["x0"].agg(["min", "max"])
     for above, below, after in zip(grid[0], grid[-1], shown, strict=True):
@@ -180,12 +191,17 @@ def _by_learner_and_phase(
     return figure, grid
 
 
+def _wrapped(name: str, letters: tuple[int, int]) -> str:
+    """Return a name in lines, of at most `letters` in a line and in all."""
+    line, most = letters
+    return "\n".join(wrap(shorten(name, most), line))
+
+
 def _some_of(column: Any, max_values: int) -> list[Any]:
     """Return the different values; of more than `max_values`, evenly spaced ones with the last."""
     values = list(dict.fromkeys(column))
-    if len(values) <= max_values:
-        return values
-    return [values[i] for i in np.linspace(0, len(values) - 1, max_values).round().astype(int)]
+    count = min(len(values), max_values)
+    return [values[i] for i in np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
 @styled
@@ -195,37 +211,35 @@ def matrices(matrix: DataFrame) -> Figure:
     `matrix` has the columns learner, after, on, error.
     """
     learners, count = _some_of(matrix["learner"], MAX_ROWS), int(matrix["after"].nunique())
-    side = min(3.3, max(1.65, count / 3))
-    columns = min(max(1, int(8.5 / side)), 4, len(learners))
+    side = float(np.clip(count / 3, SMALLEST_SIDE, LARGEST_SIDE))
+    columns = min(max(1, int(PAGE / side)), MAX_MATRICES, len(learners))
     width = (side + 0.2) * columns + 1
     figure, panels = small_multiples(len(learners), columns, side + 0.4, width=width)
     errors = matrix["error"][np.isfinite(matrix["error"])]
     low = max(SMALLEST, float(errors.min()))
-    norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(0.95))))
+    norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(BRIGHTEST))))
     look: Any = {"norm": norm, "cmap": "viridis_r", "aspect": "equal"}
     form = short_number if count <= MAX_NUMBERED else None
     for index, (panel, learner) in enumerate(zip(panels, learners, strict=True)):
         rows = matrix[matrix["learner"] == learner]
-        keys: Any = {"index": "after", "columns": "on", "values": "error", "aggfunc": "median"}
-        table = rows.pivot_table(**keys, dropna=False)
+        table = rows.groupby(["after", "on"])["error"].median().unstack()
         values, names = table.to_numpy(dtype=float).clip(low), [f"{phase:g}" for phase in table]
         image = heat_map(panel, values, names, names, form, **look)
-        panel.set_title("\n".join(wrap(shorten(learner, 44), 24)), size="medium")
+        panel.set_title(_wrapped(learner, MATRIX_NAME), size="medium")
         panel.tick_params(length=0)
         if index + columns >= len(learners):
             panel.set_xlabel("on phase j")
         if index % columns == 0:
             panel.set_ylabel("after phase i")
-    bar: Any = {"label": "RMSE", "shrink": 0.8, "aspect": 30, "extend": "both"}
-    figure.colorbar(image, ax=panels, **bar)
+    _colour_bar(figure, image, panels, "RMSE")
     return figure
 
 
 def short_number(value: float) -> str:
     """Return a number in few letters: 2e-6, 0.03, 1.5, 120, 2e4."""
-    if value == 0 or 0.01 <= value < 1000:
+    if value == 0 or PLAIN[0] <= value < PLAIN[1]:
         return f"{value:.0f}" if value == 0 or value >= 10 else f"{value:.2g}"
-    return re.sub(r"e([-+])0*", lambda found: "e" + found[1].strip("+"), f"{value:.0e}")
+    return np.format_float_scientific(value, 0, trim="-", exp_digits=1).replace("+", "")
 
 
 @styled
@@ -270,7 +284,7 @@ def against_depth(summary: DataFrame) -> Figure:
     `summary` has the columns shape, layers, memory, worst_forgetting, rmse.
     """
     figure, (panels,) = grid_of_panels(1, 2, sharex=True)
-    shapes = list(dict.fromkeys(summary.sort_values("layers", kind="stable")["shape"]))
+    shapes = list(summary.sort_values("layers", kind="stable")["shape"].unique())
     places, words = summary["shape"].map(shapes.index), summary["memory"].map(MEMORIES)
     summary = summary.assign(place=places, memory=words)
     labels = {"worst_forgetting": _forgetting_label(summary), "rmse": "RMSE on everything"}

@@ -28,17 +28,11 @@ MAX_PEAKS, MAX_POINTS = 100, 200_000
 
 @dataclass(frozen=True)
 class TaskSequence:
-    """Phases, the box of each one (inputs, 2), and points of the whole domain for evaluation.
-
-    `between` marks the points of `everything` that are farther than a quarter of the spacing from
-    every centre.
-    """
+    """Phases, and points of the whole domain for evaluation."""
 
     problem: LearningProblem
     phases: tuple[Samples, ...]
-    boxes: tuple[Tensor, ...]
     everything: Samples
-    between: Tensor
 
 
 def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
@@ -46,34 +40,27 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
     centres = centres_of(cfg)
     low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
-    target = build_target(
-        ExpressionTarget(peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1).tolist())
-    )
-    assert target.function is not None  # an invariant: formulas are functions
-    points = [
-        _lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
+    formula, domain = peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1)
+    target = build_target(ExpressionTarget(formula, domain.tolist()))
+    function, dtype = target.function, PRECISIONS[cfg.precision]
+    assert function is not None  # an invariant: formulas are functions
+
+    def tensor(values: Array) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device_of(cfg))
+
+    def samples(x: Array) -> Samples:
+        return Samples(tensor(x), tensor(function(x)))
+
+    parts = [
+        lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
         for centre in centres[_order(cfg.order, len(centres), seed)]
     ]
-    judged = _lattice(low, high, cfg.evaluation_points)
-    nearest = np.linalg.norm(judged[:, None] - centres[None], axis=-1).min(1)
-    everything = Points(judged, target.function(judged))
-    shown = Points(np.concatenate(points), target.function(np.concatenate(points)))
-    identity = Scaling.identity
-    dataset = Dataset(target, shown, None, everything, identity(cfg.dimension), identity(1))
-    dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
-
-    def samples(at: Points) -> Samples:
-        return Samples(*(torch.tensor(part, dtype=dtype, device=device) for part in (at.x, at.y)))
-
-    domain = torch.tensor(target.domain, dtype=dtype, device=device)
-    phases = tuple(samples(Points(x, target.function(x))) for x in points)
-    return TaskSequence(
-        LearningProblem(dataset, TrainingData(samples(shown)), domain),
-        phases,
-        tuple(torch.stack([phase.x.amin(0), phase.x.amax(0)], 1) for phase in phases),
-        samples(everything),
-        torch.tensor(nearest > cfg.spacing / 4, device=device),
-    )
+    shown, everything = np.concatenate(parts), lattice(low, high, cfg.evaluation_points)
+    given, judged = (Points(x, function(x)) for x in (shown, everything))
+    scalings = Scaling.identity(cfg.dimension), Scaling.identity(1)
+    dataset = Dataset(target, given, None, judged, *scalings)
+    problem = LearningProblem(dataset, TrainingData(samples(shown)), tensor(target.domain))
+    return TaskSequence(problem, tuple(map(samples, parts)), samples(everything))
 
 
 def centres_of(cfg: ContinualConfig) -> Array:
@@ -127,8 +114,12 @@ def _order(order: Any, count: int, seed: int) -> Sequence[int]:
     return [int(position) for position in order]
 
 
-def _lattice(low: Array, high: Array, points: int) -> Array:
-    """Return about `points` evenly spaced points of a box with its border: (points, dimension)."""
-    each = max(2, round(points ** (1 / len(low))))
-    axes = [np.linspace(a, b, each) for a, b in zip(low, high, strict=True)]
+def lattice(low: Array, high: Array, points: int, *, border: bool = True) -> Array:
+    """Return about `points` evenly spaced points of a box, shape (points, dimension).
+
+    They include its border, or else lie half a step inside.
+    """
+    each = max(1 + border, round(points ** (1 / len(low))))
+    inset = 0.0 if border else (high - low) / (2 * each)
+    axes = [np.linspace(a, b, each) for a, b in zip(low + inset, high - inset, strict=True)]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

@@ -1,25 +1,46 @@
-"""Training of one learner on all phases, with a new solver in each."""
+"""Training of one learner on all phases, with a new solver in each, and measures of forgetting.
+
+The measures are of the matrix R[i, j], the error on phase j's data after phase i. They are
+published for accuracies; for errors their signs turn. With T phases, counted from 1:
+
+- average error: mean over j of R[T, j] (average accuracy, Lopez-Paz and Ranzato, arXiv 1706.08840,
+  eq. 2);
+- forgetting of phase j: R[T, j] - min of R[i, j] over i = 1 .. T, so never negative (Chaudhry et
+  al., arXiv 1801.10112, eq. 3, leaves out i = T);
+- backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3): negative is
+  forgetting.
+
+The lowest error of a phase may be one from before it was learned, if earlier phases spoiled what it
+started from; R[T, j] - R[j, j] is what was lost since.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from kanrun.experiments.continual.learners import (
     MEMORIES,
     Learner,
-    Memory,
+    evenly_chosen,
+    learners_of,
     make_network,
+    without_memory,
 )
 from kanrun.experiments.continual.task_sequence import TaskSequence
 from numpy.typing import NDArray
-from torch import Generator
+from scipy.interpolate import make_lsq_spline
 
-from kanrun.config import SOLVERS, ContinualConfig, KANConfig
+from kanrun.config import SOLVERS, ContinualConfig
 from kanrun.engine.networks import Network
+from kanrun.engine.splines import find_interval, sample_points
 from kanrun.engine.training import (
     Objective,
     Plan,
@@ -31,109 +52,230 @@ from kanrun.engine.training import (
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import time_limit_reached
+from kanrun.runs.records import Row, Table, Value
 from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
 
+Place = Mapping[str, Value]
+
 #: A grid that follows the data extends beyond them by this fraction of their range.
 MARGIN = 0.02
+#: Points of each phase that the table `data` holds, and points of each interval of the best spline.
+DATA_POINTS, SPLINE_POINTS = 50, 20
 
 
 @dataclass(frozen=True)
 class LearnerTrial:
     """One pass through all phases.
 
-    `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` the outputs of
-    `networks[i]` at the evaluation points then.
+    Attributes:
+        number: Number of the trial.
+        networks: Networks after each phase.
+        matrix: `matrix[i, j]` is the RMSE on phase j's data after phase i.
+        functions: Outputs at the evaluation points after each phase, shape (phases, points).
+        rmse: RMSE at the evaluation points after the last phase.
+        stored: Numbers that the memory keeps.
+        steps: Solver steps of all phases.
+        seconds: Seconds of training.
     """
 
     number: int
+    networks: tuple[Network, ...]
     matrix: NDArray[np.float64]
-    functions: NDArray[np.float64]  # (phases, evaluation points)
-    #: RMSE on everything, and on points far from every centre (NaN if there are none).
+    functions: NDArray[np.float64]
     rmse: float
-    between: float
-    #: Numbers that the memory keeps.
     stored: int
     steps: int
     seconds: float
-    networks: tuple[Network, ...]
 
     @property
     def selected(self) -> float:
         """Error on all phases' data after the last one, by which the best trial is chosen."""
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
+    @property
+    def shape(self) -> str:
+        return "-".join(map(str, self.networks[-1].shape))
+
 
 def train_sequence(
     learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int
 ) -> LearnerTrial:
     """Train on one phase after the other. Raises TrainingFailed if a value is not finite."""
-    start = perf_counter()
-    draws = generator(seed, f"{learner.name}, trial {trial}")
+    start, named, model = perf_counter(), f"{learner.name}, trial {trial}", learner.model
+    draws = generator(seed, named)
     network = make_network(learner, cfg, sequence, trial, draws)
-    plan, _ = make_plan(
-        replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem
-    )
-    budget = plan.steps or SOLVERS[plan.solver].steps
-    plan = replace(plan, steps=budget)
+    shaped = replace(model, hidden=network.shape[1:-1])
+    plan, _ = make_plan(shaped, cfg.solver, sequence.problem)
+    plan = replace(plan, steps=plan.steps or SOLVERS[plan.solver].steps)
+    penalty = SmoothnessPenalty(plan.weight or 0.0)
     memory = MEMORIES[learner.memory](learner.replay_points, learner.strength(trial))
     matrix, functions, networks, steps = [], [], [], 0
-    for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
-        if isinstance(learner.model, KANConfig) and learner.model.update_grid:
-            grid_eps = learner.model.grid_eps
-            network = network.regrid(
-                phase.x, grid_eps=grid_eps, margin=MARGIN, inputs="follow"
-            ).network
-        solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
-        steps += _learn(solver, budget, f"{learner.name}, trial {trial}, phase {number}")
-        memory.learned(network, phase, box)
-        matrix.append([_rmse(network, seen) for seen in sequence.phases])
+    for number, phase in enumerate(sequence.phases, 1):
+        if plan.update_grid:
+            moved = network.regrid(phase.x, grid_eps=plan.grid_eps, margin=MARGIN, inputs="follow")
+            network = moved.network
+        given = TrainingData(memory.samples(network, phase))
+        objective = memory.objective(Objective.of(given, plan, penalty))
+        solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
+        steps += _learn(solver, plan, f"{named}, phase {number}")
+        memory.learned(network, phase)
+        matrix.append([_rmse(outputs(network, seen.x) - seen.y) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():
-            raise TrainingFailed(
-                f"{learner.name}, trial {trial}: an error after phase {number} is not finite."
-            )
+            raise TrainingFailed(f"{named}: an error after phase {number} is not finite.")
         networks.append(deepcopy(network))
         functions.append(outputs(network, sequence.everything.x)[:, 0])
     seconds = perf_counter() - start
-    known = torch.stack(functions)
-    errors = (known[-1] - sequence.everything.y[:, 0])[sequence.between]
-    stored = sum(tensor.numel() for tensor in memory.kept)
     return LearnerTrial(
         trial,
+        tuple(networks),
         np.array(matrix),
-        known.double().cpu().numpy(),
-        _rmse(network, sequence.everything),
-        float(errors.square().mean().sqrt()),
-        stored,
+        _numbers(torch.stack(functions)),
+        _rmse(functions[-1] - sequence.everything.y[:, 0]),
+        sum(tensor.numel() for tensor in memory.kept),
         steps,
         seconds,
-        tuple(networks),
     )
 
 
-def _learn(solver: Solver, budget: int, where: str) -> int:
+def _learn(solver: Solver, plan: Plan, where: str) -> int:
     """Train until the solver converges, or steps or time are spent; return the steps taken."""
-    for step in range(1, budget + 1):
+    step = 0
+    while step < (plan.steps or 0) and not solver.converged and not (step and time_limit_reached()):
+        step += 1
         try:
-            loss = solver.step()
+            solver.step()
         except TrainingFailed as error:
             raise TrainingFailed(f"{where}, step {step}: {error}") from error
-        if not np.isfinite(loss):
-            raise TrainingFailed(f"{where}, step {step}: the loss is not finite.")
-        if solver.converged or time_limit_reached():
-            return step
-    return budget
+    return step
 
 
-def _solver(
-    network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator
-) -> Solver:
-    """Return the plan's solver, on the objective of the memory."""
-    penalty = SmoothnessPenalty(plan.weight or 0.0)
-    plain = replace(Objective.of(TrainingData(samples), plan, penalty), held=memory.held())
-    solver: Solver = SOLVERS[plan.solver].build()(network, memory.anchored(plain), plan, draws)
-    return solver
+def _rmse(errors: torch.Tensor) -> float:
+    return float(errors.square().mean().sqrt())
 
 
-def _rmse(network: Network, samples: Samples) -> float:
-    return float((outputs(network, samples.x) - samples.y).square().mean().sqrt())
+def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return tensor.double().cpu().numpy()
+
+
+def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> dict[str, float]:
+    """Return all measures of one matrix; a single phase has nothing to forget.
+
+    `learned` is the mean of R[j, j]: how well each phase was learned when it was there.
+    `forgetting` is the mean over the phases before the last, `worst_forgetting` the largest of
+    them, `worst_since_learned` the largest R[T, j] - R[j, j].
+    """
+    last, own = matrix[-1], matrix.diagonal()
+    lost, back = (last - matrix.min(axis=0))[:-1], (own - last)[:-1]
+    if not lost.size:
+        lost = back = np.zeros(1)
+    return {
+        "learned": float(own.mean()),
+        "average_error": float(last.mean()),
+        "forgetting": float(lost.mean()),
+        "worst_forgetting": float(lost.max()),
+        "worst_since_learned": float(-back.min()),
+        "backward_transfer": float(back.mean()),
+    }
+
+
+def best_spline(network: Network, sequence: TaskSequence) -> float | None:
+    """Return the RMSE on everything of the best spline fit on the grid of a [1, 1] KAN.
+
+    No training, on any order of the data, can do much better than this least squares fit. None for
+    other networks, and if an interval of the grid holds no point of any phase.
+    """
+    if network.shape != (1, 1) or not network.edge_layers:
+        return None
+    grid, function = network.edge_layers[0].grid, sequence.problem.dataset.target.function
+    seen = find_interval(torch.cat([phase.x for phase in sequence.phases]), grid)
+    if len(seen.unique()) < grid.intervals:
+        return None
+    assert function is not None  # an invariant: a sequence's target is a formula
+    knots, x = _numbers(grid.knots[0]), _numbers(sample_points(grid, SPLINE_POINTS))
+    best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
+    everything = sequence.everything
+    errors = best(_numbers(everything.x)[:, 0]) - _numbers(everything.y)
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+def summary(
+    place: Place,
+    learner: Learner,
+    cfg: ContinualConfig | None,
+    sequence: TaskSequence,
+    tried: Sequence[LearnerTrial],
+) -> Row:
+    """Return the row of a learner: the best trial's measures, and the seconds of all.
+
+    `cfg` lists the learners among which the same one without a memory is looked for, if any.
+    """
+    best = min(tried, key=lambda trial: trial.selected)
+    network, extras = best.networks[-1], learner.trained_extras
+    role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"
+    plain = learner.memory == "none" and extras is None
+    values: dict[str, Value] = {
+        "role": role,
+        "trained_extras": extras,
+        "no_memory_learner": without_memory(learner, learners_of(cfg)) if cfg else None,
+        "shape": best.shape,
+        "layers": len(network.shape) - 1,
+        "intervals": network.intervals,
+        "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
+        "parameters": network.count(),
+        "phases": len(sequence.phases),
+        "stored": best.stored,
+        **measure_forgetting(best.matrix),
+        "rmse": best.rmse,
+        "relative_error": best.rmse / float(sequence.everything.y.std()),
+        "best_spline_rmse": best_spline(network, sequence) if plain else None,
+        "trial": best.number,
+        "steps": best.steps,
+        "seconds": sum(trial.seconds for trial in tried),
+    }
+    return Row("summary", {**place, **values})
+
+
+def trial_row(place: Place, trial: LearnerTrial) -> Row:
+    """Return the measures of one trial."""
+    values: dict[str, Value] = {
+        "trial": trial.number,
+        "shape": trial.shape,
+        "rmse": trial.rmse,
+        **measure_forgetting(trial.matrix),
+        "steps": trial.steps,
+        "seconds": trial.seconds,
+    }
+    return Row("metrics", {**place, **values})
+
+
+def matrix_rows(place: Place, best: LearnerTrial) -> Iterator[Row]:
+    """Yield a row for each entry of R."""
+    for (i, j), error in np.ndenumerate(best.matrix):
+        yield Row("matrix", {**place, "after": i + 1, "on": j + 1, "error": float(error)})
+
+
+def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:
+    """Return predictions after each phase, and the true values, on all evaluation points."""
+    (phases, points), everything = best.functions.shape, sequence.everything
+    every = Samples(*(part.repeat(phases, 1) for part in (everything.x, everything.y)))
+    columns = {
+        "learner": np.full(phases * points, learner.name),
+        "kind": np.full(phases * points, learner.model.kind),
+        "after": np.repeat(np.arange(1, phases + 1), points),
+        **_columns(every, "truth"),
+        "output": best.functions.ravel(),
+    }
+    return Table("functions", columns)
+
+
+def data(sequence: TaskSequence) -> Table:
+    """Return some points of each phase, the first and the last corner among them."""
+    parts = [evenly_chosen(phase, DATA_POINTS) for phase in sequence.phases]
+    numbers = np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts])
+    return Table("data", {"phase": numbers, **_columns(functools.reduce(Samples.join, parts), "y")})
+
+
+def _columns(samples: Samples, output: str) -> dict[str, NDArray[Any]]:
+    x, y = _numbers(samples.x), _numbers(samples.y[:, 0])
+    return {**{f"x{i}": column for i, column in enumerate(x.T)}, output: y}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import InterpretConfig, NistTarget
+from kanrun.config import InterpretConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Record
 
@@ -46,36 +46,31 @@ def check(cfg: InterpretConfig) -> None:
             f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and "
             "float64."
         )
-    from kanrun.experiments.interpret.problem import options_of, problems_of
+    from kanrun.experiments.interpret.problem import problems_of
 
     for cell in cells(cfg):
-        one = with_cell(cfg, cell)
-        options_of(one)
-        problems_of(one, one.seed)
+        problems_of(with_cell(cfg, cell), cfg.seed)
 
 
 def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
     """Interpret every output of the target; yield a row for each stage."""
     import time
 
-    from kanrun.experiments.interpret.interpretation import Interpretation, interpretation
-    from kanrun.experiments.interpret.problem import options_of, problems_of
-    from kanrun.experiments.interpret.tables import certified_row, records, stage_row
+    from kanrun.experiments.interpret.interpretation import interpretation
+    from kanrun.experiments.interpret.outcome import Interpretation
+    from kanrun.experiments.interpret.problem import problems_of
+    from kanrun.experiments.interpret.tables import records, stage_row
 
     from kanrun.study.suite import with_cell
 
-    cfg = with_cell(cfg, cell)
-    options = options_of(cfg)
-    for problem in problems_of(cfg, seed):
+    for problem in problems_of(with_cell(cfg, cell), seed):
         yield from problem.notes
         began = time.process_time()
-        for event in interpretation(problem, options, seed):
-            if not isinstance(event, Interpretation):
+        for event in interpretation(problem, seed):
+            if isinstance(event, Interpretation):
+                yield from records(problem, event, seed, time.process_time() - began)
+            else:
                 yield stage_row(event, problem)
-                continue
-            yield from records(problem, event, options, seed, time.process_time() - began)
-            if isinstance(cfg.target, NistTarget):
-                yield certified_row(cfg.target, event.formula)
 
 
 def figures(tables: Tables) -> Figures:
@@ -83,25 +78,19 @@ def figures(tables: Tables) -> Figures:
 
     For a suite the score card.
     """
-    from kanrun.experiments.interpret.plots import (
-        candidate_map,
-        captions,
-        score_card,
-        stages_side_by_side,
-    )
+    from kanrun.experiments.interpret import plots
 
     from kanrun.figures import network_diagram
 
     if "cell" in tables["summary"]:
-        yield "score_card", partial(score_card, tables["summary"])
+        yield "score_card", partial(plots.score_card, tables["summary"])
         return
-    if "edges" in tables and len(tables["edges"]):
-        edges = tables["edges"]
-        under = captions(tables["stages"], tables["summary"])
-        yield "stages", partial(stages_side_by_side, edges, under)
+    if "edges" in tables and len(edges := tables["edges"]):
+        under = plots.captions(tables["stages"], tables["summary"])
+        yield "stages", partial(plots.stages_side_by_side, edges, under)
         yield "network", partial(network_diagram, edges[edges["stage"] == edges["stage"].max()])
     if "candidates" in tables and len(tables["candidates"]):
-        yield "candidates", partial(candidate_map, tables["candidates"])
+        yield "candidates", partial(plots.candidate_map, tables["candidates"])
 
 
 def claims(tables: Tables) -> Claims:

@@ -10,14 +10,16 @@ so that the seed alone does not determine their results.
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import sympy
-from kanrun.experiments.interpret.result import Array
+from numpy.typing import NDArray
 
 from kanrun.engine.symbolic import (
     FittedStructure,
@@ -30,13 +32,14 @@ from kanrun.engine.symbolic import (
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, variable
 
+Array = NDArray[np.float64]
+
 #: Fraction of a search's time that a backend gets; the rest is for the constants of its formulas.
 _TIME_FRACTION = 0.9
 #: Operon's functions, its coefficient steps on each formula, and the parts that its time is divided
 #: into.
 _OPERON_SYMBOLS = "add,sub,mul,div,sin,cos,exp,log,sqrt,square,pow,constant,variable"
 _OPERON_STEPS, _OPERON_PARTS = 5, 4
-_GPLEARN_FUNCTIONS = ("add", "sub", "mul", "div", "sin", "cos", "log", "sqrt")
 #: Number of generations and evaluations that no time suffices for; decimals of Operon's constants.
 _UNLIMITED, _DIGITS = 10**9, 17
 
@@ -86,7 +89,7 @@ def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
         model.fit(x, y)
     names = [f"x{i}" for i in range(x.shape[1])]
     texts = [model.get_model_string(each["tree"], _DIGITS, names) for each in model.pareto_front_]
-    expressions = []
+    expressions: list[sympy.Expr] = []
     for text in texts:
         # Numbers such as inf are no formula.
         with contextlib.suppress(KanrunError):
@@ -98,7 +101,7 @@ def _gplearn(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
     from gplearn.genetic import SymbolicRegressor
 
     model = SymbolicRegressor(
-        function_set=_GPLEARN_FUNCTIONS, random_state=seed, warm_start=True, low_memory=True
+        function_set=tuple(_BY_NAME), random_state=seed, warm_start=True, low_memory=True
     )
     began, generations = time.process_time(), 0
     while time.process_time() - began < seconds:
@@ -113,15 +116,15 @@ def _from_prefix(nodes: Iterator[Any]) -> sympy.Expr:
     if isinstance(node, int):
         return variable(f"x{node}")
     if isinstance(node, float):
-        return sympy.Float(float(node), 17)
+        return sympy.Float(float(node), _DIGITS)
     return _BY_NAME[node.name](*(_from_prefix(nodes) for _ in range(node.arity)))
 
 
 _BY_NAME: dict[str, Callable[..., sympy.Expr]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
+    "add": sympy.Add,
+    "sub": operator.sub,
+    "mul": sympy.Mul,
+    "div": operator.truediv,
     "sin": sympy.sin,
     "cos": sympy.cos,
     "log": lambda a: sympy.log(sympy.Abs(a)),

@@ -1,4 +1,4 @@
-"""From data or a trained network to a formula with its certificate."""
+"""From data or a trained network to a formula with its certificate, in the user's units."""
 
 from __future__ import annotations
 
@@ -7,42 +7,49 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import sympy
 import threadpoolctl  # type: ignore[import-untyped]
 from kanrun.experiments.interpret.backends import found_by
-from kanrun.experiments.interpret.outcome import constant, outcome
-from kanrun.experiments.interpret.result import (
-    Interpretation,
+from kanrun.experiments.interpret.outcome import Interpretation, is_constant, outcome
+from kanrun.experiments.interpret.problem import (
+    Function,
     InterpretationProblem,
-    Options,
-    VerificationData,
-    check_inputs,
-    decimal_scales,
+    problems_in,
 )
+from numpy.typing import NDArray
 
+from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.symbolic import (
+    EXACT,
     Budget,
     FittedStructure,
+    Formula,
     SearchData,
-    SearchPolicy,
-    SearchProblem,
     SearchStage,
     TrainedGraph,
-    choose,
+    as_written,
+    equivalent_forms,
+    exact_decimals,
     fixed_shape,
     limited,
     refine_to_formula,
+    rename_variables,
+    round_numbers,
     search,
 )
 from kanrun.errors import UsageError
+from kanrun.formulas import as_variables, to_numpy, variable
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values, training_sample
-from kanrun.targets import Data, array_target
-
-__all__ = ["Interpretation", "interpret", "interpretation"]
+from kanrun.targets import Data, Dataset, Points, Scaling, Target, array_target
 
 _MIN_POINTS = 20
-#: Standard deviation of an output, relative to its size, below which it is constant.
-_CONSTANT = 1e-14
+#: One point of this many is held out, and one of the rest is for choosing.
+_HELD_OUT = 5
+#: Purpose of the random numbers of a search, next to the seed.
+_SEARCH = 5
+#: Work of simplifying formulas in the user's units once more.
+_RESCALED = 0.5
 
 
 def interpret(  # noqa: PLR0913 (keywords of a public function)
@@ -87,104 +94,166 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
         >>> interpret(x, 3 * x**2 + 1)
         Interpretation(exact: 3*x0**2 + 1)
     """
+    target, points = _target_in_memory(x, y, output, names)
+    cfg = InterpretConfig(
+        model=KANConfig(
+            hidden=None if hidden is None else list(hidden), intervals="auto", base="zero"
+        ),
+        candidates=None if candidates is None else list(candidates),
+        custom_candidates=dict(custom_candidates or {}),
+        budget=budget,
+    )
+    held, rest = _split(np.random.default_rng(seed).permutation(len(points)))
+    chosen, fitted = map(points.take, _split(rest))
+    identities = Scaling.identity(len(target.inputs)), Scaling.identity(len(target.outputs))
+    dataset = Dataset(target, fitted, chosen, points.take(held), *identities)
+    events = interpretation(problems_in(dataset, cfg)[output], seed)
+    return next(event for event in events if isinstance(event, Interpretation))
+
+
+def _target_in_memory(
+    x: Data, y: Data, output: int, names: Sequence[str] | None
+) -> tuple[Target, Points]:
+    """Return the data or the model of a call as a target, with its points."""
     if isinstance(x, Model):
-        inputs, points = x.inputs, training_sample(x)
-        columns = predicted_values(x, points)
+        sample = training_sample(x)
+        target = replace(array_target(sample, predicted_values(x, sample)), inputs=x.inputs)
     elif y is None:
         raise UsageError("interpret needs a kanrun.Model, or points x and their values y.")
     else:
         target = array_target(x, y)
-        assert target.points is not None  # an invariant of targets in memory
-        inputs, points, columns = target.inputs, target.points.x, target.points.y
-    if output not in range(columns.shape[1]):
+    count, points = len(target.outputs), target.points
+    assert points is not None  # an invariant of targets in memory
+    if output not in range(count):
         raise UsageError(
-            f"output={output} is not an index of the {columns.shape[1]} outputs; they count from 0."
+            f"output={output} is not an index of the {count} outputs; they count from 0."
         )
     if names is not None:
-        if len(names) != len(inputs) or len(set(names)) != len(inputs):
+        if not len(names) == len(set(names)) == len(target.inputs):
             raise UsageError(
-                f"names={list(names)} do not name the {len(inputs)} inputs: give one name for "
-                "each input, all different."
+                f"names={list(names)} do not name the {len(target.inputs)} inputs: give one name "
+                "for each input, all different."
             )
-        inputs = tuple(names)
-    if len(columns) < _MIN_POINTS:
+        target = replace(target, inputs=tuple(names))
+    if len(points) < _MIN_POINTS:
         raise UsageError(
-            f"{len(columns)} points are too few to find a formula; give at least {_MIN_POINTS}."
+            f"{len(points)} points are too few to find a formula; give at least {_MIN_POINTS}."
         )
-    check_inputs(points)
-    scaling, values = decimal_scales(points), columns[:, output]
-    unit = float(decimal_scales(values[:, None]).scale[0])
-    points, values = scaling.apply(points), values / unit
-    order = np.random.default_rng(seed).permutation(len(values))
-    held, rest = order[: len(order) // 5], order[len(order) // 5 :]
-    chosen, fitted = rest[: len(rest) // 5], rest[len(rest) // 5 :]
-    samples = SearchData(points[fitted], values[fitted], points[chosen], values[chosen])
-    domain = np.stack([points.min(0), points.max(0)], axis=1)
-    held_out = VerificationData(points[held], values[held], domain)
-    problem = InterpretationProblem(tuple(inputs), samples, held_out, scaling, unit)
-    widths = tuple(hidden) if hidden is not None else None
-    policy = SearchPolicy(budget=budget)
-    options = Options(choose(candidates, custom_candidates), widths, policy=policy)
-    events = interpretation(problem, options, seed)
-    return next(event for event in events if isinstance(event, Interpretation))
+    return target, points
+
+
+def _split(rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return a fifth of the rows, and the rest."""
+    part = len(rows) // _HELD_OUT
+    return rows[:part], rows[part:]
 
 
 def interpretation(
-    given: InterpretationProblem, options: Options, seed: int
+    given: InterpretationProblem, seed: int
 ) -> Iterator[SearchStage | Interpretation]:
     """Yield every `SearchStage`, then the `Interpretation` in the user's units.
 
     Linear algebra uses one thread: the systems are small, and threads cost more than they save.
     """
-    began = time.monotonic()
+    began, problem, policy = time.monotonic(), given, given.search.policy
+    budget, steps, structures = Budget(policy.budget), list[SearchStage](), list[FittedStructure]()
     with threadpoolctl.threadpool_limits(1):
-        for event in _interpreted(given, options, seed):
-            if isinstance(event, Interpretation):
-                yield replace(given.restored(event), seconds=time.monotonic() - began)
+        for event in limited(_structures(given, seed), policy.search_budget):
+            if isinstance(event, SearchData):
+                # Noise is relative: the search restarts.
+                problem = replace(given, search=replace(given.search, data=event))
+                structures.clear()
+                steps.clear()
+            elif isinstance(event, FittedStructure):
+                structures.append(event)
             else:
+                steps.append(event)
                 yield event
+        for stage_or_result in outcome(problem, steps, structures, budget):
+            if isinstance(stage_or_result, Interpretation):
+                result = _in_user_units(stage_or_result, given)
+                yield replace(result, seconds=time.monotonic() - began)
+            else:
+                yield stage_or_result
 
 
-def _interpreted(
-    given: InterpretationProblem, options: Options, seed: int
-) -> Iterator[SearchStage | Interpretation]:
-    data, policy = given.samples, options.policy
-    if float(np.std(data.y)) <= _CONSTANT * max(float(np.abs(data.y).max()), 1e-300):
-        yield constant(given)
-        return
-    steps, structures = list[SearchStage](), list[FittedStructure]()
-    problem = SearchProblem(data, options.candidates, policy, given.dimensions)
-    budget = Budget(policy.budget)
-    events = _events(given, problem, options, seed)
-    for event in limited(events, policy.search_budget):
-        if isinstance(event, SearchData):
-            # Noise is relative: the search restarts.
-            problem = replace(problem, data=event)
-            structures.clear()
-            steps.clear()
-        elif isinstance(event, FittedStructure):
-            structures.append(event)
-        else:
-            steps.append(event)
-            yield event
-    yield from outcome(problem, given, steps, structures, options.error_tolerance, budget)
-
-
-def _events(
-    given: InterpretationProblem, problem: SearchProblem, options: Options, seed: int
+def _structures(
+    given: InterpretationProblem, seed: int
 ) -> Iterator[SearchStage | FittedStructure | SearchData]:
-    generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
-    data, source = problem.data, given.network
+    """Yield what the search finds: in the given network, by another program, or by its own."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
+    problem, source, hidden = given.search, given.network, given.cfg.model.hidden
+    data = problem.data
+    if is_constant(data):
+        return
     if source is not None:
         name, error = "given network", data.error(source.itself)
         yield SearchStage("train", name, source.whole, error, 0.0, source.itself)
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.no_skill_error:
             yield from refine_to_formula(name, trained, problem)
-    elif options.backend != "kanrun":
-        yield from found_by(options.backend, problem, seed)
-    elif options.hidden is not None:
-        shape = (data.x.shape[1], *options.hidden, 1)
-        yield from fixed_shape(shape, problem, generator, options.sparsity)
+    elif given.cfg.backend != "kanrun":
+        yield from found_by(given.cfg.backend, problem, seed)
+    elif hidden is not None:
+        shape = (data.x.shape[1], *hidden, 1)
+        yield from fixed_shape(shape, problem, generator, given.cfg.sparsity)
     else:
         yield from search(problem, generator)
+
+
+def _in_user_units(result: Interpretation, problem: InterpretationProblem) -> Interpretation:
+    """Return the result in the user's units and, if formulas can contain them, names."""
+    names, certificate, network = as_variables(problem.inputs), result.certificate, result.network
+    formula, approximation = (
+        rename_variables(_formula_in_user_units(found, problem), names) if found else None
+        for found in (result.formula, result.approximation)
+    )
+    if certificate is not None:
+        errors = ("difference", "formula_rmse", "network_rmse")
+        scaled = {name: problem.unit * getattr(certificate, name) for name in errors}
+        certificate = replace(certificate, **scaled)
+    return replace(
+        result,
+        formula=formula,
+        approximation=approximation,
+        network=_function_in_user_units(network, problem) if network else None,
+        certificate=certificate,
+    )
+
+
+def _function_in_user_units(function: Function, problem: InterpretationProblem) -> Function:
+    return lambda x: problem.unit * function(problem.scaling.apply(x)) + problem.shift
+
+
+def _formula_in_user_units(formula: Formula, problem: InterpretationProblem) -> Formula:
+    unit, shift, scaling = problem.unit, problem.shift, problem.scaling
+    shifts, scales = scaling.shift.tolist(), scaling.scale.tolist()
+    if not any(shifts) and not shift and {unit, *scales} == {1.0}:
+        return formula
+    names = formula.names
+    swap = {
+        variable(name): (variable(name) - _number(below)) / _number(scale)
+        for name, below, scale in zip(names, shifts, scales, strict=True)
+    }
+    expression = exact_decimals(formula.expression).xreplace(swap) * _number(unit) + _number(shift)
+    if formula.splines:
+        values = _function_in_user_units(formula, problem)
+        return replace(formula, expression=expression, values=values)
+    if not shift:
+        points = scaling.invert(problem.search.data.validation_x)
+        values_there = to_numpy(expression, names)(points)
+
+        def same(form: sympy.Expr) -> bool:
+            other = to_numpy(form, names)(points)
+            return np.allclose(other, values_there, rtol=EXACT, atol=0, equal_nan=True)
+
+        rounded = round_numbers(expression, same)
+        expression = as_written(equivalent_forms(rounded, names, points, _RESCALED)[0])
+    return replace(formula, expression=expression)
+
+
+def _number(value: float) -> sympy.Expr:
+    """Return 0 and powers of ten exactly, other numbers as decimal numbers."""
+    text = f"{value:.0e}"
+    is_exact = value == 0 or (text.startswith("1e") and float(text) == value)
+    return sympy.Rational(text) if is_exact else sympy.Float(value, 17)

@@ -1,21 +1,22 @@
-"""From the structures of a search to a result.
+"""The result of an interpretation: the best formula of a search rounded, verified and judged.
 
-The best formula rounded and verified, or the network partly symbolic.
+If no formula is as good as the network, as many of its edges as possible become symbolic.
 """
 
 from __future__ import annotations
 
 import contextlib
+import html
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
 import sympy
-from kanrun.experiments.interpret.result import (
+from kanrun.experiments.interpret.problem import (
     Array,
-    Interpretation,
+    Function,
     InterpretationProblem,
     VerificationData,
 )
@@ -40,67 +41,131 @@ from kanrun.engine.symbolic import (
     partly_symbolic,
 )
 
-#: Number of points for the certificate, which no part of the search has seen.
-_VERIFICATION_POINTS = 1000
+#: Number of points for the certificate, which no part of the search has seen, and their seed.
+_VERIFICATION_POINTS, _VERIFICATION_SEED = 1000, 20240430
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")
-#: Difference from the true function beyond the data, relative to its size, that a formula called
-#: exact may have: rounding, multiplied by extrapolation.
-_EXTRAPOLATED = 1e-9
 #: Networks of which some edges stay numeric: how many are tried, up to which multiple of the
 #: smallest error, and the work for each.
 _MIXED, _NEAR, _MIXED_WORK = 4, 3.0, 2.0
+#: Difference from the true function beyond the data, relative to its size, that a formula called
+#: exact may have: rounding, multiplied by extrapolation.
+_EXTRAPOLATED = 1e-9
 #: Relative error of a network above which the outcome reports the variance it explains.
 _POOR = 0.1
+#: Standard deviation of an output, relative to its size, below which it is constant; and the
+#: smallest divisor of a ratio of errors.
+_CONSTANT, _TINY = 1e-14, 1e-300
 
 
 @dataclass(frozen=True)
-class _Finished:
-    """The structure chosen, its formula or partly numeric formula, and the stages that led to it.
+class Interpretation:
+    """The result of an interpretation.
 
-    `approximation` is the best formula of candidates alone if it is worse than the network.
+    Attributes:
+        outcome: `exact` (the formula reproduces all points, or is the known true formula),
+            `formula` (as good as the network), `partly numeric` (it contains functions f1, f2, ...
+            where no candidate was good enough), `wrong` (it reproduces all points, but is not the
+            known true formula), or `failed`, without a formula.
+        sentence: The outcome as a sentence.
+        formula: The formula, a function of points (samples, inputs).
+        network: The network that it was compared with, or verified against.
+        certificate: The verification.
+        seconds: Time of the search.
+        structure_fit: The structure that was chosen, with its network and the matches of its edges.
+        steps: Stages of all structures.
+        approximation: The best formula of candidates alone, if it is worse than the network.
+        decisions: For every edge, whether it became symbolic, and the reason.
+        relative: Whether noise is proportional to the output, so that errors are those of its
+            logarithm.
     """
 
-    choice: FittedStructure
+    outcome: str
+    sentence: str
     formula: Formula | None = None
+    network: Function | None = None
+    certificate: Certificate | None = None
+    seconds: float = 0.0
+    structure_fit: FittedStructure | None = None
+    steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
-    stages: tuple[SearchStage, ...] = ()
+    relative: bool = False
+
+    @property
+    def structure(self) -> str:
+        """Name of the structure that was chosen."""
+        return self.structure_fit.name if self.structure_fit else ""
+
+    @property
+    def stages(self) -> list[SearchStage]:
+        """Steps of the structure chosen, the last one of each stage."""
+        chosen = {step.stage: step for step in self.steps if step.name == self.structure}
+        return list(chosen.values())
+
+    def __str__(self) -> str:
+        return str(self.formula) if self.formula else self.sentence
+
+    def __repr__(self) -> str:
+        return f"Interpretation({self.outcome}: {self})"
+
+    def _repr_html_(self) -> str:
+        said = f"<p>{html.escape(self.sentence)}</p>"
+        return self.formula._repr_html_() + said if self.formula else said
 
 
 @dataclass(frozen=True)
 class _Reference:
     """The network that a formula is compared with, its error, and the tolerance of a formula."""
 
-    network: Callable[[Array], Array]
+    network: Function
     error: float
     tolerance: float
     data: SearchData
 
-    def allowed(self, error: float | None = None) -> float:
-        return max((1 + self.tolerance) * (self.error if error is None else error), EXACT)
+    @classmethod
+    def of(
+        cls,
+        choice: FittedStructure,
+        numeric: Sequence[SearchStage],
+        data: SearchData,
+        tolerance: float,
+    ) -> _Reference:
+        """Return the best network of the numeric stages; one that interpolates has no error."""
+        measures = [
+            step for step in numeric if not data.interpolated_by(step.graph.parameters.size)
+        ]
+        nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
+        error = min([choice.network_error, *(step.error for step in measures)])
+        return cls(nearest, inf if numeric and not measures else error, tolerance, data)
 
-    def accepts(self, model: Callable[[Array], Array], error: float) -> bool:
+    def allowed(self, error: float) -> float:
+        """Return the error that a formula may have in place of a network with this `error`."""
+        return max((1 + self.tolerance) * error, EXACT)
+
+    def accepts(self, model: Function, error: float) -> bool:
         """Return whether a formula is as good as the network, or not significantly worse."""
-        if error <= min(self.allowed(), 1.0):
+        if error <= min(self.allowed(self.error), 1.0):
             return True
         return self.error > EXACT and self.data.not_significantly_worse(model, self.network)
 
 
 def outcome(
-    problem: SearchProblem,
     given: InterpretationProblem,
     steps: Sequence[SearchStage],
     structures: Sequence[FittedStructure],
-    tolerance: float,
     budget: Budget,
 ) -> Iterator[SearchStage | Interpretation]:
     """Yield the stages from the best structure to its formula, then the interpretation.
 
     The formula is verified against the given network, or else the trained one. Its error may exceed
-    the network's by `tolerance`. The rest of the budget is for rounding and simplification.
+    the network's by `error_tolerance`. The rest of the budget is for rounding and simplification.
     """
-    data, held_out = problem.data, given.held_out
+    problem, held_out = given.search, given.held_out
+    data = problem.data
+    if is_constant(data):
+        yield _constant(given)
+        return
     numeric = [step for step in steps if step.stage in _NUMERIC]
     errors = [step.error for step in numeric] + [each.network_error for each in structures]
     best, choice = min(errors, default=inf), choose_formula(structures, problem)
@@ -112,41 +177,24 @@ def outcome(
             )
         yield Interpretation("failed", sentence, steps=tuple(steps))
         return
-    measures = [step for step in numeric if not data.interpolated_by(step.graph.parameters.size)]
-    nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
-    error = min([choice.network_error, *(step.error for step in measures)])
-    error = inf if numeric and not measures else error
-    reference = _Reference(nearest, error, tolerance, data)
-    finished = yield from _finish(choice, structures, problem, budget, reference)
-    formula, stages, start = finished.formula, finished.stages, time.monotonic()
-    network = given.network.itself if given.network is not None else finished.choice.network
-    certificate = certify(
-        formula,
-        network,
-        (held_out.x, held_out.y),
-        verification_points(held_out.domain),
-        held_out.truth,
-        held_out.expression,
-        problem.policy.simplify_budget,
-    )
+    reference = _Reference.of(choice, numeric, data, given.cfg.error_tolerance)
+    found, stages = _finish(choice, structures, problem, budget, reference)
+    yield from stages
+    formula, structure, start = found.formula, found.structure_fit or choice, time.monotonic()
+    network = given.network.itself if given.network is not None else structure.network
+    certificate = _certificate(formula, network, held_out, problem)
     if formula is not None:
-        seconds = time.monotonic() - start
-        error = data.error(formula)
-        stage = SearchStage("verify", choice.name, formula.graph, error, seconds, formula)
-        stages = (*stages, stage)
-        yield stage
-    kind, sentence = _judge(finished, choice.formula_error, certificate, held_out, reference)
-    yield Interpretation(
+        error, seconds = data.error(formula), time.monotonic() - start
+        stages.append(SearchStage("verify", structure.name, formula.graph, error, seconds, formula))
+        yield stages[-1]
+    kind, sentence = _judge(found, choice.formula_error, certificate, held_out, reference)
+    yield replace(
+        found,
         outcome=kind,
         sentence=sentence,
-        formula=formula,
         network=network,
         certificate=certificate,
-        structure=choice.name,
-        structure_fit=choice,
         steps=(*steps, *stages),
-        approximation=finished.approximation,
-        decisions=finished.decisions,
         relative=data.relative,
     )
 
@@ -157,8 +205,11 @@ def _finish(
     problem: SearchProblem,
     budget: Budget,
     reference: _Reference,
-) -> Generator[SearchStage, None, _Finished]:
-    """Round the formula if it is as good as the network, else snap as many edges as possible."""
+) -> tuple[Interpretation, list[SearchStage]]:
+    """Round the formula if it is as good as the network, else snap as many edges as possible.
+
+    The outcome of what is returned, and its stages, is not judged yet.
+    """
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
@@ -172,19 +223,19 @@ def _finish(
     if choice.formula is not None:
         formula, stage = rounded(choice.formula)
         if reference.accepts(choice.formula, choice.formula_error):
-            yield stage
-            return _Finished(choice, formula, stages=(stage,))
+            return Interpretation("", "", formula, structure_fit=choice), [stage]
         approximation = formula
     start = time.monotonic()
     choice, mixed = _snap_partly(choice, structures, problem, budget, reference)
+    found = Interpretation(
+        "", "", structure_fit=choice, approximation=approximation, decisions=mixed.decisions
+    )
     is_formula = not mixed.graph.numeric_edges()
     if not mixed.symbolic or (is_formula and not reference.accepts(mixed.graph, mixed.error)):
-        return _Finished(choice, None, approximation, mixed.decisions)
+        return found, []
     mix = SearchStage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
-    yield mix
     formula, stage = rounded(mixed.graph)
-    yield stage
-    return _Finished(choice, formula, approximation, mixed.decisions, (mix, stage))
+    return replace(found, formula=formula), [mix, stage]
 
 
 def _snap_partly(
@@ -198,28 +249,29 @@ def _snap_partly(
     limit = _NEAR * min(each.network_error for each in structures)
     # A longer search in a network replaces what was found first.
     near = {each.name: each for each in structures if each.network_error <= limit}
-    found: list[tuple[int, float, int, FittedStructure, PartlySymbolic]] = []
+    found: list[tuple[FittedStructure, PartlySymbolic]] = []
     for each in list(near.values())[:_MIXED] or [choice]:
         mixed = PartlySymbolic(each.network, problem.data.error(each.network))
         allowed = reference.allowed(each.network_error)
         # Half of the rest is for the formula.
         with contextlib.suppress(WorkSpent), at_most(budget.left / 2):
             mixed = partly_symbolic(each.network, problem, each.matches, allowed, _MIXED_WORK)
-        numeric = len(mixed.graph.numeric_edges())
-        found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
-    *_, structure, chosen = min(found, key=lambda entry: entry[:3])
-    return structure, chosen
+        found.append((each, mixed))
+    graphs = [mixed.graph for _, mixed in found]
+    order = [(len(graph.numeric_edges()), graph.complexity) for graph in graphs]
+    return found[order.index(min(order))]
 
 
 def _judge(
-    finished: _Finished,
+    found: Interpretation,
     formula_error: float,
     certificate: Certificate,
     held_out: VerificationData,
     reference: _Reference,
 ) -> tuple[str, str]:
     """Return the outcome as a word and as a sentence."""
-    choice, formula, data = finished.choice, finished.formula, reference.data
+    structure, formula, data = found.structure_fit, found.formula, reference.data
+    assert structure is not None  # an invariant of what `_finish` returns
     if formula is not None and not formula.splines:
         error = data.overall_error(formula)
         if error <= EXACT and data.has_enough_points(formula.graph.parameters.size):
@@ -232,33 +284,39 @@ def _judge(
             agrees = certificate.recovered == "yes"
             return "exact", sentence + (" and agrees with the true formula" if agrees else "")
     notes = ""
-    if finished.approximation is not None:
-        ratio = formula_error / max(reference.error, 1e-300)
+    if found.approximation is not None:
+        ratio = formula_error / max(reference.error, _TINY)
         notes = (
             f"; the best formula of candidates alone has {ratio:.3g} times the error of the network"
         )
-    if _POOR < choice.network_error < inf:
+    if _POOR < structure.network_error < inf:
         mean = float(np.mean(data.y))
         by_mean = data.error(lambda x: np.full(x.shape[0], mean))
-        explained = 1 - (choice.network_error / by_mean) ** 2
+        explained = 1 - (structure.network_error / by_mean) ** 2
         notes += f"; the network itself explains {explained:.3g} of the variance"
     if formula is None:
         return "failed", f"no structure found: every edge stays numeric{notes}"
     if formula.splines:
-        count = f"{len(formula.splines)} of {choice.network.active_edges}"
+        count = f"{len(formula.splines)} of {structure.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good{notes}"
     error, kind = data.error(formula), "exact" if certificate.recovered == "yes" else "formula"
     if reference.error == inf:
-        few = f"the shortest description of so few points; its relative error is {error:.2g}"
-        return kind, few
+        return kind, f"the shortest description of so few points; its relative error is {error:.2g}"
+    return kind, f"the formula is as good as the network ({_describe(error, reference)}){notes}"
+
+
+def _describe(error: float, reference: _Reference) -> str:
+    """Describe the relative error of a formula that is as good as the network."""
+    data = reference.data
     said = f"its relative error on held-out points is {error:.1g}"
     if error > EXACT:
-        ratio = error / max(reference.error, 1e-300)
+        ratio = error / max(reference.error, _TINY)
         said = f"its error on held-out points is {ratio:.2g} times the network's"
-    if error > reference.allowed():
+    if error > reference.allowed(reference.error):
         said += f", which is not significant with {data.validation_y.size} points"
-    said += ", measured on log |y| because the noise is proportional to y" if data.relative else ""
-    return kind, f"the formula is as good as the network ({said}){notes}"
+    return said + (
+        ", measured on log |y| because the noise is proportional to y" if data.relative else ""
+    )
 
 
 def is_truth(formula: Formula, held_out: VerificationData) -> bool:
@@ -280,20 +338,39 @@ def is_truth(formula: Formula, held_out: VerificationData) -> bool:
     return bool(np.all(np.abs(values[both] - truth[both]) <= _EXTRAPOLATED * size))
 
 
-def constant(given: InterpretationProblem) -> Interpretation:
+def is_constant(data: SearchData) -> bool:
+    """Return whether the output does not vary by more than rounding."""
+    return float(np.std(data.y)) <= _CONSTANT * max(float(np.abs(data.y).max()), _TINY)
+
+
+def _constant(given: InterpretationProblem) -> Interpretation:
     """Return the interpretation of an output that does not vary."""
-    data, held_out = given.samples, given.held_out
+    data = given.search.data
     graph = Graph(data.x.shape[1], ("sum",), ())
     names = tuple(f"x{i}" for i in range(data.x.shape[1]))
     formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
     network = given.network.itself if given.network is not None else formula
-    points = verification_points(held_out.domain)
-    certificate = certify(formula, network, (held_out.x, held_out.y), points, None, None, 0.0)
+    unknown = replace(given.held_out, truth=None, expression=None)
+    certificate = _certificate(formula, network, unknown, given.search)
     return Interpretation("formula", "the output is constant", formula, network, certificate)
 
 
+def _certificate(
+    formula: Formula | None, network: Function, held_out: VerificationData, problem: SearchProblem
+) -> Certificate:
+    return certify(
+        formula,
+        network,
+        (held_out.x, held_out.y),
+        verification_points(held_out.domain),
+        held_out.truth,
+        held_out.expression,
+        problem.policy.simplify_budget,
+    )
+
+
 def verification_points(domain: Array) -> Array:
-    """Return points of the domain that no part of the search has seen."""
+    """Return points of the domain that no part of the search has seen, shape (points, inputs)."""
     low, high = domain[:, 0], domain[:, 1]
-    fractions = np.random.default_rng(20240430).random((_VERIFICATION_POINTS, len(domain)))
-    return low + fractions * (high - low)
+    random = np.random.default_rng(_VERIFICATION_SEED)
+    return low + random.random((_VERIFICATION_POINTS, len(domain))) * (high - low)

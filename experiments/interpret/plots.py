@@ -14,7 +14,6 @@ from kanrun.figures.style import (
     BLACK,
     BLUE,
     GREEN,
-    GREY,
     ORANGE,
     VERMILLION,
     first_seed,
@@ -27,8 +26,9 @@ from kanrun.figures.style import (
 if TYPE_CHECKING:
     import pandas
 
-#: Inches between two stages, above them, of the narrowest stage and of the widest row.
-GAP, HEADING, MIN_WIDTH, MAX_WIDTH = 0.3, 0.62, 1.9, 11.0
+#: Inches between two stages, above them and their titles, of the narrowest stage and of the widest
+#: row.
+GAP, HEADING, ABOVE, MIN_WIDTH, MAX_WIDTH = 0.3, 0.62, 0.05, 1.9, 11.0
 OUTCOMES = {
     "exact": GREEN,
     "formula": BLUE,
@@ -45,15 +45,12 @@ def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
     """Return the caption of each stage of the first seed: active edges, parameters, test RMSE."""
     stages, chosen = first_seed(stages), first_seed(summary)["structure"].iloc[0]
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
-    errors = {
-        row.Index: f"test RMSE {number(row.test_rmse)}"
-        if np.isfinite(row.test_rmse)
-        else "undefined on some points"
-        for row in rows.itertuples()
-    }
     return [
-        f"{row.active_edges} edges, {row.parameters} parameters\n{errors[row.Index]}"
-        for row in rows.itertuples()
+        f"{edges} edges, {parameters} parameters\n"
+        + (f"test RMSE {number(error)}" if np.isfinite(error) else "undefined on some points")
+        for edges, parameters, error in zip(
+            rows["active_edges"], rows["parameters"], rows["test_rmse"], strict=True
+        )
     ]
 
 
@@ -66,27 +63,27 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     stages: Any = first_seed(table).groupby("stage")
     parts = [(str(stage), rows, strongest_of_all(rows)) for stage, rows in stages]
     layouts = [lay_out(part) for _, _, part in parts]
-    rooms = [max(layout.width, MIN_WIDTH) + GAP for layout in layouts]
     high, places = max(layout.height for layout in layouts) + HEADING, list[tuple[float, int]]()
-    left, row = 0.0, 0
-    for room in rooms:
+    left, row, width = 0.0, 0, 0.0
+    for layout in layouts:
+        room = max(layout.width, MIN_WIDTH) + GAP
         if left and left + room > MAX_WIDTH:
             left, row = 0.0, row + 1
-        places.append((left, row))
         left += room
-    width = max(left + room for (left, _), room in zip(places, rooms, strict=True))
+        places.append((left - room / 2, row))
+        width = max(width, left)
     height = high * (row + 1)
     figure = Figure(figsize=(width, height))
-    for index, (stage, whole, part) in enumerate(parts):
-        (left, row), room, layout = places[index], rooms[index], layouts[index]
-        start, top = left + (room - layout.width) / 2, height - high * row
+    below = [*under, *[""] * (len(parts) - len(under))]
+    for (stage, whole, part), layout, (middle, line), caption in zip(
+        parts, layouts, places, below, strict=True
+    ):
+        start, top = middle - layout.width / 2, height - high * line
         size = layout.width / width, layout.height / height
         draw_network(figure.add_axes((start / width, (top - high) / height, *size)), part, layout)
         title = shorten(stage, 40) + ", the strongest edges" * (len(part) < len(whole))
-        text: Any = {"x": (left + room / 2) / width, "ha": "center", "va": "top"}
-        figure.text(y=(top - 0.05) / height, s=title, size="large", **text)
-        if index < len(under):
-            figure.text(y=(top - 0.24) / height, s=under[index], color=GREY, **text)
+        place = middle / width, (top - ABOVE) / height
+        figure.text(*place, f"{title}\n{caption}", ha="center", va="top")
     return figure
 
 

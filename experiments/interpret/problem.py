@@ -1,26 +1,16 @@
-"""An interpretation's configuration to what is to be interpreted.
-
-Data, a network from a run, units.
-"""
+"""Problems of interpretations: points in units near one, and perhaps a trained network."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sympy
 from kanrun.experiments.interpret.backends import check_backend
-from kanrun.experiments.interpret.result import (
-    Array,
-    InterpretationProblem,
-    Options,
-    SourceNetwork,
-    VerificationData,
-    check_inputs,
-    decimal_scales,
-)
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,8 +18,10 @@ from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.pruning import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
+    Graph,
     SearchData,
     SearchPolicy,
+    SearchProblem,
     choose,
 )
 from kanrun.engine.symbolic.conversions import graph_of, values_of
@@ -51,12 +43,177 @@ from kanrun.targets import (
     make_dataset,
 )
 
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+
 #: Fraction of the network's own error by which its graph may differ without a warning, and the
 #: difference relative to the std of y that is only rounding.
 _FAITHFUL, _ROUNDING = 0.1, 1e-12
+#: Size of numbers above which (or below its reciprocal) a column is scaled.
+_LARGE = 1e3
 
 
-def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int]:
+@dataclass(frozen=True)
+class SourceNetwork:
+    """A network trained elsewhere: `itself`, and as a graph, `whole` and `pruned`.
+
+    `difference` is the largest between itself and whole; `faithful` says whether that is small
+    compared with its error.
+    """
+
+    itself: Function
+    whole: Graph
+    pruned: Graph
+    difference: float
+    faithful: bool
+
+
+@dataclass(frozen=True)
+class VerificationData:
+    """Points (x, y) that nothing was chosen on, their domain, and the true function if known."""
+
+    x: Array
+    y: Array
+    domain: Array
+    truth: Function | None = None
+    expression: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class InterpretationProblem:
+    """One output to interpret.
+
+    Attributes:
+        cfg: The settings.
+        inputs: Names of the inputs.
+        search: Points, candidates, policy and physical dimensions, in the units of the search.
+        held_out: Points of the verification, in the units of the search.
+        scaling: From the user's inputs to the units of the search.
+        unit: The output of the search is the user's less `shift`, divided by `unit`.
+        shift: See `unit`.
+        network: A network trained elsewhere, in the units of the search.
+        name: Name of the target (and output).
+        output: Name of the output.
+        only: Whether the target has no other output.
+        notes: Notes on the data.
+
+    Raises:
+        UsageError: If no input varies.
+    """
+
+    cfg: InterpretConfig
+    inputs: tuple[str, ...]
+    search: SearchProblem
+    held_out: VerificationData
+    scaling: Scaling
+    unit: float
+    shift: float = 0.0
+    network: SourceNetwork | None = None
+    name: str = "y"
+    output: str = "y"
+    only: bool = True
+    notes: tuple[Note, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (np.ptp(self.search.data.x, axis=0) > 0).any():
+            raise UsageError("No input varies: there is nothing that the output could depend on.")
+
+    def points(self) -> tuple[Array, Array]:
+        """Return the samples in the user's units, shapes (samples, inputs) and (samples,)."""
+        data = self.search.data
+        return self.scaling.invert(data.x), data.y * self.unit + self.shift
+
+
+def decimal_scales(values: Array) -> Scaling:
+    """Return powers of ten that bring very large or small columns (samples, features) near one.
+
+    Units such as metres for distances between stars must not decide what is found. Other columns
+    stay unchanged: formulas have simple constants in their own units.
+    """
+    size = np.abs(values).max(axis=0, initial=0.0)
+    far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
+    exponents = np.floor(np.log10(np.where(far, size, 1.0)))
+    return Scaling(np.zeros(size.size), np.array([float(f"1e{int(k)}") for k in exponents]))
+
+
+def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
+    """Return one problem for each output of the configured target, or of a run.
+
+    Raises:
+        UsageError: For a setting that breaks a rule, for classification, or for a run without a
+            KAN.
+    """
+    network = None
+    if cfg.from_run is not None:
+        cfg, network, seed = _from_run(cfg)
+    return problems_in(make_dataset(build_target(cfg.target), cfg.sampling, seed), cfg, network)
+
+
+def problems_in(
+    dataset: Dataset, cfg: InterpretConfig, network: Network | None = None
+) -> list[InterpretationProblem]:
+    """Return one problem for each output; of `network`, whose units are those of `dataset`.
+
+    Raises:
+        UsageError: As `problems_of`.
+    """
+    target, policy = dataset.target, _policy(cfg)
+    candidates = choose(cfg.candidates, cfg.custom_candidates)
+    if dataset.classes:
+        raise UsageError(
+            "kanrun interpret needs numeric outputs; a classification target has classes."
+        )
+    if not dataset.validation and cfg.sampling.validation_fraction == 0:
+        raise UsageError(
+            "sampling.validation_fraction=0 leaves no points to choose on; set it above 0."
+        )
+    if network is None:
+        inputs, outputs = decimal_scales(dataset.train.x), decimal_scales(dataset.train.y)
+        dataset = replace(dataset, input_scaling=inputs, output_scaling=outputs)
+    # Too few points to set some aside are used twice.
+    train, validation, test = (
+        replace(part, x=dataset.input_scaling.apply(part.x), y=dataset.output_scaling.apply(part.y))
+        for part in (
+            dataset.train,
+            dataset.validation or dataset.train,
+            dataset.test or dataset.validation or dataset.train,
+        )
+    )
+    problems = []
+    for index in range(len(target.outputs)):
+        data = SearchData(train.x, train.y[:, index], validation.x, validation.y[:, index])
+        search = SearchProblem(data, candidates, policy, _dimensions(cfg, target, index))
+        problems.append(_problem(cfg, dataset, index, search, test, network))
+    return problems
+
+
+def _policy(cfg: InterpretConfig) -> SearchPolicy:
+    """Return the policy of the search; raise UsageError for a setting that breaks a rule."""
+    model = cfg.model
+    if not isinstance(model, KANConfig):
+        raise UsageError(f"model={model.kind} has no edge functions to interpret; use model=kan.")
+    plain = KANConfig(base="zero")
+    for name in ("base", "edge_scaling", "extrapolation", "initialisation", "grid_eps"):
+        if (given := getattr(model, name)) != (default := getattr(plain, name)):
+            raise UsageError(
+                f"model.{name}={given}: kanrun interpret trains plain splines; leave it at "
+                f"{default}."
+            )
+    check_model(replace(model, hidden=model.hidden if model.hidden is not None else []), 1)
+    if model.degree < 1:
+        raise UsageError(
+            f"model.degree={model.degree} must be at least 1: step functions have no slope."
+        )
+    if cfg.backend != "kanrun":
+        check_backend(cfg.backend)
+    policy = SearchPolicy(cfg.budget, cfg.simplify_budget, int(model.degree), cfg.n_starts)
+    if model.intervals != "auto":
+        grids = model.intervals if isinstance(model.intervals, list) else [int(model.intervals)]
+        policy = replace(policy, grids=tuple(grids))
+    return policy
+
+
+def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int]:
     """Return the run's target and sampling, its network, and the seed of its split and scaling.
 
     The automatic model of a table has no network here: its edges are functions of scores, not of
@@ -91,6 +248,47 @@ def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int
     return cfg, None if is_automatic else model.network, model.seed
 
 
+def _problem(
+    cfg: InterpretConfig,
+    dataset: Dataset,
+    index: int,
+    search: SearchProblem,
+    test: Points,
+    network: Network | None,
+) -> InterpretationProblem:
+    target, inputs, outputs = dataset.target, dataset.input_scaling, dataset.output_scaling
+    assert isinstance(inputs, Scaling), "make_dataset scales by shift and scale"
+    assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
+    output, unit, only = target.outputs[index], float(outputs.scale[index]), len(target.outputs) < 2
+    name = target.name if only else f"{target.name}, {output}"
+    held_out = VerificationData(test.x, test.y[:, index], inputs.apply(target.domain.T).T)
+    if (function := target.function) is not None:
+
+        def truth(x: Array) -> Array:
+            return outputs.apply(function(inputs.invert(x)))[:, index]
+
+        held_out = replace(held_out, y=truth(test.x), truth=truth)
+    given, notes = None, _notes(dataset) if index == 0 else []
+    if network is not None:
+        given = source_network(network, search.data, index, cfg.prune_threshold)
+        change = f"{given.difference * unit:.1e}"
+        text = f"{name}: as a graph of splines the network changes by at most {change}"
+        if not given.faithful:
+            text += ", which is not small compared with its error; the formula is that of the graph"
+        notes.append(Note(text, warning=not given.faithful))
+    elif target.expression is not None:
+        # Units are powers of ten then, in which the true expression is rewritten.
+        scales = [sympy.Rational(str(scale)) for scale in inputs.scale.tolist()]
+        swap = {variable(f"x{i}"): scale * variable(f"x{i}") for i, scale in enumerate(scales)}
+        expression = target.expression.xreplace(swap) / sympy.Rational(str(unit))
+        held_out = replace(held_out, expression=expression)
+    names, shift = (name, output, only), float(outputs.shift[index])
+    units = inputs, unit, shift
+    return InterpretationProblem(
+        cfg, target.inputs, search, held_out, *units, given, *names, tuple(notes)
+    )
+
+
 def source_network(
     network: Network, samples: SearchData, index: int, threshold: float | None
 ) -> SourceNetwork:
@@ -109,131 +307,6 @@ def source_network(
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
     difference, graph = float(np.abs(apart).max()), graph_of(smaller, samples.x, index)
     return SourceNetwork(itself, whole, graph, difference, faithful)
-
-
-def options_of(cfg: InterpretConfig) -> Options:
-    """Return the settings as options; raise UsageError for a setting that breaks a rule."""
-    model = cfg.model
-    if not isinstance(model, KANConfig):
-        raise UsageError(f"model={model.kind} has no edge functions to interpret; use model=kan.")
-    plain = KANConfig(base="zero")
-    for name in ("base", "edge_scaling", "extrapolation", "initialisation", "grid_eps"):
-        if (given := getattr(model, name)) != (default := getattr(plain, name)):
-            raise UsageError(
-                f"model.{name}={given}: kanrun interpret trains plain splines; leave it at "
-                f"{default}."
-            )
-    check_model(replace(model, hidden=model.hidden if model.hidden is not None else []), 1)
-    if model.degree < 1:
-        raise UsageError(
-            f"model.degree={model.degree} must be at least 1: step functions have no slope."
-        )
-    if cfg.backend != "kanrun":
-        check_backend(cfg.backend)
-    policy = SearchPolicy(cfg.budget, cfg.simplify_budget, int(model.degree), cfg.n_starts)
-    if model.intervals != "auto":
-        grids = model.intervals if isinstance(model.intervals, list) else [int(model.intervals)]
-        policy = replace(policy, grids=tuple(grids))
-    return Options(
-        candidates=choose(cfg.candidates, cfg.custom_candidates),
-        hidden=tuple(model.hidden) if model.hidden is not None else None,
-        sparsity=cfg.sparsity,
-        error_tolerance=cfg.error_tolerance,
-        policy=policy,
-        backend=cfg.backend,
-    )
-
-
-def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
-    """Return one problem for each output.
-
-    Raises:
-        UsageError: For classification, or a run without a KAN.
-    """
-    network = None
-    if cfg.from_run is not None:
-        cfg, network, seed = from_run(cfg)
-    dataset = make_dataset(build_target(cfg.target), cfg.sampling, seed)
-    if dataset.classes:
-        raise UsageError(
-            "kanrun interpret needs numeric outputs; a classification target has classes."
-        )
-    scalings = dataset.input_scaling, dataset.output_scaling
-    if network is None:
-        scalings = decimal_scales(dataset.train.x), decimal_scales(dataset.train.y)
-    inputs, outputs = scalings
-    assert isinstance(inputs, Scaling), "make_dataset scales by shift and scale"
-    assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
-    indices = range(len(dataset.target.outputs))
-    return [_problem(cfg, dataset, index, inputs, outputs, network) for index in indices]
-
-
-def _problem(
-    cfg: InterpretConfig,
-    dataset: Dataset,
-    index: int,
-    inputs: Scaling,
-    outputs: Scaling,
-    network: Network | None,
-) -> InterpretationProblem:
-    target, validation = dataset.target, dataset.validation
-    if validation is None or not len(validation):
-        if cfg.sampling.validation_fraction == 0:
-            raise UsageError(
-                "sampling.validation_fraction=0 leaves no points to choose on; set it above 0."
-            )
-        # Too few points to set some aside.
-        validation = dataset.train
-
-    def scaled(points: Points) -> tuple[Any, Any]:
-        return inputs.apply(points.x), outputs.apply(points.y)[:, index]
-
-    samples = SearchData(*scaled(dataset.train), *scaled(validation))
-    check_inputs(samples.x)
-    x, y = scaled(dataset.test if dataset.test is not None and len(dataset.test) else validation)
-    truth, expression, function = None, None, target.function
-    if function is not None:
-        truth = lambda x: outputs.apply(function(inputs.invert(x)))[:, index]  # noqa: E731
-        y = truth(x)
-        if network is None and target.expression is not None:
-            expression = _in_search_units(target.expression, index, inputs, outputs)
-    name = f"{target.name}, {target.outputs[index]}" if len(target.outputs) > 1 else target.name
-    given = None
-    if network is not None:
-        given = source_network(network, samples, index, cfg.prune_threshold)
-    unit = float(outputs.scale[index])
-    notes = _notes(dataset) if index == 0 else []
-    if given is not None:
-        change = f"{given.difference * unit:.1e}"
-        text = f"{name}: as a graph of splines the network changes by at most {change}"
-        if not given.faithful:
-            text += ", which is not small compared with its error; the formula is that of the graph"
-        notes.append(Note(text, warning=not given.faithful))
-    return InterpretationProblem(
-        inputs=tuple(target.inputs),
-        samples=samples,
-        held_out=VerificationData(x, y, inputs.apply(target.domain.T).T, truth, expression),
-        scaling=inputs,
-        unit=unit,
-        shift=float(outputs.shift[index]),
-        network=given,
-        dimensions=_dimensions(cfg, target, index),
-        name=name,
-        output=target.outputs[index],
-        only=len(target.outputs) == 1,
-        kind=cfg.target.kind,
-        noise=cfg.sampling.noise,
-        notes=tuple(notes),
-    )
-
-
-def _in_search_units(
-    expression: sympy.Expr, index: int, inputs: Scaling, outputs: Scaling
-) -> sympy.Expr:
-    """Return the target's expression in inputs and output that were divided by powers of ten."""
-    scales = [sympy.Rational(str(scale)) for scale in inputs.scale.tolist()]
-    swap = {variable(f"x{i}"): scale * variable(f"x{i}") for i, scale in enumerate(scales)}
-    return expression.xreplace(swap) / sympy.Rational(str(float(outputs.scale[index])))
 
 
 def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | None:

@@ -27,7 +27,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
-from kanrun.experiments.interpret.interpretation import Interpretation, interpret
+from kanrun.experiments.interpret.interpretation import interpret
+from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.library.fitting import ADDITIVE, configure_data, fit_target
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values

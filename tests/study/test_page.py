@@ -13,7 +13,6 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +26,10 @@ from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.checkpoints import pack
-from kanrun.study.page import network_values, write_report
+from kanrun.study.model import Model
+from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
+from kanrun.targets import Scaling
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
@@ -98,10 +99,7 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
         "output_scaling": {"shift": [3.0], "scale": [0.5]},
     }
     folder.checkpoint(Checkpoint(f"model-seed0-{text}", pack(network), meta))
-    scalings = {
-        key: meta[key]
-        for key in ("input_scaling", "output_scaling", "inputs", "outputs", "domain", "classes")
-    }
+    scalings = {key: meta[key] for key in meta if key not in ("network", "code")}
     for number in range(2):
         stages = [{"label": f"{text} {number}", "network": network.describe()}]
         arrays = pack(network, "0/") | {"points/x": np.zeros((30, 2)), "points/y": np.ones((30, 1))}
@@ -192,7 +190,10 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
 def run_of(outputs: Path, network: Network) -> Run:
     """A run of `solve` whose model is `network`, of x and t."""
     folder = RunFolder.create(outputs, Manifest("solve"))
-    scalings = {f"{kind}_scaling": {"shift": [0.0], "scale": [1.0]} for kind in ("input", "output")}
+    scalings = {
+        f"{kind}_scaling": {"shift": [0.0] * count, "scale": [1.0] * count}
+        for kind, count in (("input", 2), ("output", 1))
+    }
     meta = {
         "network": network.describe(),
         "inputs": ["x", "t"],
@@ -276,6 +277,7 @@ def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
     assert (spline["degree"], spline["knots"]) == (3, [0, 0, 0, 0, 0.5, 1, 1, 1, 1])
 
 
+DOMAIN, OUTPUTS = np.array([[-1.0, 1.5]] * 2), Scaling(np.ones(1), np.full(1, 2.0))
 SPECS = [
     *(EdgeSpec(degree=2, base=base) for base in BASES),
     *(EdgeSpec(degree=degree, base="silu") for degree in (0, 1, 3, 5)),
@@ -296,58 +298,33 @@ def test_the_script_computes_what_the_engine_computes(
     assert node is not None, (
         "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
     )
-    cases: list[dict[str, Any]] = []
-    expected: list[Any] = []
     x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
-    identity = {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
-    for spec in SPECS:
-        network = trained(spec, products=products)
-        model = network_values(network.describe(), pack(network))
-        model |= {
-            "inputScaling": identity,
-            "outputScaling": {"shift": [1.0], "scale": [2.0]},
-            "classes": None,
-        }
-        cases.append({"model": model, "x": x.tolist()})
-        with torch.no_grad():
-            expected.append((network(x) * 2 + 1).tolist())
-    network = trained(EdgeSpec(base="silu"), (2, 3, 6))  # a solution as the sum of three products
+    networks: list[Network] = [trained(spec, products=products) for spec in SPECS]
+    # A solution as the sum of three products.
+    factors = trained(EdgeSpec(base="silu"), (2, 3, 6))
     box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)
-    field = Field(network, OutputForm(1, 3, 2), box, torch.tensor([0.7], dtype=torch.float64))
-    cases.append(
-        {
-            "model": model_values(field.describe(), Checkpoint("field", pack(field), {})),
-            "x": x.tolist(),
-        }
-    )
-    with torch.no_grad():
-        expected.append(field(x).tolist())
-    mlps = [
-        MLP((2, 4, 1), name, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
-        for name in ACTIVATIONS
+    sizes = torch.tensor([0.7], dtype=torch.float64)
+    networks.append(Field(factors, OutputForm(1, 3, 2), box, sizes))
+    generator = torch.Generator().manual_seed(1)
+    networks += [MLP((2, 4, 1), name, generator=generator, dtype=x.dtype) for name in ACTIVATIONS]
+    models = [
+        Model(network, ("a", "b"), ("y",), DOMAIN, Scaling.identity(2), OUTPUTS, None)
+        for network in networks
     ]
-    for mlp in mlps:
-        scalings = {
-            "input_scaling": identity,
-            "output_scaling": {"shift": [0.0], "scale": [1.0]},
-            "classes": None,
-        }
-        stored = Checkpoint("mlp", pack(mlp), scalings)
-        cases.append({"model": model_values(mlp.describe(), stored), "x": x.tolist()})
-        with torch.no_grad():
-            expected.append(mlp(x).tolist())
+    cases = [{"model": model_values(model), "x": x.tolist()} for model in models]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "network.js").write_text(
         (resources.files("kanrun.study.page") / "network.js").read_text()
     )
     code = (
         "const kan = require('./network.js'), cases = require('./cases.json');"
-        "console.log(JSON.stringify(cases.map(c => c.x.map(x => kan.predict(c.model, x)))))"
+        "const outputs = ({model, x}) => x.map(point => kan.predict(kan.prepared(model), point));"
+        "console.log(JSON.stringify(cases.map(outputs)))"
     )
     done = subprocess.run(
         [node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
-    for spec, found, wanted in zip(
-        [*SPECS, "field", *ACTIVATIONS], json.loads(done.stdout), expected, strict=True
-    ):
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(spec))
+    for network, found in zip(networks, json.loads(done.stdout), strict=True):
+        with torch.no_grad():
+            wanted = network(x) * 2 + 1
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(network))

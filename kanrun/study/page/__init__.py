@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -25,13 +24,15 @@ from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import local_time
 from kanrun.study.comparison import RunComparison
-from kanrun.study.page.interactive import PageLimits, interactive_data, network_values
+from kanrun.study.page.interactive import interactive_data
 from kanrun.study.report import shown
 
-__all__ = ["PageLimits", "network_values", "write_report"]
-
-#: Largest page in bytes, and number of its interactive parts.
-LARGEST, MOST_NETWORKS = 5 * 10**6, 10
+#: Largest page in bytes, of which this many are for text, and number of its interactive parts.
+LARGEST, TEXT, MOST_NETWORKS = 5 * 10**6, 100_000, 10
+#: Attributes of cells with the verdict on a claim.
+_MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
+#: Bytes of three that become four letters.
+_BASE64 = 4 / 3
 #: Largest SVG figure in bytes; a larger one is embedded as PNG.
 _LARGEST_SVG = 400_000
 _MOST_ROWS = 200
@@ -55,24 +56,20 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
 
 
 def _page(runs: Sequence[Run]) -> str:
-    asset = {
-        name: (resources.files(__name__) / name).read_text("utf-8")
-        for name in ("page.css", "network.js", "page.js")
-    }
-    body, room = [], LARGEST - sum(map(len, asset.values())) - 100_000
-    names = ", ".join(run.name for run in runs)
-    body.append(_tag("h1", names))
-    if len(runs) > 1:
-        body.append(_compared(runs))
-    sources: list[str] = []
-    for run in runs:
-        parts = _section(run, sources, room // len(runs))
-        body.append(f"<section>{parts}</section>")
-    scripts = asset["network.js"], asset["page.js"]
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in scripts
+    folder = resources.files(__name__)
+    style, *scripts = (
+        (folder / name).read_text("utf-8") for name in ("page.css", "network.js", "page.js")
     )
+    room = LARGEST - len(style) - sum(map(len, scripts)) - TEXT
+    names, sources, compared = ", ".join(run.name for run in runs), list[str](), list[str]()
+    if len(runs) > 1:
+        comparison = RunComparison([run.best for run in runs])
+        sides = {"Settings that differ": comparison.settings, "Results": comparison.results}
+        for title, side in sides.items():
+            compared += [_tag("h3", title), _table(comparison.columns(side))] if side else []
+    sections = [_section(run, sources, room // len(runs)) for run in runs]
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts)
+    hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
         "base-uri 'none'; form-action 'none'"
@@ -83,8 +80,10 @@ def _page(runs: Sequence[Run]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="referrer" content="no-referrer">',
-            f"{_tag('title', f'kanrun: {names}')}<style>{asset['page.css']}</style></head><body>",
-            *body,
+            f"{_tag('title', f'kanrun: {names}')}<style>{style}</style></head><body>",
+            _tag("h1", names),
+            *compared,
+            *(f"<section>{section}</section>" for section in sections),
             *sources,
             *(f"<script>{text}</script>" for text in scripts),
             "</body></html>",
@@ -118,7 +117,7 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         parts.append(f'<div class="living" data-source="{source}"></div>')
     for path in _figures(single, run):
         image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
-        room -= len(image) * 4 // 3
+        room -= round(_BASE64 * len(image))
         if room < 0:
             text = f"Further figures are in {path.parent}: the page would be too large."
             parts.append(_tag("p", text))
@@ -127,12 +126,13 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         name = escape(path.stem, quote=True)
         image_tag = f'<img alt="figure {name}" src="{data_uri}">'
         parts.append(f"<figure>{image_tag}<figcaption>{name}</figcaption></figure>")
-    parts.append(_settings(single))
+    with contextlib.suppress(KanrunError):
+        parts.append(_details("Settings", flattened(single.config)))
     return "\n".join(parts)
 
 
 def _record(run: Run) -> str:
-    """Return how to rerun, claims, results and environment, from `run.json` and the tables."""
+    """Return how to rerun, claims, results, settings and environment of a run."""
     try:
         manifest = run.manifest
     except KanrunError as error:
@@ -144,20 +144,14 @@ def _record(run: Run) -> str:
     if manifest.reason:
         parts.append(_tag("p", manifest.reason))
     if manifest.claims:
-        rows = [
-            {
-                "": "holds" if claim.holds else "does not hold",
-                "claim": claim.sentence,
-                "measured": shown(claim.measured),
-                "bound": claim.bound,
-                "spread": claim.spread or "",
-            }
-            for claim in manifest.claims
-        ]
-        parts += [
-            _tag("h3", "Claims"),
-            _table({name: [row[name] for row in rows] for name in rows[0]}),
-        ]
+        claims = {
+            "": ["holds" if claim.holds else "does not hold" for claim in manifest.claims],
+            "claim": [claim.sentence for claim in manifest.claims],
+            "measured": [shown(claim.measured) for claim in manifest.claims],
+            "bound": [claim.bound for claim in manifest.claims],
+            "spread": [claim.spread or "" for claim in manifest.claims],
+        }
+        parts += [_tag("h3", "Claims"), _table(claims)]
     parts += [_tag("p", f"Note: {note}") for note in manifest.notes]
     for name in _TABLES:
         try:
@@ -176,48 +170,21 @@ def _record(run: Run) -> str:
         **flattened(manifest.git or {}, "git."),
         **manifest.versions,
     }
-    parts += ["<details><summary>Environment</summary>", _pairs(facts), "</details>"]
-    return "\n".join(parts)
-
-
-def _settings(run: Run) -> str:
-    try:
-        settings = flattened(run.config)
-    except KanrunError:
-        return ""
-    return f"<details><summary>Settings</summary>{_pairs(settings)}</details>"
+    return "\n".join([*parts, _details("Environment", facts)])
 
 
 def _points(run: Run) -> str:
     rows: list[dict[str, Any]] = []
     for point in run.points[:_MOST_ROWS]:
-        values = point.point.values if point.point else {}
-        row: dict[str, Any] = {"point": point.name, "status": point.status, **values}
+        row: dict[str, Any] = {"point": point.name, "status": point.status}
+        row |= point.point.values if point.point else {}
         with contextlib.suppress(KanrunError):
             row |= point.manifest.metrics
-        rows.append(
-            {
-                name: value if isinstance(value, int | float) else str(value)
-                for name, value in row.items()
-                if value is not None
-            }
-        )
+        rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     more = len(run.points) - len(rows)
     table = _table({name: [row.get(name) for row in rows] for name in names})
     return table + (_tag("p", f"{more} more points in the run's folder") if more else "")
-
-
-def _compared(runs: Sequence[Run]) -> str:
-    comparison = RunComparison([run.best for run in runs])
-    parts = []
-    for title, side in (
-        ("Settings that differ", comparison.settings),
-        ("Results", comparison.results),
-    ):
-        if side:
-            parts += [_tag("h3", title), _table(comparison.columns(side))]
-    return "\n".join(parts)
 
 
 def _figures(single: Run, run: Run) -> Iterable[Path]:
@@ -235,32 +202,29 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
         f'<th scope="col"><button type="button">{escape(str(name))}</button></th>'
         for name in columns
     )
-    rows = []
-    for values in list(zip(*columns.values(), strict=True))[:_MOST_ROWS]:
-        rows.append("<tr>" + "".join(_cell(value) for value in values) + "</tr>")
-    more = len(next(iter(columns.values()), ())) - _MOST_ROWS
+    values = list(zip(*columns.values(), strict=True))
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in values[:_MOST_ROWS])
+    more = len(values) - _MOST_ROWS
     rest = _tag("p", f"{more} more rows in the run's folder") if more > 0 else ""
-    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
+    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{rows}</tbody>"
     return f'<div class="wide"><table class="sorts">{head}{body}</table></div>{rest}'
 
 
 def _cell(value: Any) -> str:
     text = shown(value)
-    marks = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
-    number = (
-        ' class="n"'
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else marks.get(text, "")
-    )
-    return f"<td{number}>{escape(text)}</td>"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    mark = _MARKS.get(text, ' class="n"' if is_number else "")
+    return f"<td{mark}>{escape(text)}</td>"
 
 
-def _pairs(pairs: Mapping[str, Any]) -> str:
+def _details(title: str, pairs: Mapping[str, Any]) -> str:
+    """Return names and values that are folded below a title."""
     rows = "".join(
         f"<tr><th>{escape(str(name))}</th><td>{escape(shown(value))}</td></tr>"
         for name, value in pairs.items()
     )
-    return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
+    table = f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
+    return f"<details><summary>{title}</summary>{table}</details>"
 
 
 def _tag(name: str, text: str) -> str:
@@ -269,13 +233,6 @@ def _tag(name: str, text: str) -> str:
 
 def _json(value: Any) -> str:
     """Return JSON that cannot end its script element or hold a number that JSON lacks."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

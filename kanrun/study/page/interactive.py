@@ -1,26 +1,32 @@
-"""Interactive parts of a report: networks, frames and curves as plain values for its scripts."""
+"""Interactive parts of a report: networks, frames and curves as plain values for its scripts.
+
+Networks are in the form of all exports (`kanrun.exports.document`), which network.js evaluates.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kanrun.errors import KanrunError
+from kanrun.engine.equations import Field, Windows
+from kanrun.errors import KanrunError, UsageError
+from kanrun.exports.document import document_of
 from kanrun.runs import Checkpoint, Run
+from kanrun.study.checkpoints import model_from_checkpoint
+from kanrun.study.model import Model
 
 Living = dict[str, Any]
-_SLIDER_NAME = re.compile(
-    r".*-seed\d+-stages"
-)  # of the checkpoints of `kanrun.study.model.slider_checkpoint`
-_SHOWN = 2.0  # how far from 0 the edges of an MLP are drawn, in standard deviations of an input
-_RESUME_NAME = re.compile(r"resume-\d+-\d+")
+#: Names of the checkpoints of `slider_checkpoint`, and of those that a training resumes from.
+_SLIDER_NAME, _RESUME_NAME = re.compile(r".*-seed\d+-stages"), re.compile(r"resume-\d+-\d+")
+#: Layers that network.js evaluates.
+_LAYERS = {"splines", "dense", "sums_of_products"}
 
 
 @dataclass(frozen=True)
@@ -42,71 +48,18 @@ def interactive_data(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Li
             yield from make(run, limits)
 
 
-def network_values(
-    description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str = ""
-) -> Living:
-    """Return a stored KAN or MLP as network.js evaluates it.
+def model_values(model: Model) -> Living:
+    """Return a model as network.js evaluates it.
 
-    Raises KeyError for a network of another kind, ValueError for shapes that do not fit each other.
+    Raises UsageError for one that it cannot evaluate.
     """
-    if description["kind"] == "mlp":
-        return {"layers": _dense_layers(description, arrays, prefix), "products": []}
-    layers = []
-    for number, each in enumerate(description["layers"]):
-        spec, at = each["edges"], f"{prefix}layers.{number}."
-        mask, coefficients, knots = (
-            arrays[at + name] for name in ("mask", "coefficients", "knots")
-        )
-        if spec["edge_scaling"] == "single":
-            base = spline = arrays[at + "weight"] * mask
-        else:
-            base, spline = arrays[at + "base_weight"] * mask, arrays[at + "spline_weight"] * mask
-        degree = int(spec["degree"])
-        if (
-            coefficients.shape != (*mask.shape, knots.shape[1] - degree - 1)
-            or knots.shape[0] != mask.shape[1]
-        ):
-            raise ValueError("the arrays of the network do not fit each other")
-        layers.append(
-            {
-                "degree": degree,
-                "base": str(spec["base"]),
-                "extrapolation": str(spec["extrapolation"]),
-                "baseGoesOn": False,
-                "knots": knots.tolist(),
-                "coefficients": coefficients.tolist(),
-                "baseWeight": base.tolist(),
-                "splineWeight": spline.tolist(),
-            }
-        )
-    products = [int(count) for count in description.get("products", ())]
-    return {"layers": layers, "products": products + [0] * (len(layers) - len(products))}
-
-
-def _dense_layers(
-    description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str
-) -> list[Living]:
-    """Return linear layers as edges w x (base identity) and nodes with a bias and an activation."""
-    layers, count = [], len(description["shape"]) - 1
-    for number in range(count):
-        weights, biases = (arrays[f"{prefix}linear.{number}.{name}"] for name in ("weight", "bias"))
-        none = [[0.0] * weights.shape[1]] * weights.shape[0]
-        ends = [-_SHOWN, -_SHOWN, _SHOWN, _SHOWN]  # of a degree of 1, for what is drawn of an edge
-        layers.append(
-            {
-                "degree": 1,
-                "base": "identity",
-                "extrapolation": "linear",
-                "baseGoesOn": True,
-                "knots": [ends] * weights.shape[1],
-                "coefficients": [[[0.0, 0.0]] * weights.shape[1]] * weights.shape[0],
-                "baseWeight": weights.tolist(),
-                "splineWeight": none,
-                "bias": biases.tolist(),
-                "activation": str(description["activation"]) if number < count - 1 else "identity",
-            }
-        )
-    return layers
+    network = model.network
+    if isinstance(network, Field) and network.hard is not None:
+        raise UsageError("The page cannot evaluate a solution with constraints=hard.")
+    document = document_of(model)
+    if not {layer["kind"] for layer in document["layers"]} <= _LAYERS:
+        raise UsageError(f"The page cannot evaluate a model of kind {network.kind}.")
+    return {key: document[key] for key in ("classes", "input_map", "output_map", "layers")}
 
 
 def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
@@ -118,126 +71,97 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
         title = str(stored.meta["title"])
         if _size(stored) > limits.numbers or (len(found) >= limits.networks and title not in found):
             continue
-        named = {f"{number}/": entry for number, entry in enumerate(stored.meta["stages"])}
-        stages = [
-            {"label": str(entry["label"]), "model": model_values(entry["network"], stored, prefix)}
-            for prefix, entry in named.items()
-        ]
+        stages = list(_slider_models(stored))
         x, y = stored.arrays["points/x"].tolist(), stored.arrays["points/y"].tolist()
-        if (classes := stored.meta["classes"]) is not None:
-            y = [[str(classes[int(value)]) for value in row] for row in y]
-        slider = _network(title, stored.meta, stages, {"x": x, "y": y}) | {
-            "slider": str(stored.meta["slider"])
-        }
-        found.setdefault(title, slider | {"stages": []})["stages"].extend(stages)
+        if classes := stages[0][1].classes:
+            y = [[classes[int(value)] for value in row] for row in y]
+        living = _network(title, str(stored.meta["slider"]), stages, {"x": x, "y": y})
+        found.setdefault(title, living | {"stages": []})["stages"].extend(living["stages"])
     yield from found.values()
     models = [name for name in names if not _SLIDER_NAME.fullmatch(name)]
     if found or not models:
         return
-    stored = run.checkpoint(models[0])
-    title, network = f"The network {models[0]}", stored.meta["network"]
-    if _size(stored) > limits.numbers:
-        yield {
-            "kind": "absent",
-            "title": title,
-            "said": f"It has {_size(stored)} numbers, too many for a page.",
-        }
+    stored, title = run.checkpoint(models[0]), f"The network {models[0]}"
+    if (size := _size(stored)) > limits.numbers:
+        yield _absent(title, f"It has {size} numbers, too many for a page.")
         return
-    points = _test_points(run, models[0], stored.meta)
+    model = model_from_checkpoint(stored)
+    points = _test_points(run, models[0], model)
     try:
-        if network["kind"] == "windows":
-            stages = _windows(network, stored, points, limits)
-            yield _network(title, stored.meta, stages, points) | {"slider": "window"}
+        if isinstance(model.network, Windows):
+            yield _windows(title, model, points, limits)
         else:
-            stages = [{"label": "", "model": model_values(network, stored)}]
-            yield _network(title, stored.meta, stages, _thinned(points, limits.points))
-    except KeyError:
-        what = (
-            "a solution with constraints=hard"
-            if "hard" in str(network)
-            else f"a model of kind {network['kind']}"
-        )
-        yield {
-            "kind": "absent",
-            "title": title,
-            "said": f"The page cannot evaluate {what}; its figures show it.",
-        }
-
-
-def _windows(
-    description: Mapping[str, Any], stored: Checkpoint, points: Living, limits: PageLimits
-) -> list[Living]:
-    """Return a stage for each time window, with its test points."""
-    stages = []
-    for number, field in enumerate(description["fields"]):
-        prefix = f"fields.{number}."
-        box = stored.arrays[f"{prefix}box"].tolist()
-        low, high = box[-1]
-        inside = [
-            i for i, x in enumerate(points["x"]) if (low < x[-1] or not number) and x[-1] <= high
-        ]
-        part = {name: [values[i] for i in inside] for name, values in points.items()}
-        stages.append(
-            {
-                "label": f"{stored.meta['inputs'][-1]} from {low:.4g} to {high:.4g}",
-                "domain": box,
-                "model": model_values(field, stored, prefix),
-                "points": _thinned(part, limits.points),
-            }
-        )
-    return stages
-
-
-def model_values(description: Mapping[str, Any], stored: Checkpoint, prefix: str = "") -> Living:
-    """Return a KAN, or a solution by one. Raises KeyError for what network.js cannot evaluate."""
-    meta, arrays = stored.meta, stored.arrays
-    if description.get("kind") == "field" and "hard" not in description:
-        box = arrays[f"{prefix}box"]
-        inner = {"shift": box.mean(1).tolist(), "scale": ((box[:, 1] - box[:, 0]) / 2).tolist()}
-        sizes = arrays[f"{prefix}sizes"]
-        outer = {"shift": [0.0] * len(sizes), "scale": sizes.tolist()}
-        values = network_values(description["network"], arrays, f"{prefix}network.")
-        form = [int(count) for count in description["form"][:3]]
-        return values | {
-            "form": form,
-            "classes": None,
-            "inputScaling": inner,
-            "outputScaling": outer,
-        }
-    classes = [str(name) for name in meta["classes"]] if meta["classes"] else None
-    scalings = {"inputScaling": meta["input_scaling"], "outputScaling": meta["output_scaling"]}
-    return network_values(description, arrays, prefix) | scalings | {"classes": classes}
-
-
-def _network(title: str, meta: Mapping[str, Any], stages: list[Living], points: Living) -> Living:
-    return {
-        "kind": "network",
-        "title": title,
-        "stages": stages,
-        "inputs": [str(name) for name in meta["inputs"]],
-        "outputs": [str(name) for name in meta["outputs"]],
-        "domain": meta["domain"],
-        "classes": stages[0]["model"]["classes"],
-        "coded": bool(meta.get("code")),
-        "points": points,
-    }
+            yield _network(title, "", [("", model)], _thinned(points, limits.points))
+    except UsageError as error:
+        yield _absent(title, f"{str(error).rstrip('.')}; its figures show it.")
 
 
 def _size(stored: Checkpoint) -> int:
     return sum(array.size for array in stored.arrays.values())
 
 
-def _test_points(run: Run, model: str, meta: Mapping[str, Any]) -> Living:
+def _absent(title: str, said: str) -> Living:
+    return {"kind": "absent", "title": title, "said": said}
+
+
+def _slider_models(stored: Checkpoint) -> Iterator[tuple[str, Model]]:
+    """Yield the label and the model of each stage under a slider."""
+    for number, entry in enumerate(stored.meta["stages"]):
+        prefix, meta = f"{number}/", stored.meta | {"network": entry["network"]}
+        arrays = {
+            name.removeprefix(prefix): array
+            for name, array in stored.arrays.items()
+            if name.startswith(prefix)
+        }
+        model = model_from_checkpoint(Checkpoint(stored.name, arrays, meta))
+        yield str(entry["label"]), model
+
+
+def _network(
+    title: str, slider: str, stages: Sequence[tuple[str, Model]], points: Living
+) -> Living:
+    model = stages[0][1]
+    return {
+        "kind": "network",
+        "title": title,
+        "slider": slider,
+        "stages": [{"label": label, "model": model_values(each)} for label, each in stages],
+        "inputs": list(model.inputs),
+        "outputs": list(model.outputs),
+        "domain": model.domain.tolist(),
+        "classes": model.classes,
+        "coded": model.code is not None,
+        "points": points,
+    }
+
+
+def _windows(title: str, model: Model, points: Living, limits: PageLimits) -> Living:
+    """Return a stage for each time window, with its test points."""
+    assert isinstance(model.network, Windows)  # for the type checker alone
+    fields = [field for field in model.network.fields if isinstance(field, Field)]
+    boxes, stages = [field.box.tolist() for field in fields], list[tuple[str, Model]]()
+    for field, (*_, (low, high)) in zip(fields, boxes, strict=True):
+        label = f"{model.inputs[-1]} from {low:.4g} to {high:.4g}"
+        stages.append((label, replace(model, network=field)))
+    living = _network(title, "window", stages, points)
+    times = np.array(points["x"]).reshape(-1, len(model.inputs))[:, -1]
+    window = np.searchsorted([box[-1][1] for box in boxes[:-1]], times)
+    for number, stage in enumerate(living["stages"]):
+        inside = np.flatnonzero(window == number)
+        part = {name: [values[i] for i in inside] for name, values in points.items()}
+        stage |= {"domain": boxes[number], "points": _thinned(part, limits.points)}
+    return living
+
+
+def _test_points(run: Run, name: str, model: Model) -> Living:
     """Return points of the predictions, or of a solution, whose truth may be unknown."""
-    solution = f"solution_{model.rpartition('-seed')[0].rpartition('-')[2]}"
-    inputs, outputs = list(meta["inputs"]), [f"{name}_true" for name in meta["outputs"]]
+    solution = f"solution_{name.rpartition('-seed')[0].rpartition('-')[2]}"
+    inputs, outputs = list(model.inputs), [f"{name}_true" for name in model.outputs]
     table = pd.DataFrame()
     if "predictions" in run.tables:
         table = run.table("predictions").query("split == 'test'")
-        inputs, outputs = (
-            [f"input:{name}" for name in inputs],
-            [f"truth:{name}" for name in meta["outputs"]],
-        )
+        inputs = [f"input:{name}" for name in inputs]
+        outputs = [f"truth:{name}" for name in model.outputs]
     elif solution in run.tables:
         table = run.table(solution)
     if not {*inputs, *outputs} <= set(table):
@@ -252,26 +176,18 @@ def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
         points = run.table("de_casteljau").query("level == 0")
         degree = len(points) - 1
         title = f"A Bézier curve of degree {degree}: every control point moves all of it"
-        yield {
-            "kind": "curve",
-            "title": title,
-            "control": _pairs(points),
-            "knots": None,
-            "degree": degree,
-        }
+        yield _curve(title, points, None, degree)
     if {"bspline_control", "bspline_knots"} <= set(run.tables):
         points, knots = run.table("bspline_control"), run.table("bspline_knots")
         every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
         degree = len(every) - len(points) - 1
         spans = f"a control point moves at most {degree + 1} spans between knots (grey dots)"
-        title = f"A B-spline of degree {degree}: {spans}"
-        yield {
-            "kind": "curve",
-            "title": title,
-            "control": _pairs(points),
-            "knots": every,
-            "degree": degree,
-        }
+        yield _curve(f"A B-spline of degree {degree}: {spans}", points, every, degree)
+
+
+def _curve(title: str, points: pd.DataFrame, knots: list[float] | None, degree: int) -> Living:
+    control = points[["x", "y"]].to_numpy().tolist()
+    return {"kind": "curve", "title": title, "control": control, "knots": knots, "degree": degree}
 
 
 def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
@@ -284,13 +200,13 @@ def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
         panels = []
         for learner, rows in islice(known.groupby("learner", sort=False), limits.panels):
             lines = [
-                _line(rows["x0"], rows["truth"], "truth", limits),
-                _line(rows["x0"], rows["output"], "curve", limits),
+                _line(rows["x0"], rows[column], style, limits)
+                for column, style in (("truth", "truth"), ("output", "curve"))
             ]
             panels.append({"title": str(learner), "lines": lines})
         frames.append({"label": f"after phase {phase}", "panels": panels})
     title = "Task after task: the target (dashed) and what each learner remembers"
-    yield {"kind": "frames", "title": title, "slider": "phase", "frames": frames, "common": True}
+    yield _frames(title, "phase", frames)
 
 
 def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
@@ -315,52 +231,43 @@ def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
             panels.append({"title": f"log10 {error} over steps, {schedule}", "lines": lines})
         said = f"intervals: {', '.join(dict.fromkeys(grids))}"
         frames.append({"label": f"stage {stage}", "panels": panels, "said": said})
-    title = "The staircase: each finer grid starts where the coarser one ended"
-    yield {"kind": "frames", "title": title, "slider": "grid", "frames": frames, "common": True}
+    yield _frames(
+        "The staircase: each finer grid starts where the coarser one ended", "grid", frames
+    )
 
 
 def _snapping(run: Run, limits: PageLimits) -> Iterator[Living]:
     """Yield the edges of `kanrun interpret`, stage by stage, until they are symbols."""
-    table = _first_seed(run.table("edges"))
+    table = _first_seed(run.table("edges")).fillna({"symbolic": "", "score": 0.0})
+    table = table[(table["symbolic"] != "=") & (table["pruned"].astype(str) != "True")]
     frames = []
     for stage, rows in islice(table.groupby("stage", sort=False), limits.frames):
+        edges = [edge for _, edge in rows.groupby(["layer", "out", "in"], sort=False)]
+        edges.sort(key=lambda edge: -float(edge["score"].iloc[0]))
         panels = []
-        for _, edge in rows.groupby(["layer", "out", "in"], sort=False):
-            one = edge.iloc[0].where(edge.iloc[0].notna(), "")
-            if one["symbolic"] == "=" or str(one["pruned"]) == "True":
-                continue
+        for edge in edges[: limits.panels]:
+            one = edge.iloc[0].fillna("")
             source = one["input_name"] or f"h{one['layer']}.{one['in']}"
             node = one["output_name"] or f"h{one['layer'] + 1}.{one['out']}"
             title = f"{source} → {node}" + (f": {one['symbolic']}" if one["symbolic"] else "")
             line = _line(edge["x"], edge["y"], "other" if one["symbolic"] else "curve", limits)
-            panels.append((-float(one["score"] or 0), {"title": title, "lines": [line]}))
-        panels.sort(key=lambda pair: pair[0])
-        frames.append(
-            {"label": str(stage), "panels": [panel for _, panel in panels[: limits.panels]]}
-        )
+            panels.append({"title": title, "lines": [line]})
+        frames.append({"label": str(stage), "panels": panels})
     title = "From a network to a formula: blue edges are splines, orange ones have become symbols"
-    yield {"kind": "frames", "title": title, "slider": "stage", "frames": frames, "common": False}
+    yield _frames(title, "stage", frames) | {"common": False}
 
 
-def _pairs(points: pd.DataFrame) -> list[list[float]]:
-    numbers: list[list[float]] = points[["x", "y"]].to_numpy().tolist()
-    return numbers
+def _frames(title: str, slider: str, frames: list[Living]) -> Living:
+    """Return frames under a slider, whose panels have common axes."""
+    return {"kind": "frames", "title": title, "slider": slider, "frames": frames, "common": True}
 
 
 def _line(x: pd.Series, y: pd.Series, style: str, limits: PageLimits) -> Living:
-    return {
-        "x": _thin(x.tolist(), limits.line),
-        "y": _thin(y.tolist(), limits.line),
-        "style": style,
-    }
-
-
-def _thin(values: Sequence[Any], most: int) -> list[Any]:
-    return list(values[:: max(1, -(-len(values) // most))])
+    return {**_thinned({"x": x.tolist(), "y": y.tolist()}, limits.line), "style": style}
 
 
 def _thinned(points: Living, most: int) -> Living:
-    return {name: _thin(values, most) for name, values in points.items()}
+    return {name: values[:: max(1, -(-len(values) // most))] for name, values in points.items()}
 
 
 def _first_seed(table: pd.DataFrame) -> pd.DataFrame:

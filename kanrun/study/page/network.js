@@ -1,6 +1,6 @@
 "use strict";
-// A Kolmogorov-Arnold network as the engine evaluates it, in plain arithmetic: splines by the Cox-de Boor recursion, base
-// functions, nodes that multiply, scalings. Arrays are indexed as in the stored checkpoint: [out][in][function].
+// A network in the form of all exports (kanrun/exports/document.py), evaluated as the engine does, in plain arithmetic: splines by
+// the Cox-de Boor recursion, base functions, nodes that multiply, maps of inputs and outputs.
 const kan = (() => {
   const sigmoid = x => 1 / (1 + Math.exp(-x));
   // Abramowitz & Stegun 7.1.6 near zero, the continued fraction 7.1.14 beyond.
@@ -64,6 +64,30 @@ const kan = (() => {
     return deBoor(knots.slice(1, -1), degree - 1, c, x);
   }
 
+  // The document with its edges as arrays [out][in]: coefficients of splines, weights of splines and of bases. An MLP's edges are
+  // lines w x (the base `identity`), drawn from -2 to 2, and its nodes have a bias and an activation.
+  function prepared(document) {
+    const table = (rows, columns, value) => Array.from({length: rows}, () => Array.from({length: columns}, value));
+    const layers = document.layers.filter(layer => layer.kind !== "sums_of_products").map(layer => {
+      if (layer.kind === "dense") {
+        const outputs = layer.weights.length, inputs = layer.weights[0].length;
+        return {degree: 1, base: "identity", extrapolation: "linear", products: 0, knots: table(inputs, 4, () => 0).map(() => [-2, -2, 2, 2]),
+          coefficients: table(outputs, inputs, () => [0, 0]), splineWeight: table(outputs, inputs, () => 0),
+          baseWeight: structuredClone(layer.weights), bias: layer.biases, activation: layer.activation};
+      }
+      const count = layer.knots[0].length - layer.degree - 1, {sums, inputs} = layer;
+      const arrays = {coefficients: table(sums, inputs, () => Array(count).fill(0)), splineWeight: table(sums, inputs, () => 0),
+        baseWeight: table(sums, inputs, () => 0)};
+      for (const {from, to, coefficients, base_weight} of layer.edges) {
+        arrays.coefficients[to][from] = [...coefficients];
+        arrays.splineWeight[to][from] = 1;
+        arrays.baseWeight[to][from] = base_weight;
+      }
+      return {...layer, ...arrays};
+    });
+    return {...document, layers, form: document.layers.find(layer => layer.kind === "sums_of_products")};
+  }
+
   function continued(x, low, high, how, value, slope) {
     const held = Math.min(Math.max(x, low), high);
     if (held === x || Number.isNaN(x)) return value(x);
@@ -86,7 +110,7 @@ const kan = (() => {
     }
     if (layer.baseWeight[o][i] !== 0 && layer.base !== "zero") {
       const [b, slope] = bases[layer.base];
-      y += layer.baseWeight[o][i] * (layer.baseGoesOn ? b(x) : continued(x, low, high, layer.extrapolation, b, slope));
+      y += layer.baseWeight[o][i] * continued(x, low, high, layer.extrapolation, b, slope);
     }
     return y;
   }
@@ -105,8 +129,8 @@ const kan = (() => {
   }
 
   function activations(model, x) {
-    const found = [scaled(x, model.inputScaling)];
-    model.layers.forEach((layer, l) => found.push(nodes(layerValues(layer, found[l]), model.products[l] || 0)));
+    const found = [x.map((v, j) => mapped(v, model.input_map[j]))];
+    model.layers.forEach((layer, l) => found.push(nodes(layerValues(layer, found[l]), layer.products)));
     return found;
   }
 
@@ -117,20 +141,20 @@ const kan = (() => {
     }
     return to[to.length - 1];
   }
-  const scaled = (x, s) => x.map((v, j) => s.points ? interpolated(v, s.points[j], s.values[j]) : (v - s.shift[j]) / s.scale[j]);
-  const unscaled = (y, s) => y.map((v, j) => s.points ? interpolated(v, s.values[j], s.points[j]) : v * s.scale[j] + s.shift[j]);
+  const mapped = (v, map) => map.points ? interpolated(v, map.points, map.values) : (v - map.shift) / map.scale;
+  const unmapped = (v, map) => map.points ? interpolated(v, map.values, map.points) : v * map.scale + map.shift;
 
-  // Sums of products of outputs, as which solutions of differential equations are sought: [unknowns, terms, factors].
-  function combined(out, [unknowns, terms, factors]) {
+  // Sums of products of outputs, as which solutions of differential equations are sought.
+  function combined(out, {sizes, terms, factors}) {
     const product = at => range(factors).reduce((value, f) => value * out[at * factors + f], 1);
-    return range(unknowns).map(u => range(terms).reduce((sum, t) => sum + product(u * terms + t), 0));
+    return sizes.map((size, u) => size * range(terms).reduce((sum, t) => sum + product(u * terms + t), 0));
   }
   const range = count => Array.from({length: count}, (_, i) => i);
 
   // f(x) in the user's units; class probabilities of a classifier.
   function predict(model, x) {
     const last = activations(model, x)[model.layers.length], out = model.form ? combined(last, model.form) : last;
-    if (!model.classes) return unscaled(out, model.outputScaling);
+    if (!model.classes) return out.map((v, o) => unmapped(v, model.output_map[o]));
     const most = Math.max(...out), e = out.map(v => Math.exp(v - most)), sum = e.reduce((a, b) => a + b, 0);
     return e.map(v => v / sum);
   }
@@ -143,6 +167,6 @@ const kan = (() => {
     return points[0];
   }
 
-  return {predict, activations, edge, ends, deBoor, deCasteljau, erf, unscaled};
+  return {prepared, predict, activations, edge, ends, deBoor, deCasteljau};
 })();
 if (typeof module !== "undefined") module.exports = kan;

@@ -127,7 +127,7 @@
     let points = data.points, domain = data.domain;  // of a window of time, where there are several
 
     function reset() {
-      model = structuredClone(data.stages[stage].model);
+      model = kan.prepared(data.stages[stage].model);
       points = data.stages[stage].points || data.points;
       domain = data.stages[stage].domain || data.domain;
       draw();
@@ -245,7 +245,7 @@
       return {update, intoDomain};
     }
     back.addEventListener("click", reset);
-    model = structuredClone(data.stages[stage].model);
+    model = kan.prepared(data.stages[stage].model);
     chosen = [0, ...edgesOf(0)[0].slice(1)];
     reset();
   }

