@@ -32,7 +32,7 @@ from kanrun.config import (
 )
 from kanrun.config.registry import foreign_setting
 from kanrun.engine.tables import TablePolicy
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
