@@ -53,7 +53,7 @@ EVALUATIONS, EXPLICIT = 50_000, 60_000
 SIZES, LARGEST = ((24, 48, 96), (16, 24, 32), (7, 9, 11)), 1400
 #: Points of each variable of its polynomials, and the weight of a condition's squared residual.
 OVERSAMPLING, WEIGHT = 1.4, 1e4
-#: Relative difference of two resolutions at most, at so many random points; and the singular value
+#: Relative difference of two resolutions at most, the number of random points, the singular value
 #: relative to the largest below which other functions fit as well.
 AGREEMENT, POINTS, SINGULAR = 3e-5, 2000, 1e-13
 

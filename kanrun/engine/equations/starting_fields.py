@@ -1,6 +1,6 @@
 """Fields to start from: richer fields of the same function, and initial guesses.
 
-A solution goes on with inserted knots, added terms, or its values extended in time. The first one
+A solution is continued with inserted knots, added terms, or its values extended in time. The first one
 comes from random networks that race, from initial values, or from the previous window.
 """
 

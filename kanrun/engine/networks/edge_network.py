@@ -50,7 +50,7 @@ class EdgeNetwork(Network):
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         return self.activations(x)[-1]
 
-    def activations(self, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
+    def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
         values = [x]
         for layer, products in zip(self.layers, self.products, strict=True):
             values.append(nodes_of(layer(values[-1]), products))

@@ -199,7 +199,7 @@ class Network(nn.Module):
         """The spline layers, from the inputs on; empty for a network without edges."""
         return ()
 
-    def activations(self, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
+    def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
         """Return the inputs of each of `edge_layers`, and the network's output last."""
         return [x, self(x)]
 
