@@ -173,8 +173,6 @@ def _powers(inputs: int, degree: int) -> list[Powers]:
     return sorted((powers for powers in every if sum(powers) <= degree), key=sum)
 
 
-#: Relative error of a ridge formula that is exact.
-_FITTED = 1e-8
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
 _EXACT = 1e-11
 #: Number of the first functions of y that are regressed as quotients.

@@ -69,7 +69,7 @@ _LONGER_SEARCHES, _SINGLE_INPUT, _GROUPS = 30.0, 0.8, 0.6
 #: and its factor for each edge.
 _RANKED, _EXPLORED, _COARSE_GRIDS, _MORE_INTERVALS = 14, 7, (3, 3, 7), 4
 _RANKING_STOP, _EDGE_HANDICAP = 3e-3, 1.2
-#: Intervals of other starts; with the sparsity penalty every second start has two more.
+#: Intervals of other starts; of a KAN of fixed shape every second start has two more.
 _START_INTERVALS = 3
 #: Accuracy beyond which networks are not preferred for a longer search, and the digits of it that
 #: one more edge must gain.
