@@ -1,7 +1,7 @@
 """Fields to start from: richer fields of the same function, and initial guesses.
 
-A solution is continued with inserted knots, added terms, or its values extended in time. The first one
-comes from random networks that race, from initial values, or from the previous window.
+A solution is continued with inserted knots, added terms, or its values extended in time. The first
+one comes from random networks that race, from initial values, or from the previous window.
 """
 
 from __future__ import annotations
