@@ -3,6 +3,14 @@
 The one Levenberg-Marquardt, its problems, and rows of their Jacobians.
 """
 
+from kanrun.engine.least_squares.least_squares_problem import (
+    DenseRows,
+    Linearisation,
+    LocalRows,
+    Problem,
+    Rows,
+    StackedRows,
+)
 from kanrun.engine.least_squares.levenberg_marquardt import (
     LMPolicy,
     NormalEquations,
@@ -11,12 +19,4 @@ from kanrun.engine.least_squares.levenberg_marquardt import (
     begin,
     minimise,
     step,
-)
-from kanrun.engine.least_squares.problem import (
-    DenseRows,
-    Linearisation,
-    LocalRows,
-    Problem,
-    Rows,
-    StackedRows,
 )

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from kanrun.engine.least_squares.problem import Linearisation, Problem
+from kanrun.engine.least_squares.least_squares_problem import Linearisation, Problem
 
 # A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
 # the search downwards, as a fraction of the remaining objective or of what the step gains.

@@ -129,7 +129,7 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class CandidateSelection:
     """Losses of choices on some rows, for several predictions of held-out rows."""
 
     points: Points

@@ -27,8 +27,8 @@ from kanrun.engine.tables.cross_validation import (
     SPARSE,
     STACK,
     TRANSFORMED,
+    CandidateSelection,
     Choice,
-    Comparison,
     Folds,
     assign_folds,
     training_rows,
@@ -211,7 +211,7 @@ def fit_table(
         policy = replace(policy, bounds=(low, high))
     every = {one.name: one for one in _candidates(points, classes, policy)}
     # These predictions vary less than those of folds, which know what lies beyond the other rows.
-    compared = Comparison(
+    compared = CandidateSelection(
         points,
         classes,
         [{name: one.left_out for name, one in every.items()}],

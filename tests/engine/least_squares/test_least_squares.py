@@ -16,9 +16,9 @@ from kanrun.engine.least_squares import (
     Problem,
     StoppingCriteria,
     begin,
+    least_squares_problem,
     levenberg_marquardt,
     minimise,
-    problem,
     step,
 )
 
@@ -131,8 +131,8 @@ def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[Loc
 def test_local_rows_are_the_dense_matrix(
     monkeypatch: pytest.MonkeyPatch, sparse_gain: float, piece: int
 ) -> None:
-    monkeypatch.setattr(problem, "SPARSE_GAIN", sparse_gain)
-    monkeypatch.setattr(problem, "PIECE", piece)
+    monkeypatch.setattr(least_squares_problem, "SPARSE_GAIN", sparse_gain)
+    monkeypatch.setattr(least_squares_problem, "PIECE", piece)
     local, dense = random_rows()
     d, r = (
         torch.linspace(-1, 2, 25, dtype=torch.float64),
@@ -144,6 +144,6 @@ def test_local_rows_are_the_dense_matrix(
 
 
 def test_blocks_of_a_large_gram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem, "BLOCK", 3)
+    monkeypatch.setattr(least_squares_problem, "BLOCK", 3)
     _, dense = random_rows()
     torch.testing.assert_close(DenseRows(dense).gram(), dense.T @ dense)
