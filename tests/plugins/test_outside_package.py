@@ -75,7 +75,7 @@ def test_help_and_refusals_load_no_torch(site: Path, tmp_path: Path) -> None:
     expected = [
         (["--help"], 0, "noise-levels"),
         (["fit", "--help"], 0, "chebyshev"),
-        (["noise-levels", "--help"], 0, "Train on points with more and more noise."),
+        (["noise-levels", "--help"], 0, "Train on points with increasing noise."),
         (["fit", "model=chebyshev", "model.degre=3"], 2, "did you mean model.degree?"),
         (["fit", "model=chebyshev", "model.degree=99"], 2, "model.degree=99 must be"),
         (["fit", "target=ring"], 2, "did you mean rings"),
