@@ -24,10 +24,10 @@ def program_bytes(model: Exportable) -> bytes:
         3, -1
     )
     rows = torch.export.Dim("rows", min=1)
-    with torch.no_grad():
-        program = torch.export.export(
-            whole, (x.contiguous(),), dynamic_shapes=({0: rows},), strict=False
-        )
+    # Not under no_grad, where curves remember the basis at samples, whose number would be fixed.
+    program = torch.export.export(
+        whole, (x.contiguous(),), dynamic_shapes=({0: rows},), strict=False
+    )
     stored = io.BytesIO()
     torch.export.save(program, stored)
     return stored.getvalue()

@@ -375,7 +375,7 @@ def test_onnx_refuses_units_beyond_float32() -> None:
         export_bytes(replace(one, domain=one.domain * 1e-40), "onnx", "m.onnx")
 
 
-@pytest.mark.parametrize("name", ["products", "table", "classes", "windows"])
+@pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "windows"])
 def test_torch_export_has_the_models_numbers(name: str) -> None:
     one = MODELS[name]()
     program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
