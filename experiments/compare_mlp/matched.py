@@ -107,7 +107,7 @@ class Matched(NetworkComparison):
         trained = train(case, model, seed)
         yield result(case, trained, {**marks, "kan": name, "activation": model.base})
         if seed == cfg.seed:
-            counts = {"target": case.name, "kan": name, "exact": network.count()}
+            counts: dict[str, Any] = {"target": case.name, "kan": name, "exact": network.count()}
             size = size_of(network)
             for one in CONVENTIONS:
                 words = {"convention": one.name, "formula": one.formula, "source": one.source}

@@ -206,7 +206,11 @@ class NoActivation(NetworkComparison):
         assert isinstance(network, MLP)
         train_to_the_end(network, data)
         depth, points = len(cell["hidden"]), data.everything
-        marks = {"comparison": cfg.comparison, "activation": "identity", "depth": depth}
+        marks: dict[str, Any] = {
+            "comparison": cfg.comparison,
+            "activation": "identity",
+            "depth": depth,
+        }
         yield result(case, trained, marks)
         one = nn.functional.pad(points.x, (0, 1), value=1.0)
         least = torch.linalg.lstsq(one, points.y, driver="gelsd").solution

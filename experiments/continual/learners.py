@@ -100,7 +100,8 @@ class PseudoRehearsal(Memory):
         if not self.kept:
             return phase
         # Points lie half a step inside of their boxes.
-        inner = [lattice(*box.cpu().numpy(), len(phase), border=False) for box in self.kept]
+        ends = [(low, high) for low, high in (box.cpu().numpy() for box in self.kept)]
+        inner = [lattice(low, high, len(phase), border=False) for low, high in ends]
         x = torch.cat([torch.as_tensor(points).to(phase.x) for points in inner])
         x = x[((x < phase.x.amin(0)) | (x > phase.x.amax(0))).any(1)]
         return phase.join(Samples(x, predict(network, x))) if len(x) else phase

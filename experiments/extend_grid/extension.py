@@ -308,7 +308,10 @@ def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -
     for stage in trained.stages:
         if (shape, stage.intervals) in known:
             values = {"intervals": stage.intervals, "test_rmse": stage.errors.test}
-            yield Row("published", {**marks, **values, **known[shape, stage.intervals]})
+            facts_of_stage = {
+                str(key): value for key, value in known[shape, stage.intervals].items()
+            }
+            yield Row("published", {**marks, **values, **facts_of_stage})
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:
