@@ -218,7 +218,7 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
     [
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"n_seeds": 0}, "n_seeds=0 must be at least 1"),
-        ({"n_seeds": True}, "seeds=True must be"),
+        ({"n_seeds": True}, "n_seeds=true is not a whole number"),
         ({"n_seeds": 4 * 10**9}, "4000000000 trainings are more than 100000"),
         ({"seed": 2**32}, "largest seed"),
         ({"precision": "float16"}, "precision=float16 is not one of float64, float32"),
