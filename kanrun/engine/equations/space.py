@@ -1,0 +1,264 @@
+"""Splines of one variable with boundary conditions built in, interval by interval.
+
+The splines of a window are periodic, or combinations of clamped B-splines that satisfy linear
+homogeneous conditions at both ends. An equation without a space variable has a space of one
+constant function. Interval e holds the functions e to e + degree; the band matrices of a window
+follow from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import pi
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from kanrun.engine.least_squares.banded import BandedFactor, Pattern
+from kanrun.engine.splines import Grid, local_basis
+
+Array = NDArray[np.float64]
+
+#: Degree of the splines and of the polynomials of time.
+DEGREE = 7
+#: Gauss points per interval of the equations.
+GAUSS_POINTS = 4
+#: Gauss points per interval of a projection onto splines.
+PROJECTION_POINTS = 10
+#: Fraction of the breakpoints that follow |d^4 u / dx^4|^(1/4), the density of breakpoints at which
+#: splines have equal errors; the others are equally spaced.
+ADAPTED = 0.7
+#: Points per interval at which that density is measured, and the intervals over which it is
+#: widened and averaged.
+DENSITY_POINTS, DENSITY_WIDTH = 8, 1
+
+
+@dataclass(frozen=True)
+class WallCondition:
+    """Homogeneous linear conditions of one unknown at one end, shape (conditions, orders).
+
+    Entry (i, r) is the factor of the derivative of order r in condition i.
+    """
+
+    rows: Array
+
+    def elimination(self, at_wall: Array) -> tuple[int, Array]:
+        """Return how many functions next to the wall depend on those that follow, and how.
+
+        `at_wall` holds the derivatives (orders, functions) of the functions, counted from the wall.
+        """
+        found, count = self.rows @ at_wall, len(self.rows)
+        found = found / np.abs(found).max(axis=1, keepdims=True)
+        return count, -np.linalg.solve(found[:, :count], found[:, count:])
+
+
+@dataclass(frozen=True)
+class Space:
+    """Splines on `breakpoints` (intervals + 1,); one constant function if they are None.
+
+    `walls` holds the conditions at both ends for each unknown; `periodic` splines have none.
+    """
+
+    breakpoints: Array | None
+    walls: tuple[tuple[WallCondition | None, WallCondition | None], ...]
+    periodic: bool = False
+
+    @property
+    def degree(self) -> int:
+        return 0 if self.breakpoints is None else DEGREE
+
+    @property
+    def intervals(self) -> int:
+        return 1 if self.breakpoints is None else len(self.breakpoints) - 1
+
+    @property
+    def functions(self) -> int:
+        """Number of basis functions, before the conditions are built in."""
+        return self.intervals + (0 if self.periodic else self.degree)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The knots: repeated at the ends, or continued periodically."""
+        assert self.breakpoints is not None
+        ends, widths = self.breakpoints, np.diff(self.breakpoints)
+        if self.periodic:
+            around = np.resize(widths, (-(-DEGREE // len(widths)) * len(widths)))[:DEGREE]
+            right = ends[-1] + np.cumsum(around)
+            around = np.resize(widths[::-1], DEGREE)
+            left = (ends[0] - np.cumsum(around))[::-1]
+        else:
+            left, right = np.repeat(ends[0], DEGREE), np.repeat(ends[-1], DEGREE)
+        return Grid(torch.as_tensor(np.concatenate([left, ends, right]))[None], DEGREE)
+
+    @cached_property
+    def local(self) -> NDArray[np.int64]:
+        """Numbers of the functions of each interval, shape (intervals, degree + 1)."""
+        first, below = np.arange(self.intervals)[:, None], np.arange(self.degree + 1)
+        return (first + below) % self.functions
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Place of each function: 0, n-1, 1, n-2, ... if periodic, so that the cycle is a band."""
+        places = np.arange(self.functions)
+        if self.periodic:
+            places = np.minimum(2 * places, 2 * (self.functions - 1 - places) + 1)
+        return places
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, int, int], Any]:
+        """Patterns and bases of this space, which many windows share."""
+        return {}
+
+    def pattern(self, block: int) -> Pattern:
+        """Return the unknowns of each interval if every function has `block` of them."""
+        key = "pattern", block, 0
+        if key not in self._kept:
+            self._kept[key] = self._pattern(block)
+        return self._kept[key]  # type: ignore[no-any-return]
+
+    def _pattern(self, block: int) -> Pattern:
+        index = self.order[self.local][:, :, None] * block + np.arange(block)
+        return Pattern(torch.as_tensor(index.reshape(self.intervals, -1)), self.functions * block)
+
+    def basis(self, x: Array, derivative: int) -> tuple[Array, NDArray[np.int64]]:
+        """Return the derivatives of the functions at x (points,), and their numbers."""
+        if self.breakpoints is None:
+            value = np.full((len(x), 1), float(derivative == 0))
+            return value, np.zeros((len(x), 1), dtype=np.int64)
+        values, interval = local_basis(torch.as_tensor(x)[:, None], self.grid, derivative)
+        return values[:, 0].numpy(), self.local[interval[:, 0].numpy()]
+
+    def points(self, nodes: Array) -> Float[Array, "intervals nodes"]:
+        """Return nodes of [-1, 1] in each interval."""
+        if self.breakpoints is None:
+            return np.zeros((1, 1))
+        shares = (nodes + 1) / 2
+        return self.breakpoints[:-1, None] + np.diff(self.breakpoints)[:, None] * shares
+
+    def gauss_basis(self, derivative: int, unknown: int) -> Float[Array, "intervals nodes local"]:
+        """Return `elements` at the Gauss points of each interval."""
+        key = "basis", derivative, unknown
+        if key not in self._kept:
+            self._kept[key] = self.elements(self.gauss_points, derivative, unknown)
+        return self._kept[key]  # type: ignore[no-any-return]
+
+    @cached_property
+    def gauss_points(self) -> Float[Array, "intervals nodes"]:
+        return self.points(np.polynomial.legendre.leggauss(GAUSS_POINTS)[0])
+
+    @cached_property
+    def gauss_weights(self) -> Float[Array, "intervals nodes"]:
+        """Return weights of the Gauss points whose sum is 1."""
+        if self.breakpoints is None:
+            return np.ones((1, 1))
+        widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
+        return widths[:, None] * np.polynomial.legendre.leggauss(GAUSS_POINTS)[1] / 2
+
+    def elements(
+        self, x: Float[Array, "intervals nodes"], derivative: int, unknown: int
+    ) -> Float[Array, "intervals nodes local"]:
+        """Return the derivatives at points of each interval, conditions of `unknown` built in."""
+        values, _ = self.basis(x.reshape(-1), derivative)
+        shaped = values.reshape(*x.shape, self.degree + 1)
+        for side, condition in enumerate(self.walls[unknown]):
+            if condition is None or self.periodic:
+                continue
+            turned = shaped[::-1, :, ::-1] if side else shaped
+            count, follow = self._eliminated(side, condition)
+            for interval in range(min(count, self.intervals)):
+                near = turned[interval, :, : count - interval]
+                last = count + follow.shape[1] - interval
+                turned[interval, :, count - interval : last] += near @ follow[interval:]
+                near[:] = 0
+        return shaped
+
+    def _eliminated(self, side: int, condition: WallCondition) -> tuple[int, Array]:
+        assert self.breakpoints is not None
+        wall, orders = self.breakpoints[[-side]], condition.rows.shape[1]
+        rows = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
+        from_wall = rows[:, ::-1] if side else rows
+        return condition.elimination(from_wall[:, :orders])
+
+    def complete(self, coefficients: Array, unknown: int) -> Array:
+        """Return coefficients (functions, ...) with the eliminated ones set, in place."""
+        for side, condition in enumerate(self.walls[unknown]):
+            if condition is None or self.periodic:
+                continue
+            turned = coefficients[::-1] if side else coefficients
+            count, follow = self._eliminated(side, condition)
+            turned[:count] = np.tensordot(follow, turned[count : count + follow.shape[1]], 1)
+        return coefficients
+
+    def evaluate(self, coefficients: Array, x: Array, derivative: int = 0) -> Array:
+        """Return splines with coefficients (functions, ...) at x (points,), shape (points, ...)."""
+        values, numbers = self.basis(x, derivative)
+        found: Array = np.einsum("xl,xl...->x...", values, coefficients[numbers])
+        return found
+
+    def project(self, function: Callable[[Array], Array], unknown: int) -> Array:
+        """Return the coefficients (functions, ...) of the least squares fit of a function."""
+        if self.breakpoints is None:
+            return function(np.zeros(1))
+        nodes, weights = np.polynomial.legendre.leggauss(PROJECTION_POINTS)
+        x = self.points(nodes)
+        shares = np.sqrt(weights * np.diff(self.breakpoints)[:, None])
+        rows = torch.as_tensor(self.elements(x, 0, unknown) * shares[..., None])
+        values = function(x.reshape(-1))
+        values = values.reshape(*x.shape, -1) * shares[..., None]
+        pattern = self.pattern(1)
+        bands = pattern.bands(rows.mT @ rows)
+        diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
+        factor = BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
+        sums = rows.mT @ torch.as_tensor(values)
+        found = [factor.solve(pattern.collect(sums[..., i])) for i in range(sums.shape[-1])]
+        solved = torch.stack(found, dim=-1).numpy()[self.order]
+        return self.complete(solved, unknown)
+
+    def error(self, coefficients: Array) -> float:
+        """Estimate the largest difference of a spline (functions,) from what it approximates.
+
+        The best spline of degree p differs by 2 / (2 pi)^(p+1) h^(p+1) |u^(p+1)| in the mean; the
+        derivative of order p + 1 is read from the jumps of the one below.
+        """
+        if self.breakpoints is None:
+            return 0.0
+        width = np.diff(self.breakpoints)
+        middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
+        top = self.evaluate(coefficients, middle, DEGREE)
+        if self.periodic:
+            jumps, widest = np.roll(top, -1) - top, np.maximum(width, np.roll(width, -1))
+        else:
+            jumps, widest = np.diff(top), np.maximum(width[1:], width[:-1])
+        constant = 2 / (2 * pi) ** (DEGREE + 1)
+        return constant * float(np.max(widest**DEGREE * np.abs(jumps), initial=0.0))
+
+    def adapted(self, coefficients: Sequence[Array], sizes: Array, intervals: int) -> Space:
+        """Return the space whose breakpoints follow splines (functions,) of the given sizes."""
+        assert self.breakpoints is not None
+        low, high = self.breakpoints[[0, -1]]
+        x = np.linspace(low, high, DENSITY_POINTS * self.intervals + 1)
+        fourth = [
+            np.abs(self.evaluate(c, x, 4)) / s for c, s in zip(coefficients, sizes, strict=True)
+        ]
+        density = _widened(np.max(fourth, axis=0) ** 0.25, periodic=self.periodic)
+        total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+        even = np.linspace(0, 1, len(x))
+        share = ADAPTED * total / total[-1] + (1 - ADAPTED) * even if total[-1] > 0 else even
+        edges = np.interp(np.linspace(0, 1, intervals + 1), share, x)
+        edges[[0, -1]] = low, high
+        return Space(edges, self.walls, self.periodic)
+
+
+def _widened(density: Array, *, periodic: bool) -> Array:
+    """Return the largest density of the neighbourhood of each point, averaged over it."""
+    from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+    mode: Literal["wrap", "nearest"] = "wrap" if periodic else "nearest"
+    width = DENSITY_POINTS * DENSITY_WIDTH + 1
+    found: Array = uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
+    return found

@@ -1,0 +1,251 @@
+"""Evolution equations in windows: exact solutions, estimates, built-in conditions, the bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kanrun.experiments.solve.equation_parsing import EquationParser
+from scipy.integrate import solve_ivp
+
+from kanrun.config import EquationConfig
+from kanrun.engine.equations import Windows
+from kanrun.engine.equations.evolution import EvolutionStage, solve_evolution
+from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
+from kanrun.engine.equations.space import Space, WallCondition
+from kanrun.engine.equations.window import (
+    State,
+    WindowProblem,
+    fading_polynomials,
+    legendre_values,
+    radau_points,
+)
+from kanrun.engine.least_squares.banded import BandedFactor, ElementRows, Pattern
+from kanrun.engine.networks import from_description
+
+BOX = {"x": [0, 1], "t": [0, 1]}
+Function = Callable[..., Any]
+
+
+def make(
+    variables: dict[str, Any],
+    formula: str | Sequence[str],
+    conditions: Sequence[str],
+    unknowns: Sequence[str] = ("u",),
+) -> EvolutionSystem | None:
+    config = EquationConfig(
+        variables=variables,
+        formula=formula,
+        conditions=list(conditions),
+        unknowns=list(unknowns),
+    )
+    return evolution_system(EquationParser(config).system(config))
+
+
+def solve(found: EvolutionSystem | None, tolerance: float) -> EvolutionStage:
+    assert found is not None
+    *_, last = solve_evolution(found, tolerance)
+    return last
+
+
+def relative_error(
+    stage: EvolutionStage, exact: Function, low: float = 0, high: float = 1
+) -> float:
+    x, t = np.meshgrid(np.linspace(low, high, 53), np.linspace(0, 1, 47))
+    points = torch.as_tensor(np.stack([x.ravel(), t.ravel()], axis=1))
+    with torch.no_grad():
+        values = stage.network(points)[:, 0].numpy()
+    wanted = exact(x, t).ravel()
+    return float(np.linalg.norm(values - wanted) / np.linalg.norm(wanted))
+
+
+def sine_wave(x: Any, t: Any) -> Any:
+    return np.cos(np.pi * t) * np.sin(np.pi * x)
+
+
+EXACT: dict[str, tuple[str, list[str], Function]] = {
+    "heat": (
+        "u_t = u_xx/10",
+        ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"],
+        lambda x, t: np.exp(-(np.pi**2) * t / 10) * np.sin(np.pi * x),
+    ),
+    "wave": (
+        "u_tt = u_xx",
+        ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0", "u_t = 0 at t=0"],
+        sine_wave,
+    ),
+    "transport around a ring": (
+        "u_t + u_x = 0",
+        ["periodic in x", "u = exp(sin(2*pi*x)) at t=0"],
+        lambda x, t: np.exp(np.sin(2 * np.pi * (x - t))),
+    ),
+    "given slopes and a mixed condition that change in time": (
+        "u_t = u_xx + x^2*exp(-t)",
+        ["u_x = 0 at x=0", "u + 2*u_x = -3*exp(-t) at x=1", "u = 2 - x^2 at t=0"],
+        lambda x, t: np.exp(-t) * (2 - x**2),
+    ),
+    "beam": (
+        "u_tt = -u_xxxx/pi^2",
+        [
+            "u = 0 at x=0, x=1",
+            "u_xx = 0 at x=0, x=1",
+            "u = sin(pi*x) at t=0",
+            "u_t = 0 at t=0",
+        ],
+        sine_wave,
+    ),
+    "nonlinear, moving walls": (
+        "u_t + u*u_x = 0.1*u_xx",
+        [
+            "u = 1 - tanh((0-t)/0.2) at x=0",
+            "u = 1 - tanh((1-t)/0.2) at x=1",
+            "u = 1 - tanh(x/0.2) at t=0",
+        ],
+        lambda x, t: 1 - np.tanh((x - t) / 0.2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_solutions_are_met_and_errors_estimated(name: str) -> None:
+    formula, conditions, exact = EXACT[name]
+    stage = solve(make(BOX, formula, conditions), 1e-7)
+    error = relative_error(stage, exact)
+    assert stage.end == 1.0
+    assert error < 1e-7
+    assert stage.estimate is not None
+    assert stage.estimate < 1e-7
+    assert error < 10 * max(stage.estimate, 1e-9)
+
+
+def test_stiff_reaction_has_components_of_very_different_sizes() -> None:
+    """Robertson's reaction (1966), against scipy's Radau method."""
+    formula = ["a_t = -0.04*a + 1e4*b*c", "b_t = 0.04*a - 1e4*b*c - 3e7*b^2", "c_t = 3e7*b^2"]
+    given = ["a = 1 at t=0", "b = 0 at t=0", "c = 0 at t=0"]
+    stage = solve(make({"t": [0, 40]}, formula, given, "abc"), 1e-8)
+
+    def slope(_: float, y: Any) -> list[float]:
+        a, b, c = y
+        fast, slow = 3e7 * b**2, 1e4 * b * c - 0.04 * a
+        return [slow, -slow - fast, fast]
+
+    wanted = solve_ivp(slope, (0, 40), [1, 0, 0], "Radau", rtol=1e-12, atol=1e-16).y[:, -1]
+    with torch.no_grad():
+        found = stage.network(torch.tensor([[40.0]], dtype=torch.float64))[0].numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    assert found.sum() == pytest.approx(1.0, abs=1e-13)
+
+
+def test_windows_join_to_rounding_though_breakpoints_move() -> None:
+    stage = solve(
+        make(
+            {"x": [-1, 1], "t": [0, 0.5]},
+            "u_t + u*u_x = 0.02*u_xx",
+            ["u = 0 at x=-1, x=1", "u = -sin(pi*x) at t=0"],
+        ),
+        1e-5,
+    )
+    assert isinstance(stage.network, Windows)
+    assert len({window.space.intervals for window in stage.windows}) > 1
+    x = torch.linspace(-1, 1, 101, dtype=torch.float64)
+    fields = list(stage.network.fields)
+    for window, before, after in zip(stage.windows[:-1], fields, fields[1:], strict=False):
+        points = torch.stack([x, torch.full_like(x, window.end)], dim=1)
+        for index, tolerance in (((0, 0), 1e-11), ((1, 0), 1e-9)):
+            left, right = before.derivative(points, index), after.derivative(points, index)  # type: ignore[operator]
+            torch.testing.assert_close(left, right, rtol=0, atol=tolerance)
+    again = from_description(stage.network.describe())
+    again.load_state_dict(stage.network.state_dict())
+    points = torch.rand(50, 2, dtype=torch.float64) * torch.tensor([2.0, 0.5]) - torch.tensor(
+        [1, 0]
+    )
+    torch.testing.assert_close(again(points), stage.network(points))
+
+
+@pytest.mark.parametrize(
+    ("formula", "conditions"),
+    [
+        ("u_t = u_xx", ["u = 0 at x=0, x=1"]),  # no initial values
+        ("u_t = u_xx", ["u^2 = 1 at x=0", "u = 1 at x=1", "u = 1 at t=0"]),  # not linear
+        ("u_xx = -u", ["u = 0 at x=0, x=1", "u = x at t=0"]),  # nothing evolves
+        ("u_t = u_xx", ["u = u_t at x=0", "u = 0 at x=1", "u = 0 at t=0"]),
+    ],
+)
+def test_other_systems_are_left_to_the_general_solver(formula: str, conditions: list[str]) -> None:
+    assert make(BOX, formula, conditions) is None
+
+
+def robin() -> WallCondition:
+    return WallCondition(np.array([[1.0, 0.5]]))
+
+
+def test_splines_satisfy_the_conditions_that_are_built_in() -> None:
+    both = WallCondition(np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    space = Space(np.array([0.0, 0.1, 0.4, 0.7, 1.0]), ((robin(), both),))
+    found = space.project(np.exp, 0)
+    ends = [space.evaluate(found, np.array([0.0, 1.0]), order) for order in range(3)]
+    assert ends[0][0] + 0.5 * ends[1][0] == pytest.approx(0, abs=1e-12)
+    assert ends[0][1] == pytest.approx(0, abs=1e-12)
+    assert ends[2][1] == pytest.approx(0, abs=1e-9)
+
+
+def test_periodic_splines_join_with_all_derivatives_but_the_highest() -> None:
+    space = Space(np.array([0.0, 0.2, 0.3, 0.5, 0.8, 1.0]), ((None, None),), periodic=True)
+    drawn = np.random.default_rng(0).standard_normal(space.functions)
+    for order in range(7):
+        left, right = space.evaluate(drawn, np.array([0.0, 1.0]), order)
+        assert left == pytest.approx(right, rel=1e-8)
+
+
+def test_error_estimate_of_splines_is_their_error() -> None:
+    space = Space(np.linspace(0, 1, 9), ((None, None),))
+    x = np.linspace(0, 1, 1001)
+    found = space.project(lambda at: np.sin(12 * at), 0)[:, 0]
+    true = np.abs(space.evaluate(found, x) - np.sin(12 * x)).max()
+    assert true / 10 < space.error(found) < 10 * true
+
+
+def test_bands_solve_what_dense_rows_solve() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    index = torch.arange(12)[:, None] + torch.arange(5)
+    values = torch.randn(12, 6, 5, generator=drawn, dtype=torch.float64)
+    rows = ElementRows(Pattern(index, 16), values)
+    dense = values.new_zeros(12, 6, 16).scatter_(2, index[:, None].expand(12, 6, 5), values)
+    dense = dense.flatten(0, 1)
+    right = torch.randn(72, generator=drawn, dtype=torch.float64)
+    torch.testing.assert_close(rows.transposed(right), dense.T @ right)
+    torch.testing.assert_close(rows.squares(), dense.square().sum(0))
+    scale = rows.squares().rsqrt()
+    factor = BandedFactor.of(rows.gram(), torch.ones_like(scale), scale, 0.0)
+    wanted = torch.linalg.solve(dense.T @ dense, dense.T @ right)
+    torch.testing.assert_close(factor.solve(dense.T @ right), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_jacobian_rows_are_slopes_of_the_residuals() -> None:
+    system = make(BOX, "u_t + u*u_x = u_xxx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
+    assert system is not None
+    space = Space(np.linspace(0, 1, 10) ** 1.1, ((None, None),), periodic=True)
+    points = np.stack([x := np.linspace(0, 1, 5), 0 * x], axis=1)
+    assert system.initial_values(0, points) == pytest.approx(np.sin(2 * np.pi * x)[:, None])
+    state = State(space, [space.project(lambda x: np.sin(2 * np.pi * x)[:, None], 0)])
+    problem = WindowProblem(system, state, None, (0.0, 0.1), np.ones(1))
+    drawn = torch.Generator().manual_seed(1)
+    at, move = (torch.randn(len(problem.unknowns), generator=drawn).double() for _ in range(2))
+    rows, h = problem.linearise(at).rows, 1e-6
+    assert isinstance(rows, ElementRows)
+    slope = (problem.residual(at + h * move) - problem.residual(at - h * move)) / (2 * h)
+    error = (rows.times(move) - slope).norm() / slope.norm()
+    assert float(error) < 1e-8
+
+
+def test_polynomials_of_time() -> None:
+    points, weights = radau_points(3)
+    np.testing.assert_allclose(points, [-0.6898979485566356, 0.28989794855663562, 1], atol=1e-14)
+    np.testing.assert_allclose(weights @ points**4, 2 / 5, atol=1e-14)
+    fading = fading_polynomials(2, 0.5)
+    ends = legendre_values(np.array([-1.0, 1.0]), 0.5, range(2))
+    np.testing.assert_allclose(fading @ ends[0], [[1, 0], [0, 0]], atol=1e-14)
+    np.testing.assert_allclose(fading @ ends[1], [[0, 0], [1, 0]], atol=1e-14)
