@@ -30,6 +30,8 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.monitoring import report_progress, time_limit_reached
 
+#: Relative error that rounding leaves, and rounds in which breakpoints follow initial values.
+ROUNDING, ADAPTATIONS = 1e-13, 4
 #: Smallest divisor.
 TINY = 1e-300
 #: Points of space at which the sizes of unknowns are measured, and the fraction of its size that
@@ -55,6 +57,9 @@ class EvolutionPolicy:
     first_intervals: int = 20
     min_intervals: int = 14
     max_intervals: int = 4000
+    max_first_intervals: int = 1000
+    #: Initial values have a kink if a third more intervals leave more than this of the error.
+    smooth_gain: float = 0.5
     #: Bounds of the factor from one number of intervals to the next.
     interval_growth: tuple[float, float] = (0.8, 1.5)
     #: The first window is the range divided by this; the shortest one by the second.
@@ -174,20 +179,35 @@ class Marcher:
         every = self._initial(np.linspace(low, high, 2001))
         self._set_sizes(np.array([np.abs(each[:, 0]).max() for each in every]))
         intervals = policy.first_intervals
-        breakpoints = np.linspace(low, high, intervals + 1)
+        breakpoints, before = np.linspace(low, high, intervals + 1), inf
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
-            for _ in range(4):
-                state = self._projected(space)
-                space = space.adapted([v[:, 0] for v in state.values], self.sizes, intervals)
+            for _ in range(ADAPTATIONS):
+                columns, scales = self._columns(self._projected(space))
+                space = space.adapted(columns, scales, intervals)
             state = self._projected(space)
             x = np.random.default_rng(0).uniform(low, high, 6 * intervals)
-            pairs = zip(state.values, self._initial(x), self.sizes, strict=True)
-            error = max(np.abs(space.evaluate(c, x) - y)[:, 0].max() / s for c, y, s in pairs)
-            if error < max(policy.initial_error * self.tolerance, 1e-13) or intervals > 1000:
+            wanted = np.concatenate(self._initial(x), axis=1).T
+            pairs = zip(*self._columns(state), wanted, strict=True)
+            error = max(np.abs(space.evaluate(c, x) - y).max() / scale for c, scale, y in pairs)
+            bound = max(policy.initial_error * self.tolerance, ROUNDING)
+            kink = error < self.tolerance and error > policy.smooth_gain * before
+            if error < bound or kink or intervals > policy.max_first_intervals:
                 return state
+            before = error
             intervals = int(1.3 * intervals)
             breakpoints = np.linspace(low, high, intervals + 1)
+
+    def _columns(self, state: State) -> tuple[list[Array], list[float]]:
+        """Return the splines (functions,) of all unknowns and time derivatives, and their sizes."""
+        columns, scales = list[Array](), list[float]()
+        for values, size in zip(state.values, self.sizes, strict=True):
+            for order, column in enumerate(values.T):
+                largest = float(np.abs(column).max())
+                least = size / (self.high - self.low) ** order
+                columns.append(column)
+                scales.append(max(largest, least) if order else size)
+        return columns, scales
 
     def _initial(self, x: Array) -> list[Array]:
         points = np.stack([x, np.full_like(x, self.low)], axis=1)
@@ -228,9 +248,8 @@ class Marcher:
         policy, space = self.policy, state.space
         if space.breakpoints is None:
             return state, None
-        values = [each[:, 0] for each in state.values]
-        pairs = zip(values, self.sizes, strict=True)
-        error = max(space.error(c) / s for c, s in pairs)
+        columns, scales = self._columns(state)
+        error = max(space.error(c) / scale for c, scale in zip(columns, scales, strict=True))
         bound = policy.spline_error * self.tolerance
         few = error < policy.superfluous * bound and space.intervals > policy.min_intervals
         if not (error > bound or few):
@@ -238,7 +257,7 @@ class Marcher:
         factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *policy.interval_growth))
         bounds = policy.min_intervals, policy.max_intervals
         intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
-        return state.moved(space.adapted(values, self.sizes, intervals)), state
+        return state.moved(space.adapted(columns, scales, intervals)), state
 
 
 def as_network(windows: Sequence[Window], system: EvolutionSystem) -> Field | Windows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -112,6 +113,13 @@ def evolution_system(system: System) -> EvolutionSystem | None:
     if 0 in orders or any(
         set(found) != set(range(order)) for found, order in zip(initial, orders, strict=True)
     ):
+        return None
+    # A well-posed problem has as many conditions at the ends as derivatives across them.
+    across = [
+        max((each.index[0] for each in every if each.unknown == unknown), default=0) * (time > 0)
+        for unknown in range(count)
+    ]
+    if not periodic and sum(map(len, itertools.chain(*rows))) != sum(across):
         return None
     walls = tuple(tuple(map(_wall, each)) for each in rows)
     lifts = tuple(_lift(system, each) for each in rows)

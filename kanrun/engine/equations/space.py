@@ -165,11 +165,8 @@ class Space:
         """Return the derivatives at points of each interval, conditions of `unknown` built in."""
         values, _ = self.basis(x.reshape(-1), derivative)
         shaped = values.reshape(*x.shape, self.degree + 1)
-        for side, condition in enumerate(self.walls[unknown]):
-            if condition is None or self.periodic:
-                continue
+        for side, count, follow in self._eliminated[unknown]:
             turned = shaped[::-1, :, ::-1] if side else shaped
-            count, follow = self._eliminated(side, condition)
             for interval in range(min(count, self.intervals)):
                 near = turned[interval, :, : count - interval]
                 last = count + follow.shape[1] - interval
@@ -177,20 +174,24 @@ class Space:
                 near[:] = 0
         return shaped
 
-    def _eliminated(self, side: int, condition: WallCondition) -> tuple[int, Array]:
-        assert self.breakpoints is not None
-        wall, orders = self.breakpoints[[-side]], condition.rows.shape[1]
-        rows = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
-        from_wall = rows[:, ::-1] if side else rows
-        return condition.elimination(from_wall[:, :orders])
+    @cached_property
+    def _eliminated(self) -> list[list[tuple[int, int, Array]]]:
+        """For each unknown and end with conditions: the end and `WallCondition.elimination`."""
+        found: list[list[tuple[int, int, Array]]] = [[] for _ in self.walls]
+        for each, ends in zip(found, self.walls, strict=True):
+            for side, condition in enumerate(ends):
+                if condition is None or self.periodic or self.breakpoints is None:
+                    continue
+                wall, orders = self.breakpoints[[-side]], condition.rows.shape[1]
+                rows = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
+                from_wall = rows[:, ::-1] if side else rows
+                each.append((side, *condition.elimination(from_wall[:, :orders])))
+        return found
 
     def complete(self, coefficients: Array, unknown: int) -> Array:
         """Return coefficients (functions, ...) with the eliminated ones set, in place."""
-        for side, condition in enumerate(self.walls[unknown]):
-            if condition is None or self.periodic:
-                continue
+        for side, count, follow in self._eliminated[unknown]:
             turned = coefficients[::-1] if side else coefficients
-            count, follow = self._eliminated(side, condition)
             turned[:count] = np.tensordot(follow, turned[count : count + follow.shape[1]], 1)
         return coefficients
 
@@ -237,7 +238,9 @@ class Space:
         constant = 2 / (2 * pi) ** (DEGREE + 1)
         return constant * float(np.max(widest**DEGREE * np.abs(jumps), initial=0.0))
 
-    def adapted(self, coefficients: Sequence[Array], sizes: Array, intervals: int) -> Space:
+    def adapted(
+        self, coefficients: Sequence[Array], sizes: Sequence[float], intervals: int
+    ) -> Space:
         """Return the space whose breakpoints follow splines (functions,) of the given sizes."""
         assert self.breakpoints is not None
         low, high = self.breakpoints[[0, -1]]

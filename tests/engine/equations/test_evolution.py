@@ -171,6 +171,7 @@ def test_windows_join_to_rounding_though_breakpoints_move() -> None:
         ("u_t = u_xx", ["u = 0 at x=0, x=1"]),  # no initial values
         ("u_t = u_xx", ["u^2 = 1 at x=0", "u = 1 at x=1", "u = 1 at t=0"]),  # not linear
         ("u_xx = -u", ["u = 0 at x=0, x=1", "u = x at t=0"]),  # nothing evolves
+        ("u_t = u_xx", ["u = 0 at x=0", "u = x at t=0"]),  # a condition is missing
         ("u_t = u_xx", ["u = u_t at x=0", "u = 0 at x=1", "u = 0 at t=0"]),
     ],
 )
