@@ -137,7 +137,8 @@ class Marcher:
             march.windows.append(window)
             march.end = window.end
             self._measure(window)
-            state, old = self._next_state(State(window.space, window.at_end(self.system.orders)))
+            after = State(window.space, window.at_end(system.orders))
+            state, old = self._next_state(after)
             yield march
 
     def _span(self, start: float, length: float) -> tuple[float, float]:
@@ -199,14 +200,15 @@ class Marcher:
             breakpoints = np.linspace(low, high, intervals + 1)
 
     def _columns(self, state: State) -> tuple[list[Array], list[float]]:
-        """Return the splines (functions,) of all unknowns and time derivatives, and their sizes."""
+        """Return the splines (functions,) of all unknowns and time derivatives, and their sizes.
+
+        A derivative of order r counts by what it changes within the whole range of time.
+        """
+        length = self.high - self.low
         columns, scales = list[Array](), list[float]()
         for values, size in zip(state.values, self.sizes, strict=True):
-            for order, column in enumerate(values.T):
-                largest = float(np.abs(column).max())
-                least = size / (self.high - self.low) ** order
-                columns.append(column)
-                scales.append(max(largest, least) if order else size)
+            columns.extend(values.T)
+            scales.extend(size / length**order for order in range(values.shape[1]))
         return columns, scales
 
     def _initial(self, x: Array) -> list[Array]:
@@ -248,8 +250,9 @@ class Marcher:
         policy, space = self.policy, state.space
         if space.breakpoints is None:
             return state, None
-        columns, scales = self._columns(state)
-        error = max(space.error(c) / scale for c, scale in zip(columns, scales, strict=True))
+        # Only the unknowns count: time derivatives carry rounding that finer grids amplify.
+        values = [each[:, 0] for each in state.values]
+        error = max(space.error(c) / size for c, size in zip(values, self.sizes, strict=True))
         bound = policy.spline_error * self.tolerance
         few = error < policy.superfluous * bound and space.intervals > policy.min_intervals
         if not (error > bound or few):
@@ -257,7 +260,7 @@ class Marcher:
         factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *policy.interval_growth))
         bounds = policy.min_intervals, policy.max_intervals
         intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
-        return state.moved(space.adapted(columns, scales, intervals)), state
+        return state.moved(space.adapted(values, list(self.sizes), intervals)), state
 
 
 def as_network(windows: Sequence[Window], system: EvolutionSystem) -> Field | Windows:
