@@ -25,7 +25,6 @@ from kanrun.engine.equations.space import DEGREE, Array, Space
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.equations.window import State, Window, WindowProblem, legendre_values, total
 from kanrun.engine.layers import EdgeSpec, SplineLayer
-from kanrun.engine.least_squares import NormalEquations
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.monitoring import report_progress, time_limit_reached
@@ -154,12 +153,11 @@ class Marcher:
             return None, 0
         policy, unknowns, before = self.policy, problem.unknowns, inf
         for taken in range(1, policy.max_steps + 1):
-            equations = NormalEquations(problem.linearise(unknowns))
-            move = equations.factor([0.0]).solve(equations.gradient)
+            move = problem.step(unknowns)
             change = problem.largest_change(move)
             if not isfinite(change) or change > policy.diverged:
                 return None, taken
-            unknowns = unknowns - move
+            unknowns = unknowns + move
             small = change < policy.converged * self.tolerance
             if small or (change < policy.nearly_converged * self.tolerance and change > before / 2):
                 return unknowns, taken

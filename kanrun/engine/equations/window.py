@@ -26,8 +26,7 @@ from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.space import DEGREE, Array, Space
-from kanrun.engine.least_squares import Linearisation, Problem
-from kanrun.engine.least_squares.banded import ElementRows
+from kanrun.engine.least_squares.banded import ElementRows, gauss_newton_step
 from kanrun.formulas.equations import Derivative
 
 
@@ -145,7 +144,7 @@ class State:
         return State(space, values)
 
 
-class WindowProblem(Problem):
+class WindowProblem:
     """The equations from `start` to `end` as a least squares problem.
 
     The unknowns are those of a window that begins at `state`, zero for its constant continuation.
@@ -264,8 +263,14 @@ class WindowProblem(Problem):
                 for relation in self.system.equations
             ]
 
-    def residual(self, unknowns: Tensor) -> Tensor:
+    def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
+        """Return the residuals of all equations, relative to their units."""
         return self._residual(self._values(unknowns))
+
+    def step(self, unknowns: Tensor) -> Tensor:
+        """Return the Gauss-Newton step."""
+        rows, residual = self.linearise(unknowns)
+        return gauss_newton_step(rows, residual)
 
     def _residual(self, values: Mapping[str, Array]) -> Tensor:
         with np.errstate(all="ignore"):
@@ -276,7 +281,8 @@ class WindowProblem(Problem):
             ]
         return torch.as_tensor(np.stack(found, axis=1).reshape(-1))
 
-    def linearise(self, unknowns: Tensor) -> Linearisation:
+    def linearise(self, unknowns: Tensor) -> tuple[ElementRows, Float[Tensor, " rows"]]:
+        """Return the Jacobian rows and the residuals."""
         values, blocks = self._values(unknowns), []
         for relation, slopes, root in zip(
             self.system.equations, self._slopes(values), self._roots, strict=True
@@ -294,7 +300,7 @@ class WindowProblem(Problem):
                 block[..., columns] += term[..., None] * times.T[:, None]
             blocks.append(block.reshape(*self._shape[:1], -1, self._pattern.index.shape[1]))
         rows = ElementRows(self._pattern, torch.as_tensor(np.concatenate(blocks, axis=1)))
-        return Linearisation.of(rows, self._residual(values))
+        return rows, self._residual(values)
 
     def _times_of(self, unknown: int, time_order: int) -> Array:
         names = (

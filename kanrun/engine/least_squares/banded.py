@@ -75,6 +75,14 @@ class ElementRows:
         return self.pattern.bands(self.values.mT @ self.values)
 
 
+def gauss_newton_step(rows: ElementRows, residual: Float[Tensor, " rows"]) -> Tensor:
+    """Return the step d that minimises |r + J d|^2, by normal equations of unit columns."""
+    bands = rows.gram()
+    diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
+    factor = BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
+    return -factor.solve(rows.transposed(residual))
+
+
 @dataclass(frozen=True)
 class BandedFactor:
     """A Cholesky factor of scaled and damped normal equations in bands."""
