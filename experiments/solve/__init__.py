@@ -46,7 +46,7 @@ def check(cfg: SolveConfig) -> None:
     for entry in cfg.suite or [{}]:
         chosen = settings_of(cfg, entry)
         problem = make_solve_problem(chosen, cfg.seed)
-        for choice in network_choices(chosen, problem.system.order):
+        for choice in network_choices(chosen, problem.system):
             windows_of(chosen, problem.system, choice.ansatz)
             check_memory(problem.system, policy_of(chosen), choice.unknowns)
 
@@ -67,7 +67,7 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
         {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()},
     )
     problem = make_solve_problem(cfg, seed)
-    choice = network_choices(cfg, problem.system.order)[cell["network"]]
+    choice = network_choices(cfg, problem.system)[cell["network"]]
     points, number = error_points(problem, seed), str(cell["network"])
     number = f"{cell['name']}_{number}" if "name" in cell else number
     yield from (Note(text, warning=True) for text in condition_warnings(problem.system))

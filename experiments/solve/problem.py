@@ -28,7 +28,15 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from kanrun.config import EquationConfig, SolveConfig
-from kanrun.engine.equations import Ansatz, Create, EquationPolicy, OutputForm, System
+from kanrun.engine.equations import (
+    Ansatz,
+    Create,
+    EquationPolicy,
+    OutputForm,
+    System,
+    evolution_system,
+)
+from kanrun.engine.equations.space import DEGREE as SPLINE_DEGREE
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
 from kanrun.errors import UsageError
@@ -261,12 +269,29 @@ def _draw_observations(
     return unknowns, np.concatenate([points, values], axis=1), truth
 
 
-def network_choices(cfg: SolveConfig, order: int) -> list[NetworkChoice]:
-    """Return the networks of the settings, for an equation of this order."""
-    return [_network_choice(cfg, dict(entry), order) for entry in cfg.networks]
+def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
+    """Return the networks of the settings, for this system."""
+    return [_network_choice(cfg, dict(entry), system) for entry in cfg.networks]
 
 
-def _network_choice(cfg: SolveConfig, entry: dict[str, Any], order: int) -> NetworkChoice:
+def _evolving(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice | None:
+    """Return the network of windows, if the system evolves and no setting asks for another."""
+    given = cfg.equation
+    chosen = set(entry) > {"kind"} or given.intervals or given.continuation or system.corners
+    sums = given.ansatz.terms or given.ansatz.factors
+    if entry["kind"] != "kan" or chosen or sums or given.time_windows != "auto":
+        return None
+    if (evolution := evolution_system(system)) is None:
+        return None
+    count, form = len(evolution.orders), OutputForm(len(evolution.orders), SPLINE_DEGREE + 1, 2)
+    space = evolution.variables == 2
+    label = f"KAN 2-{form.outputs} ({form.terms} products)" if space else f"KAN 1-{count}"
+    ansatz = Ansatz(_kan([1, 1], 1, SPLINE_DEGREE, 0), form, (None,))
+    ansatz = replace(ansatz, evolution=evolution, tolerance=cfg.tolerance)
+    return NetworkChoice(f"{label}, k = {SPLINE_DEGREE}", ansatz, count * form.terms)
+
+
+def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice:
     kind, equation = entry.get("kind"), cfg.equation
     if kind not in _NETWORK_KEYS:
         raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
@@ -276,7 +301,9 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], order: int) -> Netw
             f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
             f"{keys}."
         )
-    inputs, given = len(equation.variables), equation.ansatz
+    if (evolving := _evolving(cfg, entry, system)) is not None:
+        return evolving
+    inputs, given, order = len(equation.variables), equation.ansatz, system.order
     hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
     if any(width < 1 for width in hidden):
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")

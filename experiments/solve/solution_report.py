@@ -159,6 +159,7 @@ class SolvedEquation:
             "residual_rms": max(each.equation.rms for each in last),
             "conditions_rms": max(each.conditions.rms for each in last),
             "grid_change": maximum(each.change for each in last),
+            "estimate": self.solution.estimate,
             "sensitivity": maximum(each.sensitivity for each in last),
             "terms": last[-1].solution.form.terms,
             "unknowns": sum(each.unknowns for each in last),
@@ -316,6 +317,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     intervals: Sequence[int] | None = None,
     time_windows: int | str = "auto",
     constraints: str = "soft",
+    tolerance: float = 1e-6,
     seed: int = 0,
 ) -> SolvedEquation:
     """Solve a differential equation and report how reliable the solution is.
@@ -336,6 +338,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         intervals: Grids in turn; default: as fine as helps.
         time_windows: Number of parts of the last variable, or `auto`.
         constraints: `soft`, or `hard` to build in the conditions where possible.
+        tolerance: Estimated relative error at which the solution of an evolution equation ends.
         seed: Seed of the training.
 
     Returns:
@@ -368,10 +371,16 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         time_windows=time_windows,
     )
     networks = [dict(network or {"kind": "kan"})]
-    cfg = SolveConfig(seed=seed, equation=given, networks=networks, constraints=constraints)
+    cfg = SolveConfig(
+        seed=seed,
+        equation=given,
+        networks=networks,
+        constraints=constraints,
+        tolerance=tolerance,
+    )
     check(cfg)
     problem = make_solve_problem(cfg, seed)
-    (choice,) = network_choices(cfg, problem.system.order)
+    (choice,) = network_choices(cfg, problem.system)
     return next(
         each for each in solutions(cfg, problem, choice, seed) if isinstance(each, SolvedEquation)
     )

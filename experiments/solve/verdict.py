@@ -69,6 +69,8 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     conditions = max(stage.conditions.rms for stage in last)
     place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
     changed = f"the last grid changed the solution by {change or 0:.1e}"
+    if solution.estimate is not None:
+        changed = f"the estimated error is {solution.estimate:.1e}"
     reason = (
         f"{'there was only one grid' if change is None else changed}, the residual at new points "
         f"is {worst.rms:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
@@ -76,10 +78,12 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
-        return "failed", f"{until} (the solution is no longer smooth, or errors grow); {reason}"
+        return "failed", f"{until} ({solution.stopped}); {reason}"
     values = [each for each in (worst.rms, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
         return "failed", reason
+    if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
+        return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met; {reason}"
     if (doubt := _doubt(solution, system)) is not None:
         return "doubtful", f"{doubt}; {reason}"
     refined = all(stage.intervals is not None for stage in last)

@@ -332,6 +332,12 @@ class SolveConfig(ExperimentConfig):
         "conditions as weighted residuals (soft), or built into the solution where possible (hard)",
         choices=("soft", "hard"),
     )
+    tolerance: float = setting(
+        1e-6,
+        "estimated relative L2 error at which the solution of an evolution equation ends",
+        minimum=1e-12,
+        maximum=1e-1,
+    )
     collocation_points: int = setting(
         2000, "collocation points inside the box", minimum=10, maximum=1_000_000
     )

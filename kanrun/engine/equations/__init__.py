@@ -1,5 +1,6 @@
 """Differential equations: Taylor series, residuals as least squares, solutions on a box."""
 
+from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
 from kanrun.engine.equations.fields import (
     Field,
     HardConditions,

@@ -1,4 +1,4 @@
-"""Evolution equations window by window, with an error estimate from a second solution.
+"""Evolution equations window by window, for one tolerance.
 
 Each window is a block-banded least squares problem (`window.py`) that starts exactly where the last
 one ended. Its length follows the term of the highest degree in time, its number of breakpoints the
@@ -8,26 +8,18 @@ smaller and smaller tolerances until two solutions agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
-from time import process_time
 
 import numpy as np
-import torch
-from numpy.polynomial import legendre
 from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
-from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.equations.space import DEGREE, Array, Space
-from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.equations.window import State, Window, WindowProblem, legendre_values, total
-from kanrun.engine.layers import EdgeSpec, SplineLayer
-from kanrun.engine.networks import KAN
-from kanrun.engine.splines import fit_coefficients, sample_points
-from kanrun.monitoring import report_progress, time_limit_reached
+from kanrun.monitoring import time_limit_reached
 
 #: Relative error that rounding leaves, and rounds in which breakpoints follow initial values.
 ROUNDING, ADAPTATIONS = 1e-13, 4
@@ -36,8 +28,6 @@ TINY = 1e-300
 #: Points of space at which the sizes of unknowns are measured, and the fraction of its size that
 #: an unknown keeps from one window to the next.
 SIZE_POINTS, SIZE_MEMORY = 501, 0.1
-#: Breakpoints of two spaces that differ by less than this fraction of the range are one.
-SAME_BREAKPOINT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -77,13 +67,6 @@ class EvolutionPolicy:
     #: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
     converged: float = 1e-3
     nearly_converged: float = 1e-2
-    #: Points at which two solutions are compared, the factor from one tolerance to the next, and
-    #: the largest number of tolerances.
-    test_points: int = 4000
-    tolerance_factor: float = 0.1
-    max_tolerances: int = 6
-    #: Bounds of the ratio of successive changes that the estimate assumes to go on.
-    error_ratio: tuple[float, float] = (0.03, 1.0)
     #: Relative size below which an unknown counts as zero.
     smallest_size: float = 1e-12
 
@@ -259,116 +242,3 @@ class Marcher:
         bounds = policy.min_intervals, policy.max_intervals
         intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
         return state.moved(space.adapted(values, list(self.sizes), intervals)), state
-
-
-def as_network(windows: Sequence[Window], system: EvolutionSystem) -> Field | Windows:
-    """Return the windows as networks: one layer of splines whose products are summed."""
-    fields = [_field(window, system) for window in windows]
-    return fields[0] if len(fields) == 1 else Windows(fields)
-
-
-def _field(window: Window, system: EvolutionSystem) -> Field:
-    box = system.system.box.clone()
-    box[-1] = box.new_tensor([window.start, window.end])
-    count, terms = len(system.orders), DEGREE + 1
-    spatial = system.variables == 2
-    form = OutputForm(count, terms, 2, separated=True) if spatial else OutputForm(count)
-    edges = _common_breakpoints(window) if spatial else np.array([[-1.0, 1.0]])
-    spec = EdgeSpec(degree=DEGREE, base="zero")
-    layer = SplineLayer.on_grid(torch.as_tensor(edges), form.outputs, spec, uniform=False)
-    x = sample_points(layer.grid, terms)
-    times = legendre.legvander(x[:, -1].numpy(), DEGREE)
-    with torch.no_grad():
-        if not spatial:
-            values = np.stack([times @ parts[-1].coefficients[0] for parts in window.parts], axis=1)
-            layer.coefficients.copy_(_fitted(x, values[:, :, None], layer))
-        else:
-            layer.mask.copy_(form.mask(2))
-            low, high = system.system.box[0].tolist()
-            places = low + (x[:, 0].numpy() + 1) / 2 * (high - low)
-            along = [total(parts, places, np.eye(terms)) for parts in window.parts]
-            values = np.zeros((len(x), count, terms, 2, 2))
-            values[..., 0, 0] = np.stack(along, axis=1)
-            values[..., 1, 1] = times[:, None]
-            layer.coefficients.copy_(_fitted(x, values.reshape(len(x), -1, 2), layer))
-    lifts = tuple(map(str, system.lifts))
-    names = system.system.vocabulary.variables
-    hard = HardConditions(names, lifts, ("1",) * count) if any(system.lifts) else None
-    return Field(KAN.of_layers([layer]), form, box, torch.ones(count, dtype=box.dtype), hard)
-
-
-def _fitted(x: Tensor, values: Array, layer: SplineLayer) -> Tensor:
-    return fit_coefficients(x, torch.as_tensor(values), layer.grid)
-
-
-def _common_breakpoints(window: Window) -> Array:
-    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
-    every = [part.space.breakpoints for part in window.parts[0]]
-    points = np.unique(np.concatenate([each for each in every if each is not None]))
-    points = 2 * (points - points[0]) / (points[-1] - points[0]) - 1
-    apart = np.diff(points, prepend=-np.inf) > SAME_BREAKPOINT
-    apart[-1] = True
-    points = points[apart]
-    return np.stack([points, np.linspace(-1, 1, len(points))])
-
-
-@dataclass(frozen=True)
-class EvolutionStage:
-    """The solution of one tolerance.
-
-    Attributes:
-        estimate: Estimated relative L2 error, the largest of all unknowns; None for the first
-            tolerance, which has nothing to compare with.
-    """
-
-    tolerance: float
-    network: Field | Windows
-    windows: tuple[Window, ...]
-    end: float
-    steps: int
-    rejected: int
-    seconds: float
-    estimate: float | None
-
-
-def solve_evolution(
-    system: EvolutionSystem, tolerance: float, policy: EvolutionPolicy | None = None
-) -> Iterator[EvolutionStage]:
-    """Yield solutions of smaller and smaller tolerances until the estimated error is small enough.
-
-    The estimate is the difference from the solution before, times the root of the factor between
-    the tolerances: its true value lies between the factor and 1.
-    """
-    policy, before, local = policy or EvolutionPolicy(), None, tolerance
-    last_change: float | None = None
-    points = low_discrepancy(system.system.box, policy.test_points, seed=1)
-    for _ in range(policy.max_tolerances):
-        begun, march = process_time(), March([], float(system.system.box[-1, 0]))
-        for march in Marcher(system, local, policy).run():
-            report_progress("windows", len(march.windows))
-        if not march.windows:
-            return
-        network, estimate = as_network(march.windows, system), None
-        with torch.no_grad():
-            values = network(points)
-        if before is not None:
-            inside = points[:, -1] <= march.end
-            difference = (values - before)[inside].norm(dim=0) / values[inside].norm(dim=0)
-            change = float(difference.max())
-            falls = policy.tolerance_factor if last_change is None else change / last_change
-            estimate = change * float(np.clip(falls, *policy.error_ratio))
-            last_change = change
-        yield EvolutionStage(
-            local,
-            network,
-            tuple(march.windows),
-            march.end,
-            march.steps,
-            march.rejected,
-            process_time() - begun,
-            estimate,
-        )
-        whole = march.end == float(system.system.box[-1, 1])
-        if not whole or time_limit_reached() or (estimate is not None and estimate <= tolerance):
-            return
-        before, local = values, local * policy.tolerance_factor

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
+from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria
 from kanrun.engine.networks import Network
@@ -176,11 +177,21 @@ class EquationStage:
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved system: its field or windows, their last grids, and the end of the last one."""
+    """A solved system: its field or windows, their last grids, and the end of the last one.
+
+    Attributes:
+        estimate: Estimated relative L2 error over all windows, from a second solution; None without
+            one.
+        tolerance: What the estimate should be below.
+        stopped: Why the solution ends before the range does.
+    """
 
     network: Field | Windows
     last: tuple[EquationStage, ...]
     solved_until: float
+    estimate: float | None = None
+    tolerance: float | None = None
+    stopped: str = "the solution is no longer smooth, or errors grow"
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,8 @@ class Ansatz:
         grows: Whether finer grids follow as long as they help.
         widens: Whether further terms follow as long as they help.
         hard: Whether conditions are built in; those that can be become `built_in`.
+        evolution: The system, if it is solved in windows of splines times polynomials of time.
+        tolerance: Relative L2 error at which such a solution ends.
     """
 
     create: Create
@@ -201,3 +214,5 @@ class Ansatz:
     widens: bool = False
     hard: bool = False
     built_in: HardConditions | None = None
+    evolution: EvolutionSystem | None = None
+    tolerance: float = 1e-6

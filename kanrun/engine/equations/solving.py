@@ -21,6 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import Collocation, ConditionWeights
+from kanrun.engine.equations.evolution_solution import solve_evolution
 from kanrun.engine.equations.fields import Field, Windows, edges_of, hard_conditions
 from kanrun.engine.equations.policy import Ansatz, EquationPolicy, EquationStage, Solution
 from kanrun.engine.equations.residuals import ResidualProblem, sensitivity, standard_errors
@@ -298,6 +299,8 @@ def solve(
     the error has grown to `EquationPolicy.failed_change`. With conditions that are incompatible at
     its beginning it is that of the whole range. Without `windows` the whole box is solved at once.
     """
+    if ansatz.evolution is not None:
+        return (yield from solve_evolution(ansatz.evolution, ansatz.tolerance, policy, generator))
     low, high = map(float, system.box[-1])
     corners = [each for each in system.corners if each.face[-1] == (len(system.box) - 1, low)]
     jumps = (each.relation.order == 0 and each.gap > policy.corner_full_gap for each in corners)

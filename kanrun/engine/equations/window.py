@@ -60,6 +60,11 @@ class Window:
         """The space in which the window was solved; that of its last part."""
         return self.parts[0][-1].space
 
+    @property
+    def unknowns(self) -> int:
+        """Number of coefficients of all unknown functions."""
+        return len(self.parts) * self.space.functions * DEGREE
+
     def at_end(self, orders: Sequence[int]) -> list[Array]:
         """Return the coefficients (functions, order) of each unknown and its time derivatives.
 

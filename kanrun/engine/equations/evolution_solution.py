@@ -1,0 +1,221 @@
+"""Solutions of evolution equations as networks, with an error estimate.
+
+The whole range is solved with smaller and smaller tolerances until two solutions agree. The
+difference between them falls by some factor from one tolerance to the next; if it goes on to fall
+like this, the last solution differs from the true one by that factor times the last difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import process_time
+
+import numpy as np
+import torch
+from numpy.polynomial import legendre
+from torch import Generator, Tensor
+
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.evolution import March, Marcher
+from kanrun.engine.equations.evolution_system import EvolutionSystem
+from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
+from kanrun.engine.equations.policy import EquationPolicy, EquationStage, Solution
+from kanrun.engine.equations.space import DEGREE, Array
+from kanrun.engine.equations.system import low_discrepancy
+from kanrun.engine.equations.window import Window, total
+from kanrun.engine.layers import EdgeSpec, SplineLayer
+from kanrun.engine.networks import KAN
+from kanrun.engine.splines import fit_coefficients, sample_points
+from kanrun.errors import TrainingFailed
+from kanrun.monitoring import report_progress, time_limit_reached
+
+#: Breakpoints of two spaces that differ by less than this fraction of the range are one.
+SAME_BREAKPOINT = 1e-10
+#: The factor from one tolerance to the next, the smallest tolerance, and how many there are at
+#: most.
+TOLERANCE_FACTOR, SMALLEST_TOLERANCE, MAX_TOLERANCES = 0.1, 1e-12, 8
+#: Bounds of the factor by which differences are assumed to fall. From one tolerance to the next,
+#: errors of 12 equations fell by factors of 0.01 to 0.3.
+FALL = 0.03, 1.0
+#: Work (steps times unknowns) of a solution that is cheap: a smaller tolerance follows although the
+#: error is small enough.
+CHEAP_WORK = 20_000
+#: An estimated error below which no smaller tolerance follows.
+ENOUGH = 1e-11
+#: Smallest divisor.
+TINY = 1e-300
+#: Points at which two solutions are compared, and points of the border of each window.
+COMPARED_POINTS, BORDER_POINTS = 4000, 21
+#: Smallest number of points of a window at which residuals are measured.
+RESIDUAL_POINTS = 40
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The solution of one tolerance, and its values at the points of comparison."""
+
+    march: March
+    network: Field | Windows
+    values: Tensor
+    seconds: float
+    change: float | None = None
+    estimate: float | None = None
+
+
+def solve_evolution(
+    system: EvolutionSystem, tolerance: float, policy: EquationPolicy, generator: Generator
+) -> Events[EquationStage, None, Solution]:
+    """Solve with smaller and smaller tolerances until the estimated error is below `tolerance`.
+
+    Return the last solution that covers the whole range, and yield its windows.
+    """
+    whole, local, last = float(system.system.box[-1, 1]), tolerance, None
+    points = low_discrepancy(system.system.box, COMPARED_POINTS, 1)
+    for _ in range(MAX_TOLERANCES):
+        level = _level(system, local, points, last)
+        if level is None or (last is not None and level.march.end < whole):
+            break
+        last = level
+        if level.march.end < whole or time_limit_reached() or _is_enough(level, tolerance):
+            break
+        if (local := local * TOLERANCE_FACTOR) < SMALLEST_TOLERANCE:
+            break
+    if last is None:
+        raise TrainingFailed(
+            "The equation cannot be followed from its initial values: its residual is not finite, "
+            "or no window is short enough."
+        )
+    stages = _stages(system, last, policy, generator)
+    yield from stages
+    stopped = "CPU time ran out" if time_limit_reached() else "windows became too short"
+    return Solution(last.network, tuple(stages), last.march.end, last.estimate, tolerance, stopped)
+
+
+def _level(
+    system: EvolutionSystem, tolerance: float, points: Tensor, before: _Level | None
+) -> _Level | None:
+    began, march = process_time(), None
+    for march in Marcher(system, tolerance).run():
+        report_progress("windows", len(march.windows))
+    if march is None:
+        return None
+    network, change, estimate = as_network(march.windows, system), None, None
+    with torch.no_grad():
+        values = network(points)
+    if before is not None:
+        inside = points[:, -1] <= march.end
+        difference = (values - before.values)[inside].norm(dim=0) / values[inside].norm(dim=0)
+        change = float(difference.nan_to_num(0.0).max())
+        fall = TOLERANCE_FACTOR if before.change is None else change / max(before.change, TINY)
+        estimate = change * float(np.clip(fall, *FALL))
+    return _Level(march, network, values, process_time() - began, change, estimate)
+
+
+def _is_enough(level: _Level, tolerance: float) -> bool:
+    """Return whether the error is small, and a smaller tolerance not cheap or not useful."""
+    if level.estimate is None or level.estimate > tolerance:
+        return False
+    unknowns = max(window.unknowns for window in level.march.windows)
+    return level.estimate < ENOUGH or level.march.steps * unknowns > CHEAP_WORK
+
+
+def _stages(
+    system: EvolutionSystem, level: _Level, policy: EquationPolicy, generator: Generator
+) -> list[EquationStage]:
+    """Return the windows of a solution with their residuals at new points."""
+    windows, none = level.march.windows, torch.zeros(0, dtype=torch.float64)
+    fields = list(level.network.fields) if isinstance(level.network, Windows) else [level.network]
+    inside = max(RESIDUAL_POINTS, policy.test_points // len(windows))
+    policy, stages = replace(policy, test_points=inside), list[EquationStage]()
+    for number, (window, field) in enumerate(zip(windows, fields, strict=True)):
+        part = system.system.between(window.start, window.end) if number else system.system
+        rows = Collocation(
+            part, policy, generator, fields[number - 1] if number else None, growing=False
+        )
+        rows.initial = fields[number - 1] if number else None
+        points = low_discrepancy(field.box, inside, rows.unseen)
+        conditions = [
+            each
+            for each in rows.borders(BORDER_POINTS, (1.0, 1.0), field)
+            if each.kind == "condition"
+        ]
+        equation = rows.evaluate(rows.equations(points, field), field, none)
+        stages.append(
+            EquationStage(
+                window=number,
+                intervals=window.space.intervals,
+                solution=field,
+                constants=none,
+                unknowns=window.unknowns,
+                steps=level.march.steps // len(windows),
+                objective=equation.rms**2,
+                equation=equation,
+                conditions=rows.evaluate(conditions, field, none),
+                change=level.estimate,
+                standard_errors=none,
+                seconds=level.seconds / len(windows),
+                points=_breakpoints(window),
+            )
+        )
+    return stages
+
+
+def as_network(windows: Sequence[Window], system: EvolutionSystem) -> Field | Windows:
+    """Return the windows as networks: one layer of splines whose products are summed."""
+    fields = [_field(window, system) for window in windows]
+    return fields[0] if len(fields) == 1 else Windows(fields)
+
+
+def _field(window: Window, system: EvolutionSystem) -> Field:
+    box = system.system.box.clone()
+    box[-1] = box.new_tensor([window.start, window.end])
+    count, terms = len(system.orders), DEGREE + 1
+    spatial = system.variables == 2
+    form = OutputForm(count, terms, 2, separated=True) if spatial else OutputForm(count)
+    edges = _common_breakpoints(window) if spatial else np.array([[-1.0, 1.0]])
+    spec = EdgeSpec(degree=DEGREE, base="zero")
+    layer = SplineLayer.on_grid(torch.as_tensor(edges), form.outputs, spec, uniform=False)
+    x = sample_points(layer.grid, terms)
+    times = legendre.legvander(x[:, -1].numpy(), DEGREE)
+    with torch.no_grad():
+        if not spatial:
+            values = np.stack([times @ parts[-1].coefficients[0] for parts in window.parts], axis=1)
+            layer.coefficients.copy_(_fitted(x, values[:, :, None], layer))
+        else:
+            layer.mask.copy_(form.mask(2))
+            low, high = system.system.box[0].tolist()
+            places = low + (x[:, 0].numpy() + 1) / 2 * (high - low)
+            along = [total(parts, places, np.eye(terms)) for parts in window.parts]
+            values = np.zeros((len(x), count, terms, 2, 2))
+            values[..., 0, 0] = np.stack(along, axis=1)
+            values[..., 1, 1] = times[:, None]
+            layer.coefficients.copy_(_fitted(x, values.reshape(len(x), -1, 2), layer))
+    lifts = tuple(map(str, system.lifts))
+    names = system.system.vocabulary.variables
+    hard = HardConditions(names, lifts, ("1",) * count) if any(system.lifts) else None
+    return Field(KAN.of_layers([layer]), form, box, torch.ones(count, dtype=box.dtype), hard)
+
+
+def _fitted(x: Tensor, values: Array, layer: SplineLayer) -> Tensor:
+    return fit_coefficients(x, torch.as_tensor(values), layer.grid)
+
+
+def _common_breakpoints(window: Window) -> Array:
+    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
+    every = [part.space.breakpoints for part in window.parts[0]]
+    points = np.unique(np.concatenate([each for each in every if each is not None]))
+    points = 2 * (points - points[0]) / (points[-1] - points[0]) - 1
+    apart = np.diff(points, prepend=-np.inf) > SAME_BREAKPOINT
+    apart[-1] = True
+    points = points[apart]
+    return np.stack([points, np.linspace(-1, 1, len(points))])
+
+
+def _breakpoints(window: Window) -> Tensor:
+    """Return the breakpoints of a window at its end, shape (points, variables)."""
+    if (space := window.space.breakpoints) is None:
+        return torch.tensor([[window.end]], dtype=torch.float64)
+    at = torch.as_tensor(space)
+    return torch.stack([at, torch.full_like(at, window.end)], dim=1)
