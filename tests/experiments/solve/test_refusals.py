@@ -187,4 +187,5 @@ def test_the_finest_planned_grid_is_counted() -> None:
     cfg = SolveConfig(
         equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}]
     )
-    assert [choice.unknowns for choice in network_choices(cfg, 2)] == [4 * 25, 3 * 4 + 5]
+    choices = network_choices(cfg, make_solve_problem(cfg, 0).system)
+    assert [choice.unknowns for choice in choices] == [4 * 25, 3 * 4 + 5]
