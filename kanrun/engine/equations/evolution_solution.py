@@ -8,7 +8,6 @@ like this, the last solution differs from the true one by that factor times the 
 from __future__ import annotations
 
 from collections.abc import Generator as Events
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import process_time
 
@@ -57,6 +56,7 @@ class _Level:
     """The solution of one tolerance, and its values at the points of comparison."""
 
     march: March
+    fields: list[Field]
     network: Field | Windows
     values: Tensor
     seconds: float
@@ -101,7 +101,8 @@ def _level(
         report_progress("windows", len(march.windows))
     if march is None:
         return None
-    network, change, estimate = as_network(march.windows, system), None, None
+    fields, change, estimate = [_field(each, system) for each in march.windows], None, None
+    network = fields[0] if len(fields) == 1 else Windows(fields)
     with torch.no_grad():
         values = network(points)
     if before is not None:
@@ -110,7 +111,7 @@ def _level(
         change = float(difference.nan_to_num(0.0).max())
         fall = TOLERANCE_FACTOR if before.change is None else change / max(before.change, TINY)
         estimate = change * float(np.clip(fall, *FALL))
-    return _Level(march, network, values, process_time() - began, change, estimate)
+    return _Level(march, fields, network, values, process_time() - began, change, estimate)
 
 
 def _is_enough(level: _Level, tolerance: float) -> bool:
@@ -126,7 +127,7 @@ def _stages(
 ) -> list[EquationStage]:
     """Return the windows of a solution with their residuals at new points."""
     windows, none = level.march.windows, torch.zeros(0, dtype=torch.float64)
-    fields = list(level.network.fields) if isinstance(level.network, Windows) else [level.network]
+    fields = level.fields
     inside = max(RESIDUAL_POINTS, policy.test_points // len(windows))
     policy, stages = replace(policy, test_points=inside), list[EquationStage]()
     for number, (window, field) in enumerate(zip(windows, fields, strict=True)):
@@ -160,12 +161,6 @@ def _stages(
             )
         )
     return stages
-
-
-def as_network(windows: Sequence[Window], system: EvolutionSystem) -> Field | Windows:
-    """Return the windows as networks: one layer of splines whose products are summed."""
-    fields = [_field(window, system) for window in windows]
-    return fields[0] if len(fields) == 1 else Windows(fields)
 
 
 def _field(window: Window, system: EvolutionSystem) -> Field:

@@ -157,7 +157,8 @@ class Space:
         if self.breakpoints is None:
             return np.ones((1, 1))
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
-        return widths[:, None] * np.polynomial.legendre.leggauss(GAUSS_POINTS)[1] / 2
+        shares: Array = widths[:, None] * np.polynomial.legendre.leggauss(GAUSS_POINTS)[1] / 2
+        return shares
 
     def elements(
         self, x: Float[Array, "intervals nodes"], derivative: int, unknown: int

@@ -44,7 +44,8 @@ class Part:
 
 def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -> Array:
     """Return the sum of the parts at x (points,) and Legendre values (DEGREE + 1, times)."""
-    return np.sum([part.at(x, times, space_order) for part in parts], axis=0)
+    values: Array = np.sum([part.at(x, times, space_order) for part in parts], axis=0)
+    return values
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def radau_points(count: int) -> tuple[Array, Array]:
     points: Array = np.sort(legendre.legroots(unit[count] - unit[count - 1]).real)
     points[-1] = 1.0
     moments = 2.0 * unit[0, :count]
-    return points, np.linalg.solve(legendre.legvander(points, count - 1).T, moments)
+    weights: Array = np.linalg.solve(legendre.legvander(points, count - 1).T, moments)
+    return points, weights
 
 
 def free_polynomials(order: int) -> Float[Array, "polynomials degrees"]:
@@ -193,7 +195,8 @@ class WindowProblem:
         grid = np.broadcast_to(x[:, :, None], self._shape), np.broadcast_to(times, self._shape)
         self._arguments = np.stack([each.reshape(-1) for each in grid[-system.variables :]], axis=1)
         legendre_at = legendre_values(s, self.half, range(max(system.orders) + 1))
-        self._base, self._basis, self._times = {}, {}, {}
+        self._base, self._basis = dict[str, Array](), dict[str, Array]()
+        self._times = dict[tuple[int, int], Array]()
         for each in system.derivatives:
             space_order, time_order = system.split(each)
             fixed = total(
@@ -202,7 +205,8 @@ class WindowProblem:
             lift = system.lift(each.unknown, each.index, self._arguments)
             self._base[each.name] = (fixed + lift.reshape(fixed.shape)).reshape(self._shape)
             self._basis[each.name] = space.gauss_basis(space_order, each.unknown)
-            self._times[each.name] = self._free[each.unknown] @ legendre_at[time_order]
+            free = self._free[each.unknown]
+            self._times[each.unknown, time_order] = free @ legendre_at[time_order]
         self._roots = [roots / unit for unit in self._units()]
 
     def _units(self) -> list[float]:
@@ -252,7 +256,7 @@ class WindowProblem:
         values = {}
         for each in self.system.derivatives:
             along = self._basis[each.name] @ found[each.unknown][local]
-            varied = along @ self._times[each.name]
+            varied = along @ self._times[each.unknown, each.index[-1]]
             values[each.name] = (self._base[each.name] + varied).reshape(-1)
         return values
 
@@ -300,20 +304,12 @@ class WindowProblem:
                 key = each.unknown, self.system.split(each)[1]
                 sums[key] = sums[key] + term if key in sums else term
             for (unknown, time_order), term in sums.items():
-                times = self._times_of(unknown, time_order)
+                times = self._times[unknown, time_order]
                 columns = slice(self._offsets[unknown], self._offsets[unknown + 1])
                 block[..., columns] += term[..., None] * times.T[:, None]
             blocks.append(block.reshape(*self._shape[:1], -1, self._pattern.index.shape[1]))
         rows = ElementRows(self._pattern, torch.as_tensor(np.concatenate(blocks, axis=1)))
         return rows, self._residual(values)
-
-    def _times_of(self, unknown: int, time_order: int) -> Array:
-        names = (
-            each.name
-            for each in self.system.derivatives
-            if (each.unknown, self.system.split(each)[1]) == (unknown, time_order)
-        )
-        return self._times[next(names)]
 
     @cached_property
     def is_finite(self) -> bool:
