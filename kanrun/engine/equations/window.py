@@ -93,8 +93,8 @@ def radau_points(count: int) -> tuple[Array, Array]:
     points: Array = np.sort(legendre.legroots(unit[count] - unit[count - 1]).real)
     points[-1] = 1.0
     moments = 2.0 * unit[0, :count]
-    weights: Array = np.linalg.solve(legendre.legvander(points, count - 1).T, moments)
-    return points, weights
+    weights = np.linalg.solve(legendre.legvander(points, count - 1).T, moments)
+    return points, weights.astype(np.float64)
 
 
 def free_polynomials(order: int) -> Float[Array, "polynomials degrees"]:
