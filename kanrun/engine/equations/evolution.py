@@ -18,7 +18,13 @@ from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.space import DEGREE, Array, Space
-from kanrun.engine.equations.window import State, Window, WindowProblem, legendre_values, total
+from kanrun.engine.equations.window import (
+    EvolvingState,
+    Window,
+    WindowProblem,
+    legendre_values,
+    total,
+)
 from kanrun.monitoring import time_limit_reached
 
 #: Relative error that rounding leaves, and rounds in which breakpoints follow initial values.
@@ -119,7 +125,7 @@ class Marcher:
             march.windows.append(window)
             march.end = window.end
             self._measure(window)
-            after = State(window.space, window.at_end(system.orders))
+            after = EvolvingState(window.space, window.at_end(system.orders))
             state, old = self._next_state(after)
             yield march
 
@@ -149,14 +155,14 @@ class Marcher:
             before = change
         return None, policy.max_steps
 
-    def _first_state(self) -> State:
+    def _first_state(self) -> EvolvingState:
         system, policy = self.system, self.policy
         count, breakpoints = len(system.orders), None
         if system.variables == 1:
             space = Space(None, system.walls)
             values = [system.initial_values(u, np.array([[self.low]])) for u in range(count)]
             self._set_sizes(np.array([np.abs(each[:, 0]).max() for each in values]))
-            return State(space, values)
+            return EvolvingState(space, values)
         low, high = system.system.box[0].tolist()
         every = self._initial(np.linspace(low, high, 2001))
         self._set_sizes(np.array([np.abs(each[:, 0]).max() for each in every]))
@@ -180,7 +186,7 @@ class Marcher:
             intervals = int(1.3 * intervals)
             breakpoints = np.linspace(low, high, intervals + 1)
 
-    def _columns(self, state: State) -> tuple[list[Array], list[float]]:
+    def _columns(self, state: EvolvingState) -> tuple[list[Array], list[float]]:
         """Return the splines (functions,) of all unknowns and time derivatives, and their sizes.
 
         A derivative of order r counts by what it changes within the whole range of time.
@@ -199,9 +205,9 @@ class Marcher:
     def _initial_of(self, unknown: int, x: Array) -> Array:
         return self._initial(x)[unknown]
 
-    def _projected(self, space: Space) -> State:
+    def _projected(self, space: Space) -> EvolvingState:
         count = range(len(self.system.orders))
-        return State(space, [space.project(partial(self._initial_of, u), u) for u in count])
+        return EvolvingState(space, [space.project(partial(self._initial_of, u), u) for u in count])
 
     def _set_sizes(self, found: Array) -> None:
         largest = found.max() or 1.0
@@ -226,7 +232,7 @@ class Marcher:
         self.sizes = np.maximum(found, SIZE_MEMORY * self.sizes)
         self.sizes = np.maximum(self.sizes, self.policy.smallest_size * self.sizes.max())
 
-    def _next_state(self, state: State) -> tuple[State, State | None]:
+    def _next_state(self, state: EvolvingState) -> tuple[EvolvingState, EvolvingState | None]:
         """Return the state of the next window, and the exact one if breakpoints have moved."""
         policy, space = self.policy, state.space
         if space.breakpoints is None:

@@ -1,7 +1,7 @@
 """Solutions of evolution equations as networks, with an error estimate.
 
 The whole range is solved with smaller and smaller tolerances until two solutions agree. The
-difference between them falls by some factor from one tolerance to the next; if it goes on to fall
+difference between them falls by some factor from one tolerance to the next; if it continues to fall
 like this, the last solution differs from the true one by that factor times the last difference.
 """
 

@@ -1,4 +1,4 @@
-"""Which systems evolve from given initial values, and what of their conditions is built in."""
+"""Systems that evolve from given initial values, and which of their conditions are built in."""
 
 from __future__ import annotations
 

@@ -136,19 +136,19 @@ def fading_polynomials(order: int, half: float) -> Float[Array, "order degrees"]
 
 
 @dataclass(frozen=True)
-class State:
+class EvolvingState:
     """The solution at one time: u - lift and its time derivatives, (functions, order) each."""
 
     space: Space
     values: Sequence[Array]
 
-    def moved(self, space: Space) -> State:
+    def moved(self, space: Space) -> EvolvingState:
         """Return the nearest state in another space."""
         values = [
             space.project(partial(self.space.evaluate, c), unknown)
             for unknown, c in enumerate(self.values)
         ]
-        return State(space, values)
+        return EvolvingState(space, values)
 
 
 class WindowProblem:
@@ -161,8 +161,8 @@ class WindowProblem:
     def __init__(
         self,
         system: EvolutionSystem,
-        state: State,
-        old: State | None,
+        state: EvolvingState,
+        old: EvolvingState | None,
         span: tuple[float, float],
         sizes: Array,
     ) -> None:
@@ -176,7 +176,7 @@ class WindowProblem:
         self._points()
         self.unknowns = torch.zeros(self._pattern.unknowns, dtype=torch.float64)
 
-    def _given(self, unknown: int, old: State | None) -> list[Part]:
+    def _given(self, unknown: int, old: EvolvingState | None) -> list[Part]:
         """Return the parts of an unknown that the start of the window fixes."""
         state, order = self.state, self.system.orders[unknown]
         held = state.values[unknown] @ held_polynomials(order, self.half)

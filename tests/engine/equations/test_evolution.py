@@ -18,7 +18,7 @@ from kanrun.engine.equations.evolution_solution import solve_evolution
 from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
 from kanrun.engine.equations.space import Space, WallCondition
 from kanrun.engine.equations.window import (
-    State,
+    EvolvingState,
     WindowProblem,
     fading_polynomials,
     legendre_values,
@@ -233,7 +233,7 @@ def test_jacobian_rows_are_slopes_of_the_residuals() -> None:
     space = Space(np.linspace(0, 1, 10) ** 1.1, ((None, None),), periodic=True)
     points = np.stack([x := np.linspace(0, 1, 5), 0 * x], axis=1)
     assert system.initial_values(0, points) == pytest.approx(np.sin(2 * np.pi * x)[:, None])
-    state = State(space, [space.project(lambda x: np.sin(2 * np.pi * x)[:, None], 0)])
+    state = EvolvingState(space, [space.project(lambda x: np.sin(2 * np.pi * x)[:, None], 0)])
     problem = WindowProblem(system, state, None, (0.0, 0.1), np.ones(1))
     drawn = torch.Generator().manual_seed(1)
     at, move = (torch.randn(len(problem.unknowns), generator=drawn).double() for _ in range(2))
