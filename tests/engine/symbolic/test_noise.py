@@ -185,7 +185,8 @@ def test_a_formula_is_shortened_to_what_it_needs() -> None:
     np.testing.assert_allclose(short(x), y, rtol=1e-10)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_noisy_gaussian_is_recovered(seed: int) -> None:
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2), -1, 1, 1, seed)
     known = ["x", "x^2", "gaussian", "exp", "cos"]
