@@ -68,6 +68,7 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     )
     problem = make_solve_problem(cfg, seed)
     choice = network_choices(cfg, problem.system)[cell["network"]]
+    problem = problem.compared_for(choice)
     points, number = error_points(problem, seed), str(cell["network"])
     number = f"{cell['name']}_{number}" if "name" in cell else number
     yield from (Note(text, warning=True) for text in condition_warnings(problem.system))

@@ -100,6 +100,14 @@ class SolveProblem:
         found = None if self.known is None else reference_of(self.known)
         return None if found is None else Comparison("numerical", found)
 
+    def compared_for(self, choice: NetworkChoice) -> SolveProblem:
+        """Return the problem without a numerical reference where the solver estimates its error.
+
+        By the method of lines, a reference takes longer than such a solution, and is less accurate.
+        """
+        estimated = choice.ansatz.evolution is not None and len(self.system.box) > 1
+        return replace(self, known=None) if estimated else self
+
 
 def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
     functions = [to_numpy(each, names) for each in formulas]

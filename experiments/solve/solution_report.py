@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -282,18 +282,35 @@ def stage_row(
     }
 
 
+def _timed(
+    stages: Generator[EquationStage, None, Solution], spent: list[float]
+) -> Generator[EquationStage, None, Solution]:
+    """Yield the stages and return the solution; add the CPU seconds of each to `spent`."""
+    while True:
+        began = time.process_time()
+        try:
+            stage = next(stages)
+        except StopIteration as end:
+            solution: Solution = end.value
+            return solution
+        finally:
+            spent.append(time.process_time() - began)
+        yield stage
+
+
 def solutions(
     cfg: SolveConfig, problem: SolveProblem, choice: NetworkChoice, seed: int
 ) -> Iterator[EquationStage | SolvedEquation]:
     """Yield every grid as it ends, then the solution."""
     windows, drawn = windows_of(cfg, problem.system, choice.ansatz), generator(seed, "training")
-    started, start, policy = time.process_time(), None, policy_of(cfg)
+    spent, start, policy = list[float](), None, policy_of(cfg)
     for system in problem.easier:
         ansatz = replace(choice.ansatz, grows=False, widens=False)
-        easier = yield from solve_system(system, ansatz, policy, drawn, windows, start)
+        stages = solve_system(system, ansatz, policy, drawn, windows, start)
+        easier = yield from _timed(stages, spent)
         start = easier.last[-1].solution
-    solution = yield from solve_system(problem.system, choice.ansatz, policy, drawn, windows, start)
-    seconds = time.process_time() - started
+    stages = solve_system(problem.system, choice.ansatz, policy, drawn, windows, start)
+    solution, seconds = (yield from _timed(stages, spent)), sum(spent)
     measured = errors(problem, solution.network, error_points(problem, seed))
     outcome, reason = verdict(solution, problem.system, measured["l2"])
     if outcome != "solved" and (remarks := condition_warnings(problem.system)):
@@ -381,6 +398,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     check(cfg)
     problem = make_solve_problem(cfg, seed)
     (choice,) = network_choices(cfg, problem.system)
+    problem = problem.compared_for(choice)
     return next(
         each for each in solutions(cfg, problem, choice, seed) if isinstance(each, SolvedEquation)
     )
