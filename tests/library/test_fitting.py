@@ -79,6 +79,7 @@ def test_the_same_numbers_as_the_command_line(
     assert 0 < summary["effective_parameters"] < summary["parameters"]
 
 
+@pytest.mark.slow
 def test_a_table_gives_the_same_numbers_too(
     automatic: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

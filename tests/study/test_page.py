@@ -238,7 +238,11 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "slider", "frames", "panels"),
-    [("continual", "phase", 2, 2), ("extend-grid", "grid", 2, 2), ("interpret", "stage", 7, 2)],
+    [
+        pytest.param("continual", "phase", 2, 2, marks=pytest.mark.slow),
+        ("extend-grid", "grid", 2, 2),
+        ("interpret", "stage", 7, 2),
+    ],
 )
 def test_lecture_experiments_have_frames(
     name: str,

@@ -130,6 +130,7 @@ def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path
     assert (near[2] - near[1]).abs().max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unwritten")
 def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> None:
     ablations = [

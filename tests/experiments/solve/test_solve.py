@@ -36,7 +36,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "outputs"
 
 
-QUICK = ("poisson_product", "inverse_reaction")
+QUICK = ("poisson_product", "heat")
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,7 @@ def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outpu
     assert summary["verdict"] != "solved"
 
 
+@pytest.mark.slow
 def test_continuation_in_a_constant_reaches_a_layer() -> None:
     conditions, constants = ["u = 2 at x=0", "u = -1.5 at x=1"], {"n": 0.01}
     found = kanrun.solve(
