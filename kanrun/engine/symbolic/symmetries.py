@@ -46,6 +46,9 @@ _DEVIATIONS, _KNOWN = 2.5, 1e-8
 #: Relative noise: minimum ratio of the largest and the smallest |y|, minimum noise, validation
 #: error of the logarithm relative to its noise, and minimum gain in nats.
 _SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
+#: Maximum number of products or sums of which y may be a function alone, and the roughness of y
+#: along one, relative to that in no order.
+_INDICES, _ROUGH = 4000, 0.2
 #: The largest number that a null vector may have to be multiplied by for whole entries, and the
 #: error of these.
 _DENOMINATOR, _RATIONAL = 6, 0.04
@@ -252,11 +255,53 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     return sympy.Float(float(shape @ y / (shape @ shape)), DIGITS) * law
 
 
+def _single_index(data: SearchData) -> Reduction | None:
+    """Return one product of powers or sum of the inputs of which y is a function alone, or None.
+
+    The function may vary fast: in the order of that product or sum y hardly changes from point to
+    point. Sums have signs.
+    """
+    x, y, inputs = data.x, data.y, data.x.shape[1]
+    largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
+    best: tuple[float, sympy.Expr, Array] | None = None
+    for product in (True, False):
+        if largest == 0 or (product and not _positive(data)):
+            continue
+        values, symbols = np.log(x) if product else x, input_symbols(inputs)
+        count_work(COSTS.grid_value * (2 * largest + 1) ** inputs * len(y) / 2)
+        for weights in itertools.product(range(-largest, largest + 1), repeat=inputs):
+            if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
+                continue
+            index = values @ np.array(weights)
+            jumps = float(np.mean(np.diff(y[np.argsort(index)]) ** 2) / (2 * np.var(y)))
+            if best is None or jumps < best[0]:
+                pairs = zip(symbols, weights, strict=True)
+                terms = [each**w if product else w * each for each, w in pairs]
+                best = jumps, (sympy.Mul if product else sympy.Add)(*terms), index
+    if best is None or best[0] > _ROUGH or _roughness(best[2], y) > _ROUGH:
+        return None
+    return Reduction(inputs, (best[1],))
+
+
+def _roughness(index: Array, y: Array) -> float:
+    """Return what lines between neighbours leave of y at each point, relative to its steps.
+
+    It is small for a function of the index, about 1 if other things matter too.
+    """
+    order = np.argsort(index)
+    u, y = index[order], y[order]
+    wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
+    rest = y[1:-1] - y[:-2] - (y[2:] - y[:-2]) * (u[1:-1] - u[:-2]) / wide
+    return float(np.median(np.abs(rest)) / max(np.median(np.abs(np.diff(y))), TINY))
+
+
 def reduce_variables(data: SearchData) -> Reduction:
     """Return fewer variables, in as many rounds as help; `Reduction.none` if nothing is found."""
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
+    if (step := _single_index(data)) is not None:
+        return step
     here, fit = data, smooth_fit(data)
     while here.x.shape[1] > 0 and fit.error < _NO_FIT:
         for step in _proposals(here, fit):

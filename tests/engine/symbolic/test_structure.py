@@ -55,6 +55,20 @@ def test_symmetries_leave_fewer_variables(text: str, inputs: int, left: int) -> 
         np.testing.assert_allclose(inner.y, inner.y[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        ("sin(9*x0*x1/x2)^2", ["x0*x1/x2"]),  # too fast for a smooth fit
+        ("cos(20*(x0 - 2*x1))", ["x0 - 2*x1"]),
+    ],
+)
+def test_a_function_that_varies_fast_along_one_product_or_sum(
+    text: str, variables: list[str]
+) -> None:
+    reduction = reduce_variables(points(text, 1, 3, 3 if "x2" in text else 2, 2000))
+    assert list(reduction.variables) == [parse(each) for each in variables]
+
+
 def test_a_variable_that_is_zero_somewhere_is_no_divisor() -> None:
     data = points("x0^2*(1 + x1)", -1, 1, 2)
     data.x[4, 0], data.y[4] = 1e-6, 1e-12 * (1 + data.x[4, 1])  # near zero is far enough
