@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -236,14 +237,14 @@ def inference_seconds(network: nn.Module, x: Tensor) -> float:
     return min(times)
 
 
-class NetworkComparison:
+class NetworkComparison(ABC):
     """A comparison: its cells, the network that each cell trains, and the records of a cell."""
 
+    @abstractmethod
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
         """Return one cell per network, with its `case`; a cell without one trains none."""
-        raise NotImplementedError
 
-    def refuse(self, cfg: CompareMLPConfig) -> None:
+    def refuse(self, cfg: CompareMLPConfig) -> None:  # noqa: B027 (most refuse nothing)
         """Raise UsageError for settings that only this comparison cannot use."""
 
     def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> KANConfig | MLPConfig:
@@ -270,9 +271,9 @@ class NetworkComparison:
                 f"{twice[0]} is listed twice; list each shape and grid of a case once."
             )
 
+    @abstractmethod
     def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         """Train the network of a cell and yield its records."""
-        raise NotImplementedError
 
 
 def kan_name(case: Case, model: KANConfig, cfg: CompareMLPConfig) -> str:

@@ -57,10 +57,10 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     from kanrun.experiments.solve.problem import make_solve_problem, network_choices, settings_of
     from kanrun.experiments.solve.solution_report import (
         SolvedEquation,
-        error_points,
         solutions,
         stage_row,
     )
+    from kanrun.experiments.solve.verdict import error_points
 
     cfg, bounds = (
         settings_of(cfg, cell),

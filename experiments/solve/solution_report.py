@@ -20,7 +20,7 @@ from kanrun.experiments.solve.problem import (
     policy_of,
     windows_of,
 )
-from kanrun.experiments.solve.verdict import maximum, verdict
+from kanrun.experiments.solve.verdict import error_points, errors, maximum, verdict
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 
@@ -28,13 +28,10 @@ from kanrun.config import AnsatzConfig, EquationConfig, SolveConfig, check
 from kanrun.engine.equations import (
     Block,
     EquationStage,
-    Field,
     Solution,
-    Windows,
     edges_of,
 )
 from kanrun.engine.equations import solve as solve_system
-from kanrun.engine.equations.system import low_discrepancy
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.checkpoints import model_from_checkpoint, pack
@@ -46,8 +43,6 @@ Array = NDArray[np.float64]
 #: Points of the table along each variable: of a curve, of a map, and of the map through the middle
 #: of a 3-D box.
 RESOLUTION = {1: 401, 2: 81, 3: 61}
-#: Points at which errors are measured.
-ERROR_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -231,33 +226,6 @@ class SolvedEquation:
                 f"Points must have the shape (points, {variables}), not {points.shape}."
             )
         return points
-
-
-def error_points(problem: SolveProblem, seed: int) -> Array:
-    """Return the points (points, variables) at which errors are measured."""
-    return low_discrepancy(problem.system.box, ERROR_POINTS, seed).numpy()
-
-
-def errors(
-    problem: SolveProblem, network: Field | Windows, points: Array
-) -> dict[str, float | None]:
-    """Return relative L2 and H1 errors, mean squared and largest error at points."""
-    found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
-    if (known := problem.comparison) is None or not len(points):
-        return found
-    at, truth = torch.as_tensor(points), known.values(points)
-    with torch.no_grad():
-        difference = network(at).numpy() - truth
-    found |= {"mse": float(np.mean(difference**2)), "max_error": float(np.abs(difference).max())}
-    if not truth.any():  # No error is relative to zero.
-        return found
-    found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
-    if known.slopes is not None:
-        units, slopes = np.eye(points.shape[1], dtype=int).tolist(), known.slopes(points)
-        computed = np.stack([network.derivative(at, unit).numpy() for unit in units], axis=2)
-        square = np.sum(difference**2) + np.sum((computed.reshape(slopes.shape) - slopes) ** 2)
-        found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(slopes**2))))
-    return found
 
 
 def stage_row(

@@ -11,12 +11,18 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 import numpy as np
+import torch
 from kanrun.experiments.solve.checks import missing_conditions
+from kanrun.experiments.solve.problem import SolveProblem
+from numpy.typing import NDArray
 from pandas import DataFrame
 
-from kanrun.engine.equations import Solution, System
+from kanrun.engine.equations import Field, Solution, System, Windows
+from kanrun.engine.equations.system import low_discrepancy
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
+
+Array = NDArray[np.float64]
 
 #: Largest change of the solution from the last grid but one to the last.
 SOLVED_CHANGE = 2e-3
@@ -46,6 +52,8 @@ HONEST = 10.0
 #: solution in 1e3 numbers by normal equations keeps thirteen; references are integrated to 1e-10 to
 #: 1e-13.
 ROUNDING = {"exact": 1e-13, "numerical": 1e-10}
+#: Points at which errors are measured.
+ERROR_POINTS = 10_000
 #: Unknown parameters are claimed to lie within this many standard errors, for this fraction of
 #: seeds.
 STANDARD_ERRORS, MIN_FRACTION = 2.0, 0.8
@@ -113,6 +121,33 @@ def _doubt(solution: Solution, system: System) -> str | None:
             f"standard error {inflation:.0f} times)"
         )
     return None
+
+
+def error_points(problem: SolveProblem, seed: int) -> Array:
+    """Return the points (points, variables) at which errors are measured."""
+    return low_discrepancy(problem.system.box, ERROR_POINTS, seed).numpy()
+
+
+def errors(
+    problem: SolveProblem, network: Field | Windows, points: Array
+) -> dict[str, float | None]:
+    """Return relative L2 and H1 errors, mean squared and largest error at points."""
+    found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
+    if (known := problem.comparison) is None or not len(points):
+        return found
+    at, truth = torch.as_tensor(points), known.values(points)
+    with torch.no_grad():
+        difference = network(at).numpy() - truth
+    found |= {"mse": float(np.mean(difference**2)), "max_error": float(np.abs(difference).max())}
+    if not truth.any():  # No error is relative to zero.
+        return found
+    found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
+    if known.slopes is not None:
+        units, slopes = np.eye(points.shape[1], dtype=int).tolist(), known.slopes(points)
+        computed = np.stack([network.derivative(at, unit).numpy() for unit in units], axis=2)
+        square = np.sum(difference**2) + np.sum((computed.reshape(slopes.shape) - slopes) ** 2)
+        found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(slopes**2))))
+    return found
 
 
 def claims_of(summary: DataFrame) -> Iterator[Claim]:

@@ -35,6 +35,7 @@ from kanrun.engine.symbolic.refit import (
     sparsify,
     train_graph,
 )
+from kanrun.engine.symbolic.smooth_fit import relative_noise
 from kanrun.engine.symbolic.snapping import (
     LONGER_SEARCH,
     SMOOTH,
@@ -50,12 +51,7 @@ from kanrun.engine.symbolic.structures import (
     first_shapes,
     module_skeletons,
 )
-from kanrun.engine.symbolic.symmetries import (
-    Reduction,
-    dimensionless,
-    reduce_variables,
-    relative_noise,
-)
+from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, reduce_variables
 
 #: Maximum number of inputs at which two plain networks are trained first of all.
 _PLAIN = 3

@@ -11,7 +11,7 @@ fewer variables decides whether that was right.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,20 +20,19 @@ import sympy
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, TINY, Array, input_names, input_symbols
 from kanrun.engine.symbolic.problem import SearchData
-from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, fit_kernel
+from kanrun.engine.symbolic.smooth_fit import (
+    ACCURATE,
+    NO_FIT,
+    GaussianProcessFit,
+    has_one_sign,
+    is_positive,
+    smooth_fit,
+)
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
 
-#: Points from which the lengths of the smooth fit are found, and those that it goes through; both
-#: are doubled once above an error. Steps of the search, and its last gain of likelihood.
-_TUNED, _FITTED, _RESOLVED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 0.02, 25, 2e-9
-#: Hyperparameters of values without noise, or with some.
-_PRIOR = KernelPrior(
-    precision=(0.1, 1e-6, 1e2), linear=None, radial=(30.0, 1e-2, 1e3), noise=(1e-6, 1e-9, 1.0)
-)
-#: Error from which on a fit says nothing, below which it is as good as exact, and the factor by
-#: which it may grow in fewer variables.
-_NO_FIT, _ACCURATE, _ERROR_GROWTH = 0.2, 1e-5, 1.5
+#: The factor by which the error of a fit may grow in fewer variables.
+_ERROR_GROWTH = 1.5
 #: Strength of an input without effect, relative to the strongest one; root of a small eigenvalue;
 #: relative deviation of a constant; a determinant and an exponent that are zero.
 _IDLE, _TOLERANCE, _CONSTANT, _SINGULAR = 1e-4, 0.03, 1e-9, 1e-8
@@ -43,9 +42,6 @@ _SLOPES, _SLOPE_ERROR = 80, 3.5
 _PAIRS, _SCALINGS = 4, 3
 #: Standard errors within which exponents of a power law are rounded, and their accuracy at best.
 _DEVIATIONS, _KNOWN = 2.5, 1e-8
-#: Relative noise: minimum ratio of the largest and the smallest |y|, minimum noise, validation
-#: error of the logarithm relative to its noise, and minimum gain in nats.
-_SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
 #: Maximum number of products or sums of which y may be a function alone, and the roughness of y
 #: along one, relative to that in no order.
 _INDICES, _ROUGH = 4000, 0.2
@@ -55,106 +51,6 @@ _DENOMINATOR, _RATIONAL = 6, 0.04
 #: The largest denominator of an exponent in a group, and the costs of groups: of fractional
 #: exponents, and of pivots by their smallest value relative to their largest.
 _LARGEST, _FRACTION_COST, _PIVOT_GAIN = 12, 3.0, 0.1
-
-
-@dataclass(frozen=True)
-class GaussianProcessFit:
-    """A smooth function g(x) of y or log |y|.
-
-    `error` is relative, on validation points, `gradient` maps x (N, inputs) to dg/dx (N, inputs),
-    `predicted` is g at the validation points, and `noise` the standard deviation of the noise with
-    the largest likelihood.
-    """
-
-    gradient: Callable[[Array], Array]
-    error: float
-    logarithmic: bool
-    predicted: Array
-    noise: float
-
-
-def smooth_fit(data: SearchData) -> GaussianProcessFit:
-    """Return the best Gaussian process fit of y or log |y| in the inputs or their logarithms."""
-    found: list[tuple[GaussianProcessFit, bool]] = []
-    for of_inputs, of_output in itertools.product((False, True), repeat=2):
-        if (of_inputs and not _positive(data)) or (of_output and not _one_sign(data)):
-            continue
-        found.append((_fit(data, of_inputs, of_output), of_inputs))
-        if found[-1][0].error < _ACCURATE:
-            break
-    best, of_inputs = min(found, key=lambda entry: entry[0].error)
-    if best.error < _RESOLVED:
-        return best
-    return min((best, _fit(data, of_inputs, best.logarithmic, 2)), key=lambda fit: fit.error)
-
-
-def relative_noise(data: SearchData) -> bool:
-    """Return whether the noise is in proportion to y.
-
-    Then y has one sign and several sizes, and what a smooth fit of log |y| leaves is more likely as
-    noise of the logarithm than as noise of y, by more than chance.
-    """
-    size = np.abs(data.all_points.y)
-    if not _one_sign(data) or size.max() <= _SIZES * size.min():
-        return False
-    fit, held_out = _fit(data, _positive(data), True), np.abs(data.validation_y)
-    if fit.error > _NO_FIT:
-        return False
-    logarithmic = float(np.sqrt(np.mean((np.log(held_out) - fit.predicted) ** 2)))
-    additive = float(np.sqrt(np.mean((held_out - np.exp(fit.predicted)) ** 2)))
-    gain = held_out.size * np.log(additive / logarithmic) - float(np.log(held_out).sum())
-    is_noise = fit.noise > _NOISE and logarithmic < _NOISE_FACTOR * fit.noise
-    return bool(is_noise and gain > _LIKELIER)
-
-
-def _positive(data: SearchData) -> bool:
-    return bool((data.all_points.x > 0).all())
-
-
-def _one_sign(data: SearchData) -> bool:
-    y = data.all_points.y
-    return bool((y * y[0] > 0).all())
-
-
-def _fit(data: SearchData, of_inputs: bool, of_output: bool, more: int = 1) -> GaussianProcessFit:
-    """Fit y or log |y| in the inputs or their logarithms, to `more` times as many points."""
-
-    def inner(x: Array) -> Array:
-        return np.log(x) if of_inputs else x
-
-    def outer(y: Array) -> Array:
-        return np.log(np.abs(y)) if of_output else y
-
-    z, y = inner(data.x), outer(data.y)
-    middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
-    mean, std = float(y.mean()), max(float(y.std()), TINY)
-    z, target = (z - middle) / size, ((y - mean) / std)[:, None]
-    few, every = slice(0, more * _TUNED), slice(0, more * _FITTED)
-    rows = len(z[few])
-    work = rows**2 * (COSTS.covariance * rows + COSTS.covariance_entry * (2 + z.shape[1]))
-    try:
-        kernel = fit_kernel(
-            z[few],
-            target[few],
-            _PRIOR,
-            max_steps=_STEPS,
-            rtol=_LIKELIHOOD_RTOL,
-            on_evaluation=lambda: count_work(work),
-        )
-        count_work(COSTS.covariance * len(z[every]) ** 3)
-        process = GaussianProcess.of(kernel, z[every], target[every])
-    except np.linalg.LinAlgError:
-        nowhere = np.full(len(data.validation_y), np.nan)
-        return GaussianProcessFit(np.zeros_like, np.inf, of_output, nowhere, 0.0)
-
-    def gradient(x: Array) -> Array:
-        slopes = process.gradient((inner(x) - middle) / size) * std / size
-        return np.asarray(slopes / x if of_inputs else slopes)
-
-    predicted = process.mean((inner(data.validation_x) - middle) / size)[:, 0] * std + mean
-    error = float(np.sqrt(np.mean((predicted - outer(data.validation_y)) ** 2))) / std
-    error = error if np.isfinite(error) else np.inf
-    return GaussianProcessFit(gradient, error, of_output, predicted, kernel.noise**0.5 * std)
 
 
 @dataclass(frozen=True)
@@ -232,7 +128,7 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     Each exponent is the simplest that its standard error allows. There is no law if an input or the
     output has both signs or is zero.
     """
-    if not (_positive(data) and _one_sign(data)):
+    if not (is_positive(data) and has_one_sign(data)):
         return None
     x, y = data.all_points.x, data.all_points.y
     sign = float(np.sign(y[0]))
@@ -265,7 +161,7 @@ def _single_index(data: SearchData) -> Reduction | None:
     largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
     best: tuple[float, sympy.Expr, Array] | None = None
     for product in (True, False):
-        if largest == 0 or (product and not _positive(data)):
+        if largest == 0 or (product and not is_positive(data)):
             continue
         values, symbols = np.log(x) if product else x, input_symbols(inputs)
         count_work(COSTS.grid_value * (2 * largest + 1) ** inputs * len(y) / 2)
@@ -303,7 +199,7 @@ def reduce_variables(data: SearchData) -> Reduction:
     if (step := _single_index(data)) is not None:
         return step
     here, fit = data, smooth_fit(data)
-    while here.x.shape[1] > 0 and fit.error < _NO_FIT:
+    while here.x.shape[1] > 0 and fit.error < NO_FIT:
         for step in _proposals(here, fit):
             then = step.data(here)
             columns = [then.x, then.y[:, None], then.validation_x, then.validation_y[:, None]]
@@ -317,7 +213,7 @@ def reduce_variables(data: SearchData) -> Reduction:
                     return reduction.then(step)
                 continue
             new = smooth_fit(then)
-            if new.error <= max(_ERROR_GROWTH * fit.error, _ACCURATE):
+            if new.error <= max(_ERROR_GROWTH * fit.error, ACCURATE):
                 reduction, here, fit = reduction.then(step), then, new
                 break
         else:

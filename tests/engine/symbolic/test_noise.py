@@ -25,7 +25,7 @@ from kanrun.engine.symbolic.problem import (
     length_of,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.symmetries import relative_noise
+from kanrun.engine.symbolic.smooth_fit import relative_noise
 
 
 def samples_of(x: np.ndarray, y: np.ndarray) -> SearchData:
