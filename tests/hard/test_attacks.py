@@ -14,7 +14,6 @@ import pickle
 import re
 import resource
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -324,10 +323,9 @@ def test_an_attack_fails(
     words = attack(place) if callable(attack) else attack
     before = {path for path in tmp_path.rglob("*") if path.name != "outputs"}
     capfd.readouterr()
-    clock, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     code = main(list(words))
     said = "".join(capfd.readouterr())
-    assert time.process_time() - clock < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**20  # KiB
     assert code == 2 or kind == "terminal" or said.count("kanrun: ") == 1 or "runs" in words
     assert not re.search(r"kanrun: \w*(Error|Exception)\b", said)
