@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class KanrunError(Exception):
@@ -61,3 +63,11 @@ def did_you_mean(name: object, known: Iterable[str], max_names: int = 3) -> str:
     """Return "; did you mean ...?" with the known names that resemble `name`, or ""."""
     close = closest_names(name, known, max_names)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def no_file(path: str | Path) -> str:
+    """Return the sentence on a file that is not there: its folder, and similar names in it."""
+    file = Path(os.path.expanduser(path))
+    there = file.parent.iterdir() if file.parent.is_dir() else ()
+    near = did_you_mean(file.name, [each.name for each in there])
+    return f"there is no file {str(path)!r} in {file.parent.absolute()}{near or '.'}"

@@ -14,6 +14,7 @@ from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import (
     LINEAR,
+    MEAN,
     OURS,
     SPARSE,
     CrossValidation,
@@ -23,6 +24,7 @@ from kanrun.engine.tables.cross_validation import (
 from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of
 from kanrun.errors import UsageError, did_you_mean
+from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
@@ -62,10 +64,12 @@ class TableFitting:
                 baselines = self.cfg.model.baselines
                 checked = cross_validate(dataset.train, classes, fitted.folds, baselines=baselines)
         yield from _selection_notes(fitted, checked, classes)
+        yield from self._omissions(fitted, checked)
+        yield from self._negatives(fitted)
         known = with_scalings(problem, fitted.inputs, fitted.outputs)
         summary = _summary(self, fitted, checked, known)
         for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
-            if name in summary:
+            if name in summary and fitted.selected != MEAN:
                 yield from doubts(summary[name], rows)
         seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
         yield Row("summary", {**summary, **seconds})
@@ -80,6 +84,29 @@ class TableFitting:
         yield model_checkpoint(
             fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x)
         )
+
+    def _omissions(self, fitted: TableModel, checked: CrossValidation | None) -> Iterator[Record]:
+        """Yield warnings on folds and baselines that were asked for and left out."""
+        model, done = self.cfg.model, 0 if fitted.folds is None else len(fitted.folds.seconds)
+        asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
+        why = "the time limit" if time_limit_reached() else "the size of the table"
+        if done < asked:
+            left = f"{asked - done} of {asked} folds of the cross-validation"
+            yield Note(f"{left} were left out because of {why}", warning=True)
+        if asked and model.baselines and (checked is None or len(checked.losses) == 1):
+            yield Note(f"the baselines were left out because of {why}", warning=True)
+
+    def _negatives(self, fitted: TableModel) -> Iterator[Record]:
+        """Yield a warning on negative predictions of outputs that are not negative."""
+        train = self.problem.dataset.train
+        if self.classes or train.y.min() < 0:
+            return
+        if count := int((fitted.predict(train.x) < 0).any(1).sum()):
+            yield Note(
+                f"the predictions of {count} of {len(train)} training rows are negative, which no "
+                f"output is; set model.bounds=[0,{2 * train.y.max():.2g}]",
+                warning=True,
+            )
 
 
 def prepare_table(
@@ -173,10 +200,13 @@ def _selection_notes(
     reasons = {
         LINEAR: "selected the linear model: no other candidate has a significantly lower "
         "cross-validation error",
+        MEAN: "selected the mean of the outputs (the frequencies of classes): no candidate has a "
+        "lower cross-validation error by its standard error",
         SPARSE: "selected the additive model with effects of few inputs: it has a significantly "
         "lower cross-validation error",
     }
-    yield Note(reasons.get(fitted.selected, f"selected a weighted sum of {stack}"))
+    said = reasons.get(fitted.selected, f"selected a weighted sum of {stack}")
+    yield Note(said, warning=fitted.selected == MEAN)
     if checked is None:
         return
     what, column = ("log loss", "log_loss") if classes else ("RMSE", "rmse")

@@ -22,6 +22,7 @@ from kanrun.cli.run_actions import export, predict
 from kanrun.cli.runs import app as runs
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in
+from kanrun.config.registry import group_of
 from kanrun.errors import KanrunError, UsageError
 
 app = typer.Typer(
@@ -148,8 +149,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             # Newer versions of Typer convert by pydantic, which begins so.
             text = " ".join(error.format_message().split()).replace("Value error, ", "")
-            if not text.endswith("?") and "--help" not in text:
-                text = f"{text.rstrip('.')} (see kanrun --help)."
+            text = text.replace(" (Possible options: --help)", "")
+            context, name = (
+                getattr(error, "ctx", None),
+                getattr(error, "option_name", "").lstrip("-"),
+            )
+            command = EXPERIMENTS.get(context.info_name) if context else None
+            if command and (
+                name in command.settings.__dataclass_fields__ or group_of(command, name)
+            ):
+                text = f"{text}. Settings are written key=value: {name}=VALUE"
+            if not text.endswith("?"):
+                place = context.command_path if context else "kanrun"
+                text = f"{text.rstrip('.')} (see {place} --help)."
             return _say(text, int(error.exit_code))
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
 

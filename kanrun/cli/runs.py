@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from kanrun.study.report import Columns
 
 app = typer.Typer(
-    help="List, show, compare, label, repeat, resume and remove runs.", rich_markup_mode=None
+    help="List, show, compare, label, repeat, resume and remove runs.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
 )
 
 _RUN = "latest, fit/latest, fit/v0003, fit/v0003/7 (a point), a path, a tag, or a beginning."
@@ -44,6 +46,13 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN, autocompletion
 RunNames = Annotated[
     list[str], typer.Argument(metavar="RUN...", help=_RUN, autocompletion=complete_run)
 ]
+
+
+@app.callback()
+def _runs(context: typer.Context) -> None:
+    """List, show, compare, label, repeat, resume and remove runs."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command("list")

@@ -312,7 +312,7 @@ class InterpretConfig(ExperimentConfig):
         "kanrun solve -m equation=heat,wave,beam",
         "kanrun solve study=paper",
     ),
-    implied={"equation.variables": "equation=own"},
+    implied=dict.fromkeys(("equation.variables", "equation.formula"), "equation=own"),
 )
 @dataclass
 class SolveConfig(ExperimentConfig):

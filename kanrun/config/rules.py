@@ -22,7 +22,7 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kanrun.config.registry import EXPERIMENTS, GROUPS, foreign_setting
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError, did_you_mean, no_file
 
 #: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
 MISSING: Any = "???"
@@ -232,7 +232,7 @@ def check_files(settings: Any) -> None:
         if is_dataclass(value):
             check_files(value)
         elif rule_of(one).file and value and not os.path.exists(os.path.expanduser(value)):
-            raise UsageError(f"there is no file {value!r}.")
+            raise UsageError(no_file(value))
 
 
 def set_value(plain: dict[str, Any], key: str, value: Any) -> None:

@@ -111,6 +111,12 @@ class TableTarget:
         "missing inputs: median and an indicator, rows dropped, or an error",
         choices=("indicator", "drop", "error"),
     )
+    missing_values: list[str] = setting(
+        [], "further texts that stand for a missing value, such as -999 or unknown", free_text=True
+    )
+    day_first: bool | None = setting(
+        None, "whether dates such as 04/05/2024 begin with the day; null: their values decide"
+    )
     weight_column: str | None = setting(
         None, "column of the weights of the rows; null: equal weights", free_text=True
     )

@@ -23,7 +23,8 @@ from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas import parse, to_latex, to_python
 from kanrun.targets.datasets import check_known
-from kanrun.targets.encoding import days_from, features_of, place_of, text_of
+from kanrun.targets.encoding import features_of, place_of
+from kanrun.targets.notation import days_from, number_from, text_of
 
 FORMATS = ("c", "json", "onnx", "python", "torch")
 TABLE_FORMATS = ("c", "json", "python")
@@ -77,7 +78,7 @@ def _python_source(pieces: Document) -> str:
     """Return a file that needs NumPy only: `runtime`, its helpers, and the data of the model."""
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
-    helpers = (days_from, features_of, place_of, text_of)
+    helpers = (days_from, features_of, number_from, place_of, text_of)
     used = "".join(f"\n\n{inspect.getsource(helper)}" for helper in helpers)
     return f"{own}{used}\n\n#: The data of the model.\nMODEL = {_literal(pieces, '')}\n{_PREDICT}"
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.targets.encoding import days_from, features_of, text_of
+from kanrun.targets.encoding import features_of
+from kanrun.targets.notation import days_from, number_from, text_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
@@ -53,11 +54,11 @@ def _features(column: Data, values: list[Any]) -> Array:
     if column["levels"] is not None:
         return features_of(column, [text_of(value) for value in values])
     if column["parts"] is None or all(isinstance(value, float | int) for value in values):
-        known = [np.nan if value is None else value for value in values]
-        numbers = np.array(known, dtype=np.float64)
+        numbers = np.array([number_from(value) for value in values], dtype=np.float64)
     else:  # of dates, numbers are days since 1970-01-01 already
         texts = [text_of(value) for value in values]
-        numbers = days_from(["" if text in ("(missing)", "NaT") else text for text in texts])
+        texts = ["" if text in ("(missing)", "NaT") else text for text in texts]
+        numbers = days_from(texts, column["day_first"])
     if column["fill"] is None and np.isnan(numbers).any():
         raise ValueError(
             f"the column {column['name']!r} has missing values, and the model was trained on none"

@@ -18,9 +18,9 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.formulas.forms import to_numpy
-from kanrun.formulas.parsing import FUNCTIONS, parse_expression, variable
+from kanrun.formulas.parsing import CONSTANTS, FUNCTIONS, parse_expression, variable
 
 Array = NDArray[np.float64]
 #: Rows of arguments (points, names) to values (points,).
@@ -29,7 +29,7 @@ RowFunction = Callable[[Array], Array]
 #: The highest total order of a derivative.
 MAX_ORDER = 4
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")  # not the exponent of 1e3
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 
 #: Base units of the SI: names of dimensions in the order of the exponents.
@@ -202,6 +202,16 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
         )
     names = (*vocabulary.variables, *found, *vocabulary.constants)
+    known = {*names, *CONSTANTS, *FUNCTIONS}
+    for name in _NAME.findall(text):
+        if name not in known:
+            near = did_you_mean(name, known) or "."
+            raise UsageError(
+                f"equation {text!r}: unknown name {name!r}{near} Declare a number with "
+                f"equation.constants={{{name}: 1}}, a number to be found with "
+                f"equation.unknown_parameters={{{name}: 1}}, and a function with "
+                f"equation.unknowns=[{','.join((*vocabulary.unknowns, name))}]."
+            )
     left, right = (parse_expression(side.strip(), names) for side in text.split("="))
     expression = left - right
     present = tuple(each for name, each in found.items() if expression.has(variable(name)))

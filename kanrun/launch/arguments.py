@@ -98,7 +98,9 @@ class ArgumentReader:
         key, text = whole.lstrip("+~").strip(), text.strip()
         sign = whole[: len(whole) - len(whole.lstrip("+~"))]
         if not key or not (equals or sign == "~"):
-            raise UsageError(f"{word!r} is not an override; write key=value.")
+            raise UsageError(
+                f"{word!r} is not an override; {_table_hint(word) or 'write key=value'}."
+            )
         if re.match(r"hydra\b", key):
             raise UsageError(
                 f"{word} is not available: kanrun has no hydra.* settings. Choose the folder of "
@@ -138,6 +140,8 @@ class ArgumentReader:
             return Argument(sign, key, False, values, texts)
         for each, value in zip(texts, values, strict=True):
             if value not in options:
+                if key == "target" and (hint := _table_hint(each)):
+                    raise UsageError(f"{key}={each} is not a choice of {key}; {hint}.")
                 offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
                 choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
                 raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
@@ -200,6 +204,13 @@ class ArgumentReader:
                 run = find_run(name, self._outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
         return tuple(read_text(part, kind, key) for part in parts), tuple(parts)
+
+
+def _table_hint(word: str) -> str:
+    """Return how to learn from a table, if a word is the name of one."""
+    from kanrun.targets.table_files import is_table
+
+    return f"write target.path={word} target.outputs=COLUMN" if is_table(Path(word)) else ""
 
 
 def full_key(command: str, word: str) -> str:

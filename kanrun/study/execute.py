@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+#: Fraction of the time limit beyond which the CPU time that was used is named.
+_OVERRUN = 1.1
+
+
 @dataclass(frozen=True)
 class Attempt:
     """Options of the execution of a study.
@@ -325,8 +329,12 @@ class _Execution:
             return None
         missing = sum(self._recorder.left)
         text = f"; {missing} of {self._recorder.total} trainings did not begin" if missing else ""
-        seconds = f"max_cpu_seconds={self._limit.seconds:g}"
-        return f"stopped after {seconds} (CPU time); kept the best result so far{text}"
+        used, limit = process_time() - self._limit.began, self._limit.seconds
+        if used > _OVERRUN * limit:
+            text += f"; it took {used:.3g} s, as a step that has begun is not cut short"
+        return (
+            f"stopped after max_cpu_seconds={limit:g} (CPU time); kept the best result so far{text}"
+        )
 
 
 def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:

@@ -178,7 +178,8 @@ class Model:
             raise InvalidData(f"{shapes}. Give one row of y for each row of x.")
         truth = truth.reshape(np.shape(predicted))
         if self.classes:
-            return float(np.mean([str(a) == str(b) for a, b in zip(truth, predicted, strict=True)]))
+            pairs = zip(truth, predicted, strict=True)
+            return float(np.mean([_label(a) == _label(b) for a, b in pairs]))
         total = ((truth - truth.mean(0)) ** 2).sum(0)
         residual = ((truth - predicted) ** 2).sum(0)
         return float(np.mean(1 - residual / np.where(total > 0, total, np.nan)))
@@ -294,6 +295,12 @@ class Model:
         from kanrun.study.model_summary import html_of
 
         return html_of(self)
+
+
+def _label(value: Any) -> str:
+    """Return the text of a label, that of True, 1 and 1.0 being the same."""
+    text = str(value)
+    return {"True": "1", "False": "0"}.get(text, text.removesuffix(".0"))
 
 
 def _with_ending(path: str | Path) -> Path:

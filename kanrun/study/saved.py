@@ -36,7 +36,8 @@ from kanrun.targets import (
     read_blocks,
     read_inputs,
 )
-from kanrun.targets.encoding import is_missing, read_numbers, unknown_levels
+from kanrun.targets.encoding import unknown_levels
+from kanrun.targets.notation import is_missing, read_numbers
 from kanrun.targets.table_writing import table_writer
 
 
@@ -197,6 +198,11 @@ def predict_table(
         raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
     check_output(output)
     trained = LoadedRun(run).model(model)
+    if level is not None and trained.classes:
+        raise UsageError(
+            "--interval is for numbers, and this model predicts classes; the columns "
+            "probability:CLASS show how certain it is. Remove --interval."
+        )
     kept = [name for name in column_names(source, LIMITS) if name]
     needed = [column.name for column in trained.code.columns] if trained.code else trained.inputs
     if not set(needed) <= set(kept):

@@ -10,11 +10,13 @@ import numpy as np
 from kanrun.errors import InvalidData, did_you_mean
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import Target
-from kanrun.targets.encoding import TableCode, encode_columns, is_number
+from kanrun.targets.encoding import Reading, TableCode, encode_columns
+from kanrun.targets.notation import is_number
 
 #: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
 _SHOWN = 10  # names in a message
+_WHOLE = 2.0**53  # below which float64 holds every whole number
 
 
 def is_frame(x: Data) -> bool:
@@ -209,8 +211,7 @@ def _inputs(
         )
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
-    advice = "correct such rows, or name the column in categorical_columns"
-    code, numbers, notes = encode_columns(columns, categorical, advice)
+    code, numbers, notes = encode_columns(columns, Reading(categorical))
     return code.features if code else tuple(columns), numbers, code, notes
 
 
@@ -238,6 +239,8 @@ def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
         raise InvalidData(f"y must be labels (rows,), not {labels.shape}.")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise InvalidData("y contains NaN or infinity, which is no label.")
+    if labels.dtype.kind == "f" and (np.abs(labels) < _WHOLE).all() and not (labels % 1).any():
+        labels = labels.astype(np.int64)  # 1.0 is the class 1
     if labels.dtype == object and isna(labels).any():
         raise InvalidData("y contains missing labels.")
     try:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
+from kanrun.targets.notation import (
+    Values,
+    is_missing,
+    is_number,
+    number_from,
+    read_days,
+    read_numbers,
+    text_of,
+)
 from kanrun.targets.table_files import (
     DEFAULT_LIMITS,
     ColumnBlock,
@@ -25,39 +31,20 @@ from kanrun.targets.table_files import (
     read_blocks,
 )
 
-#: Values of a column: texts, or what Parquet, a DataFrame or an array holds.
-Values = Sequence[Any] | NDArray[Any]
-
 MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
+#: Levels beyond which a warning names the column: numbers and dates in a notation that is not
+#: known become as many.
+MANY_LEVELS = 20
 _MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
 #: Parts of a date, and the days after which each returns.
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
 _PERIODS = 1.2  # that dates must span, so that a part differs from the date itself
 _TEXT_FRACTION = 0.5  # of values from which on a column is a category
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?$", re.ASCII)
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)  # 007 is a name
 _SHOWN = 40  # characters of a value in a message
-MISSING_WORDS = frozenset(
-    {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"}
-)
-_BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
-# The next four are written into exported Python files, and depend on NumPy alone.
-
-
-def text_of(value: Any) -> str:
-    """Return a value without blanks around it; "(missing)" for None, NaN and nothing."""
-    text = "" if value is None else str(value).strip()
-    return "(missing)" if text == "" or (isinstance(value, float) and np.isnan(value)) else text
-
-
-def days_from(texts: list[str]) -> Array:
-    """Return ISO 8601 dates as days since 1970-01-01, NaN for "". Raises ValueError for others."""
-    instants = np.array(
-        [text.split("+")[0].rstrip("Zz") or "NaT" for text in texts], dtype="M8[us]"
-    )
-    return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 86_400e6)
+# The next two are written into exported Python files, and depend on NumPy alone.
 
 
 def place_of(days: Array, part: str) -> Array:
@@ -84,55 +71,14 @@ def features_of(column: dict[str, Any], values: Any) -> Array:
     return np.stack(features, 1)
 
 
-def is_number(text: str) -> bool:
-    """Return whether a text is a number, infinity and NaN included; 12_1 is a name."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a value is None, NaN, empty, or a word such as NA."""
-    return str(value).strip().casefold() in MISSING_WORDS
-
-
-def read_numbers(values: Values) -> tuple[Array, dict[str, list[int]]]:
-    """Return values as finite numbers; true and false count as 1 and 0.
-
-    Returns:
-        Numbers, shape (values,), NaN where a value is none; and the indices of these values by
-        what is wrong with them: `missing`, `text` or `infinite`.
-    """
-    faults: dict[str, list[int]] = defaultdict(list)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        found = np.fromiter(map(float, values), np.float64, len(values))
-        names = any("_" in value for value in values if isinstance(value, str))
-        if np.isfinite(found).all() and not names:  # Python takes 12_1 for a number
-            return found, faults
-    found = np.full(len(values), np.nan)
-    for i, value in enumerate(values):
-        text = str(value).strip().casefold()
-        try:
-            number = _BOOLEANS[text] if text in _BOOLEANS else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if text in MISSING_WORDS:
-            faults["missing"].append(i)
-        elif math.isnan(number) or "_" in text:
-            faults["text"].append(i)
-        elif math.isinf(number):
-            faults["infinite"].append(i)
-        else:
-            found[i] = number
-    return found, faults
-
-
 def numbers_of(
-    file: Path, blocks: Iterable[ColumnBlock], names: Sequence[str], **advice: str
+    file: Path,
+    blocks: Iterable[ColumnBlock],
+    names: Sequence[str],
+    words: Collection[str] = (),
+    **advice: str,
 ) -> Array:
-    """Return these columns as numbers, shape (rows, names).
+    """Return these columns as numbers, shape (rows, names); `words` are missing values too.
 
     Raises UsageError for values that are none, with their count and first row, and with the
     `advice` on `text` or on `missing` values.
@@ -142,7 +88,7 @@ def numbers_of(
     for block in blocks:
         columns = []
         for name in names:
-            numbers, wrong = read_numbers(block.columns[name])
+            numbers, wrong = read_numbers(block.columns[name], words)
             _add(faults, name, block, wrong)
             columns.append(numbers)
         parts.append(np.stack(columns, 1))
@@ -166,7 +112,8 @@ _Faults = dict[str, dict[str, tuple[int, int, str]]]
 
 
 def _add(faults: _Faults, name: str, block: ColumnBlock, wrong: Mapping[str, list[int]]) -> None:
-    for rule, (first, *others) in wrong.items():
+    known = [rule for rule in ("missing", "text", "infinite") if wrong.get(rule)]
+    for rule, (first, *others) in ((rule, wrong[rule]) for rule in known):
         found = faults.setdefault(name, {})
         text = str(block.columns[name][first])[:_SHOWN]
         count, row, text = found.get(rule, (0, block.rows[first], text))
@@ -238,6 +185,8 @@ class ColumnCode:
         fill: Replacement of a missing number.
         indicator: Whether there is an indicator of missing numbers.
         parts: Some of `DAYS` for a column of dates, which become days since 1970-01-01.
+        day_first: Whether dates that do not begin with the year begin with the day.
+        missing: Canonical texts that stand for missing values.
     """
 
     name: str
@@ -245,6 +194,8 @@ class ColumnCode:
     fill: float = 0.0
     indicator: bool = False
     parts: tuple[str, ...] | None = None
+    day_first: bool = False
+    missing: tuple[str, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -263,14 +214,13 @@ class ColumnCode:
             texts = list(map(text_of, values))
             return features_of(vars(self), texts), sum(text not in self.levels for text in texts)
         kind = "numbers" if self.parts is None else "dates such as 2024-12-31"
-        if self.parts is None:
-            numbers, faults = read_numbers(values)
-            wrong = faults["text"] or faults["infinite"]
-        else:
-            days = days_of(values)
-            numbers, wrong = (np.empty(0), [0]) if days is None else (days, [])
-        if wrong:
-            text = str(values[wrong[0]])[:_SHOWN]
+        numbers, faults = (
+            read_numbers(values, self.missing)
+            if self.parts is None
+            else read_days(values, self.missing, self.day_first)[:2]
+        )
+        if wrong := [*faults["text"], *faults.get("infinite", [])]:
+            text = str(values[min(wrong)])[:_SHOWN]
             raise UsageError(
                 f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
             )
@@ -308,50 +258,107 @@ class TableCode:
         return TableCode(msgspec.convert(columns, tuple[ColumnCode, ...]))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is known of columns that are encoded.
+
+    Attributes:
+        categorical: Columns whose values are names.
+        missing: Canonical texts that stand for missing values.
+        day_first: Whether dates begin with the day; None: the values decide.
+        rows: Numbers of the rows in messages; None: from 0.
+        advice: What to do about text among numbers.
+    """
+
+    categorical: Collection[str] = ()
+    missing: tuple[str, ...] = ()
+    day_first: bool | None = None
+    rows: Sequence[int] | None = None
+    advice: str = "correct such rows, or name the column in categorical_columns"
+
+    def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
+        """Return the code of a column, None without information, and notes on it.
+
+        A column is a category if it is listed, or if more than half of its values are neither
+        numbers nor dates. Raises UsageError for a column with fewer of these.
+        """
+        known, faults = read_numbers(values, self.missing)
+        notes = list(_number_notes(name, values, faults))
+        wrong, what = [*faults["text"], *faults["infinite"]], "numbers"
+        day_first, parts = None, None
+        if wrong and name not in self.categorical:
+            days, bad, day_first = read_days(values, self.missing, self.day_first)
+            if len(bad["text"]) < len(wrong):
+                known, wrong, what, parts = days, bad["text"], "dates", ()
+        given = len(values) - len(faults["missing"])
+        if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
+            return _category(name, values)
+        if wrong:
+            first, several = min(wrong), "s" * (len(wrong) > 1)
+            row = first if self.rows is None else self.rows[first]
+            raise UsageError(
+                f"column {name!r} has {what} and {len(wrong)} other value{several}, first "
+                f"{str(values[first])[:_SHOWN]!r} in row {row}; {self.advice}."
+            )
+        missing = np.isnan(known)
+        if missing.all():
+            return None, [f"the column {name!r} is left out: it is empty"]
+        if parts is not None:
+            parts = tuple(_parts(known[~missing]))
+            if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
+                notes.append(
+                    f"the dates of column {name!r} are read with the month first, and no value "
+                    "says so; for days first set target.day_first=true"
+                )
+        fill, words = float(np.median(known[~missing])), self.missing if missing.any() else ()
+        code = ColumnCode(name, None, fill, bool(missing.any()), parts, bool(day_first), words)
+        return code, notes
+
+
 def encode_columns(
-    raw: Mapping[str, Values], categorical: Sequence[str], advice: str
+    raw: Mapping[str, Values], reading: Reading
 ) -> tuple[TableCode | None, Array, tuple[str, ...]]:
     """Return how to encode columns (None for complete numbers), the inputs, and notes.
 
-    The inputs have the shape (rows, features); the notes are on omitted columns. A column is a
-    category if it is listed, or if more than half of its values are text. Raises UsageError for a
-    column with less text, followed by `advice`, and if no column is left.
+    The inputs have the shape (rows, features); the notes are on columns that are not plain
+    numbers. Raises UsageError as `Reading.code`, and if no column is left.
     """
-    codes, notes = [], []
-    for name, values in raw.items():
-        listed = name in categorical
-        numbers, faults = read_numbers(values)
-        wrong = [*faults["text"], *faults["infinite"]]
-        days = days_of(values) if wrong and not listed else None
-        if listed or (wrong and days is None):
-            given = len(values) - len(faults["missing"])
-            if not listed and len(wrong) <= _TEXT_FRACTION * given:
-                text = str(values[wrong[0]])[:_SHOWN]
-                raise UsageError(
-                    f"column {name!r} has numbers and text, such as {text!r}; {advice}."
-                )
-            if levels := _levels(values):
-                codes.append(ColumnCode(name, levels))
-            else:
-                notes.append(
-                    f"the column {name!r} is left out: its texts do not repeat, or never change "
-                    "(numbers are read as 1234.5, dates as 2024-12-31)"
-                )
-            continue
-        known = numbers if days is None else days
-        if (missing := np.isnan(known)).all():
-            notes.append(f"the column {name!r} is left out: it is empty")
-            continue
-        parts = None if days is None else tuple(_parts(days[~missing]))
-        codes.append(
-            ColumnCode(name, None, float(np.median(known[~missing])), bool(missing.any()), parts)
-        )
+    found = {name: reading.code(name, values) for name, values in raw.items()}
+    notes = tuple(note for _, said in found.values() for note in said)
+    codes = tuple(code for code, _ in found.values() if code)
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     plain = (code.levels is None and not code.indicator and code.parts is None for code in codes)
+    code = TableCode(codes)
     complete = len(codes) == len(raw) and all(plain)
-    code = TableCode(tuple(codes))
-    return None if complete else code, code.encode(raw)[0], tuple(notes)
+    return None if complete else code, code.encode(raw)[0], notes
+
+
+def _number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> Iterator[str]:
+    """Yield sentences on numbers that Python would not read, and on unusual words for missing."""
+    if faults["text"]:
+        return
+    if faults["written"]:
+        text = str(values[faults["written"][0]])
+        yield f"column {name!r} is read as numbers: {text!r} is {number_from(text):.15g}"
+    if faults["word"]:
+        count, text = len(faults["word"]), str(values[faults["word"][0]])
+        yield f"column {name!r} has {count} missing value{'s' * (count > 1)} written {text!r}"
+
+
+def _category(name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
+    """Return the code of a category, None if its texts do not repeat, and a note on many levels."""
+    levels, count = _levels(values), len(set(map(text_of, values)))
+    if not levels:
+        return None, [
+            f"the column {name!r} is left out: its texts do not repeat, or never change "
+            "(numbers are read as 1234.5, dates as 2024-12-31)"
+        ]
+    said = (
+        f"the column {name!r} has {count} different texts, of which {len(levels)} become inputs; "
+        f"if it is not a category, leave it out (target.exclude=[{name}])"
+    )
+    return ColumnCode(name, levels), [said] * (count > MANY_LEVELS)
 
 
 def _parts(days: Array) -> Iterator[str]:
@@ -368,20 +375,6 @@ def _levels(values: Values) -> tuple[str, ...]:
     if len(counts) == len(kept) <= 2:
         kept = sorted(kept)[1:]
     return tuple(sorted(kept))
-
-
-def days_of(values: Values) -> Array | None:
-    """Return dates as days since 1970-01-01, NaN for missing ones; None if a value is not a date.
-
-    Dates are 2024-12-31, with or without a time after a blank or a T, and those of Parquet.
-    """
-    texts = ["" if is_missing(value) else text_of(value) for value in values]
-    if not any(texts) or not all(_DATE.match(text) for text in texts if text):
-        return None
-    try:
-        return days_from(texts)
-    except ValueError:
-        return None
 
 
 def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:

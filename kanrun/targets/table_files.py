@@ -8,21 +8,12 @@ can name the row of the file.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import csv
-import gzip
 import importlib
-import io
-import lzma
 import os
-import re
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import compress, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,48 +21,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError, did_you_mean, no_file
+from kanrun.targets.text_files import (
+    DEFAULT_LIMITS,
+    SEPARATORS,
+    TableLimits,
+    lines_of,
+    opened_text,
+    rows_of,
+    separator_of,
+    with_points,
+)
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
 _PARQUET = (".parquet", ".pq")
-_KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}) and {_PARQUET[0]}"
-_HEAD = 4096  # bytes that show a binary file
+EXCEL = ".xlsx"
+_KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}"
 _NAMES_SHOWN = 20
-_DAMAGED = (
-    EOFError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-    NotImplementedError,
-)
-_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)$", re.ASCII)
-
-
-@dataclass(frozen=True)
-class TableLimits:
-    """Limits of one file; a small compressed file may hold any amount of text."""
-
-    #: Characters of a text file, or bytes of a column in one group of rows of a Parquet file.
-    characters: int = 2**30
-    #: Characters of one line.
-    line: int = 2**24
-    #: Rows times columns.
-    cells: int = 10**8
-    #: Rows of a block; more of them keep Python's garbage collector busy.
-    block: int = 1000
-
-    def check_cells(self, rows: int, columns: int, file: Path) -> None:
-        """Raise UsageError for a table with too many cells."""
-        if rows * columns > self.cells:
-            raise UsageError(
-                f"{file.name} has more than {self.cells} cells; take out columns or rows that are "
-                "not needed."
-            )
-
-
-DEFAULT_LIMITS = TableLimits()
 
 
 @dataclass(frozen=True)
@@ -97,7 +63,7 @@ def check_path(path: str | Path) -> Path:
         if file.is_dir():
             raise UsageError(f"{str(path)!r} is a directory; name a file in it.")
         if not file.exists():
-            raise UsageError(f"there is no file {str(path)!r}.")
+            raise UsageError(no_file(path))
         if not file.is_file():
             raise UsageError(f"{str(path)!r} is not a regular file.")
         if file.stat().st_size == 0:
@@ -106,11 +72,16 @@ def check_path(path: str | Path) -> Path:
         raise UsageError(
             f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
         ) from None
-    if not is_parquet(file) and ending_of(file) not in (*SEPARATORS, ".zip"):
+    if not is_table(file) and ending_of(file) != ".zip":
         raise UsageError(
-            f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}."
+            f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}, {EXCEL}."
         )
     return file
+
+
+def is_table(file: Path) -> bool:
+    """Return whether the name is that of a table that kanrun reads."""
+    return is_parquet(file) or ending_of(file) in (*SEPARATORS, EXCEL)
 
 
 def is_parquet(file: Path) -> bool:
@@ -199,7 +170,7 @@ def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list
     """Return the names of a table's columns in their order, empty ones included."""
     if types := column_types(path, limits):
         return list(types)
-    return next(_text_blocks(check_path(path), limits))[1][0]
+    return next(_row_blocks(check_path(path), limits))[1][0]
 
 
 def column_types(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict[str, Any]:
@@ -229,7 +200,7 @@ def read_blocks(
                 yield ColumnBlock(rows, {name: part.column(name).to_pylist() for name in wanted})
                 start += part.num_rows
         return
-    blocks = _text_blocks(file, limits)
+    blocks = _row_blocks(file, limits)
     (header,) = next(blocks)[1]
     wanted = [name for name in header if name] if names is None else list(names)
     check_columns(wanted, header, file)
@@ -250,23 +221,27 @@ def read_table(path: str | Path, names: Sequence[str] | None = None) -> ColumnBl
     return ColumnBlock(rows, columns)
 
 
-def _text_blocks(
-    file: Path, limits: TableLimits
-) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+def _row_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int], list[list[Any]]]]:
     """Yield the number and the names of the header, then the numbers and columns of blocks.
 
-    The first line has number 1; fields are stripped. Short rows are filled with empty fields.
+    The first line has number 1; texts are stripped. Short rows are filled with empty fields.
     Raises UsageError for a row with more fields than the header, and without rows.
     """
-    with _opened_text(file) as stream:
-        first = next((line for line in _lines(file, stream, limits) if line.strip()), "")
-        stream.seek(0)
-        separator = SEPARATORS.get(ending_of(file), ",")
-        if separator == ",":  # a semicolon or tab if the first line has one and no comma
-            separator = next((other for other in ",;\t" if other in first), ",")
+    with contextlib.ExitStack() as opened:
         numbers: list[int] = []
-        rows = _rows(file, _lines(file, stream, limits), separator, numbers)
-        header = list(map(str.strip, next(rows, [])))
+        if file.suffix.lower() == EXCEL:
+            from kanrun.targets.excel_files import excel_rows
+
+            separator, rows = "", opened.enter_context(excel_rows(file, numbers))
+        else:
+            stream = opened.enter_context(opened_text(file))
+            first = next((line for line in lines_of(file, stream, limits) if line.strip()), "")
+            stream.seek(0)
+            separator = separator_of(ending_of(file), first.strip())
+            lines = lines_of(file, stream, limits)
+            lines = map(str.strip, lines) if separator == " " else lines
+            rows = rows_of(file, lines, separator, numbers)
+        header = [str(name).strip() for name in next(rows, [])]
         if not header:
             raise UsageError(f"{file.name} has no rows.")
         _check_distinct(header, file)
@@ -282,94 +257,12 @@ def _text_blocks(
                         f"{file.name}: row {number} has {len(row)} fields, but the header has "
                         f"{len(header)}."
                     )
-            padded = zip_longest(header, *block, fillvalue="")
-            columns = [list(map(str.strip, column[1:])) for column in padded]
-            if separator == ";":
-                with_point = partial(_DECIMAL_COMMA.sub, r"\1.\2")
-                columns = [list(map(with_point, column)) for column in columns]
+            columns = [list(column[1:]) for column in zip_longest(header, *block, fillvalue="")]
+            if separator:
+                columns = [list(map(str.strip, column)) for column in columns]
+            if separator not in ("", ","):
+                columns = [with_points(column, separator == ";") for column in columns]
             yield list(numbers), columns
             numbers.clear()
     if not count:
         raise UsageError(f"{file.name} has a header but no rows.")
-
-
-def _rows(
-    file: Path, lines: Iterator[str], separator: str, numbers: list[int]
-) -> Iterator[list[str]]:
-    """Yield the fields of each row that is not blank, and append its number to `numbers`."""
-    number = 0
-    try:
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-        for number, row in enumerate(reader, 1):
-            if len(row) > 1 or any(map(str.strip, row)):
-                numbers.append(number)
-                yield row
-    except csv.Error as error:
-        raise UsageError(
-            f"{file.name}: row {number + 1} cannot be read as a table ({error})."
-        ) from None
-
-
-def _lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[str]:
-    """Yield the lines. Raises UsageError beyond the limits of lines and of the file."""
-    characters = 0
-    for line in iter(partial(stream.readline, limits.line + 1), ""):
-        characters += len(line)
-        if len(line) > limits.line:
-            raise UsageError(
-                f"{file.name} has a line of more than {limits.line} characters, "
-                "too long for a row of a table."
-            )
-        if characters > limits.characters:
-            raise UsageError(
-                f"{file.name} holds more than {limits.characters} characters; "
-                "larger tables are not read."
-            )
-        yield line
-
-
-@contextlib.contextmanager
-def _opened_text(file: Path) -> Iterator[io.TextIOWrapper]:
-    """Open a text file. Raises UsageError for one that is damaged, binary or not UTF-8."""
-    openers: dict[str, Callable[..., Any]] = {
-        ".gz": gzip.open,
-        ".bz2": bz2.open,
-        ".xz": lzma.open,
-        ".zip": _opened_member,
-    }
-    try:
-        with openers.get(file.suffix.lower(), open)(file, "rb") as raw:
-            if b"\0" in raw.peek(_HEAD)[:_HEAD]:
-                raise UsageError(
-                    f"{file.name} is a binary file; a text table or Parquet is needed."
-                )
-            yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{file.name} is binary or not UTF-8 ({error.reason}); save it as text in UTF-8."
-        ) from None
-    except _DAMAGED as error:
-        raise UsageError(
-            f"{file.name} is damaged or not compressed as its name says ({error})."
-        ) from None
-    except OSError as error:
-        raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None
-
-
-@contextlib.contextmanager
-def _opened_member(file: Path, _mode: str) -> Iterator[Any]:
-    """Open the only file of an archive."""
-    with zipfile.ZipFile(file) as archive:
-        members = [
-            name
-            for name in archive.namelist()
-            if not name.endswith("/") and not name.startswith("__MACOSX/")
-        ]
-        if len(members) != 1:
-            raise UsageError(
-                f"{file.name} holds {len(members)} files; an archive with one table is needed."
-            )
-        if archive.getinfo(members[0]).flag_bits & 1:
-            raise UsageError(f"{file.name} is encrypted; unpack it first.")
-        with archive.open(members[0]) as raw:
-            yield raw

@@ -20,17 +20,15 @@ from kanrun.targets.arrays import array_target
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
+    Reading,
     TableCode,
     column_kinds,
-    days_of,
     encode_columns,
-    is_number,
     labels_of,
     numbers_of,
     read_inputs,
-    read_numbers,
-    text_of,
 )
+from kanrun.targets.notation import canonical, is_number, read_days, read_numbers, text_of
 from kanrun.targets.table_files import (
     check_columns,
     check_path,
@@ -51,6 +49,8 @@ BUNDLED = {
     "digits": ("load_digits", "classification"),
 }
 _INDICATOR = "set target.missing=indicator"
+#: Names of columns that identify rows, without information on others.
+_IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
 _SHOWN = 10  # names of columns in a message
 #: Beginnings of the kinds of columns of numbers, and of their types in Parquet.
@@ -80,6 +80,12 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     rows = _Rows(asked, asked.path, [*inputs, *asked.outputs, *roles])
     notes = rows.drop_missing(inputs)
     weights = rows.drop_weightless(asked.weight_column) if asked.weight_column else None
+    if list(asked.inputs) == ["all"] and (counting := rows.counting(inputs)):
+        inputs = tuple(name for name in inputs if name != counting)
+        notes.append(
+            f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
+            "keep it"
+        )
     code, x, said = rows.encode(inputs)
     y, classes = rows.outputs()
     test = None
@@ -128,10 +134,20 @@ class _Rows:
     def __init__(self, asked: TableTarget, path: str, names: Sequence[str]) -> None:
         self.asked, self.file = asked, check_path(path)
         self.table = read_table(self.file, list(dict.fromkeys(names)))
+        self.words = tuple(map(canonical, asked.missing_values))
 
     def numbers(self, names: Sequence[str], **advice: str) -> Array:
         """Return columns of numbers, shape (rows, names)."""
-        return numbers_of(self.file, [self.table], names, **advice)
+        return numbers_of(self.file, [self.table], names, self.words, **advice)
+
+    def counting(self, inputs: Sequence[str]) -> str | None:
+        """Return the first column with the name of an identifier whose values count the rows."""
+        for name in inputs:
+            if name.strip().casefold() in _IDENTIFIERS and len(inputs) > 1:
+                numbers, faults = read_numbers(self.table.columns[name])
+                if not faults and len(numbers) > 1 and (np.diff(numbers) == 1).all():
+                    return name
+        return None
 
     def drop_missing(self, inputs: Sequence[str]) -> list[str]:
         """Drop rows with missing values if this is asked for, and return notes on them."""
@@ -141,7 +157,8 @@ class _Rows:
         kept = np.ones(len(self.table.rows), dtype=bool)
         for what, names in (("inputs", inputs), ("outputs", self.asked.outputs)):
             labels = what == "outputs" and self.asked.task == "classification"
-            given = np.all([_given(self.table.columns[name], labels) for name in names], axis=0)
+            columns = [self.table.columns[name] for name in names]
+            given = np.all([_given(column, labels, self.words) for column in columns], axis=0)
             if not given.all():
                 count = f"{(~given).sum()} of {len(given)} rows of {self.file.name}"
                 notes.append(f"{count} have missing {what} and are left out")
@@ -173,9 +190,12 @@ class _Rows:
             hint = f"or {_INDICATOR}"
             return None, self.numbers(inputs, text=hint, missing=hint), ()
         raw = {name: self.table.columns[name] for name in inputs}
-        place = f"correct such rows of {self.file.name}"
-        advice = f"{place}, or name the column in target.categorical_columns"
-        return encode_columns(raw, categorical, advice)
+        advice = (
+            f"correct such rows of {self.file.name}, name the text in target.missing_values if it "
+            "means missing, or the column in target.categorical_columns"
+        )
+        day_first, rows = self.asked.day_first, self.table.rows
+        return encode_columns(raw, Reading(categorical, self.words, day_first, rows, advice))
 
     def outputs(self, known: tuple[str, ...] | None = None) -> tuple[Array, tuple[str, ...] | None]:
         """Return the outputs (rows, outputs), and the classes that they number.
@@ -203,13 +223,13 @@ class _Rows:
         values = self.table.columns[column]
         if way == "group":
             return np.unique(list(map(str, values)), return_inverse=True)[1].astype(np.float64)
-        times = days_of(values)
-        return self.numbers([column])[:, 0] if times is None else times
+        days, faults, _ = read_days(values, self.words, self.asked.day_first)
+        return self.numbers([column])[:, 0] if faults["text"] else days
 
 
-def _given(values: Sequence[Any], labels: bool) -> NDArray[np.bool_]:
+def _given(values: Sequence[Any], labels: bool, words: Sequence[str]) -> NDArray[np.bool_]:
     """Return which values are not missing; of labels and text only empty ones are."""
-    numbers, faults = read_numbers(values)
+    numbers, faults = read_numbers(values, words)
     if labels or faults["text"] or faults["infinite"]:
         return np.array([text_of(value) != EMPTY for value in values])
     return ~np.isnan(numbers)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import UsageError
-from kanrun.targets.encoding import read_numbers
+from kanrun.targets.notation import read_numbers
 from kanrun.targets.table_files import SEPARATORS, ending_of, is_parquet, pyarrow_for
 
 #: Columns of some rows by name; the values of a column are of one type in all blocks.

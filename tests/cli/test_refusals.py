@@ -72,7 +72,11 @@ WRONG_VALUES: list[tuple[list[str], list[str]]] = [
         ["target.centres.1=nan is not a number"],
     ),
     (["target=expression"], ["target.formula must be given"]),
-    (["target=table", "target.path=x.csv"], ["there is no file 'x.csv'"]),
+    (["target=table", "target.path=x.csv"], ["there is no file 'x.csv' in /"]),
+    (
+        [f"target.path={PENDULUM.with_name('pendulums.csv')}"],
+        ["docs/examples; did you mean pendulum.csv"],
+    ),
     (
         [f"target.path={PENDULUM}"],
         ["target.outputs must be given", "of the columns length (m), amplitude"],
@@ -84,6 +88,8 @@ UNREADABLE: list[tuple[list[str], list[str]]] = [
     (["target.domain=[[0,1]"], ["target.domain=[[0,1]", "bracket"]),
     (["seed"], ["'seed' is not an override", "key=value"]),
     (["=3"], ["'=3' is not an override"]),
+    (["houses.csv"], ["write target.path=houses.csv target.outputs=COLUMN"]),
+    (["target=a/houses.xlsx"], ["write target.path=a/houses.xlsx target.outputs=COLUMN"]),
     (["seed=f(x)"], ["seed=f(x)", "Unknown function 'f'"]),
     (["seed=a b)"], ["seed=a b) cannot be read"]),
     (["seed=1,2"], ["seed=1,2 has several values", "-m", "seed=[...]"]),
@@ -94,7 +100,9 @@ UNREADABLE: list[tuple[list[str], list[str]]] = [
     (["-m", "seed=range(0,1000)", "n_seeds=range(1,1000)"], ["more than 100000 points"]),
 ]
 FLAGS: list[tuple[list[str], list[str]]] = [
-    (["--nonsense"], ["--nonsense"]),
+    (["--nonsense"], ["No such option: --nonsense (see kanrun fit --help)"]),
+    (["--model", "mlp"], ["Settings are written key=value: model=VALUE (see kanrun fit"]),
+    (["--degree", "2"], ["Settings are written key=value: degree=VALUE (see kanrun fit"]),
     (["--cfg", "nonsense"], ["nonsense", "job"]),
     (["--info"], ["--info"]),
     (["--resolve"], ["--resolve", "--cfg"]),
@@ -139,7 +147,7 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
 
 @pytest.mark.parametrize(
     "words",
-    [["nonsense"], ["fitt"], ["runs"], ["runs", "show", "nope"], ["runs", "resume", "nope"]],
+    [["nonsense"], ["fitt"], ["runs", "shw"], ["runs", "show", "nope"], ["runs", "resume", "nope"]],
 )
 def test_commands(refused: Refused, words: list[str]) -> None:
     assert refused(*words)

@@ -36,7 +36,8 @@ from kanrun.exports import (
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.targets import PiecewiseScaling, Scaling
-from kanrun.targets.encoding import ColumnCode, TableCode, days_of
+from kanrun.targets.encoding import ColumnCode, TableCode
+from kanrun.targets.notation import read_days
 
 POINTS = 300
 HOSTILE = (
@@ -290,7 +291,7 @@ def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
     names = [column.name for column in one.code.columns]
     for number in range(4):
         raw = {name: RAW[name][number] for name in names}
-        (raw["day"],) = days_of([raw["day"]]) if raw["day"] else (None,)
+        (raw["day"],) = read_days([raw["day"]])[0] if raw["day"] else (None,)
         row = (Value * 4)(
             *(
                 Value(0.0, raw[n] and str(raw[n]).strip().encode())

@@ -69,7 +69,7 @@ def test_missing_values_are_refused_on_request(file: Path) -> None:
 def test_numbers_with_a_little_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
     path.write_text("a,b\n1,2\n2,3\noops,4\n")
-    with pytest.raises(UsageError, match="'a' has numbers and text, such as 'oops'"):
+    with pytest.raises(UsageError, match="has numbers and 1 other value, first 'oops' in row 4"):
         build_target(TableTarget(path=str(path), outputs=["b"]))
     path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
     assert build_target(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import datetime as dt
 import errno
 import gzip
 import io
@@ -64,6 +65,9 @@ def _zip(content: bytes, *names: str) -> bytes:
         ("data.tsv", lambda content: content.replace(b",", b"\t")),
         ("semicolons.csv", lambda content: content.replace(b",", b";")),
         ("bom.csv", lambda content: b"\xef\xbb\xbf" + content),
+        ("wide.csv", lambda content: content.decode().encode("utf-16")),
+        ("tabs.txt", lambda content: content.replace(b",", b"\t")),
+        ("commas.txt", bytes),
         ("windows.csv", lambda content: content.replace(b"\n", b"\r\n")),
         ("quoted.csv", lambda content: content.replace(b"3.5", b'"3.5"')),
         ("spaces.csv", lambda content: content.replace(b",", b" , ")),
@@ -185,7 +189,7 @@ def _refused(
             ["a"],
             "data.csv is a binary file; a text table or Parquet is needed",
         ),
-        ("a,b\n1,é\n".encode("latin-1"), ["a"], "data.csv is binary or not UTF-8"),
+        ("a,b\n1,é\n".encode("latin-1"), ["a"], "iconv -f WINDOWS-1252 -t UTF-8 data.csv"),
         (
             "a,b\n1," + "x" * 200_000,
             ["a"],
@@ -204,9 +208,9 @@ def test_refusals(
     [
         ("empty.csv", b"", "is empty"),
         (
-            "data.xlsx",
+            "data.xls",
             b"PK",
-            "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab (also with .gz",
+            "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab, .txt, .dat (also",
         ),
         ("data", b"a\n1\n", "is not a kind of table that kanrun reads"),
         ("data.csv.gz", b"a\n1\n", "data.csv.gz is damaged or not compressed as its name says"),
@@ -262,8 +266,10 @@ def test_a_file_without_permission(
         ("id,a,,note,\nu1,1,x,,\nu2,2,,what,\n", ["a"], [[1], [2]]),
         ("a\nTrue\nfalse\n1\n", ["a"], [[1], [0], [1]]),
         ("a;b\n1,5;-2\n2,25e1;3\n", ["a", "b"], [[1.5, -2], [22.5, 3]]),
+        ("a;b\n1.234,5;1,234\n1.234;1.234\n", ["a", "b"], [[1234.5, 1.234], [1234, 1.234]]),
+        ('a,b\n"1,234",$5\n"-$1,234.5",12.3%\n', ["a", "b"], [[1234, 5], [-1234.5, 12.3]]),
     ],
-    ids=["only the columns used", "true and false", "decimal commas between semicolons"],
+    ids=["columns used", "true and false", "decimal commas", "thousands by dots", "signs"],
 )
 def test_values(
     content: str, names: list[str], values: list[list[float]], write: Callable[..., Path]
@@ -371,3 +377,26 @@ def test_rows_without_an_output_are_refused_or_left_out(write: Callable[..., Pat
     assert labels.test is not None
     np.testing.assert_array_equal(labels.points.x, labels.test.x)
     np.testing.assert_array_equal(labels.points.y[:, 0], [0, 1, 0, 1])
+
+
+def test_columns_between_blanks(write: Callable[..., Path]) -> None:
+    path = write("  a   b\n 1  2.5 \n-3     4\n", "data.dat")
+    np.testing.assert_array_equal(read_inputs(path, ["b", "a"]), [[2.5, 1], [4, -3]])
+
+
+def test_a_workbook_has_one_sheet_with_content(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["a", None, "b", "when"], [], [1, "x", 2.5, dt.date(2024, 5, 1)], [None, None, 4]):
+        book.active.append(row)
+    book.create_sheet("empty")
+    path = tmp_path / "data.xlsx"
+    book.save(path)
+    np.testing.assert_array_equal(read_inputs(path, ["b"]), [[2.5], [4]])
+    _refused(path, ["a"], "column 'a' of data.xlsx has 1 missing value (first in row 4)")
+    _refused(path, ["c"], "data.xlsx has no column 'c'; its columns are a, b, when")
+    book["empty"].append(["more"])
+    book.save(path)
+    _refused(path, ["b"], "data.xlsx has 2 sheets with content (Sheet, empty)")
+    path.write_bytes(b"PK")
+    _refused(path, ["b"], "data.xlsx cannot be read as a workbook of Excel")

@@ -22,6 +22,7 @@ from kanrun.points import Points, deviation, root_mean_square
 OURS = "kanrun"
 #: What may be selected; SPARSE is the additive fit with few inputs.
 STACK, SPARSE, LINEAR, TRANSFORMED, BLEND = "stack", "sparse", "linear", "transformed", "blend"
+MEAN = "mean"
 _MIN_PROBABILITY = 1e-12  # keeps the log loss of a class that a model excludes finite
 _PURE = 0.1  # weight of a stack in a blend below which the other one stands alone
 _SPARSE_CHANCE = 1.0  # standard errors by which the sparse fit must be better than the blend
@@ -173,12 +174,13 @@ class CandidateSelection:
         """Return the best blend, or another candidate.
 
         That is the sparse fit if it is significantly better on the last predictions, and the linear
-        model if the best blend is not significantly better than it.
+        model if the best blend is not significantly better than it. Neither is, if it is not
+        better than the mean of the outputs on the last predictions by its standard error.
         """
-        names = self.predictions[0]
+        names, last = self.predictions[0], replace(self, predictions=self.predictions[-1:])
         best = self.blended() if TRANSFORMED in names else self.calibrated(STACK)
         if SPARSE in names:
-            sparse, last = self.calibrated(SPARSE), replace(self, predictions=self.predictions[-1:])
+            sparse = self.calibrated(SPARSE)
             gain = last.losses(best) - last.losses(sparse)
             if gain.mean() > _SPARSE_CHANCE * gain.std() / np.sqrt(len(gain)):
                 best = sparse
@@ -188,7 +190,12 @@ class CandidateSelection:
         cost = self.losses(linear) - mine
         chance = _LINEAR_CHANCE * cost.std() / np.sqrt(len(cost))
         allowed = min(chance, _LINEAR_LOSS * mine.mean())
-        return linear if cost.mean() <= allowed else best
+        chosen, constant = linear if cost.mean() <= allowed else best, Choice(MEAN)
+        for one in (chosen, linear):
+            gain = last.losses(constant) - last.losses(one)
+            if gain.mean() > gain.std() / np.sqrt(len(gain)):
+                return one
+        return constant
 
 
 @dataclass(frozen=True, eq=False)

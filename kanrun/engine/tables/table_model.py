@@ -24,6 +24,7 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.tables.cross_validation import (
     BLEND,
     LINEAR,
+    MEAN,
     SPARSE,
     STACK,
     TRANSFORMED,
@@ -61,6 +62,7 @@ from kanrun.points import PiecewiseScaling, Points
 # Rows, and rows x classes x inputs^2, from which one fold is left out.
 _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 _PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
+_MIN_FREQUENCY = 1e-12  # of a class without rows, so that its logit is finite
 _CLASS_NOISE = 0.3  # in logits, compared with which a hidden node of a classifier is small
 
 
@@ -132,7 +134,7 @@ class TableModel:
     Attributes:
         outputs: Map of the outputs; None for classes.
         parts: The selected candidate, or the two parts of a blend, the larger first.
-        selected: `stack`, `sparse`, `linear`, `transformed` or `blend`.
+        selected: `stack`, `sparse`, `linear`, `mean`, `transformed` or `blend`.
         left_out: Predictions (rows, outputs) of training rows by models without them.
     """
 
@@ -273,7 +275,7 @@ def _candidates(
     policy: TablePolicy,
     start: Mapping[str, BlendPart] | None = None,
 ) -> Iterator[BlendPart]:
-    """Yield the stack, the sparse fit, the transformed stack if it applies, and the lines."""
+    """Yield the stack, the sparse fit, the transformed stack if it applies, lines and the mean."""
     x, y, weights, extrapolation = points.x, points.y, points.weights, policy.extrapolation
     # Bells do not continue as straight lines beyond the rows.
     local = policy.pairs and extrapolation not in ("linear", "zero")
@@ -317,7 +319,23 @@ def _candidates(
         if transform and (start is not None or abs(transform.power - 1) > _PLAIN_POWER):
             yield fitted(TRANSFORMED, scores, transform)
     room = 0.0 if extrapolation == "constant" else STRAIGHT_ROOM
-    yield fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
+    lines_fit = fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
+    yield lines_fit
+    yield _constant(lines_fit, points, classes)
+
+
+def _constant(lines: BlendPart, points: Points, classes: int | None) -> BlendPart:
+    """Return the mean of the outputs, or the frequencies of the classes, in the form of `lines`."""
+    shares, y = points.shares[:, None], points.y
+    values = y if classes is None else np.eye(classes)[y[:, 0].astype(int)]
+    total, rows = (shares * values).sum(0), shares.sum()
+    others = (total - shares * values) / (rows - shares)
+    base = total / rows
+    if classes:
+        base = np.log(np.maximum(base, _MIN_FREQUENCY))
+        base = base[1:] - base[:1] if classes == 2 else base
+    fit = replace(lines.fit.times(0.0, base), weights={MEAN: 1.0}, effective=0.0)
+    return replace(lines, name=MEAN, fit=fit, left_out=others)
 
 
 def _assemble(
