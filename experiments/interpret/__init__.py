@@ -59,18 +59,21 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
     from kanrun.experiments.interpret.interpretation import interpretation
     from kanrun.experiments.interpret.outcome import Interpretation
     from kanrun.experiments.interpret.problem import problems_of
-    from kanrun.experiments.interpret.tables import records, stage_row
+    from kanrun.experiments.interpret.tables import accuracy_records, records, stage_row
 
     from kanrun.study.suite import with_cell
 
+    found = []
     for problem in problems_of(with_cell(cfg, cell), seed):
         yield from problem.notes
         began = time.process_time()
         for event in interpretation(problem, seed):
             if isinstance(event, Interpretation):
                 yield from records(problem, event, seed, time.process_time() - began)
+                found.append((problem, event))
             else:
                 yield stage_row(event, problem)
+    yield from accuracy_records(found)
 
 
 def figures(tables: Tables) -> Figures:
@@ -80,11 +83,14 @@ def figures(tables: Tables) -> Figures:
     """
     from kanrun.experiments.interpret import plots
 
-    from kanrun.figures import network_diagram
+    from kanrun.figures import network_diagram, predictions, residuals
 
     if "cell" in tables["summary"]:
         yield "score_card", partial(plots.score_card, tables["summary"])
         return
+    if "predictions" in tables:
+        yield "predictions", partial(predictions, tables["predictions"], None)
+        yield "residuals", partial(residuals, tables["predictions"])
     if "edges" in tables and len(edges := tables["edges"]):
         under = plots.captions(tables["stages"], tables["summary"])
         yield "stages", partial(plots.stages_side_by_side, edges, under)

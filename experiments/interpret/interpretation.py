@@ -40,7 +40,7 @@ from kanrun.engine.symbolic import (
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, to_numpy, variable
 from kanrun.study.model import Model
-from kanrun.study.prediction import predicted_values, training_sample
+from kanrun.study.prediction import logit_values, predicted_values, training_sample
 from kanrun.targets import Data, Dataset, Points, Scaling, Target, array_target
 
 _MIN_POINTS = 20
@@ -71,7 +71,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
             used.
         y: Outputs, shape (samples,) or (samples, outputs); None for a model. A fifth of the points
             is held out.
-        output: Index of the output to interpret.
+        output: Index of the output to interpret. Outputs of a classifier are the logits of its
+            classes, with a mean of zero, or for two classes the log-odds of the second.
         names: Names of the variables; default: the names of columns or inputs if formulas can
             contain them, else x0, x1, ...
         candidates: Names of the functions that an edge may become; default: all built-in functions.
@@ -116,8 +117,8 @@ def _target_in_memory(
 ) -> tuple[Target, Points]:
     """Return the data or the model of a call as a target, with its points."""
     if isinstance(x, Model):
-        sample = training_sample(x)
-        target = replace(array_target(sample, predicted_values(x, sample)), inputs=x.inputs)
+        sample, values = training_sample(x), logit_values if x.classes else predicted_values
+        target = replace(array_target(sample, values(x, sample)), inputs=x.inputs)
     elif y is None:
         raise UsageError("interpret needs a kanrun.Model, or points x and their values y.")
     else:

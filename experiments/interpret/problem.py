@@ -31,6 +31,8 @@ from kanrun.formulas.equations import dimensions
 from kanrun.runs.locations import run_at
 from kanrun.runs.records import Note
 from kanrun.study.build import check_model
+from kanrun.study.model import Model
+from kanrun.study.prediction import LOGIT_NOISE, logit_names, logit_values
 from kanrun.study.saved import LoadedRun
 from kanrun.study.suite import with_cell
 from kanrun.targets import (
@@ -96,6 +98,7 @@ class InterpretationProblem:
         output: Name of the output.
         only: Whether the target has no other output.
         notes: Notes on the data.
+        labels: Classes of the points of the verification, if the output is a logit.
 
     Raises:
         UsageError: If no input varies.
@@ -113,6 +116,7 @@ class InterpretationProblem:
     output: str = "y"
     only: bool = True
     notes: tuple[Note, ...] = ()
+    labels: Array | None = None
 
     def __post_init__(self) -> None:
         if not (np.ptp(self.search.data.x, axis=0) > 0).any():
@@ -143,10 +147,30 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
         UsageError: For a setting that breaks a rule, for classification, or for a run without a
             KAN.
     """
-    network = None
+    network, model = None, None
     if cfg.from_run is not None:
-        cfg, network, seed = _from_run(cfg)
-    return problems_in(make_dataset(build_target(cfg.target), cfg.sampling, seed), cfg, network)
+        cfg, model = _from_run(cfg)
+        seed = model.seed
+        # The automatic model's edges are functions of scores, not of the inputs.
+        network = None if isinstance(model.input_scaling, PiecewiseScaling) else model.network
+    dataset = make_dataset(build_target(cfg.target), cfg.sampling, seed)
+    if model is None or not dataset.classes:
+        return problems_in(dataset, cfg, network)
+    labels = (dataset.test or dataset.validation or dataset.train).y[:, 0]
+    return [replace(each, labels=labels) for each in problems_in(_logits(dataset, model), cfg)]
+
+
+def _logits(dataset: Dataset, model: Model) -> Dataset:
+    """Return a classifier's inputs with its logits as outputs."""
+    noises = {"train": LOGIT_NOISE, "validation": LOGIT_NOISE, "test": 0.0}
+    parts = {name: getattr(dataset, name) for name in noises}
+    logits = {
+        name: replace(part, y=logit_values(model, part.x, noises[name]))
+        for name, part in parts.items()
+        if part
+    }
+    target = replace(dataset.target, outputs=logit_names(model), classes=None)
+    return replace(dataset, target=target, **logits)
 
 
 def problems_in(
@@ -161,7 +185,8 @@ def problems_in(
     candidates = choose(cfg.candidates, cfg.custom_candidates)
     if dataset.classes:
         raise UsageError(
-            "kanrun interpret needs numeric outputs; a classification target has classes."
+            "kanrun interpret needs numeric outputs, and this target has classes. Fit them, and "
+            "interpret the logits: kanrun interpret from_run=fit/latest"
         )
     if not dataset.validation and cfg.sampling.validation_fraction == 0:
         raise UsageError(
@@ -213,11 +238,8 @@ def _policy(cfg: InterpretConfig) -> SearchPolicy:
     return policy
 
 
-def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int]:
-    """Return the run's target and sampling, its network, and the seed of its split and scaling.
-
-    The automatic model of a table has no network here: its edges are functions of scores, not of
-    the inputs.
+def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model]:
+    """Return the run's target and sampling, and its model.
 
     Raises:
         UsageError: If `cfg.from_run` is not the absolute path of a run of one KAN.
@@ -243,9 +265,7 @@ def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, in
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"The configuration of from_run={folder} is broken: {reason}") from error
-    cfg = with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]})
-    is_automatic = isinstance(model.input_scaling, PiecewiseScaling)
-    return cfg, None if is_automatic else model.network, model.seed
+    return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), model
 
 
 def _problem(

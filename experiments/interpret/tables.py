@@ -17,6 +17,7 @@ from kanrun.experiments.interpret.problem import InterpretationProblem
 from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
     Certificate,
+    ConstantInterval,
     ConstantsFitting,
     Decision,
     FittedStructure,
@@ -31,6 +32,7 @@ from kanrun.engine.symbolic import (
     depths,
     edge_scores,
     fit_constants,
+    significant,
 )
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
 from kanrun.study.evaluation import doubts
@@ -54,7 +56,9 @@ def records(
     formula, name, fit = result.formula, problem.name, result.structure_fit
     row = summary_row(problem, result, cpu_seconds)
     yield row
-    text = f"{name}: {formula.expression if formula else 'no formula'}; {result.sentence}"
+    intervals = _intervals(problem, result)
+    shown = significant(formula.expression, intervals) if formula else "no formula"
+    text = f"{name}: {shown}; {result.sentence}"
     if (apart := row.values["largest_difference"]) is not None:
         text += f"; largest difference between formula and network {apart:.2g}"
     yield Note(text)
@@ -69,8 +73,15 @@ def records(
             )
         yield _forms_row(formula, problem, result.outcome)
         yield formula_checkpoint(problem, result, formula, seed)
-        if not formula.splines:
-            yield from _constant_records(problem, result, formula)
+        for each in intervals:
+            yield Row("constants", {"output": problem.output, **vars(each)})
+        if intervals:
+            listed = [*map(str, intervals[:_MAX_SHOWN])]
+            if more := len(intervals[_MAX_SHOWN:]):
+                listed.append(f"and {more} more in tables/constants.csv")
+            yield Note(f"{name}: constants with standard errors: {', '.join(listed)}")
+        if problem.held_out.truth is None:
+            yield _prediction_table(problem, formula)
     if result.approximation is not None:
         yield _forms_row(result.approximation, problem, "approximation")
     if fit is not None:
@@ -187,19 +198,46 @@ def _forms_row(formula: Formula, problem: InterpretationProblem, kind: str) -> R
     return Row("formulas", {"output": problem.output, "kind": kind, **formula.forms()})
 
 
-def _constant_records(
-    problem: InterpretationProblem, result: Interpretation, formula: Formula
+def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[ConstantInterval]:
+    """Return the constants of a formula with their errors, none if it is exact or numeric."""
+    formula = result.formula
+    if formula is None or formula.splines or result.outcome in ("exact", "wrong"):
+        return []
+    x, y = problem.points()
+    return confidence_intervals(formula.expression, formula.names, x, y, relative=result.relative)
+
+
+def _prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
+    """Return the values of a formula at the points of the search and of the verification."""
+    x, y = problem.points()
+    held_out = problem.held_out
+    x = np.concatenate([x, problem.scaling.invert(held_out.x)])
+    y = np.concatenate([y, held_out.y * problem.unit + problem.shift])
+    columns: dict[str, Any] = {
+        "split": np.repeat(["train", "test"], [len(x) - len(held_out.x), len(held_out.x)])
+    }
+    columns |= {f"input:{name}": x[:, i] for i, name in enumerate(problem.inputs)}
+    with np.errstate(all="ignore"):
+        columns |= {f"truth:{problem.output}": y, f"prediction:{problem.output}": formula(x)}
+    return Table("predictions" if problem.only else f"predictions-{problem.output}", columns)
+
+
+def accuracy_records(
+    found: Sequence[tuple[InterpretationProblem, Interpretation]],
 ) -> Iterator[Record]:
-    """Yield the constants of a formula with their 95% intervals, and a note unless it is exact."""
-    relative, points = result.relative, problem.points()
-    intervals = confidence_intervals(formula.expression, formula.names, *points, relative=relative)
-    for each in intervals:
-        yield Row("constants", {"output": problem.output, **vars(each)})
-    if intervals and result.outcome not in ("exact", "wrong"):
-        shown = [f"{each.value:.6g} ({each.low:.6g} to {each.high:.6g})" for each in intervals]
-        if more := len(shown[_MAX_SHOWN:]):
-            shown[_MAX_SHOWN:] = [f"and {more} more in tables/constants.csv"]
-        yield Note(f"{problem.name}: constants with 95% intervals: {', '.join(shown)}")
+    """Yield the fractions of labels that the formulas of all logits and the network predict."""
+    first, formulas = found[0][0], [result.formula for _, result in found]
+    if first.labels is None or not all(formulas):
+        return
+    x, right = first.scaling.invert(first.held_out.x), dict[str, float]()
+    network = [each.held_out.y * each.unit + each.shift for each, _ in found]
+    with np.errstate(all="ignore"):
+        values = {"formula": [formula(x) for formula in formulas if formula], "network": network}
+    for name, logits in values.items():
+        chosen = logits[0] > 0 if len(logits) == 1 else np.argmax(logits, 0)
+        right[name] = float(np.mean(chosen == first.labels))
+    yield _row("accuracy", points=len(x), **right)
+    yield Note("accuracy on check points: " + ", ".join(f"{n} {v:.3g}" for n, v in right.items()))
 
 
 def formula_checkpoint(

@@ -10,6 +10,7 @@ returns probabilities in the order of MODEL["classes"]. Missing values are NaN o
 from __future__ import annotations
 
 import math
+import re  # noqa: F401  (for the functions that are appended)
 from collections.abc import Callable
 from typing import Any
 

@@ -203,7 +203,7 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
         )
     names = (*vocabulary.variables, *found, *vocabulary.constants)
     known = {*names, *CONSTANTS, *FUNCTIONS}
-    for name in _NAME.findall(text):
+    for name in re.findall(rf"{_NAME.pattern}+(?!\s*\()", text):  # the parser names functions
         if name not in known:
             near = did_you_mean(name, known) or "."
             raise UsageError(

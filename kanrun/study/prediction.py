@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from kanrun.study.model import Model
 
 Array = NDArray[np.float64]
+#: Standard deviation of the noise on logits that formulas are fitted to: a probability changes by
+#: at most 0.075 then.
+LOGIT_NOISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,23 @@ def predicted_values(model: Model, x: Array, raw: Array | None = None) -> Array:
     if model.classes:
         return torch.as_tensor(raw).softmax(-1).numpy()
     return model.output_scaling.invert(raw)
+
+
+def logit_values(model: Model, x: Array, noise: float = LOGIT_NOISE) -> Array:
+    """Return the log-odds of the second of two classes, or logits that sum to zero.
+
+    The shape is (samples, 1) or (samples, classes). They have noise, without which a formula would
+    have to follow what no labels determine.
+    """
+    raw = network_outputs(model, x)
+    logits = raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw - raw.mean(1, keepdims=True)
+    return logits + noise * np.random.default_rng(model.seed).standard_normal(logits.shape)
+
+
+def logit_names(model: Model) -> tuple[str, ...]:
+    """Return the names of `logit_values`."""
+    classes = model.classes or ()
+    return tuple(f"logit of {name}" for name in (classes[1:] if len(classes) == 2 else classes))
 
 
 def error_levels(count: int = 199) -> Array:

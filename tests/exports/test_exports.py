@@ -253,6 +253,7 @@ def test_python_needs_numpy_alone(name: str, tmp_path: Path) -> None:
         "collections",
         "math",
         "numpy",
+        "re",
         "typing",
     }
     x = rows_for(one)

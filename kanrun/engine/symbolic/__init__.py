@@ -14,6 +14,7 @@ from kanrun.engine.symbolic.formula import (
     confidence_intervals,
     finish_formula,
     rename_variables,
+    significant,
 )
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, depths
 from kanrun.engine.symbolic.graph_changes import edge_scores

@@ -137,12 +137,24 @@ def _standard_deviations(jacobian: Array) -> Array:
 
 @dataclass(frozen=True)
 class ConstantInterval:
-    """A number in a formula, as it is written, and its confidence interval."""
+    """A number in a formula, as it is written, its confidence interval and standard error."""
 
     text: str
     value: float
     low: float
     high: float
+    standard_error: float
+
+    @property
+    def digits(self) -> int:
+        """Number of significant digits, the last one being that of the standard error."""
+        if not (self.standard_error > 0 and self.value):
+            return DIGITS
+        size = np.floor(np.log10(abs(self.value))) - np.floor(np.log10(self.standard_error))
+        return int(np.clip(size + 1, 1, DIGITS))
+
+    def __str__(self) -> str:
+        return f"{self.value:.{self.digits}g} +- {self.standard_error:.1g}"
 
 
 def confidence_intervals(
@@ -177,9 +189,19 @@ def confidence_intervals(
     half = stats.t.ppf(0.5 + confidence / 2, freedom) * deviation
     texts = [repr(float(each)) if each.is_Float else str(each) for each in numbers]
     return [
-        ConstantInterval(text, value, value - h, value + h)
-        for text, value, h in zip(texts, values.tolist(), half.tolist(), strict=True)
+        ConstantInterval(text, value, value - h, value + h, error)
+        for text, value, h, error in zip(
+            texts, values.tolist(), half.tolist(), deviation.tolist(), strict=True
+        )
     ]
+
+
+def significant(expression: sympy.Expr, intervals: Sequence[ConstantInterval]) -> sympy.Expr:
+    """Return a formula with as many digits of its numbers as the points determine."""
+    pairs = zip(decimals(expression), intervals, strict=False)
+    return expression.xreplace(
+        {number: sympy.Float(each.value, each.digits) for number, each in pairs if number.is_Float}
+    )
 
 
 Function = Callable[[Array], Array]

@@ -86,11 +86,11 @@ def quotient_of_polynomials(
     """
     inputs, ranges, size = x.shape[1], np.ptp(x, axis=0), float(np.abs(y).max())
     max_terms, allowed = min(len(y) // 3, _MAX_MONOMIALS), max(_NO_ERROR, known) * size
-    if not ranges.all():
-        return None
     centred = (x - x.mean(0)) / ranges * 2
     found: tuple[int, list[Powers], list[Powers]] | None = None
-    for q in range(_DEGREE_BELOW + 1):
+    # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
+    values = min(len(np.unique(column)) for column in x.T)
+    for q in range(min(_DEGREE_BELOW + 1, values)):
         below = _powers(inputs, q)[1:]
         counts = [len(below) + math.comb(inputs + p, p) for p in range(degree + 1)]
         counts = [count for count in counts if count <= max_terms]
@@ -169,8 +169,9 @@ def _columns(x: Array, t: Array, above: Sequence[Powers], below: Sequence[Powers
 
 def _powers(inputs: int, degree: int) -> list[Powers]:
     """Return the exponents of all monomials up to a degree, by their degree."""
-    every = itertools.product(range(degree + 1), repeat=inputs)
-    return sorted((powers for powers in every if sum(powers) <= degree), key=sum)
+    chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
+    every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
+    return sorted(every, key=lambda powers: (sum(powers), powers))
 
 
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.

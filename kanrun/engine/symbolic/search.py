@@ -35,6 +35,7 @@ from kanrun.engine.symbolic.refit import (
     sparsify,
     train_graph,
 )
+from kanrun.engine.symbolic.relevance import relevant_inputs
 from kanrun.engine.symbolic.smooth_fit import relative_noise
 from kanrun.engine.symbolic.snapping import (
     LONGER_SEARCH,
@@ -79,14 +80,14 @@ Event = SearchStage | FittedStructure
 def search(
     problem: SearchProblem, generator: np.random.Generator
 ) -> Iterator[SearchStage | FittedStructure | SearchData]:
-    """Search for a formula, from simple to deep structures.
+    """Search for a formula in the inputs that matter, from simple to deep structures.
 
     Yields `SearchStage` for each stage of a structure; `FittedStructure` for each structure that
     trains well enough, and again after a longer search; `SearchData` with `relative=True` if the
     noise is proportional to y, after which the search restarts. Stops at an exact formula, if only
     noise is left, or if the budget is spent.
     """
-    groups = Reduction.none(problem.data.x.shape[1])
+    groups = relevant_inputs(problem.data)
     if problem.dimensions is not None and problem.dimensions.any():
         groups = dimensionless(problem.data, problem.dimensions)
     if groups.changes and not groups.variables:

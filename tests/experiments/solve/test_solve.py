@@ -220,7 +220,10 @@ def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
         (["equation=own"], "must be given"),
         (["equation.formula=u_xx = 0"], "equation.variables must be given"),
         (["equation=poisson", "equation.formula=u_xx = 1E3*w"], "equation.constants={w: 1}"),
-        (["equation=poisson", "equation.formula=u_xx = sinn(x)"], "'sinn'; did you mean sin?"),
+        (
+            ["equation=poisson", "equation.formula=u_xx = sinn(x)"],
+            "unknown function 'sinn'; did you mean sin",
+        ),
         (["equation=poisson", "equation.formula=[u_x = 0, u_y = 0]"], "2 equations for 1 unknown"),
         (["equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}"], "is not a valid place"),
         (["+equation.conditions.ring={periodic: z, formula: 'u = 0'}"], "none of the variables"),
