@@ -260,7 +260,7 @@ class TableCode:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known of columns that are encoded.
+    """Rules by which columns are encoded.
 
     Attributes:
         categorical: Columns whose values are names.

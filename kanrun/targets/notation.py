@@ -1,4 +1,4 @@
-"""How single values of a table are read: as numbers, dates or missing values.
+"""Single values of a table as numbers, dates or missing values.
 
 `text_of`, `number_from` and `days_from` are written into exported Python files, and depend on
 NumPy and `re` alone.
