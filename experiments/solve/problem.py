@@ -23,7 +23,7 @@ from kanrun.experiments.solve.equation_parsing import (
     read_observations,
     with_observations,
 )
-from kanrun.experiments.solve.reference import Reference, evolved, reference_of
+from kanrun.experiments.solve.reference import Reference, reference_of
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
@@ -35,6 +35,7 @@ from kanrun.engine.equations import (
     OutputForm,
     System,
     evolution_system,
+    is_direct,
 )
 from kanrun.engine.equations.space import DEGREE as SPLINE_DEGREE
 from kanrun.engine.layers import EdgeSpec
@@ -43,6 +44,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy, variable
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
+from kanrun.targets import read_inputs
 
 Array = NDArray[np.float64]
 
@@ -54,6 +56,8 @@ _NETWORK_KEYS = {
 _TERMS = 4
 #: Default grids; finer ones follow if they help.
 _INTERVALS = (5, 10, 20, 40)
+#: Default first grid of tensor products.
+_TENSOR_INTERVALS = 8
 #: Default hidden widths of an MLP, default and highest degree of a KAN.
 _MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
 #: Observations that are drawn from a reference solution by default.
@@ -64,7 +68,7 @@ _MAX_WINDOWS = 1000
 
 @dataclass(frozen=True)
 class Comparison:
-    """A known solution: `exact` or `numerical`, its values, and its slopes if known.
+    """A known solution: `exact`, `recorded` or `numerical`, its values, and its slopes if known.
 
     Values have the shape (points, unknowns), slopes (points, unknowns * variables).
     """
@@ -79,6 +83,7 @@ class SolveProblem:
     """A system with its exact solution and true parameters, as far as they are known.
 
     Attributes:
+        recorded: Points (points, variables) and known values there (points, unknowns), or None.
         known: The system with the true parameters, or None.
         easier: The systems with the constants of `equation.continuation`, in that order.
     """
@@ -86,6 +91,7 @@ class SolveProblem:
     name: str
     system: System
     exact: Sequence[sympy.Expr] | None
+    recorded: tuple[Array, Array] | None
     truth: Mapping[str, float]
     known: System | None
     easier: Sequence[System] = ()
@@ -97,15 +103,20 @@ class SolveProblem:
         if self.exact is not None:
             slopes = [sympy.diff(each, variable(name)) for each in self.exact for name in names]
             return Comparison("exact", _stacked(self.exact, names), _stacked(slopes, names))
+        if self.recorded is not None:
+            from scipy.interpolate import NearestNDInterpolator
+
+            return Comparison("recorded", NearestNDInterpolator(*self.recorded))
         found = None if self.known is None else reference_of(self.known)
         return None if found is None else Comparison("numerical", found)
 
     def compared_for(self, choice: NetworkChoice) -> SolveProblem:
         """Return the problem without a numerical reference where the solver estimates its error.
 
-        By the method of lines, a reference takes longer than such a solution, and is less accurate.
+        A reference takes longer than such a solution in two variables, and is less accurate.
         """
-        estimated = choice.ansatz.evolution is not None and len(self.system.box) > 1
+        ansatz = choice.ansatz
+        estimated = ansatz.direct or (ansatz.evolution is not None and len(self.system.box) > 1)
         return replace(self, known=None) if estimated else self
 
 
@@ -172,7 +183,24 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
             "equation.continuation has a constant that a range of equation.variables contains. "
             "Remove it from equation.continuation."
         )
-    return SolveProblem(equation.name, system, exact, truth, _known(equation, truth), easier)
+    recorded = None if equation.reference is None else _recorded(equation.reference, system)
+    known = _known(equation, truth)
+    return SolveProblem(equation.name, system, exact, recorded, truth, known, easier)
+
+
+def _recorded(name: str, system: System) -> tuple[Array, Array]:
+    """Return points and known values of all unknowns from a table of the program, or a file."""
+    own = files("kanrun.experiments.solve").joinpath("references", f"{name}.csv")
+    wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
+    columns = read_inputs(str(own) if own.is_file() else name, wanted)
+    points, values = np.split(columns, [len(system.box)], axis=1)
+    low, high = system.box.numpy().T
+    if ((points < low) | (points > high)).any():
+        raise UsageError(
+            f"equation.reference={name} has points outside the box of equation.variables. "
+            "Remove these rows."
+        )
+    return points, values
 
 
 def _checked(system: System) -> System:
@@ -186,8 +214,7 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
         return None
     constants = {**(equation.constants or {}), **truth}
     known = replace(equation, constants=constants, unknown_parameters=None)
-    system: System = EquationParser(known).system()
-    return system
+    return _checked(EquationParser(known).system())
 
 
 def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
@@ -260,7 +287,7 @@ def _draw_observations(
         )
     truth = {name: constant(value) for name, value in dict(data.get("constants", {})).items()}
     known = _known(equation, truth)
-    found = None if known is None else evolved(known)
+    found = None if known is None or not known.is_evolution else reference_of(known)
     if found is None:
         raise UsageError(
             "equation.data can be drawn for initial value problems only, with all constants given "
@@ -282,21 +309,32 @@ def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
     return [_network_choice(cfg, dict(entry), system) for entry in cfg.networks]
 
 
-def _evolving(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice | None:
-    """Return the network of windows, if the system evolves and no setting asks for another."""
+def _direct(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice | None:
+    """Return the network of a direct solver, if there is one and no setting asks for another.
+
+    It solves the system in windows of time, or on tensor products of splines.
+    """
     given = cfg.equation
-    chosen = set(entry) > {"kind"} or given.intervals or given.continuation or system.corners
-    sums = given.ansatz.terms or given.ansatz.factors
-    if entry["kind"] != "kan" or chosen or sums or given.time_windows != "auto":
+    if entry != {"kind": "kan"} or given.ansatz.terms or given.ansatz.factors:
         return None
-    if (evolution := evolution_system(system)) is None:
+    count, terms = len(system.vocabulary.unknowns), SPLINE_DEGREE + 1
+    form = OutputForm(count, terms, 2)
+    ansatz = Ansatz(_kan([1, 1], 1, SPLINE_DEGREE, 0), form, (None,), tolerance=cfg.tolerance)
+    automatic = given.time_windows == "auto"
+    whole = given.intervals or given.continuation or system.corners
+    evolution = evolution_system(system) if automatic and not whole else None
+    if evolution is not None:
+        ansatz = replace(ansatz, evolution=evolution)
+        space = evolution.variables == 2
+        label = f"KAN 2-{form.outputs} ({terms} products)" if space else f"KAN 1-{count}"
+    elif automatic and is_direct(system) and cfg.constraints == "soft":
+        intervals = tuple(given.intervals or (_TENSOR_INTERVALS,))
+        ansatz = replace(ansatz, intervals=intervals, grows=given.intervals is None, direct=True)
+        label = "KAN 2-2r (r products)" if len(system.box) == 2 else f"KAN 1-{count}"
+        terms = (intervals[-1] + SPLINE_DEGREE) ** len(system.box)
+    else:
         return None
-    count, form = len(evolution.orders), OutputForm(len(evolution.orders), SPLINE_DEGREE + 1, 2)
-    space = evolution.variables == 2
-    label = f"KAN 2-{form.outputs} ({form.terms} products)" if space else f"KAN 1-{count}"
-    ansatz = Ansatz(_kan([1, 1], 1, SPLINE_DEGREE, 0), form, (None,))
-    ansatz = replace(ansatz, evolution=evolution, tolerance=cfg.tolerance)
-    return NetworkChoice(f"{label}, k = {SPLINE_DEGREE}", ansatz, count * form.terms)
+    return NetworkChoice(f"{label}, k = {SPLINE_DEGREE}", ansatz, count * terms)
 
 
 def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice:
@@ -309,8 +347,8 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
             f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
             f"{keys}."
         )
-    if (evolving := _evolving(cfg, entry, system)) is not None:
-        return evolving
+    if (direct := _direct(cfg, entry, system)) is not None:
+        return direct
     inputs, given, order = len(equation.variables), equation.ansatz, system.order
     hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
     if any(width < 1 for width in hidden):

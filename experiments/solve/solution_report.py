@@ -20,6 +20,7 @@ from kanrun.experiments.solve.problem import (
     policy_of,
     windows_of,
 )
+from kanrun.experiments.solve.published import PUBLISHED
 from kanrun.experiments.solve.verdict import error_points, errors, maximum, verdict
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
@@ -163,6 +164,7 @@ class SolvedEquation:
             "solved_until": self.solution.solved_until,
             **found,
             "seconds": self.seconds,
+            "published": min(known)[0] if (known := PUBLISHED.get(self.problem.name)) else None,
         }
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -199,7 +201,7 @@ class SolvedEquation:
         columns = dict(zip(names, points.T, strict=True))
         for i, unknown in enumerate(vocabulary.unknowns):
             columns[unknown] = values[:, i]
-            if comparison is not None:
+            if comparison is not None and comparison.what != "recorded":
                 columns[f"{unknown}_true"] = comparison.values(points)[:, i]
         columns |= {f"residual_{i}": each for i, each in enumerate(residual.T)}
         yield Table(f"solution_{name}", columns)
@@ -273,7 +275,7 @@ def solutions(
     windows, drawn = windows_of(cfg, problem.system, choice.ansatz), generator(seed, "training")
     spent, start, policy = list[float](), None, policy_of(cfg)
     for system in problem.easier:
-        ansatz = replace(choice.ansatz, grows=False, widens=False)
+        ansatz = replace(choice.ansatz, grows=choice.ansatz.direct, widens=False)
         stages = solve_system(system, ansatz, policy, drawn, windows, start)
         easier = yield from _timed(stages, spent)
         start = easier.last[-1].solution
@@ -323,7 +325,8 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         intervals: Grids in turn; default: as fine as helps.
         time_windows: Number of parts of the last variable, or `auto`.
         constraints: `soft`, or `hard` to build in the conditions where possible.
-        tolerance: Estimated relative error at which the solution of an evolution equation ends.
+        tolerance: Estimated relative error at which a solution in windows of time or on tensor
+            products of splines ends.
         seed: Seed of the training.
 
     Returns:

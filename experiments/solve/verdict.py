@@ -51,7 +51,7 @@ HONEST = 10.0
 #: Below this, change and error are rounding: an exact formula has sixteen digits, of which a
 #: solution in 1e3 numbers by normal equations keeps thirteen; references are integrated to 1e-10 to
 #: 1e-13.
-ROUNDING = {"exact": 1e-13, "numerical": 1e-10}
+ROUNDING = {"exact": 1e-13, "numerical": 1e-10, "recorded": 1e-7}
 #: Points at which errors are measured.
 ERROR_POINTS = 10_000
 #: Unknown parameters are claimed to lie within this many standard errors, for this fraction of
@@ -125,6 +125,8 @@ def _doubt(solution: Solution, system: System) -> str | None:
 
 def error_points(problem: SolveProblem, seed: int) -> Array:
     """Return the points (points, variables) at which errors are measured."""
+    if problem.recorded is not None:
+        return problem.recorded[0]
     return low_discrepancy(problem.system.box, ERROR_POINTS, seed).numpy()
 
 

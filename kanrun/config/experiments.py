@@ -334,7 +334,8 @@ class SolveConfig(ExperimentConfig):
     )
     tolerance: float = setting(
         1e-6,
-        "estimated relative L2 error at which the solution of an evolution equation ends",
+        "estimated relative L2 error at which a solution in windows of time or on tensor products "
+        "of splines ends",
         minimum=1e-12,
         maximum=1e-1,
     )

@@ -255,6 +255,12 @@ class EquationConfig:
     exact: Any = setting(
         None, "formula of the solution, if known; a list for a system", free_text=True
     )
+    reference: str | None = setting(
+        None,
+        "table with the variables and unknowns as columns: known values at some points, at which "
+        "the run reports errors; or the name of a table of the program",
+        free_text=True,
+    )
     unknown_parameters: Any = setting(
         None, "unknown parameters with initial guesses", free_text=True
     )
@@ -267,7 +273,7 @@ class EquationConfig:
     ansatz: AnsatzConfig = setting(AnsatzConfig(), "form of the unknowns")
     intervals: list[int] | None = setting(
         None,
-        "grids in turn; null is 5, 10, 20, 40 and finer ones if they help",
+        "grids in turn; null is as fine as helps, in general 5, 10, 20, 40 and finer ones",
         minimum=1,
         least=1,
         increasing=True,

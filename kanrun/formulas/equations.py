@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 RowFunction = Callable[[Array], Array]
 
 #: The highest total order of a derivative.
-MAX_ORDER = 4
+MAX_ORDER = 6
 
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")  # not the exponent of 1e3
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
@@ -80,7 +80,7 @@ class Vocabulary:
 
         Raises:
             UsageError: If letters other than variables follow the underscore, or for an order above
-                4.
+                `MAX_ORDER`.
         """
         unknown, _, suffix = name.partition("_")
         if unknown not in self.unknowns:
@@ -155,6 +155,12 @@ class Relation:
     def slopes(self, arguments: Array) -> Array:
         """Return the residual's slopes by derivatives and constants, (points, both together)."""
         return np.stack([slope(arguments) for slope in self._slopes], axis=1)
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether it is linear in its derivatives."""
+        names = [variable(each.name) for each in self.derivatives]
+        return not any(sympy.diff(self.expression, name).has(*names) for name in names)
 
     @property
     def order(self) -> int:

@@ -53,7 +53,7 @@ def test_a_declared_name_wins_over_a_constant_of_formulas() -> None:
         ("x = 1", "does not contain the unknown u"),
         ("u_y = 0", "after the underscore come variables, which are x, t"),
         ("u_ = 0", "ends in an underscore"),
-        ("u_xxxxx = 0", "of order 5; at most 4 is possible"),
+        ("u_xxxxxxx = 0", "of order 7; at most 6 is possible"),
         ("u = w", "unknown name 'w'"),
         ("u - u = 0", "the unknown cancels out"),
         ("u = system('x')", "unknown function"),

@@ -26,3 +26,4 @@ from kanrun.engine.equations.system import (
     System,
 )
 from kanrun.engine.equations.taylor import Monomials
+from kanrun.engine.equations.tensor_splines import is_direct

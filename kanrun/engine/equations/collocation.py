@@ -22,8 +22,6 @@ from kanrun.engine.equations.system import System, gauss_points, low_discrepancy
 INTERVALS_WITHOUT_GRID = 20
 #: Points of that rule per interval, at most. It is then exact for squares of the residual.
 POINTS_PER_INTERVAL = 10
-#: The same in space for windows with polynomials of time.
-POINTS_IN_SPACE = 3
 #: Fraction of the points that are added after each grid where the residual is largest. Points are
 #: never exchanged: the error of a travelling front then swings between 0.018 and 0.105.
 ADDED_POINTS = 0.2
@@ -73,9 +71,9 @@ class Collocation:
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor | None]:
         """Return the points inside and their quadrature weights, if they belong to a rule.
 
-        A rule over the grid is used in one variable and with polynomials of time. The rows are then
-        the integral of the squared residual, for which splines converge faster than at points
-        anywhere in the intervals. Otherwise the points are low-discrepancy and added points.
+        A rule over the grid is used in one variable. The rows are then the integral of the squared
+        residual, for which splines converge faster than at points anywhere in the intervals.
+        Otherwise the points are low-discrepancy and added points.
         """
         policy, edges, box = self.policy, edges_of(solution), self.system.box
         if len(box) == 1:
@@ -83,12 +81,6 @@ class Collocation:
                 edges = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)[None]
             each = -(-policy.collocation_points // (edges.shape[1] - 1))
             return gauss_points(box, [(edges[0], min(each, POINTS_PER_INTERVAL))])
-        if solution.form.fixed_last and edges is not None:
-            # The first and last interval are halved: splines have more functions there than inside.
-            ends = (edges[0, [0, -2]] + edges[0, [1, -1]]) / 2
-            space, time = torch.cat([edges[0], ends]).sort().values, edges[1, [0, -1]]
-            pieces = [(space, POINTS_IN_SPACE), (time, solution.form.terms + 2)]
-            return gauss_points(box, pieces)
         count = policy.collocation_points
         if self.growing:
             count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
@@ -111,7 +103,7 @@ class Collocation:
     ) -> list[Block]:
         """Return the rows of the equations; units are those of `solution`, see `with_units`."""
         inside = [Block("equation", each, points, shares=shares) for each in self.system.equations]
-        return with_units(self._weigh_corners(inside), self.system, self.sizes, solution)
+        return with_units(self.weigh_corners(inside), self.system, self.sizes, solution)
 
     def borders(
         self,
@@ -134,9 +126,9 @@ class Collocation:
                 none = each.points.new_zeros(len(self.system.vocabulary.constants))
                 values = each.residual(self.initial, none, each.points)[0]
                 blocks[number] = replace(each, target=values.detach())
-        return with_units(self._weigh_corners(blocks), self.system, self.sizes, solution)
+        return with_units(self.weigh_corners(blocks), self.system, self.sizes, solution)
 
-    def _weigh_corners(self, blocks: list[Block]) -> list[Block]:
+    def weigh_corners(self, blocks: list[Block]) -> list[Block]:
         """Return the blocks, except observations, with smaller weights around corners."""
         low, high = self.system.box.T
         for corner in self.system.corners:

@@ -42,16 +42,13 @@ class OutputForm:
     """Map from the outputs of a network to `unknowns` functions.
 
     Each unknown is a sum of `terms` products of `factors` outputs; factors = 1 is the plain output.
-    In a `separated` form each factor depends on one variable: u = sum_r prod_i f_ri(x_i). With
-    `fixed_last` the factors of the last variable are polynomials that stay fixed, so that u is
-    linear in the coefficients, as in the method of lines.
+    In a `separated` form each factor depends on one variable: u = sum_r prod_i f_ri(x_i).
     """
 
     unknowns: int = 1
     terms: int = 1
     factors: int = 1
     separated: bool = False
-    fixed_last: bool = False
 
     @property
     def outputs(self) -> int:
@@ -188,9 +185,7 @@ class Field(Network):
     def active(self) -> Bool[Tensor, " numbers"] | None:
         """Mask of the network's unknowns that belong to trained edges; None for all."""
         layers = self.network.edge_layers
-        edges = [layer.mask.clone() for layer in layers]
-        if self.form.fixed_last:
-            edges[0][:, -1] = False
+        edges = [layer.mask for layer in layers]
         if all(bool(each.all()) for each in edges):
             return None
         pairs = zip(edges, layers, strict=True)
@@ -219,7 +214,7 @@ class Field(Network):
         described = {
             "kind": self.kind,
             "network": self.network.describe(),
-            "form": list(map(int, astuple(self.form)[:4])),
+            "form": list(map(int, astuple(self.form))),
             "variables": len(self.box),
         }
         if self.hard is not None:

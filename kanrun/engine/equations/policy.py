@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 from torch import Generator, Tensor
 
@@ -14,13 +13,6 @@ from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Wi
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria
 from kanrun.engine.networks import Network
 
-#: What differs in windows with polynomials of time.
-FOR_POLYNOMIALS: dict[str, Any] = {
-    "condition_weight": 1e4,
-    "max_terms": 12,
-    "max_unknowns": 1500,
-    "accepted_residual": 3e-4,
-}
 #: Creates a new network with the inputs of the box on [-1, 1] and the given number of outputs.
 Create = Callable[[int, Generator], Network]
 
@@ -114,11 +106,6 @@ class EquationPolicy:
     #: Factor from the length of an accepted window to that of the next.
     window_growth: float = 1.5
 
-    @property
-    def for_polynomials(self) -> EquationPolicy:
-        """Constants of windows with polynomials of time (`OutputForm.fixed_last`)."""
-        return replace(self, **FOR_POLYNOMIALS)
-
     def finest(self, variables: int, *, whole: bool = True) -> int:
         """Return the largest number of intervals of a grid in this many variables."""
         return self.max_intervals[2 if variables > 1 else 0 if whole else 1]
@@ -204,6 +191,7 @@ class Ansatz:
         widens: Whether further terms follow as long as they help.
         hard: Whether conditions are built in; those that can be become `built_in`.
         evolution: The system, if it is solved in windows of splines times polynomials of time.
+        direct: Whether it is solved on tensor products of splines.
         tolerance: Relative L2 error at which such a solution ends.
     """
 
@@ -215,4 +203,5 @@ class Ansatz:
     hard: bool = False
     built_in: HardConditions | None = None
     evolution: EvolutionSystem | None = None
+    direct: bool = False
     tolerance: float = 1e-6

@@ -27,6 +27,7 @@ from kanrun.engine.equations.policy import Ansatz, EquationPolicy, EquationStage
 from kanrun.engine.equations.residuals import ResidualProblem, sensitivity, standard_errors
 from kanrun.engine.equations.starting_fields import InitialGuesses, insert_knots, with_terms
 from kanrun.engine.equations.system import System
+from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.least_squares import minimise
 from kanrun.monitoring import report_progress, time_limit_reached
 
@@ -36,17 +37,12 @@ TERMS_ADDED, ADDED_SIZE, ADDED_STEPS = 2, 0.1, 3
 #: Fraction of the previous change that added terms leave at least. Where a grid changed the
 #: solution by 7% and terms by 0.03%, it was wrong by 1.4%.
 CARRIED_CHANGE = 0.1
-#: Fraction of the intervals, with one polynomial less, of a solution that estimates the error of
-#: windows.
-COARSER = 0.85
 #: Changes of an unknown below this fraction of its estimated size do not count.
 NEGLIGIBLE = 1e-6
 #: Weights of conditions and observations where residuals are compared with those of equations.
 EQUAL_WEIGHTS = 1.0, 1.0
 #: Points at which the sensitivity is measured.
 SENSITIVITY_POINTS = 1000
-#: Polynomials of time in a window at first.
-TERMS_IN_TIME = 6
 #: A window that ends this fraction of its length before the range takes the rest as well.
 REMAINDER = 0.1
 #: Windows longer than the shortest by more than this fraction can be halved.
@@ -82,20 +78,18 @@ class BoxSolver:
         self.rows = Collocation(system, policy, generator, last, growing=growing)
         self.guesses = InitialGuesses(self.rows, ansatz, generator)
         self.weights = ConditionWeights(policy)
-        #: In windows of polynomials: the solution that the last change compares with.
-        self.coarse: EquationStage | None = None
         self._schedule: list[int | None] = []
         self._actions = ["grid"]
 
     def stages(self) -> Iterator[EquationStage]:
         """Solve grid by grid. Raises TrainingFailed if the residual is not finite at any start."""
         solution, constants = self._initial_guess()
-        fixed, found = solution.form.fixed_last, list[EquationStage]()
+        found = list[EquationStage]()
         *_, finest = self._schedule = self._planned_grids(solution)
         self._schedule.pop(0)
         while True:
             if self.before:
-                last = fixed or len(found) >= len(self.before)
+                last = len(found) >= len(self.before)
                 self.rows.initial = self.before[-1 if last else len(found)].solution
             coarse = (solution.intervals or 0) < (finest or 0)
             previous = found[-1].solution if found else None
@@ -108,8 +102,6 @@ class BoxSolver:
             found.append(replace(stage, least_data=least_data))
             report_progress("grids", len(found), None, sqrt(stage.objective))
             goes_on = not time_limit_reached() and self._choose_action(found)
-            if not goes_on and fixed and not time_limit_reached():
-                found[-1] = self._with_error_estimate(found[-1])
             yield found[-1]
             if not goes_on:
                 return
@@ -128,8 +120,7 @@ class BoxSolver:
 
     def _initial_guess(self) -> tuple[Field, Tensor]:
         if self.before and self.before[0].solution.intervals is not None:
-            before = self.before[-1 if self.ansatz.form.fixed_last else 0].solution
-            return self.guesses.continuing(before), self.system.guesses()
+            return self.guesses.continuing(self.before[0].solution), self.system.guesses()
         return self.guesses.best() if self.first is None else (self.first, self.system.guesses())
 
     def _planned_grids(self, solution: Field) -> list[int | None]:
@@ -141,8 +132,7 @@ class BoxSolver:
         if first is None or (first == planned[0] and not self.before):
             return planned
         if self.before:
-            grids = [stage.intervals for stage in self.before]
-            return [first] if solution.form.fixed_last else grids
+            return [stage.intervals for stage in self.before]
         finer = [each for each in planned if (each or 0) > first]
         if not finer and 2 * first <= self.policy.finest(len(self.system.box)):
             finer = [2 * first]
@@ -238,28 +228,10 @@ class BoxSolver:
         size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.rows.sizes)
         return float(((now - then).square().mean(0).sqrt() / size).max())
 
-    def _with_error_estimate(self, stage: EquationStage) -> EquationStage:
-        """Return the stage with its difference from a coarser solution as its change.
-
-        The coarser solution has fewer intervals and one polynomial less.
-
-        That solution continues the coarser one of the previous window, so that the difference
-        estimates the error of all windows.
-        """
-        fine, rows = stage.solution, self.rows
-        if self.before:
-            rows.initial = self.before[0].solution
-        intervals = max(2, round(COARSER * (fine.intervals or 1)))
-        fewer = with_terms(fine, -1, 0.0, self.generator)
-        inner = fewer.inner(rows.points(rows.unseen, None, fine))
-        start = fewer.with_network(fewer.network.refined(intervals, inner).network)
-        self.coarse, _ = self._solve(start, stage.constants, coarse=False, previous=fine)
-        return replace(stage, change=self.coarse.change)
-
     def sensitivity(self, stage: EquationStage) -> float:
         """Return `EquationStage.sensitivity` of a stage."""
         field, rows = stage.solution, self.rows
-        if field.form.separated and not field.form.fixed_last:
+        if field.form.separated:
             # Directions that the terms may have lost, such as a constant.
             field = with_terms(field, TERMS_ADDED, 0.0, self.generator, lowest=True)
         points, shares = rows.collocation(field)
@@ -273,8 +245,6 @@ class BoxSolver:
         wider = [
             with_terms(solution, TERMS_ADDED, ADDED_SIZE, self.generator) for _ in range(count)
         ]
-        if solution.form.fixed_last:
-            return wider[0]
         points, shares = self.rows.collocation(solution)
         edges = edges_of(solution)
         blocks = self.rows.blocks(points, shares, self.weights.present, edges=edges)
@@ -301,6 +271,8 @@ def solve(
     """
     if ansatz.evolution is not None:
         return (yield from solve_evolution(ansatz.evolution, ansatz.tolerance, policy, generator))
+    if ansatz.direct:
+        return (yield from solve_directly(system, ansatz, policy, generator, first))
     low, high = map(float, system.box[-1])
     corners = [each for each in system.corners if each.face[-1] == (len(system.box) - 1, low)]
     jumps = (each.relation.order == 0 and each.gap > policy.corner_full_gap for each in corners)
@@ -316,8 +288,10 @@ def solve(
         end = high if start + (1 + REMAINDER) * length >= high else start + length
         whole = (start, end) == (low, high)
         divisible = auto and end - start > (1 + ROUNDING) * shortest
-        part = (system, ansatz, policy) if whole else _window(system, ansatz, policy, start, end)
-        solver = BoxSolver(*part, generator, first=first, before=before, whole=not divisible)
+        part = system if whole else system.between(start, end)
+        solver = BoxSolver(
+            part, ansatz, policy, generator, first=first, before=before, whole=not divisible
+        )
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
@@ -328,7 +302,7 @@ def solve(
         if divisible and not accepted and not time_limit_reached():
             length = max((end - start) / 2, shortest)
             continue
-        before = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
+        before = tuple(stages[-2:])
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
         lost = not accepted or (last[-1].change or 0.0) > policy.failed_change
         if time_limit_reached() or (auto and len(last) > 1 and lost):
@@ -339,17 +313,6 @@ def solve(
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)
     return Solution(network, tuple(last), solved_until=end)
-
-
-def _window(
-    system: System, ansatz: Ansatz, policy: EquationPolicy, start: float, end: float
-) -> tuple[System, Ansatz, EquationPolicy]:
-    """Return what is solved in a window: polynomials of time, if factors are separated."""
-    part, form = system.between(start, end), ansatz.form
-    if len(system.box) != 2 or not form.separated:
-        return part, ansatz, policy
-    form = replace(form, terms=TERMS_IN_TIME, fixed_last=True)
-    return part, replace(ansatz, form=form, widens=True), policy.for_polynomials
 
 
 def _accepts(
@@ -364,8 +327,7 @@ def _accepts(
 
     Changes accumulate over windows and may grow by a factor from one to the next.
     """
-    two = len(system.box) == 2 and last.solution.form.separated
-    residual = (policy.for_polynomials if two else policy).accepted_residual
+    residual = policy.accepted_residual
     if float(last.solution.box[-1, 0]) == float(system.box[-1, 0]) and system.corners:
         gap = max(each.gap for each in system.corners) if whole else 1.0
         residual = max(residual, gap * policy.accepted_residual_at_corners)

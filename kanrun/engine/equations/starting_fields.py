@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from math import exp, inf, log
 
 import numpy as np
+import sympy
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
@@ -21,11 +23,19 @@ from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field, OutputForm, edges_of
 from kanrun.engine.equations.policy import Ansatz
 from kanrun.engine.equations.residuals import Block, ResidualProblem, condition_blocks, with_units
-from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.least_squares import minimise
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import equally_spaced, fit_coefficients, sample_points, spline_values
+from kanrun.engine.splines import (
+    Grid,
+    equally_spaced,
+    extend,
+    fit_coefficients,
+    sample_points,
+    spline_values,
+)
 from kanrun.errors import TrainingFailed
+from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import time_limit_reached
 
@@ -58,25 +68,19 @@ def insert_knots(
     """Return the same function on more intervals, most of them where `squares` are large.
 
     `squares` are squared residuals at `points`. Each interval of a variable collects those of its
-    slab, and the interval with the largest sum is halved. Hidden layers keep uniform knots, as does
-    a last variable of fixed polynomials. A smaller number of intervals than at present replaces the
-    knots.
+    slab, and the interval with the largest sum is halved. Hidden layers keep uniform knots.
     """
     edges, layers = edges_of(solution), list(solution.network.edge_layers)
     inner = solution.inner(points)
     assert edges is not None  # An invariant: called for networks with grids only.
-    if intervals < edges.shape[1] - 1:
-        return solution.with_network(solution.network.refined(intervals, inner).network)
-    rows = [_split(edges[i], inner[:, i], squares, intervals) for i in range(len(edges))]
-    if solution.form.fixed_last:
-        rows[-1] = torch.linspace(-1, 1, intervals + 1).to(edges)
+    rows = [split_intervals(edges[i], inner[:, i], squares, intervals) for i in range(len(edges))]
     breakpoints = torch.stack(rows)
     first, _ = layers[0].moved(breakpoints, uniform=equally_spaced(breakpoints))
     hidden = [layer.refined(intervals)[0] for layer in layers[1:]]
     return solution.with_network(KAN.of_layers([first, *hidden]))
 
 
-def _split(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:
+def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:
     number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
     sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
     ends = edges.tolist()
@@ -161,22 +165,14 @@ def extend_constant(solution: Field, box: Tensor) -> Field:
     """Extend `solution` into the next window `box` as a constant in time.
 
     The first layer's functions of the last variable become constants, their values at the end;
-    edges have no base. In a separated form of two variables the first term takes over the sum of
-    all terms, and the others restart.
+    edges have no base.
     """
-    made, edges, form = deepcopy(solution), edges_of(solution), solution.form
+    made, edges = deepcopy(solution), edges_of(solution)
     assert edges is not None  # An invariant: called for networks with grids only.
     first = made.network.edge_layers[0]
     with torch.no_grad():
         ends = spline_values(edges[:, -1][None], first.coefficients, first.grid)[0, :, -1:]
-        if form.separated and len(box) == 2:
-            shape = (form.unknowns, form.terms, 2)
-            parts = first.coefficients.unflatten(0, shape)[:, :, 0, 0]
-            total = (parts * ends.unflatten(0, shape)[:, :, 1]).sum(1)
-            first.coefficients.copy_(_polynomials(first, form))
-            first.coefficients.unflatten(0, shape)[:, 0, 0, 0] = total
-        else:
-            first.coefficients[:, -1] = ends
+        first.coefficients[:, -1] = ends
         made.box.copy_(box)
     return made
 
@@ -191,8 +187,8 @@ class InitialGuesses:
     def best(self) -> tuple[Field, Tensor]:
         """Return the best of several networks: all take a few steps, the better ones more."""
         policy, form, one = self.policy, self.ansatz.form, len(self.system.box) == 1
-        if form.fixed_last:
-            return self._initial_values(), self.guesses
+        if form.separated and (started := self._decomposed_values()) is not None:
+            return started, self.guesses
         inside = self.rows.points(self.rows.inside, policy.start_points)
         blocks = self.rows.blocks(inside, None, (policy.condition_weight, policy.data_weight))
         first = self._random(form)
@@ -242,37 +238,60 @@ class InitialGuesses:
         inside = self.rows.points(self.rows.inside, self.policy.start_points)
         return self.with_fitted_grids(candidate, inside)
 
-    def _initial_values(self) -> Field:
-        """Return the initial values at all times on a grid that resolves them.
+    def _decomposed_values(self) -> Field | None:
+        """Return given initial values at all times, in two variables besides time, or None.
 
-        Further polynomials of time are added with factors of zero.
+        Products come from the singular value decomposition of the values on a grid of their own.
         """
-        policy, form, system, sizes = self.policy, self.ansatz.form, self.system, self.rows.sizes
-        field = with_polynomials(self._random(replace(form, terms=1)))
-        initial = tuple(
-            each
-            for each in system.conditions
-            if system.is_initial(each)
-            and not any(derivative.index[-1] for derivative in each.relation.derivatives)
-        )
-        known = replace(system, conditions=initial, observations=())
-        while initial:
-            problem, finer = (
-                ResidualProblem(field, with_units(blocks, system, sizes), self.guesses)
-                for blocks in (
-                    condition_blocks(known, count, 1.0, edges=edges_of(field))
-                    for count in (policy.boundary_points, policy.start_points)
-                )
-            )
-            state, _ = minimise(problem, policy.lm, policy.coarse)
-            field, intervals = problem.solution(state.unknowns)[0], 2 * (field.intervals or 1)
-            squares = finer.residual(state.unknowns).square()
-            accurate = float(squares.sum()) <= INITIAL_VALUE_TOLERANCE**2
-            if accurate or intervals > policy.finest(len(system.box)):
-                break
-            points = torch.cat([each.points for each in finer.blocks])
-            field = insert_knots(field, intervals, points, squares)
-        return with_terms(field, form.terms - 1, 0.0, self.generator)
+        system, policy, low = self.system, self.policy, float(self.system.box[-1, 0])
+        known = {
+            derivative.unknown: value
+            for condition, derivative, value in system.given
+            if condition.faces == (((2, low),),) and not any(derivative.index)
+        }
+        if len(system.box) != 3 or self.ansatz.built_in or not any(known.values()):
+            return None
+        (layer,) = self._random(self.ansatz.form).network.edge_layers
+        intervals = layer.intervals
+        while True:
+            edges = torch.linspace(-1, 1, intervals + 1, dtype=system.box.dtype).repeat(3, 1)
+            field, error = self._products(known, edges, layer.spec)
+            if error <= INITIAL_VALUE_TOLERANCE or 2 * intervals > policy.finest(3):
+                return field
+            intervals *= 2
+
+    def _products(
+        self, known: Mapping[int, sympy.Expr], edges: Tensor, spec: EdgeSpec
+    ) -> tuple[Field, float]:
+        """Return products for initial values on `edges`, and the relative error of splines."""
+        system, form, box = self.system, self.ansatz.form, self.system.box
+        grid = Grid(extend(edges, spec.degree), spec.degree, uniform=True)
+        at = sample_points(grid, spec.degree + 1)
+        x, y = (box.mean(1) + at * box.diff()[:, 0] / 2)[:, :2].numpy().T
+        points = np.stack([each.ravel() for each in np.meshgrid(x, y, indexing="ij")], axis=1)
+        points = np.column_stack([points, np.full(len(points), float(box[-1, 0]))])
+        parts = {}
+        for unknown, value in known.items():
+            values = to_numpy(value, system.vocabulary.variables)(points)
+            values = values.reshape(len(x), len(y)) / float(self.rows.sizes[unknown])
+            parts[unknown] = np.linalg.svd(values, full_matrices=False)
+        needed = max(int((s > INITIAL_VALUE_TOLERANCE * s[0]).sum()) for _, s, _ in parts.values())
+        most = self.policy.max_terms if self.ansatz.widens else form.terms
+        form = replace(form, terms=max(1, min(needed, most)))
+        columns = at.new_zeros(len(at), form.unknowns, form.terms, 3, 3)
+        for unknown, (left, s, right) in parts.items():
+            roots = np.sqrt(s[: form.terms])
+            columns[:, unknown, :, 0, 0] = torch.as_tensor(left[:, : form.terms] * roots)
+            columns[:, unknown, :, 1, 1] = torch.as_tensor(right[: form.terms].T * roots)
+        columns = columns.flatten(1, 3)
+        layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=True)
+        layer.mask.copy_(form.mask(3))
+        with torch.no_grad():
+            layer.coefficients.copy_(fit_coefficients(at, columns, layer.grid))
+            error = spline_values(at, layer.coefficients, layer.grid) - columns
+            layer.coefficients.unflatten(0, (-1, 3))[:, 2, 2] = 1.0
+        field = Field(KAN.of_layers([layer]), form, box, self.rows.sizes)
+        return field, float(error.norm() / columns.norm())
 
     def _smooth(self, field: Field) -> list[Field]:
         """Return the smoothest functions that satisfy conditions and observations, in one variable.

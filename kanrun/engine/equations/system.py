@@ -98,6 +98,12 @@ class System:
         """Highest order of a derivative in the equations."""
         return max(each.order for each in self.equations)
 
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether equations and conditions are linear in the unknowns."""
+        relations = [*self.equations, *(each.relation for each in self.conditions)]
+        return all(each.is_linear for each in relations)
+
     @property
     def derivatives(self) -> list[Derivative]:
         """The derivatives that the equations contain, in their order."""
@@ -200,11 +206,18 @@ def on_face(
 ) -> Float[Tensor, "points variables"]:
     """Return about `count` points of a face, evenly spaced or on a regular grid.
 
-    Along one variable they are evenly spaced in every interval of `edges` (breakpoints on [-1, 1]),
-    at least three in each.
+    They follow `edges` (breakpoints on [-1, 1]), at least three for each: evenly spaced in every
+    interval along one variable, and a low-discrepancy sequence along two, in which sums of products
+    see as many values of each variable as there are points.
     """
     fixed = dict(face)
     free = [number for number in range(len(box)) if number not in fixed]
+    if edges is not None and len(free) == 2:
+        several = max(count, 3 * edges.shape[1])
+        points = box[:, 0].repeat(several, 1)
+        points[:, free] = low_discrepancy(box[free], several, several, edges[free])
+        points[:, list(fixed)] = points.new_tensor(list(fixed.values()))
+        return points
     each = max(2, round(count ** (1 / max(len(free), 1))))
     shares = [torch.linspace(0, 1, each, dtype=box.dtype) for _ in free]
     if edges is not None and len(free) == 1:

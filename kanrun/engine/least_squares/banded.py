@@ -18,6 +18,9 @@ from torch import Tensor
 #: What is added to the unit diagonal in turn where rounding leaves no Cholesky factor.
 RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
 
+#: Numbers of element products that are held at once.
+PIECE = 1 << 24
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -72,7 +75,15 @@ class ElementRows:
 
     def gram(self) -> Tensor:
         """Return J^T J as bands (width + 1, unknowns)."""
-        return self.pattern.bands(self.values.mT @ self.values)
+        index, unknowns = self.pattern.index, self.unknowns
+        each = max(1, PIECE // index.shape[1] ** 2)
+        if len(index) <= each:
+            return self.pattern.bands(self.values.mT @ self.values)
+        total = self.values.new_zeros(self.pattern.width + 1, unknowns)
+        for part, values in zip(index.split(each), self.values.split(each), strict=True):
+            bands = Pattern(part, unknowns).bands(values.mT @ values)
+            total[: len(bands)] += bands
+        return total
 
 
 def gauss_newton_step(rows: ElementRows, residual: Float[Tensor, " rows"]) -> Tensor:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -115,13 +116,14 @@ class DenseRows:
 class StackedRows:
     """Blocks of rows below one another.
 
-    `blocks` may create them again at each call, in the same order.
+    `blocks` may create them again at each call, in the same order. The Gram matrix of `banded`
+    ones, which are `ElementRows` of one width, is in bands.
     """
 
     def __init__(
-        self, blocks: Callable[[], Iterable[LocalRows | DenseRows]], unknowns: int
+        self, blocks: Callable[[], Iterable[Any]], unknowns: int, *, banded: bool = False
     ) -> None:
-        self.blocks, self.unknowns = blocks, unknowns
+        self.blocks, self.unknowns, self.banded = blocks, unknowns, banded
 
     def times(self, d: Tensor) -> Tensor:
         return torch.cat([block.times(d) for block in self.blocks()])

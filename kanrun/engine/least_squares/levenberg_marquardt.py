@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from kanrun.engine.least_squares.least_squares_problem import Linearisation, Problem
+from kanrun.engine.least_squares.least_squares_problem import Linearisation, Problem, StackedRows
 
 # A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
 # the search downwards, as a fraction of the remaining objective or of what the step gains.
@@ -271,9 +271,13 @@ class NormalEquations:
         self.linear = linear
         self.gradient = self.free(linear.gradient)
         matrix = linear.gram
+        self._bands: Tensor | None = None
         if matrix is None:
             assert linear.rows is not None
-            if linear.rows.unknowns <= MATRIX_UNKNOWNS:
+            if isinstance(linear.rows, StackedRows) and linear.rows.banded:
+                self._bands = linear.rows.gram()
+                diagonal = self._bands[0]
+            elif linear.rows.unknowns <= MATRIX_UNKNOWNS:
                 matrix = linear.rows.gram()
                 if linear.frozen is not None:
                     matrix[linear.frozen, :] = 0
@@ -300,8 +304,15 @@ class NormalEquations:
 
         See RETRIES for matrices without a factor.
         """
+        if self._bands is not None:
+            from kanrun.engine.least_squares.banded import BandedFactor
+
+            factor = BandedFactor.of(self._bands, self._diagonal, self.scale, float(damping[0]))
+            return partial(self._by_conjugate_gradients, float(damping[0]), factor.solve)
         if self._matrix is None:
-            return partial(self._by_conjugate_gradients, float(damping[0]))
+            return partial(
+                self._by_conjugate_gradients, float(damping[0]), lambda g: self.scale**2 * g
+            )
         tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)
         for factor, added in RETRIES:
             mu = float(tried[0]) if len(tried) == 1 else entries.new_tensor(tried)[:, None]
@@ -314,21 +325,25 @@ class NormalEquations:
         scale = self.scale
         return lambda g: scale * torch.cholesky_solve((scale * g)[..., None], lower)[..., 0]
 
-    def _by_conjugate_gradients(self, damping: float, g: Tensor) -> Tensor:
-        """Solve one problem without forming its matrix."""
+    def _by_conjugate_gradients(self, damping: float, near: Solve, g: Tensor) -> Tensor:
+        """Solve one problem by products with its rows; `near` solves nearly the same equations.
+
+        The factor of normal equations in bands has lost the digits of smooth functions where the
+        equation has a high order or the grid is fine; the iteration restores them.
+        """
         rows = self.linear.rows
         assert rows is not None
-        residual = self.scale * g
-        solution, direction = torch.zeros_like(residual), residual.clone()
-        first = size = float(residual @ residual)
+        solution, residual, direction = torch.zeros_like(g), g, near(g)
+        first = size = float(residual @ direction)
         for _ in range(CG_MAX_ITERATIONS):
             if not size > CG_TOLERANCE**2 * first:
                 break
-            image = rows.transposed(rows.times(self.free(self.scale * direction)))
-            image = self.scale * self.free(image) + damping * direction
+            image = self.free(rows.transposed(rows.times(direction)))
+            image = image + damping * direction / self.scale**2
             length = size / float(direction @ image)
             solution += length * direction
             residual = residual - length * image
-            before, size = size, float(residual @ residual)
-            direction = residual + size / before * direction
-        return self.scale * solution
+            moved = near(residual)
+            before, size = size, float(residual @ moved)
+            direction = moved + size / before * direction
+        return solution

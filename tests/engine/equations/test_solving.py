@@ -144,9 +144,7 @@ def test_units_of_the_solution_and_of_the_variable_change_nothing(unit: float) -
     assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("hidden", "form"), [((2,), PLAIN), ((), SEPARATED), ((), replace(SEPARATED, fixed_last=True))]
-)
+@pytest.mark.parametrize(("hidden", "form"), [((2,), PLAIN), ((), SEPARATED)])
 def test_the_jacobian_of_all_blocks_is_what_differences_say(
     hidden: tuple[int, ...], form: OutputForm
 ) -> None:
@@ -249,21 +247,6 @@ def test_gauss_points_integrate_polynomials() -> None:
     assert points.shape == (18, 2)
     mean = float((shares * points[:, 0] ** 5 * points[:, 1] ** 2).mean())
     assert mean == pytest.approx((3**6 - 1) / 6 / 2 * 16 / 3, rel=1e-13)
-
-
-def test_a_travelling_wave_is_precise_in_windows() -> None:
-    start = ((((1, 0.0),),), "u = exp(sin(2*pi*x))")
-    conditions = {"ring": (0, "u = 0"), "start": start}
-    problem = system({"x": (0, 1), "t": (0, 0.4)}, "u_t + u_x = 0", conditions)
-    form = replace(SEPARATED, terms=8)
-    found = solution(problem, kan(2, intervals=10), form, intervals=(10, 20, 40), windows=2)
-    assert all(stage.solution.form.fixed_last for stage in found.last)
-    assert (
-        error(
-            found, lambda x: torch.exp(torch.sin(2 * torch.pi * (x[:, 0] - x[:, 1]))), problem.box
-        )
-        < 1e-5
-    )
 
 
 def test_points_of_a_face_follow_its_knots() -> None:

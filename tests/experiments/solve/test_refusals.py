@@ -60,7 +60,7 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"network": {"kind": "kan", "degree": 4}},
             "degree of 5",
         ),
-        ("u_xxxxx = 1", X, ENDS, {}, "at most 4"),
+        ("u_xxxxxxx = 1", X, ENDS, {}, "at most 6"),
         (
             "u_xx = 1",
             X,

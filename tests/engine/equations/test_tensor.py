@@ -1,0 +1,235 @@
+"""Direct solutions on tensor products: rows, exact and published values, estimates, forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kanrun.experiments.solve.equation_parsing import EquationParser
+from numpy.typing import NDArray
+
+from kanrun.config import EquationConfig
+from kanrun.engine.equations import Ansatz, EquationPolicy, OutputForm, Solution, System, is_direct
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.space import Space
+from kanrun.engine.equations.tensor_solution import (
+    LAST_GROWTH,
+    MAX_WORK,
+    TensorSolver,
+    solve_directly,
+)
+from kanrun.engine.equations.tensor_splines import TensorProblem, TensorSpace, patches
+from kanrun.engine.least_squares.banded import ElementRows, Pattern
+
+Array = NDArray[np.float64]
+SQUARE = {"x": [0, 1], "y": [0, 1]}
+ZERO = "u = 0 at x=0, x=1, y=0, y=1"
+POLICY = EquationPolicy()
+
+
+def make(
+    formula: str | Sequence[str],
+    conditions: Sequence[str],
+    unknowns: Sequence[str] = ("u",),
+    variables: dict[str, Any] | None = None,
+) -> System:
+    config = EquationConfig(
+        variables=variables or SQUARE,
+        formula=formula,
+        conditions=list(conditions),
+        unknowns=list(unknowns),
+    )
+    return EquationParser(config).system()
+
+
+def solve(
+    system: System, intervals: Sequence[int], tolerance: float = 1e-6, *, grows: bool = False
+) -> Solution:
+    ansatz = Ansatz(_no_network, OutputForm(), tuple(intervals), grows, tolerance=tolerance)
+    steps = solve_directly(system, ansatz, POLICY, torch.Generator().manual_seed(0))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Solution = end.value
+            return found
+
+
+def _layer(x: Array) -> Array:
+    return np.expm1(-100 * x) / np.expm1(-100)
+
+
+def _no_network(*_: Any) -> Any:
+    raise AssertionError("a direct solution makes its own network")
+
+
+def values(found: Solution, points: Any, index: Sequence[int] = (0, 0)) -> Array:
+    at = torch.as_tensor(np.asarray(points, dtype=np.float64))
+    result: Array = found.network.derivative(at, index).numpy()
+    return result
+
+
+def test_rows_are_slopes_of_the_residuals() -> None:
+    formulas = ["u_xx + u*v_y = sin(x)", "v_yy - u_x*v = y"]
+    conditions = ["periodic in x", "u = x at y=0", "v_y + u^2 = 0 at y=1", "v = 1 at y=0"]
+    system = make(formulas, conditions, "uv")
+    assert is_direct(system)
+    x, y = np.linspace(0, 1, 10) ** 1.1, np.linspace(0, 1, 4)
+    walls = ((None, None),)
+    space = TensorSpace((Space(x, walls, periodic=True), Space(y, walls)), 2)
+    drawn = torch.Generator().manual_seed(0)
+    rows = Collocation(system, POLICY, drawn, None, growing=False)
+    nodes, weights = np.polynomial.legendre.leggauss(3)
+    parts = patches(rows, space, nodes, weights)
+    problem = TensorProblem(space, parts, np.zeros(space.shape))
+    at, move = (torch.randn(space.size, generator=drawn).double() for _ in range(2))
+    linear, h = problem.linearise(at), 1e-6
+    slope = (problem.residual(at + h * move) - problem.residual(at - h * move)) / (2 * h)
+    assert linear.rows is not None
+    along = linear.rows.times(move)
+    assert float((along - slope).norm() / slope.norm()) < 1e-8
+    bands, unit = linear.rows.gram(), torch.eye(space.size, dtype=torch.float64)
+    dense = torch.stack([linear.rows.times(each) for each in unit], dim=1)
+    gram = dense.T @ dense
+    for below, band in enumerate(bands):
+        wanted = gram.diagonal(-below)
+        torch.testing.assert_close(band[: len(wanted)], wanted, rtol=1e-10, atol=1e-10)
+    outside = torch.ones_like(gram).tril(-len(bands)).bool()
+    assert not bool(gram[outside].any())
+
+
+def test_products_of_many_elements_are_summed_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = torch.arange(12)[:, None] + torch.arange(5)
+    rows = ElementRows(Pattern(index, 16), torch.randn(12, 4, 5, dtype=torch.float64))
+    whole = rows.gram()
+    monkeypatch.setattr("kanrun.engine.least_squares.banded.PIECE", 3 * 5**2)
+    torch.testing.assert_close(rows.gram(), whole)
+
+
+def test_finer_splines_continue_a_function() -> None:
+    coarse, fine = np.linspace(0, 1, 4), np.linspace(0, 1, 13)
+    walls = ((None, None),)
+
+    def product(at: Array) -> TensorSpace:
+        return TensorSpace((Space(at, walls), Space(at, walls, periodic=True)), 2)
+
+    old, new = product(coarse), product(fine)
+    c = np.random.default_rng(0).standard_normal(old.shape)
+    grid = [np.linspace(0, 1, 17), np.linspace(0, 1, 9)]
+    again = new.evaluate(new.continued(c, old), grid, (1, 2))
+    np.testing.assert_allclose(again, old.evaluate(c, grid, (1, 2)), rtol=0, atol=1e-8)
+
+
+def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate() -> None:
+    source = "-pi^2*(1 + 4*y^2)*sin(pi*x)*sin(pi*y^2) + 2*pi*sin(pi*x)*cos(pi*y^2)"
+    system = make(
+        f"u_xx + u_yy = {source}",
+        ["u = 0 at x=-1, x=1, y=-1, y=1"],
+        variables={"x": [-1, 1], "y": [-1, 1]},
+    )
+    found = solve(system, (8, 16))
+    x, y = (each.ravel() for each in np.meshgrid(np.linspace(-1, 1, 23), np.linspace(-1, 1, 31)))
+    exact = np.sin(np.pi * x) * np.sin(np.pi * y**2)
+    error = np.linalg.norm(values(found, np.stack([x, y], 1))[:, 0] - exact)
+    error /= np.linalg.norm(exact)
+    assert error < 1e-6
+    assert found.estimate is not None
+    assert error / 10 < found.estimate < 100 * error
+    assert found.last[0].solution.form.terms < 10  # one product would do
+
+
+@pytest.mark.parametrize(
+    ("formula", "conditions", "centre"),
+    [
+        # Timoshenko and Goodier, Theory of Elasticity: torsion of a square bar.
+        ("u_xx + u_yy = -1", [ZERO], 0.0736713533),
+        # Timoshenko and Woinowsky-Krieger, Theory of Plates and Shells: a clamped plate.
+        (
+            "u_xxxx + 2*u_xxyy + u_yyyy = 1",
+            [ZERO, "u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"],
+            0.00126532,
+        ),
+    ],
+)
+def test_values_of_textbooks(formula: str, conditions: list[str], centre: float) -> None:
+    found = solve(make(formula, conditions), (8, 16))
+    assert values(found, [[0.5, 0.5]])[0, 0] == pytest.approx(centre, rel=1e-4)
+
+
+def test_sixth_order_and_conditions_on_fourth_derivatives() -> None:
+    sides = [f"u_{name * 2 * n} = 0 at {name}=0, {name}=1" for name in "xy" for n in (1, 2)]
+    source = "-2*pi^6*sin(pi*x)*sin(pi*y)"
+    found = solve(make(f"u_xxxxxx + u_yyyyyy = {source}", [ZERO, *sides]), (6, 12))
+    at = np.random.default_rng(0).random((50, 2))
+    exact = np.sin(np.pi * at[:, 0]) * np.sin(np.pi * at[:, 1])
+    np.testing.assert_allclose(values(found, at)[:, 0], exact, rtol=0, atol=1e-5)
+
+
+def test_a_nonlinear_system_with_periodic_splines() -> None:
+    """The map u + iv = exp(2 pi i (x + iy)) of the Cauchy-Riemann equations, and u v."""
+    conditions = ["periodic in x", "u = cos(2*pi*x) at y=0", "v = sin(2*pi*x)*exp(-2*pi) at y=1"]
+    equations = ["u_x - v_y + w - u*v = 0", "u_y + v_x = 0", "w = u*v"]
+    system = make(equations, conditions, "uvw")
+    assert not is_direct(make(equations, ["u periodic in x", *conditions[1:]], "uvw"))
+    found = solve(system, (5, 10))
+    at = np.random.default_rng(0).random((40, 2))
+    z = np.exp(2j * np.pi * (at[:, 0] + 1j * at[:, 1]))
+    wanted = np.stack([z.real, z.imag, z.real * z.imag], axis=1)
+    np.testing.assert_allclose(values(found, at), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("formula", "conditions", "exact"),
+    [
+        ("0.01*u_xx + u_x = 0", ["u = 0 at x=0", "u = 1 at x=1"], _layer),
+        ("u_xx = 2*u^3", ["u = 1 at x=0", "u_x = -u^2 at x=1"], lambda x: 1 / (1 + x)),
+        ("u_xxxx = 24", ["u = 0 at x=0, x=1", "u_x = 0 at x=0, x=1"], lambda x: (x - x**2) ** 2),
+    ],
+)
+def test_one_variable(formula: str, conditions: list[str], exact: Any) -> None:
+    system = make(formula, conditions, variables={"x": [0, 1]})
+    found = solve(system, (8,), grows=True)
+    x = np.linspace(0, 1, 41)
+    at = torch.as_tensor(x[:, None])
+    error = np.abs(found.network(at).detach().numpy()[:, 0] - exact(x)).max()
+    assert error < 1e-9
+    assert found.estimate is not None
+    assert found.estimate < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("conditions", "open_"),
+    [(["u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"], True), ([ZERO], False)],
+)
+def test_the_sensitivity_tells_open_equations(conditions: list[str], open_: bool) -> None:
+    source = "-2*pi^2*cos(pi*x)*cos(pi*y)"
+    found = solve(make(f"u_xx + u_yy = {source}", conditions), (8,)).last[0].sensitivity
+    assert found is not None
+    assert (found > 1e4) == open_
+    assert open_ or found < 100
+
+
+def test_the_last_grid_is_as_fine_as_work_allows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    solver = TensorSolver(make("u_xx + u_yy = -1", [ZERO]), POLICY, generator)
+    assert solver.finest(8) == 16
+    last = solver.finest(64)
+    assert last is not None
+    assert 64 * LAST_GROWTH <= last < 128
+    assert solver.work(last) <= MAX_WORK < solver.work(last + 1)
+    assert solver.finest(last) is None
+    assert solver.finest(int(last / LAST_GROWTH) + 1) is None
+
+
+def test_ordinary_initial_value_problems_are_not_direct() -> None:
+    walls = "u = 0 at x=0, x=1"
+    assert is_direct(make("u_xx + u_yy = 1", [ZERO]))
+    heat = {"x": [0, 1], "t": [0, 1]}
+    assert is_direct(make("u_t = u_xx", [walls, "u = 1 at t=0"], variables=heat))
+    assert is_direct(make("u_xx = 1", [walls], variables={"x": [0, 1]}))
+    assert not is_direct(make("u_x = 1", ["u = 0 at x=0"], variables={"x": [0, 1]}))
