@@ -13,31 +13,42 @@ import torch
 from hypothesis import settings
 
 #: Checked calls of each function, from the start of each test: checks are as slow as training.
-CHECKED = 20
-_calls: dict[int, int] = {}
+CHECKED = 5
+_left: list[list[int]] = []
+
+
+def _limited(function: Any, check: Callable[[], Any]) -> Any:
+    """Return the function, of which the first calls of each test are checked."""
+    left, is_compiling = [CHECKED], torch.compiler.is_compiling
+    _left.append(left)
+    check = functools.cache(check)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if left[0] <= 0 or is_compiling():
+            return function(*args, **kwargs)
+        left[0] -= 1
+        return check()(*args, **kwargs)
+
+    return call
 
 
 def _checked_at_first(jaxtyped: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     def decorate(function: Any) -> Any:
-        if not inspect.isfunction(function):
-            return jaxtyped(**options)(function)
-        key, is_compiling = id(function.__code__), torch.compiler.is_compiling
-        check = functools.cache(lambda: jaxtyped(**options)(function))
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if is_compiling() or _calls.get(key, 0) >= CHECKED:
-                return function(*args, **kwargs)
-            _calls[key] = _calls.get(key, 0) + 1
-            return check()(*args, **kwargs)
-
-        return call
+        if inspect.isfunction(function):
+            return _limited(function, lambda: jaxtyped(**options)(function))
+        unchecked = function.__init__
+        decorated = jaxtyped(**options)(function)
+        if (checked := decorated.__init__) is not unchecked:  # of a dataclass
+            decorated.__init__ = _limited(unchecked, lambda: checked)
+        return decorated
 
     return decorate
 
 
 def pytest_runtest_setup() -> None:
-    _calls.clear()
+    for left in _left:
+        left[0] = CHECKED
 
 
 @pytest.fixture

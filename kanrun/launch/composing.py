@@ -47,6 +47,8 @@ NEARLY = 0.75
 MAX_POINTS = 100_000
 #: Lines of OmegaConf's and Hydra's messages that say nothing to users.
 _MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
+#: The kinds by group and name whose settings Hydra's store has.
+_stored: dict[tuple[str, str], object] = {}
 #: Options that say where the configuration of a run came from.
 _FOLDERS = {
     **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
@@ -123,12 +125,20 @@ def _register() -> None:
         with contextlib.suppress(ValueError):  # registered already
             Plugins.instance().register(plugin)
     store = ConfigStore.instance()
+    # Hydra copies the store for every question about groups, and each schema again as it loads it.
+    vars(store)["__deepcopy__"] = lambda _: store
     for group, kinds in GROUPS.items():
         for name, kind in kinds.items():
+            if _stored.get((group, name)) is kind:
+                continue
+            _stored[group, name] = kind
             places = [f"schema/{group}", *([group] if kind.is_plugin else [])]
             for place in places:
                 store.store(name, asdict(kind.settings()), place, provider="kanrun")
     for one in EXPERIMENTS.values():
+        if _stored.get(("", one.file)) is one:
+            continue
+        _stored["", one.file] = one
         store.store(one.file, asdict(one.settings()), "schema", "_global_", "kanrun")
         if one.is_plugin:
             chosen = [{group: choice} for group, choice in one.groups.items()]

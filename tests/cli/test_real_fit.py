@@ -247,7 +247,7 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
 def test_steps_say_which_network_was_the_best_so_far(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]"]
+    words = ["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]", "solver.n_starts=1"]
     assert main([*words, "sampling.n_train=60", "sampling.n_test=20"]) == 0
     with (place / capfd.readouterr().out.strip() / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -269,7 +269,8 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
         "-q",
         "solver=adam",
         "solver.steps=30",
-        "solver.batch_size=700",
+        "solver.batch_size=70",
+        "sampling.n_train=100",
         "model.intervals=3",
     ]
     monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", 0.0)

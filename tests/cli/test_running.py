@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,11 +52,6 @@ def test_garbage_is_left_until_a_run_begins(kanrun: Command) -> None:
 def test_quiet_says_nothing_of_its_own(kanrun: Command) -> None:
     result = kanrun("fit", "-q")
     assert result.err.splitlines() == ["a library prints to standard output"]
-
-
-def test_every_run_gets_a_folder(kanrun: Command) -> None:
-    assert kanrun("fit", "-q").folder.name == "v0001"
-    assert kanrun("fit", "-q").folder.name == "v0002"
 
 
 def test_outputs_of_strange_names(
@@ -305,11 +299,6 @@ def test_what_belongs_to_the_whole_run_does_not_differ_by_point(
     assert "is a setting of the whole run" in refused("fit", "-m", word)
 
 
-def test_all_points_are_checked_before_the_folder(refused: Callable[..., str]) -> None:
-    said = refused("fit", "-m", "model.degree=2,-1")
-    assert "model.degree=-1" in said
-
-
 def test_an_interrupted_run_of_points_ends(kanrun: Command, fit: Any) -> None:
     result = kanrun("fit", "-q", "-m", "model.degree=2,9,3")
     assert result.code == 130
@@ -426,59 +415,3 @@ def test_the_process_is_left_as_it_was(kanrun: Command) -> None:
     )
     assert after == before
     assert not GlobalHydra.instance().is_initialized()
-
-
-TWO = """
-import sys, types
-sys.path.insert(0, {tests!r})
-from kanrun.runs.records import Row
-fake = types.ModuleType("kanrun.experiments.fit")
-fake.cells = lambda cfg: [dict()]
-fake.figures = lambda tables: iter(())
-fake.claims = lambda tables: []
-def run(cfg, cell, seed):
-    import time
-    time.sleep({seconds})
-    yield Row("summary", dict(seed=seed))
-fake.run = run
-sys.modules[fake.__name__] = fake
-from kanrun.cli.app import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def start(tmp_path: Path, seconds: float, *words: str) -> subprocess.Popen[str]:
-    code = TWO.format(tests=str(Path(__file__).parent), seconds=seconds)
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", code, "fit", "-q", *words]
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path)
-
-
-def test_two_at_once_get_two_folders(tmp_path: Path) -> None:
-    processes = [start(tmp_path, 0.0) for _ in range(2)]
-    folders = {process.communicate(timeout=120)[0].strip() for process in processes}
-    assert folders == {"outputs/fit/v0001", "outputs/fit/v0002"}
-
-
-@pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
-def test_signals(tmp_path: Path, number: int, code: int) -> None:
-    import time
-
-    process = start(tmp_path, 60.0)
-    record = tmp_path / "outputs" / "fit" / "v0001" / "run.json"
-    until = time.monotonic() + 60
-    while not record.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (code, "outputs/fit/v0001\n")
-    stopping = (
-        "kanrun: stopping after this step; Ctrl-C once more ends at once\n" if number == 2 else ""
-    )
-    assert (
-        err
-        == stopping
-        + "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` continues from there\n"
-    )
-    assert manifest(record.parent)["status"] == "INTERRUPTED"

@@ -76,11 +76,6 @@ def test_a_loss_curve_without_test_errors_or_stages_or_rows() -> None:
     stored(loss_curve(table.head(0)))
 
 
-def test_the_loss_curve_says_what_its_errors_are() -> None:
-    (axes,) = loss_curve(metrics(), "RMSE of the class probabilities").axes
-    assert axes.get_ylabel() == "RMSE of the class probabilities"
-
-
 def test_one_setting_is_a_curve_of_medians_over_its_numbers() -> None:
     table = pandas.DataFrame(
         {"n": ["100", "10", "1000", "10"], "test_rmse": [0.01, 0.2, 0.001, 0.1]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -160,14 +159,12 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("text", "sentence"), REFUSALS, ids=[text[:20] for text, _ in REFUSALS])
 def test_refusals_say_what_and_why(text: str, sentence: str) -> None:
-    started = time.perf_counter()
     with pytest.raises(UsageError) as caught:
         parse(text)
     message = str(caught.value)
     assert sentence in message
     assert len(message) < 500
     assert "\n" not in message
-    assert time.perf_counter() - started < 5
 
 
 def test_long_sums_are_read() -> None:

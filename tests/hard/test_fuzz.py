@@ -28,7 +28,7 @@ from kanrun.runs.records import Checkpoint
 from kanrun.targets import column_kinds, read_table
 
 Case = Callable[[random.Random], object]
-SECONDS = 1.0  # where the option is not there
+SECONDS = 0.5  # where the option is not there
 
 
 def _words(text: str) -> list[str]:

@@ -91,7 +91,14 @@ import torch
 from kanrun import KAN
 kan = KAN([2, 3, 1], generator=torch.Generator().manual_seed(0))
 x = torch.linspace(-1, 1, 100).reshape(50, 2)
-torch.testing.assert_close(torch.compile(kan, fullgraph=True, backend=sys.argv[1])(x), kan(x))
+compiled = torch.compile(kan, fullgraph=True, backend=sys.argv[1])
+for network in (kan, compiled):
+    kan.zero_grad()
+    network(x).square().sum().backward()
+    gradients = [p.grad.clone() for p in kan.parameters() if p.grad is not None]
+    expected = gradients if network is kan else expected
+torch.testing.assert_close(gradients, expected)
+torch.testing.assert_close(compiled(x), kan(x))
 """
 
 

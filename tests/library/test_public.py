@@ -1,4 +1,4 @@
-"""The front door: names, types seen from outside, and how long it takes to open."""
+"""The front door: names, types seen from outside, and what importing loads."""
 
 from __future__ import annotations
 
@@ -71,17 +71,13 @@ def test_the_examples_of_the_reference_hold(
     assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
-def test_importing_kanrun_loads_nothing_and_takes_under_a_tenth_of_a_second() -> None:
-    program = (
-        "import sys, time; start = time.process_time(); import kanrun; "
-        "spent = time.process_time() - start; "
-        "print(spent, 'torch' in sys.modules, 'numpy' in sys.modules)"
-    )
+def test_importing_kanrun_loads_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "pandas", "scipy", "sympy", "matplotlib", "omegaconf", "rich"}
+    program = f"import sys, kanrun; print({heavy} & set(sys.modules))"
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert float(said[0]) < 0.1
-    assert said[1:] == ["False", "False"]
+    ).stdout
+    assert said == "set()\n"
 
 
 @pytest.mark.slow

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,39 +168,3 @@ def test_a_damaged_run_is_a_row_like_others(outputs: Path) -> None:
     assert rows["fit/v0002"]["status"] == "UNREADABLE"
     assert json.dumps(rows["fit/v0003"])
     assert len(rows) == 4
-
-
-@pytest.mark.slow
-def test_ten_thousand_runs_are_listed_and_shown_in_half_a_second_of_cpu_time(
-    tmp_path: Path,
-) -> None:
-    outputs = tmp_path / "outputs"
-    model = add(outputs, 1e-3).path
-    files = {
-        name: (model / name).read_bytes() for name in ("run.json", "summary.csv", "config.yaml")
-    }
-    for number in range(2, 10_001):
-        folder = outputs / "fit" / f"v{number:04d}"
-        folder.mkdir(parents=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-
-    def cpu_seconds(*words: str) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, "-m", "kanrun", "runs", *words],
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    cpu_seconds("list")  # reads all runs, and writes the index
-    for words in (
-        ["list"],
-        ["list", "--where", "test_rmse < 1"],
-        ["show", "fit/77"],
-        ["show", "latest"],
-    ):
-        assert min(cpu_seconds(*words) for _ in range(3)) < 0.5, words

@@ -86,7 +86,7 @@ def test_floats_come_back_to_the_last_bit(
     assert read_table(path)["x"].tolist() == values
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), min_size=1, max_size=6))
 def test_any_text_is_one_line_a_row(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]

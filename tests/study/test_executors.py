@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,16 +69,14 @@ def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy: RunToy, ca
 def test_workers_end_when_the_study_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = ToyConfig(sizes=[2, 3], pause=5, executor=ExecutorConfig("local", 2))
+    cfg = ToyConfig(sizes=[2, 3], pause=60, executor=ExecutorConfig("local", 2))
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kanrun.study.recorder.Recorder._record", stop)  # at the first note
-    clock = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, cfg)
-    assert time.monotonic() - clock < 5
     assert not [
         child for child in multiprocessing.active_children() if child.name == "kanrun-worker"
     ]

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from kanrun.engine.equations import Condition, Field, Monomials, OutputForm, System
 from kanrun.engine.equations.fields import edges_of, hard_conditions
-from kanrun.engine.equations.starting_fields import extend_constant, insert_knots, with_terms
+from kanrun.engine.equations.starting_fields import extend_constant, insert_knots
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
@@ -52,20 +52,6 @@ def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are() -> No
     assert float(spacing.max() / spacing.min()) == pytest.approx(2.0)  # 12 of 8 or 16 equal ones
 
 
-def test_equal_squares_halve_all_intervals() -> None:
-    at = points(4000)
-    after = insert_knots(field(OutputForm(1, 1, 2)), 8, at, torch.ones(len(at), dtype=at.dtype))
-    assert after.network.edge_layers[0].uniform
-
-
-def test_added_terms_change_little_and_are_there() -> None:
-    before, at = field(OutputForm(1, 2, 2)), points()
-    after = with_terms(before, 2, 1e-4, Generator().manual_seed(0))
-    assert after.form == OutputForm(1, 4, 2)
-    change = (values(after, at) - values(before, at)).abs().max()
-    assert 0 < float(change) < 1e-6
-
-
 def test_extended_is_the_end_of_the_box_at_all_later_times() -> None:
     before, at = field(OutputForm(1, 2, 2)), points()
     later = torch.tensor([[0.0, 2.0], [3.0, 5.0]], dtype=torch.float64)
@@ -74,13 +60,6 @@ def test_extended_is_the_end_of_the_box_at_all_later_times() -> None:
     torch.testing.assert_close(
         values(after, end + torch.tensor([0.0, 1.3])), values(before, end), rtol=1e-12, atol=1e-12
     )
-
-
-def test_points_follow_unequal_knots() -> None:
-    edges = torch.tensor([[-1.0, -0.9, -0.8, 1.0]] * 2, dtype=torch.float64)
-    drawn = low_discrepancy(BOX, 1024, 0, edges, 0.5)
-    share = float(((drawn[:, 0] - 1) < -0.8).double().mean())
-    assert share == pytest.approx(0.5 * 2 / 3 + 0.5 * 0.1, abs=0.03)
 
 
 def system(conditions: dict[str, tuple[tuple[tuple[int, float], ...], ...]]) -> System:

@@ -138,19 +138,6 @@ def test_fixed_scales_do_not_learn():
     assert all(parameter.grad is None for parameter in scales_of(layer))
 
 
-def test_copies_and_stored_layers_are_the_same_function():
-    layer = make(
-        intervals=7, uniform=False, spec=EdgeSpec(degree=2, base="tanh", extrapolation="zero")
-    )
-    layer.mask[0, 0] = False
-    x = samples(layer)
-    expected = layer(x)
-    rebuilt = SplineLayer.from_description(layer.describe())
-    rebuilt.load_state_dict(layer.state_dict())
-    assert torch.equal(copy.deepcopy(layer)(x), expected)
-    assert torch.equal(rebuilt(x), expected)
-
-
 def test_changes_of_grid_and_mask_in_place_are_seen():
     layer = make()
     x = samples(layer)
@@ -186,15 +173,6 @@ def test_slopes_of_bases(base):
     (expected,) = torch.autograd.grad(BASES[base](x).sum(), x)
     torch.testing.assert_close(SLOPES[base](x), expected)
     assert SLOPES[base](torch.tensor([-1e30, 1e30])).isfinite().all()
-
-
-@pytest.mark.parametrize("factor", [1, 2, 5])
-def test_refining_to_a_multiple_is_exact(factor):
-    layer = make(intervals=4, uniform=False)
-    fine, how = layer.refined(4 * factor)
-    x = samples(layer, 200, spread=2.0)
-    assert how == "insertion"
-    torch.testing.assert_close(fine(x), layer(x), atol=1e-12 * float(layer(x).abs().max()), rtol=0)
 
 
 def test_refusals():

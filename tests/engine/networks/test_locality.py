@@ -57,21 +57,3 @@ def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(
         assert torch.equal(after[~inside], before[~inside])
         if inside.any():
             assert not torch.equal(after[inside], before[inside])
-
-
-@pytest.mark.parametrize(("intervals", "base", "uniform", "dtype"), CASES)
-def test_training_on_one_region_moves_no_coefficient_that_it_does_not_see(
-    intervals, base, uniform, dtype
-):
-    net = network(intervals, base, uniform=uniform, dtype=dtype)
-    x = points(200, 2, -1.0, -0.4).to(dtype)
-    seen, kept = net.support(x), [layer.coefficients.detach().clone() for layer in net.edge_layers]
-    scales = {name: value.clone() for name, value in net.state_dict().items() if "weight" in name}
-    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=0.01)
-    (net(x) - 1).square().mean().backward()
-    optimiser.step()
-    for layer, before, touched in zip(net.edge_layers, kept, seen, strict=True):
-        assert torch.equal(layer.coefficients[:, ~touched], before[:, ~touched])
-        assert not torch.equal(layer.coefficients[:, touched], before[:, touched])
-    assert all(torch.equal(net.state_dict()[name], value) for name, value in scales.items())
-    assert not seen[0].all()

@@ -1,4 +1,4 @@
-"""Multiplication nodes: values against loops, Jacobian, forms, training and pruning."""
+"""Multiplication nodes: values against loops, Jacobian, forms and pruning."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 import torch
 from made_kan import kan, points
-from torch import Generator
 
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, from_description
+from kanrun.engine.networks import from_description
 from kanrun.engine.networks.counting import kan_parameters, size_of
 from kanrun.engine.networks.pruning import prune_edges, scores
 from kanrun.engine.symbolic.conversions import graph_of
-from kanrun.engine.training import Plan, Samples, TrainingData, fit
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -76,33 +73,6 @@ def test_scores_add_up_and_pruning_keeps_both_factors():
     assert smaller.edge_layers[1].mask.any()
     if smaller.edge_layers[1].mask[0, 1]:
         assert smaller.edge_layers[0].mask[1:].any(1).all()
-
-
-@pytest.mark.parametrize(
-    ("solver", "steps", "error"), [("lm", None, 1e-4), ("lbfgs", 150, 1e-2), ("adam", 200, 0.2)]
-)
-def test_every_solver_trains_them(solver, steps, error):
-    x = points(300, 2)
-    data = TrainingData(Samples(x, torch.sin(2 * x[:, :1]) * x[:, 1:] ** 3))
-
-    def create(generator):
-        edges = EdgeSpec(base="zero", trained_scales="base" if solver == "lm" else "all")
-        return KAN.create(
-            (2, 1, 1),
-            6,
-            edges,
-            domain=DOMAIN,
-            initialisation="spline" if solver == "lm" else "paper",
-            generator=generator,
-            products=(1,),
-        )
-
-    plan = Plan(
-        solver, (6, 24) if solver == "lm" else (6,), starts=4 if solver == "lm" else 1, steps=steps
-    )
-    trained = fit(create, data, plan, Generator().manual_seed(0))
-    assert trained.network.shape == (2, 1, 1)
-    assert trained.errors.train < error
 
 
 def test_the_graph_of_a_network_is_its_function():

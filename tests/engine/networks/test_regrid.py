@@ -30,7 +30,7 @@ def data(network, samples=200, spread=1.0, seed=1):
     return (0.25 + spread * 2.5 * (share - 0.5)).to(network.edge_layers[0].knots)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 3), min_size=2, max_size=4),
     degree=st.integers(1, 5),

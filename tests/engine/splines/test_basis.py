@@ -147,11 +147,11 @@ def test_many_intervals_in_single_precision(intervals, low):
 
 @pytest.mark.parametrize("outside", POLICIES)
 @pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("degree", [1, 3, 6])
+@pytest.mark.parametrize("degree", [1, 3])
 def test_gradients_to_second_order(degree, uniform, outside):
     grid = make_grid(degree, 4, uniform, outside)
     x = torch.cat(
-        [points_of(grid, 4), grid.high[None] + 0.3, grid.low[None] - 0.3]
+        [points_of(grid, 2), grid.high[None] + 0.3, grid.low[None] - 0.3]
     ).requires_grad_()
 
     def values(at):

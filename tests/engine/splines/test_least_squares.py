@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -90,16 +88,15 @@ def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch)
     assert torch.equal(fit_coefficients(x, y, grid), dense)
 
 
-def test_a_wide_grid_is_fitted_in_time():
+def test_a_wide_grid_is_fitted_by_its_band(monkeypatch):
+    monkeypatch.setattr(fitting, "_smallest_solution", None)
     fine, coarse = grid_of(1500, 3), grid_of(1000, 3)
     x = torch.cat([sample_points(fine, 3), greville(fine).T])
     c = torch.randn(
         4, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    start = time.perf_counter()
     values = spline_values(x, c, coarse)
     fitted = spline_values(x, fit_coefficients(x, values, fine), fine)
-    assert time.perf_counter() - start < 1.5
     assert (fitted - values).square().mean() < 0.05 * values.square().mean()
     dense = torch.einsum("sn,on->so", design_matrix(x, coarse)[0], c[:, 0])
     torch.testing.assert_close(values[..., 0], dense, atol=1e-13, rtol=0)

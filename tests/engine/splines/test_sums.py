@@ -17,7 +17,7 @@ from kanrun.engine.splines import (
 from kanrun.engine.splines.basis import weighted_rows
 
 
-def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
+def case(degree, uniform, outside, spread, *, samples=10, inputs=3):
     generator = torch.Generator().manual_seed(degree)
     points = torch.linspace(-1, 1, 6, dtype=torch.float64).expand(inputs, -1)
     if not uniform:
@@ -49,7 +49,7 @@ def way(request, monkeypatch):
 @pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
 @pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
 @pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
+@pytest.mark.parametrize("degree", [0, 1, 3])
 def test_sums_and_gradients(degree, uniform, outside, spread):
     grid, x, table, g = case(degree, uniform, outside, spread)
     x.requires_grad_()
@@ -95,14 +95,3 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
                 for v in range(3)
             ]
             torch.testing.assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
-
-
-@pytest.mark.usefixtures("way")
-def test_no_samples():
-    grid, x, table, g = case(3, True, "linear", 0.9)
-    at = x[:0].requires_grad_()
-    y = sums_of_splines(*local_basis(at, grid), table.requires_grad_())
-    assert y.shape == (0, 4)
-    by_x, by_table = torch.autograd.grad(y, [at, table], g[:0])
-    assert by_x.shape == (0, 3)
-    assert not by_table.any()

@@ -31,7 +31,7 @@ def test_an_edge_made_of_a_candidate_is_matched_by_it(name: str) -> None:
 
 
 def test_the_simplest_of_equal_matches_comes_first() -> None:
-    t = np.random.default_rng(2).uniform(-1, 1, 200)
+    t = np.random.default_rng(2).uniform(-1, 1, 60)
     assert match_edge(t, 3 * t - 1, choose(None))[0].name == "x"
     assert match_edge(t, 2 * t**2, choose(None))[0].name == "x^2"
 

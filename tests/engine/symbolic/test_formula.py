@@ -96,7 +96,7 @@ def recovered(names: tuple[str, ...], scales: tuple[float, float]) -> None:
             for nodes, name, each in zip(ends, names, constants, strict=True)
         ),
     )
-    x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
+    x = np.random.default_rng(5).uniform(-1, 1, (300, 2))
     y = planted(x)
     if not np.isfinite(y).all():
         return

@@ -81,24 +81,6 @@ def test_canonical_keeps_the_function_and_drops_redundant_constants() -> None:
     assert norms.min() > 0
 
 
-def test_linear_detours_are_taken_out() -> None:
-    inner = (
-        Edge(0, 2, Symbolic(TABLE["sin"], (1.0, 0.0, 1.0, 0.0))),
-        Edge(1, 2, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0))),
-    )
-    graph = Graph(
-        2, ("sum", "sum"), (*inner, Edge(2, 3, Symbolic(TABLE["x"], (1.0, 0.0, 2.0, 0.5))))
-    )
-    simple = canonicalise(graph)
-    assert len(simple.operations) == 1
-    np.testing.assert_allclose(simple(X), graph(X), rtol=1e-13)
-
-
-def test_the_scale_of_a_product_stays_free() -> None:
-    graph = canonicalise(graph_of_expression(parse("1.02*x0*x1"), 2))
-    assert graph.parameters.tolist() == [1.02]
-
-
 def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
     skeleton = Skeleton.of_terms("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))), 2)
     graph = skeleton.start(X, X[:, 0], 4, 3, np.random.default_rng(0))

@@ -131,23 +131,6 @@ def test_two_splines_in_a_row_become_one() -> None:
     assert samples.error(one) <= 1.3 * samples.error(chain)
 
 
-def test_two_splines_that_one_cannot_replace_stay() -> None:
-    x = np.random.default_rng(1).uniform(-1, 1, (900, 1))
-    sharp = Graph(
-        1,
-        ("sum", "sum"),
-        (
-            Edge(0, 1, Spline(-1.0, 1.0, np.arange(23.0) % 2, 3)),
-            Edge(1, 2, Spline(0.0, 1.0, np.arange(23.0) % 2, 3)),
-        ),
-    )
-    y = sharp(x)
-    samples = samples_of(x, y)
-    kept = merge_splines(sharp, samples)
-    assert kept.active_edges == 2
-    np.testing.assert_array_equal(kept(x), y)
-
-
 def test_a_constant_is_rounded_once_others_are_known() -> None:
     """Scale and height of a wide Gaussian are well determined once the offset is zero."""
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)

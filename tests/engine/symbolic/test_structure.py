@@ -84,7 +84,7 @@ def test_a_variable_that_is_zero_somewhere_is_no_divisor() -> None:
     "text",
     [
         "(1 - x0*x1)/sqrt(1 - x0^2)",
-        "sqrt(1 + x0^2 - 2*x0*cos(x1))",
+        pytest.param("sqrt(1 + x0^2 - 2*x0*cos(x1))", marks=pytest.mark.slow),
         pytest.param("exp(-x0/x1) + x0/x1^2", marks=pytest.mark.slow),
         pytest.param("x1*log(x0 + x1^2)", marks=pytest.mark.slow),
         pytest.param("(x0 + 2)/(1 + 3*x1*x0)", marks=pytest.mark.slow),
@@ -139,7 +139,7 @@ def test_powers_of_noisy_points_are_simple_fractions() -> None:
 
 
 def test_only_candidates_asked_for_are_used() -> None:
-    data = points("sin(x0)*x1 + x0", 0.2, 0.9, 2)
+    data = points("sin(x0)*x1 + x0", 0.2, 0.9, 2, 150)
     for expression in pair_formulas(data, choose(["x", "x^2", "exp"])):
         assert not expression.atoms(sympy.sin, sympy.cos, sympy.tan, sympy.log)
 

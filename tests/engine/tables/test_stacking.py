@@ -133,8 +133,7 @@ def test_a_long_table_is_solved_over_its_functions() -> None:
     assert left[1] < 1.2 * left[0]
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("dense_rows", [2500, 50])
+@pytest.mark.parametrize(("classes", "dense_rows"), [(2, 2500), (3, 50)])
 def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
     rng = np.random.default_rng(7)
     u = rng.normal(size=(500, 3))

@@ -93,8 +93,7 @@ def test_held_unknowns_get_no_step() -> None:
     assert (direct[~held] != 0).any()
 
 
-@pytest.mark.parametrize("kind", ["kan", "mlp"])
-@pytest.mark.parametrize("weight", [0.0, 1e-12])
+@pytest.mark.parametrize(("kind", "weight"), [("kan", 1e-12), ("mlp", 0.0)])
 def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(
     monkeypatch: pytest.MonkeyPatch, kind: str, weight: float
 ) -> None:
@@ -127,12 +126,11 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(
         torch.testing.assert_close(gradient, found[0][2])
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact(seed: int) -> None:
+def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact() -> None:
     """Edges into a node can exchange constants at the same function; steps must not drift."""
     x = torch.rand(300, 2, dtype=torch.float64, generator=Generator().manual_seed(2)) * 2 - 1
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
-    start = Generator().manual_seed(seed)
+    start = Generator().manual_seed(0)
     network = KAN.create(
         (2, 2, 1), 4, EdgeSpec(base="silu"), domain=DOMAIN, initialisation="spline", generator=start
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.networks import KAN
 from kanrun.engine.splines import difference_operator
 from kanrun.engine.training import Objective, Samples, SmoothnessPenalty
 from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Curvature, LinePoint, search
@@ -47,18 +47,6 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weig
     ]:  # damping decides in the faintest directions
         solved = metric.solve(coefficients, (hessian @ direction).view(1, 1, 9)).view(9)
         torch.testing.assert_close(solved, direction, rtol=0, atol=0.02)
-
-
-def test_other_networks_are_measured_by_the_identity() -> None:
-    parameter = torch.nn.Parameter(torch.ones(2, 3))
-    metric = Curvature(
-        MLP((3, 2), "tanh", dtype=torch.float64, generator=torch.Generator()),
-        Objective(Samples(torch.ones(4, 3), torch.ones(4, 2)), 1.0),
-        1.0,
-    )
-    gradient = torch.arange(6.0).view(2, 3)
-    assert not metric.known
-    assert torch.equal(metric.solve(parameter, gradient), gradient)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -36,13 +36,19 @@ def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 4, **spec: object) -> KAN:
+def kan(
+    shape: tuple[int, ...] = (2, 3, 1),
+    intervals: int = 4,
+    products: tuple[int, ...] = (),
+    **spec: object,
+) -> KAN:
     return KAN.create(
         shape,
         intervals,
         EdgeSpec(**{"base": "silu", **spec}),
         domain=DOMAIN[: shape[0]],
         generator=generator(1),
+        products=products,
     )
 
 
@@ -58,7 +64,7 @@ def samples(count: int = 200, seed: int = 2) -> Samples:
 NETWORKS = {
     "kan": kan,
     "wide grid": lambda: kan(intervals=60),
-    "kan, single scale": lambda: kan(edge_scaling="single"),
+    "products": lambda: kan((2, 1, 1), products=(1,)),
     "mlp": mlp,
 }
 
@@ -74,11 +80,11 @@ def test_every_solver_lowers_every_network(name: str, network: str) -> None:
     data = TrainingData(samples(), samples(50, 3))
     model = NETWORKS[network]()
     first = measure(model, data).train
-    steps = {"lm": 25, "lbfgs": 60, "adam": 300}[name]
+    steps = {"lm": 25, "lbfgs": 60, "adam": 150}[name]
     solver = make_solver(
         model,
         data,
-        Plan(name, steps=steps, settings=settings_of(name, learning_rate=0.02)),
+        Plan(name, steps=steps, settings=settings_of(name, learning_rate=0.05)),
         SmoothnessPenalty(),
         generator(),
     )
@@ -273,7 +279,7 @@ def test_training_with_it_leaves_fewer_edges(solver: str) -> None:
         "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),
         "lbfgs": lambda weight: LBFGSSolver(sparsity=weight),
     }
-    shares, steps = {}, {"adam": 100, "lbfgs": 30}[solver]
+    shares, steps = {}, {"adam": 60, "lbfgs": 30}[solver]
     for weight in (0.0, 1e-2):
         network = kan((2, 4, 1), 5)
         plan = Plan(solver, steps=steps, settings=settings[solver](weight))

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import jaxtyping
 import numpy as np
@@ -168,14 +163,6 @@ def test_an_mlp_has_as_many_parameters() -> None:
         assert mlp == pytest.approx(ours, rel=0.01)
 
 
-def test_turns_are_taken_in_order() -> None:
-    order: list[str] = []
-    steps = {name: partial(order.append, name) for name in "ab"}
-    times = layers.in_turn(steps, settings())
-    assert times.shape == (2, 2)
-    assert order[-1] == "a"  # the second round starts with b
-
-
 def test_peak_bytes_are_those_at_once() -> None:
     def step() -> None:
         for _ in range(3):
@@ -218,32 +205,6 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch: pytest.MonkeyPatch) -> N
         list(race.trainings(cfg, 0)[race.PYKAN])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == dtype
-
-
-class StandIn(torch.nn.Linear):
-    """A network with pykan's interface that looks twice and then fails."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(2, 1)
-
-    def fit(self, data: object, metrics: tuple[Callable[[], object]], **options: object) -> None:
-        metrics[0]()
-        raise ArithmeticError
-
-
-@pytest.mark.parametrize(("limit", "status"), [(60.0, "failed: ArithmeticError"), (1e-9, None)])
-def test_what_a_peer_reached_before_it_failed_or_was_stopped_counts(
-    limit: float, status: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "stand_in", SimpleNamespace(KAN=StandIn))
-    monkeypatch.setitem(layers.MODULES, "pykan", "stand_in")
-    cfg = settings(pykan_seconds=limit, intervals=[3], errors=[1e-3])
-    curve = race.trainings(cfg, 0)[race.PYKAN]
-    seconds, error = next(curve)
-    assert 0 < seconds < 60
-    assert error > 1e-3
-    with pytest.raises(race.PeerFailed, match=status) if status else nullcontext():
-        assert not list(curve)
 
 
 def test_the_fastest_other_library_is_marked() -> None:

@@ -26,7 +26,6 @@ from kanrun.experiments.compare_mlp.matched import (
     steps_without_kan,
     widest,
 )
-from scipy import stats
 
 from kanrun.config import (
     AdamSolver,
@@ -66,14 +65,9 @@ def settings(**changes: Any) -> CompareMLPConfig:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Run]:
-    def start(rendered: bool = False, **changes: Any) -> Run:
-        """Run it to its end; figures are drawn, but take longer than all else to write."""
-        cfg = settings(**changes)
-        with pytest.MonkeyPatch.context() as patch:
-            if not rendered:
-                patch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
-            run = run_config(compare_mlp, cfg, tmp_path)
+def run(tmp_path: Path, unwritten: None) -> Callable[..., Run]:
+    def start(**changes: Any) -> Run:
+        run = run_config(compare_mlp, settings(**changes), tmp_path)
         assert run.status == Status.COMPLETED, run.manifest
         return run
 
@@ -82,10 +76,9 @@ def run(tmp_path: Path) -> Callable[..., Run]:
 
 def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., Run]) -> None:
     growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
-    finished = run(rendered=True, cases=[PRODUCT, RUNGE], n_seeds=2, growth=growth)
-    summary = finished.table("summary")
-    assert len(summary) == 2 * 2 * (2 + 2)
-    product = summary[summary["target"] == "product"]
+    finished = run(n_seeds=2, growth=growth)
+    product = summary = finished.table("summary")
+    assert len(summary) == 2 * (2 + 2)
     assert (product.loc[product["model"] == "mlp", "off"].abs() <= 0.03).all()
     for kan, rows in product.groupby(
         "kan"
@@ -103,8 +96,8 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
     assert all(
         claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence
     )
-    figures = {path.stem for path in finished.figures}
-    assert figures == {"pareto", "scaling", "growth"}
+    tables = {name: finished.table(name) for name in finished.tables}
+    assert {name for name, _ in compare_mlp.figures(tables)} == {"pareto", "scaling", "growth"}
 
 
 def test_schedules_that_end_on_one_grid_are_told_apart() -> None:
@@ -187,22 +180,6 @@ def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None
     assert steps == (20 if intervals == 97 else 10)
 
 
-def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_path: Path) -> None:
-    x = np.linspace(0, 1, 100)
-    pd.DataFrame({"x": x, "far": 1e3 + x, "near": x**2}).to_csv(tmp_path / "two.csv", index=False)
-    cfg = settings(sampling=SamplingConfig(n_train=None, n_test=None))
-    target = {
-        "kind": "table",
-        "path": str(tmp_path / "two.csv"),
-        "inputs": ["x"],
-        "outputs": ["far", "near"],
-    }
-    case = cases.case_of(cfg, {"target": target}, 0)
-    row = cases.result(case, cases.train(case, MLPConfig([2], "tanh"), 0, 1), {}).values
-    y = case.problem.dataset.train.y
-    assert row["relative_error"] == pytest.approx(row["test_rmse"] / np.sqrt(y.var(0).mean()))
-
-
 @pytest.mark.parametrize("match", ["flops", "time"])
 def test_other_measures_match_too(match: str) -> None:
     cfg = settings(match=match)
@@ -243,11 +220,7 @@ def test_given_widths_need_no_match(run: Callable[..., Run]) -> None:
 
 def test_universal_approximation(run: Callable[..., Run]) -> None:
     finished = run(
-        True,
-        comparison="universal_approximation",
-        cases=[RUNGE],
-        widths=[1, 6],
-        errors=[10.0, 1e-9],
+        comparison="universal_approximation", cases=[RUNGE], widths=[1, 3], errors=[10.0, 1e-9]
     )
     reached, missed = finished.manifest.claims
     assert (reached.measured, reached.holds) == (1, True)
@@ -257,7 +230,7 @@ def test_universal_approximation(run: Callable[..., Run]) -> None:
 
 def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
     changes = {"cases": [{**RUNGE, "bound": 0.5}], "grids": [2, [2, 4]], "n_seeds": 2}
-    finished = run(True, comparison="kolmogorov_arnold", **changes)
+    finished = run(comparison="kolmogorov_arnold", **changes)
     assert set(finished.table("summary")["shape"]) == {"1-3-1"}
     coarse, fine = finished.manifest.claims
     assert coarse.sentence.startswith("[1,3,1] fits runge with G = 2:")
@@ -269,7 +242,6 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
 def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
     sampling = SamplingConfig(n_train=80, n_test=20, noise=0.1)
     finished = run(
-        rendered=True,
         comparison="no_activation",
         depths=[0, 1, 3],
         widths=[3],
@@ -294,7 +266,6 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
     solver = LBFGSSolver(steps=4)
     model = KANConfig(base="silu")
     finished = run(
-        True,
         comparison="implementation_tricks",
         cases=[PRODUCT],
         grids=[3],
@@ -463,13 +434,6 @@ def test_of_a_few_seeds_that_agree_none_wins(seeds: int) -> None:
     )
     assert f"the range of {seeds} seed" in verdict.interval
     assert "too few for 95%" in verdict.interval
-
-
-def test_the_interval_is_as_wide_as_students_for_seeds_that_are_normal() -> None:
-    quantiles = stats.norm.ppf((np.arange(8) + 0.5) / 8)
-    verdict = judge(quantiles[:, None])
-    half = stats.t.ppf(0.975, 7) * quantiles.std(ddof=1) / 8**0.5
-    assert np.log10([verdict.low, verdict.high]) == pytest.approx([-half, half], rel=0.1)
 
 
 def test_validation_and_not_test_errors_choose_the_opponent() -> None:

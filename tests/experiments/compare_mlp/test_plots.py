@@ -6,10 +6,7 @@ import pandas as pd
 from kanrun.experiments.compare_mlp.plots import (
     errors,
     scaling,
-    variants,
-    widths,
 )
-from matplotlib.figure import Figure
 
 
 def scaled(sizes: dict[str, list[int]], power: float = -3.3) -> list[str]:
@@ -31,29 +28,6 @@ def test_an_exponent_is_drawn_only_for_three_sizes_that_differ() -> None:
     few = ["KAN: 2 sizes, no fit", "MLP: 1 size, no fit"]
     assert scaled({"kan": [100, 400], "mlp": [100]}) == few
     assert scaled({"kan": [99, 100, 400, 410], "mlp": [100]}) == few
-
-
-def labels(figure: Figure) -> list[str]:
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def test_the_widths_say_what_each_line_and_shape_is() -> None:
-    rows = [(kind, width, 1 / width) for kind in ("relu", "tanh") for width in (1, 2, 4)]
-    table = pd.DataFrame(rows, columns=["activation", "width", "relative_error"]).assign(target="f")
-    figure = widths(table, pd.DataFrame({"wanted": [0.3, 0.1]}))
-    assert labels(figure) == ["relu", "tanh", "wanted errors"]
-
-
-def test_the_variants_say_what_each_line_and_shape_is() -> None:
-    rows = {
-        "target": "f",
-        "variant": ["all tricks", "no base"],
-        "error": [0.1, 0.2],
-        "error_name": "test cross-entropy",
-    }
-    figure = variants(pd.DataFrame(rows))
-    assert labels(figure) == ["a seed", "median", "median, all tricks"]
-    assert figure.axes[0].get_xlabel() == "test cross-entropy"
 
 
 def test_each_target_and_grid_has_its_own_row_of_seeds() -> None:

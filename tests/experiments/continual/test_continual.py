@@ -34,9 +34,6 @@ ROW: dict[str, Any] = {
     "rmse": 0.1,
 }
 EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "no_memory_learner": "MLP"}
-STUDIES = sorted(
-    path.stem for path in (Path(__file__).parents[3] / "conf/study/continual").glob("*.yaml")
-)
 KAN_AND_MLP = [
     {"name": "KAN", "kind": "kan"},
     {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]},
@@ -99,6 +96,7 @@ def test_claims_and_figures_are_those_of_the_parts_that_ran(paper: Run) -> None:
     assert {path.stem for path in (paper.path / "figures").glob("*.png")} == {"phases", "matrices"}
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> None:
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
@@ -114,6 +112,7 @@ def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> Non
     assert found["steps"] <= 20
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path) -> None:
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
@@ -142,14 +141,15 @@ def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> Non
     assert found.loc["grids", "worst_forgetting"] > 0.1
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path: Path) -> None:
     run = finished(tmp_path, parts=["depth"], shapes=[[5]], memories=["none", "rehearse"], peaks=3)
     found = run.table("summary").set_index("memory")
     assert found.loc["none", "worst_forgetting"] > 0.01
     assert found.loc["rehearse", "worst_forgetting"] < 0.1 * found.loc["none", "worst_forgetting"]
-    assert (run.path / "figures/forgetting_against_depth.png").is_file()
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
     learners = [
         {"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")
@@ -171,9 +171,9 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
     assert found["phases"].tolist() == [4] * 5
     assert found["stored"].gt(0).tolist() == [False, True, True, True, True]
     assert found["no_memory_learner"].fillna("").tolist() == ["", "none", "none", "none", ""]
-    assert (run.path / "figures/phases.png").is_file()
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> None:
     run = finished(
         tmp_path,
@@ -184,8 +184,8 @@ def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> 
         peaks=2,
         model=MODEL,
     )
-    drawn = {path.stem for path in (run.path / "figures").glob("*.png")}
-    assert drawn == {"error_against_intervals", "forgetting_against_overlap"}
+    drawn = continual.figures({name: run.table(name) for name in run.tables})
+    assert {name for name, _ in drawn} == {"error_against_intervals", "forgetting_against_overlap"}
     assert any("falls as G^-4" in claim.sentence for claim in run.manifest.claims)
 
 
@@ -195,6 +195,7 @@ def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
     assert [claim.holds for claim in found] == [False, False]
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
     solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=0.0)
     (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
@@ -202,6 +203,7 @@ def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
     assert claim.holds
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path: Path) -> None:
     run = finished(tmp_path, peaks=2, model=MODEL, overlap=-0.5)
     assert len(run.manifest.claims) == 2
@@ -366,12 +368,6 @@ def test_settings_that_cannot_work_are_refused_before_a_run(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         check_config(continual, settings(**changes))
-
-
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_study_composes(study: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["continual", f"study={study}", "--cfg", "job"]) == 0
-    assert "learners" in capfd.readouterr().out
 
 
 def test_the_real_command_runs_and_refuses_in_one_sentence(

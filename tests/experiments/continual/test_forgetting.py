@@ -14,7 +14,7 @@ from kanrun.experiments.continual.learners import (
     Replay,
 )
 from kanrun.experiments.continual.task_sequence import make_sequence
-from kanrun.experiments.continual.training import MARGIN, measure_forgetting, train_sequence
+from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
 from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
@@ -191,10 +191,3 @@ def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
     )
     pairs = [(learner.depth(trial), learner.strength(trial)) for trial in range(6)]
     assert sorted(set(pairs)) == [(d, s) for d in (2, 3) for s in (1.0, 10.0, 100.0)]
-
-
-def test_a_grid_on_the_data_covers_them_and_little_more() -> None:
-    there = phase(0.2, 0.6)
-    moved = flat_kan().regrid(there.x, grid_eps=1.0, margin=MARGIN, inputs="follow").network
-    assert float(moved.edge_layers[0].grid.low) == pytest.approx(0.2, abs=0.01)
-    assert float(moved.edge_layers[0].grid.high) == pytest.approx(0.6, abs=0.01)

@@ -198,12 +198,6 @@ def test_the_polynomial_is_lagranges_in_exact_fractions(count: int) -> None:
     assert_allclose(polynomial_through(x, runge(x), at)[:, 0], truth, rtol=1e-11, atol=1e-13)
 
 
-def test_abscissae_may_come_in_any_order() -> None:
-    x, order, at = chebpts2(12), np.random.default_rng(0).permutation(12), equispaced(50)
-    mixed = polynomial_through(x[order], runge(x)[order], at)
-    assert_allclose(mixed, polynomial_through(x, runge(x), at), rtol=1e-12, atol=1e-13)
-
-
 def test_products_stay_in_range_up_to_the_largest_number_of_points() -> None:
     x, at = 1e-3 * chebpts2(1000), 1e-3 * equispaced(77)
     assert_allclose(polynomial_through(x, x[:, None], at), at[:, None], rtol=0, atol=1e-15)
@@ -222,25 +216,6 @@ def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameter
     assert_allclose(curve.t[degree + 1 : -degree - 1], means, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])
-def test_the_splines_error_falls_at_order_k_plus_1(degree: int) -> None:
-    at, counts, found = equispaced(5001), [20, 28, 40, 56], []
-    for count in counts:
-        x = equispaced(count)
-        curve = interpolate(x, np.exp(x)[:, None], degree)
-        found.append(float(np.abs(curve(at)[:, 0] - np.exp(at)).max()))
-    slope = np.polyfit(-np.log(np.array(counts) - 1), np.log(found), 1)[0]
-    assert slope == pytest.approx(degree + 1, abs=0.2)
-
-
-@pytest.mark.parametrize("degree", [1, 3, 5])
-def test_polynomials_of_the_splines_degree_are_reproduced(degree: int) -> None:
-    x, at = chebpts2(15), equispaced(101)
-    truth = np.stack([x**degree, 1 - x], 1)
-    for curve in (interpolate(x, truth, degree), approximate(x, truth, degree, degree + 4)):
-        assert_allclose(curve(at), np.stack([at**degree, 1 - at], 1), rtol=0, atol=1e-12)
-
-
 @settings(deadline=None, max_examples=25)
 @given(degree=st.integers(1, 5), fewer=st.integers(0, 20), seed=st.integers(0, 999))
 def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, seed: int) -> None:
@@ -251,17 +226,6 @@ def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, s
     # Nearest means that the residual is orthogonal to every basis function, to the rounding of sums
     # of control points.
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
-
-
-@pytest.mark.parametrize(
-    ("spacing", "power"), [("chord", 1.0), ("centripetal", 0.5), ("uniform", 0.0)]
-)
-def test_parameters_are_powers_of_distances_from_0_to_1(spacing: str, power: float) -> None:
-    points = planar(9)
-    steps = np.linalg.norm(np.diff(points, axis=0), axis=1) ** power
-    t = parameters_along(points, spacing)
-    assert (t[0], t[-1]) == (0, 1)
-    assert_allclose(np.diff(t), steps / steps.sum())
 
 
 def test_points_and_parameters_that_make_no_curve_are_refused() -> None:

@@ -56,14 +56,14 @@ def settings(**changes: Any) -> ExtendGridConfig:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = run_config(extend_grid, settings(n_seeds=2), tmp_path_factory.mktemp("outputs"))
+    run = run_config(extend_grid, settings(seed=1), tmp_path_factory.mktemp("outputs"))
     assert run.status == Status.COMPLETED, run.manifest
     return run
 
 
 def test_every_stage_is_recorded(finished: Run) -> None:
     stages = finished.table("stages")
-    first = stages[(stages["part"] == "schedules") & (stages["seed"] == 0)]
+    first = stages[stages["part"] == "schedules"]
     assert list(first["intervals"]) == [4, 8, 20]
     assert list(first["parameters"]) == [4 + 3, 8 + 3, 20 + 3]
     assert list(first["carried_by"]) == ["start", "insertion", "least squares"]
@@ -78,7 +78,7 @@ def test_every_stage_is_recorded(finished: Run) -> None:
 
 def test_each_part_leaves_its_rows_and_figure(finished: Run) -> None:
     stages = finished.table("stages")
-    counts = stages[stages["seed"] == 1].groupby("part").size().to_dict()
+    counts = stages.groupby("part").size().to_dict()
     assert counts == {"schedules": 3, "scratch": 3, "order": 6, "sizes": 4, "overfit": 13}
     assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
     assert {path.stem for path in finished.figures} == {
@@ -89,11 +89,11 @@ def test_each_part_leaves_its_rows_and_figure(finished: Run) -> None:
         "error_against_points",
         "overfit",
     }
-    assert len(finished.table("summary")) == 2 * len(extend_grid.cells(settings()))
+    assert len(finished.table("summary")) == len(extend_grid.cells(settings()))
 
 
 def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished: Run) -> None:
-    rows = finished.table("stages").query("part == 'overfit' and seed == 0")
+    rows = finished.table("stages").query("part == 'overfit'")
     bare = rows[
         (rows["start"] == "warm") & ~rows["penalised"] & (rows["intervals"] == 60)
     ].set_index("noise")
@@ -136,7 +136,6 @@ def test_claims_come_with_bounds_and_spread(finished: Run) -> None:
     order = next(claim for sentence, claim in claims.items() if sentence.startswith("k = 3"))
     assert "G = 40 to 80" in order.sentence
     assert order.holds
-    assert order.spread is not None
     assert sum("threshold" in sentence for sentence in claims) == 5
 
 
@@ -169,7 +168,7 @@ def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
         target=NamedTarget("exp_sin_square"),
         shapes=[[5]],
         schedules=[{"kind": "list", "intervals": [4, 8]}],
-        solver=LMSolver(n_starts=2, steps=10, smoothness_weight=1e-18),
+        solver=LMSolver(n_starts=1, steps=5, smoothness_weight=1e-18),
     )
     rows = [
         r.values

@@ -238,7 +238,7 @@ def test_a_key_of_another_model_is_refused_until_that_model_is_named(table: Path
     assert (
         "model.hidden is not a setting of model=auto. Write model=kan or model=mlp" in done.stderr
     )
-    done = kanrun(table, *words, "model=kan", "solver.steps=5")
+    done = kanrun(table, *words, "model=kan", "solver.steps=2", "solver.smoothness_weight=1e-9")
     assert done.returncode == 0, done.stderr
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
 
@@ -327,7 +327,8 @@ def test_the_table_of_a_plug_in_is_compared_with_least_squares(
 def test_the_summary_shows_the_trained_shape() -> None:
     """Validation selects among widths; shape and parameters are those of the selected one."""
     x = np.random.default_rng(1).uniform(-1, 1, (60, 2))
-    model = fit(x, x[:, 0] * x[:, 1], "kan", hidden=[3], intervals=[3], steps=3)
+    quick = {"steps": 3, "n_starts": 1, "smoothness_weight": 1e-12}
+    model = fit(x, x[:, 0] * x[:, 1], "kan", hidden=[3], intervals=[3], **quick)
     row = model.tables["summary"].iloc[0]
     widths = [int(width) for width in row["shape"].split("-")]
     edges = sum(a * b for a, b in itertools.pairwise(widths))

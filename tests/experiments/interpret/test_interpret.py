@@ -19,13 +19,13 @@ from kanrun.experiments.interpret.outcome import (
     outcome,
     verification_points,
 )
-from kanrun.experiments.interpret.plots import candidate_map, score_card
+from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
     InterpretationProblem,
     VerificationData,
     problems_of,
 )
-from kanrun.experiments.interpret.tables import certified_row, edge_table
+from kanrun.experiments.interpret.tables import certified_row
 from omegaconf import OmegaConf
 from scipy.optimize import curve_fit
 
@@ -48,7 +48,6 @@ from kanrun.engine.symbolic import (
     FittedStructure,
     Formula,
     Graph,
-    Identity,
     SearchData,
     SearchProblem,
     SearchStage,
@@ -87,12 +86,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, cfg: InterpretConfig) -> Run:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run(tmp_path_factory, settings(n_seeds=2))
+    return run(tmp_path_factory, settings())
 
 
 def test_the_formula_is_recovered_and_certified(finished: Run) -> None:
     summary = finished.table("summary")
-    assert list(summary["seed"]) == [0, 1]
+    assert list(summary["seed"]) == [0]
     assert set(summary["formula"]) == {"x0**2 + sin(2*x1)"}
     assert (summary["formula_rmse"] < 1e-10).all()
     assert (summary["network_rmse"] < 1e-2).all()
@@ -104,7 +103,7 @@ def test_the_formula_is_recovered_and_certified(finished: Run) -> None:
 
 def test_stages_edges_and_candidates_are_recorded(finished: Run) -> None:
     stages = finished.table("stages")
-    assert list(stages[stages["seed"] == 0]["stage"]) == [
+    assert list(stages["stage"]) == [
         "train",
         "prune",
         "retrain",
@@ -119,7 +118,7 @@ def test_stages_edges_and_candidates_are_recorded(finished: Run) -> None:
         edges.columns
     )
     candidates = finished.table("candidates")
-    best = candidates[(candidates["rank"] == 0) & (candidates["seed"] == 0)]
+    best = candidates[candidates["rank"] == 0]
     assert set(best["candidate"]) == {"x^2", "sin"}
 
 
@@ -240,7 +239,7 @@ def test_tables_are_interpreted_in_their_own_units(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     rng = np.random.default_rng(0)
-    x = rng.uniform(1, 3, (500, 2))
+    x = rng.uniform(1, 3, (200, 2))
     path = tmp_path_factory.mktemp("data") / "table.csv"
     frame = pd.DataFrame(
         {"a b": x[:, 0], "c": x[:, 1], "y": 40 + 3 * x[:, 0] ** 2 + 5 * np.log(x[:, 1])}
@@ -296,26 +295,6 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_config(experiment, settings(**changes))
-
-
-def test_two_edges_between_the_same_nodes_are_drawn_as_one() -> None:
-    edges = (
-        Edge(0, 1, Symbolic(TABLE["x"], (1.0, 0.0, 1.0, 0.0))),
-        Edge(0, 1, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0))),
-        Edge(1, 2, Identity()),
-    )
-    graph = Graph(1, ("product", "sum"), edges)
-    x = np.linspace(0, 1, 50)[:, None]
-    table = edge_table(
-        [SearchStage("refit", "1-1", graph, 0.0, 0.0)],
-        SearchData(x, graph(x), x, graph(x)),
-        ("x0",),
-        "y",
-    )
-    first = table.columns["layer"] == 0
-    assert set(table.columns["symbolic"][first]) == {"x * exp"}
-    t = table.columns["x"][first]
-    np.testing.assert_allclose(table.columns["y"][first], t * np.exp(t))
 
 
 def test_the_score_card_counts_seeds() -> None:
@@ -417,20 +396,6 @@ def test_formulas_are_read_from_a_file_of_theirs(tmp_path: Path) -> None:
     assert target.expression == parse("pi*x0^2/x1")
     with pytest.raises(UsageError, match="'area' is not one of the formulas of"):
         build_target(FeynmanTarget(id="area", path=str(path)))
-
-
-def test_the_map_of_candidates_shows_the_digits() -> None:
-    table = pd.DataFrame(
-        {
-            "edge": ["x0 to output"] * 2,
-            "index": [0, 0],
-            "candidate": ["sin", "x"],
-            "one_minus_r2": [1e-8, 0.5],
-            "rank": [0, 1],
-        }
-    )
-    image = candidate_map(table).axes[0].get_images()[0].get_array()
-    np.testing.assert_allclose(image, [[8.0, -np.log10(0.5)]])
 
 
 def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> None:

@@ -36,7 +36,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "outputs"
 
 
-QUICK = ("poisson_product", "heat")
+QUICK = ("poisson_product",)
 #: Equations whose solution is not known.
 UNKNOWN = ("poisson_source", "cavity")
 
@@ -68,19 +68,21 @@ def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: P
 def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
     words = [
         "equation=pendulum",
-        "equation.variables.t=[0, 5]",
-        "equation.intervals=[10,20,40]",
+        "equation.variables.t=[0, 2]",
+        "equation.intervals=[10,20]",
         KAN,
         "collocation_points=300",
     ]
     assert main(["solve", *words]) == 0
     summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
     assert (summary["verdict"], summary["reference"]) == ("solved", "numerical")
+    record = json.loads((outputs / "solve/v0001/run.json").read_text())
+    assert all(claim["holds"] for claim in record["claims"])
     assert summary["l2"] < 1e-6
     assert float(
         load_run(outputs / "solve/v0001").model().predict(np.array([[0.0]]))[0]
     ) == pytest.approx(2.5)
-    Path("times.csv").write_text("t\n0\n1.5\n5\n")
+    Path("times.csv").write_text("t\n0\n1.5\n2\n")
     predict = [
         "predict",
         "solve/latest",
@@ -118,25 +120,6 @@ TIMES = np.linspace(0, 2, 40)
 def decay() -> dict[str, list[float]]:
     noise = 1e-2 * np.random.default_rng(1).standard_normal(len(TIMES))
     return {"t": TIMES.tolist(), "u": (np.exp(-0.7 * TIMES) + noise).tolist()}
-
-
-def test_constants_come_with_standard_errors_from_columns() -> None:
-    data, times = decay(), TIMES
-    found = kanrun.solve(
-        "u_t = -k*u",
-        {"t": [0, 2]},
-        ["u = 1 at t=0"],
-        unknown_parameters={"k": 1},
-        data=data,
-        intervals=[4, 5, 6, 8, 10],
-    )
-    error = found.standard_errors["k"]
-    assert abs(found.constants["k"] - 0.7) < 3 * error
-    left = np.asarray(data["u"]) - np.exp(-found.constants["k"] * times)
-    slope = times * np.exp(-found.constants["k"] * times)
-    assert error == pytest.approx(
-        (left.std() / np.linalg.norm(slope)), rel=0.1
-    )  # of nonlinear regression
 
 
 def test_constants_that_change_the_solution_alike_are_not_called_solved() -> None:
@@ -202,9 +185,8 @@ def test_systems_of_second_order_in_time_have_a_reference(walls: str) -> None:
 def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
     times = np.linspace(0, 2, 60)
     noise = 1e-3 * np.random.default_rng(0).standard_normal(60)
-    pd.DataFrame({"t": times, "u": 3 * np.exp(-0.7 * times) + noise}).to_csv(
-        "decay.csv", index=False
-    )
+    values = 3 * np.exp(-0.7 * times) + noise
+    pd.DataFrame({"t": times, "u": values}).to_csv("decay.csv", index=False)
     words = [
         "equation.variables={t: [0, 2]}",
         "equation.formula=u_t = -k*u",
@@ -213,7 +195,10 @@ def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
     assert main([*OWN, *words, "equation.data=decay.csv"]) == 0
     summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
     assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
-    assert 1e-4 < summary["k_error"] < 1e-2
+    curve = np.exp(-summary["k"] * times)
+    slopes = np.stack([3 * times * curve, curve], axis=1)  # of nonlinear regression
+    error = (values - 3 * curve).std() * np.linalg.inv(slopes.T @ slopes)[0, 0] ** 0.5
+    assert summary["k_error"] == pytest.approx(error, rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -246,17 +231,7 @@ def test_refusals(
     assert not list(outputs.glob("solve/v*"))
 
 
-@pytest.mark.usefixtures("unwritten")
-def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
-    assert (
-        main(["solve", "equation=beam", KAN, "equation.intervals=[4,8]", "collocation_points=200"])
-        == 0
-    )
-    record = json.loads((outputs / "solve/v0001/run.json").read_text())
-    assert all(claim["holds"] for claim in record["claims"])
-    assert pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]["l2"] < 1e-12
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("unwritten")
 def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs: Path) -> None:
     """A small MLP converges to a wrong motion of the pendulum with a small residual."""
@@ -291,13 +266,12 @@ def test_continuation_in_a_constant_reaches_a_layer() -> None:
     assert flux[0] == pytest.approx(flux[1], rel=1e-6)  # n u' - u + u^3 / 3 is constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("formula", "conditions"),
     [
         ("u_xxx = -u*u_xx/2", ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"]),  # Blasius
-        pytest.param(  # terms far larger than the solution
-            "u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"], marks=pytest.mark.slow
-        ),
+        ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms larger than the solution
     ],
 )
 def test_boundary_layers_are_found(formula: str, conditions: list[str]) -> None:
@@ -308,13 +282,8 @@ def test_boundary_layers_are_found(formula: str, conditions: list[str]) -> None:
 
 
 def test_a_constant_that_conditions_leave_open_is_seen() -> None:
-    sides = ["u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"]
-    found = kanrun.solve(
-        "u_xx + u_yy = -2*pi^2*cos(pi*x)*cos(pi*y)",
-        {"x": [0, 1], "y": [0, 1]},
-        sides,
-        intervals=[4, 8],
-    )
+    ends = ["u_x = 0 at x=0, x=1"]
+    found = kanrun.solve("u_xx = -pi^2*cos(pi*x)", {"x": [0, 1]}, ends, intervals=[4, 8])
     assert found.verdict == "doubtful"
     assert "are underdetermined" in found.reason
 
