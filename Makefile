@@ -54,14 +54,13 @@ test-oldest: $(VENV)/installed-dev ## the default tests with the oldest packages
 coverage: $(VENV)/installed-dev ## the default test suite, with the share of lines that it runs
 	$(TEST_SETTINGS) $(BIN)/python -m pytest $(BY_MODULE) --cov --cov-report=term:skip-covered $(ARGS)
 
-# import-linter and mypy see experiments/ and conf/ as part of kanrun in an installed wheel only, so they look at
-# one that is freshly built into an empty folder, from a folder without the sources.
-lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the wheel
+# import-linter and mypy see experiments/ and conf/ as part of kanrun where they are laid out as an installed wheel lays
+# them out, in a folder without the sources; tests/test_packaging.py builds the wheel itself.
+lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the package as installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && mkdir -p $(LINT)
-	$(PIP) wheel -q --no-deps --no-build-isolation -w $(LINT)/dist .
-	$(PIP) install -q --no-deps --target $(LINT)/site $(LINT)/dist/*.whl
+	rm -rf build && mkdir -p $(LINT)/site
+	cp -r kanrun $(LINT)/site && cp -r conf experiments $(LINT)/site/kanrun
 	cp pyproject.toml $(LINT)
 	cd $(LINT) && PYTHONPATH=site "$(CURDIR)/$(BIN)/lint-imports" --no-cache
 	cd $(LINT) && MYPYPATH=site "$(CURDIR)/$(BIN)/mypy" --strict --cache-dir "$(CURDIR)/.mypy_cache" -p kanrun

@@ -1,11 +1,7 @@
 """Checks of annotated shapes and types during tests, and reproducible random examples."""
 
-from __future__ import annotations
-
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
 
 import jaxtyping
 import pytest
@@ -14,17 +10,17 @@ from hypothesis import settings
 
 #: Checked calls of each function, from the start of each test: checks are as slow as training.
 CHECKED = 5
-_left: list[list[int]] = []
+_left = []
 
 
-def _limited(function: Any, check: Callable[[], Any]) -> Any:
+def _limited(function, check):
     """Return the function, of which the first calls of each test are checked."""
     left, is_compiling = [CHECKED], torch.compiler.is_compiling
     _left.append(left)
     check = functools.cache(check)
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args, **kwargs):
         if left[0] <= 0 or is_compiling():
             return function(*args, **kwargs)
         left[0] -= 1
@@ -33,8 +29,8 @@ def _limited(function: Any, check: Callable[[], Any]) -> Any:
     return call
 
 
-def _checked_at_first(jaxtyped: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    def decorate(function: Any) -> Any:
+def _checked_at_first(jaxtyped, **options):
+    def decorate(function):
         if inspect.isfunction(function):
             return _limited(function, lambda: jaxtyped(**options)(function))
         unchecked = function.__init__
@@ -46,18 +42,18 @@ def _checked_at_first(jaxtyped: Callable[..., Any], **options: Any) -> Callable[
     return decorate
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup():
     for left in _left:
         left[0] = CHECKED
 
 
 @pytest.fixture
-def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+def unwritten(monkeypatch):
     """Figures are drawn but not written, which takes longer than a small training."""
     monkeypatch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
 
 
-jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)  # type: ignore[assignment]
+jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)
 jaxtyping.install_import_hook("kanrun.engine", "beartype.beartype")
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")

@@ -4,8 +4,6 @@
 `test_architecture.py` compares that list with what `files_executed` finds.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import subprocess
@@ -40,7 +38,7 @@ print(json.dumps([code, list(executed)]))
 """
 
 
-def files_executed(*arguments: str) -> list[str]:
+def files_executed(*arguments):
     """Return the files of kanrun whose functions a command executes, by first call."""
     with tempfile.TemporaryDirectory() as place:
         words = (*arguments, "--outputs", place, "-q")
@@ -59,12 +57,12 @@ def files_executed(*arguments: str) -> list[str]:
     ]
 
 
-def files_before_training(files: list[str]) -> list[str]:
+def files_before_training(files):
     """Return the files that are executed before training begins."""
     return files[: files.index(TRAINING)]
 
 
-def policy_fields() -> dict[str, int]:
+def policy_fields():
     """Return the number of fields of each class whose name ends with Policy."""
     return {
         node.name: sum(isinstance(entry, ast.AnnAssign) for entry in node.body)
@@ -75,7 +73,7 @@ def policy_fields() -> dict[str, int]:
     }
 
 
-def main() -> None:
+def main():
     """Print the figures."""
     files = files_executed("fit", "target=product")
     print(f"files whose functions `kanrun fit target=product` executes: {len(files)}")

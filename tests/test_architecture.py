@@ -1,21 +1,16 @@
 """ARCHITECTURE.md names the files that a run executes, in their order."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _SPEC = importlib.util.spec_from_file_location("structure", ROOT / "tests" / "structure.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-STRUCTURE: Any = importlib.util.module_from_spec(_SPEC)
+STRUCTURE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(STRUCTURE)
 
 
-def test_the_main_path_is_what_a_run_executes() -> None:
+def test_the_main_path_is_what_a_run_executes():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition("## The main path")[2].partition("\n`kanrun.load_run`")[0]
     named = re.findall(r"\]\(([\w/.]+\.py)\)", section)

@@ -1,13 +1,10 @@
 """The documentation: its commands compose, its links work, and it is complete."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer.main
@@ -24,25 +21,23 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES = sorted((ROOT / "docs" / "figures").iterdir())
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 _SPEC = importlib.util.spec_from_file_location("generated", ROOT / "docs" / "generated.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-SITE: Any = importlib.util.module_from_spec(_SPEC)
+SITE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(SITE)
 #: Where links out of the documentation may lead.
 SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 
 
-def named(page: Path) -> str:
+def named(page):
     return str(page.relative_to(ROOT))
 
 
-def without_code(text: str) -> str:
+def without_code(text):
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
-def command_lines() -> list[str]:
+def command_lines():
     """Every `kanrun ...` of the documentation, in blocks and in running text."""
-    found: dict[str, None] = {}
+    found = {}
     for text in TEXT.values():
         for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
             found |= dict.fromkeys(
@@ -55,7 +50,7 @@ def command_lines() -> list[str]:
     return list(found)
 
 
-def commands(group: Any = None, prefix: str = "") -> dict[str, Any]:
+def commands(group=None, prefix=""):
     """The commands of the app by their words, those of groups included."""
     found = {}
     for name, command in (group or typer.main.get_command(app)).commands.items():
@@ -66,7 +61,7 @@ def commands(group: Any = None, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def choices() -> set[str]:
+def choices():
     return {
         choice
         for e in EXPERIMENTS.values()
@@ -77,7 +72,7 @@ def choices() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tmp_path_factory):
     """Return outputs with a run of kanrun fit, which commands with from_run name."""
     place = tmp_path_factory.mktemp("outputs")
     words = ["model=polynomial", "target=runge", "sampling.n_train=20", "--outputs", str(place)]
@@ -86,9 +81,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("line", command_lines())
-def test_a_command_line_is_accepted(
-    line: str, outputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_line_is_accepted(line, outputs, monkeypatch):
     """The command exists and has the options; overrides compose and fit the schema."""
     monkeypatch.chdir(ROOT)
     words = shlex.split(line, comments=True)[1:]
@@ -110,13 +103,13 @@ def test_a_command_line_is_accepted(
     assert all(study.config(point.number) for point in study.points)
 
 
-def test_files_named_in_command_lines_exist() -> None:
+def test_files_named_in_command_lines_exist():
     for line in command_lines():
         for path in re.findall(r"docs/[\w./-]+", line):
             assert (ROOT / path).is_file(), line
 
 
-def test_the_page_of_commands_is_up_to_date() -> None:
+def test_the_page_of_commands_is_up_to_date():
     """It is generated from the registry: python docs/generated.py."""
     page = TEXT[ROOT / "docs" / "commands.md"]
     assert page == SITE.commands()
@@ -124,13 +117,13 @@ def test_the_page_of_commands_is_up_to_date() -> None:
     assert sorted(choice for choice in choices() if f"`{choice}`" not in page) == []
 
 
-def test_the_readme_is_short_and_names_the_commands() -> None:
+def test_the_readme_is_short_and_names_the_commands():
     text = TEXT[README]
     assert len(text.split()) <= 800
     assert [name for name in EXPERIMENTS if f"`kanrun {name}`" not in text] == []
 
 
-def test_every_study_is_in_the_lecture() -> None:
+def test_every_study_is_in_the_lecture():
     _, _, text = TEXT[LECTURE].partition("## The studies")
     rows = [
         [cell.strip(" `") for cell in row.split("|")[1:3]]
@@ -151,16 +144,16 @@ def test_every_study_is_in_the_lecture() -> None:
     assert listed == there
 
 
-def test_every_experiment_is_in_the_lecture() -> None:
+def test_every_experiment_is_in_the_lecture():
     assert [name for name in EXPERIMENTS if f"\nkanrun {name}" not in TEXT[LECTURE]] == []
 
 
-def slug(heading: str) -> str:
+def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_and_figures_exist(page: Path) -> None:
+def test_links_and_figures_exist(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(TEXT[page])):
         if target.startswith("https://"):
             assert target.split("/")[2] in SITES, target
@@ -176,7 +169,7 @@ def test_links_and_figures_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CITATION.cff"], ids=named)
-def test_no_path_of_a_machine_is_named(page: Path) -> None:
+def test_no_path_of_a_machine_is_named(page):
     found = re.findall(
         r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|mnt|var|Users)/\S*",
         page.read_text(encoding="utf-8"),
@@ -184,7 +177,7 @@ def test_no_path_of_a_machine_is_named(page: Path) -> None:
     assert found == []
 
 
-def test_figures_are_used_and_small() -> None:
+def test_figures_are_used_and_small():
     shown = {
         Path(target).name
         for text in TEXT.values()
@@ -196,7 +189,7 @@ def test_figures_are_used_and_small() -> None:
     assert sum(sizes.values()) < 3_000_000
 
 
-def test_the_first_screen_has_two_commands() -> None:
+def test_the_first_screen_has_two_commands():
     start, _, _ = TEXT[README].partition("![")
     (block,) = re.findall(r"```sh\n(.*?)```", start, flags=re.DOTALL)
     assert [line.partition("#")[0].strip() for line in block.splitlines()] == [
@@ -205,12 +198,12 @@ def test_the_first_screen_has_two_commands() -> None:
     ]
 
 
-def python_blocks() -> list[str]:
+def python_blocks():
     text = TEXT[README] + TEXT[ROOT / "docs" / "python.md"]
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_python_on_the_pages_compiles_and_its_names_are_exported() -> None:
+def test_python_on_the_pages_compiles_and_its_names_are_exported():
     import kanrun
 
     for block in python_blocks():
@@ -222,9 +215,7 @@ def test_python_on_the_pages_compiles_and_its_names_are_exported() -> None:
 
 
 @pytest.mark.slow  # It searches for formulas of noisy data.
-def test_python_on_the_pages_prints_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_python_on_the_pages_prints_what_it_says(tmp_path, monkeypatch, capsys):
     """Each line with `print` has its output as a comment; a block that reads a run is skipped."""
     monkeypatch.chdir(tmp_path)
     for block in python_blocks():
@@ -234,7 +225,7 @@ def test_python_on_the_pages_prints_what_it_says(
 
 
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
-def test_files_and_tables_that_are_named_exist(name: str) -> None:
+def test_files_and_tables_that_are_named_exist(name):
     """Paths in backticks exist (except with a placeholder), and so does a table `X` in `file`."""
     text = TEXT[ROOT / name]
     for path in re.findall(r"`((?:kanrun|conf|experiments|tests|docs)/[^`\s<]*)`", text):
@@ -245,7 +236,7 @@ def test_files_and_tables_that_are_named_exist(name: str) -> None:
         ), table
 
 
-def test_every_room_is_in_the_architecture() -> None:
+def test_every_room_is_in_the_architecture():
     rooms = {
         path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "kanrun").rglob("__init__.py")
     }
@@ -257,7 +248,7 @@ def test_every_room_is_in_the_architecture() -> None:
     assert missing == []
 
 
-def test_citation_and_changelog_have_the_version() -> None:
+def test_citation_and_changelog_have_the_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)

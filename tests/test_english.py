@@ -3,11 +3,8 @@
 Ruff's pydocstyle rules (google, D401) check the rest.
 """
 
-from __future__ import annotations
-
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,7 +42,7 @@ PHRASES = {
 }
 
 
-def docstrings(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+def docstrings(tree):
     """Yield each documented definition with its docstring."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
@@ -53,14 +50,14 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             yield node, text
 
 
-def is_property(node: ast.AST) -> bool:
+def is_property(node):
     """Return whether a definition is a property, whose docstring is a noun phrase."""
     decorators = getattr(node, "decorator_list", [])
     return any("property" in ast.unparse(one) for one in decorators)
 
 
 @pytest.mark.parametrize("folder", ["kanrun", "experiments"])
-def test_summaries_are_imperatives_for_functions_and_noun_phrases_for_others(folder: str) -> None:
+def test_summaries_are_imperatives_for_functions_and_noun_phrases_for_others(folder):
     found = []
     for path in (one for one in FILES if one.relative_to(ROOT).parts[0] == folder):
         for node, text in docstrings(ast.parse(path.read_text(encoding="utf-8"))):
@@ -73,7 +70,7 @@ def test_summaries_are_imperatives_for_functions_and_noun_phrases_for_others(fol
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
-def test_stock_phrases_are_standard_terms(phrase: str) -> None:
+def test_stock_phrases_are_standard_terms(phrase):
     found = []
     for path in FILES:
         text = path.read_text(encoding="utf-8")

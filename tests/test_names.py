@@ -1,10 +1,7 @@
 """Unique names: of the public classes of kanrun, and of the modules of the engine."""
 
-from __future__ import annotations
-
 import ast
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -13,15 +10,15 @@ FILES = sorted(
 )
 
 
-def shared(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+def shared(names):
     """The names that several files have, with those files."""
-    places: dict[str, list[str]] = defaultdict(list)
+    places = defaultdict(list)
     for name, path in names:
         places[name].append(path.relative_to(ROOT).as_posix())
     return {name: files for name, files in places.items() if len(files) > 1}
 
 
-def test_no_two_classes_share_a_name() -> None:
+def test_no_two_classes_share_a_name():
     classes = (
         (node.name, path)
         for path in FILES
@@ -31,7 +28,7 @@ def test_no_two_classes_share_a_name() -> None:
     assert shared(classes) == {}
 
 
-def test_no_two_modules_of_the_engine_share_a_name() -> None:
+def test_no_two_modules_of_the_engine_share_a_name():
     modules = (
         (path.stem, path)
         for path in FILES

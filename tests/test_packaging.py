@@ -1,7 +1,5 @@
 """The wheel holds all of kanrun under one name, and works without the checkout."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil
@@ -18,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def python(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(*words, cwd, path=None):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd)} | (
         {"PYTHONPATH": str(path)} if path else {}
     )
@@ -29,7 +27,7 @@ def python(*words: str, cwd: Path, path: Path | None = None) -> subprocess.Compl
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory):
     """A wheel, built from a copy: setuptools leaves files beside what it builds."""
     place = tmp_path_factory.mktemp("wheel")
     for name in ("kanrun", "conf", "experiments"):
@@ -46,13 +44,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path) -> Path:
+def installed(wheel):
     place = wheel.parent / "site"
     zipfile.ZipFile(wheel).extractall(place)
     return place
 
 
-def test_nothing_but_kanrun_is_installed(wheel: Path) -> None:
+def test_nothing_but_kanrun_is_installed(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
         "kanrun",
@@ -60,7 +58,7 @@ def test_nothing_but_kanrun_is_installed(wheel: Path) -> None:
     }
 
 
-def test_the_wheel_has_every_file(wheel: Path) -> None:
+def test_the_wheel_has_every_file(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "kanrun/py.typed",
@@ -81,7 +79,7 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
         assert {f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}" for path in files} <= names
 
 
-def test_the_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_works_from_any_folder(installed, tmp_path):
     code = (
         "import kanrun, sys; print(kanrun.__file__); from kanrun.cli.app import main; "
         "sys.exit(main(sys.argv[1:]))"
@@ -96,7 +94,7 @@ def test_the_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> Non
     assert "toy_suite" in shown.stdout
 
 
-def test_the_folders_have_no_name_of_their_own(tmp_path: Path) -> None:
+def test_the_folders_have_no_name_of_their_own(tmp_path):
     code = """
 from importlib.util import find_spec
 for name in ("conf", "experiments"):
@@ -107,18 +105,18 @@ for name in ("conf", "experiments"):
     assert done.returncode == 0, done.stderr
 
 
-def test_hydra_is_new_enough_to_be_safe() -> None:
+def test_hydra_is_new_enough_to_be_safe():
     (hydra,) = [
         need for need in PROJECT["project"]["dependencies"] if need.startswith("hydra-core")
     ]
     assert hydra == "hydra-core>=1.3.8,<1.4"
 
 
-def test_the_console_script_is_the_command_line() -> None:
+def test_the_console_script_is_the_command_line():
     assert PROJECT["project"]["scripts"] == {"kanrun": "kanrun.__main__:main"}
 
 
-def test_every_package_that_is_imported_is_declared() -> None:
+def test_every_package_that_is_imported_is_declared():
     """A new installation has the dependencies alone, and those of an extra on request.
 
     Libraries that the benchmark measures beside kanrun are left out: their users install them.
@@ -128,7 +126,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
         for named in (PROJECT["project"]["dependencies"], *_extras())
         for one in named
     }
-    imported: dict[str, Path] = {}
+    imported = {}
     for folder in ("kanrun", "experiments"):
         for path in set((ROOT / folder).rglob("*.py")) - set(
             (ROOT / "experiments" / "bench").glob("*.py")
@@ -150,7 +148,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     assert missing == {}
 
 
-def _extras() -> list[list[str]]:
+def _extras():
     """What the extras for users bring: those for the project's own development do not count."""
     return [
         packages

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ class Result:
     err: str
 
     @property
-    def folder(self) -> Path:
+    def folder(self):
         """The folder that standard output names, which must be its only line."""
         (line,) = self.out.splitlines()
         return Path(line)
@@ -40,7 +39,7 @@ class FakeFit:
 
 
 @pytest.fixture
-def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
+def fit(monkeypatch, tmp_path):
     """Replace the experiment `fit`; runs go to ./outputs in a new working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
@@ -48,11 +47,11 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
     fake = FakeFit()
     module = types.ModuleType("kanrun.experiments.fit")
 
-    def check(cfg: Any) -> None:
+    def check(cfg):
         if cfg.model.kind == "kan" and cfg.model.degree < 0:
             raise UsageError(f"model.degree={cfg.model.degree} must be at least 0")
 
-    def run(cfg: Any, cell: Any, seed: int) -> Any:
+    def run(cfg, cell, seed):
         fake.configs.append(cfg)
         fake.seeds.append(seed)
         if seed == fake.stop_at:
@@ -68,20 +67,20 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
         yield Row("metrics", {"seed": seed, "step": 0, "train_rmse": 1.0})
         yield Row("summary", {"seed": seed, "degree": degree, "test_rmse": 0.5})
 
-    module.check = check  # type: ignore[attr-defined]
-    module.cells = lambda cfg: [{}]  # type: ignore[attr-defined]
-    module.run = run  # type: ignore[attr-defined]
-    module.figures = lambda tables: iter(())  # type: ignore[attr-defined]
-    module.claims = lambda tables: [Claim("the error is small", 0.5, "at most 0.1", False)]  # type: ignore[attr-defined]
+    module.check = check
+    module.cells = lambda cfg: [{}]
+    module.run = run
+    module.figures = lambda tables: iter(())
+    module.claims = lambda tables: [Claim("the error is small", 0.5, "at most 0.1", False)]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
 
 
 @pytest.fixture
-def kanrun(fit: FakeFit, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def kanrun(fit, capfd):
     """Run one command line; capture what it and its child processes write."""
 
-    def call(*words: str) -> Result:
+    def call(*words):
         capfd.readouterr()
         code = main(list(words))
         captured = capfd.readouterr()
@@ -91,10 +90,10 @@ def kanrun(fit: FakeFit, capfd: pytest.CaptureFixture[str]) -> Callable[..., Res
 
 
 @pytest.fixture
-def refused(kanrun: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
+def refused(kanrun, tmp_path):
     """Run a command line that must be rejected: exit code 2, one sentence, no folder."""
 
-    def call(*words: str) -> str:
+    def call(*words):
         result = kanrun(*words)
         assert result.code == 2, result
         assert not result.out

@@ -1,9 +1,6 @@
 """Formulas, paths and column lists reach the configuration as they were typed."""
 
-from __future__ import annotations
-
 import string
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,20 +19,20 @@ LETTERS = st.one_of(
 TEXTS = st.text(LETTERS, min_size=1, max_size=14).map(str.strip).filter(bool)
 
 
-def arrives(text: str, kind: str = "text") -> Any:
+def arrives(text, kind="text"):
     """Return the value of free text as the typed configuration has it."""
     holder = OmegaConf.create({"value": read_text(text, kind, "key")})
     value = holder.value
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def composed(command: str, *words: str, several: bool = False) -> list[Any]:
+def composed(command, *words, several=False):
     """Return the typed configurations of the points of a call."""
     study = compose(Source(command), words, several=several)
     return [study.config(point.number) for point in study.points]
 
 
-def is_plain(text: str) -> bool:
+def is_plain(text):
     """Not quoted or in brackets already, and no words with a meaning of their own."""
     special = (
         text.lower() in ("null", "???")
@@ -47,7 +44,7 @@ def is_plain(text: str) -> bool:
 
 @given(TEXTS.filter(is_plain))
 @settings(deadline=None, max_examples=100)
-def test_a_text_arrives_as_typed(text: str) -> None:
+def test_a_text_arrives_as_typed(text):
     assert arrives(text) == text
 
 
@@ -59,18 +56,18 @@ def test_a_text_arrives_as_typed(text: str) -> None:
     )
 )
 @settings(deadline=None, max_examples=60)
-def test_columns_arrive_as_typed(names: list[str]) -> None:
+def test_columns_arrive_as_typed(names):
     assert arrives(f"[{', '.join(names)}]", "list of text") == names
 
 
 @given(st.text(st.sampled_from("ab,()[]'\" "), max_size=12))
-def test_splitting_loses_nothing(text: str) -> None:
+def test_splitting_loses_nothing(text):
     assert "".join(split(text)).replace(" ", "").replace(",", "") == text.replace(" ", "").replace(
         ",", ""
     )
 
 
-TEXTS_AS_TYPED: list[tuple[str, Any]] = [
+TEXTS_AS_TYPED = [
     ("exp(-x0)*sin(3*x1)", "exp(-x0)*sin(3*x1)"),
     ("3", "3"),
     ("jv(0, 20*x0)", "jv(0, 20*x0)"),
@@ -87,7 +84,7 @@ TEXTS_AS_TYPED: list[tuple[str, Any]] = [
     ("true", "true"),
     ("null", None),
 ]
-LISTS: list[tuple[str, Any]] = [
+LISTS = [
     ("[sepal length (cm),b]", ["sepal length (cm)", "b"]),
     ("[ a , b ]", ["a", "b"]),
     ("['a, b',c]", ["a, b", "c"]),
@@ -97,7 +94,7 @@ LISTS: list[tuple[str, Any]] = [
     ("area (m2)", ["area (m2)"]),
     ("'a, b'", ["a, b"]),
 ]
-STRUCTURES: list[tuple[str, Any]] = [
+STRUCTURES = [
     ("[[-1,1],[0,2.5]]", [[-1, 1], [0, 2.5]]),
     ("[[-pi,pi],[0.4*pi,1.6*pi]]", [["-pi", "pi"], ["0.4*pi", "1.6*pi"]]),
     ("[[-sqrt(2), 2^3], [1e-3, .5]]", [["-sqrt(2)", "2^3"], [0.001, 0.5]]),
@@ -105,10 +102,7 @@ STRUCTURES: list[tuple[str, Any]] = [
     ("{t: [0,1], r: [1,2]}", {"t": [0, 1], "r": [1, 2]}),
     ("{length (m): m, 'a: b': m/s^2}", {"length (m)": "m", "a: b": "m/s^2"}),
     ("['u = 0 at x=0, x=1', 'periodic in y']", ["u = 0 at x=0, x=1", "periodic in y"]),
-    (
-        "{ends: {at: 'x=0, x=1', formula: u = 0}}",
-        {"ends": {"at": "x=0, x=1", "formula": "u = 0"}},
-    ),
+    ("{ends: {at: 'x=0, x=1', formula: u = 0}}", {"ends": {"at": "x=0, x=1", "formula": "u = 0"}}),
     ("exp(-t)*sin(x), y", "exp(-t)*sin(x), y"),
     ("[u, null]", ["u", None]),
     ("null", None),
@@ -127,11 +121,11 @@ STRUCTURES: list[tuple[str, Any]] = [
         for case in cases
     ],
 )
-def test_free_text(kind: str, text: str, value: Any) -> None:
+def test_free_text(kind, text, value):
     assert arrives(text, kind) == value
 
 
-def test_interpolations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpolations_stay(monkeypatch):
     monkeypatch.setenv("KANRUN_TEST_FOLDER", "/data")
     assert arrives("${oc.env:KANRUN_TEST_FOLDER}/a (1).csv") == "/data/a (1).csv"
     assert arrives("'${oc.env:KANRUN_TEST_FOLDER}/a.csv'") == "/data/a.csv"
@@ -178,7 +172,7 @@ def test_interpolations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fit", ["model.hidden=[2,3]"], lambda cfg: cfg.model.hidden, [2, 3]),
     ],
 )
-def test_what_arrives(command: str, words: list[str], read: Any, value: Any) -> None:
+def test_what_arrives(command, words, read, value):
     (one,) = composed(command, *words)
     assert (one.target.path if read is None else read(one)) == value
 
@@ -194,12 +188,12 @@ def test_what_arrives(command: str, words: list[str], read: Any, value: Any) -> 
         ("choice(x0^2)", ["x0^2"]),
     ],
 )
-def test_several_texts(text: str, values: list[str]) -> None:
+def test_several_texts(text, values):
     found = composed("fit", f"target.formula={text}", several=True)
     assert [one.target.formula for one in found] == values
 
 
-def test_several_lists_of_columns() -> None:
+def test_several_lists_of_columns():
     words = ("target.path=a.csv", "target.inputs=[a,b],[c (d)]", "target.outputs=y,z", "note=a,b")
     found = composed("fit", *words, several=True)
     assert [(one.target.inputs, one.target.outputs) for one in found] == [
@@ -211,7 +205,7 @@ def test_several_lists_of_columns() -> None:
     assert {one.note for one in found} == {"a,b"}
 
 
-def test_points_and_their_arguments() -> None:
+def test_points_and_their_arguments():
     words = ["target=runge,product", "degree=range(2,4)", "seed=7"]
     study = compose(Source("fit"), words, several=True)
     assert [point.values for point in study.points] == [
@@ -226,14 +220,14 @@ def test_points_and_their_arguments() -> None:
         assert alone == study.config(point.number)
 
 
-def test_choices_by_pattern() -> None:
+def test_choices_by_pattern():
     study = compose(Source("fit"), ["target=runge", "model=glob(b*)"], several=True)
     assert [point.values["model"] for point in study.points] == ["bezier", "bspline"]
     study = compose(Source("compare-mlp"), ["study=glob(*_activation)"], several=True)
     assert study.points[0].overrides == ("study=no_activation",)
 
 
-def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does() -> None:
+def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does():
     words = ["target=runge,bundled", "target.name=diabetes"]
     study = compose(Source("fit"), words, several=True)
     assert [base["model"]["kind"] for base in study.bases] == ["kan", "auto"]
@@ -249,12 +243,12 @@ def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does() -> None:
         (["target=feynman", "target.id=x", "target.path=all.yaml"], ("feynman", "kan")),
     ],
 )
-def test_keys_that_select_a_target_and_its_model(words: list[str], kinds: tuple[str, str]) -> None:
+def test_keys_that_select_a_target_and_its_model(words, kinds):
     (one,) = composed("fit", *words)
     assert (one.target.kind, one.model.kind) == kinds
 
 
-def test_many_points_are_composed_once() -> None:
+def test_many_points_are_composed_once():
     words = ["target=runge", "model=polynomial", "model.degree=range(1,200)"]
     study = compose(Source("fit"), words, several=True)
     assert (len(study.bases), len(study.points)) == (1, 199)

@@ -3,17 +3,9 @@
 `tests/hard/test_attacks.py` has the attacks on one run.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-Refused = Callable[..., str]
-
 
 NAMED = "a file may not set anything of Hydra's"
 
@@ -31,7 +23,7 @@ NAMED = "a file may not set anything of Hydra's"
         "x: !!python/object/apply:pathlib.Path [x]\nhydra: {searchpath: ['pkg://antigravity']}\n",
     ],
 )
-def test_settings_of_hydra_in_a_file(refused: Refused, tmp_path: Path, text: str) -> None:
+def test_settings_of_hydra_in_a_file(refused, tmp_path, text):
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "good.yaml").write_text("# @package _global_\nseed: 1\n")
     (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{text}")
@@ -40,14 +32,14 @@ def test_settings_of_hydra_in_a_file(refused: Refused, tmp_path: Path, text: str
     assert NAMED in refused("fit", "--config-path", "mine")
 
 
-def test_a_package_of_hydra_in_a_header(refused: Refused, tmp_path: Path) -> None:
+def test_a_package_of_hydra_in_a_header(refused, tmp_path):
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "sent.yaml").write_text("# @package hydra\nverbose: true\n")
     assert NAMED in refused("fit", "--config-dir", "mine", "+extra=sent")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_group_of_hydra_in_a_folder(refused: Refused, tmp_path: Path) -> None:
+def test_a_group_of_hydra_in_a_folder(refused, tmp_path):
     (tmp_path / "mine" / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "mine" / "hydra" / "launcher" / "basic.yaml").write_text("_target_: os.getcwd\n")
     assert NAMED in refused("fit", "-m", "--config-dir", "mine", "seed=0,1")
@@ -56,7 +48,7 @@ def test_a_group_of_hydra_in_a_folder(refused: Refused, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "entry", ["../outside", "/../outside", "extra/../../outside", "/{}/outside"]
 )
-def test_defaults_outside_the_folder(refused: Refused, tmp_path: Path, entry: str) -> None:
+def test_defaults_outside_the_folder(refused, tmp_path, entry):
     (tmp_path / "outside.yaml").write_text("seed: 3\n")
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     text = f"# @package _global_\ndefaults: [{entry.format(tmp_path)}]\n"
@@ -64,7 +56,7 @@ def test_defaults_outside_the_folder(refused: Refused, tmp_path: Path, entry: st
     assert "outside" in refused("fit", "--config-dir", "mine", "+extra=sent")
 
 
-def test_a_cluster_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_cluster_in_a_file(refused, kanrun, tmp_path):
     """What a Dask scheduler sends is unpickled, so a file may not choose whom to ask."""
     (tmp_path / "mine" / "executor").mkdir(parents=True)
     (tmp_path / "mine" / "executor" / "theirs.yaml").write_text(
@@ -83,7 +75,7 @@ def test_a_cluster_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_p
     )
 
 
-def test_a_cluster_in_a_run_that_goes_on(kanrun: Callable[..., Any], fit: Any) -> None:
+def test_a_cluster_in_a_run_that_goes_on(kanrun, fit):
     fit.stop_at = 0
     stored = kanrun("fit", "-q").folder / "config.yaml"
     assert (
@@ -112,9 +104,7 @@ LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(
 
 
 @pytest.mark.parametrize("suite", [f"\n  - &a [0, 0]\n{LINES}", " &a [*a]\n"])
-def test_a_few_lines_that_stand_for_any_amount(
-    refused: Refused, tmp_path: Path, suite: str
-) -> None:
+def test_a_few_lines_that_stand_for_any_amount(refused, tmp_path, suite):
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\nsuite:{suite}")
     assert "stands for more than 1000000 values by its aliases" in refused(
@@ -122,7 +112,7 @@ def test_a_few_lines_that_stand_for_any_amount(
     )
 
 
-def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Path) -> None:
+def test_aliases_that_stand_for_little(kanrun, tmp_path):
     (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nseed: &a 3\nn_seeds: *a\n")
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
@@ -131,7 +121,7 @@ def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Pat
     )
 
 
-def test_nested_too_deeply(refused: Refused, tmp_path: Path) -> None:
+def test_nested_too_deeply(refused, tmp_path):
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "sent.yaml").write_text(
         f"# @package _global_\nsuite: {'[' * 5000}{']' * 5000}\n"
@@ -139,5 +129,5 @@ def test_nested_too_deeply(refused: Refused, tmp_path: Path) -> None:
     assert "sent.yaml is nested too deeply" in refused("fit", "--config-dir", "mine", "+extra=sent")
 
 
-def test_a_target_is_an_unknown_key_like_others(refused: Refused, tmp_path: Path) -> None:
+def test_a_target_is_an_unknown_key_like_others(refused, tmp_path):
     assert "no key model._target_" in refused("fit", "++model._target_=os.getcwd")

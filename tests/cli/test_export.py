@@ -1,10 +1,7 @@
 """`kanrun export` on runs of the real command."""
 
-from __future__ import annotations
-
 import json
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +13,13 @@ from kanrun.study.saved import load_run
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
     assert main(["fit", "target=runge", "model=bspline", "-q", "--outputs", str(place)]) == 0
     return place
 
 
-def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_format_is_written(outputs, capsys):
     pytest.importorskip("onnx")
     for form in FORMATS:
         file = outputs / f"model.{form}"
@@ -52,14 +49,7 @@ def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[st
         (["fit/v0009", "--format", "c", "-o", "m.c"], "v0009"),
     ],
 )
-def test_a_refusal_is_one_sentence(
-    outputs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    sentence: str,
-) -> None:
+def test_a_refusal_is_one_sentence(outputs, tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
     assert main(["export", *words, "--outputs", str(outputs)]) == 2
     said = capsys.readouterr()

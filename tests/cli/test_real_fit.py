@@ -1,16 +1,14 @@
 """The real `kanrun fit`: bad input is rejected, good input ends in predictions."""
 
-from __future__ import annotations
-
 import csv
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_array_equal
 
 from kanrun.cli.app import main
 from kanrun.engine.training import Adam, loop
@@ -23,7 +21,7 @@ QUICK = ["-q", "model=kan", "solver=adam", "solver.steps=5", "model.intervals=3"
 
 
 @pytest.fixture(autouse=True)
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def place(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
     tables = {
@@ -92,9 +90,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ([*TABLE, "target.path=good (1).csv", "target.outputs=prize"], ["'prize'", "price"]),
     ],
 )
-def test_bad_input(
-    words: list[str], parts: list[str], place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input(words, parts, place, capfd):
     code = main(["fit", *words])
     out, err = capfd.readouterr()
     assert (code, out) == (2, "")
@@ -105,7 +101,7 @@ def test_bad_input(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     """Return outputs with one run, of the good table."""
     outputs = tmp_path_factory.mktemp("trained")
     table = outputs / "good.csv"
@@ -115,14 +111,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fitted(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fitted(trained, monkeypatch):
     monkeypatch.setenv("KANRUN_OUTPUTS", str(trained))
     return trained / "fit" / "v0001"
 
 
-def test_a_table_is_fitted_and_predicts(
-    place: Path, fitted: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_is_fitted_and_predicts(place, fitted, capfd):
     assert main(["predict", "latest", "--input", "good (1).csv", "--output", "new.csv"]) == 0
     assert capfd.readouterr().out == ""
     with (place / "new.csv").open(newline="") as file:
@@ -150,9 +144,7 @@ def test_a_table_is_fitted_and_predicts(
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_labels_are_learned_and_stand_in_every_table(
-    place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_are_learned_and_stand_in_every_table(place, capfd):
     rows = [f"{i / 50},{'low' if i < 50 else 'high'}\n" for i in range(100)]
     (place / "levels.csv").write_text("x,level\n" + "".join(rows))
     table = ["target=table", "target.path=levels.csv", "target.inputs=x", "target.outputs=level"]
@@ -182,9 +174,7 @@ def test_labels_are_learned_and_stand_in_every_table(
 @pytest.mark.filterwarnings(
     "error", "ignore:'.*deprecated:DeprecationWarning"
 )  # of pyparsing, by older matplotlibs
-def test_rows_outside_the_trained_range_are_counted_in_one_line(
-    place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_outside_the_trained_range_are_counted_in_one_line(place, capfd):
     (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
     capfd.readouterr()
     assert main(["predict", "latest", "--input", "far.csv", "--output", "p.csv"]) == 0
@@ -193,9 +183,7 @@ def test_rows_outside_the_trained_range_are_counted_in_one_line(
 
 
 @pytest.mark.usefixtures("fitted")
-def test_predictions_are_what_the_ending_says(
-    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_are_what_the_ending_says(place, capfd, monkeypatch):
     words = ["predict", "latest", "--input", "good (1).csv", "--output"]
     assert main([*words, "p.csv"]) == 0
     expected = pd.read_csv("p.csv")
@@ -207,14 +195,13 @@ def test_predictions_are_what_the_ending_says(
             name.rpartition(".")[2]
         )
         pd.testing.assert_frame_equal(
-            pd.read_csv(name, sep=separator, compression=compression),  # type: ignore[call-overload]
-            expected,
+            pd.read_csv(name, sep=separator, compression=compression), expected
         )
-        np.testing.assert_array_equal(read_inputs(name, ["prediction:price"])[:, 0], exact)
+        assert_array_equal(read_inputs(name, ["prediction:price"])[:, 0], exact)
     pytest.importorskip("pyarrow")
     assert main([*words, "p.parquet"]) == 0
-    np.testing.assert_array_equal(pd.read_parquet("p.parquet")["prediction:price"], exact)
-    np.testing.assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
+    assert_array_equal(pd.read_parquet("p.parquet")["prediction:price"], exact)
+    assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
     # so much is said before a model is read
     monkeypatch.setattr("kanrun.study.saved.LoadedRun.model", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -230,7 +217,7 @@ def test_predictions_are_what_the_ending_says(
         assert not (place / name).exists()
 
 
-def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_formula_is_fitted(place, capfd):
     words = [
         "target.formula=exp(-x0)*sin(3*x1)",
         "target.domain=[[-1,1],[0,0.4*pi]]",
@@ -244,14 +231,12 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_steps_say_which_network_was_the_best_so_far(
-    place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_say_which_network_was_the_best_so_far(place, capfd):
     words = ["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]", "solver.n_starts=1"]
     assert main([*words, "sampling.n_train=60", "sampling.n_test=20"]) == 0
     with (place / capfd.readouterr().out.strip() / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lowest: dict[str, float] = {}
+    lowest = {}
     for row in rows:
         error = float(row["validation_rmse"])
         assert row["best"] == str(error < lowest.get(row["stage"], float("inf")))
@@ -262,8 +247,8 @@ def test_steps_say_which_network_was_the_best_so_far(
 
 @pytest.mark.usefixtures("unwritten")
 def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
-    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    place, capfd, monkeypatch
+):
     words = [
         "fit",
         "-q",
@@ -277,7 +262,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20
 
-    def interrupted(self: Adam) -> float:
+    def interrupted(self):
         nonlocal taken
         taken += 1
         if taken == last:
@@ -293,7 +278,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
     assert first == second
 
 
-def metrics(run: Path) -> list[dict[str, str]]:
+def metrics(run):
     """Rows of metrics.csv but for the seconds."""
     with (run / "metrics.csv").open(newline="") as file:
         return [
@@ -307,7 +292,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
     "words",
     [["fit", "n_seeds=20"], ["solve", "equation=burgers"], ["continual", "executor=serial"]],
 )
-def test_a_run_ends_within_a_tenth_of_its_seconds(words: list[str]) -> None:
+def test_a_run_ends_within_a_tenth_of_its_seconds(words):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, "-m", "kanrun", *words, "max_cpu_seconds=15"],

@@ -1,28 +1,22 @@
 """Runs through the real command: folders, standard output, exit codes, what is recorded."""
 
-from __future__ import annotations
-
 import csv
 import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-Command = Callable[..., Any]
+
+def manifest(folder):
+    return json.loads((folder / "run.json").read_text())
 
 
-def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
-
-
-def test_a_run_leaves_a_folder_and_names_it(kanrun: Command, fit: Any) -> None:
+def test_a_run_leaves_a_folder_and_names_it(kanrun, fit):
     result = kanrun("fit", "model.degree=2", "seed=4")
     assert result.code == 0
     assert result.folder == Path("outputs/fit/v0001")
@@ -37,7 +31,7 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun: Command, fit: Any) -> None:
     assert type(fit.configs[0].target).__name__ == "NamedTarget"
 
 
-def test_garbage_is_left_until_a_run_begins(kanrun: Command) -> None:
+def test_garbage_is_left_until_a_run_begins(kanrun):
     gc.disable()  # as `kanrun.__main__` does
     try:
         assert kanrun("runs", "list").code == 0
@@ -49,14 +43,12 @@ def test_garbage_is_left_until_a_run_begins(kanrun: Command) -> None:
         gc.unfreeze()
 
 
-def test_quiet_says_nothing_of_its_own(kanrun: Command) -> None:
+def test_quiet_says_nothing_of_its_own(kanrun):
     result = kanrun("fit", "-q")
     assert result.err.splitlines() == ["a library prints to standard output"]
 
 
-def test_outputs_of_strange_names(
-    kanrun: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_of_strange_names(kanrun, tmp_path, monkeypatch):
     name = "a 'b' (c), d=$e {f} \\"
     result = kanrun("fit", "-q", "--outputs", name)
     assert result.code == 0
@@ -67,14 +59,14 @@ def test_outputs_of_strange_names(
     assert kanrun("fit", "-q").folder == Path("elsewhere/fit/v0001")
 
 
-def test_a_failed_run(kanrun: Command) -> None:
+def test_a_failed_run(kanrun):
     result = kanrun("fit", "-q", "model.degree=7")
     assert result.code == 1
     assert manifest(result.folder)["status"] == "FAILED"
     assert result.err.splitlines()[-1] == "kanrun: the loss is not finite at step 3"
 
 
-def test_a_bug_is_one_line_and_its_trace_is_recorded(kanrun: Command) -> None:
+def test_a_bug_is_one_line_and_its_trace_is_recorded(kanrun):
     result = kanrun("fit", "-q", "model.degree=8")
     assert result.code == 1
     assert result.err.splitlines()[-1] == "kanrun: ZeroDivisionError: a bug"
@@ -82,13 +74,13 @@ def test_a_bug_is_one_line_and_its_trace_is_recorded(kanrun: Command) -> None:
     assert "Traceback" in manifest(result.folder)["trace"]
 
 
-def test_interrupted(kanrun: Command) -> None:
+def test_interrupted(kanrun):
     result = kanrun("fit", "-q", "model.degree=9")
     assert result.code == 130
     assert manifest(result.folder)["status"] == "INTERRUPTED"
 
 
-def test_resume(kanrun: Command, fit: Any) -> None:
+def test_resume(kanrun, fit):
     fit.stop_at = 2
     stopped = kanrun(
         "fit", "-q", "n_seeds=3", "+note=kept", "target=expression", "target.formula=sqrt(x0)"
@@ -108,7 +100,7 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert fit.seeds == [0, 1, 2, 2]
 
 
-def rows(folder: Path) -> list[tuple[str, str]]:
+def rows(folder):
     """Point and seed of each row of the summary."""
     with (folder / "summary.csv").open(newline="") as file:
         return [(row["point"], row["seed"]) for row in csv.DictReader(file)]
@@ -116,8 +108,8 @@ def rows(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", ["latest", "outputs/fit/v0001"])
 def test_resume_of_several_points_runs_what_ended_early_and_what_never_began(
-    kanrun: Command, fit: Any, tmp_path: Path, name: str
-) -> None:
+    kanrun, fit, tmp_path, name
+):
     fit.stop_at = 2
     words = ["-m", "seed=0,1", "model.degree=3,7", "n_seeds=3", "target.formula=sqrt(x0)"]
     stopped = kanrun("fit", "-q", *words, "target=expression")
@@ -138,9 +130,7 @@ def test_resume_of_several_points_runs_what_ended_early_and_what_never_began(
     assert json.loads(points[2])["overrides"][:2] == ["seed=1", "model.degree=3"]
 
 
-def test_a_run_of_several_points_is_interrupted_again_and_goes_on_elsewhere(
-    kanrun: Command, fit: Any
-) -> None:
+def test_a_run_of_several_points_is_interrupted_again_and_goes_on_elsewhere(kanrun, fit):
     fit.stop_at = 0
     folder = kanrun("fit", "-q", "-m", "seed=0,1,2").folder
     for path in folder.glob("config*.yaml"):
@@ -162,7 +152,7 @@ def test_a_run_of_several_points_is_interrupted_again_and_goes_on_elsewhere(
     assert fit.seeds == [0, 0, 1, 1, 2]
 
 
-def test_one_process_at_a_time_goes_on_with_a_run(kanrun: Command, fit: Any) -> None:
+def test_one_process_at_a_time_goes_on_with_a_run(kanrun, fit):
     from kanrun.runs.reader import holding
 
     fit.stop_at = 0
@@ -173,7 +163,7 @@ def test_one_process_at_a_time_goes_on_with_a_run(kanrun: Command, fit: Any) -> 
     assert "outputs/fit/v0001 is still running" in result.err
 
 
-def test_resume_of_several_points_that_are_complete_or_damaged(kanrun: Command, fit: Any) -> None:
+def test_resume_of_several_points_that_are_complete_or_damaged(kanrun, fit):
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
     again = kanrun("runs", "resume", "latest")
     assert (again.code, again.folder) == (0, folder)
@@ -196,7 +186,7 @@ def test_resume_of_several_points_that_are_complete_or_damaged(kanrun: Command, 
     assert fit.seeds == [0, 1]
 
 
-def test_resume_of_a_run_that_another_host_did_not_end(kanrun: Command, fit: Any) -> None:
+def test_resume_of_a_run_that_another_host_did_not_end(kanrun, fit):
     fit.stop_at = 0
     record = kanrun("fit", "-q").folder / "run.json"
     content = json.loads(record.read_text()) | {"status": "RUNNING", "host": "node17", "pid": 1}
@@ -211,7 +201,7 @@ def test_resume_of_a_run_that_another_host_did_not_end(kanrun: Command, fit: Any
     assert manifest(record.parent)["status"] == "COMPLETED"
 
 
-def test_resume_of_a_run_that_is_being_resumed(kanrun: Command, fit: Any) -> None:
+def test_resume_of_a_run_that_is_being_resumed(kanrun, fit):
     from kanrun.runs import RunFolder
 
     fit.stop_at = 0
@@ -223,9 +213,7 @@ def test_resume_of_a_run_that_is_being_resumed(kanrun: Command, fit: Any) -> Non
     first.sync()
 
 
-def test_resume_follows_no_link_out_of_the_folder(
-    kanrun: Command, fit: Any, tmp_path: Path
-) -> None:
+def test_resume_follows_no_link_out_of_the_folder(kanrun, fit, tmp_path):
     fit.stop_at = 0
     log = kanrun("fit", "-q").folder / "run.log"
     log.unlink(missing_ok=True)
@@ -236,7 +224,7 @@ def test_resume_follows_no_link_out_of_the_folder(
     assert not (tmp_path / "elsewhere.txt").exists()
 
 
-def test_resume_from_a_broken_configuration(kanrun: Command, fit: Any) -> None:
+def test_resume_from_a_broken_configuration(kanrun, fit):
     fit.stop_at = 0
     folder = kanrun("fit", "-q").folder
     stored = folder / "config.yaml"
@@ -255,14 +243,14 @@ def test_resume_from_a_broken_configuration(kanrun: Command, fit: Any) -> None:
     assert manifest(folder)["status"] == "INTERRUPTED"
 
 
-def test_strict(kanrun: Command) -> None:
+def test_strict(kanrun):
     result = kanrun("fit", "-q", "--strict")
     assert result.code == 1
     assert manifest(result.folder)["status"] == "COMPLETED"
     assert "the error is small" in result.err
 
 
-def test_several_points(kanrun: Command, fit: Any) -> None:
+def test_several_points(kanrun, fit):
     result = kanrun("fit", "-m", "model.degree=2,4", "seed=1")
     assert result.code == 0
     assert [cfg.model.degree for cfg in fit.configs] == [2, 4]
@@ -276,7 +264,7 @@ def test_several_points(kanrun: Command, fit: Any) -> None:
     assert sorted(path.name for path in result.folder.iterdir() if path.suffix == ".yaml")
 
 
-def test_a_failed_point_does_not_end_the_others(kanrun: Command) -> None:
+def test_a_failed_point_does_not_end_the_others(kanrun):
     result = kanrun("fit", "-q", "-m", "model.degree=7,8,2")
     assert result.code == 1
     record = manifest(result.folder)
@@ -293,13 +281,11 @@ def test_a_failed_point_does_not_end_the_others(kanrun: Command) -> None:
 
 
 @pytest.mark.parametrize("word", ["tags=[a],[b]", "max_cpu_seconds=1,2", "executor=serial,local"])
-def test_what_belongs_to_the_whole_run_does_not_differ_by_point(
-    refused: Callable[..., str], word: str
-) -> None:
+def test_what_belongs_to_the_whole_run_does_not_differ_by_point(refused, word):
     assert "is a setting of the whole run" in refused("fit", "-m", word)
 
 
-def test_an_interrupted_run_of_points_ends(kanrun: Command, fit: Any) -> None:
+def test_an_interrupted_run_of_points_ends(kanrun, fit):
     result = kanrun("fit", "-q", "-m", "model.degree=2,9,3")
     assert result.code == 130
     assert [cfg.model.degree for cfg in fit.configs] == [2, 9]
@@ -307,9 +293,7 @@ def test_an_interrupted_run_of_points_ends(kanrun: Command, fit: Any) -> None:
     assert rows(result.folder) == [("0", "0")]
 
 
-def test_a_signal_while_a_run_begins_is_recorded(
-    kanrun: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_while_a_run_begins_is_recorded(kanrun, monkeypatch):
     monkeypatch.setattr(
         "kanrun.runs.environment.repository", lambda: os.kill(os.getpid(), signal.SIGTERM)
     )
@@ -337,16 +321,14 @@ def test_a_signal_while_a_run_begins_is_recorded(
         ),
     ],
 )
-def test_overrides_as_in_any_hydra_program(
-    kanrun: Command, fit: Any, tmp_path: Path, words: list[str], seen: Any
-) -> None:
+def test_overrides_as_in_any_hydra_program(kanrun, fit, tmp_path, words, seen):
     (tmp_path / "a b.csv").touch()
     result = kanrun("fit", "-q", *[word for word in words if not word.startswith("~")])
     assert result.code == 0, result.err
     assert seen(fit.configs[0])
 
 
-def test_a_table_takes_all_rows_unless_told(kanrun: Command, fit: Any, tmp_path: Path) -> None:
+def test_a_table_takes_all_rows_unless_told(kanrun, fit, tmp_path):
     (tmp_path / "a.csv").touch()
     words = ["target=table", "target.path=a.csv", "target.inputs=[a]", "target.outputs=[b]"]
     kanrun("fit", "-q", *words)
@@ -356,7 +338,7 @@ def test_a_table_takes_all_rows_unless_told(kanrun: Command, fit: Any, tmp_path:
     assert sizes == [(None, None), (None, 50), (1000, 1000)]
 
 
-def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
+def test_groups_of_ones_own(kanrun, fit, tmp_path):
     (tmp_path / "mine" / "target").mkdir(parents=True)
     (tmp_path / "mine" / "study" / "fit").mkdir(parents=True)
     wave = "defaults: [expression, _self_]\nformula: sin(x0)\n"
@@ -381,7 +363,7 @@ def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
     assert "formla" in refused.err
 
 
-def test_a_stored_configuration_runs_again(kanrun: Command, fit: Any) -> None:
+def test_a_stored_configuration_runs_again(kanrun, fit):
     folder = kanrun("fit", "-q", "model.degree=2").folder
     result = kanrun("fit", "-q", "--config-path", str(folder), "--config-name", "config", "seed=7")
     assert result.code == 0, result.err
@@ -393,7 +375,7 @@ def test_a_stored_configuration_runs_again(kanrun: Command, fit: Any) -> None:
     assert "config" in nameless.err
 
 
-def test_the_process_is_left_as_it_was(kanrun: Command) -> None:
+def test_the_process_is_left_as_it_was(kanrun):
     import logging
     import os
 

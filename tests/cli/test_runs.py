@@ -1,29 +1,23 @@
 """`kanrun runs` as typed: labels, comparison, repeating, removing."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kanrun.cli.completion import runs_beginning
 
-Command = Callable[..., Any]
-
 
 @pytest.fixture(scope="module")
-def copy_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy_of_two(tmp_path_factory):
     return tmp_path_factory.mktemp("two") / "outputs"
 
 
 @pytest.fixture
-def two(kanrun: Command, copy_of_two: Path) -> Path:
+def two(kanrun, copy_of_two):
     """Two runs, which the first test that needs them makes."""
     outputs = Path("outputs")
     if copy_of_two.exists():
@@ -35,7 +29,7 @@ def two(kanrun: Command, copy_of_two: Path) -> Path:
     return outputs
 
 
-def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun: Command, two: Path) -> None:
+def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun, two):
     assert kanrun("runs", "tag", "fit/1", "good", "final").out == "fit/v0001: good, final\n"
     assert kanrun("runs", "note", "good", "the  best one").out == "fit/v0001: the best one\n"
     assert json.loads(kanrun("runs", "show", "final", "--json").out)["note"] == "the best one"
@@ -51,14 +45,14 @@ def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun: Command, two
     assert not (two / "fit/v0001/labels.json").exists()
 
 
-def test_tab_knows_runs_and_points(kanrun: Command, two: Path) -> None:
+def test_tab_knows_runs_and_points(kanrun, two):
     kanrun("fit", "-q", "-m", "seed=0,1")
     assert runs_beginning("fi", two) == ["fit/latest", "fit/v0003", "fit/v0002", "fit/v0001"]
     assert runs_beginning("fit/v0003/", two) == ["fit/v0003/0", "fit/v0003/1"]
     assert runs_beginning("la", two) == ["latest"]
 
 
-def test_runs_are_compared_and_their_settings_told_apart(kanrun: Command, two: Path) -> None:
+def test_runs_are_compared_and_their_settings_told_apart(kanrun, two):
     found = json.loads(kanrun("runs", "compare", "fit/1", "fit/2", "--json").out)
     assert found["settings"] == {"n_seeds": [1, 2], "model.degree": [2, 4]}
     assert found["results"]["degree"] == [2.0, 4.0]
@@ -72,7 +66,7 @@ def test_runs_are_compared_and_their_settings_told_apart(kanrun: Command, two: P
     assert kanrun("runs", "compare", "fit/1").code == 2
 
 
-def test_a_run_is_repeated_and_its_numbers_checked(kanrun: Command, two: Path, fit: Any) -> None:
+def test_a_run_is_repeated_and_its_numbers_checked(kanrun, two, fit):
     again = kanrun("runs", "rerun", "fit/1", "-q")
     assert (again.code, again.out) == (0, "outputs/fit/v0003\n")
     assert "the same numbers as fit/v0001: all 3 columns" in again.err
@@ -87,9 +81,7 @@ def test_a_run_is_repeated_and_its_numbers_checked(kanrun: Command, two: Path, f
     assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
 
 
-def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(
-    kanrun: Command, two: Path, fit: Any
-) -> None:
+def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(kanrun, two, fit):
     kanrun("fit", "-q", "-m", "seed=0,1")
     again = kanrun("runs", "rerun", "fit/3", "-q")
     assert again.out == "outputs/fit/v0004\n"
@@ -102,9 +94,7 @@ def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(
     assert [cfg.model.degree for cfg in fit.configs[-2:]] == [2, 2]
 
 
-def test_removing_asks_and_stays_inside_outputs(
-    kanrun: Command, two: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removing_asks_and_stays_inside_outputs(kanrun, two, monkeypatch):
     for answer in ("n\n", ""):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         refused = kanrun("runs", "remove", "fit/1")
@@ -125,7 +115,7 @@ def test_removing_asks_and_stays_inside_outputs(
     assert kanrun("fit", "-q").folder.name == "v0003"  # no number is used again
 
 
-def test_a_point_is_not_removed_alone(kanrun: Command, two: Path) -> None:
+def test_a_point_is_not_removed_alone(kanrun, two):
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
     refused = kanrun("runs", "remove", "fit/3/1", "--yes")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
@@ -134,9 +124,7 @@ def test_a_point_is_not_removed_alone(kanrun: Command, two: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_list_fits_the_width(
-    kanrun: Command, two: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_fits_the_width(kanrun, two, monkeypatch):
     kanrun("runs", "note", "fit/1", "a sentence that is longer than any table can hold " * 2)
     from rich.console import Console
 
@@ -149,7 +137,7 @@ def test_the_list_fits_the_width(
         assert [line.split()[0] for line in lines[1:3]] == ["fit/v0002", "fit/v0001"]
 
 
-def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
+def test_the_list_as_csv_and_by_condition(kanrun, two):
     found = kanrun(
         "runs", "list", "--where", '"model.degree" = 4', "--columns", "name,model.degree", "--csv"
     ).out
@@ -163,9 +151,7 @@ def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
     assert kanrun("runs", "query", "DROP TABLE runs").code == 2
 
 
-def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(
-    kanrun: Command,
-) -> None:
+def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanrun):
     done = kanrun("fit", "-m", "model.degree=2,3", "seed=0,1")
     assert "the best point, fit/v0001/0" in done.err
     header = next(line for line in done.err.splitlines() if " status " in line)
@@ -175,9 +161,7 @@ def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(
     assert "fit/v0001 has 4 points; fit/v0001/0, the best, is taken" in compared.err
 
 
-def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(
-    kanrun: Command,
-) -> None:
+def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(kanrun):
     for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1", "+modle.hidden=[3]"):
         refused = kanrun("fit", word)
         assert refused.code == 2
@@ -188,7 +172,7 @@ def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_pla
     assert "note: a, b and (c)" in shown
 
 
-def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun: Command, fit: Any) -> None:
+def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun, fit):
     said = kanrun("fit", "--dry-run", "n_seeds=3")
     assert said.code == 0
     assert said.out.splitlines()[0] == "3 trainings: 1 cell x 3 seeds"

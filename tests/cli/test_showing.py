@@ -1,14 +1,10 @@
 """What goes to standard output on purpose: help, --cfg, listings; and completion."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -19,14 +15,13 @@ from kanrun.config.keys import groups_of
 from kanrun.errors import UsageError
 from kanrun.launch.composing import Source, compose, opened
 
-Command = Callable[..., Any]
 CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.mark.parametrize(
     "words", [["--help"], ["fit", "--help"], ["runs", "--help"], ["--version"]]
 )
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
+def test_help_imports_nothing_heavy(words):
     code = (
         "import sys\nfrom kanrun.cli.app import main\nmain(sys.argv[1:])\n"
         "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'matplotlib', 'scipy', "
@@ -41,7 +36,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
-def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
+def test_help_of_an_experiment(kanrun, experiment):
     result = kanrun(experiment.name, "--help")
     assert (result.code, result.err) == (0, "")
     assert "--multirun" in result.out
@@ -51,7 +46,7 @@ def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
         assert all(choice in result.out for choice in choices)
 
 
-def test_the_groups_in_help_are_hydras(kanrun: Command) -> None:
+def test_the_groups_in_help_are_hydras(kanrun):
     with opened(Source("fit")) as loader:
         for group, choices in groups_of("fit"):
             assert choices == loader.get_group_options(
@@ -59,7 +54,7 @@ def test_the_groups_in_help_are_hydras(kanrun: Command) -> None:
             )
 
 
-def test_no_words_is_help(kanrun: Command) -> None:
+def test_no_words_is_help(kanrun):
     result = kanrun()
     assert result.code == 0
     assert "fit" in result.out
@@ -68,14 +63,14 @@ def test_no_words_is_help(kanrun: Command) -> None:
 @pytest.mark.parametrize(
     "words", [[], ["target=table"], ["study=toy_suite"], ["model=mlp", "--resolve"]]
 )
-def test_cfg(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
+def test_cfg(kanrun, tmp_path, words):
     result = kanrun("fit", "--cfg", "job", *words)
     assert (result.code, result.err) == (0, "")
     assert "model" in yaml.safe_load(result.out)
     assert not (tmp_path / "outputs").exists()
 
 
-def test_cfg_shows_arguments_and_interpolations(kanrun: Command) -> None:
+def test_cfg_shows_arguments_and_interpolations(kanrun):
     words = ["fit", "--cfg", "job", "target.formula=exp(-x0)*sin(3*x1)", "seed=${n_seeds}"]
     shown = yaml.safe_load(kanrun(*words).out)
     assert shown["target"]["formula"] == "exp(-x0)*sin(3*x1)"
@@ -87,7 +82,7 @@ GROUPS = [(group, choices) for group, choices in groups_of("fit") if group != "s
 
 
 @pytest.mark.parametrize(("group", "choices"), GROUPS)
-def test_every_choice_is_typed(group: str, choices: list[str]) -> None:
+def test_every_choice_is_typed(group, choices):
     """Each choice composes, and rejects a key that it does not have."""
     for choice in choices:
         with pytest.raises(UsageError, match="nonsense"):
@@ -97,7 +92,7 @@ def test_every_choice_is_typed(group: str, choices: list[str]) -> None:
 @pytest.mark.parametrize(
     "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF))
 )
-def test_every_file_says_what_it_is(path: Path) -> None:
+def test_every_file_says_what_it_is(path):
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("# ")
 
@@ -105,13 +100,13 @@ def test_every_file_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", sorted(CONF.glob("study/*/*.yaml")), ids=lambda path: str(path.relative_to(CONF))
 )
-def test_every_study_composes(path: Path) -> None:
+def test_every_study_composes(path):
     command = path.parent.name.replace("_", "-")
     of_a_folder = ["target.path=data"] if "target.path=FOLDER" in path.read_text() else []
     assert compose(Source(command), [f"study={path.stem}", *of_a_folder]).config(0)
 
 
-def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
+def test_what_a_folder_says_steers_no_terminal(kanrun):
     record = kanrun("fit", "-q").folder / "run.json"
     content = json.loads(record.read_text()) | {
         "notes": ["\x1b[2Jgone\x07"],
@@ -129,7 +124,7 @@ def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
     assert all(line.isprintable() for line in shown.splitlines())
 
 
-def test_names_in_a_narrow_terminal_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_in_a_narrow_terminal_are_not_wrapped(capsys):
     from rich.console import Console
 
     from kanrun.study import report
@@ -150,7 +145,7 @@ def test_names_in_a_narrow_terminal_are_not_wrapped(capsys: pytest.CaptureFixtur
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_runs_list_and_show(kanrun: Command) -> None:
+def test_runs_list_and_show(kanrun):
     empty = kanrun("runs", "list")
     assert (empty.code, empty.out) == (0, "")
     assert kanrun("runs", "list", "--json").out.strip() == "[]"
@@ -201,19 +196,19 @@ def test_runs_list_and_show(kanrun: Command) -> None:
         (["nonsense["], "solver=l", ["solver=lbfgs", "solver=lm"]),
     ],
 )
-def test_completions(words: list[str], word: str, found: list[str]) -> None:
+def test_completions(words, word, found):
     completed = completions("fit", words, word)
     assert [name for name in completed if "formula=exp" not in name] == found
 
 
-def test_completion_of_a_file(tmp_path: Path) -> None:
+def test_completion_of_a_file(tmp_path):
     (tmp_path / "houses.csv").write_text("")
     assert completions("fit", ["target=table"], f"target.path={tmp_path}/ho") == [
         f"target.path={tmp_path}/houses.csv"
     ]
 
 
-def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
+def test_completion_of_the_columns_of_the_table_at_hand(tmp_path):
     (tmp_path / "houses.csv").write_text("rooms,area,price\n1,2,3\n")
     words = ["target=table", f"target.path={tmp_path}/houses.csv"]
     assert completions("fit", words, "target.outputs=pr") == ["target.outputs=price"]
@@ -248,7 +243,7 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_completion_in_a_shell(shell: str, variables: dict[str, str], found: str) -> None:
+def test_completion_in_a_shell(shell, variables, found):
     environment = {**os.environ, **variables, "_KANRUN_COMPLETE": f"complete_{shell}"}
     code = "from kanrun.cli.app import main; raise SystemExit(main([]))"
     done = subprocess.run(

@@ -1,7 +1,5 @@
 """`kanrun keys` shows what the dataclasses declare, and TAB the values of enumerated keys."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -13,7 +11,7 @@ from kanrun.config.keys import default_choices, groups_of, keys_of
 from kanrun.config.registry import group_of
 
 
-def test_every_key_of_every_command_has_a_sentence_and_a_type() -> None:
+def test_every_key_of_every_command_has_a_sentence_and_a_type():
     keys = keys_of()
     assert [key.path for key in keys if not key.about or not key.type] == []
     assert {key.path for key in keys} >= {
@@ -26,12 +24,12 @@ def test_every_key_of_every_command_has_a_sentence_and_a_type() -> None:
 
 
 @pytest.mark.parametrize("command", EXPERIMENTS)
-def test_a_key_is_there_once_for_each_place(command: str) -> None:
+def test_a_key_is_there_once_for_each_place(command):
     places = [(key.path, where) for key in keys_of(command) for where in key.where]
     assert len(places) == len(set(places))
 
 
-def test_defaults_and_rules_are_shown_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_defaults_and_rules_are_shown_as_they_are_typed(capsys):
     assert main(["keys", "model.intervals", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert one["default"] == "[5,10,20,50]"
@@ -41,13 +39,13 @@ def test_defaults_and_rules_are_shown_as_they_are_typed(capsys: pytest.CaptureFi
     assert "number; default 0.01; above 0" in capsys.readouterr().out
 
 
-def test_unknown_prefixes_and_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_prefixes_and_commands_are_refused(capsys):
     assert main(["keys", "modle"]) == 2
     assert main(["keys", "--command", "fti"]) == 2
     assert "did you mean fit" in capsys.readouterr().err
 
 
-def test_tab_offers_the_values_of_a_key() -> None:
+def test_tab_offers_the_values_of_a_key():
     values = next(
         key.choices
         for key in keys_of("fit")
@@ -59,13 +57,13 @@ def test_tab_offers_the_values_of_a_key() -> None:
     assert completions("fit", [], "model.freeze_scales=t") == ["model.freeze_scales=true"]
 
 
-def test_a_key_that_one_group_alone_has_needs_no_group() -> None:
+def test_a_key_that_one_group_alone_has_needs_no_group():
     written = ["folds", "selection", "noise", "seed", "kind", "target", "x.y"]
     found = [group_of(EXPERIMENTS["fit"], key) for key in written]
     assert found == ["model", "model", "sampling", "", "", "", ""]
 
 
-def test_the_groups_of_a_command() -> None:
+def test_the_groups_of_a_command():
     found = dict(groups_of("fit"))
     assert list(found) == ["target", "model", "solver", "executor", "study"]
     assert "kan" in found["model"]

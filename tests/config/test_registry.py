@@ -1,7 +1,5 @@
 """Kinds are found by group and name without torch, and each builder exists."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -33,7 +31,7 @@ candidate("sinc", "sin(x0)/x0")
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> dict[str, str]:
+def plugin(tmp_path):
     """Return the environment of a process in which another package is installed beside kanrun."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "__init__.py").write_text("")
@@ -49,7 +47,7 @@ COMMANDS = "import sys; from kanrun.cli.app import main; codes = [main(words) fo
 LOADED = "print(codes, 'torch' in sys.modules, file=sys.stderr)"
 
 
-def kanrun(environment: dict[str, str], *calls: str) -> subprocess.CompletedProcess[str]:
+def kanrun(environment, *calls):
     """Make calls in one process, which prints their codes last, and then whether torch is there."""
     code = f"{COMMANDS}{[call.split() for call in calls]}]; {LOADED}"
     return subprocess.run(
@@ -57,7 +55,7 @@ def kanrun(environment: dict[str, str], *calls: str) -> subprocess.CompletedProc
     )
 
 
-def test_a_plug_in_is_a_choice_like_others(plugin: dict[str, str]) -> None:
+def test_a_plug_in_is_a_choice_like_others(plugin):
     refused = {
         "model=own model.size=0": "model.size=0 must be at least 1 (size of it).",
         "model=own model.sice=0": "did you mean model.size?",
@@ -74,39 +72,39 @@ def test_a_plug_in_is_a_choice_like_others(plugin: dict[str, str]) -> None:
         assert part in sentence
 
 
-def test_a_plug_in_that_does_not_load_is_left_out(plugin: dict[str, str]) -> None:
+def test_a_plug_in_that_does_not_load_is_left_out(plugin):
     (Path(plugin["PYTHONPATH"]) / "own" / "settings.py").write_text("import nothing_of_that_name")
     shown = kanrun(plugin, "fit --cfg job")
     assert shown.stderr.splitlines()[-1].startswith("[0]")
     assert "the plug-in own.settings is left out" in shown.stderr
 
 
-def test_every_builder_exists() -> None:
+def test_every_builder_exists():
     for kind in (*TARGETS.values(), *MODELS.values(), *SOLVERS.values(), *EXPERIMENTS.values()):
         assert not kind.builder or kind.build() is not None
     assert all(resolve(kind.network).kind == name for name, kind in MODELS.items() if kind.network)
 
 
-def test_names_are_those_of_kind() -> None:
+def test_names_are_those_of_kind():
     for table in GROUPS.values():
         assert all(kind.settings.kind == name and kind.summary for name, kind in table.items())
 
 
-def test_an_unknown_name_is_refused() -> None:
+def test_an_unknown_name_is_refused():
     with pytest.raises(
         UsageError, match=r"model\.kind=kann is not one of kan, mlp.*did you mean kan"
     ):
         MODELS.find("kann", "model.kind")
 
 
-def test_a_name_can_be_taken_once() -> None:
+def test_a_name_can_be_taken_once():
     table = Registry("model", ModelKind)
     table.add("one", "")
     with pytest.raises(ValueError, match="two kinds of model called 'one'"):
         table.add("one", "")
 
 
-def test_choices_that_a_call_implies() -> None:
+def test_choices_that_a_call_implies():
     fit = EXPERIMENTS["fit"]
     assert implied_choices(fit, {}, ["target.formula"]) == ["target=expression"]
     assert implied_choices(fit, {}, ["target.path"]) == ["target=table", "model=auto"]

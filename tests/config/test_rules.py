@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -63,19 +62,19 @@ class Settings:
         ({"pairs": [[1, math.nan]]}, "pairs.0.1=nan is not a number."),
     ],
 )
-def test_sentences(change: dict[str, Any], sentence: str) -> None:
+def test_sentences(change, sentence):
     check(Settings())
     with pytest.raises(UsageError) as caught:
         check(Settings(**change))
     assert str(caught.value) == sentence
 
 
-def test_words_and_null_are_accepted() -> None:
+def test_words_and_null_are_accepted():
     check(Settings(grid="auto"))
     check(Settings(grid=None))
 
 
-def test_defaults_are_not_shared() -> None:
+def test_defaults_are_not_shared():
     first, second = Settings(), Settings()
     first.kinds.append("b")
     assert second.kinds == ["a"]
@@ -115,19 +114,19 @@ def test_defaults_are_not_shared() -> None:
         ),
     ],
 )
-def test_settings_of_kanrun(settings: Any, at: str, sentence: str) -> None:
+def test_settings_of_kanrun(settings, at, sentence):
     with pytest.raises(UsageError) as caught:
         check(settings, at)
     assert sentence in str(caught.value)
 
 
-def all_settings() -> Iterator[type]:
+def all_settings():
     for table in (*GROUPS.values(), EXPERIMENTS):
         yield from (kind.settings for kind in table.values())
 
 
 @pytest.mark.parametrize("settings", list(all_settings()), ids=lambda settings: settings.__name__)
-def test_every_setting_has_a_sentence(settings: type) -> None:
+def test_every_setting_has_a_sentence(settings):
     for one in fields(settings):
         if one.name != "kind":
             rule = one.metadata["rule"]
@@ -137,7 +136,7 @@ def test_every_setting_has_a_sentence(settings: type) -> None:
         assert is_dataclass(settings)
 
 
-def test_choices_are_those_of_the_engine() -> None:
+def test_choices_are_those_of_the_engine():
     from kanrun.engine.layers import BASES, SCHEMES
     from kanrun.engine.networks import ACTIVATIONS
 

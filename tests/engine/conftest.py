@@ -1,7 +1,5 @@
 """Makes the makers of layers and networks importable."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

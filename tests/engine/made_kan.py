@@ -1,27 +1,13 @@
 """KANs and points for the tests of networks."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 
 
-def kan(
-    shape: Sequence[int],
-    intervals: int = 4,
-    *,
-    products: Sequence[int] = (),
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-    high: float = 1.0,
-    **spec: Any,
-) -> KAN:
+def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.0, **spec):
     """A fresh KAN on [-1, `high`] with silu as its base, where `spec` does not say otherwise."""
     return KAN.create(
         shape,
@@ -33,6 +19,6 @@ def kan(
     )
 
 
-def points(count: int, inputs: int, low: float = -1.0, high: float = 1.0, seed: int = 1) -> Tensor:
+def points(count, inputs, low=-1.0, high=1.0, seed=1):
     share = torch.rand(count, inputs, generator=Generator().manual_seed(seed), dtype=torch.float64)
     return low + (high - low) * share

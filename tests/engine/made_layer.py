@@ -1,9 +1,7 @@
 """Layers and samples for the tests of layers."""
 
-from __future__ import annotations
-
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 
@@ -12,15 +10,8 @@ NARROW, WIDE = 4, 160
 
 
 def make(
-    intervals: int = NARROW,
-    spec: EdgeSpec | None = None,
-    *,
-    inputs: int = 3,
-    outputs: int = 2,
-    uniform: bool = True,
-    dtype: torch.dtype = torch.float64,
-    seed: int = 0,
-) -> SplineLayer:
+    intervals=NARROW, spec=None, *, inputs=3, outputs=2, uniform=True, dtype=torch.float64, seed=0
+):
     """A layer on [-1, 1] with random numbers; weights of edges lie between 0.5 and 1.5."""
     drawn = Generator().manual_seed(seed)
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
@@ -37,7 +28,7 @@ def make(
     return layer
 
 
-def data(samples: int = 12, inputs: int = 3, spread: float = 1.3, seed: int = 1) -> Tensor:
+def data(samples=12, inputs=3, spread=1.3, seed=1):
     share = torch.rand(
         samples, inputs, generator=Generator().manual_seed(seed), dtype=torch.float64
     )

@@ -1,11 +1,7 @@
 """The formula of a run folder is read by the whitelist again before it becomes a source."""
 
-from __future__ import annotations
-
 import runpy
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +10,7 @@ from kanrun.errors import UsageError
 from kanrun.exports import formula_bytes
 
 
-def stored(
-    text: str = "0.12345678901234567*sin(pi*x0) + exp(-x1**2)/3", **more: Any
-) -> dict[str, Any]:
+def stored(text="0.12345678901234567*sin(pi*x0) + exp(-x1**2)/3", **more):
     return {
         "formula": {"text": text},
         "variables": ["x0", "x1"],
@@ -26,11 +20,11 @@ def stored(
     }
 
 
-def value(x0: Any, x1: Any) -> Any:
+def value(x0, x1):
     return 0.12345678901234567 * np.sin(np.pi * x0) + np.exp(-(x1**2)) / 3
 
 
-def test_python_has_the_formulas_numbers(tmp_path: Path) -> None:
+def test_python_has_the_formulas_numbers(tmp_path):
     (tmp_path / "f.py").write_bytes(formula_bytes([stored()], "formula", "f.py", "area"))
     x = np.linspace(-2, 2, 50)
     np.testing.assert_allclose(
@@ -38,7 +32,7 @@ def test_python_has_the_formulas_numbers(tmp_path: Path) -> None:
     )
 
 
-def test_c_has_the_formulas_numbers(tmp_path: Path) -> None:
+def test_c_has_the_formulas_numbers(tmp_path):
     text = formula_bytes([stored(), stored("x1 + 1")], "c", "f.c", "f").decode()
     text += "#include <stdio.h>\n"
     text += 'int main(void) { printf("%.17g %g", f_0(0.3, 0.7), f_1(5, 2)); return 0; }\n'
@@ -51,7 +45,7 @@ def test_c_has_the_formulas_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(word) for word in said], [value(0.3, 0.7), 3.0], rtol=1e-15)
 
 
-def test_text_and_latex_name_the_inputs() -> None:
+def test_text_and_latex_name_the_inputs():
     assert (
         formula_bytes([stored("x0 + x1")], "formula", "f.txt", "f") == b'"y" = x0 + x1\nx1: "b c"\n'
     )
@@ -71,11 +65,11 @@ def test_text_and_latex_name_the_inputs() -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["python", "c"])
-def test_what_is_no_formula_becomes_no_source(text: str, form: str) -> None:
+def test_what_is_no_formula_becomes_no_source(text, form):
     with pytest.raises(UsageError, match="is text alone"):
         formula_bytes([stored(text)], form, "f", "f")
 
 
-def test_other_forms_are_refused() -> None:
+def test_other_forms_are_refused():
     with pytest.raises(UsageError, match="formula, python or c"):
         formula_bytes([stored()], "onnx", "f.onnx", "f")

@@ -1,19 +1,13 @@
 """Small tables in the form that runs record them, and what tests ask of a figure."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import pandas
-from matplotlib.figure import Figure
 
 
-def predictions(
-    inputs: int, truth: bool = True, lattice: bool = False, rows: int = 60
-) -> pandas.DataFrame:
+def predictions(inputs, truth=True, lattice=False, rows=60):
     """Rows of train, test and grid; the prediction is 0.1 above the truth."""
     generator = np.random.default_rng(0)
     parts = []
@@ -34,7 +28,7 @@ def predictions(
     return pandas.concat([table, table.assign(seed=1)], ignore_index=True)
 
 
-def edges(shape: Sequence[int], points: int = 21) -> pandas.DataFrame:
+def edges(shape, points=21):
     """One edge after the other; scores fall from 1 on."""
     x = np.linspace(-1, 1, points)
     rows = []
@@ -58,7 +52,7 @@ def edges(shape: Sequence[int], points: int = 21) -> pandas.DataFrame:
     return pandas.concat(rows, ignore_index=True)
 
 
-def stored(figure: Figure) -> None:
+def stored(figure):
     """Lay the figure out; matplotlib must have nothing to complain about."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -68,7 +62,7 @@ def stored(figure: Figure) -> None:
         figure.draw_without_rendering()
 
 
-def legend(figure: Figure) -> list[str]:
+def legend(figure):
     """Texts of all legends, those of the figure first."""
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
     return [text.get_text() for one in legends if one is not None for text in one.get_texts()]

@@ -1,19 +1,14 @@
 """Learning curves and a result over settings, by the data drawn."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import numpy as np
 import pandas
+from numpy.testing import assert_allclose, assert_array_equal
 from sample_tables import legend, stored
 
 from kanrun.figures import loss_curve, over_settings
 
 
-def metrics(
-    seeds: int = 1, schedule: Sequence[int] = (5, 10, 20), steps: int = 4, restart: bool = False
-) -> pandas.DataFrame:
+def metrics(seeds=1, schedule=(5, 10, 20), steps=4, restart=False):
     rows = []
     for seed in range(seeds):
         for stage, intervals in enumerate(schedule):
@@ -27,22 +22,22 @@ def metrics(
     return pandas.DataFrame(rows)
 
 
-def test_the_loss_curve_has_the_errors_and_the_stages() -> None:
+def test_the_loss_curve_has_the_errors_and_the_stages():
     table = metrics(seeds=3)
     figure = loss_curve(table)
     (axes,) = figure.axes
-    curves = [line for line in axes.lines if len(line.get_xdata()) == 12]  # type: ignore[arg-type]
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 12]
     assert len(curves) == 9
-    np.testing.assert_array_equal(curves[0].get_ydata(), table.query("seed == 0")["train_rmse"])
+    assert_array_equal(curves[0].get_ydata(), table.query("seed == 0")["train_rmse"])
     assert axes.get_yscale() == "log"
     others = [line.get_xdata() for line in axes.lines if line not in curves]
-    assert sorted(x[0] for x in others if len(x)) == [4, 8]  # type: ignore[index, arg-type]
+    assert sorted(x[0] for x in others if len(x)) == [4, 8]
     assert sorted(text.get_text() for text in axes.texts) == [" 10", " 20", " 5"]
     assert legend(figure) == ["train", "test", "validation", "2 more seeds"]
     stored(figure)
 
 
-def test_what_was_tried_and_not_kept_is_faint() -> None:
+def test_what_was_tried_and_not_kept_is_faint():
     table = metrics().assign(best=[True] * 10 + [False, True])
     table.loc[10, "train_rmse"] = 9.0
     figure = loss_curve(table)
@@ -50,24 +45,24 @@ def test_what_was_tried_and_not_kept_is_faint() -> None:
     tried, path = axes.lines[:2]
     expected = table["train_rmse"].to_numpy().copy()
     expected[10] = expected[9]
-    np.testing.assert_array_equal(path.get_ydata(), expected)
+    assert_array_equal(path.get_ydata(), expected)
     assert np.flatnonzero(np.isfinite(np.asarray(tried.get_ydata(), dtype=float))).tolist() == [10]
     assert (tried.get_alpha() or 1) < 0.5
     assert legend(figure) == ["train", "test", "validation", "tried, not kept"]
 
 
-def test_steps_that_start_again_are_put_one_after_the_other() -> None:
+def test_steps_that_start_again_are_put_one_after_the_other():
     (axes,) = loss_curve(metrics(restart=True)).axes
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), np.arange(12))
+    assert_array_equal(axes.lines[0].get_xdata(), np.arange(12))
 
 
-def test_labels_of_many_stages_do_not_overlap() -> None:
+def test_labels_of_many_stages_do_not_overlap():
     figure = loss_curve(metrics(schedule=list(range(2, 102)), steps=1))
     assert 10 < len(figure.axes[0].texts) < 30
     stored(figure)
 
 
-def test_a_loss_curve_without_test_errors_or_stages_or_rows() -> None:
+def test_a_loss_curve_without_test_errors_or_stages_or_rows():
     table = metrics().assign(test_rmse=np.nan, validation_rmse=0.0, intervals=None)
     figure = loss_curve(table)
     assert legend(figure) == ["train"]
@@ -76,18 +71,18 @@ def test_a_loss_curve_without_test_errors_or_stages_or_rows() -> None:
     stored(loss_curve(table.head(0)))
 
 
-def test_one_setting_is_a_curve_of_medians_over_its_numbers() -> None:
+def test_one_setting_is_a_curve_of_medians_over_its_numbers():
     table = pandas.DataFrame(
         {"n": ["100", "10", "1000", "10"], "test_rmse": [0.01, 0.2, 0.001, 0.1]}
     )
     axes = over_settings(table, ["n"], "test_rmse").axes[0]
     line = axes.get_lines()[1]
-    np.testing.assert_allclose(line.get_xdata(), [10, 100, 1000])
-    np.testing.assert_allclose(line.get_ydata(), [0.15, 0.01, 0.001])
+    assert_allclose(line.get_xdata(), [10, 100, 1000])
+    assert_allclose(line.get_ydata(), [0.15, 0.01, 0.001])
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
-def test_two_settings_are_a_map_with_its_own_colour_bar_and_numbers_in_order() -> None:
+def test_two_settings_are_a_map_with_its_own_colour_bar_and_numbers_in_order():
     rows = [
         (model, str(n), error)
         for model, row in (("kan", (3.0, 2.0)), ("mlp", (5.0, 4.0)))
@@ -105,10 +100,10 @@ def test_two_settings_are_a_map_with_its_own_colour_bar_and_numbers_in_order() -
     assert len(figure.axes) == 2
 
 
-def test_seeds_alone_are_a_spread_and_text_is_categories() -> None:
+def test_seeds_alone_are_a_spread_and_text_is_categories():
     table = pandas.DataFrame({"model": ["kan", "mlp", "mlp"], "test_rmse": [1.0, 2.0, 4.0]})
     spread = over_settings(table, [], "test_rmse").axes[0]
     assert sorted(spread.get_lines()[0].get_xdata()) == [1.0, 2.0, 4.0]
     categories = over_settings(table, ["model"], "test_rmse").axes[0]
     assert [text.get_text() for text in categories.get_xticklabels()] == ["kan", "mlp"]
-    np.testing.assert_allclose(categories.get_lines()[1].get_ydata(), [1.0, 3.0])
+    assert_allclose(categories.get_lines()[1].get_ydata(), [1.0, 3.0])

@@ -1,10 +1,7 @@
 """The numpy form and sympy's own evaluation are one function."""
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
-from pathlib import Path
 
 import hypothesis.strategies as st
 import mpmath
@@ -13,6 +10,7 @@ import pytest
 import sympy
 from hypothesis import HealthCheck, given, settings
 from matplotlib.mathtext import MathTextParser
+from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.errors import UsageError
 from kanrun.formulas import FUNCTIONS, parse, to_latex, to_numpy, to_python, variable
@@ -21,11 +19,11 @@ VARIABLES = ("x0", "x1")
 POINTS = np.array([[0.3, 0.7], [-0.6, 0.2], [1.7, -1.3], [-2.4, -0.1], [0.05, 3.1]])
 
 
-def _expressions() -> st.SearchStrategy[str]:
+def _expressions():
     leaves = st.sampled_from(["x0", "x1", "2", "0.3", "pi", "1.75"])
     unary = [name for name, function in FUNCTIONS.items() if function.arguments == 1]
 
-    def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    def extend(inner):
         return st.one_of(
             st.builds("{}({})".format, st.sampled_from(unary), inner),
             st.builds("({}{}{})".format, inner, st.sampled_from("+-*/"), inner),
@@ -42,7 +40,7 @@ def _expressions() -> st.SearchStrategy[str]:
     return st.recursive(leaves, extend, max_leaves=5)
 
 
-def _exactly(expression: sympy.Expr, point: np.ndarray) -> float:
+def _exactly(expression, point):
     """sympy's value in 30 digits, nan where it is not real and finite."""
     values = {
         variable(name): sympy.Float(float(v), 30) for name, v in zip(VARIABLES, point, strict=True)
@@ -53,7 +51,7 @@ def _exactly(expression: sympy.Expr, point: np.ndarray) -> float:
 
 @given(_expressions())
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-def test_numpy_and_sympy_agree_and_text_reads_back(text: str) -> None:
+def test_numpy_and_sympy_agree_and_text_reads_back(text):
     try:
         expression = parse(text)
     except UsageError:
@@ -65,7 +63,7 @@ def test_numpy_and_sympy_agree_and_text_reads_back(text: str) -> None:
     calm = np.isfinite(by_numpy) & (np.abs(moved - by_numpy) <= 1e-9 * (1 + np.abs(by_numpy)))
     # Only values are equal: sympy may distribute a sign or simplify a Max on the second build.
     again = to_numpy(parse(str(expression)), VARIABLES)(POINTS)
-    np.testing.assert_allclose(again[calm], by_numpy[calm], rtol=1e-7, atol=1e-9)
+    assert_allclose(again[calm], by_numpy[calm], rtol=1e-7, atol=1e-9)
     for i in np.flatnonzero(calm)[:2]:
         exact = _exactly(expression, POINTS[i])
         if not np.isnan(exact):
@@ -73,7 +71,7 @@ def test_numpy_and_sympy_agree_and_text_reads_back(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_every_function_has_a_numpy_form(name: str) -> None:
+def test_every_function_has_a_numpy_form(name):
     arguments = {"besselj": "2, x0"}.get(
         name, "x0" if FUNCTIONS[name].arguments == 1 else "x0, 1/2, x0^2"
     )
@@ -83,7 +81,7 @@ def test_every_function_has_a_numpy_form(name: str) -> None:
     exact = [
         float(expression.subs(variable("x0"), sympy.Float(float(v), 30)).evalf(25)) for v in x[:, 0]
     ]
-    np.testing.assert_allclose(by_numpy, exact, rtol=2e-15, atol=1e-15)
+    assert_allclose(by_numpy, exact, rtol=2e-15, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -97,14 +95,14 @@ def test_every_function_has_a_numpy_form(name: str) -> None:
         "x1^0.5/x0^0.5",
     ],
 )
-def test_constants_keep_float64_digits(text: str) -> None:
+def test_constants_keep_float64_digits(text):
     expression = parse(text)
     x = np.array([[0.31, 0.72]])
     exact = _exactly(expression, x[0])
     assert to_numpy(expression, VARIABLES)(x)[0] == pytest.approx(exact, rel=5e-16)
 
 
-def test_columns_follow_the_order_of_the_variables() -> None:
+def test_columns_follow_the_order_of_the_variables():
     expression = parse("x0 - 2*x1")
     x = np.array([[1.0, 10.0]])
     assert to_numpy(expression, ["x0", "x1"])(x)[0] == -19
@@ -113,18 +111,18 @@ def test_columns_follow_the_order_of_the_variables() -> None:
     assert to_numpy(parse("a*b", ["a", "b"]), ["a", "b"])(x)[0] == 10
 
 
-def test_symbols_are_matched_by_name_whatever_their_assumptions() -> None:
+def test_symbols_are_matched_by_name_whatever_their_assumptions():
     assert to_numpy(sympy.Symbol("x0") ** 2, ["x0"])(np.array([[3.0]]))[0] == 9
 
 
 @pytest.mark.parametrize("expression", [sympy.Rational(1, 3), sympy.pi, sympy.Integer(0)])
-def test_a_constant_expression_is_broadcast(expression: sympy.Expr) -> None:
+def test_a_constant_expression_is_broadcast(expression):
     by_numpy = to_numpy(expression, ["x0", "x1"])(np.zeros((4, 2)))
-    np.testing.assert_array_equal(by_numpy, np.full(4, float(expression)))
+    assert_array_equal(by_numpy, np.full(4, float(expression)))
     by_numpy[0] = 1.0  # an array of its own, not a read-only view
 
 
-def test_not_real_values_are_nan_without_a_warning() -> None:
+def test_not_real_values_are_nan_without_a_warning():
     with np.errstate(all="raise"):
         value = to_numpy(parse("sqrt(x0) + log(x0) + 1/x0"), ["x0"])(
             np.array([[-1.0], [0.0], [1.0]])
@@ -134,15 +132,15 @@ def test_not_real_values_are_nan_without_a_warning() -> None:
     assert value[2] == 2
 
 
-def test_reciprocals_that_sympy_introduces_are_evaluated() -> None:
+def test_reciprocals_that_sympy_introduces_are_evaluated():
     expression = parse("tan(x0 + pi/2)")
     assert expression == -sympy.cot(variable("x0"))
-    np.testing.assert_allclose(
+    assert_allclose(
         to_numpy(expression, ["x0"])(POINTS[:, :1]), -1 / np.tan(POINTS[:, 0]), rtol=1e-15
     )
 
 
-def test_forms_refuse_what_it_cannot_evaluate() -> None:
+def test_forms_refuse_what_it_cannot_evaluate():
     with pytest.raises(UsageError, match="uses x1, which is not among the variables"):
         to_numpy(parse("x0 + x1"), ["x0"])
     with pytest.raises(UsageError, match="has no numeric form"):
@@ -155,18 +153,18 @@ def test_forms_refuse_what_it_cannot_evaluate() -> None:
         to_numpy(parse("x0"), ["x0"])(np.zeros((3, 2)))
 
 
-def test_numpy_functions_travel_between_processes() -> None:
+def test_numpy_functions_travel_between_processes():
     function = to_numpy(parse("besselj(2, x0) + max(x0, 1) + x0^3"), ["x0"])
     x = np.array([[0.5], [2.0]])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(function))(x), function(x))
+    assert_array_equal(pickle.loads(pickle.dumps(function))(x), function(x))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 8])
-def test_bessel_values(order: int) -> None:
+def test_bessel_values(order):
     x = np.concatenate([np.linspace(-60, 60, 11), [0, 1e-300, 1e-8, 24.999999, 25.0, 1e3, -1e4]])
     value = to_numpy(parse(f"besselj({order}, x0)"), ["x0"])(x[:, None])
     exact = [float(mpmath.besselj(order, float(v))) for v in x]
-    np.testing.assert_allclose(value, exact, rtol=0, atol=1e-14)
+    assert_allclose(value, exact, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -179,20 +177,18 @@ def test_bessel_values(order: int) -> None:
         "coth(2*x0)*sech(x1) + csch(x0)",
     ],
 )
-def test_python_source_is_the_same_function(text: str, tmp_path: Path) -> None:
+def test_python_source_is_the_same_function(text, tmp_path):
     expression = parse(text)
     path = tmp_path / "printed.py"
     path.write_text(to_python(expression, VARIABLES))
     spec = importlib.util.spec_from_file_location("printed", path)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     value = module.formula(*POINTS.T)
-    np.testing.assert_allclose(value, to_numpy(expression, VARIABLES)(POINTS), rtol=1e-14)
+    assert_allclose(value, to_numpy(expression, VARIABLES)(POINTS), rtol=1e-14)
 
 
-def test_latex_and_python_names() -> None:
+def test_latex_and_python_names():
     assert to_latex(parse("x0^2/3")) == r"\frac{x_{0}^{2}}{3}"
     assert "def formula(b, a):" in to_python(parse("a*b", ["a", "b"]), ["b", "a"])
     with pytest.raises(UsageError, match="'petal width' is not a Python name"):
@@ -209,5 +205,5 @@ def test_latex_and_python_names() -> None:
         "x0^x1*sec(x0)",
     ],
 )
-def test_latex_is_accepted_by_a_typesetter(text: str) -> None:
+def test_latex_is_accepted_by_a_typesetter(text):
     MathTextParser("path").parse(f"${to_latex(parse(text))}$")

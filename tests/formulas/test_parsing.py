@@ -1,7 +1,5 @@
 """The whitelist: what a text means, and every refusal with its sentence."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -45,7 +43,7 @@ X0, X1 = variable("x0"), variable("x1")
         ("floor(x0) + sign(x1) + erf(x0)", sympy.floor(X0) + sympy.sign(X1) + sympy.erf(X0)),
     ],
 )
-def test_text_becomes_the_expression_it_writes(text: str, expected: sympy.Expr) -> None:
+def test_text_becomes_the_expression_it_writes(text, expected):
     assert parse(text) == expected
 
 
@@ -66,11 +64,11 @@ def test_text_becomes_the_expression_it_writes(text: str, expected: sympy.Expr) 
         ],
     ],
 )
-def test_the_text_of_an_expression_reads_back_as_it(text: str) -> None:
+def test_the_text_of_an_expression_reads_back_as_it(text):
     assert parse(str(parse(text))) == parse(text)
 
 
-def test_decimals_are_exact_and_keep_all_digits_of_a_constant() -> None:
+def test_decimals_are_exact_and_keep_all_digits_of_a_constant():
     assert parse("0.1*x0 + 0.2*x0") == parse("0.3*x0")
     assert float(sympy.N(parse("sqrt(2)*x0"), 17).args[0]) == math.sqrt(2)
 
@@ -158,7 +156,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("text", "sentence"), REFUSALS, ids=[text[:20] for text, _ in REFUSALS])
-def test_refusals_say_what_and_why(text: str, sentence: str) -> None:
+def test_refusals_say_what_and_why(text, sentence):
     with pytest.raises(UsageError) as caught:
         parse(text)
     message = str(caught.value)
@@ -167,13 +165,13 @@ def test_refusals_say_what_and_why(text: str, sentence: str) -> None:
     assert "\n" not in message
 
 
-def test_long_sums_are_read() -> None:
+def test_long_sums_are_read():
     expression = parse("+".join(f"sin(pi*x{i}/2)^2" for i in range(100)))
     assert len(expression.args) == 100
     assert expression.free_symbols == {variable(f"x{i}") for i in range(100)}
 
 
-def test_listed_variables_replace_x0_and_win_over_constants() -> None:
+def test_listed_variables_replace_x0_and_win_over_constants():
     age, e = variable("age"), variable("e")
     assert parse("age^2 + e", ["age", "e"]) == age**2 + e
     with pytest.raises(
@@ -188,7 +186,7 @@ def test_listed_variables_replace_x0_and_win_over_constants() -> None:
         parse("age(2)", ["age"])
 
 
-def test_variables_in_counts_those_that_cancel() -> None:
+def test_variables_in_counts_those_that_cancel():
     assert variables_in("1.5*x0 + 0*x2") == ("x0", "x1", "x2")
     assert variables_in("exp(1)") == ()
     with pytest.raises(UsageError, match="cannot be read"):
@@ -208,7 +206,7 @@ def test_variables_in_counts_those_that_cancel() -> None:
         *[("e^2", math.e**2), (np.float64(3), 3.0), ("0", 0.0), ("sqrt(2)", math.sqrt(2))],
     ],
 )
-def test_constant_reads_numbers_and_text(value: str | float, expected: float) -> None:
+def test_constant_reads_numbers_and_text(value, expected):
     assert constant(value) == pytest.approx(expected, rel=1e-15)
     assert type(constant(value)) is float
 
@@ -232,7 +230,7 @@ def test_constant_reads_numbers_and_text(value: str | float, expected: float) ->
         (float("nan"), "nan is not a finite number"),
     ],
 )
-def test_constant_refuses(value: str | float, sentence: str) -> None:
+def test_constant_refuses(value, sentence):
     with pytest.raises(UsageError) as caught:
         constant(value)
     assert sentence in str(caught.value)
@@ -250,7 +248,5 @@ def test_constant_refuses(value: str | float, sentence: str) -> None:
         (["f1", "g"], ("x0", "x1")),
     ],
 )
-def test_names_of_columns_are_variables_where_a_formula_can_have_them(
-    names: list[str], variables: object
-) -> None:
+def test_names_of_columns_are_variables_where_a_formula_can_have_them(names, variables):
     assert as_variables(names) == variables

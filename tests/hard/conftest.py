@@ -1,5 +1,2 @@
-import pytest
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     parser.addoption("--seconds", type=float, default=0.5, help="CPU seconds of each fuzzer")

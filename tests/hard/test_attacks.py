@@ -5,8 +5,6 @@ nor stored), nothing outside was written, no terminal was steered, and it took b
 memory.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
@@ -14,28 +12,26 @@ import pickle
 import re
 import resource
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from kanrun.cli.app import main
 
-Attack = Sequence[str] | Callable[[Path], Sequence[str]]
 FIT = ("fit", "target=runge", "model=polynomial", "--dry-run")
 TABLE = ("fit", "target=table", "target.outputs=y", "--dry-run")
 RUN_IT = "__import__('os').system('touch canary')"
 
 
 class Canary:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self):
         return os.system, ("touch canary",)
 
 
-def group(text: str) -> Attack:
+def group(text):
     """A choice of a group in a folder from someone else."""
 
-    def prepare(place: Path) -> Sequence[str]:
+    def prepare(place):
         (place / "mine" / "extra").mkdir(parents=True)
         (place / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{text}\n")
         return [*FIT, "--config-dir", "mine", "+extra=sent"]
@@ -43,46 +39,46 @@ def group(text: str) -> Attack:
     return prepare
 
 
-def table(content: bytes | str, name: str = "t.csv", *more: str) -> Attack:
-    def prepare(place: Path) -> Sequence[str]:
+def table(content, name="t.csv", *more):
+    def prepare(place):
         (place / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return [*TABLE, f"target.path={name}", *more]
 
     return prepare
 
 
-def run(change: Callable[[Path], object], *words: str) -> Attack:
+def run(change, *words):
     """A run folder from someone else, here `run`."""
 
-    def prepare(place: Path) -> Sequence[str]:
+    def prepare(place):
         change(place / "run")
         return words or ["predict", "run", "--input", "new.csv", "--output", "out.csv"]
 
     return prepare
 
 
-def text(name: str, content: str) -> Callable[[Path], object]:
+def text(name, content):
     return lambda folder: (folder / name).write_text(content)
 
 
-def record(**changes: object) -> Callable[[Path], object]:
-    def change(folder: Path) -> None:
+def record(**changes):
+    def change(folder):
         stored = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps({**stored, **changes}))
 
     return change
 
 
-def checkpoint(make: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    def change(folder: Path) -> None:
+def checkpoint(make):
+    def change(folder):
         for path in (folder / "checkpoints").glob("*.safetensors"):
             path.write_bytes(make(path.read_bytes()))
 
     return change
 
 
-def link(name: str, target: str) -> Callable[[Path], object]:
-    def change(folder: Path) -> None:
+def link(name, target):
+    def change(folder):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         path.symlink_to(folder.parent / target)
@@ -91,7 +87,7 @@ def link(name: str, target: str) -> Callable[[Path], object]:
 
 
 RESUME = ("runs", "resume", "run")
-CODE: dict[str, Attack] = {
+CODE = {
     **{
         word: ["fit", word]
         for word in (
@@ -173,7 +169,7 @@ CODE: dict[str, Attack] = {
     "a pickle as a table": table(pickle.dumps(Canary())),
     "a pickle as Parquet": table(pickle.dumps(Canary()), "t.parquet"),
 }
-ELSEWHERE: dict[str, Attack] = {
+ELSEWHERE = {
     **{
         word: ["fit", word]
         for word in (
@@ -224,7 +220,7 @@ ELSEWHERE: dict[str, Attack] = {
 }
 DEEP = "[" * 200_000
 HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
-MEMORY: dict[str, Attack] = {
+MEMORY = {
     "brackets in a word": ["fit", "model.hidden=" + "[" * 3000],
     "brackets in a file": group(f"note: {DEEP}"),
     "brackets in a run": run(text("config.yaml", DEEP), "runs", "show", "run"),
@@ -251,7 +247,7 @@ MEMORY: dict[str, Attack] = {
     "many threads": ["fit", "threads=100000"],
 }
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
-TERMINAL: dict[str, Attack] = {
+TERMINAL = {
     "escape sequences in a word": ["fit", f"no{ESCAPE}key=1"],
     "escape sequences in a value": ["fit", f"target={ESCAPE}"],
     "escape sequences in a column": table(f"x,{ESCAPE}\n1,2\n"),
@@ -282,7 +278,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("trained")
     assert (
         main(
@@ -302,14 +298,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[name[:40] for _, name in CASES])
-def test_an_attack_fails(
-    kind: str,
-    name: str,
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
     (place := tmp_path / "a" / "b").mkdir(parents=True)
     shutil.copytree(trained, place / "run")
     (place / "new.csv").write_text("x\n0.5\n")
@@ -340,11 +329,10 @@ def test_an_attack_fails(
     assert not any(path.is_file() and SECRET in path.read_text(errors="replace") for path in new)
 
 
-def test_the_attacks_are_counted() -> None:
+def test_the_attacks_are_counted():
     counts = {kind: len(attacks) for kind, attacks in ATTACKS.items()}
     print(f"\n{sum(counts.values())} attacks: {counts}")
     promised = re.search(
         r"(\d+) attacks", Path(__file__).parents[2].joinpath("docs/promises.md").read_text()
     )
-    assert promised is not None
     assert int(promised[1]) == sum(counts.values()) >= 60

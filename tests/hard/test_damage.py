@@ -1,12 +1,8 @@
 """Damaged files (flipped, cut, exchanged): no silent wrong numbers, no Python exception."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +18,7 @@ POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("outputs")
     words = [
         "fit",
@@ -37,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs / "fit" / "v0001"
 
 
-def damaged(content: bytes, count: int) -> Iterator[tuple[str, bytes]]:
+def damaged(content, count):
     """Yield `count` damaged versions: 90% with one flipped bit, others cut, zeroed or swapped."""
     rng = np.random.default_rng(1)
     for number in range(count):
@@ -60,13 +56,13 @@ def damaged(content: bytes, count: int) -> Iterator[tuple[str, bytes]]:
             yield "reversed", bytes(changed)
 
 
-def check_damage(trained: Path, folder: Path, count: int) -> None:
+def check_damage(trained, folder, count):
     shutil.copytree(trained, folder)
     run = load_run(folder)
     name = run.models[0]
     path = folder / "checkpoints" / f"{name}.safetensors"
     content, expected = path.read_bytes(), predicted_values(run.model(name), POINTS)
-    outcomes: Counter[tuple[str, str]] = Counter()
+    outcomes = Counter()
     for kind, changed in damaged(content, count):
         path.write_bytes(changed)
         try:
@@ -87,16 +83,16 @@ def check_damage(trained: Path, folder: Path, count: int) -> None:
     assert {outcome for _, outcome in outcomes} == {"refused"}
 
 
-def test_damaged_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_refused(trained, tmp_path):
     check_damage(trained, tmp_path / "run", 120)
 
 
 @pytest.mark.slow
-def test_twenty_thousand_damaged_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
+def test_twenty_thousand_damaged_checkpoints_are_refused(trained, tmp_path):
     check_damage(trained, tmp_path / "run", 20_000)
 
 
-def test_a_checkpoint_of_another_run_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     first, second = sorted((folder / "checkpoints").glob("product-*.safetensors"))
@@ -105,9 +101,7 @@ def test_a_checkpoint_of_another_run_is_refused(trained: Path, tmp_path: Path) -
         load_run(folder).model()
 
 
-def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(trained, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     first, _ = sorted((folder / "checkpoints").glob("product-*.safetensors"))
@@ -126,7 +120,7 @@ def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(
     assert not (tmp_path / "out.csv").exists()
 
 
-def forged(trained: Path, folder: Path, change) -> Path:  # type: ignore[no-untyped-def]
+def forged(trained, folder, change):
     """The run in `folder` with its first checkpoint changed and its checksums computed anew."""
     shutil.copytree(trained, folder)
     loaded = load_run(folder)
@@ -140,8 +134,8 @@ def forged(trained: Path, folder: Path, change) -> Path:  # type: ignore[no-unty
     return folder
 
 
-def _set(key: str, value: object):  # type: ignore[no-untyped-def]
-    def change(arrays, meta):  # type: ignore[no-untyped-def]
+def _set(key, value):
+    def change(arrays, meta):
         place, *path = meta, *key.split("/")
         for part in path[:-1]:
             place = place[int(part) if isinstance(place, list) else part]
@@ -150,11 +144,11 @@ def _set(key: str, value: object):  # type: ignore[no-untyped-def]
     return change
 
 
-def _arrays(convert):  # type: ignore[no-untyped-def]
+def _arrays(convert):
     return lambda arrays, meta: (convert(arrays), meta)
 
 
-def _spoil(arrays: dict[str, np.ndarray], value: float) -> dict[str, np.ndarray]:
+def _spoil(arrays, value):
     name = next(key for key in arrays if key.endswith("coefficients"))
     spoiled = arrays[name].copy()
     spoiled.flat[0] = value
@@ -203,9 +197,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(
-    case: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(case, trained, tmp_path, capsys):
     folder = forged(trained, tmp_path / "run", FORGED[case])
     with pytest.raises(KanrunError):
         load_run(folder).model()

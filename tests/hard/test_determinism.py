@@ -1,11 +1,8 @@
 """Determinism: the same numbers for any hash seed, number of library threads and executor."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +28,7 @@ WAYS = {
 }
 
 
-def tables_of(words: list[str], outputs: Path, environment: dict[str, str]) -> dict[str, str]:
+def tables_of(words, outputs, environment):
     """Every table of the run as text, to the last digit, without times and processes."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words, "-q", "--outputs", str(outputs)]
@@ -50,7 +47,7 @@ def tables_of(words: list[str], outputs: Path, environment: dict[str, str]) -> d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
-def test_nothing_around_a_run_changes_its_numbers(call: str, tmp_path: Path) -> None:
+def test_nothing_around_a_run_changes_its_numbers(call, tmp_path):
     one = {
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
@@ -66,7 +63,7 @@ def test_nothing_around_a_run_changes_its_numbers(call: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_two_threads_change_no_more_than_the_last_digits(tmp_path: Path) -> None:
+def test_two_threads_change_no_more_than_the_last_digits(tmp_path):
     for threads in (1, 2):
         tables_of([*CALLS["kan"], f"threads={threads}"], tmp_path / str(threads), {})
     one, two = (

@@ -3,8 +3,6 @@
 `make fuzz ARGS=--seconds=60` gives each of them 60 CPU seconds. Case n is made from the seed n.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -13,8 +11,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,7 +27,7 @@ Case = Callable[[random.Random], object]
 SECONDS = 0.5  # where the option is not there
 
 
-def _words(text: str) -> list[str]:
+def _words(text):
     return text.split()
 
 
@@ -72,11 +68,11 @@ YAML = [
 ]
 
 
-def some(rng: random.Random, parts: list[str], most: int) -> str:
+def some(rng, parts, most):
     return "".join(rng.choices(parts, k=rng.randint(1, most)))
 
 
-def damaged(rng: random.Random, content: bytes) -> bytes:
+def damaged(rng, content):
     """`content` with some bytes changed, taken out, doubled or put in."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 6)):
@@ -97,7 +93,7 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     return bytes(data)
 
 
-def replaced(rng: random.Random, value: Any) -> Any:
+def replaced(rng, value):
     """Plain values with one of them, somewhere, another one."""
     if isinstance(value, dict | list) and value and rng.random() < 0.9:
         key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
@@ -127,18 +123,16 @@ def replaced(rng: random.Random, value: Any) -> Any:
     )
 
 
-def called(*words: str) -> str:
+def called(*words):
     """What a call of the command came to; an error of Python's fails the test."""
     code = main(list(words))
     return "done" if code == 0 else "refused"
 
 
-def fuzz(
-    kind: str, case: Case, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
-) -> None:
+def fuzz(kind, case, request, capfd):
     seconds = request.config.getoption("--seconds", SECONDS)
     begun = time.process_time()
-    counts: Counter[str] = Counter()
+    counts = Counter()
     number = 0
     while time.process_time() - begun < seconds:
         try:
@@ -163,7 +157,7 @@ def fuzz(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("trained")
     words = [
         "target=product",
@@ -177,35 +171,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs / "fit" / "v0001"
 
 
-def test_formulas(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> None:
-    def case(rng: random.Random) -> str:
+def test_formulas(request, capfd):
+    def case(rng):
         parse(some(rng, FORMULA, 20))
         return "done"
 
     fuzz("formulas", case, request, capfd)
 
 
-def test_overrides(
-    request: pytest.FixtureRequest,
-    capfd: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_overrides(request, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def case(rng: random.Random) -> str:
+    def case(rng):
         words = [f"{rng.choice(WORDS)}={some(rng, VALUES, 2)}" for _ in range(rng.randint(1, 2))]
         return called("fit", "target=runge", "model=polynomial", *words, "--dry-run")
 
     fuzz("overrides", case, request, capfd)
 
 
-def test_tables(
-    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_tables(request, capfd, tmp_path):
     whole = b'a,b,"c d"\n1,2.5,x\n-3,,"y ""z"""\n4e5,nan,\n' * 3
 
-    def case(rng: random.Random) -> str:
+    def case(rng):
         path = tmp_path / rng.choice(["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.zip"])
         path.write_bytes(damaged(rng, whole))
         column_kinds(path)
@@ -215,20 +202,16 @@ def test_tables(
     fuzz("tables", case, request, capfd)
 
 
-def test_yaml(
-    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    def case(rng: random.Random) -> str:
+def test_yaml(request, capfd, tmp_path):
+    def case(rng):
         yaml_as_plain(some(rng, YAML, 30), tmp_path / "x.yaml")
         return "done"
 
     fuzz("YAML texts", case, request, capfd)
 
 
-def test_run_folders(
-    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path, trained: Path
-) -> None:
-    def case(rng: random.Random) -> str:
+def test_run_folders(request, capfd, tmp_path, trained):
+    def case(rng):
         folder = tmp_path / "run"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(trained, folder)
@@ -248,9 +231,7 @@ def test_run_folders(
     fuzz("run folders", case, request, capfd)
 
 
-def test_checkpoints(
-    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path, trained: Path
-) -> None:
+def test_checkpoints(request, capfd, tmp_path, trained):
     """Descriptions with one value changed and their checksum computed anew."""
     loaded = load_run(trained)
     stored = loaded.run.checkpoint(loaded.models[0])
@@ -258,7 +239,7 @@ def test_checkpoints(
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "checkpoints": {}}))
 
-    def case(rng: random.Random) -> str:
+    def case(rng):
         meta = replaced(rng, json.loads(json.dumps(stored.meta)))
         if not isinstance(meta, dict):
             return "no description"

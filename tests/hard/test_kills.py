@@ -4,16 +4,12 @@ The processes are forked from this one, where the program is imported already. S
 into a run, not into the seconds of importing torch, when nothing is on the disk.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import kanrun.experiments.fit
 import pytest
@@ -29,7 +25,7 @@ POINTS = (*WORDS, "-m", "model.degree=4,6")
 TORN = ("metrics", "summary")
 
 
-def forked(body: Callable[[], int], silent: Path) -> int:
+def forked(body, silent):
     """Fork, run `body`, exit with its result, and write output to a file; return the process id."""
     process = os.fork()
     if process:
@@ -44,12 +40,12 @@ def forked(body: Callable[[], int], silent: Path) -> int:
         os._exit(code)
 
 
-def ended(process: int) -> int:
+def ended(process):
     """The exit code of the process, negative for the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def run_to_end(words: Sequence[str], outputs: Path, silent: Path) -> tuple[int, float]:
+def run_to_end(words, outputs, silent):
     """Exit code and seconds of a run in a fork."""
     clock = time.monotonic()
     return ended(
@@ -57,7 +53,7 @@ def run_to_end(words: Sequence[str], outputs: Path, silent: Path) -> tuple[int, 
     ), time.monotonic() - clock
 
 
-def numbers(run: Run) -> str:
+def numbers(run):
     """All that the run measured, to the last digit, but for times."""
     tables = {name: run.table(name) for name in TORN}
     kept = {
@@ -66,13 +62,13 @@ def numbers(run: Run) -> str:
     return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
 
 
-def check_kills(folder: Path, count: int, words: Sequence[str]) -> None:
+def check_kills(folder, count, words):
     silent, random_times = folder / "said.txt", random.Random(0)
     code, life = run_to_end(words, folder / "whole", silent)
     assert code == 0, silent.read_text()
     code, life = run_to_end(words, folder / "whole", silent)  # the first also made caches
     expected = numbers(find_runs(folder / "whole")[0])
-    outcomes: Counter[str] = Counter()
+    outcomes = Counter()
     for number in range(count):
         outputs = folder / str(number)
         process = forked(lambda outputs=outputs: main([*words, "--outputs", str(outputs)]), silent)
@@ -103,9 +99,7 @@ def check_kills(folder: Path, count: int, words: Sequence[str]) -> None:
         pytest.param(POINTS, 150, id="points and seeds, often", marks=pytest.mark.slow),
     ],
 )
-def test_killed_runs_are_resumed_to_the_same_numbers(
-    tmp_path: Path, words: Sequence[str], kills: int
-) -> None:
+def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, kills):
     check_kills(tmp_path, kills, words)
 
 
@@ -114,9 +108,7 @@ def test_killed_runs_are_resumed_to_the_same_numbers(
     ("number", "times", "code"),
     [(signal.SIGINT, 1, 130), (signal.SIGINT, 8, 130), (signal.SIGTERM, 1, 143)],
 )
-def test_signals_end_a_run_cleanly_however_often_they_come(
-    tmp_path: Path, number: int, times: int, code: int
-) -> None:
+def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code):
     outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
     words = [
         "fit",

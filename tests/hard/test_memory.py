@@ -1,13 +1,10 @@
 """Memory: runs that cannot fit are rejected early, and the estimate is a lower bound."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -31,9 +28,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-def test_too_large_a_run_is_refused_before_its_folder(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_large_a_run_is_refused_before_its_folder(case, tmp_path, capsys):
     assert main(["fit", *TOO_LARGE[case].split(), "--outputs", str(tmp_path / "outputs")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -41,7 +36,7 @@ def test_too_large_a_run_is_refused_before_its_folder(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
+def test_the_numbers_of_a_network_are_counted_as_they_are_made():
     kan = FitConfig(model=KANConfig(hidden=[5, 4], intervals=[3, 20], degree=3))
     assert estimate_memory(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
     mlp = FitConfig(
@@ -55,7 +50,7 @@ def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
 @pytest.mark.parametrize(
     "words", ["solver=adam solver.steps=3 model.hidden=[400,400]", "solver=lbfgs solver.steps=3"]
 )
-def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
+def test_runs_take_more_than_the_estimate(words, tmp_path):
     code = (
         "import resource, sys; from kanrun.cli.app import main; main(); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -73,7 +68,7 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
+def test_the_memory_of_a_long_study_is_flat(tmp_path):
     """300 cells in two workers: memory of the program and the workers grows by at most 5%."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = ["fit", "-q", "target=runge", "n_seeds=300", "model.hidden=[]", "sampling.n_train=200"]
@@ -83,7 +78,7 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
         psutil.Process(process.pid),
         tmp_path / "outputs" / "fit" / "v0001" / "summary.csv",
     )
-    samples: list[tuple[int, dict[int, int]]] = []  # finished cells, and the bytes of each process
+    samples = []  # finished cells, and the bytes of each process
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, OSError):
             held = {each.pid: each.memory_info().rss for each in (parent, *parent.children())}
@@ -108,7 +103,7 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path: Path) -> None:
+def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path):
     draw = np.random.default_rng(0)
     x = draw.normal(size=(1_000_000, 10))
     y = np.sin(x[:, 0]) + x[:, 1] * x[:, 2] + 0.3 * x[:, 3] ** 2 + 0.5 * draw.normal(size=len(x))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 
 import kanrun.runs.files
 from kanrun.cli.app import main
-from kanrun.runs import Run, environment
+from kanrun.runs import environment
 from kanrun.runs.locations import find_runs
 
 RUN = ("fit", "target=runge", "model=polynomial", "sampling.n_train=40", "-q")
@@ -41,21 +40,21 @@ class Folder:
 class Disk:
     """What the operations make of a folder."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top):
         self.top, self.root = top, Folder()
 
-    def _find(self, path: str) -> tuple[Folder, str]:
+    def _find(self, path):
         *parents, name = Path(path).relative_to(self.top).parts or ("",)
         place = self.root
         for parent in parents:
             place = place.now[parent]
         return place, name
 
-    def node(self, path: str) -> Any:
+    def node(self, path):
         place, name = self._find(path)
         return place.now.get(name) if name else self.root
 
-    def apply(self, kind: str, path: str, more: Any = None) -> None:
+    def apply(self, kind, path, more=None):
         place, name = self._find(path)
         if kind in ("mkdir", "create"):
             place.now.setdefault(name, Folder() if kind == "mkdir" else File())
@@ -73,10 +72,10 @@ class Disk:
         elif kind == "remove":
             place.now.pop(name, None)
 
-    def write_to(self, place: Path, entries: bool, share: Callable[[], float]) -> None:
+    def write_to(self, place, entries, share):
         """Write what a power cut leaves, with or without unsynced entries and bytes."""
 
-        def write(folder: Folder, at: Path) -> None:
+        def write(folder, at):
             at.mkdir(exist_ok=True)
             for name, node in (folder.now if entries else folder.synced).items():
                 if isinstance(node, Folder):
@@ -88,22 +87,20 @@ class Disk:
         write(self.root, place)
 
 
-def recorded(
-    top: Path, patch: pytest.MonkeyPatch, body: Callable[[], None]
-) -> list[tuple[Any, ...]]:
+def recorded(top, patch, body):
     """The operations below `top` that `body` asks of the system."""
-    operations: list[tuple[Any, ...]] = []
+    operations = []
     real = {
         name: getattr(os, name)
         for name in ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink")
     }
-    paths: dict[int, str] = {}
+    paths = {}
 
-    def note(kind: str, path: Any, *more: Any) -> None:
+    def note(kind, path, *more):
         if Path(path).is_relative_to(top):
             operations.append((kind, str(path), *more))
 
-    def opened(path: Any, flags: int, *mode: Any, **options: Any) -> int:
+    def opened(path, flags, *mode, **options):
         new = flags & os.O_CREAT and not os.path.lexists(path)
         number = real["open"](path, flags, *mode, **options)
         paths[number] = str(path)
@@ -111,28 +108,28 @@ def recorded(
             note("create", path)
         return int(number)
 
-    def wrote(number: int, data: Any) -> int:
+    def wrote(number, data):
         count = real["write"](number, data)
         if number in paths:
             note("write", paths[number], bytes(data)[:count])
         return int(count)
 
-    def synced(number: int) -> None:
+    def synced(number):
         real["fsync"](number)
         note("sync", paths[number])
 
-    def renamed(name: str) -> Callable[..., None]:
-        def rename(source: Any, target: Any) -> None:
+    def renamed(name):
+        def rename(source, target):
             real[name](source, target)
             note("rename", source, str(target))
 
         return rename
 
-    def made(path: Any, *mode: Any) -> None:
+    def made(path, *mode):
         real["mkdir"](path, *mode)
         note("mkdir", path)
 
-    def removed(path: Any, **options: Any) -> None:
+    def removed(path, **options):
         real["unlink"](path, **options)
         if "dir_fd" not in options:
             note("remove", path)
@@ -156,25 +153,25 @@ def recorded(
 class Unbuffered:
     """`open(path, "xb")` through the functions of `os` that are recorded."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         self.number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
 
-    def __enter__(self) -> Unbuffered:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         os.close(self.number)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data):
         os.write(self.number, data)
 
-    def flush(self) -> None: ...
+    def flush(self): ...
 
-    def fileno(self) -> int:
+    def fileno(self):
         return self.number
 
 
-def numbers(run: Run) -> dict[str, list[str]]:
+def numbers(run):
     """The rows of each table of the run and of its points, without times, and their errors."""
     found = {}
     for part in dict.fromkeys((run, *run.points)):
@@ -186,7 +183,7 @@ def numbers(run: Run) -> dict[str, list[str]]:
     return found
 
 
-def check_left(outputs: Path, whole: dict[str, list[str]]) -> str:
+def check_left(outputs, whole):
     """The status of what a power cut left, all of which must be readable."""
     runs = find_runs(outputs) if outputs.exists() else []
     for run in runs:
@@ -200,9 +197,7 @@ def check_left(outputs: Path, whole: dict[str, list[str]]) -> str:
     return runs[0].status if runs else "not there"
 
 
-def prefixes(
-    top: Path, operations: list[tuple[Any, ...]], every: int
-) -> Iterator[tuple[int, Disk]]:
+def prefixes(top, operations, every):
     disk = Disk(top)
     for number, operation in enumerate(operations):
         disk.apply(*operation)
@@ -210,9 +205,7 @@ def prefixes(
             yield number, disk
 
 
-def check_power_cuts(
-    tmp_path: Path, patch: pytest.MonkeyPatch, words: Sequence[str], every: int, again: int
-) -> None:
+def check_power_cuts(tmp_path, patch, words, every, again):
     top = tmp_path / "top"
     top.mkdir()
     operations = recorded(
@@ -241,7 +234,7 @@ def check_power_cuts(
     assert found["COMPLETED"]
 
 
-def assert_done(code: int) -> None:
+def assert_done(code):
     assert code == 0
 
 
@@ -254,6 +247,6 @@ def assert_done(code: int) -> None:
     ],
 )
 def test_what_a_power_cut_leaves_can_be_read_and_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Sequence[str], every: int, again: int
-) -> None:
+    tmp_path, monkeypatch, words, every, again
+):
     check_power_cuts(tmp_path, monkeypatch, words, every, again)

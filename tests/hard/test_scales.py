@@ -1,9 +1,5 @@
 """Extreme units: the same relative error at any scale, and never an error of zero."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,9 +23,7 @@ MANY = [
 ]
 
 
-def relative_error(
-    folder: Path, model: str, precision: str, x_unit: float, y_unit: float
-) -> tuple[float, float]:
+def relative_error(folder, model, precision, x_unit, y_unit):
     """Return test RMSE in output units, and R2, for 300 rows of a smooth function."""
     x = np.random.default_rng(0).uniform(0, 1, 300)
     pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(
@@ -53,20 +47,18 @@ def relative_error(
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
 
-def check_units(tmp_path: Path, model: str, precision: str, x_unit: float, y_unit: float) -> None:
+def check_units(tmp_path, model, precision, x_unit, y_unit):
     error, r2 = relative_error(tmp_path, model, precision, x_unit, y_unit)
     assert 0 < error < BOUNDS[model, precision]
     assert 0.9999 < r2 < 1
 
 
 @pytest.mark.parametrize(("model", "unit"), [("kan", 1e-300), ("kan", 1e300), ("auto", 1e-300)])
-def test_units_at_the_ends_of_float64(model: str, unit: float, tmp_path: Path) -> None:
+def test_units_at_the_ends_of_float64(model, unit, tmp_path):
     check_units(tmp_path, model, "float64", 1 / unit, unit)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "precision", "x_unit", "y_unit"), MANY)
-def test_units_of_every_size(
-    model: str, precision: str, x_unit: float, y_unit: float, tmp_path: Path
-) -> None:
+def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path):
     check_units(tmp_path, model, precision, x_unit, y_unit)

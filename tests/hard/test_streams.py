@@ -1,10 +1,7 @@
 """Closed, full or unread standard streams: the exit code is unchanged, without a traceback."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +17,7 @@ WAYS = {
 }
 
 
-def check_stream(way: str, words: str, folder: Path) -> None:
+def check_stream(way, words, folder):
     command = WAYS[way].format(command=f"{sys.executable} -m kanrun {words}")
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False
@@ -32,13 +29,13 @@ def check_stream(way: str, words: str, folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 @pytest.mark.parametrize("way", WAYS)
-def test_a_list_that_nobody_reads_is_no_error(way: str, tmp_path: Path) -> None:
+def test_a_list_that_nobody_reads_is_no_error(way, tmp_path):
     check_stream(way, LIST, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_that_nobody_follows_is_no_error(way: str, tmp_path: Path) -> None:
+def test_a_run_that_nobody_follows_is_no_error(way, tmp_path):
     check_stream(way, FIT, tmp_path)
     assert '"COMPLETED"' in (tmp_path / "outputs" / "fit" / "v0001" / "run.json").read_text()

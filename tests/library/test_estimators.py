@@ -1,14 +1,12 @@
 """KANRegressor and KANClassifier against scikit-learn's own checks and tools."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.inspection import partial_dependence, permutation_importance
@@ -26,13 +24,7 @@ from kanrun import KANClassifier, KANRegressor, KanrunError
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
 Y = np.exp(X[:, 0]) + X[:, 1] ** 2
-KAN_SETTINGS: dict[str, Any] = {
-    "model": "kan",
-    "hidden": (2,),
-    "intervals": 3,
-    "steps": 8,
-    "n_starts": 1,
-}
+KAN_SETTINGS = {"model": "kan", "hidden": (2,), "intervals": 3, "steps": 8, "n_starts": 1}
 
 #: The checks of the default suite, of one estimator; all of them run in the slow one.
 QUICK = {
@@ -64,9 +56,7 @@ EXPENSIVE = {"check_sample_weight_equivalence_on_dense_data", "check_n_features_
     ]
 )
 @pytest.mark.slow
-def test_every_check_of_scikit_learn(
-    estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_check_of_scikit_learn(estimator, check, monkeypatch):
     """No failure is expected, even of the default ensemble: equal rows are merged first."""
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it scikit-learn skips a check
     check(estimator)
@@ -77,7 +67,7 @@ def test_every_check_of_scikit_learn(
     [(KANRegressor("additive"), QUICK), (KANClassifier("additive"), QUICK - EXPENSIVE)],
     ids=["numbers", "classes"],
 )
-def test_the_checks_of_what_goes_wrong_most(estimator: Any, names: set[str]) -> None:
+def test_the_checks_of_what_goes_wrong_most(estimator, names):
     ran = set()
     for candidate, check in estimator_checks_generator(estimator):
         name = check.func.__name__ if isinstance(check, partial) else check.__name__
@@ -88,7 +78,7 @@ def test_the_checks_of_what_goes_wrong_most(estimator: Any, names: set[str]) -> 
     check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
 
 
-def test_pipelines_grids_folds_and_copies() -> None:
+def test_pipelines_grids_folds_and_copies():
     grid = GridSearchCV(
         make_pipeline(StandardScaler(), KANRegressor("additive")),
         {"kanregressor__extrapolation": [None, "linear"]},
@@ -104,7 +94,7 @@ def test_pipelines_grids_folds_and_copies() -> None:
     )
 
 
-def test_importance_dependence_and_features(tmp_path: Any) -> None:
+def test_importance_dependence_and_features(tmp_path):
     frame = pd.DataFrame(X, columns=["a", "b"])
     fitted = KANRegressor("additive").fit(frame, Y)
     importance = permutation_importance(
@@ -116,39 +106,37 @@ def test_importance_dependence_and_features(tmp_path: Any) -> None:
     named = fitted.set_output(transform="pandas").transform(frame)
     assert list(named.columns) == list(fitted.get_feature_names_out())
     joblib.dump(fitted, tmp_path / "fitted")
-    np.testing.assert_array_equal(
-        joblib.load(tmp_path / "fitted").predict(frame), fitted.predict(frame)
-    )
+    assert_array_equal(joblib.load(tmp_path / "fitted").predict(frame), fitted.predict(frame))
     with pytest.raises(ValueError, match="feature names"):
         fitted.predict(frame[["b", "a"]])
 
 
-def test_weights_are_rows_in_any_order_and_outputs_may_be_several() -> None:
+def test_weights_are_rows_in_any_order_and_outputs_may_be_several():
     weights = RNG.integers(0, 3, 60)
     rows = RNG.permutation(np.repeat(np.arange(60), weights))
     for estimator in (KANRegressor(), KANRegressor("kan", hidden=(), intervals=3)):
         weighted = clone(estimator).fit(X, Y, sample_weight=weights)
         repeated = clone(estimator).fit(X[rows], Y[rows])
-        np.testing.assert_array_equal(weighted.predict(X), repeated.predict(X))
+        assert_array_equal(weighted.predict(X), repeated.predict(X))
     both = KANRegressor("additive").fit(X, np.stack([Y, -Y], 1))
     assert both.predict(X).shape == (60, 2)
     assert both.score(X, np.stack([Y, -Y], 1)) > 0.95
 
 
-def test_classes_and_text() -> None:
+def test_classes_and_text():
     frame = pd.DataFrame({"a": X[:, 0], "kind": np.where(X[:, 1] > 0, "wood", "steel")})
     labels = np.where((X[:, 0] > 0) ^ (X[:, 1] > 0), "yes", "no")
     fitted = KANClassifier().fit(frame, labels)
     assert list(fitted.classes_) == ["no", "yes"]
     assert fitted.score(frame, labels) > 0.9
-    np.testing.assert_allclose(fitted.predict_proba(frame).sum(1), 1)
+    assert_allclose(fitted.predict_proba(frame).sum(1), 1)
     with pytest.raises(NotFittedError):
         KANClassifier().predict(frame)
     with pytest.raises(KanrunError, match="hidden is not a setting of model=auto"):
         KANRegressor(hidden=(3,)).fit(X, Y)
 
 
-def test_formula_of_an_output() -> None:
+def test_formula_of_an_output():
     fitted = KANRegressor("kan", hidden=(), intervals=3).fit(X, np.stack([X[:, 0], -X[:, 1]], 1))
     assert "x1" in str(fitted.formula_(1, budget=2.0))
     with pytest.raises(NotFittedError):

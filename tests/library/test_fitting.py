@@ -1,19 +1,16 @@
 """`kanrun.fit` on data in memory: the command line's numbers, all kinds of data, messages."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle
 import signal
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import Model, fit, load_run
 from kanrun.cli.app import main
@@ -26,23 +23,21 @@ RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (80, 2))
 Y = np.exp(X[:, 0]) + X[:, 1] ** 2 + 0.01 * RNG.normal(size=80)
 FRAME = pd.DataFrame(X, columns=["length", "mass"])
-SMALL: dict[str, Any] = {"model": "kan", "hidden": [], "intervals": [3], "steps": 5}
+SMALL = {"model": "kan", "hidden": [], "intervals": [3], "steps": 5}
 
 
 @pytest.fixture(scope="module")
-def automatic() -> Model:
+def automatic():
     return fit(FRAME, pd.Series(Y, name="period"), folds=3)
 
 
-def run_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+def run_of(folder, monkeypatch, *words):
     monkeypatch.chdir(folder)
     assert main(["fit", "-q", *words]) == 0
     return load_run("fit/latest")
 
 
-def test_the_same_numbers_as_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_numbers_as_the_command_line(tmp_path, monkeypatch):
     words = [
         "target=expression",
         "target.formula=exp(-x0)*sin(3*x1)",
@@ -72,7 +67,7 @@ def test_the_same_numbers_as_the_command_line(
         select_width=False,
     )
     assert model.inputs == ("x", "y")
-    np.testing.assert_array_equal(model.predict(X), run.model().predict(X))
+    assert_array_equal(model.predict(X), run.model().predict(X))
     summary = run.tables["summary"].iloc[0]
     for column in ("test_rmse", "validation_rmse", "parameters", "effective_parameters"):
         assert model.tables["summary"].iloc[0][column] == summary[column], column
@@ -80,13 +75,11 @@ def test_the_same_numbers_as_the_command_line(
 
 
 @pytest.mark.slow
-def test_a_table_gives_the_same_numbers_too(
-    automatic: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_gives_the_same_numbers_too(automatic, tmp_path, monkeypatch):
     FRAME.assign(period=Y).to_csv(tmp_path / "data.csv", index=False, float_format="%.17g")
     words = ["target=table", "target.path=data.csv", "target.outputs=[period]"]
     run = run_of(tmp_path, monkeypatch, *words, "model.folds=3", "model.baselines=false")
-    np.testing.assert_array_equal(automatic.predict(X), run.model().predict(X))
+    assert_array_equal(automatic.predict(X), run.model().predict(X))
     assert automatic.tables["summary"]["cv_rmse"][0] == run.tables["summary"]["cv_rmse"][0]
     run = run_of(
         tmp_path,
@@ -99,23 +92,23 @@ def test_a_table_gives_the_same_numbers_too(
         "sampling.n_test=0",
     )
     model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)
-    np.testing.assert_array_equal(model.predict(X), run.model().predict(X))
+    assert_array_equal(model.predict(X), run.model().predict(X))
     assert "permutation_importance" in model.summary().contributions
     loaded = run.model().summary()
     assert loaded.facts["RMSE, validation"] == model.summary().facts["RMSE, validation"]
     assert "<img" in run._repr_html_()
 
 
-def test_arrays_tensors_and_frames_are_the_same_data(automatic: Model) -> None:
+def test_arrays_tensors_and_frames_are_the_same_data(automatic):
     evidence = fit(FRAME, Y, selection="evidence").predict(X)
     for x, y in (
         (torch.tensor(X), torch.tensor(Y)),
         (X.tolist(), Y.tolist()),
         ({"a": X[:, 0], "b": X[:, 1]}, Y),
     ):
-        np.testing.assert_array_equal(fit(x, y, selection="evidence").predict(X), evidence)
+        assert_array_equal(fit(x, y, selection="evidence").predict(X), evidence)
     expected = automatic.predict(X)
-    np.testing.assert_array_equal(automatic.predict(FRAME[["mass", "length"]]), expected)
+    assert_array_equal(automatic.predict(FRAME[["mass", "length"]]), expected)
     assert automatic.predict(X[0]) == pytest.approx(expected[0], rel=1e-12)
     with pytest.raises(ValueError, match="no column 'mass'"):
         automatic.predict(FRAME.rename(columns={"mass": "Mass"}))
@@ -124,7 +117,7 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic: Model) -> None:
     assert several.predict(X).shape == (80, 2)
 
 
-def test_text_and_missing_values_of_a_frame_are_encoded() -> None:
+def test_text_and_missing_values_of_a_frame_are_encoded():
     kind = np.where(np.arange(80) % 2 == 0, "steel", "wood")
     frame = FRAME.assign(kind=kind)
     frame.loc[5, "mass"] = np.nan
@@ -137,7 +130,7 @@ def test_text_and_missing_values_of_a_frame_are_encoded() -> None:
     )
 
 
-def test_classes_keep_their_labels() -> None:
+def test_classes_keep_their_labels():
     labels = np.where(np.median(Y) < Y, "high", "low")
     model = fit(X, labels, selection="evidence")
     assert model.classes == ("high", "low")
@@ -146,7 +139,7 @@ def test_classes_keep_their_labels() -> None:
         X, (np.median(Y) < Y).astype(int) * 5, task="classification", selection="evidence"
     )
     assert set(numbers.predict(X)) == {0, 5}
-    np.testing.assert_allclose(numbers(X[:4]).sum(1), 1)
+    assert_allclose(numbers(X[:4]).sum(1), 1)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +154,7 @@ def test_classes_keep_their_labels() -> None:
     ],
     ids=lambda settings: "-".join(str(value) for value in settings.values()),
 )
-def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) -> None:
+def test_the_weight_of_a_row_is_its_share_of_the_loss(settings):
     """Doubled weights give the same model, and so do repeated rows in the training data."""
     x = X[:, :1] if settings.get("model") == "polynomial" else X
     y = (np.median(Y) < Y).astype(int) if "task" in settings else Y
@@ -171,13 +164,13 @@ def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) 
         del settings["hidden"], settings["steps"]
     weighted = fit(x, y, sample_weight=weights / 2, **settings)
     repeated = fit(np.repeat(x, weights, 0), np.repeat(y, weights), **settings)
-    np.testing.assert_allclose(weighted(x), repeated(x), rtol=1e-6, atol=1e-7)
+    assert_allclose(weighted(x), repeated(x), rtol=1e-6, atol=1e-7)
     assert np.abs(weighted(x) - fit(x, y, **settings)(x)).max() > 1e-5
     error, same = (each.tables["summary"].iloc[0]["train_rmse"] for each in (weighted, repeated))
     assert error == pytest.approx(same, rel=1e-6)
 
 
-def test_summary_plot_and_html(automatic: Model) -> None:
+def test_summary_plot_and_html(automatic):
     text = str(automatic.summary())
     for part in (
         "length, mass",
@@ -202,7 +195,7 @@ def test_summary_plot_and_html(automatic: Model) -> None:
         automatic.plot("nothing")
 
 
-def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) -> None:
+def test_it_is_stored_read_back_and_pickled(automatic, tmp_path):
     file = automatic.save(tmp_path / "period.v1")
     assert file.name == "period.v1.safetensors"
     for back in (
@@ -210,7 +203,7 @@ def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) ->
         Model.load(tmp_path / "period.v1"),
         pickle.loads(pickle.dumps(automatic)),
     ):
-        np.testing.assert_array_equal(back.predict(X), automatic.predict(X))
+        assert_array_equal(back.predict(X), automatic.predict(X))
         assert str(back.summary()) == str(automatic.summary())
         assert len(back.plot("effects").axes) == len(automatic.plot("effects").axes)
     (tmp_path / "text.safetensors").write_text("no model")
@@ -221,23 +214,21 @@ def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["my model", "Größe", "v1.2"])
-def test_a_model_is_stored_under_the_name_given(
-    name: str, automatic: Model, tmp_path: Path
-) -> None:
+def test_a_model_is_stored_under_the_name_given(name, automatic, tmp_path):
     file = automatic.save(tmp_path / name)
     assert file == tmp_path / f"{name}.safetensors"
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.safetensors", f"{name}.json"}
     for path in (file, tmp_path / name):
-        np.testing.assert_array_equal(Model.load(path).predict(X), automatic.predict(X))
+        assert_array_equal(Model.load(path).predict(X), automatic.predict(X))
 
 
-def test_a_score_needs_y_in_the_shape_of_the_predictions(automatic: Model) -> None:
+def test_a_score_needs_y_in_the_shape_of_the_predictions(automatic):
     y = np.ones((len(X), 2))
     with pytest.raises(InvalidData, match=rf"shape \({len(X)}, 2\), and the predictions"):
         automatic.score(X, y)
 
 
-def test_an_interval_needs_a_level_that_was_measured(automatic: Model) -> None:
+def test_an_interval_needs_a_level_that_was_measured(automatic):
     for level in (0.0, 0.9999, 1.5):
         with pytest.raises(UsageError, match=f"level={level}"):
             automatic.interval(X, level)
@@ -245,10 +236,10 @@ def test_an_interval_needs_a_level_that_was_measured(automatic: Model) -> None:
     assert (low < high).all()
 
 
-def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
     original, presses = LevenbergMarquardt.step, [1]
 
-    def interrupted(self: LevenbergMarquardt) -> float:
+    def interrupted(self):
         if self.network.intervals == 6:
             while presses[0]:
                 presses[0] -= 1
@@ -267,7 +258,7 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
         fit(X, Y, "kan", hidden=[], intervals=[3, 6], steps=5)
 
 
-def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_one_line(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr("sys.stderr", shown)
     fit(X, Y, progress=True, **SMALL)
@@ -279,7 +270,7 @@ def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.getvalue().endswith(" \r")
 
 
-REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+REFUSED = {
     "nothing": ((), {}, "fit takes either data"),
     "no y": ((X,), {}, "needs y"),
     "lengths": ((X, Y[:-1]), {}, "x has 80 rows and y has 79"),
@@ -343,14 +334,14 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_one_sentence(name: str) -> None:
+def test_what_does_not_fit_is_one_sentence(name):
     data, settings, message = REFUSED[name]
     with pytest.raises(UsageError, match=message) as caught:
         fit(*data, **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_constant_columns_and_float16_data_are_no_obstacle() -> None:
+def test_constant_columns_and_float16_data_are_no_obstacle():
     with_constant = np.column_stack([X, np.ones(80)])
     model = fit(with_constant, Y, selection="evidence")
     assert model.score(with_constant, Y) > 0.99
@@ -359,7 +350,7 @@ def test_constant_columns_and_float16_data_are_no_obstacle() -> None:
 
 
 @pytest.mark.slow
-def test_the_formula_behind_a_model() -> None:
+def test_the_formula_behind_a_model():
     model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), selection="evidence")
     found = kanrun.interpret(model, budget=5.0)
     assert found.formula is not None

@@ -1,7 +1,5 @@
 """KAN, MLP and KANLayer as ordinary torch modules in someone else's program."""
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess
@@ -11,20 +9,21 @@ import matplotlib.figure
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from kanrun import KAN, MLP, KANLayer
 from kanrun.errors import UsageError
 
 
-def points(rows: int = 200, inputs: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def points(rows=200, inputs=2, dtype=torch.float32):
     return (2 * torch.rand(rows, inputs, generator=torch.Generator().manual_seed(3)) - 1).to(dtype)
 
 
-def drawn(*shape: int, **more: object) -> KAN:
-    return KAN(shape, generator=torch.Generator().manual_seed(0), **more)  # type: ignore[arg-type]
+def drawn(*shape, **more):
+    return KAN(shape, generator=torch.Generator().manual_seed(0), **more)
 
 
-def test_it_learns_in_a_plain_training_loop_and_goes_on_refined() -> None:
+def test_it_learns_in_a_plain_training_loop_and_goes_on_refined():
     x = points()
     y = torch.exp(torch.sin(math.pi * x[:, :1]) + x[:, 1:] ** 2)
     kan, errors = drawn(2, 5, 1), []
@@ -41,7 +40,7 @@ def test_it_learns_in_a_plain_training_loop_and_goes_on_refined() -> None:
     assert errors[1] < errors[0] < 0.5
 
 
-def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision() -> None:
+def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision():
     for make in (
         lambda **more: KAN([2, 3, 1], **more),
         lambda **more: MLP([2, 3, 1], **more),
@@ -54,11 +53,11 @@ def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision(
         own = make(generator=torch.Generator().manual_seed(7))
         assert next(first.parameters()).dtype == torch.get_default_dtype()
         for a, b, c in zip(first.parameters(), again.parameters(), own.parameters(), strict=True):
-            torch.testing.assert_close(a, b.float(), rtol=1e-6, atol=0)
-            torch.testing.assert_close(a, c)
+            assert_close(a, b.float(), rtol=1e-6, atol=0)
+            assert_close(a, c)
 
 
-def test_layers_in_other_networks() -> None:
+def test_layers_in_other_networks():
     x = points()
     mixed = nn.Sequential(
         KANLayer(2, 8), nn.LayerNorm(8), KANLayer(8, 1, intervals=3, degree=2, base="zero")
@@ -69,19 +68,17 @@ def test_layers_in_other_networks() -> None:
     )
 
 
-def test_transforms_autocast_and_export() -> None:
+def test_transforms_autocast_and_export():
     kan, x = drawn(2, 3, 2), points(20)
     jacobian = torch.vmap(torch.func.jacrev(kan))(x)
     step = 1e-3 * torch.tensor([1.0, 0.0])
-    torch.testing.assert_close(
-        jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3
-    )
+    assert_close(jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3)
     with torch.autocast("cpu", torch.bfloat16):
         low = kan(x)
     assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), kan(x), rtol=0.05, atol=0.05)
+    assert_close(low.float(), kan(x), rtol=0.05, atol=0.05)
     program = torch.export.export(kan, (x,))
-    torch.testing.assert_close(program.module()(x), kan(x))
+    assert_close(program.module()(x), kan(x))
     assert KAN([2, 3, 1], device="meta")(torch.empty(4, 2, device="meta")).shape == (4, 1)
 
 
@@ -104,12 +101,12 @@ torch.testing.assert_close(compiled(x), kan(x))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_it_compiles_as_a_whole(backend: str) -> None:
+def test_it_compiles_as_a_whole(backend):
     """In a separate process: a compiler cannot look through the annotation checks of tests."""
     subprocess.run([sys.executable, "-c", COMPILED, backend], check=True)
 
 
-def test_the_penalty_is_the_papers() -> None:
+def test_the_penalty_is_the_papers():
     kan, x = drawn(2, 3, 1), points()
     l1, entropy = 0.0, 0.0
     reaching = kan.activations(x)
@@ -123,29 +120,27 @@ def test_the_penalty_is_the_papers() -> None:
     )
 
 
-def test_refine_keeps_the_function_and_prune_drops_weak_edges() -> None:
+def test_refine_keeps_the_function_and_prune_drops_weak_edges():
     kan, x = drawn(2, 3, 1, dtype=torch.float64), points(dtype=torch.float64)
     fine = kan.refine(20)
     assert fine.intervals == 20
-    torch.testing.assert_close(fine(x), kan(x), rtol=0, atol=1e-12)
+    assert_close(fine(x), kan(x), rtol=0, atol=1e-12)
     with torch.no_grad():
         for parameter in (kan.edge_layers[0].coefficients, kan.edge_layers[0].base_weight):
             parameter[1] *= 1e-6
     small = kan.prune(x)
     assert small.active_shape == (2, 2, 1)
-    torch.testing.assert_close(small(x), kan(x), rtol=0, atol=1e-4)
+    assert_close(small(x), kan(x), rtol=0, atol=1e-4)
     assert kan.active_shape == (2, 3, 1)
 
 
-def test_an_edge_is_a_function_with_derivatives() -> None:
+def test_an_edge_is_a_function_with_derivatives():
     kan = drawn(2, 3, 1, dtype=torch.float64)
     edge, at, h = kan.edge(0, -1, 2), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
     layer = kan.edge_layers[0]
-    torch.testing.assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
-    torch.testing.assert_close(
-        edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6
-    )
-    torch.testing.assert_close(
+    assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
+    assert_close(edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6)
+    assert_close(
         edge(at, 2), (edge(at + h) - 2 * edge(at) + edge(at - h)) / h**2, rtol=1e-4, atol=1e-5
     )
     assert edge(0.25).shape == ()
@@ -163,14 +158,14 @@ def test_an_edge_is_a_function_with_derivatives() -> None:
             kan.edge(*wrong)
 
 
-def test_a_plot_is_a_figure_with_names() -> None:
+def test_a_plot_is_a_figure_with_names():
     figure = drawn(2, 3, 1).plot(inputs=["length", "angle"], outputs=["period"])
     assert isinstance(figure, matplotlib.figure.Figure)
     words = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert {"length", "angle", "period"} <= words
 
 
-def test_a_domain_and_products() -> None:
+def test_a_domain_and_products():
     kan = drawn(2, 3, 1, domain=[[0.0, 1.0], [-5.0, 5.0]], multiplication_nodes=[1], intervals=4)
     assert kan.edge_layers[0].grid.low.tolist() == [0, -5]
     assert kan.edge_layers[0].outputs == 4
@@ -219,7 +214,7 @@ for line in sys.stdin:
 """
 
 
-def test_what_does_not_fit_is_one_sentence() -> None:
+def test_what_does_not_fit_is_one_sentence():
     """In a process of its own, without the checks of annotations that tests add."""
     lines = "\n".join(REFUSALS)
     done = subprocess.run(

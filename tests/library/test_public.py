@@ -1,7 +1,5 @@
 """The front door: names, types seen from outside, and what importing loads."""
 
-from __future__ import annotations
-
 import doctest
 import os
 import shutil
@@ -47,18 +45,16 @@ except KanrunError:
 """
 
 
-def test_the_names_are_shown_and_lead_somewhere() -> None:
+def test_the_names_are_shown_and_lead_somewhere():
     assert [name for name in dir(kanrun) if not name.startswith("_")] == sorted(kanrun.__all__)
     for name in kanrun.__all__:
         assert getattr(kanrun, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'kan'"):
-        _ = kanrun.kan  # type: ignore[attr-defined]
+        _ = kanrun.kan
 
 
 @pytest.mark.parametrize("name", kanrun.__all__)
-def test_the_examples_of_the_reference_hold(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
     """In a folder with the run that the one of `load_run` reads."""
     monkeypatch.chdir(tmp_path)
     if name == "load_run":
@@ -71,7 +67,7 @@ def test_the_examples_of_the_reference_hold(
     assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
-def test_importing_kanrun_loads_nothing_heavy() -> None:
+def test_importing_kanrun_loads_nothing_heavy():
     heavy = {"torch", "numpy", "pandas", "scipy", "sympy", "matplotlib", "omegaconf", "rich"}
     program = f"import sys, kanrun; print({heavy} & set(sys.modules))"
     said = subprocess.run(
@@ -81,7 +77,7 @@ def test_importing_kanrun_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_types_hold_for_a_program_outside(tmp_path: Path) -> None:
+def test_types_hold_for_a_program_outside(tmp_path):
     """mypy --strict on a program that uses the package as a wheel lays it out."""
     root, site = Path(__file__).parents[2], tmp_path / "site"
     shutil.copytree(root / "kanrun", site / "kanrun")

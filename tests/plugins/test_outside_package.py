@@ -4,13 +4,10 @@ The package is what `kanrun init` writes, installed without its dependencies int
 own, which a child process has on its path.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,11 +29,10 @@ for words in json.loads(pathlib.Path("words.json").read_text()):
 pathlib.Path("told.json").write_text(json.dumps(told))
 """
 QUICK = ["sampling.n_train=300", "sampling.n_test=200", "-q"]
-Told = tuple[int, str, str, bool]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory):
     place = tmp_path_factory.mktemp("outside")
     assert main(["init", str(place / "source"), "--name", "kanrun-outside"]) == 0
     install = [
@@ -59,7 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "site"
 
 
-def kanrun(site: Path, place: Path, *commands: list[str]) -> list[Told]:
+def kanrun(site, place, *commands):
     """Run the commands in one process, which has the package on its path."""
     (place / "words.json").write_text(json.dumps(commands))
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
@@ -67,11 +63,11 @@ def kanrun(site: Path, place: Path, *commands: list[str]) -> list[Told]:
     return [tuple(each) for each in json.loads((place / "told.json").read_text())]
 
 
-def summary(run: Path) -> pd.Series:
+def summary(run):
     return pd.read_csv(run / "summary.csv").iloc[0]
 
 
-def test_help_and_refusals_load_no_torch(site: Path, tmp_path: Path) -> None:
+def test_help_and_refusals_load_no_torch(site, tmp_path):
     expected = [
         (["--help"], 0, "noise-levels"),
         (["fit", "--help"], 0, "chebyshev"),
@@ -109,7 +105,7 @@ FITS = [
 
 
 @pytest.fixture(scope="module")
-def place(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(site, tmp_path_factory):
     """A folder with all runs, in the order of `FITS`."""
     place = tmp_path_factory.mktemp("runs")
     for code, _, err, _ in kanrun(site, place, *([*words, *QUICK] for words in FITS)):
@@ -117,7 +113,7 @@ def place(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_a_model_trains_is_saved_and_predicts(site: Path, place: Path) -> None:
+def test_a_model_trains_is_saved_and_predicts(site, place):
     run = place / "outputs" / "fit" / "v0001"
     row = summary(run)
     assert (row["model"], row["shape"], row["solver"]) == ("chebyshev", "2-3-1", "lm")
@@ -143,7 +139,7 @@ def test_a_model_trains_is_saved_and_predicts(site: Path, place: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["v0002", "v0003"])
-def test_a_solver_trains_the_models_of_kanrun(place: Path, version: str) -> None:
+def test_a_solver_trains_the_models_of_kanrun(place, version):
     run = place / "outputs" / "fit" / version
     assert summary(run)["solver"] == "momentum"
     losses = pd.read_csv(run / "metrics.csv")["train_rmse"]
@@ -151,7 +147,7 @@ def test_a_solver_trains_the_models_of_kanrun(place: Path, version: str) -> None
     assert losses.iloc[-1] < 0.5 * losses.iloc[0]
 
 
-def test_a_target_kind_is_sampled_and_named(place: Path) -> None:
+def test_a_target_kind_is_sampled_and_named(place):
     run = place / "outputs" / "fit" / "v0004"
     assert summary(run)["target"] == "rings"
     told = pd.read_csv(run / "tables" / "predictions.csv")
@@ -160,7 +156,7 @@ def test_a_target_kind_is_sampled_and_named(place: Path) -> None:
     )
 
 
-def test_an_experiment_runs_with_figures_and_claims(place: Path) -> None:
+def test_an_experiment_runs_with_figures_and_claims(place):
     run = place / "outputs" / "noise-levels" / "v0001"
     table = pd.read_csv(run / "summary.csv")
     assert list(table["noise"]) == [0, 0, 0.1, 0.1]

@@ -1,7 +1,5 @@
 """Modules that `--plugin` and KANRUN_PLUGINS name, and the package that `kanrun init` writes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -20,13 +18,13 @@ QUICK = ["sampling.n_train=60", "sampling.n_test=30", "solver.steps=3", "-q"]
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(tmp_path_factory):
     place = tmp_path_factory.mktemp("typed") / "waves"
     assert main(["init", str(place)]) == 0
     return place
 
 
-def kanrun(place: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def kanrun(place, *words, **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
         [sys.executable, "-c", CALL, *words],
@@ -39,7 +37,7 @@ def kanrun(place: Path, *words: str, **variables: str) -> subprocess.CompletedPr
 
 
 @pytest.fixture(scope="module")
-def run(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(package, tmp_path_factory):
     """Two seeds of a target that a typed module brings, trained by a worker process."""
     outputs = tmp_path_factory.mktemp("runs")
     words = [
@@ -58,13 +56,13 @@ def run(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs / "fit" / "v0001"
 
 
-def test_a_typed_module_is_used_by_workers_and_recorded(run: Path) -> None:
+def test_a_typed_module_is_used_by_workers_and_recorded(run):
     assert list(pd.read_csv(run / "summary.csv")["target"]) == ["rings", "rings"]
     recorded = json.loads((run / "run.json").read_text())["versions"]["plug-in waves.rings"]
     assert recorded.startswith("sha256 ")
 
 
-def test_the_variable_names_several(package: Path) -> None:
+def test_the_variable_names_several(package):
     words = ("fit", "--cfg", "job", "target=rings", "solver=momentum")
     shown = kanrun(package, *words, KANRUN_PLUGINS="waves.rings, waves.momentum")
     assert "kind: rings" in shown.stdout
@@ -81,7 +79,7 @@ def test_the_variable_names_several(package: Path) -> None:
         ("../x", "not the name"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused(package: Path, module: str, sentence: str) -> None:
+def test_what_cannot_be_loaded_is_refused(package, module, sentence):
     done = kanrun(package, "fit", "--plugin", module)
     assert done.returncode == 2
     assert done.stderr.startswith(f"kanrun: the plug-in {module} cannot be loaded: ")
@@ -89,19 +87,19 @@ def test_what_cannot_be_loaded_is_refused(package: Path, module: str, sentence: 
     assert done.stderr.count("\n") == 1
 
 
-def test_a_configuration_cannot_name_a_module(package: Path) -> None:
+def test_a_configuration_cannot_name_a_module(package):
     done = kanrun(package, "fit", "+plugin=waves.rings", "target=rings")
     assert done.returncode == 2
     assert "rings" in done.stderr
 
 
-def test_tab_knows_the_kinds_of_a_typed_module(package: Path) -> None:
+def test_tab_knows_the_kinds_of_a_typed_module(package):
     words = "kanrun fit --plugin waves.rings target=ri"
     typed = {"_KANRUN_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
     assert "rings" in kanrun(package, **typed).stdout
 
 
-def test_an_interrupted_run_asks_for_its_plugins(package: Path, run: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_asks_for_its_plugins(package, run, tmp_path):
     shutil.copytree(run, tmp_path / "fit" / "v0001")
     file = tmp_path / "fit" / "v0001" / "run.json"
     told = json.loads(file.read_text())
@@ -111,7 +109,7 @@ def test_an_interrupted_run_asks_for_its_plugins(package: Path, run: Path, tmp_p
     assert "If you trust it, add --plugin waves.rings" in done.stderr
 
 
-def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
+def test_a_task_tells_its_worker_the_modules(package):
     code = (
         "import pickle, sys; from kanrun.config.plugins import add_plugins; "
         "add_plugins(['waves.candidates']);"
@@ -133,30 +131,24 @@ def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
     assert said.stdout.decode().strip() == "logistic_slope"
 
 
-def test_options_are_found_in_both_spellings() -> None:
+def test_options_are_found_in_both_spellings():
     assert named_in(["fit", "--plugin", "a.b", "--plugin=c", "x=1", "--plugin"]) == ["a.b", "c"]
 
 
 @pytest.mark.parametrize("name", ["kanrun", "json", "class", "3d", "---"])
-def test_init_refuses_names_that_are_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_init_refuses_names_that_are_taken(tmp_path, capsys, name):
     assert main(["init", str(tmp_path / "new"), f"--name={name}"]) == 2
     assert "is not a valid name for a package" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
-def test_init_refuses_a_folder_with_files(
-    package: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_init_refuses_a_folder_with_files(package, capsys):
     assert main(["init", str(package)]) == 2
     assert "not an empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_written_package_installs_and_passes_its_own_test(
-    package: Path, tmp_path: Path
-) -> None:
+def test_the_written_package_installs_and_passes_its_own_test(package, tmp_path):
     """In an environment that has nothing but the dependencies of kanrun, by their path."""
     place, root = tmp_path / "env", Path(__file__).parents[2]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)

@@ -1,8 +1,3 @@
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from kanrun.runs import Manifest, Point, Row, RunFolder, Status
@@ -10,16 +5,16 @@ from kanrun.runs.records import write_points
 
 
 @pytest.fixture
-def make_points() -> Callable[..., Path]:
+def make_points():
     """Make a run with one point for each error; a point without one failed."""
     return _make_points
 
 
-def _make_points(outputs: Path, *errors: float | None) -> Path:
+def _make_points(outputs, *errors):
     """Make a run with one point for each error; a point without one failed."""
     points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         write_points(folder, points)
         (folder / "config.yaml").write_text("a: 0\ntarget: {kind: named}\n")
 

@@ -1,10 +1,7 @@
 """The commit that a run records, and that reading it runs nothing that a repository names."""
 
-from __future__ import annotations
-
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -12,14 +9,14 @@ from kanrun.runs import Manifest, RunFolder
 from kanrun.runs.environment import repository
 
 
-def git(place: Path, *words: str) -> str:
+def git(place, *words):
     identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
     return subprocess.run(
         ["git", *identity, *words], check=True, cwd=place, capture_output=True, text=True
     ).stdout
 
 
-def commit(place: Path, **files: str) -> str:
+def commit(place, **files):
     for name, text in files.items():
         path = place / name.replace("__", "/").replace("_py", ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +28,7 @@ def commit(place: Path, **files: str) -> str:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path):
     """A checkout that looks like kanrun's."""
     place = tmp_path / "source"
     place.mkdir()
@@ -39,9 +36,7 @@ def source(tmp_path: Path) -> Path:
     return place
 
 
-def test_of_a_checkout_the_commit_and_whether_its_code_differs(
-    source: Path, tmp_path: Path
-) -> None:
+def test_of_a_checkout_the_commit_and_whether_its_code_differs(source, tmp_path):
     at = git(source, "rev-parse", "HEAD").strip()
     assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": False}
     (source / "notes").write_text("other")
@@ -58,9 +53,7 @@ def test_of_a_checkout_the_commit_and_whether_its_code_differs(
     assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
 
 
-def test_of_an_installed_package_the_working_directorys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_an_installed_package_the_working_directorys(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     work = tmp_path / "work"
     work.mkdir()
@@ -71,7 +64,7 @@ def test_of_an_installed_package_the_working_directorys(
     assert repository(work / "site-packages", work) == {"of": "working directory", "commit": at}
 
 
-def test_run_json_says_whose_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_json_says_whose_commit_it_is(tmp_path, monkeypatch):
     for commit_of in ({"of": "kanrun", "commit": "a", "dirty": False}, None):
         monkeypatch.setattr(
             "kanrun.runs.environment.repository", lambda commit_of=commit_of: commit_of
@@ -80,7 +73,7 @@ def test_run_json_says_whose_commit_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         assert json.loads((path / "run.json").read_text()).get("git") == commit_of
 
 
-def test_programs_that_a_repository_names_are_not_started(source: Path, tmp_path: Path) -> None:
+def test_programs_that_a_repository_names_are_not_started(source, tmp_path):
     trap = tmp_path / "trap"
     program = f"touch {trap}; cat"
     (source / ".gitattributes").write_text("* filter=trap diff=trap\n")

@@ -1,12 +1,8 @@
 """What a run leaves: run.json through its states, tables, checkpoints, figures, and refusals."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
-from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,12 +14,12 @@ from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, Status
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path):
     record = Manifest("fit", argv=("fit", "n_seeds=2"), overrides=("n_seeds=2",), seeds=(0, 1))
     return RunFolder.create(tmp_path, record)
 
 
-def test_run_json_tells_what_ran_where_and_how_it_ended(folder: RunFolder) -> None:
+def test_run_json_tells_what_ran_where_and_how_it_ended(folder):
     before = json.loads((folder.path / "run.json").read_text())
     assert before["status"] == "RUNNING"
     assert before["ended"] is None
@@ -44,7 +40,7 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder: RunFolder) -> No
     assert Run(folder.path).manifest.notes == ("solver=auto chose lm",)
 
 
-def test_rows_are_on_disk_as_soon_as_they_are_recorded(folder: RunFolder) -> None:
+def test_rows_are_on_disk_as_soon_as_they_are_recorded(folder):
     for step in range(3):
         folder.append(Row("metrics", {"seed": 0, "step": step, "train_rmse": 0.1 / (step + 1)}))
         assert len(Run(folder.path).table("metrics")) == step + 1
@@ -53,7 +49,7 @@ def test_rows_are_on_disk_as_soon_as_they_are_recorded(folder: RunFolder) -> Non
     assert (folder.path / "tables" / "pairs.csv").is_file()
 
 
-def test_checkpoints_come_back_to_the_bit_with_their_description(folder: RunFolder) -> None:
+def test_checkpoints_come_back_to_the_bit_with_their_description(folder):
     arrays = {
         "coefficients": np.random.default_rng(0).normal(size=(3, 4, 5)).transpose(2, 0, 1),
         "scalar": np.array(1.5, dtype=np.float32),
@@ -75,7 +71,7 @@ def test_checkpoints_come_back_to_the_bit_with_their_description(folder: RunFold
     assert Run(folder.path).checkpoints == ()
 
 
-def test_a_checkpoint_with_objects_is_refused(folder: RunFolder) -> None:
+def test_a_checkpoint_with_objects_is_refused(folder):
     with pytest.raises(ValueError, match="array 'bad'"):
         folder.checkpoint(Checkpoint("model", {"bad": np.array([object()])}))
     with pytest.raises(ValueError, match="cannot be written as JSON"):
@@ -83,7 +79,7 @@ def test_a_checkpoint_with_objects_is_refused(folder: RunFolder) -> None:
     assert not list((folder.path / "checkpoints").iterdir())
 
 
-def test_names_cannot_leave_the_folder(folder: RunFolder) -> None:
+def test_names_cannot_leave_the_folder(folder):
     for name in ("../../evil", "/etc/evil", "a/b", "..", "", "ümläut", "x" * 300):
         folder.append(Row(name, {"a": 1}))
         folder.checkpoint(Checkpoint(name, {"a": np.ones(1)}))
@@ -93,8 +89,8 @@ def test_names_cannot_leave_the_folder(folder: RunFolder) -> None:
     assert [path.name for path in folder.path.parent.parent.iterdir()] == ["fit"]
 
 
-def test_figures_have_the_same_bytes_each_time(folder: RunFolder) -> None:
-    def draw() -> Figure:
+def test_figures_have_the_same_bytes_each_time(folder):
+    def draw():
         figure = Figure(figsize=(3, 2))
         figure.subplots().plot([0, 1], [0, 1], clip_on=True)
         return figure
@@ -114,10 +110,10 @@ def test_figures_have_the_same_bytes_each_time(folder: RunFolder) -> None:
     assert int.from_bytes(first["loss.png"][16:20]) == 600  # pixels: 3 inches at 200 dpi
 
 
-def test_a_full_disk_is_one_clear_error(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
     folder.append(Row("metrics", {"step": 0}))
 
-    def full(*_: object) -> int:
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -132,14 +128,14 @@ def test_a_full_disk_is_one_clear_error(folder: RunFolder, monkeypatch: pytest.M
     assert not list(folder.path.glob(".*.tmp"))
 
 
-def test_retain_drops_the_rows_that_a_filter_rejects(folder: RunFolder) -> None:
+def test_retain_drops_the_rows_that_a_filter_rejects(folder):
     for cell, seed, step in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (0, 0, 1)):
         folder.append(Row("metrics", {"cell": cell, "seed": seed, "step": step, "x": 0.1 + 0.2}))
 
-    def make() -> Any:
+    def make():
         left = {(0, 1): 1, (0, 0): 9}
 
-        def stays(table: str, key: tuple[int, int, int]) -> bool:
+        def stays(table, key):
             left[key[1:]] = left.get(key[1:], 0) - 1
             return left[key[1:]] >= 0
 
@@ -154,7 +150,7 @@ def test_retain_drops_the_rows_that_a_filter_rejects(folder: RunFolder) -> None:
     assert pairs == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
 
 
-def test_tables_are_appended(folder: RunFolder) -> None:
+def test_tables_are_appended(folder):
     folder.append(Table("edges", {"seed": np.array([0, 0]), "y": np.array([0.1, 0.3])}))
     folder.append(Table("edges", {"seed": np.array([1, 1]), "y": np.array([1.0, 2.0])}))
     assert Run(folder.path).table("edges")["y"].tolist() == [0.1, 0.3, 1.0, 2.0]

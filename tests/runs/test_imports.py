@@ -1,7 +1,5 @@
 """What must stay light: a listing of runs loads neither torch nor pandas."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -23,7 +21,7 @@ LIGHT = [  # in this order: who loads more comes later
 
 
 @pytest.mark.parametrize("modules", LIGHT)
-def test_importing_loads_nothing_heavy(modules: dict[str, list[str]]) -> None:
+def test_importing_loads_nothing_heavy(modules):
     code = f"""
 import importlib, sys
 for module, absent in {modules!r}.items():

@@ -1,10 +1,6 @@
 """The index of runs: never the truth, never read twice, and SQL conditions and queries on it."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +10,10 @@ from kanrun.runs.index import RunIndex
 from kanrun.runs.listing import Selection
 
 
-def add(outputs: Path, error: float | None, degree: int = 3) -> RunFolder:
+def add(outputs, error, degree=3):
     """Make one finished run of `fit` with a configuration."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         (folder / "config.yaml").write_text(
             f"model: {{kind: kan, degree: {degree}, bias: true}}\nseed: 0\n"
         )
@@ -29,22 +25,20 @@ def add(outputs: Path, error: float | None, degree: int = 3) -> RunFolder:
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, make_points: Callable[..., Path]) -> Path:
+def outputs(tmp_path, make_points):
     for error, degree in ((1e-3, 2), (1e-5, 3), (None, 3)):
         add(tmp_path, error, degree)
     make_points(tmp_path, 0.2, 0.1)
     return tmp_path
 
 
-def names(selection: Selection, outputs: Path) -> list[str]:
+def names(selection, outputs):
     return [row["name"] for row in selection.rows(RunIndex(outputs))[0]]
 
 
-def test_what_did_not_change_is_not_read_again_and_what_did_is(
-    outputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_did_not_change_is_not_read_again_and_what_did_is(outputs, monkeypatch):
     rows = RunIndex(outputs).rows("1")
-    read: list[str] = []
+    read = []
     row_of = index._row_of
     monkeypatch.setattr(index, "_row_of", lambda run: read.append(run.name) or row_of(run))
     assert RunIndex(outputs).rows("1") == rows
@@ -60,15 +54,13 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(
         assert RunIndex(outputs).rows("1") == before
 
 
-def test_without_a_place_for_the_file_it_is_built_in_memory(
-    outputs: Path,
-) -> None:
+def test_without_a_place_for_the_file_it_is_built_in_memory(outputs):
     (outputs / ".index.sqlite").mkdir()
     assert len(RunIndex(outputs).rows("1")) == 4
     assert RunIndex(outputs / "nothing").rows("1") == []
 
 
-def test_a_run_of_several_points_is_one_row_with_its_best(outputs: Path) -> None:
+def test_a_run_of_several_points_is_one_row_with_its_best(outputs):
     (row,) = RunIndex(outputs).rows("points > 1")
     assert (row["name"], row["points"], row["best"], row["test_rmse"]) == (
         "fit/v0004",
@@ -91,7 +83,7 @@ def test_a_run_of_several_points_is_one_row_with_its_best(outputs: Path) -> None
         ("-1 < test_rmse and command = 'fit' and seeds = 2", [2, 1]),
     ],
 )
-def test_conditions(outputs: Path, condition: str, found: list[int]) -> None:
+def test_conditions(outputs, condition, found):
     assert names(Selection(where=condition), outputs) == [f"fit/v000{number}" for number in found]
 
 
@@ -107,12 +99,12 @@ def test_conditions(outputs: Path, condition: str, found: list[int]) -> None:
         ("model.degree = 2", 'names with a dot need double quotes: "model.degree"'),
     ],
 )
-def test_broken_conditions_are_one_sentence(outputs: Path, condition: str, message: str) -> None:
+def test_broken_conditions_are_one_sentence(outputs, condition, message):
     with pytest.raises(UsageError, match=message):
         Selection(where=condition).rows(RunIndex(outputs))
 
 
-def test_order_columns_status_and_tags(outputs: Path) -> None:
+def test_order_columns_status_and_tags(outputs):
     assert names(Selection(sort="test_rmse"), outputs) == [
         f"fit/v000{number}" for number in (2, 1, 4, 3)
     ]
@@ -134,10 +126,10 @@ def test_order_columns_status_and_tags(outputs: Path) -> None:
         Selection(columns=("model.degre",)).table(rows, every)
 
 
-def test_queries_read_and_nothing_else(outputs: Path) -> None:
+def test_queries_read_and_nothing_else(outputs):
     every = RunIndex(outputs)
     answer = every.query(
-        'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 ORDER BY test_rmse',
+        'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 ORDER BY test_rmse'
     )
     assert answer["name"] == ["fit/v0002", "fit/v0001", "fit/v0004"]
     assert answer["degree"] == [3, 2, None]
@@ -160,7 +152,7 @@ def test_queries_read_and_nothing_else(outputs: Path) -> None:
     assert sorted(path.name for path in outputs.iterdir()) == [".index.sqlite", "fit"]
 
 
-def test_a_damaged_run_is_a_row_like_others(outputs: Path) -> None:
+def test_a_damaged_run_is_a_row_like_others(outputs):
     (outputs / "fit/v0002/run.json").write_text("{")
     (outputs / "fit/v0003/config.yaml").write_text("a: [")
     (outputs / "fit/v0004/points.csv").write_text("a: [")

@@ -1,7 +1,5 @@
 """Run folders: numbers that never repeat, processes that collide, places that cannot be written."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
@@ -24,26 +22,26 @@ for _ in range(25):
 """
 
 
-def test_numbers_go_up_and_latest_follows(tmp_path: Path) -> None:
+def test_numbers_go_up_and_latest_follows(tmp_path):
     names = [RunFolder.create(tmp_path, Manifest("fit")).path.name for _ in range(3)]
     assert names == ["v0001", "v0002", "v0003"]
     assert os.readlink(tmp_path / "fit" / "latest") == "v0003"
     assert RunFolder.create(tmp_path, Manifest("bench")).path == tmp_path / "bench" / "v0001"
 
 
-def test_a_deleted_number_is_not_used_again(tmp_path: Path) -> None:
+def test_a_deleted_number_is_not_used_again(tmp_path):
     RunFolder.create(tmp_path, Manifest("fit"))
     shutil.rmtree(RunFolder.create(tmp_path, Manifest("fit")).path)
     assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v0003"
 
 
-def test_numbers_beyond_four_digits_count_as_numbers(tmp_path: Path) -> None:
+def test_numbers_beyond_four_digits_count_as_numbers(tmp_path):
     (tmp_path / "fit" / "v9999").mkdir(parents=True)
     assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v10000"
     assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v10001"
 
 
-def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
+def test_two_processes_never_share_a_folder(tmp_path):
     children = [
         subprocess.Popen(
             [sys.executable, "-c", ALLOCATE, str(tmp_path)],
@@ -54,7 +52,6 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     for child in children:
-        assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
     names = [name for child in children for name in child.communicate(timeout=30)[0].split()]
@@ -63,10 +60,8 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     assert not list((tmp_path / "fit").glob(".*.tmp"))
 
 
-def test_a_place_without_links_still_gives_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_links(*_: object, **__: object) -> None:
+def test_a_place_without_links_still_gives_folders(tmp_path, monkeypatch):
+    def no_links(*_, **__):
         raise OSError("no links here")
 
     monkeypatch.setattr(Path, "symlink_to", no_links)
@@ -74,14 +69,14 @@ def test_a_place_without_links_still_gives_folders(
     assert not (tmp_path / "fit" / "latest").exists()
 
 
-def test_outputs_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_outputs_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "outputs").write_text("not a folder")
     with pytest.raises(UsageError, match="cannot make a run folder"):
         RunFolder.create(tmp_path / "outputs", Manifest("fit"))
 
 
-def test_a_read_only_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object, **__: object) -> None:
+def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
+    def denied(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", denied)  # root may write anywhere

@@ -1,15 +1,11 @@
 """One process at a time writes a run; a run of another host resumes when its user confirms."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,13 +28,13 @@ except UsageError as error:
 """
 
 
-def ended(outputs: Path) -> RunFolder:
+def ended(outputs):
     folder = RunFolder.create(outputs, Manifest("fit"))
     folder.finish(Status.INTERRUPTED)
     return folder
 
 
-def elsewhere(outputs: Path) -> Path:
+def elsewhere(outputs):
     folder = RunFolder.create(outputs, Manifest("fit"))
     folder._held.close()  # its process is gone
     record = json.loads((folder.path / "run.json").read_text())
@@ -46,13 +42,12 @@ def elsewhere(outputs: Path) -> Path:
     return folder.path
 
 
-def test_of_processes_that_go_on_at_once_one_does(tmp_path: Path) -> None:
+def test_of_processes_that_go_on_at_once_one_does(tmp_path):
     path = ended(tmp_path).path
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", GO_ON, str(path)]
     children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
     for child in children:
-        assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
     said = [child.stdout.readline().strip() for child in children if child.stdout is not None]
@@ -67,15 +62,13 @@ def test_of_processes_that_go_on_at_once_one_does(tmp_path: Path) -> None:
     assert len(Run(path).manifest.resumed) == 1
 
 
-def test_between_the_lock_and_run_json_no_other_gets_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_between_the_lock_and_run_json_no_other_gets_in(tmp_path, monkeypatch):
     """The moment at which run.json still says that nobody has the run."""
     path = ended(tmp_path).path
-    tried: list[str] = []
+    tried = []
     save = RunFolder._save
 
-    def meanwhile(self: RunFolder, **changes: Any) -> None:
+    def meanwhile(self, **changes):
         with pytest.raises(UsageError, match="still running") as refusal:
             RunFolder.reopen(path)
         tried.append(str(refusal.value))
@@ -86,7 +79,7 @@ def test_between_the_lock_and_run_json_no_other_gets_in(
     assert len(tried) == 1
 
 
-def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     for force in (False, True):
         with pytest.raises(UsageError, match="still running"):
@@ -96,8 +89,8 @@ def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path: Pa
     RunFolder.reopen(folder.path)
 
 
-def test_without_locks_run_json_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(*_: object) -> None:
+def test_without_locks_run_json_tells(tmp_path, monkeypatch):
+    def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
@@ -106,7 +99,7 @@ def test_without_locks_run_json_tells(tmp_path: Path, monkeypatch: pytest.Monkey
         RunFolder.reopen(folder.path, force=True)
 
 
-def test_a_run_of_another_host_goes_on_by_force(tmp_path: Path) -> None:
+def test_a_run_of_another_host_goes_on_by_force(tmp_path):
     path = elsewhere(tmp_path)
     with pytest.raises(
         UsageError,
@@ -119,7 +112,7 @@ def test_a_run_of_another_host_goes_on_by_force(tmp_path: Path) -> None:
     assert len(Run(path).manifest.resumed) == 1
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     path = ended(tmp_path).path
     (path / ".lock").unlink(missing_ok=True)  # older filelocks remove it themselves
     (path / ".lock").symlink_to(tmp_path / "other")

@@ -1,15 +1,11 @@
 """Reading runs: killed ones, damaged ones, hostile ones, and finding them by name."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -42,9 +38,7 @@ while True:
 """
 
 
-def make_run(
-    outputs: Path, command: str = "fit", status: Status | None = Status.COMPLETED
-) -> RunFolder:
+def make_run(outputs, command="fit", status=Status.COMPLETED):
     folder = RunFolder.create(outputs, Manifest(command))
     folder.append(Row("metrics", {"seed": 0, "step": 0}))
     if status is not None:
@@ -52,18 +46,17 @@ def make_run(
     return folder
 
 
-def change(folder: RunFolder, **changes: object) -> None:
+def change(folder, **changes):
     """Change fields of `run.json`."""
     record = json.loads((folder.path / "run.json").read_text())
     (folder.path / "run.json").write_text(json.dumps(record | changes))
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
-def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path: Path, delay: float) -> None:
+def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path, delay):
     child = subprocess.Popen(
         [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
-    assert child.stdout is not None
     assert child.stdout.readline() == "started\n"
     path = tmp_path / "fit" / "v0001"
     assert Run(path).status == "RUNNING"
@@ -89,7 +82,7 @@ def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path: Path, delay: flo
     child.stdout.close()
 
 
-def test_a_run_without_run_json(tmp_path: Path) -> None:
+def test_a_run_without_run_json(tmp_path):
     (tmp_path / "fit" / "v0001").mkdir(parents=True)
     (run,) = find_runs(tmp_path)
     assert run.status == "INTERRUPTED (killed before it started)"
@@ -98,9 +91,7 @@ def test_a_run_without_run_json(tmp_path: Path) -> None:
     assert run.tables == run.checkpoints == run.figures == ()
 
 
-def test_a_pid_that_was_used_again_does_not_count_as_alive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pid_that_was_used_again_does_not_count_as_alive(tmp_path, monkeypatch):
     monkeypatch.setattr(
         environment, "process_start", lambda pid: f"start of {pid}"
     )  # which not every system tells
@@ -110,7 +101,7 @@ def test_a_pid_that_was_used_again_does_not_count_as_alive(
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
 
-def test_a_run_of_another_host_counts_as_running(tmp_path: Path) -> None:
+def test_a_run_of_another_host_counts_as_running(tmp_path):
     folder = make_run(tmp_path, status=None)
     change(folder, host="elsewhere", pid=1)
     assert Run(folder.path).status == "RUNNING"
@@ -129,9 +120,7 @@ def test_a_run_of_another_host_counts_as_running(tmp_path: Path) -> None:
         "\0",
     ],
 )
-def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(
-    tmp_path: Path, content: str
-) -> None:
+def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path, content):
     folder = make_run(tmp_path)
     (folder.path / "run.json").write_text(content)
     (run,) = find_runs(tmp_path)
@@ -163,8 +152,8 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(
     ],
 )
 def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
-    tmp_path: Path, key: str, value: object, message: str
-) -> None:
+    tmp_path, key, value, message
+):
     folder = make_run(tmp_path)
     content = json.loads((folder.path / "run.json").read_text())
     (folder.path / "run.json").write_text(json.dumps(content | {key: value}))
@@ -175,9 +164,7 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
     assert Run(folder.path).status == "UNREADABLE"
 
 
-def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(
-    tmp_path: Path,
-) -> None:
+def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tmp_path):
     folder = make_run(tmp_path)
     content = json.loads((folder.path / "run.json").read_text())
     changed = {"status": "RUNNING", "pid": -1, "further": {"key": [1]}}
@@ -186,7 +173,7 @@ def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
 
-def test_hostile_files_are_refused(tmp_path: Path) -> None:
+def test_hostile_files_are_refused(tmp_path):
     folder = make_run(tmp_path)
     run = Run(folder.path)
     (folder.path / "checkpoints").mkdir()
@@ -207,7 +194,7 @@ def test_hostile_files_are_refused(tmp_path: Path) -> None:
     assert "secret" not in run.tables
 
 
-def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -> None:
+def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path):
     folder = make_run(tmp_path)
     path = folder.path / "config.yaml"
     path.write_text("seed: 3\nsolver: {tolerance: 1.0e-05}\nmodel: ${oc.env:HOME}\n")
@@ -227,9 +214,7 @@ def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -
             _ = Run(folder.path).config
 
 
-def test_runs_are_found_and_resolved_by_name(
-    tmp_path: Path, make_points: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_found_and_resolved_by_name(tmp_path, make_points, monkeypatch):
     with pytest.raises(UsageError, match="no runs yet"):
         find_run("latest", tmp_path)
     for command in ("fit", "bench", "fit"):
@@ -267,7 +252,7 @@ def test_runs_are_found_and_resolved_by_name(
             find_run(text, tmp_path)
 
 
-def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path: Path) -> None:
+def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path):
     for _ in range(2):
         make_run(tmp_path, "fit")
     make_run(tmp_path, "bench")
@@ -281,7 +266,7 @@ def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path:
     )  # the link, followed
 
 
-def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path: Path) -> None:
+def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path):
     for number in range(3):
         RunLabels(("good", f"no{number}")).store(make_run(tmp_path, "fit").path)
     make_run(tmp_path, "bench")
@@ -294,9 +279,7 @@ def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path:
     assert find_run("fit/v0001", tmp_path).labels == RunLabels()
 
 
-def test_a_point_looks_like_a_run_of_it_alone(
-    tmp_path: Path, make_points: Callable[..., Path]
-) -> None:
+def test_a_point_looks_like_a_run_of_it_alone(tmp_path, make_points):
     make_points(tmp_path, 3.0, 1.0, None)
     with pytest.raises(UsageError, match=r"run of 3 points; .* The best is fit/v0001/1\."):
         find_run("fit/latest", tmp_path, one=True)
@@ -312,7 +295,7 @@ def test_a_point_looks_like_a_run_of_it_alone(
     assert not Run(whole.path).has_points
 
 
-def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
+def test_a_run_in_a_place_that_cannot_be_listed(tmp_path):
     (tmp_path / "file").write_text("")
     assert find_runs(tmp_path / "file") == []
     assert os.listdir(tmp_path) == ["file"]

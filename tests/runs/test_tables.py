@@ -1,12 +1,8 @@
 """Tables on disk: exact numbers, new columns, damage, and anything people put into text."""
 
-from __future__ import annotations
-
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,11 +11,11 @@ from kanrun.errors import StorageFailed
 from kanrun.runs.tables import CsvFile, frame_of, read_columns, read_rows
 
 
-def read_table(path: Path) -> pandas.DataFrame:
+def read_table(path):
     return frame_of(read_columns(path))
 
 
-def test_a_row_with_new_columns_widens_the_table(tmp_path: Path) -> None:
+def test_a_row_with_new_columns_widens_the_table(tmp_path):
     table = CsvFile(tmp_path / "metrics.csv")
     table.append({"step": 0, "loss": 0.5})
     table.append({"step": 1, "loss": 0.25, "penalty": 1e-3})
@@ -33,7 +29,7 @@ def test_a_row_with_new_columns_widens_the_table(tmp_path: Path) -> None:
     assert frame["note"].tolist()[3:] == ["a", "b,c"]
 
 
-def test_half_a_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
+def test_half_a_last_line_is_left_out_and_mended(tmp_path):
     path = tmp_path / "metrics.csv"
     table = CsvFile(path)
     for step in range(3):
@@ -46,7 +42,7 @@ def test_half_a_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
     assert read_table(path)["loss"].tolist() == [0.1, 0.1, 0.2]
 
 
-def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path: Path) -> None:
+def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path):
     path = tmp_path / "metrics.csv"
     for content in (b"", b"step,lo"):
         path.write_bytes(content)
@@ -55,7 +51,7 @@ def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path: Path) -> None
     assert read_table(path)["step"].tolist() == [1]
 
 
-def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path: Path) -> None:
+def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path):
     table = CsvFile(tmp_path / "t.csv")
     table.append(
         {
@@ -78,9 +74,7 @@ def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
-def test_floats_come_back_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, values: list[float]
-) -> None:
+def test_floats_come_back_to_the_last_bit(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("floats") / "t.csv"
     CsvFile(path).extend({"x": np.array(values)})
     assert read_table(path)["x"].tolist() == values
@@ -88,9 +82,7 @@ def test_floats_come_back_to_the_last_bit(
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), min_size=1, max_size=6))
-def test_any_text_is_one_line_a_row(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
-) -> None:
+def test_any_text_is_one_line_a_row(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("text") / "t.csv"
     table = CsvFile(path)
     for first, second in rows:
@@ -107,7 +99,7 @@ def test_any_text_is_one_line_a_row(
     assert len(read_table(path)) == len(rows)
 
 
-def test_damage_and_links_are_refused(tmp_path: Path) -> None:
+def test_damage_and_links_are_refused(tmp_path):
     (tmp_path / "real.csv").write_text("a\n1\n")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
     with pytest.raises(StorageFailed, match="not a regular file"):
@@ -125,7 +117,7 @@ def test_damage_and_links_are_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "long.csv")
 
 
-def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path: Path) -> None:
+def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path):
     values = ["=1+1", "-x0 + 1", "'=a", "-1.5", "@b", "it's", "+inf", ""]
     table = CsvFile(tmp_path / "t.csv")
     table.extend({"=name": values, "n": range(8)})
@@ -148,7 +140,7 @@ def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path: Path) -> None:
     assert read_columns(tmp_path / "t.csv")["=name"] == [*values[:-1], None, "+2+3"]
 
 
-def test_rows_of_a_point_from_where_they_begin_in_the_order_of_their_marks(tmp_path: Path) -> None:
+def test_rows_of_a_point_from_where_they_begin_in_the_order_of_their_marks(tmp_path):
     table = CsvFile(tmp_path / "t.csv")
     for point, seed in ((0, 1), (1, 0), (0, 0)):
         start = table.size()

@@ -1,9 +1,5 @@
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas
 import pytest
@@ -15,25 +11,19 @@ import toy_experiment
 
 from kanrun.cli.app import main
 from kanrun.config import ExecutorConfig, rules
-from kanrun.runs import Manifest, Run
-
-Started = tuple[Manifest, Run]
+from kanrun.runs import Run
 
 
 @pytest.fixture
-def run_toy(tmp_path: Path) -> Callable[..., Started]:
+def run_toy(tmp_path):
     """Run the toy experiment to its end; settings by name, `executor` as (kind, workers, address).
 
     `points` are further settings of each point.
     """
 
-    def run(
-        executor: tuple[object, ...] = ("serial",),
-        points: Sequence[dict[str, Any]] = ({},),
-        **settings: Any,
-    ) -> Started:
+    def run(executor=("serial",), points=({},), **settings):
         settings.setdefault("marks", str(tmp_path))
-        place = ExecutorConfig(*executor)  # type: ignore[arg-type]
+        place = ExecutorConfig(*executor)
         configs = [toy_experiment.ToyConfig(executor=place, **(settings | own)) for own in points]
         for cfg in configs:
             rules.check(cfg)
@@ -44,10 +34,10 @@ def run_toy(tmp_path: Path) -> Callable[..., Started]:
 
 
 @pytest.fixture
-def same_tables() -> Callable[[Run, Run], None]:
+def same_tables():
     """Check that two runs have the same tables to the bit, up to times and process numbers."""
 
-    def check_tables(a: Run, b: Run) -> None:
+    def check_tables(a, b):
         assert a.tables == b.tables
         for name in a.tables:
             left, right = (
@@ -78,11 +68,11 @@ LECTURE = {
 
 
 @pytest.fixture(scope="session")
-def lecture_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def lecture_run(tmp_path_factory):
     """Return a small run of an experiment of the lecture."""
     outputs, made = tmp_path_factory.mktemp("lecture"), dict[str, Run]()
 
-    def run(name: str) -> Run:
+    def run(name):
         if name not in made:
             assert main([name, "-q", *LECTURE[name], "--outputs", str(outputs)]) == 0
             made[name] = Run(outputs / name / "v0001", f"{name}/v0001")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from kanrun.config import (
     MODELS,
@@ -25,14 +25,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import LevenbergMarquardt, SmoothnessPenalty, make_solver
 from kanrun.errors import UsageError
 from kanrun.study import build
-from kanrun.study.build import (
-    PATIENCE,
-    LearningProblem,
-    factory,
-    lbfgs_weight,
-    make_plan,
-    make_problem,
-)
+from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan, make_problem
 
 
 class Waves(Network):
@@ -40,15 +33,15 @@ class Waves(Network):
 
     kind = "waves"
 
-    def __init__(self, terms: int, inputs: int) -> None:
+    def __init__(self, terms, inputs):
         super().__init__()
         self.weights = nn.Parameter(torch.ones(terms, inputs, dtype=torch.float64))
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self):
         return self.weights.shape[1], 1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return torch.sin(x @ self.weights.T).sum(-1, keepdim=True)
 
 
@@ -60,12 +53,12 @@ class WavesConfig:
     kind: str = "waves"
 
 
-def make_waves(model: WavesConfig, problem: LearningProblem, _: Generator) -> Network:
+def make_waves(model, problem, _):
     return Waves(model.terms, problem.inputs)
 
 
 @pytest.fixture
-def waves(monkeypatch: pytest.MonkeyPatch) -> WavesConfig:
+def waves(monkeypatch):
     kind = ModelKind("waves", "Sines.", WavesConfig, f"{__name__}:make_waves", label="sines")
     monkeypatch.setitem(MODELS._kinds, "waves", kind)
     monkeypatch.setattr(
@@ -74,13 +67,13 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> WavesConfig:
     return WavesConfig()
 
 
-def problem(name: str = "product") -> LearningProblem:
+def problem(name="product"):
     return make_problem(
         ExperimentConfig(device="cpu"), NamedTarget(name), SamplingConfig(n_train=60, n_test=10), 0
     )
 
 
-def test_settings_have_their_places_in_the_plan() -> None:
+def test_settings_have_their_places_in_the_plan():
     solver = LBFGSSolver(
         steps=7,
         history_size=5,
@@ -101,7 +94,7 @@ def test_settings_have_their_places_in_the_plan() -> None:
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
 
 
-def test_a_model_of_another_package_is_planned_by_what_it_trains(waves: WavesConfig) -> None:
+def test_a_model_of_another_package_is_planned_by_what_it_trains(waves):
     plan, why = make_plan(waves, AutoSolver(), problem())
     assert plan.solver == "lm"
     assert why.startswith("lm: 14 parameters on ")
@@ -112,26 +105,26 @@ def test_a_model_of_another_package_is_planned_by_what_it_trains(waves: WavesCon
         make_plan(waves, LBFGSSolver(sparsity=0.1), problem())
 
 
-def test_a_model_with_a_closed_form_has_no_patience() -> None:
+def test_a_model_with_a_closed_form_has_no_patience():
     plan, _ = make_plan(PolynomialConfig(), LMSolver(), problem("runge"))
     assert plan.patience is None
     assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == PATIENCE
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 5])
-def test_the_weight_of_lbfgs_is_that_of_one_grid_for_all_degrees(degree: int) -> None:
+def test_the_weight_of_lbfgs_is_that_of_one_grid_for_all_degrees(degree):
     intervals = lbfgs_weight(3) ** (-1 / 9)
     assert lbfgs_weight(degree) == pytest.approx(intervals ** (1 - 2 * (degree + 2)))
 
 
-def test_an_automatic_schedule_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_automatic_schedule_is_bounded(monkeypatch):
     monkeypatch.setattr(build, "AUTO_INTERVALS", (3, 6))
     monkeypatch.setattr(build, "AUTO_COEFFICIENTS", 50)
     plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
     assert (plan.intervals, plan.max_unknowns, plan.stop_early) == ((3, 6), 56, True)
 
 
-def test_damping_and_tolerances_reach_levenberg_marquardt() -> None:
+def test_damping_and_tolerances_reach_levenberg_marquardt():
     solver, data = LMSolver(damping=0.5, tolerance=0.0, plateau_tolerance=0.1), problem()
     model = KANConfig(intervals=[4, 8])
     plan, _ = make_plan(model, solver, data)
@@ -142,6 +135,6 @@ def test_damping_and_tolerances_reach_levenberg_marquardt() -> None:
     assert made.damping == 0.5
 
 
-def test_a_closed_form_has_one_start() -> None:
+def test_a_closed_form_has_one_start():
     plan, _ = make_plan(PolynomialConfig(), LMSolver(n_starts=4), problem("runge"))
     assert plan.starts == 1

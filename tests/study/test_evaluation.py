@@ -1,7 +1,5 @@
 """Errors relative to the size of the outputs, in extremely small and large units."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,25 +15,25 @@ DIFFERENCE = 0.1 * np.random.default_rng(1).normal(size=(40, 2))
 
 
 @given(st.integers(-300, 300))
-def test_errors_do_not_depend_on_the_unit(power: int) -> None:
+def test_errors_do_not_depend_on_the_unit(power):
     unit = 10.0**power
     dataset = SimpleNamespace(train=Points(Y, Y * unit), classes=None)
     error = float(root_mean_square((DIFFERENCE * unit).ravel()))
     assert error == pytest.approx(np.sqrt(np.mean(DIFFERENCE**2)) * unit, rel=1e-12)
     assert relative_error(error, dataset) == pytest.approx(
         error / unit / np.sqrt(Y.var(0).mean()), rel=1e-12
-    )  # type: ignore[arg-type]
+    )
     r2 = r_squared(DIFFERENCE * unit, Y * unit)
     assert r2 == pytest.approx(1 - np.mean(DIFFERENCE**2) / Y.var(0).mean(), rel=1e-12)
 
 
-def test_a_warning_says_where_r2_is_undefined_or_below_zero() -> None:
+def test_a_warning_says_where_r2_is_undefined_or_below_zero():
     constant = np.full((7, 1), 0.1)
     undefined = r_squared(np.zeros((7, 1)), constant)
     assert undefined is None
     assert (
         relative_error(0.1, SimpleNamespace(train=Points(constant, constant), classes=None)) is None
-    )  # type: ignore[arg-type]
+    )
     said = [
         list(doubts(r2, "test points"))
         for r2 in (undefined, r_squared(10 * DIFFERENCE + 5, Y), 0.2)

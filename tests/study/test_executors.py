@@ -1,7 +1,5 @@
 """The same numbers from every executor, and no worker's death that stops the others."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -10,9 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,13 +20,11 @@ from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
 from kanrun.study.executors import dask_client
 
-RunToy = Callable[..., Any]
-SameTables = Callable[[Run, Run], None]
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster():
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
@@ -38,9 +32,7 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-def test_local_processes_give_the_numbers_of_a_serial_run_though_some_die(
-    run_toy: RunToy, same_tables: SameTables
-) -> None:
+def test_local_processes_give_the_numbers_of_a_serial_run_though_some_die(run_toy, same_tables):
     _, serial = run_toy(**SIZES)
     outcome, local = run_toy(executor=("local", 2), **SIZES, dies_once=[3], fails_once=[2])
     assert outcome.status == Status.COMPLETED
@@ -51,7 +43,7 @@ def test_local_processes_give_the_numbers_of_a_serial_run_though_some_die(
     assert local.manifest.threads == serial.manifest.threads == 1
 
 
-def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy: RunToy, capsys: Any) -> None:
+def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy, capsys):
     outcome, run = run_toy(executor=("local", 1), sizes=[2, 3], dies=[3])
     assert outcome.status == Status.FAILED
     (failure,) = run.manifest.failures
@@ -66,12 +58,10 @@ def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy: RunToy, ca
     assert capsys.readouterr().err.count("failed and restarts") == 1
 
 
-def test_workers_end_when_the_study_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_end_when_the_study_is_stopped(tmp_path, monkeypatch):
     cfg = ToyConfig(sizes=[2, 3], pause=60, executor=ExecutorConfig("local", 2))
 
-    def stop(*_: object) -> None:
+    def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kanrun.study.recorder.Recorder._record", stop)  # at the first note
@@ -86,8 +76,8 @@ def test_workers_end_when_the_study_is_stopped(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "dask"])
 def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
-    kind: str, run_toy: RunToy, same_tables: SameTables, request: pytest.FixtureRequest, capsys: Any
-) -> None:
+    kind, run_toy, same_tables, request, capsys
+):
     sizes = list(range(2, 152))
     dying = sizes[::3] + sizes[1::3]
     address, ended = None, threading.Event()
@@ -110,7 +100,7 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
     )
 
 
-def _keep_workers(cluster: Any, ended: threading.Event) -> None:
+def _keep_workers(cluster, ended):
     """Replaces workers that Dask's own nannies gave up."""
     while not ended.wait(1.0):
         cluster.scale(2)
@@ -129,14 +119,13 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
     toys = str(Path(toy_experiment.__file__).parent)
     child = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path), toys], stderr=subprocess.PIPE, text=True
     )
-    assert child.stderr is not None
     assert "was chosen" in child.stderr.readline()
     workers = psutil.Process(child.pid).children(recursive=True)
     assert workers
@@ -147,9 +136,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     assert left == []
 
 
-def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(
-    run_toy: RunToy, same_tables: SameTables, cluster: Any
-) -> None:
+def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(run_toy, same_tables, cluster):
     _, serial = run_toy(**SIZES)
     outcome, dask = run_toy(
         executor=("dask", None, cluster.scheduler_address), **SIZES, dies_once=[3], fails_once=[2]
@@ -159,7 +146,7 @@ def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(
     assert os.getpid() not in set(dask.table("summary")["pid"])
 
 
-def test_dask_records_a_cell_that_fails_twice(run_toy: RunToy, cluster: Any, capsys: Any) -> None:
+def test_dask_records_a_cell_that_fails_twice(run_toy, cluster, capsys):
     outcome, run = run_toy(
         executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], fails=[3]
     )
@@ -170,7 +157,7 @@ def test_dask_records_a_cell_that_fails_twice(run_toy: RunToy, cluster: Any, cap
 
 
 @pytest.mark.slow
-def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy: RunToy, cluster: Any) -> None:
+def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy, cluster):
     outcome, run = run_toy(
         executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], dies=[3]
     )
@@ -180,7 +167,7 @@ def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy: RunToy, cluster:
 
 
 @pytest.mark.slow
-def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
+def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
@@ -195,9 +182,7 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
     assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
 
 
-def test_a_scheduler_without_workers_is_waited_for_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=0, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
@@ -213,12 +198,12 @@ def test_a_scheduler_without_workers_is_waited_for_and_said(
     assert "warning: no worker" in capsys.readouterr().err
 
 
-def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence() -> None:
+def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence():
     """Any other answer would make the client wait for ever, or allocate as much as it names."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
-        def answer() -> None:
+        def answer():
             with contextlib.suppress(OSError):
                 while True:
                     peer, _ = server.accept()

@@ -1,11 +1,9 @@
 """Cells are called by what tells them apart."""
 
-from __future__ import annotations
-
 from kanrun.study.experiment import names_of
 
 
-def test_targets_are_called_by_name_and_what_all_share_is_left_out() -> None:
+def test_targets_are_called_by_name_and_what_all_share_is_left_out():
     cells = [
         {
             "target": {"kind": "named", "name": "product"},
@@ -21,7 +19,7 @@ def test_targets_are_called_by_name_and_what_all_share_is_left_out() -> None:
     assert names_of(cells) == ["product, hidden [2]", "x0^2, hidden []", "x0^2, hidden [4,2]"]
 
 
-def test_parts_learners_and_schedules() -> None:
+def test_parts_learners_and_schedules():
     cells = [
         {"part": "schedules", "schedule": {"kind": "list", "intervals": [3, 5]}},
         {
@@ -41,7 +39,7 @@ def test_parts_learners_and_schedules() -> None:
     ]
 
 
-def test_cells_that_words_do_not_tell_apart_have_numbers() -> None:
+def test_cells_that_words_do_not_tell_apart_have_numbers():
     assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "a"]
     long = "sin(x0) + " * 10
     cells = [{"target": {"formula": formula}} for formula in (f"{long}1", f"{long}2", "x0")]

@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ pytestmark = pytest.mark.slow
 class Browser:
     """Chromium over the pipe of its developer tools, with a temporary profile."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile):
         program = (
             shutil.which("chromium")
             or shutil.which("chromium-browser")
@@ -69,9 +67,9 @@ class Browser:
 
     _session: str | None = None
 
-    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+    def send(self, method, **parameters):
         self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        message = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
             message["sessionId"] = self._session
         self._out.write(json.dumps(message).encode() + b"\0")
@@ -80,49 +78,47 @@ class Browser:
             answer = self._next()
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
-                result: dict[str, Any] = answer["result"]
-                return result
+                return answer["result"]
             self.events.append(answer)
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self):
         while b"\0" not in self._buffer:
             part = os.read(self._in.fileno(), 1 << 16)
             assert part, "Chromium ended"
             self._buffer += part
         message, _, self._buffer = self._buffer.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
-        return answer
+        return json.loads(message)
 
-    def value(self, script: str) -> Any:
+    def value(self, script):
         answer = self.send(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def open(self, path: Path) -> None:
+    def open(self, path):
         self.send("Page.navigate", url=path.as_uri())
         end = time.monotonic() + 30
         while self.value("document.documentElement?.dataset.ready") != "yes":
             assert time.monotonic() < end, "the page's script did not finish"
             time.sleep(0.1)
 
-    def mouse(self, kind: str, x: float, y: float) -> None:
+    def mouse(self, kind, x, y):
         self.send(
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
         )
 
-    def key(self, name: str) -> None:
+    def key(self, name):
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
 
-    def end(self) -> None:
+    def end(self):
         self._process.terminate()
         self._process.wait(10)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     outputs = ["--outputs", str(folder / "outputs"), "-q"]
     small = [
@@ -175,7 +171,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def browser(runs: Path, tmp_path: Path) -> Iterator[Browser]:
+def browser(runs, tmp_path):
     found = Browser(tmp_path / "profile")
     try:
         found.open(runs / "report.html")
@@ -184,7 +180,7 @@ def browser(runs: Path, tmp_path: Path) -> Iterator[Browser]:
         found.end()
 
 
-def test_the_page_lives(runs: Path, browser: Browser) -> None:
+def test_the_page_lives(runs, browser):
     count = "document.querySelectorAll('.living svg').length"
     assert (
         browser.value(count) == 3 + 2
@@ -243,7 +239,7 @@ def test_the_page_lives(runs: Path, browser: Browser) -> None:
     assert browser.value(error) != before
 
 
-def test_an_mlp_and_windows_of_time_live(runs: Path, browser: Browser, tmp_path: Path) -> None:
+def test_an_mlp_and_windows_of_time_live(runs, browser, tmp_path):
     page = tmp_path / "others.html"
     assert (
         main(
@@ -282,9 +278,7 @@ def test_an_mlp_and_windows_of_time_live(runs: Path, browser: Browser, tmp_path:
     assert "Runtime.exceptionThrown" not in methods
 
 
-def test_phases_of_a_network_run_under_their_slider(
-    runs: Path, browser: Browser, tmp_path: Path
-) -> None:
+def test_phases_of_a_network_run_under_their_slider(runs, browser, tmp_path):
     page = tmp_path / "phases.html"
     assert (
         main(["runs", "report", "continual/1", "-o", str(page), "--outputs", str(runs / "outputs")])
@@ -303,9 +297,7 @@ def test_phases_of_a_network_run_under_their_slider(
     assert both < 0.01 * one
 
 
-def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(
-    browser: Browser,
-) -> None:
+def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(browser):
     moved = []
     for number in (3, 4):
         browser.value(
@@ -326,7 +318,7 @@ def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(
     assert 5 < moved[1] < 75
 
 
-def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: Path) -> None:
+def test_tables_sort_and_nothing_goes_wrong_or_out(browser, tmp_path):
     up, down = browser.value("""(() => {
         const tables = [...document.querySelectorAll('table.sorts')];
         const table = tables.find(t => t.tBodies[0].rows.length > 1);
@@ -360,9 +352,7 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: P
     assert blocked == "blocked"
 
 
-def test_frames_of_the_lecture_run_under_their_slider(
-    browser: Browser, tmp_path: Path, lecture_run: Any
-) -> None:
+def test_frames_of_the_lecture_run_under_their_slider(browser, tmp_path, lecture_run):
     for name in ("continual", "extend-grid", "interpret"):
         write_report([lecture_run(name)], tmp_path / f"{name}.html")
         browser.open(tmp_path / f"{name}.html")

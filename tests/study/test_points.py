@@ -1,27 +1,15 @@
 """Runs of several points: each point is a run of it alone, and a failed one ends no other."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
-import pandas
 import pytest
 from toy_experiment import ToyConfig, play
 
 from kanrun.errors import UsageError
-from kanrun.runs import Record, Row, Run, Status
+from kanrun.runs import Row, Run, Status
 from kanrun.runs.records import Point, plain_values, read_points, write_points
-
-RunToy = Callable[..., Any]
-SameTables = Callable[[Run, Run], None]
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 2)])
-def test_a_point_has_the_numbers_of_the_same_call_alone(
-    run_toy: RunToy, same_tables: SameTables, executor: tuple[object, ...]
-) -> None:
+def test_a_point_has_the_numbers_of_the_same_call_alone(run_toy, same_tables, executor):
     points = [{"sizes": [2, 3]}, {"sizes": [3]}, {"sizes": [4]}]
     outcome, several = run_toy(executor, points=points, n_seeds=2)
     assert outcome.status == Status.COMPLETED
@@ -38,9 +26,7 @@ def test_a_point_has_the_numbers_of_the_same_call_alone(
     assert several.best.error == min(one.error for one in several.points if one.error is not None)
 
 
-def test_a_failed_point_ends_no_other_and_is_repeated(
-    run_toy: RunToy, same_tables: SameTables, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_point_ends_no_other_and_is_repeated(run_toy, same_tables, capsys):
     points = [{"sizes": [size]} for size in (2, 3, 4)]
     _, whole = run_toy(points=points)
     outcome, run = run_toy(points=points, fails=[3])
@@ -53,7 +39,7 @@ def test_a_failed_point_ends_no_other_and_is_repeated(
     assert "not finite" in (run.points[1].manifest.reason or "")
     assert "point 1, cell 0, seed 0: the loss of size 3" in capsys.readouterr().err
     kept = run.points[0].table("metrics")["seconds"].tolist()
-    again = play(run.path, *(ToyConfig(**own) for own in points), resume=True)  # type: ignore[arg-type]
+    again = play(run.path, *(ToyConfig(**own) for own in points), resume=True)
     assert again.status == Status.COMPLETED
     same_tables(Run(run.path), whole)
     assert Run(run.path).points[0].table("metrics")["seconds"].tolist() == kept
@@ -63,24 +49,24 @@ def test_a_failed_point_ends_no_other_and_is_repeated(
 class Columns:
     """An experiment whose points have different columns."""
 
-    def cells(self, cfg: ToyConfig) -> list[dict[str, int]]:
+    def cells(self, cfg):
         return [{}]
 
-    def run(self, cfg: ToyConfig, cell: object, seed: int) -> Iterator[Record]:
+    def run(self, cfg, cell, seed):
         (size,) = cfg.sizes
         yield Row("summary", {f"of size {size}": seed, "nothing": None, "test_rmse": 1.0 / size})
         if size > 2:
             yield Row("large", {"size": size})
 
-    def figures(self, tables: object) -> list[Any]:
+    def figures(self, tables):
         return []
 
-    def claims(self, tables: dict[str, pandas.DataFrame]) -> list[Any]:
+    def claims(self, tables):
         assert len(tables["summary"].columns) == 4
         return []
 
 
-def test_points_may_differ_in_tables_and_columns(tmp_path: Path) -> None:
+def test_points_may_differ_in_tables_and_columns(tmp_path):
     configs = [ToyConfig(sizes=[size]) for size in (2, 3, 4)]
     assert play(tmp_path, *configs, experiment=Columns()).reason is None
     run = Run(tmp_path / "toy" / "v0001")
@@ -92,14 +78,14 @@ def test_points_may_differ_in_tables_and_columns(tmp_path: Path) -> None:
         assert ("large" in point.tables) == (number > 0)
 
 
-def test_points_are_checked_before_anything_runs(tmp_path: Path) -> None:
+def test_points_are_checked_before_anything_runs(tmp_path):
     with pytest.raises(UsageError, match=r"point 1 \(sizes=\[\]\): the study has no cells"):
         play(tmp_path, ToyConfig(), ToyConfig(sizes=[]))
     assert not list(tmp_path.iterdir())
 
 
-def test_points_come_back_from_their_file(tmp_path: Path) -> None:
-    values: list[Any] = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
+def test_points_come_back_from_their_file(tmp_path):
+    values = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
     points = [
         Point(n, (f"a={n}",), {"model.a": each, "b": "x"}, n) for n, each in enumerate(values)
     ]
@@ -107,7 +93,7 @@ def test_points_come_back_from_their_file(tmp_path: Path) -> None:
     assert read_points(tmp_path) == points
 
 
-def test_the_choice_of_a_group_is_no_setting() -> None:
+def test_the_choice_of_a_group_is_no_setting():
     base = {"target": {"kind": "named"}, "model": {"degree": 3}, "note": None}
     values = {"target": "runge", "study": "x", "model.degree": 4, "note": "a", "+mine": 1}
     assert plain_values(base, values) == {"model.degree": 4, "note": "a"}

@@ -1,14 +1,13 @@
 """Predictions for files of any length: columns, warnings over all blocks, atomic output."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun import Model, fit
+from kanrun import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Run
 from kanrun.study import saved
@@ -16,20 +15,20 @@ from kanrun.targets import TableLimits
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Model:
+def fitted():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(0, 1, (60, 2)), rng.uniform(2, 3, (60, 2))])
     return fit(pd.DataFrame(x, columns=["a", "b"]), x.sum(1) + 0.1 * rng.normal(size=120))
 
 
 @pytest.fixture
-def run(fitted: Model, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(fitted, monkeypatch):
     monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: fitted)
     monkeypatch.setattr(saved, "LIMITS", TableLimits(block=7))
     return Run(Path())
 
 
-def table(folder: Path, rows: int = 30) -> pd.DataFrame:
+def table(folder, rows=30):
     rng = np.random.default_rng(1)
     data = pd.DataFrame(
         {"id": [f"00{i}" for i in range(rows)], "b": rng.uniform(0, 1, rows).round(6)}
@@ -40,13 +39,13 @@ def table(folder: Path, rows: int = 30) -> pd.DataFrame:
     return data
 
 
-def test_blocks_give_the_same_as_the_whole(run: Run, tmp_path: Path, fitted: Model) -> None:
+def test_blocks_give_the_same_as_the_whole(run, tmp_path, fitted):
     data = table(tmp_path)
     said = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
     out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
-    np.testing.assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
-    np.testing.assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
+    assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
+    assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
     assert any(
         "3.3% of the samples have a outside the training range" in sentence for sentence in said
     )
@@ -56,7 +55,7 @@ def test_blocks_give_the_same_as_the_whole(run: Run, tmp_path: Path, fitted: Mod
     )
 
 
-def test_types_come_back_from_parquet(run: Run, tmp_path: Path) -> None:
+def test_types_come_back_from_parquet(run, tmp_path):
     table(tmp_path)
     saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
     first = pd.read_parquet(tmp_path / "out.parquet")
@@ -73,12 +72,12 @@ def test_types_come_back_from_parquet(run: Run, tmp_path: Path) -> None:
     saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
     last = pd.read_parquet(tmp_path / "last.parquet")
     pd.testing.assert_frame_equal(last[list(stamped)], stamped)
-    np.testing.assert_array_equal(last["y"], first["y"])
+    assert_array_equal(last["y"], first["y"])
     saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
     assert len(pd.read_csv(tmp_path / "last.csv.gz")) == 30
 
 
-def test_a_bad_value_late_in_the_file_leaves_nothing(run: Run, tmp_path: Path) -> None:
+def test_a_bad_value_late_in_the_file_leaves_nothing(run, tmp_path):
     data = table(tmp_path)
     data["b"] = data["b"].astype(object)
     data.loc[25, "b"] = "oops"
@@ -90,7 +89,7 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(run: Run, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
-def test_classes_by_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_by_name(run, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 1))
     labels = np.where(x[:, 0] > 0, "yes", "no")
@@ -99,13 +98,11 @@ def test_classes_by_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table(tmp_path)
     saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     out = pd.read_csv(tmp_path / "out.csv")
-    np.testing.assert_allclose(out["probability:no"] + out["probability:yes"], 1)
+    assert_allclose(out["probability:no"] + out["probability:yes"], 1)
     assert set(out["y"]) <= {"yes", "no"}
 
 
-def test_what_a_spreadsheet_would_run(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_spreadsheet_would_run(run, tmp_path, monkeypatch):
     labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
     model = fit({"a": np.arange(60.0)}, labels, model="additive")
     monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: model)

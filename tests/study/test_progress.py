@@ -1,11 +1,7 @@
 """What is shown: on wide and narrow terminals, in files, and when quiet."""
 
-from __future__ import annotations
-
 import io
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 import pandas
 import pytest
@@ -23,13 +19,7 @@ CFG = ExperimentConfig()
 TASK = Task(CFG, 0, {}, 0)
 
 
-def shown(
-    events: Iterable[Any],
-    total: int = 1,
-    width: int = 80,
-    terminal: bool = False,
-    quiet: bool = False,
-) -> str:
+def shown(events, total=1, width=80, terminal=False, quiet=False):
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
     with Reporter(console, total, quiet) as reporter:
@@ -38,11 +28,11 @@ def shown(
     return stream.getvalue()
 
 
-def metrics(**values: Any) -> Recorded:
+def metrics(**values):
     return Recorded(TASK, Row("metrics", values))
 
 
-def trainings(total: int) -> Iterator[Any]:
+def trainings(total):
     for index in range(total):
         task = Task(CFG, index, {}, 0)
         yield Started(task)
@@ -59,14 +49,14 @@ def trainings(total: int) -> Iterator[Any]:
 
 @pytest.mark.parametrize("width", [20, 40, 120])
 @pytest.mark.parametrize("total", [1, 4])
-def test_a_terminal_gets_a_bar_that_never_wraps(width: int, total: int) -> None:
+def test_a_terminal_gets_a_bar_that_never_wraps(width, total):
     text = shown(trainings(total), total, width, terminal=True)
     assert "━" in text
     plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", text)
     assert max(len(line) for part in plain.split("\n") for line in part.split("\r")) <= width
 
 
-def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
+def test_the_bar_shows_the_best_so_far_beside_what_runs():
     second = Task(CFG, 1, {}, 0)
     result = Recorded(TASK, Row("summary", {"rmse": 0.1}))
     events = (Started(TASK), result, Finished(TASK, 1.0), Started(second))
@@ -75,7 +65,7 @@ def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
     assert "best 0.1, now cell 1, seed 0" in text
 
 
-def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
+def test_a_file_gets_a_line_a_stage_or_a_task():
     lines = shown(trainings(1)).splitlines()
     assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
     assert lines[2:] == [
@@ -91,7 +81,7 @@ def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     ]
 
 
-def test_a_stage_is_told_by_its_best_step_before_what_is_said_after_it() -> None:
+def test_a_stage_is_told_by_its_best_step_before_what_is_said_after_it():
     events = [
         metrics(stage=1, step=1, train_rmse=0.5, best=True),
         metrics(stage=1, step=2, train_rmse=0.2, best=True),
@@ -104,13 +94,13 @@ def test_a_stage_is_told_by_its_best_step_before_what_is_said_after_it() -> None
     assert shown(events).splitlines() == lines
 
 
-def test_quiet_shows_warnings_and_failures_only() -> None:
+def test_quiet_shows_warnings_and_failures_only():
     text = shown(trainings(1), terminal=True, quiet=True)
     assert text.strip() == "warning: a column is constant"
 
 
 @pytest.mark.parametrize("width", [30, 60, 200])
-def test_tables_and_claims_fit_the_width(width: int) -> None:
+def test_tables_and_claims_fit_the_width(width):
     seeds = {
         "seed": [0, 1, 2],
         "target": "exp_sin_square",
@@ -147,7 +137,7 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
         assert "DOES NOT HOLD  it is small: measured not a number, bound: at most 1" in text
 
 
-def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns() -> None:
+def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns():
     errors = {"test_rmse": [1.0, 2.0, 3.0, 4.0, 5.0], "seconds": 1.0}
     names = {
         "model": "mlp",
@@ -166,7 +156,7 @@ def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns() 
     assert re.search(r"0 .*mlp +tanh +product +2-5-1 +21 +3 +2 \.\. 4 +1", stream.getvalue())
 
 
-def test_numbers_are_shown_with_the_digits_that_count() -> None:
+def test_numbers_are_shown_with_the_digits_that_count():
     cases = {
         0.5: "0.5",
         3.0: "3",
@@ -183,7 +173,7 @@ def test_numbers_are_shown_with_the_digits_that_count() -> None:
     ]
 
 
-def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch):
     seconds = iter([0.0, 1.0, 6.0, 7.0, 16.0])
     monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
     stream = io.StringIO()
@@ -196,7 +186,7 @@ def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.Monke
     ]
 
 
-def test_details_are_shown_to_those_who_ask() -> None:
+def test_details_are_shown_to_those_who_ask():
     for verbose in (False, True):
         stream = io.StringIO()
         reporter = Reporter(Console(file=stream, width=100), 1, verbose=verbose)

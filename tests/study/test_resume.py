@@ -1,14 +1,10 @@
 """A study that is killed and goes on leaves the tables of one that was never killed."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas
 import pytest
@@ -18,9 +14,7 @@ from toy_experiment import ToyConfig, play
 from kanrun.errors import UsageError
 from kanrun.runs import Run, Status
 
-RunToy = Callable[..., Any]
-SameTables = Callable[[Run, Run], None]
-SETTINGS: dict[str, Any] = {"sizes": [2, 3], "n_seeds": 2, "steps": 8}
+SETTINGS = {"sizes": [2, 3], "n_seeds": 2, "steps": 8}
 KILLED = """
 import sys
 from pathlib import Path
@@ -34,7 +28,7 @@ toy.play(Path(sys.argv[1]), *configs)
 """
 
 
-def kill_when(outputs: Path, kind: str, ready: Callable[[Run], bool]) -> Run:
+def kill_when(outputs, kind, ready):
     toys = str(Path(toy_experiment.__file__).parent)
     child = subprocess.Popen([sys.executable, "-c", KILLED, str(outputs), toys, kind])
     run = Run(outputs / "toy" / "v0001")
@@ -46,7 +40,7 @@ def kill_when(outputs: Path, kind: str, ready: Callable[[Run], bool]) -> Run:
     return Run(run.path)
 
 
-def rows(run: Run) -> int:
+def rows(run):
     return len(run.table("metrics")) if "metrics" in run.tables else 0
 
 
@@ -61,9 +55,7 @@ def rows(run: Run) -> int:
         ),
     ],
 )
-def test_killed_and_resumed_equals_uninterrupted(
-    run_toy: RunToy, same_tables: SameTables, tmp_path: Path, kind: str, count: int
-) -> None:
+def test_killed_and_resumed_equals_uninterrupted(run_toy, same_tables, tmp_path, kind, count):
     points = [{"sizes": [size]} for size in (2, 3)] if kind == "points" else [{}]
     _, whole = run_toy(points=points, **SETTINGS)
     killed = kill_when(tmp_path / "killed", kind, lambda run: rows(run) >= count)
@@ -88,12 +80,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert claims[0] == claims[1]
 
 
-def test_a_single_training_goes_on_from_its_checkpoint(
-    run_toy: RunToy, same_tables: SameTables, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_single_training_goes_on_from_its_checkpoint(run_toy, same_tables, monkeypatch):
     _, whole = run_toy(steps=8)
 
-    def stop(*_: object) -> None:
+    def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -113,9 +103,7 @@ def test_a_single_training_goes_on_from_its_checkpoint(
     assert resumed.manifest.status == "COMPLETED"
 
 
-def test_a_checkpoint_without_its_rows_is_not_used(
-    run_toy: RunToy, same_tables: SameTables, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_without_its_rows_is_not_used(run_toy, same_tables, monkeypatch):
     _, whole = run_toy()
     _, run = run_toy(fails=[3])
     path = run.path / "metrics.csv"
@@ -126,9 +114,7 @@ def test_a_checkpoint_without_its_rows_is_not_used(
     same_tables(Run(run.path), whole)
 
 
-def test_failed_cells_run_again_and_finished_ones_do_not(
-    run_toy: RunToy, same_tables: SameTables
-) -> None:
+def test_failed_cells_run_again_and_finished_ones_do_not(run_toy, same_tables):
     _, whole = run_toy(sizes=[2, 3, 4])
     _, run = run_toy(sizes=[2, 3, 4], fails=[3])
     kept = run.table("metrics").query("cell == 0")["seconds"].tolist()
@@ -140,9 +126,7 @@ def test_failed_cells_run_again_and_finished_ones_do_not(
 
 
 @pytest.mark.parametrize("damage", ["a row is gone", "the table is gone", "the table is garbage"])
-def test_trainings_whose_rows_are_gone_start_again(
-    run_toy: RunToy, same_tables: SameTables, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_trainings_whose_rows_are_gone_start_again(run_toy, same_tables, capsys, damage):
     _, whole = run_toy(sizes=[2, 3, 4])
     _, run = run_toy(sizes=[2, 3, 4], fails=[4])
     path = run.path / "summary.csv"
@@ -162,7 +146,7 @@ def test_trainings_whose_rows_are_gone_start_again(
     )
 
 
-def test_resuming_a_study_of_other_cells_is_refused(run_toy: RunToy) -> None:
+def test_resuming_a_study_of_other_cells_is_refused(run_toy):
     _, run = run_toy(sizes=[2, 3], fails=[3])
     with pytest.raises(UsageError, match="recorded cells differ"):
         play(run.path, ToyConfig(sizes=[2, 5]), resume=True)

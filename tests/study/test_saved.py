@@ -1,9 +1,5 @@
 """A checkpoint from someone else: nothing is built before its content is known to be stored."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -40,10 +36,8 @@ LAYER = {"edges": EDGES, "uniform": True}
         {},
     ],
 )
-def test_a_network_that_is_not_stored_is_not_built(
-    network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def built(*_: object) -> None:
+def test_a_network_that_is_not_stored_is_not_built(network, monkeypatch):
+    def built(*_):
         raise AssertionError("memory was taken")
 
     for kind in (KAN, MLP):

@@ -1,10 +1,5 @@
 """A training interrupted within a grid resumes from its checkpoint to the same numbers."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from torch import Generator
@@ -29,13 +24,13 @@ from kanrun.study.checkpoints import state_from_checkpoint, state_to_checkpoint
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
 
-def kan(generator: Generator, **spec: Any) -> KAN:
+def kan(generator, **spec):
     return KAN.create(
         (2, 3, 1), 4, EdgeSpec(**{"base": "silu", **spec}), domain=DOMAIN, generator=generator
     )
 
 
-def mlp(generator: Generator) -> MLP:
+def mlp(generator):
     return MLP((2, 6, 1), "tanh", dtype=torch.float64, generator=generator)
 
 
@@ -49,7 +44,7 @@ NETWORKS = {
 }
 
 
-def samples(count: int, seed: int) -> Samples:
+def samples(count, seed):
     x = torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(seed)) * 2 - 1
     return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
 
@@ -57,7 +52,7 @@ def samples(count: int, seed: int) -> Samples:
 DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 
-def stored(done: TrainingState, folder: Path) -> TrainingState:
+def stored(done, folder):
     """`done` written to a file and read back."""
     write_checkpoint(folder, state_to_checkpoint(done, {}))
     return state_from_checkpoint(
@@ -65,7 +60,7 @@ def stored(done: TrainingState, folder: Path) -> TrainingState:
     )
 
 
-def followed(create: Any, plan: Plan, done: TrainingState | None = None) -> tuple[list[Any], Any]:
+def followed(create, plan, done=None):
     training, events = train(create, DATA, plan, Generator().manual_seed(3), done), []
     while True:
         try:
@@ -74,7 +69,7 @@ def followed(create: Any, plan: Plan, done: TrainingState | None = None) -> tupl
             return events, end.value
 
 
-def steps(events: list[Any]) -> list[tuple[Any, ...]]:
+def steps(events):
     return [
         (event.stage, event.step, event.intervals, event.errors)
         for event in events
@@ -84,9 +79,7 @@ def steps(events: list[Any]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if kind.builder])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_from_the_middle_of_a_grid(
-    solver: str, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
     create, settings = NETWORKS[network]
     plan = Plan(
@@ -110,6 +103,6 @@ def test_from_the_middle_of_a_grid(
             assert torch.equal(one, other)
 
 
-def test_no_snapshots_while_training_is_quick() -> None:
+def test_no_snapshots_while_training_is_quick():
     events, _ = followed(kan, Plan("adam", (3,), steps=5))
     assert not any(isinstance(event, Snapshot) for event in events)

@@ -1,10 +1,6 @@
 """A value that is no number keeps every claim from holding, however good the others are."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,45 +11,35 @@ from kanrun.experiments.curves import claim_checks as curve_claims
 from kanrun.experiments.extend_grid import claim_checks as grid_claims
 
 from kanrun.errors import UsageError
-from kanrun.runs import Claim
 from kanrun.study import suite
-from kanrun.study.suite import (
-    claim_at_least,
-    claim_at_most,
-    maximum,
-    median,
-    minimum,
-    value_range,
-)
-
-Claims = Callable[[list[float]], list[Claim]]
+from kanrun.study.suite import claim_at_least, claim_at_most, maximum, median, minimum, value_range
 
 
-def table(values: list[float], name: str, **others: object) -> pd.DataFrame:
+def table(values, name, **others):
     return pd.DataFrame({"seed": range(len(values)), name: values, **others})
 
 
-def bounded(values: list[float]) -> list[Claim]:
+def bounded(values):
     rows = table(values, "value", label="a", column="test_rmse", bound=1.0)
     return suite.bound_claims({"bounds": pd.concat([rows, rows.assign(column="seconds")])})
 
 
-def of_no_activation(values: list[float]) -> list[Claim]:
+def of_no_activation(values):
     columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
     return list(compare_claims.linear_claims({"linear": pd.DataFrame({"depth": 1, **columns})}))
 
 
-def superposed(values: list[float]) -> list[Claim]:
+def superposed(values):
     rows = table(values, "relative_error", target="t", grid="5", shape="2-5-1", bound=1.0)
     return list(compare_claims.theorem_claims({"summary": rows}))
 
 
-def six_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+def six_seeds(rows):
     """The same of three more seeds: a verdict takes as many."""
     return pd.concat([rows, rows.assign(seed=rows["seed"] + 3)])
 
 
-def without_tricks(values: list[float]) -> list[Claim]:
+def without_tricks(values):
     summary = pd.concat(
         table(
             [error + 10 * (variant != "all tricks") for error in values], "error", variant=variant
@@ -65,14 +51,14 @@ def without_tricks(values: list[float]) -> list[Claim]:
     return list(compare_claims.trick_claims({"summary": summary}))
 
 
-def opponents(values: list[float]) -> list[Claim]:
+def opponents(values):
     kans = table(values, "error", model="kan", validation_rmse=1.0)
     summary = pd.concat([kans, kans.assign(model="mlp", error=kans["error"] + 1)])
     summary = summary.assign(kan="a", target="t", error=summary["error"] + 1)
     return list(compare_claims.verdict_claims(six_seeds(summary), "parameters"))
 
 
-def learners(values: list[float]) -> list[Claim]:
+def learners(values):
     kan = {
         "learner": "KAN",
         "role": "kan",
@@ -85,7 +71,7 @@ def learners(values: list[float]) -> list[Claim]:
     return list(continual_claims.claims_of(rows.assign(best_spline_rmse=values)))
 
 
-def on_grids(values: list[float]) -> list[Claim]:
+def on_grids(values):
     fine = table([4e-4 + error for error in values], "rmse", intervals=20, worst_forgetting=values)
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
     kan = {"role": "kan", "trained_extras": None, "phases": 5, "best_spline_rmse": 4e-4}
@@ -93,7 +79,7 @@ def on_grids(values: list[float]) -> list[Claim]:
     return list(continual_claims.claims_of(both))
 
 
-def stages(values: list[float], **others: object) -> pd.DataFrame:
+def stages(values, **others):
     fine = table(
         [4e-4 + error for error in values], "test_rmse", intervals=20, in_order=True, **others
     )
@@ -101,11 +87,11 @@ def stages(values: list[float], **others: object) -> pd.DataFrame:
     return pd.concat([coarse, fine]).assign(shape="1-1", degree=3)
 
 
-def ordered(values: list[float]) -> list[Claim]:
+def ordered(values):
     return list(grid_claims.order_claims(stages(values, part="order")))
 
 
-def overfitted(values: list[float]) -> list[Claim]:
+def overfitted(values):
     rows = stages(
         values,
         part="overfit",
@@ -118,7 +104,7 @@ def overfitted(values: list[float]) -> list[Claim]:
     return list(grid_claims.overfit_claims(rows))
 
 
-def extended(values: list[float]) -> list[Claim]:
+def extended(values):
     warm = stages(values, part="schedules", compared=True, seconds=1.0)
     return list(
         grid_claims.warm_start_claims(
@@ -127,17 +113,17 @@ def extended(values: list[float]) -> list[Claim]:
     )
 
 
-def refined(values: list[float]) -> list[Claim]:
+def refined(values):
     rows = table(values, "function_change", carried_by="insertion", part="order", penalised=True)
     return list(grid_claims.exact_claims(rows))
 
 
-def converging(values: list[float]) -> list[Claim]:
+def converging(values):
     fitted = curve_claims.fitted_order([40, 80, 160], [1.0, 1.0 / 16, 1.0 / 256 + values[-1]])
     return list(curve_claims.convergence(pd.DataFrame([{"degree": 3, **fitted}])))
 
 
-def growing(values: list[float]) -> list[Claim]:
+def growing(values):
     rows = table(
         [1.0, 2.0, 3.0 + values[-1]], "max_error", points=[10, 20, 40], degree=3, place=1.0
     )
@@ -149,7 +135,7 @@ def growing(values: list[float]) -> list[Claim]:
     ]
 
 
-ALL: list[Claims] = [
+ALL = [
     bounded,
     of_no_activation,
     superposed,
@@ -167,7 +153,7 @@ ALL: list[Claims] = [
 
 
 @pytest.mark.parametrize("claims", ALL)
-def test_one_nan_keeps_a_claim_from_holding(claims: Claims) -> None:
+def test_one_nan_keeps_a_claim_from_holding(claims):
     good, bad = claims([0.0, 0.0, 0.0]), claims([0.0, 0.0, math.nan])
     assert good
     assert all(claim.holds for claim in good), good
@@ -185,14 +171,14 @@ def test_one_nan_keeps_a_claim_from_holding(claims: Claims) -> None:
         ([1], "must be pairs"),
     ],
 )
-def test_bounds_that_say_nothing_are_refused(given: object, said: str) -> None:
+def test_bounds_that_say_nothing_are_refused(given, said):
     suite.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
     suite.check_bounds({})
     with pytest.raises(UsageError, match=said):
         suite.check_bounds({"bounds": given})
 
 
-def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
+def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out():
     (claim,) = opponents([0.0, 0.0, math.nan])
     assert "undecided" in str(claim.spread)
     assert math.isnan(float(claim.measured))
@@ -200,9 +186,7 @@ def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
     assert claim.spread == "0.25 .. 0.5 over 3 seeds, 1 of them without a number"
 
 
-def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted(
-    run_toy: Callable[..., Any],
-) -> None:
+def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted(run_toy):
     outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
     assert [claim.holds for claim in outcome.claims] == [False, False]
     assert outcome.claims == run.manifest.claims
@@ -211,7 +195,7 @@ def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted
     assert [claim.holds for claim in sound.claims] == [True, False]
 
 
-def test_one_way_to_say_how_far_values_lie_apart() -> None:
+def test_one_way_to_say_how_far_values_lie_apart():
     assert value_range(pd.Series([1.0])) is None
     assert value_range(pd.Series([2.0, 1.0])) == "1 .. 2 over 2 seeds"
     assert value_range(pd.Series([1e-9, 1.0, math.nan]), "trainings") == (
@@ -219,7 +203,7 @@ def test_one_way_to_say_how_far_values_lie_apart() -> None:
     )
 
 
-def test_extremes_of_what_is_no_number() -> None:
+def test_extremes_of_what_is_no_number():
     numbers = pd.Series([3.0, 1.0, 2.0])
     assert (maximum(numbers), minimum(numbers), median(numbers)) == (3, 1, 2)
     for values in (pd.Series([3.0, None]), pd.Series([], dtype=float)):

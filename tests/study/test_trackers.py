@@ -1,15 +1,11 @@
 """Trackers hear of a run, and none of their errors is the run's."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sqlite3
 import subprocess
 import sys
 import types
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,25 +14,21 @@ import pytest
 from kanrun.runs import Status
 from kanrun.study import trackers
 
-RunToy = Callable[..., Any]
-
 
 class Heard:
-    def __init__(self, command: str, folder: Path, settings: Any) -> None:
+    def __init__(self, command, folder, settings):
         self.command, self.settings, self.rows = command, settings, list[tuple[Any, int]]()
-        self.ended: tuple[Any, str] | None = None
+        self.ended = None
 
-    def log(self, numbers: Any, step: int) -> None:
+    def log(self, numbers, step):
         self.rows.append((numbers, step))
 
-    def end(self, results: Any, status: str) -> None:
+    def end(self, results, status):
         self.ended = results, status
 
 
-def test_settings_rows_and_results_reach_the_tracker(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heard: list[Heard] = []
+def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
+    heard = []
     monkeypatch.setitem(
         trackers.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1]
     )
@@ -51,15 +43,14 @@ def test_settings_rows_and_results_reach_the_tracker(
     rows = run.table("metrics")
     assert one.rows[0][0]["train_rmse"] == rows["train_rmse"][0]
     assert one.rows[6][0]["cell 1/train_rmse"] == rows["train_rmse"][6]
-    assert one.ended is not None
     assert one.ended[1] == "COMPLETED"
 
 
 @pytest.mark.parametrize("fails", ["begin", "log", "end"])
 def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: str
-) -> None:
-    def broken(*_: object) -> None:
+    run_toy, monkeypatch, capsys, fails
+):
+    def broken(*_):
         raise ConnectionError("no server")
 
     class Broken(Heard):
@@ -76,26 +67,22 @@ def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
     )
 
 
-def test_a_package_that_is_not_there_is_named(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_package_that_is_not_there_is_named(run_toy, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     outcome, _ = run_toy(tracker="mlflow")
     assert outcome.status == Status.COMPLETED
     assert "(pip install mlflow)" in capsys.readouterr().err
 
 
-def test_mlflow_is_called_as_its_client_is(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, tuple[Any, ...]]] = []
+def test_mlflow_is_called_as_its_client_is(run_toy, monkeypatch):
+    calls = []
 
     class Client:
-        def __init__(self, uri: str) -> None:
+        def __init__(self, uri):
             calls.append(("uri", (uri,)))
 
-        def __getattr__(self, name: str) -> Any:
-            def call(*args: Any, **_: Any) -> Any:
+        def __getattr__(self, name):
+            def call(*args, **_):
                 calls.append((name, args))
                 run = types.SimpleNamespace(info=types.SimpleNamespace(run_id="r1"))
                 return {
@@ -116,14 +103,14 @@ def test_mlflow_is_called_as_its_client_is(
 
 
 @pytest.fixture
-def packages() -> None:
+def packages():
     for package in ("mlflow", "tensorboard", "trackio"):
         assert importlib.util.find_spec(package), (
             f"this test needs {package}: pip install 'kanrun[trackers]'"
         )
 
 
-def mlflow_holds(run: Any, uri: str) -> None:
+def mlflow_holds(run, uri):
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -139,7 +126,7 @@ def mlflow_holds(run: Any, uri: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
-def test_mlflow_holds_the_run_in_a_file(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_holds_the_run_in_a_file(run_toy, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     _, run = run_toy(tracker="mlflow")
     mlflow_holds(run, f"sqlite:///{run.path.parents[1].absolute()}/mlflow.db")
@@ -148,8 +135,8 @@ def test_mlflow_holds_the_run_in_a_file(run_toy: RunToy, monkeypatch: pytest.Mon
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
 def test_another_mlflow_holds_the_run_and_a_dead_server_is_one_warning(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
-) -> None:
+    run_toy, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path}/other.db")
     mlflow_holds(run_toy(tracker="mlflow")[1], uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
@@ -160,7 +147,7 @@ def test_another_mlflow_holds_the_run_and_a_dead_server_is_one_warning(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
-def test_tensorboard_holds_the_run(run_toy: RunToy) -> None:
+def test_tensorboard_holds_the_run(run_toy):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, run = run_toy(tracker="tensorboard")
@@ -177,7 +164,7 @@ def test_tensorboard_holds_the_run(run_toy: RunToy) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
-def test_trackio_holds_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_trackio_holds_the_run(tmp_path, capfd):
     command = ["fit", "target=runge", "model=polynomial", "tracker=trackio", "sampling.n_train=50"]
     place = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
     subprocess.run(

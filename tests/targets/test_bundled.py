@@ -1,12 +1,9 @@
 """Tables of scikit-learn as targets: numbers, classes, and the message if it is missing."""
 
-from __future__ import annotations
-
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from kanrun.config import BundledTarget, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
@@ -17,7 +14,7 @@ ALL_ROWS = SamplingConfig(n_train=None, n_test=None)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_a_table_is_what_a_file_of_it_would_be(name: str, tmp_path: Path) -> None:
+def test_a_table_is_what_a_file_of_it_would_be(name, tmp_path):
     sklearn = pytest.importorskip("sklearn.datasets")
     data = make_dataset(build_target(BundledTarget(name)), ALL_ROWS, seed=3)
     loader, task = BUNDLED[name]
@@ -36,18 +33,15 @@ def test_a_table_is_what_a_file_of_it_would_be(name: str, tmp_path: Path) -> Non
         if ours is None or theirs is None:  # of linnerud, whose rows are too few for validation
             assert ours is theirs
             continue
-        np.testing.assert_array_equal(ours.x, theirs.x)
-        np.testing.assert_array_equal(ours.y, theirs.y)
-    np.testing.assert_array_equal(data.output_scaling.scale, other.output_scaling.scale)
+        assert_array_equal(ours.x, theirs.x)
+        assert_array_equal(ours.y, theirs.y)
+    assert_array_equal(data.output_scaling.scale, other.output_scaling.scale)
     assert build_target(BundledTarget(name)).name == data.target.name == name
 
 
-def test_unknown_tables_and_a_missing_package_are_one_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_unknown_tables_and_a_missing_package_are_one_sentence(monkeypatch):
     with pytest.raises(
-        UsageError,
-        match=r"name='irs' is not one of the bundled tables; did you mean iris",
+        UsageError, match=r"name='irs' is not one of the bundled tables; did you mean iris"
     ):
         build_target(BundledTarget("irs"))
     for module in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:

@@ -1,44 +1,39 @@
 """Points of functions: independent streams, noise, validation, and the refusals."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.targets import Dataset, build_target, generator, make_dataset
+from kanrun.targets import build_target, generator, make_dataset
 from kanrun.targets.datasets import split_order
 
 TARGET = NamedTarget(name="exp_sin_square")
 
 
-def dataset(seed: int = 0, target: object = TARGET, **sampling: object) -> Dataset:
+def dataset(seed=0, target=TARGET, **sampling):
     return make_dataset(
         build_target(target), dataclasses.replace(SamplingConfig(), **sampling), seed
     )
 
 
-def all_training(data: Dataset) -> np.ndarray:
+def all_training(data):
     """Training and validation inputs, sorted."""
     parts = [data.train.x] + ([data.validation.x] if data.validation else [])
     joined = np.concatenate(parts)
     return joined[np.lexsort(joined.T)]
 
 
-def test_counts_shapes_and_truth() -> None:
+def test_counts_shapes_and_truth():
     data = dataset(n_train=1000, n_test=300, validation_fraction=0.2)
-    assert data.validation is not None
-    assert data.test is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (800, 200, 300)
-    assert data.target.function is not None
     for points in (data.train, data.validation, data.test):
-        np.testing.assert_array_equal(points.y, data.target.function(points.x))
+        assert_array_equal(points.y, data.target.function(points.x))
         assert points.x.dtype == points.y.dtype == np.float64
         assert (np.abs(points.x) <= 1).all()
     assert data.task == "regression"
@@ -46,25 +41,25 @@ def test_counts_shapes_and_truth() -> None:
     assert data.notes == ()
 
 
-def test_points_are_uniform_in_the_domain() -> None:
+def test_points_are_uniform_in_the_domain():
     data = dataset(
         target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), n_train=20000
     )
     x = all_training(data)
-    np.testing.assert_allclose(x.mean(axis=0), [4, -0.5], atol=0.05)
-    np.testing.assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
+    assert_allclose(x.mean(axis=0), [4, -0.5], atol=0.05)
+    assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
     assert x[:, 0].min() >= 2
     assert x[:, 0].max() <= 6
 
 
-def test_the_same_seed_gives_the_same_points_and_others_differ() -> None:
+def test_the_same_seed_gives_the_same_points_and_others_differ():
     first, again, other = dataset(3, noise=0.1), dataset(3, noise=0.1), dataset(4, noise=0.1)
-    np.testing.assert_array_equal(first.train.x, again.train.x)
-    np.testing.assert_array_equal(first.train.y, again.train.y)
+    assert_array_equal(first.train.x, again.train.x)
+    assert_array_equal(first.train.y, again.train.y)
     assert not np.isin(first.train.x, other.train.x).any()
 
 
-def test_these_points_stay_what_they_are() -> None:
+def test_these_points_stay_what_they_are():
     """A run can be repeated years later: the streams do not change under a seed."""
     first = {
         "train": [0.9429375528828794, 0.3163371523854981],
@@ -74,42 +69,35 @@ def test_these_points_stay_what_they_are() -> None:
         "rows": [0.6529725757834846, 0.32395866639788673],
     }
     for purpose, expected in first.items():
-        np.testing.assert_allclose(generator(0, purpose).random(2), expected, rtol=1e-15)
+        assert_allclose(generator(0, purpose).random(2), expected, rtol=1e-15)
 
 
-def test_streams_do_not_disturb_each_other() -> None:
+def test_streams_do_not_disturb_each_other():
     base = dataset(n_train=100, n_test=50)
     more_test = dataset(n_train=100, n_test=80, noise=0.5, validation_fraction=0.4)
-    np.testing.assert_array_equal(all_training(base), all_training(more_test))
-    assert base.test is not None
-    assert more_test.test is not None
-    np.testing.assert_array_equal(base.test.x, more_test.test.x[:50])
+    assert_array_equal(all_training(base), all_training(more_test))
+    assert_array_equal(base.test.x, more_test.test.x[:50])
     more_train = dataset(n_train=200, n_test=50)
     assert np.isin(all_training(base), all_training(more_train)).all()
-    assert more_train.test is not None
-    np.testing.assert_array_equal(more_train.test.x, base.test.x)
+    assert_array_equal(more_train.test.x, base.test.x)
     assert not np.isin(base.test.x, all_training(base)).any()
 
 
-def test_noise_is_relative_and_never_on_the_test() -> None:
+def test_noise_is_relative_and_never_on_the_test():
     noisy, clean = dataset(n_train=20000, noise=0.3), dataset(n_train=20000)
-    np.testing.assert_array_equal(noisy.train.x, clean.train.x)
+    assert_array_equal(noisy.train.x, clean.train.x)
     error = noisy.train.y - clean.train.y
     assert error.std() == pytest.approx(0.3 * clean.train.y.std(), rel=0.03)
     assert abs(error.mean()) < 0.02
-    assert noisy.validation is not None
-    assert clean.validation is not None
     assert (noisy.validation.y != clean.validation.y).all()
-    assert noisy.test is not None
-    assert clean.test is not None
-    np.testing.assert_array_equal(noisy.test.y, clean.test.y)
+    assert_array_equal(noisy.test.y, clean.test.y)
 
 
 @pytest.mark.parametrize(
     ("train", "share", "expected"),
     [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)],
 )
-def test_validation_share(train: int, share: float, expected: int) -> None:
+def test_validation_share(train, share, expected):
     data = dataset(n_train=train, n_test=0, validation_fraction=share)
     assert data.test is None
     assert (len(data.validation) if data.validation else 0) == expected
@@ -117,10 +105,10 @@ def test_validation_share(train: int, share: float, expected: int) -> None:
     assert (data.validation is None) == (expected == 0)
 
 
-def test_given_points() -> None:
+def test_given_points():
     data = dataset(target=NamedTarget(name="lecture_points"))
-    np.testing.assert_array_equal(data.train.x, [[0], [1], [2], [5]])
-    np.testing.assert_array_equal(data.train.y, [[5], [1], [3], [2]])
+    assert_array_equal(data.train.x, [[0], [1], [2], [5]])
+    assert_array_equal(data.train.y, [[5], [1], [3], [2]])
     assert data.validation is None
     assert data.test is None
     assert "4 given points" in data.notes[0]
@@ -145,7 +133,7 @@ def test_given_points() -> None:
         ),
     ],
 )
-def test_refusals(sampling: dict[str, Any], sentence: str) -> None:
+def test_refusals(sampling, sentence):
     with pytest.raises(UsageError) as caught:
         dataset(**sampling)
     assert sentence in str(caught.value)
@@ -153,20 +141,20 @@ def test_refusals(sampling: dict[str, Any], sentence: str) -> None:
 
 @given(st.integers(0, 200), st.integers(0, 5))
 @settings(max_examples=30)
-def test_an_order_has_every_row_once(count: int, seed: int) -> None:
+def test_an_order_has_every_row_once(count, seed):
     labels = np.random.default_rng(seed).integers(0, 4, count)
     for order in (
         split_order(count, generator(seed, "rows")),
         split_order(count, generator(seed, "rows"), labels),
     ):
-        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+        assert_array_equal(np.sort(order), np.arange(count))
 
 
 @given(
     st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.5, 0.95), st.integers(0, 20)
 )
 @settings(max_examples=20)
-def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -> None:
+def test_first_parts_are_stratified(sizes, share, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     order = split_order(len(labels), generator(seed, "rows"), labels)
     first = max(round(share * len(labels)), len(sizes))
@@ -184,9 +172,7 @@ def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -
         ("1e-9*sin(x0)", [[1e6, 1e6 + 1]], False),
     ],
 )
-def test_functions_of_no_ordinary_size_are_standardised(
-    formula: str, domain: list[list[float]], plain: bool
-) -> None:
+def test_functions_of_no_ordinary_size_are_standardised(formula, domain, plain):
     target = build_target(ExpressionTarget(formula=formula, domain=domain))
     dataset = make_dataset(target, SamplingConfig(n_train=100, n_test=20), 0)
     inputs = dataset.input_scaling.apply(dataset.train.x)
@@ -196,4 +182,4 @@ def test_functions_of_no_ordinary_size_are_standardised(
     ) == plain
     assert np.abs(inputs).max() <= 100
     assert np.abs(outputs).max() <= 1e4
-    np.testing.assert_allclose(dataset.output_scaling.invert(outputs), dataset.train.y, rtol=1e-12)
+    assert_allclose(dataset.output_scaling.invert(outputs), dataset.train.y, rtol=1e-12)

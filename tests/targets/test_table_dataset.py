@@ -1,21 +1,18 @@
 """A table's split, standardisation and classes."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.targets import Dataset, build_target, make_dataset
+from kanrun.targets import build_target, make_dataset
 
 ROWS = 200
 
 
-def frame(rows: int = ROWS) -> pd.DataFrame:
+def frame(rows=ROWS):
     rng = np.random.default_rng(1)
     return pd.DataFrame(
         {
@@ -32,7 +29,7 @@ def frame(rows: int = ROWS) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(tmp_path_factory):
     file = tmp_path_factory.mktemp("table") / "people.csv"
     frame().to_csv(file, index=False)
     return file
@@ -41,30 +38,20 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 INPUTS = ["age", "body mass (kg)"]
 
 
-def config(file: Path, **fields: object) -> TableTarget:
-    values: dict[str, object] = {
-        "path": str(file),
-        "inputs": INPUTS,
-        "outputs": ["outcome"],
-        **fields,
-    }
-    return TableTarget(**values)  # type: ignore[arg-type]
+def config(file, **fields):
+    values = {"path": str(file), "inputs": INPUTS, "outputs": ["outcome"], **fields}
+    return TableTarget(**values)
 
 
-def dataset(target: TableTarget, seed: int = 0, **sampling: object) -> Dataset:
-    values: dict[str, object] = {
-        "n_train": None,
-        "n_test": None,
-        "validation_fraction": 0.2,
-        **sampling,
-    }
-    return make_dataset(build_target(target), SamplingConfig(**values), seed)  # type: ignore[arg-type]
+def dataset(target, seed=0, **sampling):
+    values = {"n_train": None, "n_test": None, "validation_fraction": 0.2, **sampling}
+    return make_dataset(build_target(target), SamplingConfig(**values), seed)
 
 
-def rows_of(data: Dataset) -> tuple[set[float], set[float], set[float]]:
+def rows_of(data):
     """Return the `row` column, the first input, of train, validation and test."""
     parts = (data.train, data.validation, data.test)
-    return tuple({float(v) for v in part.x[:, 0]} if part else set() for part in parts)  # type: ignore[return-value]
+    return tuple({float(v) for v in part.x[:, 0]} if part else set() for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +64,7 @@ def rows_of(data: Dataset) -> tuple[set[float], set[float], set[float]]:
         ({"n_train": 200, "n_test": None, "validation_fraction": 0.0}, (200, 0, 0)),
     ],
 )
-def test_rows_by_number(
-    path: Path, sampling: dict[str, object], sizes: tuple[int, int, int]
-) -> None:
+def test_rows_by_number(path, sampling, sizes):
     data = dataset(config(path, inputs=["row"]), **sampling)
     train, validation, test = rows_of(data)
     assert (len(train), len(validation), len(test)) == sizes
@@ -88,7 +73,7 @@ def test_rows_by_number(
     assert (data.validation is None) == (sizes[1] == 0)
 
 
-def test_the_split_follows_the_seed_only(path: Path) -> None:
+def test_the_split_follows_the_seed_only(path):
     target = config(path, inputs=["row"])
     assert rows_of(dataset(target, 3)) == rows_of(dataset(target, 3))
     assert rows_of(dataset(target, 3)) != rows_of(dataset(target, 4))
@@ -98,7 +83,7 @@ def test_the_split_follows_the_seed_only(path: Path) -> None:
     )
 
 
-def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path: Path) -> None:
+def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path):
     data = dataset(config(path, outputs=["outcome", "level"]))
     assert data.target.name == "people.csv"
     assert data.target.inputs == tuple(INPUTS)
@@ -106,25 +91,24 @@ def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path: Pat
     assert data.target.function is None
     table = frame()
     assert np.isin(data.train.x[:, 0], table["age"]).all()
-    np.testing.assert_allclose(data.input_scaling.shift, data.train.x.mean(axis=0))
-    np.testing.assert_allclose(data.input_scaling.scale, data.train.x.std(axis=0))
+    assert_allclose(data.input_scaling.shift, data.train.x.mean(axis=0))
+    assert_allclose(data.input_scaling.scale, data.train.x.std(axis=0))
     standard = data.output_scaling.apply(data.train.y)
-    np.testing.assert_allclose(standard.mean(axis=0), 0, atol=1e-12)
-    np.testing.assert_allclose(standard.std(axis=0), 1)
-    np.testing.assert_allclose(data.output_scaling.invert(standard), data.train.y, rtol=1e-14)
+    assert_allclose(standard.mean(axis=0), 0, atol=1e-12)
+    assert_allclose(standard.std(axis=0), 1)
+    assert_allclose(data.output_scaling.invert(standard), data.train.y, rtol=1e-14)
     expected = np.stack([data.train.x.min(axis=0), data.train.x.max(axis=0)], axis=1)
-    np.testing.assert_array_equal(data.target.domain, expected)
+    assert_array_equal(data.target.domain, expected)
 
 
-def test_inputs_and_outputs_stay_together(path: Path) -> None:
+def test_inputs_and_outputs_stay_together(path):
     data = dataset(config(path, inputs=["row"], outputs=["outcome"]))
     outcome = frame()["outcome"].to_numpy()
     for points in (data.train, data.validation, data.test):
-        assert points is not None
-        np.testing.assert_array_equal(points.y[:, 0], outcome[points.x[:, 0].astype(int)])
+        assert_array_equal(points.y[:, 0], outcome[points.x[:, 0].astype(int)])
 
 
-def test_an_unchanged_table_is_read_once(tmp_path: Path) -> None:
+def test_an_unchanged_table_is_read_once(tmp_path):
     file = write(tmp_path, "a,y\n1,3\n2,4\n3,8\n")
     columns = TableTarget(str(file), ["a"], ["y"])
     first = build_target(columns)
@@ -134,21 +118,20 @@ def test_an_unchanged_table_is_read_once(tmp_path: Path) -> None:
     assert len(build_target(columns).points or ()) == 4
 
 
-def test_text_labels_become_sorted_classes(path: Path) -> None:
+def test_text_labels_become_sorted_classes(path):
     data = dataset(config(path, outputs=["label"], task="classification"))
     assert data.task == "classification"
     assert data.classes == ("None", "setosa", "versicolor")
     labels = frame().set_index("age")["label"]
     for points in (data.train, data.validation, data.test):
-        assert points is not None
         assert points.y.shape == (len(points), 1)
         named = [data.classes[int(i)] for i in points.y[:, 0]]
         assert named == [labels[age] for age in points.x[:, 0]]
-    np.testing.assert_array_equal(data.output_scaling.scale, [1])
-    np.testing.assert_array_equal(data.output_scaling.shift, [0])
+    assert_array_equal(data.output_scaling.scale, [1])
+    assert_array_equal(data.output_scaling.shift, [0])
 
 
-def write(tmp_path: Path, text: str, name: str = "data.csv") -> Path:
+def write(tmp_path, text, name="data.csv"):
     path = tmp_path / name
     path.write_text(text)
     return path
@@ -169,16 +152,14 @@ def write(tmp_path: Path, text: str, name: str = "data.csv") -> Path:
         ),
     ],
 )
-def test_kinds_of_labels(
-    tmp_path: Path, labels: list[str], classes: tuple[str, ...], index: list[int]
-) -> None:
+def test_kinds_of_labels(tmp_path, labels, classes, index):
     path = write(tmp_path, "x,c\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
     data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), n_train=4, n_test=0)
     assert data.classes == classes
-    np.testing.assert_array_equal(data.train.y[:, 0], index)
+    assert_array_equal(data.train.y[:, 0], index)
 
 
-def test_labels_from_parquet(tmp_path: Path) -> None:
+def test_labels_from_parquet(tmp_path):
     path = tmp_path / "data.parquet"
     pd.DataFrame(
         {"x": [1.0, 2, 3], "c": [3, 1, 3], "t": pd.Categorical(["u", "v", "u"])}
@@ -187,7 +168,7 @@ def test_labels_from_parquet(tmp_path: Path) -> None:
     assert dataset(TableTarget(str(path), ["x"], ["t"], "classification")).classes == ("u", "v")
 
 
-def test_a_rare_class_is_trained_on_first(tmp_path: Path) -> None:
+def test_a_rare_class_is_trained_on_first(tmp_path):
     path = write(
         tmp_path, "x,c\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(60))
     )
@@ -198,7 +179,7 @@ def test_a_rare_class_is_trained_on_first(tmp_path: Path) -> None:
         assert data.notes == ()
 
 
-def test_a_class_that_no_training_row_has_is_named(tmp_path: Path) -> None:
+def test_a_class_that_no_training_row_has_is_named(tmp_path):
     path = write(tmp_path, "x,c\n1,a\n2,b\n3,c\n4,a\n")
     data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), n_train=2, n_test=2)
     assert data.classes == ("a", "b", "c")
@@ -206,13 +187,13 @@ def test_a_class_that_no_training_row_has_is_named(tmp_path: Path) -> None:
     assert "is in no training row, so it cannot be learned" in data.notes[0]
 
 
-def test_a_constant_column_is_noted_and_only_shifted(tmp_path: Path) -> None:
+def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
     path = write(tmp_path, "a,b,y\n" + "".join(f"{i},0.1,{i * i}\n" for i in range(30)))
     data = dataset(TableTarget(str(path), ["a", "b"], ["y"]))
     assert data.notes == ("column 'b' of data.csv is constant (0.1) in the training rows",)
     assert data.input_scaling.scale[1] == 1
-    np.testing.assert_allclose(data.input_scaling.apply(data.train.x)[:, 1], 0, atol=1e-15)
-    np.testing.assert_array_equal(data.target.domain[1], [0.1, 0.1])
+    assert_allclose(data.input_scaling.apply(data.train.x)[:, 1], 0, atol=1e-15)
+    assert_array_equal(data.target.domain[1], [0.1, 0.1])
     write(tmp_path, "a,y\n1,3\n2,3\n5,3\n")
     few = dataset(TableTarget(str(path), ["a"], ["y"]))
     assert "column 'y' of data.csv is constant (3)" in few.notes[0]
@@ -267,9 +248,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path: Path) -> None:
         ({"path": "/nowhere/data.csv"}, {}, "there is no file '/nowhere/data.csv'"),
     ],
 )
-def test_refusals(
-    path: Path, fields: dict[str, object], sampling: dict[str, object], sentence: str
-) -> None:
+def test_refusals(path, fields, sampling, sentence):
     with pytest.raises(UsageError) as caught:
         dataset(config(path, **fields), **sampling)
     assert sentence in str(caught.value)
@@ -292,7 +271,7 @@ def test_refusals(
         ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is not a class"),
     ],
 )
-def test_refusals_of_content(tmp_path: Path, text: str, task: str, sentence: str) -> None:
+def test_refusals_of_content(tmp_path, text, task, sentence):
     target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], task)
     with pytest.raises(UsageError) as caught:
         dataset(target)

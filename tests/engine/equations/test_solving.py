@@ -1,13 +1,11 @@
 """Manufactured solutions: residual Jacobians, orders of convergence, invariance under units."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
+from torch.testing import assert_close
 
 from kanrun.engine.equations import (
     Ansatz,
@@ -18,7 +16,6 @@ from kanrun.engine.equations import (
     IncompatibleCorner,
     OutputForm,
     ResidualProblem,
-    Solution,
     System,
     Windows,
     solve,
@@ -27,7 +24,7 @@ from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.residuals import estimate_sizes
 from kanrun.engine.equations.system import gauss_points, low_discrepancy, on_face
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, Network, from_description
+from kanrun.engine.networks import KAN, from_description
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import Vocabulary, parse_relation
 
@@ -44,8 +41,8 @@ PLAIN, SEPARATED = OutputForm(), OutputForm(1, 2, 2, separated=True)
 START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
 
 
-def kan(inputs: int, hidden: tuple[int, ...] = (), degree: int = 5, intervals: int = 4) -> Any:
-    def create(outputs: int, drawn: Generator) -> Network:
+def kan(inputs, hidden=(), degree=5, intervals=4):
+    def create(outputs, drawn):
         domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
         spec, shape = EdgeSpec(degree=degree, base="zero"), (inputs, *hidden, outputs)
         return KAN.create(
@@ -55,12 +52,7 @@ def kan(inputs: int, hidden: tuple[int, ...] = (), degree: int = 5, intervals: i
     return create
 
 
-def system(
-    variables: dict[str, tuple[float, float]],
-    equation: str,
-    conditions: dict[str, tuple[Any, str]],
-    find: dict[str, float] | None = None,
-) -> System:
+def system(variables, equation, conditions, find=None):
     """`conditions` by name: faces, or the number of a periodic variable; and a formula."""
     vocabulary = Vocabulary(tuple(variables), ("u",), tuple(find or {}))
     made = []
@@ -74,22 +66,21 @@ def system(
     )
 
 
-def finished(running: Any) -> Solution:
+def finished(running):
     while True:
         try:
             next(running)
         except StopIteration as end:
-            found: Solution = end.value
-            return found
+            return end.value
 
 
-def solution(problem: System, create: Any, form: OutputForm = PLAIN, **more: Any) -> Solution:
+def solution(problem, create, form=PLAIN, **more):
     intervals, policy = more.pop("intervals", (4, 8)), more.pop("policy", SMALL)
     ansatz = Ansatz(create, form, intervals)
     return finished(solve(problem, ansatz, policy, Generator().manual_seed(0), **more))
 
 
-def error(found: Solution, truth: Any, box: Tensor) -> float:
+def error(found, truth, box):
     share = torch.rand(2000, len(box), generator=Generator().manual_seed(5), dtype=torch.float64)
     x = box[:, 0] + share * (box[:, 1] - box[:, 0])
     with torch.no_grad():
@@ -97,10 +88,10 @@ def error(found: Solution, truth: Any, box: Tensor) -> float:
 
 
 @pytest.mark.parametrize("degree", [3, 5])
-def test_the_order_of_convergence_is_degree_plus_one(degree: int) -> None:
+def test_the_order_of_convergence_is_degree_plus_one(degree):
     problem = system({"x": (0, 1)}, "u_xx = -4*pi^2*sin(2*pi*x)", {"ends": (ENDS, "u = 0")})
 
-    def measured(intervals: int) -> float:
+    def measured(intervals):
         found = solution(
             problem, kan(1, degree=degree, intervals=intervals), intervals=(intervals,)
         )
@@ -110,7 +101,7 @@ def test_the_order_of_convergence_is_degree_plus_one(degree: int) -> None:
     assert slope == pytest.approx(degree + 1, abs=0.3)
 
 
-def test_a_product_is_found() -> None:
+def test_a_product_is_found():
     border = (((0, -1.0),), ((0, 1.0),), ((1, -1.0),), ((1, 1.0),))
     right = "-2*pi^2*sin(pi*x)*sin(pi*y)"
     problem = system(
@@ -126,7 +117,7 @@ def test_a_product_is_found() -> None:
     assert truth < 10 * change
 
 
-def test_units_of_the_solution_and_of_the_variable_change_nothing() -> None:
+def test_units_of_the_solution_and_of_the_variable_change_nothing():
     unit = 1e-6
     plain = system({"x": (0, 1)}, "u_xx + u = 3*cos(x)", {"ends": (ENDS, "u = 1")})
     far = (((0, 0.0),), ((0, unit),))
@@ -138,16 +129,12 @@ def test_units_of_the_solution_and_of_the_variable_change_nothing() -> None:
     ours, theirs = solution(plain, kan(1)), solution(scaled, kan(1))
     at = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
     with torch.no_grad():
-        torch.testing.assert_close(
-            theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7
-        )
+        assert_close(theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7)
     assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
 
 
 @pytest.mark.parametrize(("hidden", "form"), [((2,), PLAIN), ((), SEPARATED)])
-def test_the_jacobian_of_all_blocks_is_what_differences_say(
-    hidden: tuple[int, ...], form: OutputForm
-) -> None:
+def test_the_jacobian_of_all_blocks_is_what_differences_say(hidden, form):
     conditions = {"ring": (0, "u_x = 0"), "start": ((((1, 0.0),),), "u = sin(x)")}
     problem = system({"x": (0, 1), "t": (0, 1)}, "u_t = D*u_xx + u*u_x", conditions, {"D": 0.3})
     drawn = Generator().manual_seed(0)
@@ -182,15 +169,14 @@ def test_the_jacobian_of_all_blocks_is_what_differences_say(
     least = ResidualProblem(field, blocks, problem.guesses())
     u, step = least.unknowns, 1e-6
     rows = least.linearise(u).rows
-    assert rows is not None
     for along in torch.randn(24, len(u), generator=drawn, dtype=torch.float64):
         expected = (least.residual(u + step * along) - least.residual(u - step * along)) / (
             2 * step
         )
-        torch.testing.assert_close(rows.times(along), expected, rtol=1e-5, atol=1e-7)
+        assert_close(rows.times(along), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_windows_join_and_are_stored() -> None:
+def test_windows_join_and_are_stored():
     problem = system({"t": (0, 4)}, "u_tt = -u", {"a": (START, "u = 1"), "v": (START, "u_t = 0")})
     found = solution(problem, kan(1), windows=2, intervals=(4, 8, 16))
     assert isinstance(found.network, Windows)
@@ -200,12 +186,12 @@ def test_windows_join_and_are_stored() -> None:
     again.load_state_dict(found.network.state_dict())
     at = torch.linspace(-0.5, 4.5, 40, dtype=torch.float64)[:, None]
     with torch.no_grad():
-        torch.testing.assert_close(again(at), found.network(at), rtol=0, atol=0)
+        assert_close(again(at), found.network(at), rtol=0, atol=0)
     slope = found.network.derivative(at[5:-5], (1,))[:, 0]
-    torch.testing.assert_close(slope, -at[5:-5, 0].sin(), rtol=1e-5, atol=1e-5)
+    assert_close(slope, -at[5:-5, 0].sin(), rtol=1e-5, atol=1e-5)
 
 
-def test_sizes_come_from_conditions_then_from_sources() -> None:
+def test_sizes_come_from_conditions_then_from_sources():
     said = system({"x": (0, 1)}, "u_xx = 0", {"ends": (ENDS, "u = 7")})
     quiet = system({"x": (0, 2)}, "u_xx = 12", {"ends": ((((0, 0.0),), ((0, 2.0),)), "u = 0")})
     at = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
@@ -215,7 +201,7 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
     )  # u'' times the half range squared
 
 
-def test_residuals_weigh_less_around_corners() -> None:
+def test_residuals_weigh_less_around_corners():
     conditions = {"wall": ((((0, 0.0),),), "u = 0"), "start": ((((1, 0.0),),), "u = 1")}
     made = system({"x": (0, 2), "t": (0, 1)}, "u_t = u_xx", conditions)
     made = replace(
@@ -223,12 +209,11 @@ def test_residuals_weigh_less_around_corners() -> None:
     )
     at = torch.tensor([[0.1, 0.0], [0.0, 0.05], [1.0, 0.5]], dtype=torch.float64)
 
-    def shares(part: System) -> list[Tensor | None]:
+    def shares(part):
         rows = Collocation(part, SMALL, Generator().manual_seed(0), None, growing=False)
         return [block.shares for block in rows.blocks(at, None, (1.0, 1.0))]
 
     inside, *faces = shares(made)
-    assert inside is not None
     assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
     assert all(face is not None and float(face[0]) == 0 for face in faces)
     assert shares(made.between(0.5, 1.0)) == [None, None, None]
@@ -236,11 +221,10 @@ def test_residuals_weigh_less_around_corners() -> None:
         made, corners=(replace(made.corners[0], gap=0.3 / 2**4),)
     )  # eased half as far
     inside = shares(smaller)[0]
-    assert inside is not None
     assert inside.tolist() == pytest.approx([1, 1, 1])
 
 
-def test_gauss_points_integrate_polynomials() -> None:
+def test_gauss_points_integrate_polynomials():
     edges = torch.tensor([-1.0, -0.5, 0.1, 1.0], dtype=torch.float64)
     box = torch.tensor([[1.0, 3.0], [0.0, 4.0]], dtype=torch.float64)
     points, shares = gauss_points(box, [(edges, 3), (edges[[0, -1]], 2)])
@@ -249,7 +233,7 @@ def test_gauss_points_integrate_polynomials() -> None:
     assert mean == pytest.approx((3**6 - 1) / 6 / 2 * 16 / 3, rel=1e-13)
 
 
-def test_points_of_a_face_follow_its_knots() -> None:
+def test_points_of_a_face_follow_its_knots():
     box = torch.tensor([[0.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
     edges = torch.tensor([[-1.0, -0.98, -0.96, -0.94, 1.0]] * 2, dtype=torch.float64)
     points = on_face(((1, 0.0),), box, 4, edges)
@@ -257,39 +241,39 @@ def test_points_of_a_face_follow_its_knots() -> None:
     assert points[[0, -1], 0].tolist() == [0.0, 1.0]
 
 
-def test_a_residual_that_is_nowhere_finite_is_said() -> None:
+def test_a_residual_that_is_nowhere_finite_is_said():
     problem = system({"x": (-2, -1)}, "u_x = log(x)*u", {"a": ((((0, -2.0),),), "u = 1")})
     with pytest.raises(TrainingFailed, match="not finite at any start"):
         solution(problem, kan(1), policy=replace(SMALL, collocation_points=50))
 
 
-def test_knots_are_inserted_where_a_stiff_solution_needs_them() -> None:
+def test_knots_are_inserted_where_a_stiff_solution_needs_them():
     stiff = system({"t": (0, 1)}, "u_t = -300*(u - cos(t))", {"a": (START, "u = 0")})
     found = _grown(stiff)
     slow = 1 / (1 + 300**-2)
     decay = -slow
 
-    def truth(x: Tensor) -> Tensor:
+    def truth(x):
         return slow * (x[:, 0].cos() + x[:, 0].sin() / 300) + decay * (-300 * x[:, 0]).exp()
 
     assert error(found, truth, stiff.box) < 1e-7
 
 
 @pytest.mark.slow
-def test_a_range_that_ends_in_a_wrong_constant_solution_is_cut() -> None:
+def test_a_range_that_ends_in_a_wrong_constant_solution_is_cut():
     logistic = system({"t": (0, 5)}, "u_t = 2*u*(1 - u/10)", {"a": (START, "u = 0.5")})
     found = _grown(logistic)
     assert len(found.last) > 1
     assert error(found, lambda x: 10 / (1 + 19 * (-2 * x[:, 0]).exp()), logistic.box) < 1e-7
 
 
-def _grown(problem: System) -> Solution:
+def _grown(problem):
     ansatz = Ansatz(kan(1), PLAIN, (5, 10, 20), grows=True)
     return finished(solve(problem, ansatz, SMALL, Generator().manual_seed(0), windows="auto"))
 
 
 @pytest.mark.slow
-def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
+def test_a_solution_that_ends_is_followed_to_its_end_only():
     problem = system({"t": (0, 2)}, "u_t = u^2", {"a": (START, "u = 1")})
     ansatz, policy = Ansatz(kan(1), PLAIN, (4, 8)), replace(SMALL, max_windows=16)
     found = finished(solve(problem, ansatz, policy, Generator().manual_seed(0), windows="auto"))
@@ -299,7 +283,7 @@ def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
 @pytest.mark.parametrize(
     ("conditions", "open_"), [({"ends": (ENDS, "u = 0")}, False), ({"a": (START, "u = 0")}, True)]
 )
-def test_the_sensitivity_tells_open_equations(conditions: dict[str, Any], open_: bool) -> None:
+def test_the_sensitivity_tells_open_equations(conditions, open_):
     found = solution(system({"x": (0, 1)}, "u_xx = 1", conditions), kan(1)).last[-1].sensitivity
     assert found is not None
     assert (found > 1e5) == open_

@@ -1,10 +1,9 @@
 """Richer forms of one function: inserted knots, added terms, constants in time, hard conditions."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
+from torch.testing import assert_close
 
 from kanrun.engine.equations import Condition, Field, Monomials, OutputForm, System
 from kanrun.engine.equations.fields import edges_of, hard_conditions
@@ -17,7 +16,7 @@ from kanrun.formulas.equations import Vocabulary, parse_relation
 BOX = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], dtype=torch.float64)
 
 
-def field(form: OutputForm, intervals: int = 4) -> Field:
+def field(form, intervals=4):
     drawn = Generator().manual_seed(1)
     domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
     spec = EdgeSpec(degree=5, base="zero")
@@ -30,39 +29,38 @@ def field(form: OutputForm, intervals: int = 4) -> Field:
     return Field(network, form, BOX, torch.tensor([2.0], dtype=torch.float64))
 
 
-def points(count: int = 200) -> Tensor:
+def points(count=200):
     return low_discrepancy(BOX, count, 2)
 
 
-def values(solution: Field, at: Tensor) -> Tensor:
+def values(solution, at):
     with torch.no_grad():
         return solution(at)
 
 
-def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are() -> None:
+def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are():
     before, at = field(OutputForm(1, 2, 2)), points()
     squares = (at[:, 0] < 0.5).double()
     after = insert_knots(before, 12, at, squares)
-    torch.testing.assert_close(values(after, at), values(before, at), rtol=1e-11, atol=1e-11)
+    assert_close(values(after, at), values(before, at), rtol=1e-11, atol=1e-11)
     edges = edges_of(after)
-    assert edges is not None
     assert edges.shape == (2, 13)
     assert int((edges[0] < -0.5).sum()) >= 8  # x from 0 to 0.5 is the first quarter of its range
     spacing = edges[1].diff()
     assert float(spacing.max() / spacing.min()) == pytest.approx(2.0)  # 12 of 8 or 16 equal ones
 
 
-def test_extended_is_the_end_of_the_box_at_all_later_times() -> None:
+def test_extended_is_the_end_of_the_box_at_all_later_times():
     before, at = field(OutputForm(1, 2, 2)), points()
     later = torch.tensor([[0.0, 2.0], [3.0, 5.0]], dtype=torch.float64)
     after = extend_constant(before, later)
     end = torch.cat([at[:, :1], torch.full_like(at[:, :1], 3.0)], dim=1)
-    torch.testing.assert_close(
+    assert_close(
         values(after, end + torch.tensor([0.0, 1.3])), values(before, end), rtol=1e-12, atol=1e-12
     )
 
 
-def system(conditions: dict[str, tuple[tuple[tuple[int, float], ...], ...]]) -> System:
+def system(conditions):
     vocabulary = Vocabulary(("x", "t"), ("u",))
     made = tuple(
         Condition(parse_relation(text, vocabulary), faces) for text, faces in conditions.items()
@@ -70,7 +68,7 @@ def system(conditions: dict[str, tuple[tuple[tuple[int, float], ...], ...]]) -> 
     return System(vocabulary, BOX, (parse_relation("u_t = u_xx", vocabulary),), made)
 
 
-def test_hard_conditions_hold_exactly_and_are_differentiated() -> None:
+def test_hard_conditions_hold_exactly_and_are_differentiated():
     problem = system(
         {
             "2*u = sin(t)": (((0, 0.0),),),
@@ -85,27 +83,24 @@ def test_hard_conditions_hold_exactly_and_are_differentiated() -> None:
     built = Field(plain.network, plain.form, BOX, plain.sizes, hard)
     times = torch.linspace(-1, 3, 9, dtype=torch.float64)
     left, right = (torch.stack([torch.full_like(times, x), times], dim=1) for x in (0.0, 2.0))
-    torch.testing.assert_close(values(built, left)[:, 0], times.sin() / 2, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(values(built, right)[:, 0], 2 * times, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(built.derivative(right, (1, 0))[:, 0], times, rtol=1e-11, atol=1e-11)
+    assert_close(values(built, left)[:, 0], times.sin() / 2, rtol=1e-12, atol=1e-12)
+    assert_close(values(built, right)[:, 0], 2 * times, rtol=1e-12, atol=1e-12)
+    assert_close(built.derivative(right, (1, 0))[:, 0], times, rtol=1e-11, atol=1e-11)
     at, step = points(20), 1e-5
     shift = torch.tensor([step, 0.0], dtype=torch.float64)
     with torch.no_grad():
         expected = (built(at + shift) - built(at - shift)) / (2 * step)
-    torch.testing.assert_close(built.derivative(at, (1, 0)), expected, rtol=1e-6, atol=1e-6)
+    assert_close(built.derivative(at, (1, 0)), expected, rtol=1e-6, atol=1e-6)
     again = from_description(built.describe())
     again.load_state_dict(built.state_dict())
     assert isinstance(again, Field)
-    torch.testing.assert_close(
-        again.derivative(at, (2, 1)), built.derivative(at, (2, 1)), rtol=0, atol=0
-    )
+    assert_close(again.derivative(at, (2, 1)), built.derivative(at, (2, 1)), rtol=0, atol=0)
 
 
-def test_jets_of_built_in_conditions_are_their_derivatives() -> None:
+def test_jets_of_built_in_conditions_are_their_derivatives():
     hard = hard_conditions(system({"u = x^2*t": (((0, 0.0),), ((0, 2.0),))}), last=True)
-    assert hard is not None
     monomials = Monomials.covering([(2, 1)], 2)
     at = points(5)
     found = hard.apply(torch.zeros(len(monomials.indices), 5, 1, dtype=at.dtype), at, monomials)
     expected = torch.full((5, 1), 2.0, dtype=at.dtype)
-    torch.testing.assert_close(monomials.derivative(found, (1, 1)), expected)
+    assert_close(monomials.derivative(found, (1, 1)), expected)

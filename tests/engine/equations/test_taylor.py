@@ -1,24 +1,22 @@
 """Jets against reverse mode, and Jacobians of anything computed from them against differences."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Tensor
+from torch.testing import assert_close
 
 from kanrun.engine.equations import Monomials
 from kanrun.engine.equations.taylor import network_jets
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP, Network, Polynomial
+from kanrun.engine.networks import KAN, MLP, Polynomial
 from kanrun.errors import UsageError
 
 INDICES = [(2, 1), (0, 4), (1, 2)]
 
 
-def network(kind: str) -> Network:
+def network(kind):
     drawn = torch.Generator().manual_seed(3)
     if kind == "mlp":
-        made: Network = MLP([2, 4, 3], "tanh", dtype=torch.float64, generator=drawn)
+        made = MLP([2, 4, 3], "tanh", dtype=torch.float64, generator=drawn)
     else:
         domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
         spec = EdgeSpec(degree=6, base=kind)
@@ -33,12 +31,12 @@ def network(kind: str) -> Network:
     return made
 
 
-def points(count: int) -> Tensor:
+def points(count):
     drawn = torch.Generator().manual_seed(1)
     return 1.8 * torch.rand(count, 2, generator=drawn, dtype=torch.float64) - 0.9
 
 
-def by_autograd(model: Network, x: Tensor, output: int, index: tuple[int, ...]) -> Tensor:
+def by_autograd(model, x, output, index):
     x = x.clone().requires_grad_()
     y = model(x)[:, output]
     for variable, times in enumerate(index):
@@ -48,14 +46,14 @@ def by_autograd(model: Network, x: Tensor, output: int, index: tuple[int, ...]) 
     return y.detach()
 
 
-def test_monomials_hold_all_smaller_indices() -> None:
+def test_monomials_hold_all_smaller_indices():
     monomials = Monomials.covering([(2, 1)], 2)
     assert monomials.indices == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1))
     assert monomials.order == 3
     assert monomials.factorial((2, 1)) == 2
 
 
-def test_products_are_truncated_products_of_polynomials() -> None:
+def test_products_are_truncated_products_of_polynomials():
     monomials, x = Monomials.covering([(2, 2)], 2), points(6)
     first, second = monomials.variables(x).split(1, dim=2)
     first[0] += 2
@@ -68,31 +66,29 @@ def test_products_are_truncated_products_of_polynomials() -> None:
     }
     for index, value in expected.items():
         found = monomials.derivative(product, index)[:, 0] / monomials.factorial(index)
-        torch.testing.assert_close(found, value, rtol=1e-14, atol=1e-14)
+        assert_close(found, value, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["zero", "mlp"])
-def test_components_are_the_derivatives(kind: str) -> None:
+def test_components_are_the_derivatives(kind):
     model, x, monomials = network(kind), points(7), Monomials.covering(INDICES, 2)
     with torch.enable_grad():
         jets = network_jets(model, x, monomials)
     for index in monomials.indices:
         found = monomials.derivative(jets.outputs, index)[:, 1].detach()
         expected = by_autograd(model, x, 1, index)
-        torch.testing.assert_close(
-            found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1)
-        )
+        assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1))
 
 
 @pytest.mark.parametrize("kind", ["zero", "mlp"])
-def test_the_jacobian_is_what_differences_say(kind: str) -> None:
+def test_the_jacobian_is_what_differences_say(kind):
     model, x, monomials = network(kind), points(5), Monomials.covering(INDICES, 2)
 
-    def value(out: Tensor) -> Tensor:
+    def value(out):
         first, second = (monomials.derivative(out, index) for index in ((2, 1), (0, 4)))
         return first[:, 0] * out[0, :, 1] + second[:, 2] ** 2
 
-    def value_at(unknowns: Tensor) -> Tensor:
+    def value_at(unknowns):
         model.set_unknowns(unknowns)
         return value(network_jets(model, x, monomials).outputs).detach()
 
@@ -104,10 +100,10 @@ def test_the_jacobian_is_what_differences_say(kind: str) -> None:
     drawn = torch.Generator().manual_seed(7)
     for along in torch.randn(24, len(start), generator=drawn, dtype=torch.float64):
         expected = (value_at(start + step * along) - value_at(start - step * along)) / (2 * step)
-        torch.testing.assert_close(jacobian @ along, expected, rtol=1e-5, atol=1e-7 * scale)
+        assert_close(jacobian @ along, expected, rtol=1e-5, atol=1e-7 * scale)
 
 
-def test_other_networks_are_refused() -> None:
+def test_other_networks_are_refused():
     curve = Polynomial(4, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
     with pytest.raises(UsageError, match="kind kan or mlp, not polynomial"):
         network_jets(curve, torch.zeros(3, 1, dtype=torch.float64), Monomials.covering([(1,)], 1))

@@ -1,7 +1,5 @@
 """Where layers start: the deviations that each scheme promises."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,11 +1,10 @@
 """A spline layer under vmap, in reverse and in forward mode, to second order, in every degree."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from made_layer import NARROW, WIDE, data, make
 from torch.autograd import forward_ad
+from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec
 
@@ -31,13 +30,13 @@ def test_forward_mode(intervals, uniform, spec):
 
     slopes = torch.vmap(torch.func.jacrev(one))(x)
     y, found = torch.func.jvp(layer, (x,), (direction,))
-    torch.testing.assert_close(y, layer(x))
-    torch.testing.assert_close(found, torch.einsum("noi,ni->no", slopes, direction))
-    torch.testing.assert_close(torch.vmap(torch.func.jacfwd(one))(x), slopes)
+    assert_close(y, layer(x))
+    assert_close(found, torch.einsum("noi,ni->no", slopes, direction))
+    assert_close(torch.vmap(torch.func.jacfwd(one))(x), slopes)
     curvatures = torch.vmap(torch.func.jacrev(torch.func.jacrev(one)))(x)
-    torch.testing.assert_close(torch.vmap(torch.func.hessian(one))(x), curvatures)
-    torch.testing.assert_close(torch.vmap(torch.func.jacfwd(torch.func.jacfwd(one)))(x), curvatures)
-    torch.testing.assert_close(torch.vmap(torch.func.jacrev(torch.func.jacfwd(one)))(x), curvatures)
+    assert_close(torch.vmap(torch.func.hessian(one))(x), curvatures)
+    assert_close(torch.vmap(torch.func.jacfwd(torch.func.jacfwd(one)))(x), curvatures)
+    assert_close(torch.vmap(torch.func.jacrev(torch.func.jacfwd(one)))(x), curvatures)
 
     def by(parameters):
         return torch.func.functional_call(layer, parameters, (x,))
@@ -45,7 +44,7 @@ def test_forward_mode(intervals, uniform, spec):
     parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
     expected = torch.func.jacrev(by)(parameters)
     for name, jacobian in torch.func.jacfwd(by)(parameters).items():
-        torch.testing.assert_close(jacobian, expected[name])
+        assert_close(jacobian, expected[name])
 
 
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
@@ -58,11 +57,11 @@ def test_forward_mode_over_a_backward_pass(intervals):
         _, slope = forward_ad.unpack_dual(
             layer.edge_values(forward_ad.make_dual(x.detach(), direction))
         )
-        torch.testing.assert_close(slope, expected)
+        assert_close(slope, expected)
         g = forward_ad.make_dual(torch.ones_like(y), torch.full_like(y, 0.5))
         for part in torch.autograd.grad(y, [x, *layer.parameters()], g):
             primal, tangent = forward_ad.unpack_dual(part)
-            torch.testing.assert_close(tangent, 0.5 * primal)
+            assert_close(tangent, 0.5 * primal)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """The solver without networks: known minima, a differential equation, and rows of Jacobians."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 from scipy.interpolate import BSpline
-from torch import Tensor
+from torch.testing import assert_close
 
 from kanrun.engine.least_squares import (
     DenseRows,
@@ -28,14 +26,14 @@ POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(damping_search=False)}
 class Rosenbrock(Problem):
     """r = (10 (b - a^2), 1 - a), of minimum 0 at (1, 1)."""
 
-    def __init__(self, start: tuple[float, float] = (-1.2, 1.0)) -> None:
+    def __init__(self, start=(-1.2, 1.0)):
         self.unknowns = torch.tensor(start, dtype=torch.float64)
 
-    def residual(self, unknowns: Tensor) -> Tensor:
+    def residual(self, unknowns):
         a, b = unknowns
         return torch.stack([10 * (b - a**2), 1 - a])
 
-    def linearise(self, unknowns: Tensor) -> Linearisation:
+    def linearise(self, unknowns):
         jacobian = torch.tensor(
             [[-20 * float(unknowns[0]), 10.0], [-1.0, 0.0]], dtype=torch.float64
         )
@@ -45,7 +43,7 @@ class Rosenbrock(Problem):
 class Pendulum(Problem):
     """Collocation of u'' = -sin u, u(0) = 1, u'(0) = 0, with a quintic spline u on [0, 3]."""
 
-    def __init__(self, intervals: int = 20) -> None:
+    def __init__(self, intervals=20):
         knots = np.linspace(-5 * 3 / intervals, 3 + 5 * 3 / intervals, intervals + 11)
         splines = [
             BSpline(knots, np.eye(intervals + 5), 5).derivative(order) for order in (0, 1, 2)
@@ -55,13 +53,13 @@ class Pendulum(Problem):
         self.start = torch.from_numpy(np.stack([splines[0](0.0), splines[1](0.0)]))
         self.unknowns = torch.zeros(intervals + 5, dtype=torch.float64)
 
-    def residual(self, unknowns: Tensor) -> Tensor:
+    def residual(self, unknowns):
         equation = self.second @ unknowns + torch.sin(self.values @ unknowns)
         return torch.cat(
             [equation, self.start @ unknowns - torch.tensor([1.0, 0.0], dtype=torch.float64)]
         )
 
-    def linearise(self, unknowns: Tensor) -> Linearisation:
+    def linearise(self, unknowns):
         jacobian = self.second + torch.cos(self.values @ unknowns)[:, None] * self.values
         return Linearisation.of(
             DenseRows(torch.cat([jacobian, self.start])), self.residual(unknowns)
@@ -69,18 +67,16 @@ class Pendulum(Problem):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_curved_valley_is_followed_to_its_minimum(name: str) -> None:
+def test_a_curved_valley_is_followed_to_its_minimum(name):
     state, steps = minimise(
         Rosenbrock(), POLICIES[name], StoppingCriteria(max_steps=60, target_loss=1e-28)
     )
-    torch.testing.assert_close(
-        state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12
-    )
+    assert_close(state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
     assert steps < 60
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_differential_equation_is_a_problem_like_any_other(name: str) -> None:
+def test_a_differential_equation_is_a_problem_like_any_other(name):
     """A pendulum released at 1 rad: u(3) against a Runge-Kutta method of order 8."""
     problem = Pendulum()
     state, _ = minimise(problem, POLICIES[name], StoppingCriteria(max_steps=50, rtol=1e-3))
@@ -89,7 +85,7 @@ def test_a_differential_equation_is_a_problem_like_any_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_at_a_minimum_nothing_is_found(name: str) -> None:
+def test_at_a_minimum_nothing_is_found(name):
     problem = Rosenbrock((1.0, 1.0))
     state = step(problem, begin(problem, POLICIES[name]), POLICIES[name])
     assert not state.improved[0]
@@ -97,15 +93,13 @@ def test_at_a_minimum_nothing_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_without_a_matrix_the_minimum_is_the_same(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_matrix_the_minimum_is_the_same(name, monkeypatch):
     monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", 0)
     state, _ = minimise(Rosenbrock(), POLICIES[name], StoppingCriteria(max_steps=200, rtol=0.0))
     assert state.loss[0] < 1e-20
 
 
-def test_the_iteration_ends_at_the_floor_and_where_it_gains_little() -> None:
+def test_the_iteration_ends_at_the_floor_and_where_it_gains_little():
     policy = POLICIES["quick"]
     state, steps = minimise(Rosenbrock(), policy, StoppingCriteria(target_loss=1e-3))
     assert 1e-28 < state.loss[0] <= 1e-3
@@ -113,12 +107,12 @@ def test_the_iteration_ends_at_the_floor_and_where_it_gains_little() -> None:
     assert minimise(Rosenbrock(), policy, StoppingCriteria(max_steps=3))[1] == 3 < steps
 
 
-def test_an_objective_that_is_not_finite_is_left_alone() -> None:
+def test_an_objective_that_is_not_finite_is_left_alone():
     state, steps = minimise(Rosenbrock((float("nan"), 0.0)), LMPolicy(), StoppingCriteria())
     assert (state.loss[0], steps) == (float("inf"), 0)
 
 
-def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[LocalRows, Tensor]:
+def random_rows(rows=40, terms=4, unknowns=25):
     g = torch.Generator().manual_seed(0)
     index = torch.stack([torch.randperm(unknowns, generator=g)[:terms] for _ in range(rows)])
     values = torch.randn(rows, terms, dtype=torch.float64, generator=g)
@@ -128,9 +122,7 @@ def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[Loc
 
 @pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
 @pytest.mark.parametrize("piece", [1, 60, 1 << 24])
-def test_local_rows_are_the_dense_matrix(
-    monkeypatch: pytest.MonkeyPatch, sparse_gain: float, piece: int
-) -> None:
+def test_local_rows_are_the_dense_matrix(monkeypatch, sparse_gain, piece):
     monkeypatch.setattr(least_squares_problem, "SPARSE_GAIN", sparse_gain)
     monkeypatch.setattr(least_squares_problem, "PIECE", piece)
     local, dense = random_rows()
@@ -138,12 +130,12 @@ def test_local_rows_are_the_dense_matrix(
         torch.linspace(-1, 2, 25, dtype=torch.float64),
         torch.linspace(1, 3, 40, dtype=torch.float64),
     )
-    torch.testing.assert_close(local.times(d), dense @ d)
-    torch.testing.assert_close(local.transposed(r), dense.T @ r)
-    torch.testing.assert_close(local.gram(), dense.T @ dense)
+    assert_close(local.times(d), dense @ d)
+    assert_close(local.transposed(r), dense.T @ r)
+    assert_close(local.gram(), dense.T @ dense)
 
 
-def test_blocks_of_a_large_gram(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_a_large_gram(monkeypatch):
     monkeypatch.setattr(least_squares_problem, "BLOCK", 3)
     _, dense = random_rows()
-    torch.testing.assert_close(DenseRows(dense).gram(), dense.T @ dense)
+    assert_close(DenseRows(dense).gram(), dense.T @ dense)

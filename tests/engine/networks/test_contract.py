@@ -1,13 +1,12 @@
 """What every network promises: shapes, precisions, derivatives, copies and stored forms."""
 
-from __future__ import annotations
-
 import copy
 import json
 
 import pytest
 import torch
 from made_kan import kan
+from torch.testing import assert_close
 
 from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial, from_description
@@ -60,14 +59,14 @@ def test_any_batch_in_any_precision(make, batch, dtype):
     assert y.shape == (*batch, network.shape[-1])
     assert y.dtype == dtype
     flat = network(x.reshape(-1, network.shape[0]))
-    torch.testing.assert_close(y.reshape(flat.shape), flat)
+    assert_close(y.reshape(flat.shape), flat)
 
 
 def test_precisions_agree(make):
     wide, narrow = make(torch.float64), make(torch.float32)
     narrow.load_state_dict(wide.state_dict())
     x = data(wide, 20)
-    torch.testing.assert_close(narrow(x.float()).double(), wide(x), atol=1e-4, rtol=1e-4)
+    assert_close(narrow(x.float()).double(), wide(x), atol=1e-4, rtol=1e-4)
 
 
 def test_forward_leaves_no_trace(make):
@@ -125,18 +124,18 @@ def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype)
     assert rebuilt.describe() == fresh.describe() == moved.describe()
     back = copy.deepcopy(fresh)
     back.load_state_dict(network.state_dict())
-    torch.testing.assert_close(back(x), network(x))
+    assert_close(back(x), network(x))
 
 
 def test_transforms(make):
     network = make(torch.float64)
     x = data(network, 6)
-    torch.testing.assert_close(torch.vmap(network)(x), network(x))
+    assert_close(torch.vmap(network)(x), network(x))
     jacobian = torch.vmap(torch.func.jacrev(network))(x)
     inputs = x.clone().requires_grad_()
     for o in range(network.shape[-1]):
         (expected,) = torch.autograd.grad(network(inputs)[:, o].sum(), inputs)
-        torch.testing.assert_close(jacobian[:, o], expected)
+        assert_close(jacobian[:, o], expected)
 
 
 def test_no_samples(make):
@@ -156,7 +155,7 @@ def test_linearise_is_the_jacobian_in_the_unknowns(make):
     network = make(torch.float64)
     x = data(network, 5)
     y, found = dense_rows(network, x)
-    torch.testing.assert_close(y, network(x))
+    assert_close(y, network(x))
     names = [name for name, _ in network.unknowns()]
     fixed = {name: value.detach() for name, value in network.state_dict().items()}
     free = {name: fixed.pop(name) for name in names}
@@ -166,7 +165,7 @@ def test_linearise_is_the_jacobian_in_the_unknowns(make):
 
     expected = torch.func.jacrev(run)(free)
     together = torch.cat([expected[name].flatten(2) for name in names], -1)
-    torch.testing.assert_close(found, together, atol=1e-12, rtol=1e-10)
+    assert_close(found, together, atol=1e-12, rtol=1e-10)
 
 
 def test_unknowns_go_out_and_in(make):
@@ -216,13 +215,13 @@ def test_the_protocol_answers_for_every_network(network):
     y, unknowns_ = network(x), network.get_unknowns()
     assert network.unknowns_at(network.intervals) == network.unknowns_at(None) == unknowns_.numel()
     output, rows = network.linearise(x)
-    torch.testing.assert_close(output, y)
+    assert_close(output, y)
     assert len(rows) == y.numel()
     assert rows.unknowns == unknowns_.numel()
     assert network.row_terms <= unknowns_.numel() <= network.count()
     step = torch.linspace(-1e-8, 1e-8, unknowns_.numel(), dtype=torch.float64)
     network.set_unknowns(unknowns_ + step)
-    torch.testing.assert_close(network(x) - y, rows.times(step).view_as(y), atol=1e-11, rtol=0)
+    assert_close(network(x) - y, rows.times(step).view_as(y), atol=1e-11, rtol=0)
     network.set_unknowns(unknowns_)
     assert network.penalty_rows().unknowns == unknowns_.numel()
     hidden = network.unseen(x)
@@ -230,7 +229,7 @@ def test_the_protocol_answers_for_every_network(network):
         quiet = rows.squares() == 0
         assert hidden[quiet].all()
         network.set_unknowns(unknowns_ + quiet)
-        torch.testing.assert_close(network(x), y)
+        assert_close(network(x), y)
         network.set_unknowns(unknowns_)
 
 
@@ -251,8 +250,8 @@ def test_what_the_protocol_gives_anew_is_the_same_function(network):
     assert network.subnetworks()[0] == network.padded(shape).shape == network.active_shape == shape
     narrow = network.subnetwork(network.subnetworks()[-1])
     assert narrow.shape == network.subnetworks()[-1]
-    torch.testing.assert_close(narrow.padded(shape)(x), narrow(x))
-    torch.testing.assert_close(network(x), y)
+    assert_close(narrow.padded(shape)(x), narrow(x))
+    assert_close(network(x), y)
 
 
 def test_a_closed_form_is_the_least_squares_solution_or_is_refused(network):

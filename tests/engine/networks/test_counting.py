@@ -1,7 +1,5 @@
 """Formulas against the modules that they count, and MLPs matched to a size."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
@@ -26,9 +24,7 @@ widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
     st.sampled_from(["all", "base", "none"]),
 )
 @settings(max_examples=25, deadline=None)
-def test_formulas_count_what_the_modules_hold(
-    shape: list[int], intervals: int, degree: int, single: bool, base: bool, trained: str
-) -> None:
+def test_formulas_count_what_the_modules_hold(shape, intervals, degree, single, base, trained):
     network = kan(
         shape,
         intervals,
@@ -44,7 +40,7 @@ def test_formulas_count_what_the_modules_hold(
     assert c.mlp_parameters(mlp.shape) == mlp.count()
 
 
-def test_every_convention_on_a_network_counted_by_hand() -> None:
+def test_every_convention_on_a_network_counted_by_hand():
     size = c.KANSize((2, 5, 1), 5, 3)  # 15 edges, 6 nodes
     counts = {convention.name: convention.count(size) for convention in c.CONVENTIONS}
     assert counts == {
@@ -61,21 +57,21 @@ def test_every_convention_on_a_network_counted_by_hand() -> None:
     assert counts["spline"] == kan([2, 5, 1], 5, trained_scales="none").count()
 
 
-def test_kanbefair_flops_of_one_layer_by_hand() -> None:
+def test_kanbefair_flops_of_one_layer_by_hand():
     # [2, 1], G = 5, k = 3: 2 (27 * 9.5 + 10 - 7.5 + 1) = 520, silu of two inputs 10, and 2 * 2
     assert c.kanbefair_flops(c.KANSize((2, 1), 5, 3)) == 534
     assert c.kanbefair_flops(c.KANSize((2, 1), 5, 3), "zero") == 520
     assert c.mlp_flops((2, 5, 1), "tanh")["kanbefair_flops"] == 2 * 10 + 30 + 10 + 6
 
 
-def test_executed_flops_do_not_grow_with_a_wide_grid() -> None:
+def test_executed_flops_do_not_grow_with_a_wide_grid():
     narrow, wide, wider = (kan([4, 8, 1], g).flops()["flops"] for g in (5, 100, 400))
     assert wide == wider  # gathered: k + 1 terms an edge whatever G is
     assert narrow - wide == 2 * (4 * 8 + 8) * (5 + 3 - 4)  # dense rows: G + k terms
     assert wide < c.kanbefair_flops(c.KANSize((4, 8, 1), 100, 3)) / 50
 
 
-def test_basis_flops_by_hand() -> None:
+def test_basis_flops_by_hand():
     # Degree 1, uniform grid: position 4, interval 2, distance 1 + 2, distance outside 1, matrix of
     # 2 numbers 4.
     assert c.basis_flops(1, uniform=True, extrapolation="linear") == 14
@@ -89,7 +85,7 @@ def test_basis_flops_by_hand() -> None:
     assert c.basis_flops(0, uniform=True, extrapolation="linear") == 0
 
 
-def test_mlp_flops_by_hand() -> None:
+def test_mlp_flops_by_hand():
     assert c.mlp_flops((2, 3, 1), "tanh")["flops"] == 2 * 6 + 2 * 3 + 3 * 6
     assert MLP((2, 3, 1), "identity").flops()["flops"] == 18
     assert set(ACTIVATIONS) <= set(c.ACTIVATION_FLOPS)
@@ -97,7 +93,7 @@ def test_mlp_flops_by_hand() -> None:
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(60, 5000))
 @settings(max_examples=40, deadline=None)
-def test_matching_finds_the_nearest(inputs: int, outputs: int, depth: int, wanted: int) -> None:
+def test_matching_finds_the_nearest(inputs, outputs, depth, wanted):
     match = match_parameters(inputs, outputs, depth, wanted)
     assert len(match.hidden) == depth
     assert match.value == c.mlp_parameters((inputs, *match.hidden, outputs))
@@ -109,24 +105,24 @@ def test_matching_finds_the_nearest(inputs: int, outputs: int, depth: int, wante
         assert match.close or abs(match.value - wanted) <= step / 2
 
 
-def test_two_hidden_layers_match_within_two_percent() -> None:
+def test_two_hidden_layers_match_within_two_percent():
     for wanted in range(100, 2000, 37):
         match = match_parameters(2, 1, 2, wanted)
         assert match.close, (wanted, match)
         assert match_flops(2, 1, 2, "silu", 2 * wanted).close
 
 
-def test_a_size_too_small_gives_the_nearest_and_says_so() -> None:
+def test_a_size_too_small_gives_the_nearest_and_says_so():
     match = match_parameters(10, 1, 2, 5)
     assert match.hidden == (1, 1)
     assert not match.close
     assert match.off > 1
 
 
-def test_matching_by_time_measures_each_width_once() -> None:
-    asked: list[tuple[int, ...]] = []
+def test_matching_by_time_measures_each_width_once():
+    asked = []
 
-    def seconds(hidden: tuple[int, ...]) -> float:
+    def seconds(hidden):
         asked.append(hidden)
         return 1e-4 + 1e-6 * hidden[0]
 
@@ -137,7 +133,7 @@ def test_matching_by_time_measures_each_width_once() -> None:
     assert all(a == b for a, b in itertools.pairwise(match.hidden))
 
 
-def test_what_cannot_match_is_refused() -> None:
+def test_what_cannot_match_is_refused():
     with pytest.raises(UsageError, match="0 hidden layers"):
         match_parameters(2, 1, 0, 100)
     with pytest.raises(UsageError, match="must be positive"):

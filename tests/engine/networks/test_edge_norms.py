@@ -1,12 +1,11 @@
 """Norms of edges against edge values written out."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
 import torch
 from torch.nn.functional import silu
+from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.networks import pruning
@@ -52,14 +51,14 @@ def test_values_and_gradients(intervals, spec, kind, monkeypatch):
     monkeypatch.setattr(pruning, "CHUNK", 12 * 7)
     layer, x = make(intervals, spec)
     found, expected = edge_norms(layer, x, kind), slow(layer, x, kind)
-    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-10)
+    assert_close(found, expected, atol=1e-7, rtol=1e-10)
     wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
     weights = torch.arange(12.0, dtype=torch.float64).view(4, 3)
     gradients = torch.autograd.grad((weights * found).sum(), wanted)
     for a, b in zip(
         gradients, torch.autograd.grad((weights * expected).sum(), wanted), strict=True
     ):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+        assert_close(a, b, atol=1e-10, rtol=1e-8)
 
 
 def test_an_edge_whose_parts_cancel_in_single_precision():
@@ -76,13 +75,13 @@ def test_an_edge_whose_parts_cancel_in_single_precision():
     single = copy.deepcopy(layer).float()
     inside = (x.detach() / 1.3).float().requires_grad_()
     found = edge_norms(single, inside)
-    torch.testing.assert_close(found, torch.full_like(found, 7.4e-4), atol=0, rtol=0.01)
+    assert_close(found, torch.full_like(found, 7.4e-4), atol=0, rtol=0.01)
     weights = [single.coefficients, single.base_weight, single.spline_weight]
     truth = copy.deepcopy(single).double()
     exact = [truth.coefficients, truth.base_weight, truth.spline_weight]
     expected = torch.autograd.grad(slow(truth, inside.detach().double(), "rms").sum(), exact)
     for a, b in zip(torch.autograd.grad(found.sum(), weights), expected, strict=True):
-        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
+        assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
 
 
 def test_an_edge_that_is_zero_has_a_finite_gradient():

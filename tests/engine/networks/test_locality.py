@@ -1,7 +1,5 @@
 """Local support: a coefficient acts only where its spline is nonzero, through several layers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from made_kan import kan, points

@@ -1,32 +1,30 @@
 """Scores and pruning of a KAN: exact for dead edges, settings kept, the old network untouched."""
 
-from __future__ import annotations
-
 import itertools
 from copy import deepcopy
 
 import pytest
 import torch
 from made_kan import kan, points
+from torch.testing import assert_close
 
-from kanrun.engine.networks import KAN
 from kanrun.engine.networks.pruning import prune_edges, prune_on_validation, scores, with_masks
 from kanrun.errors import UsageError
 
 
-def network(shape: tuple[int, ...] = (3, 4, 2)) -> KAN:
+def network(shape=(3, 4, 2)):
     return kan(shape, 5)
 
 
-def test_scores_are_shares_of_the_outputs() -> None:
+def test_scores_are_shares_of_the_outputs():
     net, x = network(), points(200, 3)
     result = scores(net, x)
     for edges, above in itertools.pairwise(result):
-        torch.testing.assert_close(edges.sum(1), above.sum(0))
-    torch.testing.assert_close(result[-1].sum(1), torch.ones(2, dtype=torch.float64))
+        assert_close(edges.sum(1), above.sum(0))
+    assert_close(result[-1].sum(1), torch.ones(2, dtype=torch.float64))
 
 
-def test_a_dead_edge_is_pruned_without_any_change() -> None:
+def test_a_dead_edge_is_pruned_without_any_change():
     net, x = network(), points(200, 3)
     with torch.no_grad():
         net.edge_layers[0].coefficients[1, 2] = 0.0
@@ -34,10 +32,10 @@ def test_a_dead_edge_is_pruned_without_any_change() -> None:
     smaller = prune_edges(net, x, 1e-12)
     assert not smaller.edge_layers[0].mask[1, 2]
     assert int(smaller.edge_layers[0].mask.sum()) == 11
-    torch.testing.assert_close(smaller(x), net(x), rtol=0, atol=0)
+    assert_close(smaller(x), net(x), rtol=0, atol=0)
 
 
-def test_pruning_keeps_settings_and_the_old_network() -> None:
+def test_pruning_keeps_settings_and_the_old_network():
     net, x = network(), points(200, 3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     smaller = prune_edges(net, x, 0.2)
@@ -49,12 +47,12 @@ def test_pruning_keeps_settings_and_the_old_network() -> None:
 
 
 @pytest.mark.parametrize("x", [points(200, 3)[:0], points(200, 3).fill_(torch.nan)])
-def test_scores_need_finite_samples(x: torch.Tensor) -> None:
+def test_scores_need_finite_samples(x):
     with pytest.raises(UsageError, match="at least one sample, and finite x"):
         network().prune(x)
 
 
-def test_edges_into_a_node_without_a_way_out_go_too() -> None:
+def test_edges_into_a_node_without_a_way_out_go_too():
     net = network()
     masks = [layer.mask.clone() for layer in net.edge_layers]
     masks[1][:, 2] = False
@@ -63,7 +61,7 @@ def test_edges_into_a_node_without_a_way_out_go_too() -> None:
     assert smaller.edge_layers[0].mask[0].all()
 
 
-def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
+def test_the_threshold_chosen_on_validation_points_keeps_the_error():
     net, x = network((3, 4, 1)), points(200, 3)
     with torch.no_grad():
         for layer in net.edge_layers:
@@ -77,7 +75,7 @@ def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_all_edges_but_the_best_go_where_validation_allows(dtype: torch.dtype) -> None:
+def test_all_edges_but_the_best_go_where_validation_allows(dtype):
     """In single precision a level and a little more than it are one number."""
     net, x = network((3, 1)), points(200, 3).to(dtype)
     net.to(dtype)
@@ -85,7 +83,7 @@ def test_all_edges_but_the_best_go_where_validation_allows(dtype: torch.dtype) -
     assert int(smaller.edge_layers[0].mask.sum()) == 1
 
 
-def test_no_edge_goes_where_the_error_is_not_a_number() -> None:
+def test_no_edge_goes_where_the_error_is_not_a_number():
     net, x = network(), points(200, 3)
     broken = deepcopy(net)
     with torch.no_grad():

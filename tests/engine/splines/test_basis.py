@@ -1,13 +1,12 @@
 """The local basis against the recurrence written out slowly, and against scipy's B-splines."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
+from torch.testing import assert_close
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
 
@@ -69,7 +68,7 @@ def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed
     grid = make_grid(degree, intervals, uniform, seed=seed)
     x = torch.cat([points_of(grid, 20, seed), grid.low[None], grid.high[None]])
     values, interval = local_basis(x, grid)
-    torch.testing.assert_close(values.sum(-1), torch.ones_like(x), atol=1e-12, rtol=0)
+    assert_close(values.sum(-1), torch.ones_like(x), atol=1e-12, rtol=0)
     assert values.min() >= -1e-13
     assert interval.min() >= 0
     assert interval.max() < intervals
@@ -84,8 +83,8 @@ def test_linear_continuation_keeps_value_and_slope(degree, uniform):
         torch.tensor([[-0.7], [0.7]], dtype=torch.float64),
     )
     expected = all_functions(ends, grid) + step[..., None] * all_functions(ends, grid, 1)
-    torch.testing.assert_close(all_functions(ends + step, grid), expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(
+    assert_close(all_functions(ends + step, grid), expected, atol=1e-12, rtol=0)
+    assert_close(
         all_functions(ends + step, grid, 1), all_functions(ends, grid, 1), atol=1e-12, rtol=0
     )
 
@@ -98,9 +97,7 @@ def test_other_policies_hold_or_drop_the_end_values(degree, uniform):
         torch.stack([hold.low, hold.high]),
         torch.tensor([[-0.7], [0.7]], dtype=torch.float64),
     )
-    torch.testing.assert_close(
-        all_functions(ends + step, hold), all_functions(ends, hold), atol=1e-12, rtol=0
-    )
+    assert_close(all_functions(ends + step, hold), all_functions(ends, hold), atol=1e-12, rtol=0)
     assert not all_functions(ends + step, hold, 1).any()
     assert not all_functions(ends + step, drop).any()
     assert all_functions(ends, drop).sum(-1).allclose(torch.ones_like(ends))
@@ -141,7 +138,7 @@ def test_many_intervals_in_single_precision(intervals, low):
         [low + torch.rand(500, 1, generator=torch.Generator().manual_seed(0)), points[:, [0, -1]].T]
     )
     values, interval = local_basis(x, grid)
-    torch.testing.assert_close(values.sum(-1), torch.ones_like(x), atol=1e-5, rtol=0)
+    assert_close(values.sum(-1), torch.ones_like(x), atol=1e-5, rtol=0)
     assert interval.max() < intervals
 
 

@@ -1,11 +1,10 @@
 """Knot insertion: the same function on more knots, to rounding."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     Grid,
@@ -63,7 +62,7 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, seed)
     share = torch.rand(80, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3
     x = coarse.low + share * (coarse.high - coarse.low)
     old, new = value(coefficients, coarse, x), value(inserted, fine, x)
-    torch.testing.assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+    assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("pattern", ["growing", "alternating", "one narrow"])
@@ -90,7 +89,7 @@ def test_the_function_stays_on_strongly_graded_knots(degree, ratio, pattern):
             value(coefficients, coarse, x),
             value(insert_knots(coefficients, coarse, fine), fine, x),
         )
-        torch.testing.assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+        assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
 
 
 def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
@@ -108,7 +107,7 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
         value(coefficients, coarse, x),
         value(insert_knots(coefficients, coarse, fine), fine, x),
     )
-    torch.testing.assert_close(new, old, atol=1e-12, rtol=0)
+    assert_close(new, old, atol=1e-12, rtol=0)
 
 
 def test_steps_are_carried_too():

@@ -1,11 +1,10 @@
 """Grids from domains and from data: increasing whatever the data."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     breakpoints_from_data,
@@ -68,12 +67,10 @@ def test_breakpoints_from_random_data_increase(values, intervals, adapt, single)
 def test_breakpoints_follow_the_quantiles_as_far_as_asked():
     x = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None] ** 3
     quantiles = breakpoints_from_data(x, 4, 1.0, 0.0)
-    torch.testing.assert_close(
-        quantiles[0], torch.linspace(0, 1, 5, dtype=torch.float64) ** 3, atol=1e-2, rtol=0
-    )
+    assert_close(quantiles[0], torch.linspace(0, 1, 5, dtype=torch.float64) ** 3, atol=1e-2, rtol=0)
     half = breakpoints_from_data(x, 4, 0.5, 0.0)
     uniform = breakpoints_from_data(x, 4, 0.0, 0.0)
-    torch.testing.assert_close(half, (quantiles + uniform) / 2, atol=1e-2, rtol=0)
+    assert_close(half, (quantiles + uniform) / 2, atol=1e-2, rtol=0)
 
 
 SPREAD = {
@@ -105,7 +102,7 @@ def test_outliers_do_not_stretch_the_grid(far, adapt):
         breakpoints_from_data(with_outliers, 8, adapt, 0.05),
         breakpoints_from_data(x, 8, adapt, 0.05),
     )
-    torch.testing.assert_close(found[0], expected[0], atol=0.05, rtol=0)
+    assert_close(found[0], expected[0], atol=0.05, rtol=0)
     assert torch.equal(found[1], expected[1])
     constant = torch.full((500, 1), 0.3, dtype=torch.float64)
     constant[: len(far), 0] = torch.tensor(far, dtype=torch.float64)

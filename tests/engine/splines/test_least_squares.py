@@ -1,10 +1,9 @@
 """Least squares splines: against numpy, without full rank, and their order of convergence."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     Grid,
@@ -50,9 +49,7 @@ def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
     assert coefficients.isfinite().all()
     assert coefficients.abs().max() < 100
     fitted = torch.einsum("sn,on->so", design_matrix(x, grid)[0], coefficients[:, 0])
-    torch.testing.assert_close(
-        fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0
-    )
+    assert_close(fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3, 5, 7])
@@ -74,9 +71,9 @@ def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
         at, banded, grid
     )  # coefficients at the ends are ill conditioned in high degrees, these are not
     size = values.abs().amax(0)
-    torch.testing.assert_close(found / size, values / size, atol=1e-13, rtol=0)
+    assert_close(found / size, values / size, atol=1e-13, rtol=0)
     if degree <= 3:
-        torch.testing.assert_close(banded, dense, atol=1e-12 * float(dense.abs().max()), rtol=0)
+        assert_close(banded, dense, atol=1e-12 * float(dense.abs().max()), rtol=0)
 
 
 def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch):
@@ -99,7 +96,7 @@ def test_a_wide_grid_is_fitted_by_its_band(monkeypatch):
     fitted = spline_values(x, fit_coefficients(x, values, fine), fine)
     assert (fitted - values).square().mean() < 0.05 * values.square().mean()
     dense = torch.einsum("sn,on->so", design_matrix(x, coarse)[0], c[:, 0])
-    torch.testing.assert_close(values[..., 0], dense, atol=1e-13, rtol=0)
+    assert_close(values[..., 0], dense, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])

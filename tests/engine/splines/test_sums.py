@@ -1,9 +1,8 @@
 """Sums of splines and their gradients by every kernel, against explicit loops."""
 
-from __future__ import annotations
-
 import pytest
 import torch
+from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     Grid,
@@ -55,7 +54,7 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
     x.requires_grad_()
     table.requires_grad_()
     y = sums_of_splines(*local_basis(x, grid), table)
-    torch.testing.assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
+    assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
     by_x, by_table = torch.autograd.grad(y, [x, table], g)
     with torch.no_grad():
         values, interval = local_basis(x, grid)
@@ -64,12 +63,8 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
             dense_rows(values, interval, grid.functions),
             dense_rows(slopes, interval, grid.functions),
         )
-        torch.testing.assert_close(
-            by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0
-        )
-        torch.testing.assert_close(
-            by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0
-        )
+        assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
+        assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
 
 
 def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
@@ -94,4 +89,4 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
                 function(*(m[v] if d == 0 else m for m, d in zip(used, dims, strict=True)))
                 for v in range(3)
             ]
-            torch.testing.assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
+            assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))

@@ -1,7 +1,5 @@
 """The clock that runs by refits."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np
@@ -14,7 +12,7 @@ from kanrun.engine.symbolic.refit import RefitSettings, refit
 X = np.linspace(-1, 1, 200)[:, None]
 
 
-def work_of(steps: int, points: int = 200) -> float:
+def work_of(steps, points=200):
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (1.0, 0.1, 1.0, 0.0))),))
     x = X[:points]
     before = work_done()
@@ -22,16 +20,16 @@ def work_of(steps: int, points: int = 200) -> float:
     return work_done() - before
 
 
-def test_the_same_refit_is_the_same_work() -> None:
+def test_the_same_refit_is_the_same_work():
     assert np.isclose(work_of(3), work_of(3), rtol=1e-9)
 
 
-def test_more_steps_and_more_points_are_more_work() -> None:
+def test_more_steps_and_more_points_are_more_work():
     assert 0 < work_of(1) < work_of(3)
     assert work_of(1, 50) < work_of(1, 200)
 
 
-def test_a_budget_is_over_when_its_work_is_done() -> None:
+def test_a_budget_is_over_when_its_work_is_done():
     budget = Budget(1.0)
     count_work(0.6)
     assert not budget.over
@@ -40,7 +38,7 @@ def test_a_budget_is_over_when_its_work_is_done() -> None:
     assert budget.over
 
 
-def test_each_thread_has_its_own_clock() -> None:
+def test_each_thread_has_its_own_clock():
     before = work_done()
     thread = threading.Thread(target=count_work, args=(2.0,))
     thread.start()
@@ -48,11 +46,11 @@ def test_each_thread_has_its_own_clock() -> None:
     assert work_done() == before
 
 
-def test_a_limit_ends_a_refit_while_it_runs() -> None:
+def test_a_limit_ends_a_refit_while_it_runs():
     with pytest.raises(WorkSpent), at_most(0.5 * work_of(10)):
         work_of(10)
 
 
-def test_a_budget_inside_a_limit_ends_before_it() -> None:
+def test_a_budget_inside_a_limit_ends_before_it():
     with at_most(1.0):
         assert Budget(60.0).units < 1.0

@@ -1,9 +1,5 @@
 """A KAN as a graph of splines: equal where edges are splines, close where they are not."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +12,7 @@ from kanrun.engine.symbolic.conversions import graph_of, values_of
 X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
 
 
-def network(intervals: int, precision: torch.dtype = torch.float64, **spec: Any) -> KAN:
+def network(intervals, precision=torch.float64, **spec):
     generator = torch.Generator().manual_seed(0)
     domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=precision)
     kan = KAN.create(
@@ -34,28 +30,26 @@ def network(intervals: int, precision: torch.dtype = torch.float64, **spec: Any)
     return kan
 
 
-def apart(kan: KAN, output: int = 1) -> float:
+def apart(kan, output=1):
     return float(np.abs(graph_of(kan, X, output)(X) - values_of(kan, output)(X)).max())
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
 @pytest.mark.parametrize("intervals", [3, 7, 30])
-def test_splines_of_any_degree_and_uniform_grid_stay_what_they_are(
-    degree: int, intervals: int
-) -> None:
+def test_splines_of_any_degree_and_uniform_grid_stay_what_they_are(degree, intervals):
     assert apart(network(intervals, degree=degree, base="zero")) < 1e-11
 
 
-def test_a_smooth_base_comes_near_and_a_step_does_not() -> None:
+def test_a_smooth_base_comes_near_and_a_step_does_not():
     assert 1e-12 < apart(network(5, base="silu")) < 1e-5
     assert apart(network(5, degree=0, base="zero")) > 1e-3
 
 
-def test_single_precision_costs_its_own_rounding() -> None:
+def test_single_precision_costs_its_own_rounding():
     assert apart(network(5, torch.float32, base="zero")) < 1e-5
 
 
-def test_what_goes_beyond_a_grid_is_covered() -> None:
+def test_what_goes_beyond_a_grid_is_covered():
     kan = network(5, base="zero")
     with torch.no_grad():
         kan.edge_layers[0].coefficients.mul_(
@@ -65,7 +59,7 @@ def test_what_goes_beyond_a_grid_is_covered() -> None:
     assert np.abs(graph(X) - values_of(kan, 0)(X)).max() < 0.1 * np.std(graph(X))
 
 
-def test_pruned_edges_are_left_out() -> None:
+def test_pruned_edges_are_left_out():
     kan = network(5, base="zero")
     masks = [layer.mask.clone() for layer in kan.edge_layers]
     masks[0][0, 1] = False

@@ -1,9 +1,8 @@
 """Graphs: values and Jacobians by finite differences, canonical forms, pruning, the penalty."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.conversions import graph_of_expression
@@ -24,7 +23,7 @@ from kanrun.formulas import parse
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
 
 
-def mixed() -> Graph:
+def mixed():
     """(2 sin(3 x0 + 1) + s(x1)) * exp(x0) + x1^2 through a log edge, with one spline."""
     spline = Spline(0.1, 1.1, np.random.default_rng(4).normal(size=9), 3)
     return Graph(
@@ -42,16 +41,16 @@ def mixed() -> Graph:
     )
 
 
-def check_jacobian(graph: Graph, x: np.ndarray, atol: float) -> None:
+def check_jacobian(graph, x, atol):
     value, jacobian = graph.linearise(x)
-    np.testing.assert_allclose(value, graph(x))
+    assert_allclose(value, graph(x))
     p = graph.parameters
     for i, shift in enumerate(1e-6 * np.eye(p.size)):
         ends = [graph.with_parameters(p + sign * shift)(x) for sign in (1, -1)]
-        np.testing.assert_allclose(jacobian[:, i], (ends[0] - ends[1]) / 2e-6, atol=atol)
+        assert_allclose(jacobian[:, i], (ends[0] - ends[1]) / 2e-6, atol=atol)
 
 
-def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
+def test_the_jacobian_is_the_derivative_in_the_parameters():
     check_jacobian(mixed(), X, 2e-8)
 
 
@@ -59,29 +58,29 @@ def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
 @pytest.mark.parametrize(
     "text", ["1.5/(0.4*sin(1.3*x0+0.2)+2.3) + 0.7*x0", "1.5*(0.7*x0+0.4)/(exp(0.5*x0)+2)"]
 )
-def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
+def test_an_edge_may_be_a_graph_of_its_own(text, target):
     function = Subgraph(graph_of_expression(parse(text), 1, wide=True))
     assert "1/x(" in function.name
     beside = Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.1, 0.6, 0.3)))
     last = Edge(1, 2, Symbolic(TABLE["tanh"], (0.4, 0.0, 1.0, 0.0)))
-    graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))  # type: ignore[arg-type]
+    graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))
     whole = expand_subgraphs(graph)
     assert not any(isinstance(edge.function, Subgraph) for edge in whole.edges)
-    np.testing.assert_allclose(whole(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
+    assert_allclose(whole(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
     check_jacobian(graph, X[:, :1], 1e-7)
 
 
-def test_canonical_keeps_the_function_and_drops_redundant_constants() -> None:
+def test_canonical_keeps_the_function_and_drops_redundant_constants():
     graph = mixed()
     simple = canonicalise(graph)
-    np.testing.assert_allclose(simple(X), graph(X), rtol=1e-11, atol=1e-11)
+    assert_allclose(simple(X), graph(X), rtol=1e-11, atol=1e-11)
     assert simple.parameters.size < graph.parameters.size
     _, jacobian = simple.linearise(X)
     norms = np.linalg.norm(jacobian, axis=0)
     assert norms.min() > 0
 
 
-def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
+def test_leaving_out_a_node_leaves_out_what_only_led_to_it():
     skeleton = Skeleton.of_terms("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))), 2)
     graph = skeleton.start(X, X[:, 0], 4, 3, np.random.default_rng(0))
     (last, _) = graph.into(graph.output)
@@ -90,13 +89,13 @@ def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
     assert len(smaller.operations) == 2
 
 
-def test_splines_on_another_grid_keep_their_function() -> None:
+def test_splines_on_another_grid_keep_their_function():
     graph = Skeleton.of_kan((2, 3, 1)).start(X, X[:, 0], 5, 3, np.random.default_rng(1))
     finer = fitted_grids(graph, X, intervals=10, margin=0.05)
     assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
 
 
-def test_refit_reaches_the_data_and_never_makes_them_worse() -> None:
+def test_refit_reaches_the_data_and_never_makes_them_worse():
     truth = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (2.0, -0.5, 1.5, 0.3))),))
     begun = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (1.0, 0.0, 1.0, 0.0))),))
     y = truth(X[:, :1])
@@ -107,14 +106,14 @@ def test_refit_reaches_the_data_and_never_makes_them_worse() -> None:
     )
 
 
-def test_a_graph_that_is_not_defined_comes_back_as_it_is() -> None:
+def test_a_graph_that_is_not_defined_comes_back_as_it_is():
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["log"], (1.0, -5.0, 1.0, 0.0))),))
     fitted = refit(graph, X[:, :1], X[:, 0])
     assert fitted.graph is graph
     assert fitted.rmse == np.inf
 
 
-def test_the_sparsity_penalty_is_its_definition() -> None:
+def test_the_sparsity_penalty_is_its_definition():
     graph = Skeleton.of_kan((2, 2, 1)).start(X, X[:, 0], 4, 3, np.random.default_rng(4))
     residual = sparsity_rows(graph, X, 0.01) @ graph.parameters
     size = magnitudes(graph, X)

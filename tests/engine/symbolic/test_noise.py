@@ -1,7 +1,5 @@
 """Formulas from noisy points: description lengths, merged splines, constants rounded in turn."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -28,23 +26,23 @@ from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.smooth_fit import relative_noise
 
 
-def samples_of(x: np.ndarray, y: np.ndarray) -> SearchData:
+def samples_of(x, y):
     cut = 4 * len(y) // 5
     return SearchData(x[:cut], y[:cut], x[cut:], y[cut:])
 
 
-def noisy(f, low: float, high: float, inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+def noisy(f, low, high, inputs, seed):
     rng = np.random.default_rng(seed)
     x = rng.uniform(low, high, (1500, inputs))
     y = f(x)
     return x, y + 0.01 * y.std() * rng.standard_normal(len(y))
 
 
-def one_edge(name: str, free: str, *constants: float) -> Graph:
-    return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE[name], constants, free)),))  # type: ignore[arg-type]
+def one_edge(name, free, *constants):
+    return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE[name], constants, free)),))
 
 
-def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
+def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one():
     """A flat cosine is a parabola with one constant more, which fits some of the noise."""
     for seed in range(2):
         x, y = noisy(lambda x: x[:, 0] ** 2, -1, 1, 1, seed)
@@ -60,7 +58,7 @@ def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool) -> None:
+def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative):
     rng = np.random.default_rng(0)
     x = rng.uniform(0.1, 2.0, (150, 2))
     y = np.exp(2 * x[:, 0]) / x[:, 1]
@@ -74,9 +72,7 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool)
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
 
 
-def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monkeypatch):
     rng = np.random.default_rng(0)
     t = np.arange(1.0, 121.0)
     waves = 3 * np.cos(2 * np.pi * t / 12) + 1.5 * np.sin(0.23 * t)
@@ -89,7 +85,7 @@ def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(
     assert speeds == pytest.approx([0.23, 2 * np.pi / 12], rel=0.02)
 
 
-def test_two_functions_go_where_one_alone_would_not() -> None:
+def test_two_functions_go_where_one_alone_would_not():
     """exp(a sqrt(x)) for a line: either alone lengthens the description."""
     x, y = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
     samples = samples_of(x, y)
@@ -101,7 +97,7 @@ def test_two_functions_go_where_one_alone_would_not() -> None:
     assert drop_terms(fitted, samples).complexity == 1.0
 
 
-def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
+def test_a_shorter_description_is_more_accurate_or_smaller():
     x, y = noisy(lambda x: x[:, 0], 0, 1, 1, 0)
     samples = samples_of(x, y)
     assert length_of(1e-3, 10, 20.0, samples) < length_of(1e-2, 1, 2.0, samples)
@@ -118,7 +114,7 @@ def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
     assert description_length(undefined, samples) == np.inf
 
 
-def test_two_splines_in_a_row_become_one() -> None:
+def test_two_splines_in_a_row_become_one():
     x = np.random.default_rng(1).uniform(0.3, 2, (900, 1))
     y = np.log(x[:, 0])
     first = Spline(0.2, 2.1, np.linspace(-1, 2, 7) ** 3, 3)
@@ -131,7 +127,7 @@ def test_two_splines_in_a_row_become_one() -> None:
     assert samples.error(one) <= 1.3 * samples.error(chain)
 
 
-def test_a_constant_is_rounded_once_others_are_known() -> None:
+def test_a_constant_is_rounded_once_others_are_known():
     """Scale and height of a wide Gaussian are well determined once the offset is zero."""
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
     begun, data = one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0), samples_of(x, y)
@@ -145,7 +141,7 @@ def test_a_constant_is_rounded_once_others_are_known() -> None:
     }
 
 
-def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift() -> None:
+def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift():
     x, y = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
     samples = samples_of(x, y)
     graph = one_edge("sin", "abcd", 3.0, 0.57, 2.0, 0.0)
@@ -154,7 +150,7 @@ def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift() -> None:
     )
 
 
-def test_a_formula_is_shortened_to_what_it_needs() -> None:
+def test_a_formula_is_shortened_to_what_it_needs():
     x = np.random.default_rng(1).uniform(-1, 1, (500, 2))
     y = np.exp(x[:, 0])
     edges = (
@@ -164,26 +160,26 @@ def test_a_formula_is_shortened_to_what_it_needs() -> None:
     )
     graph = Graph(2, ("sum", "sum"), edges)
     short = drop_terms(graph, samples_of(x, y))
-    assert [edge.function.candidate.name for edge in short.edges] == ["x", "exp"]  # type: ignore[attr-defined]
+    assert [edge.function.candidate.name for edge in short.edges] == ["x", "exp"]
     np.testing.assert_allclose(short(x), y, rtol=1e-10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_noisy_gaussian_is_recovered(seed: int) -> None:
+def test_a_noisy_gaussian_is_recovered(seed):
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2), -1, 1, 1, seed)
     known = ["x", "x^2", "gaussian", "exp", "cos"]
     assert str(kanrun.interpret(x, y, candidates=known)) == "exp(-x0**2/2)"
 
 
 @pytest.mark.slow
-def test_a_noisy_product_with_a_logarithm_is_recovered() -> None:
+def test_a_noisy_product_with_a_logarithm_is_recovered():
     x, y = noisy(lambda x: x[:, 0] * np.log(x[:, 1]), 0.2, 2, 2, 3)
     assert str(kanrun.interpret(x, y)) == "x0*log(x1)"
 
 
 @pytest.mark.slow
-def test_what_has_no_formula_is_not_called_exact() -> None:
+def test_what_has_no_formula_is_not_called_exact():
     """The error function is near to many sums of candidates."""
     x = np.random.default_rng(3).uniform(0, 1, 300)
     assert kanrun.interpret(x, erf(x), budget=15.0).outcome != "exact"

@@ -1,7 +1,5 @@
 """What pruning takes out of a numeric graph, and what it leaves of the edges that it takes out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -11,23 +9,23 @@ from kanrun.engine.symbolic.graph_changes import edge_scores, eliminate, without
 from kanrun.engine.symbolic.problem import SearchData
 
 
-def spline(function, intervals: int = 10) -> Spline:  # type: ignore[no-untyped-def]
+def spline(function, intervals=10):
     points = np.linspace(-1, 1, 200)
     return Spline.through(points, function(points), (-1.0, 1.0), intervals, 3)
 
 
-def flat(value: float) -> Spline:
+def flat(value):
     return spline(lambda t: np.full_like(t, value))
 
 
-def samples_of(graph: Graph) -> SearchData:
+def samples_of(graph):
     x = np.random.default_rng(0).uniform(-1, 1, (400, graph.inputs))
     y = graph(x)
     return SearchData(x[:300], y[:300], x[300:], y[300:])
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_the_mean_of_a_term_goes_to_another_term(index: int) -> None:
+def test_the_mean_of_a_term_goes_to_another_term(index):
     functions = [flat(3.0), flat(-1.0), flat(0.5)]
     edges = tuple(Edge(i, 3, function) for i, function in enumerate(functions))
     graph = Graph(3, ("sum",), edges)
@@ -38,7 +36,7 @@ def test_the_mean_of_a_term_goes_to_another_term(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_mean_of_a_factor_goes_to_the_other_factor(index: int) -> None:
+def test_the_mean_of_a_factor_goes_to_the_other_factor(index):
     factors = [flat(3.0), spline(lambda t: t**3)]
     edges = (*(Edge(i, 2, factors[i != index]) for i in (0, 1)), Edge(2, 3, Identity()))
     graph = Graph(2, ("product", "sum"), edges)
@@ -48,7 +46,7 @@ def test_the_mean_of_a_factor_goes_to_the_other_factor(index: int) -> None:
     np.testing.assert_allclose(smaller(samples.x), graph(samples.x), rtol=1e-12, atol=1e-12)
 
 
-def test_an_edge_that_is_flat_counts_nothing() -> None:
+def test_an_edge_that_is_flat_counts_nothing():
     graph = Graph(2, ("sum",), (Edge(0, 2, flat(3.0)), Edge(1, 2, spline(np.sin))))
     samples = samples_of(graph)
     first, second = edge_scores(graph, samples)
@@ -56,7 +54,7 @@ def test_an_edge_that_is_flat_counts_nothing() -> None:
     assert second == pytest.approx(1.0)
 
 
-def test_what_a_graph_needs_stays() -> None:
+def test_what_a_graph_needs_stays():
     needed = Graph(3, ("sum",), (Edge(0, 3, spline(np.exp)), Edge(2, 3, spline(np.sin))))
     samples = samples_of(needed)
     bump = spline(lambda t: 2.0 + 1e-3 * t**2)

@@ -1,7 +1,5 @@
 """The shape search and fixed shapes on small problems; modules; what is not found is said."""
 
-from __future__ import annotations
-
 import itertools
 import time
 
@@ -23,16 +21,16 @@ from kanrun.engine.symbolic.structures import Sum, module_scores, tree, trees
 from kanrun.errors import UsageError
 
 
-def rng() -> np.random.Generator:
+def rng():
     return np.random.default_rng(0)
 
 
-def interpreted(f, low: float, high: float, inputs: int, **options):  # type: ignore[no-untyped-def]
+def interpreted(f, low, high, inputs, **options):
     x = rng().uniform(low, high, (300, inputs))
     return kanrun.interpret(x, f(x), **options)
 
 
-def test_a_sum_loses_its_irrelevant_input() -> None:
+def test_a_sum_loses_its_irrelevant_input():
     known = ["x", "x^2", "cos"]
     result = interpreted(
         lambda x: 1.5 * x[:, 0] + 2 * np.cos(3 * x[:, 1] - 1), -1, 1, 3, candidates=known
@@ -42,16 +40,16 @@ def test_a_sum_loses_its_irrelevant_input() -> None:
     assert result.certificate.formula_rmse < 1e-12
 
 
-def test_a_product_comes_out_as_a_product() -> None:
+def test_a_product_comes_out_as_a_product():
     assert str(interpreted(lambda x: x[:, 0] * x[:, 1], -1, 1, 2)) == "x0*x1"
 
 
-def noise() -> tuple[np.ndarray, np.ndarray]:
+def noise():
     generator = rng()
     return generator.uniform(-1, 1, (300, 2)), generator.normal(size=300)
 
 
-def test_noise_alone_has_no_structure() -> None:
+def test_noise_alone_has_no_structure():
     x, y = noise()
     result = kanrun.interpret(x, y, budget=0.03)
     assert result.outcome == "failed"
@@ -59,13 +57,13 @@ def test_noise_alone_has_no_structure() -> None:
     assert "no structure found" in str(result)
 
 
-def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_tries_the_same_structures(monkeypatch):
     x, y = noise()
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
-    def tried() -> list[tuple[str, float]]:
+    def tried():
         events = search(
-            SearchProblem(samples, choose(None), SearchPolicy(budget=0.03)),
+            SearchProblem(samples, choose(None), SearchPolicy(budget=0.06)),
             np.random.default_rng(0),
         )
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
@@ -76,19 +74,19 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
     assert tried() == idle
     monkeypatch.undo()
-    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.003))
+    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.01))
     events = [*search(less, np.random.default_rng(0))]
     assert 0 < len(events) < len(idle)
 
 
-def test_a_sharp_function_of_one_input_is_recovered() -> None:
+def test_a_sharp_function_of_one_input_is_recovered():
     options = {"candidates": ["x", "x^2", "1/x", "sin"], "names": ["t"]}
     result = interpreted(lambda x: 1 / (1 + 25 * x[:, 0] ** 2), -1, 1, 1, **options)
     assert str(result) == "1/(25*t**2 + 1)"
 
 
 @pytest.mark.slow
-def test_an_edge_without_a_candidate_stays_numeric() -> None:
+def test_an_edge_without_a_candidate_stays_numeric():
     options = {"candidates": ["x", "exp"], "hidden": []}
     result = interpreted(lambda x: np.exp(x[:, 0]) + 2 * np.sin(x[:, 1] * 3), -1, 1, 2, **options)
     assert result.outcome == "partly numeric"
@@ -99,7 +97,7 @@ def test_an_edge_without_a_candidate_stays_numeric() -> None:
     assert result.stages[-1].stage == "verify"
 
 
-def test_a_constant_is_said_to_be_one() -> None:
+def test_a_constant_is_said_to_be_one():
     result = kanrun.interpret(rng().uniform(-1, 1, (100, 2)), np.full(100, 3.0))
     assert "constant" in result.sentence
 
@@ -125,15 +123,13 @@ SQUARE = np.random.default_rng(0).uniform(-1, 1, (50, 2))
         (SQUARE, SQUARE[:, 0], {"output": -2}, "output=-2 is not an index"),
     ],
 )
-def test_bad_data_names_and_outputs_are_refused(
-    x: np.ndarray, y: np.ndarray, options: dict, message: str
-) -> None:
+def test_bad_data_names_and_outputs_are_refused(x, y, options, message):
     with pytest.raises(UsageError, match=message):
         kanrun.interpret(x, y, **options)
 
 
 @pytest.mark.slow
-def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
+def test_a_wide_network_is_pruned_to_what_it_needs():
     x = rng().uniform(-1, 1, (800, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
     samples = SearchData(x[:600], y[:600], x[600:], y[600:])
@@ -148,8 +144,8 @@ def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     assert tried.formula_error < 1e-10
 
 
-def test_modules_are_found_by_the_gradient() -> None:
-    def gradient(x: np.ndarray) -> np.ndarray:  # of sin(x0 + x1^2) * x2
+def test_modules_are_found_by_the_gradient():
+    def gradient(x):  # of sin(x0 + x1^2) * x2
         u = x[:, 0] + x[:, 1] ** 2
         return np.stack([np.cos(u) * x[:, 2], 2 * x[:, 1] * np.cos(u) * x[:, 2], np.sin(u)], axis=1)
 

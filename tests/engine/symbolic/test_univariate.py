@@ -1,9 +1,8 @@
 """Formulas of one variable: sums, products, quotients and compositions from their values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
@@ -29,22 +28,22 @@ FOUND = [
 
 
 @pytest.mark.parametrize(("formula", "low", "high"), FOUND)
-def test_a_function_of_one_variable_is_found(formula: str, low: float, high: float) -> None:
+def test_a_function_of_one_variable_is_found(formula, low, high):
     t = np.random.default_rng(0).uniform(low, high, 600)
     truth = to_numpy(parse(formula), ["x0"])
     match = match_formulas(t, truth(t[:, None]), choose(None), 0.0, Budget(20.0))[0]
     assert match.loss < 1e-24
     other = np.linspace(low, high, 300)[1:-1, None]
-    found = to_numpy(to_expression(match.function.graph, ["x0"]), ["x0"])(other)  # type: ignore[attr-defined]
-    np.testing.assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
+    found = to_numpy(to_expression(match.function.graph, ["x0"]), ["x0"])(other)
+    assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
 
 
-def test_arguments_at_which_functions_overflow_are_no_obstacle() -> None:
+def test_arguments_at_which_functions_overflow_are_no_obstacle():
     t = np.linspace(1.0, 900.0, 60)
     assert match_formulas(t, 3 * np.log(t) + np.cos(t), choose(None), 0.0, Budget(1.0))
 
 
-def test_two_entries_of_the_dictionary_are_found_together() -> None:
+def test_two_entries_of_the_dictionary_are_found_together():
     t = np.random.default_rng(0).uniform(0.1, 3.0, 200)
     budget = Budget(2.0)
     match = match_formulas(t, np.sin(t**2) + t**2, choose(["x", "sin", "x^2"]), 0.0, budget)[0]
@@ -53,7 +52,7 @@ def test_two_entries_of_the_dictionary_are_found_together() -> None:
 
 
 @pytest.mark.slow
-def test_only_the_candidates_named_are_used() -> None:
+def test_only_the_candidates_named_are_used():
     t = np.random.default_rng(0).uniform(0.2, 2.0, 300)
     matches = match_formulas(t, np.log(t) + t**2, choose(["sin", "exp", "x^2"]), 0.0, Budget(1.0))
     assert matches
@@ -61,7 +60,7 @@ def test_only_the_candidates_named_are_used() -> None:
 
 
 @pytest.mark.slow
-def test_a_search_for_one_function_ends_with_its_budget() -> None:
+def test_a_search_for_one_function_ends_with_its_budget():
     t = np.linspace(-3, 3, 200)
     noise = np.random.default_rng(0).normal(size=200)
     budget = Budget(0.5)
@@ -69,13 +68,13 @@ def test_a_search_for_one_function_ends_with_its_budget() -> None:
     assert budget.used < 2.0
 
 
-def test_the_nearest_pair_is_the_one_that_least_squares_finds() -> None:
+def test_the_nearest_pair_is_the_one_that_least_squares_finds():
     generator = np.random.default_rng(1)
     entries, y = generator.normal(size=(40, 30)), generator.normal(size=30)
     loss, i, j = nearest_pairs(y, entries, np.ones((1, 30)), 5)[0]
     centred = y - y.mean()
 
-    def left(a: int, b: int) -> float:
+    def left(a, b):
         columns = np.stack([np.ones(30), entries[a], entries[b]], axis=1)
         rest = y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]
         return float(rest @ rest / (centred @ centred))
@@ -85,7 +84,7 @@ def test_the_nearest_pair_is_the_one_that_least_squares_finds() -> None:
     assert loss == pytest.approx(best[0], rel=1e-9)
 
 
-def test_a_dictionary_is_defined_where_its_argument_is() -> None:
+def test_a_dictionary_is_defined_where_its_argument_is():
     t = np.linspace(-2.0, 3.0, 50)
     entries = dictionary_of_one(t, choose(None)) + generic_terms(t, choose(None), 90)
     assert np.isfinite(entries.values).all()
@@ -95,11 +94,11 @@ def test_a_dictionary_is_defined_where_its_argument_is() -> None:
     assert (np.sign(inverses) == np.sign(inverses[:, :1])).all()  # no pole between the arguments
     for i in range(0, len(entries.families), 397):
         values = to_numpy(entries.builds[i](), ["x0"])(t[:, None])
-        np.testing.assert_allclose(values, entries.values[i], rtol=1e-12, atol=1e-13)
+        assert_allclose(values, entries.values[i], rtol=1e-12, atol=1e-13)
 
 
-def test_work_is_cut_off_at_its_limit() -> None:
-    def steps():  # type: ignore[no-untyped-def]
+def test_work_is_cut_off_at_its_limit():
+    def steps():
         for k in range(100):
             count_work(1.0)
             yield k
@@ -110,7 +109,7 @@ def test_work_is_cut_off_at_its_limit() -> None:
     count_work(2.0)  # no limit is left behind
 
 
-def test_one_of_each_of_two_sets_and_of_exact_pairs_the_first() -> None:
+def test_one_of_each_of_two_sets_and_of_exact_pairs_the_first():
     generator = np.random.default_rng(2)
     first, second = generator.normal(size=(2, 30, 20))
     first[20], y = first[3], first[3] - 2 * second[7] + 5
@@ -118,15 +117,15 @@ def test_one_of_each_of_two_sets_and_of_exact_pairs_the_first() -> None:
     assert (loss, i, j) == (1e-11, 3, 7)
 
 
-def test_a_quotient_of_values_that_are_not_exact_is_plain() -> None:
+def test_a_quotient_of_values_that_are_not_exact_is_plain():
     t = np.linspace(0.3, 4.0, 120)
     y = 1 / (1.2 + (t - 2.5) ** 2)
     best, *_ = match_formulas(t, y + 1e-6 * np.sin(9 * t), choose(None), 1e-5, Budget(3.0))
     assert best.name in ("1/x(x^2 + x)", "1/x(x^2)")
-    np.testing.assert_allclose(best.function.value(t), y, atol=1e-5)
+    assert_allclose(best.function.value(t), y, atol=1e-5)
 
 
-def test_covered_is_what_least_squares_gains() -> None:
+def test_covered_is_what_least_squares_gains():
     rng = np.random.default_rng(0)
     values, entries = rng.normal(size=40), rng.normal(size=(5, 40))
     beside = np.stack([np.ones(40), entries[0]], axis=1)  # the first entry is there already

@@ -1,11 +1,10 @@
 """The Demmler-Reinsch basis against its definition."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.integrate import quad
 from scipy.interpolate import BSpline
 
@@ -15,24 +14,24 @@ from kanrun.engine.tables.reduced_basis import MIN_STEPS
 LIMITS = 10, 24
 
 
-def rows(seed: int = 0, count: int = 300) -> np.ndarray:
+def rows(seed=0, count=300):
     rng = np.random.default_rng(seed)
     return np.stack(
         [rng.normal(size=count), rng.exponential(size=count), rng.integers(0, 2, count)], 1
     ).astype(float)
 
 
-def test_functions_of_an_input_are_uncorrelated_on_the_rows() -> None:
+def test_functions_of_an_input_are_uncorrelated_on_the_rows():
     u = rows()
     basis = ReducedBasis.of(u, *LIMITS)
     z = basis.values(u)
-    np.testing.assert_allclose(z.mean(0), 0, atol=1e-9)
+    assert_allclose(z.mean(0), 0, atol=1e-9)
     for j in range(3):
         own = z[:, (basis.column == j) & ~basis.steps]
-        np.testing.assert_allclose(own.T @ own / len(u), np.eye(own.shape[1]), atol=1e-6)
+        assert_allclose(own.T @ own / len(u), np.eye(own.shape[1]), atol=1e-6)
 
 
-def test_the_line_comes_first_and_rises() -> None:
+def test_the_line_comes_first_and_rises():
     u = rows()
     basis = ReducedBasis.of(u, *LIMITS)
     lines = basis.values(u)[:, (basis.order == 0) & ~basis.steps]
@@ -41,7 +40,7 @@ def test_the_line_comes_first_and_rises() -> None:
     assert ((basis.column == 2) & ~basis.steps).sum() == 1  # two values: a line and nothing else
 
 
-def test_roughness_is_the_integral_of_the_squared_second_derivative() -> None:
+def test_roughness_is_the_integral_of_the_squared_second_derivative():
     u = rows()
     basis = ReducedBasis.of(u, *LIMITS)
     edges = basis.breakpoints[0]
@@ -49,7 +48,7 @@ def test_roughness_is_the_integral_of_the_squared_second_derivative() -> None:
     after = edges[-1] + (edges[-1] - edges[-2]) * np.arange(1, 4)
     knots = np.concatenate([before, edges, after])
 
-    def integral(coefficients: np.ndarray) -> float:
+    def integral(coefficients):
         second = BSpline(knots, coefficients, 3).derivative(2)
         return sum(
             quad(lambda t: float(second(t)) ** 2, a, b)[0] for a, b in itertools.pairwise(edges)
@@ -57,10 +56,10 @@ def test_roughness_is_the_integral_of_the_squared_second_derivative() -> None:
 
     found = [integral(c) for c in basis.coefficients[0].T]
     assert found[0] == pytest.approx(0, abs=1e-6 * found[1])
-    np.testing.assert_allclose(np.array(found[1:6]) / found[1], basis.roughness[1:6], rtol=1e-3)
+    assert_allclose(np.array(found[1:6]) / found[1], basis.roughness[1:6], rtol=1e-3)
 
 
-def test_between_rows_that_are_far_apart_functions_stay_smooth() -> None:
+def test_between_rows_that_are_far_apart_functions_stay_smooth():
     rng = np.random.default_rng(1)
     u = np.concatenate([rng.uniform(0, 1, 150), rng.uniform(9, 10, 150)])[:, None]
     basis = ReducedBasis.of(u, *LIMITS)
@@ -69,18 +68,18 @@ def test_between_rows_that_are_far_apart_functions_stay_smooth() -> None:
     assert (np.abs(inside).max(0) <= 5 * ends).all()
 
 
-def test_a_constant_input_has_no_functions() -> None:
+def test_a_constant_input_has_no_functions():
     u = np.stack([np.full(50, 3.0), np.arange(50.0)], 1)
     assert set(ReducedBasis.of(u, *LIMITS).column) == {1}
 
 
-def test_steps_are_level_at_the_ends_and_follow_a_jump() -> None:
+def test_steps_are_level_at_the_ends_and_follow_a_jump():
     u = rows()
     basis = ReducedBasis.of(u, *LIMITS)
     mine = (basis.column == 0) & basis.steps
     assert MIN_STEPS <= mine.sum() <= LIMITS[1]
     beyond = basis.values(np.array([[u[:, 0].max(), 0, 0], [u[:, 0].max() + 2, 0, 0]]))[:, mine]
-    np.testing.assert_allclose(beyond[1], beyond[0], atol=0.2)
+    assert_allclose(beyond[1], beyond[0], atol=0.2)
     jump = (u[:, 0] > 0.3).astype(float)
     z = basis.values(u)
     left = {

@@ -1,15 +1,14 @@
 """Neighbourhoods: the spline for exp(-s), precisions, and a network that equals the fit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import EvidencePolicy, TableFit, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
@@ -24,50 +23,48 @@ WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])
 EXACT = EvidencePolicy(omitted=0.0, max_nodes=1000)
 
 
-def rows(count: int, seed: int) -> np.ndarray:
+def rows(count, seed):
     return np.random.default_rng(seed).uniform(-1.7, 1.7, (count, 4))
 
 
-def triple(u: np.ndarray) -> np.ndarray:
+def triple(u):
     return (u[:, 0] * u[:, 1] * u[:, 2] + u[:, 3] ** 2)[:, None]
 
 
 @cache
-def fitted(policy: EvidencePolicy = POLICY) -> TableFit:
+def fitted(policy=POLICY):
     u = rows(300, 0)
     return fit_numbers(
         u, triple(u) + 0.1 * np.random.default_rng(1).standard_normal((300, 1)), policy
     )
 
 
-def test_the_bell_is_that_of_exp() -> None:
+def test_the_bell_is_that_of_exp():
     s = np.linspace(0, 14, 5001)
-    np.testing.assert_allclose(psi()(s), np.exp(-s), atol=5e-6)
+    assert_allclose(psi()(s), np.exp(-s), atol=5e-6)
     assert psi()(14.0) == pytest.approx(0, abs=1e-15)
 
 
-def test_an_input_that_does_nothing_gets_no_precision() -> None:
+def test_an_input_that_does_nothing_gets_no_precision():
     u = rows(200, 2)
     y = np.sin(2 * u[:, :1] * u[:, 1:2])
     table = TableRows.of(u, np.ones(200), POLICY)
     radial = table.with_neighbourhoods(y, None).design.radial
-    assert radial is not None
     precisions = radial.kernel.precisions
     assert precisions[2:].max() < 0.1 * precisions[:2].min()
     assert np.abs(radial.values(u).mean(0)).max() < 2  # of functions with prior variance 1
     few = replace(table, policy=replace(POLICY, max_work=200.0 * 5**2))
     radial = few.with_neighbourhoods(y, None).design.radial
-    assert radial is not None
     assert radial.centres.shape == (5, 4)
 
 
-def test_the_exact_process_has_the_right_mean() -> None:
+def test_the_exact_process_has_the_right_mean():
     """As in the search for formulas: no lines, and little noise."""
     u = rows(150, 3)
     y = np.sin(u[:, :1]) * u[:, 1:2] + np.exp(u[:, 2:3] / 2)
     middle, std = y.mean(), y.std()
     prior = KernelPrior((1 / 9, 1e-6, 1e2), None, (30.0, 1e-2, 1e6), (1e-6, 1e-12, 1.0))
-    evaluations: list[None] = []
+    evaluations = []
     kernel = fit_kernel(
         u[:100], (y[:100] - middle) / std, prior, on_evaluation=lambda: evaluations.append(None)
     )
@@ -76,20 +73,20 @@ def test_the_exact_process_has_the_right_mean() -> None:
     process = GaussianProcess.of(kernel, u, (y - middle) / std)
     new = 0.8 * rows(50, 4)
     truth = np.sin(new[:, :1]) * new[:, 1:2] + np.exp(new[:, 2:3] / 2)
-    np.testing.assert_allclose(middle + std * process.mean(new), truth, atol=0.02)
+    assert_allclose(middle + std * process.mean(new), truth, atol=0.02)
 
 
-def test_gradients_are_those_of_the_mean() -> None:
+def test_gradients_are_those_of_the_mean():
     u = rows(40, 5)
     process = GaussianProcess.of(Kernel(np.full(4, 0.3), 0.5, 2.0, 0.01), u, triple(u))
     at, step = rows(5, 6), 1e-6
     for j in range(4):
         moved = step * np.eye(4)[j]
         difference = (process.mean(at + moved) - process.mean(at - moved))[:, 0] / (2 * step)
-        np.testing.assert_allclose(process.gradient(at)[:, j], difference, rtol=1e-4, atol=1e-6)
+        assert_allclose(process.gradient(at)[:, j], difference, rtol=1e-4, atol=1e-6)
 
 
-def test_what_three_inputs_do_together_is_found() -> None:
+def test_what_three_inputs_do_together_is_found():
     new = rows(400, 3)
     truth = triple(new)
     errors = [
@@ -100,7 +97,7 @@ def test_what_three_inputs_do_together_is_found() -> None:
     assert errors[1] > 0.2
 
 
-def test_the_network_is_the_fit_also_beyond_the_rows() -> None:
+def test_the_network_is_the_fit_also_beyond_the_rows():
     fit = fitted()
     network = to_kan(fit, EXACT)
     assert network.edge_layers[1].uniform  # equal intervals are evaluated three times faster
@@ -108,12 +105,12 @@ def test_the_network_is_the_fit_also_beyond_the_rows() -> None:
     expected = fit.terms[0].values(fit.design.functions(u))
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()[:, 0]
-    np.testing.assert_allclose(found[:300], expected[:300], atol=1e-8)
+    assert_allclose(found[:300], expected[:300], atol=1e-8)
     beyond = fit.terms[0].values(fit.design.functions(1.25 * rows(400, 9)))
     assert np.abs(beyond).max() < 2.5 * np.abs(expected).max()  # as x0 x1 x2 itself
 
 
-def test_the_effect_of_an_input_holds_what_neighbourhoods_add() -> None:
+def test_the_effect_of_an_input_holds_what_neighbourhoods_add():
     fit = fitted()
     at = np.zeros((41, 4))
     at[:, 3] = np.linspace(-1.6, 1.6, 41)
@@ -122,7 +119,7 @@ def test_the_effect_of_an_input_holds_what_neighbourhoods_add() -> None:
     assert np.abs(effect - effect.mean() - truth + truth.mean()).max() < 0.25
 
 
-def test_where_they_add_nothing_there_are_none() -> None:
+def test_where_they_add_nothing_there_are_none():
     u = rows(300, 4)
     y = u[:, :1] + np.random.default_rng(5).standard_normal((300, 1))
     fit = fit_numbers(u, y, POLICY)
@@ -131,7 +128,7 @@ def test_where_they_add_nothing_there_are_none() -> None:
     assert NEIGHBOURHOODS not in fit.weights
 
 
-def test_classes_that_lie_in_shells_are_told_apart() -> None:
+def test_classes_that_lie_in_shells_are_told_apart():
     u = rows(300, 6)
     labels = (np.linalg.norm(u[:, :3], axis=1) + u[:, 0] * u[:, 1] * u[:, 2] > 1.7).astype(int)
     fit = fit_classes(u, labels, 2, POLICY)

@@ -1,12 +1,11 @@
 """Fitting by evidence: posteriors against their definition, and known terms in data."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from scipy.special import softmax
 
 from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
@@ -16,14 +15,14 @@ POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, omitted=0.0, max_nodes=1000)
 
 
-def data(count: int = 250, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def data(count=250, noise=0.1, seed=0):
     rng = np.random.default_rng(seed)
     u = rng.normal(size=(count, 4))
     y = np.sin(2 * u[:, 0]) + u[:, 1] * u[:, 2] + 0.5 * u[:, 3]
     return u, (y + noise * rng.normal(size=count))[:, None]
 
 
-def test_rows_and_functions_give_the_posterior_and_predictions_of_a_fit_without_each_row() -> None:
+def test_rows_and_functions_give_the_posterior_and_predictions_of_a_fit_without_each_row():
     rng = np.random.default_rng(2)
     h, y = rng.normal(size=(40, 5)), rng.normal(size=40)
     kernel, noise, variances = h @ h.T, rng.uniform(0.5, 2, 40), np.array([0.7])
@@ -35,18 +34,18 @@ def test_rows_and_functions_give_the_posterior_and_predictions_of_a_fit_without_
     expected = without.offset + 0.7 * kernel[7, others] @ without.weights
     assert left_out[7] == pytest.approx(expected, abs=1e-10)
 
-    def columns(part: slice) -> np.ndarray:
+    def columns(part):
         return h[part]
 
     problem = FunctionProblem.of(columns, np.zeros(5, dtype=int), 1, 1 / noise, y)
     posterior = problem.posterior(variances, 0.6)
     fitted, by_functions = problem.rows(posterior, columns, 1 / (0.6 * noise), y)
-    np.testing.assert_allclose(by_functions, left_out, atol=1e-9)
-    np.testing.assert_allclose(fitted, y - 0.6 * noise * by_rows.weights, atol=1e-10)
-    np.testing.assert_allclose(posterior.coefficients, 0.7 * h.T @ by_rows.weights, atol=1e-10)
+    assert_allclose(by_functions, left_out, atol=1e-9)
+    assert_allclose(fitted, y - 0.6 * noise * by_rows.weights, atol=1e-10)
+    assert_allclose(posterior.coefficients, 0.7 * h.T @ by_rows.weights, atol=1e-10)
 
 
-def test_variances_are_found_again() -> None:
+def test_variances_are_found_again():
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(800, 60)), rng.normal(size=(800, 60))
     y = a @ rng.normal(size=60) * 0.5 + b @ rng.normal(size=60) * 0.1 + rng.normal(size=800)
@@ -55,7 +54,7 @@ def test_variances_are_found_again() -> None:
     assert noise == pytest.approx(1, rel=0.15)
 
 
-def test_effects_and_pairs_are_found() -> None:
+def test_effects_and_pairs_are_found():
     u, y = data()
     fit = fit_numbers(u, y, POLICY)
     assert fit.noise == pytest.approx(0.1, rel=0.5)
@@ -66,7 +65,7 @@ def test_effects_and_pairs_are_found() -> None:
     assert np.sqrt(np.mean((predicted - truth[:, 0])[inside] ** 2)) < 0.15
 
 
-def test_pure_noise_is_left_alone() -> None:
+def test_pure_noise_is_left_alone():
     rng = np.random.default_rng(6)
     u, y = rng.normal(size=(200, 6)), rng.normal(size=(200, 1))
     fit = fit_numbers(u, y, POLICY)
@@ -75,7 +74,7 @@ def test_pure_noise_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None:
+def test_the_network_is_the_weighted_sum_of_the_candidates(outputs):
     u, y = data()
     y = np.concatenate([y, -3 * y + u[:, :1]], 1)[:, :outputs]
     fit = fit_numbers(u, y, POLICY)
@@ -83,7 +82,7 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()
     expected = np.stack([one.values(fit.functions()[:]) for one in fit.terms], 1)
-    np.testing.assert_allclose(
+    assert_allclose(
         found,
         expected,
         atol=1e-12 * float(network.edge_layers[0].coefficients.detach().abs().max()),
@@ -93,28 +92,28 @@ def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None
     assert sum(fit.weights.values()) == pytest.approx(1)
 
 
-def test_outputs_of_other_sizes_get_the_same_fit_in_their_units() -> None:
+def test_outputs_of_other_sizes_get_the_same_fit_in_their_units():
     u, y = data(120)
     outputs = np.concatenate([y, 1e3 - 1e4 * y], 1)
     fit = fit_numbers(u, outputs, replace(POLICY, candidates=("additive",)))
-    np.testing.assert_allclose(fit.left_out[:, 1], 1e3 - 1e4 * fit.left_out[:, 0], rtol=1e-5)
+    assert_allclose(fit.left_out[:, 1], 1e3 - 1e4 * fit.left_out[:, 0], rtol=1e-5)
     assert fit.noise[1] == pytest.approx(1e4 * fit.noise[0], rel=1e-4)
 
 
-def test_functions_that_are_not_held_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_that_are_not_held_give_the_same_fit(monkeypatch):
     u, y = data()
     held = fit_numbers(u, y, POLICY)
     monkeypatch.setattr("kanrun.engine.tables.design._MAX_STORED", 0)
     made = fit_numbers(u, y, POLICY)
-    np.testing.assert_allclose(made.left_out, held.left_out, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(
+    assert_allclose(made.left_out, held.left_out, rtol=1e-9, atol=1e-12)
+    assert_allclose(
         to_kan(made, POLICY)(torch.as_tensor(u)).detach(),
         to_kan(held, POLICY)(torch.as_tensor(u)).detach(),
         atol=1e-9,
     )
 
 
-def test_nodes_that_are_left_out_change_little() -> None:
+def test_nodes_that_are_left_out_change_little():
     u, y = data()
     fit = fit_numbers(u, y, POLICY)
     whole = to_kan(fit, EXACT)
@@ -125,7 +124,7 @@ def test_nodes_that_are_left_out_change_little() -> None:
     assert float(change.std()) < 2 * POLICY.omitted * fit.noise
 
 
-def test_a_long_table_is_solved_over_its_functions() -> None:
+def test_a_long_table_is_solved_over_its_functions():
     u, y = data(600)
     short = fit_numbers(u, y, POLICY)
     long = fit_numbers(u, y, replace(POLICY, dense_rows=100))
@@ -134,7 +133,7 @@ def test_a_long_table_is_solved_over_its_functions() -> None:
 
 
 @pytest.mark.parametrize(("classes", "dense_rows"), [(2, 2500), (3, 50)])
-def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
+def test_classes_get_their_probabilities(classes, dense_rows):
     rng = np.random.default_rng(7)
     u = rng.normal(size=(500, 3))
     logits = np.stack([np.zeros(500), 2 * np.sin(2 * u[:, 0]), u[:, 1] ** 2 - 1], 1)[:, :classes]
@@ -150,7 +149,7 @@ def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
     assert min(fit.weights.values()) >= 0
 
 
-def test_the_bands_cover_the_effect() -> None:
+def test_the_bands_cover_the_effect():
     rng = np.random.default_rng(8)
     covered = []
     for _ in range(10):
@@ -166,7 +165,7 @@ def test_the_bands_cover_the_effect() -> None:
     assert np.mean(covered) > 0.85
 
 
-def test_variances_from_moments_are_those_from_kernels() -> None:
+def test_variances_from_moments_are_those_from_kernels():
     rng = np.random.default_rng(9)
     h, kinds = rng.normal(size=(200, 12)), np.repeat([0, 1], 6)
     y = h @ np.where(kinds == 0, 0.5, 0.1) * rng.choice([-1, 1]) + rng.normal(size=200)
@@ -175,21 +174,19 @@ def test_variances_from_moments_are_those_from_kernels() -> None:
     by_rows = estimate(KernelProblem(kernels, np.ones(200), y), policy)
     problem = FunctionProblem.of(lambda part: h[part], kinds, 2, np.ones(200), y)
     found = estimate(problem, policy)
-    np.testing.assert_allclose(found[0], by_rows[0], rtol=1e-6)
+    assert_allclose(found[0], by_rows[0], rtol=1e-6)
     assert found[1] == pytest.approx(by_rows[1], rel=1e-8)
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(
-    by_rows: bool,
-) -> None:
+def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(by_rows):
     """One month of the mean of all months: the likelihood has a lower maximum at much noise."""
     months = np.random.default_rng(12).normal(size=(80, 12))
     months += months.mean(1, keepdims=True) + np.random.default_rng(13).normal(size=(80, 1))
     h, y = np.column_stack([months[:, 1:], months.mean(1)]), months[:, 0]
     h = (h - h.mean(0)) / h.std(0)
 
-    def noise(policy: EvidencePolicy) -> float:
+    def noise(policy):
         if by_rows:
             return estimate(KernelProblem([h @ h.T], np.ones(80), y), policy)[1]
         kinds = np.zeros(12, dtype=int)
@@ -200,7 +197,7 @@ def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_
     assert noise(replace(POLICY, noise_fractions=(0.5,))) > 0.1 * y.var()
 
 
-def test_classes_that_inputs_tell_together_alone_are_found() -> None:
+def test_classes_that_inputs_tell_together_alone_are_found():
     """The sum of an input and a label hides both from each input by itself."""
     rng = np.random.default_rng(14)
     labels = np.arange(100) % 2
@@ -208,7 +205,7 @@ def test_classes_that_inputs_tell_together_alone_are_found() -> None:
     u = np.column_stack([x, x + labels + 0.05 * rng.normal(size=100)])
     u = (u - u.mean(0)) / u.std(0)
 
-    def right(policy: EvidencePolicy) -> float:
+    def right(policy):
         logits = fit_classes(u, labels, 2, policy).left_out[:, 0]
         return float(np.mean((logits > 0) == labels))
 
@@ -216,7 +213,7 @@ def test_classes_that_inputs_tell_together_alone_are_found() -> None:
     assert right(POLICY) > 0.98
 
 
-def test_many_classes_share_the_variances_of_the_most_frequent() -> None:
+def test_many_classes_share_the_variances_of_the_most_frequent():
     u = np.random.default_rng(15).uniform(-1, 1, (240, 2))
     labels = np.floor(6 * (u[:, 0] + 1) - 1e-9).astype(int)
     fit = fit_classes(u, labels, 12, replace(POLICY, candidates=("additive",), variance_classes=4))

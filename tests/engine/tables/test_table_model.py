@@ -1,30 +1,24 @@
 """The automatic model of a table: bounded, no worse than linear by more than chance."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from time import process_time
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from sklearn.linear_model import RidgeCV
 
-from kanrun.engine.tables import EvidencePolicy, TableModel, TablePolicy, fit_table
-from kanrun.engine.tables.cross_validation import (
-    OURS,
-    assign_folds,
-    cross_validate,
-    training_rows,
-)
+from kanrun.engine.tables import EvidencePolicy, TablePolicy, fit_table
+from kanrun.engine.tables.cross_validation import OURS, assign_folds, cross_validate, training_rows
 from kanrun.engine.tables.effects import effect_table, importance_table, pair_table
 from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
-from kanrun.monitoring import ProgressUpdate, monitored
+from kanrun.monitoring import monitored
 from kanrun.points import Points
 
 ROUNDING = 1e-12  # of evaluating a network
 
 
-def nasty(seed: int) -> tuple[Points, np.random.Generator]:
+def nasty(seed):
     """Return a synthetic table with long tails, ties, outliers and gaps."""
     rng = np.random.default_rng(seed)
     rows, inputs = int(rng.integers(30, 250)), int(rng.integers(1, 8))
@@ -59,7 +53,7 @@ def nasty(seed: int) -> tuple[Points, np.random.Generator]:
     return Points(x, y[:, None]), rng
 
 
-def check_bounded(seed: int) -> None:
+def check_bounded(seed):
     points, rng = nasty(seed)
     low, high = points.x.min(0), points.x.max(0)
     inside = rng.uniform(low, high, size=(300, len(low)))
@@ -76,33 +70,33 @@ def check_bounded(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_inside_the_training_box_predictions_are_bounded(seed: int) -> None:
+def test_inside_the_training_box_predictions_are_bounded(seed):
     check_bounded(seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4, 220))
-def test_on_many_tables_predictions_are_bounded(seed: int) -> None:
+def test_on_many_tables_predictions_are_bounded(seed):
     check_bounded(seed)
 
 
-def linear(rows: int = 60, seed: int = 0, tail: float = 1.0) -> Points:
+def linear(rows=60, seed=0, tail=1.0):
     rng = np.random.default_rng(seed)
     x = rng.lognormal(sigma=tail, size=(rows, 3))
     return Points(x, (x @ np.array([1.0, -2.0, 0.5]) + rng.normal(size=rows))[:, None])
 
 
-def ridge_rmse(points: Points, new: Points) -> float:
+def ridge_rmse(points, new):
     scale = points.x.std(0)
     fitted = RidgeCV(np.logspace(-3, 4, 15)).fit(points.x / scale, points.y[:, 0])
     return float(np.sqrt(np.mean((fitted.predict(new.x / scale) - new.y[:, 0]) ** 2)))
 
 
-def rmse(model: TableModel, new: Points) -> float:
+def rmse(model, new):
     return float(np.sqrt(np.mean((model.predict(new.x) - new.y) ** 2)))
 
 
-def test_a_linear_table_gets_a_linear_model_that_is_as_good() -> None:
+def test_a_linear_table_gets_a_linear_model_that_is_as_good():
     for seed in range(2):
         points, new = linear(seed=seed), linear(400, 100 + seed)
         model = fit_table(points, None)
@@ -110,7 +104,7 @@ def test_a_linear_table_gets_a_linear_model_that_is_as_good() -> None:
         assert rmse(model, new) <= 1.05 * ridge_rmse(points, new)
 
 
-def test_on_long_tails_a_linear_truth_costs_nothing() -> None:
+def test_on_long_tails_a_linear_truth_costs_nothing():
     ratios = []
     for seed, tail in enumerate((1.0, 1.5, 2.0)):
         points, new = linear(150, seed, tail), linear(400, 100 + seed, tail)
@@ -120,7 +114,7 @@ def test_on_long_tails_a_linear_truth_costs_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tail", [0.5, 1.0, 1.5, 2.0])
-def test_on_many_long_tails_a_linear_truth_costs_nothing(tail: float) -> None:
+def test_on_many_long_tails_a_linear_truth_costs_nothing(tail):
     ratios = []
     for seed in range(15):
         points, new = linear(200, seed, tail), linear(400, 100 + seed, tail)
@@ -129,16 +123,15 @@ def test_on_many_long_tails_a_linear_truth_costs_nothing(tail: float) -> None:
     assert np.mean(np.array(ratios) > 1.25) <= 0.2
 
 
-def test_a_multiplicative_table_gets_a_transformed_output() -> None:
+def test_a_multiplicative_table_gets_a_transformed_output():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(200, 3))
     y = np.exp(x.sum(1) + 0.5 * rng.normal(size=200))
     model = fit_table(Points(x, y[:, None]), None)
-    assert model.parts[0].outputs is not None
     assert len(model.parts[0].outputs.points[0]) > 2  # the larger part's output is transformed
 
 
-def half_skewed() -> Points:
+def half_skewed():
     """Return a sum of a skewed term and straight ones."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(150, 3))
@@ -151,7 +144,7 @@ def half_skewed() -> Points:
     return Points(x, y[:, None])
 
 
-def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
+def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts():
     points = half_skewed()
     model = fit_table(points, None, TablePolicy(folds=3))
     assert model.selected == "blend"
@@ -177,7 +170,7 @@ def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
     assert (effects["lower"] <= effects["value"] + ROUNDING).all()
 
 
-def test_a_few_wild_rows_do_not_decide_what_is_taken() -> None:
+def test_a_few_wild_rows_do_not_decide_what_is_taken():
     """Outputs wrong by a hundred deviations: errors beyond `robust` count linearly."""
     points = half_skewed()
     y = points.y.copy()
@@ -190,15 +183,15 @@ def test_a_few_wild_rows_do_not_decide_what_is_taken() -> None:
     assert errors[0] <= errors[1]
 
 
-def test_one_output_that_is_constant_and_two_outputs() -> None:
+def test_one_output_that_is_constant_and_two_outputs():
     x = np.random.default_rng(0).normal(size=(40, 2))
     flat = fit_table(Points(x, np.full((40, 1), 5.0)), None)
-    np.testing.assert_allclose(flat.predict(x), 5.0)
+    assert_allclose(flat.predict(x), 5.0)
     both = fit_table(Points(x, np.stack([x[:, 0], 100 * x[:, 1] + 3], 1)), None)
-    np.testing.assert_allclose(both.predict(x)[:, 1], 100 * x[:, 1] + 3, atol=3)
+    assert_allclose(both.predict(x)[:, 1], 100 * x[:, 1] + 3, atol=3)
 
 
-def test_every_row_is_left_out_once_and_classes_are_spread() -> None:
+def test_every_row_is_left_out_once_and_classes_are_spread():
     labels = np.array([0] * 40 + [1] * 10)
     points = Points(np.zeros((50, 1)), labels[:, None])
     number = assign_folds(points, 5, 0, labels)
@@ -209,7 +202,7 @@ def test_every_row_is_left_out_once_and_classes_are_spread() -> None:
     assert set(long) == {-1, 0}
 
 
-def test_groups_stay_together_and_time_goes_forward() -> None:
+def test_groups_stay_together_and_time_goes_forward():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 12, 100).astype(float)
     points = Points(np.zeros((100, 1)), np.zeros((100, 1)), groups=groups)
@@ -226,45 +219,43 @@ def test_groups_stay_together_and_time_goes_forward() -> None:
         assert trained.max() < times[number == fold].min()
 
 
-def test_cross_validation_compares_with_baselines_on_the_same_folds() -> None:
+def test_cross_validation_compares_with_baselines_on_the_same_folds():
     points = linear(150)
     folds = fit_table(points, None).folds
-    assert folds is not None
     found = cross_validate(points, None, folds, baselines=True)
     assert set(found.losses) == {OURS, "mean", "ridge regression", "gradient boosting"}
     assert found.mean() < found.mean("gradient boosting") < found.mean("mean")
     assert not np.isnan(folds.values).any()
 
 
-def wavy(rows: int, seed: int) -> Points:
+def wavy(rows, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, 5))
     truth = np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2] + (x[:, 3] > 0)
     return Points(x, (truth + 0.5 * rng.normal(size=rows))[:, None])
 
 
-def check_cv_rmse(draws: int, low: float, high: float) -> None:
+def check_cv_rmse(draws, low, high):
     """Compare cv_rmse with the error on new rows."""
     ratios = []
     for seed in range(draws):
         points = wavy(120, seed)
         model = fit_table(points, None)
-        assert model.folds is not None
         squares = (model.folds.values - points.y) ** 2
         ratios.append(np.sqrt(squares.mean()) / rmse(model, wavy(2000, 1000 + seed)))
     assert low < np.mean(ratios) < high
 
 
-def test_cross_validated_errors_are_those_of_fresh_rows() -> None:
+def test_cross_validated_errors_are_those_of_fresh_rows():
     check_cv_rmse(2, 0.88, 1.15)
 
 
 @pytest.mark.slow
-def test_cross_validated_errors_are_those_of_fresh_rows_over_many_draws() -> None:
+def test_cross_validated_errors_are_those_of_fresh_rows_over_many_draws():
     check_cv_rmse(40, 0.97, 1.08)
 
 
-def test_reports_name_what_matters() -> None:
+def test_reports_name_what_matters():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 4))
     y = np.sin(2 * x[:, 2]) + x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=300)
@@ -273,7 +264,6 @@ def test_reports_name_what_matters() -> None:
     importance = importance_table(model, points, names, None, 0)
     assert importance["input"][-1] == "d"
     pairs = pair_table(model, names)
-    assert pairs is not None
     assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
     effects = effect_table(model, points, names, ["y"])
     mine = effects["input"] == "c"
@@ -283,21 +273,19 @@ def test_reports_name_what_matters() -> None:
     assert np.corrcoef(truth, effects["value"][mine][near])[0, 1] > 0.98
 
 
-def test_classes_of_a_table() -> None:
+def test_classes_of_a_table():
     rng = np.random.default_rng(4)
     x = rng.normal(size=(300, 2))
     labels = (x[:, 0] * x[:, 1] + 0.2 * rng.normal(size=300) > 0).astype(float)[:, None]
     model = fit_table(Points(x, labels), 2)
     likely = model.predict(x)
-    np.testing.assert_allclose(likely.sum(1), 1)
+    assert_allclose(likely.sum(1), 1)
     best = ((x[:, 0] * x[:, 1] > 0) == labels[:, 0]).mean()  # what knowing the truth would reach
     assert (likely.argmax(1) == labels[:, 0]).mean() > best - 0.04
     assert model.clipped_fraction(x) == 0
 
 
-def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_little_work() -> (
-    None
-):
+def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_little_work():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(240, 3))
     labels = np.digitize(x[:, 0] ** 2 + 0.01 * rng.normal(size=240), [0.3, 1.2]).astype(float)[
@@ -312,7 +300,7 @@ def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_
     assert -np.log(likely).mean() < 0.25
 
 
-def shaped(rows: int = 120) -> Points:
+def shaped(rows=120):
     rng = np.random.default_rng(2)
     x = rng.normal(size=(rows, 3))
     y = 0.3 * np.exp(x[:, 0]) - np.tanh(2 * x[:, 1]) + 0.5 * np.abs(x[:, 2]) + rng.normal(size=rows)
@@ -320,7 +308,7 @@ def shaped(rows: int = 120) -> Points:
 
 
 @pytest.mark.parametrize("extrapolation", ["clip", "constant"])
-def test_shapes_are_kept_exactly(extrapolation: str) -> None:
+def test_shapes_are_kept_exactly(extrapolation):
     policy = TablePolicy(
         shapes=((0, "increasing"), (1, "decreasing"), (2, "convex")),
         extrapolation=extrapolation,
@@ -329,7 +317,7 @@ def test_shapes_are_kept_exactly(extrapolation: str) -> None:
     model = fit_table(shaped(), None, policy)
     at = np.linspace(-5, 5, 1001)
 
-    def curve(j: int) -> np.ndarray:
+    def curve(j):
         x = np.zeros((1001, 3))
         x[:, j] = at
         return model.predict(x)[:, 0]
@@ -342,10 +330,10 @@ def test_shapes_are_kept_exactly(extrapolation: str) -> None:
     assert np.sqrt(np.mean((model.predict(shaped().x) - free.predict(shaped().x)) ** 2)) < 0.5
     if extrapolation == "constant":
         beyond = np.array([shaped().x.max(0), shaped().x.max(0) + 3])
-        np.testing.assert_allclose(*model.predict(beyond))
+        assert_allclose(*model.predict(beyond))
 
 
-def test_a_monotone_classifier() -> None:
+def test_a_monotone_classifier():
     points = shaped()
     labels = Points(points.x, (points.y > points.y.mean()).astype(float))
     model = fit_table(labels, 2, TablePolicy(shapes=((0, "increasing"),), folds=0))
@@ -354,16 +342,16 @@ def test_a_monotone_classifier() -> None:
     assert np.diff(model.predict(x)[:, 1]).min() >= -ROUNDING
 
 
-def test_an_input_beyond_its_range_adds_nothing_with_zero() -> None:
+def test_an_input_beyond_its_range_adds_nothing_with_zero():
     model = fit_table(shaped(), None, TablePolicy(extrapolation="zero", pairs=False, folds=0))
     if model.selected == "linear":  # its edges are held the same way
         pytest.fail("the table is not linear")
     far = model.predict(np.array([[50.0, 0, 0], [-50.0, 0, 0]]))
-    np.testing.assert_allclose(far[0], far[1])
+    assert_allclose(far[0], far[1])
 
 
-def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
-    seen: list[ProgressUpdate] = []
+def test_folds_that_do_not_fit_into_the_time_are_left_out():
+    seen = []
     points = linear(80)
     with monitored(seen.append, process_time()):
         model = fit_table(points, None)
@@ -376,7 +364,7 @@ def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
     ]
 
 
-def test_few_of_many_inputs_are_found() -> None:
+def test_few_of_many_inputs_are_found():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(560, 40))
     y = 2 * x[:, 0] + x[:, 1] ** 2 + 0.3 * rng.normal(size=560)

@@ -1,12 +1,10 @@
 """Networks side by side take the steps that they would take alone."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, begin, minimise, step
@@ -15,7 +13,7 @@ from kanrun.engine.training import DataFitting, LevenbergMarquardt, Samples, Smo
 from kanrun.engine.training.multistart import BatchedFitting
 
 
-def _samples(inputs: int, outputs: int) -> Samples:
+def _samples(inputs, outputs):
     x = (
         torch.rand(300, inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
         - 1
@@ -24,7 +22,7 @@ def _samples(inputs: int, outputs: int) -> Samples:
     return Samples(x, y)
 
 
-def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: int) -> list[KAN]:
+def _networks(shape, spec, samples, count):
     generator = torch.Generator().manual_seed(2)
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
     fresh = [
@@ -37,9 +35,7 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
 POLICY = LMPolicy(damping_search=False, damping=0.1)
 
 
-def _fitting(
-    networks: list[KAN], samples: Samples, scale: float = 1.0, weight: float = 0.0
-) -> BatchedFitting:
+def _fitting(networks, samples, scale=1.0, weight=0.0):
     return BatchedFitting(networks, samples, scale, SmoothnessPenalty(weight))
 
 
@@ -52,7 +48,7 @@ def _fitting(
         ((3, 2, 1), EdgeSpec(edge_scaling="single", base="silu")),
     ],
 )
-def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: EdgeSpec) -> None:
+def test_steps_are_those_of_each_network_alone(shape, spec):
     samples = _samples(shape[0], shape[-1])
     networks = _networks(shape, spec, samples, 5)
     problems = [
@@ -67,10 +63,10 @@ def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: Edg
         for solver in alone:
             solver.step()
     assert all(loss < before for loss, before in zip(state.loss, first.loss, strict=True))
-    np.testing.assert_allclose(state.loss, [solver.loss for solver in alone], rtol=1e-5, atol=1e-20)
+    assert_allclose(state.loss, [solver.loss for solver in alone], rtol=1e-5, atol=1e-20)
 
 
-def test_each_network_stops_by_itself() -> None:
+def test_each_network_stops_by_itself():
     samples = _samples(2, 1)
     together = _fitting(_networks((2, 2, 1), EdgeSpec(base="silu"), samples, 3), samples)
     ends = []
@@ -91,7 +87,7 @@ def test_each_network_stops_by_itself() -> None:
         )
 
 
-def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other() -> None:
+def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other():
     samples = _samples(2, 1)
     networks = _networks((2, 2, 1), EdgeSpec(base="silu"), samples, 2)
     with torch.no_grad():
@@ -105,7 +101,7 @@ def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other() -
     assert state.loss[1] < before.loss[1]
 
 
-def test_networks_whose_input_grids_differ() -> None:
+def test_networks_whose_input_grids_differ():
     samples, generator = _samples(2, 1), torch.Generator().manual_seed(3)
     domains = [torch.tensor([[-size, size]] * 2, dtype=torch.float64) for size in (1.0, 1.5)]
     networks = [
@@ -124,7 +120,7 @@ def test_networks_whose_input_grids_differ() -> None:
     ]
     together = _fitting(networks, samples)
     state = begin(together, POLICY)
-    np.testing.assert_allclose(state.loss, [solver.loss for solver in alone])
+    assert_allclose(state.loss, [solver.loss for solver in alone])
     second = step(together.part([1]), state.part([1]), POLICY)
     other = _fitting(networks[1:], samples)
-    np.testing.assert_allclose(second.loss, step(other, begin(other, POLICY), POLICY).loss)
+    assert_allclose(second.loss, step(other, begin(other, POLICY), POLICY).loss)

@@ -1,13 +1,9 @@
 """LBFGS: its metric against the Hessian by autograd, its line search by the Wolfe conditions."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from math import inf, log
 
 import pytest
 import torch
-from torch import Tensor
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
@@ -16,7 +12,7 @@ from kanrun.engine.training import Objective, Samples, SmoothnessPenalty
 from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Curvature, LinePoint, search
 
 
-def _layer(scale: float) -> tuple[KAN, Tensor]:
+def _layer(scale):
     generator = torch.Generator().manual_seed(0)
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     network = KAN.create((1, 1), 6, EdgeSpec(base="zero"), domain=domain, generator=generator)
@@ -28,11 +24,11 @@ def _layer(scale: float) -> tuple[KAN, Tensor]:
 @pytest.mark.parametrize(
     ("scale", "size", "weight"), [(1.0, 1.0, 0.0), (3.0, 0.5, 0.0), (2.0, 1.0, 1e-9)]
 )
-def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weight: float) -> None:
+def test_one_edge_has_the_inverse_of_its_hessian(scale, size, weight):
     network, x = _layer(scale)
     coefficients = network.edge_layers[0].coefficients
 
-    def objective(c: Tensor) -> Tensor:
+    def objective(c):
         y = torch.func.functional_call(network, {"layers.0.coefficients": c}, (x,))
         return (y / size).square().mean()
 
@@ -50,7 +46,7 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weig
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_diagonals_of_wide_grids_are_of_the_networks_precision(dtype: torch.dtype) -> None:
+def test_diagonals_of_wide_grids_are_of_the_networks_precision(dtype):
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     network = KAN.create(
         (1, 1),
@@ -69,29 +65,26 @@ def test_diagonals_of_wide_grids_are_of_the_networks_precision(dtype: torch.dtyp
     assert solved.isfinite().all()
 
 
-Line = Callable[[float], tuple[float, float]]
-
-
-def _at(line: Line) -> Callable[[float], LinePoint]:
-    def look(t: float) -> LinePoint:
+def _at(line):
+    def look(t):
         value, slope = line(t)
         return LinePoint(t, value, torch.tensor([slope]), slope)
 
     return look
 
 
-def _quadratic(t: float) -> tuple[float, float]:
+def _quadratic(t):
     return (t - 3) ** 2, 2 * (t - 3)
 
 
-def _barrier(t: float) -> tuple[float, float]:
+def _barrier(t):
     """Falls towards a wall at t = 1, beyond which nothing is defined."""
     return (-t - 0.01 * log(1 - t), -1 + 0.01 / (1 - t)) if t < 1 else (inf, inf)
 
 
 @pytest.mark.parametrize("line", [_quadratic, _barrier])
 @pytest.mark.parametrize("first", [1e-4, 1.0, 50.0])
-def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: float) -> None:
+def test_what_is_found_descends_enough_and_is_flat_enough(line, first):
     look = _at(line)
     start = look(0.0)
     found = search(look, start, first)
@@ -99,7 +92,7 @@ def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: flo
     assert abs(found.slope) <= REMAINING * abs(start.slope)
 
 
-def test_a_line_that_only_rises_gives_back_the_start() -> None:
+def test_a_line_that_only_rises_gives_back_the_start():
     look = _at(lambda t: (1 + t, 1.0))
     start = LinePoint(
         0.0, 1.0, torch.tensor([-1.0]), -1.0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import process_time
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.config import AdamSolver
 from kanrun.engine.layers import EdgeSpec
@@ -32,24 +32,24 @@ from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
 
-def samples(count: int, seed: int, noise: float = 0.0) -> Samples:
+def samples(count, seed, noise=0.0):
     g = Generator().manual_seed(seed)
     x = torch.rand(count, 2, dtype=torch.float64, generator=g) * 2 - 1
     y = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
     return Samples(x, y + noise * torch.randn(count, 1, dtype=torch.float64, generator=g))
 
 
-def create(generator: Generator, outputs: int = 1) -> KAN:
+def create(generator, outputs=1):
     spec = EdgeSpec(base="silu")
     return KAN.create(
         [2, 2, outputs], 4, spec, domain=DOMAIN, initialisation="spline", generator=generator
     )
 
 
-def drained(events: object) -> tuple[list[Step], list[Stage], Trained | None]:
+def drained(events):
     """Events of a training, to its end."""
-    steps: list[Step] = []
-    stages: list[Stage] = []
+    steps = []
+    stages = []
     assert isinstance(events, Iterator)
     while True:
         try:
@@ -74,15 +74,15 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Whole:
-    heard: list[ProgressUpdate] = []
+def whole():
+    heard = []
     with monitored(heard.append):
         steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
     assert trained is not None
     return Whole(steps, stages, trained, heard)
 
 
-def test_grids_extend_and_errors_fall(whole: Whole) -> None:
+def test_grids_extend_and_errors_fall(whole):
     steps, stages, trained = whole.steps, whole.stages, whole.trained
     assert [stage.intervals for stage in stages] == [4, 16]
     assert trained.network.shape == (2, 2, 1)
@@ -94,46 +94,42 @@ def test_grids_extend_and_errors_fall(whole: Whole) -> None:
     assert trained.seconds >= max(seconds)
 
 
-def test_a_training_goes_on_from_its_stages_to_the_same_numbers(whole: Whole) -> None:
+def test_a_training_goes_on_from_its_stages_to_the_same_numbers(whole):
     done = TrainingState(whole.stages[:1])
     _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), done))
-    assert resumed is not None
     assert torch.equal(whole.trained.network.get_unknowns(), resumed.network.get_unknowns())
     assert whole.trained.errors == resumed.errors
 
 
-def test_test_data_select_nothing(whole: Whole) -> None:
+def test_test_data_select_nothing(whole):
     other = TrainingData(DATA.train, DATA.validation, Samples(DATA.train.x, -100 * DATA.train.y))
     end = drained(train(create, other, PLAN, Generator().manual_seed(0)))[2]
-    assert end is not None
     assert torch.equal(end.network.get_unknowns(), whole.trained.network.get_unknowns())
 
 
-def test_noise_turns_to_second_differences() -> None:
-    data = TrainingData(samples(100, 0, 1.5), samples(40, 1, 1.5), samples(400, 2))
+def test_noise_turns_to_second_differences():
+    data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
     _, stages, trained = drained(
-        train(create, data, Plan("lm", (4,), starts=1), Generator().manual_seed(0))
+        train(create, data, Plan("lm", (4,), starts=2), Generator().manual_seed(0))
     )
     plain = drained(
-        train(create, data, Plan("lm", (4,), starts=1, weight=0.0), Generator().manual_seed(0))
+        train(create, data, Plan("lm", (4,), starts=2, weight=0.0), Generator().manual_seed(0))
     )[2]
     assert stages[0].penalty.order == 2
-    assert trained is not None
-    assert plain is not None
     assert trained.errors.test is not None
     assert plain.errors.test is not None
     assert trained.errors.test < plain.errors.test
 
 
 @pytest.mark.parametrize(("batch", "shown"), [(None, 20), (8, 1)])
-def test_measuring_costs_no_more_than_stepping(batch: int | None, shown: int) -> None:
+def test_measuring_costs_no_more_than_stepping(batch, shown):
     plan = Plan("adam", (4,), steps=20, settings=AdamSolver(batch_size=batch))
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
     assert len(steps) == shown
     assert steps[-1].step == 20
 
 
-def test_one_start_finds_the_place_of_its_hidden_grids_first() -> None:
+def test_one_start_finds_the_place_of_its_hidden_grids_first():
     """Quick steps come before the ones that are counted; not where grids are not to move."""
     first = {}
     for moves in (True, False):
@@ -145,11 +141,10 @@ def test_one_start_finds_the_place_of_its_hidden_grids_first() -> None:
 
 
 @pytest.mark.parametrize("solver", ["lm", "lbfgs"])
-def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
+def test_adapted_grids_follow_the_data_in_every_layer(solver):
     crowded = Samples(DATA.train.x.sign() * DATA.train.x.abs() ** 3, DATA.train.y)
-    plan = Plan(solver, (8,), steps=2, starts=1, weight=1e-9, grid_eps=0.0)  # type: ignore[arg-type]
+    plan = Plan(solver, (8,), steps=2, starts=1, weight=1e-9, grid_eps=0.0)
     trained = drained(train(create, TrainingData(crowded), plan, Generator().manual_seed(0)))[2]
-    assert trained is not None
     assert isinstance(trained.network, KAN)
     middle, widest = (
         [float(f(layer.grid.knots.diff())) for layer in trained.network.edge_layers]
@@ -159,7 +154,7 @@ def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
     assert widest[1] > 1.05 * middle[1]
 
 
-def test_the_best_of_several_starts_goes_on() -> None:
+def test_the_best_of_several_starts_goes_on():
     ratios = []
     for seed in range(2):
         errors = []
@@ -172,11 +167,10 @@ def test_the_best_of_several_starts_goes_on() -> None:
     assert min(ratios) < 0.9
 
 
-def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole: Whole) -> None:
-    heard: list[ProgressUpdate] = []
+def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole):
+    heard = []
     with monitored(heard.append, end=process_time()):
         steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
-    assert trained is not None
     assert [stage.intervals for stage in stages] == [4]
     assert not steps
     assert trained.errors.train < 1  # of outputs whose deviation is above 1: the best start
@@ -192,7 +186,7 @@ def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole: Whole
 
 TWO_SIZES = "two outputs of other sizes"
 QUICK = [("zero", 1, "lm"), ("constant", 2, "lm"), (TWO_SIZES, 200, "lm"), ("linear", 1, "lbfgs")]
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+FUNCTIONS = {
     "zero": lambda x: 0 * x[:, :1],
     "constant": lambda x: 0 * x[:, :1] - 70.0,
     "linear": lambda x: x.sum(1, keepdim=True),
@@ -203,7 +197,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def easy(name: str, count: int) -> Samples:
+def easy(name, count):
     x = torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(7)) * 2 - 1
     return Samples(x, FUNCTIONS[name](x))
 
@@ -215,11 +209,11 @@ def easy(name: str, count: int) -> Samples:
         for case in itertools.product(FUNCTIONS, (1, 2, 200), ("lm", "lbfgs"))
     ],
 )
-def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> None:
+def test_easy_functions_are_fitted(function, count, solver):
     data = TrainingData(easy(function, count))
     outputs = data.train.y.shape[1]
     second = {"weight": None, "starts": 3} if solver == "lm" else {"weight": 1e-21, "steps": 60}
-    plan = Plan(solver, (4, 8), **second)  # type: ignore[arg-type]
+    plan = Plan(solver, (4, 8), **second)
     trained = fit(
         lambda generator: create(generator, outputs=outputs), data, plan, Generator().manual_seed(0)
     )
@@ -229,15 +223,9 @@ def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> No
 
 
 @pytest.mark.parametrize("weight", [1e-18, 1e-2])
-def test_the_loss_of_a_start_is_never_negative(weight: float) -> None:
+def test_the_loss_of_a_start_is_never_negative(weight):
     """What the penalty does not see must not be made negative by rounding."""
     data = TrainingData(easy("quadratic", 200))
-    start = best_start(
-        create,
-        data,
-        Plan("lm", starts=4),
-        weight,
-        Generator().manual_seed(0),
-    )
+    start = best_start(create, data, Plan("lm", starts=4), weight, Generator().manual_seed(0))
     assert 0 <= start.loss < 1e-6
     assert output_scale(data.train, "regression") > 0

@@ -1,7 +1,5 @@
 """The smoothness penalty against its definition, its weight by evidence and by validation."""
 
-from __future__ import annotations
-
 from math import factorial
 
 import pytest
@@ -37,7 +35,7 @@ from kanrun.engine.training.solver_run import (
 )
 
 
-def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
+def network(degree, intervals, scale="separate"):
     g = torch.Generator().manual_seed(3)
     domain = torch.tensor([[-1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
     kan = KAN.create(
@@ -53,7 +51,7 @@ def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
     return kan
 
 
-def by_loops(kan: KAN) -> float:
+def by_loops(kan):
     """Divided differences by recursion, per edge, on Greville points of the unit domain."""
     total = 0.0
     for layer in kan.edge_layers:
@@ -67,7 +65,7 @@ def by_loops(kan: KAN) -> float:
                 xi = [sum(knots[into][n + 1 : n + k + 1]) / k for n in range(len(c))]
                 xi = [(point - low) / (high - low) for point in xi]
 
-                def divided(i: int, j: int, c: list[float] = c, xi: list[float] = xi) -> float:
+                def divided(i, j, c=c, xi=xi):
                     if i == j:
                         return c[i]
                     return (divided(i + 1, j) - divided(i, j - 1)) / (xi[j] - xi[i])
@@ -80,7 +78,7 @@ def by_loops(kan: KAN) -> float:
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
 @pytest.mark.parametrize("scale", ["separate", "single"])
-def test_penalty_is_its_definition(degree: int, scale: str) -> None:
+def test_penalty_is_its_definition(degree, scale):
     kan = network(degree, 7, scale)
     expected = by_loops(kan)
     assert float(SmoothnessLoss(kan, SmoothnessPenalty(1.0))(kan).detach()) == pytest.approx(
@@ -90,7 +88,7 @@ def test_penalty_is_its_definition(degree: int, scale: str) -> None:
     assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
 
 
-def test_same_function_costs_about_the_same_on_every_grid() -> None:
+def test_same_function_costs_about_the_same_on_every_grid():
     """x -> sin(3x) on [0, 1]: integral of (f^(5))^2 = 243^2 (1/2 + sin(6)/12)."""
     integral = 243**2 * (0.5 + torch.sin(torch.tensor(6.0)).item() / 12)
     for intervals in (40, 80, 160):
@@ -102,7 +100,7 @@ def test_same_function_costs_about_the_same_on_every_grid() -> None:
         assert cost == pytest.approx(integral, rel=0.5)
 
 
-def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None:
+def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither():
     kan = network(3, 9)
     layer = kan.edge_layers[0]
     with torch.no_grad():
@@ -122,7 +120,7 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
     assert (rows.values[of_pruned] == 0).all()
 
 
-def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
+def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone():
     kan = network(3, 2)
     assert len(kan.penalty_rows()) == sum(layer.mask.numel() for layer in kan.edge_layers)
     weights = torch.cat([layer.base_weight.flatten() for layer in kan.edge_layers]).detach()
@@ -133,7 +131,7 @@ def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
     torch.testing.assert_close(of_weights, weights)
 
 
-def test_weights_and_differences_beyond_single_precision_meet_before_it() -> None:
+def test_weights_and_differences_beyond_single_precision_meet_before_it():
     fine = network(7, 400)
     weight = 400.0**-17
     expected = weight * float(SmoothnessLoss(fine, SmoothnessPenalty(1.0))(fine).detach())
@@ -141,14 +139,14 @@ def test_weights_and_differences_beyond_single_precision_meet_before_it() -> Non
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_penalty_of_wide_layers_takes_little_memory() -> None:
+def test_the_penalty_of_wide_layers_takes_little_memory():
     """m + 1 numbers a difference: not a matrix of coefficients squared for each input."""
     grid = Grid(extend(uniform_breakpoints(torch.zeros(64), torch.ones(64), 1000), 3), 3, True)
     assert difference_bands(grid, 5).numel() == 64 * 998 * 6
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
-def test_bands_are_the_matrix_on_uneven_knots(degree: int) -> None:
+def test_bands_are_the_matrix_on_uneven_knots(degree):
     points = torch.rand(
         2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     ).cumsum(1)
@@ -165,7 +163,7 @@ def test_bands_are_the_matrix_on_uneven_knots(degree: int) -> None:
 LINE = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 
 
-def noisy(points: int) -> Samples:
+def noisy(points):
     generator = Generator().manual_seed(3)
     x = torch.rand(points, 1, dtype=torch.float64, generator=generator) * 2 - 1
     return Samples(
@@ -173,13 +171,13 @@ def noisy(points: int) -> Samples:
     )
 
 
-def line_kan(generator: Generator) -> KAN:
+def line_kan(generator):
     return KAN.create(
         [1, 1], 16, EdgeSpec(trained_scales="none", base="silu"), domain=LINE, generator=generator
     )
 
 
-def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
+def test_the_iteration_ends_where_the_evidence_is_largest():
     samples, smoothing, plan = noisy(80), SmoothnessPenalty(1e-6, 2), Plan("lm", (16,))
     network = line_kan(Generator().manual_seed(0))
     for _ in range(12):
@@ -190,7 +188,7 @@ def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
     rows = network.linearise(samples.x)[1].gram() / (80 * output_scale(samples, "regression") ** 2)
     rough = SmoothnessPenalty(1.0, 2).rows(network).gram()
 
-    def minus_twice_the_evidence(weight: float) -> float:
+    def minus_twice_the_evidence(weight):
         """Up to a constant, without the noise; the penalty leaves 2 of 19 coefficients free."""
         solver = make_solver(
             network, TrainingData(samples), plan, SmoothnessPenalty(weight, 2), Generator()
@@ -208,7 +206,7 @@ def test_the_iteration_ends_where_the_evidence_is_largest() -> None:
     assert best < min(minus_twice_the_evidence(smoothing.weight * factor) for factor in (0.8, 1.25))
 
 
-def test_all_noisy_points_train_and_the_result_is_nearer_to_the_truth() -> None:
+def test_all_noisy_points_train_and_the_result_is_nearer_to_the_truth():
     plan = Plan("lm", (5, 20), selection="evidence")
     trained = fit(line_kan, TrainingData(noisy(100)), plan, Generator().manual_seed(0))
     x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
@@ -221,7 +219,7 @@ def test_all_noisy_points_train_and_the_result_is_nearer_to_the_truth() -> None:
 PLAN = Plan("lm", (20,))
 
 
-def test_a_finer_grid_leaves_the_straight_line_of_a_coarse_one_behind_noise() -> None:
+def test_a_finer_grid_leaves_the_straight_line_of_a_coarse_one_behind_noise():
     """A straight line pays no penalty, and the weights next to the heaviest change nothing yet."""
     x = torch.rand(1000, 1, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
     wave = Samples(x, torch.special.bessel_j0(20 * x))

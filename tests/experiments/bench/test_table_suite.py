@@ -1,7 +1,5 @@
 """The suite of tables at a small size: every model gets a row, ranks are over tables and splits."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,7 @@ from kanrun.config import BenchConfig
 from kanrun.runs.records import Row
 
 
-def test_names_are_unique_and_select_tables_and_sets() -> None:
+def test_names_are_unique_and_select_tables_and_sets():
     assert select_sources()["name"].is_unique
     for name in ("development", "holdout"):
         mine = select_sources([name])
@@ -23,7 +21,7 @@ def test_names_are_unique_and_select_tables_and_sets() -> None:
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
 
 
-def test_every_model_is_measured_on_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_model_is_measured_on_a_table(monkeypatch):
     # Those that may be missing take longer, as do many trees and settings.
     monkeypatch.setattr(table_suite, "find_spec", lambda name: None)
     monkeypatch.setattr(table_suite, "SVM_GRID", {"C": [1], "gamma": [0.1]})
@@ -38,7 +36,7 @@ def test_every_model_is_measured_on_a_table(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
 
 
-def test_ranks_count_the_best_as_one() -> None:
+def test_ranks_count_the_best_as_one():
     frame = pd.DataFrame(
         {
             "table": ["a", "a", "b", "b"],

@@ -1,31 +1,10 @@
 """kanrun compare-mlp at small sizes, through the study that the command runs."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from kanrun.experiments import compare_mlp
 from kanrun.experiments.compare_mlp import cases, studies
-from kanrun.experiments.compare_mlp.claim_checks import (
-    growth_claims,
-    judge,
-    matched_logs,
-    trick_claims,
-    verdict_claims,
-)
-from kanrun.experiments.compare_mlp.matched import (
-    Matched,
-    growth_rows,
-    matched,
-    steps_without_kan,
-    widest,
-)
+from kanrun.experiments.compare_mlp.matched import Matched, matched, steps_without_kan, widest
 
 from kanrun.config import (
     AdamSolver,
@@ -42,15 +21,15 @@ from kanrun.config import (
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks.counting import WIDEST, match_time, mlp_parameters
 from kanrun.errors import UsageError
-from kanrun.runs import Run, Status
+from kanrun.runs import Status
 from kanrun.study.execute import check_config, run_config
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
 
 
-def settings(**changes: Any) -> CompareMLPConfig:
-    values: dict[str, Any] = {
+def settings(**changes):
+    values = {
         "model": KANConfig(),
         "solver": LMSolver(
             n_starts=1, steps=3, smoothness_weight=1e-20
@@ -65,8 +44,8 @@ def settings(**changes: Any) -> CompareMLPConfig:
 
 
 @pytest.fixture
-def run(tmp_path: Path, unwritten: None) -> Callable[..., Run]:
-    def start(**changes: Any) -> Run:
+def run(tmp_path, unwritten):
+    def start(**changes):
         run = run_config(compare_mlp, settings(**changes), tmp_path)
         assert run.status == Status.COMPLETED, run.manifest
         return run
@@ -74,7 +53,7 @@ def run(tmp_path: Path, unwritten: None) -> Callable[..., Run]:
     return start
 
 
-def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., Run]) -> None:
+def test_matched_networks_are_equal_in_parameters_and_judged(run):
     growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
     finished = run(n_seeds=2, growth=growth)
     product = summary = finished.table("summary")
@@ -100,7 +79,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
     assert {name for name, _ in compare_mlp.figures(tables)} == {"pareto", "scaling", "growth"}
 
 
-def test_schedules_that_end_on_one_grid_are_told_apart() -> None:
+def test_schedules_that_end_on_one_grid_are_told_apart():
     cfg = settings(grids=[[3, 6], [2, 6], 4])
     case = cases.case_of(cfg, PRODUCT, 0)
     models = [cases.kan_settings(cfg, [2], grid) for grid in cfg.grids]
@@ -122,34 +101,27 @@ F = {"kind": "expression", "formula": "x0*x1"}
             [{"target": {**F, "formula": "x0/2"}}, {"target": {**F, "formula": "x1/2"}}],
             ["x0/2", "x1/2"],
         ),
-        (
-            [{"target": F}, {"target": F, "sampling": {"n_train": 90}}],
-            ["f", "f (train 90)"],
-        ),
+        ([{"target": F}, {"target": F, "sampling": {"n_train": 90}}], ["f", "f (train 90)"]),
     ],
 )
-def test_cases_are_told_apart_where_their_targets_names_are_alike(
-    both: list[dict[str, Any]], names: list[str]
-) -> None:
+def test_cases_are_told_apart_where_their_targets_names_are_alike(both, names):
     cfg = settings(cases=both)
     found = [cases.case_of(cfg, case, 0).name for case in both]
     assert [name.replace("x0*x1", "f") for name in found] == names
 
 
 @pytest.mark.parametrize(("comparison", "hidden"), [("matched", [3]), ("kolmogorov_arnold", [5])])
-def test_a_target_of_ones_own_takes_the_place_of_the_cases(
-    comparison: str, hidden: list[int]
-) -> None:
+def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
     own, model = ExpressionTarget("x0*sin(x1)"), KANConfig(hidden=[3])
     cfg = settings(target=own, comparison=comparison, model=model, grids=[3])
-    subject: Any = {"matched": Matched(), **studies.STUDIES}[comparison]
+    subject = {"matched": Matched(), **studies.STUDIES}[comparison]
     cell = subject.cells(cfg)[0]
     case = cases.case_of(cfg, cell["case"], 0)
     assert case.name == "x0*sin(x1)"
     assert subject.model(cfg, case, cell).hidden == hidden
 
 
-def test_both_sides_take_the_same_number_of_steps() -> None:
+def test_both_sides_take_the_same_number_of_steps():
     cfg = settings(solver=LMSolver(n_starts=1, steps=3))
     case = cases.case_of(cfg, PRODUCT, 0)
     model = cases.kan_settings(cfg, [2], [3, 6, 9])
@@ -162,7 +134,7 @@ def test_both_sides_take_the_same_number_of_steps() -> None:
     assert trained.stages[0].steps <= steps
 
 
-def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
+def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
     cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20), grids=[3, 40])
     case = cases.case_of(cfg, PRODUCT, 0)
     assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
@@ -170,7 +142,7 @@ def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
 
 
 @pytest.mark.parametrize("intervals", [97, 98])
-def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None:
+def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals):
     cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20))
     case = cases.case_of(cfg, PRODUCT, 0)
     model = cases.kan_settings(cfg, [1], intervals)
@@ -181,7 +153,7 @@ def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None
 
 
 @pytest.mark.parametrize("match", ["flops", "time"])
-def test_other_measures_match_too(match: str) -> None:
+def test_other_measures_match_too(match):
     cfg = settings(match=match)
     case = cases.case_of(cfg, PRODUCT, 0)
     kan = cases.kan_of(case, cases.kan_settings(cfg, [2], [3, 6]))
@@ -191,14 +163,14 @@ def test_other_measures_match_too(match: str) -> None:
         assert found.close
 
 
-def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> None:
+def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay():
     case = cases.case_of(settings(), PRODUCT, 0)
     sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
     assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
     assert widest(cases.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
-    seen: list[int] = []
+    seen = []
 
-    def seconds(hidden: tuple[int, ...]) -> float:
+    def seconds(hidden):
         seen.append(hidden[0])
         return float(hidden[0])
 
@@ -206,19 +178,19 @@ def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> No
     assert (found.hidden, found.close, max(seen)) == ((12, 12), False, 12)
 
 
-def test_a_match_that_cannot_be_near_is_said(run: Callable[..., Run]) -> None:
+def test_a_match_that_cannot_be_near_is_said(run):
     case = {"target": {"kind": "expression", "formula": "x0 + x5"}, "shapes": [[]]}
     finished = run(cases=[case], grids=[1], depths=[5])
     assert any("no MLP of depth 5 matches" in note for note in finished.manifest.notes)
 
 
-def test_given_widths_need_no_match(run: Callable[..., Run]) -> None:
+def test_given_widths_need_no_match(run):
     finished = run(match=None, widths=[2, 4], grids=[3])
     assert list(finished.table("summary")["shape"]) == ["2-2-1", "2-2-2-1", "2-4-4-1"]
     assert not finished.manifest.claims
 
 
-def test_universal_approximation(run: Callable[..., Run]) -> None:
+def test_universal_approximation(run):
     finished = run(
         comparison="universal_approximation", cases=[RUNGE], widths=[1, 3], errors=[10.0, 1e-9]
     )
@@ -228,7 +200,7 @@ def test_universal_approximation(run: Callable[..., Run]) -> None:
     assert "is the least reached" in str(missed.measured)
 
 
-def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
+def test_kolmogorov_arnold(run):
     changes = {"cases": [{**RUNGE, "bound": 0.5}], "grids": [2, [2, 4]], "n_seeds": 2}
     finished = run(comparison="kolmogorov_arnold", **changes)
     assert set(finished.table("summary")["shape"]) == {"1-3-1"}
@@ -239,7 +211,7 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
     assert "over 2 seeds" in str(fine.spread)
 
 
-def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
+def test_no_activation_is_least_squares(run):
     sampling = SamplingConfig(n_train=80, n_test=20, noise=0.1)
     finished = run(
         comparison="no_activation",
@@ -252,7 +224,7 @@ def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
     assert len(finished.table("linear")) == 3
 
 
-def test_the_product_of_matrices_by_hand() -> None:
+def test_the_product_of_matrices_by_hand():
     network = MLP((2, 3, 1), "identity", dtype=torch.float64)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
@@ -262,7 +234,7 @@ def test_the_product_of_matrices_by_hand() -> None:
     assert studies.bits_that_differ(network, 0) == 0
 
 
-def test_implementation_tricks(run: Callable[..., Run]) -> None:
+def test_implementation_tricks(run):
     solver = LBFGSSolver(steps=4)
     model = KANConfig(base="silu")
     finished = run(
@@ -282,27 +254,7 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
     assert len(finished.manifest.claims) == 4
 
 
-def tricks_table(**errors: float) -> pd.DataFrame:
-    """Six seeds of each variant with these errors."""
-    rows = [
-        {"variant": name.replace("_", " "), "seed": seed, "error": error}
-        for name, error in errors.items()
-        for seed in range(6)
-    ]
-    return pd.DataFrame(rows).assign(target="iris", shape="4-3", test_rmse=1.0)
-
-
-def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims() -> None:
-    (claim,) = trick_claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
-    assert claim.sentence.startswith("no tricks")
-    assert claim.measured == pytest.approx(2)  # of `error`, cross-entropy for classes
-    assert list(trick_claims({"summary": tricks_table(no_tricks=0.2)})) == []
-    apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
-    apart.loc[apart["variant"] == "no tricks", "seed"] += 6
-    assert list(trick_claims({"summary": apart})) == []
-
-
-def test_real_tables(run: Callable[..., Run]) -> None:
+def test_real_tables(run):
     pytest.importorskip("sklearn")
     case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
     sampling = SamplingConfig(n_train=None, n_test=None)
@@ -326,14 +278,8 @@ def test_real_tables(run: Callable[..., Run]) -> None:
     ("changes", "message"),
     [
         ({"cases": []}, "names nothing to learn"),
-        (
-            {"cases": [{"shapes": [[1]]}]},
-            "cases.target must be given",
-        ),
-        (
-            {"cases": [{"target": "product"}]},
-            "cases.target=product is not a mapping",
-        ),
+        ({"cases": [{"shapes": [[1]]}]}, "cases.target must be given"),
+        ({"cases": [{"target": "product"}]}, "cases.target=product is not a mapping"),
         ({"grids": [3, []]}, "the entry of grids .* needs at least 1 entry"),
         ({"grids": [3, [3]]}, "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
         ({"cases": [PRODUCT, PRODUCT]}, "is listed twice"),
@@ -378,10 +324,7 @@ def test_real_tables(run: Callable[..., Run]) -> None:
             {"model": KANConfig(hidden=[3])},
             r"model.hidden=.3. is not used here. Set shapes of the cases",
         ),
-        (
-            {"model": KANConfig(intervals=7)},
-            r"model.intervals=7 is not used here. Set grids",
-        ),
+        ({"model": KANConfig(intervals=7)}, r"model.intervals=7 is not used here. Set grids"),
         ({"comparison": "no_activation"}, "one width"),
         ({"comparison": "implementation_tricks"}, "trains w_b and w_s"),
         (
@@ -390,13 +333,13 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ),
     ],
 )
-def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_run_is_refused_before_it_starts(changes, message):
     with pytest.raises(UsageError, match=message):
         check_config(compare_mlp, settings(**changes))
 
 
 @pytest.mark.parametrize("comparison", ["universal_approximation", "no_activation"])
-def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
+def test_classes_are_refused_for_second_order_steps(comparison):
     pytest.importorskip("sklearn")
     sampling = SamplingConfig(n_train=None, n_test=None)
     with pytest.raises(UsageError, match="not cross-entropy"):
@@ -410,100 +353,3 @@ def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
                 sampling=sampling,
             ),
         )
-
-
-@pytest.mark.parametrize(
-    ("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")]
-)
-def test_a_draw_is_called_a_draw(shift: float, winner: str) -> None:
-    noise = np.random.default_rng(1).normal(size=(6, 3))
-    verdict = judge(shift + noise - noise.mean())
-    assert verdict.winner == winner
-    assert verdict.ratio == pytest.approx(10**shift)
-    assert verdict.low <= verdict.ratio <= verdict.high
-    assert judge(shift + noise - noise.mean()) == verdict  # no chance of the moment
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-def test_of_a_few_seeds_that_agree_none_wins(seeds: int) -> None:
-    each = np.linspace(1.0, 1.1, seeds)
-    verdict = judge(each[:, None])
-    assert (verdict.winner, verdict.above) == ("undecided", False)
-    assert (np.log10(verdict.low), np.log10(verdict.high)) == pytest.approx(
-        (each.min(), each.max())
-    )
-    assert f"the range of {seeds} seed" in verdict.interval
-    assert "too few for 95%" in verdict.interval
-
-
-def test_validation_and_not_test_errors_choose_the_opponent() -> None:
-    one = pd.DataFrame({"model": ["kan", "mlp", "mlp"], "error": [1.0, 100.0, 0.1]})
-    one = one.assign(target="t", seed=0, kan="a", validation_rmse=[1.0, 2.0, 3.0])
-    rows = pd.concat([one.assign(seed=seed) for seed in range(6)])
-    np.testing.assert_allclose(matched_logs(rows), [[2.0]] * 6)
-    (alone,) = verdict_claims(one, "parameters")
-    assert not alone.holds  # one seed has no spread to judge by
-    assert "undecided" in str(alone.spread)
-    (claim,) = verdict_claims(rows, "parameters")
-    assert claim.holds
-    assert claim.measured == pytest.approx(100)
-
-
-def test_without_validation_points_training_errors_choose_the_opponent() -> None:
-    one = pd.DataFrame(
-        [
-            {"model": "kan", "train_rmse": 1.0, "error": 1.0},
-            {"model": "mlp", "train_rmse": 3.0, "error": 0.1},
-            {"model": "mlp", "train_rmse": 2.0, "error": 100.0},
-        ]
-    )
-    rows = one.assign(seed=0, kan="a", validation_rmse=np.nan)
-    np.testing.assert_allclose(matched_logs(rows), [[2.0]])
-    diverged = rows.assign(
-        validation_rmse=[1.0, 5.0, np.nan]
-    )  # held out: what is no number does not win
-    np.testing.assert_allclose(matched_logs(diverged), [[-1.0]])
-
-
-@pytest.mark.parametrize(("widths", "said"), [([16, 8], True), ([16], False)])
-def test_growth_is_claimed_where_there_are_two_values(widths: list[int], said: bool) -> None:
-    rows = [row.values for row in growth_rows(widths, depths=[2], intervals=[5])]
-    _, *laws = growth_claims(pd.DataFrame(rows))
-    assert ["N nodes" in claim.sentence for claim in laws] == [True, True] * said
-    assert all(claim.holds for claim in laws)
-
-
-def test_growth_claims_see_a_wrong_law() -> None:
-    rows = [
-        {
-            "model": model,
-            "width": w,
-            "depth": d,
-            "functions": g,
-            "parameters": w**3 * d * (g or 1),
-            "formula": w**3 * d,
-        }
-        for model in ("kan", "mlp")
-        for w in (4, 8, 16)
-        for d in (2, 4, 8)
-        for g in ((5, 10) if model == "kan" else (None,))
-    ]
-    claims = {claim.sentence: claim for claim in growth_claims(pd.DataFrame(rows))}
-    assert not claims["Parameters of a KAN grow with N nodes a layer to the power"].holds
-    assert claims["Parameters of a KAN grow with L layers to the power"].holds
-    assert not claims["Formulas of parameters against the modules: largest difference"].holds
-
-
-@pytest.mark.parametrize(("off", "said"), [(0.05, False), (-0.7, True)])
-def test_a_verdict_says_where_no_match_was_near(off: float, said: bool) -> None:
-    pairs = [
-        {"model": "kan", "error": 1e-3, "off": None},
-        {"model": "mlp", "error": 1e-2, "off": off},
-    ]
-    rows = [
-        {"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
-        for seed in (0, 1)
-        for one in pairs
-    ]
-    (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "time")
-    assert ("off by -70% to -70%" in str(claim.spread)) is said

@@ -1,15 +1,10 @@
 """Figures of compare-mlp: the error of each target, exponents only for several sizes."""
 
-from __future__ import annotations
-
 import pandas as pd
-from kanrun.experiments.compare_mlp.plots import (
-    errors,
-    scaling,
-)
+from kanrun.experiments.compare_mlp.plots import errors, scaling
 
 
-def scaled(sizes: dict[str, list[int]], power: float = -3.3) -> list[str]:
+def scaled(sizes, power=-3.3):
     """Return the legend of a figure with networks of these sizes."""
     rows = [(model, size, size**power) for model, each in sizes.items() for size in each]
     table = pd.DataFrame(rows, columns=["model", "parameters", "error"])
@@ -20,7 +15,7 @@ def scaled(sizes: dict[str, list[int]], power: float = -3.3) -> list[str]:
     return [text.get_text() for text in legend.get_texts()]
 
 
-def test_an_exponent_is_drawn_only_for_three_sizes_that_differ() -> None:
+def test_an_exponent_is_drawn_only_for_three_sizes_that_differ():
     assert scaled({"kan": [100, 200, 400], "mlp": [100, 130, 190]}) == [
         "KAN: power -3.3, 3 sizes",
         "MLP: 2 sizes, no fit",
@@ -30,7 +25,7 @@ def test_an_exponent_is_drawn_only_for_three_sizes_that_differ() -> None:
     assert scaled({"kan": [99, 100, 400, 410], "mlp": [100]}) == few
 
 
-def test_each_target_and_grid_has_its_own_row_of_seeds() -> None:
+def test_each_target_and_grid_has_its_own_row_of_seeds():
     rows = [("f", "3", 0.1), ("f", "3,6", 0.01), ("f", "3,6", 0.02), ("g (train 60)", "3", 0.3)]
     table = pd.DataFrame(rows, columns=["target", "grid", "relative_error"]).assign(
         shape="1-3-1", bound=0.5
@@ -49,7 +44,7 @@ def test_each_target_and_grid_has_its_own_row_of_seeds() -> None:
     ]
 
 
-def test_a_long_title_keeps_what_tells_it_from_others() -> None:
+def test_a_long_title_keeps_what_tells_it_from_others():
     table = pd.DataFrame(
         {
             "target": [f"{'x0*' * 30}x1 (train {n})" for n in (60, 90)],

@@ -1,10 +1,7 @@
 """`kanrun continual` at small sizes: who forgets, tables, figures, studies and refusals."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,7 +16,7 @@ from kanrun.runs import Run, Status
 from kanrun.study.execute import check_config, run_config
 
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
-ROW: dict[str, Any] = {
+ROW = {
     "seed": 0,
     "role": "kan",
     "trained_extras": None,
@@ -41,8 +38,8 @@ KAN_AND_MLP = [
 MODEL = KANConfig(hidden=[], intervals=80, freeze_scales=True, update_grid=False)  # of two peaks
 
 
-def settings(**changes: Any) -> ContinualConfig:
-    values: dict[str, Any] = {
+def settings(**changes):
+    values = {
         "model": KANConfig(hidden=[], intervals=200, freeze_scales=True, update_grid=False),
         "solver": LBFGSSolver(steps=60, freeze_unseen=True, smoothness_weight=0.0),
         "learners": KAN_AND_MLP,
@@ -52,18 +49,18 @@ def settings(**changes: Any) -> ContinualConfig:
     return ContinualConfig(**{**values, **changes})
 
 
-def finished(folder: Path, **changes: Any) -> Run:
+def finished(folder, **changes):
     run = run_config(continual, settings(**changes), folder)
     assert run.status == Status.COMPLETED, run.manifest
     return run
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def paper(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("outputs"))
 
 
-def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper: Run) -> None:
+def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper):
     summary = paper.table("summary").set_index("learner")
     kan = summary.loc["KAN"]
     assert kan["parameters"] == 203
@@ -72,14 +69,14 @@ def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper:
     assert kan["best_spline_rmse"] == pytest.approx(4.01e-6, rel=2e-3)
 
 
-def test_an_mlp_of_the_same_parameters_forgets(paper: Run) -> None:
+def test_an_mlp_of_the_same_parameters_forgets(paper):
     mlp = paper.table("summary").set_index("learner").loc["MLP tanh"]
     assert mlp["parameters"] == pytest.approx(203, rel=0.02)
     assert mlp["worst_forgetting"] > 0.1
     assert mlp["backward_transfer"] < -0.1
 
 
-def test_the_matrix_is_the_one_that_the_measures_are_of(paper: Run) -> None:
+def test_the_matrix_is_the_one_that_the_measures_are_of(paper):
     matrix = paper.table("matrix")
     kan = matrix[matrix["learner"] == "KAN"].pivot_table(
         index="after", columns="on", values="error"
@@ -90,14 +87,14 @@ def test_the_matrix_is_the_one_that_the_measures_are_of(paper: Run) -> None:
     assert found["worst_forgetting"] == pytest.approx((kan.loc[5] - kan.min())[:4].max(), abs=1e-15)
 
 
-def test_claims_and_figures_are_those_of_the_parts_that_ran(paper: Run) -> None:
+def test_claims_and_figures_are_those_of_the_parts_that_ran(paper):
     assert len(paper.manifest.claims) == 3
     assert all(claim.holds for claim in paper.manifest.claims)
     assert {path.stem for path in (paper.path / "figures").glob("*.png")} == {"phases", "matrices"}
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> None:
+def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path):
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
         tmp_path,
@@ -113,7 +110,7 @@ def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path) -> None:
+def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path):
     kan = [{"name": "KAN", "kind": "kan"}]
     run = finished(
         tmp_path,
@@ -131,7 +128,7 @@ def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unwritten")
-def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> None:
+def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path):
     ablations = [
         {"name": "scales", "kind": "kan", "freeze_scales": False},
         {"name": "grids", "kind": "kan", "update_grid": True, "extrapolation": "zero"},
@@ -142,7 +139,7 @@ def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path: Path) -> None:
+def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path):
     run = finished(tmp_path, parts=["depth"], shapes=[[5]], memories=["none", "rehearse"], peaks=3)
     found = run.table("summary").set_index("memory")
     assert found.loc["none", "worst_forgetting"] > 0.01
@@ -150,7 +147,7 @@ def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
+def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
     learners = [
         {"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")
     ]
@@ -174,7 +171,7 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> None:
+def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path):
     run = finished(
         tmp_path,
         parts=["intervals", "overlap"],
@@ -189,14 +186,14 @@ def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> 
     assert any("falls as G^-4" in claim.sentence for claim in run.manifest.claims)
 
 
-def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
+def test_a_network_that_forgets_is_not_claimed_to_remember():
     row = {**ROW, "part": "learners", "learner": "KAN", "role": "kan", "best_spline_rmse": 4e-6}
     found = list(claims(pd.DataFrame([{**row, "worst_forgetting": 0.5}])))
     assert [claim.holds for claim in found] == [False, False]
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
+def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path):
     solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=0.0)
     (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
     assert claim.sentence.startswith("KAN: RMSE on everything")
@@ -204,13 +201,13 @@ def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path: Path) -> None:
+def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path):
     run = finished(tmp_path, peaks=2, model=MODEL, overlap=-0.5)
     assert len(run.manifest.claims) == 2
     assert all("RMSE" not in claim.sentence for claim in run.manifest.claims)
 
 
-def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
+def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing():
     learned = [
         {**ROW, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
         {**ROW, **EWC, "learner": "half", "worst_forgetting": 0.5},
@@ -235,7 +232,7 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
     assert found["all"].spread == "RMSE on everything over that one's 1"
 
 
-def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
+def test_no_learner_is_claimed_to_forget_and_to_remember():
     scaled = {**ROW, "role": "kan", "trained_extras": "trainable scales", "worst_forgetting": 0.2}
     learned = [
         {**scaled, "part": "learners", "learner": "scales"},
@@ -256,7 +253,7 @@ def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
     ]
 
 
-def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
+def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it():
     learned = [
         {**ROW, "part": "learners", "learner": "KAN", "worst_forgetting": 2e-11},
         {
@@ -273,7 +270,7 @@ def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
     ]
 
 
-def test_the_without_memory_a_learner_is_the_one_of_the_same_network() -> None:
+def test_the_without_memory_a_learner_is_the_one_of_the_same_network():
     kept = Learner("kept", MLPConfig(), "ewc", depths=[3], strengths=[7.0])
     two = Learner("two", MLPConfig(), depths=[2])
     learners = {"two": two, "kept": kept}
@@ -283,9 +280,7 @@ def test_the_without_memory_a_learner_is_the_one_of_the_same_network() -> None:
 
 
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
-def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(
-    power: float, holds: bool
-) -> None:
+def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power, holds):
     row = {**ROW, "part": "overlap"}
     rows = [
         {
@@ -305,7 +300,7 @@ def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(
     assert claim.holds is holds
 
 
-def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> None:
+def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
     row = {
         "part": "depth",
         "layers": 2,
@@ -363,16 +358,12 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"parts": ["overlap"], "overlap_learners": ["Nobody"]}, "overlap_learners names 'Nobody'"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_a_run(
-    changes: dict[str, Any], sentence: str
-) -> None:
+def test_settings_that_cannot_work_are_refused_before_a_run(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
         check_config(continual, settings(**changes))
 
 
-def test_the_real_command_runs_and_refuses_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_real_command_runs_and_refuses_in_one_sentence(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
     small = [
@@ -394,7 +385,7 @@ def test_the_real_command_runs_and_refuses_in_one_sentence(
 
 
 @pytest.mark.slow
-def test_every_claim_of_the_defaults_holds_but_for_the_known_limits(tmp_path: Path) -> None:
+def test_every_claim_of_the_defaults_holds_but_for_the_known_limits(tmp_path):
     """MLPs forget despite their memories; the KAN fails with overlapping phases and `hold`."""
     assert main(["continual", "-q", "--outputs", str(tmp_path)]) == 0
     found = Run(tmp_path / "continual" / "v0001").manifest.claims

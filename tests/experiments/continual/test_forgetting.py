@@ -1,7 +1,5 @@
 """The measures of forgetting by their definitions, and what memories keep."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +22,7 @@ from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalt
 from kanrun.errors import TrainingFailed
 
 
-def flat_kan(intervals: int = 20) -> KAN:
+def flat_kan(intervals=20):
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
     return KAN.create(
@@ -36,16 +34,16 @@ def flat_kan(intervals: int = 20) -> KAN:
     )
 
 
-def phase(low: float, high: float, count: int = 30) -> Samples:
+def phase(low, high, count=30):
     x = torch.linspace(low, high, count, dtype=torch.float64)[:, None]
     return Samples(x, x.sin())
 
 
-def box(samples: Samples) -> list[float]:
+def box(samples):
     return [*samples.x.amin(0).tolist(), *samples.x.amax(0).tolist()]
 
 
-def test_measures_follow_their_definitions_on_a_matrix_by_hand() -> None:
+def test_measures_follow_their_definitions_on_a_matrix_by_hand():
     found = measure_forgetting(np.array([[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]]))
     assert found["average_error"] == pytest.approx((0.5 + 0.1 + 0.4) / 3)
     assert found["forgetting"] == pytest.approx((0.4 + 0.0) / 2)
@@ -55,19 +53,19 @@ def test_measures_follow_their_definitions_on_a_matrix_by_hand() -> None:
     assert found["learned"] == pytest.approx((0.1 + 0.2 + 0.4) / 3)
 
 
-def test_one_phase_has_nothing_to_forget() -> None:
+def test_one_phase_has_nothing_to_forget():
     found = measure_forgetting(np.array([[0.25]]))
     names = ("forgetting", "worst_forgetting", "worst_since_learned", "backward_transfer")
     assert [found[name] for name in names] == [0] * 4
 
 
-def test_what_earlier_phases_spoiled_is_forgotten_but_not_lost_since_it_was_learned() -> None:
+def test_what_earlier_phases_spoiled_is_forgotten_but_not_lost_since_it_was_learned():
     found = measure_forgetting(np.array([[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]]))
     assert found["worst_forgetting"] == pytest.approx(0.6)
     assert found["worst_since_learned"] == 0
 
 
-def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
+def test_phases_tile_the_domain_and_overlap_as_asked():
     cfg = ContinualConfig()
     touching, wide = make_sequence(cfg, 0.0, 0), make_sequence(cfg, 0.5, 0)
     ends = [end for phase in touching.phases for end in box(phase)]
@@ -79,7 +77,7 @@ def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
     assert len(touching.everything) == 500
 
 
-def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
+def test_orders_and_dimensions_say_which_peak_comes_when():
     backwards = make_sequence(ContinualConfig(order="descending"), 0.0, 0)
     assert backwards.phases[0].x.mean() == pytest.approx(0.8)
     given = make_sequence(ContinualConfig(peaks=3, order=[1, 0, 2]), 0.0, 0)
@@ -95,7 +93,7 @@ def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
     assert plane.problem.domain.tolist() == [[-1, 1], [-1, 1]]
 
 
-def test_replay_keeps_some_points_and_rehearsal_none() -> None:
+def test_replay_keeps_some_points_and_rehearsal_none():
     first, second, network = phase(-1, 0), phase(0, 1), flat_kan()
     replay, rehearse = Replay(5), PseudoRehearsal()
     for memory in (replay, rehearse):
@@ -111,7 +109,7 @@ def test_replay_keeps_some_points_and_rehearsal_none() -> None:
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "adam"])
-def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: str) -> None:
+def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver):
     network, memory, first = flat_kan(), FreezeSeen(), phase(-1, 0)
     plain = Objective(phase(-1, 1), 1.0)
     assert memory.objective(plain).held == ()
@@ -127,7 +125,7 @@ def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: str) 
     assert bool(moved[:, ~memory.kept[0]].all())
 
 
-def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square() -> None:
+def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square():
     network = MLP(
         (1, 3, 1), "tanh", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
@@ -138,7 +136,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     assert isinstance(anchored, EWCObjective)
     rough = SmoothnessLoss(network, SmoothnessPenalty(0.0))
 
-    def cost() -> float:
+    def cost():
         return float(
             (anchored.value(network, first, rough) - bare.value(network, first, rough)).detach()
         )
@@ -149,7 +147,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     assert cost() == pytest.approx(2 * 0.25 / output_scale(first, "regression") ** 2)
 
 
-def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for() -> None:
+def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for():
     network = MLP(
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
@@ -170,7 +168,7 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_a_training_that_diverges_says_where(steps: int) -> None:
+def test_a_training_that_diverges_says_where(steps):
     kan = KANConfig(hidden=[], intervals=20, freeze_scales=True, update_grid=False)
     cfg = ContinualConfig(
         model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}]
@@ -185,7 +183,7 @@ def test_a_training_that_diverges_says_where(steps: int) -> None:
         train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
 
 
-def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
+def test_trials_go_through_all_pairs_of_depths_and_strengths():
     learner = Learner(
         "M", MLPConfig([1], "tanh"), "ewc", depths=[2, 3], strengths=[1.0, 10.0, 100.0]
     )

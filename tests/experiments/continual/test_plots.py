@@ -1,7 +1,5 @@
 """What the figures of continual learning say: where phases lie, and every cell's number."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -9,7 +7,6 @@ import pandas as pd
 import pytest
 from kanrun.experiments.continual import plots as drawn
 from kanrun.experiments.continual.plots import phases, surfaces
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from pandas import DataFrame
@@ -19,14 +16,14 @@ from kanrun.figures.style import BLUE, VERMILLION
 AXIS = np.linspace(-1, 1, 9)
 
 
-def functions(phases: int, learners: tuple[str, ...] = ("KAN", "MLP")) -> DataFrame:
+def functions(phases, learners=("KAN", "MLP")):
     rows = itertools.product(learners, range(1, phases + 1), AXIS, AXIS)
     table = DataFrame(list(rows), columns=["learner", "after", "x0", "x1"])
     table["kind"] = np.where(table["learner"] == "MLP", "mlp", "kan")
     return table.assign(truth=table["x0"] * table["x1"], output=0.5)
 
 
-def data() -> DataFrame:
+def data():
     """Two phases side by side, some points of each with two opposite corners among them."""
     parts = [
         DataFrame(
@@ -43,12 +40,12 @@ def data() -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def boxes(panel: Axes) -> list[tuple[float, float, float, float]]:
+def boxes(panel):
     found = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
     return [(box.get_x(), box.get_y(), box.get_width(), box.get_height()) for box in found]
 
 
-def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
+def test_colours_go_by_what_a_learner_is_and_not_by_its_name():
     table = functions(1, ("spline", "MLP")).query("x1 == 0")
     panels = phases(table, data().query("phase == 1")).axes
     assert [panel.lines[1].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
@@ -58,7 +55,7 @@ def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
     )  # phase 1 shows [-1, 0]; the rest is grey
 
 
-def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
+def test_phases_in_the_plane_have_boxes_and_one_scale():
     figure = surfaces(functions(2), data())
     panels = figure.axes[:6]
     assert boxes(panels[0]) == [(-1, -1, 1, 1)]
@@ -72,14 +69,14 @@ def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
     assert "x₁" in [text.get_text() for text in panels[0].texts]
 
 
-def test_phases_that_are_missing_or_no_numbers_leave_their_panels_empty() -> None:
+def test_phases_that_are_missing_or_no_numbers_leave_their_panels_empty():
     table = functions(2).query("learner == 'KAN' or after == 1")
     table.loc[table["after"] == 1, "output"] = np.nan
     surfaces(table, data()).draw_without_rendering()
     surfaces(functions(1, ("KAN",)), data().query("phase == 1")).draw_without_rendering()
 
 
-def matrix(errors: list[list[float]], learners: tuple[str, ...] = ("KAN",)) -> DataFrame:
+def matrix(errors, learners=("KAN",)):
     rows = [
         {"learner": learner, "after": i + 1, "on": j + 1, "error": error}
         for learner in learners
@@ -89,7 +86,7 @@ def matrix(errors: list[list[float]], learners: tuple[str, ...] = ("KAN",)) -> D
     return DataFrame(rows)
 
 
-def test_cells_carry_their_numbers_in_a_colour_that_can_be_read() -> None:
+def test_cells_carry_their_numbers_in_a_colour_that_can_be_read():
     figure = drawn.matrices(matrix([[2.1e-6, 0.352], [12.0, np.nan]]))
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["2e-6", "0.35", "12"]
@@ -97,7 +94,7 @@ def test_cells_carry_their_numbers_in_a_colour_that_can_be_read() -> None:
 
 
 @pytest.mark.parametrize(("phases", "numbered"), [(1, True), (10, True), (11, False)])
-def test_matrices_of_any_size_have_one_scale(phases: int, numbered: bool) -> None:
+def test_matrices_of_any_size_have_one_scale(phases, numbered):
     errors = [[10.0 ** -(i + j) for j in range(phases)] for i in range(phases)]
     figure = drawn.matrices(matrix(errors, ("KAN", "MLP")))
     panels = [axes for axes in figure.axes if axes.get_title()]
@@ -117,5 +114,5 @@ def test_matrices_of_any_size_have_one_scale(phases: int, numbered: bool) -> Non
         (2e4, "2e4"),
     ],
 )
-def test_short_numbers(value: float, text: str) -> None:
+def test_short_numbers(value, text):
     assert drawn.short_number(value) == text

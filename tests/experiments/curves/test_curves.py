@@ -1,10 +1,6 @@
 """`kanrun curves` at its defaults and smaller: tables, claims, figures, custom points, errors."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
@@ -12,6 +8,7 @@ import pytest
 from kanrun.experiments import curves
 from kanrun.experiments.curves import plots
 from kanrun.experiments.curves.parts import function_of
+from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
 
 from kanrun.cli.app import main
@@ -24,28 +21,28 @@ CONFIGURATION = Path(__file__).parents[3] / "conf"
 CLAIMS = 20
 
 
-def settings(*overrides: str, study: str | None = None) -> CurvesConfig:
+def settings(*overrides, study=None):
     """The configuration of the command with a study and `key=value` changes."""
     files = [
         CONFIGURATION / "curves.yaml",
         *([CONFIGURATION / f"study/curves/{study}.yaml"] if study else []),
     ]
     parts = [
-        OmegaConf.masked_copy(loaded, [key for key in loaded if key != "defaults"])  # type: ignore[arg-type]
+        OmegaConf.masked_copy(loaded, [key for key in loaded if key != "defaults"])
         for loaded in map(OmegaConf.load, files)
     ]
     merged = OmegaConf.merge(
         OmegaConf.structured(CurvesConfig), *parts, OmegaConf.from_dotlist(list(overrides))
     )
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    return OmegaConf.to_object(merged)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def run(tmp_path, monkeypatch):
     """Run it to its end; figures are drawn, but take longer than all else to write."""
     monkeypatch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
 
-    def start(*overrides: str, study: str | None = None) -> Run:
+    def start(*overrides, study=None):
         done = run_config(curves, settings(*overrides, study=study), tmp_path / "outputs")
         assert done.manifest.reason is None
         return done
@@ -53,19 +50,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     return start
 
 
-def points_file(folder: Path, text: str) -> str:
+def points_file(folder, text):
     path = folder / "points.csv"
     path.write_text(text)
     return str(path)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finished(tmp_path_factory):
     """A run with the defaults."""
     return run_config(curves, settings(), tmp_path_factory.mktemp("outputs"))
 
 
-def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished: Run) -> None:
+def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished):
     claims = finished.manifest.claims
     assert [claim.sentence for claim in claims if not claim.holds] == []
     assert len(claims) == CLAIMS
@@ -73,7 +70,7 @@ def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished:
     assert drawn == {draw.__name__ for draw in plots.FIGURES}
 
 
-def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(finished: Run) -> None:
+def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(finished):
     summary = finished.table("summary").set_index(["curve", "points"])["max_error"]
     assert summary["polynomial", 10] == pytest.approx(0.3003, abs=1e-4)
     assert summary["polynomial", 20] == pytest.approx(8.579, abs=1e-2)
@@ -81,7 +78,7 @@ def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(fin
     assert summary["spline", 40] < 1e-3
 
 
-def test_measured_orders_are_recorded_with_their_range_of_points(finished: Run) -> None:
+def test_measured_orders_are_recorded_with_their_range_of_points(finished):
     orders = finished.table("orders").set_index("degree")
     assert orders.loc[1, "order"] == pytest.approx(2, abs=0.1)
     assert orders.loc[3, "order"] == pytest.approx(4, abs=0.4)
@@ -100,35 +97,33 @@ def test_measured_orders_are_recorded_with_their_range_of_points(finished: Run) 
         ("function.domain=[[-0.1,0.1]]", False),
     ],
 )
-def test_growth_and_orders_are_claimed_of_the_default_function_alone(
-    function: str, default: bool
-) -> None:
+def test_growth_and_orders_are_claimed_of_the_default_function_alone(function, default):
     assert function_of(settings(function)).is_default is default
     if not default:
         orders = pandas.DataFrame({"default_function": [False]})
         assert curves.claims({"orders": orders}) == []
 
 
-def test_the_four_points_lie_on_the_polynomial(finished: Run) -> None:
+def test_the_four_points_lie_on_the_polynomial(finished):
     points = finished.table("lecture_points")
     assert points[["x", "y"]].to_numpy().tolist() == [[0, 5], [1, 1], [2, 3], [5, 2]]
     assert (points["polynomial"] == points["y"]).all()
 
 
-def test_the_pieces_of_the_drawn_curve_are_n_less_k_and_meet(finished: Run) -> None:
+def test_the_pieces_of_the_drawn_curve_are_n_less_k_and_meet(finished):
     pieces = finished.table("bezier_control")
     assert pieces["piece"].nunique() == 9 - 3
     corners = pieces.groupby("piece")[["x", "y"]]
-    np.testing.assert_array_equal(corners.last().to_numpy()[:-1], corners.first().to_numpy()[1:])
+    assert_array_equal(corners.last().to_numpy()[:-1], corners.first().to_numpy()[1:])
 
 
-def test_knots_may_be_repeated(run: Callable[..., Run]) -> None:
+def test_knots_may_be_repeated(run):
     done = run(study="multiplicity")
     assert done.table("bspline_knots")["multiplicity"].tolist() == [4, 1, 2, 3, 4]
     assert done.table("bezier_control")["piece"].nunique() == 4
 
 
-def test_only_the_identities_depend_on_the_seed(run: Callable[..., Run]) -> None:
+def test_only_the_identities_depend_on_the_seed(run):
     done = run("n_seeds=2", "seed=3", "parts=[lecture,identities]")
     assert done.table("lecture_points")["seed"].unique().tolist() == [3]
     curves = done.table("identities")
@@ -138,28 +133,24 @@ def test_only_the_identities_depend_on_the_seed(run: Callable[..., Run]) -> None
     assert sum(over in (claim.spread or "") for claim in done.manifest.claims) == 7
 
 
-def test_a_curve_goes_through_the_users_points_and_another_near_them(
-    run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_a_curve_goes_through_the_users_points_and_another_near_them(run, tmp_path):
     angle = np.linspace(0, 5, 60)
     rows = "\n".join(f"p{i},{a},{np.cos(a)},{np.sin(2 * a)}" for i, a in enumerate(angle))
     path = points_file(tmp_path, f"name,time,y,x\n{rows}\n")
     done = run("parts=[planar]", f"target.path={path}", "control_points=30")
     points, summary = done.table("planar_points"), done.table("summary")
-    np.testing.assert_allclose(points["x"], np.sin(2 * angle), rtol=1e-15)
+    assert_allclose(points["x"], np.sin(2 * angle), rtol=1e-15)
     assert summary["control_points"].tolist() == [60, 30]
     assert summary["max_distance"][0] < 1e-14
     assert 1e-6 < summary["rms_distance"][1] < 1e-2
     timed = run(
         "parts=[planar]", f"target.path={path}", "target.columns=[y,time]", "target.parameter=time"
     )
-    np.testing.assert_allclose(timed.table("planar_points")["t"], angle)
-    np.testing.assert_allclose(timed.table("planar_points")["y"], angle)
+    assert_allclose(timed.table("planar_points")["t"], angle)
+    assert_allclose(timed.table("planar_points")["y"], angle)
 
 
-def test_without_x_and_y_the_first_two_columns_of_numbers_count(
-    run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
     path = points_file(
         tmp_path,
         "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)),
@@ -197,9 +188,7 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(
         (["target.path=no such file.csv"], "there is no file"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_a_run(
-    overrides: list[str], sentence: str
-) -> None:
+def test_settings_that_cannot_work_are_refused_before_a_run(overrides, sentence):
     with pytest.raises(UsageError, match=sentence):
         check_config(curves, settings(*overrides))
 
@@ -224,23 +213,19 @@ def test_settings_that_cannot_work_are_refused_before_a_run(
         ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["control_points=5"], "control_points=5 must be at most 4"),
     ],
 )
-def test_points_that_make_no_curve_are_refused(
-    tmp_path: Path, text: str, overrides: list[str], sentence: str
-) -> None:
+def test_points_that_make_no_curve_are_refused(tmp_path, text, overrides, sentence):
     path = points_file(tmp_path, text)
     with pytest.raises(UsageError, match=sentence):
         check_config(curves, settings("parts=[planar]", f"target.path={path}", *overrides))
 
 
-def test_figures_and_claims_of_no_tables_are_none() -> None:
-    tables: dict[str, Any] = {}
+def test_figures_and_claims_of_no_tables_are_none():
+    tables = {}
     assert list(curves.figures(tables)) == []
     assert curves.claims(tables) == []
 
 
-def test_the_real_command_leaves_a_run_and_refuses_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_real_command_leaves_a_run_and_refuses_in_one_sentence(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
     points_file(tmp_path, "x,y\n0,0\n1,1\n2,0\n3,1\n4,4\n")

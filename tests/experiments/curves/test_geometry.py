@@ -1,7 +1,5 @@
 """Curves of `kanrun curves` against slow references: exact fractions, the recursion, scipy."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from math import comb
 
@@ -11,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kanrun.experiments.curves.geometry import (
     PER_SPAN,
-    Array,
     approximate,
     basis_on,
     bernstein,
@@ -41,17 +38,17 @@ from kanrun.errors import UsageError
 UNIT = np.linspace(0, 1, 33)
 
 
-def drawn(*shape: int, seed: int = 0) -> Array:
+def drawn(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def curve_with(degree: int, inner: list[float], seed: int = 0) -> BSpline:
+def curve_with(degree, inner, seed=0):
     return BSpline(
         clamped_knots(inner, 0.0, 1.0, degree), drawn(len(inner) + degree + 1, 2, seed=seed), degree
     )
 
 
-def with_repeats(degree: int, seed: int) -> BSpline:
+def with_repeats(degree, seed):
     """A random curve whose inner knots have multiplicities from 1 to degree + 1."""
     draws = np.random.default_rng(seed)
     places = (np.arange(1, 6) + 0.4 * draws.random(5)) / 7
@@ -60,9 +57,7 @@ def with_repeats(degree: int, seed: int) -> BSpline:
 
 @settings(deadline=None, max_examples=15)
 @given(degree=st.integers(1, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
-def test_the_left_side_is_the_piece_before_the_knot(
-    degree: int, seed: int, derivative: int
-) -> None:
+def test_the_left_side_is_the_piece_before_the_knot(degree, seed, derivative):
     curve = with_repeats(degree, seed)
     pieces = PPoly.from_spline(BSpline(curve.t, curve.c[:, 0], degree)).derivative(derivative)
     kept = pieces.x[:-1] < pieces.x[1:]  # scipy keeps the empty pieces between equal knots
@@ -77,9 +72,7 @@ def test_the_left_side_is_the_piece_before_the_knot(
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 6])
-def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(
-    degree: int,
-) -> None:
+def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(degree):
     for multiplicity in range(1, degree + 1):
         found = list(jumps(with_multiple_knot(degree, multiplicity), 0.5))
         assert [jump["derivative"] for jump in found] == list(range(degree + 1))
@@ -90,7 +83,7 @@ def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable
 
 
 @pytest.mark.parametrize("degree", [1, 3, 5])
-def test_moving_a_control_point_moves_its_support_and_no_bit_elsewhere(degree: int) -> None:
+def test_moving_a_control_point_moves_its_support_and_no_bit_elsewhere(degree):
     curve = random_curve(degree, 3 * degree + 4, np.random.default_rng(1))
     t, before = samples(curve), curve.c.copy()
     for index in range(len(curve.c)):
@@ -104,7 +97,7 @@ def test_moving_a_control_point_moves_its_support_and_no_bit_elsewhere(degree: i
         assert int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()) <= degree + 1
 
 
-def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size() -> None:
+def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size():
     found = identities(random_curve(4, 14, np.random.default_rng(2)), np.ones(2))
     assert found["pieces"] == found["pieces_expected"] == 10
     assert found["most_spans"] == 5
@@ -114,7 +107,7 @@ def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size() -> No
 
 
 @pytest.mark.parametrize("degree", [0, 1, 4, 9, 20])
-def test_bernstein_polynomials_are_their_formula_in_exact_fractions(degree: int) -> None:
+def test_bernstein_polynomials_are_their_formula_in_exact_fractions(degree):
     for row, u in zip(bernstein(UNIT, degree), UNIT, strict=True):
         exact = Fraction(float(u))
         for i, value in enumerate(row):
@@ -124,15 +117,13 @@ def test_bernstein_polynomials_are_their_formula_in_exact_fractions(degree: int)
 
 @settings(deadline=None, max_examples=30)
 @given(degree=st.integers(0, 25), seed=st.integers(0, 999))
-def test_de_casteljau_equals_bernstein(degree: int, seed: int) -> None:
+def test_de_casteljau_equals_bernstein(degree, seed):
     control = drawn(degree + 1, 3, seed=seed)
     apart = np.abs(de_casteljau(control, UNIT) - bernstein(UNIT, degree) @ control).max()
     assert apart <= 1e-12 * np.abs(control).max()
 
 
-def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_control_points() -> (
-    None
-):
+def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_control_points():
     control = drawn(5, 2)
     levels = construction(control, 0.3)
     assert [len(level) for level in levels] == [5, 4, 3, 2, 1]
@@ -152,7 +143,7 @@ def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_con
         (4, [0.3, 0.3, 0.3, 0.3], 2),
     ],
 )
-def test_bezier_pieces_are_the_curve(degree: int, inner: list[float], count: int) -> None:
+def test_bezier_pieces_are_the_curve(degree, inner, count):
     curve = curve_with(degree, inner)
     pieces, ends = bezier_pieces(curve)
     assert pieces.shape == (count, degree + 1, 2)
@@ -164,19 +155,19 @@ def test_bezier_pieces_are_the_curve(degree: int, inner: list[float], count: int
         )
 
 
-def runge(x: Array) -> Array:
+def runge(x):
     return (1 / (1 + 25 * x**2))[:, None]
 
 
-def equispaced(count: int) -> Array:
+def equispaced(count):
     return np.linspace(-1, 1, count)
 
 
-def planar(count: int, seed: int = 0) -> Array:
+def planar(count, seed=0):
     return drawn(count, 2, seed=seed).cumsum(0)
 
 
-def lagrange(nodes: list[float], values: list[float], x: float) -> float:
+def lagrange(nodes, values, x):
     """The polynomial by Lagrange's formula in exact fractions."""
     exact = [Fraction(node) for node in nodes]
     total = Fraction(0)
@@ -189,7 +180,7 @@ def lagrange(nodes: list[float], values: list[float], x: float) -> float:
 
 
 @pytest.mark.parametrize("count", [2, 5, 20, 40])
-def test_the_polynomial_is_lagranges_in_exact_fractions(count: int) -> None:
+def test_the_polynomial_is_lagranges_in_exact_fractions(count):
     x = equispaced(count)
     at = np.array([-0.999, -0.3, 0.01, 0.5, 0.97])
     truth = [lagrange(x.tolist(), runge(x)[:, 0].tolist(), point) for point in at.tolist()]
@@ -198,7 +189,7 @@ def test_the_polynomial_is_lagranges_in_exact_fractions(count: int) -> None:
     assert_allclose(polynomial_through(x, runge(x), at)[:, 0], truth, rtol=1e-11, atol=1e-13)
 
 
-def test_products_stay_in_range_up_to_the_largest_number_of_points() -> None:
+def test_products_stay_in_range_up_to_the_largest_number_of_points():
     x, at = 1e-3 * chebpts2(1000), 1e-3 * equispaced(77)
     assert_allclose(polynomial_through(x, x[:, None], at), at[:, None], rtol=0, atol=1e-15)
 
@@ -206,8 +197,8 @@ def test_products_stay_in_range_up_to_the_largest_number_of_points() -> None:
 @settings(deadline=None, max_examples=25)
 @given(degree=st.integers(1, 7), extra=st.integers(0, 30), seed=st.integers(0, 999))
 def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameters(
-    degree: int, extra: int, seed: int
-) -> None:
+    degree, extra, seed
+):
     points = planar(degree + 1 + extra, seed)
     t = parameters_along(points)
     curve = interpolate(t, points, degree)
@@ -218,7 +209,7 @@ def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameter
 
 @settings(deadline=None, max_examples=25)
 @given(degree=st.integers(1, 5), fewer=st.integers(0, 20), seed=st.integers(0, 999))
-def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, seed: int) -> None:
+def test_a_curve_near_points_is_the_least_squares_one(degree, fewer, seed):
     points = planar(degree + 25, seed)
     t = parameters_along(points)
     curve = approximate(t, points, degree, len(points) - fewer)
@@ -228,7 +219,7 @@ def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, s
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
 
 
-def test_points_and_parameters_that_make_no_curve_are_refused() -> None:
+def test_points_and_parameters_that_make_no_curve_are_refused():
     points = planar(6)
     with pytest.raises(UsageError, match="at least 2 points, not 1"):
         parameters_along(points[:1])

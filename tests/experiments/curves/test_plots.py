@@ -1,19 +1,16 @@
 """The figures of `kanrun curves` by the data that they draw."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
 from kanrun.experiments.curves import plots as curves
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from numpy.testing import assert_allclose, assert_array_equal
 from pandas import DataFrame
 
 from kanrun.figures import figures_of
 
 
-def stored(figure: Figure) -> list[Axes]:
+def stored(figure):
     """The figure's axes, after laying it out without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -24,13 +21,13 @@ def stored(figure: Figure) -> list[Axes]:
     return figure.axes
 
 
-def drawn(axes: Axes, label: str) -> np.ndarray:
+def drawn(axes, label):
     """The points of the line of that label."""
     (line,) = [line for line in axes.get_lines() if line.get_label() == label]
     return np.asarray(line.get_xydata())
 
 
-def interpolants(*counts: int) -> DataFrame:
+def interpolants(*counts):
     x = np.linspace(-1, 1, 101)
     parts = [
         DataFrame({"points": float(n), "x": x, "truth": x**2, "polynomial": x + n, "spline": x})
@@ -39,22 +36,20 @@ def interpolants(*counts: int) -> DataFrame:
     return DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def square(**more: object) -> DataFrame:
+def square(**more):
     return DataFrame({"x": [0.0, 1.0, 1.0, 0.0], "y": [0.0, 0.0, 1.0, 1.0], **more})
 
 
-def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points() -> None:
+def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points():
     axes = stored(curves.interpolation(interpolants(4, 5, 6, 7, 8)))
     assert [ax.get_title() for ax in axes[:3]] == ["N = 4", "N = 6", "N = 8"]
-    np.testing.assert_allclose(drawn(axes[1], "polynomial")[:, 1], np.linspace(-1, 1, 101) + 6)
+    assert_allclose(drawn(axes[1], "polynomial")[:, 1], np.linspace(-1, 1, 101) + 6)
     assert len(axes[2].get_lines()[-1].get_xdata()) == 8
     below = axes[3].get_lines()[0].get_ydata()
-    np.testing.assert_allclose(
-        below, np.abs(np.linspace(-1, 1, 101) + 4 - np.linspace(-1, 1, 101) ** 2)
-    )
+    assert_allclose(below, np.abs(np.linspace(-1, 1, 101) + 4 - np.linspace(-1, 1, 101) ** 2))
 
 
-def test_errors_beyond_the_largest_are_drawn_there() -> None:
+def test_errors_beyond_the_largest_are_drawn_there():
     constant = interpolants(4).assign(truth=1.0, polynomial=1.0, spline=1.0)
     assert len(stored(curves.interpolation(constant))) == 2
     far = interpolants(4).assign(polynomial=1e290)
@@ -77,7 +72,7 @@ def test_errors_beyond_the_largest_are_drawn_there() -> None:
     assert drawn(axes, "spline, k = 1").tolist() == [[10, 0.1]]  # without an order
 
 
-def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
+def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys():
     points = np.array([10, 20, 40, 80])
     splines = DataFrame(
         {"curve": "spline", "degree": 3, "points": points, "max_error": 2.0 * points**-4.0}
@@ -90,23 +85,23 @@ def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
             summary, splines, DataFrame({"degree": [3], "order": [4.04], "last_points": [80]})
         )
     )
-    np.testing.assert_allclose(drawn(axes, "polynomial"), [[10, 0.3], [20, 9.0]])
-    np.testing.assert_allclose(drawn(axes, "spline, k = 3: order 4.0")[:, 1], 2.0 * points**-4.0)
+    assert_allclose(drawn(axes, "polynomial"), [[10, 0.3], [20, 9.0]])
+    assert_allclose(drawn(axes, "spline, k = 3: order 4.0")[:, 1], 2.0 * points**-4.0)
     theory = np.asarray(axes.get_lines()[3].get_xydata())
-    np.testing.assert_allclose(theory[:, 1], 2.0 * theory[:, 0] ** -4)
+    assert_allclose(theory[:, 1], 2.0 * theory[:, 0] ** -4)
 
 
-def test_a_basis_function_is_drawn_where_it_is_not_zero_and_a_knot_as_often_as_it_counts() -> None:
+def test_a_basis_function_is_drawn_where_it_is_not_zero_and_a_knot_as_often_as_it_counts():
     t = np.linspace(0, 1, 5)
     basis = DataFrame({"function": 0.0, "t": t, "value": [0.0, 0.0, 0.0, 0.5, 1.0]})
     knots = DataFrame({"knot": [0.0, 1.0], "multiplicity": [1, 3]})
     (axes,) = stored(curves.bspline_basis(basis, knots))
     line, first, last = axes.get_lines()
-    np.testing.assert_array_equal(line.get_ydata(), [np.nan, np.nan, 0.0, 0.5, 1.0])
+    assert_array_equal(line.get_ydata(), [np.nan, np.nan, 0.0, 0.5, 1.0])
     assert [len(first.get_xdata()), len(last.get_xdata())] == [1, 3]
 
 
-def test_continuity_draws_the_recorded_jumps_of_its_degree_only() -> None:
+def test_continuity_draws_the_recorded_jumps_of_its_degree_only():
     lines = DataFrame(
         {"curve": [0.0, 0.0, 1.0, 1.0], "t": [0.0, 1.0] * 2, "value": [0.0, 1.0, 1.0, 0.0]}
     )
@@ -120,11 +115,11 @@ def test_continuity_draws_the_recorded_jumps_of_its_degree_only() -> None:
     )
     left, right = stored(curves.continuity(lines, jumps))
     assert len(left.get_lines()) == 3
-    np.testing.assert_allclose(drawn(right, "m = 1: C¹")[:, 1], [curves.SMALLEST_JUMP, 1e-16, 0.5])
-    np.testing.assert_allclose(drawn(right, "m = 2: C⁰")[:, 1], [curves.SMALLEST_JUMP, 0.3, 0.2])
+    assert_allclose(drawn(right, "m = 1: C¹")[:, 1], [curves.SMALLEST_JUMP, 1e-16, 0.5])
+    assert_allclose(drawn(right, "m = 2: C⁰")[:, 1], [curves.SMALLEST_JUMP, 0.3, 0.2])
 
 
-def test_every_figure_is_drawn_from_the_tables_that_it_names() -> None:
+def test_every_figure_is_drawn_from_the_tables_that_it_names():
     tables = {
         "bernstein_basis": DataFrame({"function": [0.0], "u": [0.0], "value": [1.0]}),
         "other": DataFrame(),

@@ -1,23 +1,19 @@
 """Marks in the figures of grid extension: parameters = training points, and E G = N."""
 
-from __future__ import annotations
-
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
 from kanrun.experiments.extend_grid import plots as drawn
-from matplotlib.figure import Figure
 from pandas import DataFrame, concat
 
 GRIDS = [5, 10, 20, 50]
 MARKS = ["parameters = training points", "the paper's E·G = training points"]
 
 
-def stages(**more: Any) -> DataFrame:
+def stages(**more):
     """One schedule, E = 3: E (G + 5) parameters reach 90 points at G = 25, E G at G = 30."""
-    columns: dict[str, Any] = {
+    columns = {
         "seed": 0,
         "shape": "2-1-1",
         "schedule": "list, nested",
@@ -37,7 +33,7 @@ def stages(**more: Any) -> DataFrame:
     return DataFrame({**columns, **more})
 
 
-def steps() -> DataFrame:
+def steps():
     rows = [
         (0, "2-1-1", "list, nested", stage, grid)
         for stage, grid in enumerate(GRIDS)
@@ -47,17 +43,17 @@ def steps() -> DataFrame:
     return table.assign(train_rmse=1e-3, test_rmse=2e-3)
 
 
-def labels(figure: Figure) -> list[str]:
+def labels(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def marks(figure: Figure, panel: int = 0) -> list[float]:
+def marks(figure, panel=0):
     """Where the two kinds of marks stand, which are the only lines behind everything else."""
     lines = [line for line in figure.axes[panel].lines if line.get_zorder() == 0]
     return [float(np.asarray(line.get_xdata())[0]) for line in lines]
 
 
-def test_the_staircase_is_marked_at_the_stage_that_crosses() -> None:
+def test_the_staircase_is_marked_at_the_stage_that_crosses():
     figure = drawn.staircase(steps(), stages())
     assert marks(figure) == [10, 10]  # the fourth stage, G = 50, starts at the tenth step
     assert labels(figure) == ["train", "test", *MARKS]
@@ -66,7 +62,7 @@ def test_the_staircase_is_marked_at_the_stage_that_crosses() -> None:
     assert labels(later) == ["train", "test"]  # of what is drawn
 
 
-def test_numbers_of_stages_that_are_near_each_other_do_not_overlap() -> None:
+def test_numbers_of_stages_that_are_near_each_other_do_not_overlap():
     table = concat([steps(), steps().assign(stage=9, intervals=99).head(1)], ignore_index=True)
     (axes,) = drawn.staircase(table.assign(stage=[*range(12), 12]), stages()).axes
     places = sorted(text.get_position()[0] for text in axes.texts)
@@ -75,27 +71,27 @@ def test_numbers_of_stages_that_are_near_each_other_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("panel", [0, 1])
-def test_both_marks_are_on_the_axis_of_intervals(panel: int) -> None:
+def test_both_marks_are_on_the_axis_of_intervals(panel):
     published = DataFrame({"shape": "2-1-1", "intervals": [5], "paper": [0.1], "pykan": [0.2]})
     figure = drawn.error_against_intervals(stages(), published)
     assert marks(figure, panel) == [25, 30]
     assert labels(figure)[1:] == [*MARKS, "paper, Figure 2.3", "pykan 0.2.8"]
 
 
-def test_a_mark_far_beyond_the_grids_is_not_drawn() -> None:
+def test_a_mark_far_beyond_the_grids_is_not_drawn():
     figure = drawn.error_against_intervals(
         stages(threshold=9000), published=DataFrame({"shape": []})
     )
     assert marks(figure) == [30]
 
 
-def test_marks_of_every_number_of_points() -> None:
+def test_marks_of_every_number_of_points():
     more = stages(train_points=1000, threshold=250, paper_threshold=300)
     figure = drawn.error_against_points(concat([stages(), more], ignore_index=True))
     assert marks(figure) == [25, 30, 250, 300]
 
 
-def test_overfitted_networks_are_marked_too() -> None:
+def test_overfitted_networks_are_marked_too():
     figure = drawn.overfit(stages())
     assert marks(figure) == [25, 30]
     assert len(labels(figure)) == 4

@@ -1,9 +1,6 @@
 """Which grids a schedule names, and that a training follows them."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -24,21 +21,21 @@ from kanrun.errors import UsageError
 DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 
 
-def data() -> TrainingData:
+def data():
     x = torch.linspace(-1, 1, 90, dtype=torch.float64)[:, None]
     samples = Samples(x, torch.sin(4 * x) + 0.1 * x)
     return TrainingData(samples.part(torch.arange(0, 90, 2)), samples.part(torch.arange(1, 90, 4)))
 
 
-def create(intervals: int, generator: Generator) -> KAN:
+def create(intervals, generator):
     return KAN.create([1, 1], intervals, EdgeSpec(base="silu"), domain=DOMAIN, generator=generator)
 
 
-def doubled(first: int, last: int, **more: Any) -> Schedule:
+def doubled(first, last, **more):
     return Schedule(kind="doubling", first=first, last=last, **more)
 
 
-def test_grids() -> None:
+def test_grids():
     assert doubled(3, 50).grids == (3, 6, 12, 24, 48)
     assert doubled(3, 31, nested=False).grids == (3, 7, 15, 31)
     assert doubled(3, 3).grids == (3,)
@@ -62,12 +59,12 @@ def test_grids() -> None:
         ({"kind": "plateau", "intervals": [3], "patience": 0}, "patience=0 must be at least 1"),
     ],
 )
-def test_impossible_schedules_are_refused(entry: object, message: str) -> None:
+def test_impossible_schedules_are_refused(entry, message):
     with pytest.raises(UsageError, match=message):
         schedule_of(entry)
 
 
-def test_a_plan_follows_its_schedule() -> None:
+def test_a_plan_follows_its_schedule():
     plan = Plan("lm", starts=1, weight=0.0)
     followed = Schedule([3, 6]).applied(plan)
     assert (followed.intervals, followed.steps, followed.patience) == ((3, 6), plan.steps, None)
@@ -89,7 +86,7 @@ def test_a_plan_follows_its_schedule() -> None:
         Schedule(kind="plateau", first=3, last=12, patience=2, steps=30),
     ],
 )
-def test_training_visits_the_grids(schedule: Schedule) -> None:
+def test_training_visits_the_grids(schedule):
     plan = schedule.applied(Plan("lm", starts=1, weight=0.0))
     trained = fit(partial(create, schedule.grids[0]), data(), plan, Generator().manual_seed(0))
     visited = tuple(stage.intervals for stage in trained.stages)
@@ -102,14 +99,14 @@ def test_training_visits_the_grids(schedule: Schedule) -> None:
     )
 
 
-def test_a_plateau_leaves_a_grid_when_validation_stalls() -> None:
+def test_a_plateau_leaves_a_grid_when_validation_stalls():
     adam = Plan("adam", starts=1, weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)
     trained = fit(partial(create, 3), data(), plan, Generator().manual_seed(0))
     assert all(stage.steps < 400 for stage in trained.stages)
 
 
-def test_the_threshold_is_where_parameters_reach_the_points() -> None:
+def test_the_threshold_is_where_parameters_reach_the_points():
     edges, degree, points = 3, 3, 900
     first = threshold_intervals(lambda g: edges * (g + degree + 2), points)
     assert edges * (first + degree + 2) >= points > edges * (first - 1 + degree + 2)

@@ -1,13 +1,9 @@
 """Other programs beside the search: what they find is judged as the search's formulas are."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-import sympy
 from kanrun.experiments.interpret import backends, check, run
 
 from kanrun.config import ExpressionTarget, InterpretConfig, KANConfig, SamplingConfig
@@ -17,7 +13,7 @@ from kanrun.formulas import parse, to_numpy
 TRUTH = "x0^3 + 2*sin(x1)"
 
 
-def settings(backend: str, **changes: Any) -> InterpretConfig:
+def settings(backend, **changes):
     target = ExpressionTarget(TRUTH, [[0.1, 1], [0.1, 1]])
     model = KANConfig(hidden=None, base="zero")
     return InterpretConfig(
@@ -33,12 +29,10 @@ def settings(backend: str, **changes: Any) -> InterpretConfig:
         ([], "failed"),
     ],
 )
-def test_what_a_peer_finds_has_our_judge(
-    found: list[str], outcome: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, Any] = {}
+def test_what_a_peer_finds_has_our_judge(found, outcome, monkeypatch):
+    seen = {}
 
-    def other(x: Any, y: Any, seconds: float, seed: int) -> list[sympy.Expr]:
+    def other(x, y, seconds, seed):
         seen.update(x=x, y=y, seconds=seconds)
         return [parse(text, ["x0", "x1"]) for text in found]
 
@@ -51,7 +45,7 @@ def test_what_a_peer_finds_has_our_judge(
     assert 4 < seen["seconds"] < 8
 
 
-def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(
         backends.BACKENDS, "gplearn", ("a_module_that_nobody_has", backends.BACKENDS["gplearn"][1])
     )
@@ -61,8 +55,8 @@ def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         check(settings("gplearn"))
 
 
-def test_a_list_of_functions_in_prefix_order_is_read() -> None:
-    def node(name: str, arity: int) -> SimpleNamespace:
+def test_a_list_of_functions_in_prefix_order_is_read():
+    def node(name, arity):
         return SimpleNamespace(name=name, arity=arity)
 
     text = [node("sub", 2), node("mul", 2), 0, np.float64(2.5), node("log", 1), 1]
@@ -72,7 +66,7 @@ def test_a_list_of_functions_in_prefix_order_is_read() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["operon", "gplearn"])
-def test_peers_run_for_their_seconds(backend: str) -> None:
+def test_peers_run_for_their_seconds(backend):
     package, search = backends.BACKENDS[backend]
     pytest.importorskip(package)
     x = np.random.default_rng(0).uniform(-1, 1, (100, 1))

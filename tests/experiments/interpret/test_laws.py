@@ -1,10 +1,5 @@
 """Laws of physics from tables in the units and with the noise that they come with."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +11,7 @@ from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
 
 #: Ranges of the inputs in SI units, the law, the relative noise of its values, rows.
-LAWS: dict[str, tuple[dict[str, tuple[float, float]], str, float, int]] = {
+LAWS = {
     "kepler": ({"axis": (5e10, 5e12)}, "2*pi*axis^(3/2)/sqrt(1.32712e20)", 1e-3, 120),
     "gas": (
         {"moles": (0.5, 3), "kelvin": (250, 400), "volume": (0.01, 0.05)},
@@ -37,7 +32,7 @@ LAWS: dict[str, tuple[dict[str, tuple[float, float]], str, float, int]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kepler", "gas", "lens", "coulomb", "pendulum"])
-def test_a_law_is_found_in_its_table(name: str, tmp_path: Path) -> None:
+def test_a_law_is_found_in_its_table(name, tmp_path):
     ranges, law, noise, rows = LAWS[name]
     generator = np.random.default_rng(4)
     low, high = np.array(list(ranges.values())).T
@@ -54,7 +49,7 @@ def test_a_law_is_found_in_its_table(name: str, tmp_path: Path) -> None:
         sampling=SamplingConfig(n_train=None, n_test=None, validation_fraction=0.2),
         budget=4.0 if name == "kepler" else 12.0,
     )
-    records: list[Any] = list(experiment.run(cfg, {}, 0))
+    records = list(experiment.run(cfg, {}, 0))
     summary = next(
         record.values for record in records if isinstance(record, Row) and record.table == "summary"
     )

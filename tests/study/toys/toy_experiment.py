@@ -10,23 +10,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.runs import Checkpoint, Claim, Manifest, Note, Point, Record, Row, RunFolder, Table
+from kanrun.runs import Checkpoint, Claim, Note, Point, Row, RunFolder, Table
 from kanrun.runs.records import write_points
 from kanrun.study import execute, points
 from kanrun.study.points import Study
 
 if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
+    pass
 
 
 @dataclass
@@ -46,7 +44,7 @@ class ToyConfig(ExperimentConfig):
 class ToyStudy(Study):
     """Points of the toy experiment, which differ in their sizes."""
 
-    def __init__(self, configs: tuple[ToyConfig, ...]) -> None:
+    def __init__(self, configs):
         several = len(configs) > 1
         own = tuple(
             Point(number, values={"sizes": cfg.sizes} if several else {})
@@ -55,17 +53,11 @@ class ToyStudy(Study):
         super().__init__("toy", ("toy",), points=own)
         object.__setattr__(self, "configs", configs)
 
-    def config(self, number: int) -> ToyConfig:
+    def config(self, number):
         return self.configs[number]
 
 
-def play(
-    place: Path,
-    *configs: ToyConfig,
-    experiment: Any = None,
-    resume: bool = False,
-    quiet: bool = True,
-) -> Manifest:
+def play(place, *configs, experiment=None, resume=False, quiet=True):
     """Run the toy in a new folder below `place`, or resume it in the folder `place`."""
     experiment, study = experiment or sys.modules[__name__], ToyStudy(configs)
     checked = points.check(experiment, study)
@@ -81,22 +73,20 @@ def play(
     return execute.execute(experiment, study, folder, checked, attempt)
 
 
-def check(cfg: ToyConfig) -> None:
+def check(cfg):
     if cfg.steps < 1:
         raise UsageError(f"steps={cfg.steps} must be at least 1")
 
 
-def using_threads(threads: int) -> contextlib.AbstractContextManager[None]:
+def using_threads(threads):
     return contextlib.nullcontext()  # no torch to limit, so none to load in each worker
 
 
-def cells(cfg: ToyConfig) -> list[dict[str, Any]]:
+def cells(cfg):
     return [{"size": size} for size in cfg.sizes]
 
 
-def run(
-    cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None = None
-) -> Iterator[Record]:
+def run(cfg, cell, seed, resume=None):
     size = cell["size"]
     state, start = np.random.default_rng((size, seed)).normal(size=size), 0
     if resume is None:
@@ -128,10 +118,10 @@ def run(
     yield Row("summary", {"size": size, "test_rmse": rmse, "pid": os.getpid()})
 
 
-def figures(tables: Mapping[str, pandas.DataFrame]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def figures(tables):
     from matplotlib.figure import Figure
 
-    def loss() -> Figure:
+    def loss():
         if "figures" in os.environ.get("TOY_BROKEN", ""):
             raise ValueError("no ink")
         figure = Figure(figsize=(2, 2))
@@ -141,7 +131,7 @@ def figures(tables: Mapping[str, pandas.DataFrame]) -> Iterator[tuple[str, Calla
     yield "loss", loss
 
 
-def claims(tables: Mapping[str, pandas.DataFrame]) -> list[Claim]:
+def claims(tables):
     worst = float(tables["summary"]["test_rmse"].max())
     return [
         Claim("the error is small", worst, "at most 1", worst <= 1),
@@ -149,14 +139,14 @@ def claims(tables: Mapping[str, pandas.DataFrame]) -> list[Claim]:
     ]
 
 
-def _misbehave(cfg: ToyConfig, size: int, seed: int) -> None:
+def _misbehave(cfg, size, seed):
     if size in cfg.fails or (size in cfg.fails_once and _first(cfg, size, seed)):
         raise TrainingFailed(f"the loss of size {size} is not finite at step 3")
     if size in cfg.dies or (size in cfg.dies_once and _first(cfg, size, seed)):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _first(cfg: ToyConfig, size: int, seed: int) -> bool:
+def _first(cfg, size, seed):
     try:
         (Path(cfg.marks) / f"{size}-{seed}").touch(exist_ok=False)
     except FileExistsError:
