@@ -87,18 +87,25 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Figures:
-    """Yield the convergence by equation, and solution, errors and sections by network."""
+    """Yield convergence and windows by equation, and solution, errors and sections by network."""
     from kanrun.experiments.solve.plots import (
         convergence,
         curves_figure,
         maps_figure,
         sections_figure,
         solution_tables,
+        windows_figure,
     )
 
+    alone = tables["metrics"]["equation"].nunique() == 1
     for name, rows in tables["metrics"].groupby("equation", sort=False):
-        alone = tables["metrics"]["equation"].nunique() == 1
-        yield "convergence" if alone else f"convergence_{name}", partial(convergence, rows)
+        cut = rows.groupby("network")["window"].transform("max") > 0
+        for kind, draw, some in (
+            ("convergence", convergence, rows[~cut]),
+            ("windows", windows_figure, rows[cut]),
+        ):
+            if len(some):
+                yield kind if alone else f"{kind}_{name}", partial(draw, some)
     for number, each in solution_tables(tables).items():
         one = len(each.variables) == 1
         yield f"solution_{number}", partial(curves_figure if one else maps_figure, each)

@@ -69,6 +69,22 @@ def convergence(metrics: DataFrame) -> Figure:
 
 
 @styled
+def windows_figure(metrics: DataFrame) -> Figure:
+    """Draw estimated error, intervals and length of the windows of each solution over time."""
+    rows = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
+    figure, (panels,) = grid_of_panels(1, 3, 2.6)
+    for label, each in rows.groupby("network", sort=False):
+        last = each.groupby("window").last()
+        until = last["until"].to_numpy(dtype=float)
+        columns = last["grid_change"], last["intervals"], last["until"].diff()
+        for axes, values in zip(panels, columns, strict=True):
+            axes.plot(until, values.to_numpy(dtype=float), ".-", label=str(label))
+    for axes, title in zip(panels, ("estimated error", "intervals", "length"), strict=True):
+        axes.set(title=title, xlabel="time", yscale="log")
+    return finish(figure, panels[:1])
+
+
+@styled
 def sections_figure(tables: SolutionTables) -> Figure:
     """Draw the unknowns along the first variable at several values of the second; dotted: truth."""
     (across, up), table = tables.variables, tables.solution

@@ -238,6 +238,7 @@ def stage_row(
     inside = points[((points >= low) & (points <= high)).all(axis=1)]
     return {
         "window": stage.window,
+        "until": float(high[-1]),
         "intervals": stage.intervals,
         "unknowns": stage.unknowns,
         "steps": stage.steps,

@@ -37,32 +37,34 @@ from kanrun.engine.equations.tensor_splines import (
     TensorSpace,
     patches,
 )
+from kanrun.engine.equations.tensor_starts import (
+    DAMPING,
+    FINER,
+    FIRST,
+    LM,
+    NONLINEAR_DAMPING,
+    first_guess,
+)
 from kanrun.engine.layers import EdgeSpec, SplineLayer
-from kanrun.engine.least_squares import LMPolicy, NormalEquations, StoppingCriteria, minimise
+from kanrun.engine.least_squares import NormalEquations, minimise
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.errors import TrainingFailed
-from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Products below this fraction of the estimated error do not count; without an estimate, products
 #: that are rounding relative to the largest.
 NEGLIGIBLE_PRODUCT, ROUNDING = 1e-3, 1e-15
-#: Nodes of [-1, 1] in each interval, away from Gauss points, at which residuals are measured.
-UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93])
+#: Nodes of [-1, 1] in each interval, away from Gauss points, at which residuals are measured, and
+#: their weights.
+UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
 #: Points of each variable at which two grids are compared, in one variable and in two; and steps of
 #: the power method.
 COMPARED_POINTS, POWER_STEPS = (2001, 101), 20
 #: Unknowns count as at least this fraction of their estimated sizes in relative changes.
 QUIET = 1e-6
-#: Damping of the first step of nonlinear equations on the first grid, and of all others; damping at
-#: which the sensitivity is measured, where other functions fit as well.
-NONLINEAR_DAMPING, DAMPING, OPEN_DAMPING = 1e-6, 1e-18, 1e-15
-LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
-#: Steps end where the objective falls by less than `rtol`: on the first grid, which may begin far
-#: from the solution, and on finer ones.
-FIRST = StoppingCriteria(max_steps=60, rtol=1e-3, patience=3)
-FINER = StoppingCriteria(max_steps=8, rtol=1e-2, patience=1)
+#: Damping at which the sensitivity is measured, where other functions fit as well.
+OPEN_DAMPING = 1e-15
 #: Multiplications of one factorisation at most, and those below which a finer grid follows although
 #: the error is small enough.
 MAX_WORK, CHEAP_WORK = 6e9, 1.5e8
@@ -111,7 +113,7 @@ class TensorSolver:
         self.box, self.count = system.box.tolist(), len(system.vocabulary.unknowns)
         rings = {each.periodic for each in system.conditions}
         self.periodic = [number in rings for number in range(len(self.box))]
-        self.nodes = np.polynomial.legendre.leggauss(GAUSS_POINTS)
+        self.rule = np.polynomial.legendre.leggauss(GAUSS_POINTS)
         #: The solution of the last grid.
         self.field: Field | None = None
 
@@ -145,10 +147,9 @@ class TensorSolver:
             start = space.project(first)
         else:
             space = self._space([np.linspace(*ends, intervals + 1) for ends in self.box])
-            start = self._smoothest(space)
-        parts = patches(self.rows, space, *self.nodes, self.field)
-        problem = TensorProblem(space, parts, start)
-        far = before is None and not self.system.is_linear
+            start = first_guess(self.rows, space, self.rule)
+        problem = TensorProblem(space, patches(self.rows, space, self.rule, self.field), start)
+        far = first is not None and before is None and not self.system.is_linear
         damping, stopping = (NONLINEAR_DAMPING, FIRST) if far else (DAMPING, FINER)
         stopping = replace(stopping, max_steps=min(stopping.max_steps, self.steps))
         state, steps = minimise(problem, LM, stopping, [damping], ended=time_limit_reached)
@@ -167,19 +168,6 @@ class TensorSolver:
         x, y, *_ = *(Space(each, walls, ring) for each, ring in pairs), Space(None, walls)
         return TensorSpace((x, y), self.count)
 
-    def _smoothest(self, space: TensorSpace) -> Array:
-        """Return what nonlinear equations start from: the smoothest function of the conditions."""
-        start, vocabulary = np.zeros(space.shape), self.system.vocabulary
-        if self.system.is_linear:
-            return start
-        order = self.system.order
-        names = [f"{u}_{x * order}" for u in vocabulary.unknowns for x in vocabulary.variables]
-        bends = [parse_relation(f"{name} = 0", vocabulary) for name in names]
-        parts = patches(self.rows, space, *self.nodes, equations=bends)
-        problem = TensorProblem(space, parts, start)
-        state, _ = minimise(problem, LM, FINER, [DAMPING])
-        return problem.coefficients(state.unknowns)
-
     def change(self, grid: _Grid, before: _Grid) -> float:
         """Return the largest relative root mean square change of an unknown."""
         difference = np.sqrt(np.square(grid.values - before.values).mean((1, 2)))
@@ -192,8 +180,7 @@ class TensorSolver:
         least = max(ROUNDING, NEGLIGIBLE_PRODUCT * (estimate or 0.0))
         self.field = field = self._field(grid, least)
         none = torch.zeros(0, dtype=torch.float64)
-        weights = np.full(len(UNSEEN), 2 / len(UNSEEN))
-        unseen = patches(self.rows, grid.space, UNSEEN, weights, field)
+        unseen = patches(self.rows, grid.space, UNSEEN, field)
         inside, border = (
             [each for each in unseen if (each.block.kind == "equation") == wanted]
             for wanted in (True, False)
@@ -222,7 +209,7 @@ class TensorSolver:
         """Return `EquationStage.sensitivity` by the power method, in units of the solution."""
         space, index = grid.space, torch.as_tensor(grid.space.index)
         products = [_mean_products(axis) for axis in space.axes]
-        parts = patches(self.rows, space, *self.nodes, self.field)
+        parts = patches(self.rows, space, self.rule, self.field)
         linear = TensorProblem(space, parts, grid.coefficients).linearise(grid.vector)
         solve = NormalEquations(linear).solver(np.array([OPEN_DAMPING]))
         size = np.maximum(grid.size, QUIET * self.rows.sizes.numpy())[:, None, None]

@@ -27,6 +27,8 @@ from kanrun.engine.least_squares.banded import ElementRows, Pattern
 from kanrun.formulas.equations import Derivative, Relation
 
 Index = NDArray[np.int64]
+#: Nodes of [-1, 1] in each interval, and their weights, whose sum is 2.
+Rule = tuple[Array, Array]
 
 #: Gauss points per interval and variable.
 GAUSS_POINTS = 4
@@ -210,25 +212,25 @@ class TensorProblem(Problem):
 def patches(
     rows: Collocation,
     space: TensorSpace,
-    nodes: Array,
-    weights: Array,
+    rule: Rule,
     solution: Field | None = None,
     equations: Sequence[Relation] | None = None,
+    condition_weight: float = CONDITION_WEIGHT,
 ) -> list[Patch]:
-    """Return the equations and the conditions of `rows` at nodes of all cells and faces.
+    """Return the equations and the conditions of `rows` at the nodes of all cells and faces.
 
     Periodic conditions are those of the space. Units are those of `solution`, see `with_units`.
     Other `equations` take the place of those of the system.
     """
     system, found = rows.system, list[tuple[Block, list[Places]]]()
-    inside = space.places(nodes, weights)
+    inside = space.places(*rule)
     for relation in system.equations if equations is None else equations:
         found.append((_block("equation", relation, inside), inside))
     for condition in system.conditions:
         for face in condition.faces:
-            places = space.places(nodes, weights, face)
+            places = space.places(*rule, face)
             block = _block("condition", condition.relation, places)
-            found.append((replace(block, weight=CONDITION_WEIGHT), places))
+            found.append((replace(block, weight=condition_weight), places))
     blocks = with_units(
         rows.weigh_corners([block for block, _ in found]), system, rows.sizes, solution
     )
