@@ -249,10 +249,11 @@ class InitialGuesses:
             for condition, derivative, value in system.given
             if condition.faces == (((2, low),),) and not any(derivative.index)
         }
-        if len(system.box) != 3 or self.ansatz.built_in or not any(known.values()):
+        possible = len(system.box) == 3 and system.is_evolution and not self.ansatz.built_in
+        if not possible or not any(known.values()):
             return None
         (layer,) = self._random(self.ansatz.form).network.edge_layers
-        intervals = layer.intervals
+        intervals = layer.grid.breakpoints.shape[1] - 1
         while True:
             edges = torch.linspace(-1, 1, intervals + 1, dtype=system.box.dtype).repeat(3, 1)
             field, error = self._products(known, edges, layer.spec)

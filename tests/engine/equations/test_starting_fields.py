@@ -5,9 +5,18 @@ import torch
 from torch import Generator
 from torch.testing import assert_close
 
-from kanrun.engine.equations import Condition, Field, Monomials, OutputForm, System
+from kanrun.engine.equations import (
+    Ansatz,
+    Condition,
+    EquationPolicy,
+    Field,
+    Monomials,
+    OutputForm,
+    System,
+)
+from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import edges_of, hard_conditions
-from kanrun.engine.equations.starting_fields import extend_constant, insert_knots
+from kanrun.engine.equations.starting_fields import InitialGuesses, extend_constant, insert_knots
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
@@ -104,3 +113,26 @@ def test_jets_of_built_in_conditions_are_their_derivatives():
     found = hard.apply(torch.zeros(len(monomials.indices), 5, 1, dtype=at.dtype), at, monomials)
     expected = torch.full((5, 1), 2.0, dtype=at.dtype)
     assert_close(monomials.derivative(found, (1, 1)), expected)
+
+
+def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resolves_them():
+    vocabulary, drawn = Vocabulary(("x", "y", "t"), ("u",)), Generator().manual_seed(0)
+    start = Condition(parse_relation("u = y*sin(6*pi*x) + x", vocabulary), (((2, 0.0),),))
+    box = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]], dtype=torch.float64)
+    heat = System(vocabulary, box, (parse_relation("u_t = u_xx + u_yy", vocabulary),), (start,))
+    domain = torch.tensor([[-1.0, 1.0]] * 3, dtype=torch.float64)
+
+    def create(outputs, generator):
+        shape, spec = (3, outputs), EdgeSpec(degree=5, base="zero")
+        return KAN.create(
+            shape, 5, spec, domain=domain, initialisation="spline", generator=generator
+        )
+
+    ansatz = Ansatz(create, OutputForm(1, 4, 3, separated=True), (5, 10), grows=True, widens=True)
+    rows = Collocation(heat, EquationPolicy(), drawn, None, growing=True)
+    found, _ = InitialGuesses(rows, ansatz, drawn).best()
+    at = low_discrepancy(box, 300, 0)
+    wanted = at[:, 1] * (6 * torch.pi * at[:, 0]).sin() + at[:, 0]
+    assert found.form.terms == 2
+    assert found.intervals == 20
+    assert float((values(found, at)[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
