@@ -61,6 +61,10 @@ class Points:
         weights, groups = (None if a is None else a[rows] for a in (self.weights, self.groups))
         return Points(self.x[rows], self.y[rows], weights, groups, self.forward)
 
+    def join(self, other: Points) -> Points:
+        """Return these points, which have no weights and groups, and then the others."""
+        return Points(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
     @property
     def shares(self) -> Array:
         """Weights, shape (points,); 1 by default."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
+from kanrun.config.models import widths_of
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, kan_parameters
@@ -76,7 +77,7 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
-        shapes = [getattr(cfg.model, "hidden", None) or []]
+        shapes = [list(widths_of(getattr(cfg.model, "hidden", None)))]
         return [asdict(CaseSettings(asdict(cfg.target), shapes))]
     if not cfg.cases:
         raise UsageError(

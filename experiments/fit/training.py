@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kanrun.experiments.fit.extra_points import add_points
+
 from kanrun.config import TARGETS, FitConfig
 from kanrun.engine.training import (
     Event,
+    Grown,
     Plan,
     Snapshot,
     Stage,
@@ -17,6 +20,7 @@ from kanrun.engine.training import (
     TrainingState,
     train,
 )
+from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import (
     Create,
@@ -28,6 +32,7 @@ from kanrun.study.build import (
 )
 from kanrun.study.checkpoints import (
     follow,
+    growth_row,
     model_checkpoint,
     slider_checkpoint,
     stage_row,
@@ -76,7 +81,16 @@ class Fit:
             yield Note(describe_training(model, self.plan, problem))
         events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
         trained = yield from follow(events, Progress(done, resume, self.why))
-        yield from results(self, cell, seed, trained)
+        if self.cfg.extra_points:
+            before = len(problem.data.train)
+            problem, trained, ratio = add_points(
+                problem, trained, self.plan, self.cfg.extra_points, seed
+            )
+            yield Note(
+                f"{len(problem.data.train) - before} points joined the training points; the error "
+                f"on new points is {ratio:.2g} times that on training points"
+            )
+        yield from results(replace(self, problem=problem), cell, seed, trained)
 
 
 def make_fit(
@@ -92,6 +106,11 @@ def make_fit(
     if vars(cfg.model).get("selection") == "evidence":
         sampling = replace(sampling, validation_fraction=0.0)
     problem = make_problem(cfg, target or cfg.target, sampling, seed)
+    if cfg.extra_points and (problem.dataset.target.function is None or sampling.noise):
+        raise UsageError(
+            f"extra_points={cfg.extra_points} needs a function without noise, of which more points "
+            "can be drawn. Set it to 0."
+        )
     plan, why = make_plan(cfg.model, cfg.solver, problem)
     return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
 
@@ -112,6 +131,11 @@ class Progress:
             best = self._lowest is None or event.errors.selected < self._lowest
             self._lowest = event.errors.selected if best else self._lowest
             yield Row("metrics", {**step_row(event), "best": best})
+            return
+        if isinstance(event, Grown):
+            yield from (Row("growth", growth_row(stage)) for stage in event.tried)
+            shapes = dict.fromkeys("-".join(map(str, s.network.shape)) for s in event.tried)
+            yield Note(f"tried the shapes {', '.join(shapes)}, until {event.reason}")
             return
         if isinstance(event, Stage):
             self._stages.append(event)

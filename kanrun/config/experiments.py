@@ -134,6 +134,12 @@ IMPLIED_TARGETS = {
 class FitConfig(TrainingConfig):
     """`kanrun fit`."""
 
+    extra_points: int = setting(
+        0,
+        "maximum number of points of a function that join the training points where the trained "
+        "network errs most",
+        minimum=0,
+    )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 
 

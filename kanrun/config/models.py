@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,14 @@ BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "
 ACTIVATIONS = ("silu", "relu", "tanh", "gelu", "sin", "identity")
 INITIALISATIONS = ("auto", "paper", "lecun", "glorot", "power_law", "spline")
 HIGHEST_DEGREE = 20  # of a spline
+AUTO = "auto"
+#: Widths of `model.hidden=auto` where no shape grows.
+AUTO_WIDTHS = (5,)
+
+
+def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
+    """Return the hidden widths of a setting; without a search, null is none."""
+    return AUTO_WIDTHS if hidden == AUTO else tuple(map(int, hidden or ()))
 
 
 @model(
@@ -26,7 +34,17 @@ class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
     hidden: list[int] | None = setting(
-        [5], "nodes of each hidden layer; null lets kanrun interpret search the shape", minimum=1
+        [5],
+        "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm; elsewhere it "
+        "is [5]); null lets kanrun interpret search it",
+        minimum=1,
+        words=(AUTO,),
+    )
+    budget: str = setting(
+        "normal",
+        "work of hidden=auto: up to 3 (fast), 6 (normal) or 12 (thorough) nodes of the first "
+        "hidden layer, with 4, 8 or 16 candidates for each width",
+        choices=("fast", "normal", "thorough"),
     )
     multiplication_nodes: list[int] = setting(
         [],
@@ -68,6 +86,15 @@ class KANConfig:
         choices=("validation", "evidence"),
     )
     kind: str = "kan"
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Yield errors for settings that go with widths, or with their search, alone."""
+        if self.hidden != AUTO and self.budget != "normal":
+            yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
+        if self.hidden == AUTO and self.edge_scaling == "single":
+            yield f"{at}hidden=auto needs {at}edge_scaling=separate."
+        if self.hidden == AUTO and self.multiplication_nodes:
+            yield f"{at}multiplication_nodes needs widths. Set {at}hidden, such as [5]."
 
 
 @model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.mlp:MLP", label="MLP")

@@ -299,6 +299,8 @@ def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
     path, rule = at + one.name, rule_of(one)
     if _is_missing(value):
         return value
+    if isinstance(value, str) and value in rule.words:
+        return value
     if hint is Any and one.name in GROUPS and not at and value is not None:
         hint = type(value) if is_dataclass(value) else _settings_of_choice(one.name, value)
     if is_dataclass(hint):

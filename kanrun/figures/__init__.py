@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import effects, pair_maps, predictions, residuals
-from kanrun.figures.runs import loss_curve, over_settings, overlaid
+from kanrun.figures.runs import growth, loss_curve, over_settings, overlaid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ __all__ = [
     "edges",
     "effects",
     "figures_of",
+    "growth",
     "loss_curve",
     "network_diagram",
     "over_settings",

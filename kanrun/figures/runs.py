@@ -23,6 +23,7 @@ from kanrun.figures.panels import (
     one_panel,
     panel_of_rows,
     seeds_across,
+    shape_name,
     small_multiples,
     ticks_at,
 )
@@ -99,6 +100,22 @@ def _steps(rows: pandas.DataFrame) -> Any:
     """Return the recorded steps, or their positions if these restart."""
     steps = rows["step"].to_numpy(dtype=float)
     return np.arange(len(rows), dtype=float) if (np.diff(steps) <= 0).any() else steps
+
+
+@styled
+def growth(growth: pandas.DataFrame) -> Figure:
+    """Draw the validation error of each shape that was tried over its parameters, grid by grid.
+
+    `growth` has the columns shape, parameters, validation_rmse and train_rmse, and may have seed.
+    """
+    rows = first_seed(growth)
+    error = "validation" if rows["validation_rmse"].notna().any() else "train"
+    figure, axes = one_panel(CURVE, width=WIDTH)
+    for index, (shape, group) in enumerate(rows.groupby("shape", sort=False)):
+        look: Any = {"color": CYCLE[index % len(CYCLE)], "marker": ".", "label": shape_name(shape)}
+        axes.plot(group["parameters"], group[f"{error}_rmse"], **look)
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=f"{error} RMSE")
+    return finish(figure, [axes], where="outside right upper")
 
 
 @styled

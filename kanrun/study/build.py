@@ -27,10 +27,13 @@ from kanrun.config import (
     check,
 )
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
+from kanrun.config.models import AUTO, widths_of
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
+    BUDGETS,
+    GrowthPolicy,
     Plan,
     Samples,
     Task,
@@ -115,6 +118,13 @@ def with_scalings(
     return _problem(dataset, problem.domain.dtype, problem.domain.device)
 
 
+def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
+    """Return the problem with `points` among its training points, or with them `only`."""
+    train = points if only else problem.dataset.train.join(points)
+    dataset = replace(problem.dataset, train=train)
+    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+
+
 def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
     def tensor(array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
@@ -183,7 +193,7 @@ def check_model(model: Any, inputs: int) -> None:
 
 def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
     """Return the widths of the network, inputs first."""
-    return (inputs, *(vars(model).get("hidden") or ()), outputs)
+    return (inputs, *widths_of(vars(model).get("hidden")), outputs)
 
 
 def intervals_of(model: Any) -> tuple[int, ...]:
@@ -274,6 +284,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         )
     edges = _edges(network_shape(model, problem.inputs, problem.outputs))
     automatic = getattr(model, "intervals", None) == "auto"
+    grows = getattr(model, "hidden", None) == AUTO and second_order
     unsmoothed = second_order and not intervals and not closed_form
     plan = Plan(
         name,
@@ -284,7 +295,10 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         order=CLASSIFICATION_ORDER if task == "classification" else None,
         selection=selection,
         # The choice of a width needs points that are held out.
-        select_width=getattr(solver, "select_width", False) and selection != "evidence",
+        select_width=not grows
+        and getattr(solver, "select_width", False)
+        and selection != "evidence",
+        growth=_growth(model, solver) if grows else None,
         update_grid=getattr(model, "update_grid", False),
         grid_eps=getattr(model, "grid_eps", 1.0),
         freeze_unseen=getattr(solver, "freeze_unseen", False),
@@ -294,6 +308,12 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         settings=settings,
     )
     return plan, why
+
+
+def _growth(model: KANConfig, solver: Any) -> GrowthPolicy:
+    """Return the limits of the budget; solver.n_starts replaces its number of candidates."""
+    policy = BUDGETS[model.budget]
+    return replace(policy, n_candidates=solver.n_starts or policy.n_candidates)
 
 
 def _edges(shape: tuple[int, ...]) -> int:
@@ -328,6 +348,8 @@ def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
 
 def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
     """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
+    if plan.growth:
+        return f"a KAN that grows to at most {plan.growth.max_nodes} nodes (hidden=auto)"
     kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
     solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
     parameters = _parameters(model, problem, plan.solver, plan.intervals[-1:])

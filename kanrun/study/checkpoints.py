@@ -35,6 +35,8 @@ Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 #: Fields of stages and snapshots that are dataclasses of plain values.
 _NESTED = {"errors": Errors, "penalty": SmoothnessPenalty, "transfer": GridTransfer}
+#: Columns of the table `growth`, besides the shape.
+GROWTH_COLUMNS = ("intervals", "parameters", "train_rmse", "validation_rmse", "test_rmse", "steps")
 TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
 #: Maximum numbers of parameters of all networks under one slider, and of their test points.
 MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
@@ -124,6 +126,13 @@ def stage_row(stage: Stage) -> dict[str, Value]:
         "steps": stage.steps,
         "seconds": stage.seconds,
     }
+
+
+def growth_row(stage: Stage) -> dict[str, Value]:
+    """Return a shape that was tried, its grid, size, errors and steps."""
+    shape = "-".join(map(str, stage.network.shape))
+    row = {name: value for name, value in stage_row(stage).items() if name in GROWTH_COLUMNS}
+    return {"shape": shape, **row}
 
 
 def _errors(errors: Errors) -> dict[str, Value]:

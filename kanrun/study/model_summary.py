@@ -152,6 +152,8 @@ def training_figures(
         classifies = "test_accuracy" in tables["summary"]
         error = "RMSE of the class probabilities" if classifies else "RMSE"
         yield "loss", partial(figures.loss_curve, tables["metrics"], error)
+    if "growth" in tables:
+        yield "growth", partial(figures.growth, tables["growth"])
     title = _formula_title(str(tables["summary"]["target"].iloc[0]))
     yield "predictions", partial(figures.predictions, tables["predictions"], title)
     yield "residuals", partial(figures.residuals, tables["predictions"])

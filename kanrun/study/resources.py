@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from kanrun.config import ExperimentConfig
+from kanrun.config.models import widths_of
 from kanrun.errors import UsageError
 from kanrun.monitoring import uninterrupted
 
@@ -143,7 +144,7 @@ def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
     )
     parameters = max(_parameters(part, inputs, outputs) for part in parts)
     points = max((part.get("n_train") or 0) + (part.get("n_test") or 0) for part in parts)
-    width = inputs + outputs + max(sum(part.get("hidden") or ()) for part in parts)
+    width = inputs + outputs + max(sum(widths_of(part.get("hidden"))) for part in parts)
     numbers = COPIES * (float(parameters) + float(points) * width)
     return MemoryEstimate(parameters, points, numbers * BYTES[cfg.precision])
 
@@ -196,7 +197,7 @@ def _parameters(part: Mapping[str, Any], inputs: int, outputs: int) -> int:
     if "hidden" in part:
         grids = [int(each) for each in listed(part.get("intervals")) if isinstance(each, int)]
         each = degree + max(grids, default=0) if "intervals" in part else 1
-        shape = (inputs, *(part["hidden"] or ()), outputs)
+        shape = (inputs, *widths_of(part["hidden"]), outputs)
         return sum(before * after * each for before, after in pairwise(shape))
     functions = part.get("control_points") or (part.get("kind") == "polynomial") * (degree + 1)
     return sum(map(int, listed(functions))) * outputs

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Numbers that must stay: each purpose draws from its own stream, so that more test points, or
 #: noise, change no training point.
-PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4}
+PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
 _TEST_FRACTION = 0.2  # of the rows of a table, by default
 _MIN_TRAIN = 2  # rows of a table: one has no standard deviation
 _MIN_FOR_VALIDATION = 20  # training points: of fewer, none are set aside

@@ -16,10 +16,25 @@ from kanrun.engine.training.data_fitting import (
     SmoothnessPenalty,
     degrees_of_freedom,
 )
+from kanrun.engine.training.grid_training import Event
 from kanrun.engine.training.lbfgs import LBFGS
-from kanrun.engine.training.loop import Event, Trained, fit, train
-from kanrun.engine.training.plan import Plan, TrainingCost, choose_solver, second_order_work
-from kanrun.engine.training.solver_run import GridTransfer, Snapshot, Stage, Step, TrainingState
+from kanrun.engine.training.loop import Trained, fit, train
+from kanrun.engine.training.plan import (
+    BUDGETS,
+    GrowthPolicy,
+    Plan,
+    TrainingCost,
+    choose_solver,
+    second_order_work,
+)
+from kanrun.engine.training.solver_run import (
+    GridTransfer,
+    Grown,
+    Snapshot,
+    Stage,
+    Step,
+    TrainingState,
+)
 from kanrun.engine.training.solvers import (
     Adam,
     LevenbergMarquardt,

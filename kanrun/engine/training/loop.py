@@ -8,61 +8,36 @@ the same numbers. Test errors are measured and reported; nothing is selected by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from collections.abc import Generator as Events
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from math import inf
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 from torch import Generator
 
-from kanrun.config.registry import SOLVERS
-from kanrun.engine.networks import Network, Regridded
-from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
+from kanrun.engine.networks import Network
+from kanrun.engine.training.data import Errors, TrainingData, measure
 from kanrun.engine.training.data_fitting import SmoothnessPenalty
+from kanrun.engine.training.grid_training import Event, GridTraining, finished
+from kanrun.engine.training.growth import Growth
 from kanrun.engine.training.multistart import MAX_START_INTERVALS, Create, best_start
-from kanrun.engine.training.plan import MARGIN, Plan
+from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solver_run import (
     LAST_TRIES,
     TRIES,
-    Best,
     Clock,
-    GridTransfer,
-    PenaltySearch,
     Setup,
-    Snapshot,
-    SolverRun,
     Stage,
-    Step,
-    StepLog,
     TrainingState,
     first_penalty,
     spent,
 )
 from kanrun.monitoring import time_limit_reached
 
-#: A hidden grid is kept while the activations fill this fraction of it.
-FILLED = 0.8
-#: Steps of LBFGS before hidden grids follow the ranges that it found.
-SETTLING = 30
-#: Seconds of training on one grid between two snapshots.
-SNAPSHOT_SECONDS = 10.0
 #: Widths are compared on grids with up to this many unknowns, or those of the full width on
 #: WIDTH_INTERVALS intervals.
 WIDTH_UNKNOWNS, WIDTH_INTERVALS = 220, 8
-#: A grid helps if the validation error falls below this fraction of the best before. After
-#: UNHELPFUL grids in a row without help an automatic schedule ends.
-HELPED, UNHELPFUL = 0.9, 2
-#: Relative validation error at which an automatic schedule ends: only rounding is left.
-ROUNDING = 1e-13
 #: Steps of the final fit on training and validation points together.
 FINAL_STEPS = 6
-
-
-Event = Step | Stage | Snapshot
-Y = TypeVar("Y")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -111,7 +86,7 @@ def train(
             yield stage
     chosen = min(training.stages, key=lambda stage: stage.selected)
     network = _final_fit(chosen, setup)
-    if network.shape != (full := shape or create(generator).shape):
+    if plan.select_width and network.shape != (full := shape or create(generator).shape):
         network = network.padded(full)
     errors = replace(measure(network, data), validation=chosen.errors.validation)
     return Trained(network, chosen, errors, training.stages, setup.clock.seconds)
@@ -119,17 +94,7 @@ def train(
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
     """Run `train` to its end, for callers that need no events."""
-    return _finished(train(create, data, plan, generator), lambda event: None)
-
-
-def _finished(events: Events[Y, None, R], tell: Callable[[Y], None]) -> R:
-    """Call `tell` with each of the events and return what their generator returns."""
-    while True:
-        try:
-            tell(next(events))
-        except StopIteration as end:
-            result: R = end.value
-            return result
+    return finished(train(create, data, plan, generator), lambda event: None)
 
 
 def _first(create: Create, setup: Setup) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
@@ -139,6 +104,11 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, tuple[int, ...],
     # One start takes quick steps too, in which hidden grids find their place.
     settles = plan.update_grid and len(shape) > 2
     settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
+    if plan.growth:
+        growth = Growth(setup, penalty, plan.growth)
+        growth.run(network)
+        training, events = growth.winner
+        return training, shape, [growth.record, *events]
     several = plan.starts > 1 or (plan.second_order and settles)
     if network.fit_linear(samples.x, samples.y, samples.roots) or not several:
         return GridTraining(network, penalty, setup), shape, []
@@ -187,176 +157,3 @@ def _final_fit(chosen: Stage, setup: Setup) -> Network:
             if spent(solver, before) or time_limit_reached():
                 break
     return network
-
-
-@dataclass
-class GridTraining:
-    """Trains one network grid by grid.
-
-    The last of `stages` so far holds the network that continues.
-    """
-
-    network: Network
-    penalty: SmoothnessPenalty
-    setup: Setup
-    stages: list[Stage] = field(default_factory=list)
-
-    @property
-    def lowest(self) -> float:
-        """The lowest validation error of a stage."""
-        return min((stage.selected for stage in self.stages), default=inf)
-
-    @property
-    def ends(self) -> bool:
-        """Whether finer grids are too large or not worth it.
-
-        Rounding is reached, or some did not help.
-        """
-        if not self.stages:
-            return False
-        plan = self.setup.plan
-        intervals = plan.schedule[min(len(self.stages), len(plan.schedule) - 1)]
-        if plan.max_unknowns and self.network.unknowns_at(intervals) > plan.max_unknowns:
-            return True
-        if not plan.stop_early:
-            return False
-        errors = [stage.selected for stage in self.stages]
-        if errors[-1] <= ROUNDING * baseline_error(self.setup.data):
-            return True
-        helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
-        return len(errors) - 1 - helped[-1] >= UNHELPFUL
-
-    def compared(self, grids: Sequence[int | None], limit: int | None) -> list[Event]:
-        """Train on those of `grids` with at most `limit` unknowns, at a constant weight.
-
-        Nothing resumes in the middle of a comparison, so the events lack snapshots.
-        """
-        events: list[Event] = []
-        for intervals in grids:
-            large = limit is not None and self.network.unknowns_at(intervals) > limit
-            if (self.stages and (large or time_limit_reached())) or self.ends:
-                break
-            steps = list[Step | Snapshot]()
-            stage = _finished(self.advance(intervals, 0), steps.append)
-            events += [*(step for step in steps if isinstance(step, Step)), stage]
-        return events
-
-    def advance(
-        self, intervals: int | None, tries: int, snapshot: Snapshot | None = None
-    ) -> Events[Step | Snapshot, None, Stage]:
-        """Move to a grid of `intervals` and train there; `snapshot` resumes in the middle.
-
-        At most `tries` weights of the penalty are tried.
-        """
-        setup, plan = self.setup, self.setup.plan
-        steps = snapshot.steps if snapshot else 0
-        log = StepLog(len(self.stages) + 1, setup.clock, setup.data, steps)
-        if snapshot is None:
-            run, best, transfer = yield from self._begun(intervals, log)
-        else:
-            run, best, transfer = self._resumed(snapshot)
-        yield from self._run(run, best, log, transfer)
-        inflation = 1.0
-        if plan.second_order and plan.weight is None:
-            search = PenaltySearch(best, self.penalty, setup, log)
-            if plan.selection == "evidence":
-                inflation, tries = (yield from search.evidence()), 0
-            elif log.stage == 1:
-                yield from search.smooth()
-            if tries:
-                budget = plan.steps_for(best.network.unknowns_at(None))
-                yield from search.search(budget, tries, settled=run.settled)
-            best, self.penalty = search.best, search.penalty
-        self.network = best.network
-        stage = Stage(
-            log.stage,
-            best.network.intervals,
-            best.network,
-            measure(best.network, setup.data),
-            log.steps,
-            setup.clock.seconds,
-            self.penalty,
-            transfer,
-            setup.generator.get_state(),
-            inflation,
-        )
-        self.stages.append(stage)
-        return stage
-
-    def _begun(
-        self, intervals: int | None, log: StepLog
-    ) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
-        """Return the main run on the next grid, before its first step."""
-        before = self.stages[-1].errors.train if self.stages else None
-        moved, setup = self._moved(intervals), self.setup
-        network, plan, x = moved.network, setup.plan, setup.data.train.x
-        errors = measure(network, replace(setup.data, test=None))
-        best = Best(network, errors.selected)
-        budget = plan.steps_for(network.unknowns_at(None))
-        solver = setup.solver(network, self.penalty)
-        hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
-        if log.stage == 1 and hidden and SOLVERS[plan.solver].curvature:
-            # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
-            yield from SolverRun(solver, min(SETTLING, budget), setup).run(best, log)
-            if not network.covers(x, FILLED):
-                moved = network.regrid(x, grid_eps=plan.grid_eps, margin=MARGIN)
-                solver = setup.solver(moved.network, self.penalty)
-        run = SolverRun(solver, budget - log.steps, setup)
-        method = "start" if moved.how == "unchanged" else moved.how
-        return run, best, GridTransfer(method, moved.change, before, errors.train)
-
-    def _resumed(self, snapshot: Snapshot) -> tuple[SolverRun, Best, GridTransfer]:
-        """Return the main run in the middle of its steps."""
-        budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
-        solver = self.setup.solver(snapshot.network, self.penalty)
-        solver.restore(snapshot.solver)
-        run = SolverRun(solver, budget - (snapshot.steps - snapshot.taken), self.setup)
-        run.taken, run.stalled = snapshot.taken, snapshot.stalled
-        run.unimproved = snapshot.unimproved
-        return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
-
-    def _run(
-        self, run: SolverRun, best: Best, log: StepLog, transfer: GridTransfer
-    ) -> Events[Step | Snapshot, None, None]:
-        """Take the steps of the main run, with a snapshot from time to time."""
-        shown = self.setup.clock.seconds
-        for step in run.run(best, log):
-            yield step
-            # A settled run takes no further step.
-            if step.seconds - shown < SNAPSHOT_SECONDS or run.settled:
-                continue
-            if (state := run.solver.state()) is None:
-                continue
-            shown = step.seconds
-            yield Snapshot(
-                deepcopy(run.solver.network),
-                deepcopy(best.network),
-                best.error,
-                state,
-                run.taken,
-                log.steps,
-                run.stalled,
-                run.unimproved,
-                step.seconds,
-                self.penalty,
-                transfer,
-                self.setup.generator.get_state(),
-            )
-
-    def _moved(self, intervals: int | None) -> Regridded:
-        """Return the network on the next grid."""
-        network, x, plan = self.network, self.setup.data.train.x, self.setup.plan
-        if network.intervals is None or intervals is None:
-            return Regridded(network)
-        adapts = plan.update_grid and plan.grid_eps < 1
-        if adapts or (plan.update_grid and not network.covers(x, FILLED)):
-            return network.regrid(
-                x,
-                intervals=intervals,
-                grid_eps=plan.grid_eps,
-                margin=MARGIN,
-                inputs="within" if adapts else "keep",
-            )
-        if intervals == network.intervals:
-            return Regridded(deepcopy(network))
-        return network.refined(intervals, x)

@@ -152,16 +152,11 @@ def best_start(
     Raises TrainingFailed if no start stays finite.
     """
     best, starts = RandomStart(create(generator)), plan.starts
-    samples, unknowns = data.train, sum(p.numel() for p in best.network.parameters())
-    size = max(MIN_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns)
-    if size < len(samples):
-        index = torch.randperm(len(samples), generator=generator)[:size]
-        samples = samples.part(index.to(samples.x.device))
-    rounds = _Rounds(samples, output_scale(data.train, data.task), SmoothnessPenalty(weight))
+    unknowns = sum(p.numel() for p in best.network.parameters())
+    rounds = Rounds.on(data, unknowns, weight, generator)
     for tried in range(1, MAX_BATCHES + 1):
-        batch = [RandomStart(create(generator)) for _ in range(starts)]
-        batch = rounds.run(batch, ROUNDS)[: max(MIN_KEPT, starts // KEPT_FRACTION)]
-        best = min(best, *rounds.run(batch, KEPT_ROUNDS), key=lambda start: start.loss)
+        batch = rounds.survivors([create(generator) for _ in range(starts)])
+        best = min(best, *batch, key=lambda start: start.loss)
         error = best.loss**0.5
         report_progress("starts", tried * starts, MAX_BATCHES * starts, error)
         if error < GOOD or starts == 1 or (tried >= ENOUGH and error > POOR):
@@ -175,12 +170,28 @@ def best_start(
 
 
 @dataclass(frozen=True)
-class _Rounds:
+class Rounds:
+    """Short trainings of networks side by side on some of the samples."""
+
     samples: Samples
     scale: float
     penalty: SmoothnessPenalty
 
-    def run(self, batch: list[RandomStart], count: int) -> list[RandomStart]:
+    @classmethod
+    def on(cls, data: TrainingData, unknowns: int, weight: float, generator: Generator) -> Rounds:
+        """Return rounds on enough random samples for networks with this many unknowns."""
+        samples, size = data.train, max(MIN_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns)
+        if size < len(samples):
+            index = torch.randperm(len(samples), generator=generator)[:size]
+            samples = samples.part(index.to(samples.x.device))
+        return cls(samples, output_scale(data.train, data.task), SmoothnessPenalty(weight))
+
+    def survivors(self, networks: Sequence[Network]) -> list[RandomStart]:
+        """Return the best of the networks after all rounds, the best first."""
+        batch = self._run([RandomStart(network) for network in networks], ROUNDS)
+        return self._run(batch[: max(MIN_KEPT, len(batch) // KEPT_FRACTION)], KEPT_ROUNDS)
+
+    def _run(self, batch: list[RandomStart], count: int) -> list[RandomStart]:
         """Return the starts after `count` rounds, the best first."""
         for _ in range(count):
             if time_limit_reached() and min(start.loss for start in batch) < inf:

@@ -23,6 +23,22 @@ LM_STEPS = ((300.0, 20), (1000.0, 10), (float("inf"), 6))
 
 
 @dataclass(frozen=True)
+class GrowthPolicy:
+    """Limits of the growth of a network: nodes of its first hidden layer, candidates per width."""
+
+    max_nodes: int = 6
+    n_candidates: int = 8
+
+
+#: The policy of each `model.budget`.
+BUDGETS = {
+    "fast": GrowthPolicy(3, 4),
+    "normal": GrowthPolicy(),
+    "thorough": GrowthPolicy(12, 16),
+}
+
+
+@dataclass(frozen=True)
 class Plan:
     """Plan of the training of one network.
 
@@ -37,6 +53,7 @@ class Plan:
         selection: What chooses the weight and the grid: `validation` points, or the `evidence`.
         select_width: Whether validation may choose fewer nodes than the shape has; the others are
             then pruned.
+        growth: Limits within which the shape grows from the additive model; None: a given shape.
         update_grid: Whether hidden grids follow the activations.
         grid_eps: Fraction of uniform spacing in redrawn grids; the rest follows quantiles.
         freeze_unseen: Whether coefficients of basis functions without samples stay as they are.
@@ -54,6 +71,7 @@ class Plan:
     order: int | None = None
     selection: str = "validation"
     select_width: bool = False
+    growth: GrowthPolicy | None = None
     update_grid: bool = True
     grid_eps: float = 1.0
     freeze_unseen: bool = False

@@ -138,6 +138,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """The grids of all shapes that a growth tried, and why it tried no further one."""
+
+    tried: Sequence[Stage]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A grid in the middle of its steps: what it takes to resume to the same numbers."""
 

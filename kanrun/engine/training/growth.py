@@ -1,0 +1,270 @@
+"""The search for a shape: a network that grows node by node from the additive model.
+
+Each width begins with several candidates side by side on a coarse grid (`multistart`). Half of them
+continue the network before: its residual r is fitted by products of functions of two inputs,
+
+    s(x) sum_{i<j} sum_{pq} M_{ip,jq} P_p(x_i) P_q(x_j)  ~  r(x),
+
+with Legendre polynomials P and the slope s of what follows the hidden layer. An eigenvector v of
+the symmetric M with eigenvalue w is the node w (sum_{ip} v_ip P_p(x_i))^2, which a KAN represents:
+the largest |w| explain most. They depend on the function and hardly on the seed. The others are
+random. A network that an identity as last layer improves goes on with it.
+
+On each width, grids become finer while this lowers the error at the rate of a spline; once it does
+not, the width is what limits the error, and another node is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks.edge_network import EdgeNetwork
+from kanrun.engine.networks.growing import add_identity_layer, add_node
+from kanrun.engine.splines import fit_coefficients, sample_points
+from kanrun.engine.training.data import baseline_error, predict
+from kanrun.engine.training.data_fitting import SmoothnessPenalty
+from kanrun.engine.training.grid_training import HELPED, ROUNDING, UNHELPFUL, Event, GridTraining
+from kanrun.engine.training.multistart import RandomStart, Rounds
+from kanrun.engine.training.plan import MARGIN, GrowthPolicy
+from kanrun.engine.training.solver_run import NOISY, Grown, Setup
+from kanrun.monitoring import time_limit_reached
+
+#: Number of starts of a width that are compared on finer grids too: the coarse one misleads.
+MAX_CLIMBING = 2
+#: Maximum number of samples on which shapes are compared; more would not change their order.
+MAX_SAMPLES = 1000
+#: Widths are compared on grids with up to this many unknowns, and a part of the output values.
+COMPARED_UNKNOWNS, UNKNOWNS_PER_VALUE = 700, 0.5
+#: Error of the network with an identity layer, relative to that without, below which it stays; and
+#: the relative error below which none is tried, since a finer grid does as well.
+DEEPER, EXACT = 0.5, 1e-3
+#: Highest degree of the polynomials, and their maximum number of products.
+DEGREE, MAX_PRODUCTS = 6, 600
+#: Ridge of the fit by products, relative to polynomials of unit variance.
+RIDGE = 1e-6
+
+
+@dataclass
+class Growth:
+    """The trainings of all shapes tried so far, their events, and why no further one was tried."""
+
+    setup: Setup
+    penalty: SmoothnessPenalty
+    policy: GrowthPolicy
+    trainings: list[GridTraining] = field(default_factory=list)
+    events: list[list[Event]] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def record(self) -> Grown:
+        """What was tried, in the order of training."""
+        return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
+
+    @property
+    def winner(self) -> tuple[GridTraining, list[Event]]:
+        """The training with the lowest error, and its events.
+
+        It begins again if the shapes were compared on a part of the samples, and with a poor fit:
+        noise is likely then, and the first grid is smoothed.
+        """
+        best = min(range(len(self.trainings)), key=lambda i: self.trainings[i].lowest)
+        training = self.trainings[best]
+        poor = training.lowest > NOISY * baseline_error(self.setup.data)
+        if poor or len(self.setup.data.train) > len(self._part.data.train):
+            return GridTraining(training.stages[0].network, self.penalty, self.setup), []
+        return training, self.events[best]
+
+    @cached_property
+    def _part(self) -> Setup:
+        """The training on at most MAX_SAMPLES samples."""
+        data = self.setup.data
+        if len(data.train) <= MAX_SAMPLES:
+            return self.setup
+        index = torch.randperm(len(data.train), generator=self.setup.generator)[:MAX_SAMPLES]
+        part = replace(data, train=data.train.part(index.to(data.train.x.device)))
+        return replace(self.setup, data=part)
+
+    def run(self, network: Network) -> None:
+        """Grow from the additive model on the first grid of `network`, a fresh one."""
+        x = self._part.data.train.x
+        layer = network.edge_layers[0]
+        points, outputs = layer.grid.breakpoints, network.shape[-1]
+        empty = SplineLayer.on_grid(points, outputs, layer.spec, uniform=True)
+        self._climb(self._started([KAN.of_layers([empty])]))
+        while not self._ended():
+            before = self.trainings[-1].stages[0].network
+            assert isinstance(before, EdgeNetwork)
+            if len(before.shape) == 2:
+                candidates = [add_identity_layer(before, x, MARGIN)]
+            else:
+                candidates = list(self._candidates(before))
+            self._climb(self._deeper(self._started(candidates)))
+
+    def _started(self, candidates: list[EdgeNetwork]) -> list[RandomStart]:
+        setup, weight = self._part, self.penalty.weight
+        unknowns = candidates[0].unknowns_at(None)
+        rounds = Rounds.on(setup.data, unknowns, weight, setup.generator)
+        return rounds.survivors(candidates)[:MAX_CLIMBING]
+
+    def _climb(self, starts: list[RandomStart]) -> None:
+        """Add the best of the starts after finer and finer grids, while these limit the error."""
+        found = [self._climbed(start) for start in starts]
+        training, events = min(found, key=lambda each: each[0].lowest)
+        self.trainings.append(training)
+        self.events.append(events)
+
+    def _climbed(self, start: RandomStart) -> tuple[GridTraining, list[Event]]:
+        training = GridTraining(start.network, self.penalty, self._part, smooths=False)
+        events, most = list[Event](), min(COMPARED_UNKNOWNS, self._supported)
+        for intervals in self.setup.plan.schedule[:-1] or self.setup.plan.schedule:
+            large = training.network.unknowns_at(intervals) > most
+            if training.stages and (large or time_limit_reached()):
+                break
+            events += training.compared([intervals], None)
+            if training.ends or not _grid_limits(training):
+                break
+        return training, events
+
+    @property
+    def _supported(self) -> float:
+        """The maximum number of unknowns for this number of output values."""
+        return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
+
+    def _ended(self) -> bool:
+        """Return whether the growth is over, and keep the reason."""
+        last, nodes = self.trainings[-1], max(self.trainings[-1].network.shape[1:-1], default=0)
+        lowest = [training.lowest for training in self.trainings]
+        best = min(lowest)
+        helped = [
+            i for i, error in enumerate(lowest) if error < HELPED * min([*lowest[:i], torch.inf])
+        ]
+        per_node = last.stages[0].network.unknowns_at(None) / max(nodes, 1)
+        for over, reason in (
+            (best <= ROUNDING * baseline_error(self.setup.data), "only rounding is left"),
+            (last.network.shape[0] == 1, "a function of one input needs no hidden layer"),
+            (len(last.stages) > 1 and _grid_limits(last), "the grid limits the error"),
+            (len(lowest) - 1 - helped[-1] >= UNHELPFUL, "further nodes do not lower the error"),
+            (nodes >= self.policy.max_nodes, "the budget is spent"),
+            (per_node * (nodes + 1) > self._supported, "the points support no larger network"),
+            (time_limit_reached(), "the time is over"),
+        ):
+            if over:
+                self.reason = reason
+                return True
+        return False
+
+    def _candidates(self, network: EdgeNetwork) -> Iterator[EdgeNetwork]:
+        """Yield networks with a node more: that of the residual, and random ones."""
+        shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
+        grown = list(self._nodes_of_residual(network, self.policy.n_candidates // 2))
+        yield from grown
+        for _ in range(self.policy.n_candidates - len(grown)):
+            yield self._drawn(network, shape)
+
+    def _drawn(self, network: EdgeNetwork, shape: tuple[int, ...]) -> EdgeNetwork:
+        grid, spec = network.edge_layers[0].grid, network.edge_layers[0].spec
+        return KAN.create(
+            shape,
+            grid.intervals,
+            spec,
+            domain=torch.stack([grid.low, grid.high], 1),
+            initialisation="spline",
+            generator=self.setup.generator,
+        )
+
+    def _nodes_of_residual(self, network: EdgeNetwork, count: int) -> Iterator[EdgeNetwork]:
+        """Yield networks with a node that explains the residual of the worst output."""
+        train, layers = self._part.data.train, network.edge_layers
+        residual = train.y - predict(network, train.x)
+        output = int(residual.square().mean(0).argmax())
+        slope = torch.ones_like(residual[:, 0])
+        if len(layers) > 2:
+            with torch.no_grad():
+                slope = layers[2].edge_values(network.activations(train.x)[2], 1)[:, output, output]
+        roots = 1.0 if train.roots is None else train.roots
+        grid = layers[0].grid
+        domain, at = torch.stack([grid.low, grid.high], 1), sample_points(grid, DEGREE)
+        rows = residual[:, output, None] * roots, slope[:, None] * roots
+        for size, vector in product_directions(train.x, *rows, domain, count):
+            values = (_polynomials(at, domain, vector.shape[1]) * vector).sum(-1)
+
+            def outer(t: Tensor, size: float = size) -> Tensor:
+                column = torch.zeros(layers[1].outputs, dtype=t.dtype, device=t.device)
+                column[output] = size
+                return t.square() * column
+
+            inner = fit_coefficients(at, values[:, None], grid)[0]
+            yield add_node(network, inner, outer, train.x, MARGIN)
+
+    def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
+        """Return networks with an identity as last layer, trained, if that is better."""
+        network, loss = starts[0].network, starts[0].loss
+        narrow = len(network.shape) != 3 or network.shape[1] < 2
+        if narrow or loss < EXACT**2 or not isinstance(network, EdgeNetwork):
+            return starts
+        deep = add_identity_layer(network, self._part.data.train.x, MARGIN)
+        others = self.policy.n_candidates if network.shape[1] == 2 else 0
+        found = self._started([deep, *(self._drawn(network, deep.shape) for _ in range(others))])
+        return found if found[0].loss < DEEPER**2 * loss else starts
+
+
+def _grid_limits(training: GridTraining) -> bool:
+    """Return whether the last grid lowered the error at least with the order of the degree k.
+
+    A spline converges with the order k + 1, and a network that is too narrow not at all.
+    """
+    if len(training.stages) < 2:
+        return True
+    coarse, fine = training.stages[-2:]
+    finer = (fine.intervals or 1) / (coarse.intervals or 1)
+    order = max(training.network.edge_layers[0].spec.degree, 1)
+    return fine.selected * finer**order <= coarse.selected
+
+
+def product_directions(
+    x: Float[Tensor, "samples inputs"],
+    y: Float[Tensor, "samples 1"],
+    slope: Float[Tensor, "samples 1"],
+    domain: Float[Tensor, "inputs 2"],
+    count: int,
+) -> list[tuple[float, Float[Tensor, "inputs degree"]]]:
+    """Return the eigenvectors of the products that fit y / slope best, the largest first.
+
+    Returns none if the samples cannot determine the products of even the lowest degree.
+    """
+    inputs, pairs = x.shape[1], list(combinations(range(x.shape[1]), 2))
+    most = min(MAX_PRODUCTS, len(x) // 2)
+    fitting = [d for d in range(1, DEGREE + 1) if len(pairs) * d * d + inputs * d < most]
+    if not (pairs and fitting):
+        return []
+    degree = fitting[-1]
+    p = _polynomials(x, domain, degree)
+    products = [(p[:, i, :, None] * p[:, j, None]).flatten(1) for i, j in pairs]
+    columns = torch.cat([torch.ones_like(y), p.flatten(1), *products], 1) * slope
+    gram = columns.T @ columns / len(x)
+    gram.diagonal().add_(RIDGE * float(slope.square().mean()) + torch.finfo().tiny)
+    found = torch.linalg.solve(gram, columns.T @ y / len(x))[1 + inputs * degree :, 0]
+    matrix = found.new_zeros(inputs, degree, inputs, degree)
+    for (i, j), block in zip(pairs, found.view(len(pairs), degree, degree), strict=True):
+        matrix[i, :, j], matrix[j, :, i] = block / 2, block.T / 2
+    sizes, vectors = torch.linalg.eigh(matrix.view(inputs * degree, -1))
+    order = sizes.abs().argsort(descending=True)[:count].tolist()
+    return [(float(sizes[k]), vectors[:, k].view(inputs, degree)) for k in order]
+
+
+def _polynomials(x: Tensor, domain: Tensor, degree: int) -> Float[Tensor, "samples inputs degree"]:
+    """Return the Legendre polynomials of degree 1 to `degree`, of unit variance on the domain."""
+    t = 2 * (x - domain[:, 0]) / (domain[:, 1] - domain[:, 0]) - 1
+    p = [torch.ones_like(t), t]
+    for n in range(1, degree):
+        p.append(((2 * n + 1) * t * p[n] - n * p[n - 1]) / (n + 1))
+    return torch.stack([(2 * n + 1) ** 0.5 * p[n] for n in range(1, degree + 1)], -1)

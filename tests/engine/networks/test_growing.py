@@ -1,0 +1,34 @@
+"""A node or a layer more: the function is kept, and the node is the one that was asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from made_kan import kan
+
+from kanrun.engine.networks.growing import add_identity_layer, add_node
+
+X = torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1), (2, 2, 2, 3)])
+def test_a_node_adds_its_outer_function_of_its_inner_sum(shape: tuple[int, ...]) -> None:
+    network = kan(shape)
+    first = network.edge_layers[0]
+    outputs = network.edge_layers[1].outputs
+    inner = torch.linspace(0, 1, first.grid.functions, dtype=torch.float64).expand(2, -1)
+    same = add_node(network, inner, lambda t: t.new_zeros(len(t), outputs), X, 0.1)
+    assert same.shape == (2, shape[1] + 1, *shape[2:])
+    torch.testing.assert_close(same(X), network(X), rtol=0, atol=1e-13)
+    wider = add_node(network, inner, lambda t: t.square().expand(-1, outputs), X, 0.1)
+    node = wider.activations(X)[1][:, -1:]
+    change = wider.activations(X)[2] - network.activations(X)[2]
+    torch.testing.assert_close(change, node.square().expand(-1, outputs), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("degree", "base"), [(3, "zero"), (1, "silu")])
+def test_an_identity_layer_keeps_the_function(degree: int, base: str) -> None:
+    network = kan((2, 3, 2), degree=degree, base=base)
+    deeper = add_identity_layer(network, X, 0.1)
+    assert deeper.shape == (2, 3, 2, 2)
+    torch.testing.assert_close(deeper(X), network(X), rtol=0, atol=1e-12)
