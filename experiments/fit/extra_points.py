@@ -45,10 +45,7 @@ def add_points(
         squares = (predict(trained.network, new.x) - new.y).square()
         old = problem.data.train
         before = (predict(trained.network, old.x) - old.y).square().mean().sqrt()
-        error, scale = (
-            float(squares.mean().sqrt()),
-            baseline_error(replace(problem.data, unit=None)),
-        )
+        error = float(squares.mean().sqrt())
         ratio = error / max(float(before), torch.finfo().tiny)
         if ratio <= AGREEING or error <= ACCURATE * scale or number == ROUNDS:
             break

@@ -40,12 +40,6 @@ class KANConfig:
         minimum=1,
         words=(AUTO,),
     )
-    budget: str = setting(
-        "normal",
-        "work of hidden=auto: up to 3 (fast), 6 (normal) or 12 (thorough) nodes of the first "
-        "hidden layer, with 4, 8 or 16 candidates for each width",
-        choices=("fast", "normal", "thorough"),
-    )
     multiplication_nodes: list[int] = setting(
         [],
         "nodes of each hidden layer that multiply two sums (KAN 2.0); [] is none",
@@ -84,6 +78,12 @@ class KANConfig:
         "choice of the smoothness weight: by points held out (sampling.validation_fraction), or by "
         "the evidence of all training points, for noisy data (solver=lm)",
         choices=("validation", "evidence"),
+    )
+    budget: str = setting(
+        "normal",
+        "work of hidden=auto: up to 3 (fast), 6 (normal) or 12 (thorough) nodes of the first "
+        "hidden layer, with 4, 8 or 16 candidates for each width",
+        choices=("fast", "normal", "thorough"),
     )
     kind: str = "kan"
 

@@ -8,7 +8,7 @@ continue the network before: its residual r is fitted by products of functions o
 with Legendre polynomials P and the slope s of what follows the hidden layer. An eigenvector v of
 the symmetric M with eigenvalue w is the node w (sum_{ip} v_ip P_p(x_i))^2, which a KAN represents:
 the largest |w| explain most. They depend on the function and hardly on the seed. The others are
-random. A network that an identity as last layer improves goes on with it.
+random. An identity as last layer is kept where it improves the network.
 
 On each width, grids become finer while this lowers the error at the rate of a spline; once it does
 not, the width is what limits the error, and another node is added.
@@ -66,7 +66,7 @@ class Growth:
 
     @property
     def record(self) -> Grown:
-        """What was tried, in the order of training."""
+        """The shapes that were tried, in the order of training."""
         return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
 
     @property

@@ -1,7 +1,5 @@
 """A node or a layer more: the function is kept, and the node is the one that was asked for."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from made_kan import kan
@@ -12,7 +10,7 @@ X = torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_se
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1), (2, 2, 2, 3)])
-def test_a_node_adds_its_outer_function_of_its_inner_sum(shape: tuple[int, ...]) -> None:
+def test_a_node_adds_its_outer_function_of_its_inner_sum(shape):
     network = kan(shape)
     first = network.edge_layers[0]
     outputs = network.edge_layers[1].outputs
@@ -27,7 +25,7 @@ def test_a_node_adds_its_outer_function_of_its_inner_sum(shape: tuple[int, ...])
 
 
 @pytest.mark.parametrize(("degree", "base"), [(3, "zero"), (1, "silu")])
-def test_an_identity_layer_keeps_the_function(degree: int, base: str) -> None:
+def test_an_identity_layer_keeps_the_function(degree, base):
     network = kan((2, 3, 2), degree=degree, base=base)
     deeper = add_identity_layer(network, X, 0.1)
     assert deeper.shape == (2, 3, 2, 2)

@@ -1,12 +1,8 @@
 """The search for a shape: nodes from the residual, and the shapes that it ends with."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
@@ -17,8 +13,8 @@ from kanrun.engine.training.growth import product_directions
 PLAN = Plan("lm", (4, 8, 16), starts=4, growth=GrowthPolicy(3, 4))
 
 
-def data(function: Callable[[Tensor], Tensor], inputs: int, count: int = 300) -> TrainingData:
-    def samples(seed: int, number: int) -> Samples:
+def data(function, inputs, count=300):
+    def samples(seed, number):
         g = Generator().manual_seed(seed)
         x = torch.rand(number, inputs, dtype=torch.float64, generator=g) * 2 - 1
         return Samples(x, function(x))
@@ -26,19 +22,19 @@ def data(function: Callable[[Tensor], Tensor], inputs: int, count: int = 300) ->
     return TrainingData(samples(0, count), samples(1, 50))
 
 
-def grown(data: TrainingData, plan: Plan = PLAN) -> tuple[KAN, Grown]:
+def grown(data, plan=PLAN):
     inputs = data.train.x.shape[1]
     domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
 
-    def create(generator: Generator) -> KAN:
+    def create(generator):
         shape = [inputs, 5, data.train.y.shape[1]]
         return KAN.create(
             shape, 4, EdgeSpec(), domain=domain, initialisation="spline", generator=generator
         )
 
-    found: list[Grown] = []
+    found = []
 
-    def keep(event: object) -> None:
+    def keep(event):
         if isinstance(event, Grown):
             found.append(event)
 
@@ -47,7 +43,7 @@ def grown(data: TrainingData, plan: Plan = PLAN) -> tuple[KAN, Grown]:
     return trained.network, found[0]
 
 
-def test_the_directions_are_those_of_the_products_in_the_residual() -> None:
+def test_the_directions_are_those_of_the_products_in_the_residual():
     x = torch.rand(400, 3, dtype=torch.float64, generator=Generator().manual_seed(0)) * 2 - 1
     slope = 2 + x[:, :1]
     product = 3 * x[:, :1] * x[:, 2:]
@@ -63,33 +59,33 @@ def test_the_directions_are_those_of_the_products_in_the_residual() -> None:
         torch.testing.assert_close(vector.abs(), expected, rtol=0, atol=1e-4)
 
 
-def test_too_few_samples_have_no_directions() -> None:
+def test_too_few_samples_have_no_directions():
     x = torch.rand(8, 4, dtype=torch.float64)
     ones = torch.ones(8, 1, dtype=torch.float64)
     assert product_directions(x, ones, ones, torch.tensor([[0.0, 1.0]] * 4), 3) == []
 
 
-def test_an_additive_function_needs_no_node() -> None:
+def test_an_additive_function_needs_no_node():
     network, record = grown(data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2))
     assert network.shape == (2, 1)
     assert record.reason == "only rounding is left"
 
 
-def test_one_input_needs_no_node() -> None:
+def test_one_input_needs_no_node():
     network, record = grown(data(lambda x: torch.sin(3 * x), 1))
     assert network.shape == (1, 1)
     assert "one input" in record.reason
 
 
 @pytest.mark.slow
-def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid() -> None:
+def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
     network, record = grown(data(lambda x: x[:, :1] * x[:, 1:], 2))
     assert network.shape == (2, 2, 1)
     assert [stage.network.shape for stage in record.tried][-1] == (2, 2, 1)
     assert record.reason == "the grid limits the error"
 
 
-def test_the_budget_limits_the_nodes_and_the_lowest_error_wins() -> None:
+def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
     rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
     network, record = grown(rough, Plan("lm", (4,), starts=4, growth=GrowthPolicy(1, 2)))
     assert record.reason == "the budget is spent"
