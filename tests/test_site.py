@@ -164,6 +164,11 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = "model.hidden=[] model.intervals=[5] sampling.n_train=100"
     runs = [f"kanrun fit -q target=product seed={seed} {small}" for seed in (0, 1)]
     run_shell("\n".join([*runs, "kanrun interpret -q target=product"]), folder)
+    states = ROOT / "tests" / "engine" / "networks" / "states"
+    (folder / "model").mkdir()
+    for part in ("state", "config.yml", "cache_data"):
+        shutil.copy(states / f"trained_{part}", folder / "model" / f"0.5_{part}")
+    shutil.copy(states / "efficient_kan_a.pt", folder / "kan.pt")
     rng = np.random.default_rng(0)
     length, g = rng.uniform(0.1, 2, 100), rng.uniform(5, 15, 100)
     period = 2 * np.pi * np.sqrt(length / g)

@@ -41,6 +41,7 @@ from kanrun.targets import (
     Points,
     Scaling,
     Target,
+    array_target,
     build_target,
     make_dataset,
 )
@@ -147,17 +148,18 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
         UsageError: For a setting that breaks a rule, for classification, or for a run without a
             KAN.
     """
-    network, model = None, None
-    if cfg.from_run is not None:
-        cfg, model = _from_run(cfg)
-        seed = model.seed
-        # The automatic model's edges are functions of scores, not of the inputs.
-        network = None if isinstance(model.input_scaling, PiecewiseScaling) else model.network
-    dataset = make_dataset(build_target(cfg.target), cfg.sampling, seed)
-    if model is None or not dataset.classes:
-        return problems_in(dataset, cfg, network)
-    labels = (dataset.test or dataset.validation or dataset.train).y[:, 0]
-    return [replace(each, labels=labels) for each in problems_in(_logits(dataset, model), cfg)]
+    if cfg.from_run is None:
+        return problems_in(make_dataset(build_target(cfg.target), cfg.sampling, seed), cfg)
+    cfg, model, target = _from_run(cfg)
+    dataset = make_dataset(target or build_target(cfg.target), cfg.sampling, model.seed)
+    if dataset.classes:
+        labels = (dataset.test or dataset.validation or dataset.train).y[:, 0]
+        return [replace(each, labels=labels) for each in problems_in(_logits(dataset, model), cfg)]
+    if isinstance(model.input_scaling, PiecewiseScaling):
+        # The edges of the automatic model are functions of scores, not of the inputs.
+        return problems_in(dataset, cfg)
+    units = {"input_scaling": model.input_scaling, "output_scaling": model.output_scaling}
+    return problems_in(replace(dataset, **units), cfg, model.network)
 
 
 def _logits(dataset: Dataset, model: Model) -> Dataset:
@@ -238,8 +240,10 @@ def _policy(cfg: InterpretConfig) -> SearchPolicy:
     return policy
 
 
-def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model]:
-    """Return the run's target and sampling, and its model.
+def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model, Target | None]:
+    """Return the configuration with the run's target and sampling, its model, and its samples.
+
+    Samples stand for the target of a network that was imported.
 
     Raises:
         UsageError: If `cfg.from_run` is not the absolute path of a run of one KAN.
@@ -265,7 +269,14 @@ def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model]:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"The configuration of from_run={folder} is broken: {reason}") from error
-    return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), model
+    if "target" in theirs:
+        shared = {key: theirs[key] for key in ("target", "sampling")}
+        return with_cell(cfg, shared), model, None
+    points = loaded.tables["predictions"].query("split != 'grid'")
+    named = {"input": model.inputs, "truth": model.outputs}
+    parts = ({name: points[f"{kind}:{name}"] for name in names} for kind, names in named.items())
+    cfg = with_cell(cfg, {"sampling": {"n_train": None, "n_test": None}})
+    return cfg, model, replace(array_target(*parts), name=Path(theirs["file"]).name)
 
 
 def _problem(

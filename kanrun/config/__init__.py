@@ -13,6 +13,7 @@ from kanrun.config.experiments import (
     ExperimentConfig,
     ExtendGridConfig,
     FitConfig,
+    ImportConfig,
     InterpretConfig,
     SolveConfig,
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kanrun.config.models import BASES
 from kanrun.config.registry import experiment
 from kanrun.config.rules import MISSING, setting
 from kanrun.config.targets import EquationConfig, ExpressionTarget, PointsTarget, SamplingConfig
@@ -305,6 +306,35 @@ class InterpretConfig(ExperimentConfig):
         5.0, "work for simplification, in approximate seconds of one core", minimum=0
     )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
+
+
+@experiment(
+    "import",
+    "Read a trained network of pykan or efficient-kan as a run.",
+    examples=(
+        "kanrun import model/0.5",
+        "kanrun import kan.pt 'inputs=[length,mass]' 'outputs=[period]'",
+        "kanrun import kan.safetensors base=gelu",
+    ),
+    module="kanrun.experiments.imported",
+    argument="file",
+)
+@dataclass
+class ImportConfig(ExperimentConfig):
+    """`kanrun import FILE`."""
+
+    file: str = setting(
+        MISSING,
+        "checkpoint of pykan (the path given to saveckpt), or state dict (torch or safetensors)",
+        free_text=True,
+    )
+    inputs: list[str] = setting(
+        [], "names of the inputs; [] is x0, x1, ...", distinct=True, free_text=True
+    )
+    outputs: list[str] = setting([], "names of the outputs", distinct=True, free_text=True)
+    base: str | None = setting(
+        None, "base function; null is the one that the checkpoint names, else silu", choices=BASES
+    )
 
 
 @experiment(

@@ -62,7 +62,9 @@ class KANConfig:
         choices=("separate", "single"),
     )
     extrapolation: str = setting(
-        "linear", "values of a spline outside its grid", choices=("linear", "constant", "zero")
+        "linear",
+        "values outside the grid of an edge; base: the spline keeps its value, w_b b(x) continues",
+        choices=("linear", "constant", "zero", "base"),
     )
     initialisation: str = setting("auto", "initial edge functions", choices=INITIALISATIONS)
     grid_eps: float = setting(

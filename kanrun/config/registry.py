@@ -122,12 +122,14 @@ class ExperimentKind(RegistryEntry):
         groups: A plug-in's groups and their default choices.
         table_model: Default model if the target is a table.
         implied: Keys, and the choice that setting each of them stands for.
+        argument: Key that an argument without a key sets.
     """
 
     examples: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
     table_model: str = ""
     implied: Mapping[str, str] = field(default_factory=dict)
+    argument: str = ""
 
     @property
     def file(self) -> str:

@@ -21,7 +21,8 @@ The JSON export is this document. Lists of numbers are as long as their name say
 A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input
 (G + 2k + 1, of which the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, to
 a sum, G + k B-spline `coefficients`, and the `base_weight` of the function `base`. Beyond the grid,
-splines and base do as `extrapolation` says (`linear`, `constant`, `zero`). The last 2 `products`
+splines and base do as `extrapolation` says (`linear`, `constant`, `zero`, or `base`: the spline is
+constant and the base function itself). The last 2 `products`
 sums multiply in pairs; all others are nodes as they are. `dense` has `weights` (out, in), `biases`
 and `activation`; `chebyshev` and `bernstein` have `domain` and `coefficients` (functions, outputs)
 of these polynomials there. `sums_of_products` adds up `terms` products of `factors` values each, in

@@ -15,7 +15,7 @@ typedef struct {
     enum { SPLINES, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
     int inputs, outputs, count; /* count: of edges, coefficients of a curve, or ends of windows */
     enum { IDENTITY, SILU, SIGMOID, TANH, RELU, GELU, SIN, GAUSSIAN, NONE } base;
-    enum { LINEAR, CONSTANT, ZERO } extrapolation;
+    enum { LINEAR, CONSTANT, ZERO, BASE } extrapolation;
     int degree, intervals, sums, products, terms, factors;
     const edge *edges;
     const double *breakpoints, *weights, *biases, *domain, *coefficients, *sizes, *ends;
@@ -102,7 +102,7 @@ static place locate(const layer *l, const double *points, double x)
     p.slopes = l->extrapolation == LINEAR ? beyond / half : 0;
     p.inside = l->extrapolation == ZERO && (x < low || x > high) ? 0 : 1;
     p.base = 0;
-    if (l->base != NONE) p.base = value_of(l->base, held) * p.inside;
+    if (l->base != NONE) p.base = value_of(l->base, l->extrapolation == BASE ? x : held) * p.inside;
     if (l->base != NONE && l->extrapolation == LINEAR) p.base += (x - held) * slope_of(l->base, held);
     return p;
 }

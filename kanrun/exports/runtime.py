@@ -127,7 +127,7 @@ def _splines(layer: Data, x: Any) -> Any:
     total = value.sum(1)
     if layer["base"] != "zero":
         value, slope = BASES[layer["base"]]
-        base = value(held)
+        base = value(x if policy == "base" else held)
         if policy == "linear":
             base = base + (x - held) * slope(held)
         elif policy == "zero":

@@ -107,7 +107,9 @@ def make_problem(
 
 
 def with_scalings(
-    problem: LearningProblem, inputs: PiecewiseScaling, outputs: PiecewiseScaling | None
+    problem: LearningProblem,
+    inputs: Scaling | PiecewiseScaling,
+    outputs: Scaling | PiecewiseScaling | None,
 ) -> LearningProblem:
     """Return the same points in other units; `outputs` None keeps those of the output."""
     dataset = replace(

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("bench", "compare_mlp", "continual", "curves", "extend_grid", "fit", "interpret", "solve")
+NAMES = (
+    "bench",
+    "compare_mlp",
+    "continual",
+    "curves",
+    "extend_grid",
+    "fit",
+    "imported",
+    "interpret",
+    "solve",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -168,7 +168,7 @@ MODELS |= {f"degree {k}": lambda k=k: model(kan(degree=k, base="zero")) for k in
 MODELS |= {f"base {name}": lambda name=name: model(kan(base=name)) for name in BASES}
 MODELS |= {
     f"beyond {policy}": lambda policy=policy: model(kan(extrapolation=policy, base="silu"))
-    for policy in ("constant", "zero")
+    for policy in ("constant", "zero", "base")
 }
 
 

@@ -287,7 +287,7 @@ SPECS = [
     *(EdgeSpec(degree=degree, base="silu") for degree in (0, 1, 3, 5)),
     *(
         EdgeSpec(extrapolation=how, edge_scaling=scale, base="silu")  # type: ignore[arg-type]
-        for how in ("linear", "constant", "zero")
+        for how in ("linear", "constant", "zero", "base")
         for scale in ("separate", "single")
     ),
 ]

@@ -47,7 +47,8 @@ class EdgeSpec:
         edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`:
             phi = w (b + spline).
         extrapolation: Continuation of the whole edge beyond its grid: `linear` continues value and
-            slope from the border, `constant` the value, `zero` is zero.
+            slope from the border, `constant` the value, `zero` is zero. Under `base` the spline
+            keeps its value and the base function continues by its formula.
         trained_scales: Weights that are trained with the coefficients: `all`; `base`, all except
             those that only scale the coefficients (w_s, and w without a base); or `none`.
     """
@@ -87,8 +88,8 @@ def base_values(
 ) -> Float[Tensor, "*batch inputs"]:
     """Return b(x) or b'(x), continued beyond the grid by its policy."""
     b, slope = _BASES[name]
-    if name == "zero":
-        return b(x)
+    if name == "zero" or grid.extrapolation == "base":
+        return slope(x) if derivative else b(x)
     held = torch.minimum(torch.maximum(x, grid.low), grid.high)
     linear = grid.extrapolation == "linear"
     values = slope(held) if derivative else b(held)

@@ -61,7 +61,7 @@ class SplineLayer(nn.Module):
         domain: (low, high) of the grid for all inputs, or one pair for each.
         base: Name of the base function b.
         edge_scaling: `separate` weights w_b and w_s, or a `single` one, see `EdgeSpec`.
-        extrapolation: Continuation beyond the grid: `linear`, `constant` or `zero`.
+        extrapolation: Continuation beyond the grid: `linear`, `constant`, `zero` or `base`.
         initialisation: Name of the initialisation.
         generator: Source of random numbers; None: torch's own.
         dtype: torch.float32 or torch.float64; None: torch's default.

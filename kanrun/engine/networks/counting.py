@@ -177,7 +177,7 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
     """
     k, linear = degree, extrapolation == "linear"
     # Inside or not, and a product with that.
-    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[extrapolation]
+    policy = {"linear": 0, "constant": 3, "base": 3, "zero": 3 + k + 1}[extrapolation]
     if k == 0:
         return policy
     if uniform and k <= UNIFORM_MATRIX_DEGREE:

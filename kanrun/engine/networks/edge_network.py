@@ -27,6 +27,7 @@ EXTRAPOLATION_NOTES = {
     "linear": "the splines continue linearly",
     "constant": "the splines keep their values at the ends",
     "zero": "the splines are zero",
+    "base": "the splines keep their values at the ends and the base function continues",
 }
 #: Checked calls of a class method cannot resolve Self.
 N = TypeVar("N", bound="EdgeNetwork")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ class KAN(EdgeNetwork):
         domain: (low, high) of the inputs, for all or one pair for each.
         base: Name of the base function b.
         edge_scaling: `separate` weights w_b and w_s, or a `single` one.
-        extrapolation: Continuation of an edge beyond its grid: `linear`, `constant` or `zero`.
+        extrapolation: Continuation of an edge beyond its grid: `linear`, `constant`, `zero` or
+            `base`, see `EdgeSpec`.
         multiplication_nodes: Number of nodes of each hidden layer that multiply: the last ones,
             each the product of two sums of edges. Such a layer has more outputs than the next one
             has inputs.
@@ -158,6 +160,47 @@ class KAN(EdgeNetwork):
     def from_description(cls, description: dict[str, Any]) -> KAN:
         layers = [SplineLayer.from_description(layer) for layer in description["layers"]]
         network: KAN = cls.of_layers(layers, description.get("products", ()))
+        return network
+
+    @classmethod
+    def from_pykan(cls, source: str | Path | Mapping[str, Any], *, base: str | None = None) -> KAN:
+        """Return a trained network of pykan 0.2, equal to it everywhere, in float64.
+
+        Its grids reach to pykan's outermost knots, and `extrapolation` is `base`.
+
+        Args:
+            source: The path of a checkpoint that `saveckpt` wrote, a file of its state dict, or the
+                state dict.
+            base: Name of the base function, if no configuration names it; default: `silu`.
+
+        Raises:
+            UsageError: If the source is no such network, or has symbolic edges.
+        """
+        return cls._imported("pykan", source, base)
+
+    @classmethod
+    def from_efficient_kan(
+        cls, source: str | Path | Mapping[str, Any], *, base: str | None = None
+    ) -> KAN:
+        """Return a trained network of efficient-kan, equal to it everywhere, in float64.
+
+        Args:
+            source: A file of its state dict (torch or safetensors), or the state dict.
+            base: Name of the base activation; default: `silu`.
+
+        Raises:
+            UsageError: If the source is no such network.
+        """
+        return cls._imported("efficient-kan", source, base)
+
+    @classmethod
+    def _imported(cls, library: str, source: Any, base: str | None) -> KAN:
+        from kanrun.engine.networks.imported import read_network
+
+        found = read_network(source, base)
+        if found.library != library:
+            raise UsageError(f"The source is a network of {found.library}, not of {library}.")
+        network: KAN = cls.of_layers(found.layers, found.products[:-1])
         return network
 
     def edge(self, layer: int, input: int, output: int) -> LearnedEdge:

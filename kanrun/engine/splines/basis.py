@@ -3,8 +3,8 @@
 For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed) only the
 basis functions B_j ... B_{j+k} of degree k are non-zero, so a value costs O(k^2) however fine the
 grid is. Outside the grid a policy extends each function: `linear` continues value and slope,
-`constant` the value, `zero` is zero. Values farther out than the square root of the largest number
-are continued as constants, so that nothing overflows.
+`constant` and `base` the value, `zero` is zero. Values farther out than the square root of the
+largest number are continued as constants, so that nothing overflows.
 Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and derivative).
 
 Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p]. `dense_rows`
@@ -97,7 +97,8 @@ def _plain(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
     else:
         interval = find_interval(x, grid)
         values = _recurrence(x, grid, interval, derivative)
-    if grid.extrapolation == "zero" or (derivative and grid.extrapolation == "constant"):
+    keeps = grid.extrapolation in ("constant", "base")
+    if grid.extrapolation == "zero" or (derivative and keeps):
         values = values * ((x >= grid.low) & (x <= grid.high))
     return values.movedim(0, -1), interval
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kanrun.errors import UsageError
 
-Extrapolation = Literal["linear", "constant", "zero"]
+Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 
 #: Smallest interval of a grid drawn from data, as a fraction of the uniform interval, and the same
@@ -40,7 +40,7 @@ class Grid:
 
     `uniform` says that each input's knots are equally spaced, so that intervals are computed rather
     than searched. `extrapolation` is the continuation of each basis function beyond the domain:
-    `linear` continues value and slope, `constant` the value, `zero` is zero.
+    `linear` continues value and slope, `constant` and `base` the value, `zero` is zero.
     """
 
     knots: Tensor

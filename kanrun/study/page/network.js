@@ -110,7 +110,7 @@ const kan = (() => {
     }
     if (layer.baseWeight[o][i] !== 0 && layer.base !== "zero") {
       const [b, slope] = bases[layer.base];
-      y += layer.baseWeight[o][i] * continued(x, low, high, layer.extrapolation, b, slope);
+      y += layer.baseWeight[o][i] * (layer.extrapolation === "base" ? b(x) : continued(x, low, high, layer.extrapolation, b, slope));
     }
     return y;
   }

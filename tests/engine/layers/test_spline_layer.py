@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from made_layer import NARROW, WIDE, data, make
 
 from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer
-from kanrun.engine.splines import local_basis
+from kanrun.engine.splines import Extrapolation, local_basis
 from kanrun.errors import UsageError
 
 
@@ -36,7 +37,7 @@ def base_by_pieces(layer, x):
             if x[n, i] > grid.high[i]
             else None
         )
-        if end is None:
+        if end is None or layer.spec.extrapolation == "base":
             values[n, i] = b(x[n, i])
         elif layer.spec.extrapolation != "zero":
             values[n, i] = b(end) + (
@@ -66,7 +67,7 @@ def by_edges(layer, x):
 
 
 SPECS = [
-    *(EdgeSpec(extrapolation=outside, base="silu") for outside in ("linear", "constant", "zero")),
+    *(EdgeSpec(extrapolation=outside, base="silu") for outside in get_args(Extrapolation)),
     *(EdgeSpec(degree=degree, base="silu") for degree in (1, 2, 6)),
     *(EdgeSpec(base=base) for base in BASES),
     EdgeSpec(edge_scaling="single", base="silu"),

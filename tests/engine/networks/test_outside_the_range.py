@@ -54,6 +54,7 @@ def test_inside_nothing_is_said():
         (kan(), "the splines continue linearly"),
         (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends"),
         (kan(extrapolation="zero"), "the splines are zero"),
+        (kan(extrapolation="base"), "the base function continues"),
         (
             MLP([2, 3, 1], "silu", dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
             "continues by its formula",

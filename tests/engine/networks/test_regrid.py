@@ -36,7 +36,7 @@ def data(network, samples=200, spread=1.0, seed=1):
     degree=st.integers(1, 5),
     intervals=st.integers(1, 6),
     factor=st.integers(1, 5),
-    outside=st.sampled_from(["linear", "constant", "zero"]),
+    outside=st.sampled_from(["linear", "constant", "zero", "base"]),
     seed=st.integers(0, 1000),
 )
 def test_refining_to_a_multiple_is_exact_through_all_layers(

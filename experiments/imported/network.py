@@ -1,0 +1,100 @@
+"""A network of another library with points, as an experiment records a trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kanrun.config import ImportConfig, SamplingConfig
+from kanrun.engine.networks import KAN
+from kanrun.engine.networks.imported import ImportedNetwork, read_network
+from kanrun.errors import UsageError
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study.build import LearningProblem, make_problem, with_scalings
+from kanrun.study.checkpoints import model_checkpoint
+from kanrun.study.evaluation import edge_table, prediction_table
+from kanrun.study.resources import generator
+from kanrun.targets import Scaling, array_target
+
+#: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.
+SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A network with points whose y are its own outputs, and a note on their origin."""
+
+    network: KAN
+    problem: LearningProblem
+    library: str
+    note: Note
+
+    def records(self, seed: int) -> Iterator[Record]:
+        """Yield note, summary, predictions, edges and the network."""
+        network, data = self.network, self.problem.data
+        summary = {
+            "target": self.problem.dataset.target.name,
+            "model": network.kind,
+            "library": self.library,
+            "shape": "-".join(map(str, network.shape)),
+            "train_points": len(data.everything),
+            "intervals": network.intervals,
+            "parameters": network.count(),
+            "edges": sum(int(layer.mask.sum()) for layer in network.edge_layers),
+        }
+        yield self.note
+        yield Row("summary", summary)
+        yield prediction_table(network, self.problem)
+        edges = edge_table(network, self.problem)
+        assert edges is not None  # of a network of splines
+        yield edges
+        yield model_checkpoint(network, self.problem, summary, seed)
+
+
+def read_model(cfg: ImportConfig, seed: int) -> ImportedModel:
+    """Return the network of `cfg.file` with its points.
+
+    Raises UsageError for a file that cannot be read, and for names that do not fit the network.
+    """
+    path = Path(cfg.file).expanduser()
+    found = read_network(path, cfg.base)
+    network: KAN = KAN.of_layers(found.layers, found.products[:-1])
+    x, where = _samples(found, seed)
+    with torch.no_grad():
+        target = array_target(x, network(x))
+    inputs = _names(cfg.inputs, target.inputs, "inputs")
+    outputs = _names(cfg.outputs, target.outputs, "outputs")
+    if taken := set(inputs) & set(outputs):
+        raise UsageError(f"{min(taken)!r} is the name of an input and of an output. Rename one.")
+    target = replace(target, name=path.name, inputs=inputs, outputs=outputs)
+    problem = make_problem(cfg, target, SamplingConfig(n_train=None, n_test=None), seed)
+    units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
+    problem = with_scalings(problem, *units)
+    note = Note(f"a network of {found.library}, recorded on {len(x)} {where}")
+    return ImportedModel(network.to(problem.domain), problem, found.library, note)
+
+
+def _samples(found: ImportedNetwork, seed: int) -> tuple[Tensor, str]:
+    """Return inputs (samples, inputs), and where they are from."""
+    if found.samples is not None and len(found.samples) > 1:
+        return found.samples[:: -(-len(found.samples) // SAMPLES)], "inputs of its checkpoint"
+    first = found.layers[0]
+    # The library's own grid is the middle of the breakpoints, which reach to its outermost knots.
+    points, degree = first.grid.breakpoints, first.spec.degree
+    random = generator(seed, "samples")
+    shares = torch.rand(SAMPLES, first.inputs, generator=random, dtype=torch.float64)
+    x = torch.lerp(points[:, degree], points[:, -1 - degree], shares)
+    return x, "uniform points of its first grid"
+
+
+def _names(given: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
+    """Return the names. Raises UsageError for another number of them."""
+    if given and len(given) != len(usual):
+        raise UsageError(
+            f"{key}={list(given)} has {len(given)} names; the network has {len(usual)}."
+        )
+    return tuple(given) or usual

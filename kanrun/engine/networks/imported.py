@@ -1,0 +1,346 @@
+"""Trained networks of pykan and efficient-kan as spline layers.
+
+Both libraries have edges phi(x) = w_b b(x) + w_s spline(x). Their splines are zero beyond the
+extended knots t_0 ... t_{G+2k} and the base function continues by its formula. The extended knots
+become breakpoints here, with zero coefficients for the functions that reach over the ends, and
+`extrapolation=base` does the rest: the functions are equal everywhere, rounding excepted.
+
+pykan adds, in this order, an affine map of each sum, products of groups of sums, and an affine map
+of each node (pykan 0.2.8, `MultKAN.forward`). Maps of sums are folded into the edges. Products of
+more than two sums, and constants that follow a product, take further layers whose edges are
+identities. Symbolic edges have no counterpart and are rejected by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn.functional import pad
+
+from kanrun.engine.layers import BASES, EdgeSpec, SplineLayer
+from kanrun.engine.splines import equally_spaced, extend
+from kanrun.errors import UsageError
+
+State = Mapping[str, Any]
+#: Base function of both libraries, and factors of a product of pykan, without a configuration.
+DEFAULT_BASE, DEFAULT_ARITY = "silu", 2
+#: Edges that a message names.
+_NAMED = 3
+#: Key of the grid of the first layer, by library, after a prefix such as `module.`.
+_MARKS = {"pykan": "act_fun.0.grid", "efficient-kan": "layers.0.grid"}
+
+
+@dataclass
+class ImportedNetwork:
+    """The layers of a network, the products of each, and the inputs that the file holds."""
+
+    library: str
+    layers: list[SplineLayer] = field(default_factory=list)
+    products: list[int] = field(default_factory=list)
+    samples: Tensor | None = None
+
+
+def read_network(source: str | Path | State, base: str | None = None) -> ImportedNetwork:
+    """Return the network of a checkpoint or a state dict of pykan or efficient-kan.
+
+    Args:
+        source: A file (`torch.save` or safetensors), the path of a pykan checkpoint without its
+            endings `_state` and `_config.yml`, or a state dict.
+        base: Name of the base function; None: the configuration's, else silu.
+
+    Raises:
+        UsageError: If the file cannot be read, or the network has parts that kanrun lacks.
+    """
+    config, samples = dict[str, Any](), None
+    name = "the state dict"
+    if isinstance(source, str | Path):
+        name, files = str(source), _checkpoint_files(Path(source))
+        source = _load(files[0])
+        config = _config(files[1]) if files[1].is_file() else {}
+        samples = _load(files[2]) if files[2].is_file() else None
+    if not isinstance(source, Mapping):
+        raise UsageError(
+            f"{name} holds a {type(source).__name__}. Save model.state_dict() instead."
+        )
+    state, library = _bare(source, name)
+    if base is not None and base not in BASES:
+        raise UsageError(f"base={base} is not one of {', '.join(BASES)}.")
+    try:
+        if library == "efficient-kan":
+            return _efficient_kan(state, base or DEFAULT_BASE)
+        found = _pykan(state, config, base or _base_of(config, name))
+    except (KeyError, RuntimeError, IndexError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{name} is not a complete state of {library}: {reason}.") from error
+    if isinstance(samples, Tensor) and samples.shape[1:] == (found.layers[0].inputs,):
+        found.samples = samples.detach().double()
+    return found
+
+
+# -------------------- files
+
+
+def _checkpoint_files(path: Path) -> tuple[Path, Path, Path]:
+    """Return the files of state, configuration and inputs; only the first must be there."""
+    stem = re.sub(r"_(state|config\.yml|cache_data)$", "", str(path))
+    state = Path(f"{stem}_state")
+    if not state.is_file():
+        state = path
+    return state, Path(f"{stem}_config.yml"), Path(f"{stem}_cache_data")
+
+
+def _load(path: Path) -> Any:
+    """Return the tensors of a file. Nothing in it is executed. Raises UsageError."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnpicklingError as error:
+        raise UsageError(
+            f"{path} holds Python objects, which are not loaded, or is no file of torch. Save "
+            "model.state_dict() where the model was trained."
+        ) from error
+    except Exception as error:  # both readers have errors of their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} is not a file of tensors: {reason}.") from error
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML with None in place of Python objects, such as a base function that is no name."""
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return the configuration of a pykan checkpoint. Raises UsageError."""
+    try:
+        found = yaml.load(path.read_text("utf-8"), _PlainLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}.") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is not the configuration of a pykan checkpoint.")
+    return found
+
+
+def _base_of(config: dict[str, Any], name: str) -> str:
+    base = config.get("base_fun_name", DEFAULT_BASE)
+    if base not in BASES:
+        raise UsageError(
+            f"The configuration of {name} stores no name of a base function. Add base=NAME, one of "
+            f"{', '.join(BASES)}."
+        )
+    return str(base)
+
+
+def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors in float64 by their keys without a common prefix, and the library."""
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    for library, mark in _MARKS.items():
+        for key in state:
+            if str(key) == mark or str(key).endswith("." + mark):
+                prefix = str(key).removesuffix(mark)
+                tensors = {
+                    str(one).removeprefix(prefix): value.detach().cpu().double().clone()
+                    for one, value in state.items()
+                    if isinstance(value, Tensor)
+                }
+                if bad := [one for one, value in tensors.items() if not value.isfinite().all()]:
+                    raise UsageError(f"{bad[0]} of {name} has values that are not finite.")
+                return tensors, library
+    raise UsageError(
+        f"{name} has no key {' or '.join(_MARKS.values())}: it is not a state of pykan 0.2 or "
+        f"efficient-kan. Its first keys are {', '.join(map(str, list(state)[:_NAMED])) or 'none'}."
+    )
+
+
+# -------------------- layers
+
+
+def _efficient_kan(state: dict[str, Tensor], base: str) -> ImportedNetwork:
+    found = ImportedNetwork("efficient-kan")
+    while (key := f"layers.{len(found.layers)}.") + "grid" in state:
+        weights = state[key + "base_weight"]
+        # Without a scaler of its own, the spline's weight is one.
+        scaler = state.get(key + "spline_scaler", torch.ones_like(weights))
+        edges = state[key + "spline_weight"], weights, scaler
+        found.layers.append(_layer(state[key + "grid"], edges, base))
+        found.products.append(0)
+    return found
+
+
+def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> ImportedNetwork:
+    found, depth = ImportedNetwork("pykan"), 0
+    while f"act_fun.{depth}.grid" in state:
+        depth += 1
+    constants = _symbolic_constants(state, config, depth)
+    for number in range(depth):
+        node_scale, later = state[f"node_scale_{number}"], state[f"node_bias_{number}"]
+        scale, shift = state[f"subnode_scale_{number}"], state[f"subnode_bias_{number}"]
+        shift = shift + scale * constants[number]
+        groups = _groups(len(scale), len(later), config, number)
+        for node, group in enumerate(groups):
+            scale[group[0]] *= node_scale[node]
+            shift[group[0]] *= node_scale[node]
+            if len(group) == 1:  # what is added to a product waits for a layer after it
+                shift[group[0]] += later[node]
+                later[node] = 0
+        order, products, groups = _paired(groups)
+        key = f"act_fun.{number}."
+        mask = state[key + "mask"].T[order]
+        factor = mask * scale[order, None]
+        scales = (state[key + name].T[order] * factor for name in ("scale_base", "scale_sp"))
+        edges = state[key + "coef"].transpose(0, 1)[order], *scales
+        layer = _layer(state[key + "grid"], edges, base, mask != 0, shift[order])
+        found.layers.append(layer)
+        found.products.append(products)
+        _multiply(found, groups, later, last=number == depth - 1)
+    return found
+
+
+def _multiply(
+    found: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
+) -> None:
+    """Add layers of identities until each group is one node, in order and with its constant."""
+    natural = [[node] for node in range(len(groups))]
+    while groups != natural or bool(shift.any()) or (last and found.products[-1]):
+        width, (order, products, after) = sum(map(len, groups)), _paired(groups)
+        ready = {group[0]: node for node, group in enumerate(groups) if len(group) == 1}
+        constants = [float(shift[ready[one]]) if one in ready else 0.0 for one in order]
+        shift[list(ready.values())] = 0
+        found.layers.append(_identities(width, order, constants))
+        found.products.append(products)
+        groups = after
+
+
+def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[list[int]]:
+    """Return the sums of which each node is the product, in the order of the nodes."""
+    given = config.get("mult_arity", DEFAULT_ARITY)
+    if isinstance(given, list):
+        factors = list(given[number + 1])
+    else:
+        factors = [given] * ((sums - nodes) // max(given - 1, 1))
+    plain = nodes - len(factors)
+    if plain < 0 or min(factors, default=2) < 2 or plain + sum(factors) != sums:
+        raise UsageError(
+            f"Layer {number} has {sums} sums for {nodes} nodes, which products of "
+            f"{given} factors do not give. Import the checkpoint with its configuration."
+        )
+    groups, start = [[one] for one in range(plain)], plain
+    for count in factors:
+        groups.append(list(range(start, start + count)))
+        start += count
+    return groups
+
+
+def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[int]]]:
+    """Return the order of a layer's sums, its products, and the groups of its nodes afterwards.
+
+    A layer multiplies two sums, its last ones; further factors of a group wait as nodes.
+    """
+    waiting = [(g, one) for g, group in enumerate(groups) for one in (group[2:] or group[1:1])]
+    single = [(g, group[0]) for g, group in enumerate(groups) if len(group) == 1]
+    plain = sorted([*single, *waiting])
+    multiplied = [g for g, group in enumerate(groups) if len(group) > 1]
+    after: list[list[int]] = [[] for _ in groups]
+    for place, g in enumerate(multiplied, len(plain)):
+        after[g].append(place)
+    for place, (g, _) in enumerate(plain):
+        after[g].append(place)
+    order = [one for _, one in plain] + [one for g in multiplied for one in groups[g][:2]]
+    return order, len(multiplied), after
+
+
+def _symbolic_constants(
+    state: dict[str, Tensor], config: dict[str, Any], depth: int
+) -> list[Tensor]:
+    """Return what symbolic edges add to each sum of each layer: the constants of edges `0`.
+
+    Raises UsageError for symbolic edges that are functions.
+    """
+    found, functions = list[Tensor](), list[str]()
+    for number in range(depth):
+        outputs = state[f"act_fun.{number}.mask"].shape[1]
+        mask = state.get(f"symbolic_fun.{number}.mask", torch.zeros(outputs, 1))
+        affine = state.get(f"symbolic_fun.{number}.affine", torch.zeros(*mask.shape, 4))
+        names = config.get(f"symbolic.funs_name.{number}")
+        if not config.get("symbolic_enabled", True):
+            mask = torch.zeros_like(mask)
+        for out, into in mask.nonzero().tolist():
+            name = names[out][into] if names else "a function whose name is in the configuration"
+            if name != "0":
+                functions.append(f"{into} to {out} of layer {number} ({name})")
+        found.append((mask * affine[..., 3]).sum(1).double())
+    if functions:
+        more = f" and {len(functions) - _NAMED} more" if len(functions) > _NAMED else ""
+        raise UsageError(
+            f"The edges {', '.join(functions[:_NAMED])}{more} are symbolic, and edges of kanrun "
+            "are splines. Import the version that pykan saved before the edges were fixed, and let "
+            "kanrun interpret find the formula."
+        )
+    return found
+
+
+def _layer(
+    grid: Tensor,
+    edges: tuple[Tensor, ...],
+    base: str,
+    alive: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> SplineLayer:
+    """Return a layer of knots (inputs, G + 2k + 1), and constants (out) added to its sums.
+
+    Edges are coefficients (out, inputs, G + k), weights of the base, and weights of the spline.
+    """
+    coefficients, base_weight, spline_weight = edges
+    alive = torch.ones_like(base_weight, dtype=torch.bool) if alive is None else alive.clone()
+    degree, steps = grid.shape[1] - 1 - coefficients.shape[2], grid.diff(dim=1)
+    flat = (steps == 0).all(1)  # both libraries take such splines for zero
+    if bool((equal := (steps <= 0).any(1) & ~flat).any()):
+        raise UsageError(
+            f"The grid of input {int(equal.nonzero()[0])} of a layer with {len(grid)} inputs has "
+            "equal knots, at which the library's splines jump. Update it with grid_eps above 0 and "
+            "save again."
+        )
+    grid = torch.where(flat[:, None], torch.arange(grid.shape[1], dtype=grid.dtype), grid)
+    coefficients = pad(torch.where(flat[:, None], 0.0, coefficients), (degree, degree))
+    for out in [] if shift is None else shift.nonzero()[:, 0].tolist():
+        # B-splines sum to one on all of the grid, and keep their end values beyond it.
+        into = int((spline_weight[out] * alive[out]).abs().argmax())
+        if spline_weight[out, into] == 0 or not alive[out, into]:
+            coefficients[out, into], spline_weight[out, into] = 0.0, 1.0
+            base_weight[out, into] *= alive[out, into]
+            alive[out, into] = True
+        coefficients[out, into] += shift[out] / spline_weight[out, into]  # type: ignore[index]
+    spec, uniform = (
+        EdgeSpec(degree, base, extrapolation="base"),
+        equally_spaced(extend(grid, degree)),
+    )
+    layer = SplineLayer.on_grid(grid, len(coefficients), spec, uniform=uniform)
+    numbers = (coefficients, base_weight, spline_weight, alive)
+    names = ("coefficients", "base_weight", "spline_weight", "mask")
+    layer.load_state_dict({"knots": layer.knots, **dict(zip(names, numbers, strict=True))})
+    return layer
+
+
+def _identities(inputs: int, order: Sequence[int], constants: Sequence[float]) -> SplineLayer:
+    """Return a layer whose sums are the inputs `order`, plus constants."""
+    weights = torch.eye(inputs, dtype=torch.float64)[list(order)]
+    grid = torch.arange(4, dtype=torch.float64).expand(inputs, -1)
+    edges = weights.new_zeros(*weights.shape, 2), weights, weights.clone()
+    shift = torch.tensor(constants, dtype=torch.float64)
+    return _layer(grid, edges, "identity", weights != 0, shift)

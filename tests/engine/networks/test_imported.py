@@ -1,0 +1,146 @@
+"""Networks of pykan and efficient-kan give the outputs that their libraries recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kanrun import KAN
+from kanrun.engine.networks import from_description
+from kanrun.errors import UsageError
+
+STATES = Path(__file__).with_name("states")
+
+
+def state_of(name: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(STATES / f"{name}_state", weights_only=True)
+    return state
+
+
+def difference(network: KAN, name: str) -> float:
+    """Return the largest difference from the recorded outputs, relative to the largest output."""
+    points = torch.load(STATES / f"{name}_points", weights_only=True)
+    apart = network(points["x"]).detach() - points["y"]
+    return float(apart.abs().max() / points["y"].abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("trained", (2, 3, 1)),
+        ("pruned", (2, 3, 2, 1)),
+        ("affine", (2, 3, 1)),
+        ("products", (2, 4, 1)),
+        ("arities", (2, 4, 3, 3, 1, 1)),  # products of three take layers of identities
+    ],
+)
+def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    network = KAN.from_pykan(STATES / name)
+    assert network.shape == shape
+    assert difference(network, name) < 1e-12
+    again = from_description(network.describe())
+    again.load_state_dict(network.state_dict())
+    assert difference(again, name) < 1e-12  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_a_state_of_efficient_kan_gives_its_outputs(name: str) -> None:
+    network = KAN.from_efficient_kan(STATES / f"efficient_kan_{name}.pt")
+    stored = np.load(STATES / f"efficient_kan_{name}.npz")
+    y = network(torch.as_tensor(stored["inputs"]).double()).detach().numpy()
+    assert np.abs(y - stored["outputs"]).max() < 2e-6 * np.abs(stored["outputs"]).max()
+
+
+def test_bare_states_wrapped_states_and_safetensors_are_the_same_network(tmp_path: Path) -> None:
+    state = state_of("products")
+    save_file({key: value.clone() for key, value in state.items()}, tmp_path / "a.safetensors")
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}
+    for source in (state, wrapped, tmp_path / "a.safetensors", STATES / "products_config.yml"):
+        assert difference(KAN.from_pykan(source), "products") < 1e-12
+    assert all(torch.equal(value, state_of("products")[key]) for key, value in state.items())
+
+
+def test_a_base_function_without_a_name_is_asked_for(tmp_path: Path) -> None:
+    torch.save(state_of("trained"), tmp_path / "m_state")
+    text = "base_fun_name: !!python/object:torch.nn.modules.activation.GELU {inplace: false}\n"
+    (tmp_path / "m_config.yml").write_text(text)
+    with pytest.raises(UsageError, match="stores no name of a base function"):
+        KAN.from_pykan(tmp_path / "m")
+    gelu = KAN.from_pykan(tmp_path / "m", base="gelu")
+    assert [layer.spec.base for layer in gelu.edge_layers] == ["gelu", "gelu"]
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    assert float((gelu(x) - KAN.from_pykan(STATES / "trained")(x)).detach()) != 0.0
+
+
+def test_symbolic_edges_are_named_and_constant_ones_are_carried_over(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"0 to 0 of layer 0 \(sin\), 1 to 0 of layer 0 \(x\^2\)"):
+        KAN.from_pykan(STATES / "symbolic")
+    state, plain = state_of("trained"), KAN.from_pykan(STATES / "trained")
+    state["symbolic_fun.1.mask"][0, 2] = 1.0
+    state["symbolic_fun.1.affine"][0, 2] = torch.tensor([1.0, 0.0, 3.0, 0.25])
+    with pytest.raises(UsageError, match="2 to 0 of layer 1"):
+        KAN.from_pykan(state)
+    torch.save(state, tmp_path / "m_state")
+    (tmp_path / "m_config.yml").write_text("symbolic.funs_name.1: [['0', '0', '0']]\n")
+    x = torch.linspace(-4, 4, 20, dtype=torch.float64).reshape(10, 2)
+    shifted = KAN.from_pykan(tmp_path / "m")(x)
+    torch.testing.assert_close(shifted, plain(x) + 0.25, rtol=0, atol=1e-13)
+
+
+def test_a_constant_input_has_no_spline_and_equal_knots_are_rejected() -> None:
+    state = state_of("trained")
+    state["act_fun.1.grid"][1] = 0.5
+    layer = KAN.from_pykan(state).edge_layers[1]
+    assert not layer.coefficients[:, 1].any()
+    state["act_fun.0.grid"][1, 4] = state["act_fun.0.grid"][1, 5]
+    with pytest.raises(UsageError, match="input 1 of a layer with 2 inputs has equal knots"):
+        KAN.from_pykan(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update({"act_fun.0.coef": s["act_fun.0.coef"] / 0}), "not finite"),
+        (lambda s: s.pop("act_fun.1.mask"), "not a complete state of pykan: 'act_fun.1.mask'"),
+        (lambda s: s.clear(), "has no key act_fun.0.grid or layers.0.grid"),
+    ],
+)
+def test_broken_states_are_rejected(change: Any, message: str) -> None:
+    state = state_of("trained")
+    change(state)
+    with pytest.raises(UsageError, match=message):
+        KAN.from_pykan(state)
+
+
+def test_files_that_hold_no_tensors_are_rejected(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
+    (tmp_path / "text.pt").write_text("no tensors")
+    for name, message in (
+        ("module.pt", "holds Python objects"),
+        ("text.pt", "no file of torch"),
+        ("missing.pt", "cannot read"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            KAN.from_pykan(tmp_path / name)
+    with pytest.raises(UsageError, match="a network of efficient-kan, not of pykan"):
+        KAN.from_pykan(STATES / "efficient_kan_a.pt")
+
+
+def test_an_imported_network_trains_on() -> None:
+    network = KAN.from_pykan(STATES / "trained").for_second_order()
+    x = 2 * torch.rand(300, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
+    truth = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
+    y, rows = network.linearise(x)
+    before = float((y - truth).square().mean())
+    gram = rows.gram()
+    damped = gram + 0.01 * torch.eye(len(gram), dtype=torch.float64)
+    step = torch.linalg.solve(damped, rows.transposed((truth - y).flatten()))
+    network.set_unknowns(network.get_unknowns() + step)
+    assert float((network(x).detach() - truth).square().mean()) < 0.5 * before

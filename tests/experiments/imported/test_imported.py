@@ -1,0 +1,81 @@
+"""`kanrun import` writes a run on which the commands for trained networks work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kanrun import load_run
+from kanrun.cli.app import main
+
+STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return outputs with the import of a checkpoint with products."""
+    place = tmp_path_factory.mktemp("outputs")
+    words = ["inputs=[length,mass]", "outputs=[period]", "--outputs", str(place), "-q"]
+    assert main(["import", str(STATES / "products"), *words]) == 0
+    return place
+
+
+def test_the_run_predicts_what_pykan_recorded(outputs: Path, tmp_path: Path) -> None:
+    points = torch.load(STATES / "products_points", weights_only=True)
+    x, y = points["x"].numpy(), points["y"].numpy()
+    table, found = tmp_path / "x.csv", tmp_path / "y.csv"
+    pd.DataFrame(x, columns=["length", "mass"]).to_csv(table, index=False)
+    words = ["--input", str(table), "--output", str(found), "--outputs", str(outputs)]
+    assert main(["predict", "import/1", *words]) == 0
+    predicted = pd.read_csv(found)["period"].to_numpy()
+    assert np.abs(predicted - y[:, 0]).max() < 1e-12 * np.abs(y).max()
+    summary = load_run("import/1", outputs).tables["summary"].iloc[0]
+    assert (summary["library"], summary["shape"], summary["edges"]) == ("pykan", "2-4-1", 16)
+
+
+def test_export_and_report_work(outputs: Path, tmp_path: Path) -> None:
+    file, page = tmp_path / "kan.py", tmp_path / "page.html"
+    place = ["--outputs", str(outputs)]
+    assert main(["export", "import/1", "--format", "python", "-o", str(file), *place]) == 0
+    assert main(["runs", "report", "import/1", "-o", str(page), *place]) == 0
+    assert 'class="living"' in page.read_text("utf-8")
+    assert "period" in file.read_text("utf-8")
+
+
+def test_samples_are_the_inputs_of_the_checkpoint(tmp_path: Path) -> None:
+    assert main(["import", str(STATES / "trained"), "--outputs", str(tmp_path), "-q"]) == 0
+    stored = torch.load(STATES / "trained_cache_data", weights_only=True).numpy()
+    points = load_run("import/1", tmp_path).tables["predictions"].query("split != 'grid'")
+    samples = points[["input:x0", "input:x1"]].to_numpy()
+    np.testing.assert_array_equal(np.sort(samples, 0), np.sort(stored, 0))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([STATES / "symbolic"], "are symbolic, and edges of kanrun are splines"),
+        ([STATES / "trained", "inputs=[a]"], "has 1 names; the network has 2"),
+        ([STATES / "trained", "inputs=[a,y]"], "'y' is the name of an input and of an output"),
+        (["nothing.pt"], "cannot read nothing.pt"),
+        ([], "file must be given"),
+    ],
+)
+def test_refusals_leave_no_folder(
+    words: list[object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", *map(str, words), "--outputs", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_interpret_finds_a_formula_of_the_imported_network(outputs: Path) -> None:
+    words = ["from_run=import/1", "budget=5", "simplify_budget=1", "-q"]
+    assert main(["interpret", *words, "--outputs", str(outputs)]) == 0
+    found = load_run("interpret/1", outputs).tables["summary"].iloc[0]
+    assert found["network_rmse"] < 1e-12
+    assert "length" in found["formula"]
