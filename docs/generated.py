@@ -51,6 +51,17 @@ def lecture() -> dict[str, str]:
     return {"lecture/index.md": linked(parts[0]), **chapters}
 
 
+def lesson() -> str:
+    """Write the lesson from the runs of build/lesson, which are made if they are not there."""
+    from kanrun.cli.app import main
+
+    page = ROOT / "build" / "lesson" / "lesson.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    if main(["lesson", "-q", "-o", str(page), "--outputs", str(page.parent)]):
+        raise RuntimeError("kanrun lesson failed")
+    return page.read_text(encoding="utf-8")
+
+
 def keys() -> str:
     """Every configuration key, as `kanrun keys` shows them."""
     from kanrun.config.keys import keys_of
@@ -219,7 +230,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages to those in docs/."""
     from mkdocs.structure.files import File
 
-    for path, content in pages().items():
+    for path, content in {**pages(), "lesson.html": lesson()}.items():
         files.append(File.generated(config, path, content=content))
     return files
 
@@ -232,6 +243,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     from latex2mathml.converter import convert
 
     up = "../" * page.file.src_uri.count("/")
+    if page.file.src_uri == "lecture/index.md":
+        markdown += "\n\n[The lecture as one page whose parts move](../lesson.html)\n"
     markdown = re.sub(
         r"\]\((?:\.\./)*lecture\.md(#[^)]*)?\)", lambda m: f"]({up}{_chapter(m[1])})", markdown
     )

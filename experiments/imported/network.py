@@ -74,7 +74,8 @@ def read_model(cfg: ImportConfig, seed: int) -> ImportedModel:
     problem = make_problem(cfg, target, SamplingConfig(n_train=None, n_test=None), seed)
     units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
     problem = with_scalings(problem, *units)
-    note = Note(f"a network of {found.library}, recorded on {len(x)} {where}")
+    base = found.layers[0].spec.base
+    note = Note(f"a network of {found.library} with base={base}, recorded on {len(x)} {where}")
     return ImportedModel(network.to(problem.domain), problem, found.library, note)
 
 

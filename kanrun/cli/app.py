@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from kanrun.cli.experiments import Plugins, add_experiment, keys
-from kanrun.cli.run_actions import export, predict
+from kanrun.cli.run_actions import export, lesson, predict
 from kanrun.cli.runs import app as runs
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in
@@ -112,6 +112,7 @@ def init(
 _add_experiments()
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("lesson")(lesson)
 app.command("init")(init)
 app.command("keys")(keys)
 app.add_typer(runs, name="runs")

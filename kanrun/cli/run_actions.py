@@ -118,6 +118,33 @@ def export(
     print(output)
 
 
+def lesson(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")
+    ] = Path("lesson.html"),
+    outputs: Outputs = OUTPUTS,
+    quiet: Quiet = False,
+) -> None:
+    """Write the lecture as one page whose parts move, from runs with the tag `lesson`.
+
+    A command without such a run is run first, in a small study that takes seconds.
+    """
+    from kanrun.launch.composing import Source, compose
+    from kanrun.study.page.lesson import STUDIES, TAG, recorded_runs, write_lesson
+    from kanrun.study.running import RunOptions, run_study
+
+    if not output.parent.is_dir():
+        raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
+    there = recorded_runs(outputs)
+    for command in (name for name in STUDIES if name not in there):
+        words = (*STUDIES[command], f"tags=[{TAG}]")
+        study = compose(Source(command, outputs), words, argv=("kanrun", command, *words))
+        if code := run_study(study, RunOptions(outputs, quiet))[0]:
+            raise typer.Exit(code)
+    write_lesson(recorded_runs(outputs), output)
+    print(output)
+
+
 Force = Annotated[
     bool,
     typer.Option(

@@ -366,3 +366,52 @@ def test_frames_of_the_lecture_run_under_their_slider(browser, tmp_path, lecture
         })()""")
         assert browser.value("document.querySelector('.living').innerHTML") != before
     assert "Runtime.exceptionThrown" not in [event.get("method") for event in browser.events]
+
+
+def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(
+    browser: Browser, tmp_path: Path
+) -> None:
+    page = tmp_path / "lesson.html"
+    assert main(["lesson", "-q", "-o", str(page), "--outputs", str(tmp_path / "outputs")]) == 0
+    assert page.stat().st_size < 3e6
+    browser.events.clear()
+    browser.open(page)
+    sections = "[...document.querySelectorAll('section')]"
+    drawn = browser.value(f"{sections}.map(s => s.querySelectorAll('.living svg').length)")
+    assert len(drawn) == 12
+    assert min(drawn) >= 1
+    assert browser.value("document.querySelectorAll('.living .link').length") == 12
+    links = {}
+    living = "[...document.querySelectorAll('.living')]"
+    for name in browser.value(f"{living}.map(part => part.dataset.source)"):
+        part = f"document.querySelector('[data-source={name}]')"
+        before = browser.value(f"{part}.innerHTML")
+        control = f"({part}.querySelector('input[type=range]') || {part}.querySelector('.handle'))"
+        browser.value(f"{control}.focus()")
+        for key in ("ArrowLeft", "ArrowDown"):
+            browser.key(key)
+        moved = browser.value(f"{part}.innerHTML")
+        assert moved != before, name
+        browser.value(f"{part}.querySelector('.link').focus()")
+        links[name] = browser.value(f"{part}.querySelector('.link').href")
+        status = f"{part}.querySelector('[role=status]').textContent"
+        links[name] = links[name], status, browser.value(status)
+    for link, status, shown in links.values():
+        browser.send("Page.navigate", url="about:blank")
+        browser.send("Page.navigate", url=link)
+        end = time.monotonic() + 30
+        while browser.value("document.documentElement?.dataset.ready") != "yes":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert browser.value(status) == shown
+    asked = [
+        event["params"]["request"]["url"]
+        for event in browser.events
+        if event.get("method") == "Network.requestWillBeSent"
+    ]
+    assert all(url.startswith(("file:", "about:")) for url in asked)
+    assert "Runtime.exceptionThrown" not in [event.get("method") for event in browser.events]
+    width = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.send("Emulation.setDeviceMetricsOverride", **width)
+    browser.open(page)
+    assert browser.value("document.documentElement.scrollWidth") <= 390

@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -107,14 +106,11 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}.") from error
-    except UnpicklingError as error:
+    except Exception as error:  # of unpickling, and several of both readers
         raise UsageError(
-            f"{path} holds Python objects, which are not loaded, or is no file of torch. Save "
+            f"{path} holds Python objects, which are not loaded, or is no file of tensors. Save "
             "model.state_dict() where the model was trained."
         ) from error
-    except Exception as error:  # both readers have errors of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} is not a file of tensors: {reason}.") from error
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]

@@ -27,8 +27,9 @@ from kanrun.study.comparison import RunComparison
 from kanrun.study.page.interactive import interactive_data
 from kanrun.study.report import shown
 
-#: Largest page in bytes, of which this many are for text, and number of its interactive parts.
-LARGEST, TEXT, MOST_NETWORKS = 5 * 10**6, 100_000, 10
+#: Largest page in bytes, of which this many are for text and scripts, and number of its
+#: interactive parts.
+LARGEST, TEXT, MOST_NETWORKS = 5 * 10**6, 150_000, 10
 #: Attributes of cells with the verdict on a claim.
 _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
 #: Bytes of three that become four letters.
@@ -50,25 +51,34 @@ _TABLES = (
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
     """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
+    write_page(_page(runs), output)
+
+
+def write_page(page: str, output: Path) -> None:
+    """Write a page to `output`, atomically. Raises UsageError if that fails."""
     if not output.parent.is_dir():
         raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
-    write_named_file(output, _page(runs).encode())
+    write_named_file(output, page.encode())
 
 
 def _page(runs: Sequence[Run]) -> str:
-    folder = resources.files(__name__)
-    style, *scripts = (
-        (folder / name).read_text("utf-8") for name in ("page.css", "network.js", "page.js")
-    )
-    room = LARGEST - len(style) - sum(map(len, scripts)) - TEXT
     names, sources, compared = ", ".join(run.name for run in runs), list[str](), list[str]()
     if len(runs) > 1:
         comparison = RunComparison([run.best for run in runs])
         sides = {"Settings that differ": comparison.settings, "Results": comparison.results}
         for title, side in sides.items():
             compared += [_tag("h3", title), _table(comparison.columns(side))] if side else []
-    sections = [_section(run, sources, room // len(runs)) for run in runs]
-    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts)
+    room = (LARGEST - TEXT) // len(runs)
+    sections = [f"<section>{_section(run, sources, room)}</section>" for run in runs]
+    body = [_tag("h1", names), *compared, *sections, *sources]
+    return html_page(f"kanrun: {names}", body, ("network.js", "page.js"))
+
+
+def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
+    """Return a page of this body with files of this folder as its only scripts."""
+    folder = resources.files(__name__)
+    style, *texts = ((folder / name).read_text("utf-8") for name in ("page.css", *scripts))
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
     hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
@@ -80,12 +90,9 @@ def _page(runs: Sequence[Run]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="referrer" content="no-referrer">',
-            f"{_tag('title', f'kanrun: {names}')}<style>{style}</style></head><body>",
-            _tag("h1", names),
-            *compared,
-            *(f"<section>{section}</section>" for section in sections),
-            *sources,
-            *(f"<script>{text}</script>" for text in scripts),
+            f"{_tag('title', title)}<style>{style}</style></head><body>",
+            *body,
+            *(f"<script>{text}</script>" for text in texts),
             "</body></html>",
         ]
     )
@@ -94,27 +101,15 @@ def _page(runs: Sequence[Run]) -> str:
 def _section(run: Run, sources: list[str], room: int) -> str:
     """Return all of one run; figures are left out once they would need more than `room` bytes."""
     single = run.best
-    parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
+    parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}"), _results(single)]
+    parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
     if run.has_points:
         parts.append(
             _tag("p", f"A run of {len(run.points)} points; below is its best, {single.name}.")
         )
-        parts.append(_points(run))
-    parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
-    parts.append(_record(single))
-    for data in interactive_data(single):
-        source, content = f"living-{len(sources)}", _json(data)
-        parts.append(_tag("h3", data["title"]))
-        if data["kind"] == "absent":
-            parts.append(_tag("p", data["said"]))
-            continue
-        room -= len(content)
-        if room < 0 or len(sources) >= MOST_NETWORKS:
-            text = f"It is left out: a page holds {MOST_NETWORKS} networks at most, and 5 MB."
-            parts.append(_tag("p", f"{text} Write a page of fewer runs."))
-            break
-        sources.append(f'<script type="application/json" id="{source}">{content}</script>')
-        parts.append(f'<div class="living" data-source="{source}"></div>')
+    parts += _living(single, sources, room)
+    room -= sum(map(len, sources))
+    parts.append(_claims(single))
     for path in _figures(single, run):
         image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
         room -= round(_BASE64 * len(image))
@@ -126,23 +121,57 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         name = escape(path.stem, quote=True)
         image_tag = f'<img alt="figure {name}" src="{data_uri}">'
         parts.append(f"<figure>{image_tag}<figcaption>{name}</figcaption></figure>")
+    if run.has_points:
+        parts.append(_folded("Points", _points(run)))
+    parts += [_folded(name, _table(columns)) for name, columns in _tables(single)]
     with contextlib.suppress(KanrunError):
         parts.append(_details("Settings", flattened(single.config)))
+    parts.append(_environment(single))
     return "\n".join(parts)
 
 
-def _record(run: Run) -> str:
-    """Return how to rerun, claims, results, settings and environment of a run."""
+def _living(run: Run, sources: list[str], room: int) -> Iterable[str]:
+    """Yield the interactive parts of a run; their data are added to `sources`."""
+    for data in interactive_data(run):
+        yield _tag("h3", data["title"])
+        if data["kind"] == "absent":
+            yield _tag("p", data["said"])
+            continue
+        name = f"living-{len(sources)}"
+        content = json_script(name, data)
+        room -= len(content)
+        if room < 0 or len(sources) >= MOST_NETWORKS:
+            text = f"It is left out: a page holds {MOST_NETWORKS} networks at most, and 5 MB."
+            yield _tag("p", f"{text} Write a page of fewer runs.")
+            return
+        sources.append(content)
+        yield f'<div class="living" data-source="{name}"></div>'
+
+
+def _results(run: Run) -> str:
+    """Return the metrics of a run in a line, and how to repeat it."""
     try:
         manifest = run.manifest
     except KanrunError as error:
         return _tag("p", str(error))
+    pairs = ", ".join(f"{name} {shown(value)}" for name, value in manifest.metrics.items())
     words = f"kanrun {manifest.command} {shlex.join(manifest.overrides)}".strip()
     words = words if run.point else shlex.join(manifest.argv) or words
-    parts = [f"<p>Asked for by <code>{escape(words)}</code></p>"]
+    parts = [f'<p class="number">{escape(pairs)}</p>'] if pairs else []
+    parts.append(f"<p>Asked for by <code>{escape(words)}</code></p>")
     parts.append(f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>")
     if manifest.reason:
         parts.append(_tag("p", manifest.reason))
+    return "\n".join(parts)
+
+
+def _claims(run: Run) -> str:
+    """Return the claims and the notes of a run."""
+    try:
+        manifest = run.manifest
+    except KanrunError:
+        return ""
+    parts = []
     if manifest.claims:
         claims = {
             "": ["holds" if claim.holds else "does not hold" for claim in manifest.claims],
@@ -152,14 +181,22 @@ def _record(run: Run) -> str:
             "spread": [claim.spread or "" for claim in manifest.claims],
         }
         parts += [_tag("h3", "Claims"), _table(claims)]
-    parts += [_tag("p", f"Note: {note}") for note in manifest.notes]
+    return "\n".join([*parts, *(_tag("p", f"Note: {note}") for note in manifest.notes)])
+
+
+def _tables(run: Run) -> Iterable[tuple[str, Mapping[str, Sequence[Any]]]]:
     for name in _TABLES:
-        try:
+        with contextlib.suppress(KanrunError):
             columns = run.columns(name)
-        except KanrunError:
-            continue
-        if columns and len(next(iter(columns.values()))):
-            parts += [_tag("h3", name), _table(columns)]
+            if columns and len(next(iter(columns.values()))):
+                yield name, columns
+
+
+def _environment(run: Run) -> str:
+    try:
+        manifest = run.manifest
+    except KanrunError:
+        return ""
     facts = {
         "started": local_time(manifest.started),
         "seconds": manifest.seconds,
@@ -170,7 +207,7 @@ def _record(run: Run) -> str:
         **flattened(manifest.git or {}, "git."),
         **manifest.versions,
     }
-    return "\n".join([*parts, _details("Environment", facts)])
+    return _details("Environment", facts)
 
 
 def _points(run: Run) -> str:
@@ -223,16 +260,20 @@ def _details(title: str, pairs: Mapping[str, Any]) -> str:
         f"<tr><th>{escape(str(name))}</th><td>{escape(shown(value))}</td></tr>"
         for name, value in pairs.items()
     )
-    table = f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
-    return f"<details><summary>{title}</summary>{table}</details>"
+    return _folded(title, f'<div class="wide"><table><tbody>{rows}</tbody></table></div>')
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def _tag(name: str, text: str) -> str:
     return f"<{name}>{escape(text)}</{name}>"
 
 
-def _json(value: Any) -> str:
-    """Return JSON that cannot end its script element or hold a number that JSON lacks."""
+def json_script(name: str, value: Any) -> str:
+    """Return an element of JSON that cannot end it or hold a number that JSON lacks."""
     finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
     text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f'<script type="application/json" id="{name}">{text}</script>'

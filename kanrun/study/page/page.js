@@ -41,8 +41,9 @@
   // ------------------------------------------------------------------ a plot
   class Plot {
     constructor(parent, title, width = 460, height = 300) {
-      this.width = width; this.height = height; this.left = 54; this.bottom = 34; this.top = 24; this.right = 12;
-      this.svg = make("svg:svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title}, parent);
+      this.width = Math.min(width, Math.max(300, parent.clientWidth || width));  // text stays legible on a phone
+      this.height = height; this.left = 54; this.bottom = 34; this.top = 24; this.right = 12;
+      this.svg = make("svg:svg", {viewBox: `0 0 ${this.width} ${height}`, role: "group", "aria-label": title}, parent);
       this.title = title;
     }
     begin(xs, ys, title = this.title) {
@@ -102,10 +103,11 @@
       });
     }
   }
-  function slider(bar, name, count, changed, label = i => String(i + 1)) {
+  function slider(bar, name, count, changed, label = i => String(i + 1), start = count - 1) {
     const box = make("label", {}, bar, `${name} `);
-    const input = make("input", {type: "range", min: 0, max: count - 1, value: count - 1, "aria-label": name}, box);
-    const output = make("output", {}, box, label(count - 1));
+    const input = make("input", {type: "range", min: 0, max: count - 1, value: start, "aria-label": name}, box);
+    const output = make("output", {}, box, label(start));
+    input.setTo = number => { input.value = Number(number); input.dispatchEvent(new Event("input", {bubbles: true})); };
     input.addEventListener("input", () => { output.textContent = label(Number(input.value)); changed(Number(input.value)); });
     return input;
   }
@@ -115,7 +117,7 @@
   function network(parent, data) {
     let stage = data.stages.length - 1, chosen = [0, 0, 0], model;
     const bar = make("div", {class: "bar"}, parent);
-    if (data.stages.length > 1) slider(bar, data.slider, data.stages.length,
+    const steps = data.stages.length > 1 && slider(bar, data.slider, data.stages.length,
       i => { stage = i; reset(); inputs.intoDomain(); }, i => data.stages[i].label);
     const back = make("button", {class: "plain", type: "button"}, bar, "as trained");
     const error = make("span", {class: "number", role: "status"}, bar);
@@ -125,8 +127,10 @@
     const own = make("div", {}, two);
     const inputs = ownInputs();
     let points = data.points, domain = data.domain;  // of a window of time, where there are several
+    let moved = {};  // values of control points by layer, output, input and number
 
     function reset() {
+      moved = {};
       model = kan.prepared(data.stages[stage].model);
       points = data.stages[stage].points || data.points;
       domain = data.stages[stage].domain || data.domain;
@@ -190,11 +194,23 @@
       edgePlot.line(xs.filter((_, k) => inside[k]), ys.filter((_, k) => inside[k]), "curve");
       if (layer.bias) {  // the line w x of an MLP, by its end
         const w = layer.baseWeight[o];
-        edgePlot.handles([[high, w[i] * high]], "end of the line", (_, x, y) => { w[i] = y / high; drawEdge(); drawResult(); });
+        edgePlot.handles([[high, w[i] * high]], "end of the line", (_, x, y) => { put([l, o, i], y / high); drawEdge(); drawResult(); });
       }
       if (!few || weight === 0) return;
       edgePlot.line(places, c.map(v => weight * v), "polygon");
-      edgePlot.handles(places.map((x, k) => [x, weight * c[k]]), "control point", (k, _, y) => { c[k] = y / weight; drawEdge(); drawResult(); });
+      edgePlot.handles(places.map((x, k) => [x, weight * c[k]]), "control point", (k, _, y) => { put([l, o, i, k], y / weight); drawEdge(); drawResult(); });
+    }
+    // A control point of a spline, or the weight of an MLP's line.
+    function put([l, o, i, k], value) {
+      const layer = model.layers[l];
+      if (k === undefined) layer.baseWeight[o][i] = value; else layer.coefficients[o][i][k] = value;
+      moved[[l, o, i, k].join()] = value;
+    }
+    function set(state) {
+      if (steps) steps.setTo(state.stage); else reset();
+      for (const [place, value] of Object.entries(state.moved)) put(place.split(",").map(n => n === "" ? undefined : Number(n)), Number(value));
+      chosen = state.chosen.map(Number);
+      draw();
     }
     function drawResult() {
       const values = points.x.map(x => kan.predict(model, x)), truth = points.y;
@@ -248,6 +264,7 @@
     model = kan.prepared(data.stages[stage].model);
     chosen = [0, ...edgesOf(0)[0].slice(1)];
     reset();
+    return {get: () => ({stage, chosen, moved}), set};
   }
 
   // ------------------------------------------------------------------ recorded frames: phases, grids, stages
@@ -264,9 +281,10 @@
         for (const line of panel.lines) (line.dots ? plots[k].dots(line.x, line.y, line.style, 3) : plots[k].line(line.x, line.y, line.style));
       });
     }
-    if (data.frames.length > 1) slider(bar, data.slider, data.frames.length, draw, i => data.frames[i].label);
+    const steps = data.frames.length > 1 && slider(bar, data.slider, data.frames.length, draw, i => data.frames[i].label);
     bar.append(said);
     draw(data.frames.length - 1);
+    return steps && {get: () => Number(steps.value), set: steps.setTo};
   }
 
   // ------------------------------------------------------------------ curves drawn by control points
@@ -290,15 +308,32 @@
       said.textContent = `${Math.round(100 * moved.length / now.length)} % of the curve moved`;
       plot.handles(control, "control point", (i, x, y) => { control[i] = [x, y]; draw(); });
     }
-    back.addEventListener("click", () => { control = structuredClone(data.control); draw(); });
+    const set = points => { control = points.map(p => p.map(Number)); draw(); };
+    back.addEventListener("click", () => set(data.control));
     draw();
+    return {get: () => control, set};
   }
 
-  const kinds = {network, frames, curve};
+  // ------------------------------------------------------------------ parts, and links that hold their state
+  const kinds = {network, frames, curve, ...(typeof lesson === "undefined" ? {} : lesson.kinds({make, Plot, slider, range, shown}))};
+  const states = {};
   for (const section of document.querySelectorAll(".living")) {
-    const data = JSON.parse(document.getElementById(section.dataset.source).textContent);
-    kinds[data.kind](section, data);
+    const name = section.dataset.source, source = document.getElementById(name), data = source ? JSON.parse(source.textContent) : {kind: name};
+    const state = kinds[data.kind](section, data);
+    if (!state) continue;
+    states[name] = {...state, section};
+    const link = make("a", {class: "link", href: "#"}, section, "link to this state");
+    const update = () => { link.href = `#${name}=${encodeURIComponent(JSON.stringify(state.get()))}`; };
+    for (const event of ["pointerenter", "focus", "click"]) link.addEventListener(event, update);
   }
+  function recall() {
+    const [, name, text] = /^#([\w-]+)=(.+)$/.exec(location.hash) || [];
+    if (!Object.hasOwn(states, name)) return;
+    try { states[name].set(JSON.parse(decodeURIComponent(text))); } catch { return; }  // a link that was cut short
+    states[name].section.scrollIntoView();
+  }
+  window.addEventListener("hashchange", recall);
+  recall();
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
   document.documentElement.dataset.ready = "yes";
 })();

@@ -124,7 +124,7 @@ def test_files_that_hold_no_tensors_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no tensors")
     for name, message in (
         ("module.pt", "holds Python objects"),
-        ("text.pt", "no file of torch"),
+        ("text.pt", "no file of tensors"),
         ("missing.pt", "cannot read"),
     ):
         with pytest.raises(UsageError, match=message):

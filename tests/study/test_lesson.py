@@ -1,0 +1,98 @@
+"""The lesson: every section has one part, which exists, and its arithmetic is right."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.interpolate import BarycentricInterpolator, BSpline
+
+from kanrun.errors import UsageError
+from kanrun.runs import Manifest, Run, RunFolder, Status
+from kanrun.runs.records import RunLabels
+from kanrun.study.page.lesson import PARTS, STUDIES, recorded_runs, write_lesson
+
+FOLDER = resources.files("kanrun.study.page")
+BODY = (FOLDER / "lesson.html").read_text("utf-8")
+
+
+def test_each_section_has_one_part() -> None:
+    sections = re.findall(r'<section id="(\w+)-section">(.*?)</section>', BODY, re.DOTALL)
+    assert len(sections) == 12
+    script = (FOLDER / "lesson.js").read_text("utf-8")
+    for name, text in sections:
+        computed = re.findall(r'data-source="(\w+)"', text)
+        recorded = re.findall(r"<!--recorded:(\w+)-->", text)
+        assert [*computed, *recorded] == [name]
+        assert f'href="#{name}-section"' in BODY
+        assert not computed or re.search(rf"^ +{name}: parent =>", script, re.MULTILINE)
+    assert re.findall(r"<!--recorded:(\w+)-->", BODY) == list(PARTS)
+    assert {command for command, _ in PARTS.values()} == set(STUDIES)
+
+
+def computed(expression: str, tmp_path: Path) -> Any:
+    """Return what Node computes with the scripts of the page."""
+    node = shutil.which("node")
+    assert node is not None, "this test runs the page's scripts in Node: install nodejs"
+    for name in ("network.js", "lesson.js"):
+        (tmp_path / name).write_text((FOLDER / name).read_text("utf-8"))
+    code = (
+        "global.kan = require('./network.js'); const lesson = require('./lesson.js');"
+        f"console.log(JSON.stringify({expression}));"
+    )
+    done = subprocess.run([node, "-e", code], cwd=tmp_path, capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_parts_compute_what_scipy_computes(tmp_path: Path) -> None:
+    points, at = [[0, 5], [1, 1], [2, 3], [5, 2]], [0.0, 0.7, 3.3, 5.0]
+    knots = [0, 0, 0, 0, 0.25, 0.5, 0.5, 0.75, 1, 1, 1, 1]
+    found = computed(
+        f"""{{
+        polynomial: {at}.map(lesson.interpolant({points})),
+        knots: lesson.knots(3, 2),
+        basis: [0, 1, 2, 3, 4, 5, 6, 7].map(i => lesson.basis(lesson.knots(3, 2), 3, i, 0.4)),
+        levels: lesson.levels({points}, 0.25),
+        hinges: [-1, -0.5, 0, 0.25, 1].map(lesson.hinges(x => x * x, 2)),
+        counts: lesson.counts(2, 5, 1, 5, 3)}}""",
+        tmp_path,
+    )
+    x, y = np.array(points, dtype=float).T
+    np.testing.assert_allclose(found["polynomial"], BarycentricInterpolator(x, y)(at), atol=1e-12)
+    assert found["knots"] == knots
+    basis = BSpline.design_matrix(np.array([0.4]), np.array(knots, dtype=float), 3).toarray()[0]
+    np.testing.assert_allclose(found["basis"], basis, atol=1e-14)
+    bernstein = np.array([0.75**3, 3 * 0.75**2 * 0.25, 3 * 0.75 * 0.25**2, 0.25**3])
+    np.testing.assert_allclose(found["levels"][3], [bernstein @ np.array(points)], atol=1e-14)
+    assert [len(level) for level in found["levels"]] == [4, 3, 2, 1]
+    assert found["hinges"] == [1, 0.5, 0, 0.25, 1]
+    assert found["counts"] == {"mlp": 2 * 5 + 5 + 5 + 1, "kan": 15 * 8}
+
+
+def test_the_latest_complete_run_with_the_tag_is_shown(tmp_path: Path) -> None:
+    for status, tags in (
+        (Status.COMPLETED, ("lesson",)),
+        (Status.FAILED, ("lesson",)),
+        (Status.COMPLETED, ()),
+    ):
+        folder = RunFolder.create(tmp_path, Manifest("fit"))
+        folder.finish(status)
+        RunLabels(tags).store(folder.path)
+    runs = recorded_runs(tmp_path)
+    assert {command: run.path.name for command, run in runs.items()} == {"fit": "v0001"}
+
+
+def test_a_run_without_the_part_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, Manifest("curves"))
+    folder.finish(Status.COMPLETED)
+    run = Run(folder.path, "curves/v0001")
+    with pytest.raises(UsageError, match="curves/v0001 has nothing to show in the section bezier"):
+        write_lesson(dict.fromkeys(STUDIES, run), tmp_path / "lesson.html")
+    assert not (tmp_path / "lesson.html").exists()
