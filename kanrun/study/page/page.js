@@ -292,6 +292,7 @@
     let control = structuredClone(data.control);
     const bar = make("div", {class: "bar"}, parent), back = make("button", {class: "plain", type: "button"}, bar, "as it was");
     const said = make("span", {role: "status"}, bar), plot = new Plot(parent, data.title, 640, 400);
+    plot.title = "";  // the page says it above
     const curveAt = u => data.knots ? [0, 1].map(d => kan.deBoor(data.knots, data.degree, control.map(p => p[d]), u)) : kan.deCasteljau(control, u);
     const [low, high] = data.knots ? [data.knots[data.degree], data.knots[data.knots.length - 1 - data.degree]] : [0, 1];
     const shares = range(low, high, 401), before = shares.map(curveAt);
