@@ -1,14 +1,10 @@
 """The lesson: every section has one part, which exists, and its arithmetic is right."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
 import subprocess
 from importlib import resources
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +19,7 @@ FOLDER = resources.files("kanrun.study.page")
 BODY = (FOLDER / "lesson.html").read_text("utf-8")
 
 
-def test_each_section_has_one_part() -> None:
+def test_each_section_has_one_part():
     sections = re.findall(r'<section id="(\w+)-section">(.*?)</section>', BODY, re.DOTALL)
     assert len(sections) == 12
     script = (FOLDER / "lesson.js").read_text("utf-8")
@@ -37,7 +33,7 @@ def test_each_section_has_one_part() -> None:
     assert {command for command, _ in PARTS.values()} == set(STUDIES)
 
 
-def computed(expression: str, tmp_path: Path) -> Any:
+def computed(expression, tmp_path):
     """Return what Node computes with the scripts of the page."""
     node = shutil.which("node")
     assert node is not None, "this test runs the page's scripts in Node: install nodejs"
@@ -51,7 +47,7 @@ def computed(expression: str, tmp_path: Path) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_parts_compute_what_scipy_computes(tmp_path: Path) -> None:
+def test_the_parts_compute_what_scipy_computes(tmp_path):
     points, at = [[0, 5], [1, 1], [2, 3], [5, 2]], [0.0, 0.7, 3.3, 5.0]
     knots = [0, 0, 0, 0, 0.25, 0.5, 0.5, 0.75, 1, 1, 1, 1]
     found = computed(
@@ -76,7 +72,7 @@ def test_the_parts_compute_what_scipy_computes(tmp_path: Path) -> None:
     assert found["counts"] == {"mlp": 2 * 5 + 5 + 5 + 1, "kan": 15 * 8}
 
 
-def test_the_latest_complete_run_with_the_tag_is_shown(tmp_path: Path) -> None:
+def test_the_latest_complete_run_with_the_tag_is_shown(tmp_path):
     for status, tags in (
         (Status.COMPLETED, ("lesson",)),
         (Status.FAILED, ("lesson",)),
@@ -89,7 +85,7 @@ def test_the_latest_complete_run_with_the_tag_is_shown(tmp_path: Path) -> None:
     assert {command: run.path.name for command, run in runs.items()} == {"fit": "v0001"}
 
 
-def test_a_run_without_the_part_is_named(tmp_path: Path) -> None:
+def test_a_run_without_the_part_is_named(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("curves"))
     folder.finish(Status.COMPLETED)
     run = Run(folder.path, "curves/v0001")

@@ -1,7 +1,5 @@
 """The page of real runs in headless Chromium: drawing, dragging, sorting, no requests."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -65,7 +63,7 @@ class Browser:
         for part in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{part}.enable")
 
-    _session: str | None = None
+    _session = None
 
     def send(self, method, **parameters):
         self._number += 1
@@ -368,9 +366,7 @@ def test_frames_of_the_lecture_run_under_their_slider(browser, tmp_path, lecture
     assert "Runtime.exceptionThrown" not in [event.get("method") for event in browser.events]
 
 
-def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_path):
     page = tmp_path / "lesson.html"
     assert main(["lesson", "-q", "-o", str(page), "--outputs", str(tmp_path / "outputs")]) == 0
     assert page.stat().st_size < 3e6

@@ -114,7 +114,7 @@ def _load(path: Path) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML with None in place of Python objects, such as a base function that is stored as an object."""
+    """YAML with None in place of Python objects, such as a base function stored as one."""
 
 
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)

@@ -1,9 +1,6 @@
 """Networks of pykan and efficient-kan give the outputs that their libraries recorded."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +14,11 @@ from kanrun.errors import UsageError
 STATES = Path(__file__).with_name("states")
 
 
-def state_of(name: str) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(STATES / f"{name}_state", weights_only=True)
-    return state
+def state_of(name):
+    return torch.load(STATES / f"{name}_state", weights_only=True)
 
 
-def difference(network: KAN, name: str) -> float:
+def difference(network, name):
     """Return the largest difference from the recorded outputs, relative to the largest output."""
     points = torch.load(STATES / f"{name}_points", weights_only=True)
     apart = network(points["x"]).detach() - points["y"]
@@ -39,26 +35,24 @@ def difference(network: KAN, name: str) -> float:
         ("arities", (2, 4, 3, 3, 1, 1)),  # products of three take layers of identities
     ],
 )
-def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(
-    name: str, shape: tuple[int, ...]
-) -> None:
+def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(name, shape):
     network = KAN.from_pykan(STATES / name)
     assert network.shape == shape
     assert difference(network, name) < 1e-12
     again = from_description(network.describe())
     again.load_state_dict(network.state_dict())
-    assert difference(again, name) < 1e-12  # type: ignore[arg-type]
+    assert difference(again, name) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_a_state_of_efficient_kan_gives_its_outputs(name: str) -> None:
+def test_a_state_of_efficient_kan_gives_its_outputs(name):
     network = KAN.from_efficient_kan(STATES / f"efficient_kan_{name}.pt")
     stored = np.load(STATES / f"efficient_kan_{name}.npz")
     y = network(torch.as_tensor(stored["inputs"]).double()).detach().numpy()
     assert np.abs(y - stored["outputs"]).max() < 2e-6 * np.abs(stored["outputs"]).max()
 
 
-def test_bare_states_wrapped_states_and_safetensors_are_the_same_network(tmp_path: Path) -> None:
+def test_bare_states_wrapped_states_and_safetensors_are_the_same_network(tmp_path):
     state = state_of("products")
     save_file({key: value.clone() for key, value in state.items()}, tmp_path / "a.safetensors")
     wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}
@@ -67,7 +61,7 @@ def test_bare_states_wrapped_states_and_safetensors_are_the_same_network(tmp_pat
     assert all(torch.equal(value, state_of("products")[key]) for key, value in state.items())
 
 
-def test_a_base_function_without_a_name_is_asked_for(tmp_path: Path) -> None:
+def test_a_base_function_without_a_name_is_asked_for(tmp_path):
     torch.save(state_of("trained"), tmp_path / "m_state")
     text = "base_fun_name: !!python/object:torch.nn.modules.activation.GELU {inplace: false}\n"
     (tmp_path / "m_config.yml").write_text(text)
@@ -79,7 +73,7 @@ def test_a_base_function_without_a_name_is_asked_for(tmp_path: Path) -> None:
     assert float((gelu(x) - KAN.from_pykan(STATES / "trained")(x)).detach()) != 0.0
 
 
-def test_symbolic_edges_are_named_and_constant_ones_are_carried_over(tmp_path: Path) -> None:
+def test_symbolic_edges_are_named_and_constant_ones_are_carried_over(tmp_path):
     with pytest.raises(UsageError, match=r"0 to 0 of layer 0 \(sin\), 1 to 0 of layer 0 \(x\^2\)"):
         KAN.from_pykan(STATES / "symbolic")
     state, plain = state_of("trained"), KAN.from_pykan(STATES / "trained")
@@ -94,7 +88,7 @@ def test_symbolic_edges_are_named_and_constant_ones_are_carried_over(tmp_path: P
     torch.testing.assert_close(shifted, plain(x) + 0.25, rtol=0, atol=1e-13)
 
 
-def test_a_constant_input_has_no_spline_and_equal_knots_are_rejected() -> None:
+def test_a_constant_input_has_no_spline_and_equal_knots_are_rejected():
     state = state_of("trained")
     state["act_fun.1.grid"][1] = 0.5
     layer = KAN.from_pykan(state).edge_layers[1]
@@ -112,14 +106,14 @@ def test_a_constant_input_has_no_spline_and_equal_knots_are_rejected() -> None:
         (lambda s: s.clear(), "has no key act_fun.0.grid or layers.0.grid"),
     ],
 )
-def test_broken_states_are_rejected(change: Any, message: str) -> None:
+def test_broken_states_are_rejected(change, message):
     state = state_of("trained")
     change(state)
     with pytest.raises(UsageError, match=message):
         KAN.from_pykan(state)
 
 
-def test_files_that_hold_no_tensors_are_rejected(tmp_path: Path) -> None:
+def test_files_that_hold_no_tensors_are_rejected(tmp_path):
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
     (tmp_path / "text.pt").write_text("no tensors")
     for name, message in (
@@ -133,7 +127,7 @@ def test_files_that_hold_no_tensors_are_rejected(tmp_path: Path) -> None:
         KAN.from_pykan(STATES / "efficient_kan_a.pt")
 
 
-def test_an_imported_network_trains_on() -> None:
+def test_an_imported_network_trains_on():
     network = KAN.from_pykan(STATES / "trained").for_second_order()
     x = 2 * torch.rand(300, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
     truth = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)

@@ -1,7 +1,5 @@
 """`kanrun import` writes a run on which the commands for trained networks work."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tmp_path_factory):
     """Return outputs with the import of a checkpoint with products."""
     place = tmp_path_factory.mktemp("outputs")
     words = ["inputs=[length,mass]", "outputs=[period]", "--outputs", str(place), "-q"]
@@ -24,7 +22,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_run_predicts_what_pykan_recorded(outputs: Path, tmp_path: Path) -> None:
+def test_the_run_predicts_what_pykan_recorded(outputs, tmp_path):
     points = torch.load(STATES / "products_points", weights_only=True)
     x, y = points["x"].numpy(), points["y"].numpy()
     table, found = tmp_path / "x.csv", tmp_path / "y.csv"
@@ -37,7 +35,7 @@ def test_the_run_predicts_what_pykan_recorded(outputs: Path, tmp_path: Path) -> 
     assert (summary["library"], summary["shape"], summary["edges"]) == ("pykan", "2-4-1", 16)
 
 
-def test_export_and_report_work(outputs: Path, tmp_path: Path) -> None:
+def test_export_and_report_work(outputs, tmp_path):
     file, page = tmp_path / "kan.py", tmp_path / "page.html"
     place = ["--outputs", str(outputs)]
     assert main(["export", "import/1", "--format", "python", "-o", str(file), *place]) == 0
@@ -46,7 +44,7 @@ def test_export_and_report_work(outputs: Path, tmp_path: Path) -> None:
     assert "period" in file.read_text("utf-8")
 
 
-def test_samples_are_the_inputs_of_the_checkpoint(tmp_path: Path) -> None:
+def test_samples_are_the_inputs_of_the_checkpoint(tmp_path):
     assert main(["import", str(STATES / "trained"), "--outputs", str(tmp_path), "-q"]) == 0
     stored = torch.load(STATES / "trained_cache_data", weights_only=True).numpy()
     points = load_run("import/1", tmp_path).tables["predictions"].query("split != 'grid'")
@@ -64,16 +62,14 @@ def test_samples_are_the_inputs_of_the_checkpoint(tmp_path: Path) -> None:
         ([], "file must be given"),
     ],
 )
-def test_refusals_leave_no_folder(
-    words: list[object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals_leave_no_folder(words, message, tmp_path, capsys):
     assert main(["import", *map(str, words), "--outputs", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_interpret_finds_a_formula_of_the_imported_network(outputs: Path) -> None:
+def test_interpret_finds_a_formula_of_the_imported_network(outputs):
     words = ["from_run=import/1", "budget=5", "simplify_budget=1", "-q"]
     assert main(["interpret", *words, "--outputs", str(outputs)]) == 0
     found = load_run("interpret/1", outputs).tables["summary"].iloc[0]

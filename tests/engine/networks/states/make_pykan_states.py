@@ -4,15 +4,11 @@ Run it in an empty folder, in an environment with the extra `peers`. Half of the
 outside the grids.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
-from kan import KAN  # type: ignore[import-not-found]
+from kan import KAN
 
 torch.set_default_dtype(torch.float64)
-SHAPES: dict[str, dict[str, Any]] = {
+SHAPES = {
     "trained": {"width": [2, 3, 1], "grid": 4},
     "pruned": {"width": [2, 4, 2, 1], "k": 2, "base_fun": "identity", "grid_eps": 0.5},
     "affine": {"width": [2, 3, 1], "base_fun": "zero", "affine_trainable": True, "grid_eps": 1.0},
@@ -26,11 +22,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def target(x: torch.Tensor) -> torch.Tensor:
+def target(x):
     return torch.exp(torch.sin(torch.pi * x[:, [0]]) + x[:, [1]] ** 2)
 
 
-def main() -> None:
+def main():
     x = 2 * torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) - 1
     data = {
         "train_input": x,
