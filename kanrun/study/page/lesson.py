@@ -24,9 +24,20 @@ TAG = "lesson"
 STUDIES: dict[str, tuple[str, ...]] = {
     "curves": ("parts=[bezier,bspline]",),
     "fit": ("model.hidden=[2]", "model.intervals=[3,6,12,24]", "sampling.n_test=300"),
-    "extend-grid": ("parts=[schedules]", "n_seeds=1", "executor=serial"),
+    "extend-grid": (
+        "parts=[schedules]",
+        "schedules=[{kind: list, intervals: [3,6,12,24,48]}]",
+        "n_seeds=1",
+        "executor=serial",
+    ),
     "interpret": ("budget=10",),
-    "continual": ("parts=[learners]", "n_seeds=1", "executor=serial", "trials=1"),
+    "continual": (
+        "parts=[learners]",
+        "learners=[{name: KAN, kind: kan}, {name: MLP, kind: mlp, activation: tanh, depths: [2]}]",
+        "trials=1",
+        "n_seeds=1",
+        "executor=serial",
+    ),
 }
 #: Recorded parts: the command, and which of its interactive parts it is.
 PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
@@ -43,7 +54,7 @@ def recorded_runs(outputs: Path) -> dict[str, Run]:
     """Return the latest complete run with the tag of each command of the lesson."""
     found = [run for run in find_runs(outputs) if TAG in run.labels.tags]
     found = [run for run in found if run.status == Status.COMPLETED]
-    found.sort(key=lambda run: run.began)
+    found.sort(key=Run.began)
     return {run.manifest.command: run for run in found if run.manifest.command in STUDIES}
 
 
