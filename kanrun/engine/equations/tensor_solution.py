@@ -58,7 +58,7 @@ NEGLIGIBLE_PRODUCT, ROUNDING = 1e-3, 1e-15
 #: Nodes of [-1, 1] in each interval, away from Gauss points, at which residuals are measured, and
 #: their weights.
 UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
-#: Points of each variable at which two grids are compared, in one variable and in two; and steps of
+#: Inner points of each variable at which two grids are compared, in one variable and in two; and steps of
 #: the power method.
 COMPARED_POINTS, POWER_STEPS = (2001, 101), 20
 #: Unknowns count as at least this fraction of their estimated sizes in relative changes.
@@ -159,7 +159,8 @@ class TensorSolver:
                 "box."
             )
         count = COMPARED_POINTS[len(self.box) - 1]
-        grid = [*(np.linspace(low, high, count) for low, high in self.box), np.zeros(1)]
+        shares = (np.arange(count) + 0.5) / count
+        grid = [*(low + shares * (high - low) for low, high in self.box), np.zeros(1)]
         values = space.evaluate(problem.coefficients(state.unknowns), grid[:2])
         return _Grid(space, problem, state.unknowns, steps, float(state.loss[0]), values)
 
