@@ -15,11 +15,8 @@ import pandas as pd
 
 from kanrun import figures
 from kanrun.errors import UsageError
-from kanrun.formulas.forms import to_latex
-from kanrun.formulas.parsing import parse
 from kanrun.study.prediction import predicted_values
-from kanrun.targets import root_mean_square
-from kanrun.targets.functions import NAMED
+from kanrun.targets import NAMED, root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,6 +163,8 @@ def _formula_title(target: str) -> str | None:
     """Return the formula of a named target as mathematics, or None if there is no short one."""
     if target not in NAMED:
         return None
+    from kanrun.formulas import parse, to_latex
+
     title = f"$y = {to_latex(parse(NAMED[target]))}$"
     return title if len(title) <= _LONGEST_TITLE else None
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, to_json
@@ -184,12 +182,12 @@ class Recorder:
         marks |= {"cell": task.index} if self._cells[task.point] > 1 else {}
         marks["seed"] = task.seed
         for mark, value in marks.items():
-            if np.any(np.asarray(values.get(mark, value)) != value):
+            if any(each != value for each in values.get(mark, ())):
                 raise KanrunError(
                     f"table {table!r} has {mark}={values[mark]} in a row of {task}; `{mark}` is "
                     "the recorder's column."
                 )
-        own = {**values, **{mark: np.full(rows, value) for mark, value in marks.items()}}
+        own = {**values, **{mark: [value] * rows for mark, value in marks.items()}}
         first = {mark: own[mark] for mark in marks}
         if self._several and name == "summary":
             swept = self._points[task.point].values.items()

@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -23,9 +24,7 @@ from kanrun.config import rules as settings
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import Terminated, UsageError
 from kanrun.runs import Run, RunFolder, Status
-from kanrun.study import report
-from kanrun.study.execute import Attempt, execute
-from kanrun.study.points import Point, Study, check, describe_plan, manifest_of
+from kanrun.study.points import Checked, Point, Study, check, describe_plan, manifest_of
 
 #: Columns that measure the machine and not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
@@ -72,12 +71,10 @@ def run_study(
         for line in describe_plan(experiment, study, checked, options.outputs):
             print(line)
         return 0, None
-    attempt = Attempt(False, executor, options.quiet, options.verbose, options.began)
+    execution = _execution(experiment, study, checked, executor, options)
     manifest = manifest_of(study, checked)
     return _run(
-        lambda: RunFolder.create(options.outputs, manifest, study.store),
-        lambda folder: execute(experiment, study, folder, checked, attempt),
-        options,
+        lambda: RunFolder.create(options.outputs, manifest, study.store), execution, options
     )
 
 
@@ -97,12 +94,9 @@ def resume_run(run: Run, options: RunOptions) -> int:
     executor = _executor(study, run.path, options)
     experiment = _experiment(study.command)
     checked = check(experiment, study, force=True, executor=executor)
-    attempt = Attempt(True, executor, options.quiet, options.verbose)
-    return _run(
-        lambda: RunFolder.reopen(run.path, force=options.force),
-        lambda folder: execute(experiment, study, folder, checked, attempt),
-        options,
-    )[0]
+    execution = _execution(experiment, study, checked, executor, options, resume=True)
+    reopened = partial(RunFolder.reopen, run.path, force=options.force)
+    return _run(reopened, execution, options)[0]
 
 
 def rerun(run: Run, options: RunOptions) -> int:
@@ -133,6 +127,23 @@ def rerun(run: Run, options: RunOptions) -> int:
         same = f"all {len(compared)} columns of summary.csv are equal to the last digit"
         print(f"kanrun: the same numbers as {run.name}: {same}, but for times", file=sys.stderr)
     return 1 if different else 0
+
+
+def _execution(
+    experiment: ModuleType,
+    study: Study,
+    checked: Checked,
+    executor: ExecutorConfig | None,
+    options: RunOptions,
+    *,
+    resume: bool = False,
+) -> Callable[[RunFolder], object]:
+    """Return what fills the folder of a run."""
+    # Only a study that passed its check pays for the imports of a run.
+    from kanrun.study.execute import Attempt, execute
+
+    attempt = Attempt(resume, executor, options.quiet, options.verbose, options.began)
+    return lambda folder: execute(experiment, study, folder, checked, attempt)
 
 
 def _experiment(command: str) -> ModuleType:
@@ -202,8 +213,10 @@ def _end(path: Path, options: RunOptions) -> int:
         print(f"kanrun: {reason}", file=sys.stderr)
     # A run with several trainings has listed what failed already, unless it was quiet.
     for failure in manifest.failures if options.quiet and manifest.trainings > 1 else ():
+        from kanrun.study.report import training_of
+
         reason = failure.get("reason", "failed")
-        print(f"kanrun: {report.training_of(failure)}: {reason}", file=sys.stderr)
+        print(f"kanrun: {training_of(failure)}: {reason}", file=sys.stderr)
     code = 0 if manifest.is_complete else 1
     for point in run.points if options.strict else ():
         name = f"{point.point}: " if point.point else ""

@@ -24,6 +24,7 @@ from kanrun.config import (
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.points import Array, Points
+from kanrun.targets import NAMED
 from kanrun.targets.datasets import Target, check_known, shown
 
 _LONGEST_NAME = 60  # characters of a formula as the name of its target
@@ -40,19 +41,6 @@ _LINES, _PER_LINE = 20, 201  # axes through the centre on which it is tried, and
 _CORNERS = 10  # dimensions up to which all corners are tried; beyond, two of them
 _POLE = 1e6  # times the median of the values: larger ones near the zero of a denominator are a pole
 _BISECTIONS = 60  # steps of the search for such a zero
-
-#: Formulas on [-1, 1] in each variable. Sources: C. Runge, Z. Math. Phys. 46 (1901) for the last;
-#: Liu et al., arXiv 2404.19756, section 3.1 for the others.
-NAMED: dict[str, str] = {
-    "exp_sin_square": "exp(sin(pi*x0) + x1^2)",  # [2,1,1] represents it exactly
-    "bessel_j0": "j0(20*x0)",  # a dozen oscillations
-    "product": "x0*x1",  # [2,2,1] represents it exactly
-    # [100,1,1]
-    "mean_sin_square_100d": f"exp(({'+'.join(f'sin(pi*x{i}/2)^2' for i in range(100))})/100)",
-    # This formula has depth three, [4,2,1,1].
-    "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",
-    "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
-}
 
 #: Points without a known function between them.
 GIVEN_POINTS: dict[str, Points] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
-from scipy import stats
+from scipy import special
 
 from kanrun.engine.symbolic.budget import WorkSpent
 from kanrun.engine.symbolic.candidates import Array
@@ -186,7 +186,7 @@ def confidence_intervals(
     if not (np.isfinite(jacobian).all() and np.isfinite(residual).all()):
         return []
     deviation = np.sqrt(residual @ residual / freedom) * _standard_deviations(jacobian)
-    half = stats.t.ppf(0.5 + confidence / 2, freedom) * deviation
+    half = special.stdtrit(freedom, 0.5 + confidence / 2) * deviation
     texts = [repr(float(each)) if each.is_Float else str(each) for each in numbers]
     return [
         ConstantInterval(text, value, value - h, value + h, error)

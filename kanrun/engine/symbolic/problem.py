@@ -9,13 +9,13 @@ log(error) dominates, down to EXACT, below which only the size counts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.spatial import cKDTree
-from sklearn.preprocessing import PolynomialFeatures
 
 from kanrun.engine.symbolic.candidates import TINY, Array, Candidate
 from kanrun.engine.symbolic.edge_functions import EdgeMatch
@@ -160,7 +160,9 @@ class SearchData:
         if max(correlations) > _UNCORRELATED / np.sqrt(residuals.size):
             return False
         degree = 3 if unit.shape[1] <= _CUBIC_INPUTS else 2
-        terms = PolynomialFeatures(degree).fit_transform(unit)
+        columns = np.column_stack([np.ones(len(unit)), unit]).T
+        products = itertools.combinations_with_replacement(columns, degree)
+        terms = np.stack([np.prod(each, axis=0) for each in products], axis=1)
         if 4 * terms.shape[1] > fitted:
             return True
         held_out = residuals[fitted:]
