@@ -14,8 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.transforms import Bbox, BboxTransformTo
 from numpy.typing import NDArray
 
 from kanrun.figures.style import (
@@ -34,12 +32,12 @@ from kanrun.figures.style import (
 )
 
 KEYS = ["layer", "out", "in"]
-MAX_PANELS, MAX_EDGES = 40, 60
+MAX_PANELS, MAX_EDGES = 20, 60
 #: Columns of panels, width and height of a panel, the box of its function (left, bottom, width,
 #: height) as fractions of it, and the distance of numbers from the box as a fraction of that.
 COLUMNS, PANEL, BOX_IN_PANEL, BESIDE = 5, (1.45, 1.3), (0.22, 0.12, 0.72, 0.62), 0.03
-#: Height of the remark above the panels or above the diagram.
-HEAD = 0.2
+#: Height of the remark above the panels or above the diagram, and its distance from the edge.
+HEAD, REMARK_AT = 0.22, 0.05
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -78,7 +76,7 @@ def edges(table: pandas.DataFrame) -> Figure:
 
     `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name,
     pruned, x_data (x in the user's units) and seen (false beyond the data). Pruned edges are
-    counted and not drawn; of many others the 40 strongest, relative to their layers, are. All
+    counted and not drawn; of many others the 20 strongest, relative to their layers, are. All
     panels of a layer have one scale, so that a dead edge looks dead. The function is thin and grey
     where there are no data.
     """
@@ -88,22 +86,16 @@ def edges(table: pandas.DataFrame) -> Figure:
     table = strongest_of_all(kept, MAX_PANELS)
     remarks = [left_out(kept, table)]
     remarks += [f"{without} pruned edge{'s' * (without > 1)} not drawn"] * (without > 0)
-    groups: Any = list(table.groupby(KEYS))
-    columns = max(1, min(COLUMNS, len(groups)))
-    lines = max(1, -(-len(groups) // columns))
+    panels = len(table.drop_duplicates(KEYS))
+    columns = max(1, min(COLUMNS, panels))
+    lines = max(1, -(-panels // columns))
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + HEAD))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, columns), ylim=(-lines, HEAD / PANEL[1]))
     axes.set_axis_off()
-    finite = table["y"].where(np.isfinite(table["y"]))
-    heights = finite.groupby([table[key] for key in KEYS]).agg(lambda y: y.max() - y.min())
-    spans = heights.groupby("layer").max().fillna(0)
-    for index, ((layer, *_), rows) in enumerate(groups):
-        below, across = divmod(index, columns)
-        left, bottom, *size = BOX_IN_PANEL
-        box = Bbox.from_bounds(across + left, bottom - below - 1, *size)
-        _draw_edge(axes, rows, box, spans[layer])
-    set_remark(figure, "; ".join(filter(None, remarks)))
+    if panels:
+        _draw_edges(axes, table.sort_values([*KEYS, "x"]), columns)
+    set_remark(figure, "; ".join(filter(None, remarks)), y=1 - REMARK_AT / figure.get_figheight())
     return figure
 
 
@@ -132,12 +124,20 @@ def are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
     return as_bool(table.get("pruned", pandas.Series(False, index=table.index)))
 
 
-def title_of(rows: pandas.DataFrame) -> str:
-    """Return `source → node` of an edge, with the names of inputs and outputs if it has them."""
-    layer, out, source = (int(rows[key].iloc[0]) for key in KEYS)
-    ends = ("input_name", f"h{layer}.{source}"), ("output_name", f"h{layer + 1}.{out}")
-    texts = (_texts(rows, column).iloc[0] or name for column, name in ends)
-    return " → ".join(shorten(text, MAX_TITLE) for text in texts)
+def titles_of(edges: pandas.DataFrame, *, scored: bool = False) -> list[str]:
+    """Return `source → node` of each edge, with the names of inputs and outputs if it has them.
+
+    A second line has the score, if it is `scored` and known.
+    """
+    ends = [_texts(edges, column) for column in ("input_name", "output_name")]
+    titles = []
+    for (layer, out, source), *names in zip(edges[KEYS].to_numpy(dtype=int), *ends, strict=True):
+        known = zip(names, (f"h{layer}.{source}", f"h{layer + 1}.{out}"), strict=True)
+        titles.append(" → ".join(shorten(name or node, MAX_TITLE) for name, node in known))
+    if scored and "score" in edges:
+        scores = edges["score"].astype(float)
+        return [f"{a}\nscore {number(b)}" for a, b in zip(titles, scores, strict=True)]
+    return titles
 
 
 def _texts(rows: pandas.DataFrame, column: str) -> pandas.Series[str]:
@@ -146,36 +146,47 @@ def _texts(rows: pandas.DataFrame, column: str) -> pandas.Series[str]:
     return texts.astype(object).where(texts.notna(), "").astype(str)
 
 
-def _draw_edge(axes: Axes, rows: pandas.DataFrame, box: Bbox, span: float) -> None:
-    """Draw one edge function into a box below its title, with the limits of both axes.
+def _draw_edges(axes: Axes, table: pandas.DataFrame, columns: int) -> None:
+    """Draw each edge function into a box below its title, with the limits of both axes.
 
-    Panels are boxes of one axes, since 40 axes with their ticks take 4 CPU s. The function's axis
-    is `span` high around its middle.
+    `table` is sorted by edge and x. Panels are boxes of one axes, and all of a kind is one
+    collection: 40 axes with their ticks take 4 CPU s. A box is as high as the largest range of its
+    layer, around the middle of its function.
     """
-    rows = rows.sort_values("x")
-    x, y = (rows["x_data" if "x_data" in rows else "x"], rows["y"])
-    low, high = x.min(), x.max()
-    finite = y[np.isfinite(y)]
-    middle = (finite.min() + finite.max()) / 2 if len(finite) else 0.0
+    ends, groups = table.drop_duplicates(KEYS), table.groupby(KEYS, sort=False)
+    which, x, y = groups.ngroup(), table["x_data" if "x_data" in table else "x"], table["y"]
+    ranges = x.groupby(which).agg(["min", "max"]).to_numpy(dtype=float)
+    values = y.where(np.isfinite(y)).groupby(which).agg(["min", "max"]).to_numpy(dtype=float)
+    layers = pandas.Series(values[:, 1] - values[:, 0])
+    span = layers.groupby(ends["layer"].to_numpy()).transform("max").fillna(0).to_numpy()
     # A box around a constant would show nothing but rounding errors.
-    half = ROOM * span if span > ROUNDING else 1.0
-    across, up = (x - low) / (high - low or 1.0), (y - middle + half) / (2 * half)
-    inside: Any = {"transform": BboxTransformTo(box) + axes.transData}
-    axes.add_patch(Rectangle((0, 0), 1, 1, fc="none", ec=PALE, lw=0.6, **inside))
-    if "seen" in rows:
-        axes.plot(across, up, color=GREY, lw=0.6, **inside)
-        up = up.where(as_bool(rows["seen"]))
-    axes.plot(across, up, color=BLUE, **inside)
-    score = f"\nscore {number(float(rows['score'].iloc[0]))}" if "score" in rows else ""
-    axes.text(0.5, 1 + BESIDE, title_of(rows) + score, ha="center", va="bottom", **inside)
-    for value, left, bottom, ha, va in (
-        (low, 0, -BESIDE, "left", "top"),
-        (high, 1, -BESIDE, "right", "top"),
-        (middle - half, -BESIDE, 0, "right", "bottom"),
-        (middle + half, -BESIDE, 1, "right", "top"),
+    half = np.where(span > ROUNDING, ROOM * span, 1.0)
+    limits = np.nan_to_num(values.mean(axis=1))[:, None] + half[:, None] * [-1, 1]
+    below, across = np.divmod(np.arange(len(ends)), columns)
+    left, bottom, width, height = BOX_IN_PANEL
+    corner = np.column_stack([left + across, bottom - below - 1])
+    low = np.column_stack([ranges[:, 0], limits[:, 0]])[which]
+    size = np.column_stack([ranges[:, 1], limits[:, 1]])[which] - low
+    unit = (np.column_stack([x, y]) - low) / np.where(size > 0, size, 1)
+    curves, box = corner[which] + unit * [width, height], np.array([width, height])
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    axes.add_collection(PolyCollection(corner[:, None] + square * box, fc="none", ec=PALE, lw=0.6))
+    starts = np.flatnonzero(np.diff(which)) + 1
+    if "seen" in table:
+        axes.add_collection(LineCollection(np.split(curves, starts), colors=GREY, lw=0.6))
+        curves = np.where(as_bool(table["seen"]).to_numpy()[:, None], curves, np.nan)
+    axes.add_collection(LineCollection(np.split(curves, starts), colors=BLUE))
+    for title, place in zip(titles_of(ends, scored=True), corner, strict=True):
+        axes.text(*(place + box * (0.5, 1 + BESIDE)), title, ha="center", va="bottom")
+    for ends_of, at, ha, va in (
+        (ranges[:, 0], (0, -BESIDE), "left", "top"),
+        (ranges[:, 1], (1, -BESIDE), "right", "top"),
+        (limits[:, 0], (-BESIDE, 0), "right", "bottom"),
+        (limits[:, 1], (-BESIDE, 1), "right", "top"),
     ):
-        text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
-        axes.text(left, bottom, text, ha=ha, va=va, size="x-small", color=GREY, **inside)
+        for value, place in zip(ends_of, corner, strict=True):
+            text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
+            axes.text(*(place + box * at), text, ha=ha, va=va, size="x-small", color=GREY)
 
 
 @styled
@@ -195,7 +206,7 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     figure = Figure(figsize=(layout.width, layout.height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     draw_network(axes, shown, layout)
-    set_remark(figure, remark)
+    set_remark(figure, remark, y=1 - REMARK_AT / layout.height)
     return figure
 
 
@@ -315,10 +326,12 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) 
         )
         frame: Any = {"ec": to_rgba_array([LINE] * len(pale), pale), "lw": min(0.6, 2 * side)}
         axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
-        groups = (each for _, each in rows.groupby(["in", "out"]))
+        rows = rows.sort_values(["in", "out", "x"])
+        starts = np.flatnonzero((rows[["in", "out"]].diff()[1:] != 0).any(axis=1)) + 1
+        functions = np.split(rows[["x", "y"]].to_numpy(dtype=float), starts)
         curves = [
             _curve(each, centre, CURVE_PART * side)
-            for each, centre, drawn in zip(groups, centres, boxed, strict=True)
+            for each, centre, drawn in zip(functions, centres, boxed, strict=True)
             if drawn
         ]
         colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
@@ -333,9 +346,8 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) 
         axes.text(x, y + side / 2 + LABEL_GAP, text, zorder=TEXT_AT, bbox=WHITE, **look)
 
 
-def _curve(rows: pandas.DataFrame, centre: Array, side: float) -> Array:
-    """Return the edge function scaled into a square around `centre`, shape (points, 2)."""
-    points = rows.sort_values("x")[["x", "y"]].to_numpy(dtype=float)
+def _curve(points: Array, centre: Array, side: float) -> Array:
+    """Return the points (points, 2) of an edge function scaled into a square around `centre`."""
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         return np.stack([centre, centre])

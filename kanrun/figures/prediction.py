@@ -204,8 +204,10 @@ def residuals(table: pandas.DataFrame) -> Figure:
         limit = error_limit(errors)
         for split, part in parts.items():
             clipped = part.assign(error=part["error"].clip(-limit, limit))
-            look: Any = {"weights": np.full(len(part), 100 / len(part)), "range": (-limit, limit)}
-            left.hist(clipped["error"], color=SPLITS[split], alpha=0.5, label=split, **look)
+            share = np.full(len(part), 100 / len(part))
+            look: Any = {"color": SPLITS[split], "alpha": 0.5, "label": split}
+            look |= {"range": (-limit, limit), "histtype": "stepfilled"}
+            left.hist(clipped["error"], weights=share, **look)
             _scatter(right, clipped, "guess", "error", split, "")
         if parts:
             left.legend()
@@ -323,7 +325,7 @@ def effects(
     table, importance, values = (first_seed(one) for one in (table, importance, values))
     names = [name for name in importance["input"] if name in set(table["input"])]
     shown = names[:MAX_INPUTS]
-    figure, panels = small_multiples(len(shown), 3, EFFECT, room=0.3, sharey=True)
+    figure, panels = small_multiples(len(shown), 3, EFFECT, room=0.3, measured=False, sharey=True)
     part = table[table["input"].isin(shown)]
     low, high = float(part["value"].min()), float(part["value"].max())
     room = ROOM * (high - low) or 1.0
@@ -364,5 +366,6 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
         size = 1 + 14 * np.sqrt(some["rows"] / rows["rows"].max())
         axes.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)
         axes.set(xlabel=shorten(first), ylabel=shorten(second))
-        figure.colorbar(image, ax=axes, label=shorten(rows["output"].iloc[0]))
+    if panels:
+        figure.colorbar(image, ax=panels, label=shorten(table["output"].iloc[0]))
     return figure

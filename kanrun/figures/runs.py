@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import KEYS, are_pruned, left_out, strongest_of_all, title_of
+from kanrun.figures.network import KEYS, are_pruned, left_out, strongest_of_all, titles_of
 from kanrun.figures.panels import (
     DOTS,
     WIDTH,
@@ -146,7 +146,7 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
         for name, table in functions.items():
             rows = table[(table[KEYS] == key).all(axis=1)].sort_values("x")
             axes.plot(rows["x"], rows["y"], color=colours[name], label=shorten(name))
-        axes.set_title(title_of(group))
+        axes.set_title(titles_of(group)[0])
     return finish(figure, panels[:2], remark, ncols=min(4, len(runs)))
 
 

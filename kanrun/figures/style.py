@@ -181,10 +181,10 @@ def note_of_some(shown: int, total: int, what: str) -> str:
     return "" if shown >= total else f"{shown} of {total} {what}"
 
 
-def set_remark(figure: Any, remark: str) -> None:
+def set_remark(figure: Any, remark: str, **place: float) -> None:
     """Write `remark`, if any, above all panels of a figure."""
     if remark:
-        figure.suptitle(remark, color=GREY)
+        figure.suptitle(remark, color=GREY, **place)
 
 
 def as_bool(column: pandas.Series[Any]) -> pandas.Series[bool]:

@@ -139,7 +139,12 @@ def _rows(path: Path, start: int = 0) -> Iterator[list[str]]:
             stream.seek(start)
             lines = (line.decode("utf-8", "replace") for line in stream if line.endswith(b"\n"))
             for row in csv.reader(lines):
-                yield [from_text(text) if text[:1] == "'" else text for text in row]
+                marked = "'" in "".join(row)  # in few rows, and fields are many
+                yield (
+                    [from_text(text) if text[:1] == "'" else text for text in row]
+                    if marked
+                    else row
+                )
     except (csv.Error, OSError) as error:
         raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
 

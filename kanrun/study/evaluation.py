@@ -30,8 +30,9 @@ MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
 MOST_POINTS = 2000
 #: By the number of inputs, points of each side of the grid on which a prediction is drawn.
 POINTS_PER_SIDE = {1: 400, 2: 61}
-#: Edges, the most important first, and points of each, that the table of edges keeps.
-MOST_EDGES, EDGE_POINTS = 400, 101
+#: Edges, the most important first, that the table of edges keeps; points of each, as many as
+#: MOST_ROWS rows allow: 400 edges with 101 points each take 0.8 CPU s to write and to read.
+MOST_EDGES, EDGE_POINTS, FEWEST_POINTS, MOST_ROWS = 400, 101, 26, 10_000
 
 
 def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Array:
@@ -219,12 +220,14 @@ def edge_columns(
     names = inputs, outputs
     last = len(network.edge_layers) - 1
     rows: list[dict[str, Any]] = []
+    edges = min(sum(layer.mask.numel() for layer in network.edge_layers), MOST_EDGES)
+    points = max(FEWEST_POINTS, min(EDGE_POINTS, MOST_ROWS // edges))
     with torch.no_grad():
         reaching = network.activations(x)
         depth, multiply = 0, any(network.products)
         for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
-            share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)
+            share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
             y, at = layer.edge_values(on_grid), on_grid.double().cpu().numpy()
             ends = reaching[index].double().cpu().numpy()
@@ -249,21 +252,20 @@ def edge_columns(
                 )
             depth += 1
             if multiply and network.products[index]:
-                rows += _joints(layer(reaching[index]), network.products[index], depth)
+                rows += _joints(layer(reaching[index]), network.products[index], depth, points)
                 depth += 1
     kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
     kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
     return {
-        key: np.concatenate([np.broadcast_to(row[key], EDGE_POINTS) for row in kept])
-        for key in kept[0]
+        key: np.concatenate([np.broadcast_to(row[key], points) for row in kept]) for key in kept[0]
     }
 
 
-def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]:
+def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[dict[str, Any]]:
     """Yield rows of `edge_table` from sums (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(sums.double().cpu().numpy().T):
-        x = np.linspace(each.min(), each.max(), EDGE_POINTS)
+        x = np.linspace(each.min(), each.max(), points)
         multiplies = number >= plain
         yield {
             "layer": depth,
