@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from importlib import import_module
 from itertools import chain, pairwise, repeat
 from typing import Any
 
 import numpy as np
 import torch
-from kanrun.experiments.bench.layers import MODULES, in_turn, rows_of, short_reason, version
+from kanrun.experiments.bench.layers import MODULES, rows_of, short_reason, version
 from pandas import DataFrame
 from torch import Tensor
 
@@ -39,16 +40,26 @@ from kanrun.config import (
 from kanrun.engine.training import Step, TrainingData, train
 from kanrun.engine.training.solver_run import Clock
 from kanrun.errors import KanrunError
-from kanrun.monitoring import time_limit_reached
+from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
 from kanrun.study.resources import generator
 
-TINY_FIT = (
-    "fit target=expression target.formula=x0 model.hidden=[] model.intervals=[3] "
-    "sampling.n_train=20 sampling.n_test=20"
-)
-COMMANDS = {"--help": "--help", "fit --cfg job": "fit --cfg job", "fit of one line": TINY_FIT}
+#: What people wait for: arguments of `kanrun`, and what they are compared with.
+COMMANDS = {
+    "--help": "--help",
+    "a refused call": "fit solver.steps=abc",
+    "fit": "fit",
+    "fit of a table": "fit target.path=table.csv target.outputs=[y]",
+    "fit of one curve": "fit target=runge model=polynomial",
+    "interpret": "interpret target=product",
+    "solve": "solve",
+}
+IMPORT = "import torch"
+#: Exit codes of commands that run, and of a refused call.
+EXIT_CODES = (0, 2)
+#: Rows and inputs of the table.
+TABLE = (93, 7)
 #: (seconds, test RMSE) after each step.
 Curve = Iterator[tuple[float, float]]
 LM, LM_ONCE, LBFGS = "kanrun LM", "kanrun LM, one start", "kanrun LBFGS"
@@ -66,21 +77,50 @@ class RaceFinished(Exception):
     """Leaves pykan's training, which offers no other way to stop it."""
 
 
-def startup(cfg: BenchConfig, _: int) -> Iterator[Record]:
-    """Yield the median, fastest and slowest run of each command."""
-    steps = dict[str, Callable[[], Any]]()
-    with tempfile.TemporaryDirectory() as folder:
-        for name, arguments in COMMANDS.items():
-            command, quiet = (
-                [sys.executable, "-m", "kanrun", *arguments.split()],
-                subprocess.DEVNULL,
-            )
-            steps[name] = partial(
-                subprocess.run, command, cwd=folder, check=True, stdout=quiet, stderr=quiet
-            )
-        times = in_turn(steps, cfg)
-    columns = {"seconds": times.median(), "least": times.min(), "most": times.max()}
+def startup(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+    """Yield the CPU seconds of each command on one thread, in turn, over those of `import torch`.
+
+    Ratios compare machines, and hours of a busy one.
+    """
+    commands = {IMPORT: [sys.executable, "-c", IMPORT]}
+    commands |= {
+        name: [sys.executable, "-m", "kanrun", *arguments.split()]
+        for name, arguments in COMMANDS.items()
+    }
+    rows = list[dict[str, float]]()
+    for number in range(cfg.rounds):
+        if number and time_limit_reached():
+            break
+        rows.append({})
+        for place, (name, command) in enumerate(commands.items()):
+            report_progress("commands", number * len(commands) + place, cfg.rounds * len(commands))
+            rows[-1][name] = cpu_seconds(command, seed)
+    times = DataFrame(rows)
+    columns = {"cpu_seconds": times.median(), "least": times.min(), "most": times.max()}
+    columns["over_import"] = columns["cpu_seconds"] / columns["cpu_seconds"][IMPORT]
     yield from rows_of("startup", DataFrame(columns).rename_axis("command").reset_index())
+
+
+def cpu_seconds(command: list[str], seed: int) -> float:
+    """Run a command on one thread in a folder with a table, and return its CPU seconds.
+
+    Raises KanrunError if it fails.
+    """
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=TABLE)
+    y = 2 * x[:, 0] + np.sin(2 * x[:, 1]) + x[:, 2] * x[:, 3] + 0.3 * rng.normal(size=len(x))
+    table = DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]).assign(y=y)
+    with tempfile.TemporaryDirectory() as folder:
+        table.to_csv(f"{folder}/table.csv", index=False)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in EXIT_CODES:
+        raise KanrunError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:

@@ -112,14 +112,13 @@ def _in_inputs(
     run = _Search(problem, generator)
     inputs = problem.data.x.shape[1]
     shapes, first = first_shapes(range(inputs), inputs), 2 if inputs <= _PLAIN else 0
+    # They cost little, an exact one needs no network, and if noise is met they may be shorter.
+    yield from run.recorded(simple_laws(problem))
     yield from run.attempt(shapes[:first])
     if inputs == 1:
         yield from run.deepen()
         if not run.is_exact() and run.network_error() > SMOOTH:
             yield from run.recorded(regressions(problem))
-    if not (run.is_exact() or run.budget.over):
-        # They cost little, and if noise has been met they may be shorter.
-        yield from run.recorded(simple_laws(problem))
     relative = not (run.is_exact() or settled)
     relative = relative and relative_noise(problem.data)
     if relative:

@@ -149,9 +149,14 @@ def test_time_to_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_startup(tmp_path: Path) -> None:
+def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {name: race.COMMANDS[name] for name in ("--help", "a refused call")}
+    monkeypatch.setattr(race, "COMMANDS", quick)
     table = run(tmp_path, settings(part="startup", rounds=1)).table("startup")
-    assert (table["seconds"] > 0).all()
+    assert list(table["command"]) == ["import torch", *quick]
+    ratios = table["cpu_seconds"] / table["cpu_seconds"][0]
+    np.testing.assert_allclose(table["over_import"], ratios)
+    assert (ratios[1:] < 1).all()
 
 
 def test_an_mlp_has_as_many_parameters() -> None:
