@@ -219,6 +219,7 @@ class TableRows:
             replace(_PRIOR, precision=(1 / inputs, low, high)),
             row_noise=1 / self.weights[some],
             start=start.radial.kernel if start and start.radial else None,
+            max_steps=(policy.refining(*self.u.shape) if start else policy).kernel_steps,
         )
         radial = RadialBasis.of(
             self.u,
@@ -241,9 +242,10 @@ class TableRows:
         some = self.sampled(name)
         form, noise = self.form(name, some), 1 / self.weights
         whole = form if len(some) == len(y) else self.form(name)
+        policy = self.policy.refining(*self.u.shape) if starts else self.policy
         solutions, found = [], []
         for t, start in zip(y.T, starts or repeat(first), strict=False):
-            known = estimate(form.problem(noise[some], t[some]), self.policy, start)
+            known = estimate(form.problem(noise[some], t[some]), policy, start)
             solutions.append(whole.solution(noise, t, *known))
             found.append(known)
         return solutions, found
