@@ -135,7 +135,10 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
     """
     if samples is None or len(samples) == 0:
         return None
-    output = predict(network, samples.x)
+    return _error(predict(network, samples.x), samples, data)
+
+
+def _error(output: Tensor, samples: Samples, data: TrainingData) -> float:
     if data.task == "regression":
         return _in_units(output - samples.y, samples, data)
     indicator = functional.one_hot(samples.y[:, 0].long(), output.shape[1]).to(output)
@@ -176,10 +179,13 @@ def explain_non_finite(network: nn.Module, samples: Samples) -> str:
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
-    """Return the errors of `network` on the three sets."""
-    train = rmse(network, data.train, data)
-    assert train is not None  # Data without training samples are rejected where they are made.
-    return Errors(train, rmse(network, data.validation, data), rmse(network, data.test, data))
+    """Return the errors of `network` on the three sets, by one pass over all their points."""
+    parts = [part for part in (data.validation, data.test) if part is not None and len(part)]
+    sets = [data.train, *parts]
+    outputs = predict(network, torch.cat([part.x for part in sets])).split([*map(len, sets)])
+    train, *others = (_error(*each, data) for each in zip(outputs, sets, strict=True))
+    found = {id(part): error for part, error in zip(parts, others, strict=True)}
+    return Errors(train, found.get(id(data.validation)), found.get(id(data.test)))
 
 
 def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
