@@ -180,12 +180,16 @@ def explain_non_finite(network: nn.Module, samples: Samples) -> str:
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
     """Return the errors of `network` on the three sets, by one pass over all their points."""
-    parts = [part for part in (data.validation, data.test) if part is not None and len(part)]
-    sets = [data.train, *parts]
-    outputs = predict(network, torch.cat([part.x for part in sets])).split([*map(len, sets)])
-    train, *others = (_error(*each, data) for each in zip(outputs, sets, strict=True))
-    found = {id(part): error for part, error in zip(parts, others, strict=True)}
-    return Errors(train, found.get(id(data.validation)), found.get(id(data.test)))
+    sets = (data.train, data.validation, data.test)
+    there = [each for each in sets if each is not None and len(each)]
+    parts = predict(network, torch.cat([each.x for each in there])).split([*map(len, there)])
+    outputs = iter(parts)
+    train, *others = (
+        _error(next(outputs), each, data) if each is not None and len(each) else None
+        for each in sets
+    )
+    assert train is not None  # Data without training samples are rejected where they are made.
+    return Errors(train, *others)
 
 
 def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
