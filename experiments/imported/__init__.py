@@ -41,10 +41,17 @@ def run(
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the predictions, the edges and the network."""
+    """Yield the predictions, the edges and the network.
+
+    Edges are drawn where the samples lie: their grids reach far beyond.
+    """
+    from kanrun.figures.style import as_bool
     from kanrun.study.model_summary import training_figures
 
-    yield from training_figures(tables)
+    edges = tables["edges"]
+    seen = as_bool(edges["seen"])
+    points = seen.groupby([edges[key] for key in ("layer", "out", "in")]).transform("sum")
+    yield from training_figures({**tables, "edges": edges[seen | (points < 2)]})
 
 
 def claims(tables: Tables) -> Claims:
