@@ -244,6 +244,7 @@ def _row_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
         header = [str(name).strip() for name in next(rows, [])]
         if not header:
             raise UsageError(f"{file.name} has no rows.")
+        limits.check_cells(0, len(header), file)
         _check_distinct(header, file)
         yield numbers, [header]
         count = 0

@@ -342,6 +342,12 @@ def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_p
     np.testing.assert_array_equal(
         read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"], few), np.ones((49, 1))
     )
+    _refused(
+        write("a,b,c\n1,2,3\n"),
+        ["a"],
+        "data.csv has 3 columns, and at most 2 are read",
+        TableLimits(columns=2),
+    )
     pd.DataFrame({"a": np.zeros(101), "b": 1.0}).to_parquet(tmp_path / "data.parquet")
     _refused(tmp_path / "data.parquet", ["a"], "data.parquet has more than 100 cells", few)
 
