@@ -54,7 +54,7 @@ def test_two_processes_never_share_a_folder(tmp_path):
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
-    names = [name for child in children for name in child.communicate(timeout=30)[0].split()]
+    names = [name for child in children for name in child.communicate(timeout=120)[0].split()]
     assert len(names) == len(set(names)) == 50
     assert os.readlink(tmp_path / "fit" / "latest") == max(names) == "v0050"
     assert not list((tmp_path / "fit").glob(".*.tmp"))

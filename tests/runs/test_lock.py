@@ -52,7 +52,7 @@ def test_of_processes_that_go_on_at_once_one_does(tmp_path):
         child.stdin.flush()
     said = [child.stdout.readline().strip() for child in children if child.stdout is not None]
     for child in children:
-        child.communicate("end\n", timeout=30)
+        child.communicate("end\n", timeout=120)
     said.remove("in")
     assert len(said) == 3
     for sentence in said:

@@ -65,7 +65,7 @@ def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path, delay):
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(timeout=delay)
     child.send_signal(signal.SIGKILL)
-    child.wait(timeout=10)
+    child.wait(timeout=60)
     run = Run(path)
     assert run.status == "INTERRUPTED (killed)"
     assert [seed for _, _, seed in run.journal.finished] == list(range(len(run.journal.finished)))

@@ -131,7 +131,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     assert workers
     child.send_signal(signal.SIGKILL)
     child.wait()
-    _, left = psutil.wait_procs(workers, timeout=10)
+    _, left = psutil.wait_procs(workers, timeout=60)
     child.stderr.close()
     assert left == []
 

@@ -32,7 +32,7 @@ def kill_when(outputs, kind, ready):
     toys = str(Path(toy_experiment.__file__).parent)
     child = subprocess.Popen([sys.executable, "-c", KILLED, str(outputs), toys, kind])
     run = Run(outputs / "toy" / "v0001")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not ready(run) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
