@@ -1,18 +1,13 @@
 """Every override and flag that cannot be used is refused before a run exists, in one sentence."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-Refused = Callable[..., str]
 PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
 
 
-UNKNOWN_KEYS: list[tuple[list[str], list[str]]] = [
+UNKNOWN_KEYS = [
     (["model.hiden=[5]"], ["no key model.hiden", "did you mean model.hidden?", "intervals"]),
     (["modle.hidden=[5]"], ["no key modle.hidden", "did you mean model.hidden?"]),
     (["targt.path=houses.csv"], ["no key targt.path", "did you mean target.path?"]),
@@ -23,10 +18,7 @@ UNKNOWN_KEYS: list[tuple[list[str], list[str]]] = [
     (["model={kind:kan,foo:1}"], ["no key model.foo"]),
     (["+model.width=3"], ["no key model.width"]),
     (["model.folds=5"], ["model.folds is not a setting of model=kan. Write model=auto."]),
-    (
-        ["model=mlp", "base=silu"],
-        ["model.base is not a setting of model=mlp. Write model=kan."],
-    ),
+    (["model=mlp", "base=silu"], ["model.base is not a setting of model=mlp. Write model=kan."]),
     (["+n_seds=3"], ["no key n_seds", "did you mean n_seeds?"]),
     (["~model.foo"], ["no key model.foo"]),
     (["~foo"], ["no key foo"]),
@@ -34,7 +26,7 @@ UNKNOWN_KEYS: list[tuple[list[str], list[str]]] = [
     (["+model.degree=3"], ["model.degree exists already", "leave out the +"]),
     (["schema/target=named"], ["schema/target"]),
 ]
-UNKNOWN_CHOICES: list[tuple[list[str], list[str]]] = [
+UNKNOWN_CHOICES = [
     (["target=prodct"], ["target=prodct", "did you mean product?", "choices: bessel_j0"]),
     (
         ["model=cnn"],
@@ -49,7 +41,7 @@ UNKNOWN_CHOICES: list[tuple[list[str], list[str]]] = [
     (["model.kind=mlp"], ["model.kind=mlp", "model=NAME"]),
     (["model={kind: nonsense}"], ["model.kind=nonsense is not one of kan, mlp"]),
 ]
-WRONG_VALUES: list[tuple[list[str], list[str]]] = [
+WRONG_VALUES = [
     (["model.degree=abc"], ["model.degree=abc", "not a whole number"]),
     (["sampling.n_train=1.5"], ["sampling.n_train=1.5", "not a whole number"]),
     (["sampling.noise=x"], ["sampling.noise=x", "not a number"]),
@@ -67,10 +59,7 @@ WRONG_VALUES: list[tuple[list[str], list[str]]] = [
     (["device=tpu"], ["device=tpu"]),
     (["n_seeds=0"], ["n_seeds=0"]),
     (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
-    (
-        ["target=gaussian_peaks", "target.centres=[0,nan]"],
-        ["target.centres.1=nan is not a number"],
-    ),
+    (["target=gaussian_peaks", "target.centres=[0,nan]"], ["target.centres.1=nan is not a number"]),
     (["target=expression"], ["target.formula must be given"]),
     (["target=table", "target.path=x.csv"], ["there is no file 'x.csv' in /"]),
     (
@@ -84,7 +73,7 @@ WRONG_VALUES: list[tuple[list[str], list[str]]] = [
     (["seed=${nope}"], ["seed", "'nope' not found"]),
     (["seed=${oc.env:KANRUN_TEST_NOT_SET}"], ["seed", "KANRUN_TEST_NOT_SET"]),
 ]
-UNREADABLE: list[tuple[list[str], list[str]]] = [
+UNREADABLE = [
     (["target.domain=[[0,1]"], ["target.domain=[[0,1]", "bracket"]),
     (["seed"], ["'seed' is not an override", "key=value"]),
     (["=3"], ["'=3' is not an override"]),
@@ -99,7 +88,7 @@ UNREADABLE: list[tuple[list[str], list[str]]] = [
     ([f"model.hidden={'[' * 60}{']' * 60}"], ["brackets more than 50 deep"]),
     (["-m", "seed=range(0,1000)", "n_seeds=range(1,1000)"], ["more than 100000 points"]),
 ]
-FLAGS: list[tuple[list[str], list[str]]] = [
+FLAGS = [
     (["--nonsense"], ["No such option: --nonsense (see kanrun fit --help)"]),
     (["--model", "mlp"], ["Settings are written key=value: model=VALUE (see kanrun fit"]),
     (["--degree", "2"], ["Settings are written key=value: degree=VALUE (see kanrun fit"]),
@@ -123,7 +112,7 @@ FLAGS: list[tuple[list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("words", "parts"), [*UNKNOWN_KEYS, *UNKNOWN_CHOICES, *WRONG_VALUES, *UNREADABLE, *FLAGS]
 )
-def test_refused(refused: Refused, words: list[str], parts: list[str]) -> None:
+def test_refused(refused, words, parts):
     sentence = refused("fit", *words)
     assert all(part in sentence for part in parts), sentence
 
@@ -141,7 +130,7 @@ def test_refused(refused: Refused, words: list[str], parts: list[str]) -> None:
         ("interpret", "error_tolerance=nan", "error_tolerance=nan is not a number"),
     ],
 )
-def test_settings_of_other_commands(refused: Refused, command: str, word: str, part: str) -> None:
+def test_settings_of_other_commands(refused, command, word, part):
     assert part in refused(command, word)
 
 
@@ -149,14 +138,12 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
     "words",
     [["nonsense"], ["fitt"], ["runs", "shw"], ["runs", "show", "nope"], ["runs", "resume", "nope"]],
 )
-def test_commands(refused: Refused, words: list[str]) -> None:
+def test_commands(refused, words):
     assert refused(*words)
 
 
 @pytest.mark.parametrize("option", ["option", "variable"])
-def test_outputs_that_cannot_be_written(
-    refused: Refused, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_cannot_be_written(refused, tmp_path, option, monkeypatch):
     (tmp_path / "file").write_text("")
     if option == "variable":
         monkeypatch.setenv("KANRUN_OUTPUTS", "file")
@@ -164,7 +151,7 @@ def test_outputs_that_cannot_be_written(
     assert "file/fit" in sentence
 
 
-def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun: Callable[..., Any], fit: Any) -> None:
+def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun, fit):
     run = kanrun("fit", "-q").folder
     result = kanrun("fit", "--config-dir", str(run))
     assert result.code == 2

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kanrun.figures import panels
-from kanrun.figures.style import as_bool, power, styled
+from kanrun.figures.style import power, styled
 
 
 def labels(figure):
@@ -85,11 +85,6 @@ def test_values_are_named_as_far_as_there_is_room():
     axis.axes.set(yscale="log", ylim=(2, 300))
     panels.ticks_at(axis, [100, 5, 47, 48, 5, 50])
     assert labels(figure) == ["5", "47", "100"]
-
-
-def test_truth_is_read_from_text_too():
-    table = pandas.Series([True, "True", "false", 1.0, None, "1"], dtype=object)
-    assert as_bool(table).tolist() == [True, True, False, True, False, True]
 
 
 def test_medians_have_a_band_or_dots_and_a_floor():

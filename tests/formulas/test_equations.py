@@ -1,7 +1,5 @@
 """Equations as text: what they hold, their derivatives, and refusals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from kanrun.formulas.equations import Vocabulary, parse_relation
 PLANE = Vocabulary(("x", "t"), ("u",), ("k",))
 
 
-def test_a_relation_is_left_minus_right_and_knows_its_slopes() -> None:
+def test_a_relation_is_left_minus_right_and_knows_its_slopes():
     relation = parse_relation("u_t = k*u_xx - u*u_x + sin(x)", PLANE)
     assert [(each.name, each.index) for each in relation.derivatives] == [
         ("u_t", (0, 1)),
@@ -28,7 +26,7 @@ def test_a_relation_is_left_minus_right_and_knows_its_slopes() -> None:
     assert relation.order == 2
 
 
-def test_variables_of_several_letters_and_mixed_derivatives() -> None:
+def test_variables_of_several_letters_and_mixed_derivatives():
     relation = parse_relation("v_xtime + u_timetime = 0", Vocabulary(("x", "time"), ("u", "v")))
     assert [(each.unknown, each.index) for each in relation.derivatives] == [
         (1, (1, 1)),
@@ -36,7 +34,7 @@ def test_variables_of_several_letters_and_mixed_derivatives() -> None:
     ]
 
 
-def test_a_declared_name_wins_over_a_constant_of_formulas() -> None:
+def test_a_declared_name_wins_over_a_constant_of_formulas():
     relation = parse_relation("e_t = E*e + pi", Vocabulary(("t",), ("e",), ("E",)))
     assert relation.residual(np.array([[0.0, 5.0, 2.0, 3.0]]))[0] == pytest.approx(5 - 6 - np.pi)
     assert (
@@ -60,7 +58,7 @@ def test_a_declared_name_wins_over_a_constant_of_formulas() -> None:
         ("u.real = 0", "is not allowed"),
     ],
 )
-def test_refusals(text: str, sentence: str) -> None:
+def test_refusals(text, sentence):
     with pytest.raises(UsageError, match=sentence):
         parse_relation(text, PLANE)
 
@@ -73,8 +71,6 @@ def test_refusals(text: str, sentence: str) -> None:
         (("x_1",), ("u",), "is not a valid name"),
     ],
 )
-def test_names_that_are_refused(
-    variables: tuple[str, ...], unknowns: tuple[str, ...], sentence: str
-) -> None:
+def test_names_that_are_refused(variables, unknowns, sentence):
     with pytest.raises(UsageError, match=sentence):
         Vocabulary(variables, unknowns)

@@ -106,20 +106,6 @@ def test_it_compiles_as_a_whole(backend):
     subprocess.run([sys.executable, "-c", COMPILED, backend], check=True)
 
 
-def test_the_penalty_is_the_papers():
-    kan, x = drawn(2, 3, 1), points()
-    l1, entropy = 0.0, 0.0
-    reaching = kan.activations(x)
-    for layer, at in zip(kan.edge_layers, reaching, strict=False):
-        sizes = layer.edge_values(at).detach().abs().mean(0)
-        shares = sizes / sizes.sum()
-        l1, entropy = l1 + float(sizes.sum()), entropy - float((shares * shares.log()).sum())
-    assert float(kan.regularisation(x).detach()) == pytest.approx(l1 + entropy, rel=1e-5)
-    assert float(kan.regularisation(x, l1=2.0, entropy=0.5).detach()) == pytest.approx(
-        2 * l1 + 0.5 * entropy, rel=1e-5
-    )
-
-
 def test_refine_keeps_the_function_and_prune_drops_weak_edges():
     kan, x = drawn(2, 3, 1, dtype=torch.float64), points(dtype=torch.float64)
     fine = kan.refine(20)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
 import toy_experiment
@@ -15,16 +12,12 @@ from toy_experiment import ToyConfig, ToyStudy, play
 
 from kanrun.config import ExecutorConfig, rules
 from kanrun.errors import StorageFailed, Terminated, UsageError
-from kanrun.runs import Record, Row, Run, Status
+from kanrun.runs import Row, Run, Status
 from kanrun.study.execute import check
 from kanrun.study.resources import device_of, threads_of
 
-RunToy = Callable[..., Any]
 
-
-def test_one_training_leaves_everything(
-    run_toy: RunToy, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_training_leaves_everything(run_toy, capsys):
     outcome, run = run_toy()
     assert outcome.status == Status.COMPLETED
     manifest = run.manifest
@@ -47,7 +40,7 @@ def test_one_training_leaves_everything(
     assert captured.err.count("step ") == 2  # a line a stage
 
 
-def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> None:
+def test_rows_carry_cell_and_seed_where_there_are_several(run_toy):
     outcome, run = run_toy(sizes=[2, 3], n_seeds=2, seed=5)
     assert outcome.status == Status.COMPLETED
     pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
@@ -60,7 +53,7 @@ def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> No
     assert run.manifest.cells == 2
 
 
-def test_a_training_that_fails_ends_a_single_run(run_toy: RunToy) -> None:
+def test_a_training_that_fails_ends_a_single_run(run_toy):
     outcome, run = run_toy(fails=[3])
     assert outcome.status == Status.FAILED
     assert run.manifest.reason == "the loss of size 3 is not finite at step 3"
@@ -70,9 +63,7 @@ def test_a_training_that_fails_ends_a_single_run(run_toy: RunToy) -> None:
     assert run.figures == ()
 
 
-def test_a_training_that_fails_among_others_does_not_stop_them(
-    run_toy: RunToy, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_that_fails_among_others_does_not_stop_them(run_toy, capsys):
     outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
     assert outcome.status == Status.FAILED
     assert run.table("summary")["size"].tolist() == [2, 4]
@@ -85,10 +76,8 @@ def test_a_training_that_fails_among_others_does_not_stop_them(
     assert "cell 1, seed 0: the loss of size 3" in capsys.readouterr().err
 
 
-def test_claims_that_break_keep_the_training(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_: object) -> Iterator[Any]:
+def test_claims_that_break_keep_the_training(run_toy, monkeypatch):
+    def broken(_):
         raise ValueError("no ink")
 
     with monkeypatch.context() as patch:
@@ -101,9 +90,7 @@ def test_claims_that_break_keep_the_training(
     assert again.status == Status.COMPLETED
 
 
-def test_a_figure_that_cannot_be_drawn_is_a_warning(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_figure_that_cannot_be_drawn_is_a_warning(run_toy, monkeypatch, capsys):
     monkeypatch.setenv("TOY_BROKEN", "figures")
     outcome, run = run_toy()
     assert (outcome.status, run.manifest.reason) == (Status.COMPLETED, None)
@@ -119,13 +106,9 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(
     ("error", "sender"), [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")]
 )
 def test_interrupts_keep_the_rows_and_are_raised_again(
-    run_toy: RunToy,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: type[BaseException],
-    sender: str,
-) -> None:
-    def stop(*_: object) -> None:
+    run_toy, tmp_path, monkeypatch, error, sender
+):
+    def stop(*_):
         raise error
 
     monkeypatch.setattr(toy_experiment, "_misbehave", stop)
@@ -137,12 +120,10 @@ def test_interrupts_keep_the_rows_and_are_raised_again(
     assert len(run.table("metrics")) == 3
 
 
-def test_a_full_disk_ends_the_study_with_one_error(
-    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_study_with_one_error(run_toy, monkeypatch):
     real, rows = os.write, iter(range(100))
 
-    def full(descriptor: int, content: bytes) -> int:
+    def full(descriptor, content):
         if next(rows) > 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(descriptor, content)
@@ -152,20 +133,18 @@ def test_a_full_disk_ends_the_study_with_one_error(
         run_toy(sizes=[2, 3])
 
 
-def test_an_experiment_may_be_an_object_and_must_yield_records(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path, capsys):
     class Wrong:
-        def cells(self, cfg: object) -> list[dict[str, int]]:
+        def cells(self, cfg):
             return [{}]
 
-        def run(self, cfg: object, cell: object, seed: int) -> Iterator[Record]:
+        def run(self, cfg, cell, seed):
             yield Row("metrics", {"seed": seed + 1, "step": 0})
 
-        def figures(self, tables: object) -> list[Any]:
+        def figures(self, tables):
             return []
 
-        def claims(self, tables: object) -> list[Any]:
+        def claims(self, tables):
             return []
 
     with pytest.raises(Exception, match="`seed` is the recorder's column"):
@@ -180,26 +159,24 @@ class Preparing:
 
     built: list[tuple[int, int]] = field(default_factory=list)
 
-    def cells(self, cfg: object) -> list[dict[str, int]]:
+    def cells(self, cfg):
         return [{"size": 1}, {"size": 2}]
 
-    def prepare(self, cfg: object, cell: dict[str, int], seed: int) -> str:
+    def prepare(self, cfg, cell, seed):
         self.built.append((cell["size"], seed))
         return f"size {cell['size']}, seed {seed}"
 
-    def run(
-        self, cfg: object, cell: dict[str, int], seed: int, prepared: str | None = None
-    ) -> Iterator[Record]:
+    def run(self, cfg, cell, seed, prepared=None):
         yield Row("summary", {"built": prepared or self.prepare(cfg, cell, seed)})
 
-    def figures(self, tables: object) -> list[Any]:
+    def figures(self, tables):
         return []
 
-    def claims(self, tables: object) -> list[Any]:
+    def claims(self, tables):
         return []
 
 
-def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> None:
+def test_what_was_prepared_while_checking_is_not_built_again(tmp_path):
     experiment = Preparing()
     checked = check(experiment, ToyStudy((ToyConfig(n_seeds=2),)))
     assert experiment.built == [(1, 0), (2, 0)]
@@ -239,10 +216,8 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
         ),
     ],
 )
-def test_bad_settings_are_refused_before_anything_runs(
-    settings: dict[str, Any], message: str
-) -> None:
-    def checked() -> None:
+def test_bad_settings_are_refused_before_anything_runs(settings, message):
+    def checked():
         cfg = ToyConfig(**settings)
         rules.check(cfg)
         check(toy_experiment, ToyStudy((cfg,)))
@@ -251,16 +226,14 @@ def test_bad_settings_are_refused_before_anything_runs(
         checked()
 
 
-def test_the_device_and_the_threads_of_a_training() -> None:
+def test_the_device_and_the_threads_of_a_training():
     assert [threads_of(ToyConfig(threads=threads)) for threads in (None, 3)] == [1, 3]
     assert device_of(ToyConfig(device="cpu")) == "cpu"
     assert device_of(ToyConfig(device="auto")) in {"cpu", "cuda"}
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 1)])
-def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(
-    run_toy: RunToy, executor: tuple[object, ...]
-) -> None:
+def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, executor):
     outcome, run = run_toy(executor, sizes=[2, 3, 4], max_cpu_seconds=1e-9)
     assert outcome.status == run.manifest.status == Status.COMPLETED
     said, _, overrun = str(run.manifest.reason).partition("; it took ")
@@ -274,7 +247,7 @@ def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(
     assert outcome.claims[0].spread == "from 1 of 3 trainings, stopped by max_cpu_seconds"
 
 
-def test_tags_a_note_and_figure_formats_are_settings(run_toy: RunToy) -> None:
+def test_tags_a_note_and_figure_formats_are_settings(run_toy):
     _, run = run_toy(
         tags=["good", "final"],
         note="for the talk",

@@ -1,7 +1,5 @@
 """Reading tables: kinds of files, and every refusal with its count and row."""
 
-from __future__ import annotations
-
 import bz2
 import datetime as dt
 import errno
@@ -12,14 +10,13 @@ import os
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from kanrun.config import TableTarget
 from kanrun.errors import UsageError
@@ -32,8 +29,8 @@ NAMES = ["a", "b", "sepal length (cm)"]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    def to_file(content: str | bytes, name: str = "data.csv") -> Path:
+def write(tmp_path):
+    def to_file(content, name="data.csv"):
         path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
@@ -41,7 +38,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return to_file
 
 
-def _zip(content: bytes, *names: str) -> bytes:
+def _zip(content, *names):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in names:
@@ -74,22 +71,20 @@ def _zip(content: bytes, *names: str) -> bytes:
         ("blank lines.csv", lambda content: b"\n" + content.replace(b"\n", b"\n\n  \n")),
     ],
 )
-def test_kinds_of_text_files(
-    name: str, pack: Callable[[bytes], bytes], write: Callable[..., Path]
-) -> None:
+def test_kinds_of_text_files(name, pack, write):
     path = write(pack(TEXT.encode()), name)
-    np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
-    np.testing.assert_array_equal(read_inputs(str(path), ["b", "a"]), VALUES[:, [1, 0]])
+    assert_array_equal(read_inputs(path, NAMES), VALUES)
+    assert_array_equal(read_inputs(str(path), ["b", "a"]), VALUES[:, [1, 0]])
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_parquet(tmp_path):
     path = tmp_path / "data.parquet"
     frame = pd.DataFrame(VALUES, columns=NAMES).assign(
         whole=[1, 2], flag=[True, False], label=["u", "v"]
     )
     frame.to_parquet(path)
-    np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
-    np.testing.assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
+    assert_array_equal(read_inputs(path, NAMES), VALUES)
+    assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
     kinds = {name: str(kind) for name, kind in column_kinds(path).items()}
     assert kinds | {"label": "string"} == {
         "a": "double",
@@ -101,7 +96,7 @@ def test_parquet(tmp_path: Path) -> None:
     }
 
 
-def test_parquet_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_refusals(tmp_path, monkeypatch):
     path = tmp_path / "data.parquet"
     frame = pd.DataFrame(
         {"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)}
@@ -129,9 +124,7 @@ def test_parquet_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     _refused(path, ["a"], "reading data.parquet needs pyarrow, which is not installed; run: pip")
 
 
-def _refused(
-    path: Path | str, names: list[str], sentence: str, limits: TableLimits = TableLimits()
-) -> None:
+def _refused(path, names, sentence, limits=TableLimits()):
     with pytest.raises(UsageError) as caught:
         read_inputs(path, names, limits)
     message = str(caught.value)
@@ -197,9 +190,7 @@ def _refused(
         ),
     ],
 )
-def test_refusals(
-    content: str | bytes, names: list[str], sentence: str, write: Callable[..., Path]
-) -> None:
+def test_refusals(content, names, sentence, write):
     _refused(write(content), names, sentence)
 
 
@@ -229,16 +220,14 @@ def test_refusals(
         ("data.csv.gz", gzip.compress(b"", mtime=0), "data.csv.gz has no rows"),
     ],
 )
-def test_files_that_are_no_table(
-    name: str, content: bytes, sentence: str, write: Callable[..., Path]
-) -> None:
+def test_files_that_are_no_table(name, content, sentence, write):
     path = write(content, name)
     _refused(path, ["a"], sentence)
     with pytest.raises(UsageError):
         column_kinds(path)
 
 
-def test_paths_that_are_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_no_file(tmp_path):
     _refused(tmp_path / "none.csv", ["a"], f"there is no file '{tmp_path}/none.csv'"[:60])
     _refused(tmp_path, ["a"], "is a directory; name a file in it")
     _refused("", ["a"], "the path of the table is empty; name a file")
@@ -249,10 +238,8 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
             read_inputs(path, ["a"])
 
 
-def test_a_file_without_permission(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(*_: object, **__: object) -> None:
+def test_a_file_without_permission(write, monkeypatch):
+    def denied(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     path = write(TEXT)
@@ -271,49 +258,38 @@ def test_a_file_without_permission(
     ],
     ids=["columns used", "true and false", "decimal commas", "thousands by dots", "signs"],
 )
-def test_values(
-    content: str, names: list[str], values: list[list[float]], write: Callable[..., Path]
-) -> None:
-    np.testing.assert_array_equal(read_inputs(write(content), names), values)
+def test_values(content, names, values, write):
+    assert_array_equal(read_inputs(write(content), names), values)
 
 
-def test_the_home_directory_is_expanded(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_home_directory_is_expanded(write, monkeypatch):
     path = write(TEXT)
     monkeypatch.setenv("HOME", str(path.parent))
-    np.testing.assert_array_equal(read_inputs("~/data.csv", NAMES), VALUES)
+    assert_array_equal(read_inputs("~/data.csv", NAMES), VALUES)
     path.rename(path.parent / "~data.csv")  # a name that only looks like a home directory
     monkeypatch.chdir(path.parent)
-    np.testing.assert_array_equal(read_inputs("~data.csv", NAMES), VALUES)
+    assert_array_equal(read_inputs("~data.csv", NAMES), VALUES)
 
 
-def test_rows_are_counted_past_the_first_block(write: Callable[..., Path]) -> None:
+def test_rows_are_counted_past_the_first_block(write):
     lines = ["a,b"] + [f"{i},{i}" for i in range(12_000)]
     lines[11_001] = "1,x"
     _refused(write("\n".join(lines)), ["a", "b"], "(first 'x' in row 11002)")
 
 
-def test_columns_and_whether_they_hold_numbers(write: Callable[..., Path]) -> None:
+def test_columns_and_whether_they_hold_numbers(write):
     path = write("id,a,,when,code\nu1,1,x,2020,1_2\nu2,,y,,3\n")
-    assert column_kinds(path) == {
-        "id": "text",
-        "a": "numbers",
-        "when": "numbers",
-        "code": "text",
-    }
+    assert column_kinds(path) == {"id": "text", "a": "numbers", "when": "numbers", "code": "text"}
 
 
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress}
+COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress}
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
 @pytest.mark.parametrize(
     "content", [b"a" * 2**24, b"a,b\n" + b"1," * 2**23, b"a,b\n" + b" \n" * 2**16]
 )
-def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
-    ending: str, content: bytes, write: Callable[..., Path]
-) -> None:
+def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(ending, content, write):
     limits = TableLimits(characters=2**16, line=2**14)
     path = write(COMPRESS[ending](content), f"bomb.csv{ending}")
     tracemalloc.start()
@@ -331,7 +307,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
     assert most < 2**24  # half of it is the dictionary of xz
 
 
-def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_more_cells_than_memory_is_planned_for(write, tmp_path):
     few = TableLimits(cells=100)
     _refused(
         write("a,b\n" + "1,2\n" * 51),
@@ -339,9 +315,7 @@ def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_p
         "data.csv has more than 100 cells; take out columns or rows",
         few,
     )
-    np.testing.assert_array_equal(
-        read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"], few), np.ones((49, 1))
-    )
+    assert_array_equal(read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"], few), np.ones((49, 1)))
     _refused(
         write("a,b,c\n1,2,3\n"),
         ["a"],
@@ -360,37 +334,32 @@ def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_p
     )
 )
 @settings(max_examples=20)
-def test_numbers_are_read_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, int]]
-) -> None:
+def test_numbers_are_read_to_the_last_bit(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("exact") / "data.csv"
     pd.DataFrame(rows, columns=["x 1", "n"]).to_csv(path, index=False)
-    np.testing.assert_array_equal(read_inputs(path, ["n", "x 1"]), [[n, x] for x, n in rows])
+    assert_array_equal(read_inputs(path, ["n", "x 1"]), [[n, x] for x, n in rows])
 
 
-def test_rows_without_an_output_are_refused_or_left_out(write: Callable[..., Path]) -> None:
+def test_rows_without_an_output_are_refused_or_left_out(write):
     path = str(write("a,b,kind\n1,1,x\n2,,y\n3,3,\n4,4,x\n5,5,y\n"))
     with pytest.raises(UsageError, match=r"1 missing value .* or set target.missing=drop\.$"):
         build_table(TableTarget(path, ["a"], ["b"]))
     found = build_table(TableTarget(path, ["a"], ["b"], missing="drop"))
-    assert found.points is not None
-    np.testing.assert_array_equal(found.points.y[:, 0], [1, 3, 4, 5])
+    assert_array_equal(found.points.y[:, 0], [1, 3, 4, 5])
     assert found.notes == ("1 of 5 rows of data.csv have missing outputs and are left out",)
     labels = build_table(
         TableTarget(path, ["a"], ["kind"], "classification", missing="drop", test_path=path)
     )
-    assert labels.points is not None
-    assert labels.test is not None
-    np.testing.assert_array_equal(labels.points.x, labels.test.x)
-    np.testing.assert_array_equal(labels.points.y[:, 0], [0, 1, 0, 1])
+    assert_array_equal(labels.points.x, labels.test.x)
+    assert_array_equal(labels.points.y[:, 0], [0, 1, 0, 1])
 
 
-def test_columns_between_blanks(write: Callable[..., Path]) -> None:
+def test_columns_between_blanks(write):
     path = write("  a   b\n 1  2.5 \n-3     4\n", "data.dat")
-    np.testing.assert_array_equal(read_inputs(path, ["b", "a"]), [[2.5, 1], [4, -3]])
+    assert_array_equal(read_inputs(path, ["b", "a"]), [[2.5, 1], [4, -3]])
 
 
-def test_a_workbook_has_one_sheet_with_content(tmp_path: Path) -> None:
+def test_a_workbook_has_one_sheet_with_content(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["a", None, "b", "when"], [], [1, "x", 2.5, dt.date(2024, 5, 1)], [None, None, 4]):
@@ -398,7 +367,7 @@ def test_a_workbook_has_one_sheet_with_content(tmp_path: Path) -> None:
     book.create_sheet("empty")
     path = tmp_path / "data.xlsx"
     book.save(path)
-    np.testing.assert_array_equal(read_inputs(path, ["b"]), [[2.5], [4]])
+    assert_array_equal(read_inputs(path, ["b"]), [[2.5], [4]])
     _refused(path, ["a"], "column 'a' of data.xlsx has 1 missing value (first in row 4)")
     _refused(path, ["c"], "data.xlsx has no column 'c'; its columns are a, b, when")
     book["empty"].append(["more"])

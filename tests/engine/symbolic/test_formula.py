@@ -34,7 +34,6 @@ from kanrun.engine.symbolic.simplification import (
     expansion_terms,
     nice,
     proven_equal,
-    round_numbers,
 )
 from kanrun.engine.symbolic.snapping import select, select_with_edge_formulas
 from kanrun.formulas import parse, to_numpy
@@ -294,11 +293,6 @@ def test_a_formula_is_written_as_a_person_would(text, expected):
         {n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer}
     )
     assert str(as_written(equivalent_forms(decimal, XS, UNIT, BUDGET)[0])) == expected
-
-
-def test_the_phase_of_a_wave_may_hold_half_a_turn():
-    wave = round_numbers(sympy.sin(parse("x0") + sympy.Float(np.pi - 1.0, 17)), lambda form: True)
-    assert str(wave) == "-sin(x0 - 1)"
 
 
 def test_confidence_intervals_hold_the_constants():

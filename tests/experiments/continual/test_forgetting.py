@@ -14,7 +14,7 @@ from kanrun.experiments.continual.learners import (
 from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
-from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import Objective, Plan, Samples, output_scale, predict
@@ -181,11 +181,3 @@ def test_a_training_that_diverges_says_where(steps):
     )
     with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
         train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
-
-
-def test_trials_go_through_all_pairs_of_depths_and_strengths():
-    learner = Learner(
-        "M", MLPConfig([1], "tanh"), "ewc", depths=[2, 3], strengths=[1.0, 10.0, 100.0]
-    )
-    pairs = [(learner.depth(trial), learner.strength(trial)) for trial in range(6)]
-    assert sorted(set(pairs)) == [(d, s) for d in (2, 3) for s in (1.0, 10.0, 100.0)]

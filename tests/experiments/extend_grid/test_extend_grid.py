@@ -106,12 +106,6 @@ def test_the_order_is_measured_on_the_narrowest_network():
     assert [cell["hidden"] for cell in extend_grid.cells(cfg)] == [[1], [1]]
 
 
-def test_from_scratch_takes_the_grids_that_are_asked_for():
-    cfg = settings(scratch_intervals=[5, 9], parts=["scratch"])
-    assert [cell["schedule"]["intervals"] for cell in extend_grid.cells(cfg)] == [[5], [9]]
-    assert len(extend_grid.cells(settings(parts=["scratch"]))) == len(LIST["intervals"])
-
-
 def test_without_the_penalty_nothing_but_the_training_error_chooses(finished):
     rows = finished.table("stages").query("part == 'overfit'")
     bare = rows[~rows["penalised"]]
@@ -173,16 +167,6 @@ def test_the_threshold_is_that_of_the_network_that_was_trained():
     (edges,) = {row["parameters"] / (row["intervals"] + 3) for row in rows}
     assert edges < 15  # validation chose fewer nodes than five
     assert {row["threshold"] for row in rows} == {180 / edges - 3}
-
-
-def test_first_order_solvers_follow_schedules_too():
-    cfg = settings(parts=["schedules"], solver=LBFGSSolver(steps=5))
-    rows = [
-        r.values
-        for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0)
-        if getattr(r, "table", "") == "stages"
-    ]
-    assert [row["intervals"] for row in rows] == [4, 8, 20]
 
 
 def test_a_solver_that_does_not_smooth_is_not_said_to():

@@ -6,8 +6,6 @@ import contextlib
 import io
 import itertools
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +13,7 @@ import pytest
 import torch
 from kanrun.experiments import fit as experiment
 from kanrun.experiments.fit import training
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from kanrun import fit, load_run
@@ -34,7 +33,7 @@ class Done:
     stderr: str
 
 
-def kanrun(folder: Path, *words: str) -> Done:
+def kanrun(folder, *words):
     """Run the command in this process, in `folder`."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -43,7 +42,7 @@ def kanrun(folder: Path, *words: str) -> Done:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     rng = np.random.default_rng(0)
     rooms, area = rng.integers(1, 6, 150).astype(float), rng.uniform(10, 60, 150)
@@ -64,14 +63,14 @@ WORDS = ["fit", "target=table", "target.path=houses.csv", "target.inputs=[rooms,
 
 
 @pytest.fixture(scope="module")
-def run(table: Path) -> Path:
+def run(table):
     done = kanrun(table, *WORDS, "target.outputs=price", "model.folds=3")
     assert done.returncode == 0, done.stderr
     assert "cross-validated RMSE of ridge regression" in done.stderr
     return table / done.stdout.strip()
 
 
-def test_a_table_is_fitted_by_the_automatic_model(run: Path) -> None:
+def test_a_table_is_fitted_by_the_automatic_model(run):
     loaded = load_run(run)
     summary = loaded.tables["summary"].iloc[0]
     assert loaded.config["model"]["kind"] == "auto"
@@ -97,37 +96,31 @@ def test_a_table_is_fitted_by_the_automatic_model(run: Path) -> None:
     assert (run / "figures" / "effects.png").exists()
 
 
-def test_its_model_predicts_and_knows_its_errors(run: Path) -> None:
+def test_its_model_predicts_and_knows_its_errors(run):
     loaded = load_run(run)
     model = loaded.model()
     train = loaded.tables["predictions"].query("split == 'train'")
     x = train[["input:rooms", "input:area (m2)"]].to_numpy()
-    np.testing.assert_allclose(model(x)[:, 0], train["prediction:price"], rtol=1e-9)
+    assert_allclose(model(x)[:, 0], train["prediction:price"], rtol=1e-9)
     low, high = model.interval(x, 0.9)
     inside = (low[:, 0] <= train["truth:price"]) & (train["truth:price"] <= high[:, 0])
     assert 0.87 <= inside.mean() <= 1
     assert (model.interval(x, 0.5)[1] <= high).all()
 
 
-def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run: Path) -> None:
+def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run):
     model = load_run(run).model()
     there = pd.DataFrame({"rooms": [2.0, 3.0, 4.0], "area (m2)": [30.0, 60.0, 50.0]})
     expected = model(there.to_numpy())
     swapped = there[["area (m2)", "rooms"]].assign(further="text")
-    np.testing.assert_array_equal(model(swapped), expected)
-    np.testing.assert_array_equal(
-        model.interval(swapped, 0.9)[0], model.interval(there.to_numpy(), 0.9)[0]
-    )
-    np.testing.assert_array_equal(model(dict(there)), expected)
-    np.testing.assert_array_equal(
-        model(torch.tensor(there.to_numpy(), requires_grad=True)), expected
-    )
-    np.testing.assert_allclose(
+    assert_array_equal(model(swapped), expected)
+    assert_array_equal(model.interval(swapped, 0.9)[0], model.interval(there.to_numpy(), 0.9)[0])
+    assert_array_equal(model(dict(there)), expected)
+    assert_array_equal(model(torch.tensor(there.to_numpy(), requires_grad=True)), expected)
+    assert_allclose(
         model([2.0, 30.0]), expected[0], rtol=1e-13
     )  # one row is summed in another order
-    np.testing.assert_allclose(
-        model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13
-    )
+    assert_allclose(model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13)
     for wrong, message in (
         (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
         (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are 'rooms'"),
@@ -147,9 +140,7 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run:
         assert isinstance(caught.value, UsageError)
 
 
-def test_a_run_is_loaded_by_name_and_refused_at_once(
-    run: Path, table: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_loaded_by_name_and_refused_at_once(run, table, monkeypatch):
     monkeypatch.chdir(table)
     assert load_run("fit/v0001").models == load_run(run).models
     with pytest.raises(UsageError, match="there is no run 'fat/latest' in outputs"):
@@ -159,7 +150,7 @@ def test_a_run_is_loaded_by_name_and_refused_at_once(
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
+def test_any_table_goes_in_and_every_column_comes_out(table):
     rng = np.random.default_rng(1)
     city = rng.choice(["Bern", "Basel", "Chur"], 90)
     size = rng.uniform(1, 9, 90).round(2)
@@ -196,7 +187,7 @@ def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_classes_and_settings(table: Path) -> None:
+def test_classes_and_settings(table):
     done = kanrun(
         table,
         *WORDS,
@@ -231,7 +222,7 @@ def test_classes_and_settings(table: Path) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_key_of_another_model_is_refused_until_that_model_is_named(table: Path) -> None:
+def test_a_key_of_another_model_is_refused_until_that_model_is_named(table):
     words = [*WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]"]
     done = kanrun(table, *words)
     assert done.returncode == 2
@@ -243,13 +234,13 @@ def test_a_key_of_another_model_is_refused_until_that_model_is_named(table: Path
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
 
 
-def test_functions_refuse_it(tmp_path: Path) -> None:
+def test_functions_refuse_it(tmp_path):
     done = kanrun(tmp_path, "fit", "target=runge", "model=auto")
     assert done.returncode == 2
     assert "model=auto is for tables" in done.stderr
 
 
-def test_shapes_are_settings_by_the_name_of_the_input() -> None:
+def test_shapes_are_settings_by_the_name_of_the_input():
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"age": rng.uniform(20, 60, 60), "size": rng.normal(size=60)})
     y = np.sin(frame["age"] / 5) + frame["size"] + 0.3 * rng.normal(size=60)
@@ -272,7 +263,7 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
         fit(frame, y, monotone={"age": "rising"})
 
 
-def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
+def test_weights_of_a_column_are_those_of_any_model(tmp_path):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"a": rng.uniform(-1, 1, 60), "w": rng.uniform(0, 2, 60)})
     frame = frame.assign(y=frame["a"] ** 2 + 0.1 * rng.normal(size=60))
@@ -282,20 +273,20 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     cfg = configure(target, sampling, "kan", None, hidden=[], intervals=[3])
     fitted = fit_target(cfg, build_target(target))
     same = fit(frame[["a"]], frame["y"], "kan", sample_weight=frame["w"], hidden=[], intervals=[3])
-    np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
+    assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
 
 
-def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused() -> None:
+def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused():
     x = np.linspace(-2, 2, 80)[:, None]
     y = np.clip(0.5 + 0.4 * x[:, 0] + 0.05 * np.random.default_rng(2).normal(size=80), 0, 1)
     at = np.linspace(-40, 40, 99)[:, None]
-    settings: dict[str, Any] = {"extrapolation": "linear", "selection": "evidence"}
+    settings = {"extrapolation": "linear", "selection": "evidence"}
     assert np.ptp(fit(x, y, **settings).predict(at)) > 1.05
     held = fit(x, y, bounds=[0, 1], **settings).predict(at)
     assert held.min() >= 0
     assert held.max() <= 1
     huge = fit(x, 2.0**60 * y, bounds=[0, 2.0**60], **settings).predict(at)
-    np.testing.assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
+    assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
     with pytest.raises(UsageError, match="is too narrow: the outputs range from 0 to 1"):
         fit(x, y, bounds=[0, 0.5])
 
@@ -307,9 +298,7 @@ class _Harvest:
     kind: str = "harvest"
 
 
-def test_the_table_of_a_plug_in_is_compared_with_least_squares(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_table_of_a_plug_in_is_compared_with_least_squares(monkeypatch):
     known = dict(TARGETS._kinds)
     known["harvest"] = TargetKind("harvest", "a table", _Harvest, "", table=True)
     monkeypatch.setattr(TARGETS, "_kinds", known)
@@ -324,7 +313,7 @@ def test_the_table_of_a_plug_in_is_compared_with_least_squares(
     assert summary["linear_rmse"] > 0
 
 
-def test_the_summary_shows_the_trained_shape() -> None:
+def test_the_summary_shows_the_trained_shape():
     """Validation selects among widths; shape and parameters are those of the selected one."""
     x = np.random.default_rng(1).uniform(-1, 1, (60, 2))
     quick = {"steps": 3, "n_starts": 1, "smoothness_weight": 1e-12}

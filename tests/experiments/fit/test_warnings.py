@@ -1,22 +1,19 @@
 """What a fit of a table says and refuses: nothing that changes a result is silent."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from kanrun import fit
-from kanrun.study.model import Model
 
 
-def noisy(rows: int, slope: float) -> Model:
+def noisy(rows, slope):
     """Return the model of noise and a straight line."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(rows, 3))
     return fit(x, slope * x[:, 0] + rng.normal(size=rows), baselines=False, folds=3, pairs=False)
 
 
-def test_the_mean_is_the_model_where_nothing_beats_it_by_its_standard_error() -> None:
+def test_the_mean_is_the_model_where_nothing_beats_it_by_its_standard_error():
     model = noisy(21, 0.0)
     summary = model.tables["summary"].iloc[0]
     assert summary["selected_model"] == "mean"
@@ -29,7 +26,7 @@ def test_the_mean_is_the_model_where_nothing_beats_it_by_its_standard_error() ->
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_frequencies_of_classes_are_the_model_of_noise(classes: int) -> None:
+def test_the_frequencies_of_classes_are_the_model_of_noise(classes):
     rng = np.random.default_rng(1)
     y = np.sort(rng.integers(0, classes, 40)).astype(float)
     model = fit(
@@ -42,7 +39,7 @@ def test_the_frequencies_of_classes_are_the_model_of_noise(classes: int) -> None
         assert model.score(rng.normal(size=(40, 2)), labels) == expected
 
 
-def test_negative_predictions_of_counts_are_named() -> None:
+def test_negative_predictions_of_counts_are_named():
     x = np.linspace(-2, 2, 60)[:, None]
     counts = np.maximum(np.round(3 * x[:, 0] + np.sin(40 * x[:, 0])), 0)
     options = {"baselines": False, "folds": 2, "pairs": False}
@@ -65,9 +62,7 @@ def test_negative_predictions_of_counts_are_named() -> None:
         ({"folds": 3, "baselines": False}, ""),
     ],
 )
-def test_folds_and_baselines_that_are_left_out_are_named(
-    settings: dict[str, float], said: str
-) -> None:
+def test_folds_and_baselines_that_are_left_out_are_named(settings, said):
     x = np.linspace(-1, 1, 30)[:, None]
     notes = fit(x, x[:, 0] ** 2, pairs=False, **settings).notes
     left = [note for note in notes if "left out because of" in note]

@@ -6,29 +6,19 @@ Matthews 2002; coefficients by contour integrals, Kassam and Trefethen 2005), Bu
 solved by the transformation of Cole and Hopf, the cavity by Chebyshev collocation.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-
-Array = NDArray[np.float64]
-Spectrum = NDArray[np.complex128]
 
 FOLDER = Path(__file__).parents[3] / "experiments/solve/references"
 #: Points of a table along each variable, and nodes of a contour.
 POINTS, CONTOUR = 64, 64
 #: Real values on evenly spaced points of a period to the parts of an equation that are not linear.
-Nonlinear = Callable[[Spectrum], Spectrum]
 
 
-def etdrk4(
-    linear: Spectrum, nonlinear: Nonlinear, start: Spectrum, end: float, steps: int
-) -> Spectrum:
+def etdrk4(linear, nonlinear, start, end, steps):
     """Integrate v_t = linear v + nonlinear(v) from 0 to `end`, component by component."""
     h = end / steps
     circle = np.exp(2j * np.pi * (np.arange(CONTOUR) + 0.5) / CONTOUR)
@@ -50,36 +40,36 @@ def etdrk4(
     return v
 
 
-def _waves(low: float, high: float, count: int) -> tuple[Array, Array]:
+def _waves(low, high, count):
     """Return the points of a period and the wave numbers of their discrete Fourier transform."""
     x = low + (high - low) * np.arange(count) / count
     return x, 2 * np.pi / (high - low) * np.fft.fftfreq(count, 1 / count)
 
 
-def _flux(k: Array) -> Nonlinear:
+def _flux(k):
     """Return v to the transform of -u u_x, without the upper third of the frequencies."""
     kept = np.abs(k) < 2 / 3 * np.abs(k).max()
     return lambda v: -0.5j * k * kept * np.fft.fft(np.fft.ifft(v).real ** 2)
 
 
-def kdv_cosine(count: int = 512, steps: int = 8000) -> pd.DataFrame:
+def kdv_cosine(count=512, steps=8000):
     x, k = _waves(-1, 1, count)
     start = np.fft.fft(np.cos(np.pi * x))
     v = etdrk4(1j * 0.022**2 * k**3, _flux(k), start, 1.0, steps)
     return _table(x, 1.0, u=np.fft.ifft(v).real)
 
 
-def allen_cahn(count: int = 4096, steps: int = 2000) -> pd.DataFrame:
+def allen_cahn(count=4096, steps=2000):
     x, k = _waves(-1, 1, count)
 
-    def reaction(v: Spectrum) -> Spectrum:
+    def reaction(v):
         return np.fft.fft(-5 * np.fft.ifft(v).real ** 3)
 
     v = etdrk4(5 - 1e-4 * k**2 + 0j, reaction, np.fft.fft(x**2 * np.cos(np.pi * x)), 1.0, steps)
     return _table(x, 1.0, u=np.fft.ifft(v).real)
 
 
-def kuramoto_sivashinsky(count: int = 512, steps: int = 20_000) -> pd.DataFrame:
+def kuramoto_sivashinsky(count=512, steps=20_000):
     x, k = _waves(0, 2 * np.pi, count)
     flux, linear = _flux(k), 100 / 16**2 * k**2 - 100 / 16**4 * k**4 + 0j
     start = np.fft.fft(np.cos(x) * (1 + np.sin(x)))
@@ -87,10 +77,10 @@ def kuramoto_sivashinsky(count: int = 512, steps: int = 20_000) -> pd.DataFrame:
     return _table(x, 1.0, u=np.fft.ifft(v).real)
 
 
-def schroedinger(count: int = 512, steps: int = 8000) -> pd.DataFrame:
+def schroedinger(count=512, steps=8000):
     x, k = _waves(-5, 5, count)
 
-    def cubic(v: Spectrum) -> Spectrum:
+    def cubic(v):
         h = np.fft.ifft(v)
         return np.fft.fft(1j * np.abs(h) ** 2 * h)
 
@@ -99,11 +89,11 @@ def schroedinger(count: int = 512, steps: int = 8000) -> pd.DataFrame:
     return _table(x, end, u=h.real, v=h.imag)
 
 
-def gray_scott(count: int = 1024, steps: int = 4000) -> pd.DataFrame:
+def gray_scott(count=1024, steps=4000):
     x, k = _waves(-50, 50, count)
     bump = np.exp(-(x**2) / 20)
 
-    def reaction(w: Spectrum) -> Spectrum:
+    def reaction(w):
         u, v = np.fft.ifft(w).real
         return np.fft.fft(np.stack([0.04 - u * v**2, u * v**2]))
 
@@ -113,7 +103,7 @@ def gray_scott(count: int = 1024, steps: int = 4000) -> pd.DataFrame:
     return _table(x, 200.0, u=u, v=v)
 
 
-def burgers(count: int = 64, nodes: int = 200) -> pd.DataFrame:
+def burgers(count=64, nodes=200):
     viscosity, x = 0.01 / np.pi, np.linspace(-1, 1, count + 1)
     at, weights = np.polynomial.hermite.hermgauss(nodes)
     origin = x[:, None] - np.sqrt(4 * viscosity) * at
@@ -121,7 +111,7 @@ def burgers(count: int = 64, nodes: int = 200) -> pd.DataFrame:
     return _table(x, 1.0, u=-(np.sin(np.pi * origin) * shares).sum(1) / shares.sum(1))
 
 
-def cavity(size: int = 40, viscosity: float = 0.01) -> pd.DataFrame:
+def cavity(size=40, viscosity=0.01):
     """Solve for the stream function at Chebyshev points of [0, 1]; its values where they are even.
 
     The second lines of points carry the slopes (Trefethen, Spectral Methods in MATLAB, 2000).
@@ -156,13 +146,13 @@ def cavity(size: int = 40, viscosity: float = 0.01) -> pd.DataFrame:
     return pd.DataFrame({"x": x, "y": y, "s": values.ravel()})
 
 
-def _table(x: Array, end: float, **unknowns: Array) -> pd.DataFrame:
+def _table(x, end, **unknowns):
     every = max(1, len(x) // POINTS)
     columns = {"x": x, "t": np.full(len(x), end), **unknowns}
     return pd.DataFrame({name: values[::every] for name, values in columns.items()})
 
 
-REFERENCES: dict[str, Callable[..., pd.DataFrame]] = {
+REFERENCES = {
     each.__name__: each
     for each in (
         kdv_cosine,
@@ -175,7 +165,7 @@ REFERENCES: dict[str, Callable[..., pd.DataFrame]] = {
     )
 }
 #: Arguments of coarser runs that show how exact the tables are, and the largest difference.
-COARSER: dict[str, tuple[tuple[int, float], float]] = {
+COARSER = {
     "kdv_cosine": ((384, 4000), 1e-8),
     "allen_cahn": ((2048, 1000), 1e-6),
     "burgers": ((64, 120), 1e-11),

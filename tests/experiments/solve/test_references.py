@@ -1,7 +1,5 @@
 """The recorded references are what other methods give at other resolutions."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 
@@ -12,8 +10,6 @@ import pytest
 _SPEC = importlib.util.spec_from_file_location(
     "references", Path(__file__).with_name("references.py")
 )
-assert _SPEC is not None
-assert _SPEC.loader is not None
 references = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(references)
 
@@ -25,7 +21,7 @@ _SPEC.loader.exec_module(references)
         for each in references.REFERENCES
     ],
 )
-def test_references_do_not_depend_on_the_resolution(name: str) -> None:
+def test_references_do_not_depend_on_the_resolution(name):
     arguments, allowed = references.COARSER[name]
     coarse, recorded = (
         references.REFERENCES[name](*arguments),

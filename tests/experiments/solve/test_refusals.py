@@ -1,10 +1,5 @@
 """Equations that are refused, each with one sentence, and conditions that are remarked on."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from kanrun.experiments.solve.checks import condition_warnings
@@ -109,16 +104,12 @@ ENDS = ["u = 0 at x=0, x=1"]
         ),
     ],
 )
-def test_what_cannot_be_solved_is_refused(
-    formula: Any, variables: Any, conditions: Any, more: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, message):
     with pytest.raises(UsageError, match=message):
         solve(formula, variables, conditions, **more)
 
 
-def test_more_than_memory_holds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_more_than_memory_holds_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert (
         main(
@@ -135,7 +126,7 @@ def test_more_than_memory_holds_is_refused(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
+def test_conditions_that_differ_where_they_meet_are_remarked_on():
     given = EquationConfig(
         variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"]
     )
@@ -145,7 +136,7 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
     ]
 
 
-def test_too_few_conditions_in_a_variable_are_remarked_on() -> None:
+def test_too_few_conditions_in_a_variable_are_remarked_on():
     given = EquationConfig(
         variables=XT, formula="u_tt = u_xx", conditions=["periodic in x", "u = 1 at t=0"]
     )
@@ -166,14 +157,12 @@ def test_too_few_conditions_in_a_variable_are_remarked_on() -> None:
         ),  # without a second derivative
     ],
 )
-def test_corners_where_conditions_slopes_or_the_equation_differ(
-    conditions: list[str], corners: int
-) -> None:
+def test_corners_where_conditions_slopes_or_the_equation_differ(conditions, corners):
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=conditions)
     assert len(make_solve_problem(SolveConfig(equation=given), 0).system.corners) == corners
 
 
-def test_a_corner_knows_how_large_its_contradiction_is() -> None:
+def test_a_corner_knows_how_large_its_contradiction_is():
     given = EquationConfig(
         variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0", "u = 0.01 + x at t=0"]
     )
@@ -182,7 +171,7 @@ def test_a_corner_knows_how_large_its_contradiction_is() -> None:
     assert corner.gap == pytest.approx(0.01 / 1.01)
 
 
-def test_the_finest_planned_grid_is_counted() -> None:
+def test_the_finest_planned_grid_is_counted():
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=ENDS, intervals=[5, 20])
     cfg = SolveConfig(
         equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}]
