@@ -62,6 +62,13 @@ def figures(tables: Tables) -> Figures:
         yield from training_figures(tables)
 
 
+def more_figures(tables: Tables) -> Figures:
+    """Yield all figures, also those that are only drawn on request."""
+    from kanrun.study.model_summary import training_figures
+
+    yield from training_figures(tables, on_request=True)
+
+
 def claims(tables: Tables) -> Claims:
     """Compare the bounds of a suite's entries with the medians over seeds."""
     from kanrun.study.suite import bound_claims

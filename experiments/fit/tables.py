@@ -28,11 +28,18 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
-from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
+from kanrun.study.evaluation import (
+    doubts,
+    edge_table,
+    labelled,
+    prediction_table,
+    r_squared,
+    relative_error,
+)
 from kanrun.study.prediction import error_levels
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.targets import Target
+from kanrun.targets import Dataset, Target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
 _SHOWN_WEIGHT = 0.005  # of a candidate that notes name
@@ -75,9 +82,16 @@ class TableFitting:
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
         inputs, outputs = dataset.target.inputs, dataset.classes or dataset.target.outputs
-        reports = report_tables(fitted, dataset.train, inputs, outputs, classes, seed)
+        columns = dataset.target.code.columns if dataset.target.code else ()
+        categories = {
+            column.name: {level: inputs.index(f"{column.name}={level}") for level in column.levels}
+            for column in columns
+            if column.levels
+        }
+        reports = report_tables(fitted, dataset.train, inputs, outputs, categories, seed)
         yield from (Table(name, columns) for name, columns in reports)
         yield prediction_table(fitted.network, known)
+        yield Table("held_out", _held_out(fitted, dataset))
         if (edges := edge_table(fitted.network, known)) is not None:
             yield edges
         errors = fitted.error_quantiles(dataset.train.y, error_levels())
@@ -229,6 +243,29 @@ def _selection_notes(
         )
         said = f"{best} has the lowest cross-validated {what}{compared}"
         yield Note(said, warning=best != OURS)
+
+
+def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
+    """Return predictions of training rows by models without them, and of the test rows.
+
+    `row` counts the rows of their split from 0; `fold` is -1 for rows left out one by one and for
+    test rows. Classes have their probabilities.
+    """
+    values = fitted.left_out if fitted.folds is None else fitted.folds.values
+    rows, classes = np.flatnonzero(~np.isnan(values[:, 0])), dataset.classes
+    number = np.full(len(values), -1) if fitted.folds is None else fitted.folds.number
+    parts = [("held out", rows, number[rows], values[rows], dataset.train.y[rows])]
+    if dataset.test is not None and len(dataset.test):
+        at, x = np.arange(len(dataset.test)), dataset.test.x
+        parts.append(("test", at, np.full(len(at), -1), fitted.predict(x), dataset.test.y))
+    split = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts])
+    row, fold, values, y = (np.concatenate(each) for each in list(zip(*parts, strict=True))[1:])
+    guess = values.argmax(1)[:, None].astype(np.float64) if classes else values
+    columns: dict[str, Any] = {"split": split, "row": row, "fold": fold}
+    for o, name in enumerate(dataset.target.outputs):
+        columns[f"truth:{name}"] = labelled(y[:, o], classes)
+        columns[f"prediction:{name}"] = labelled(guess[:, o], classes)
+    return columns | {f"probability:{c}": values[:, i] for i, c in enumerate(classes or ())}
 
 
 def _summary(

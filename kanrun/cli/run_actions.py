@@ -303,11 +303,18 @@ def redraw_figures(
     point: Annotated[
         int | None, typer.Option("--point", metavar="N", help="One point of a run of several.")
     ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figure", metavar="NAME", help="Only this one, such as network or class_curves."
+        ),
+    ] = None,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Redraw the figures of a run, or of one of its points, from the recorded tables."""
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 
-    for path in redraw(find_run(run if point is None else f"{run}/{point}", outputs), formats):
+    found = find_run(run if point is None else f"{run}/{point}", outputs)
+    for path in redraw(found, formats, figure or ()):
         print(path)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kanrun.figures.classes import class_curves
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import effects, pair_maps, predictions, residuals
 from kanrun.figures.runs import growth, loss_curve, over_settings, overlaid
@@ -19,6 +20,7 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
 
 __all__ = [
     "Figures",
+    "class_curves",
     "edges",
     "effects",
     "figures_of",

@@ -43,6 +43,8 @@ from kanrun.figures.style import (
     thin,
 )
 
+#: Splits on which predictions are judged, the most trustworthy last.
+JUDGED = ("train", "held out", "test")
 MAX_OUTPUTS, MAX_INPUTS, MAX_CLASSES = 4, 12, 30
 #: Rows of a map: its cells are small, but files grow with them.
 MAX_CELLS = 40_000
@@ -156,12 +158,12 @@ def _maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]
 
 
 def _errors(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
-    """Return, for train and test, the columns truth, guess and error of the rows that have both."""
+    """Return, for each split, the columns truth, guess and error of the rows that have both."""
     both = table[[f"truth:{output}", f"prediction:{output}"]].set_axis(["truth", "guess"], axis=1)
     both = both.apply(pandas.to_numeric, errors="coerce")
     both = both.assign(split=table["split"], error=both["guess"] - both["truth"])
     both = both[np.isfinite(both["error"])]
-    parts = {split: both[both["split"] == split] for split in ("train", "test")}
+    parts = {split: both[both["split"] == split] for split in JUDGED}
     return {split: part for split, part in parts.items() if len(part)}
 
 
@@ -264,8 +266,8 @@ def _misclassified(table: pandas.DataFrame, output: str) -> Figure:
     """Draw the fraction of misclassified points of each class, by split."""
     table, labels = _labelled(table, output)
     figure, axes = one_panel(BAR * len(labels) + 0.8)
-    for offset, split in ((-0.2, "train"), (0.2, "test")):
-        rows = table[table["split"] == split].dropna()
+    for split in JUDGED:
+        rows, offset = table[table["split"] == split].dropna(), 0.2 if split == "test" else -0.2
         if len(rows):
             wrong = (rows["truth"] != rows["guess"]).groupby(rows["truth"]).mean()
             percent = 100 * wrong.reindex(labels, fill_value=0.0).to_numpy(dtype=float)
@@ -278,7 +280,7 @@ def _misclassified(table: pandas.DataFrame, output: str) -> Figure:
 
 
 def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str]) -> None:
-    split = "test" if (rows["split"] == "test").any() else "train"
+    split = max(set(rows["split"]) & set(JUDGED), key=JUDGED.index, default="train")
     rows = rows[rows["split"] == split].dropna()
     if not labels:
         axes.set_axis_off()
@@ -318,7 +320,8 @@ def effects(
 ) -> Figure:
     """Draw a panel per input, the most important first: its effect with the others at their mean.
 
-    `table` has the columns input, output, x, value, lower, upper; `importance` orders the inputs;
+    `table` has the columns input, level (of a category), output, x, value, lower, upper;
+    `importance` orders the inputs;
     `values` holds quantiles of each input, drawn as ticks along the axis. All panels share the
     scale of the output.
     """
@@ -332,9 +335,15 @@ def effects(
     for axes, name in zip(panels, shown, strict=True):
         own = part[part["input"] == name].sort_values("x")
         for colour, (output, rows) in zip(CYCLE, own.groupby("output"), strict=False):
+            levels, look = rows["level"].fillna(""), {"color": colour, "label": shorten(output)}
+            if levels.all():
+                bars = rows[["lower", "upper"]].sub(rows["value"], axis=0).abs().T
+                axes.errorbar(rows["x"], rows["value"], bars, fmt="o", **look)
+                axes.set_xticks(rows["x"], [shorten(each, 12) for each in levels], rotation=90)
+                continue
             axes.fill_between(rows["x"], rows["lower"], rows["upper"], color=colour, **BAND)
             style = "o-" if len(rows) <= 2 else "-"
-            axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
+            axes.plot(rows["x"], rows["value"], style, **look)
         at = values.loc[values["input"] == name, "x"]
         bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         axes.plot(at, 0 * at, "|", color=GREY, ms=5, **bottom)

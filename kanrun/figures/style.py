@@ -39,7 +39,7 @@ CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 #: Shapes and line styles of several curves that may lie on each other.
 MARKERS = "osD^vPX"
 DASHED: dict[str, Any] = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
-SPLITS = {"train": BLUE, "validation": ORANGE, "test": VERMILLION}
+SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 #: A band around a curve, single seeds beside their median, a thin line beside a thick one.
 BAND: dict[str, Any] = {"alpha": 0.2, "lw": 0}

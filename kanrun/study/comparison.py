@@ -103,11 +103,12 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
     return write_figure(stem, overlaid(tables), [kind])
 
 
-def redraw(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Draw the figures of a run, or of one point, again from its tables, and return their files.
+def redraw(run: Run, formats: Sequence[str] = ("png",), names: Sequence[str] = ()) -> list[Path]:
+    """Draw figures of a run, or of one point, again from its tables, and return their files.
 
-    Of a run of several points it is the figure over the swept keys. Raises UsageError for a run
-    that is running, or an unknown command or format.
+    These are the figures with `names`, also those that no run draws by itself, or else the usual
+    ones. Of a run of several points it is the figure over the swept keys. Raises UsageError for a
+    run that is running, or an unknown command, format or name.
     """
     run.check_ended(force=True)
     if run.has_points:
@@ -116,8 +117,13 @@ def redraw(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     tables, place, written = run.frames, run.figures_folder, list[Path]()
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
-    for name, draw in experiment.figures(tables):
-        written += write_figure(place / file_name(name), draw(), formats)
+    usual = experiment.figures
+    found = dict((getattr(experiment, "more_figures", usual) if names else usual)(tables))
+    for name in names or found:
+        if name not in found:
+            there = ", ".join(found)
+            raise UsageError(f"{run.name} has no figure {name}; its figures are {there}.")
+        written += write_figure(place / file_name(name), found[name](), formats)
     return written
 
 

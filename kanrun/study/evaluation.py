@@ -162,12 +162,12 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
     unknown = np.full((len(inputs), predicted.shape[1]), np.nan)
     truth = np.concatenate([unknown[: len(x)] if y is None else y for _, x, y in parts])
     for o, name in enumerate(dataset.target.outputs):
-        columns[f"truth:{name}"] = _labelled(truth[:, o], dataset.classes)
-        columns[f"prediction:{name}"] = _labelled(predicted[:, o], dataset.classes)
+        columns[f"truth:{name}"] = labelled(truth[:, o], dataset.classes)
+        columns[f"prediction:{name}"] = labelled(predicted[:, o], dataset.classes)
     return Table("predictions", columns)
 
 
-def _labelled(values: Array, classes: Sequence[str] | None) -> Any:
+def labelled(values: Array, classes: Sequence[str] | None) -> Any:
     """Return `values`, or the labels of classes, None for NaN."""
     if not classes:
         return values

@@ -137,24 +137,34 @@ def _shown(value: Any) -> str:
 
 
 def training_figures(
-    tables: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame], on_request: bool = False
 ) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Yield the names of the figures that the tables of a training have, and what draws each."""
-    if "effects" in tables:
+    """Yield the names of the figures that the tables of a training have, and what draws each.
+
+    With `on_request`, these are also the edges and the network of the automatic model of a table,
+    which has many, and the curves of its probabilities.
+    """
+    is_table = "effects" in tables
+    if is_table:
         columns = tables["effects"], tables["importance"], tables["input_values"]
         yield "effects", partial(figures.effects, *columns)
     if "pair_maps" in tables:
         yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
+    classifies = any(name.endswith("accuracy") for name in tables["summary"])
     if "metrics" in tables:
-        classifies = "test_accuracy" in tables["summary"]
         error = "RMSE of the class probabilities" if classifies else "RMSE"
         yield "loss", partial(figures.loss_curve, tables["metrics"], error)
     if "growth" in tables:
         yield "growth", partial(figures.growth, tables["growth"])
     title = _formula_title(str(tables["summary"]["target"].iloc[0]))
-    yield "predictions", partial(figures.predictions, tables["predictions"], title)
-    yield "residuals", partial(figures.residuals, tables["predictions"])
-    if "edges" in tables:
+    predicted = tables["predictions"]
+    judged = tables.get("held_out", predicted)
+    few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
+    yield "predictions", partial(figures.predictions, predicted if few else judged, title)
+    yield "residuals", partial(figures.residuals, judged)
+    if on_request and classifies and "held_out" in tables:
+        yield "class_curves", partial(figures.class_curves, tables["held_out"])
+    if "edges" in tables and (on_request or not is_table):
         yield "edges", partial(figures.edges, tables["edges"])
         yield "network", partial(figures.network_diagram, tables["edges"])
 
@@ -177,7 +187,7 @@ def figure_of(model: Model, name: str) -> Figure:
         outputs = model.classes or model.outputs
         return model.network.plot(inputs=model.inputs, outputs=outputs)  # type: ignore[operator, no-any-return]
     tables = {table: _of_seed(model, table) for table in model.tables}
-    known = dict(training_figures(tables)) if "summary" in tables else {}
+    known = dict(training_figures(tables, on_request=True)) if "summary" in tables else {}
     if name not in known:
         names = ", ".join(known) or "none, because it was stored without its tables"
         raise UsageError(f"this model has no figure {name!r}. Its figures: {names}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanrun.engine.symbolic.budget import count_work
-from kanrun.engine.symbolic.candidates import input_names, input_symbols
+from kanrun.engine.symbolic.candidates import input_symbols
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.symmetries import Reduction
 from kanrun.engine.tables.effects import importance_table
@@ -43,9 +43,8 @@ def relevant_inputs(data: SearchData) -> Reduction:
         count_work(_WORK)
         points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
         model = fit_table(points, None, TablePolicy(folds=0))
-        table = importance_table(model, points, input_names(len(kept)), None, 0)
+        table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
         importance = table["permutation_importance"]
-        names = table["input"][importance >= _MATTERS * importance[0]][:_MOST]
-        kept = sorted(kept[int(name[1:])] for name in names) if importance[0] > 0 else kept[:_MOST]
+        kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
     symbols = input_symbols(inputs)
     return Reduction(inputs, tuple(symbols[j] for j in kept))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from kanrun.engine.tables.cross_validation import loss_of
@@ -15,9 +16,11 @@ from kanrun.points import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of an input
 MAX_ROWS, MAX_PAIRS, MAX_MAPS = 2000, 12, 4
+PARTS = 5  # of the rows, over which the importance has a spread
 # Along each side of a map, and the quantiles at its ends.
 MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
 BAND = 1.96  # standard deviations: 95% pointwise
+_LOGIT_STD = 2.0  # of one row's logit, 1 / sqrt(p (1 - p)) at p = 1/2
 _STREAM = 31  # of the random numbers that choose rows; the next permutes them
 
 Columns = dict[str, ndarray]
@@ -28,13 +31,19 @@ def report_tables(
     points: Points,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    classes: int | None,
+    categories: Mapping[str, Mapping[str, int]],
     seed: int,
 ) -> Iterator[tuple[str, Columns]]:
-    """Yield all tables by name; without pairs there are no tables of pairs."""
+    """Yield all tables by name; without pairs there are no tables of pairs.
+
+    `categories` are the inputs that are levels of one column, by the names of columns and levels.
+    """
     levels = np.linspace(0, 1, QUANTILES)
-    yield "effects", effect_table(model, points, inputs, outputs)
-    yield "importance", importance_table(model, points, inputs, classes, seed)
+    yield "effects", effect_table(model, points, inputs, outputs, categories)
+    taken = {j for places in categories.values() for j in places.values()}
+    columns = {name: [*places.values()] for name, places in categories.items()}
+    columns |= {name: [j] for j, name in enumerate(inputs) if j not in taken}
+    yield "importance", importance_table(model, points, columns, seed)
     yield (
         "input_values",
         {
@@ -51,35 +60,79 @@ def report_tables(
 
 
 def effect_table(
-    model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]
+    model: TableModel,
+    points: Points,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    categories: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> Columns:
     """Return predictions along each input, all other effects at their means.
 
     The band (`lower` to `upper`) is that of the additive part by the evidence, pointwise 95%. Pairs
-    have their means; neighbourhoods are averaged over rows.
+    have their means; neighbourhoods are averaged over rows. A category has one point for each
+    `level`, and one for other rows; its bands are those of the means of the rows, since indicators
+    are collinear.
     """
-    x, parts, rows = points.x, model.parts, []
+    x, rows = points.x, []
+    middle = np.median(x, axis=0)
+    taken = {j for places in categories.values() for j in places.values()}
+    for name, places in categories.items():
+        inside = np.append(np.eye(len(places)), np.zeros((1, len(places))), axis=0)
+        count = (x[:, None, [*places.values()]] == inside).all(2).sum(0)
+        moved = np.tile(middle, (len(inside), 1))
+        moved[:, [*places.values()]] = inside
+        seen = count > 0
+        curves = _curves(model, moved[seen], [*places.values()], count[seen])
+        named = {"input": name, "level": np.array([*places, "(others)"])[seen]}
+        rows += _rows(named, np.flatnonzero(seen).astype(float), curves, outputs)
     for j, name in enumerate(inputs):
-        distinct = np.unique(x[:, j])
-        at = distinct
-        if len(distinct) > 2:
-            at = np.linspace(distinct[0], distinct[-1], CURVE_POINTS)
-        moved = np.tile(np.median(x, axis=0), (len(at), 1))
+        if j in taken:
+            continue
+        at = np.unique(x[:, j])
+        if len(at) > 2:
+            at = np.linspace(at[0], at[-1], CURVE_POINTS)
+        moved = np.tile(middle, (len(at), 1))
         moved[:, j] = at
-        u = model.inputs.apply(moved)
-        h = model.fit.design.functions(u)[:, model.fit.design.basis.places[j]]
-        middles = [part.fit.effect(j, u) for part in parts]
-        covariances = [part.fit.covariance[j] for part in parts]
-        stds = [np.sqrt(np.maximum(((h @ c) * h).sum(1), 0))[:, None] for c in covariances]
-        curve, *ends = (
-            _in_units(model, [m + d * std for m, std in zip(middles, stds, strict=True)])
-            for d in (0.0, -BAND, BAND)
-        )
-        lower, upper = np.minimum(*ends), np.maximum(*ends)
-        for o, output in enumerate(outputs):
-            labels = {"input": name, "output": output, "x": at, "value": curve[:, o]}
-            rows.append(labels | {"lower": lower[:, o], "upper": upper[:, o]})
+        rows += _rows({"input": name, "level": ""}, at, _curves(model, moved, [j]), outputs)
     return _joined(rows)
+
+
+def _curves(
+    model: TableModel,
+    x: Float[ndarray, "points inputs"],
+    inputs: Sequence[int],
+    count: Int[ndarray, " points"] | None = None,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Return the predictions at x by the effects of these inputs alone, and the ends of a band.
+
+    The band is that of means of `count` rows, by default that of the first input.
+    """
+    u = model.inputs.apply(x)
+    h = model.fit.design.functions(u)[:, model.fit.design.basis.places[inputs[0]]]
+    middles = [np.sum([part.fit.effect(j, u) for j in inputs], axis=0) for part in model.parts]
+    stds = []
+    for fit in (part.fit for part in model.parts):
+        variance = np.maximum(((h @ fit.covariance[inputs[0]]) * h).sum(1), 0)
+        if count is not None:
+            variance = (_LOGIT_STD if model.outputs is None else fit.noise[0]) ** 2 / count
+        stds.append(np.sqrt(variance)[:, None])
+    curve, *ends = (
+        _in_units(model, [m + d * std for m, std in zip(middles, stds, strict=True)])
+        for d in (0.0, -BAND, BAND)
+    )
+    return curve, np.minimum(*ends), np.maximum(*ends)
+
+
+def _rows(
+    labels: Mapping[str, Any], at: ndarray, curves: Sequence[ndarray], outputs: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the columns of one input for each output."""
+    names = ("value", "lower", "upper")
+    return [
+        {**labels, "output": output, "x": at}
+        | {name: curve[:, o] for name, curve in zip(names, curves, strict=True)}
+        for o, output in enumerate(outputs)
+    ]
 
 
 def _joined(rows: Sequence[dict[str, Any]]) -> Columns:
@@ -104,34 +157,43 @@ def _in_units(
 
 
 def importance_table(
-    model: TableModel, points: Points, inputs: Sequence[str], classes: int | None, seed: int
+    model: TableModel, points: Points, columns: Mapping[str, Sequence[int]], seed: int
 ) -> Columns:
-    """Return the importance of each input, the most important first.
+    """Return the importance of columns of inputs, the most important first.
 
-    `effect_share` is the standard deviation of its main effect over the training rows as a fraction
-    of the sum over inputs. `permutation_importance` is the increase of the loss on the training
-    rows when its values are permuted (root mean square error in the user's units, or log loss).
+    The effect is the standard deviation of the column's effects, as a fraction of all such; the
+    permutation importance is the increase of the loss (RMSE or log loss) on training rows when the
+    values of the column are permuted, and `std` its standard deviation over five parts of them.
     """
     rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
-    some = points.take(np.sort(rows))
-    before, u = loss_of(model.predict(some.x), some.y, classes), model.inputs.apply(some.x)
-    effect, importance = np.zeros(len(inputs)), np.zeros(len(inputs))
+    some, classes = points.take(rows), model.classes
+    parts = np.array_split(np.arange(len(some)), min(PARTS, len(some)))
+
+    def losses(x: ndarray) -> ndarray:
+        """Return the loss on all rows, then on each part."""
+        found = model.predict(x)
+        return np.array([loss_of(found[p], some.y[p], classes) for p in (slice(None), *parts)])
+
+    before, u = losses(some.x), model.inputs.apply(some.x)
     order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(some))
-    for j in range(len(inputs)):
+    effect, increase = np.zeros(len(columns)), []
+    for place, inputs in enumerate(map(list, columns.values())):
         for part in model.parts:
             unit = 1.0 if part.outputs is None else float(part.outputs.scale.mean())
-            effect[j] += part.weight * unit * np.sqrt(part.fit.effect(j, u).var(0).sum())
+            together = np.sum([part.fit.effect(j, u) for j in inputs], axis=0)
+            effect[place] += part.weight * unit * np.sqrt(together.var(0).sum())
         moved = some.x.copy()
-        moved[:, j] = moved[order, j]
-        importance[j] = loss_of(model.predict(moved), some.y, classes) - before
+        moved[:, inputs] = moved[np.ix_(order, inputs)]
+        increase.append(losses(moved) - before)
+    importance, *others = np.transpose(increase)
     largest = np.argsort(-importance, kind="stable")
-    share = effect / effect.sum() if effect.sum() > 0 else effect
-    columns = {
-        "input": np.array(inputs),
-        "effect_share": share,
+    table = {
+        "input": np.array([*columns]),
+        "effect_share": effect / effect.sum() if effect.sum() > 0 else effect,
         "permutation_importance": importance,
+        "std": np.std(others, axis=0),
     }
-    return {name: values[largest] for name, values in columns.items()}
+    return {name: values[largest] for name, values in table.items()}
 
 
 def pair_table(model: TableModel, inputs: Sequence[str]) -> Columns | None:

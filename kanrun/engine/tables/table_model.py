@@ -151,6 +151,11 @@ class TableModel:
         """Fit of the larger part."""
         return self.parts[0].fit
 
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None for numbers."""
+        return self.network.shape[-1] if self.outputs is None else None
+
     def raw(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
         """Return the network's outputs: logits, or numbers in its own units."""
         return predict(self.network, torch.as_tensor(self.inputs.apply(x))).double().numpy()

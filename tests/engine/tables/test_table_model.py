@@ -257,7 +257,7 @@ def test_reports_name_what_matters():
     y = np.sin(2 * x[:, 2]) + x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=300)
     points, names = Points(x, y[:, None]), ["a", "b", "c", "d"]
     model = fit_table(points, None, UNFOLDED)
-    importance = importance_table(model, points, names, None, 0)
+    importance = importance_table(model, points, {name: [j] for j, name in enumerate(names)}, 0)
     assert importance["input"][-1] == "d"
     pairs = pair_table(model, names)
     assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
