@@ -60,6 +60,12 @@ def predict(  # noqa: PLR0913  # options of a command
             help="Add derivatives of an equation's solution: u_x,u_xx.",
         ),
     ] = "",
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Add what each column contributes; contributions sum to predictions."
+        ),
+    ] = False,
     spreadsheet_safe: Annotated[
         bool,
         typer.Option(
@@ -74,7 +80,7 @@ def predict(  # noqa: PLR0913  # options of a command
     Predictions are in the units of the data that the model was trained on.
     """
     from kanrun.runs import find_run
-    from kanrun.study.saved import predict_table
+    from kanrun.study.saved import PredictionOptions, predict_table
 
     enable_gc()
     if output.exists() and input.exists() and output.samefile(input):
@@ -83,7 +89,8 @@ def predict(  # noqa: PLR0913  # options of a command
         )
     found = find_run(run, outputs, one=True)
     wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
-    for warning in predict_table(found, input, output, model, interval, wanted, spreadsheet_safe):
+    options = PredictionOptions(model, interval, wanted, spreadsheet_safe, explain)
+    for warning in predict_table(found, input, output, options):
         print(f"kanrun: {warning}", file=sys.stderr)
 
 

@@ -84,6 +84,35 @@ def logit_names(model: Model) -> tuple[str, ...]:
     return tuple(f"logit of {name}" for name in (classes[1:] if len(classes) == 2 else classes))
 
 
+def contributions(model: Model, x: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the predictions that explanations start from, and what each column adds to them.
+
+    The start is the prediction at the medians of the training inputs, (outputs,); each column of
+    the table adds (samples, outputs), the mean of the changes when the columns of a row replace the
+    medians in their order and in the reverse order. These are the Shapley values if at most two
+    columns act together (Castro et al., Computers and Operations Research 36 (2009) 1726-1730).
+    """
+    names, place, columns = model.inputs, 0, dict[str, list[int]]()
+    for name, count in (
+        [(column.name, len(column.features)) for column in model.code.columns]
+        if model.code
+        else [(name, 1) for name in names]
+    ):
+        columns[name] = list(range(place, place + count))
+        place += count
+    start = np.median(training_sample(model), axis=0)
+    added = {name: np.zeros(1) for name in columns}
+    for order in (list(columns), list(columns)[::-1]):
+        at = np.tile(start, (len(x), 1))
+        before = predicted_values(model, at)
+        for name in order:
+            at[:, columns[name]] = x[:, columns[name]]
+            now = predicted_values(model, at)
+            added[name] = added[name] + (now - before) / 2
+            before = now
+    return predicted_values(model, start[None])[0], added
+
+
 def error_levels(count: int = 199) -> Array:
     """Return the probabilities of the error quantiles that a model stores."""
     return np.linspace(0.005, 0.995, count)

@@ -21,6 +21,7 @@ from kanrun.spreadsheets import as_text, formulas_in
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
 from kanrun.study.prediction import (
+    contributions,
     count_out_of_range,
     interval_bounds,
     network_outputs,
@@ -171,34 +172,47 @@ def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
 LIMITS = TableLimits(characters=2**40, cells=10**12)
 
 
+@dataclass(frozen=True)
+class PredictionOptions:
+    """Which predictions are written.
+
+    Attributes:
+        model: Name of the model's file; None: the model of the first seed.
+        level: Coverage probability of the interval whose ends are added as the columns `lower:NAME`
+            and `upper:NAME`.
+        derivatives: Derivatives of a solution of `kanrun solve` that are added, such as u_xx.
+        spreadsheet_safe: Mark cells that a spreadsheet would run with an apostrophe in front.
+        explain: Add `start:NAME` and, for each input column, `effect:COLUMN on NAME`, which sum to
+            the prediction; see `contributions`.
+    """
+
+    model: str | None = None
+    level: float | None = None
+    derivatives: Sequence[str] = ()
+    spreadsheet_safe: bool = False
+    explain: bool = False
+
+
 def predict_table(
-    run: Run,
-    source: Path,
-    output: Path,
-    model: str | None = None,
-    level: float | None = None,
-    derivatives: Sequence[str] = (),
-    spreadsheet_safe: bool = False,
+    run: Run, source: Path, output: Path, options: PredictionOptions = PredictionOptions()
 ) -> list[str]:
     """Write the model's predictions for the rows of `source` to `output`, and return warnings.
 
     The file keeps all columns and adds one per output, in the units of training; a classifier adds
     the label and one column of probabilities per class. An added column whose name is taken is
-    called `prediction:NAME`. `derivatives` of a solution of `kanrun solve`, such as u_xx, are
-    further columns. With `level`, the columns `lower:NAME` and `upper:NAME` are the ends of the
-    interval that has the output with this probability.
+    called `prediction:NAME`.
 
     Added names and labels that a spreadsheet would run get an apostrophe in front; other cells do
     so if `spreadsheet_safe`, and otherwise are counted in a warning. Rows outside the trained range
     or in gaps of it are predicted and counted in a warning. Raises UsageError for missing columns,
-    for text or missing values that the model cannot take, and for an output that cannot be written;
-    no file is left then.
+    for text or missing values that the model cannot take, for an interval of classes, and for an
+    output that cannot be written; no file is left then.
     """
     if output.is_dir():
         raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
     check_output(output)
-    trained = LoadedRun(run).model(model)
-    if level is not None and trained.classes:
+    trained = LoadedRun(run).model(options.model)
+    if options.level is not None and trained.classes:
         raise UsageError(
             "--interval is for numbers, and this model predicts classes; the columns "
             "probability:CLASS show how certain it is. Remove --interval."
@@ -216,15 +230,17 @@ def predict_table(
             x, new = _inputs(trained, source, block, row)
             raw = network_outputs(trained, x)
             counts, unknown = counts + count_out_of_range(trained, x, raw), unknown + new
-            added = _columns(trained, x, raw, level, row) | {
-                name: trained.derivative(name, x) for name in derivatives
+            added = _columns(trained, x, raw, options.level, row) | {
+                name: trained.derivative(name, x) for name in options.derivatives
             }
+            if options.explain:
+                added |= _explanation(trained, x)
             names = {
                 name: f"prediction:{name}" if name in block else as_text(name) for name in added
             }
             if not is_parquet(output):
                 formulas += sum(map(formulas_in, block.values()))
-                if spreadsheet_safe:
+                if options.spreadsheet_safe:
                     block = {as_text(name): _safe(values) for name, values in block.items()}
             write(block | {names[name]: values for name, values in added.items()})
             row += len(x)
@@ -235,8 +251,18 @@ def predict_table(
     return [
         *unknown_levels(unknown, row - 1),
         *range_warnings(trained, counts),
-        *([said] if formulas and not spreadsheet_safe else []),
+        *([said] if formulas and not options.spreadsheet_safe else []),
     ]
+
+
+def _explanation(model: Model, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns that explain predictions: of two classes those of the second."""
+    start, effects = contributions(model, x)
+    names, added = model.classes or model.outputs, dict[str, np.ndarray]()
+    for o in range(int(len(model.classes or ()) == 2), len(names)):
+        added[f"start:{names[o]}"] = np.full(len(x), start[o])
+        added |= {f"effect:{column} on {names[o]}": e[:, o] for column, e in effects.items()}
+    return added
 
 
 def _safe(values: Sequence[Any]) -> list[Any]:

@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from kanrun import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Run
-from kanrun.study import saved
+from kanrun.study import prediction, saved
+from kanrun.study.prediction import contributions, predicted_values, training_sample
 from kanrun.targets import TableLimits
 
 
@@ -41,7 +42,8 @@ def table(folder, rows=30):
 
 def test_blocks_give_the_same_as_the_whole(run, tmp_path, fitted):
     data = table(tmp_path)
-    said = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
+    options = saved.PredictionOptions(level=0.9)
+    said = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)
     out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
     assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
@@ -113,9 +115,8 @@ def test_what_a_spreadsheet_would_run(run, tmp_path, monkeypatch):
     out = (tmp_path / "out.csv").read_text().splitlines()
     assert all(after.startswith(before) for before, after in zip(rows, out, strict=True))
     assert {line.split(",")[2] for line in out[1:]} <= {"'=1+1", "-3"}
-    warnings = saved.predict_table(
-        run, tmp_path / "new.csv", tmp_path / "out.csv", spreadsheet_safe=True
-    )
+    options = saved.PredictionOptions(spreadsheet_safe=True)
+    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)
     assert not any("spreadsheet" in warning for warning in warnings)
     out = (tmp_path / "out.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in out] == [
@@ -126,3 +127,30 @@ def test_what_a_spreadsheet_would_run(run, tmp_path, monkeypatch):
         "''=x",
         "plain",
     ]
+
+
+def test_explanations_sum_to_predictions_and_are_shapley_values_of_pairs(
+    fitted: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product(_: Model, x: np.ndarray) -> np.ndarray:
+        return 3 * x[:, :1] + x[:, 1:] * x[:, :1]
+
+    start, added = contributions(fitted, fitted.domain.T)
+    sums = start + sum(added.values())
+    np.testing.assert_allclose(sums, predicted_values(fitted, fitted.domain.T), rtol=1e-12)
+    middle = np.median(training_sample(fitted), axis=0)
+    monkeypatch.setattr(prediction, "predicted_values", product)
+    start, added = contributions(fitted, middle + np.array([[1.0, 2.0]]))
+    np.testing.assert_allclose(start, product(fitted, middle[None])[0])
+    np.testing.assert_allclose(added["a"], [[3 + middle[1] + 1]])
+    np.testing.assert_allclose(added["b"], [[2 * middle[0] + 1]])
+
+
+def test_predictions_of_rows_are_explained(run: Run, tmp_path: Path) -> None:
+    table(tmp_path)
+    options = saved.PredictionOptions(explain=True)
+    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)
+    out = pd.read_csv(tmp_path / "out.csv")
+    parts = out[["start:y", "effect:a on y", "effect:b on y"]]
+    np.testing.assert_allclose(parts.sum(axis=1), out["y"], rtol=1e-12)
+    assert out["start:y"].nunique() == 1

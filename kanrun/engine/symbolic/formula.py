@@ -15,7 +15,7 @@ import sympy
 from scipy import special
 
 from kanrun.engine.symbolic.budget import WorkSpent
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import DIGITS, Array
 from kanrun.engine.symbolic.conversions import numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, expand_subgraphs

@@ -24,7 +24,7 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.edge_functions import Identity, Spline
-from kanrun.engine.symbolic.formula import Formula, confidence_intervals
+from kanrun.engine.symbolic.formula import Formula, confidence_intervals, significant
 from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.simplification import (
     as_written,
@@ -306,6 +306,19 @@ def test_confidence_intervals_hold_the_constants():
     jacobian = np.stack([np.exp(-0.7 * x[:, 0]), -2.5 * x[:, 0] * np.exp(-0.7 * x[:, 0])], axis=1)
     exact = 0.1 * np.sqrt(np.linalg.inv(jacobian.T @ jacobian)[1, 1]) * 1.966
     assert (rate.high - rate.low) / 2 == pytest.approx(exact, rel=0.1)
+    assert rate.standard_error == pytest.approx(exact / 1.966, rel=0.1)
+    assert str(rate).startswith("-0.7 +- 0.00")
+
+
+def test_formulas_are_shown_with_the_digits_that_the_points_determine() -> None:
+    x = np.linspace(0, 1, 200)[:, None]
+    noise = 0.02 * np.random.default_rng(0).normal(size=200)
+    expression = sympy.N(parse("2.34567*x0 + 12.3456789"), 17)
+    y = to_numpy(expression, ["x0"])(x) + noise
+    intervals = confidence_intervals(expression, ["x0"], x, y)
+    assert str(significant(expression, intervals)) == "2.346*x0 + 12.346"
+    exact = confidence_intervals(expression, ["x0"], x, y - noise)
+    assert significant(expression, exact).free_symbols == expression.free_symbols
 
 
 def test_equivalent_forms_are_different_ways_of_writing_the_same():

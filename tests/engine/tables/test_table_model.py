@@ -259,6 +259,11 @@ def test_reports_name_what_matters():
     model = fit_table(points, None, UNFOLDED)
     importance = importance_table(model, points, {name: [j] for j, name in enumerate(names)}, 0)
     assert importance["input"][-1] == "d"
+    assert (importance["std"] > 0).all()
+    joint = importance_table(model, points, {"c": [2], "others": [0, 1, 3]}, 0)
+    assert dict(zip(joint["input"], joint["permutation_importance"], strict=True))["c"] == max(
+        importance["permutation_importance"][importance["input"] == "c"]
+    )
     pairs = pair_table(model, names)
     assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
     effects = effect_table(model, points, names, ["y"])
@@ -368,3 +373,19 @@ def test_few_of_many_inputs_are_found():
     assert np.mean((model.predict(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
     sizes = [model.fit.effect(j, model.fit.u).std() for j in range(40)]
     assert set(np.argsort(sizes)[-2:]) == {0, 1}
+
+
+def test_a_category_has_a_point_for_each_level_with_the_band_of_its_rows() -> None:
+    rng = np.random.default_rng(5)
+    level = rng.permutation(np.repeat([0, 1, 2], (60, 30, 10)))
+    x = np.column_stack([np.eye(3)[level][:, :2], rng.normal(size=100)])
+    y = np.array([0.0, 5.0, 9.0])[level] + x[:, 2] + rng.normal(size=100)
+    model = fit_table(Points(x, y[:, None]), None, TablePolicy(folds=0))
+    categories = {"city": {"a": 0, "b": 1}}
+    effects = effect_table(model, Points(x, y[:, None]), ["a", "b", "s"], ["y"], categories)
+    mine = effects["input"] == "city"
+    assert effects["level"][mine].tolist() == ["a", "b", "(others)"]
+    np.testing.assert_allclose(np.diff(effects["value"][mine]), [5, 4], atol=1.0)
+    widths = (effects["upper"] - effects["lower"])[mine]
+    np.testing.assert_allclose(widths[1:] / widths[0], np.sqrt([2, 6]), rtol=1e-6)
+    assert set(effects["input"]) == {"city", "s"}

@@ -94,6 +94,20 @@ def test_a_table_is_fitted_by_the_automatic_model(run):
         "edges",
     } <= set(loaded.tables)
     assert (run / "figures" / "effects.png").exists()
+    held = loaded.tables["held_out"]
+    errors = held["prediction:price"] - held["truth:price"]
+    assert sorted(held["row"]) == list(range(150))
+    by_fold = np.sqrt((errors**2).groupby(held["fold"]).mean())
+    np.testing.assert_allclose(by_fold, baselines.query("model == 'kanrun'")["rmse"], rtol=1e-9)
+
+
+def test_figures_of_edges_are_drawn_on_request(run: Path) -> None:
+    assert not (run / "figures" / "network.png").exists()
+    done = kanrun(run, "runs", "figures", str(run), "--figure", "network")
+    assert done.stdout.split() == [str(run / "figures" / "network.png")]
+    refused = kanrun(run, "runs", "figures", str(run), "--figure", "nope")
+    assert refused.returncode == 2
+    assert "has no figure nope; its figures are effects" in refused.stderr
 
 
 def test_its_model_predicts_and_knows_its_errors(run):
@@ -203,6 +217,11 @@ def test_classes_and_settings(table):
     assert summary["test_accuracy"] > 0.85
     assert summary["cv_cross_entropy"] < 0.5
     assert set(loaded.tables["baselines"]["model"]) == {"kanrun"}
+    held = loaded.tables["held_out"]
+    assert held["split"].value_counts().to_dict() == {"held out": 110, "test": 40}
+    right = (held["prediction:dear"] == held["truth:dear"])[held["split"] == "test"].mean()
+    assert right == pytest.approx(summary["test_accuracy"])
+    np.testing.assert_allclose(held[["probability:no", "probability:yes"]].sum(axis=1), 1)
     likely = loaded.model()(np.array([[1.0, 10.0], [5.0, 60.0]]))
     assert likely[0, 0] > 0.8
     assert likely[1, 1] > 0.8

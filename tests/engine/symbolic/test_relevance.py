@@ -1,0 +1,46 @@
+"""Inputs that a search takes: those that others do not determine, and of many those that matter."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from kanrun.engine.symbolic.multivariate import _powers, rational_function
+from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.relevance import _MANY, relevant_inputs
+
+
+def data(x: np.ndarray, y: np.ndarray) -> SearchData:
+    cut = len(y) * 3 // 4
+    return SearchData(x[:cut], y[:cut], x[cut:], y[cut:])
+
+
+def taken(found: SearchData) -> list[str]:
+    return list(map(str, relevant_inputs(found).variables))
+
+
+@pytest.mark.parametrize("count", [_MANY - 1, _MANY + 2])
+def test_of_many_inputs_those_that_matter_are_taken(count: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, count))
+    y = x[:, 1] + 2 * x[:, 4] * x[:, 6] + 0.3 * rng.normal(size=200)
+    few = ["x1", "x4", "x6"]
+    assert taken(data(x, y)) == (few if count >= _MANY else [f"x{i}" for i in range(count)])
+
+
+def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out() -> None:
+    rng = np.random.default_rng(1)
+    levels, size = np.eye(3)[rng.integers(0, 3, 60)], rng.uniform(1, 9, 60)
+    x = np.column_stack([levels, np.full(60, 7.0), size, 2 * size - 1, size**2])
+    found = data(x, levels[:, 1] + size + rng.normal(size=60))
+    assert taken(found) == ["x0", "x1", "x4", "x6"]
+    assert rational_function(relevant_inputs(found).data(found)) is None
+
+
+def test_monomials_of_many_inputs_are_those_of_few() -> None:
+    for inputs, degree in itertools.product((1, 2, 3), range(4)):
+        every = itertools.product(range(degree + 1), repeat=inputs)
+        assert _powers(inputs, degree) == sorted((p for p in every if sum(p) <= degree), key=sum)
+    assert len(_powers(30, 2)) == 1 + 30 + 30 * 31 // 2
