@@ -106,7 +106,7 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
 def redraw(run: Run, formats: Sequence[str] = ("png",), names: Sequence[str] = ()) -> list[Path]:
     """Draw figures of a run, or of one point, again from its tables, and return their files.
 
-    These are the figures with `names`, also those that no run draws by itself, or else the usual
+    These are the figures with `names`, also those that are drawn on request only, or the usual
     ones. Of a run of several points it is the figure over the swept keys. Raises UsageError for a
     run that is running, or an unknown command, format or name.
     """

@@ -174,7 +174,7 @@ LIMITS = TableLimits(characters=2**40, cells=10**12)
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """Which predictions are written.
+    """Settings of a file of predictions.
 
     Attributes:
         model: Name of the model's file; None: the model of the first seed.
