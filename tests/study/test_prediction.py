@@ -129,10 +129,8 @@ def test_what_a_spreadsheet_would_run(run, tmp_path, monkeypatch):
     ]
 
 
-def test_explanations_sum_to_predictions_and_are_shapley_values_of_pairs(
-    fitted: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def product(_: Model, x: np.ndarray) -> np.ndarray:
+def test_explanations_sum_to_predictions_and_are_shapley_values_of_pairs(fitted, monkeypatch):
+    def product(_, x):
         return 3 * x[:, :1] + x[:, 1:] * x[:, :1]
 
     start, added = contributions(fitted, fitted.domain.T)
@@ -146,7 +144,7 @@ def test_explanations_sum_to_predictions_and_are_shapley_values_of_pairs(
     np.testing.assert_allclose(added["b"], [[2 * middle[0] + 1]])
 
 
-def test_predictions_of_rows_are_explained(run: Run, tmp_path: Path) -> None:
+def test_predictions_of_rows_are_explained(run, tmp_path):
     table(tmp_path)
     options = saved.PredictionOptions(explain=True)
     saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)

@@ -310,7 +310,7 @@ def test_confidence_intervals_hold_the_constants():
     assert str(rate).startswith("-0.7 +- 0.00")
 
 
-def test_formulas_are_shown_with_the_digits_that_the_points_determine() -> None:
+def test_formulas_are_shown_with_the_digits_that_the_points_determine():
     x = np.linspace(0, 1, 200)[:, None]
     noise = 0.02 * np.random.default_rng(0).normal(size=200)
     expression = sympy.N(parse("2.34567*x0 + 12.3456789"), 17)

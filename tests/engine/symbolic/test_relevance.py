@@ -1,7 +1,5 @@
 """Inputs that a search takes: those that others do not determine, and of many those that matter."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -12,17 +10,17 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.relevance import _MANY, relevant_inputs
 
 
-def data(x: np.ndarray, y: np.ndarray) -> SearchData:
+def data(x, y):
     cut = len(y) * 3 // 4
     return SearchData(x[:cut], y[:cut], x[cut:], y[cut:])
 
 
-def taken(found: SearchData) -> list[str]:
+def taken(found):
     return list(map(str, relevant_inputs(found).variables))
 
 
 @pytest.mark.parametrize("count", [_MANY - 1, _MANY + 2])
-def test_of_many_inputs_those_that_matter_are_taken(count: int) -> None:
+def test_of_many_inputs_those_that_matter_are_taken(count):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, count))
     y = x[:, 1] + 2 * x[:, 4] * x[:, 6] + 0.3 * rng.normal(size=200)
@@ -30,7 +28,7 @@ def test_of_many_inputs_those_that_matter_are_taken(count: int) -> None:
     assert taken(data(x, y)) == (few if count >= _MANY else [f"x{i}" for i in range(count)])
 
 
-def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out() -> None:
+def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out():
     rng = np.random.default_rng(1)
     levels, size = np.eye(3)[rng.integers(0, 3, 60)], rng.uniform(1, 9, 60)
     x = np.column_stack([levels, np.full(60, 7.0), size, 2 * size - 1, size**2])
@@ -39,7 +37,7 @@ def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out() -> 
     assert rational_function(relevant_inputs(found).data(found)) is None
 
 
-def test_monomials_of_many_inputs_are_those_of_few() -> None:
+def test_monomials_of_many_inputs_are_those_of_few():
     for inputs, degree in itertools.product((1, 2, 3), range(4)):
         every = itertools.product(range(degree + 1), repeat=inputs)
         assert _powers(inputs, degree) == sorted((p for p in every if sum(p) <= degree), key=sum)

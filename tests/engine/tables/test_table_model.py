@@ -375,7 +375,7 @@ def test_few_of_many_inputs_are_found():
     assert set(np.argsort(sizes)[-2:]) == {0, 1}
 
 
-def test_a_category_has_a_point_for_each_level_with_the_band_of_its_rows() -> None:
+def test_a_category_has_a_point_for_each_level_with_the_band_of_its_rows():
     rng = np.random.default_rng(5)
     level = rng.permutation(np.repeat([0, 1, 2], (60, 30, 10)))
     x = np.column_stack([np.eye(3)[level][:, :2], rng.normal(size=100)])

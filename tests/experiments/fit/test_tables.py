@@ -1,7 +1,5 @@
 """`model=auto` through the real command: what a run of a table records, and its model read back."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools
@@ -101,7 +99,7 @@ def test_a_table_is_fitted_by_the_automatic_model(run):
     np.testing.assert_allclose(by_fold, baselines.query("model == 'kanrun'")["rmse"], rtol=1e-9)
 
 
-def test_figures_of_edges_are_drawn_on_request(run: Path) -> None:
+def test_figures_of_edges_are_drawn_on_request(run):
     assert not (run / "figures" / "network.png").exists()
     done = kanrun(run, "runs", "figures", str(run), "--figure", "network")
     assert done.stdout.split() == [str(run / "figures" / "network.png")]
