@@ -2,8 +2,9 @@
 
 Each competitor steps in turn, round after round, so a busy machine slows all equally. The order
 rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
-one before left in the caches. pykan, inkan and jaxkan are called through their public layers and
-are optional; what cannot be built says why.
+one before left in the caches. A step on another device ends when that device has done its work.
+pykan, inkan and jaxkan are called through their public layers and are optional; what cannot be
+built says why.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from kanrun.engine.splines import uniform_breakpoints
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.build import PRECISIONS
+from kanrun.study.resources import device_of
 from kanrun.study.suite import exponents
 
 Step = Callable[[], Any]
@@ -79,13 +81,14 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
     endings = ("", COMPILED) if cfg.compiled else ("",)
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
+    device = device_of(cfg)
     for numbers in cfg.layers:
         if time_limit_reached():
             break
         case, steps, failed = LayerCase(*numbers), {}, {}
         for name in competitors:
             try:
-                steps[name] = build(name, case, PRECISIONS[cfg.precision])
+                steps[name] = build(name, case, PRECISIONS[cfg.precision], device)
             except Exception as error:
                 if name not in cfg.libraries:
                     raise
@@ -99,7 +102,8 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
         table: Any = DataFrame({**measured, "rounds": times.count()}).to_dict("index")
         for name, row in table.items():
             status = failed.get(name, "ok")
-            named = {"competitor": name, "version": version(name), "status": status}
+            named = {"device": device, "competitor": name, "version": version(name)}
+            named["status"] = status
             yield Row("layers", {"case": case.name, **vars(case), **named, **row})
             if name != best:
                 results.append(f"{name} {failed.get(name, format(row['ratio'], '.2f') + 'x')}")
@@ -190,17 +194,17 @@ def short_reason(competitor: str, error: Exception) -> str:
     return "not installed" if lacks else f"lacks {error.name}"
 
 
-def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Step:
+def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str = "cpu") -> Step:
     """Return a training step of the competitor's layer; errors of its package are raised."""
     # Other libraries draw from the global generator, which the fork gives back.
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(0)
-        x = 2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1
-        g = torch.rand(case.batch, case.outputs, dtype=dtype)
+        x = (2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1).to(device)
+        g = torch.rand(case.batch, case.outputs, dtype=dtype).to(device)
         if competitor == "jaxkan":
             step = _jax_step(case, x, g)
         else:
-            layer = TORCH[competitor.removesuffix(COMPILED)](case, dtype)
+            layer = TORCH[competitor.removesuffix(COMPILED)](case, dtype).to(device)
             step = _torch_step(layer, x, g, compiled=competitor.endswith(COMPILED))
     step()  # what cannot run says so here
     return step
@@ -234,7 +238,7 @@ def _pykan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
 
 def _inkan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
     layer = import_module(MODULES["inkan"]).KANLayer(
-        case.inputs, case.outputs, grid_size=case.intervals
+        case.inputs, case.outputs, grid_size=case.intervals, compile_basis=False
     )
     converted: nn.Module = layer.to(dtype)
     return converted
@@ -256,6 +260,8 @@ def _torch_step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> St
         for leaf in leaves:
             leaf.grad = None
         torch.autograd.backward(call(at), g)
+        if not at.is_cpu:
+            torch.accelerator.synchronize(at.device)
 
     return step
 
@@ -268,7 +274,7 @@ def _jax_step(case: LayerCase, x: Tensor, g: Tensor) -> Step:
     definition, state = nnx.split(
         Layer(n_in=case.inputs, n_out=case.outputs, k=3, G=case.intervals)
     )
-    at, to = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(g.numpy())
+    at, to = (jax.numpy.asarray(each.numpy(force=True)) for each in (x, g))
 
     @jax.jit  # type: ignore[untyped-decorator, unused-ignore]
     def gradients(numbers: Any, points: Any, pulled: Any) -> Any:

@@ -29,6 +29,7 @@ from kanrun.engine.splines import (
     Extrapolation,
     Grid,
     dense_rows,
+    is_traced,
     local_basis,
     splines_of_edges,
     sums_of_splines,
@@ -60,44 +61,71 @@ class EdgeSpec:
     trained_scales: Literal["all", "base", "none"] = "all"
 
 
-#: b and b' by name, both elementwise and differentiable to any order in every mode (torch's own
+def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+    share = torch.sigmoid(x)
+    b = x * share
+    return b, torch.addcmul(share, b, 1 - share)
+
+
+#: (b, b') by name, both elementwise and differentiable to any order in every mode (torch's own
 #: silu is not).
-_BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "silu": (
-        lambda x: x * torch.sigmoid(x),
-        lambda x: torch.sigmoid(x) * (1 + x * torch.sigmoid(-x)),
+_BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "silu": _silu,
+    "identity": lambda x: (x, torch.ones_like(x)),
+    "zero": lambda x: (torch.zeros_like(x), torch.zeros_like(x)),
+    "tanh": lambda x: (torch.tanh(x), 1 - torch.tanh(x).square()),
+    "relu": lambda x: (functional.relu(x), (x > 0).to(x.dtype)),
+    "gelu": lambda x: (
+        functional.gelu(x),
+        torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi),
     ),
-    "identity": (lambda x: x, torch.ones_like),
-    "zero": (torch.zeros_like, torch.zeros_like),
-    "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x).square()),
-    "relu": (functional.relu, lambda x: (x > 0).to(x.dtype)),
-    "gelu": (
-        functional.gelu,
-        lambda x: torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi),
-    ),
-    "sigmoid": (torch.sigmoid, lambda x: torch.sigmoid(x) * (1 - torch.sigmoid(x))),
-    "sin": (torch.sin, torch.cos),
-    "gaussian": (lambda x: torch.exp(-x.square()), lambda x: -2 * x * torch.exp(-x.square())),
+    "sigmoid": lambda x: (torch.sigmoid(x), torch.sigmoid(x) * (1 - torch.sigmoid(x))),
+    "sin": lambda x: (torch.sin(x), torch.cos(x)),
+    "gaussian": lambda x: (torch.exp(-x.square()), -2 * x * torch.exp(-x.square())),
 }
-BASES = {name: pair[0] for name, pair in _BASES.items()}
-SLOPES = {name: pair[1] for name, pair in _BASES.items()}
+BASES, SLOPES = (
+    {name: lambda x, pair=pair, at=at: pair(x)[at] for name, pair in _BASES.items()}
+    for at in (0, 1)
+)
 
 
 def base_values(
     name: str, grid: Grid, x: Float[Tensor, "*batch inputs"], derivative: Literal[0, 1] = 0
 ) -> Float[Tensor, "*batch inputs"]:
     """Return b(x) or b'(x), continued beyond the grid by its policy."""
-    b, slope = _BASES[name]
-    if name == "zero" or grid.extrapolation == "base":
-        return slope(x) if derivative else b(x)
-    held = torch.minimum(torch.maximum(x, grid.low), grid.high)
-    linear = grid.extrapolation == "linear"
-    values = slope(held) if derivative else b(held)
-    if linear and not derivative:
-        return values + (x - held) * slope(held)
-    if linear or (grid.extrapolation == "constant" and not derivative):
-        return values
-    return values * ((x >= grid.low) & (x <= grid.high))
+    if name == "zero":
+        return torch.zeros_like(x)
+    if derivative or is_traced():
+        return _continued(x, name, grid, derivative)
+    values: Tensor = _Base.apply(x, name, grid)
+    return values
+
+
+class _Base(torch.autograd.Function):
+    """The continued base; its derivative is arithmetic, which has derivatives of every order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.rest = name, grid
+        return _continued(x, name, grid, 0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        name, grid = ctx.rest
+        return gradient * _continued(*ctx.saved_tensors, name, grid, 1), None, None
+
+
+def _continued(x: Tensor, name: str, grid: Grid, derivative: int) -> Tensor:
+    if grid.extrapolation == "base":
+        return _BASES[name](x)[derivative]
+    held = x.clamp(grid.low, grid.high)
+    values, slopes = _BASES[name](held)
+    if grid.extrapolation == "linear":
+        return slopes if derivative else torch.addcmul(values, x - held, slopes)
+    if derivative:
+        return slopes * (x == held)
+    return values if grid.extrapolation == "constant" else values * (x == held)
 
 
 @dataclass(frozen=True)
@@ -178,8 +206,9 @@ class Edges:
         Dense for networks side by side, whose grids are coarse.
         """
         if self.knots.ndim == 2:
-            basis, interval = local_basis(x, self.grid, derivative)
-            base = base_values(self.spec.base, self.grid, x, derivative)
+            grid = self.grid
+            basis, interval = local_basis(x, grid, derivative)
+            base = base_values(self.spec.base, grid, x, derivative)
             return EdgesAt(x, basis, interval, base)
         grid, networks = self.grid, len(self.knots)
         side = x.expand(networks, -1, -1).transpose(0, 1).flatten(1)

@@ -6,6 +6,7 @@ Knots, local basis, products, least squares, knot insertion.
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,
     dense_rows,
+    is_traced,
     local_basis,
     prefers_sparse,
     slope,

@@ -15,16 +15,16 @@ tensor of samples x inputs x out is made: best for wide grids. A basis that is d
 
 Everything is differentiable to any order in x and in coefficients (at breakpoints: from the right;
 under `torch.compile` once), not in the knots. The backward of the r-th derivative of the basis is
-the (r + 1)-th; forward mode and `torch.compile` go through the arithmetic itself.
+the (r + 1)-th; forward mode, the transforms of `torch.func` and `torch.compile` go through the
+arithmetic itself.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import factorial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -32,26 +32,61 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import embedding, embedding_bag
 
-from kanrun.engine.splines.knots import Grid, find_interval, interval_at, largest, positions
+from kanrun.engine.splines.knots import Grid, find_interval, interval_at, largest
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
 #: digits.
 UNIFORM_MATRIX_DEGREE = 5
 #: Above this ratio of all to active functions gathering is faster (measured).
 SPARSE_ABOVE = 11.0
+#: Up to this many numbers dense rows are faster on any grid: they take fewer calls (measured).
+DENSE_NUMBERS = 1 << 19
 #: Numbers of groups from which on keys need 32 bits; narrow integers are sorted faster.
 INT16_GROUPS = 1 << 15
 #: The factors of a gathered product: weights, table, upstream gradients.
 FACTORS = 0, 1, 2
 
 
-def is_forward() -> bool:
-    """Return whether torch takes derivatives in forward mode (`torch.func.jvp`, `jacfwd`).
+def is_traced() -> bool:
+    """Return whether torch traces arithmetic: it compiles, or transforms, or goes forward.
 
-    There all must be torch's own arithmetic: it returns zero for second forward derivatives of a
-    `torch.autograd.Function`.
+    There all must be torch's own arithmetic: a `torch.autograd.Function` with a rule for
+    `torch.func` costs four times as much to call, and its second forward derivatives are zero.
     """
-    return forward_ad._current_level >= 0
+    # Both are what torch.autograd.Function itself asks for; neither has a public name.
+    transforms = torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or transforms or forward_ad._current_level >= 0
+
+
+class Place(NamedTuple):
+    """Where inputs lie in a grid; every tensor has the shape of the inputs.
+
+    Attributes:
+        held: The nearest points of the domain.
+        beyond: The signed distances from them, clipped to +- `largest`.
+        interval: The intervals of `held`.
+        position: The positions in the interval, in [0, 1]; None unless the grid is uniform.
+        scale: Intervals per unit of each input; 1 unless the grid is uniform.
+    """
+
+    held: Tensor
+    beyond: Tensor
+    interval: Tensor
+    position: Tensor | None
+    scale: Tensor | float
+
+
+def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
+    """Return where x lies in the grid."""
+    low, high, limit = grid.low, grid.high, largest(x.dtype)
+    held = x.clamp(low, high)
+    beyond = (x - held).clamp(-limit, limit)
+    if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
+        return Place(held, beyond, find_interval(held, grid), None, 1.0)
+    scale = grid.intervals / (high - low)
+    t = (held - low) * scale
+    interval = interval_at(t, grid.intervals)
+    return Place(held, beyond, interval, t - interval, scale)
 
 
 def local_basis(
@@ -61,83 +96,81 @@ def local_basis(
 
     The values (..., inputs, k + 1) belong to B_j ... B_{j+k} with j the interval (..., inputs).
     """
-    plain = torch.compiler.is_compiling() or is_forward()
-    return (_plain if plain else _local_basis)(x, grid, derivative)
+    place = locate(x if is_traced() else x.detach(), grid)
+    values = _derivative(x, place, grid, derivative)
+    if derivative and isinstance(place.scale, Tensor):
+        values = values * place.scale[:, None] ** derivative
+    return values, place.interval
+
+
+def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
+    """Return a derivative by x, in units of the place's scale, differentiable in x."""
+    if is_traced():
+        return _plain(locate(x, grid), grid, derivative)
+    values: Tensor = _LocalBasis.apply(x, place, grid, derivative)
+    return values
 
 
 class _LocalBasis(torch.autograd.Function):
     """The r-th derivative of the local basis; its own derivative is the (r + 1)-th."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
-        return _plain(x, grid, derivative)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.grid, ctx.derivative = inputs
-        ctx.mark_non_differentiable(output[1])
+    def forward(ctx: Any, x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.rest = place, grid, derivative + 1
+        return _plain(place, grid, derivative)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, None, None]:
-        (x,) = ctx.saved_tensors
-        slope, _ = _local_basis(x, ctx.grid, ctx.derivative + 1)
-        return (gradient * slope).sum(-1), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        place, *_ = ctx.rest
+        slope = _derivative(*ctx.saved_tensors, *ctx.rest)
+        return (gradient * slope).sum(-1) * place.scale, None, None, None
 
 
-_local_basis: Callable[[Tensor, Grid, int], tuple[Tensor, Tensor]] = _LocalBasis.apply
+def _plain(place: Place, grid: Grid, derivative: int) -> Tensor:
+    """Return the local basis by torch's own arithmetic.
 
-
-def _plain(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
-    """Return the local basis by torch's own arithmetic, and the intervals."""
-    if grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE and derivative < 2:
-        values, interval = _uniform(x, grid, derivative)
-    else:
-        interval = find_interval(x, grid)
-        values = _recurrence(x, grid, interval, derivative)
-    keeps = grid.extrapolation in ("constant", "base")
-    if grid.extrapolation == "zero" or (derivative and keeps):
-        values = values * ((x >= grid.low) & (x <= grid.high))
-    return values.movedim(0, -1), interval
-
-
-def _uniform(x: Tensor, grid: Grid, derivative: int) -> tuple[Tensor, Tensor]:
-    """Return values or slopes: powers of the position u in the interval times a constant matrix.
-
-    Linear continuation is built into the powers: outside, u^m becomes c^m + m (u - c) c^(m-1) with
-    c the nearer end. The first dimension runs over functions, so that every operation runs over
-    data of x's own shape.
+    Functions run first in memory, so that every operation runs over data of the shape of x.
     """
-    t, scale = positions(x, grid)
-    interval = interval_at(t, grid.intervals)
-    u = t - interval
-    held = u.clamp(0, 1)
-    powers = [torch.ones_like(u)]
-    for _ in range(grid.degree - 1):
-        powers.append(powers[-1] * held)
-    if not derivative:
-        beyond = u - held if grid.extrapolation == "linear" else torch.zeros_like(u)
-        powers[1:] = [low * (held + (m + 1) * beyond) for m, low in enumerate(powers)]
-    weights = torch.tensor(POWERS[grid.degree, derivative], dtype=x.dtype, device=x.device).T
-    stacked = torch.stack(powers).reshape(len(powers), x.numel())
-    values = (weights @ stacked).reshape(len(weights), *x.shape)
-    return values * scale if derivative else values, interval
+    if derivative > grid.degree:
+        return place.held.new_zeros(*place.held.shape, grid.degree + 1)
+    position = place.position
+    values = (
+        _recurrence(place, grid, derivative)
+        if position is None
+        else _uniform(place, position, grid, derivative)
+    )
+    if grid.extrapolation == "zero" or derivative > (grid.extrapolation == "linear"):
+        values = torch.where(place.beyond == 0, values, 0)
+    return values.movedim(0, -1)
 
 
-def _recurrence(x: Tensor, grid: Grid, interval: Tensor, derivative: int) -> Tensor:
+def _uniform(place: Place, h: Tensor, grid: Grid, derivative: int) -> Tensor:
+    """Return a derivative by the position h: powers of h times a constant matrix.
+
+    Linear continuation is built into the powers of the value: outside, h^m becomes
+    h^(m-1) (h + m b) with b the distance in intervals.
+    """
+    continued = not derivative and grid.extrapolation == "linear"
+    powers = [torch.ones_like(h), h][: grid.degree - derivative + 1]
+    while len(powers) <= grid.degree - derivative - continued:
+        powers.append(powers[-1] * h)
+    if continued:
+        beyond = place.beyond * place.scale
+        first, *others = (torch.add(h, beyond, alpha=m) for m in range(1, grid.degree + 1))
+        powers[1:] = [first, *(other * low for other, low in zip(others, powers[1:], strict=False))]
+    weights = POWERS[grid.degree, derivative].to(h)
+    return (weights @ torch.stack(powers).flatten(1)).view(len(weights), *h.shape)
+
+
+def _recurrence(place: Place, grid: Grid, derivative: int) -> Tensor:
     """Apply de Boor's recurrence, all functions of a degree at once, in the first dimension.
 
-    Up to degree k - derivative it is the recurrence of values, above it that of derivatives. Second
-    and higher derivatives are zero outside the grid under every policy.
+    Up to degree k - derivative it is the recurrence of values, above it that of derivatives.
     """
-    k = grid.degree
-    if derivative > k:
-        return x.new_zeros(k + 1, *x.shape)
-    near = near_knots(interval, grid)
-    held = x.clamp(grid.low, grid.high)
-    values = slopes = torch.ones_like(x)[None]
+    k, held = grid.degree, place.held
+    near = near_knots(place.interval, grid)
+    values = slopes = torch.ones_like(held)[None]
     for d in range(1, k + 1):
         upper, lower = near[k : k + d], near[k - d : k]
         share = values / (upper - lower)
@@ -149,11 +182,8 @@ def _recurrence(x: Tensor, grid: Grid, interval: Tensor, derivative: int) -> Ten
             if steep
             else widen((upper - held) * share, (held - lower) * share)
         )
-    if derivative > 1:
-        return torch.where((x >= grid.low) & (x <= grid.high), values, 0)
     if k and not derivative and grid.extrapolation == "linear":
-        limit = largest(x.dtype)
-        return values + (x - held).clamp(-limit, limit) * slopes
+        return values + place.beyond * slopes
     return values
 
 
@@ -201,8 +231,12 @@ def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...
     )
 
 
-#: `uniform_powers` by degree and derivative, computed at import so that a compiler finds constants.
-POWERS = {(k, r): uniform_powers(k, r) for k in range(1, UNIFORM_MATRIX_DEGREE + 1) for r in (0, 1)}
+#: Transposed `uniform_powers` by degree and derivative, (functions, powers).
+POWERS = {
+    (k, r): torch.tensor(uniform_powers(k, r), dtype=torch.float64).T.contiguous()
+    for k in range(1, UNIFORM_MATRIX_DEGREE + 1)
+    for r in range(k + 1)
+}
 
 
 # -------------------- products with coefficients
@@ -220,7 +254,8 @@ def sums_of_splines(
 ) -> Float[Tensor, "... samples out"]:
     """Return the sums over inputs of the splines with the coefficients `table`."""
     functions = table.shape[-1]
-    if interval is not None and prefers_sparse(functions, basis.shape[-1] - 1):
+    large = interval is not None and (is_traced() or interval.numel() * functions > DENSE_NUMBERS)
+    if interval is not None and large and prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
         return weighted_rows(basis.flatten(1), table.flatten(1).T, index)
     if interval is not None:
@@ -256,9 +291,15 @@ def dense_rows(
     interval: Int[Tensor, "samples inputs"],
     functions: int,
 ) -> Float[Tensor, "samples inputs functions"]:
-    """Scatter the local basis into rows of all `functions` of each input."""
-    columns = interval[..., None] + torch.arange(basis.shape[-1], device=basis.device)
-    return basis.new_zeros(*basis.shape[:2], functions).scatter(-1, columns, basis)
+    """Scatter the local basis into rows of all `functions` of each input.
+
+    Functions run first and the rest is one dimension: what is added along short dimensions is slow.
+    """
+    count = interval.numel() * functions
+    starts = torch.arange(0, count, functions, device=basis.device) + interval.flatten()
+    places = starts + torch.arange(basis.shape[-1], device=basis.device)[:, None]
+    rows = basis.new_zeros(count).scatter(0, places.flatten(), basis.movedim(-1, 0).flatten())
+    return rows.view(*interval.shape, functions)
 
 
 def table_index(
@@ -273,8 +314,8 @@ def table_index(
 # (b, s), a table t (r, o) and upstream gradients g (b, o): the one by g. Its own derivatives are
 # those of T by w and by t, and so on: each of the three is bilinear in the other two factors, which
 # makes the product differentiable to any order (torch's own embedding_bag is not). By kernels they
-# cost O(terms) whatever the table's length. Under vmap and in forward mode, where such a function
-# has one derivative at most, they are torch's own arithmetic, with a tensor of (b, s, o).
+# cost O(terms) whatever the table's length. Under the transforms of `torch.func` and in forward
+# mode they are torch's own arithmetic, with a tensor of (b, s, o).
 
 
 def _by_arithmetic(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -325,13 +366,12 @@ def _by_kernel(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int)
 
 class _Slope(torch.autograd.Function):
     @staticmethod
-    def forward(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, by: int, first: Tensor, second: Tensor, index: Tensor, rows: int
+    ) -> Tensor:
+        ctx.by, ctx.rows = by, rows
+        ctx.save_for_backward(first, second, index)
         return _by_kernel(by, first, second, index, rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.by, *factors, ctx.rows = inputs
-        ctx.save_for_backward(*factors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -343,17 +383,13 @@ class _Slope(torch.autograd.Function):
             found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
         return None, *found, None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
-        return torch.vmap(_by_arithmetic, tuple(in_dims))(*args), 0
-
-
-_slope: Callable[[int, Tensor, Tensor, Tensor, int], Tensor] = _Slope.apply
-
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
     """Return dT by factor `by`, differentiable to any order."""
-    return (_by_arithmetic if is_forward() else _slope)(by, first, second, index, rows)
+    found: Tensor = (_by_arithmetic if is_traced() else _Slope.apply)(
+        by, first, second, index, rows
+    )
+    return found
 
 
 def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:

@@ -82,30 +82,14 @@ class Grid:
         return self.knots[:, self.degree + self.intervals]
 
 
-def positions(
-    x: Float[Tensor, "*batch inputs"], grid: Grid
-) -> tuple[Float[Tensor, "*batch inputs"], Float[Tensor, " inputs"]]:
-    """Return (t, scale) with t = (x - low) scale, the position in a uniform grid.
-
-    0 at its low end, G at its high end.
-
-    Clipped to +- `largest`, so that no product with it overflows.
-    """
-    scale, limit = grid.intervals / (grid.high - grid.low), largest(x.dtype)
-    return ((x - grid.low) * scale).clamp(-limit, limit), scale
-
-
 def largest(dtype: torch.dtype) -> float:
     """Return the square root of the largest number, beyond which inputs count as constant."""
     return math.sqrt(torch.finfo(dtype).max)
 
 
 def interval_at(t: Tensor, intervals: int) -> Tensor:
-    """Return the interval of position `t`.
-
-    The second clamp is for NaN, whose integer is arbitrary.
-    """
-    return t.clamp(0, intervals - 1).long().clamp(0, intervals - 1)
+    """Return the interval of position `t` in the domain; the integer of NaN is arbitrary."""
+    return t.long().clamp(0, intervals - 1)
 
 
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
@@ -114,7 +98,10 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
     The nearest one; NaN: any).
     """
     if grid.uniform and grid.degree > 0:
-        return interval_at(positions(x, grid)[0], grid.intervals)
+        low, width = grid.low, grid.high - grid.low
+        return interval_at(
+            (x.clamp(low, grid.high) - low) * (grid.intervals / width), grid.intervals
+        )
     # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
     inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
     # Not -1, which is undefined without samples.

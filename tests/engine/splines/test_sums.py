@@ -42,6 +42,7 @@ def by_loops(x, table, grid):
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
     monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+    monkeypatch.setattr(basis, "DENSE_NUMBERS", 0)
 
 
 @pytest.mark.usefixtures("way")
@@ -90,3 +91,14 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
                 for v in range(3)
             ]
             assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
+
+
+@pytest.mark.parametrize(("spare", "calls"), [(-1, 1), (0, 0)])
+def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, calls):
+    called, gathered = list[int](), basis.weighted_rows
+    grid, x, table, _ = case(3, True, "linear", 0.9)
+    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0)
+    monkeypatch.setattr(basis, "DENSE_NUMBERS", x.numel() * grid.functions + spare)
+    monkeypatch.setattr(basis, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
+    sums_of_splines(*local_basis(x, grid), table)
+    assert len(called) == calls

@@ -241,7 +241,7 @@ def test_the_fastest_other_library_is_marked() -> None:
         ({"part": "speed"}, "part=speed"),
         ({"layers": [[1, 2]]}, "where a list of 4 is needed"),
         ({"n_seeds": 2}, "n_seeds=2: bench repeats in rounds"),
-        ({"device": "auto"}, "device=auto: bench measures on the processor"),
+        ({"device": "auto"}, "device=auto: bench measures only part=layers"),
         ({"libraries": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
     ],
 )
