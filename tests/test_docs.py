@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def outputs(tmp_path_factory):
     place = tmp_path_factory.mktemp("outputs")
     words = ["model=polynomial", "target=runge", "sampling.n_train=20", "--outputs", str(place)]
     assert main(["fit", "-q", *words]) == 0
+    shutil.copytree(place / "fit", place / "import")  # a run to name is all that is needed
     return place
 
 
