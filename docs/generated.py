@@ -188,7 +188,7 @@ def reference() -> str:
 
 def export() -> str:
     """Return the page of the exported JSON document and the file that reads it."""
-    from kanrun.exports import document
+    from kanrun.exports import document, lut
 
     return f"""# Exported models
 
@@ -198,6 +198,7 @@ kanrun export fit/latest --format python -o model.py
 kanrun export fit/latest --format json -o model.json
 kanrun export fit/latest --format onnx -o model.onnx
 kanrun export fit/latest --format torch -o model.pt2
+kanrun export fit/latest --format lut --max-error 0.01 -o tables.c
 kanrun export interpret/latest --format formula -o formula.tex
 ```
 
@@ -207,6 +208,23 @@ metadata. ONNX computes the network in float32, opset 17. Solutions of `kanrun s
 like other networks, except those with `constraints=hard`, which cannot be exported. For a solution
 with time windows, ONNX and torch compute every window at all points. Text, LaTeX, Python or C of a
 formula comes from a run of `kanrun interpret`.
+
+## Tables of integers for chips
+
+`--format lut` writes a network of splines as C99 without floating point, `tables.c`, and its
+reference in Python, `tables.py`, which equals the C file in every bit. `python tables.py` is the
+test bench: it compiles the C file and compares both on 100,000 points. The command prints, and the
+C file repeats, a proven bound of the largest difference to the float network in the domain, the
+largest and the root mean square difference on 100,000 points, bytes of tables and operations per
+inference.
+
+`--max-error` chooses the smallest tables whose proven bound is at most this, in the units of the
+outputs. Or give `--input-bits` (of inputs and nodes; 16), `--index-bits` (of these, the ones that
+address a table; 8; the others interpolate, and with as many as input bits there are no
+multiplications) and `--output-bits` (of entries; 16). `--accumulator-bits` limits sums and
+products.
+
+{(lut.__doc__ or "").partition(chr(10))[2].strip()}
 
 ## The JSON document
 

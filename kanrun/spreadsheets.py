@@ -1,4 +1,4 @@
-"""Text in CSV files that a spreadsheet would run as a formula gets an apostrophe in front."""
+"""Text that a spreadsheet would run as a formula, and the apostrophe that prevents it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ _FIRST = frozenset("=@+-\t\r")
 
 
 def as_text(value: str) -> str:
-    """Return `value` so that spreadsheets show it; `from_text` is the inverse."""
+    """Return `value` so that spreadsheets show it; without one apostrophe it is `value` again."""
     return f"'{value}" if _FORMULA.match(value) or _MARKED.match(value) else value
-
-
-def from_text(value: str) -> str:
-    """Return the argument of `as_text`."""
-    return value[1:] if _MARKED.match(value) else value
 
 
 def formulas_in(values: Sequence[Any]) -> int:

@@ -22,22 +22,28 @@ ModelName = Annotated[
         help="Name of the model's file. Default: that of the first seed.",
     ),
 ]
+Replace = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+
+
+def _check_new(file: Path, force: bool) -> None:
+    """Raise UsageError for a file that exists, unless it may be replaced."""
+    if file.is_file() and not force:
+        raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
 
 
 def predict(  # noqa: PLR0913  # options of a command
     run: RunName,
-    input: Annotated[
+    file: Annotated[
         Path,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="A table (CSV, TSV, Parquet) with the run's input columns.",
+        typer.Argument(
+            metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns."
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
+            "-o",
             metavar="FILE",
             help="File of the predictions; its ending chooses CSV, TSV or Parquet.",
         ),
@@ -70,9 +76,10 @@ def predict(  # noqa: PLR0913  # options of a command
         bool,
         typer.Option(
             "--spreadsheet-safe",
-            help="Mark cells of the input that a spreadsheet would run as text: '=A1.",
+            help="Mark cells that a spreadsheet would run as text: '=A1.",
         ),
     ] = False,
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Predict new rows with the model of a run.
@@ -83,24 +90,27 @@ def predict(  # noqa: PLR0913  # options of a command
     from kanrun.study.saved import PredictionOptions, predict_table
 
     enable_gc()
-    if output.exists() and input.exists() and output.samefile(input):
+    if output.exists() and file.exists() and output.samefile(file):
         raise UsageError(
             f"--output {output} is the input file, whose other columns would be lost. Name another."
         )
+    _check_new(output, force)
     found = find_run(run, outputs, one=True)
     wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
     options = PredictionOptions(model, interval, wanted, spreadsheet_safe, explain)
-    for warning in predict_table(found, input, output, options):
+    for warning in predict_table(found, file, output, options):
         print(f"kanrun: {warning}", file=sys.stderr)
+    print(output)
 
 
-def export(
+def export(  # noqa: PLR0913  # options of a command
     run: RunName,
     form: Annotated[
-        Literal["c", "python", "json", "onnx", "torch", "formula"],
+        Literal["c", "python", "json", "onnx", "torch", "lut", "formula"],
         typer.Option(
             "--format",
-            help="c, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun interpret.",
+            help="c, python (NumPy alone), json, onnx, torch (.pt2), lut (tables of integers); "
+            "formula: of kanrun interpret.",
         ),
     ],
     output: Annotated[
@@ -112,15 +122,45 @@ def export(
             help="The file; a formula's is LaTeX for .tex, else text.",
         ),
     ],
+    *,
     model: ModelName = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option("--max-error", help="lut: proven largest error, which chooses the bits."),
+    ] = None,
+    input_bits: Annotated[
+        int | None, typer.Option("--input-bits", help="lut: bits of inputs and nodes.")
+    ] = None,
+    index_bits: Annotated[
+        int | None,
+        typer.Option("--index-bits", help="lut: of these, bits that address a table."),
+    ] = None,
+    output_bits: Annotated[
+        int | None, typer.Option("--output-bits", help="lut: bits of the entries of tables.")
+    ] = None,
+    accumulator_bits: Annotated[
+        int | None, typer.Option("--accumulator-bits", help="lut: limit of the bits of sums.")
+    ] = None,
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write the model of a run as one file that works without kanrun, in the units of the data."""
+    bits = {
+        "max_error": max_error,
+        "input_bits": input_bits,
+        "index_bits": index_bits,
+        "output_bits": output_bits,
+        "accumulator_bits": accumulator_bits,
+    }
     from kanrun.runs import find_run
     from kanrun.study.saved import LoadedRun
 
+    _check_new(output, force)
+    if form == "lut":
+        _check_new(output.parent / f"{output.stem}.py", force)
     found = find_run(run, outputs, one=True)
-    for sentence in LoadedRun(found).export(form, output, model):
+    options = {key: value for key, value in bits.items() if value is not None}
+    for sentence in LoadedRun(found).export(form, output, model, **options):
         print(f"kanrun: {sentence}", file=sys.stderr)
     print(output)
 

@@ -16,17 +16,24 @@ from typing import Any
 
 import sympy
 
+from kanrun.config.rules import typed
 from kanrun.engine.equations import Field
 from kanrun.errors import UsageError
 from kanrun.exports import runtime
-from kanrun.exports.document import Document, Exportable, document_of, in_pieces
+from kanrun.exports.document import (
+    Document,
+    Exportable,
+    document_of,
+    in_pieces,
+    python_literal,
+)
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas import parse, to_latex, to_python
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.notation import days_from, number_from, text_of
 
-FORMATS = ("c", "json", "onnx", "python", "torch")
+FORMATS = ("c", "json", "lut", "onnx", "python", "torch")
 TABLE_FORMATS = ("c", "json", "python")
 """Those that encode the columns of a table themselves."""
 #: Digits of a constant in sources; decimals are read as exact fractions.
@@ -38,6 +45,30 @@ def predict(table: Any) -> Array:
     """Outputs (rows, outputs) for a table or for rows of numbers; see the top of the file."""
     return evaluate(MODEL, encode(MODEL, table))
 '''
+
+
+def export_files(
+    model: Exportable, form: str, file: Path, options: Mapping[str, Any] | None = None
+) -> tuple[dict[Path, bytes], list[str]]:
+    """Return the files of `model` in the format `form`, and notes for the user.
+
+    `options` are settings of `lut`, see `kanrun.exports.lut.LutSettings`. Raises UsageError for an
+    unknown format or option, a kind of network that the format cannot hold, and where the package
+    that writes it is missing.
+    """
+    check_known("--format", form, FORMATS, "formats of a model")
+    if form == "lut":
+        from kanrun.exports.lut import LutSettings
+        from kanrun.exports.lut_source import lut_files
+
+        settings = typed(LutSettings, options or {})
+        texts, notes = lut_files(
+            in_pieces(document_of(model)), settings, file, identifier(file.stem)
+        )
+        return {path: text.encode() for path, text in texts.items()}, notes
+    if options:
+        raise UsageError(f"{next(iter(options))} is an option of --format lut alone.")
+    return {file: export_bytes(model, form, file)}, []
 
 
 def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
@@ -70,7 +101,7 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     if form == "c":
         from kanrun.exports.c_source import c_source
 
-        return c_source(in_pieces(document), identifier(Path(file).stem)).encode()
+        return c_source(document, identifier(Path(file).stem)).encode()
     return _python_source(in_pieces(document)).encode()
 
 
@@ -80,20 +111,8 @@ def _python_source(pieces: Document) -> str:
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     helpers = (days_from, features_of, number_from, place_of, text_of)
     used = "".join(f"\n\n{inspect.getsource(helper)}" for helper in helpers)
-    return f"{own}{used}\n\n#: The data of the model.\nMODEL = {_literal(pieces, '')}\n{_PREDICT}"
-
-
-def _literal(value: Any, indent: str) -> str:
-    """Return a literal: dictionaries and lists of them over several lines, texts in ASCII."""
-    inner = f"{indent}    "
-    if isinstance(value, dict):
-        entries = [f"{inner}{key!a}: {_literal(entry, inner)}," for key, entry in value.items()]
-        return "\n".join(["{", *entries, f"{indent}}}"])
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "\n".join(
-            ["[", *(f"{inner}{_literal(entry, inner)}," for entry in value), f"{indent}]"]
-        )
-    return ascii(value)
+    data = f"#: The data of the model.\nMODEL = {python_literal(pieces, '')}\n"
+    return f"{own}{used}\n\n{data}{_PREDICT}"
 
 
 def identifier(text: str) -> str:

@@ -12,46 +12,72 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline as ScipySpline
+from scipy.interpolate import make_interp_spline
 
 from kanrun.exports.document import Document
 
+Array = NDArray[np.float64]
+
 _PARTS = ("day of year", "weekday", "hour")
 #: Types of the structures in C by the names of their arrays.
-_TYPES = {"units": "unit", "layers": "layer", "windows": "network", "edges": "edge"}
-_LINE = 120  # characters of a line of numbers
+_TYPES = {
+    "units": "unit",
+    "layers": "layer",
+    "windows": "network",
+    "edges": "edge",
+    "grids": "grid",
+}
+#: Largest difference of an edge to one polynomial, relative to its coefficients, to be written so.
+POLYNOMIAL = 1e-13
+#: Decimals of coefficients relative to the largest one: edges of one shape share theirs.
+DECIMALS = 15
+LINE = 120  # characters of a line
 
 
-def c_source(pieces: Document, name: str) -> str:
+def c_source(document: Document, name: str) -> str:
     """Return the text of the file; the C identifier `name` prefixes every exported name."""
-    outputs, columns = pieces["classes"] or pieces["outputs"], pieces["columns"]
+    outputs, columns = document["classes"] or document["outputs"], document["columns"]
     encoded = any(column["levels"] is not None or column["fill"] is not None for column in columns)
-    units = _units(pieces["output_map"] or [{"shift": 0.0, "scale": 1.0}])
+    units = _units(document["output_map"] or [{"shift": 0.0, "scale": 1.0}])
+    model, arrays = _network(document), dict[str, str]()
+    data = (
+        f"static const unit output_units[] = {_list(map(_structure, units))};\n"
+        f"static const network model = {_structure(model)};"
+    )
+    data = re.sub(  # arrays that are equal are written once
+        r"\(const double\[\]\)(\{[^{}]*\})",
+        lambda found: arrays.setdefault(found[1], f"a{len(arrays)}"),
+        data,
+    )
+    degrees = map(int, re.findall(r"\.degree = (\d+)", data))
     lines = [
-        f"enum {{ @_INPUTS = {len(pieces['inputs'])}, @_OUTPUTS = {len(outputs)}, "
-        f"@_WIDEST = {max(_widths(pieces))} }};",
-        f"enum {{ CLASSIFIES = {int(pieces['classes'] is not None)}, "
+        f"enum {{ @_INPUTS = {len(document['inputs'])}, @_OUTPUTS = {len(outputs)}, "
+        f"@_WIDEST = {max(_widths(model))}, @_DEGREE = {max(degrees, default=0)} }};",
+        f"enum {{ CLASSIFIES = {int(document['classes'] is not None)}, "
         "DAY_OF_YEAR = 0, WEEKDAY, HOUR };",
         f"#define COLUMNS {len(columns) if encoded else 0}",
-        f"const char *const @_inputs[] = {_texts(pieces['inputs'])};",
-        f"const char *const @_outputs[] = {_texts(outputs)};",
-        f"const double @_domain[][2] = {_numbers(pieces['domain'])};",
-        f"static const unit output_units[] = {_list(map(_structure, units))};",
-        f"static const network model = {_structure(_network(pieces))};",
+        f"const char *const @_inputs[] = {texts(document['inputs'])};",
+        f"const char *const @_outputs[] = {texts(outputs)};",
+        f"const double @_domain[][2] = {numbers(document['domain'])};",
+        *(f"static const double {name}[] = {array};" for array, name in arrays.items()),
+        data,
     ]
     if encoded:
-        names = _texts([column["name"] for column in columns])
+        names = texts([column["name"] for column in columns])
         lines.append(f"const char *const @_columns[] = {names};")
         lines.append(f"static const column columns[] = {_list(map(_column, columns))};")
     source = resources.files(__package__).joinpath("runtime.c").read_text("utf-8")
     return source.replace("/* The model. */\n", "\n".join([*lines, ""])).replace("@", name)
 
 
-def _widths(part: Document) -> Iterator[int]:
+def _widths(network: Document) -> Iterator[int]:
     """Yield the lengths that the arrays of one evaluation need."""
-    yield len(part["input_map"])
-    for layer in part["layers"]:
+    yield len(network["units"])
+    for layer in network["layers"]:
         yield layer.get("sums", 0)
-        for key in ("biases", "coefficients", "sizes"):
+        for key in ("biases", "coefficients", "sizes", "grids"):
             yield len(layer.get(key, ()))
         yield np.shape(layer.get("coefficients", [[]]))[-1]
         for window in layer.get("windows", ()):
@@ -63,21 +89,22 @@ def _list(entries: Any) -> str:
     return "{" + ",\n".join(entries) + "}"
 
 
-def _texts(texts: Sequence[str]) -> str:
+def texts(words: Sequence[str]) -> str:
     """Return string literals; bytes other than letters, digits and blanks are octal."""
     harmless = re.compile(r"[A-Za-z0-9 _.]")
     literals = []
-    for text in texts:
+    for text in words:
         letters = map(chr, text.encode("utf-8", "replace"))
         escaped = (one if harmless.match(one) else f"\\{ord(one):03o}" for one in letters)
         literals.append(f'"{"".join(escaped)}"')
     return _list(literals)
 
 
-def _numbers(values: list[Any]) -> str:
+def numbers(values: list[Any]) -> str:
+    """Return an initialiser of numbers, or of lists of them."""
     if isinstance(values[0], list):
-        return _list(map(_numbers, values))
-    return "{" + textwrap.fill(", ".join(map(repr, values)), _LINE) + "}"
+        return _list(map(numbers, values))
+    return "{" + textwrap.fill(", ".join(map(repr, values)), LINE) + "}"
 
 
 def _structure(fields: Document) -> str:
@@ -92,7 +119,7 @@ def _value(name: str, value: Any) -> str:
         return str(int(value) if isinstance(value, bool) else value)
     if name in _TYPES:
         return f"(const {_TYPES[name]}[]){_list(map(_structure, value))}"
-    return f"(const double[]){_numbers(np.ravel(value).tolist())}"
+    return f"(const double[]){numbers(np.ravel(value).tolist())}"
 
 
 def _units(maps: Sequence[Document]) -> list[Document]:
@@ -104,7 +131,7 @@ def _column(column: Document) -> str:
     parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
     fields = {
         "levels": len(levels),
-        "texts": f"(const char *const[]){_texts(levels)}" if levels else [],
+        "texts": f"(const char *const[]){texts(levels)}" if levels else [],
         "fill": "NAN" if column["fill"] is None else float(column["fill"]),
         "indicator": column["indicator"],
         "parts": len(parts),
@@ -131,13 +158,7 @@ def _network(part: Document) -> Document:
 def _layer(layer: Document) -> Document:
     """Return the fields of a layer but its kind and number of inputs."""
     if layer["kind"] == "splines":
-        return layer | {
-            "outputs": layer["sums"] - layer["products"],
-            "count": len(layer["edges"]),
-            "intervals": len(layer["breakpoints"][0]) - 1,
-            "extrapolation": layer["extrapolation"].upper(),
-            "base": layer["base"].upper().replace("ZERO", "NONE"),
-        }
+        return _splines(layer)
     if layer["kind"] == "dense":
         own = {key: layer[key] for key in ("weights", "biases")}
         return own | {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
@@ -149,3 +170,46 @@ def _layer(layer: Document) -> Document:
         return layer | {"outputs": len(layer["sizes"])}
     coefficients = layer["coefficients"]
     return layer | {"outputs": len(coefficients[0]), "count": len(coefficients)}
+
+
+def _splines(layer: Document) -> Document:
+    """Return a layer of splines: each edge is a number times a shape, on a grid of its input."""
+    grids: dict[tuple[int, tuple[float, ...]], int] = {}
+    edges = []
+    for edge in layer["edges"]:
+        knots, coefficients = _fewest(
+            np.array(layer["knots"][edge["from"]]), np.array(edge["coefficients"]), layer["degree"]
+        )
+        scale = float(coefficients[np.abs(coefficients).argmax()])
+        shape = np.round(coefficients / (scale or 1.0), DECIMALS)
+        grid = grids.setdefault((edge["from"], tuple(knots.tolist())), len(grids))
+        own = {key: edge[key] for key in ("to", "base_weight")}
+        edges.append(own | {"grid": grid, "scale": scale, "coefficients": shape.tolist()})
+    kept = {key: layer[key] for key in ("degree", "sums", "products")}
+    return kept | {
+        "outputs": layer["sums"] - layer["products"],
+        "count": len(edges),
+        "edges": edges,
+        "grids_count": len(grids),
+        "grids": [
+            {"input": i, "intervals": len(knots) - 2 * layer["degree"] - 1, "knots": list(knots)}
+            for i, knots in grids
+        ],
+        "extrapolation": layer["extrapolation"].upper(),
+        "base": layer["base"].upper().replace("ZERO", "NONE"),
+    }
+
+
+def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Array]:
+    """Return a spline, on a single interval if it is one polynomial on its grid."""
+    grid = knots[degree : len(knots) - degree]
+    single = np.repeat(grid[[0, -1]], degree + 1)
+    spline = ScipySpline(knots, coefficients, degree)
+    one = make_interp_spline(
+        x := np.linspace(*grid[[0, -1]], degree + 1), spline(x), degree, single
+    )
+    every = np.linspace(grid[:-1], grid[1:], degree + 2)
+    limit = POLYNOMIAL * np.abs(coefficients).max()
+    if degree and np.abs(one(every) - spline(every)).max() <= limit:
+        return single, one.c
+    return knots, coefficients

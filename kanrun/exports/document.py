@@ -221,3 +221,18 @@ def _pieces(layer: Document) -> Document:
         edges.append({**rest, "pieces": np.stack(powers, 1).tolist()})
     rest = {key: value for key, value in layer.items() if key not in ("knots", "edges")}
     return {**rest, "breakpoints": breakpoints.tolist(), "edges": edges}
+
+
+def python_literal(value: Any, indent: str) -> str:
+    """Return a literal: dictionaries and lists of them over several lines, texts in ASCII."""
+    inner = f"{indent}    "
+    if isinstance(value, dict):
+        entries = [
+            f"{inner}{key!a}: {python_literal(entry, inner)}," for key, entry in value.items()
+        ]
+        return "\n".join(["{", *entries, f"{indent}}}"])
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(
+            ["[", *(f"{inner}{python_literal(entry, inner)}," for entry in value), f"{indent}]"]
+        )
+    return ascii(value)

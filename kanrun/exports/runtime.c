@@ -9,16 +9,18 @@
 #include <string.h>
 
 typedef struct { int count; const double *points, *values; double shift, scale; } unit;
-typedef struct { int from, to; double base_weight; const double *pieces; } edge;
+typedef struct { int input, intervals; const double *knots; } grid;
+typedef struct { int grid, to; double base_weight, scale; const double *coefficients; } edge;
 typedef struct network network;
 typedef struct {
     enum { SPLINES, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
     int inputs, outputs, count; /* count: of edges, coefficients of a curve, or ends of windows */
     enum { IDENTITY, SILU, SIGMOID, TANH, RELU, GELU, SIN, GAUSSIAN, NONE } base;
     enum { LINEAR, CONSTANT, ZERO, BASE } extrapolation;
-    int degree, intervals, sums, products, terms, factors;
+    int degree, sums, products, grids_count, terms, factors;
+    const grid *grids;
     const edge *edges;
-    const double *breakpoints, *weights, *biases, *domain, *coefficients, *sizes, *ends;
+    const double *weights, *biases, *domain, *coefficients, *sizes, *ends;
     const network *windows;
 } layer;
 struct network { int inputs, outputs, count; const unit *units; const layer *layers; };
@@ -86,24 +88,44 @@ static double slope_of(int base, double x)
     }
 }
 
-/* Where an input lies on its grid: the interval, the place u in [-1, 1] there, what multiplies a slope beyond the grid,
-   whether the edge counts, and the base function. */
-typedef struct { int interval; double u, slopes, inside, base; } place;
+/* Where an input lies on its grid: the interval, the values there of its B-splines, continued beyond the grid, and the
+   base function. */
+typedef struct { int interval; double basis[@_DEGREE + 1], base; } place;
 
-static place locate(const layer *l, const double *points, double x)
+/* The B-splines of the interval at x, from degree 0 upwards by the recurrence of Cox and de Boor, plus `beyond` times
+   their slopes. */
+static void b_splines(const double *knots, int degree, double x, double beyond, double *basis)
+{
+    double slopes[@_DEGREE + 2] = {0};
+    int d, r;
+    basis[0] = 1;
+    for (d = 1; d <= degree; d++) {
+        double carried = 0;
+        for (r = 0; r < d; r++) {
+            double right = knots[r + 1], left = knots[r + 1 - d], part = basis[r] / (right - left);
+            basis[r] = carried + (right - x) * part;
+            carried = (x - left) * part;
+            if (d == degree) slopes[r] -= degree * part;
+            if (d == degree) slopes[r + 1] += degree * part;
+        }
+        basis[d] = carried;
+    }
+    for (r = 0; r <= degree; r++) basis[r] += beyond * slopes[r];
+}
+
+static place locate(const layer *l, const grid *g, double x)
 {
     place p;
-    double low = points[0], high = points[l->intervals], held = x < low ? low : x > high ? high : x, half, beyond;
-    p.interval = interval(points, l->intervals, held);
-    half = (points[p.interval + 1] - points[p.interval]) / 2;
-    beyond = x - held;
+    const double *points = g->knots + l->degree;
+    double low = points[0], high = points[g->intervals], held = x < low ? low : x > high ? high : x, beyond = x - held;
+    int i, outside = l->extrapolation == ZERO && (x < low || x > high);
     beyond = beyond > 1e154 ? 1e154 : beyond < -1e154 ? -1e154 : beyond;
-    p.u = (held - points[p.interval]) / half - 1;
-    p.slopes = l->extrapolation == LINEAR ? beyond / half : 0;
-    p.inside = l->extrapolation == ZERO && (x < low || x > high) ? 0 : 1;
-    p.base = 0;
-    if (l->base != NONE) p.base = value_of(l->base, l->extrapolation == BASE ? x : held) * p.inside;
+    if (l->extrapolation != LINEAR) beyond = 0;
+    p.interval = interval(points, g->intervals, held);
+    b_splines(points + p.interval, l->degree, held, beyond, p.basis);
+    p.base = l->base == NONE ? 0 : value_of(l->base, l->extrapolation == BASE ? x : held);
     if (l->base != NONE && l->extrapolation == LINEAR) p.base += (x - held) * slope_of(l->base, held);
+    for (i = 0; outside && i <= l->degree; i++) p.basis[i] = p.base = 0;
     return p;
 }
 
@@ -111,18 +133,14 @@ static void splines(const layer *l, const double *x, double *y)
 {
     place at[@_WIDEST];
     double sums[@_WIDEST] = {0};
-    int i, power, plain = l->sums - 2 * l->products;
-    for (i = 0; i < l->inputs; i++) at[i] = locate(l, l->breakpoints + i * (l->intervals + 1), x[i]);
+    int i, r, plain = l->sums - 2 * l->products;
+    for (i = 0; i < l->grids_count; i++) at[i] = locate(l, &l->grids[i], x[l->grids[i].input]);
     for (i = 0; i < l->count; i++) {
         const edge *e = &l->edges[i];
-        const place *p = &at[e->from];
-        const double *c = e->pieces + p->interval * (l->degree + 1);
-        double value = c[l->degree], slope = 0;
-        for (power = l->degree - 1; power >= 0; power--) {
-            slope = slope * p->u + value;
-            value = value * p->u + c[power];
-        }
-        sums[e->to] += (value + p->slopes * slope) * p->inside + e->base_weight * p->base;
+        const place *p = &at[e->grid];
+        double value = 0;
+        for (r = 0; r <= l->degree; r++) value += e->coefficients[p->interval + r] * p->basis[r];
+        sums[e->to] += e->scale * value + e->base_weight * p->base;
     }
     for (i = 0; i < plain; i++) y[i] = sums[i];
     for (i = 0; i < l->products; i++) y[plain + i] = sums[plain + 2 * i] * sums[plain + 1 + 2 * i];

@@ -3,8 +3,8 @@
 Every row is one line and one write to the operating system. A killed writer leaves at most half a
 last line, which readers drop; line breaks inside text therefore become blanks. The header comes
 from the first row. A row with further columns widens the header once, atomically; earlier rows get
-empty fields, and a row without some of the columns leaves them empty. Text that a spreadsheet would
-run as a formula is stored with an apostrophe in front.
+empty fields, and a row without some of the columns leaves them empty. Text is stored as it is, such
+as a formula that begins with a minus sign.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed
 from kanrun.runs.files import check_regular, storing, write_atomic
-from kanrun.spreadsheets import as_text, from_text
 
 if TYPE_CHECKING:
     import pandas
@@ -114,7 +113,7 @@ class CsvFile(LineFile):
         empty = [None] * rows
         rows_of = zip(*(lists.get(name, empty) for name in self.header), strict=True)
         header = b"" if started else csv_lines([self.header])
-        self.write(header + _lines(rows_of))
+        self.write(header + csv_lines(rows_of))
 
 
 def rewrite(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -138,13 +137,7 @@ def _rows(path: Path, start: int = 0) -> Iterator[list[str]]:
         with open(path, "rb") as stream:
             stream.seek(start)
             lines = (line.decode("utf-8", "replace") for line in stream if line.endswith(b"\n"))
-            for row in csv.reader(lines):
-                marked = "'" in "".join(row)  # in few rows, and fields are many
-                yield (
-                    [from_text(text) if text[:1] == "'" else text for text in row]
-                    if marked
-                    else row
-                )
+            yield from csv.reader(lines)
     except (csv.Error, OSError) as error:
         raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
 
@@ -214,7 +207,7 @@ def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
     for name, column in columns.items():
         values = column.tolist() if hasattr(column, "tolist") else list(column)
         numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
-        lists[plain_value(name)] = values if numeric else _safe(map(plain_value, values))
+        lists[plain_value(name)] = values if numeric else list(map(plain_value, values))
     sizes = {name: len(values) for name, values in lists.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
@@ -231,15 +224,7 @@ def plain_value(value: Any) -> Any:
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return rows as CSV, safe for spreadsheets."""
-    return _lines(map(_safe, rows))
-
-
-def _safe(values: Iterable[Any]) -> list[Any]:
-    return [as_text(value) if isinstance(value, str) else value for value in values]
-
-
-def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return rows as CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode("utf-8", "replace")

@@ -276,20 +276,28 @@ class Model:
         file = Path(path) if Path(path).is_file() else _with_ending(path)
         return model_from_checkpoint(read_checkpoint(file))
 
-    def export(self, form: str, file: str | Path) -> None:
+    def export(self, form: str, file: str | Path, **options: float) -> list[str]:
         """Write the model to a file that works without kanrun, as `kanrun export` does.
 
         Args:
-            form: "c", "json", "onnx", "python" or "torch".
-            file: Name of the file.
+            form: "c", "json", "lut", "onnx", "python" or "torch".
+            file: Name of the file; of "lut", the Python file next to it is written too.
+            options: For "lut": `max_error`, `input_bits`, `index_bits`, `output_bits` and
+                `accumulator_bits`.
+
+        Returns:
+            Notes for the user: of "lut" bits, errors, memory and operations.
 
         Raises:
-            UsageError: If the format is unknown or cannot represent this model.
-            StorageFailed: If the file cannot be written.
+            UsageError: If the format is unknown or cannot represent this model, or the file cannot
+                be written.
         """
-        from kanrun.exports import export_bytes
+        from kanrun.exports import export_files
 
-        write_named_file(Path(file), export_bytes(self, form, file))
+        files, notes = export_files(self, form, Path(file), options)
+        for path, content in files.items():
+            write_named_file(path, content)
+        return notes
 
     def _repr_html_(self) -> str:
         from kanrun.study.model_summary import html_of

@@ -100,11 +100,13 @@ class LoadedRun:
 
         return run_html(self)
 
-    def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
+    def export(
+        self, form: str, file: str | Path, name: str | None = None, **options: float
+    ) -> list[str]:
         """Write the model called `name` (the first seed's), or the run's formula, to `file`.
 
-        Returns notes for the user. Raises UsageError for an unknown format and a file that cannot
-        be written.
+        `options` are those of `Model.export`. Returns notes for the user. Raises UsageError for an
+        unknown format and a file that cannot be written.
         """
         from kanrun.exports import TABLE_FORMATS, formula_bytes, identifier
 
@@ -126,12 +128,13 @@ class LoadedRun:
                 f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN."
             )
         model = self.model(name)
-        model.export(form, file)
+        notes = model.export(form, file, **options)
         if model.code is None or form in TABLE_FORMATS:
-            return []
+            return notes
         return [
+            *notes,
             f"{file} takes the {len(model.inputs)} numbers that encode the columns of the table: "
-            f"{', '.join(model.inputs)}"
+            f"{', '.join(model.inputs)}",
         ]
 
 
@@ -202,8 +205,8 @@ def predict_table(
     the label and one column of probabilities per class. An added column whose name is taken is
     called `prediction:NAME`.
 
-    Added names and labels that a spreadsheet would run get an apostrophe in front; other cells do
-    so if `spreadsheet_safe`, and otherwise are counted in a warning. Rows outside the trained range
+    Cells that a spreadsheet would run get an apostrophe in front if `spreadsheet_safe`, and
+    otherwise are counted in a warning. Rows outside the trained range
     or in gaps of it are predicted and counted in a warning. Raises UsageError for missing columns,
     for text or missing values that the model cannot take, for an interval of classes, and for an
     output that cannot be written; no file is left then.
@@ -235,17 +238,18 @@ def predict_table(
             }
             if options.explain:
                 added |= _explanation(trained, x)
-            names = {
-                name: f"prediction:{name}" if name in block else as_text(name) for name in added
+            block |= {
+                f"prediction:{name}" if name in block else name: values.tolist()
+                for name, values in added.items()
             }
             if not is_parquet(output):
                 formulas += sum(map(formulas_in, block.values()))
                 if options.spreadsheet_safe:
                     block = {as_text(name): _safe(values) for name, values in block.items()}
-            write(block | {names[name]: values for name, values in added.items()})
+            write(block)
             row += len(x)
     said = (
-        f"{formulas} cells of {source.name} would be run by a spreadsheet; --spreadsheet-safe "
+        f"{formulas} cells of {output.name} would be run by a spreadsheet; --spreadsheet-safe "
         "writes them as text"
     )
     return [
@@ -298,7 +302,7 @@ def _columns(
             f"the prediction of data row {row + bad[0]} is not finite. Check for extreme inputs."
         )
     if model.classes:
-        labels = {model.outputs[0]: np.array(_safe(model.classes))[values.argmax(1)]}
+        labels = {model.outputs[0]: np.array(model.classes)[values.argmax(1)]}
         return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}
     added = {name: values[:, o] for o, name in enumerate(model.outputs)}
     if level is not None:

@@ -22,10 +22,15 @@ def outputs(tmp_path_factory):
 def test_every_format_is_written(outputs, capsys):
     pytest.importorskip("onnx")
     for form in FORMATS:
-        file = outputs / f"model.{form}"
+        file = outputs / ("tables.c" if form == "lut" else f"model.{form}")
         words = ["export", "fit/latest", "--format", form, "-o", str(file)]
         assert main([*words, "--outputs", str(outputs)]) == 0
-        assert capsys.readouterr().out == f"{file}\n"
+        said = capsys.readouterr()
+        assert said.out == f"{file}\n"
+        assert ("proven in the whole domain" in said.err) == (form == "lut")
+        assert main([*words, "--outputs", str(outputs)]) == 2
+        assert f"{file} exists. Add --force" in capsys.readouterr().err
+    assert main([*words, "--outputs", str(outputs), "--force"]) == 0
     model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
     document = json.loads((outputs / "model.json").read_text())
     np.testing.assert_allclose(
@@ -46,6 +51,8 @@ def test_every_format_is_written(outputs, capsys):
         (["fit/latest", "--format", "c", "-o", "nowhere/m.c"], "choose another file"),
         (["fit/latest", "--format", "cpp", "-o", "m.c"], "'cpp' is not one of"),
         (["fit/latest", "--format", "c", "-o", "m.c", "--model", "none"], "has no model none"),
+        (["fit/latest", "--format", "c", "-o", "m.c", "--max-error", "1"], "lut alone"),
+        (["fit/latest", "--format", "lut", "-o", "m.c", "--input-bits", "1"], "from 2 to 24"),
         (["fit/v0009", "--format", "c", "-o", "m.c"], "v0009"),
     ],
 )

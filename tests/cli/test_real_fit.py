@@ -117,17 +117,17 @@ def fitted(trained, monkeypatch):
 
 
 def test_a_table_is_fitted_and_predicts(place, fitted, capfd):
-    assert main(["predict", "latest", "--input", "good (1).csv", "--output", "new.csv"]) == 0
+    assert main(["predict", "latest", "good (1).csv", "--output", "new.csv"]) == 0
     assert capfd.readouterr().out == ""
     with (place / "new.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60
     assert {"area (m2)", "b", "price"} <= rows[0].keys()
-    assert main(["predict", "latest", "--input", "nope.csv", "--output", "other.csv"]) == 2
+    assert main(["predict", "latest", "nope.csv", "--output", "other.csv"]) == 2
     assert not (place / "other.csv").exists()
     capfd.readouterr()
     name = next((fitted / "checkpoints").glob("*.safetensors")).stem
-    words = ["predict", "latest", "--input", "good (1).csv", "--output"]
+    words = ["predict", "latest", "good (1).csv", "--output"]
     for model, code in ((name, 0), ("none", 2)):
         assert main([*words, "x.csv", "--model", model]) == code
     assert f"has no model none; it has {name}" in capfd.readouterr().err
@@ -164,7 +164,7 @@ def test_labels_are_learned_and_stand_in_every_table(place, capfd):
     assert (known["truth:level"] == np.where(known["input:x"] < 1, "low", "high")).all()
     assert set(recorded["prediction:level"]) == {"low", "high"}
     assert recorded.loc[recorded["split"] == "grid", "truth:level"].isna().all()
-    assert main(["predict", "latest", "--input", "levels.csv", "--output", "new.csv"]) == 0
+    assert main(["predict", "latest", "levels.csv", "--output", "new.csv"]) == 0
     found = pd.read_csv(place / "new.csv")
     likely = np.where(found["probability:low"] > found["probability:high"], "low", "high")
     assert (found["level"] == likely).all()
@@ -177,14 +177,14 @@ def test_labels_are_learned_and_stand_in_every_table(place, capfd):
 def test_rows_outside_the_trained_range_are_counted_in_one_line(place, capfd):
     (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
     capfd.readouterr()
-    assert main(["predict", "latest", "--input", "far.csv", "--output", "p.csv"]) == 0
+    assert main(["predict", "latest", "far.csv", "--output", "p.csv"]) == 0
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the training range")
 
 
 @pytest.mark.usefixtures("fitted")
 def test_predictions_are_what_the_ending_says(place, capfd, monkeypatch):
-    words = ["predict", "latest", "--input", "good (1).csv", "--output"]
+    words = ["predict", "latest", "good (1).csv", "--output"]
     assert main([*words, "p.csv"]) == 0
     expected = pd.read_csv("p.csv")
     exact = read_inputs("p.csv", ["prediction:price"])[:, 0]  # pandas before 3 rounds

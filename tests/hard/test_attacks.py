@@ -52,7 +52,7 @@ def run(change, *words):
 
     def prepare(place):
         change(place / "run")
-        return words or ["predict", "run", "--input", "new.csv", "--output", "out.csv"]
+        return words or ["predict", "run", "new.csv", "--output", "out.csv"]
 
     return prepare
 
@@ -209,7 +209,6 @@ ELSEWHERE = {
         lambda f: f,
         "predict",
         "run",
-        "--input",
         "new.csv",
         "--output",
         "out.csv",

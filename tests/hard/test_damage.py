@@ -110,7 +110,6 @@ def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(trained, tmp_p
     words = [
         "predict",
         str(folder),
-        "--input",
         str(tmp_path / "new.csv"),
         "--output",
         str(tmp_path / "out.csv"),
@@ -205,7 +204,6 @@ def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(case, trained, tmp
     words = [
         "predict",
         str(folder),
-        "--input",
         str(tmp_path / "new.csv"),
         "--output",
         str(tmp_path / "out.csv"),

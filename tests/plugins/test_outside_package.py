@@ -124,7 +124,7 @@ def test_a_model_trains_is_saved_and_predicts(site, place):
         place / "new.csv", index=False
     )
     pd.DataFrame({"x0": [5.0], "x1": [0.0]}).to_csv(place / "far.csv", index=False)
-    predict = ["predict", "fit/v0001", "--input"]
+    predict = ["predict", "fit/v0001"]
     near, far = kanrun(
         site,
         place,

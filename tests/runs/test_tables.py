@@ -117,25 +117,14 @@ def test_damage_and_links_are_refused(tmp_path):
         read_table(tmp_path / "long.csv")
 
 
-def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path):
+def test_text_is_stored_as_it_is_and_comes_back(tmp_path):
     values = ["=1+1", "-x0 + 1", "'=a", "-1.5", "@b", "it's", "+inf", ""]
     table = CsvFile(tmp_path / "t.csv")
     table.extend({"=name": values, "n": range(8)})
     table.append({"=name": "+2+3", "n": 8})
     table.close()
     written = (tmp_path / "t.csv").read_text().splitlines()
-    assert [line.partition(",")[0] for line in written] == [
-        "'=name",
-        "'=1+1",
-        "'-x0 + 1",
-        "''=a",
-        "-1.5",
-        "'@b",
-        "it's",
-        "+inf",
-        "",
-        "'+2+3",
-    ]
+    assert [line.partition(",")[0] for line in written] == ["=name", *values, "+2+3"]
     assert read_table(tmp_path / "t.csv")["=name"].fillna("").tolist() == [*values, "+2+3"]
     assert read_columns(tmp_path / "t.csv")["=name"] == [*values[:-1], None, "+2+3"]
 

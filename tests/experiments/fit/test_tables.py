@@ -187,9 +187,7 @@ def test_any_table_goes_in_and_every_column_comes_out(table):
         "size",
         "size is missing",
     )
-    said = kanrun(
-        table, "predict", folder, "--input", "rents.csv", "--output", "out.csv", "--interval", "0.8"
-    )
+    said = kanrun(table, "predict", folder, "rents.csv", "--output", "out.csv", "--interval", "0.8")
     assert said.returncode == 0, said.stderr
     out = pd.read_csv(table / "out.csv")
     pd.testing.assert_frame_equal(out[["id", "city", "size", "rent"]], data)
@@ -225,7 +223,6 @@ def test_classes_and_settings(table):
     assert likely[1, 1] > 0.8
     words = [
         done.stdout.strip(),
-        "--input",
         "houses.csv",
         "--output",
         "no.csv",

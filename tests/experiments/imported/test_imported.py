@@ -27,7 +27,7 @@ def test_the_run_predicts_what_pykan_recorded(outputs, tmp_path):
     x, y = points["x"].numpy(), points["y"].numpy()
     table, found = tmp_path / "x.csv", tmp_path / "y.csv"
     pd.DataFrame(x, columns=["length", "mass"]).to_csv(table, index=False)
-    words = ["--input", str(table), "--output", str(found), "--outputs", str(outputs)]
+    words = [str(table), "--output", str(found), "--outputs", str(outputs)]
     assert main(["predict", "import/1", *words]) == 0
     predicted = pd.read_csv(found)["period"].to_numpy()
     assert np.abs(predicted - y[:, 0]).max() < 1e-12 * np.abs(y).max()

@@ -86,7 +86,6 @@ def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
     predict = [
         "predict",
         "solve/latest",
-        "--input",
         "times.csv",
         "--output",
         "out.csv",

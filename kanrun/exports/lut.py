@@ -1,0 +1,319 @@
+"""Networks of spline edges as tables of integers, with a proven bound of the error.
+
+Every edge is a table of unsigned integers, every node a sum of entries, shifted to a code that
+addresses the tables of the next layer (edges as lookup tables on chips: KANELE, FPGA 2026). Of a
+code's `input_bits`, the first `index_bits` choose an entry and the others interpolate between it
+and the next; without others there are no multiplications. The value that a code q stands for is
+low + step q. A sum begins at its least value and its shift leaves at most 2^input_bits codes for
+the largest, so nothing overflows and nothing is clipped but the codes of the inputs.
+
+The bound. If the value of a code differs from the float network's by at most e, then that of an
+edge's entry differs by at most
+
+    S e + C h^2 / 8 + K h / 4 + d / 2
+
+with the largest |slope| S and |curvature| C on the values that can occur, the jumps K of the slope
+within a step h of the table, and the unit d of entries. (Linear interpolation errs by C h^2 / 8 on
+a smooth function and by K h / 4 on a corner; h = 0 without interpolation.) On a piece sum c_m u^m
+of a spline, |u| <= 1, the slope is at most sum m |c_m| in units of u, the curvature at most sum
+m (m - 1) |c_m|; `SLOPES` has the bounds of base functions. Errors of a node add up, products a b
+err by |a| e_b + |b| e_a + e_a e_b, and a shift adds half a step. `ROUNDING` covers float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanrun.config.rules import setting
+from kanrun.errors import UsageError
+from kanrun.exports import runtime
+from kanrun.exports.document import Document
+
+Floats = NDArray[np.float64]
+#: Integers of any size.
+Integers = NDArray[np.object_]
+
+#: Largest absolute slope and curvature of each base function, and the jump of its slope at 0.
+SLOPES = {
+    "zero": (0.0, 0.0, 0.0),
+    "identity": (1.0, 0.0, 0.0),
+    "silu": (1.1, 0.5, 0.0),
+    "sigmoid": (0.25, 0.0963, 0.0),
+    "tanh": (1.0, 0.77, 0.0),
+    "relu": (1.0, 0.0, 1.0),
+    "gelu": (1.13, 0.798, 0.0),
+    "sin": (1.0, 1.0, 0.0),
+    "gaussian": (0.858, 2.0, 0.0),
+}
+#: Margin of a bound for rounding in float64, relative to the size of the values.
+ROUNDING = 1e-12
+#: Bits of a code, of its part that addresses a table, and of an entry, if nothing is asked for.
+DEFAULT_BITS = (16, 8, 16)
+#: Bits of codes and of entries among which `max_error` chooses: C stores entries in whole bytes.
+CODE_BITS, ENTRY_BITS = (16, 24), (8, 16, 32)
+#: Bits of a code that address a table, among which `max_error` chooses.
+INDEX_BITS = range(1, 15)
+_IDENTITY = [{"shift": 0.0, "scale": 1.0}]
+
+
+@dataclass(frozen=True)
+class LutSettings:
+    """Bits of the tables. `max_error` chooses those that are None, with the smallest tables."""
+
+    max_error: float | None = setting(
+        None, "proven largest difference to the float network, in the units of the outputs", above=0
+    )
+    input_bits: int | None = setting(
+        None, "bits of the codes of inputs and nodes", whole=True, minimum=2, maximum=24
+    )
+    index_bits: int | None = setting(
+        None, "bits of a code that address a table", whole=True, minimum=1, maximum=16
+    )
+    output_bits: int | None = setting(
+        None, "bits of the entries of tables", whole=True, minimum=2, maximum=32
+    )
+    accumulator_bits: int = setting(
+        62, "largest number of bits of sums and products", whole=True, minimum=8, maximum=62
+    )
+
+    def candidates(self) -> list[tuple[int, int, int]]:
+        """Return (input, index, output) bits to be tried, smallest tables first."""
+        free = (CODE_BITS, INDEX_BITS, ENTRY_BITS) if self.max_error else zip(DEFAULT_BITS)
+        given = (self.input_bits, self.index_bits, self.output_bits)
+        choices = [[one] if one else each for one, each in zip(given, free, strict=True)]
+        each = {(codes, min(codes, index), out) for codes, index, out in product(*choices)}
+        return sorted(each, key=lambda bits: (bits[2] << bits[1], bits))
+
+
+class Tables(NamedTuple):
+    """Integer tables, with what was proven of them.
+
+    Attributes:
+        model: Data of `lut_reference`, without names.
+        bounds: Largest difference of each output to the float network, in the units of the data; of
+            classes before the softmax.
+        accumulator_bits: Bits of the largest sum or product.
+    """
+
+    model: Document
+    bounds: Floats
+    accumulator_bits: int
+
+
+def tables_of(pieces: Document, settings: LutSettings) -> Tables:
+    """Return the tables of a document `in_pieces` with the bits of `settings`.
+
+    Raises UsageError for edges that are not continuous splines, and if no choice of bits is good
+    enough.
+    """
+    for layer in pieces["layers"]:
+        if layer["kind"] != "splines" or not layer["degree"] or layer["extrapolation"] == "zero":
+            raise UsageError(
+                "--format lut needs edges that are continuous splines, without a limit of the "
+                "error otherwise. Export this model with --format c."
+            )
+    limit, smallest = settings.max_error or np.inf, np.inf
+    for bits in settings.candidates():
+        found = _tables(pieces, _Builder(*bits))
+        if found.accumulator_bits > settings.accumulator_bits:
+            continue
+        smallest = min(smallest, float(found.bounds.max()))
+        if smallest <= limit:
+            return found
+    if smallest == np.inf:
+        raise UsageError(
+            f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
+            f"{found.accumulator_bits}. Raise it, or lower input_bits or output_bits."
+        )
+    raise UsageError(
+        f"max_error={limit:g} cannot be proven: the smallest bound is {smallest:.2g}. Allow a "
+        "larger error, or more bits if you gave them."
+    )
+
+
+class _Nodes(NamedTuple):
+    """Nodes in integers: value = low + unit code, with codes from 0 to `highest`.
+
+    Their values differ from those of the float network by at most `errors`.
+    """
+
+    low: Floats
+    unit: Floats
+    highest: Integers
+    errors: Floats
+
+
+def _tables(pieces: Document, builder: _Builder) -> Tables:
+    layers, domain = list(pieces["layers"]), np.array(pieces["domain"])
+    ways, units = pieces["input_map"], pieces["output_map"] or _IDENTITY * len(pieces["classes"])
+    if "points" in ways[0]:
+        layers.insert(0, _map_layer(ways, "points", "values"))
+    else:
+        domain = (domain - [[one["shift"]] for one in ways]) / [[one["scale"]] for one in ways]
+    if "points" in units[0]:
+        layers.append(_map_layer(units, "values", "points"))
+        units = _IDENTITY * len(units)
+    most = 2**builder.codes - 1
+    unit = np.diff(domain)[:, 0] / most
+    nodes = _Nodes(domain[:, 0], unit, np.full(len(domain), most, dtype=object), unit / 2)
+    for layer in layers[:-1]:
+        nodes = builder.add_hidden(layer, nodes)
+    scales, shifts = (np.array([one[key] for one in units]) for key in ("scale", "shift"))
+    nodes = builder.add_last(layers[-1], nodes, scales, shifts, alike=not pieces["output_map"])
+    return Tables(builder.model, nodes.errors, builder.accumulator_bits)
+
+
+def _map_layer(maps: list[Document], source: str, to: str) -> Document:
+    """Return piecewise linear maps as a layer of one edge each."""
+    edges = []
+    for i, one in enumerate(maps):
+        ends = np.array(one[to])
+        pieces = np.stack([(ends[1:] + ends[:-1]) / 2, np.diff(ends) / 2], 1)
+        edges.append({"from": i, "to": i, "base_weight": 0.0, "pieces": pieces})
+    kind = {"degree": 1, "base": "zero", "extrapolation": "constant", "products": 0}
+    return {"breakpoints": [one[source] for one in maps], "sums": len(maps), "edges": edges, **kind}
+
+
+class _Builder:
+    """Tables and layers of `lut_reference`, added in the order of the network."""
+
+    def __init__(self, codes: int, index: int, entries: int) -> None:
+        self.codes, self.part, self.entries = codes, codes - index, 2**entries - 1
+        self.accumulator_bits = 0
+        self._tables: dict[tuple[int, ...], int] = {}
+        self.model: Document = {
+            "input_bits": codes,
+            "fraction_bits": self.part,
+            "entry_bits": entries,
+            "layers": [],
+        }
+
+    def add_hidden(self, layer: Document, nodes: _Nodes) -> _Nodes:
+        """Add a layer whose nodes become codes, and return those."""
+        nodes, zeros, least = _multiplied(self._sums(layer, nodes), layer["products"])
+        wide = nodes.highest + (nodes.highest >> self.codes)  # with room for rounding up
+        shifts = np.array([max(0, int(one).bit_length() - self.codes) for one in wide])
+        halves = (1 << shifts.astype(object)) >> 1
+        self._close(zeros, halves - least, shifts, nodes.highest + halves)
+        step = nodes.unit * 2.0**shifts
+        errors = nodes.errors + np.where(shifts > 0, step / 2, 0)
+        return _Nodes(nodes.low, step, (nodes.highest + halves) >> shifts, errors)
+
+    def add_last(
+        self, layer: Document, nodes: _Nodes, scales: Floats, shifts: Floats, *, alike: bool
+    ) -> _Nodes:
+        """Add the last layer, whose sums are fixed-point numbers in the units of the data."""
+        sums = self._sums(layer, nodes, scales, alike)
+        unit, low = sums.unit * scales, sums.low * scales + shifts
+        starts = _rounded(low / unit)
+        self._close(starts[:0], starts, 0 * starts, sums.highest)
+        ends = np.abs([starts, starts + sums.highest]).max()
+        self.model |= {
+            "result_bits": 32 if ends < 2**31 else 64,
+            "places": _rounded(-np.log2(unit)).tolist(),
+            "tables": list(map(list, self._tables)),
+        }
+        errors = scales * sums.errors + unit / 2 + ROUNDING * np.abs(low)
+        return _Nodes(low, unit, sums.highest, errors)
+
+    def _sums(
+        self, layer: Document, nodes: _Nodes, scales: Floats | None = None, alike: bool = False
+    ) -> _Nodes:
+        """Add the tables of a layer's edges, and return its sums.
+
+        Units times `scales`, if given, are powers of two, and one power if `alike`.
+        """
+        edges, spread, count = layer["edges"], 2**self.part, layer["sums"]
+        step = nodes.unit * spread
+        values = []
+        low, widest, errors = np.zeros((3, count))
+        for edge in edges:
+            i, o = edge["from"], edge["to"]
+            places = nodes.highest[i] // spread + 1 + (self.part > 0)
+            values.append(_values(layer, edge, nodes.low[i] + step[i] * np.arange(places)))
+            low[o] += values[-1].min()
+            widest[o] = max(widest[o], np.ptp(values[-1]))
+        widest[widest == 0] = 1  # no edge, or constants
+        unit = widest / self.entries / spread
+        if scales is not None:
+            power = np.ceil(np.log2(unit * scales))
+            unit = 2.0 ** (power.max() if alike else power) / scales
+        own, highest = [], np.zeros(count, dtype=object)
+        for edge, each in zip(edges, values, strict=True):
+            i, o = edge["from"], edge["to"]
+            table = tuple(_rounded((each - each.min()) / (unit[o] * spread)))
+            number = self._tables.setdefault(table, len(self._tables))
+            own.append({"from": i, "to": o, "table": number})
+            highest[o] += max(table) * spread
+            ends = nodes.low[i], nodes.low[i] + nodes.unit[i] * float(nodes.highest[i])
+            errors[o] += _error(layer, edge, ends, nodes.errors[i], step[i] if self.part else 0.0)
+            errors[o] += unit[o] * spread / 2 + ROUNDING * np.abs(each).max()
+        self.model["layers"].append({"edges": own, "sums": count})
+        return _Nodes(low, unit, highest, errors)
+
+    def _close(self, zeros: Integers, starts: Integers, shifts: Integers, ends: Integers) -> None:
+        """Add what follows the sums of the last layer, whose largest values are `ends`."""
+        bits = (int(end).bit_length() for end in ends)
+        self.accumulator_bits = max(self.accumulator_bits, *bits)
+        parts = {"zeros": zeros, "starts": starts, "shifts": shifts}
+        self.model["layers"][-1] |= {key: each.tolist() for key, each in parts.items()}
+
+
+def _values(layer: Document, edge: Document, x: Floats) -> Floats:
+    """Return the values of one edge."""
+    grid = [layer["breakpoints"][edge["from"]]]
+    alone = {"breakpoints": grid, "sums": 1, "products": 0, "edges": [edge | {"from": 0, "to": 0}]}
+    found: Floats = runtime.LAYERS["splines"](layer | alone, x[:, None])[:, 0]
+    return found
+
+
+def _error(
+    layer: Document, edge: Document, ends: tuple[float, float], error: float, step: float
+) -> float:
+    """Return the bound of the module for values between `ends`, without the unit of entries."""
+    low, high = ends[0] - error, ends[1] + max(error, step)  # the last entry may lie beyond
+    points, pieces = np.array(layer["breakpoints"][edge["from"]]), np.array(edge["pieces"])
+    half, m = np.diff(points) / 2, np.arange(pieces.shape[1])
+    slope, curvature, corner = abs(edge["base_weight"]) * np.array(SLOPES[layer["base"]])
+    reached = (points[:-1] <= high) & (points[1:] >= low)
+    reached[0] |= low < points[0]  # beyond the grid the slope is that of its end, or zero
+    reached[-1] |= high > points[-1]
+    steep = (np.abs(pieces) @ m / half)[reached].max() + slope
+    bent = (np.abs(pieces) @ (m * (m - 1)) / half**2)[reached].max() + curvature
+    left, right = pieces @ (m * (-1.0) ** (m - 1)) / half, pieces @ m / half
+    kinks = np.abs(np.append(left, 0) - np.append(0, right))
+    kinks[[0, -1]] = (kinks[[0, -1]] + slope) * (layer["extrapolation"] != "linear")
+    places = np.append(points, 0.0)
+    order = np.argsort(places)
+    total = np.append(0.0, np.cumsum(np.append(kinks, corner)[order]))
+    last = np.searchsorted(places[order], places[order] + step, side="right")
+    return float(steep * error + bent * step**2 / 8 + (total[last] - total[:-1]).max() * step / 4)
+
+
+def _multiplied(sums: _Nodes, products: int) -> tuple[_Nodes, Integers, Integers]:
+    """Return the nodes of a layer, of which the last are products of two sums each.
+
+    Also returns what is added to each factor, and the least value of each node in its unit.
+    """
+    plain = len(sums.unit) - 2 * products
+    factors = _Nodes(*(each[plain:] for each in sums))
+    zeros = _rounded(factors.low / factors.unit)
+    ends = np.stack([zeros, zeros + factors.highest])
+    corners = (ends[:, None, ::2] * ends[None, :, 1::2]).reshape(4, products)
+    least, unit = corners.min(0), factors.unit[::2] * factors.unit[1::2]
+    sizes = np.abs(ends).max(0).astype(np.float64) * factors.unit
+    errors = factors.errors + factors.unit / 2
+    both = sizes[::2] * errors[1::2] + sizes[1::2] * errors[::2] + errors[::2] * errors[1::2]
+    made = _Nodes(least.astype(np.float64) * unit, unit, corners.max(0) - least, both)
+    nodes = (np.append(one[:plain], two) for one, two in zip(sums, made, strict=True))
+    return _Nodes(*nodes), zeros, np.append(0 * sums.highest[:plain], least)
+
+
+def _rounded(values: Floats) -> Integers:
+    """Return rounded values as integers of any size."""
+    return np.array([round(value) for value in values.tolist()], dtype=object)

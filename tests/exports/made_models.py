@@ -1,0 +1,156 @@
+"""Trained models of every kind, for the tests of exports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from kanrun.engine.equations import Field, OutputForm, Windows
+from kanrun.engine.layers import BASES, EdgeSpec
+from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.study.model import Model
+from kanrun.targets import PiecewiseScaling, Scaling
+from kanrun.targets.encoding import ColumnCode, TableCode
+
+HOSTILE = (
+    '"); system("id"); //',
+    "*/ int x; /*",
+    "a\n#include <evil>",
+    "'''\nimport os\n",
+    "??/",
+    "@NAME %s {x}",
+    "ä\\",
+)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def kan(
+    shape: tuple[int, ...] = (2, 3, 1),
+    intervals: int = 5,
+    products: tuple[int, ...] = (),
+    **spec: Any,
+) -> KAN:
+    domain = torch.tensor([[-1.0, 2.0]] * shape[0], dtype=torch.float64)
+    network = KAN.create(
+        shape,
+        intervals,
+        EdgeSpec(**{"base": "silu", **spec}),
+        domain=domain,
+        initialisation="paper",
+        generator=generator(),
+        products=products,
+    )
+    with torch.no_grad():
+        for layer in network.edge_layers:
+            layer.coefficients.normal_(0, 1, generator=generator())
+            if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
+                layer.base_weight.normal_(0, 1, generator=generator())
+        network.edge_layers[0].mask[0, 0] = len(shape) < 3
+    return network
+
+
+def model(network: Network, **more: Any) -> Model:
+    count, outputs = network.shape[0], network.shape[-1]
+    named = Model(
+        network,
+        tuple(f"x{i}" for i in range(count)),
+        tuple(f"y{o}" for o in range(outputs)),
+        np.array([[8.0, 14.0]] * count),
+        Scaling(np.full(count, 10.0), np.full(count, 2.0)),
+        Scaling(np.full(outputs, -3.0), np.full(outputs, 7.0)),
+        None,
+    )
+    return replace(named, **more)
+
+
+def curve(kind: Any, functions: int, **more: Any) -> Any:
+    made = kind(functions, 2, torch.tensor([[-1.0, 2.0]], dtype=torch.float64), **more)
+    with torch.no_grad():
+        made.coefficients.normal_(0, 1, generator=generator())
+    return made
+
+
+def classifier() -> Model:
+    return model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue"))
+
+
+def field(low: float = 0.0, **more: Any) -> Field:
+    box = torch.tensor([[8.0, 14.0], [low, low + 1.0]], dtype=torch.float64)
+    sizes = torch.tensor([2.0, -0.3], dtype=torch.float64)
+    return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes, **more)
+
+
+def solution() -> Model:
+    return model(field(9.0), input_scaling=Scaling.identity(2), output_scaling=Scaling.identity(2))
+
+
+def windows() -> Model:
+    fields = [field(low) for low in (9.0, 10.0, 11.0)]
+    for number, each in enumerate(fields):
+        each.network.edge_layers[0].coefficients.data += number
+    return replace(solution(), network=Windows(fields))
+
+
+def table() -> Model:
+    """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
+    code = TableCode(
+        (
+            ColumnCode("size", None, 11.0, True),
+            ColumnCode("colour", ("blue", "red \u00e4")),
+            ColumnCode("age", None, 9.5),
+            ColumnCode("day", None, 11000.5, True, ("day of year", "weekday", "hour")),
+        )
+    )
+    points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(10))
+    values = tuple(np.linspace(-1, 2, len(one)) for one in points)
+    outputs = PiecewiseScaling(
+        (np.array([-9.0, -4.0, 0.0, 9.0]),), (np.array([-2.0, -1.0, 0.5, 2.0]),)
+    )
+    return model(
+        kan((10, 2, 1)),
+        inputs=code.features,
+        input_scaling=PiecewiseScaling(points, values),
+        output_scaling=outputs,
+        code=code,
+        errors=np.linspace(-1, 1, 199)[None],
+    )
+
+
+MODELS: dict[str, Any] = {
+    "mlp": lambda: model(MLP((2, 5, 2), "silu", dtype=torch.float64, generator=generator())),
+    "mlp gelu": lambda: model(MLP((2, 5, 2), "gelu", dtype=torch.float64, generator=generator())),
+    "polynomial": lambda: model(curve(Polynomial, 9)),
+    "constant": lambda: model(curve(Polynomial, 1)),
+    "bezier": lambda: model(curve(Bezier, 9)),
+    "bspline": lambda: model(curve(BSpline, 9, degree=3)),
+    "products": lambda: model(kan((2, 4, 2), products=(2,))),
+    "only products": lambda: model(kan((2, 1, 2), products=(1,))),
+    "single layer, one interval": lambda: model(kan((3, 2), 1)),
+    "single scale": lambda: model(kan(edge_scaling="single", base="silu")),
+    "solution": solution,
+    "windows": windows,
+    "one window": lambda: replace(solution(), network=Windows([field()])),
+    "classes": classifier,
+    "table": table,
+}
+MODELS |= {f"degree {k}": lambda k=k: model(kan(degree=k, base="zero")) for k in (0, 1, 2, 5, 8)}
+MODELS |= {f"base {name}": lambda name=name: model(kan(base=name)) for name in BASES}
+MODELS |= {
+    f"beyond {policy}": lambda policy=policy: model(kan(extrapolation=policy, base="silu"))
+    for policy in ("constant", "zero", "base")
+}
+
+
+def hostile() -> Model:
+    code = TableCode(
+        (ColumnCode(HOSTILE[0], HOSTILE[1:4]), *(ColumnCode(name) for name in HOSTILE[4:]))
+    )
+    return model(
+        kan((6, 2, 2)), inputs=code.features, outputs=HOSTILE[:1], classes=HOSTILE[1:3], code=code
+    )
