@@ -245,8 +245,8 @@ def formula_checkpoint(
 ) -> Checkpoint:
     """Return the formula in all its forms with its domain and certificate.
 
-    Arrays contain the domain, and for f1, f2, ... the ends (2,) of the grid and the coefficients
-    (intervals + degree,).
+    Arrays contain the domain, and for f1, f2, ... the knots (intervals + 2 degree + 1,) and the
+    coefficients (intervals + degree,).
     """
     certificate = _row("", **vars(result.certificate)).values if result.certificate else {}
     meta = {
@@ -260,7 +260,8 @@ def formula_checkpoint(
     }
     arrays = {"domain": problem.scaling.invert(problem.held_out.domain.T).T}
     for name, spline in formula.splines:
-        arrays[f"{name}.ends"] = np.array([spline.low, spline.high])
+        steps = np.arange(-spline.degree, spline.intervals + spline.degree + 1) / spline.intervals
+        arrays[f"{name}.knots"] = spline.low + (spline.high - spline.low) * steps
         arrays[f"{name}.coefficients"] = spline.parameters
     return Checkpoint(f"formula-{problem.name}-seed{seed}", arrays, meta)
 

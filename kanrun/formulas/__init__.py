@@ -7,6 +7,7 @@ from kanrun.formulas.forms import to_latex, to_numpy, to_python
 from kanrun.formulas.parsing import (
     CONSTANTS,
     FUNCTIONS,
+    KnownFunction,
     as_variables,
     constant,
     names_in,

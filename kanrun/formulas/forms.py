@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
+from sympy.core.function import AppliedUndef
 from sympy.printing.numpy import SciPyPrinter
 
 from kanrun.errors import UsageError
@@ -167,6 +168,8 @@ def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
         raise UsageError(
             f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
         )
-    body = _Printer({"fully_qualified_modules": True}).doprint(expression)
+    own = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
+    settings = {"fully_qualified_modules": True, "user_functions": own}
+    body = _Printer(settings).doprint(expression)
     imports = "import numpy\n" + "import scipy.special\n" * ("scipy." in body)
     return f"{imports}\n\ndef formula({', '.join(variables)}):\n    return {body}\n"

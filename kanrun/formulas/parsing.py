@@ -114,16 +114,20 @@ class _Refused(Exception):
     """The reason why a text is not a formula; becomes a UsageError that quotes the text."""
 
 
-def parse(text: str, variables: Sequence[str] | None = None) -> sympy.Expr:
+def parse(
+    text: str,
+    variables: Sequence[str] | None = None,
+    functions: Mapping[str, KnownFunction] | None = None,
+) -> sympy.Expr:
     """Parse a formula to an expression in real symbols.
 
     Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the
     constants pi and e. `^` and `**` both mean power; numbers are exact. Raises UsageError for
     anything but numbers, variables, constants, + - * / ^, parentheses and the functions of
-    `FUNCTIONS`; for a formula without a variable; and for one beyond the maximum sizes or whose
-    constants are not real.
+    `FUNCTIONS` and `functions`; for a formula without a variable; and for one beyond the maximum
+    sizes or whose constants are not real.
     """
-    expression = _read(text, variables, "formula")
+    expression = _read(text, variables, "formula", functions)
     if not expression.free_symbols:
         hint = "x0, x1, ..." if variables is None else ", ".join(variables)
         raise UsageError(f"formula {_quoted(text)} does not depend on any variable; use {hint}")
@@ -183,9 +187,14 @@ def as_variables(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) if all(map(usable, names, numbered)) else numbered
 
 
-def _read(text: str, variables: Sequence[str] | None, what: str) -> sympy.Expr:
+def _read(
+    text: str,
+    variables: Sequence[str] | None,
+    what: str,
+    functions: Mapping[str, KnownFunction] | None = None,
+) -> sympy.Expr:
     try:
-        return _Reader(variables).read_all(_tree(text))
+        return _Reader(variables, functions or {}).read_all(_tree(text))
     except _Refused as refusal:
         raise UsageError(f"{what} {_quoted(text)}: {refusal}") from None
 
@@ -227,7 +236,10 @@ def _tree(text: object) -> ast.Expression:
 class _Reader:
     """A reader of the tree from the leaves up; each constant is checked before it is used."""
 
-    def __init__(self, variables: Sequence[str] | None) -> None:
+    def __init__(
+        self, variables: Sequence[str] | None, functions: Mapping[str, KnownFunction]
+    ) -> None:
+        self.functions = FUNCTIONS | dict(functions)
         self.variables = None if variables is None else frozenset(variables)
         self.pairs = 0  # of terms that min and max had to compare so far
 
@@ -322,12 +334,12 @@ class _Reader:
         name = node.func.id
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
-        if name not in FUNCTIONS:
+        if name not in self.functions:
             known = _suggestion(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")
-        function = FUNCTIONS[name]
+        function = self.functions[name]
         arguments = [self.read(part, depth + _CALL_LEVELS) for part in node.args]
         wanted = function.arguments
         if len(arguments) < 2 if wanted is None else len(arguments) != wanted:

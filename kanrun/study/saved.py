@@ -113,11 +113,12 @@ class LoadedRun:
         chosen = name or next(iter(self.models), "")
         found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
         if "formula" in found:
-            seeds = [self.run.checkpoint(other).meta for other in ([name] if name else self.models)]
+            seeds = [self.run.checkpoint(other) for other in ([name] if name else self.models)]
+            units = self.config.get("target", {}).get("units")
             stored = [
-                meta
-                for meta in seeds
-                if "formula" in meta and meta.get("seed") == found.get("seed")
+                {**one.meta, **_numbers(one.arrays), "units": units}
+                for one in seeds
+                if "formula" in one.meta and one.meta.get("seed") == found.get("seed")
             ]
             write_named_file(
                 Path(file), formula_bytes(stored, form, file, identifier(Path(file).stem))
@@ -136,6 +137,16 @@ class LoadedRun:
             f"{file} takes the {len(model.inputs)} numbers that encode the columns of the table: "
             f"{', '.join(model.inputs)}",
         ]
+
+
+def _numbers(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the domain of a stored formula, and knots and coefficients of its splines."""
+    names = [key.removesuffix(".knots") for key in arrays if key.endswith(".knots")]
+    splines = {
+        name: (arrays[f"{name}.knots"].tolist(), arrays[f"{name}.coefficients"].tolist())
+        for name in names
+    }
+    return {"domain": arrays["domain"].tolist(), "splines": splines}
 
 
 def _place(name: str) -> tuple[int, str, int]:

@@ -5,6 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from scipy.interpolate import BSpline
 
 from kanrun.errors import UsageError
 from kanrun.exports import formula_bytes
@@ -50,8 +51,58 @@ def test_text_and_latex_name_the_inputs():
         formula_bytes([stored("x0 + x1")], "formula", "f.txt", "f") == b'"y" = x0 + x1\nx1: "b c"\n'
     )
     assert (
-        formula_bytes([stored("x0/x1^2")], "formula", "f.tex", "f") == b"\\frac{x_{0}}{x_{1}^{2}}\n"
+        formula_bytes([stored("x0/x1^2")], "formula", "f.tex", "f")
+        == b'% x1: "b c"\ny = \\frac{x_{0}}{x_{1}^{2}}\n'
     )
+
+
+def test_names_units_and_domain_of_the_user() -> None:
+    one = stored("m*v^2/2", output="E")
+    one |= {"variables": ["m", "v"], "inputs": ["m", "v"], "domain": [[1, 2], [0, 30.5]]}
+    one |= {"units": {"v": "m/s", "E": "J"}}
+    lines = ['m: "m", from 1 to 2', 'v: "v", in m/s, from 0 to 30.5', '"E": in J']
+    assert formula_bytes([one], "formula", "f.txt", "f").decode().splitlines()[1:] == lines
+    latex = formula_bytes([one], "formula", "f.tex", "f").decode().splitlines()
+    assert latex == [*(f"% {line}" for line in lines), r"E = \frac{m v^{2}}{2}"]
+    assert "def f(m, v):" in formula_bytes([one], "python", "f.py", "f").decode()
+    text = formula_bytes(
+        [one | {"variables": ["int", "v"], "formula": {"text": "int*v"}}], "c", "f", "f"
+    )
+    assert b"double f(double x0, double x1)" in text
+
+
+SPLINE = BSpline(np.arange(-3, 9) / 5 + 2.0, [1.0, -2, 0.5, 3, 1, -1, 2, 0.3], 3)
+
+
+def partly_numeric() -> dict[str, Any]:
+    splines = {"f1": (SPLINE.t.tolist(), SPLINE.c.tolist())}
+    return stored("2*f1(x0*x1) + x1", splines=splines)
+
+
+def numeric_value(x0: Any, x1: Any) -> Any:
+    t = np.asarray(x0) * x1
+    held = np.clip(t, 2, 3)
+    return 2 * (SPLINE(held) + (t - held) * SPLINE(held, nu=1)) + x1
+
+
+def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path: Path) -> None:
+    x0, x1 = np.linspace(1.5, 3.5, 200), np.linspace(1.2, 0.9, 200)
+    (tmp_path / "f.py").write_bytes(formula_bytes([partly_numeric()], "python", "f.py", "f"))
+    f = runpy.run_path(str(tmp_path / "f.py"))["f"]
+    np.testing.assert_allclose(f(x0, x1), numeric_value(x0, x1), rtol=1e-12)
+    text = formula_bytes([partly_numeric()], "c", "f.c", "f").decode()
+    text += '#include <stdio.h>\nint main(void) { printf("%.17g", f(2.2, 1.1)); return 0; }\n'
+    (tmp_path / "f.c").write_text(text)
+    command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "f"], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(numeric_value(2.2, 1.1), rel=1e-12)
+
+
+def test_partly_numeric_formulas_in_latex_have_their_splines() -> None:
+    latex = formula_bytes([partly_numeric()], "formula", "f.tex", "f").decode()
+    assert r"y = x_{1} + 2 f_{1}{\left(x_{0} x_{1} \right)}" in latex
+    assert r"f_{1}\left(t\right) = \begin{cases}" in latex
 
 
 @pytest.mark.parametrize(
