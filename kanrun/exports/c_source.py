@@ -202,14 +202,13 @@ def _splines(layer: Document) -> Document:
 
 def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Array]:
     """Return a spline, on a single interval if it is one polynomial on its grid."""
+    if not degree:
+        return knots, coefficients
     grid = knots[degree : len(knots) - degree]
     single = np.repeat(grid[[0, -1]], degree + 1)
-    spline = ScipySpline(knots, coefficients, degree)
-    one = make_interp_spline(
-        x := np.linspace(*grid[[0, -1]], degree + 1), spline(x), degree, single
-    )
+    spline, x = ScipySpline(knots, coefficients, degree), np.linspace(*grid[[0, -1]], degree + 1)
+    one = make_interp_spline(x, spline(x), degree, single)
     every = np.linspace(grid[:-1], grid[1:], degree + 2)
     limit = POLYNOMIAL * np.abs(coefficients).max()
-    if degree and np.abs(one(every) - spline(every)).max() <= limit:
-        return single, one.c
-    return knots, coefficients
+    is_polynomial = np.abs(one(every) - spline(every)).max() <= limit
+    return (single, one.c) if is_polynomial else (knots, coefficients)
