@@ -118,7 +118,7 @@ def fitted(trained, monkeypatch):
 
 def test_a_table_is_fitted_and_predicts(place, fitted, capfd):
     assert main(["predict", "latest", "good (1).csv", "--output", "new.csv"]) == 0
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().out == "new.csv\n"
     with (place / "new.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60
@@ -129,7 +129,7 @@ def test_a_table_is_fitted_and_predicts(place, fitted, capfd):
     name = next((fitted / "checkpoints").glob("*.safetensors")).stem
     words = ["predict", "latest", "good (1).csv", "--output"]
     for model, code in ((name, 0), ("none", 2)):
-        assert main([*words, "x.csv", "--model", model]) == code
+        assert main([*words, f"x{code}.csv", "--model", model]) == code
     assert f"has no model none; it has {name}" in capfd.readouterr().err
     before = (place / "good (1).csv").read_bytes()
     assert main([*words, "./good (1).csv"]) == 2

@@ -89,6 +89,7 @@ def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
         "times.csv",
         "--output",
         "out.csv",
+        "--force",
         "--derivatives",
     ]
     assert main([*predict, "u_t,u_tt"]) == 0
