@@ -5,7 +5,9 @@ The memory `none` keeps nothing. `replay` keeps some of each phase's data and tr
 its changes by that (Kirkpatrick et al., arXiv 1612.00796, eq. 3). Two more keep no data: `rehearse`
 keeps the boxes that the phases covered and trains on the network's own outputs there, as they were
 when the phase began (pseudo-rehearsal, Robins 1995); `hold` freezes the spline coefficients that an
-earlier phase has seen.
+earlier phase has seen. The kinds of `information` keep the curvature of what was learned, as a
+quadratic function of all unknowns, of those of an edge or a neuron, or of each
+(`kanrun.engine.training.memory`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPCo
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
-from kanrun.engine.training import Objective, Samples, output_scale, predict
+from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale, predict
 from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.errors import UsageError
 from kanrun.study.build import check_model, factory, intervals_of, network_shape
@@ -60,10 +62,10 @@ class Memory:
     """A memory that keeps nothing; `kept` is the additional state of other memories.
 
     `points` is the number of points of each phase to keep (replay), `strength` the weight of the
-    penalty (ewc). If `changes_objective`, only solvers that need gradients alone can train.
+    penalty (ewc). If `needs_gradients`, only solvers that need gradients alone can train.
     """
 
-    changes_objective = False
+    needs_gradients = False
 
     def __init__(self, points: int = 0, strength: float = 0.0) -> None:
         self.points, self.strength = points, strength
@@ -79,6 +81,10 @@ class Memory:
 
     def learned(self, network: Network, phase: Samples) -> None:
         """Remember a phase that is over."""
+
+    def determined(self) -> float | None:
+        """Return how many directions of the unknowns are remembered; None if not known."""
+        return None
 
 
 class Replay(Memory):
@@ -113,7 +119,7 @@ class PseudoRehearsal(Memory):
 class FreezeSeen(Memory):
     """A memory of the coefficients that were seen, for each layer (inputs, functions)."""
 
-    changes_objective = True
+    needs_gradients = True
 
     def objective(self, plain: Objective) -> Objective:
         return replace(plain, held=tuple(self.kept))
@@ -126,7 +132,7 @@ class FreezeSeen(Memory):
 class ElasticWeightConsolidation(Memory):
     """A memory of the parameters after each phase, with the Fisher information of that phase."""
 
-    changes_objective = True
+    needs_gradients = True
 
     def objective(self, plain: Objective) -> Objective:
         anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
@@ -143,12 +149,48 @@ class ElasticWeightConsolidation(Memory):
         self.kept += [network.get_unknowns(), scale * rows.squares() / len(rows)]
 
 
+class Information(Memory):
+    """A memory of the curvature of what was learned, between all pairs of unknowns."""
+
+    kind = "information"
+    quadratic: QuadraticMemory | None = None
+
+    def samples(self, network: Network, phase: Samples) -> Samples:
+        if self.quadratic is None:
+            self.quadratic = QuadraticMemory.of_prior(network, self.kind)
+        return phase
+
+    def objective(self, plain: Objective) -> Objective:
+        return replace(plain, memory=self.quadratic)
+
+    def learned(self, network: Network, phase: Samples) -> None:
+        assert self.quadratic is not None  # `samples` comes first
+        self.quadratic.learn(network, phase, "regression")
+        self.kept = [*self.quadratic.factors, *self.quadratic.targets]
+
+    def determined(self) -> float | None:
+        return self.quadratic.determined() if self.quadratic else None
+
+
+class InformationBlock(Information):
+    """The same between the unknowns of one edge or neuron."""
+
+    kind = "information_block"
+
+
+class InformationDiagonal(Information):
+    """The same for each unknown alone."""
+
+    kind = "information_diagonal"
+
+
 MEMORIES: dict[str, type[Memory]] = {
     "none": Memory,
     "replay": Replay,
     "rehearse": PseudoRehearsal,
     "hold": FreezeSeen,
     "ewc": ElasticWeightConsolidation,
+    **{each.kind: each for each in (Information, InformationBlock, InformationDiagonal)},
 }
 
 
@@ -247,7 +289,7 @@ def checked(learner: Learner, cfg: ContinualConfig) -> Learner:
         raise UsageError(
             "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
         )
-    if SOLVERS[cfg.solver.kind].second_order and MEMORIES[memory].changes_objective:
+    if SOLVERS[cfg.solver.kind].second_order and MEMORIES[memory].needs_gradients:
         raise UsageError(
             f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
         )

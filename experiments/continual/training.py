@@ -75,6 +75,7 @@ class LearnerTrial:
         functions: Outputs at the evaluation points after each phase, shape (phases, points).
         rmse: RMSE at the evaluation points after the last phase.
         stored: Numbers that the memory keeps.
+        determined: Directions of the unknowns that the memory holds; None if not known.
         steps: Solver steps of all phases.
         seconds: Seconds of training.
     """
@@ -85,6 +86,7 @@ class LearnerTrial:
     functions: NDArray[np.float64]
     rmse: float
     stored: int
+    determined: float | None
     steps: int
     seconds: float
 
@@ -133,6 +135,7 @@ def train_sequence(
         _numbers(torch.stack(functions)),
         _rmse(functions[-1] - sequence.everything.y[:, 0]),
         sum(tensor.numel() for tensor in memory.kept),
+        memory.determined(),
         steps,
         seconds,
     )
@@ -225,6 +228,8 @@ def summary(
         "parameters": network.count(),
         "phases": len(sequence.phases),
         "stored": best.stored,
+        "determined": best.determined,
+        "capacity_phases": _capacity(best),
         **measure_forgetting(best.matrix),
         "rmse": best.rmse,
         "relative_error": best.rmse / float(sequence.everything.y.std()),
@@ -234,6 +239,12 @@ def summary(
         "seconds": sum(trial.seconds for trial in tried),
     }
     return Row("summary", {**place, **values})
+
+
+def _capacity(trial: LearnerTrial) -> float | None:
+    """Return after how many phases like these no direction is left to learn with."""
+    unknowns, phases = trial.networks[-1].get_unknowns().numel(), len(trial.networks)
+    return unknowns * phases / trial.determined if trial.determined else None
 
 
 def trial_row(place: Place, trial: LearnerTrial) -> Row:

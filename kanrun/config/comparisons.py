@@ -86,7 +86,8 @@ class ContinualConfig(ExperimentConfig):
 
     A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
     (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
-    `replay`, `rehearse`, `hold` or `ewc`.
+    `replay`, `rehearse`, `hold`, `ewc`, `information`, `information_block` or
+    `information_diagonal`.
     """
 
     model: Any = setting(MISSING, "KAN of the learners")

@@ -82,9 +82,13 @@ class LocalRows:
                 products = values[:, :, None] * values[:, None]
                 total.view(-1).index_add_(0, pairs.view(-1), products.view(-1))
             else:
-                dense = values.new_zeros(len(values), self.unknowns)
-                total += _square(dense.scatter_add_(1, index, values))
+                total += _square(LocalRows(index, values, self.unknowns).dense())
         return total
+
+    def dense(self) -> Tensor:
+        """Return the rows as a matrix (rows, unknowns)."""
+        zeros = self.values.new_zeros(len(self.values), self.unknowns)
+        return zeros.scatter_add_(1, self.index, self.values)
 
 
 class DenseRows:
@@ -111,6 +115,9 @@ class DenseRows:
 
     def gram(self) -> Tensor:
         return _square(self.rows)
+
+    def dense(self) -> Tensor:
+        return self.rows
 
 
 class StackedRows:

@@ -44,6 +44,7 @@ from kanrun.engine.least_squares import (
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import difference_bands, penalty_order
 from kanrun.engine.training.data import Samples, output_scale, predict
+from kanrun.engine.training.memory import QuadraticMemory
 
 #: Numbers of the Jacobian that are held at once; at least those of one sample.
 JACOBIAN_NUMBERS = 1 << 25
@@ -102,7 +103,7 @@ class DataFitting(Problem):
     """The fit of `network` to `samples`; evaluations write the unknowns into the network.
 
     `scale` makes errors free of units. With `freeze_unseen`, coefficients of basis functions
-    without samples never move; they are `frozen`.
+    without samples never move; they are `frozen`. Rows of a `memory` of earlier fits come last.
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class DataFitting(Problem):
         penalty: SmoothnessPenalty = SmoothnessPenalty(),
         *,
         freeze_unseen: bool = False,
+        memory: QuadraticMemory | None = None,
     ) -> None:
         self.network, self.samples = network, samples
+        self._memory = (memory.rows(), memory.target()) if memory else None
         self.penalty_rows = penalty.rows(network)
         self.frozen = network.unseen(samples.x) if freeze_unseen else None
         self.unknowns = network.get_unknowns()
@@ -127,14 +130,16 @@ class DataFitting(Problem):
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         self.network.set_unknowns(unknowns)
-        x, penalty = self.samples.x, [self.penalty_rows] * bool(len(self.penalty_rows))
+        x = self.samples.x
+        others: list[LocalRows | DenseRows] = [self.penalty_rows] * bool(len(self.penalty_rows))
+        others += [self._memory[0]] if self._memory else []
         numbers = self.network.row_terms * self.samples.y.shape[1]
         pieces = max(1, x.shape[0] // max(1, JACOBIAN_NUMBERS // numbers))
         rows: Rows
         if pieces == 1:
             output, rows = self.network.linearise(x)
-            blocks = [rows.scaled(self._factor.reshape(-1, 1)), *penalty]
-            if penalty:
+            blocks = [rows.scaled(self._factor.reshape(-1, 1)), *others]
+            if others:
                 rows = StackedRows(lambda: blocks, rows.unknowns)
         else:
             there, output = deepcopy(self.network), predict(self.network, x)
@@ -144,7 +149,7 @@ class DataFitting(Problem):
             def streamed() -> Iterable[LocalRows | DenseRows]:
                 for part, factor in parts:
                     yield there.linearise(part)[1].scaled(factor.reshape(-1, 1))
-                yield from penalty
+                yield from others
 
             rows = StackedRows(streamed, unknowns.numel())
         residual = self._residual(output, unknowns)
@@ -152,10 +157,13 @@ class DataFitting(Problem):
         return Linearisation.of(rows, residual, frozen)
 
     def _residual(self, output: Tensor, unknowns: Tensor) -> Tensor:
-        flat = ((output - self.samples.y) * self._factor).reshape(-1)
-        return (
-            torch.cat([flat, self.penalty_rows.times(unknowns)]) if len(self.penalty_rows) else flat
-        )
+        parts = [((output - self.samples.y) * self._factor).reshape(-1)]
+        if len(self.penalty_rows):
+            parts.append(self.penalty_rows.times(unknowns))
+        if self._memory:
+            rows, target = self._memory
+            parts.append(rows.times(unknowns) - target)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _weakly_determined(self, data: Rows, residual: Tensor) -> Tensor | None:
         """Return a mask of the coefficients that the data determine too weakly to update.

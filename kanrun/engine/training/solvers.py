@@ -29,6 +29,7 @@ from kanrun.engine.training.data import (
     output_scale,
 )
 from kanrun.engine.training.data_fitting import DataFitting, SmoothnessLoss, SmoothnessPenalty
+from kanrun.engine.training.memory import QuadraticMemory
 from kanrun.engine.training.plan import Plan
 from kanrun.errors import TrainingFailed, UsageError
 
@@ -90,6 +91,7 @@ class Objective:
     sparsity_norm: str = "rms"
     #: For each layer (inputs, functions): coefficients that must not move.
     held: tuple[Tensor, ...] = ()
+    memory: QuadraticMemory | None = None
 
     @classmethod
     def of(cls, data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
@@ -109,6 +111,9 @@ class Objective:
         loss = mean_loss(network(samples.x), samples, self.task, self.size)
         if self.sparsity:
             loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.sparsity_norm)
+        if self.memory:
+            now = torch.cat([parameter.reshape(-1) for _, parameter in network.unknowns()])
+            loss = loss + self.memory.value(now)
         return loss + smoothness_loss(network) if self.penalty.weight else loss
 
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
@@ -236,7 +241,12 @@ def create_lm(
         policy = replace(policy, damping=settings.damping)
     samples, penalty = objective.samples, objective.penalty
     problem = DataFitting(
-        network, samples, objective.size, penalty, freeze_unseen=objective.freeze_unseen
+        network,
+        samples,
+        objective.size,
+        penalty,
+        freeze_unseen=objective.freeze_unseen,
+        memory=objective.memory,
     )
     return LevenbergMarquardt(problem, policy, *tolerances)
 
