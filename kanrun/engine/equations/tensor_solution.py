@@ -58,8 +58,8 @@ NEGLIGIBLE_PRODUCT, ROUNDING = 1e-3, 1e-15
 #: Nodes of [-1, 1] in each interval, away from Gauss points, at which residuals are measured, and
 #: their weights.
 UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
-#: Inner points of each variable at which two grids are compared, in one variable and in two; and steps of
-#: the power method.
+#: Inner points of each variable at which two grids are compared, in one variable and in two; and
+#: steps of the power method.
 COMPARED_POINTS, POWER_STEPS = (2001, 101), 20
 #: Unknowns count as at least this fraction of their estimated sizes in relative changes.
 QUIET = 1e-6

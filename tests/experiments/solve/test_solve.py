@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from kanrun.experiments.solve.plots import convergence
 from kanrun.experiments.solve.problem import make_solve_problem
+from kanrun.experiments.solve.verdict import error_points
 
 import kanrun
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.config import EquationConfig, SolveConfig
+from kanrun.errors import UsageError
 
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
@@ -163,6 +165,25 @@ def test_a_linear_problem_without_exact_solution_has_a_reference() -> None:
     assert comparison.values(at)[:, 0] == pytest.approx(
         np.sin(np.pi * at[:, 0]) * np.sin(np.pi * at[:, 1] / 2), abs=1e-6
     )
+
+
+def test_recorded_values_are_compared_at_their_points(tmp_path):
+    table = tmp_path / "known.csv"
+    table.write_text("x,u\n0.25,0.0625\n0.5,0.3\n")
+    given = EquationConfig(
+        variables={"x": [0, 1]},
+        formula="u_xx = 2",
+        conditions=["u = 0 at x=0", "u = 1 at x=1"],
+        reference=str(table),
+    )
+    problem = make_solve_problem(SolveConfig(equation=given), 0)
+    points = error_points(problem, 0)
+    assert points[:, 0] == pytest.approx([0.25, 0.5])
+    assert problem.comparison.what == "recorded"
+    assert problem.comparison.values(points[::-1])[:, 0] == pytest.approx([0.3, 0.0625])
+    table.write_text("x,u\n1.25,0.0625\n")
+    with pytest.raises(UsageError, match="outside the box"):
+        make_solve_problem(SolveConfig(equation=given), 0)
 
 
 @pytest.mark.parametrize("walls", ["periodic in x", "u_x = 0 at x=0, x=1"])
