@@ -37,7 +37,7 @@ from kanrun.config import (
     NamedTarget,
     SamplingConfig,
 )
-from kanrun.engine.training import Step, TrainingData, train
+from kanrun.engine.training import Grown, Step, TrainingData, train
 from kanrun.engine.training.solver_run import Clock
 from kanrun.errors import KanrunError
 from kanrun.monitoring import report_progress, time_limit_reached
@@ -164,6 +164,8 @@ def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int
     plan, _ = make_plan(model, solver, problem)
     create, drawn = factory(model, problem, plan.solver), generator(seed, "training")
     for event in train(create, problem.data, plan, drawn):
+        if isinstance(event, Grown):
+            continue
         error = event.errors.test if isinstance(event, Step) else None
         if error is not None:
             yield event.seconds, error

@@ -20,6 +20,8 @@ from kanrun.study.resources import generator
 from kanrun.targets.datasets import draw
 from kanrun.targets.datasets import generator as stream
 
+#: Maximum number of points by default.
+EXTRA_POINTS = 1000
 #: Points of a check; rounds of checks; each adds at most this part of the maximum number.
 CHECK_POINTS, ROUNDS = 4000, 4
 #: Error on new points over that on training points, up to which both agree.

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kanrun.experiments.fit.extra_points import add_points
+from kanrun.experiments.fit.extra_points import EXTRA_POINTS, add_points
 
-from kanrun.config import TARGETS, FitConfig
+from kanrun.config import TARGETS, FitConfig, SamplingConfig
 from kanrun.engine.training import (
     Event,
     Grown,
@@ -81,16 +81,23 @@ class Fit:
             yield Note(describe_training(model, self.plan, problem))
         events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
         trained = yield from follow(events, Progress(done, resume, self.why))
-        if self.cfg.extra_points:
+        if most := self._extra_points:
             before = len(problem.data.train)
-            problem, trained, ratio = add_points(
-                problem, trained, self.plan, self.cfg.extra_points, seed
-            )
+            problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
             yield Note(
                 f"{len(problem.data.train) - before} points joined the training points; the error "
                 f"on new points is {ratio:.2g} times that on training points"
             )
         yield from results(replace(self, problem=problem), cell, seed, trained)
+
+    @property
+    def _extra_points(self) -> int:
+        """The maximum number of further points; a number of training points that is set stays."""
+        if (given := self.cfg.extra_points) is not None:
+            return given
+        sampling, function = self.cfg.sampling, self.problem.dataset.target.function
+        usual = sampling.n_train == SamplingConfig().n_train and not sampling.noise
+        return EXTRA_POINTS if self.plan.growth and function and usual else 0
 
 
 def make_fit(

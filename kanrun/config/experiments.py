@@ -135,10 +135,10 @@ IMPLIED_TARGETS = {
 class FitConfig(TrainingConfig):
     """`kanrun fit`."""
 
-    extra_points: int = setting(
-        0,
+    extra_points: int | None = setting(
+        None,
         "maximum number of points of a function that join the training points where the trained "
-        "network errs most",
+        "network errs most; null is 1000 for a growing KAN, sampling.n_train=1000 and no noise",
         minimum=0,
     )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")

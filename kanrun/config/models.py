@@ -33,8 +33,8 @@ def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
 class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
-    hidden: list[int] | None = setting(
-        [5],
+    hidden: list[int] | str | None = setting(
+        AUTO,
         "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm; elsewhere it "
         "is [5]); null lets kanrun interpret search it",
         minimum=1,

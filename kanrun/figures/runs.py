@@ -112,7 +112,11 @@ def growth(growth: pandas.DataFrame) -> Figure:
     error = "validation" if rows["validation_rmse"].notna().any() else "train"
     figure, axes = one_panel(CURVE, width=WIDTH)
     for index, (shape, group) in enumerate(rows.groupby("shape", sort=False)):
-        look: Any = {"color": CYCLE[index % len(CYCLE)], "marker": ".", "label": shape_name(shape)}
+        look: Any = {
+            "color": CYCLE[index % len(CYCLE)],
+            "marker": ".",
+            "label": shape_name(str(shape)),
+        }
         axes.plot(group["parameters"], group[f"{error}_rmse"], **look)
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=f"{error} RMSE")
     return finish(figure, [axes], where="outside right upper")

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from kanrun.cli.app import main
-from kanrun.engine.training import Adam, loop
+from kanrun.engine.training import Adam, grid_training
 from kanrun.targets import read_inputs
 
 FORMULA = ["target=expression"]
@@ -256,9 +256,10 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
         "solver.steps=30",
         "solver.batch_size=70",
         "sampling.n_train=100",
+        "sampling.n_test=30",
         "model.intervals=3",
     ]
-    monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", 0.0)
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20
 

@@ -107,8 +107,8 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, tuple[int, ...],
     if plan.growth:
         growth = Growth(setup, penalty, plan.growth)
         growth.run(network)
-        training, events = growth.winner
-        return training, shape, [growth.record, *events]
+        training, steps = growth.winner
+        return training, shape, [growth.record, *steps]
     several = plan.starts > 1 or (plan.second_order and settles)
     if network.fit_linear(samples.x, samples.y, samples.roots) or not several:
         return GridTraining(network, penalty, setup), shape, []
