@@ -13,7 +13,7 @@ from kanrun.config import ImportConfig, SamplingConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import edge_table, prediction_table
@@ -36,7 +36,7 @@ class ImportedModel:
     def records(self, seed: int) -> Iterator[Record]:
         """Yield note, summary, predictions, edges and the network."""
         network, data = self.network, self.problem.data
-        summary = {
+        summary: dict[str, Value] = {
             "target": self.problem.dataset.target.name,
             "model": network.kind,
             "library": self.library,

@@ -158,8 +158,9 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
     if isinstance(model.input_scaling, PiecewiseScaling):
         # The edges of the automatic model are functions of scores, not of the inputs.
         return problems_in(dataset, cfg)
-    units = {"input_scaling": model.input_scaling, "output_scaling": model.output_scaling}
-    return problems_in(replace(dataset, **units), cfg, model.network)
+    inputs, outputs = model.input_scaling, model.output_scaling
+    dataset = replace(dataset, input_scaling=inputs, output_scaling=outputs)
+    return problems_in(dataset, cfg, model.network)
 
 
 def _logits(dataset: Dataset, model: Model) -> Dataset:

@@ -94,8 +94,8 @@ class ArgumentReader:
         if max(accumulate(_DEEPER.get(letter, 0) for letter in word), default=0) > MAX_DEPTH:
             shown = word[:SHOWN_LETTERS]
             raise UsageError(f"{shown}... has brackets more than {MAX_DEPTH} deep.")
-        if (argument := EXPERIMENTS[self._command].argument) and not re.search("[=~]", word):
-            word = f"{argument}={word}"
+        if (unnamed := EXPERIMENTS[self._command].argument) and not re.search("[=~]", word):
+            word = f"{unnamed}={word}"
         whole, equals, text = word.partition("=")
         key, text = whole.lstrip("+~").strip(), text.strip()
         sign = whole[: len(whole) - len(whole.lstrip("+~"))]

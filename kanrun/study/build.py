@@ -44,7 +44,7 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import UsageError
 from kanrun.study.resources import device_of
-from kanrun.targets import Dataset, PiecewiseScaling, Points, Target
+from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
 
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
 Create = Callable[[Generator], Network]
