@@ -40,8 +40,9 @@ Reference = Callable[[Array], Array]
 #: Methods for ordinary equations in turn, with relative tolerances; absolute tolerance, and number
 #: of evaluations beyond which there is no reference.
 METHODS, ABSOLUTE, EVALUATIONS = (("DOP853", 1e-13), ("Radau", 1e-10)), 1e-12, 50_000
-#: First grid on tensor products; tolerance of other references, and their largest estimated error.
-FIRST_GRID, TOLERANCE, LARGEST_ERROR = (8,), 1e-8, 1e-4
+#: First grid on tensor products; tolerances in windows and on tensor products, where slopes that
+#: differ in a corner make smaller ones expensive; the largest estimated error of a reference.
+FIRST_GRID, TOLERANCES, LARGEST_ERROR = (8,), (1e-8, 1e-5), 1e-4
 
 
 def reference_of(system: System) -> Reference | None:
@@ -64,7 +65,7 @@ def _computed(system: System) -> Reference | None:
         grows=True,
         evolution=evolution,
         direct=evolution is None,
-        tolerance=TOLERANCE,
+        tolerance=TOLERANCES[evolution is None],
     )
     stages = solve(system, ansatz, EquationPolicy(), Generator().manual_seed(0))
     while True:
