@@ -127,6 +127,27 @@ def test_files_that_hold_no_tensors_are_rejected(tmp_path):
         KAN.from_pykan(STATES / "efficient_kan_a.pt")
 
 
+class Touch:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    torch.save(Touch(tmp_path / "ran"), tmp_path / "evil.pt")
+    with pytest.raises(UsageError, match="holds Python objects"):
+        KAN.from_pykan(tmp_path / "evil.pt")
+    torch.save(state_of("trained"), tmp_path / "m_state")
+    code = f"k: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']\n"
+    (tmp_path / "m_config.yml").write_text(code)
+    assert difference(KAN.from_pykan(tmp_path / "m"), "trained") < 1e-12
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_imported_network_trains_on():
     network = KAN.from_pykan(STATES / "trained").for_second_order()
     x = 2 * torch.rand(300, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
