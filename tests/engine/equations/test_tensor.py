@@ -1,18 +1,15 @@
 """Direct solutions on tensor products: rows, exact and published values, estimates, forms."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from kanrun.experiments.solve.equation_parsing import EquationParser
-from numpy.typing import NDArray
 
 from kanrun.config import EquationConfig
-from kanrun.engine.equations import Ansatz, EquationPolicy, OutputForm, Solution, System, is_direct
+from kanrun.engine.equations import Ansatz, EquationPolicy, OutputForm, is_direct
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.tensor_solution import (
@@ -24,18 +21,12 @@ from kanrun.engine.equations.tensor_solution import (
 from kanrun.engine.equations.tensor_splines import TensorProblem, TensorSpace, patches
 from kanrun.engine.least_squares.banded import ElementRows, Pattern
 
-Array = NDArray[np.float64]
 SQUARE = {"x": [0, 1], "y": [0, 1]}
 ZERO = "u = 0 at x=0, x=1, y=0, y=1"
 POLICY = EquationPolicy()
 
 
-def make(
-    formula: str | Sequence[str],
-    conditions: Sequence[str],
-    unknowns: Sequence[str] = ("u",),
-    variables: dict[str, Any] | None = None,
-) -> System:
+def make(formula, conditions, unknowns=("u",), variables=None):
     config = EquationConfig(
         variables=variables or SQUARE,
         formula=formula,
@@ -45,34 +36,30 @@ def make(
     return EquationParser(config).system()
 
 
-def solve(
-    system: System, intervals: Sequence[int], tolerance: float = 1e-6, *, grows: bool = False
-) -> Solution:
+def solve(system, intervals, tolerance=1e-6, *, grows=False):
     ansatz = Ansatz(_no_network, OutputForm(), tuple(intervals), grows, tolerance=tolerance)
     steps = solve_directly(system, ansatz, POLICY, torch.Generator().manual_seed(0))
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            found: Solution = end.value
-            return found
+            return end.value
 
 
-def _layer(x: Array) -> Array:
+def _layer(x):
     return np.expm1(-100 * x) / np.expm1(-100)
 
 
-def _no_network(*_: Any) -> Any:
+def _no_network(*_):
     raise AssertionError("a direct solution makes its own network")
 
 
-def values(found: Solution, points: Any, index: Sequence[int] = (0, 0)) -> Array:
+def values(found, points, index=(0, 0)):
     at = torch.as_tensor(np.asarray(points, dtype=np.float64))
-    result: Array = found.network.derivative(at, index).numpy()
-    return result
+    return found.network.derivative(at, index).numpy()
 
 
-def test_rows_are_slopes_of_the_residuals() -> None:
+def test_rows_are_slopes_of_the_residuals():
     formulas = ["u_xx + u*v_y = sin(x)", "v_yy - u_x*v = y"]
     conditions = ["periodic in x", "u = x at y=0", "v_y + u^2 = 0 at y=1", "v = 1 at y=0"]
     system = make(formulas, conditions, "uv")
@@ -101,8 +88,8 @@ def test_rows_are_slopes_of_the_residuals() -> None:
 
 
 def test_products_of_many_elements_are_summed_piece_by_piece(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     index = torch.arange(12)[:, None] + torch.arange(5)
     rows = ElementRows(Pattern(index, 16), torch.randn(12, 4, 5, dtype=torch.float64))
     whole = rows.gram()
@@ -110,11 +97,11 @@ def test_products_of_many_elements_are_summed_piece_by_piece(
     torch.testing.assert_close(rows.gram(), whole)
 
 
-def test_finer_splines_continue_a_function() -> None:
+def test_finer_splines_continue_a_function():
     coarse, fine = np.linspace(0, 1, 4), np.linspace(0, 1, 13)
     walls = ((None, None),)
 
-    def product(at: Array) -> TensorSpace:
+    def product(at):
         return TensorSpace((Space(at, walls), Space(at, walls, periodic=True)), 2)
 
     old, new = product(coarse), product(fine)
@@ -124,7 +111,7 @@ def test_finer_splines_continue_a_function() -> None:
     np.testing.assert_allclose(again, old.evaluate(c, grid, (1, 2)), rtol=0, atol=1e-8)
 
 
-def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate() -> None:
+def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
     source = "-pi^2*(1 + 4*y^2)*sin(pi*x)*sin(pi*y^2) + 2*pi*sin(pi*x)*cos(pi*y^2)"
     system = make(
         f"u_xx + u_yy = {source}",
@@ -155,12 +142,12 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate() -> None:
         ),
     ],
 )
-def test_values_of_textbooks(formula: str, conditions: list[str], centre: float) -> None:
+def test_values_of_textbooks(formula, conditions, centre):
     found = solve(make(formula, conditions), (8, 16))
     assert values(found, [[0.5, 0.5]])[0, 0] == pytest.approx(centre, rel=1e-4)
 
 
-def test_sixth_order_and_conditions_on_fourth_derivatives() -> None:
+def test_sixth_order_and_conditions_on_fourth_derivatives():
     sides = [f"u_{name * 2 * n} = 0 at {name}=0, {name}=1" for name in "xy" for n in (1, 2)]
     source = "-2*pi^6*sin(pi*x)*sin(pi*y)"
     found = solve(make(f"u_xxxxxx + u_yyyyyy = {source}", [ZERO, *sides]), (6, 12))
@@ -169,7 +156,7 @@ def test_sixth_order_and_conditions_on_fourth_derivatives() -> None:
     np.testing.assert_allclose(values(found, at)[:, 0], exact, rtol=0, atol=1e-5)
 
 
-def test_a_nonlinear_system_with_periodic_splines() -> None:
+def test_a_nonlinear_system_with_periodic_splines():
     """The map u + iv = exp(2 pi i (x + iy)) of the Cauchy-Riemann equations, and u v."""
     conditions = ["periodic in x", "u = cos(2*pi*x) at y=0", "v = sin(2*pi*x)*exp(-2*pi) at y=1"]
     equations = ["u_x - v_y + w - u*v = 0", "u_y + v_x = 0", "w = u*v"]
@@ -190,7 +177,7 @@ def test_a_nonlinear_system_with_periodic_splines() -> None:
         ("u_xxxx = 24", ["u = 0 at x=0, x=1", "u_x = 0 at x=0, x=1"], lambda x: (x - x**2) ** 2),
     ],
 )
-def test_one_variable(formula: str, conditions: list[str], exact: Any) -> None:
+def test_one_variable(formula, conditions, exact):
     system = make(formula, conditions, variables={"x": [0, 1]})
     found = solve(system, (8,), grows=True)
     x = np.linspace(0, 1, 41)
@@ -205,7 +192,7 @@ def test_one_variable(formula: str, conditions: list[str], exact: Any) -> None:
     ("conditions", "open_"),
     [(["u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"], True), ([ZERO], False)],
 )
-def test_the_sensitivity_tells_open_equations(conditions: list[str], open_: bool) -> None:
+def test_the_sensitivity_tells_open_equations(conditions, open_):
     source = "-2*pi^2*cos(pi*x)*cos(pi*y)"
     found = solve(make(f"u_xx + u_yy = {source}", conditions), (8,)).last[0].sensitivity
     assert found is not None
@@ -213,7 +200,7 @@ def test_the_sensitivity_tells_open_equations(conditions: list[str], open_: bool
     assert open_ or found < 100
 
 
-def test_the_last_grid_is_as_fine_as_work_allows() -> None:
+def test_the_last_grid_is_as_fine_as_work_allows():
     generator = torch.Generator().manual_seed(0)
     solver = TensorSolver(make("u_xx + u_yy = -1", [ZERO]), POLICY, generator)
     assert solver.finest(8) == 16
@@ -225,10 +212,20 @@ def test_the_last_grid_is_as_fine_as_work_allows() -> None:
     assert solver.finest(int(last / LAST_GROWTH) + 1) is None
 
 
-def test_ordinary_initial_value_problems_are_not_direct() -> None:
+def test_ordinary_initial_value_problems_are_not_direct():
     walls = "u = 0 at x=0, x=1"
     assert is_direct(make("u_xx + u_yy = 1", [ZERO]))
     heat = {"x": [0, 1], "t": [0, 1]}
     assert is_direct(make("u_t = u_xx", [walls, "u = 1 at t=0"], variables=heat))
     assert is_direct(make("u_xx = 1", [walls], variables={"x": [0, 1]}))
     assert not is_direct(make("u_x = 1", ["u = 0 at x=0"], variables={"x": [0, 1]}))
+
+
+@pytest.mark.slow
+def test_the_cavity_agrees_with_chebyshev_collocation():
+    sides = ["s = 0 at x=0, x=1, y=0, y=1", "s_x = 0 at x=0, x=1", "s_y = 0 at y=0"]
+    flow = "s_y*(s_xxx + s_xyy) - s_x*(s_xxy + s_yyy) = 0.01*(s_xxxx + 2*s_xxyy + s_yyyy)"
+    found = solve(make(flow, [*sides, "s_y = 4*x*(1 - x) at y=1"], "s"), (8, 16, 32))
+    table = pd.read_csv(Path(__file__).parents[3] / "experiments/solve/references/cavity.csv")
+    ours = values(found, table[["x", "y"]])[:, 0]
+    assert np.linalg.norm(ours - table["s"]) < 1e-4 * np.linalg.norm(table["s"])
