@@ -75,9 +75,9 @@ class Memory:
         """Return the samples that a phase trains on."""
         return phase
 
-    def objective(self, plain: Objective) -> Objective:
-        """Return the objective of a phase."""
-        return plain
+    def objectives(self, plain: Objective) -> list[Objective]:
+        """Return the objectives of a phase, later ones for phases that earlier ones fail."""
+        return [plain]
 
     def learned(self, network: Network, phase: Samples) -> None:
         """Remember a phase that is over."""
@@ -121,8 +121,8 @@ class FreezeSeen(Memory):
 
     needs_gradients = True
 
-    def objective(self, plain: Objective) -> Objective:
-        return replace(plain, held=tuple(self.kept))
+    def objectives(self, plain: Objective) -> list[Objective]:
+        return [replace(plain, held=tuple(self.kept))]
 
     def learned(self, network: Network, phase: Samples) -> None:
         now = network.support(phase.x)
@@ -134,9 +134,9 @@ class ElasticWeightConsolidation(Memory):
 
     needs_gradients = True
 
-    def objective(self, plain: Objective) -> Objective:
+    def objectives(self, plain: Objective) -> list[Objective]:
         anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
-        return EWCObjective(**vars(plain), anchors=anchors, strength=self.strength)
+        return [EWCObjective(**vars(plain), anchors=anchors, strength=self.strength)]
 
     def learned(self, network: Network, phase: Samples) -> None:
         """Remember the parameters and the Fisher information of Gaussian outputs.
@@ -160,8 +160,10 @@ class Information(Memory):
             self.quadratic = QuadraticMemory.of_prior(network, self.kind)
         return phase
 
-    def objective(self, plain: Objective) -> Objective:
-        return replace(plain, memory=self.quadratic)
+    def objectives(self, plain: Objective) -> list[Objective]:
+        """Move what the phase touches; if that is not enough, whatever the memory leaves free."""
+        first = replace(plain, memory=self.quadratic)
+        return [first, replace(first, freeze_unseen=False)] if plain.freeze_unseen else [first]
 
     def learned(self, network: Network, phase: Samples) -> None:
         assert self.quadratic is not None  # `samples` comes first

@@ -62,6 +62,8 @@ Place = Mapping[str, Value]
 MARGIN = 0.02
 #: Points of each phase that the table `data` holds, and points of each interval of the best spline.
 DATA_POINTS, SPLINE_POINTS = 50, 20
+#: A phase whose relative error is larger is not learned: its next objective is tried.
+LEARNED = 0.01
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,11 @@ def train_sequence(
             moved = network.regrid(phase.x, grid_eps=plan.grid_eps, margin=MARGIN, inputs="follow")
             network = moved.network
         given = TrainingData(memory.samples(network, phase))
-        objective = memory.objective(Objective.of(given, plan, penalty))
-        solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
-        steps += _learn(solver, plan, f"{named}, phase {number}")
+        for objective in memory.objectives(Objective.of(given, plan, penalty)):
+            solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
+            steps += _learn(solver, plan, f"{named}, phase {number}")
+            if _rmse(outputs(network, phase.x) - phase.y) <= LEARNED * objective.size:
+                break
         memory.learned(network, phase)
         matrix.append([_rmse(outputs(network, seen.x) - seen.y) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():

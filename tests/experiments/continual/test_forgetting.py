@@ -10,11 +10,18 @@ from kanrun.experiments.continual.learners import (
     Learner,
     PseudoRehearsal,
     Replay,
+    learner_of_shape,
 )
 from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
-from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig
+from kanrun.config import (
+    SOLVERS,
+    AdamSolver,
+    ContinualConfig,
+    KANConfig,
+    LMSolver,
+)
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import Objective, Plan, Samples, output_scale, predict
@@ -112,11 +119,11 @@ def test_replay_keeps_some_points_and_rehearsal_none():
 def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver):
     network, memory, first = flat_kan(), FreezeSeen(), phase(-1, 0)
     plain = Objective(phase(-1, 1), 1.0)
-    assert memory.objective(plain).held == ()
+    assert memory.objectives(plain)[0].held == ()
     memory.learned(network, first)
     before = network.edge_layers[0].coefficients.detach().clone()
     learning = SOLVERS[solver].build()(
-        network, memory.objective(plain), Plan(solver), torch.Generator()
+        network, memory.objectives(plain)[0], Plan(solver), torch.Generator()
     )
     for _ in range(3):
         learning.step()
@@ -132,7 +139,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     first, memory = phase(-1, 0), MEMORIES["ewc"](strength=2.0)
     memory.learned(network, first)
     bare = Objective(first, 1.0)
-    anchored = memory.objective(bare)
+    anchored = memory.objectives(bare)[0]
     assert isinstance(anchored, EWCObjective)
     rough = SmoothnessLoss(network, SmoothnessPenalty(0.0))
 
@@ -154,7 +161,7 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
     first, memory = phase(-1, 0), MEMORIES["ewc"](strength=1.0)
     memory.learned(network, first)
     own = Objective(first, output_scale(first, "regression"))
-    anchored, rough = memory.objective(own), SmoothnessLoss(network, SmoothnessPenalty(0.0))
+    anchored, rough = memory.objectives(own)[0], SmoothnessLoss(network, SmoothnessPenalty(0.0))
     for parameter in network.parameters():
         losses, costs = [], []
         for shift in (-0.1, 0.1, 0.1):
@@ -181,3 +188,30 @@ def test_a_training_that_diverges_says_where(steps):
     )
     with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
         train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["information", "information_block", "information_diagonal"])
+def test_curvature_keeps_a_phase_that_a_hidden_layer_would_forget(memory):
+    solver = LMSolver(steps=10, freeze_unseen=True, smoothness_weight=0.0, damping=0.01)
+    model = KANConfig(hidden=[], intervals=60, base="silu", freeze_scales=True, update_grid=False)
+    cfg = ContinualConfig(model=model, solver=solver, learners=[{"name": "KAN"}], peaks=2)
+    sequence = make_sequence(cfg, 0.0, 0)
+    none, kept = (
+        train_sequence(learner_of_shape(cfg, [2], each, None), cfg, sequence, 0, 0)
+        for each in ("none", memory)
+    )
+    assert none.determined is None
+    assert 0 < kept.determined < kept.networks[-1].get_unknowns().numel()
+    assert kept.matrix[1, 1] < kept.matrix[0, 1]
+    assert kept.matrix[1, 0] < none.matrix[1, 0] / 10
+
+
+def test_a_phase_that_is_not_learned_frees_what_it_does_not_touch():
+    plain = Objective(phase(-1, 0), 1.0, freeze_unseen=True)
+    memory = MEMORIES["information"]()
+    network = flat_kan()
+    memory.samples(network, plain.samples)
+    first, second = memory.objectives(plain)
+    assert first.memory is second.memory is memory.quadratic
+    assert (first.freeze_unseen, second.freeze_unseen) == (True, False)
