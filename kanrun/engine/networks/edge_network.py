@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers import SplineLayer, linearised, nodes_of
+from kanrun.engine.layers import EdgesAt, SplineLayer, linearised, nodes_of
 from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import InputGrid, Network, Regridded, halved
@@ -105,12 +105,15 @@ class EdgeNetwork(Network):
         return found
 
     def linearise(
-        self, x: Float[Tensor, "samples inputs"]
+        self, x: Float[Tensor, "samples inputs"], first: EdgesAt | None = None
     ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
-        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
+        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids.
+
+        `first` are the bases of the first layer at x, which its coefficients do not change.
+        """
         with torch.no_grad():
             layers = [layer.edges for layer in self.edge_layers]
-            bases, y, rows = linearised(layers, self.products, x)
+            bases, y, rows = linearised(layers, self.products, x, first)
             columns, start = [], 0
             for layer, at in zip(layers, bases, strict=True):
                 columns.append(layer.columns(at, start))

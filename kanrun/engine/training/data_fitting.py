@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kanrun.engine.layers import EdgesAt, traced
 from kanrun.engine.least_squares import (
     DenseRows,
     Linearisation,
@@ -42,8 +43,9 @@ from kanrun.engine.least_squares import (
     StackedRows,
 )
 from kanrun.engine.networks import Network
+from kanrun.engine.networks.edge_network import EdgeNetwork
 from kanrun.engine.splines import difference_bands, penalty_order
-from kanrun.engine.training.data import Samples, output_scale, predict
+from kanrun.engine.training.data import PREDICT_ROWS, Samples, output_scale, predict
 from kanrun.engine.training.memory import QuadraticMemory
 
 #: Numbers of the Jacobian that are held at once; at least those of one sample.
@@ -123,10 +125,19 @@ class DataFitting(Problem):
         self.unknowns = network.get_unknowns()
         self.columns_can_vanish = network.intervals is None
         self._factor = _residual_factor(samples, scale)
+        # While the unknowns move, the bases of the first layer stay as they are.
+        self._first: EdgesAt | None = None
+        if isinstance(network, EdgeNetwork) and len(samples) <= PREDICT_ROWS:
+            self._first = network.edge_layers[0].edges.at(samples.x)
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
-        return self._residual(predict(self.network, self.samples.x), unknowns)
+        if self._first is None:
+            return self._residual(predict(self.network, self.samples.x), unknowns)
+        with torch.no_grad():
+            layers = [layer.edges for layer in self.network.edge_layers]
+            _, output = traced(layers, self.network.products, self.samples.x, self._first)
+        return self._residual(output, unknowns)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         self.network.set_unknowns(unknowns)
@@ -137,7 +148,8 @@ class DataFitting(Problem):
         pieces = max(1, x.shape[0] // max(1, JACOBIAN_NUMBERS // numbers))
         rows: Rows
         if pieces == 1:
-            output, rows = self.network.linearise(x)
+            known = [] if self._first is None else [self._first]
+            output, rows = self.network.linearise(x, *known)
             blocks = [rows.scaled(self._factor.reshape(-1, 1)), *others]
             if others:
                 rows = StackedRows(lambda: blocks, rows.unknowns)
