@@ -126,17 +126,18 @@ class DataFitting(Problem):
         self.columns_can_vanish = network.intervals is None
         self._factor = _residual_factor(samples, scale)
         # While the unknowns move, the bases of the first layer stay as they are.
-        self._first: EdgesAt | None = None
+        self._based: tuple[EdgeNetwork, EdgesAt] | None = None
         if isinstance(network, EdgeNetwork) and len(samples) <= PREDICT_ROWS:
-            self._first = network.edge_layers[0].edges.at(samples.x)
+            self._based = network, network.edge_layers[0].edges.at(samples.x)
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
-        if self._first is None:
+        if self._based is None:
             return self._residual(predict(self.network, self.samples.x), unknowns)
+        network, first = self._based
         with torch.no_grad():
-            layers = [layer.edges for layer in self.network.edge_layers]
-            _, output = traced(layers, self.network.products, self.samples.x, self._first)
+            layers = [layer.edges for layer in network.edge_layers]
+            _, output = traced(layers, network.products, first.x, first)
         return self._residual(output, unknowns)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
@@ -148,8 +149,7 @@ class DataFitting(Problem):
         pieces = max(1, x.shape[0] // max(1, JACOBIAN_NUMBERS // numbers))
         rows: Rows
         if pieces == 1:
-            known = [] if self._first is None else [self._first]
-            output, rows = self.network.linearise(x, *known)
+            output, rows = self._linearised()
             blocks = [rows.scaled(self._factor.reshape(-1, 1)), *others]
             if others:
                 rows = StackedRows(lambda: blocks, rows.unknowns)
@@ -167,6 +167,12 @@ class DataFitting(Problem):
         residual = self._residual(output, unknowns)
         frozen = self._weakly_determined(rows, residual) if self.frozen is None else self.frozen
         return Linearisation.of(rows, residual, frozen)
+
+    def _linearised(self) -> tuple[Tensor, LocalRows | DenseRows]:
+        if self._based is None:
+            return self.network.linearise(self.samples.x)
+        network, first = self._based
+        return network.linearise(first.x, first)
 
     def _residual(self, output: Tensor, unknowns: Tensor) -> Tensor:
         parts = [((output - self.samples.y) * self._factor).reshape(-1)]
