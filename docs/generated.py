@@ -57,7 +57,7 @@ def lesson() -> str:
 
     page = ROOT / "build" / "lesson" / "lesson.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    if main(["lesson", "-q", "-o", str(page), "--outputs", str(page.parent)]):
+    if main(["lesson", "-q", "--force", "-o", str(page), "--outputs", str(page.parent)]):
         raise RuntimeError("kanrun lesson failed")
     return page.read_text(encoding="utf-8")
 

@@ -169,6 +169,7 @@ def lesson(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")
     ] = Path("lesson.html"),
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
 ) -> None:
@@ -180,6 +181,7 @@ def lesson(
     from kanrun.study.page.lesson import STUDIES, TAG, recorded_runs, write_lesson
     from kanrun.study.running import RunOptions, run_study
 
+    _check_new(output, force)
     if not output.parent.is_dir():
         raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
     there = recorded_runs(outputs)

@@ -107,8 +107,9 @@ def _section(run: Run, sources: list[str], room: int) -> str:
         parts.append(
             _tag("p", f"A run of {len(run.points)} points; below is its best, {single.name}.")
         )
+    before = len(sources)
     parts += _living(single, sources, room)
-    room -= sum(map(len, sources))
+    room -= sum(map(len, sources[before:]))
     parts.append(_claims(single))
     for path in _figures(single, run):
         image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
