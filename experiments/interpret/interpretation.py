@@ -19,6 +19,7 @@ from kanrun.experiments.interpret.problem import (
 from numpy.typing import NDArray
 
 from kanrun.config import InterpretConfig, KANConfig
+from kanrun.config.models import AUTO
 from kanrun.engine.symbolic import (
     EXACT,
     Budget,
@@ -195,7 +196,7 @@ def _structures(
             yield from refine_to_formula(name, trained, problem)
     elif given.cfg.backend != "kanrun":
         yield from found_by(given.cfg.backend, problem, seed)
-    elif hidden is not None:
+    elif hidden not in (None, AUTO):
         shape = (data.x.shape[1], *hidden, 1)
         yield from fixed_shape(shape, problem, generator, given.cfg.sparsity)
     else:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks.edge_network import EdgeNetwork
+from kanrun.engine.networks.kan import KAN
 from kanrun.engine.splines import breakpoints_from_data, fit_coefficients, sample_points
 
 #: Points of an interval at which a function is carried to a spline.
@@ -17,6 +18,19 @@ POINTS = 5
 
 #: A function of the values of a node (points, 1) with values (points, outputs).
 Outer = Callable[[Tensor], Tensor]
+
+
+def drawn(network: EdgeNetwork, shape: Sequence[int], generator: Generator) -> KAN:
+    """Return a random network of another shape with the edges and the domain of `network`."""
+    first = network.edge_layers[0]
+    return KAN.create(
+        shape,
+        first.grid.intervals,
+        first.spec,
+        domain=torch.stack([first.grid.low, first.grid.high], 1),
+        initialisation="spline",
+        generator=generator,
+    )
 
 
 def add_node(

@@ -28,7 +28,7 @@ from torch import Tensor
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.networks.edge_network import EdgeNetwork
-from kanrun.engine.networks.growing import add_identity_layer, add_node
+from kanrun.engine.networks.growing import add_identity_layer, add_node, drawn
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import baseline_error, predict
 from kanrun.engine.training.data_fitting import SmoothnessPenalty
@@ -168,18 +168,7 @@ class Growth:
         grown = list(self._nodes_of_residual(network, self.policy.n_candidates // 2))
         yield from grown
         for _ in range(self.policy.n_candidates - len(grown)):
-            yield self._drawn(network, shape)
-
-    def _drawn(self, network: EdgeNetwork, shape: tuple[int, ...]) -> EdgeNetwork:
-        grid, spec = network.edge_layers[0].grid, network.edge_layers[0].spec
-        return KAN.create(
-            shape,
-            grid.intervals,
-            spec,
-            domain=torch.stack([grid.low, grid.high], 1),
-            initialisation="spline",
-            generator=self.setup.generator,
-        )
+            yield drawn(network, shape, self.setup.generator)
 
     def _nodes_of_residual(self, network: EdgeNetwork, count: int) -> Iterator[EdgeNetwork]:
         """Yield networks with a node that explains the residual of the worst output."""
@@ -213,7 +202,8 @@ class Growth:
             return starts
         deep = add_identity_layer(network, self._part.data.train.x, MARGIN)
         others = self.policy.n_candidates if network.shape[1] == 2 else 0
-        found = self._started([deep, *(self._drawn(network, deep.shape) for _ in range(others))])
+        random = (drawn(network, deep.shape, self.setup.generator) for _ in range(others))
+        found = self._started([deep, *random])
         return found if found[0].loss < DEEPER**2 * loss else starts
 
 

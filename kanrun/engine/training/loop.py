@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from torch import Generator
 
 from kanrun.engine.networks import Network
+from kanrun.engine.networks.edge_network import EdgeNetwork
+from kanrun.engine.networks.growing import add_identity_layer, drawn
 from kanrun.engine.training.data import Errors, TrainingData, measure
 from kanrun.engine.training.data_fitting import SmoothnessPenalty
 from kanrun.engine.training.grid_training import Event, GridTraining, finished
 from kanrun.engine.training.growth import Growth
 from kanrun.engine.training.multistart import MAX_START_INTERVALS, Create, best_start
-from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.plan import MARGIN, Plan
 from kanrun.engine.training.solver_run import (
     LAST_TRIES,
     TRIES,
@@ -141,7 +143,30 @@ def _started(
 
         start = best_start(narrow, setup.data, plan, penalty.weight, setup.generator)
         rivals.append(GridTraining(start.network, penalty, setup))
+    plain = isinstance(network, EdgeNetwork) and not any(network.products)
+    if several and plain and min(network.shape[2:-1], default=0) >= network.shape[-1]:
+        deep = _deepened(network, penalty, setup)
+        rivals.append(GridTraining(deep, penalty, setup))
     return rivals
+
+
+def _deepened(network: Network, penalty: SmoothnessPenalty, setup: Setup) -> EdgeNetwork:
+    """Return a network of one hidden layer, with identities as further layers up to the depth.
+
+    So a deep network does not end worse than the shallow one that it contains.
+    """
+    assert isinstance(network, EdgeNetwork)
+    inputs, width, *others, outputs = network.shape
+
+    def shallow(generator: Generator) -> Network:
+        return drawn(network, (inputs, width, outputs), generator)
+
+    start = best_start(shallow, setup.data, setup.plan, penalty.weight, setup.generator)
+    deep = start.network
+    assert isinstance(deep, EdgeNetwork)
+    for _ in others:
+        deep = add_identity_layer(deep, setup.data.train.x, MARGIN)
+    return deep
 
 
 def _final_fit(chosen: Stage, setup: Setup) -> Network:

@@ -7,8 +7,12 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import Grown, GrowthPolicy, Plan, Samples, TrainingData, train
+from kanrun.engine.training.data import rmse
+from kanrun.engine.training.data_fitting import SmoothnessPenalty
 from kanrun.engine.training.grid_training import finished
 from kanrun.engine.training.growth import product_directions
+from kanrun.engine.training.loop import _deepened
+from kanrun.engine.training.solver_run import Clock, Setup
 
 PLAN = Plan("lm", (4, 8, 16), starts=4, growth=GrowthPolicy(3, 4))
 
@@ -22,15 +26,16 @@ def data(function, inputs, count=300):
     return TrainingData(samples(0, count), samples(1, 50))
 
 
-def grown(data, plan=PLAN):
-    inputs = data.train.x.shape[1]
-    domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
+def fresh(shape, generator):
+    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
+    return KAN.create(
+        shape, 4, EdgeSpec(), domain=domain, initialisation="spline", generator=generator
+    )
 
+
+def grown(data, plan=PLAN):
     def create(generator):
-        shape = [inputs, 5, data.train.y.shape[1]]
-        return KAN.create(
-            shape, 4, EdgeSpec(), domain=domain, initialisation="spline", generator=generator
-        )
+        return fresh((data.train.x.shape[1], 5, data.train.y.shape[1]), generator)
 
     found = []
 
@@ -93,3 +98,13 @@ def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
     assert shapes == [(2, 1), (2, 1, 1)]
     best = min(record.tried, key=lambda stage: stage.selected)
     assert network.shape == best.network.shape
+
+
+def test_a_deep_shape_contains_a_trained_shallow_one():
+    product = data(lambda x: x[:, :1] * x[:, 1:], 2, 200)
+    network = fresh((2, 2, 1, 1, 1), Generator().manual_seed(0))
+    plan, random = Plan("lm", (4,), starts=4), Generator().manual_seed(0)
+    setup = Setup(product, plan, random, Clock())
+    deep = _deepened(network, SmoothnessPenalty(1e-18), setup)
+    assert deep.shape == (2, 2, 1, 1, 1)
+    assert rmse(deep, product.validation, product) < 1e-2
