@@ -1,4 +1,4 @@
-# All targets need Python 3.11 to 3.13, make and a package index; everything is installed into .venv.
+# All targets need Python 3.11 to 3.14, make and a package index; everything is installed into .venv.
 # On plain Linux, install the small CPU build of torch into .venv first, as its own install page says; see README.
 
 VENV := .venv
@@ -14,8 +14,8 @@ TEST_SETTINGS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 BY_MODULE := -n 2 --dist loadscope
 
 # The first of these that is new enough, python3 itself if it fits.
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
 .PHONY: help fit test test-slow test-oldest fuzz coverage lint structure bench docs build clean
@@ -83,7 +83,7 @@ clean: ## remove what was built, .venv and outputs/ excepted
 	find kanrun conf experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "kanrun needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "kanrun needs Python 3.11 to 3.14; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python

@@ -74,9 +74,9 @@ def keys() -> str:
         "Lists are written `[1,2]`, nothing is `null`.",
     ]
     heading = ""
-    for key in keys_of():
+    for key in sorted(keys_of(), key=lambda key: "." in key.path):
         first = key.path.partition(".")[0] if "." in key.path else "All and single commands"
-        if first != heading and not (heading == "All and single commands" and "." not in key.path):
+        if first != heading:
             heading = first
             lines += [
                 "",
@@ -173,16 +173,19 @@ def reference() -> str:
         if thing.__module__.startswith(
             "kanrun.experiments."
         ):  # which lie beside the package, where griffe looks
-            called = f"{thing.__module__}.{name}{inspect.signature(thing)}"
+            # Annotations are texts, which inspect quotes.
+            signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))
+            called = f"kanrun.{name}{signature}"
             text = re.sub(
                 r"^Examples:\n((?: .*\n)+)",
                 lambda m: f"```pycon\n{inspect.cleandoc(m[1])}\n```\n",
-                inspect.getdoc(thing) or "",
+                f"{inspect.getdoc(thing)}\n",
                 flags=re.MULTILINE,
             )
             lines += [f"## {name}", "", "```text", called, "```", "", text, ""]
         else:
-            lines += [f"::: {thing.__module__}.{thing.__qualname__}", ""]
+            lines += [f"::: {thing.__module__}.{thing.__qualname__}", "    options:"]
+            lines += [f"      heading: {name}", ""]
     return "\n".join(lines)
 
 

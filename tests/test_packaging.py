@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -110,6 +111,18 @@ def test_hydra_is_new_enough_to_be_safe():
         need for need in PROJECT["project"]["dependencies"] if need.startswith("hydra-core")
     ]
     assert hydra == "hydra-core>=1.3.8,<1.4"
+
+
+def test_no_dependency_excludes_a_python_that_is_declared():
+    """The newest Python is among them: those that are installed here say which they work with."""
+    declared = {entry.rpartition(" ")[2] for entry in PROJECT["project"]["classifiers"]}
+    versions = [version for version in declared if version.startswith("3.")]
+    assert "3.14" in versions
+    asked = [PROJECT["project"]["requires-python"]]
+    for need in PROJECT["project"]["dependencies"]:
+        name = re.split(r"[<>=!\[; ]", need)[0]
+        asked.append(metadata.metadata(name).get("Requires-Python") or "")
+    assert [one for one in asked for version in versions if version not in SpecifierSet(one)] == []
 
 
 def test_the_console_script_is_the_command_line():

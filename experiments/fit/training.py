@@ -65,6 +65,11 @@ class Fit:
     why: str
     create: Create
 
+    @property
+    def summary_line(self) -> str:
+        """Solver, grids, starts and parameters."""
+        return describe_training(self.cfg.model, self.plan, self.problem)
+
     def run(
         self, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None
     ) -> Iterator[Record]:
@@ -78,7 +83,7 @@ class Fit:
                     f"trained with model={model.kind}, as its settings require; model=auto is the "
                     "default for tables"
                 )
-            yield Note(describe_training(model, self.plan, problem))
+            yield Note(self.summary_line)
         events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
         trained = yield from follow(events, Progress(done, resume, self.why))
         if most := self._extra_points:

@@ -239,7 +239,7 @@ def describe_plan(
         f"memory: {used:.0f} MiB with the data of the first training, and at least {least:.3g} MiB "
         "to train"
     )
-    yield _estimated_time(study, trainings, outputs)
+    yield _estimated_time(study, trainings, outputs, getattr(first, "problem", None))
 
 
 def _plural(number: int, noun: str) -> str:
@@ -251,8 +251,13 @@ def _some(names: list[str]) -> str:
     return f"{'; '.join(names[:MAX_NAMES])}{more}"
 
 
-def _estimated_time(study: Study, trainings: int, outputs: Path) -> str:
-    """Return the time per training and in total, from the most similar run that finished."""
+def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -> str:
+    """Return the time per training and in total, from the most similar comparable run that ended.
+
+    Runs are comparable if target, model and solver are of the same kinds. Their time is multiplied
+    by the ratios of rows and of inputs of the training data.
+    """
+    from kanrun.runs import find_run
     from kanrun.runs.index import RunIndex, flattened
 
     def differing(settings: Mapping[str, Any]) -> list[str]:
@@ -263,14 +268,23 @@ def _estimated_time(study: Study, trainings: int, outputs: Path) -> str:
     ended = index.rows(
         "status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)
     )
-    if not ended:
-        return f"time: unknown, since no run of {study.command} in {outputs} has ended"
-    row = min(ended, key=lambda row: len(differing(index.settings(row["name"]))))
-    differ = differing(index.settings(row["name"]))
+    found = [(differing(index.settings(row["name"])), row) for row in ended]
+    found = [pair for pair in found if not any(name.endswith(".kind") for name in pair[0])]
+    if not found:
+        return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
+    differ, row = min(found, key=lambda pair: len(pair[0]))
     seconds = float(row["seconds"]) / max(1, int(row["trainings"] or 1))
     more = " and more" if len(differ) > MAX_DIFFERENCES else ""
-    unlike = f", which differs in {', '.join(differ[:MAX_DIFFERENCES])}{more}" if differ else ""
+    about = f", which differs in {', '.join(differ[:MAX_DIFFERENCES])}{more}" if differ else ""
+    summary = find_run(row["name"], outputs).columns("summary")
+    if problem is not None and {"train_points", "shape"} <= summary.keys():
+        data, then = problem.dataset, int(summary["train_points"][0])
+        rows = sum(len(part.x) for part in (data.train, data.validation) if part is not None)
+        now, inputs = data.train.x.shape[1], int(str(summary["shape"][0]).partition("-")[0])
+        seconds *= rows / then * now / inputs
+        if (rows, now) != (then, inputs):
+            about += f"; scaled from {then} rows of {inputs} inputs to {rows} of {now}"
     return (
         f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
-        f"(from run {row['name']}{unlike})"
+        f"(from run {row['name']}{about})"
     )

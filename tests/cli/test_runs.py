@@ -176,12 +176,14 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun, fit):
     said = kanrun("fit", "--dry-run", "n_seeds=3")
     assert said.code == 0
     assert said.out.splitlines()[0] == "3 trainings: 1 cell x 3 seeds"
-    assert "time: unknown, since no run of fit in outputs has ended" in said.out
+    assert "time: unknown, since no comparable run of fit in outputs has ended" in said.out
     assert fit.seeds == []
     assert not Path("outputs").exists()
     kanrun("fit", "-q", "model.degree=2")
     again = kanrun("fit", "--dry-run", "n_seeds=3").out
     assert "from run fit/v0001, which differs in model.degree" in again
+    other = kanrun("fit", "--dry-run", "model=mlp").out
+    assert "no comparable run of fit" in other
     assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
     several = kanrun("fit", "--dry-run", "-m", "seed=0,1").out.splitlines()
     assert several[0] == "2 trainings: 2 points x 1 cell x 1 seed"
