@@ -74,26 +74,25 @@ def effect_table(
     are collinear.
     """
     x, rows = points.x, []
-    middle = np.median(x, axis=0)
-    taken = {j for places in categories.values() for j in places.values()}
+    middle, taken = np.median(x, axis=0), set[int]()
     for name, places in categories.items():
-        inside = np.append(np.eye(len(places)), np.zeros((1, len(places))), axis=0)
-        count = (x[:, None, [*places.values()]] == inside).all(2).sum(0)
-        moved = np.tile(middle, (len(inside), 1))
-        moved[:, [*places.values()]] = inside
+        every, mine = np.eye(len(places) + 1)[:, :-1], [*places.values()]
+        count = (x[:, None, mine] == every).all(2).sum(0)
         seen = count > 0
-        curves = _curves(model, moved[seen], [*places.values()], count[seen])
-        named = {"input": name, "level": np.array([*places, "(others)"])[seen]}
-        rows += _rows(named, np.flatnonzero(seen).astype(float), curves, outputs)
-    for j, name in enumerate(inputs):
-        if j in taken:
-            continue
+        moved = np.tile(middle, (len(every), 1))
+        moved[:, mine] = every
+        labels = {"input": name, "level": np.array([*places, "(others)"])[seen]}
+        curves = _curves(model, moved[seen], mine, count[seen])
+        rows += _rows(labels, np.flatnonzero(seen).astype(float), curves, outputs)
+        taken |= {*mine}
+    for j in sorted({*range(len(inputs))} - taken):
         at = np.unique(x[:, j])
         if len(at) > 2:
             at = np.linspace(at[0], at[-1], CURVE_POINTS)
         moved = np.tile(middle, (len(at), 1))
         moved[:, j] = at
-        rows += _rows({"input": name, "level": ""}, at, _curves(model, moved, [j]), outputs)
+        labels = {"input": inputs[j], "level": ""}
+        rows += _rows(labels, at, _curves(model, moved, [j]), outputs)
     return _joined(rows)
 
 
