@@ -213,12 +213,26 @@ def reduce_variables(data: SearchData) -> Reduction:
                     return reduction.then(step)
                 continue
             new = smooth_fit(then)
-            if new.error <= max(_ERROR_GROWTH * fit.error, ACCURATE):
+            error = new.error if fit.error < _TOLERANCE else _error_in_y(here, step, then, new)
+            if error <= max(_ERROR_GROWTH * fit.error, ACCURATE):
                 reduction, here, fit = reduction.then(step), then, new
                 break
         else:
             break
     return reduction
+
+
+def _error_in_y(
+    data: SearchData, step: Reduction, then: SearchData, fit: GaussianProcessFit
+) -> float:
+    """Return the larger of the errors of a fit after a step, relative to v and to y.
+
+    With noise, few points of large y / factor can hide that all others are wrong.
+    """
+    factor = to_numpy(step.factor, input_names(step.inputs))(data.validation_x)
+    v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
+    error = np.sqrt(np.mean((factor * v - data.validation_y) ** 2)) / data.y_std
+    return max(fit.error, float(error) if np.isfinite(error) else np.inf)
 
 
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:

@@ -8,6 +8,7 @@ import pytest
 from kanrun.engine.symbolic.multivariate import _powers, rational_function
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.relevance import _MANY, relevant_inputs
+from kanrun.engine.symbolic.symmetries import reduce_variables
 
 
 def data(x, y):
@@ -42,3 +43,12 @@ def test_monomials_of_many_inputs_are_those_of_few():
         every = itertools.product(range(degree + 1), repeat=inputs)
         assert _powers(inputs, degree) == sorted((p for p in every if sum(p) <= degree), key=sum)
     assert len(_powers(30, 2)) == 1 + 30 + 30 * 31 // 2
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_noise_makes_no_symmetry_of_few_large_quotients(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(-2, 2, (2, 160))
+    y = 3 * a - 2.4 * b**2 + 1.4 + 0.4 * rng.normal(size=160)
+    found = reduce_variables(data(np.column_stack([a, b]), y))
+    assert not found.changes
