@@ -285,7 +285,8 @@ class Reading:
         known, faults = read_numbers(values, self.missing)
         notes = list(_number_notes(name, values, faults))
         wrong, what = [*faults["text"], *faults["infinite"]], "numbers"
-        day_first, parts = None, None
+        day_first: bool | None = None
+        parts: tuple[str, ...] | None = None
         if wrong and name not in self.categorical:
             days, bad, day_first = read_days(values, self.missing, self.day_first)
             if len(bad["text"]) < len(wrong):
