@@ -153,7 +153,7 @@ class Growth:
             (last.network.shape[0] == 1, "a function of one input needs no hidden layer"),
             (len(last.stages) > 1 and _grid_limits(last), "the grid limits the error"),
             (len(lowest) - 1 - helped[-1] >= UNHELPFUL, "further nodes do not lower the error"),
-            (nodes >= self.policy.max_nodes, "the budget is spent"),
+            (nodes >= self.policy.max_nodes, "the nodes of model.budget are spent"),
             (per_node * (nodes + 1) > self._supported, "the points support no larger network"),
             (time_limit_reached(), "the time is over"),
         ):

@@ -93,7 +93,7 @@ def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
 def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
     rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
     network, record = grown(rough, Plan("lm", (4,), starts=4, growth=GrowthPolicy(1, 2)))
-    assert record.reason == "the budget is spent"
+    assert record.reason == "the nodes of model.budget are spent"
     shapes = [stage.network.shape for stage in record.tried]
     assert shapes == [(2, 1), (2, 1, 1)]
     best = min(record.tried, key=lambda stage: stage.selected)

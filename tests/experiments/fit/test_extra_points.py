@@ -1,0 +1,37 @@
+"""Points that join where a trained network errs most, and settings that cannot have any."""
+
+import pytest
+from kanrun.experiments.fit.extra_points import add_points
+from kanrun.experiments.fit.training import make_fit
+
+from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
+from kanrun.engine.training import fit
+from kanrun.errors import UsageError
+from kanrun.study.resources import generator
+
+
+def settings(noise=0.0, n_train=25):
+    return FitConfig(
+        target=ExpressionTarget("exp(2*x0 + x1)"),
+        model=KANConfig(hidden=[1], intervals=[4]),
+        solver=LMSolver(n_starts=2, steps=5, select_width=False),
+        sampling=SamplingConfig(n_train=n_train, n_test=500, noise=noise),
+        extra_points=200,
+    )
+
+
+@pytest.mark.slow
+def test_points_join_until_new_points_are_fitted_as_well():
+    one = make_fit(settings(), {}, 0)
+    before = fit(one.create, one.problem.data, one.plan, generator(0, "training"))
+    problem, after, ratio = add_points(one.problem, before, one.plan, 200, 0)
+    joined = len(problem.data.train) - len(one.problem.data.train)
+    assert joined in (50, 100, 150, 200)
+    assert len(problem.dataset.train) == len(problem.data.train)
+    assert after.errors.test < 0.5 * before.errors.test
+    assert ratio < 5
+
+
+def test_noise_admits_no_further_points():
+    with pytest.raises(UsageError, match="extra_points=200 needs a function without noise"):
+        make_fit(settings(noise=0.1), {}, 0)
