@@ -1,5 +1,8 @@
 """Networks of pykan and efficient-kan give the outputs that their libraries recorded."""
 
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,9 @@ def state_of(name):
     return torch.load(STATES / f"{name}_state", weights_only=True)
 
 
-def difference(network, name):
+def difference(network, name, folder=STATES):
     """Return the largest difference from the recorded outputs, relative to the largest output."""
-    points = torch.load(STATES / f"{name}_points", weights_only=True)
+    points = torch.load(folder / f"{name}_points", weights_only=True)
     apart = network(points["x"]).detach() - points["y"]
     return float(apart.abs().max() / points["y"].abs().max())
 
@@ -42,6 +45,14 @@ def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(na
     again = from_description(network.describe())
     again.load_state_dict(network.state_dict())
     assert difference(again, name) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("kan") is None, reason="pykan is not installed (extra peers)")
+def test_networks_that_pykan_trains_now_give_its_outputs(tmp_path):
+    subprocess.run([sys.executable, STATES / "make_pykan_states.py"], cwd=tmp_path, check=True)
+    for name in ("trained", "pruned", "affine", "products", "arities"):
+        assert difference(KAN.from_pykan(tmp_path / name), name, tmp_path) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
