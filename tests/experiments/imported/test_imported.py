@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kanrun.experiments.imported.network import read_model
 
 from kanrun import load_run
 from kanrun.cli.app import main
+from kanrun.config import ImportConfig
 
 STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
 
@@ -44,12 +46,16 @@ def test_export_and_report_work(outputs, tmp_path):
     assert "period" in file.read_text("utf-8")
 
 
-def test_samples_are_the_inputs_of_the_checkpoint(tmp_path):
-    assert main(["import", str(STATES / "trained"), "--outputs", str(tmp_path), "-q"]) == 0
+def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid():
     stored = torch.load(STATES / "trained_cache_data", weights_only=True).numpy()
-    points = load_run("import/1", tmp_path).tables["predictions"].query("split != 'grid'")
-    samples = points[["input:x0", "input:x1"]].to_numpy()
+    data = read_model(ImportConfig(file=str(STATES / "trained")), 0).problem.dataset
+    samples = np.concatenate([data.train.x, data.validation.x, data.test.x])
     np.testing.assert_array_equal(np.sort(samples, 0), np.sort(stored, 0))
+    data = read_model(ImportConfig(file=str(STATES / "efficient_kan_b.pt")), 0).problem.dataset
+    assert len(data.train.x) + len(data.validation.x) + len(data.test.x) == 2000
+    grid = torch.load(STATES / "efficient_kan_b.pt", weights_only=True)["layers.0.grid"].numpy()
+    assert np.all(np.abs(data.train.x.min(0) - grid[:, 2]) < 0.02)
+    assert np.all(np.abs(data.train.x.max(0) - grid[:, -3]) < 0.02)
 
 
 @pytest.mark.parametrize(
