@@ -63,6 +63,8 @@ LECTURE = {
         "order_points=200",
         "order_intervals=[20,40]",
         "order_first_grid=20",
+        "solver.n_starts=1",
+        "solver.smoothness_weight=1e-20",
     ),
 }
 

@@ -15,7 +15,7 @@ from kanrun.engine.training import (
     Step,
     TrainingData,
     TrainingState,
-    loop,
+    grid_training,
     train,
 )
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
@@ -80,7 +80,7 @@ def steps(events):
 @pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if kind.builder])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
+    monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
     create, settings = NETWORKS[network]
     plan = Plan(
         solver,
