@@ -97,8 +97,7 @@ def base_values(
         return torch.zeros_like(x)
     if derivative or is_traced():
         return _continued(x, name, grid, derivative)
-    values: Tensor = _Base.apply(x, name, grid)
-    return values
+    return _base(x, name, grid)
 
 
 class _Base(torch.autograd.Function):
@@ -112,8 +111,11 @@ class _Base(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        name, grid = ctx.rest
-        return gradient * _continued(*ctx.saved_tensors, name, grid, 1), None, None
+        (x,), (name, grid) = ctx.saved_tensors, ctx.rest
+        return gradient * _continued(x, name, grid, 1), None, None
+
+
+_base: Callable[[Tensor, str, Grid], Tensor] = _Base.apply
 
 
 def _continued(x: Tensor, name: str, grid: Grid, derivative: int) -> Tensor:

@@ -22,6 +22,7 @@ arithmetic itself.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from fractions import Fraction
 from math import factorial
 from typing import Any, NamedTuple
@@ -107,8 +108,7 @@ def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
     """Return a derivative by x, in units of the place's scale, differentiable in x."""
     if is_traced():
         return _plain(locate(x, grid), grid, derivative)
-    values: Tensor = _LocalBasis.apply(x, place, grid, derivative)
-    return values
+    return _local_basis(x, place, grid, derivative)
 
 
 class _LocalBasis(torch.autograd.Function):
@@ -125,6 +125,9 @@ class _LocalBasis(torch.autograd.Function):
         place, *_ = ctx.rest
         slope = _derivative(*ctx.saved_tensors, *ctx.rest)
         return (gradient * slope).sum(-1) * place.scale, None, None, None
+
+
+_local_basis: Callable[[Tensor, Place, Grid, int], Tensor] = _LocalBasis.apply
 
 
 def _plain(place: Place, grid: Grid, derivative: int) -> Tensor:
@@ -382,6 +385,9 @@ class _Slope(torch.autograd.Function):
             one, other = (factors[i] for i in FACTORS if i != by)
             found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
         return None, *found, None, None
+
+
+_slope: Callable[[int, Tensor, Tensor, Tensor, int], Tensor] = _Slope.apply
 
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:

@@ -35,10 +35,12 @@ INFORMATION = ("information", "information_block", "information_diagonal")
 #: Maximum number of unknowns of which all pairs are kept: a factor of 128 MB.
 MAX_UNKNOWNS = 4000
 #: Weight of the memory relative to the mean squared error of a new phase: an error that is
-#: remembered costs 10 times the same error on new data.
+#: remembered costs 10 times the same error on new data. Chosen on five peaks and a [1, 5, 1] KAN
+#: with 40 intervals: 1 forgets ten times as much, 1000 keeps later phases from being learned.
 WEIGHT = 100.0
-#: Weight of the initial numbers of the unknowns, a prior without which directions that no phase
-#: determines drift until activations leave their grids.
+#: Weight of the initial numbers of the unknowns. Without this prior, directions that no phase
+#: determines drift until activations leave their grids (errors of 1e4 on the same peaks); 1e-4
+#: leaves errors of 0.05.
 PRIOR = 1e-8
 #: Samples whose rows are reduced at once.
 PIECE = 1024
