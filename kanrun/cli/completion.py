@@ -142,7 +142,7 @@ class _Call:
         setting = self._keys[key]
         names = [*(self._known_names(key) or setting.choices)]
         defaults = [one for one in [setting.default] if one not in ("", "null", "must be given")]
-        if setting.type.startswith("list"):
+        if setting.type.startswith("list") and " or text" not in setting.type:
             return [*(f"[{one}" for one in names), *defaults]
         return names or defaults
 
