@@ -65,9 +65,11 @@ def _page(runs: Sequence[Run]) -> str:
     names, sources, compared = ", ".join(run.name for run in runs), list[str](), list[str]()
     if len(runs) > 1:
         comparison = RunComparison([run.best for run in runs])
-        sides = {"Settings that differ": comparison.settings, "Results": comparison.results}
-        for title, side in sides.items():
-            compared += [_tag("h3", title), _table(comparison.columns(side))] if side else []
+        if comparison.results:
+            compared += [_tag("h3", "Results"), _table(comparison.columns(comparison.results))]
+        if comparison.settings:
+            table = _table(comparison.columns(comparison.settings))
+            compared.append(_folded("Settings that differ", table))
     room = (LARGEST - TEXT) // len(runs)
     sections = [f"<section>{_section(run, sources, room)}</section>" for run in runs]
     body = [_tag("h1", names), *compared, *sections, *sources]
