@@ -117,22 +117,19 @@ def tables_of(pieces: Document, settings: LutSettings) -> Tables:
                 "--format lut needs edges that are continuous splines, without a limit of the "
                 "error otherwise. Export this model with --format c."
             )
-    limit, smallest = settings.max_error or np.inf, np.inf
-    for bits in settings.candidates():
-        found = _tables(pieces, _Builder(*bits))
-        if found.accumulator_bits > settings.accumulator_bits:
-            continue
-        smallest = min(smallest, float(found.bounds.max()))
-        if smallest <= limit:
-            return found
-    if smallest == np.inf:
+    candidates, limit = settings.candidates(), settings.max_error or np.inf
+    if limit < np.inf and (best := _tables(pieces, candidates[-1]).bounds.max()) > limit:
         raise UsageError(
-            f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
-            f"{found.accumulator_bits}. Raise it, or lower input_bits or output_bits."
+            f"max_error={limit:g} cannot be proven: the smallest bound is {best:.2g}. Allow a "
+            "larger error, or more bits if you gave them."
         )
+    for bits in candidates:
+        found = _tables(pieces, bits)
+        if found.accumulator_bits <= settings.accumulator_bits and found.bounds.max() <= limit:
+            return found
     raise UsageError(
-        f"max_error={limit:g} cannot be proven: the smallest bound is {smallest:.2g}. Allow a "
-        "larger error, or more bits if you gave them."
+        f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
+        f"{found.accumulator_bits}. Raise it, or lower input_bits or output_bits."
     )
 
 
@@ -148,7 +145,9 @@ class _Nodes(NamedTuple):
     errors: Floats
 
 
-def _tables(pieces: Document, builder: _Builder) -> Tables:
+def _tables(pieces: Document, bits: tuple[int, int, int]) -> Tables:
+    """Return the tables with these (input, index, output) bits."""
+    builder = _Builder(*bits)
     layers, domain = list(pieces["layers"]), np.array(pieces["domain"])
     ways, units = pieces["input_map"], pieces["output_map"] or _IDENTITY * len(pieces["classes"])
     if "points" in ways[0]:
@@ -185,7 +184,7 @@ class _Builder:
     def __init__(self, codes: int, index: int, entries: int) -> None:
         self.codes, self.part, self.entries = codes, codes - index, 2**entries - 1
         self.accumulator_bits = 0
-        self._tables: dict[tuple[int, ...], int] = {}
+        self._tables: dict[bytes, int] = {}  # numbers of tables by their entries
         self.model: Document = {
             "input_bits": codes,
             "fraction_bits": self.part,
@@ -216,7 +215,7 @@ class _Builder:
         self.model |= {
             "result_bits": 32 if ends < 2**31 else 64,
             "places": _rounded(-np.log2(unit)).tolist(),
-            "tables": list(map(list, self._tables)),
+            "tables": [np.frombuffer(table, np.int64).tolist() for table in self._tables],
         }
         errors = scales * sums.errors + unit / 2 + ROUNDING * np.abs(low)
         return _Nodes(low, unit, sums.highest, errors)
@@ -246,10 +245,10 @@ class _Builder:
         own, highest = [], np.zeros(count, dtype=object)
         for edge, each in zip(edges, values, strict=True):
             i, o = edge["from"], edge["to"]
-            table = tuple(_rounded((each - each.min()) / (unit[o] * spread)))
-            number = self._tables.setdefault(table, len(self._tables))
+            table = np.rint((each - each.min()) / (unit[o] * spread)).astype(np.int64)
+            number = self._tables.setdefault(table.tobytes(), len(self._tables))
             own.append({"from": i, "to": o, "table": number})
-            highest[o] += max(table) * spread
+            highest[o] += int(table.max()) * spread
             ends = nodes.low[i], nodes.low[i] + nodes.unit[i] * float(nodes.highest[i])
             errors[o] += _error(layer, edge, ends, nodes.errors[i], step[i] if self.part else 0.0)
             errors[o] += unit[o] * spread / 2 + ROUNDING * np.abs(each).max()

@@ -56,7 +56,7 @@ def test_text_and_latex_name_the_inputs():
     )
 
 
-def test_names_units_and_domain_of_the_user() -> None:
+def test_names_units_and_domain_of_the_user():
     one = stored("m*v^2/2", output="E")
     one |= {"variables": ["m", "v"], "inputs": ["m", "v"], "domain": [[1, 2], [0, 30.5]]}
     one |= {"units": {"v": "m/s", "E": "J"}}
@@ -74,18 +74,18 @@ def test_names_units_and_domain_of_the_user() -> None:
 SPLINE = BSpline(np.arange(-3, 9) / 5 + 2.0, [1.0, -2, 0.5, 3, 1, -1, 2, 0.3], 3)
 
 
-def partly_numeric() -> dict[str, Any]:
+def partly_numeric():
     splines = {"f1": (SPLINE.t.tolist(), SPLINE.c.tolist())}
     return stored("2*f1(x0*x1) + x1", splines=splines)
 
 
-def numeric_value(x0: Any, x1: Any) -> Any:
+def numeric_value(x0, x1):
     t = np.asarray(x0) * x1
     held = np.clip(t, 2, 3)
     return 2 * (SPLINE(held) + (t - held) * SPLINE(held, nu=1)) + x1
 
 
-def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path: Path) -> None:
+def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path):
     x0, x1 = np.linspace(1.5, 3.5, 200), np.linspace(1.2, 0.9, 200)
     (tmp_path / "f.py").write_bytes(formula_bytes([partly_numeric()], "python", "f.py", "f"))
     f = runpy.run_path(str(tmp_path / "f.py"))["f"]
@@ -99,7 +99,7 @@ def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path: Path) ->
     assert float(done.stdout) == pytest.approx(numeric_value(2.2, 1.1), rel=1e-12)
 
 
-def test_partly_numeric_formulas_in_latex_have_their_splines() -> None:
+def test_partly_numeric_formulas_in_latex_have_their_splines():
     latex = formula_bytes([partly_numeric()], "formula", "f.tex", "f").decode()
     assert r"y = x_{1} + 2 f_{1}{\left(x_{0} x_{1} \right)}" in latex
     assert r"f_{1}\left(t\right) = \begin{cases}" in latex

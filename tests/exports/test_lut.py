@@ -1,13 +1,9 @@
 """Integer tables: C equals its reference in every bit, and no error exceeds the proven bound."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import shutil
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +15,6 @@ from kanrun.errors import UsageError
 from kanrun.exports import lut
 from kanrun.exports import lut_reference as reference
 from kanrun.exports.document import document_of, in_pieces
-from kanrun.study.model import Model
 from kanrun.study.prediction import network_outputs, predicted_values
 
 CONTINUOUS = ("products", "table", "classes", "bspline", "degree 1", "base relu")
@@ -27,37 +22,37 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C 
 
 
 @pytest.fixture(autouse=True)
-def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_points(monkeypatch):
     monkeypatch.setattr(reference, "POINTS", 2000)
 
 
-def tables(one: Model, **options: Any) -> lut.Tables:
+def tables(one, **options):
     return lut.tables_of(in_pieces(document_of(one)), lut.LutSettings(**options))
 
 
-def exported(one: Model, folder: Path, **options: Any) -> dict[str, Any]:
+def exported(one, folder, **options):
     one.export("lut", folder / "m.c", **options)
     return runpy.run_path(str(folder / "m.py"))
 
 
-def ends_and_points(one: Model) -> np.ndarray:
+def ends_and_points(one):
     low, high = one.domain.T
     rows = np.random.default_rng(2).uniform(low, high, (2000, len(low)))
     return np.concatenate([rows, [low, high]])
 
 
-def scores(one: Model, x: np.ndarray) -> np.ndarray:
+def scores(one, x):
     return network_outputs(one, x) if one.classes else predicted_values(one, x)
 
 
-def lut_values(one: Model, found: lut.Tables, x: np.ndarray) -> np.ndarray:
+def lut_values(one, found, x):
     data = {"domain": one.domain.tolist(), **found.model}
     return reference.values(data, reference.evaluate(data, reference.codes(data, x)))
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.parametrize("index", [5, 10])
-def test_no_error_exceeds_the_bound(name: str, index: int) -> None:
+def test_no_error_exceeds_the_bound(name, index):
     """With interpolation between entries, and without."""
     one = MODELS[name]()
     found = tables(one, input_bits=10, index_bits=index, output_bits=9)
@@ -68,7 +63,7 @@ def test_no_error_exceeds_the_bound(name: str, index: int) -> None:
 
 
 @pytest.mark.parametrize("index", [4, 8, 16])
-def test_the_bound_of_a_single_edge_is_nearly_reached(index: int) -> None:
+def test_the_bound_of_a_single_edge_is_nearly_reached(index):
     one = MODELS["bspline"]()
     x = np.linspace(*one.domain[0], 20001)[:, None]
     found = tables(one, index_bits=index)
@@ -78,9 +73,7 @@ def test_the_bound_of_a_single_edge_is_nearly_reached(index: int) -> None:
 
 @needs_cc
 @pytest.mark.parametrize(("name", "bits"), [("products", 16), ("classes", 8), ("table", 12)])
-def test_the_test_bench_finds_c_equal_and_a_wrong_bit(
-    name: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_test_bench_finds_c_equal_and_a_wrong_bit(name, bits, tmp_path, monkeypatch):
     found = exported(MODELS[name](), tmp_path, input_bits=bits, output_bits=bits)
     monkeypatch.setitem(found["main"].__globals__, "POINTS", 2000)
     source, data = tmp_path / "m.c", found["MODEL"]
@@ -92,7 +85,7 @@ def test_the_test_bench_finds_c_equal_and_a_wrong_bit(
 
 
 @needs_cc
-def test_names_and_codes_beyond_the_domain_do_no_harm(tmp_path: Path) -> None:
+def test_names_and_codes_beyond_the_domain_do_no_harm(tmp_path):
     one = hostile()
     found = exported(one, tmp_path, input_bits=6, index_bits=6)
     assert found["MODEL"]["inputs"] == list(one.inputs)
@@ -108,7 +101,7 @@ def test_names_and_codes_beyond_the_domain_do_no_harm(tmp_path: Path) -> None:
     )
 
 
-def test_max_error_chooses_the_smallest_tables_that_prove_it() -> None:
+def test_max_error_chooses_the_smallest_tables_that_prove_it():
     one = model(kan(base="silu"))
     loose, tight = (tables(one, max_error=limit) for limit in (1.0, 0.1))
     assert loose.bounds.max() <= 1.0
@@ -123,7 +116,7 @@ def test_max_error_chooses_the_smallest_tables_that_prove_it() -> None:
         tables(one, max_error=1e-9, index_bits=4)
 
 
-def test_accumulators_of_given_width() -> None:
+def test_accumulators_of_given_width():
     one = model(kan())
     needed = tables(one).accumulator_bits
     assert tables(one, accumulator_bits=needed).accumulator_bits == needed
@@ -132,12 +125,12 @@ def test_accumulators_of_given_width() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "degree 0", "beyond zero", "windows"])
-def test_edges_without_a_limit_of_the_error_are_refused(name: str) -> None:
+def test_edges_without_a_limit_of_the_error_are_refused(name):
     with pytest.raises(UsageError, match="continuous splines"):
         tables(MODELS[name]())
 
 
-def test_options_are_checked(tmp_path: Path) -> None:
+def test_options_are_checked(tmp_path):
     one = model(kan())
     for options, sentence in (
         ({"input_bits": 25}, "input_bits=25 must be a whole number from 2 to 24"),
@@ -154,7 +147,7 @@ def test_options_are_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_slopes_and_curvatures_of_base_functions_are_bounds(name: str) -> None:
+def test_slopes_and_curvatures_of_base_functions_are_bounds(name):
     x = torch.linspace(-9, 9, 40001, dtype=torch.float64, requires_grad=True)
     slope = SLOPES[name](x)
     steep, bent, corner = lut.SLOPES[name]
