@@ -175,7 +175,7 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "test_rmse": errors.test,
         "relative_error": relative_error(errors.reported, dataset),
         **scores(network, problem),
-        "solver": fit.plan.solver if stepped else "least squares",
+        "solver": fit.plan.solver if stepped or fit.plan.growth else "least squares",
         "seconds": trained.seconds,
     }
     if not dataset.classes and points_of(dataset.test):

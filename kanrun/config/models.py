@@ -90,13 +90,9 @@ class KANConfig:
     kind: str = "kan"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for settings that go with widths, or with their search, alone."""
+        """Yield an error for a budget of a search that widths leave out."""
         if self.hidden != AUTO and self.budget != "normal":
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
-        if self.hidden == AUTO and self.edge_scaling == "single":
-            yield f"{at}hidden=auto needs {at}edge_scaling=separate."
-        if self.hidden == AUTO and self.multiplication_nodes:
-            yield f"{at}multiplication_nodes needs widths. Set {at}hidden, such as [5]."
 
 
 @model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.mlp:MLP", label="MLP")

@@ -178,7 +178,7 @@ def check_model(model: Any, inputs: int) -> None:
             f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
             "here."
         )
-    products = vars(model).get("multiplication_nodes", ())
+    products, hidden = vars(model).get("multiplication_nodes", ()), widths_of(hidden)
     if products and (
         len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))
     ):
@@ -313,7 +313,15 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
 
 def _growth(model: KANConfig, solver: Any) -> GrowthPolicy:
-    """Return the limits of the budget; solver.n_starts replaces its number of candidates."""
+    """Return the limits of the budget; solver.n_starts replaces its number of candidates.
+
+    Raises UsageError for edges and nodes that no growth adds.
+    """
+    for name, usual in (("edge_scaling", "separate"), ("multiplication_nodes", [])):
+        if (given := getattr(model, name)) != usual:
+            raise UsageError(
+                f"model.{name}={given} needs a given shape. Set model.hidden, such as [5]."
+            )
     policy = BUDGETS[model.budget]
     return replace(policy, n_candidates=solver.n_starts or policy.n_candidates)
 
