@@ -290,7 +290,8 @@ def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str
     look: Any = {"cmap": "Blues", "vmin": 0, "vmax": max(1, counts.max())}
     image = heat_map(axes, counts, labels, labels, "{:.0f}".format, **look)
     right = (rows["truth"] == rows["guess"]).sum() / max(1, len(rows))
-    title = f"{shorten(output)}, {split}: {right:.1%} correct"
+    largest = counts.sum(1).max(initial=0) / max(1, len(rows))
+    title = f"{shorten(output)}, {split}: {right:.1%} correct\n(largest class {largest:.1%})"
     axes.set(xlabel="prediction", ylabel="truth", title=title)
     ticks = MaxNLocator(5, integer=True)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points", ticks=ticks)

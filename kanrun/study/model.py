@@ -228,7 +228,8 @@ class Model:
         """Draw a figure of the training.
 
         Args:
-            name: "network", "edges", "predictions", "residuals", "loss" or "effects".
+            name: "network", "edges", "predictions", "residuals", "loss", "effects", "pair_maps" or
+                "class_curves" (ROC, precision-recall and calibration on held-out rows).
 
         Returns:
             A matplotlib figure.

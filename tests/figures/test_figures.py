@@ -265,7 +265,7 @@ def test_labels_stand_in_a_confusion_matrix() -> None:
     counts = np.asarray(axes.images[0].get_array())
     assert counts.sum() == 60
     assert counts[0, 1] + counts[1, 0] == 6
-    assert axes.get_title() == "kind, test: 90.0% correct"
+    assert axes.get_title() == "kind, test: 90.0% correct\n(largest class 53.3%)"
 
 
 def test_two_inputs_give_a_map_of_the_labels() -> None:
