@@ -283,7 +283,7 @@ class Reading:
         numbers nor dates. Raises UsageError for a column with fewer of these.
         """
         known, faults = read_numbers(values, self.missing)
-        notes = list(_number_notes(name, values, faults))
+        notes = list(number_notes(name, values, faults))
         wrong, what = [*faults["text"], *faults["infinite"]], "numbers"
         day_first: bool | None = None
         parts: tuple[str, ...] | None = None
@@ -335,7 +335,7 @@ def encode_columns(
     return None if complete else code, code.encode(raw)[0], notes
 
 
-def _number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> Iterator[str]:
+def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> Iterator[str]:
     """Yield sentences on numbers that Python would not read, and on unusual words for missing."""
     if faults["text"]:
         return

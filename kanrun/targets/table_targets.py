@@ -25,6 +25,7 @@ from kanrun.targets.encoding import (
     column_kinds,
     encode_columns,
     labels_of,
+    number_notes,
     numbers_of,
     read_inputs,
 )
@@ -88,6 +89,9 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
         )
     code, x, said = rows.encode(inputs)
     y, classes = rows.outputs()
+    for name in () if classes else asked.outputs:
+        values = rows.table.columns[name]
+        notes += number_notes(name, values, read_numbers(values, rows.words)[1])
     test = None
     if asked.test_path:
         others = _Rows(asked, asked.test_path, [*inputs, *asked.outputs])

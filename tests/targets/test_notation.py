@@ -72,6 +72,14 @@ def test_dates(texts, day_first, first):
     assert days[0] == pytest.approx(np.datetime64(first, "m").astype(float) / 1440, abs=1e-9)
 
 
+def test_an_output_of_written_numbers_is_named_too(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("a,y\n1,$2.50\n2,4\n3,$7\n")
+    target = build_target(TableTarget(path=str(path), outputs=["y"]))
+    assert target.points.y[:, 0].tolist() == [2.5, 4, 7]
+    assert target.notes == ("column 'y' is read as numbers: '$2.50' is 2.5",)
+
+
 def test_the_order_of_ambiguous_dates_is_said_set_and_kept(tmp_path):
     months = [f"0{i % 9 + 1}/02/2021" for i in range(20)]
     target = built(tmp_path, months)
