@@ -336,7 +336,8 @@ def effects(
     for axes, name in zip(panels, shown, strict=True):
         own = part[part["input"] == name].sort_values("x")
         for colour, (output, rows) in zip(CYCLE, own.groupby("output"), strict=False):
-            levels, look = rows["level"].fillna(""), {"color": colour, "label": shorten(output)}
+            levels = rows["level"].fillna("")
+            look: Any = {"color": colour, "label": shorten(output)}
             if levels.all():
                 bars = rows[["lower", "upper"]].sub(rows["value"], axis=0).abs().T
                 axes.errorbar(rows["x"], rows["value"], bars, fmt="o", **look)

@@ -208,10 +208,10 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
         )
     names = (*vocabulary.variables, *found, *vocabulary.constants)
-    known = {*names, *CONSTANTS, *FUNCTIONS}
+    declared = {*names, *CONSTANTS, *FUNCTIONS}
     for name in re.findall(rf"{_NAME.pattern}+(?!\s*\()", text):  # the parser names functions
-        if name not in known:
-            near = did_you_mean(name, known) or "."
+        if name not in declared:
+            near = did_you_mean(name, declared) or "."
             raise UsageError(
                 f"equation {text!r}: unknown name {name!r}{near} Declare a number with "
                 f"equation.constants={{{name}: 1}}, a number to be found with "

@@ -150,7 +150,7 @@ def training_figures(
         yield "effects", partial(figures.effects, *columns)
     if "pair_maps" in tables:
         yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
-    classifies = any(name.endswith("accuracy") for name in tables["summary"])
+    classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
     if "metrics" in tables:
         error = "RMSE of the class probabilities" if classifies else "RMSE"
         yield "loss", partial(figures.loss_curve, tables["metrics"], error)

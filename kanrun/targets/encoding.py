@@ -23,13 +23,8 @@ from kanrun.targets.notation import (
     read_numbers,
     text_of,
 )
-from kanrun.targets.table_files import (
-    DEFAULT_LIMITS,
-    ColumnBlock,
-    TableLimits,
-    column_types,
-    read_blocks,
-)
+from kanrun.targets.table_files import ColumnBlock, column_types, read_blocks
+from kanrun.targets.text_files import DEFAULT_LIMITS, TableLimits
 
 MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
 #: Levels beyond which a warning names the column: numbers and dates in a notation that is not

@@ -171,7 +171,8 @@ def importance_table(
     def losses(x: ndarray) -> ndarray:
         """Return the loss on all rows, then on each part."""
         found = model.predict(x)
-        return np.array([loss_of(found[p], some.y[p], classes) for p in (slice(None), *parts)])
+        each = [np.arange(len(some)), *parts]
+        return np.array([loss_of(found[rows], some.y[rows], classes) for rows in each])
 
     before, u = losses(some.x), model.inputs.apply(some.x)
     order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(some))
@@ -182,7 +183,7 @@ def importance_table(
             together = np.sum([part.fit.effect(j, u) for j in inputs], axis=0)
             effect[place] += part.weight * unit * np.sqrt(together.var(0).sum())
         moved = some.x.copy()
-        moved[:, inputs] = moved[np.ix_(order, inputs)]
+        moved[:, inputs] = moved[order][:, inputs]
         increase.append(losses(moved) - before)
     importance, *others = np.transpose(increase)
     largest = np.argsort(-importance, kind="stable")
