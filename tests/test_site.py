@@ -6,8 +6,6 @@ comment are stopped by `max_cpu_seconds=60`, which the lecture proposes. So are 
 of the reader's.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
@@ -15,9 +13,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,10 +29,8 @@ QUICK = ("training_loop", "experiment")  # pages whose Python needs no run
 MINUTE = 60
 
 
-def load_generated() -> Any:
+def load_generated():
     spec = importlib.util.spec_from_file_location("generated", DOCS / "generated.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -45,23 +39,23 @@ def load_generated() -> Any:
 SITE = load_generated()
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - {DOCS / "lecture.md"})]
 #: Text of each page with code by its name, or what makes it.
-TEXTS: dict[str, Any] = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
+TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
     name.removesuffix(".md"): text for name, text in SITE.lecture().items()
 }
 TEXTS = {name: text for name, text in TEXTS.items() if "```" in text} | {"export": SITE.export}
 
 
 @pytest.fixture
-def generated() -> Any:
+def generated():
     return SITE
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
+def blocks(text):
     """The language and content of each block of code."""
     return re.findall(r"^```(.*?)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_lecture_is_whole_in_its_chapters(generated: Any) -> None:
+def test_the_lecture_is_whole_in_its_chapters(generated):
     chapters, text = generated.lecture(), (DOCS / "lecture.md").read_text(encoding="utf-8")
     assert len(chapters) == text.count("\n## ") + 1
     assert sum(len(chapter.split()) for chapter in chapters.values()) == len(text.split())
@@ -75,12 +69,12 @@ def test_the_lecture_is_whole_in_its_chapters(generated: Any) -> None:
                 assert anchor in map(generated.slug, headings)
 
 
-def test_every_key_is_on_its_page(generated: Any) -> None:
+def test_every_key_is_on_its_page(generated):
     page = generated.keys()
     assert [key.path for key in keys_of() if f"| `{key.path}` |" not in page] == []
 
 
-def test_every_figure_of_the_lecture_has_its_command_in_the_gallery(generated: Any) -> None:
+def test_every_figure_of_the_lecture_has_its_command_in_the_gallery(generated):
     page = generated.gallery()
     shown = set(re.findall(r"!\[[^\]]+\]\(figures/([\w.]+)\)", page))
     assert shown == set(
@@ -90,7 +84,7 @@ def test_every_figure_of_the_lecture_has_its_command_in_the_gallery(generated: A
 
 
 @pytest.mark.slow
-def test_every_public_name_is_in_the_reference(generated: Any) -> None:
+def test_every_public_name_is_in_the_reference(generated):
     import kanrun
 
     page = generated.reference()
@@ -100,7 +94,7 @@ def test_every_public_name_is_in_the_reference(generated: Any) -> None:
     ]
 
 
-def test_every_page_is_in_the_navigation(generated: Any) -> None:
+def test_every_page_is_in_the_navigation(generated):
     named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} | {
         *generated.lecture(),
@@ -113,7 +107,7 @@ def test_every_page_is_in_the_navigation(generated: Any) -> None:
 
 
 @pytest.fixture
-def space(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def space(monkeypatch):
     """Return the namespace of a page's Python; unregister its components afterwards."""
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
@@ -122,7 +116,7 @@ def space(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_python_of_a_page_runs(name: str, space: dict[str, Any]) -> None:
+def test_python_of_a_page_runs(name, space):
     for language, text in blocks(TEXTS[name]):
         if language == "python":
             exec(compile(text, f"{name}.md", "exec"), space)
@@ -140,13 +134,13 @@ Data:   y               x
 """
 
 
-def shortened(block: str) -> str:
+def shortened(block):
     """Return the block with `max_cpu_seconds=60` added to slow commands.
 
     Slow by its comment, on a file of the reader's, or with a longer limit.
     """
 
-    def limited(found: re.Match[str]) -> str:
+    def limited(found):
         seconds = re.match(r"(\d+) s", found[2])
         long = int(seconds[1]) > MINUTE if seconds else "minutes" in found[2]
         return f"{found[1]} max_cpu_seconds={MINUTE}" if long else found[0]
@@ -157,7 +151,7 @@ def shortened(block: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def furnished(tmp_path_factory):
     """Make a folder with docs/examples/, three runs, and stand-ins for the reader's files."""
     folder = tmp_path_factory.mktemp("furnished")
     shutil.copytree(DOCS / "examples", folder / "docs" / "examples")
@@ -197,14 +191,14 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster() -> Iterator[str]:
+def cluster():
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as local:
         yield str(local.scheduler_address)
 
 
-def run_shell(block: str, folder: Path) -> None:
+def run_shell(block, folder):
     """Run the block by bash as a reader does who answers y; raises where a command fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     call = ["bash", "-euo", "pipefail", "-c", block]
@@ -222,14 +216,7 @@ def run_shell(block: str, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_block_of_a_page_runs(
-    name: str,
-    furnished: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    request: Any,
-    space: dict[str, Any],
-) -> None:
+def test_every_block_of_a_page_runs(name, furnished, tmp_path, monkeypatch, request, space):
     shutil.copytree(furnished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     text = TEXTS[name]() if callable(TEXTS[name]) else TEXTS[name]
@@ -245,7 +232,7 @@ def test_every_block_of_a_page_runs(
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_the_network(tmp_path: Path) -> None:
+def test_the_site_builds_without_the_network(tmp_path):
     pytest.importorskip("mkdocs")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)

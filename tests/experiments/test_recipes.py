@@ -1,10 +1,7 @@
 """Recipes are cheap to import: help, errors and registries need no packages of training."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +19,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_loads_nothing_heavy_and_has_the_four_functions(name: str, tmp_path: Path) -> None:
+def test_a_recipe_loads_nothing_heavy_and_has_the_four_functions(name, tmp_path):
     code = f"""
 import sys
 import kanrun.experiments.{name} as recipe

@@ -1,7 +1,5 @@
 """Makes the makers of models importable."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,16 +1,13 @@
 """Trained models of every kind, for the tests of exports."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from kanrun.engine.equations import Field, OutputForm, Windows
 from kanrun.engine.layers import BASES, EdgeSpec
-from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Polynomial
 from kanrun.study.model import Model
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.encoding import ColumnCode, TableCode
@@ -26,16 +23,11 @@ HOSTILE = (
 )
 
 
-def generator() -> torch.Generator:
+def generator():
     return torch.Generator().manual_seed(0)
 
 
-def kan(
-    shape: tuple[int, ...] = (2, 3, 1),
-    intervals: int = 5,
-    products: tuple[int, ...] = (),
-    **spec: Any,
-) -> KAN:
+def kan(shape=(2, 3, 1), intervals=5, products=(), **spec):
     domain = torch.tensor([[-1.0, 2.0]] * shape[0], dtype=torch.float64)
     network = KAN.create(
         shape,
@@ -55,7 +47,7 @@ def kan(
     return network
 
 
-def model(network: Network, **more: Any) -> Model:
+def model(network, **more):
     count, outputs = network.shape[0], network.shape[-1]
     named = Model(
         network,
@@ -69,35 +61,35 @@ def model(network: Network, **more: Any) -> Model:
     return replace(named, **more)
 
 
-def curve(kind: Any, functions: int, **more: Any) -> Any:
+def curve(kind, functions, **more):
     made = kind(functions, 2, torch.tensor([[-1.0, 2.0]], dtype=torch.float64), **more)
     with torch.no_grad():
         made.coefficients.normal_(0, 1, generator=generator())
     return made
 
 
-def classifier() -> Model:
+def classifier():
     return model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue"))
 
 
-def field(low: float = 0.0, **more: Any) -> Field:
+def field(low=0.0, **more):
     box = torch.tensor([[8.0, 14.0], [low, low + 1.0]], dtype=torch.float64)
     sizes = torch.tensor([2.0, -0.3], dtype=torch.float64)
     return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes, **more)
 
 
-def solution() -> Model:
+def solution():
     return model(field(9.0), input_scaling=Scaling.identity(2), output_scaling=Scaling.identity(2))
 
 
-def windows() -> Model:
+def windows():
     fields = [field(low) for low in (9.0, 10.0, 11.0)]
     for number, each in enumerate(fields):
         each.network.edge_layers[0].coefficients.data += number
     return replace(solution(), network=Windows(fields))
 
 
-def table() -> Model:
+def table():
     """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
     code = TableCode(
         (
@@ -122,7 +114,7 @@ def table() -> Model:
     )
 
 
-MODELS: dict[str, Any] = {
+MODELS = {
     "mlp": lambda: model(MLP((2, 5, 2), "silu", dtype=torch.float64, generator=generator())),
     "mlp gelu": lambda: model(MLP((2, 5, 2), "gelu", dtype=torch.float64, generator=generator())),
     "polynomial": lambda: model(curve(Polynomial, 9)),
@@ -147,7 +139,7 @@ MODELS |= {
 }
 
 
-def hostile() -> Model:
+def hostile():
     code = TableCode(
         (ColumnCode(HOSTILE[0], HOSTILE[1:4]), *(ColumnCode(name) for name in HOSTILE[4:]))
     )

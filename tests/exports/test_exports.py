@@ -1,7 +1,5 @@
 """Every export gives the model's own numbers, on points inside and outside the trained range."""
 
-from __future__ import annotations
-
 import ctypes
 import io
 import itertools
@@ -12,8 +10,6 @@ import shutil
 import subprocess
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +29,6 @@ from kanrun.exports import (
     identifier,
     in_pieces,
 )
-from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.targets.notation import read_days
 
@@ -46,25 +41,25 @@ SOME = [n for n in MODELS if not n.startswith(("base", "degree")) and n not in A
 SOME += ["base gelu", "base identity", "degree 0", "degree 8"]
 
 
-def rows_for(one: Model) -> np.ndarray:
+def rows_for(one):
     """Points in a range twice as wide as the trained one, of which some are where windows meet."""
     rows = np.random.default_rng(1).uniform(5, 17, (POINTS, one.domain.shape[0]))
     rows[10:12, -1] = 10.0, 11.0
     return rows
 
 
-def agree(found: Any, expected: np.ndarray, relative: float = 1e-12) -> None:
+def agree(found, expected, relative=1e-12):
     np.testing.assert_allclose(
         found, expected, rtol=relative, atol=relative * np.abs(expected).max()
     )
 
 
-def written(one: Model, form: str, file: Path) -> Path:
+def written(one, form, file):
     file.write_bytes(export_bytes(one, form, file))
     return file
 
 
-def compiled(source: Path, name: str) -> ctypes.CDLL:
+def compiled(source, name):
     flags = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c99", "-O1", "-shared", "-fPIC"]
     done = subprocess.run(
         ["cc", *flags, str(source), "-o", str(source.with_suffix(".so")), "-lm"],
@@ -78,7 +73,7 @@ def compiled(source: Path, name: str) -> ctypes.CDLL:
     return library
 
 
-def through_c(library: ctypes.CDLL, name: str, x: np.ndarray, outputs: int) -> np.ndarray:
+def through_c(library, name, x, outputs):
     y, pointer = np.empty((len(x), outputs)), ctypes.POINTER(ctypes.c_double)
     x = np.ascontiguousarray(x)
     for one, into in zip(x, y, strict=True):
@@ -89,7 +84,7 @@ def through_c(library: ctypes.CDLL, name: str, x: np.ndarray, outputs: int) -> n
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_document_has_the_models_numbers(name: str) -> None:
+def test_the_document_has_the_models_numbers(name):
     one = MODELS[name]()
     document = json.loads(export_bytes(one, "json", "m.json"))
     x = rows_for(one)
@@ -102,7 +97,7 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C 
 
 @needs_cc
 @pytest.mark.parametrize("name", SOME)
-def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
+def test_c_has_the_models_numbers(name, tmp_path):
     one = MODELS[name]()
     library = compiled(written(one, "c", tmp_path / "a model.c"), "a_model")
     x = rows_for(one)
@@ -113,7 +108,7 @@ def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["table", "classes", "mlp", "windows"])
-def test_python_needs_numpy_alone(name: str, tmp_path: Path) -> None:
+def test_python_needs_numpy_alone(name, tmp_path):
     one = MODELS[name]()
     file = written(one, "python", tmp_path / "m.py")
     assert set(re.findall(r"^(?:import|from) (\w+)", file.read_text(), flags=re.MULTILINE)) == {
@@ -136,9 +131,8 @@ RAW = {
 }
 
 
-def test_columns_are_found_by_name_and_encoded(tmp_path: Path) -> None:
+def test_columns_are_found_by_name_and_encoded(tmp_path):
     one = table()
-    assert one.code is not None
     x, _ = one.code.encode(RAW)
     predict = runpy.run_path(str(written(one, "python", tmp_path / "m.py")))["predict"]
     agree(predict(RAW), predicted_values(one, x))
@@ -148,9 +142,8 @@ def test_columns_are_found_by_name_and_encoded(tmp_path: Path) -> None:
 
 
 @needs_cc
-def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
+def test_c_encodes_a_row_of_the_table(tmp_path):
     one = table()
-    assert one.code is not None
     x, _ = one.code.encode(RAW)
 
     class Value(ctypes.Structure):
@@ -175,7 +168,7 @@ def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
         np.testing.assert_allclose(into, x[number], rtol=1e-12)
 
 
-def test_names_of_columns_stay_texts_in_python(tmp_path: Path) -> None:
+def test_names_of_columns_stay_texts_in_python(tmp_path):
     one = hostile()
     file = written(one, "python", tmp_path / "m.py")
     assert file.read_bytes().isascii()
@@ -186,7 +179,7 @@ def test_names_of_columns_stay_texts_in_python(tmp_path: Path) -> None:
 
 
 @needs_cc
-def test_names_of_columns_stay_texts_in_c(tmp_path: Path) -> None:
+def test_names_of_columns_stay_texts_in_c(tmp_path):
     one = hostile()
     file = written(one, "c", tmp_path / f"{HOSTILE[4]};.c".replace("/", ""))
     library = compiled(file, identifier(file.stem))
@@ -201,12 +194,12 @@ def test_names_of_columns_stay_texts_in_c(tmp_path: Path) -> None:
     ("stem", "name"),
     [("a b", "a_b"), ("3d", "model_3d"), ("!!", "model"), ("class", "model_class"), ("m\n;", "m")],
 )
-def test_the_name_of_a_file_becomes_an_identifier(stem: str, name: str) -> None:
+def test_the_name_of_a_file_becomes_an_identifier(stem, name):
     assert identifier(stem) == name
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_onnx_has_the_models_numbers(name: str) -> None:
+def test_onnx_has_the_models_numbers(name):
     """In float32: to 1e-6 of the largest value, or to the error of torch in float32."""
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
@@ -227,7 +220,7 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
     agree(found, expected, max(1e-6, 3 * own))
 
 
-def test_onnx_refuses_units_beyond_float32() -> None:
+def test_onnx_refuses_units_beyond_float32():
     pytest.importorskip("onnx")
     one = MODELS["table"]()
     with pytest.raises(
@@ -237,7 +230,7 @@ def test_onnx_refuses_units_beyond_float32() -> None:
 
 
 @pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "windows"])
-def test_torch_export_has_the_models_numbers(name: str) -> None:
+def test_torch_export_has_the_models_numbers(name):
     one = MODELS[name]()
     program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
     for rows in (1, POINTS):
@@ -245,11 +238,11 @@ def test_torch_export_has_the_models_numbers(name: str) -> None:
         agree(program.module()(torch.as_tensor(x)), predicted_values(one, x))
 
 
-def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:
+def test_a_model_without_a_document_is_refused_in_one_sentence():
     class Own(Network):
         kind = "own"
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.w = torch.nn.Parameter(torch.ones(1))
 
@@ -264,7 +257,7 @@ def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:
     assert set(FORMATS) == {"c", "json", "onnx", "python", "torch"}
 
 
-def test_rows_of_another_width_are_refused() -> None:
+def test_rows_of_another_width_are_refused():
     pieces = in_pieces(document_of(model(kan())))
     with pytest.raises(ValueError, match="2 inputs"):
         encode(pieces, np.zeros((4, 3)))

@@ -206,14 +206,7 @@ ELSEWHERE = {
         lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), *RESUME
     ),
     "a model's name": run(
-        lambda f: f,
-        "predict",
-        "run",
-        "new.csv",
-        "--output",
-        "out.csv",
-        "--model",
-        "../../secret",
+        lambda f: f, "predict", "run", "new.csv", "--output", "out.csv", "--model", "../../secret"
     ),
     "an archive that climbs": table(b"PK\x05\x06" + bytes(18), "t.zip"),
 }

@@ -8,6 +8,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.interpolate import BarycentricInterpolator, BSpline
 
 from kanrun.errors import UsageError
@@ -61,12 +62,12 @@ def test_the_parts_compute_what_scipy_computes(tmp_path):
         tmp_path,
     )
     x, y = np.array(points, dtype=float).T
-    np.testing.assert_allclose(found["polynomial"], BarycentricInterpolator(x, y)(at), atol=1e-12)
+    assert_allclose(found["polynomial"], BarycentricInterpolator(x, y)(at), atol=1e-12)
     assert found["knots"] == knots
     basis = BSpline.design_matrix(np.array([0.4]), np.array(knots, dtype=float), 3).toarray()[0]
-    np.testing.assert_allclose(found["basis"], basis, atol=1e-14)
+    assert_allclose(found["basis"], basis, atol=1e-14)
     bernstein = np.array([0.75**3, 3 * 0.75**2 * 0.25, 3 * 0.75 * 0.25**2, 0.25**3])
-    np.testing.assert_allclose(found["levels"][3], [bernstein @ np.array(points)], atol=1e-14)
+    assert_allclose(found["levels"][3], [bernstein @ np.array(points)], atol=1e-14)
     assert [len(level) for level in found["levels"]] == [4, 3, 2, 1]
     assert found["hinges"] == [1, 0.5, 0, 0.25, 1]
     assert found["counts"] == {"mlp": 2 * 5 + 5 + 5 + 1, "kan": 15 * 8}

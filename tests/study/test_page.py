@@ -1,7 +1,5 @@
 """The page of a run: whole, safe, small; and its script computes what the engine computes."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 import json
@@ -9,10 +7,8 @@ import re
 import shutil
 import subprocess
 from base64 import b64encode
-from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +17,7 @@ import torch
 from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.edges import BASES
-from kanrun.engine.networks import KAN, MLP, Network
+from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
@@ -37,28 +33,26 @@ HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 class Elements(HTMLParser):
     """The elements of a page with their attributes, and the content of its scripts."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.tags = []
+        self.scripts = []
         self.inside = ""
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self.inside = tag
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         self.inside = ""
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.inside == "script":
             self.scripts.append((self.tags[-1][1], data))
 
 
-def trained(
-    spec: EdgeSpec, shape: tuple[int, ...] = (2, 3, 1), products: tuple[int, ...] = ()
-) -> KAN:
+def trained(spec, shape=(2, 3, 1), products=()):
     """A network with uneven knots, a pruned edge and weights of every kind."""
     generator = torch.Generator().manual_seed(3)
     domain = torch.tensor([[-1.0, 1.5]], dtype=torch.float64).expand(shape[0], 2)
@@ -82,7 +76,7 @@ def trained(
     return network
 
 
-def make_run(outputs: Path, text: str = "plain") -> Run:
+def make_run(outputs, text="plain"):
     words = ("kanrun", "fit", f"target={text}")
     record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
     folder = RunFolder.create(outputs, record)
@@ -121,12 +115,12 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
     return Run(folder.path, f"fit/{folder.path.name}")
 
 
-def page_of(tmp_path: Path, *runs: Run) -> str:
+def page_of(tmp_path, *runs):
     write_report(runs, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
 
 
-def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
+def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path):
     text = page_of(tmp_path, make_run(tmp_path), make_run(tmp_path))
     page = Elements(text)
     assert len(text) < 5e6
@@ -150,7 +144,7 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
     assert living == ["living-0", "living-1"]
 
 
-def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path: Path) -> None:
+def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path):
     page = Elements(page_of(tmp_path, make_run(tmp_path)))
     (policy,) = [
         a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
@@ -163,7 +157,7 @@ def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path: Path) -> 
     assert "unsafe-inline" not in str(policy).partition("script-src")[2]
 
 
-def test_a_hostile_run_folder_injects_nothing(tmp_path: Path) -> None:
+def test_a_hostile_run_folder_injects_nothing(tmp_path):
     honest, hostile = (
         Elements(page_of(tmp_path, make_run(tmp_path, text))) for text in ("plain", HOSTILE)
     )
@@ -171,7 +165,7 @@ def test_a_hostile_run_folder_injects_nothing(tmp_path: Path) -> None:
     assert not [a for _, a in hostile.tags if any(key.startswith("on") for key in a)]
 
 
-def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
+def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
     run = make_run(tmp_path)
     for path in run.path.rglob("cell*.safetensors"):
         path.unlink()
@@ -187,7 +181,7 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
         write_report([run], tmp_path / "no" / "where.html")
 
 
-def run_of(outputs: Path, network: Network) -> Run:
+def run_of(outputs, network):
     """A run of `solve` whose model is `network`, of x and t."""
     folder = RunFolder.create(outputs, Manifest("solve"))
     scalings = {
@@ -209,14 +203,14 @@ def run_of(outputs: Path, network: Network) -> Run:
     return Run(folder.path)
 
 
-def field_to(end: float, hard: HardConditions | None = None) -> Field:
+def field_to(end, hard=None):
     box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
     return Field(
         trained(EdgeSpec(base="silu")), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard
     )
 
 
-def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path) -> None:
+def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path):
     (living,) = interactive_data(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
     assert living["slider"] == "window"
     assert [stage["label"] for stage in living["stages"]] == ["t from 0 to 1", "t from 1 to 2"]
@@ -226,7 +220,7 @@ def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path)
     ]
 
 
-def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> None:
+def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
     hard = HardConditions(("x", "t"), ("x",), ("t",))
     (living,) = interactive_data(run_of(tmp_path, field_to(1.0, hard)))
     assert (
@@ -244,14 +238,7 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> Non
         ("interpret", "stage", 7, 2),
     ],
 )
-def test_lecture_experiments_have_frames(
-    name: str,
-    slider: str,
-    frames: int,
-    panels: int,
-    tmp_path: Path,
-    lecture_run: Callable[[str], Run],
-) -> None:
+def test_lecture_experiments_have_frames(name, slider, frames, panels, tmp_path, lecture_run):
     run = lecture_run(name)
     (living,) = [each for each in interactive_data(run) if "frames" in each]
     assert (living["slider"], len(living["frames"])) == (slider, frames)
@@ -262,7 +249,7 @@ def test_lecture_experiments_have_frames(
     assert "Content-Security-Policy" in page_of(tmp_path, run)
 
 
-def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
+def test_curves_are_held_by_their_control_points(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("curves"))
     folder.append(
         Table(
@@ -286,7 +273,7 @@ SPECS = [
     *(EdgeSpec(degree=2, base=base) for base in BASES),
     *(EdgeSpec(degree=degree, base="silu") for degree in (0, 1, 3, 5)),
     *(
-        EdgeSpec(extrapolation=how, edge_scaling=scale, base="silu")  # type: ignore[arg-type]
+        EdgeSpec(extrapolation=how, edge_scaling=scale, base="silu")
         for how in ("linear", "constant", "zero", "base")
         for scale in ("separate", "single")
     ),
@@ -295,15 +282,13 @@ SPECS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("products", [(), (1,)])
-def test_the_script_computes_what_the_engine_computes(
-    products: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_the_script_computes_what_the_engine_computes(products, tmp_path):
     node = shutil.which("node")
     assert node is not None, (
         "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
     )
     x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
-    networks: list[Network] = [trained(spec, products=products) for spec in SPECS]
+    networks = [trained(spec, products=products) for spec in SPECS]
     # A solution as the sum of three products.
     factors = trained(EdgeSpec(base="silu"), (2, 3, 6))
     box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments.solve.equation_parsing import EquationParser
+from numpy.testing import assert_allclose
 
 from kanrun.config import EquationConfig
 from kanrun.engine.equations import Ansatz, EquationPolicy, OutputForm, is_direct
@@ -74,7 +75,6 @@ def test_rows_are_slopes_of_the_residuals():
     at, move = (torch.randn(space.size, generator=drawn).double() for _ in range(2))
     linear, h = problem.linearise(at), 1e-6
     slope = (problem.residual(at + h * move) - problem.residual(at - h * move)) / (2 * h)
-    assert linear.rows is not None
     along = linear.rows.times(move)
     assert float((along - slope).norm() / slope.norm()) < 1e-8
     bands, unit = linear.rows.gram(), torch.eye(space.size, dtype=torch.float64)
@@ -87,9 +87,7 @@ def test_rows_are_slopes_of_the_residuals():
     assert not bool(gram[outside].any())
 
 
-def test_products_of_many_elements_are_summed_piece_by_piece(
-    monkeypatch,
-):
+def test_products_of_many_elements_are_summed_piece_by_piece(monkeypatch):
     index = torch.arange(12)[:, None] + torch.arange(5)
     rows = ElementRows(Pattern(index, 16), torch.randn(12, 4, 5, dtype=torch.float64))
     whole = rows.gram()
@@ -108,7 +106,7 @@ def test_finer_splines_continue_a_function():
     c = np.random.default_rng(0).standard_normal(old.shape)
     grid = [np.linspace(0, 1, 17), np.linspace(0, 1, 9)]
     again = new.evaluate(new.continued(c, old), grid, (1, 2))
-    np.testing.assert_allclose(again, old.evaluate(c, grid, (1, 2)), rtol=0, atol=1e-8)
+    assert_allclose(again, old.evaluate(c, grid, (1, 2)), rtol=0, atol=1e-8)
 
 
 def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
@@ -153,7 +151,7 @@ def test_sixth_order_and_conditions_on_fourth_derivatives():
     found = solve(make(f"u_xxxxxx + u_yyyyyy = {source}", [ZERO, *sides]), (6, 12))
     at = np.random.default_rng(0).random((50, 2))
     exact = np.sin(np.pi * at[:, 0]) * np.sin(np.pi * at[:, 1])
-    np.testing.assert_allclose(values(found, at)[:, 0], exact, rtol=0, atol=1e-5)
+    assert_allclose(values(found, at)[:, 0], exact, rtol=0, atol=1e-5)
 
 
 def test_a_nonlinear_system_with_periodic_splines():
@@ -166,7 +164,7 @@ def test_a_nonlinear_system_with_periodic_splines():
     at = np.random.default_rng(0).random((40, 2))
     z = np.exp(2j * np.pi * (at[:, 0] + 1j * at[:, 1]))
     wanted = np.stack([z.real, z.imag, z.real * z.imag], axis=1)
-    np.testing.assert_allclose(values(found, at), wanted, rtol=0, atol=1e-4)
+    assert_allclose(values(found, at), wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A spline layer against loops over its edges, its second derivatives, and its copies."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from typing import get_args
@@ -11,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_layer import NARROW, WIDE, data, make
+from torch.testing import assert_close
 
 from kanrun.engine.layers import BASES, SLOPES, EdgeSpec, SplineLayer
 from kanrun.engine.splines import Extrapolation, local_basis
@@ -86,7 +85,7 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     layer.mask[1, 2] = False
     x = samples(layer)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    torch.testing.assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
+    assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,7 +102,7 @@ def test_any_shape(shape, inputs, outputs, degree, intervals):
     y = layer(x)
     assert y.shape == (*shape, outputs)
     assert y.is_contiguous()
-    torch.testing.assert_close(y.reshape(-1, outputs), layer(x.reshape(-1, inputs)))
+    assert_close(y.reshape(-1, outputs), layer(x.reshape(-1, inputs)))
 
 
 @pytest.mark.parametrize("scale", ["separate", "single"])
@@ -126,10 +125,10 @@ def test_pruned_edges_do_nothing_and_learn_nothing(scale):
 def test_edge_values_are_the_terms():
     layer = make(WIDE, uniform=False)
     x = samples(layer)
-    torch.testing.assert_close(layer.edge_values(x).sum(-1), layer(x), atol=1e-12, rtol=0)
+    assert_close(layer.edge_values(x).sum(-1), layer(x), atol=1e-12, rtol=0)
     h = 1e-6
     slope = (layer.edge_values(x + h) - layer.edge_values(x - h)) / (2 * h)
-    torch.testing.assert_close(layer.edge_values(x, 1), slope, atol=1e-6, rtol=1e-6)
+    assert_close(layer.edge_values(x, 1), slope, atol=1e-6, rtol=1e-6)
 
 
 def test_fixed_scales_do_not_learn():
@@ -145,13 +144,13 @@ def test_changes_of_grid_and_mask_in_place_are_seen():
     whole = layer(x)
     layer.mask[0, 0] = False
     assert not torch.equal(layer(x), whole)
-    torch.testing.assert_close(layer(x), by_edges(layer, x), atol=1e-13, rtol=0)
+    assert_close(layer(x), by_edges(layer, x), atol=1e-13, rtol=0)
     state = {name: value.clone() for name, value in layer.state_dict().items()}
     state["knots"] = 2 * state["knots"]
     layer.load_state_dict(state)
-    torch.testing.assert_close(layer(x), by_edges(layer, x), atol=1e-13, rtol=0)
+    assert_close(layer(x), by_edges(layer, x), atol=1e-13, rtol=0)
     single = copy.deepcopy(layer).to(torch.float32)
-    torch.testing.assert_close(single(x.float()), layer(x).float(), atol=1e-5, rtol=1e-5)
+    assert_close(single(x.float()), layer(x).float(), atol=1e-5, rtol=1e-5)
 
 
 def test_inference_mode_leaves_nothing_behind():
@@ -172,7 +171,7 @@ def test_slopes_of_bases(base):
         assert not SLOPES[base](x).any()
         return
     (expected,) = torch.autograd.grad(BASES[base](x).sum(), x)
-    torch.testing.assert_close(SLOPES[base](x), expected)
+    assert_close(SLOPES[base](x), expected)
     assert SLOPES[base](torch.tensor([-1e30, 1e30])).isfinite().all()
 
 

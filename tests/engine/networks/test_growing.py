@@ -3,6 +3,7 @@
 import pytest
 import torch
 from made_kan import kan
+from torch.testing import assert_close
 
 from kanrun.engine.networks.growing import add_identity_layer, add_node
 
@@ -17,11 +18,11 @@ def test_a_node_adds_its_outer_function_of_its_inner_sum(shape):
     inner = torch.linspace(0, 1, first.grid.functions, dtype=torch.float64).expand(2, -1)
     same = add_node(network, inner, lambda t: t.new_zeros(len(t), outputs), X, 0.1)
     assert same.shape == (2, shape[1] + 1, *shape[2:])
-    torch.testing.assert_close(same(X), network(X), rtol=0, atol=1e-13)
+    assert_close(same(X), network(X), rtol=0, atol=1e-13)
     wider = add_node(network, inner, lambda t: t.square().expand(-1, outputs), X, 0.1)
     node = wider.activations(X)[1][:, -1:]
     change = wider.activations(X)[2] - network.activations(X)[2]
-    torch.testing.assert_close(change, node.square().expand(-1, outputs), rtol=1e-10, atol=1e-10)
+    assert_close(change, node.square().expand(-1, outputs), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("degree", "base"), [(3, "zero"), (1, "silu")])
@@ -29,4 +30,4 @@ def test_an_identity_layer_keeps_the_function(degree, base):
     network = kan((2, 3, 2), degree=degree, base=base)
     deeper = add_identity_layer(network, X, 0.1)
     assert deeper.shape == (2, 3, 2, 2)
-    torch.testing.assert_close(deeper(X), network(X), rtol=0, atol=1e-12)
+    assert_close(deeper(X), network(X), rtol=0, atol=1e-12)

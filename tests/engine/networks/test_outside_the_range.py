@@ -1,7 +1,5 @@
 """What a stored network says of inputs that it was not trained on."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,12 +1,11 @@
 """A KAN on other grids: exact where possible, else close, and convergent on finer grids."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_kan import kan
+from torch.testing import assert_close
 
 
 def rough(shape, intervals, seed=0, dtype=torch.float64, **spec):
@@ -66,7 +65,7 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(
         ).all(0)
         x = x[inside]
     old, found = network(x), new.network(x)
-    torch.testing.assert_close(
+    assert_close(
         found,
         old,
         atol=1e-12
@@ -99,8 +98,8 @@ def test_hidden_grids_follow_what_reaches_them():
     reaching = network.activations(x)[1]
     points = new.edge_layers[1].grid.breakpoints
     width = reaching.amax(0) - reaching.amin(0)
-    torch.testing.assert_close(points[:, 0], reaching.amin(0) - 0.05 * width)
-    torch.testing.assert_close(points[:, -1], reaching.amax(0) + 0.05 * width)
+    assert_close(points[:, 0], reaching.amin(0) - 0.05 * width)
+    assert_close(points[:, -1], reaching.amax(0) + 0.05 * width)
     assert torch.equal(new.edge_layers[0].knots, network.edge_layers[0].knots)
 
 

@@ -1,7 +1,5 @@
 """Quadratic memory against sums of squares written out, and what it keeps of earlier fits."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

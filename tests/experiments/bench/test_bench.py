@@ -1,9 +1,5 @@
 """`kanrun bench` at smoke size: tables, claims, figures, and peers that are missing or fail."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import jaxtyping
 import numpy as np
 import pandas
@@ -16,13 +12,12 @@ from kanrun.experiments.bench.plots import ratios
 
 from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Run
 from kanrun.study.execute import check_config, run_config
 
 LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
 
 
-def settings(**changes: object) -> BenchConfig:
+def settings(**changes):
     values = {
         "layers": LAYERS,
         "rounds": 2,
@@ -31,22 +26,20 @@ def settings(**changes: object) -> BenchConfig:
         "case_seconds": 5.0,
         "compiled": False,
     } | changes
-    return BenchConfig(**values)  # type: ignore[arg-type]
+    return BenchConfig(**values)
 
 
-def run(folder: Path, cfg: BenchConfig) -> Run:
+def run(folder, cfg):
     made = run_config(bench, cfg, folder / "outputs")
     assert made.manifest.reason is None
     return made
 
 
-def broken(case: layers.LayerCase, dtype: torch.dtype) -> torch.nn.Module:
+def broken(case, dtype):
     raise ArithmeticError(f"no {dtype} for {case.name}")
 
 
-def test_layers_are_measured_and_peers_that_break_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_are_measured_and_peers_that_break_named(tmp_path, monkeypatch):
     monkeypatch.setitem(layers.TORCH, "pykan", broken)
     done = run(tmp_path, settings(part="layers", libraries=["pykan"]))
     table = done.table("layers")
@@ -59,7 +52,7 @@ def test_layers_are_measured_and_peers_that_break_named(
     assert (done.path / "figures" / "layers.png").is_file()
 
 
-def layer_table(**ratios: float) -> pandas.DataFrame:
+def layer_table(**ratios):
     rows = [(name.replace("_", " "), ratio) for name, ratio in ratios.items()]
     table = pandas.DataFrame(rows, columns=["competitor", "ratio"])
     return table.assign(
@@ -72,7 +65,7 @@ def layer_table(**ratios: float) -> pandas.DataFrame:
     )
 
 
-def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
+def test_claims_take_the_faster_of_ours_and_of_the_mlps():
     table = layer_table(
         kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1
     )
@@ -87,18 +80,14 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
 
 
 @pytest.mark.parametrize("ours", ["kanrun", "MLP"])
-def test_what_is_ours_may_not_break(
-    ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_ours_may_not_break(ours, tmp_path, monkeypatch):
     monkeypatch.setitem(layers.TORCH, ours, broken)
     with pytest.raises(ArithmeticError):
         list(layers.layers(settings(libraries=[]), 0))
 
 
 @pytest.mark.slow
-def test_our_layers_are_measured_compiled_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_layers_are_measured_compiled_too(tmp_path, monkeypatch):
     monkeypatch.setattr(
         jaxtyping.config, "jaxtyping_disable", True
     )  # no compiler looks through what enforces them
@@ -109,9 +98,7 @@ def test_our_layers_are_measured_compiled_too(
     assert table["ratio"].iloc[:2].min() == 1
 
 
-def test_a_peer_that_is_not_installed_is_said_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setitem(layers.MODULES, "pykan", "a_module_that_nobody_has")
     table = run(tmp_path, settings(part="layers", libraries=["pykan"], layers=LAYERS[:1])).table(
         "layers"
@@ -119,7 +106,7 @@ def test_a_peer_that_is_not_installed_is_said_so(
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
 
 
-def test_growth(tmp_path: Path) -> None:
+def test_growth(tmp_path):
     cfg = settings(
         part="growth", growth_batch=1024, growth_intervals=[5, 50, 1000], growth_batches=[32, 64]
     )
@@ -137,7 +124,7 @@ def test_growth(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_time_to_accuracy(tmp_path: Path) -> None:
+def test_time_to_accuracy(tmp_path):
     done = run(
         tmp_path,
         settings(part="time_to_accuracy", training_seconds=2.0, errors=[1e-1], intervals=[3]),
@@ -149,7 +136,7 @@ def test_time_to_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startup(tmp_path, monkeypatch):
     quick = {name: race.COMMANDS[name] for name in ("--help", "a refused call")}
     monkeypatch.setattr(race, "COMMANDS", quick)
     table = run(tmp_path, settings(part="startup", rounds=1)).table("startup")
@@ -159,7 +146,7 @@ def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ratios[1:] < 1).all()
 
 
-def test_an_mlp_has_as_many_parameters() -> None:
+def test_an_mlp_has_as_many_parameters():
     for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
         case = layers.LayerCase(*numbers)
         ours = sum(p.numel() for p in layers.our_layer(case, torch.float32).parameters())
@@ -168,8 +155,8 @@ def test_an_mlp_has_as_many_parameters() -> None:
         assert mlp == pytest.approx(ours, rel=0.01)
 
 
-def test_peak_bytes_are_those_at_once() -> None:
-    def step() -> None:
+def test_peak_bytes_are_those_at_once():
+    def step():
         for _ in range(3):
             held = torch.zeros(1000, dtype=torch.float64)
             held = held + 1
@@ -177,7 +164,7 @@ def test_peak_bytes_are_those_at_once() -> None:
     assert 16_000 <= layers.peak_bytes(step) <= 25_000
 
 
-def accuracy(ours: float, theirs: float, status: str = "ok") -> pandas.DataFrame:
+def accuracy(ours, theirs, status="ok"):
     rows = [
         ("kanrun LM", 2 * ours, "ok", 9.0),
         ("kanrun LM, one start", ours, "ok", 9.0),
@@ -187,7 +174,7 @@ def accuracy(ours: float, theirs: float, status: str = "ok") -> pandas.DataFrame
     return pandas.DataFrame(rows, columns=columns).assign(error=8.2e-5, best=1e-4)
 
 
-def test_claims_on_time_to_accuracy() -> None:
+def test_claims_on_time_to_accuracy():
     slower, good = claims.accuracy_claims(accuracy(0.2, 16.0))
     assert good.holds
     assert good.measured == pytest.approx(80)
@@ -202,7 +189,7 @@ def test_claims_on_time_to_accuracy() -> None:
     assert not list(claims.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
 
 
-def test_a_peer_that_cannot_train_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_cannot_train_says_why(monkeypatch):
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
     cfg = settings(training_seconds=0.1, pykan_seconds=0.1, intervals=[3], errors=[1.0])
     monkeypatch.setitem(layers.MODULES, "pykan", "a_module_that_nobody_has")
@@ -212,7 +199,7 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.get_default_dtype() == dtype
 
 
-def test_the_fastest_other_library_is_marked() -> None:
+def test_the_fastest_other_library_is_marked():
     names = ["kanrun", "MLP", "one", "two", "three"]
     table = pandas.DataFrame(
         {
@@ -245,6 +232,6 @@ def test_the_fastest_other_library_is_marked() -> None:
         ({"libraries": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
     ],
 )
-def test_refusals(changes: dict[str, object], said: str) -> None:
+def test_refusals(changes, said):
     with pytest.raises(UsageError, match=said):
         check_config(bench, settings(**changes))

@@ -15,13 +15,7 @@ from kanrun.experiments.continual.learners import (
 from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
-from kanrun.config import (
-    SOLVERS,
-    AdamSolver,
-    ContinualConfig,
-    KANConfig,
-    LMSolver,
-)
+from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, LMSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import Objective, Plan, Samples, output_scale, predict

@@ -221,14 +221,7 @@ def test_classes_and_settings(table):
     likely = loaded.model()(np.array([[1.0, 10.0], [5.0, 60.0]]))
     assert likely[0, 0] > 0.8
     assert likely[1, 1] > 0.8
-    words = [
-        done.stdout.strip(),
-        "houses.csv",
-        "--output",
-        "no.csv",
-        "--interval",
-        "0.8",
-    ]
+    words = [done.stdout.strip(), "houses.csv", "--output", "no.csv", "--interval", "0.8"]
     refused = kanrun(table, "predict", *words)
     assert refused.returncode == 2
     assert "--interval is for numbers, and this model predicts classes" in refused.stderr
