@@ -1,9 +1,9 @@
-"""Solve a differential equation with KANs and an MLP, and report how reliable each solution is.
+"""Solve a differential equation with KANs or MLPs, and report how reliable each solution is.
 
 The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). It
 differs from the paper in the solver (Levenberg-Marquardt on exact Jacobian rows, with exactly
-refined grids) and in the network (a sum of products of one-layer KANs). An MLP with the same
-solver, points and weights shows what each of them adds. Errors are measured at new points; the
+refined grids) and in the network (a sum of products of one-layer KANs). On request an MLP with the
+same solver, points and weights shows what each of them adds. Errors are measured at new points; the
 verdict rests on residuals and on the change from grid to grid alone.
 """
 

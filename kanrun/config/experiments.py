@@ -360,9 +360,7 @@ class SolveConfig(ExperimentConfig):
     """
 
     equation: EquationConfig = setting(EquationConfig(), "equation to solve")
-    networks: list[Any] = setting(
-        [{"kind": "kan"}, {"kind": "mlp"}], "networks that solve it, in turn", least=1
-    )
+    networks: list[Any] = setting([{"kind": "kan"}], "networks that solve it, in turn", least=1)
     constraints: str = setting(
         "soft",
         "conditions as weighted residuals (soft), or built into the solution where possible (hard)",
