@@ -5,15 +5,8 @@ Knots, local basis, products, least squares, knot insertion.
 
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,
-    dense_rows,
     is_traced,
     local_basis,
-    prefers_sparse,
-    slope,
-    spline_values,
-    splines_of_edges,
-    sums_of_splines,
-    table_index,
     uniform_powers,
 )
 from kanrun.engine.splines.fitting import (
@@ -41,4 +34,13 @@ from kanrun.engine.splines.knots import (
     rare_samples,
     subdivide,
     uniform_breakpoints,
+)
+from kanrun.engine.splines.sums import (
+    dense_rows,
+    prefers_sparse,
+    slope,
+    spline_values,
+    splines_of_edges,
+    sums_of_splines,
+    table_index,
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kanrun.engine.splines import basis
+from kanrun.engine.splines import sums
 
 
 @pytest.fixture(autouse=True)
 def sparse_on_wide_grids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(basis, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(sums, "DENSE_NUMBERS", 0)

@@ -6,14 +6,14 @@ from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     Grid,
-    basis,
     dense_rows,
     extend,
     local_basis,
     slope,
+    sums,
     sums_of_splines,
 )
-from kanrun.engine.splines.basis import weighted_rows
+from kanrun.engine.splines.sums import weighted_rows
 
 
 def case(degree, uniform, outside, spread, *, samples=10, inputs=3):
@@ -41,8 +41,8 @@ def by_loops(x, table, grid):
 
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
-    monkeypatch.setattr(basis, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(sums, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+    monkeypatch.setattr(sums, "DENSE_NUMBERS", 0)
 
 
 @pytest.mark.usefixtures("way")
@@ -95,10 +95,10 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
 
 @pytest.mark.parametrize(("spare", "calls"), [(-1, 1), (0, 0)])
 def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, calls):
-    called, gathered = list[int](), basis.weighted_rows
+    called, gathered = list[int](), sums.weighted_rows
     grid, x, table, _ = case(3, True, "linear", 0.9)
-    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0)
-    monkeypatch.setattr(basis, "DENSE_NUMBERS", x.numel() * grid.functions + spare)
-    monkeypatch.setattr(basis, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
+    monkeypatch.setattr(sums, "SPARSE_ABOVE", 0.0)
+    monkeypatch.setattr(sums, "DENSE_NUMBERS", x.numel() * grid.functions + spare)
+    monkeypatch.setattr(sums, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
     sums_of_splines(*local_basis(x, grid), table)
     assert len(called) == calls
