@@ -58,17 +58,18 @@ def add_points(
 
 
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
-    """Return the training of the same network on the grid and with the penalty that it has."""
+    """Return the training of the same network from the grid on and with the penalty it has."""
     network, penalty = trained.network, trained.chosen.penalty
+    finer = [grid for grid in plan.intervals if grid > (network.intervals or 0)]
     again = replace(
         plan,
-        intervals=(network.intervals,) if network.intervals else (),
+        intervals=(network.intervals, *finer) if network.intervals else (),
         starts=1,
         weight=penalty.weight,
         order=penalty.order,
         select_width=False,
         growth=None,
-        max_unknowns=None,
+        stop_early=True,
     )
     more = fit(lambda _: deepcopy(network), problem.data, again, generator(seed, "extra points"))
     return replace(more, stages=trained.stages, seconds=trained.seconds + more.seconds)
