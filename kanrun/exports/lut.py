@@ -22,6 +22,7 @@ err by |a| e_b + |b| e_a + e_a e_b, and a shift adds half a step. `ROUNDING` cov
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -52,6 +53,8 @@ SLOPES = {
 }
 #: Margin of a bound for rounding in float64, relative to the size of the values.
 ROUNDING = 1e-12
+#: Smallest unit of a sum relative to its offset: float64 does not know smaller parts of it.
+SMALLEST_UNIT = 2.0**-52
 #: Bits of a code, of its part that addresses a table, and of an entry, if nothing is asked for.
 DEFAULT_BITS = (16, 8, 16)
 #: Bits of codes and of entries among which `max_error` chooses: C stores entries in whole bytes.
@@ -83,9 +86,12 @@ class LutSettings:
 
     def candidates(self) -> list[tuple[int, int, int]]:
         """Return (input, index, output) bits to be tried, smallest tables first."""
-        free = (CODE_BITS, INDEX_BITS, ENTRY_BITS) if self.max_error else zip(DEFAULT_BITS)
         given = (self.input_bits, self.index_bits, self.output_bits)
-        choices = [[one] if one else each for one, each in zip(given, free, strict=True)]
+        some = (CODE_BITS, INDEX_BITS, ENTRY_BITS)
+        choices = [
+            [one] if one else list(each) if self.max_error else [default]
+            for one, each, default in zip(given, some, DEFAULT_BITS, strict=True)
+        ]
         each = {(codes, min(codes, index), out) for codes, index, out in product(*choices)}
         return sorted(each, key=lambda bits: (bits[2] << bits[1], bits))
 
@@ -114,8 +120,8 @@ def tables_of(pieces: Document, settings: LutSettings) -> Tables:
     for layer in pieces["layers"]:
         if layer["kind"] != "splines" or not layer["degree"] or layer["extrapolation"] == "zero":
             raise UsageError(
-                "--format lut needs edges that are continuous splines, without a limit of the "
-                "error otherwise. Export this model with --format c."
+                "--format lut needs edges that are continuous splines: tables of others have no "
+                "bound of the error. Export this model with --format c."
             )
     candidates, limit = settings.candidates(), settings.max_error or np.inf
     if limit < np.inf and (best := _tables(pieces, candidates[-1]).bounds.max()) > limit:
@@ -198,7 +204,7 @@ class _Builder:
         wide = nodes.highest + (nodes.highest >> self.codes)  # with room for rounding up
         shifts = np.array([max(0, int(one).bit_length() - self.codes) for one in wide])
         halves = (1 << shifts.astype(object)) >> 1
-        self._close(zeros, halves - least, shifts, nodes.highest + halves)
+        self._close(zeros, halves - least, shifts, nodes.highest + halves + np.abs(least))
         step = nodes.unit * 2.0**shifts
         errors = nodes.errors + np.where(shifts > 0, step / 2, 0)
         return _Nodes(nodes.low, step, (nodes.highest + halves) >> shifts, errors)
@@ -210,8 +216,9 @@ class _Builder:
         sums = self._sums(layer, nodes, scales, alike)
         unit, low = sums.unit * scales, sums.low * scales + shifts
         starts = _rounded(low / unit)
-        self._close(starts[:0], starts, 0 * starts, sums.highest)
         ends = np.abs([starts, starts + sums.highest]).max()
+        # A result that 64 bits cannot hold counts like a sum that they cannot hold.
+        self._close(starts[:0], starts, 0 * starts, [*sums.highest, ends * (ends >= 2**62)])
         self.model |= {
             "result_bits": 32 if ends < 2**31 else 64,
             "places": _rounded(-np.log2(unit)).tolist(),
@@ -238,7 +245,7 @@ class _Builder:
             low[o] += values[-1].min()
             widest[o] = max(widest[o], np.ptp(values[-1]))
         widest[widest == 0] = 1  # no edge, or constants
-        unit = widest / self.entries / spread
+        unit = np.maximum(widest / self.entries / spread, np.abs(low) * SMALLEST_UNIT)
         if scales is not None:
             power = np.ceil(np.log2(unit * scales))
             unit = 2.0 ** (power.max() if alike else power) / scales
@@ -255,7 +262,9 @@ class _Builder:
         self.model["layers"].append({"edges": own, "sums": count})
         return _Nodes(low, unit, highest, errors)
 
-    def _close(self, zeros: Integers, starts: Integers, shifts: Integers, ends: Integers) -> None:
+    def _close(
+        self, zeros: Integers, starts: Integers, shifts: Integers, ends: Iterable[int]
+    ) -> None:
         """Add what follows the sums of the last layer, whose largest values are `ends`."""
         bits = (int(end).bit_length() for end in ends)
         self.accumulator_bits = max(self.accumulator_bits, *bits)
