@@ -44,7 +44,7 @@ def is_traced() -> bool:
 
 
 class Place(NamedTuple):
-    """Where inputs lie in a grid; every tensor has the shape of the inputs.
+    """Places of inputs in a grid; every tensor has the shape of the inputs.
 
     Attributes:
         held: The nearest points of the domain.

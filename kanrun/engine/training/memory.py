@@ -114,11 +114,6 @@ class QuadraticMemory:
             )
         return [(1, total)]
 
-    @property
-    def numbers(self) -> int:
-        """The count of numbers that are kept: triangles and right-hand sides."""
-        return sum(f.shape[0] * f.shape[1] * (f.shape[1] + 3) // 2 for f in self.factors)
-
     def determined(self) -> float:
         """Return how many directions of the unknowns are remembered rather than free.
 
@@ -134,7 +129,7 @@ class QuadraticMemory:
         if self.kind == "information":
             return DenseRows(root * self.factors[0][0])
         widest, start = max(factor.shape[2] for factor in self.factors), 0
-        indices, values = [], []
+        indices, values = list[Tensor](), list[Tensor]()
         for factor in self.factors:
             blocks, size, _ = factor.shape
             columns = torch.arange(start, start + blocks * size, device=factor.device)
@@ -150,7 +145,8 @@ class QuadraticMemory:
 
     def value(self, unknowns: Tensor) -> Tensor:
         """Return the weighted sum of squares at the unknowns, differentiable."""
-        return (self.rows().times(unknowns) - self.target()).square().sum()
+        total: Tensor = (self.rows().times(unknowns) - self.target()).square().sum()
+        return total
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -164,4 +160,5 @@ def _curvature_root(output: Tensor, jacobian: Tensor, task: Task) -> Tensor:
     shares = output.softmax(1)
     rows = jacobian.unflatten(0, output.shape)
     centred = rows - (shares[:, None] @ rows)
-    return (shares.sqrt()[..., None] * centred).flatten(0, 1)
+    root: Tensor = (shares.sqrt()[..., None] * centred).flatten(0, 1)
+    return root

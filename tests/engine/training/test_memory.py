@@ -100,12 +100,13 @@ def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
 def test_too_many_pairs_are_refused_and_blocks_are_not(monkeypatch):
     network = kan()
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 48)
-    whole = QuadraticMemory.of_prior(network, "information").numbers
-    assert whole == 48 * 49 / 2 + 48
+    whole = QuadraticMemory.of_prior(network, "information")
+    assert whole.factors[0].shape == (1, 48, 48)
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 47)
     with pytest.raises(UsageError, match=r"all pairs of 48 unknowns.*information_block"):
         QuadraticMemory.of_prior(network, "information")
-    assert QuadraticMemory.of_prior(network, "information_block").numbers < whole / 4
+    blocks = QuadraticMemory.of_prior(network, "information_block")
+    assert sum(factor.numel() for factor in blocks.factors) < 48**2 / 4
 
 
 def test_each_sample_of_a_phase_determines_one_direction():
