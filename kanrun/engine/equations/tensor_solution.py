@@ -135,7 +135,7 @@ class TensorSolver:
         """Solve on this many intervals of each variable, or on those of a `first` guess.
 
         Raises:
-            TrainingFailed: If the residual of the first guess is not finite.
+            TrainingFailed: If the residual of the initial guess is not finite.
         """
         if before is not None:
             space = self._space(_finer(before, intervals))
