@@ -322,7 +322,7 @@ def _direct(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkC
     form = OutputForm(count, terms, 2)
     ansatz = Ansatz(_kan([1, 1], 1, SPLINE_DEGREE, 0), form, (None,), tolerance=cfg.tolerance)
     automatic = given.time_windows == "auto"
-    whole = given.intervals or given.continuation or system.corners
+    whole = given.intervals or given.continuation
     evolution = evolution_system(system) if automatic and not whole else None
     if evolution is not None:
         ansatz = replace(ansatz, evolution=evolution)

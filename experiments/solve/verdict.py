@@ -91,7 +91,8 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     if not np.isfinite(values).all() or max(values) >= FAILED:
         return "failed", reason
     if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
-        return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met; {reason}"
+        why = f" ({solution.stopped})" if solution.stopped else ""
+        return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met{why}; {reason}"
     if (doubt := _doubt(solution, system)) is not None:
         return "doubtful", f"{doubt}; {reason}"
     refined = all(stage.intervals is not None for stage in last)

@@ -25,10 +25,12 @@ from kanrun.engine.equations.window import (
     legendre_values,
     total,
 )
+from kanrun.engine.least_squares.banded import GaussNewton
 from kanrun.monitoring import time_limit_reached
 
-#: Relative error that rounding leaves, and rounds in which breakpoints follow initial values.
-ROUNDING, ADAPTATIONS = 1e-13, 4
+#: Relative error that rounding leaves, and Gauss points per interval at which initial values are
+#: compared.
+ROUNDING, ERROR_POINTS = 1e-13, 20
 #: Smallest divisor.
 TINY = 1e-300
 #: Points of space at which the sizes of unknowns are measured, and the fraction of its size that
@@ -41,25 +43,26 @@ class EvolutionPolicy:
     """Constants of a solution in windows, chosen on 12 equations with known solutions."""
 
     #: Largest term of the highest degree in time of an accepted window, in tolerances.
-    last_coefficient: float = 10.0
+    last_coefficient: float = 1.0
     #: Estimated error of the splines at the end of a window above which breakpoints are added, in
     #: tolerances, and the fraction of it below which they are taken away.
-    spline_error: float = 0.1
+    spline_error: float = 0.01
     superfluous: float = 0.01
-    #: Error of the splines at the initial values, in tolerances: equations may amplify it.
-    initial_error: float = 1e-3
-    #: First and smallest number of intervals, and largest.
+    #: Relative L2 error of the splines at the initial values, in tolerances.
+    initial_error: float = 0.01
+    #: Number of intervals at first, at least and at most.
     first_intervals: int = 20
     min_intervals: int = 14
     max_intervals: int = 4000
-    max_first_intervals: int = 1000
-    #: Initial values have a kink if a third more intervals leave more than this of the error.
-    smooth_gain: float = 0.5
+    #: Initial values: an interval is halved if its squared error is above this fraction of the
+    #: largest, and it is longer than this fraction of the range and the tolerance.
+    halved: float = 0.02
+    shortest_interval: float = 0.01
     #: Bounds of the factor from one number of intervals to the next.
     interval_growth: tuple[float, float] = (0.8, 1.5)
     #: The first window is the range divided by this; the shortest one by the second.
     first_windows: float = 64.0
-    max_windows: float = 1e9
+    max_windows: float = 1e20
     #: Bounds of the factor from one length to the next, and the fraction of the predicted length.
     window_growth: tuple[float, float] = (0.2, 2.0)
     safety: float = 0.9
@@ -70,6 +73,8 @@ class EvolutionPolicy:
     max_steps: int = 12
     slow_steps: int = 5
     diverged: float = 1e6
+    #: A step keeps the Jacobian if the last one was smaller than the one before by this factor.
+    same_jacobian: float = 0.1
     #: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
     converged: float = 1e-3
     nearly_converged: float = 1e-2
@@ -85,6 +90,9 @@ class March:
     end: float
     steps: int = 0
     rejected: int = 0
+    #: Steps times unknowns so far, and what the rest is expected to take.
+    work: float = 0.0
+    remaining: float = inf
 
 
 class Marcher:
@@ -109,6 +117,7 @@ class Marcher:
             problem, length = WindowProblem(system, state, old, span, self.sizes), span[1] - span[0]
             unknowns, steps = self._solved(problem)
             march.steps += steps
+            march.work += steps * len(problem.unknowns)
             if unknowns is None:
                 march.rejected, length = march.rejected + 1, length * policy.shortened
                 continue
@@ -124,6 +133,9 @@ class Marcher:
             window = problem.window(unknowns)
             march.windows.append(window)
             march.end = window.end
+            march.remaining = (
+                (self.high - window.end) / length * steps * len(problem.unknowns)
+            )
             self._measure(window)
             after = EvolvingState(window.space, window.at_end(system.orders))
             state, old = self._next_state(after)
@@ -141,8 +153,14 @@ class Marcher:
         if not problem.is_finite:
             return None, 0
         policy, unknowns, before = self.policy, problem.unknowns, inf
+        newton, ratio = None, inf
         for taken in range(1, policy.max_steps + 1):
-            move = problem.step(unknowns)
+            if newton is None or ratio > policy.same_jacobian:
+                rows, residual = problem.linearise(unknowns)
+                newton = GaussNewton.of(rows)
+            else:
+                residual = problem.residual(unknowns)
+            move = newton.step(residual)
             change = problem.largest_change(move)
             if not isfinite(change) or change > policy.diverged:
                 return None, taken
@@ -152,39 +170,50 @@ class Marcher:
                 return unknowns, taken
             if taken > policy.slow_steps and change > before:
                 return None, taken
+            ratio = change / before if taken > 1 else inf
             before = change
         return None, policy.max_steps
 
     def _first_state(self) -> EvolvingState:
+        """Return the initial values, on breakpoints that are halved where their error is large."""
         system, policy = self.system, self.policy
-        count, breakpoints = len(system.orders), None
+        count = range(len(system.orders))
         if system.variables == 1:
-            space = Space(None, system.walls)
-            values = [system.initial_values(u, np.array([[self.low]])) for u in range(count)]
+            values = [system.initial_values(u, np.array([[self.low]])) for u in count]
             self._set_sizes(np.array([np.abs(each[:, 0]).max() for each in values]))
-            return EvolvingState(space, values)
+            return EvolvingState(Space(None, system.walls), values)
         low, high = system.system.box[0].tolist()
-        every = self._initial(np.linspace(low, high, 2001))
-        self._set_sizes(np.array([np.abs(each[:, 0]).max() for each in every]))
-        intervals = policy.first_intervals
-        breakpoints, before = np.linspace(low, high, intervals + 1), inf
+        every = self._initial(np.linspace(low, high, SIZE_POINTS))
+        self._set_sizes(np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every]))
+        breakpoints = np.linspace(low, high, policy.first_intervals + 1)
+        shortest = policy.shortest_interval * self.tolerance * (high - low)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
-            for _ in range(ADAPTATIONS):
-                columns, scales = self._columns(self._projected(space))
-                space = space.adapted(columns, scales, intervals)
-            state = self._projected(space)
-            x = np.random.default_rng(0).uniform(low, high, 6 * intervals)
-            wanted = np.concatenate(self._initial(x), axis=1).T
-            pairs = zip(*self._columns(state), wanted, strict=True)
-            error = max(np.abs(space.evaluate(c, x) - y).max() / scale for c, scale, y in pairs)
+            state = EvolvingState(
+                space, [space.project(partial(self._initial_of, u), u) for u in count]
+            )
+            squares = self._initial_errors(state)
             bound = max(policy.initial_error * self.tolerance, ROUNDING)
-            kink = error < self.tolerance and error > policy.smooth_gain * before
-            if error < bound or kink or intervals > policy.max_first_intervals:
+            halved = squares > policy.halved * squares.max()
+            halved &= np.diff(breakpoints) > shortest
+            if squares.sum() < bound**2 or not halved.any() or space.intervals > policy.max_intervals:
                 return state
-            before = error
-            intervals = int(1.3 * intervals)
-            breakpoints = np.linspace(low, high, intervals + 1)
+            middle = (breakpoints[1:] + breakpoints[:-1]) / 2
+            breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))
+
+    def _initial_errors(self, state: EvolvingState) -> Array:
+        """Return what each interval adds to the largest squared relative error, (intervals,)."""
+        nodes, weights = np.polynomial.legendre.leggauss(ERROR_POINTS)
+        space = state.space
+        x = space.points(nodes)
+        shares = np.diff(space.breakpoints)[:, None] * weights / 2  # type: ignore[arg-type]
+        wanted = np.concatenate(self._initial(x.ravel()), axis=1).T
+        errors = [
+            (np.square((space.evaluate(c, x.ravel()) - y) / scale).reshape(x.shape) * shares).sum(1)
+            for c, scale, y in zip(*self._columns(state), wanted, strict=True)
+        ]
+        worst = max(errors, key=np.sum)
+        return worst / shares.sum()
 
     def _columns(self, state: EvolvingState) -> tuple[list[Array], list[float]]:
         """Return the splines (functions,) of all unknowns and time derivatives, and their sizes.
@@ -205,10 +234,6 @@ class Marcher:
     def _initial_of(self, unknown: int, x: Array) -> Array:
         return self._initial(x)[unknown]
 
-    def _projected(self, space: Space) -> EvolvingState:
-        count = range(len(self.system.orders))
-        return EvolvingState(space, [space.project(partial(self._initial_of, u), u) for u in count])
-
     def _set_sizes(self, found: Array) -> None:
         largest = found.max() or 1.0
         self.sizes = np.where(found > self.policy.smallest_size * largest, found, largest)
@@ -228,7 +253,8 @@ class Marcher:
         found = np.empty(len(window.parts))
         for unknown, parts in enumerate(window.parts):
             lift = self.system.lift(unknown, (0,) * self.system.variables, points)
-            found[unknown] = np.abs(lift.reshape(grid[0].shape) + total(parts, x, times)).max()
+            values = lift.reshape(grid[0].shape) + total(parts, x, times)
+            found[unknown] = np.sqrt(np.square(values).mean(0).max())
         self.sizes = np.maximum(found, SIZE_MEMORY * self.sizes)
         self.sizes = np.maximum(self.sizes, self.policy.smallest_size * self.sizes.max())
 

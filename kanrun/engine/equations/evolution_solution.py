@@ -32,14 +32,19 @@ from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Breakpoints of two spaces that differ by less than this fraction of the range are one.
 SAME_BREAKPOINT = 1e-10
-#: The factor from one tolerance to the next, the smallest tolerance, and how many there are at
-#: most.
-TOLERANCE_FACTOR, SMALLEST_TOLERANCE, MAX_TOLERANCES = 0.1, 1e-12, 8
-#: Bounds of the factor by which differences are assumed to fall. From one tolerance to the next,
-#: errors of 12 equations fell by factors of 0.01 to 0.3.
-FALL = 0.03, 1.0
-#: Work (steps times unknowns) of a solution that is cheap: a smaller tolerance follows although the
-#: error is small enough.
+#: The first factor from one tolerance to the next, its smallest value, the smallest tolerance, and
+#: the fraction of the tolerance that a next estimate should have.
+TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
+#: Errors are assumed to fall as a power of the tolerance, within these bounds: those of 12
+#: equations fell by factors of 0.01 to 0.3 per factor of ten.
+POWER = 0.0, 1.5
+#: Largest work (steps times unknowns) of a solution, about three minutes; the factor to a coarser
+#: tolerance where the first one takes more, and the largest such tolerance.
+MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 3e7, 100.0, 1e-2
+#: Work is predicted once this many windows have grown by less than this factor, and this fraction
+#: of the largest work is done.
+SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
+#: Work of a solution that is cheap: a smaller tolerance follows although the error is small enough.
 CHEAP_WORK = 20_000
 #: An estimated error below which no smaller tolerance follows.
 ENOUGH = 1e-11
@@ -53,8 +58,12 @@ RESIDUAL_POINTS = 40
 
 @dataclass(frozen=True)
 class _Level:
-    """The solution of one tolerance, and its values at the points of comparison."""
+    """The solution of one tolerance, and its values at the points of comparison.
 
+    `change` is the relative difference from the level before, `estimate` that of the own error.
+    """
+
+    tolerance: float
     march: March
     fields: list[Field]
     network: Field | Windows
@@ -71,55 +80,84 @@ def solve_evolution(
 
     Return the last solution that covers the whole range, and yield its windows.
     """
-    whole, local, last = float(system.system.box[-1, 1]), tolerance, None
     points = low_discrepancy(system.system.box, COMPARED_POINTS, 1)
-    for _ in range(MAX_TOLERANCES):
-        level = _level(system, local, points, last)
-        if level is None or (last is not None and level.march.end < whole):
+    levels, local = list[_Level](), tolerance
+    while True:
+        began = process_time()
+        march, stopped, is_long = _march(system, local)
+        if stopped and levels:
             break
-        last = level
-        if level.march.end < whole or time_limit_reached() or _is_enough(level, tolerance):
+        if is_long and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
+            local *= COARSER_FACTOR
+            continue
+        if not march.windows:
+            raise TrainingFailed(
+                "The equation cannot be followed from its initial values: its residual is not "
+                f"finite, or no window is short enough ({stopped})."
+            )
+        levels.append(_level(system, local, march, points, levels))
+        levels[-1] = replace(levels[-1], seconds=process_time() - began)
+        if stopped or _is_enough(levels[-1], tolerance):
             break
-        if (local := local * TOLERANCE_FACTOR) < SMALLEST_TOLERANCE:
+        if (local := local * _next_factor(levels[-1], tolerance)) < SMALLEST_TOLERANCE:
+            stopped = "rounding allows no smaller tolerance"
             break
-    if last is None:
-        raise TrainingFailed(
-            "The equation cannot be followed from its initial values: its residual is not finite, "
-            "or no window is short enough."
-        )
+    last = levels[-1]
     stages = _stages(system, last, policy, generator)
     yield from stages
-    stopped = "CPU time ran out" if time_limit_reached() else "windows became too short"
     return Solution(last.network, tuple(stages), last.march.end, last.estimate, tolerance, stopped)
 
 
-def _level(
-    system: EvolutionSystem, tolerance: float, points: Tensor, before: _Level | None
-) -> _Level | None:
-    began, march = process_time(), None
+def _march(system: EvolutionSystem, tolerance: float) -> tuple[March, str, bool]:
+    """Return the windows of one tolerance, why they end early, and whether because of their work."""
+    began, march = process_time(), March([], float(system.system.box[-1, 0]))
     for march in Marcher(system, tolerance).run():
         report_progress("windows", len(march.windows))
-    if march is None:
-        return None
-    fields, change, estimate = [_field(each, system) for each in march.windows], None, None
+        windows = march.windows[-SETTLING_WINDOWS:]
+        lengths = [window.end - window.start for window in windows]
+        settled = len(lengths) == SETTLING_WINDOWS and lengths[-1] < SETTLED * lengths[0]
+        long = march.work + march.remaining > MAX_WORK and march.work > SETTLED_WORK * MAX_WORK
+        if settled and long:
+            seconds = (process_time() - began) * march.remaining / march.work
+            return march, f"the rest would take about {seconds:.0f} CPU seconds", True
+    if march.end >= float(system.system.box[-1, 1]):
+        return march, "", False
+    return march, "CPU time ran out" if time_limit_reached() else "windows became too short", False
+
+
+def _level(
+    system: EvolutionSystem, tolerance: float, march: March, points: Tensor, levels: list[_Level]
+) -> _Level:
+    fields = [_field(each, system) for each in march.windows]
     network = fields[0] if len(fields) == 1 else Windows(fields)
     with torch.no_grad():
         values = network(points)
-    if before is not None:
-        inside = points[:, -1] <= march.end
-        difference = (values - before.values)[inside].norm(dim=0) / values[inside].norm(dim=0)
-        change = float(difference.nan_to_num(0.0).max())
-        fall = TOLERANCE_FACTOR if before.change is None else change / max(before.change, TINY)
-        estimate = change * float(np.clip(fall, *FALL))
-    return _Level(march, fields, network, values, process_time() - began, change, estimate)
+    level = _Level(tolerance, march, fields, network, values, 0.0)
+    if not levels:
+        return level
+    before, power = levels[-1], 1.0
+    difference = (values - before.values).norm(dim=0) / values.norm(dim=0)
+    change = float(difference.nan_to_num(0.0).max())
+    if before.change is not None:
+        factor = before.tolerance / levels[-2].tolerance
+        power = float(np.clip(np.log(max(change, TINY) / before.change) / np.log(factor), *POWER))
+    estimate = change * (tolerance / before.tolerance) ** power
+    return replace(level, change=change, estimate=estimate)
+
+
+def _next_factor(level: _Level, tolerance: float) -> float:
+    """Return the factor to the next tolerance, one step of which should meet the `tolerance`."""
+    if level.estimate is None:
+        return TOLERANCE_FACTOR
+    aimed = AIMED_FRACTION * tolerance / max(level.estimate, TINY)
+    return float(np.clip(aimed, SMALLEST_FACTOR, TOLERANCE_FACTOR))
 
 
 def _is_enough(level: _Level, tolerance: float) -> bool:
     """Return whether the error is small, and a smaller tolerance not cheap or not useful."""
     if level.estimate is None or level.estimate > tolerance:
         return False
-    unknowns = max(window.unknowns for window in level.march.windows)
-    return level.estimate < ENOUGH or level.march.steps * unknowns > CHEAP_WORK
+    return level.estimate < ENOUGH or level.march.work > CHEAP_WORK
 
 
 def _stages(

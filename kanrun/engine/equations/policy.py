@@ -170,7 +170,7 @@ class Solution:
         estimate: Estimated relative L2 error over all windows, from a second solution; None without
             one.
         tolerance: What the estimate should be below.
-        stopped: Why the solution ends before the range does.
+        stopped: Why the solution ends before the range does, or above the tolerance.
     """
 
     network: Field | Windows

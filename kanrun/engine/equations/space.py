@@ -122,8 +122,7 @@ class Space:
         return self._kept[key]  # type: ignore[no-any-return]
 
     def _pattern(self, block: int) -> Pattern:
-        index = self.order[self.local][:, :, None] * block + np.arange(block)
-        return Pattern(torch.as_tensor(index.reshape(self.intervals, -1)), self.functions * block)
+        return Pattern(self.intervals, self.degree + 1, block, torch.as_tensor(self.order))
 
     def basis(self, x: Array, derivative: int) -> tuple[Array, NDArray[np.int64]]:
         """Return the derivatives of the functions at x (points,), and their numbers."""
@@ -222,7 +221,7 @@ class Space:
         return self.complete(solved, unknown)
 
     def error(self, coefficients: Array) -> float:
-        """Estimate the largest difference of a spline (functions,) from what it approximates.
+        """Estimate the root mean square difference of a spline from what it approximates.
 
         The best spline of degree p differs by 2 / (2 pi)^(p+1) h^(p+1) |u^(p+1)| in the mean; the
         derivative of order p + 1 is read from the jumps of the one below.
@@ -232,29 +231,27 @@ class Space:
         width = np.diff(self.breakpoints)
         middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
         top = self.evaluate(coefficients, middle, DEGREE)
-        if self.periodic:
-            jumps, widest = np.roll(top, -1) - top, np.maximum(width, np.roll(width, -1))
-        else:
-            jumps, widest = np.diff(top), np.maximum(width[1:], width[:-1])
-        constant = 2 / (2 * pi) ** (DEGREE + 1)
-        return constant * float(np.max(widest**DEGREE * np.abs(jumps), initial=0.0))
+        jumps = np.abs(np.diff(top, append=top[:1] if self.periodic else top[-1:]))
+        either = np.maximum(jumps, np.roll(jumps, 1))
+        errors = 2 / (2 * pi) ** (DEGREE + 1) * width**DEGREE * either
+        return float(np.sqrt(np.square(errors) @ width / width.sum()))
 
     def adapted(
         self, coefficients: Sequence[Array], sizes: Sequence[float], intervals: int
     ) -> Space:
         """Return the space whose breakpoints follow splines (functions,) of the given sizes."""
         assert self.breakpoints is not None
-        low, high = self.breakpoints[[0, -1]]
-        x = np.linspace(low, high, DENSITY_POINTS * self.intervals + 1)
+        each = np.linspace(-1, 1, DENSITY_POINTS, endpoint=False)
+        x = np.append(self.points(each).ravel(), self.breakpoints[-1])
         fourth = [
             np.abs(self.evaluate(c, x, 4)) / s for c, s in zip(coefficients, sizes, strict=True)
         ]
         density = _widened(np.max(fourth, axis=0) ** 0.25, periodic=self.periodic)
-        total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-        even = np.linspace(0, 1, len(x))
+        total = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(x)))
+        even = (x - x[0]) / (x[-1] - x[0])
         share = ADAPTED * total / total[-1] + (1 - ADAPTED) * even if total[-1] > 0 else even
         edges = np.interp(np.linspace(0, 1, intervals + 1), share, x)
-        edges[[0, -1]] = low, high
+        edges[[0, -1]] = self.breakpoints[[0, -1]]
         return Space(edges, self.walls, self.periodic)
 
 

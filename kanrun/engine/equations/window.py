@@ -26,7 +26,7 @@ from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.space import DEGREE, Array, Space
-from kanrun.engine.least_squares.banded import ElementRows, gauss_newton_step
+from kanrun.engine.least_squares.banded import ElementRows
 from kanrun.formulas.equations import Derivative
 
 
@@ -239,11 +239,13 @@ class WindowProblem:
         return Window(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:
-        """Return the largest term of the highest degree in time, relative to the sizes."""
-        found = self.coefficients(unknowns)
-        return max(
-            float(np.abs(c[:, -1]).max() / s) for c, s in zip(found, self.sizes, strict=True)
-        )
+        """Return the largest L2 norm of a term of the highest degree in time, relative to sizes."""
+        space, norms = self.state.space, []
+        for unknown, found in enumerate(self.coefficients(unknowns)):
+            values = space.gauss_basis(0, unknown) @ found[:, -1][space.local][..., None]
+            squares = np.square(values[..., 0]) * space.gauss_weights
+            norms.append(np.sqrt(squares.sum()) / self.sizes[unknown])
+        return float(max(norms))
 
     def largest_change(self, move: Tensor) -> float:
         """Return the largest change of a spline by a step, relative to the sizes."""
@@ -276,11 +278,6 @@ class WindowProblem:
         """Return the residuals of all equations, relative to their units."""
         return self._residual(self._values(unknowns))
 
-    def step(self, unknowns: Tensor) -> Tensor:
-        """Return the Gauss-Newton step."""
-        rows, residual = self.linearise(unknowns)
-        return gauss_newton_step(rows, residual)
-
     def _residual(self, values: Mapping[str, Array]) -> Tensor:
         with np.errstate(all="ignore"):
             found = [
@@ -297,16 +294,18 @@ class WindowProblem:
             self.system.equations, self._slopes(values), self._roots, strict=True
         ):
             scaled = slopes.reshape(*self._shape, -1) * root[..., None]
-            block = np.zeros((*self._shape, self.state.space.degree + 1, self._offsets[-1]))
-            sums: dict[tuple[int, int], Array] = {}
+            sums: list[dict[int, Array]] = [{} for _ in self._free]
             for i, each in enumerate(relation.derivatives):
                 term = scaled[..., i, None] * self._basis[each.name][:, :, None]
-                key = each.unknown, self.system.split(each)[1]
-                sums[key] = sums[key] + term if key in sums else term
-            for (unknown, time_order), term in sums.items():
-                times = self._times[unknown, time_order]
-                columns = slice(self._offsets[unknown], self._offsets[unknown + 1])
-                block[..., columns] += term[..., None] * times.T[:, None]
+                of_order, order = sums[each.unknown], self.system.split(each)[1]
+                of_order[order] = of_order[order] + term if order in of_order else term
+            shape = *self._shape, self.state.space.degree + 1, self._offsets[-1]
+            block = np.zeros(shape)
+            for unknown, of_order in enumerate(sums):
+                if of_order:
+                    times = np.stack([self._times[unknown, order].T for order in of_order], axis=1)
+                    columns = slice(self._offsets[unknown], self._offsets[unknown + 1])
+                    block[..., columns] = np.stack([*of_order.values()], axis=-1) @ times
             blocks.append(block.reshape(*self._shape[:1], -1, self._pattern.index.shape[1]))
         rows = ElementRows(self._pattern, torch.as_tensor(np.concatenate(blocks, axis=1)))
         return rows, self._residual(values)

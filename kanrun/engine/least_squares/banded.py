@@ -24,29 +24,63 @@ PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Pattern:
-    """The unknowns of each element, shape (elements, terms), of `unknowns` in all."""
+    """Unknowns of elements: element e holds functions e to e + local - 1, `block` unknowns each.
 
-    index: Int[Tensor, "elements terms"]
-    unknowns: int
+    Functions are counted modulo their number; `order` (functions,) holds the place of each one
+    among the unknowns.
+    """
+
+    elements: int
+    local: int
+    block: int
+    order: Int[Tensor, " functions"]
+
+    @property
+    def unknowns(self) -> int:
+        return len(self.order) * self.block
 
     @cached_property
-    def width(self) -> int:
-        """Number of subdiagonals of the Gram matrix."""
-        return int((self.index.amax(1) - self.index.amin(1)).max())
+    def index(self) -> Int[Tensor, "elements terms"]:
+        """The unknowns of each element."""
+        numbers = torch.arange(self.elements)[:, None] + torch.arange(self.local)
+        places = self.order[numbers % len(self.order)]
+        index = places[:, :, None] * self.block + torch.arange(self.block)
+        return index.view(self.elements, -1)
 
     @cached_property
-    def _below(self) -> tuple[Tensor, Tensor]:
-        """The entries on and below the diagonal of all element products, and their places."""
-        row, column = self.index[:, :, None], self.index[:, None, :]
-        chosen = (row >= column).flatten().nonzero()[:, 0]
-        return chosen, ((row - column) * self.unknowns + column).flatten()[chosen]
+    def _below(self) -> tuple[int, Tensor, Tensor]:
+        """Subdiagonals of the Gram matrix, and the sums of `bands` with their places in it.
+
+        These are the entries (function, unknown, distance, unknown) on and below its diagonal.
+        """
+        count, each = len(self.order), torch.arange(self.block)
+        first, distance = torch.arange(count)[:, None], torch.arange(self.local)
+        second = (first + distance) % count
+        near = (self.order[first] * self.block + each)[:, :, None, None]
+        far = (self.order[second] * self.block)[..., None] + each
+        row, column = torch.maximum(near, far[:, None]), torch.minimum(near, far[:, None])
+        wraps = count < self.elements + self.local - 1
+        exists = (first + distance < count) | torch.tensor(wraps)
+        # The block of a function with itself holds each pair twice.
+        once = (distance[:, None] > 0) | (each[:, None, None] <= each)
+        chosen = exists[:, None, :, None] & once
+        entries = chosen.flatten().nonzero()[:, 0]
+        row, column = row.flatten()[entries], column.flatten()[entries]
+        return int((row - column).max()), entries, (row - column) * self.unknowns + column
 
     def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
         """Return the sum of element products as LAPACK's lower bands (width + 1, unknowns)."""
-        chosen, places = self._below
-        total = products.new_zeros((self.width + 1) * self.unknowns)
-        total.index_add_(0, places, products.flatten()[chosen])
-        return total.view(self.width + 1, self.unknowns)
+        count, each = len(self.order), self.elements
+        shape = self.local, self.block, self.local, self.block
+        products = products.view(each, *shape)
+        sums = products.new_zeros(max(count, each + self.local - 1), *shape[1:])
+        for first in range(self.local):
+            sums[first : first + each, :, : self.local - first] += products[:, first, :, first:]
+        sums[: len(sums) - count] += sums[count:]
+        width, entries, places = self._below
+        total = products.new_zeros((width + 1) * self.unknowns)
+        total.index_add_(0, places, sums[:count].flatten()[entries])
+        return total.view(width + 1, self.unknowns)
 
     def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
         """Return the sum of the elements' values at each unknown."""
@@ -86,12 +120,25 @@ class ElementRows:
         return total
 
 
-def gauss_newton_step(rows: ElementRows, residual: Float[Tensor, " rows"]) -> Tensor:
-    """Return the step d that minimises |r + J d|^2, by normal equations of unit columns."""
-    bands = rows.gram()
-    diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
-    factor = BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
-    return -factor.solve(rows.transposed(residual))
+@dataclass(frozen=True)
+class GaussNewton:
+    """Gauss-Newton steps with the Jacobian of one linearisation, by normal equations."""
+
+    rows: ElementRows
+    factor: BandedFactor
+
+    @classmethod
+    def of(cls, rows: ElementRows) -> GaussNewton:
+        """Factorise the normal equations of unit columns."""
+        bands = rows.gram()
+        diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
+        return cls(
+            rows, BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
+        )
+
+    def step(self, residual: Float[Tensor, " rows"]) -> Tensor:
+        """Return the step d that minimises |r + J d|^2."""
+        return -self.factor.solve(self.rows.transposed(residual))
 
 
 @dataclass(frozen=True)
@@ -104,10 +151,8 @@ class BandedFactor:
     @classmethod
     def of(cls, bands: Tensor, diagonal: Tensor, scale: Tensor, damping: float) -> BandedFactor:
         """Factorise the bands of J^T J between `scale`, with `diagonal` + `damping` as diagonal."""
-        scaled = bands * scale
-        for below in range(len(bands)):
-            length = len(scale) - below
-            scaled[below, :length] *= scale[below:]
+        following = torch.nn.functional.pad(scale, (0, len(bands) - 1))
+        scaled = bands * scale * following.unfold(0, len(scale), 1)
         for ridge in RIDGES:
             scaled[0] = diagonal + (damping + ridge)
             try:

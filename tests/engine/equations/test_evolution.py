@@ -24,7 +24,7 @@ from kanrun.engine.equations.window import (
     legendre_values,
     radau_points,
 )
-from kanrun.engine.least_squares.banded import ElementRows, Pattern, gauss_newton_step
+from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
 from kanrun.engine.networks import from_description
 
 BOX = {"x": [0, 1], "t": [0, 1]}
@@ -213,18 +213,25 @@ def test_error_estimate_of_splines_is_their_error() -> None:
     assert true / 10 < space.error(found) < 10 * true
 
 
-def test_bands_solve_what_dense_rows_solve() -> None:
-    drawn = torch.Generator().manual_seed(0)
-    index = torch.arange(12)[:, None] + torch.arange(5)
-    values = torch.randn(12, 6, 5, generator=drawn, dtype=torch.float64)
-    rows = ElementRows(Pattern(index, 16), values)
-    dense = values.new_zeros(12, 6, 16).scatter_(2, index[:, None].expand(12, 6, 5), values)
+@pytest.mark.parametrize("periodic", [False, True])
+def test_bands_solve_what_dense_rows_solve(periodic: bool) -> None:
+    drawn, functions = torch.Generator().manual_seed(0), 12 if periodic else 14
+    values = torch.randn(12, 10, 6, generator=drawn, dtype=torch.float64)
+    space = Space(np.linspace(0, 1, 13), ((None, None),), periodic)
+    order = torch.as_tensor(space.order) if periodic else torch.arange(functions)
+    rows = ElementRows(Pattern(12, 3, 2, order), values)
+    unknowns, index = 2 * functions, rows.pattern.index
+    dense = values.new_zeros(12, 10, unknowns).scatter_(2, index[:, None].expand(12, 10, 6), values)
     dense = dense.flatten(0, 1)
-    right = torch.randn(72, generator=drawn, dtype=torch.float64)
+    right = torch.randn(120, generator=drawn, dtype=torch.float64)
     torch.testing.assert_close(rows.transposed(right), dense.T @ right)
     torch.testing.assert_close(rows.squares(), dense.square().sum(0))
-    wanted = -torch.linalg.solve(dense.T @ dense, dense.T @ right)
-    torch.testing.assert_close(gauss_newton_step(rows, right), wanted, rtol=1e-9, atol=1e-12)
+    bands, gram = rows.gram(), dense.T @ dense
+    for below, band in enumerate(bands):
+        torch.testing.assert_close(band[: unknowns - below], gram.diagonal(-below))
+    wanted = -torch.linalg.solve(gram, dense.T @ right)
+    found = GaussNewton.of(rows).step(right)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_jacobian_rows_are_slopes_of_the_residuals() -> None:
