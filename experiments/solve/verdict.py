@@ -88,11 +88,10 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
         return "failed", f"{until} ({solution.stopped}); {reason}"
     values = [each for each in (worst.rms, conditions, change, error) if each is not None]
+    if solution.tolerance is not None:
+        return _by_estimate(solution, error, reason)
     if not np.isfinite(values).all() or max(values) >= FAILED:
         return "failed", reason
-    if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
-        why = f" ({solution.stopped})" if solution.stopped else ""
-        return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met{why}; {reason}"
     if (doubt := _doubt(solution, system)) is not None:
         return "doubtful", f"{doubt}; {reason}"
     refined = all(stage.intervals is not None for stage in last)
@@ -100,6 +99,22 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     right = error is None or error <= SOLVED_ERROR
     settled = change is not None and change <= SOLVED_CHANGE
     return "solved" if small and right and settled else "doubtful", reason
+
+
+def _by_estimate(solution: Solution, error: float | None, reason: str) -> tuple[str, str]:
+    """Return the verdict of a solution whose error is estimated.
+
+    Residuals do not count: next to jumps of the conditions they are large where errors are small.
+    """
+    estimate, tolerance = solution.estimate, solution.tolerance or 0.0
+    if estimate is not None and not max(estimate, error or 0.0) < FAILED:
+        return "failed", reason
+    if solution.doubt is not None:
+        return "doubtful", f"{solution.doubt}; {reason}"
+    if estimate is None or not estimate <= tolerance:
+        why = f" ({solution.stopped})" if solution.stopped else ""
+        return "doubtful", f"the tolerance {tolerance:.0e} is not met{why}; {reason}"
+    return "solved" if error is None or error <= SOLVED_ERROR else "doubtful", reason
 
 
 def _doubt(solution: Solution, system: System) -> str | None:

@@ -133,9 +133,7 @@ class Marcher:
             window = problem.window(unknowns)
             march.windows.append(window)
             march.end = window.end
-            march.remaining = (
-                (self.high - window.end) / length * steps * len(problem.unknowns)
-            )
+            march.remaining = (self.high - window.end) / length * steps * len(problem.unknowns)
             self._measure(window)
             after = EvolvingState(window.space, window.at_end(system.orders))
             state, old = self._next_state(after)
@@ -196,7 +194,11 @@ class Marcher:
             bound = max(policy.initial_error * self.tolerance, ROUNDING)
             halved = squares > policy.halved * squares.max()
             halved &= np.diff(breakpoints) > shortest
-            if squares.sum() < bound**2 or not halved.any() or space.intervals > policy.max_intervals:
+            if (
+                squares.sum() < bound**2
+                or not halved.any()
+                or space.intervals > policy.max_intervals
+            ):
                 return state
             middle = (breakpoints[1:] + breakpoints[:-1]) / 2
             breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))

@@ -13,25 +13,36 @@ from time import process_time
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.polynomial import legendre
-from torch import Generator, Tensor
+from torch import Tensor
 
-from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
-from kanrun.engine.equations.policy import EquationPolicy, EquationStage, Solution
+from kanrun.engine.equations.policy import EquationStage, Solution
 from kanrun.engine.equations.space import DEGREE, Array
 from kanrun.engine.equations.system import low_discrepancy
-from kanrun.engine.equations.window import Window, total
+from kanrun.engine.equations.window import Window
+from kanrun.engine.equations.window_checks import (
+    growing_place,
+    window_jumps,
+    window_residuals,
+)
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import fit_coefficients, sample_points
+from kanrun.engine.splines import (
+    Grid,
+    extend,
+    fit_coefficients,
+    insert_knots,
+    sample_points,
+)
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Breakpoints of two spaces that differ by less than this fraction of the range are one.
-SAME_BREAKPOINT = 1e-10
+SAME_BREAKPOINT = 1e-14
 #: The first factor from one tolerance to the next, its smallest value, the smallest tolerance, and
 #: the fraction of the tolerance that a next estimate should have.
 TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
@@ -50,10 +61,8 @@ CHEAP_WORK = 20_000
 ENOUGH = 1e-11
 #: Smallest divisor.
 TINY = 1e-300
-#: Points at which two solutions are compared, and points of the border of each window.
-COMPARED_POINTS, BORDER_POINTS = 4000, 21
-#: Smallest number of points of a window at which residuals are measured.
-RESIDUAL_POINTS = 40
+#: Points at which two solutions are compared.
+COMPARED_POINTS = 4000
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class _Level:
 
 
 def solve_evolution(
-    system: EvolutionSystem, tolerance: float, policy: EquationPolicy, generator: Generator
+    system: EvolutionSystem, tolerance: float
 ) -> Events[EquationStage, None, Solution]:
     """Solve with smaller and smaller tolerances until the estimated error is below `tolerance`.
 
@@ -103,13 +112,30 @@ def solve_evolution(
             stopped = "rounding allows no smaller tolerance"
             break
     last = levels[-1]
-    stages = _stages(system, last, policy, generator)
+    stages = _stages(system, last)
+    doubt = _doubt(system, last.march)
     yield from stages
-    return Solution(last.network, tuple(stages), last.march.end, last.estimate, tolerance, stopped)
+    return Solution(
+        last.network, tuple(stages), last.march.end, last.estimate, tolerance, stopped, doubt
+    )
+
+
+def _doubt(system: EvolutionSystem, march: March) -> str | None:
+    """Return why a small difference between two solutions says little, if it does."""
+    for window in (march.windows[0], march.windows[-1]):
+        if (place := growing_place(system, window)) is not None:
+            names = system.system.vocabulary.variables
+            at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))
+            return (
+                f"the equation is ill-posed: at {at} waves grow the faster the shorter they are, "
+                "as in heat conduction backwards in time, so that smallest errors of the initial "
+                "values change the solution"
+            )
+    return None
 
 
 def _march(system: EvolutionSystem, tolerance: float) -> tuple[March, str, bool]:
-    """Return the windows of one tolerance, why they end early, and whether because of their work."""
+    """Return the windows of one tolerance, why they end early, and whether for their work."""
     began, march = process_time(), March([], float(system.system.box[-1, 0]))
     for march in Marcher(system, tolerance).run():
         report_progress("windows", len(march.windows))
@@ -160,79 +186,71 @@ def _is_enough(level: _Level, tolerance: float) -> bool:
     return level.estimate < ENOUGH or level.march.work > CHEAP_WORK
 
 
-def _stages(
-    system: EvolutionSystem, level: _Level, policy: EquationPolicy, generator: Generator
-) -> list[EquationStage]:
-    """Return the windows of a solution with their residuals at new points."""
+def _stages(system: EvolutionSystem, level: _Level) -> list[EquationStage]:
+    """Return the windows of a solution, with residuals at new points and jumps between them."""
     windows, none = level.march.windows, torch.zeros(0, dtype=torch.float64)
-    fields = level.fields
-    inside = max(RESIDUAL_POINTS, policy.test_points // len(windows))
-    policy, stages = replace(policy, test_points=inside), list[EquationStage]()
-    for number, (window, field) in enumerate(zip(windows, fields, strict=True)):
-        part = system.system.between(window.start, window.end) if number else system.system
-        rows = Collocation(
-            part, policy, generator, fields[number - 1] if number else None, growing=False
+    return [
+        EquationStage(
+            window=number,
+            intervals=window.space.intervals,
+            solution=field,
+            constants=none,
+            unknowns=window.unknowns,
+            steps=level.march.steps // len(windows),
+            objective=(equation := window_residuals(system, window)).rms ** 2,
+            equation=equation,
+            conditions=window_jumps(system, window, windows[number - 1] if number else None),
+            change=level.estimate,
+            standard_errors=none,
+            seconds=level.seconds / len(windows),
+            points=_breakpoints(window),
         )
-        rows.initial = fields[number - 1] if number else None
-        points = low_discrepancy(field.box, inside, rows.unseen)
-        conditions = [
-            each
-            for each in rows.borders(BORDER_POINTS, (1.0, 1.0), field)
-            if each.kind == "condition"
-        ]
-        equation = rows.evaluate(rows.equations(points, field), field, none)
-        stages.append(
-            EquationStage(
-                window=number,
-                intervals=window.space.intervals,
-                solution=field,
-                constants=none,
-                unknowns=window.unknowns,
-                steps=level.march.steps // len(windows),
-                objective=equation.rms**2,
-                equation=equation,
-                conditions=rows.evaluate(conditions, field, none),
-                change=level.estimate,
-                standard_errors=none,
-                seconds=level.seconds / len(windows),
-                points=_breakpoints(window),
-            )
-        )
-    return stages
+        for number, (window, field) in enumerate(zip(windows, level.fields, strict=True))
+    ]
 
 
 def _field(window: Window, system: EvolutionSystem) -> Field:
+    """Return a window as a network of splines, to rounding: knots are inserted."""
     box = system.system.box.clone()
     box[-1] = box.new_tensor([window.start, window.end])
     count, terms = len(system.orders), DEGREE + 1
     spatial = system.variables == 2
     form = OutputForm(count, terms, 2, separated=True) if spatial else OutputForm(count)
-    edges = _common_breakpoints(window) if spatial else np.array([[-1.0, 1.0]])
+    edges = torch.as_tensor(_common_breakpoints(window) if spatial else [[-1.0, 1.0]]).double()
     spec = EdgeSpec(degree=DEGREE, base="zero")
-    layer = SplineLayer.on_grid(torch.as_tensor(edges), form.outputs, spec, uniform=False)
-    x = sample_points(layer.grid, terms)
-    times = legendre.legvander(x[:, -1].numpy(), DEGREE)
-    with torch.no_grad():
+    layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=False)
+    shape = (count, terms, 2, 2, -1) if spatial else (count, 1, 1, 1, -1)
+    found = layer.coefficients.detach().view(*shape)
+    fine = [Grid(layer.knots[[number]], DEGREE) for number in range(len(edges))]
+    times = _polynomials(fine[-1])
+    for unknown, parts in enumerate(window.parts):
         if not spatial:
-            values = np.stack([times @ parts[-1].coefficients[0] for parts in window.parts], axis=1)
-            layer.coefficients.copy_(_fitted(x, values[:, :, None], layer))
-        else:
+            coefficients = torch.as_tensor(parts[-1].coefficients[0])
+            found[unknown, 0, 0, 0] = coefficients @ times
+            continue
+        found[unknown, :, 1, 1] = times
+        low, high = system.system.box[0].tolist()
+        for part in parts:
+            knots = (2 * part.space.grid.knots - low - high) / (high - low)
+            around = np.arange(part.space.intervals + DEGREE) % part.space.functions
+            splines = torch.as_tensor(part.coefficients[around].T)[:, None]
+            found[unknown, :, 0, 0] += insert_knots(splines, Grid(knots, DEGREE), fine[0])[:, 0]
+    with torch.no_grad():
+        layer.coefficients.copy_(found.reshape(layer.coefficients.shape))
+        if spatial:
             layer.mask.copy_(form.mask(2))
-            low, high = system.system.box[0].tolist()
-            places = low + (x[:, 0].numpy() + 1) / 2 * (high - low)
-            along = [total(parts, places, np.eye(terms)) for parts in window.parts]
-            values = np.zeros((len(x), count, terms, 2, 2))
-            values[..., 0, 0] = np.stack(along, axis=1)
-            values[..., 1, 1] = times[:, None]
-            layer.coefficients.copy_(_fitted(x, values.reshape(len(x), -1, 2), layer))
     lifts = tuple(map(str, system.lifts))
     names = system.system.vocabulary.variables
     hard = HardConditions(names, lifts, ("1",) * count) if any(system.lifts) else None
     return Field(KAN.of_layers([layer]), form, box, torch.ones(count, dtype=box.dtype), hard)
 
 
-def _fitted(x: Tensor, values: Array, layer: SplineLayer) -> Tensor:
-    return fit_coefficients(x, torch.as_tensor(values), layer.grid)
+def _polynomials(grid: Grid) -> Float[Tensor, "degrees functions"]:
+    """Return the coefficients of the Legendre polynomials as splines on a grid of [-1, 1]."""
+    single = Grid(extend(torch.tensor([[-1.0, 1.0]], dtype=torch.float64), DEGREE), DEGREE)
+    x = sample_points(single, DEGREE + 1)
+    values = torch.as_tensor(legendre.legvander(x[:, 0].numpy(), DEGREE))
+    return insert_knots(fit_coefficients(x, values[..., None], single), single, grid)[:, 0]
 
 
 def _common_breakpoints(window: Window) -> Array:

@@ -171,6 +171,7 @@ class Solution:
             one.
         tolerance: What the estimate should be below.
         stopped: Why the solution ends before the range does, or above the tolerance.
+        doubt: Why the estimate says little, as for ill-posed equations.
     """
 
     network: Field | Windows
@@ -179,6 +180,7 @@ class Solution:
     estimate: float | None = None
     tolerance: float | None = None
     stopped: str = "the solution is no longer smooth, or errors grow"
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)

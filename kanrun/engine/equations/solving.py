@@ -270,7 +270,7 @@ def solve(
     its beginning it is that of the whole range. Without `windows` the whole box is solved at once.
     """
     if ansatz.evolution is not None:
-        return (yield from solve_evolution(ansatz.evolution, ansatz.tolerance, policy, generator))
+        return (yield from solve_evolution(ansatz.evolution, ansatz.tolerance))
     if ansatz.direct:
         return (yield from solve_directly(system, ansatz, policy, generator, first))
     low, high = map(float, system.box[-1])

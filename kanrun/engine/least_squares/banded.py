@@ -132,9 +132,7 @@ class GaussNewton:
         """Factorise the normal equations of unit columns."""
         bands = rows.gram()
         diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
-        return cls(
-            rows, BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
-        )
+        return cls(rows, BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0))
 
     def step(self, residual: Float[Tensor, " rows"]) -> Tensor:
         """Return the step d that minimises |r + J d|^2."""
