@@ -2,10 +2,10 @@
 
 An unknown of order r in time is u = lift + sum_j C_j(x) P_j(s) on the window, s from -1 to 1, with
 Legendre polynomials P_j of degree 0 to DEGREE. Given values and r - 1 time derivatives at the start
-fix part of it; the unknowns of the least squares problem are the splines that multiply r-fold
-integrals of Legendre polynomials, which vanish there with r - 1 derivatives. Residuals are taken at
-Gauss points of each interval of space and at Radau points of time. Without space variables this is
-the Radau IIA method of DEGREE stages (Hairer and Wanner, Solving ODEs II, section IV.5).
+fix part of it; the unknowns of the least squares problem are the splines that multiply polynomials
+which vanish there with r - 1 derivatives. Residuals are taken at Gauss points of each interval of
+space and at the Radau points of time. In time this is the Radau IIA method of DEGREE stages for the
+system of first order (Hairer and Wanner, Solving ODEs II, section IV.5).
 
 A window on new breakpoints starts from the exact old state: its difference from the new splines
 fades out over the window as a polynomial of time.
@@ -97,17 +97,25 @@ def radau_points(count: int) -> tuple[Array, Array]:
     return points, weights.astype(np.float64)
 
 
-def free_polynomials(order: int) -> Float[Array, "polynomials degrees"]:
-    """Return polynomials of degree `order` to DEGREE with an `order`-fold zero at -1, by Legendre.
+def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degrees"]:
+    """Return polynomials with an `order`-fold zero at -1, by Legendre, and their derivatives.
 
-    Their largest value is 1.
+    Derivatives 0 to `order` are those of the system of first order: each one below the highest is
+    integrated from the interpolant of the next at the Radau points, at which both agree. Direct
+    collocation of a second derivative would amplify fast oscillations (van der Houwen,
+    Sommeijer and Cong, BIT 31, 1991). The largest value of a polynomial is 1.
     """
-    rows = []
-    for degree in range(DEGREE + 1 - order):
-        row = legendre.legint(np.eye(degree + 1)[degree], order, lbnd=-1)
-        row = row / np.abs(legendre.legval(np.linspace(-1, 1, 101), row)).max()
-        rows.append(np.pad(row, (0, DEGREE + 1 - len(row))))
-    return np.stack(rows)
+    points, _ = radau_points(DEGREE)
+    unit = np.eye(DEGREE)
+    interpolated = np.linalg.inv(legendre.legvander(points, DEGREE - 1)).T
+    found = [unit, legendre.legint(unit, lbnd=-1, axis=1)]
+    for _ in range(order - 1):
+        values = legendre.legval(points, found[-1].T)
+        found.append(legendre.legint(values @ interpolated, lbnd=-1, axis=1))
+    at = legendre.legval(np.linspace(-1, 1, 101), found[-1].T)
+    sizes = np.abs(at).max(axis=1, keepdims=True)
+    width = DEGREE + 1
+    return np.stack([np.pad(e, ((0, 0), (0, width - e.shape[1]))) / sizes for e in found[::-1]])
 
 
 def held_polynomials(order: int, half: float) -> Float[Array, "order degrees"]:
@@ -169,10 +177,9 @@ class WindowProblem:
         self.system, self.state, self.span, self.sizes = system, state, span, sizes
         self.half = (span[1] - span[0]) / 2
         self._free = [free_polynomials(order) for order in system.orders]
-        counts = [len(each) for each in self._free]
-        self._offsets = np.cumsum([0, *counts])
+        self._offsets = DEGREE * np.arange(len(system.orders) + 1)
         self._pattern = state.space.pattern(int(self._offsets[-1]))
-        self._fixed = [self._given(unknown, old) for unknown in range(len(counts))]
+        self._fixed = [self._given(unknown, old) for unknown in range(len(system.orders))]
         self._points()
         self.unknowns = torch.zeros(self._pattern.unknowns, dtype=torch.float64)
 
@@ -188,7 +195,7 @@ class WindowProblem:
 
     def _points(self) -> None:
         space, system = self.state.space, self.system
-        s, shares = radau_points(DEGREE + 1 - min(system.orders))
+        s, shares = radau_points(DEGREE)
         x, times = space.gauss_points, self.span[0] + self.half * (s + 1)
         self._shape = (*x.shape, len(s))
         roots = np.sqrt(space.gauss_weights[:, :, None] * shares / 2)
@@ -205,8 +212,8 @@ class WindowProblem:
             lift = system.lift(each.unknown, each.index, self._arguments)
             self._base[each.name] = (fixed + lift.reshape(fixed.shape)).reshape(self._shape)
             self._basis[each.name] = space.gauss_basis(space_order, each.unknown)
-            free = self._free[each.unknown]
-            self._times[each.unknown, time_order] = free @ legendre_at[time_order]
+            free = self._free[each.unknown][time_order] / self.half**time_order
+            self._times[each.unknown, time_order] = free @ legendre_at[0]
         self._roots = [roots / unit for unit in self._units()]
 
     def _units(self) -> list[float]:
@@ -235,7 +242,7 @@ class WindowProblem:
         parts = []
         pairs = zip(self._fixed, self.coefficients(unknowns), self._free, strict=True)
         for (*fading, held), found, free in pairs:
-            parts.append((*fading, Part(held.space, held.coefficients + found @ free)))
+            parts.append((*fading, Part(held.space, held.coefficients + found @ free[0])))
         return Window(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:

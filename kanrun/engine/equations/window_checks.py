@@ -55,7 +55,8 @@ def window_jumps(system: EvolutionSystem, window: Window, before: Window | None)
         else:
             wanted = _at_border(system, before, unknown, x, 1.0)
         for each in range(order):
-            sizes = np.sqrt(np.square(np.stack([found, wanted])).mean(1)).max(0)
+            both = np.stack([found, wanted, _at_border(system, window, unknown, x, 1.0)])
+            sizes = np.sqrt(np.square(both).mean(1)).max(0)
             size = max(sizes[each], sizes[0] / length**each, TINY)
             difference = np.abs(found[:, each] - wanted[:, each]) / size
             rms, at = float(np.sqrt(np.square(difference).mean())), int(difference.argmax())

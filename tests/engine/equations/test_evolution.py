@@ -13,7 +13,7 @@ from kanrun.experiments.solve.equation_parsing import EquationParser
 from scipy.integrate import solve_ivp
 
 from kanrun.config import EquationConfig
-from kanrun.engine.equations import EquationPolicy, Solution, Windows
+from kanrun.engine.equations import Solution, Windows
 from kanrun.engine.equations.evolution_solution import solve_evolution
 from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
 from kanrun.engine.equations.space import Space, WallCondition
@@ -48,7 +48,7 @@ def make(
 
 def solve(found: EvolutionSystem | None, tolerance: float) -> Solution:
     assert found is not None
-    steps = solve_evolution(found, tolerance, EquationPolicy(), torch.Generator().manual_seed(0))
+    steps = solve_evolution(found, tolerance)
     while True:
         try:
             next(steps)
