@@ -50,9 +50,13 @@ class EvolutionPolicy:
     superfluous: float = 0.01
     #: Relative L2 error of the splines at the initial values, in tolerances.
     initial_error: float = 0.01
-    #: Number of intervals at first, at least and at most.
+    #: Number of intervals at first and at least, at this tolerance. They grow by its power
+    #: -1 / (DEGREE + 1), and first windows shrink alike, so that two tolerances never have one
+    #: solution.
     first_intervals: int = 20
     min_intervals: int = 14
+    at_tolerance: float = 1e-6
+    least_refinement: float = 0.7
     max_intervals: int = 4000
     #: Initial values: an interval is halved if its squared error is above this fraction of the
     #: largest, and it is longer than this fraction of the range and the tolerance.
@@ -105,12 +109,14 @@ class Marcher:
         self.policy = policy or EvolutionPolicy()
         self.low, self.high = map(float, system.system.box[-1])
         self.sizes = np.ones(len(system.orders))
+        refinement = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
+        self.refinement = max(refinement, self.policy.least_refinement)
 
     def run(self) -> Iterator[March]:
         """Yield the windows so far after each one."""
         system, policy, march = self.system, self.policy, March([], self.low)
         state, old = self._first_state(), None
-        length = (self.high - self.low) / policy.first_windows
+        length = (self.high - self.low) / (policy.first_windows * self.refinement)
         shortest = (self.high - self.low) / policy.max_windows
         while march.end < self.high and length > shortest and not time_limit_reached():
             span = self._span(march.end, length)
@@ -183,7 +189,7 @@ class Marcher:
         low, high = system.system.box[0].tolist()
         every = self._initial(np.linspace(low, high, SIZE_POINTS))
         self._set_sizes(np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every]))
-        breakpoints = np.linspace(low, high, policy.first_intervals + 1)
+        breakpoints = np.linspace(low, high, round(policy.first_intervals * self.refinement) + 1)
         shortest = policy.shortest_interval * self.tolerance * (high - low)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
@@ -269,10 +275,11 @@ class Marcher:
         values = [each[:, 0] for each in state.values]
         error = max(space.error(c) / size for c, size in zip(values, self.sizes, strict=True))
         bound = policy.spline_error * self.tolerance
-        few = error < policy.superfluous * bound and space.intervals > policy.min_intervals
+        fewest = round(policy.min_intervals * self.refinement)
+        few = error < policy.superfluous * bound and space.intervals > fewest
         if not (error > bound or few):
             return state, None
         factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *policy.interval_growth))
-        bounds = policy.min_intervals, policy.max_intervals
+        bounds = fewest, policy.max_intervals
         intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
         return state.moved(space.adapted(values, list(self.sizes), intervals)), state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ from kanrun.experiments.solve.equation_parsing import EquationParser
 from scipy.integrate import solve_ivp
 
 from kanrun.config import EquationConfig
-from kanrun.engine.equations import Solution, Windows
-from kanrun.engine.equations.evolution_solution import solve_evolution
+from kanrun.engine.equations import Solution, Windows, evolution_solution
+from kanrun.engine.equations.evolution import Marcher
+from kanrun.engine.equations.evolution_solution import (
+    _is_enough,
+    _level,
+    _next_factor,
+    solve_evolution,
+)
 from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
 from kanrun.engine.equations.space import Space, WallCondition
 from kanrun.engine.equations.window import (
@@ -24,6 +31,7 @@ from kanrun.engine.equations.window import (
     legendre_values,
     radau_points,
 )
+from kanrun.engine.equations.window_checks import growing_place
 from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
 from kanrun.engine.networks import from_description
 
@@ -136,10 +144,10 @@ def test_stiff_reaction_has_components_of_very_different_sizes() -> None:
         fast, slow = 3e7 * b**2, 1e4 * b * c - 0.04 * a
         return [slow, -slow - fast, fast]
 
-    wanted = solve_ivp(slope, (0, 40), [1, 0, 0], "Radau", rtol=1e-12, atol=1e-16).y[:, -1]
+    wanted = solve_ivp(slope, (0, 40), [1, 0, 0], "Radau", rtol=1e-10, atol=1e-14).y[:, -1]
     with torch.no_grad():
         end = found.network(torch.tensor([[40.0]], dtype=torch.float64))[0].numpy()
-    np.testing.assert_allclose(end, wanted, rtol=1e-9)
+    np.testing.assert_allclose(end, wanted, rtol=1e-7)
     assert end.sum() == pytest.approx(1.0, abs=1e-13)
 
 
@@ -150,7 +158,7 @@ def test_windows_join_to_rounding_though_breakpoints_move() -> None:
             "u_t + u*u_x = 0.02*u_xx",
             ["u = 0 at x=-1, x=1", "u = -sin(pi*x) at t=0"],
         ),
-        1e-5,
+        1e-4,
     )
     assert isinstance(found.network, Windows)
     assert len({window.intervals for window in found.last}) > 1
@@ -258,3 +266,99 @@ def test_polynomials_of_time() -> None:
     ends = legendre_values(np.array([-1.0, 1.0]), 0.5, range(2))
     np.testing.assert_allclose(fading @ ends[0], [[1, 0], [0, 0]], atol=1e-14)
     np.testing.assert_allclose(fading @ ends[1], [[0, 0], [1, 0]], atol=1e-14)
+
+
+def test_corners_where_initial_values_contradict_walls_are_followed():
+    system = make({"x": [0, 1], "t": [0, 0.1]}, "u_t = u_xx", ["u = 0 at x=0, x=1", "u = 1 at t=0"])
+    assert system is not None
+    *_, march = Marcher(system, 1e-4).run()
+    odd = np.arange(1, 60, 2)
+    x = np.linspace(0, 1, 41)
+    exact = np.sin(np.pi * np.outer(x, odd)) @ (
+        4 / np.pi / odd * np.exp(-((odd * np.pi) ** 2) / 10)
+    )
+    window = march.windows[-1]
+    found = window.space.evaluate(window.at_end(system.orders)[0][:, 0], x)
+    assert march.end == 0.1
+    assert np.linalg.norm(found - exact) < 1e-6 * np.linalg.norm(exact)
+    assert march.windows[0].end < 1e-10
+
+
+def test_initial_values_with_a_kink_have_short_intervals_there_only():
+    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = abs(x - 0.3) at t=0"])
+    assert system is not None
+    space = Marcher(system, 1e-4)._first_state().space
+    assert space.breakpoints is not None
+    width, middle = np.diff(space.breakpoints), (space.breakpoints[1:] + space.breakpoints[:-1]) / 2
+    short = middle[width < 1e-4]
+    near = np.minimum(np.abs(short - 0.3), np.minimum(short, 1 - short))
+    assert len(short)
+    assert near.max() < 1e-2
+
+
+def test_unresolved_oscillations_of_second_order_do_not_shorten_windows():
+    conditions = ["u = 0 at x=0, x=1", "u_xx = 0 at x=0, x=1", "u_t = 0 at t=0"]
+    conditions.append("u = sin(pi*x) + sin(3*pi*x)/5 at t=0")
+    system = make({"x": [0, 1], "t": [0, 0.2]}, "u_tt = -u_xxxx", conditions)
+    assert system is not None
+    *_, march = Marcher(system, 1e-6).run()
+    assert march.end == 0.2
+    assert len(march.windows) < 20
+
+
+ILL_POSED = {
+    "heat backwards": ("u_t = -u_xx", ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"]),
+    "negative diffusion where u is small": (
+        "u_t = (u - 1/2)*u_xx + u_x^2",
+        ["u_x = 0 at x=0, x=1", "u = 1 + cos(pi*x) at t=0"],
+    ),
+    "Laplace's equation": (
+        "u_tt = -u_xx",
+        ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0", "u_t = 0 at t=0"],
+    ),
+}
+WELL_POSED = {
+    "wave": ("u_tt = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0", "u_t = 0 at t=0"]),
+    "short waves grow, the shortest decay": (
+        "u_t = -u_xx - u_xxxx/100",
+        ["periodic in x", "u = sin(2*pi*x) at t=0"],
+    ),
+    "dispersion": ("u_t = u*u_x - u_xxx", ["periodic in x", "u = sin(2*pi*x) at t=0"]),
+    "growth of all waves alike": ("u_t = 50*u", ["periodic in x", "u = sin(2*pi*x) at t=0"]),
+}
+
+
+@pytest.mark.parametrize("name", ILL_POSED | WELL_POSED)
+def test_ill_posed_equations_are_told_from_well_posed_ones(name):
+    system = make(BOX, *(ILL_POSED | WELL_POSED)[name])
+    assert system is not None
+    window = next(Marcher(system, 1e-3).run()).windows[0]
+    assert (growing_place(system, window) is not None) == (name in ILL_POSED)
+
+
+def test_next_tolerance_aims_at_the_wanted_error():
+    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
+    assert system is not None
+    march = next(Marcher(system, 1e-3).run())
+    level = _level(system, 1e-3, march, torch.zeros(0, 2, dtype=torch.float64), [])
+    assert _next_factor(level, 1e-6) == 0.1
+    assert _next_factor(replace(level, estimate=1e-9), 1e-6) == 0.1
+    assert _next_factor(replace(level, estimate=3e-5), 1e-6) == pytest.approx(0.01)
+    assert _next_factor(replace(level, estimate=1.0), 1e-6) == 1e-3
+    expensive = replace(level, march=replace(march, work=1e9))
+    assert not _is_enough(replace(expensive, estimate=1.1e-6), 1e-6)
+    assert _is_enough(replace(expensive, estimate=0.9e-6), 1e-6)
+    assert not _is_enough(replace(level, estimate=0.9e-6), 1e-6)
+    assert _is_enough(replace(level, estimate=1e-12), 1e-6)
+
+
+def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
+    system = make(BOX, "u_t + u_x = 0", ["periodic in x", "u = exp(3*sin(2*pi*x)) at t=0"])
+    full = solve(system, 1e-6)
+    assert full.estimate is not None
+    assert full.estimate < 1e-6
+    monkeypatch.setattr(evolution_solution, "MAX_WORK", 8e3)
+    less = solve(system, 1e-6)
+    assert less.solved_until == 1
+    assert "CPU seconds" in less.stopped
+    assert len(less.last) < len(full.last)
