@@ -74,6 +74,12 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
         maximum(e.change for e in last),
         max((e.equation for e in last), key=attrgetter("rms")),
     )
+    residual = worst.rms
+    if solution.estimate is not None:
+        # Short windows next to jumps of the initial values have large residuals and small errors.
+        lengths = np.array([float(stage.solution.box[-1].diff()) for stage in last])
+        squares = np.square([stage.equation.rms for stage in last])
+        residual = float(np.sqrt(squares @ lengths / lengths.sum()))
     conditions = max(stage.conditions.rms for stage in last)
     place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
     changed = f"the last grid changed the solution by {change or 0:.1e}"
@@ -81,40 +87,25 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
         changed = f"the estimated error is {solution.estimate:.1e}"
     reason = (
         f"{'there was only one grid' if change is None else changed}, the residual at new points "
-        f"is {worst.rms:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
+        f"is {residual:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
     )
     reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
-        return "failed", f"{until} ({solution.stopped}); {reason}"
-    values = [each for each in (worst.rms, conditions, change, error) if each is not None]
-    if solution.tolerance is not None:
-        return _by_estimate(solution, error, reason)
+        return "failed", f"{until} ({solution.doubt or solution.stopped}); {reason}"
+    values = [each for each in (residual, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
         return "failed", reason
-    if (doubt := _doubt(solution, system)) is not None:
+    if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
+        why = f" ({solution.stopped})" if solution.stopped else ""
+        return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met{why}; {reason}"
+    if (doubt := solution.doubt or _doubt(solution, system)) is not None:
         return "doubtful", f"{doubt}; {reason}"
     refined = all(stage.intervals is not None for stage in last)
-    small = max(worst.rms, conditions) <= (SOLVED_RESIDUAL if refined else UNREFINED_RESIDUAL)
+    small = max(residual, conditions) <= (SOLVED_RESIDUAL if refined else UNREFINED_RESIDUAL)
     right = error is None or error <= SOLVED_ERROR
     settled = change is not None and change <= SOLVED_CHANGE
     return "solved" if small and right and settled else "doubtful", reason
-
-
-def _by_estimate(solution: Solution, error: float | None, reason: str) -> tuple[str, str]:
-    """Return the verdict of a solution whose error is estimated.
-
-    Residuals do not count: next to jumps of the conditions they are large where errors are small.
-    """
-    estimate, tolerance = solution.estimate, solution.tolerance or 0.0
-    if estimate is not None and not max(estimate, error or 0.0) < FAILED:
-        return "failed", reason
-    if solution.doubt is not None:
-        return "doubtful", f"{solution.doubt}; {reason}"
-    if estimate is None or not estimate <= tolerance:
-        why = f" ({solution.stopped})" if solution.stopped else ""
-        return "doubtful", f"the tolerance {tolerance:.0e} is not met{why}; {reason}"
-    return "solved" if error is None or error <= SOLVED_ERROR else "doubtful", reason
 
 
 def _doubt(solution: Solution, system: System) -> str | None:

@@ -120,6 +120,8 @@ class Marcher:
         shortest = (self.high - self.low) / policy.max_windows
         while march.end < self.high and length > shortest and not time_limit_reached():
             span = self._span(march.end, length)
+            if not span[1] > span[0]:
+                break
             problem, length = WindowProblem(system, state, old, span, self.sizes), span[1] - span[0]
             unknowns, steps = self._solved(problem)
             march.steps += steps

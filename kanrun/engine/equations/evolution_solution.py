@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from dataclasses import dataclass, replace
+from math import inf
 from time import process_time
 
 import numpy as np
@@ -90,7 +91,7 @@ def solve_evolution(
     Return the last solution that covers the whole range, and yield its windows.
     """
     points = low_discrepancy(system.system.box, COMPARED_POINTS, 1)
-    levels, local = list[_Level](), tolerance
+    levels, local, doubt = list[_Level](), tolerance, None
     while True:
         began = process_time()
         march, stopped, is_long = _march(system, local)
@@ -106,14 +107,14 @@ def solve_evolution(
             )
         levels.append(_level(system, local, march, points, levels))
         levels[-1] = replace(levels[-1], seconds=process_time() - began)
-        if stopped or _is_enough(levels[-1], tolerance):
+        doubt = _doubt(system, march)
+        if stopped or doubt or _is_enough(levels[-1], tolerance):
             break
         if (local := local * _next_factor(levels[-1], tolerance)) < SMALLEST_TOLERANCE:
             stopped = "rounding allows no smaller tolerance"
             break
     last = levels[-1]
     stages = _stages(system, last)
-    doubt = _doubt(system, last.march)
     yield from stages
     return Solution(
         last.network, tuple(stages), last.march.end, last.estimate, tolerance, stopped, doubt
@@ -162,8 +163,8 @@ def _level(
     if not levels:
         return level
     before, power = levels[-1], 1.0
-    difference = (values - before.values).norm(dim=0) / values.norm(dim=0)
-    change = float(difference.nan_to_num(0.0).max())
+    difference = (values - before.values).norm(dim=0) / values.norm(dim=0).clamp(min=TINY)
+    change = float(difference.nan_to_num(inf).max())
     if before.change is not None:
         factor = before.tolerance / levels[-2].tolerance
         power = float(np.clip(np.log(max(change, TINY) / before.change) / np.log(factor), *POWER))

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from kanrun.engine.least_squares.banded import BandedFactor, Pattern
+from kanrun.engine.least_squares.banded import BandedFactor, Pattern, StripPattern
 from kanrun.engine.splines import Grid, local_basis
 
 Array = NDArray[np.float64]
@@ -122,7 +122,7 @@ class Space:
         return self._kept[key]  # type: ignore[no-any-return]
 
     def _pattern(self, block: int) -> Pattern:
-        return Pattern(self.intervals, self.degree + 1, block, torch.as_tensor(self.order))
+        return StripPattern.of(self.intervals, self.degree + 1, block, torch.as_tensor(self.order))
 
     def basis(self, x: Array, derivative: int) -> tuple[Array, NDArray[np.int64]]:
         """Return the derivatives of the functions at x (points,), and their numbers."""

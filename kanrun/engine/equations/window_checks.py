@@ -45,7 +45,10 @@ def window_residuals(system: EvolutionSystem, window: Window) -> Residuals:
 
 def window_jumps(system: EvolutionSystem, window: Window, before: Window | None) -> Residuals:
     """Return the jumps from the window before, or from the initial values, relative to the size."""
-    x, worst = _places(system, np.linspace(0, 1, BORDER_PLACES)), Residuals(0.0, 0.0, ())
+    x, worst = (
+        _places(system, (np.arange(BORDER_PLACES) + 0.5) / BORDER_PLACES),
+        Residuals(0.0, 0.0, ()),
+    )
     length = float(system.system.box[-1].diff())
     points = np.stack([x, np.full_like(x, window.start)][-system.variables :], axis=1)
     for unknown, order in enumerate(system.orders):

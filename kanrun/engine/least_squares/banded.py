@@ -24,68 +24,92 @@ PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Pattern:
-    """Unknowns of elements: element e holds functions e to e + local - 1, `block` unknowns each.
+    """The unknowns of each element, shape (elements, terms), of `unknowns` in all."""
 
-    Functions are counted modulo their number; `order` (functions,) holds the place of each one
-    among the unknowns.
+    index: Int[Tensor, "elements terms"]
+    unknowns: int
+
+    @cached_property
+    def width(self) -> int:
+        """Number of subdiagonals of the Gram matrix."""
+        return int((self.index.amax(1) - self.index.amin(1)).max())
+
+    @cached_property
+    def _below(self) -> tuple[Tensor, Tensor]:
+        """The entries of `sums` on and below the diagonal, and their places in the bands."""
+        row, column = self.index[:, :, None], self.index[:, None, :]
+        entries = (row >= column).flatten().nonzero()[:, 0]
+        return entries, ((row - column) * self.unknowns + column).flatten()[entries]
+
+    def sums(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
+        """Return what `_below` chooses from."""
+        return products
+
+    def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
+        """Return the sum of element products as LAPACK's lower bands (width + 1, unknowns)."""
+        entries, places = self._below
+        total = products.new_zeros((self.width + 1) * self.unknowns)
+        total.index_add_(0, places, self.sums(products).flatten()[entries])
+        return total.view(self.width + 1, self.unknowns)
+
+    def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
+        """Return the sum of the elements' values at each unknown."""
+        total = values.new_zeros(self.unknowns)
+        return total.index_add_(0, self.index.flatten(), values.flatten())
+
+
+@dataclass(frozen=True)
+class StripPattern(Pattern):
+    """Element e holds the functions e to e + local - 1, modulo their number, of `block` unknowns.
+
+    The products of elements are first summed by pairs of functions, which takes a third of the
+    time. `order` (functions,) holds the place of each function among the unknowns.
     """
 
-    elements: int
-    local: int
-    block: int
     order: Int[Tensor, " functions"]
+    block: int
+
+    @classmethod
+    def of(
+        cls, elements: int, local: int, block: int, order: Int[Tensor, " functions"]
+    ) -> StripPattern:
+        """Return the pattern of consecutive elements."""
+        numbers = torch.arange(elements)[:, None] + torch.arange(local)
+        places = order[numbers % len(order)]
+        index = (places[:, :, None] * block + torch.arange(block)).view(elements, -1)
+        return cls(index, len(order) * block, order, block)
 
     @property
-    def unknowns(self) -> int:
-        return len(self.order) * self.block
+    def local(self) -> int:
+        return self.index.shape[1] // self.block
 
     @cached_property
-    def index(self) -> Int[Tensor, "elements terms"]:
-        """The unknowns of each element."""
-        numbers = torch.arange(self.elements)[:, None] + torch.arange(self.local)
-        places = self.order[numbers % len(self.order)]
-        index = places[:, :, None] * self.block + torch.arange(self.block)
-        return index.view(self.elements, -1)
-
-    @cached_property
-    def _below(self) -> tuple[int, Tensor, Tensor]:
-        """Subdiagonals of the Gram matrix, and the sums of `bands` with their places in it.
-
-        These are the entries (function, unknown, distance, unknown) on and below its diagonal.
-        """
+    def _below(self) -> tuple[Tensor, Tensor]:
         count, each = len(self.order), torch.arange(self.block)
         first, distance = torch.arange(count)[:, None], torch.arange(self.local)
         second = (first + distance) % count
         near = (self.order[first] * self.block + each)[:, :, None, None]
         far = (self.order[second] * self.block)[..., None] + each
         row, column = torch.maximum(near, far[:, None]), torch.minimum(near, far[:, None])
-        wraps = count < self.elements + self.local - 1
+        wraps = count < len(self.index) + self.local - 1
         exists = (first + distance < count) | torch.tensor(wraps)
         # The block of a function with itself holds each pair twice.
         once = (distance[:, None] > 0) | (each[:, None, None] <= each)
         chosen = exists[:, None, :, None] & once
         entries = chosen.flatten().nonzero()[:, 0]
         row, column = row.flatten()[entries], column.flatten()[entries]
-        return int((row - column).max()), entries, (row - column) * self.unknowns + column
+        return entries, (row - column) * self.unknowns + column
 
-    def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
-        """Return the sum of element products as LAPACK's lower bands (width + 1, unknowns)."""
-        count, each = len(self.order), self.elements
+    def sums(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
+        """Return the sums of element products (function, unknown, distance, unknown)."""
+        count, elements = len(self.order), len(products)
         shape = self.local, self.block, self.local, self.block
-        products = products.view(each, *shape)
-        sums = products.new_zeros(max(count, each + self.local - 1), *shape[1:])
+        products = products.view(elements, *shape)
+        sums = products.new_zeros(max(count, elements + self.local - 1), *shape[1:])
         for first in range(self.local):
-            sums[first : first + each, :, : self.local - first] += products[:, first, :, first:]
+            sums[first : first + elements, :, : self.local - first] += products[:, first, :, first:]
         sums[: len(sums) - count] += sums[count:]
-        width, entries, places = self._below
-        total = products.new_zeros((width + 1) * self.unknowns)
-        total.index_add_(0, places, sums[:count].flatten()[entries])
-        return total.view(width + 1, self.unknowns)
-
-    def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
-        """Return the sum of the elements' values at each unknown."""
-        total = values.new_zeros(self.unknowns)
-        return total.index_add_(0, self.index.flatten(), values.flatten())
+        return sums[:count]
 
 
 class ElementRows:

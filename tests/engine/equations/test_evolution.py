@@ -32,7 +32,7 @@ from kanrun.engine.equations.window import (
     radau_points,
 )
 from kanrun.engine.equations.window_checks import growing_place
-from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
+from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern, StripPattern
 from kanrun.engine.networks import from_description
 
 BOX = {"x": [0, 1], "t": [0, 1]}
@@ -227,7 +227,7 @@ def test_bands_solve_what_dense_rows_solve(periodic: bool) -> None:
     values = torch.randn(12, 10, 6, generator=drawn, dtype=torch.float64)
     space = Space(np.linspace(0, 1, 13), ((None, None),), periodic)
     order = torch.as_tensor(space.order) if periodic else torch.arange(functions)
-    rows = ElementRows(Pattern(12, 3, 2, order), values)
+    rows = ElementRows(StripPattern.of(12, 3, 2, order), values)
     unknowns, index = 2 * functions, rows.pattern.index
     dense = values.new_zeros(12, 10, unknowns).scatter_(2, index[:, None].expand(12, 10, 6), values)
     dense = dense.flatten(0, 1)
@@ -235,6 +235,8 @@ def test_bands_solve_what_dense_rows_solve(periodic: bool) -> None:
     torch.testing.assert_close(rows.transposed(right), dense.T @ right)
     torch.testing.assert_close(rows.squares(), dense.square().sum(0))
     bands, gram = rows.gram(), dense.T @ dense
+    plain = ElementRows(Pattern(index, unknowns), values).gram()
+    torch.testing.assert_close(bands, plain)
     for below, band in enumerate(bands):
         torch.testing.assert_close(band[: unknowns - below], gram.diagonal(-below))
     wanted = -torch.linalg.solve(gram, dense.T @ right)
