@@ -206,7 +206,7 @@ def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Arra
         return knots, coefficients
     grid = knots[degree : len(knots) - degree]
     single = np.repeat(grid[[0, -1]], degree + 1)
-    spline, x = ScipySpline(knots, coefficients, degree), np.linspace(*grid[[0, -1]], degree + 1)
+    spline, x = ScipySpline(knots, coefficients, degree), np.linspace(grid[0], grid[-1], degree + 1)
     one = make_interp_spline(x, spline(x), degree, single)
     every = np.linspace(grid[:-1], grid[1:], degree + 2)
     limit = POLYNOMIAL * np.abs(coefficients).max()

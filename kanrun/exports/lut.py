@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -318,8 +318,8 @@ def _multiplied(sums: _Nodes, products: int) -> tuple[_Nodes, Integers, Integers
     errors = factors.errors + factors.unit / 2
     both = sizes[::2] * errors[1::2] + sizes[1::2] * errors[::2] + errors[::2] * errors[1::2]
     made = _Nodes(least.astype(np.float64) * unit, unit, corners.max(0) - least, both)
-    nodes = (np.append(one[:plain], two) for one, two in zip(sums, made, strict=True))
-    return _Nodes(*nodes), zeros, np.append(0 * sums.highest[:plain], least)
+    parts: Any = (np.append(one[:plain], two) for one, two in zip(sums, made, strict=True))
+    return _Nodes(*parts), zeros, np.append(0 * sums.highest[:plain], least)
 
 
 def _rounded(values: Floats) -> Integers:

@@ -252,9 +252,9 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
     with pytest.raises(UsageError, match="constraints=hard"):
         export_bytes(replace(one, network=Windows([field(), built_in])), "torch", "m.pt2")
-    with pytest.raises(UsageError, match="c, json, onnx, python, torch"):
+    with pytest.raises(UsageError, match="c, json, lut, onnx, python, torch"):
         export_bytes(one, "matlab", "m.m")
-    assert set(FORMATS) == {"c", "json", "onnx", "python", "torch"}
+    assert set(FORMATS) == {"c", "json", "lut", "onnx", "python", "torch"}
 
 
 def test_rows_of_another_width_are_refused():
