@@ -50,9 +50,9 @@ TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-
 #: Errors are assumed to fall as a power of the tolerance, within these bounds: those of 12
 #: equations fell by factors of 0.01 to 0.3 per factor of ten.
 POWER = 0.0, 1.5
-#: Largest work (steps times unknowns) of a solution, about three minutes; the factor to a coarser
+#: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
 #: tolerance where the first one takes more, and the largest such tolerance.
-MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 3e7, 100.0, 1e-2
+MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
 #: Work is predicted once this many windows have grown by less than this factor, and this fraction
 #: of the largest work is done.
 SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
