@@ -150,11 +150,12 @@ class _Call:
         """Return the names that `target.name` and `target.id` may be, by the kind of target."""
         if key not in ("target.name", "target.id"):
             return ()
+        from kanrun.targets import NAMED
         from kanrun.targets import functions as targets
         from kanrun.targets.table_targets import BUNDLED
 
         known: dict[str, Iterable[str]] = {
-            "target=named": targets.NAMED,
+            "target=named": NAMED,
             "target=special": targets.SPECIAL,
             "target=bundled": BUNDLED,
             "target=feynman": targets.feynman_formulas(),

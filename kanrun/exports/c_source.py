@@ -208,7 +208,8 @@ def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Arra
     single = np.repeat(grid[[0, -1]], degree + 1)
     spline, x = ScipySpline(knots, coefficients, degree), np.linspace(grid[0], grid[-1], degree + 1)
     one = make_interp_spline(x, spline(x), degree, single)
-    every = np.linspace(grid[:-1], grid[1:], degree + 2)
+    shares = np.linspace(0, 1, degree + 2)[:, None]
+    every = grid[:-1] + shares * np.diff(grid)
     limit = POLYNOMIAL * np.abs(coefficients).max()
     is_polynomial = np.abs(one(every) - spline(every)).max() <= limit
     return (single, one.c) if is_polynomial else (knots, coefficients)

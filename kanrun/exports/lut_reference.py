@@ -35,7 +35,8 @@ def codes(model: Data, x: Any) -> Array:
     steps = 2 ** model["input_bits"] - 1
     width = np.where(high > low, high - low, 1.0)
     place = (np.asarray(x, dtype=np.float64) - low) / width
-    return np.rint(np.clip(place, 0, 1) * steps).astype(np.int64)
+    found: Array = np.rint(np.clip(place, 0, 1) * steps).astype(np.int64)
+    return found
 
 
 def evaluate(model: Data, x: Any) -> Array:
@@ -52,15 +53,18 @@ def evaluate(model: Data, x: Any) -> Array:
         factors = sums[:, plain:] + np.array(layer["zeros"], dtype=np.int64)
         nodes = np.concatenate([sums[:, :plain], factors[:, ::2] * factors[:, 1::2]], 1)
         x = (nodes + np.array(layer["starts"])) >> np.array(layer["shifts"])
-    return x
+    outputs: Array = x
+    return outputs
 
 
 def _entry(table: Array, x: Array, bits: int) -> Array:
     """Return entries times 2^bits; the lowest `bits` of a code interpolate between two of them."""
     if not bits:
-        return table[x]
+        plain: Array = table[x]
+        return plain
     at, part = x >> bits, x & ((1 << bits) - 1)
-    return (table[at] << bits) + (table[at + 1] - table[at]) * part
+    between: Array = (table[at] << bits) + (table[at + 1] - table[at]) * part
+    return between
 
 
 def values(model: Data, y: Any) -> Array:

@@ -177,7 +177,8 @@ def _draw_edges(axes: Axes, table: pandas.DataFrame, columns: int) -> None:
         curves = np.where(as_bool(table["seen"]).to_numpy()[:, None], curves, np.nan)
     axes.add_collection(LineCollection(np.split(curves, starts), colors=BLUE))
     for title, place in zip(titles_of(ends, scored=True), corner, strict=True):
-        axes.text(*(place + box * (0.5, 1 + BESIDE)), title, ha="center", va="bottom")
+        x, y = place + box * (0.5, 1 + BESIDE)
+        axes.text(x, y, title, ha="center", va="bottom")
     for ends_of, at, ha, va in (
         (ranges[:, 0], (0, -BESIDE), "left", "top"),
         (ranges[:, 1], (1, -BESIDE), "right", "top"),
@@ -186,7 +187,8 @@ def _draw_edges(axes: Axes, table: pandas.DataFrame, columns: int) -> None:
     ):
         for value, place in zip(ends_of, corner, strict=True):
             text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
-            axes.text(*(place + box * at), text, ha=ha, va=va, size="x-small", color=GREY)
+            x, y = place + box * at
+            axes.text(x, y, text, ha=ha, va=va, size="x-small", color=GREY)
 
 
 @styled

@@ -215,15 +215,16 @@ class Marcher:
         """Return what each interval adds to the largest squared relative error, (intervals,)."""
         nodes, weights = np.polynomial.legendre.leggauss(ERROR_POINTS)
         space = state.space
+        assert space.breakpoints is not None
         x = space.points(nodes)
-        shares = np.diff(space.breakpoints)[:, None] * weights / 2  # type: ignore[arg-type]
+        shares = np.diff(space.breakpoints)[:, None] * weights / 2
         wanted = np.concatenate(self._initial(x.ravel()), axis=1).T
         errors = [
             (np.square((space.evaluate(c, x.ravel()) - y) / scale).reshape(x.shape) * shares).sum(1)
             for c, scale, y in zip(*self._columns(state), wanted, strict=True)
         ]
-        worst = max(errors, key=np.sum)
-        return worst / shares.sum()
+        worst: Array = max(errors, key=np.sum) / shares.sum()
+        return worst
 
     def _columns(self, state: EvolvingState) -> tuple[list[Array], list[float]]:
         """Return the splines (functions,) of all unknowns and time derivatives, and their sizes.

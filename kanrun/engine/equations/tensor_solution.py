@@ -146,7 +146,7 @@ class TensorSolver:
             space = self._space([*breakpoints])
             start = space.project(first)
         else:
-            space = self._space([np.linspace(*ends, intervals + 1) for ends in self.box])
+            space = self._space([np.linspace(a, b, intervals + 1) for a, b in self.box])
             start = first_guess(self.rows, space, self.rule)
         problem = TensorProblem(space, patches(self.rows, space, self.rule, self.field), start)
         far = first is not None and before is None and not self.system.is_linear
@@ -301,7 +301,9 @@ def solve_directly(
     solver, began = TensorSolver(system, policy, generator), process_time()
     changes, falls, found = list[float](), list[float](), list[EquationStage]()
     planned: list[int | None] = [*ansatz.intervals]
-    grid = estimate = sensitivity = None
+    grid: _Grid | None = None
+    estimate: float | None = None
+    sensitivity: float | None = None
     while planned and (intervals := planned.pop(0)):
         before, grid = grid, solver.solve(intervals, grid, first)
         if before is not None:
@@ -315,10 +317,10 @@ def solve_directly(
         if time_limit_reached():
             break
         finer = solver.finest(grid.space.axes[0].intervals)
-        settled = estimate is not None and estimate <= ansatz.tolerance
         if not planned and ansatz.grows and finer is not None:
             expensive = solver.work(finer) > CHEAP_WORK or falls[-1:] > [STALLED]
-            enough = settled and (estimate < ENOUGH or expensive)
+            settled = estimate is not None and estimate <= ansatz.tolerance
+            enough = settled and (expensive or (estimate or 0.0) < ENOUGH)
             planned = [] if enough and found[-1].equation.rms <= SETTLED else [finer]
     last = (replace(found[-1], sensitivity=sensitivity),)
     end = float(system.box[-1, 1])

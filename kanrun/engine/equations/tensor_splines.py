@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -92,8 +92,7 @@ class TensorSpace:
     def continued(self, coefficients: Array, coarser: TensorSpace) -> Array:
         """Return the coefficients here of a function of a space with fewer breakpoints."""
         for axis, (fine, old) in enumerate(zip(self.axes, coarser.axes, strict=True), start=1):
-            unit = np.eye(old.functions)
-            finer = fine.project(lambda at, old=old, unit=unit: old.evaluate(unit, at), 0)
+            finer = fine.project(partial(old.evaluate, np.eye(old.functions)), 0)
             moved = np.tensordot(finer, np.moveaxis(coefficients, axis, 0), 1)
             coefficients = np.moveaxis(moved, 0, axis)
         return coefficients
@@ -106,7 +105,8 @@ class TensorSpace:
             at = np.stack([e.ravel() for e in np.meshgrid(a, b, indexing="ij")], axis=1)
             with torch.no_grad():
                 found = field(torch.as_tensor(at[:, : len(field.box)])).numpy()
-            return found.reshape(len(a), len(b), -1)
+            shaped: Array = found.reshape(len(a), len(b), -1)
+            return shaped
 
         def along_y(b: Array) -> Array:
             return np.swapaxes(x.project(lambda a: values(a, b), 0).reshape(-1, len(b), n), 0, 1)
@@ -269,7 +269,7 @@ def is_direct(system: System) -> bool:
     variables, ordinary = len(system.box), len(system.box) == 1 and system.is_evolution
     if variables > 2 or ordinary or system.constants or system.observations:
         return False
-    for variable in {each.periodic for each in system.conditions} - {None}:
+    for variable in {each.periodic for each in system.conditions if each.periodic is not None}:
         given = {
             (derivative.unknown, derivative.index[variable])
             for each in system.conditions

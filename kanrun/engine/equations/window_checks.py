@@ -109,15 +109,15 @@ def _growth(
     left = np.eye(offsets[-1], dtype=np.complex128)
     right = np.zeros_like(left)
     for unknown, order in enumerate(system.orders):
-        for each in range(order - 1):
-            right[offsets[unknown] + each, offsets[unknown] + each + 1] = 1
+        for below in range(order - 1):
+            right[offsets[unknown] + below, offsets[unknown] + below + 1] = 1
     rows = offsets[1:] - 1
     left[rows] = 0
     for number, row in enumerate(rows):
         for unknown, order in enumerate(system.orders):
             left[row, offsets[unknown + 1] - 1] = factors[order, number, unknown]
-            for each in range(order):
-                right[row, offsets[unknown] + each] = -factors[each, number, unknown]
+            for below in range(order):
+                right[row, offsets[unknown] + below] = -factors[below, number, unknown]
     try:
         rates = np.linalg.eigvals(np.linalg.solve(left, right))
     except np.linalg.LinAlgError:

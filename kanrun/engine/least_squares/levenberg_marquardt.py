@@ -307,8 +307,8 @@ class NormalEquations:
         if self._bands is not None:
             from kanrun.engine.least_squares.banded import BandedFactor
 
-            factor = BandedFactor.of(self._bands, self._diagonal, self.scale, float(damping[0]))
-            return partial(self._by_conjugate_gradients, float(damping[0]), factor.solve)
+            banded = BandedFactor.of(self._bands, self._diagonal, self.scale, float(damping[0]))
+            return partial(self._by_conjugate_gradients, float(damping[0]), banded.solve)
         if self._matrix is None:
             return partial(
                 self._by_conjugate_gradients, float(damping[0]), lambda g: self.scale**2 * g

@@ -141,7 +141,9 @@ class QuadraticMemory:
 
     def target(self) -> Tensor:
         """Return z times the root of the weight."""
-        return WEIGHT**0.5 * torch.cat([target.flatten() for target in self.targets])
+        targets = torch.cat([target.flatten() for target in self.targets])
+        weighted: Tensor = targets * WEIGHT**0.5
+        return weighted
 
     def value(self, unknowns: Tensor) -> Tensor:
         """Return the weighted sum of squares at the unknowns, differentiable."""
