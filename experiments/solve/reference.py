@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sympy
@@ -39,7 +39,8 @@ Reference = Callable[[Array], Array]
 
 #: Methods for ordinary equations in turn, with relative tolerances; absolute tolerance, and number
 #: of evaluations beyond which there is no reference.
-METHODS, ABSOLUTE, EVALUATIONS = (("DOP853", 1e-13), ("Radau", 1e-10)), 1e-12, 50_000
+METHODS: tuple[tuple[Literal["DOP853", "Radau"], float], ...] = ("DOP853", 1e-13), ("Radau", 1e-10)
+ABSOLUTE, EVALUATIONS = 1e-12, 50_000
 #: First grid on tensor products; tolerances in windows and on tensor products, where slopes that
 #: differ in a corner make smaller ones expensive; the largest estimated error of a reference.
 FIRST_GRID, TOLERANCES, LARGEST_ERROR = (8,), (1e-8, 1e-5), 1e-4
@@ -145,8 +146,8 @@ class _Evolution:
                     rtol=relative,
                     atol=ABSOLUTE,
                 )
-                if found.success:
-                    return lambda points: np.asarray(found.sol(points[:, 0])[kept].T)
+                if found.success and (dense := found.sol) is not None:
+                    return lambda points: np.asarray(dense(points[:, 0])[kept].T)
         return None
 
 

@@ -309,7 +309,8 @@ def _multiplied(sums: _Nodes, products: int) -> tuple[_Nodes, Integers, Integers
     Also returns what is added to each factor, and the least value of each node in its unit.
     """
     plain = len(sums.unit) - 2 * products
-    factors = _Nodes(*(each[plain:] for each in sums))
+    last: list[Any] = [each[plain:] for each in sums]
+    factors = _Nodes(*last)
     zeros = _rounded(factors.low / factors.unit)
     ends = np.stack([zeros, zeros + factors.highest])
     corners = (ends[:, None, ::2] * ends[None, :, 1::2]).reshape(4, products)
