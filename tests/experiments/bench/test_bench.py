@@ -108,7 +108,7 @@ def test_a_peer_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
 
 def test_growth(tmp_path):
     cfg = settings(
-        part="growth", growth_batch=1024, growth_intervals=[5, 50, 1000], growth_batches=[32, 64]
+        part="growth", growth_batch=2048, growth_intervals=[5, 50, 1000], growth_batches=[32, 64]
     )
     done = run(tmp_path, cfg)
     table = done.table("growth")

@@ -1,7 +1,7 @@
 """kanrun interpret at a small size, through the study that the command runs."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -158,7 +158,7 @@ def fitted(tmp_path_factory):
     )
     run = run_config(fit_experiment, cfg, tmp_path_factory.mktemp("outputs"))
     assert run.status == Status.COMPLETED
-    _store_config(run, OmegaConf.to_container(OmegaConf.structured(cfg)))
+    _store_config(run, asdict(cfg))
     return run
 
 
