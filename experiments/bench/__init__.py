@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import BenchConfig, KANConfig
+from kanrun.config.models import check_model
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record, Row
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 def check(cfg: BenchConfig) -> None:
     """Raise UsageError for settings that cannot be measured."""
-    from kanrun.study.build import check_model
-
     if cfg.device != "cpu" and cfg.part != "layers":
         raise UsageError(
             f"device={cfg.device}: bench measures only part=layers on another device. Write "

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
-from kanrun.config.models import widths_of
+from kanrun.config.models import check_model, widths_of
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, kan_parameters
@@ -26,7 +26,6 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Record, Row, Value
 from kanrun.study.build import (
     LearningProblem,
-    check_model,
     edge_spec,
     factory,
     make_plan,

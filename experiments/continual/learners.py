@@ -21,13 +21,14 @@ from kanrun.experiments.continual.task_sequence import TaskSequence, lattice
 from torch import Generator, Tensor
 
 from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config.models import check_model
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale, predict
 from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.errors import UsageError
-from kanrun.study.build import check_model, factory, intervals_of, network_shape
+from kanrun.study.build import factory, intervals_of, network_shape
 from kanrun.study.suite import typed
 
 #: Fewest intervals of a grid of the part depth.

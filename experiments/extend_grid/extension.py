@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig, SamplingConfig
+from kanrun.config.models import check_model
 from kanrun.config.rules import setting
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict
@@ -28,7 +29,6 @@ from kanrun.runs.records import Row, Value
 from kanrun.study.build import (
     Create,
     LearningProblem,
-    check_model,
     edge_spec,
     make_problem,
     refuse_unused,

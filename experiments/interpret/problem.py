@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import InterpretConfig, KANConfig
+from kanrun.config.models import check_model
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.pruning import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
@@ -30,7 +31,6 @@ from kanrun.formulas import as_variables, variable
 from kanrun.formulas.equations import dimensions
 from kanrun.runs.locations import run_at
 from kanrun.runs.records import Note
-from kanrun.study.build import check_model
 from kanrun.study.model import Model
 from kanrun.study.prediction import LOGIT_NOISE, logit_names, logit_values
 from kanrun.study.saved import LoadedRun

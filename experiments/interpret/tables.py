@@ -16,6 +16,7 @@ from kanrun.experiments.interpret.problem import InterpretationProblem
 
 from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
+    IDENTITY_LABEL,
     Certificate,
     ConstantInterval,
     ConstantsFitting,
@@ -23,15 +24,15 @@ from kanrun.engine.symbolic import (
     FittedStructure,
     Formula,
     Graph,
-    Identity,
     SearchData,
     SearchStage,
-    Subgraph,
-    Symbolic,
     confidence_intervals,
     depths,
+    edge_name,
     edge_scores,
     fit_constants,
+    function_label,
+    shape_of,
     significant,
 )
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
@@ -44,8 +45,6 @@ _MAX_DIGITS = 16
 _MAX_SHOWN = 5
 #: Points of the curve of an edge.
 _POINTS = 81
-#: Label of an identity edge.
-PLAIN = "="
 Key = tuple[int, int]  # marks of source and target
 
 
@@ -156,21 +155,6 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
         test_rmse=test,
         seconds=step.seconds,
     )
-
-
-def shape_of(graph: Graph) -> str:
-    """Return the widths of the layers, such as 2-1-1; a layer with products counts them: 2-1+1p-1.
-
-    The first width is the number of inputs in use.
-    """
-    depth = depths(graph)
-    widths = [str(len({e.source for e in graph.edges if e.source < graph.inputs}))]
-    for layer in range(1, max(depth) + 1):
-        nodes = [n for n in range(graph.inputs, graph.output + 1) if depth[n] == layer]
-        products = sum(graph.operation(node) == "product" for node in nodes)
-        counts = {"": len(nodes) - products, "p": products}
-        widths.append("+".join(f"{count}{sign}" for sign, count in counts.items() if count))
-    return "-".join(widths)
 
 
 def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Iterator[Record]:
@@ -311,9 +295,9 @@ def _match_rows(result: Interpretation, fit: FittedStructure) -> Iterator[Row]:
             )
         found = decisions.get(index)
         if found is None and result.formula is not None and fit.best.snapped is not None:
-            name, why = label(fit.best.snapped.edges[index].function), "as good as the network"
+            name = function_label(fit.best.snapped.edges[index].function)
             r2 = next((match.r2 for match in matches if match.name == name), np.nan)
-            found = Decision(index, True, name, r2, f"the formula is {why}")
+            found = Decision(index, True, name, r2, "the formula is as good as the network")
         elif found is None:
             found = Decision(index, False, "", np.nan, "no candidates fit the network together")
         yield _row(
@@ -324,15 +308,6 @@ def _match_rows(result: Interpretation, fit: FittedStructure) -> Iterator[Row]:
             r2=found.r2,
             reason=found.reason,
         )
-
-
-def edge_name(graph: Graph, index: int) -> str:
-    """Return a name such as `x0 to node 2`; nodes are numbered as in the network that trained."""
-    names = []
-    for node in (graph.edges[index].source, graph.edges[index].target):
-        inner = "output" if node == graph.output else f"node {graph.mark(node) - graph.inputs}"
-        names.append(f"x{node}" if node < graph.inputs else inner)
-    return " to ".join(names)
 
 
 def edge_table(
@@ -363,7 +338,8 @@ def edge_table(
                     "input_name": inputs[key[0]] if key[0] < len(inputs) and not hop else "",
                     "output_name": output if above == top else "",
                 }
-                rows.append({**row, **({"x": row["y"], "symbolic": PLAIN} if hop else {}), **place})
+                relayed = {"x": row["y"], "symbolic": IDENTITY_LABEL} if hop else {}
+                rows.append({**row, **relayed, **place})
     table = pd.DataFrame(rows).explode(["x", "y"]).astype({"x": float, "y": float})
     return Table("edges", {str(name): table[name].to_numpy() for name in table})
 
@@ -398,26 +374,16 @@ def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
             "y": edge.function.value(t),
             "score": float(score) if np.isfinite(score) else 1.0,
             "pruned": False,
-            "symbolic": label(edge.function),
+            "symbolic": function_label(edge.function),
             "operation": graph.operation(edge.target),
         }
         key = graph.mark(edge.source), graph.mark(edge.target)
         if (other := rows.get(key)) is not None:  # such as those of x exp(x)
             is_sum = row["operation"] == "sum"
-            names = [
-                "x" if name == PLAIN else name for name in (other["symbolic"], row["symbolic"])
-            ]
+            labels = other["symbolic"], row["symbolic"]
+            names = ["x" if name == IDENTITY_LABEL else name for name in labels]
             row["y"] = other["y"] + row["y"] if is_sum else other["y"] * row["y"]
             row["score"] = max(other["score"], row["score"])
             row["symbolic"] = (" + " if is_sum else " * ").join(names) if all(names) else ""
         rows[key] = row
     return rows
-
-
-def label(function: object) -> str:
-    """Return the name of a symbolic function, empty for a spline."""
-    if isinstance(function, Symbolic):
-        return function.candidate.name
-    if isinstance(function, Subgraph):
-        return function.name
-    return PLAIN if isinstance(function, Identity) else ""

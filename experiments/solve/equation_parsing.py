@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -243,3 +244,18 @@ def with_observations(system: System, unknowns: Sequence[str], columns: Array) -
         for name, column in zip(unknowns, values.T.copy(), strict=True)
     )
     return replace(system, observations=tuple(observations))
+
+
+def read_reference(name: str, system: System) -> tuple[Array, Array]:
+    """Return points and known values of all unknowns from a table of the program, or a file."""
+    own = files("kanrun.experiments.solve").joinpath("references", f"{name}.csv")
+    wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
+    columns = read_inputs(str(own) if own.is_file() else name, wanted)
+    points, values = np.split(columns, [len(system.box)], axis=1)
+    low, high = system.box.numpy().T
+    if ((points < low) | (points > high)).any():
+        raise UsageError(
+            f"equation.reference={name} has points outside the box of equation.variables. "
+            "Remove these rows."
+        )
+    return points, values

@@ -21,6 +21,7 @@ from kanrun.experiments.solve.checks import (
 from kanrun.experiments.solve.equation_parsing import (
     EquationParser,
     read_observations,
+    read_reference,
     with_observations,
 )
 from kanrun.experiments.solve.reference import Reference, reference_of
@@ -44,7 +45,6 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy, variable
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
-from kanrun.targets import read_inputs
 
 Array = NDArray[np.float64]
 
@@ -184,24 +184,9 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
             "equation.continuation has a constant that a range of equation.variables contains. "
             "Remove it from equation.continuation."
         )
-    recorded = None if equation.reference is None else _recorded(equation.reference, system)
+    recorded = None if equation.reference is None else read_reference(equation.reference, system)
     known = _known(equation, truth)
     return SolveProblem(equation.name, system, exact, recorded, truth, known, easier)
-
-
-def _recorded(name: str, system: System) -> tuple[Array, Array]:
-    """Return points and known values of all unknowns from a table of the program, or a file."""
-    own = files("kanrun.experiments.solve").joinpath("references", f"{name}.csv")
-    wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
-    columns = read_inputs(str(own) if own.is_file() else name, wanted)
-    points, values = np.split(columns, [len(system.box)], axis=1)
-    low, high = system.box.numpy().T
-    if ((points < low) | (points > high)).any():
-        raise UsageError(
-            f"equation.reference={name} has points outside the box of equation.variables. "
-            "Remove these rows."
-        )
-    return points, values
 
 
 def _checked(system: System) -> System:

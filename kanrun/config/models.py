@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanrun.config.registry import model, solver
-from kanrun.config.rules import setting
+from kanrun.config.registry import MODELS, model, solver
+from kanrun.config.rules import check, setting
+from kanrun.errors import UsageError
 
 BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian")
 ACTIVATIONS = ("silu", "relu", "tanh", "gelu", "sin", "identity")
@@ -319,3 +320,32 @@ class AdamSolver(GradientConfig):
     batch_size: int | None = setting(None, "samples per step; null is all of them", minimum=1)
     weight_decay: float = setting(0.0, "decay of all parameters in each step", minimum=0)
     kind: str = "adam"
+
+
+def check_model(model: Any, inputs: int) -> None:
+    """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
+    kind, hidden = MODELS[model.kind], vars(model).get("hidden", ())
+    if hidden is None:
+        raise UsageError(
+            "model.hidden=null is for kanrun interpret, which searches the shape. Set the widths "
+            "here."
+        )
+    check(model, "model.")
+    if kind.tables_only:
+        raise UsageError(
+            f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
+            "here."
+        )
+    products, hidden = vars(model).get("multiplication_nodes", ()), widths_of(hidden)
+    if products and (
+        len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))
+    ):
+        raise UsageError(
+            f"model.multiplication_nodes={list(products)} must have a number for each layer of "
+            f"model.hidden={list(hidden)}, no larger than its nodes."
+        )
+    if kind.inputs is not None and inputs != kind.inputs:
+        raise UsageError(
+            f"model={model.kind} is a curve of one input, and the target has {inputs}. Use "
+            "model=kan or mlp."
+        )

@@ -3,12 +3,11 @@
 All without torch.
 """
 
-from kanrun.formulas.forms import to_latex, to_numpy, to_python
+from kanrun.formulas.forms import as_variables, to_latex, to_numpy, to_python
 from kanrun.formulas.parsing import (
     CONSTANTS,
     FUNCTIONS,
     KnownFunction,
-    as_variables,
     constant,
     names_in,
     parse,

@@ -7,7 +7,9 @@ and compute repeated sub-expressions again.
 
 from __future__ import annotations
 
+import keyword
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
@@ -20,7 +22,7 @@ from sympy.core.function import AppliedUndef
 from sympy.printing.numpy import SciPyPrinter
 
 from kanrun.errors import UsageError
-from kanrun.formulas.parsing import FUNCTIONS, PRECISION, RECIPROCALS
+from kanrun.formulas.parsing import CONSTANTS, FUNCTIONS, PRECISION, RECIPROCALS
 
 #: A column of the points, a constant, or a function of one register or, two by two, of several.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
@@ -173,3 +175,21 @@ def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
     body = _Printer(settings).doprint(expression)
     imports = "import numpy\n" + "import scipy.special\n" * ("scipy." in body)
     return f"{imports}\n\ndef formula({', '.join(variables)}):\n    return {body}\n"
+
+
+def as_variables(names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names` if formulas can contain all of them as variables, else x0, x1, ...
+
+    Python's keywords, functions and constants of formulas, their splines f1, f2, ..., and x0, x1,
+    ... out of order are not possible.
+    """
+    taken = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist, "numpy", "scipy"}
+    numbered = tuple(f"x{i}" for i in range(len(names)))
+
+    def usable(name: str, own: str) -> bool:
+        numbered_otherwise = name != own and re.fullmatch(r"[fx]\d+", name)
+        return (
+            name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
+        )
+
+    return tuple(names) if all(map(usable, names, numbered)) else numbered

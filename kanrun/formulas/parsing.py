@@ -9,7 +9,6 @@ program busy.
 from __future__ import annotations
 
 import ast
-import keyword
 import math
 import re
 import warnings
@@ -167,24 +166,6 @@ def names_in(text: str) -> tuple[str, ...]:
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
     return tuple(sorted(names - CONSTANTS.keys()))
-
-
-def as_variables(names: Sequence[str]) -> tuple[str, ...]:
-    """Return `names` if formulas can contain all of them as variables, else x0, x1, ...
-
-    Python's keywords, functions and constants of formulas, their splines f1, f2, ..., and x0, x1,
-    ... out of order are not possible.
-    """
-    taken = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist, "numpy", "scipy"}
-    numbered = tuple(f"x{i}" for i in range(len(names)))
-
-    def usable(name: str, own: str) -> bool:
-        numbered_otherwise = name != own and re.fullmatch(r"[fx]\d+", name)
-        return (
-            name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
-        )
-
-    return tuple(names) if all(map(usable, names, numbered)) else numbered
 
 
 def _read(

@@ -27,7 +27,7 @@ from kanrun.config import (
     check,
 )
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
-from kanrun.config.models import AUTO, widths_of
+from kanrun.config.models import AUTO, check_model, widths_of
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import KANSize, kan_parameters
@@ -162,35 +162,6 @@ def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
             raise UsageError(
                 f"model.{name}={getattr(model, name)} is not used here. Set {place} instead."
             )
-
-
-def check_model(model: Any, inputs: int) -> None:
-    """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
-    kind, hidden = MODELS[model.kind], vars(model).get("hidden", ())
-    if hidden is None:
-        raise UsageError(
-            "model.hidden=null is for kanrun interpret, which searches the shape. Set the widths "
-            "here."
-        )
-    check(model, "model.")
-    if kind.tables_only:
-        raise UsageError(
-            f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
-            "here."
-        )
-    products, hidden = vars(model).get("multiplication_nodes", ()), widths_of(hidden)
-    if products and (
-        len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))
-    ):
-        raise UsageError(
-            f"model.multiplication_nodes={list(products)} must have a number for each layer of "
-            f"model.hidden={list(hidden)}, no larger than its nodes."
-        )
-    if kind.inputs is not None and inputs != kind.inputs:
-        raise UsageError(
-            f"model={model.kind} is a curve of one input, and the target has {inputs}. Use "
-            "model=kan or mlp."
-        )
 
 
 def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:

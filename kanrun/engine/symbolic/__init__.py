@@ -16,7 +16,16 @@ from kanrun.engine.symbolic.formula import (
     rename_variables,
     significant,
 )
-from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, depths
+from kanrun.engine.symbolic.graph import (
+    IDENTITY_LABEL,
+    Edge,
+    Graph,
+    Subgraph,
+    depths,
+    edge_name,
+    function_label,
+    shape_of,
+)
 from kanrun.engine.symbolic.graph_changes import edge_scores
 from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.matching import match_edge, match_formulas

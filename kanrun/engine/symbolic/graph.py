@@ -20,6 +20,8 @@ from kanrun.engine.symbolic.candidates import TINY, Array
 from kanrun.engine.symbolic.edge_functions import EdgeFunction, Identity, Spline, Symbolic
 
 Operation = Literal["sum", "product"]
+#: Label of an identity edge.
+IDENTITY_LABEL = "="
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,30 @@ def depths(graph: Graph) -> list[int]:
     return depth
 
 
+def shape_of(graph: Graph) -> str:
+    """Return the widths of the layers, such as 2-1-1; a layer with products counts them: 2-1+1p-1.
+
+    The first width is the number of inputs in use.
+    """
+    depth = depths(graph)
+    widths = [str(len({e.source for e in graph.edges if e.source < graph.inputs}))]
+    for layer in range(1, max(depth) + 1):
+        nodes = [n for n in range(graph.inputs, graph.output + 1) if depth[n] == layer]
+        products = sum(graph.operation(node) == "product" for node in nodes)
+        counts = {"": len(nodes) - products, "p": products}
+        widths.append("+".join(f"{count}{sign}" for sign, count in counts.items() if count))
+    return "-".join(widths)
+
+
+def edge_name(graph: Graph, index: int) -> str:
+    """Return a name such as `x0 to node 2`; nodes are numbered as in the network that trained."""
+    names = []
+    for node in (graph.edges[index].source, graph.edges[index].target):
+        inner = "output" if node == graph.output else f"node {graph.mark(node) - graph.inputs}"
+        names.append(f"x{node}" if node < graph.inputs else inner)
+    return " to ".join(names)
+
+
 @dataclass(frozen=True)
 class Subgraph:
     """An edge function that is a `graph` of one input."""
@@ -264,6 +290,15 @@ class Subgraph:
     def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
         value, slopes, jacobian = self.graph.derivatives(t[:, None])
         return value, slopes[0], jacobian
+
+
+def function_label(function: object) -> str:
+    """Return the name of a symbolic function, empty for a spline."""
+    if isinstance(function, Symbolic):
+        return function.candidate.name
+    if isinstance(function, Subgraph):
+        return function.name
+    return IDENTITY_LABEL if isinstance(function, Identity) else ""
 
 
 def sound(graph: Graph, t: Array) -> bool:

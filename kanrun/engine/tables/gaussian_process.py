@@ -29,6 +29,7 @@ from scipy import linalg, optimize
 from scipy.interpolate import BSpline
 
 from kanrun.engine.splines import extend
+from kanrun.errors import KanrunError
 
 DEGREE = 3  # of the spline for exp(-s)
 INTERVALS = 96  # of this spline, whose error is then at most 1e-6; equal ones are evaluated fastest
@@ -137,8 +138,7 @@ def _likelihood(x: ndarray, y: ndarray, noise: ndarray) -> Likelihood:
         covariance = linear * lines + near + np.ones((rows, rows))
         covariance[np.diag_indices(rows)] += rest * noise
         factor = linalg.cholesky(covariance, lower=True, check_finite=False)
-        inverse, _ = linalg.lapack.dpotri(factor, lower=1)
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        inverse = inverse_of(factor)
         weights = inverse @ y
         slope = (outputs * inverse - weights @ weights.T) / 2
         nearer = slope * near
@@ -290,3 +290,27 @@ def _distances(u: ndarray, z: ndarray, precisions: ndarray) -> Float[ndarray, "r
     root = np.sqrt(precisions / 2)
     a, b = u * root, z * root
     return np.asarray((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1))
+
+
+def cholesky_factor(matrix: ndarray) -> ndarray:
+    """Return the lower factor of a positive definite matrix, which is overwritten."""
+    try:
+        return np.asarray(linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False))
+    except linalg.LinAlgError as error:
+        raise KanrunError(
+            "the covariance of the rows is not positive definite. "
+            "Check the table for values of extreme size."
+        ) from error
+
+
+def half_solved(factor: ndarray, right: ndarray) -> ndarray:
+    """Return L^-1 r for a lower factor L."""
+    return np.asarray(linalg.solve_triangular(factor, right, lower=True, check_finite=False))
+
+
+def inverse_of(factor: ndarray) -> ndarray:
+    """Return the inverse of the matrix with this lower factor."""
+    if not len(factor):
+        return np.zeros_like(factor)
+    lower, _ = linalg.lapack.dpotri(factor, lower=1)
+    return np.asarray(lower + np.tril(lower, -1).T)

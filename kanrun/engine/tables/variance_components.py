@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg, optimize
 
+from kanrun.engine.tables.gaussian_process import cholesky_factor, half_solved, inverse_of
 from kanrun.engine.tables.reduced_basis import blocks
-from kanrun.errors import KanrunError
 
 ABSENT = 1e-12  # mean square of a component whose functions vanish on the rows
 _NEGLIGIBLE = 1e-5  # of the output's variance: components that explain less are dropped
@@ -110,7 +110,7 @@ class KernelPosterior:
 
     def projection(self) -> Float[ndarray, "rows rows"]:
         """Return P, three quarters of the work of a posterior."""
-        inverse = _inverse(self.factor)
+        inverse = inverse_of(self.factor)
         inverse -= np.outer(self.sums, self.sums / self.sums.sum())
         return inverse
 
@@ -138,7 +138,7 @@ class KernelProblem:
         for kernel, variance in zip(self.kernels, variances, strict=True):
             if variance > 0:
                 covariance += variance * kernel
-        factor = _cholesky(covariance)
+        factor = cholesky_factor(covariance)
         right = np.stack([self.y, np.ones(len(self.y))], 1)
         whitened, sums = linalg.cho_solve((factor, True), right, check_finite=False).T
         offset = float(whitened.sum() / sums.sum())
@@ -166,7 +166,7 @@ class KernelProblem:
     def surprise(self, variances: ndarray, scale: float) -> float:
         """Return minus twice the restricted log likelihood, up to a constant."""
         found = self.posterior(variances, scale)
-        half = _half_solved(found.factor, self.y - found.offset)
+        half = half_solved(found.factor, self.y - found.offset)
         size = 2 * np.log(np.diag(found.factor)).sum() + np.log(found.sums.sum())
         return float(size + half @ half)
 
@@ -187,7 +187,7 @@ class FunctionPosterior:
     def covariance(self) -> Float[ndarray, "functions functions"]:
         """Return the covariance of the coefficients."""
         whole = np.zeros((len(self.coefficients),) * 2)
-        whole[np.ix_(self.kept, self.kept)] = _inverse(self.factor)
+        whole[np.ix_(self.kept, self.kept)] = inverse_of(self.factor)
         return whole
 
 
@@ -251,7 +251,7 @@ class FunctionProblem:
         kept = np.flatnonzero(prior > 0)
         hessian = self.gram[np.ix_(kept, kept)] / scale
         hessian[np.diag_indices(len(kept))] += 1 / prior[kept]
-        factor, right = _cholesky(hessian), self.right[kept] / scale
+        factor, right = cholesky_factor(hessian), self.right[kept] / scale
         coefficients = np.zeros(len(prior))
         if constraints is None:
             coefficients[kept] = linalg.cho_solve((factor, True), right, check_finite=False)
@@ -289,7 +289,7 @@ class FunctionProblem:
         times the coefficients, X'PX is V^-1 - V^-1 C V^-1 and X'WX C / s2 is 1 - V^-1 C.
         """
         found = self.posterior(variances, scale)
-        kept, covariance = found.kept, _inverse(found.factor)
+        kept, covariance = found.kept, inverse_of(found.factor)
         kinds, beta = self.kinds[kept], found.coefficients[kept]
         prior = variances[kinds]
         q, determined = beta / prior, 1 - np.diag(covariance) / prior
@@ -309,7 +309,7 @@ class FunctionProblem:
     def surprise(self, variances: ndarray, scale: float) -> float:
         """Return minus twice the restricted log likelihood, up to a constant."""
         found = self.posterior(variances, scale)
-        half = _half_solved(found.factor, self.right[found.kept] / scale)
+        half = half_solved(found.factor, self.right[found.kept] / scale)
         size = (
             2 * np.log(np.diag(found.factor)).sum()
             + np.log(variances[self.kinds[found.kept]]).sum()
@@ -382,33 +382,9 @@ def _constrained(
     `factor` is the lower factor of H. Source: C. Lawson and R. Hanson, Solving Least Squares
     Problems (1974), chapter 23 (least distance programming).
     """
-    free, turned = _half_solved(factor, right), _half_solved(factor, constraints.T)
+    free, turned = half_solved(factor, right), half_solved(factor, constraints.T)
     sizes = np.sqrt((turned**2).sum(0))
     turned = turned / np.where(sizes > 0, sizes, 1.0)
     multipliers, _ = optimize.nnls(turned, -free, maxiter=_NNLS_STEPS * (turned.shape[1] + 1))
     moved = free + turned @ multipliers
     return np.asarray(linalg.solve_triangular(factor, moved, lower=True, trans="T"))
-
-
-def _cholesky(matrix: ndarray) -> ndarray:
-    """Return the lower factor of a positive definite matrix, which is overwritten."""
-    try:
-        return np.asarray(linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False))
-    except linalg.LinAlgError as error:
-        raise KanrunError(
-            "the covariance of the rows is not positive definite. "
-            "Check the table for values of extreme size."
-        ) from error
-
-
-def _half_solved(factor: ndarray, right: ndarray) -> ndarray:
-    """Return L^-1 r for a lower factor L."""
-    return np.asarray(linalg.solve_triangular(factor, right, lower=True, check_finite=False))
-
-
-def _inverse(factor: ndarray) -> ndarray:
-    """Return the inverse of the matrix with this lower factor."""
-    if not len(factor):
-        return np.zeros_like(factor)
-    lower, _ = linalg.lapack.dpotri(factor, lower=1)
-    return np.asarray(lower + np.tril(lower, -1).T)
