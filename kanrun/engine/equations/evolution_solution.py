@@ -50,6 +50,8 @@ TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-
 #: Errors are assumed to fall as a power of the tolerance, within these bounds: those of 12
 #: equations fell by factors of 0.01 to 0.3 per factor of ten.
 POWER = 0.0, 1.5
+#: Change above which the power is taken to be 1.
+SATURATED = 0.1
 #: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
 #: tolerance where the first one takes more, and the largest such tolerance.
 MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
@@ -162,14 +164,22 @@ def _level(
     level = _Level(tolerance, march, fields, network, values, 0.0)
     if not levels:
         return level
-    before, power = levels[-1], 1.0
+    before, factor = levels[-1], tolerance / levels[-1].tolerance
     difference = (values - before.values).norm(dim=0) / values.norm(dim=0).clamp(min=TINY)
-    change = float(difference.nan_to_num(inf).max())
+    change, power = float(difference.nan_to_num(inf).max()), 1.0
     if before.change is not None:
-        factor = before.tolerance / levels[-2].tolerance
-        power = float(np.clip(np.log(max(change, TINY) / before.change) / np.log(factor), *POWER))
-    estimate = change * (tolerance / before.tolerance) ** power
-    return replace(level, change=change, estimate=estimate)
+        power = _power(before.change, change, before.tolerance / levels[-2].tolerance)
+    return replace(level, change=change, estimate=change * factor**power)
+
+
+def _power(before: float, change: float, factor: float) -> float:
+    """Return the power of the tolerance by which errors fall, from two changes in turn.
+
+    A change of order 1 tells nothing: a solution cannot be more wrong than that.
+    """
+    if before > SATURATED:
+        return 1.0
+    return float(np.clip(np.log(max(change, TINY) / max(before, TINY)) / np.log(factor), *POWER))
 
 
 def _next_factor(level: _Level, tolerance: float) -> float:

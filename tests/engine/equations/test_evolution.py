@@ -20,6 +20,7 @@ from kanrun.engine.equations.evolution_solution import (
     _is_enough,
     _level,
     _next_factor,
+    _power,
     solve_evolution,
 )
 from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
@@ -352,6 +353,14 @@ def test_next_tolerance_aims_at_the_wanted_error():
     assert _is_enough(replace(expensive, estimate=0.9e-6), 1e-6)
     assert not _is_enough(replace(level, estimate=0.9e-6), 1e-6)
     assert _is_enough(replace(level, estimate=1e-12), 1e-6)
+
+
+def test_errors_fall_as_their_changes_did_unless_these_are_of_order_one():
+    assert _power(0.09, 0.009, 0.1) == pytest.approx(1.0)
+    assert _power(0.09, 0.03, 0.1) == pytest.approx(np.log10(3))
+    assert _power(0.11, 0.1, 0.1) == 1.0
+    assert _power(1e-5, 1e-9, 0.1) == 1.5
+    assert _power(1e-5, 2e-5, 0.1) == 0.0
 
 
 def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
