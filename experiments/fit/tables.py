@@ -216,10 +216,11 @@ def _selection_notes(
         "cross-validation error",
         MEAN: "selected the mean of the outputs (the frequencies of classes): no candidate has a "
         "lower cross-validation error by its standard error",
-        SPARSE: "selected the additive model with effects of few inputs: it has a significantly "
-        "lower cross-validation error",
+        SPARSE: "selected the additive model with effects of few inputs: its cross-validation "
+        "error is significantly lower than that of the others",
     }
-    said = reasons.get(fitted.selected, f"selected a weighted sum of {stack}")
+    combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
+    said = reasons.get(fitted.selected, f"selected {combined}")
     yield Note(said, warning=fitted.selected == MEAN)
     if checked is None:
         return

@@ -89,9 +89,10 @@ class Fit:
         if most := self._extra_points:
             before = len(problem.data.train)
             problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
+            more = len(problem.data.train) - before
+            joined = f"{more} points joined the training points; " if more else ""
             yield Note(
-                f"{len(problem.data.train) - before} points joined the training points; the error "
-                f"on new points is {ratio:.2g} times that on training points"
+                f"{joined}the error on new points is {ratio:.2g} times that on training points"
             )
         yield from results(replace(self, problem=problem), cell, seed, trained)
 

@@ -21,7 +21,13 @@ from kanrun.experiments.solve.problem import (
     windows_of,
 )
 from kanrun.experiments.solve.published import PUBLISHED
-from kanrun.experiments.solve.verdict import error_points, errors, maximum, verdict
+from kanrun.experiments.solve.verdict import (
+    error_points,
+    errors,
+    maximum,
+    residual_rms,
+    verdict,
+)
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 
@@ -152,7 +158,7 @@ class SolvedEquation:
             "verdict": self.verdict,
             "reference": self.problem.comparison.what if self.problem.comparison else "",
             **self.errors,
-            "residual_rms": max(each.equation.rms for each in last),
+            "residual_rms": residual_rms(self.solution),
             "conditions_rms": max(each.conditions.rms for each in last),
             "grid_change": maximum(each.change for each in last),
             "estimate": self.solution.estimate,

@@ -64,6 +64,18 @@ def maximum(values: Iterable[float | None]) -> float | None:
     return max((each for each in values if each is not None), default=None)
 
 
+def residual_rms(solution: Solution) -> float:
+    """Return the residual of the worst window, or that of all where the error is estimated.
+
+    Short windows next to jumps of the initial values have large residuals and small errors.
+    """
+    found = np.array([stage.equation.rms for stage in solution.last])
+    if solution.estimate is None:
+        return float(found.max())
+    lengths = np.array([float(stage.solution.box[-1].diff()) for stage in solution.last])
+    return float(np.sqrt(np.square(found) @ lengths / lengths.sum()))
+
+
 def verdict(solution: Solution, system: System, error: float | None) -> tuple[str, str]:
     """Return `solved`, `doubtful` or `failed`, and the reason; the worst window decides.
 
@@ -74,12 +86,7 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
         maximum(e.change for e in last),
         max((e.equation for e in last), key=attrgetter("rms")),
     )
-    residual = worst.rms
-    if solution.estimate is not None:
-        # Short windows next to jumps of the initial values have large residuals and small errors.
-        lengths = np.array([float(stage.solution.box[-1].diff()) for stage in last])
-        squares = np.square([stage.equation.rms for stage in last])
-        residual = float(np.sqrt(squares @ lengths / lengths.sum()))
+    residual = residual_rms(solution)
     conditions = max(stage.conditions.rms for stage in last)
     place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
     changed = f"the last grid changed the solution by {change or 0:.1e}"
@@ -176,9 +183,11 @@ def claims_of(summary: DataFrame) -> Iterator[Claim]:
         yield claim_at_least(sentence, fraction, 1, spread)
     solved = summary[summary["verdict"] == "solved"].dropna(subset=["l2", "grid_change"])
     if len(solved):
-        ratios = solved["l2"] / (solved["grid_change"] + solved["reference"].map(ROUNDING))
+        expected = solved["estimate"].astype(float).fillna(solved["grid_change"])
+        ratios = solved["l2"] / (expected + solved["reference"].map(ROUNDING))
         sentence = (
-            "the verdict solved is honest: true error over the last grid's change (plus rounding)"
+            "the verdict solved is honest: true error over the estimated one, or over the last "
+            "grid's change (plus rounding)"
         )
         yield claim_at_most(sentence, ratios, HONEST, of="solutions")
     for (equation, network), rows in summary.groupby(["equation", "network"], sort=False):

@@ -156,12 +156,15 @@ def export(  # noqa: PLR0913  # options of a command
     from kanrun.study.saved import LoadedRun
 
     _check_new(output, force)
+    reference = output.parent / f"{output.stem}.py"
     if form == "lut":
-        _check_new(output.parent / f"{output.stem}.py", force)
+        _check_new(reference, force)
     found = find_run(run, outputs, one=True)
     options = {key: value for key, value in bits.items() if value is not None}
     for sentence in LoadedRun(found).export(form, output, model, **options):
         print(f"kanrun: {sentence}", file=sys.stderr)
+    if form == "lut":
+        print(f"kanrun: {reference} is its reference in Python and its test", file=sys.stderr)
     print(output)
 
 
