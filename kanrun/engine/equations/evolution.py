@@ -56,7 +56,7 @@ class EvolutionPolicy:
     first_intervals: int = 20
     min_intervals: int = 14
     at_tolerance: float = 1e-6
-    least_refinement: float = 0.7
+    fewest_intervals: int = 8
     max_intervals: int = 4000
     #: Initial values: an interval is halved if its squared error is above this fraction of the
     #: largest, and it is longer than this fraction of the range and the tolerance.
@@ -109,8 +109,11 @@ class Marcher:
         self.policy = policy or EvolutionPolicy()
         self.low, self.high = map(float, system.system.box[-1])
         self.sizes = np.ones(len(system.orders))
-        refinement = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
-        self.refinement = max(refinement, self.policy.least_refinement)
+        self.refinement = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
+
+    def _refined(self, intervals: int) -> int:
+        """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`."""
+        return max(round(intervals * self.refinement), self.policy.fewest_intervals)
 
     def run(self) -> Iterator[March]:
         """Yield the windows so far after each one."""
@@ -191,7 +194,7 @@ class Marcher:
         low, high = system.system.box[0].tolist()
         every = self._initial(np.linspace(low, high, SIZE_POINTS))
         self._set_sizes(np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every]))
-        breakpoints = np.linspace(low, high, round(policy.first_intervals * self.refinement) + 1)
+        breakpoints = np.linspace(low, high, self._refined(policy.first_intervals) + 1)
         shortest = policy.shortest_interval * self.tolerance * (high - low)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
@@ -278,7 +281,7 @@ class Marcher:
         values = [each[:, 0] for each in state.values]
         error = max(space.error(c) / size for c, size in zip(values, self.sizes, strict=True))
         bound = policy.spline_error * self.tolerance
-        fewest = round(policy.min_intervals * self.refinement)
+        fewest = self._refined(policy.min_intervals)
         few = error < policy.superfluous * bound and space.intervals > fewest
         if not (error > bound or few):
             return state, None

@@ -373,3 +373,11 @@ def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
     assert less.solved_until == 1
     assert "CPU seconds" in less.stopped
     assert len(less.last) < len(full.last)
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-5])
+def test_solutions_of_two_tolerances_differ_where_all_windows_double(tolerance):
+    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
+    assert system is not None
+    ends = [next(Marcher(system, each).run()).end for each in (tolerance, tolerance / 10)]
+    assert ends[1] < 0.9 * ends[0]
