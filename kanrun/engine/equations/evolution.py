@@ -109,7 +109,8 @@ class Marcher:
         self.policy = policy or EvolutionPolicy()
         self.low, self.high = map(float, system.system.box[-1])
         self.sizes = np.ones(len(system.orders))
-        self.refinement = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
+        refinement: float = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
+        self.refinement = refinement
 
     def _refined(self, intervals: int) -> int:
         """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`."""
