@@ -48,7 +48,7 @@ SAME_BREAKPOINT = 1e-14
 #: the fraction of the tolerance that a next estimate should have.
 TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
 #: Errors are assumed to fall as a power of the tolerance, within these bounds: those of 12
-#: equations fell by factors of 0.01 to 0.3 per factor of ten, but a fast fall need not go on.
+#: equations fell by factors of 0.01 to 0.3 per factor of ten, but a fast fall need not continue.
 POWER = 0.0, 1.0
 #: Change above which the power is taken to be 1.
 SATURATED = 0.1
