@@ -58,7 +58,7 @@ def found_by(
     backend: str, problem: SearchProblem, seed: int
 ) -> Iterator[SearchStage | FittedStructure]:
     """Yield the formulas of `backend` with refitted constants; its CPU seconds count as work."""
-    points, began = problem.data.all_points, time.monotonic()
+    points = problem.data.all_points
     seconds = _TIME_FRACTION * problem.policy.search_budget
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ def found_by(
     for expression in expressions:
         tried = fit_expression(backend, expression, problem)
         if tried is not None:
-            yield from matched(tried, began)
+            yield from matched(tried)
 
 
 def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:

@@ -25,7 +25,6 @@ from kanrun.engine.symbolic import (
     Budget,
     FittedStructure,
     Formula,
-    SearchData,
     SearchStage,
     TrainedGraph,
     as_written,
@@ -33,7 +32,9 @@ from kanrun.engine.symbolic import (
     exact_decimals,
     fixed_shape,
     limited,
+    proven_equal,
     refine_to_formula,
+    relative_noise,
     rename_variables,
     round_numbers,
     search,
@@ -157,31 +158,34 @@ def interpretation(
 
     Linear algebra uses one thread: the systems are small, and threads cost more than they save.
     """
-    began, problem, policy = time.monotonic(), given, given.search.policy
-    budget, steps, structures = Budget(policy.budget), list[SearchStage](), list[FittedStructure]()
+    began = last = time.monotonic()
     with threadpoolctl.threadpool_limits(1):
-        for event in limited(_structures(given, seed), policy.search_budget):
-            if isinstance(event, SearchData):
-                # Noise is relative: the search restarts.
-                problem = replace(given, search=replace(given.search, data=event))
-                structures.clear()
-                steps.clear()
-            elif isinstance(event, FittedStructure):
-                structures.append(event)
+        for event in _events(given, seed):
+            now = time.monotonic()
+            if isinstance(event, SearchStage):
+                yield replace(event, seconds=now - last)
             else:
-                steps.append(event)
-                yield event
-        for stage_or_result in outcome(problem, steps, structures, budget):
-            if isinstance(stage_or_result, Interpretation):
-                result = _in_user_units(stage_or_result, given)
-                yield replace(result, seconds=time.monotonic() - began)
-            else:
-                yield stage_or_result
+                yield replace(_in_user_units(event, given), seconds=now - began)
+            last = now
 
 
-def _structures(
-    given: InterpretationProblem, seed: int
-) -> Iterator[SearchStage | FittedStructure | SearchData]:
+def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | Interpretation]:
+    """Yield the stages of the search and of its outcome, then the interpretation."""
+    problem, cfg, budget = given, given.cfg, Budget(given.search.policy.budget)
+    if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
+        data = replace(given.search.data, relative=relative_noise(given.search.data))
+        problem = replace(given, search=replace(given.search, data=data))
+    steps, structures = list[SearchStage](), list[FittedStructure]()
+    for event in limited(_structures(problem, seed), given.search.policy.search_budget):
+        if isinstance(event, FittedStructure):
+            structures.append(event)
+        else:
+            steps.append(event)
+            yield event
+    yield from outcome(problem, steps, structures, budget)
+
+
+def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
     """Yield what the search finds: in the given network, by another program, or by its own."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
     problem, source, hidden = given.search, given.network, given.cfg.model.hidden
@@ -189,8 +193,8 @@ def _structures(
     if is_constant(data):
         return
     if source is not None:
-        name, error = "given network", data.error(source.itself)
-        yield SearchStage("train", name, source.whole, error, 0.0, source.itself)
+        name = "given network"
+        yield SearchStage("train", name, source.whole, data.error(source.itself), source.itself)
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.no_skill_error:
             yield from refine_to_formula(name, trained, problem)
@@ -198,7 +202,7 @@ def _structures(
         yield from found_by(given.cfg.backend, problem, seed)
     elif hidden not in (None, AUTO):
         shape = (data.x.shape[1], *hidden, 1)
-        yield from fixed_shape(shape, problem, generator, given.cfg.sparsity)
+        yield from fixed_shape(shape, problem, generator)
     else:
         yield from search(problem, generator)
 
@@ -207,18 +211,22 @@ def _in_user_units(result: Interpretation, problem: InterpretationProblem) -> In
     """Return the result in the user's units and, if formulas can contain them, names."""
     names, certificate, network = as_variables(problem.inputs), result.certificate, result.network
     formula, approximation = (
-        rename_variables(_formula_in_user_units(found, problem), names) if found else None
+        found and _formula_in_user_units(found, problem)
         for found in (result.formula, result.approximation)
     )
     if certificate is not None:
         errors = ("difference", "formula_rmse", "network_rmse")
         scaled = {name: problem.unit * getattr(certificate, name) for name in errors}
         certificate = replace(certificate, **scaled)
+        if formula and problem.expression is not None and not formula.splines:
+            budget = problem.search.policy.simplify_budget
+            proven = proven_equal(formula.expression, problem.expression, budget)
+            certificate = replace(certificate, proven_equal=proven)
     return replace(
         result,
-        formula=formula,
-        approximation=approximation,
-        network=_function_in_user_units(network, problem) if network else None,
+        formula=formula and rename_variables(formula, names),
+        approximation=approximation and rename_variables(approximation, names),
+        network=network and _function_in_user_units(network, problem),
         certificate=certificate,
     )
 
@@ -241,16 +249,15 @@ def _formula_in_user_units(formula: Formula, problem: InterpretationProblem) -> 
     if formula.splines:
         values = _function_in_user_units(formula, problem)
         return replace(formula, expression=expression, values=values)
-    if not shift:
-        points = scaling.invert(problem.search.data.validation_x)
-        values_there = to_numpy(expression, names)(points)
+    points = scaling.invert(problem.search.data.validation_x)
+    values_there, allowed = to_numpy(expression, names)(points), EXACT * abs(shift)
 
-        def same(form: sympy.Expr) -> bool:
-            other = to_numpy(form, names)(points)
-            return np.allclose(other, values_there, rtol=EXACT, atol=0, equal_nan=True)
+    def same(form: sympy.Expr) -> bool:
+        other = to_numpy(form, names)(points)
+        return np.allclose(other, values_there, rtol=EXACT, atol=allowed, equal_nan=True)
 
-        rounded = round_numbers(expression, same)
-        expression = as_written(equivalent_forms(rounded, names, points, _RESCALED)[0])
+    rounded = round_numbers(expression, same)
+    expression = as_written(equivalent_forms(rounded, names, points, _RESCALED)[0])
     return replace(formula, expression=expression)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -29,25 +28,25 @@ from kanrun.engine.symbolic import (
     FittedStructure,
     Formula,
     Graph,
-    PartlySymbolic,
     SearchData,
-    SearchProblem,
     SearchStage,
     WorkSpent,
     at_most,
     certify,
     choose_formula,
     finish_formula,
+    input_names,
     partly_symbolic,
+    widened,
 )
 
 #: Number of points for the certificate, which no part of the search has seen, and their seed.
 _VERIFICATION_POINTS, _VERIFICATION_SEED = 1000, 20240430
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")
-#: Networks of which some edges stay numeric: how many are tried, up to which multiple of the
-#: smallest error, and the work for each.
-_MIXED, _NEAR, _MIXED_WORK = 4, 3.0, 2.0
+#: Multiple of the smallest error up to which the smallest network is snapped edge by edge, and the
+#: work for that.
+_NEAR, _MIXED_WORK = 3.0, 8.0
 #: Difference from the true function beyond the data, relative to its size, that a formula called
 #: exact may have: rounding, multiplied by extrapolation.
 _EXTRAPOLATED = 1e-9
@@ -123,22 +122,6 @@ class _Reference:
     tolerance: float
     data: SearchData
 
-    @classmethod
-    def of(
-        cls,
-        choice: FittedStructure,
-        numeric: Sequence[SearchStage],
-        data: SearchData,
-        tolerance: float,
-    ) -> _Reference:
-        """Return the best network of the numeric stages; one that interpolates has no error."""
-        measures = [
-            step for step in numeric if not data.interpolated_by(step.graph.parameters.size)
-        ]
-        nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
-        error = min([choice.network_error, *(step.error for step in measures)])
-        return cls(nearest, inf if numeric and not measures else error, tolerance, data)
-
     def allowed(self, error: float) -> float:
         """Return the error that a formula may have in place of a network with this `error`."""
         return max((1 + self.tolerance) * error, EXACT)
@@ -161,14 +144,13 @@ def outcome(
     The formula is verified against the given network, or else the trained one. Its error may exceed
     the network's by `error_tolerance`. The rest of the budget is for rounding and simplification.
     """
-    problem, held_out = given.search, given.held_out
-    data = problem.data
+    data = given.search.data
     if is_constant(data):
         yield _constant(given)
         return
     numeric = [step for step in steps if step.stage in _NUMERIC]
     errors = [step.error for step in numeric] + [each.network_error for each in structures]
-    best, choice = min(errors, default=inf), choose_formula(structures, problem)
+    best, choice = min(errors, default=inf), choose_formula(structures, given.search)
     if best >= data.no_skill_error or choice is None:
         sentence = f"the network did not train: its relative error on held-out points is {best:.2g}"
         if best >= data.no_skill_error:
@@ -177,23 +159,21 @@ def outcome(
             )
         yield Interpretation("failed", sentence, steps=tuple(steps))
         return
-    reference = _Reference.of(choice, numeric, data, given.cfg.error_tolerance)
-    found, stages = _finish(choice, structures, problem, budget, reference)
+    # A network that interpolates has no error.
+    measures = [step for step in numeric if not data.interpolated_by(step.graph.parameters.size)]
+    nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
+    error = min([choice.network_error, *(step.error for step in measures)])
+    error = inf if numeric and not measures else error
+    reference = _Reference(nearest, error, given.cfg.error_tolerance, data)
+    found, stages = _finish(choice, structures, given, budget, reference)
     yield from stages
-    formula, structure, start = found.formula, found.structure_fit or choice, time.monotonic()
-    network = given.network.itself if given.network is not None else structure.network
-    certificate = _certificate(formula, network, held_out, problem)
-    if formula is not None:
-        error, seconds = data.error(formula), time.monotonic() - start
-        stages.append(SearchStage("verify", structure.name, formula.graph, error, seconds, formula))
-        yield stages[-1]
-    kind, sentence = _judge(found, choice.formula_error, certificate, held_out, reference)
+    kind, sentence = _judge(found, choice.best.error, given, reference)
+    if kind == "failed":
+        found = replace(found, formula=None, approximation=found.approximation or found.formula)
     yield replace(
         found,
         outcome=kind,
         sentence=sentence,
-        network=network,
-        certificate=certificate,
         steps=(*steps, *stages),
         relative=data.relative,
     )
@@ -202,81 +182,59 @@ def outcome(
 def _finish(
     choice: FittedStructure,
     structures: Sequence[FittedStructure],
-    problem: SearchProblem,
+    given: InterpretationProblem,
     budget: Budget,
     reference: _Reference,
 ) -> tuple[Interpretation, list[SearchStage]]:
     """Round the formula if it is as good as the network, else snap as many edges as possible.
 
-    The outcome of what is returned, and its stages, is not judged yet.
+    The certificate and the stages come with what is returned, which is not judged yet.
     """
-    names = [f"x{i}" for i in range(problem.data.x.shape[1])]
-
-    def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
-        start = time.monotonic()
-        with at_most(budget.left):
-            formula = finish_formula(graph, problem.data, names, problem.policy)
-        error, seconds = problem.data.error(formula.graph), time.monotonic() - start
-        return formula, SearchStage("round", choice.name, formula.graph, error, seconds)
-
-    approximation = None
-    if choice.formula is not None:
-        formula, stage = rounded(choice.formula)
-        if reference.accepts(choice.formula, choice.formula_error):
-            return Interpretation("", "", formula, structure_fit=choice), [stage]
-        approximation = formula
-    start = time.monotonic()
-    choice, mixed = _snap_partly(choice, structures, problem, budget, reference)
-    found = Interpretation(
-        "", "", structure_fit=choice, approximation=approximation, decisions=mixed.decisions
-    )
-    is_formula = not mixed.graph.numeric_edges()
-    if not mixed.symbolic or (is_formula and not reference.accepts(mixed.graph, mixed.error)):
-        return found, []
-    mix = SearchStage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
-    formula, stage = rounded(mixed.graph)
-    return replace(found, formula=formula), [mix, stage]
-
-
-def _snap_partly(
-    choice: FittedStructure,
-    structures: Sequence[FittedStructure],
-    problem: SearchProblem,
-    budget: Budget,
-    reference: _Reference,
-) -> tuple[FittedStructure, PartlySymbolic]:
-    """Return the structure with the fewest numeric edges, among those with the best networks."""
-    limit = _NEAR * min(each.network_error for each in structures)
-    # A longer search in a network replaces what was found first.
-    near = {each.name: each for each in structures if each.network_error <= limit}
-    found: list[tuple[FittedStructure, PartlySymbolic]] = []
-    for each in list(near.values())[:_MIXED] or [choice]:
-        mixed = PartlySymbolic(each.network, problem.data.error(each.network))
-        allowed = reference.allowed(each.network_error)
+    problem, data = given.search, given.search.data
+    graph, stages, decisions = choice.formula, list[SearchStage](), tuple[Decision, ...]()
+    formula, approximation = None, None
+    if graph is None or not reference.accepts(graph, choice.best.error):
+        if graph is not None:
+            with at_most(budget.left):
+                approximation = finish_formula(graph, data, problem.policy)
+        limit = _NEAR * min(each.network_error for each in structures)
+        near = [each for each in structures if each.network_error <= limit]
+        choice = min(near or [choice], key=lambda each: each.network.active_edges)
+        graph, allowed = choice.network, reference.allowed(choice.network_error)
         # Half of the rest is for the formula.
         with contextlib.suppress(WorkSpent), at_most(budget.left / 2):
-            mixed = partly_symbolic(each.network, problem, each.matches, allowed, _MIXED_WORK)
-        found.append((each, mixed))
-    graphs = [mixed.graph for _, mixed in found]
-    order = [(len(graph.numeric_edges()), graph.complexity) for graph in graphs]
-    return found[order.index(min(order))]
+            graph, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
+        error, partly = data.error(graph), bool(graph.numeric_edges())
+        accepted = partly or reference.accepts(graph, error)
+        graph = graph if accepted and any(each.symbolic for each in decisions) else None
+        stages += [SearchStage("mix", choice.name, graph, error)] if graph is not None else []
+    if graph is not None:
+        with at_most(budget.left):
+            formula = finish_formula(graph, data, problem.policy)
+        stages.append(SearchStage("round", choice.name, formula.graph, data.error(formula.graph)))
+        stages.append(
+            SearchStage("verify", choice.name, formula.graph, data.error(formula), formula)
+        )
+    network = given.network.itself if given.network is not None else choice.network
+    certificate = _certificate(formula, network, given.held_out)
+    return Interpretation(
+        "", "", formula, network, certificate, 0.0, choice, (), approximation, decisions
+    ), stages
 
 
 def _judge(
-    found: Interpretation,
-    formula_error: float,
-    certificate: Certificate,
-    held_out: VerificationData,
-    reference: _Reference,
+    found: Interpretation, formula_error: float, given: InterpretationProblem, reference: _Reference
 ) -> tuple[str, str]:
     """Return the outcome as a word and as a sentence."""
     structure, formula, data = found.structure_fit, found.formula, reference.data
-    assert structure is not None  # an invariant of what `_finish` returns
+    certificate, held_out = found.certificate, given.held_out
+    assert structure is not None, "an invariant of what `_finish` returns"
+    assert certificate is not None, "an invariant of what `_finish` returns"
     if formula is not None and not formula.splines:
         error = data.overall_error(formula)
         if error <= EXACT and data.has_enough_points(formula.graph.parameters.size):
             sentence = f"the formula reproduces all points (relative error {error:.1e})"
-            if certificate.proven_equal != "yes" and not is_truth(formula, held_out):
+            if not is_truth(formula, held_out):
                 return (
                     "wrong",
                     f"{sentence}; it differs from the true formula outside the training domain",
@@ -290,12 +248,13 @@ def _judge(
             f"; the best formula of candidates alone has {ratio:.3g} times the error of the network"
         )
     if _POOR < structure.network_error < inf:
-        mean = float(np.mean(data.y))
-        by_mean = data.error(lambda x: np.full(x.shape[0], mean))
-        explained = 1 - (structure.network_error / by_mean) ** 2
+        explained = 1 - (structure.network_error / data.error(data.mean)) ** 2
         notes += f"; the network itself explains {explained:.3g} of the variance"
     if formula is None:
         return "failed", f"no structure found: every edge stays numeric{notes}"
+    fresh = replace(data, validation_x=held_out.x, validation_y=held_out.y)
+    if not fresh.error(formula) < fresh.error(data.mean):
+        return "failed", f"no formula explains any of the variance of new points{notes}"
     if formula.splines:
         count = f"{len(formula.splines)} of {structure.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good{notes}"
@@ -322,15 +281,11 @@ def _describe(error: float, reference: _Reference) -> str:
 def is_truth(formula: Formula, held_out: VerificationData) -> bool:
     """Return whether the formula is the true function on a domain twice as wide.
 
-    Inputs of one sign keep it: x is sqrt(x^2) for positive x. True without a true function.
+    True without a true function.
     """
     if held_out.truth is None:
         return True
-    low, high = held_out.domain.T
-    half = (high - low) / 2
-    wide_low = np.where(low >= 0, np.maximum(low - half, 0.0), low - half)
-    wide_high = np.where(high <= 0, np.minimum(high + half, 0.0), high + half)
-    x = verification_points(np.stack([wide_low, wide_high], axis=1))
+    x = widened(verification_points(held_out.domain))
     with np.errstate(all="ignore"):
         truth, values = held_out.truth(x), formula(x)
     both = np.isfinite(truth) & np.isfinite(values)
@@ -347,26 +302,18 @@ def _constant(given: InterpretationProblem) -> Interpretation:
     """Return the interpretation of an output that does not vary."""
     data = given.search.data
     graph = Graph(data.x.shape[1], ("sum",), ())
-    names = tuple(f"x{i}" for i in range(data.x.shape[1]))
+    names = tuple(input_names(graph.inputs))
     formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
     network = given.network.itself if given.network is not None else formula
-    unknown = replace(given.held_out, truth=None, expression=None)
-    certificate = _certificate(formula, network, unknown, given.search)
+    certificate = _certificate(formula, network, replace(given.held_out, truth=None))
     return Interpretation("formula", "the output is constant", formula, network, certificate)
 
 
 def _certificate(
-    formula: Formula | None, network: Function, held_out: VerificationData, problem: SearchProblem
+    formula: Formula | None, network: Function, held_out: VerificationData
 ) -> Certificate:
-    return certify(
-        formula,
-        network,
-        (held_out.x, held_out.y),
-        verification_points(held_out.domain),
-        held_out.truth,
-        held_out.expression,
-        problem.policy.simplify_budget,
-    )
+    points, fresh = (held_out.x, held_out.y), verification_points(held_out.domain)
+    return certify(formula, network, points, fresh, held_out.truth)
 
 
 def verification_points(domain: Array) -> Array:

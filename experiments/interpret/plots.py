@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,27 +64,21 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     stages: Any = first_seed(table).groupby("stage")
     parts = [(str(stage), rows, strongest_of_all(rows)) for stage, rows in stages]
     layouts = [lay_out(part) for _, _, part in parts]
-    high, places = max(layout.height for layout in layouts) + HEADING, list[tuple[float, int]]()
-    left, row, width = 0.0, 0, 0.0
-    for layout in layouts:
-        room = max(layout.width, MIN_WIDTH) + GAP
-        if left and left + room > MAX_WIDTH:
-            left, row = 0.0, row + 1
-        left += room
-        places.append((left - room / 2, row))
-        width = max(width, left)
-    height = high * (row + 1)
+    high = max(layout.height for layout in layouts) + HEADING
+    room = max(MIN_WIDTH, *(layout.width for layout in layouts)) + GAP
+    columns = min(max(1, int(MAX_WIDTH / room)), len(parts))
+    width, height = room * columns, high * math.ceil(len(parts) / columns)
     figure = Figure(figsize=(width, height))
     below = [*under, *[""] * (len(parts) - len(under))]
-    for (stage, whole, part), layout, (middle, line), caption in zip(
-        parts, layouts, places, below, strict=True
-    ):
-        start, top = middle - layout.width / 2, height - high * line
+    for place, ((stage, whole, part), layout) in enumerate(zip(parts, layouts, strict=True)):
+        row, column = divmod(place, columns)
+        middle, top = room * (column + 0.5), height - high * row
+        corner = (middle - layout.width / 2) / width, (top - high) / height
         size = layout.width / width, layout.height / height
-        draw_network(figure.add_axes((start / width, (top - high) / height, *size)), part, layout)
+        draw_network(figure.add_axes((*corner, *size)), part, layout)
         title = shorten(stage, 40) + ", the strongest edges" * (len(part) < len(whole))
-        place = middle / width, (top - ABOVE) / height
-        figure.text(*place, f"{title}\n{caption}", ha="center", va="top")
+        at = middle / width, (top - ABOVE) / height
+        figure.text(*at, f"{title}\n{below[place]}", ha="center", va="top")
     return figure
 
 

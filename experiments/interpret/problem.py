@@ -27,7 +27,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.engine.symbolic.conversions import graph_of, values_of
 from kanrun.errors import UsageError
-from kanrun.formulas import as_variables, variable
+from kanrun.formulas import as_variables
 from kanrun.formulas.equations import dimensions
 from kanrun.runs.locations import run_at
 from kanrun.runs.records import Note
@@ -38,7 +38,6 @@ from kanrun.study.suite import with_cell
 from kanrun.targets import (
     Dataset,
     PiecewiseScaling,
-    Points,
     Scaling,
     Target,
     array_target,
@@ -79,7 +78,6 @@ class VerificationData:
     y: Array
     domain: Array
     truth: Function | None = None
-    expression: sympy.Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,7 @@ class InterpretationProblem:
         name: Name of the target (and output).
         output: Name of the output.
         only: Whether the target has no other output.
+        expression: The true function in the user's units, if it is known.
         notes: Notes on the data.
         labels: Classes of the points of the verification, if the output is a logit.
 
@@ -116,6 +115,7 @@ class InterpretationProblem:
     name: str = "y"
     output: str = "y"
     only: bool = True
+    expression: sympy.Expr | None = None
     notes: tuple[Note, ...] = ()
     labels: Array | None = None
 
@@ -184,8 +184,6 @@ def problems_in(
     Raises:
         UsageError: As `problems_of`.
     """
-    target, policy = dataset.target, _policy(cfg)
-    candidates = choose(cfg.candidates, cfg.custom_candidates)
     if dataset.classes:
         raise UsageError(
             "kanrun interpret needs numeric outputs, and this target has classes. Fit them, and "
@@ -198,21 +196,9 @@ def problems_in(
     if network is None:
         inputs, outputs = decimal_scales(dataset.train.x), decimal_scales(dataset.train.y)
         dataset = replace(dataset, input_scaling=inputs, output_scaling=outputs)
-    # Too few points to set some aside are used twice.
-    train, validation, test = (
-        replace(part, x=dataset.input_scaling.apply(part.x), y=dataset.output_scaling.apply(part.y))
-        for part in (
-            dataset.train,
-            dataset.validation or dataset.train,
-            dataset.test or dataset.validation or dataset.train,
-        )
-    )
-    problems = []
-    for index in range(len(target.outputs)):
-        data = SearchData(train.x, train.y[:, index], validation.x, validation.y[:, index])
-        search = SearchProblem(data, candidates, policy, _dimensions(cfg, target, index))
-        problems.append(_problem(cfg, dataset, index, search, test, network))
-    return problems
+    count, notes = len(dataset.target.outputs), _notes(dataset)
+    problems = [_problem(dataset, index, cfg, network) for index in range(count)]
+    return [replace(problems[0], notes=(*notes, *problems[0].notes)), *problems[1:]]
 
 
 def _policy(cfg: InterpretConfig) -> SearchPolicy:
@@ -281,44 +267,49 @@ def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model, Target | No
 
 
 def _problem(
-    cfg: InterpretConfig,
-    dataset: Dataset,
-    index: int,
-    search: SearchProblem,
-    test: Points,
-    network: Network | None,
+    dataset: Dataset, index: int, cfg: InterpretConfig, network: Network | None
 ) -> InterpretationProblem:
-    target, inputs, outputs = dataset.target, dataset.input_scaling, dataset.output_scaling
-    assert isinstance(inputs, Scaling), "make_dataset scales by shift and scale"
+    target, scaling, outputs = dataset.target, dataset.input_scaling, dataset.output_scaling
+    assert isinstance(scaling, Scaling), "make_dataset scales by shift and scale"
     assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
-    output, unit, only = target.outputs[index], float(outputs.scale[index]), len(target.outputs) < 2
-    name = target.name if only else f"{target.name}, {output}"
-    held_out = VerificationData(test.x, test.y[:, index], inputs.apply(target.domain.T).T)
+    # Too few points to set some aside are used twice.
+    chosen = dataset.validation or dataset.train
+    (x, y), (chosen_x, chosen_y), (test_x, test_y) = (
+        (scaling.apply(part.x), outputs.apply(part.y)[:, index])
+        for part in (dataset.train, chosen, dataset.test or chosen)
+    )
+    data = SearchData(x, y, chosen_x, chosen_y)
+    candidates = choose(cfg.candidates, cfg.custom_candidates)
+    search = SearchProblem(data, candidates, _policy(cfg), _dimensions(cfg, target, index))
+    held_out = VerificationData(test_x, test_y, scaling.apply(target.domain.T).T)
     if (function := target.function) is not None:
 
         def truth(x: Array) -> Array:
-            return outputs.apply(function(inputs.invert(x)))[:, index]
+            return outputs.apply(function(scaling.invert(x)))[:, index]
 
-        held_out = replace(held_out, y=truth(test.x), truth=truth)
-    given, notes = None, _notes(dataset) if index == 0 else []
-    if network is not None:
-        given = source_network(network, search.data, index, cfg.prune_threshold)
-        change = f"{given.difference * unit:.1e}"
-        text = f"{name}: as a graph of splines the network changes by at most {change}"
-        if not given.faithful:
-            text += ", which is not small compared with its error; the formula is that of the graph"
-        notes.append(Note(text, warning=not given.faithful))
-    elif target.expression is not None:
-        # Units are powers of ten then, in which the true expression is rewritten.
-        scales = [sympy.Rational(str(scale)) for scale in inputs.scale.tolist()]
-        swap = {variable(f"x{i}"): scale * variable(f"x{i}") for i, scale in enumerate(scales)}
-        expression = target.expression.xreplace(swap) / sympy.Rational(str(unit))
-        held_out = replace(held_out, expression=expression)
-    names, shift = (name, output, only), float(outputs.shift[index])
-    units = inputs, unit, shift
-    return InterpretationProblem(
-        cfg, target.inputs, search, held_out, *units, given, *names, tuple(notes)
+        held_out = replace(held_out, y=truth(test_x), truth=truth)
+    only, output, unit = len(target.outputs) == 1, target.outputs[index], outputs.scale[index]
+    problem = InterpretationProblem(
+        cfg,
+        target.inputs,
+        search,
+        held_out,
+        scaling,
+        float(unit),
+        float(outputs.shift[index]),
+        name=target.name if only else f"{target.name}, {output}",
+        output=output,
+        only=only,
+        expression=target.expression,
     )
+    if network is None:
+        return problem
+    given = source_network(network, data, index, cfg.prune_threshold)
+    change = f"{given.difference * unit:.1e}"
+    text = f"{problem.name}: as a graph of splines the network changes by at most {change}"
+    if not given.faithful:
+        text += ", which is not small compared with its error; the formula is that of the graph"
+    return replace(problem, network=given, notes=(Note(text, warning=not given.faithful),))
 
 
 def source_network(

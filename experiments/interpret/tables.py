@@ -45,7 +45,6 @@ _MAX_DIGITS = 16
 _MAX_SHOWN = 5
 #: Points of the curve of an edge.
 _POINTS = 81
-Key = tuple[int, int]  # marks of source and target
 
 
 def records(
@@ -162,20 +161,20 @@ def _effect_records(problem: InterpretationProblem, result: Interpretation) -> I
 
     The change is relative to the std of the output; it is sqrt(2) if nothing else matters.
     """
-    model, (x, _), effects = result.formula or result.network, problem.points(), dict[str, float]()
+    model, (x, y), texts = result.formula or result.network, problem.points(), dict[str, float]()
     if model is None or len(problem.inputs) < 2:
         return
     for index, name in enumerate(problem.inputs):
         exchanged = x.copy()
         exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
         with np.errstate(all="ignore"):
-            change = np.sqrt(np.mean((model(exchanged) - model(x)) ** 2)) / problem.unit
-        effects[name] = float(np.nan_to_num(change / problem.search.data.y_std, posinf=0.0))
-        yield Row("inputs", {"output": problem.output, "input": name, "effect": effects[name]})
-    used = sorted((name for name in effects if effects[name] > 0), key=lambda n: -effects[n])
-    text = "inputs by their effect: " + ", ".join(f"{name} ({effects[name]:.2g})" for name in used)
-    idle = ", ".join(name for name in effects if name not in used)
-    yield Note(f"{problem.name}: {text}" + (f"; not needed: {idle}" if idle else ""))
+            change = np.sqrt(np.mean((model(exchanged) - model(x)) ** 2)) / np.std(y)
+        effect = texts[f"{name} ({change:.2g})"] = float(np.nan_to_num(change, posinf=0.0))
+        yield Row("inputs", {"output": problem.output, "input": name, "effect": effect})
+    used = sorted((text for text in texts if texts[text] > 0), key=lambda text: -texts[text])
+    idle = [text.rpartition(" ")[0] for text in texts if texts[text] == 0]
+    text = f"inputs by their effect: {', '.join(used)}"
+    yield Note(f"{problem.name}: {text}" + (f"; not needed: {', '.join(idle)}" if idle else ""))
 
 
 def _forms_row(formula: Formula, problem: InterpretationProblem, kind: str) -> Row:
@@ -283,23 +282,17 @@ def _match_rows(result: Interpretation, fit: FittedStructure) -> Iterator[Row]:
     decisions = {decision.index: decision for decision in result.decisions}
     for index, matches in fit.matches.items():
         named: dict[str, Value] = {"edge": edge_name(fit.network, index), "index": index}
-        for rank, match in enumerate(matches):
-            yield _row(
-                "candidates",
-                **named,
-                candidate=match.name,
-                r2=match.r2,
-                one_minus_r2=match.loss,
-                complexity=match.complexity,
-                rank=rank,
-            )
+        for rank, each in enumerate(matches):
+            losses = {"r2": each.r2, "one_minus_r2": each.loss, "complexity": each.complexity}
+            yield _row("candidates", **named, candidate=each.name, **losses, rank=rank)
         found = decisions.get(index)
-        if found is None and result.formula is not None and fit.best.snapped is not None:
-            name = function_label(fit.best.snapped.edges[index].function)
-            r2 = next((match.r2 for match in matches if match.name == name), np.nan)
-            found = Decision(index, True, name, r2, "the formula is as good as the network")
-        elif found is None:
+        if found is None:
             found = Decision(index, False, "", np.nan, "no candidates fit the network together")
+            if result.formula is not None and fit.best.snapped is not None:
+                name = function_label(fit.best.snapped.edges[index].function)
+                r2 = next((each.r2 for each in matches if each.name == name), np.nan)
+                why = "the formula is as good as the network"
+                found = Decision(index, True, name, r2, why)
         yield _row(
             "decisions",
             **named,
@@ -313,77 +306,58 @@ def _match_rows(result: Interpretation, fit: FittedStructure) -> Iterator[Row]:
 def edge_table(
     steps: Sequence[SearchStage], samples: SearchData, inputs: Sequence[str], output: str
 ) -> Table:
-    """Return the edges of the structure at each stage, with the columns of the network diagram.
-
-    A graph whose edges are among those of the first stage is placed like it, with the other edges
-    as ghosts (`pruned`). Edges become one if they join the same nodes, and one more for each level
-    that they skip.
-    """
-    rows, first = list[dict[str, Any]](), _curves(steps[0].graph, samples)
-    ghosts = {key: {**row, "pruned": True} for key, row in first.items()}
-    for number, step in enumerate(steps, 1):
-        here = _curves(step.graph, samples)
-        within = here.keys() <= first.keys()
-        paths = _paths(steps[0].graph if within else step.graph)
-        top = max(path[-1][0] for path in paths.values())
-        for key, row in ({**ghosts, **here} if within else here).items():
-            for hop, ((layer, source), (above, target)) in enumerate(pairwise(paths[key])):
-                last = (above, target) == paths[key][-1]
-                place = {
-                    "stage": f"{number} {step.stage}",
-                    "operation": row["operation"] if last else "sum",
-                    "layer": layer,
-                    "out": target,
-                    "in": source,
-                    "input_name": inputs[key[0]] if key[0] < len(inputs) and not hop else "",
-                    "output_name": output if above == top else "",
-                }
-                relayed = {"x": row["y"], "symbolic": IDENTITY_LABEL} if hop else {}
-                rows.append({**row, **relayed, **place})
+    """Return the edges of the structure at each stage, with the columns of the network diagram."""
+    rows = [
+        {**row, "stage": f"{number} {step.stage}", "pruned": False}
+        for number, step in enumerate(steps, 1)
+        for row in _stage_rows(step.graph, samples, inputs, output)
+    ]
     table = pd.DataFrame(rows).explode(["x", "y"]).astype({"x": float, "y": float})
     return Table("edges", {str(name): table[name].to_numpy() for name in table})
 
 
-def _paths(graph: Graph) -> dict[Key, list[tuple[int, int]]]:
-    """Return the places of the ends of each edge, and of a relay on every level that it skips."""
+def _stage_rows(
+    graph: Graph, samples: SearchData, inputs: Sequence[str], output: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the edges of a graph with their places, and one more for each level that one skips."""
     depth, taken = depths(graph), Counter[int]()
 
     def stop(level: int) -> tuple[int, int]:
         taken[level] += 1
         return level, taken[level] - 1
 
-    at = [stop(depth[node]) for node in range(graph.output + 1)]
-    paths: dict[Key, list[tuple[int, int]]] = {}
-    for edge in graph.edges:
-        begin, end = at[edge.source], at[edge.target]
-        key = graph.mark(edge.source), graph.mark(edge.target)
-        if key not in paths:
-            paths[key] = [begin, *map(stop, range(begin[0] + 1, end[0])), end]
-    return paths
+    at = [stop(level) for level in depth]
+    for (source, target), row in _curves(graph, samples).items():
+        stops = [at[source], *map(stop, range(depth[source] + 1, depth[target])), at[target]]
+        for hop, ((layer, into), (_, out)) in enumerate(pairwise(stops), 1):
+            first, last = hop == 1, hop == len(stops) - 1
+            yield {
+                **row,
+                **({} if first else {"x": row["y"], "symbolic": IDENTITY_LABEL}),
+                "operation": row["operation"] if last else "sum",
+                "layer": layer,
+                "out": out,
+                "in": into,
+                "input_name": inputs[source] if first and source < len(inputs) else "",
+                "output_name": output if last and target == graph.output else "",
+            }
 
 
-def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
-    """Return the curve and the score of each edge, without its place; parallel edges become one."""
+def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return curve and score of each edge by its nodes; parallel edges, as of x exp(x), are one."""
     values = graph.node_values(samples.x)
-    rows: dict[Key, dict[str, Any]] = {}
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
     for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
         low, high = float(values[edge.source].min()), float(values[edge.source].max())
         t = np.linspace(*((low, high) if np.isfinite(high - low) else (0.0, 1.0)), _POINTS)
-        row: dict[str, Any] = {
-            "x": t,
-            "y": edge.function.value(t),
-            "score": float(score) if np.isfinite(score) else 1.0,
-            "pruned": False,
-            "symbolic": function_label(edge.function),
-            "operation": graph.operation(edge.target),
-        }
-        key = graph.mark(edge.source), graph.mark(edge.target)
-        if (other := rows.get(key)) is not None:  # such as those of x exp(x)
-            is_sum = row["operation"] == "sum"
-            labels = other["symbolic"], row["symbolic"]
-            names = ["x" if name == IDENTITY_LABEL else name for name in labels]
-            row["y"] = other["y"] + row["y"] if is_sum else other["y"] * row["y"]
-            row["score"] = max(other["score"], row["score"])
-            row["symbolic"] = (" + " if is_sum else " * ").join(names) if all(names) else ""
-        rows[key] = row
+        operation, label = graph.operation(edge.target), function_label(edge.function)
+        y, size = edge.function.value(t), float(score) if np.isfinite(score) else 1.0
+        other = rows.get((edge.source, edge.target))
+        if other is not None:
+            is_sum, size = operation == "sum", max(other["score"], size)
+            y = other["y"] + y if is_sum else other["y"] * y
+            labels = [name.replace(IDENTITY_LABEL, "x") for name in (other["symbolic"], label)]
+            label = (" + " if is_sum else " * ").join(labels) if all(labels) else ""
+        row = {"x": t, "y": y, "score": size, "symbolic": label, "operation": operation}
+        rows[edge.source, edge.target] = row
     return rows

@@ -289,11 +289,6 @@ class InterpretConfig(ExperimentConfig):
     custom_candidates: dict[str, str] = setting(
         {}, "additional functions of x0, by name", free_text=True
     )
-    sparsity: float = setting(
-        1e-3,
-        "weight of L1 and entropy of a fixed shape, relative to the variance of the output",
-        minimum=0,
-    )
     prune_threshold: float | None = setting(
         None, "minimum score of an edge of from_run; null chooses it on the validation points"
     )

@@ -4,7 +4,7 @@ Candidates, matching, selection in context, structures, certificates.
 """
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
-from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
+from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose, input_names
 from kanrun.engine.symbolic.edge_functions import EdgeMatch, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
     Certificate,
@@ -15,6 +15,7 @@ from kanrun.engine.symbolic.formula import (
     finish_formula,
     rename_variables,
     significant,
+    widened,
 )
 from kanrun.engine.symbolic.graph import (
     IDENTITY_LABEL,
@@ -47,11 +48,12 @@ from kanrun.engine.symbolic.simplification import (
     as_written,
     equivalent_forms,
     exact_decimals,
+    proven_equal,
     round_numbers,
 )
+from kanrun.engine.symbolic.smooth_fit import relative_noise
 from kanrun.engine.symbolic.snapping import (
     Decision,
-    PartlySymbolic,
     matched,
     partly_symbolic,
     refine_to_formula,

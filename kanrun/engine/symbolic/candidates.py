@@ -32,24 +32,22 @@ X = variable("x0")
 class Domain:
     """Open interval (low, high) of a candidate's argument.
 
-    The argument may not cross `pole`. With a `period` poles repeat.
+    The argument may not cross `pole`, nor any other pole at multiples of the `period` from it.
     """
 
     low: float = -np.inf
     high: float = np.inf
-    pole: float | None = None
+    pole: float = 0.0
     period: float | None = None
 
     def allows(self, low: Array | float, high: Array | float) -> NDArray[np.bool_]:
         """Return whether each interval [low, high] lies inside and crosses no pole."""
         inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
-        if self.pole is not None and self.period is None:
-            inside &= (low > self.pole) | (high < self.pole)
-        elif self.pole is not None and self.period is not None:
-            with np.errstate(all="ignore"):
-                turns = np.floor((np.stack([low, high]) - self.pole) / self.period)
-            inside &= turns[0] == turns[1]
-        return np.asarray(inside)
+        if self.period is None:
+            return np.asarray(inside)
+        with np.errstate(all="ignore"):
+            turns = np.floor((np.stack([low, high]) - self.pole) / self.period)
+        return np.asarray(inside & (turns[0] == turns[1]))
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ TINY = 1e-300
 #: Digits of a float64 in an expression, and what is written there without any.
 DIGITS, _WHOLE = 17, (-1.0, 0.0, 1.0)
 
-_POSITIVE, _UNIT, _NONZERO = Domain(low=0.0), Domain(-1.0, 1.0), Domain(pole=0.0)
+_POSITIVE, _UNIT, _NONZERO = Domain(low=0.0), Domain(-1.0, 1.0), Domain(period=1e300)
 
 TABLE: dict[str, Candidate] = {
     candidate.name: candidate
@@ -189,7 +187,7 @@ def search_grid(candidate: Candidate) -> Array:
     Constants that are redundant do not vary.
     """
     domain = candidate.domain
-    if "a" not in candidate.free and 0.0 in (domain.low, domain.pole):
+    if "a" not in candidate.free and (domain.low == 0.0 or domain.period):
         a, b = _SIGNS, _BEYOND_POLES
     elif "a" not in candidate.free:
         a, b = np.ones(1), _SHIFTS

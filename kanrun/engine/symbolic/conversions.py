@@ -15,13 +15,17 @@ import torch
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import Network
 from kanrun.engine.symbolic.candidates import (
+    CONSTANT,
     DIGITS,
     IDENTITY,
     TABLE,
+    TINY,
     Array,
     Candidate,
     X,
     apart,
+    input_symbols,
+    number,
     power,
 )
 from kanrun.engine.symbolic.edge_functions import (
@@ -36,6 +40,7 @@ from kanrun.engine.symbolic.graph import (
     Edge,
     Graph,
     Operation,
+    Subgraph,
     covering,
     without_edges,
 )
@@ -68,20 +73,103 @@ def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = Fal
 
 
 def composed(
-    variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int
+    variables: Sequence[sympy.Expr],
+    factor: sympy.Expr,
+    inner: Graph,
+    inputs: int,
+    outer: EdgeFunction | None = None,
 ) -> tuple[Graph, int]:
-    """Return factor(x) * inner(u(x)) as one graph, and the place of inner's first edge in it."""
+    """Return factor(x) * inner(u(x)), or `outer` of that, as one graph.
+
+    The place of inner's first edge in it comes second.
+    """
     builder = _Builder(inputs, free=False)
     number = {i: builder.node_of(each) for i, each in enumerate(variables)}
     first = len(builder.edges)
     for node in range(inner.inputs, inner.output + 1):
         into = [inner.edges[i] for i in inner.into(node)]
-        number[node] = builder.add(
-            inner.operation(node), [(number[edge.source], edge.function) for edge in into]
-        )
+        terms = [(number[edge.source], edge.function) for edge in into]
+        number[node] = builder.add(inner.operation(node), terms)
+    output = number[inner.output]
     if factor != 1:
-        builder.add("product", [(number[inner.output], Identity()), *builder.factors(factor)])
+        output = builder.add("product", [(output, Identity()), *builder.factors(factor)])
+    if outer is not None:
+        builder.add("sum", [(output, outer)])
     return builder.graph(), first
+
+
+def canonicalise(graph: Graph) -> Graph:
+    """Remove redundant constants, linear detours and subgraphs; the function stays the same.
+
+    Constants of a sum become one term of it, those of a product one factor. A sum within a power, a
+    logarithm or a product has 1 as its largest coefficient, a sum within exp has no constant. The
+    data determine every constant that remains free, so that rounding it makes sense. Numbers that
+    are 0, 1 or -1 are no longer free.
+    """
+    builder = _Builder(graph.inputs)
+    expression = _opaque(graph, input_symbols(graph.inputs), builder.calls)
+    if expression.is_Number:
+        constant = Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(expression)), "d")
+        return Graph(graph.inputs, ("sum",), (Edge(0, graph.inputs, constant),))
+    builder.sum_of(expression)
+    return builder.graph()
+
+
+def _opaque(
+    graph: Graph, inputs: Sequence[sympy.Expr], calls: dict[str, Candidate | Spline]
+) -> sympy.Expr:
+    """Return the graph as an expression of calls, which sympy does not change, of its functions."""
+    values = list(inputs)
+    for node in range(graph.inputs, graph.output + 1):
+        parts = []
+        for edge in (graph.edges[i] for i in graph.into(node)):
+            u, function = values[edge.source], edge.function
+            if u.is_Number and not isinstance(function, Identity):
+                u = number(float(function.value(np.array([float(u)]))[0]))
+            elif isinstance(function, Symbolic):
+                u = _opaque_call(function, u, calls)
+            elif isinstance(function, Subgraph):
+                u = _opaque(function.graph, [u], calls)
+            elif isinstance(function, Spline):
+                calls[name := f"spline {len(calls)}"] = function
+                u = sympy.Function(name)(u)
+            parts.append(u)
+        if graph.operation(node) == "product":
+            parts = [each for part in parts for each in _scaled(part)]
+        values.append((sympy.Add if graph.operation(node) == "sum" else sympy.Mul)(*parts))
+    return values[graph.output]
+
+
+def _opaque_call(
+    function: Symbolic, u: sympy.Expr, calls: dict[str, Candidate | Spline]
+) -> sympy.Expr:
+    """Return c f(a u + b) + d without a scale or shift of the argument that is redundant."""
+    candidate, (a, b, c, d) = function.candidate, function.constants
+    if candidate is CONSTANT:
+        return number(d)
+    argument = number(a) * u + number(b)
+    if candidate is IDENTITY:
+        return number(c) * argument + number(d)
+    calls[candidate.name] = candidate
+    scale, rest = _scaled(argument)
+    if candidate.homogeneous:
+        argument, c = rest, c * float(candidate.value(np.array([float(scale)]))[0])
+    elif candidate.name == "log":
+        argument, d = rest, d + c * float(np.log(float(scale)))
+    elif candidate.name == "exp" and abs(shift := argument.as_coeff_Add()[0]) < _LARGEST_SHIFT:
+        argument, c = argument - shift, c * float(np.exp(float(shift)))
+    return number(c) * sympy.Function(candidate.name)(argument) + number(d)
+
+
+def _scaled(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return the size of the largest coefficient of an expression, and it without that factor.
+
+    A constant counts only if the others are negligible beside it.
+    """
+    constant, rest = expression.as_coeff_Add()
+    sizes = [abs(float(apart(term)[0])) for term in sympy.Add.make_args(rest)]
+    size = number(max(*sizes, _FAINT * abs(float(constant)), TINY))
+    return size, expression / size
 
 
 @dataclass
@@ -94,6 +182,7 @@ class _Builder:
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     known: dict[sympy.Expr, int] = field(default_factory=dict)
+    calls: dict[str, Candidate | Spline] = field(default_factory=dict)  # functions by their names
 
     def graph(self) -> Graph:
         ordered = sorted(self.edges, key=lambda edge: edge.target)
@@ -121,20 +210,23 @@ class _Builder:
     def sum_of(self, expression: sympy.Expr) -> int:
         """Return a sum node of the expression's terms; a constant goes into the first of them."""
         constant, rest = expression.as_coeff_Add()
-        terms = [self.term(each) for each in sympy.Add.make_args(rest)]
+        (source, function), *terms = self.terms(sympy.Add.make_args(rest))
         if constant != 0:
-            source, function = terms[0]
-            terms[0] = source, self.shifted(function, float(constant))
-        return self.add("sum", terms)
+            function = self.shifted(function, float(constant))
+        return self.add("sum", [(source, function), *terms])
 
     def factors(self, expression: sympy.Expr) -> list[_Term]:
         """Return the factors of a product, its coefficient in the first of them."""
         coefficient, rest = apart(expression)
-        parts = [self.term(each) for each in sympy.Mul.make_args(rest)]
+        (source, function), *others = self.terms(sympy.Mul.make_args(rest))
         if coefficient != 1:
-            source, function = parts[0]
-            parts[0] = source, self.scaled(function, float(coefficient))
-        return parts
+            function = self.scaled(function, float(coefficient))
+        return [(source, function), *others]
+
+    def terms(self, parts: Sequence[sympy.Expr]) -> list[_Term]:
+        """Return the expressions as functions of one node each, splines first."""
+        terms = [self.term(each) for each in parts]
+        return sorted(terms, key=lambda term: not isinstance(term[1], Spline))
 
     def term(self, expression: sympy.Expr) -> _Term:
         """Return the expression as a function of one node."""
@@ -151,6 +243,11 @@ class _Builder:
         known = rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS
         if known:
             return self._called(power(exponent), base, float(coefficient))
+        called = self.calls.get(str(rest.func))
+        if isinstance(called, Spline):
+            return self.node_of(rest.args[0]), called.scaled(float(coefficient))
+        if called is not None:
+            return self._called(called, rest.args[0], float(coefficient))
         for candidate in TABLE.values():
             form = candidate.expression
             if form.is_Function and form.args == (X,) and rest.func == form.func:
@@ -165,13 +262,17 @@ class _Builder:
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
     def scaled(self, function: EdgeFunction, factor: float) -> EdgeFunction:
+        if isinstance(function, Spline):
+            return function.scaled(factor)
         if not isinstance(function, Symbolic):
             return self.line(factor)
         scaled = function.scaled(factor)
         keeps = not self.free or "c" in scaled.free or "c" not in scaled.candidate.free
         return scaled if keeps else replace(scaled, free=scaled.free + "c")
 
-    def shifted(self, function: EdgeFunction, constant: float) -> Symbolic:
+    def shifted(self, function: EdgeFunction, constant: float) -> EdgeFunction:
+        if isinstance(function, Spline):
+            return function.shifted(constant)
         function = function if isinstance(function, Symbolic) else self.line(1.0)
         shifted = function.shifted(constant)
         return shifted if self.free else replace(shifted, free=function.free)
@@ -195,6 +296,9 @@ class _Builder:
         return self.node_of(inner), replace(simple, free=own if self.free else "")
 
 
+#: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u); and size of coefficients,
+#: relative to the constant of their sum, below which they are negligible.
+_LARGEST_SHIFT, _FAINT = 30.0, 1e-6
 #: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can
 #: move.
 _ROOTS = 6

@@ -15,22 +15,20 @@ import sympy
 from scipy import special
 
 from kanrun.engine.symbolic.budget import WorkSpent
-from kanrun.engine.symbolic.candidates import DIGITS, Array
-from kanrun.engine.symbolic.conversions import numeric_names, to_expression
+from kanrun.engine.symbolic.candidates import DIGITS, Array, input_names
+from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
-from kanrun.engine.symbolic.graph import Graph, expand_subgraphs
-from kanrun.engine.symbolic.graph_changes import canonicalise, drop_terms, free_constants
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.graph_changes import drop_terms, free_constants
 from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
 from kanrun.engine.symbolic.refit import ConstantsFitting, RefitSettings, refit, refit_to
 from kanrun.engine.symbolic.simplification import (
     PRECISION,
     as_written,
     decimals,
-    divide_after_powers,
     equivalent_forms,
     nice,
     nice_phase,
-    proven_equal,
     round_numbers,
     size,
 )
@@ -249,17 +247,15 @@ class Formula:
         }
 
 
-def finish_formula(
-    graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy
-) -> Formula:
+def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Formula:
     """Return the formula of a graph, as far as the remaining work allows.
 
     It is refitted, freed of needless terms, its constants are rounded where the validation error
     allows it, and it is simplified unless it is partly numeric.
     """
     changes: tuple[Rounded, ...] = ()
-    graph, names = canonicalise(expand_subgraphs(graph)), tuple(names)
-    numeric = bool(graph.numeric_edges())
+    graph, names = canonicalise(graph), tuple(input_names(graph.inputs))
+    numeric = numeric_names(graph)
 
     def allowed() -> float:
         return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), EXACT)
@@ -270,8 +266,7 @@ def finish_formula(
         graph, changes = round_constants(graph, data, allowed())
     expression, limit = to_expression(graph, names), allowed()
     if numeric:
-        edges = numeric_names(graph).items()
-        splines = tuple((name, graph.edges[i].function) for i, name in edges)
+        splines = tuple((name, graph.edges[i].function) for i, name in numeric.items())
         return Formula(expression, names, graph, changes, splines, graph)  # type: ignore[arg-type]
 
     def passes(expression: sympy.Expr) -> bool:
@@ -283,17 +278,26 @@ def finish_formula(
 
     # A shorter form must agree beyond the data too: on a domain twice as wide.
     points = np.concatenate([data.validation_x, data.x[:200]])
-    middle = (points.min(0) + points.max(0)) / 2
-    points = np.concatenate([points, middle + 2 * (points - middle)])
+    points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent):
         for _ in range(2):
             tidy = round_numbers(expression, passes)
-            tidy = divide_after_powers(tidy, names, data.x, policy.simplify_budget)
             short = equivalent_forms(tidy, names, points, policy.simplify_budget)[0]
             # Only numbers that a shorter form brings out are rounded and simplified again.
             if (expression := round_numbers(short, passes)) == short:
                 break
     return Formula(as_written(expression), names, graph, changes)
+
+
+def widened(points: Array) -> Array:
+    """Return points (N, inputs) spread over a domain twice as wide.
+
+    Inputs of one sign keep it: x is sqrt(x^2) for positive x.
+    """
+    middle = (points.min(0) + points.max(0)) / 2
+    wide = middle + 2 * (points - middle)
+    one_sign = (points > 0).all(0) | (points < 0).all(0)
+    return np.where(one_sign & (wide * points <= 0), points, wide)
 
 
 def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
@@ -335,8 +339,6 @@ def certify(
     held_out: tuple[Array, Array],
     fresh: Array,
     truth: Function | None,
-    expression: sympy.Expr | None,
-    simplify_budget: float,
 ) -> Certificate:
     """Verify a formula on held-out points (x, y) and on `fresh` points of the domain.
 
@@ -345,8 +347,7 @@ def certify(
     x, y = held_out
     no = "no" if truth else "unknown"
     with np.errstate(all="ignore"):
-        error, points = _rmse(network(x), y), len(fresh)
-        found = Certificate(np.nan, np.nan, error, np.nan, points, no, no, no)
+        found = Certificate(np.nan, np.nan, _rmse(network(x), y), np.nan, len(fresh), no, no)
         if formula is None:
             return found
         rmse, variance = _rmse(formula(x), y), float(np.var(y))
@@ -357,17 +358,10 @@ def certify(
         return found
     scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
     target, recovered = truth(fresh), rmse <= EXACT * scale
-    refitted = canonicalise(free_constants(formula.graph))
-    same = recovered or refit(refitted, fresh, target, _POLISHED).rmse <= EXACT * np.std(target)
-    proven = "unknown"
-    if expression is not None:
-        proven = proven_equal(formula.expression, expression, simplify_budget)
-    return replace(
-        found,
-        recovered="yes" if recovered else "no",
-        same_form="yes" if same else "no",
-        proven_equal=proven,
-    )
+    refitted = refit(free_constants(formula.graph), fresh, target, _POLISHED)
+    same = recovered or refitted.rmse <= EXACT * np.std(target)
+    words = ("yes" if each else "no" for each in (recovered, same))
+    return replace(found, **dict(zip(("recovered", "same_form"), words, strict=True)))
 
 
 def _rmse(values: Array, y: Array) -> float:

@@ -253,29 +253,10 @@ def edge_name(graph: Graph, index: int) -> str:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """An edge function that is a `graph` of one input."""
+    """An edge function that is a `graph` of one input; `name` shows it in tables."""
 
     graph: Graph
-
-    @property
-    def name(self) -> str:
-        """Functions of the graph as tables show them, such as `sin(x^2) * cos + x`."""
-        shown: list[str] = [""]
-        for node in range(1, self.graph.output + 1):
-            parts = []
-            for edge in (self.graph.edges[i] for i in self.graph.into(node)):
-                inner = shown[edge.source]
-                name = edge.function.candidate.name if isinstance(edge.function, Symbolic) else ""
-                if not name or (name == "x" and inner):
-                    parts.append(
-                        f"({inner})"
-                        if self.graph.operation(node) == "product" and " + " in inner
-                        else inner
-                    )
-                elif name != "0":
-                    parts.append(f"{name}({inner})" if inner else name)
-            shown.append((" + " if self.graph.operation(node) == "sum" else " * ").join(parts))
-        return shown[-1]
+    name: str = ""
 
     @property
     def parameters(self) -> Array:
@@ -306,41 +287,6 @@ def sound(graph: Graph, t: Array) -> bool:
     values = graph.node_values(t[:, None])
     functions = ((edge.function, values[edge.source]) for edge in graph.edges)
     return all(function.allows(u) for function, u in functions if isinstance(function, Symbolic))
-
-
-def expand_subgraphs(graph: Graph) -> Graph:
-    """Replace every `Subgraph` by its nodes and edges.
-
-    They come before the target of its edge. The terms of an inner sum join a target that adds.
-    """
-    subgraphs = (i for i, e in enumerate(graph.edges) if isinstance(e.function, Subgraph))
-    if (index := next(subgraphs, None)) is None:
-        return graph
-    edge = graph.edges[index]
-    assert isinstance(edge.function, Subgraph)
-    at, inner = edge.target, edge.function.graph
-    joins = inner.operation(inner.output) == graph.operation(at) == "sum"
-    new = len(inner.operations) - joins
-    number = {0: edge.source, **{node: at + node - 1 for node in range(1, inner.output + 1)}}
-
-    def moved(node: int) -> int:
-        return node + new if node >= at else node
-
-    edges = [
-        Edge(moved(e.source), moved(e.target), e.function)
-        for i, e in enumerate(graph.edges)
-        if i != index
-    ]
-    edges += [Edge(number[e.source], number[e.target], e.function) for e in inner.edges]
-    if not joins:
-        edges.append(Edge(at + new - 1, at + new, Identity()))
-    where, nodes = at - graph.inputs, range(graph.inputs, graph.output + 1)
-    operations = (*graph.operations[:where], *inner.operations[:new], *graph.operations[where:])
-    marks = [graph.mark(node) for node in nodes]
-    first = max(*marks, graph.output) + 1
-    marks[where:where] = range(first, first + new)
-    ordered = tuple(sorted(edges, key=lambda e: (e.target, e.source)))
-    return expand_subgraphs(Graph(graph.inputs, operations, ordered, tuple(marks)))
 
 
 def fitted_grids(

@@ -7,7 +7,6 @@ networks in the fewer variables.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
@@ -19,7 +18,7 @@ from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import DIGITS, TABLE
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
 from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph
+from kanrun.engine.symbolic.graph import Graph, Subgraph
 from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
 from kanrun.engine.symbolic.problem import (
@@ -50,21 +49,21 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
         "rational function": lambda: rational_function(data),
     }
     for name, law in laws.items():
-        began, expression = time.monotonic(), law()
+        expression = law()
         fitted = None if expression is None else fit_expression(name, expression, problem)
-        if fitted is not None and fitted.formula_error < data.no_skill_error:
-            yield from matched(fitted, began)
+        if fitted is not None and fitted.best.error < data.no_skill_error:
+            yield from matched(fitted)
             if fitted.is_exact(problem):
                 return
 
 
 def regressions(problem: SearchProblem) -> Iterator[Event]:
     """Yield the two formulas with the shortest descriptions for noisy points in one variable."""
-    began, data, budget = time.monotonic(), problem.data, Budget(2 * UNIVARIATE_BUDGET)
+    data, budget = problem.data, Budget(2 * UNIVARIATE_BUDGET)
     graphs = regression_formulas(data.x[:, 0], data.y, problem.candidates, budget)
     fitted = [each for graph in graphs if (each := _fitted("regression", graph, problem))]
     for each in sorted(fitted, key=lambda each: each.best.length)[:_RETURNED]:
-        yield from matched(each, began)
+        yield from matched(each)
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
@@ -72,19 +71,19 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
 
     This is an exact formula or the few nearest ones. The network of each is its own graph.
     """
-    began, others = time.monotonic(), list[FittedStructure]()
+    others = list[FittedStructure]()
     groups = ", ".join(str(each) for each in reduction.variables)
     name = f"groups {groups}" if reduction.changes else "small expressions"
     for expression in _expressions(reduction.data(problem.data), problem, reduction):
         fitted = fit_expression(name, reduction.restored(expression), problem)
         if fitted is not None and fitted.is_exact(problem):
-            yield from matched(fitted, began)
+            yield from matched(fitted)
             return
-        near = fitted is not None and fitted.formula_error < SNAP_THRESHOLD
+        near = fitted is not None and fitted.best.error < SNAP_THRESHOLD
         others += [fitted] if fitted is not None and near else []
     shortest = sorted(others, key=lambda each: each.best.length)
     for fitted in shortest[:_RETURNED]:
-        yield from matched(fitted, began)
+        yield from matched(fitted)
 
 
 def _expressions(
@@ -126,40 +125,32 @@ def _fitted(name: str, graph: Graph, problem: SearchProblem) -> FittedStructure 
     return FittedStructure(name, kept, data.error(kept), formula)
 
 
-def in_all_inputs(event: Event, reduction: Reduction, problem: SearchProblem) -> Event:
-    """Return what was found in the fewer variables as graphs of all inputs."""
-    if not reduction.changes:
+def in_all_inputs(
+    event: Event, reduction: Reduction, data: SearchData, outer: Symbolic | None = None
+) -> Event:
+    """Return what was found in the fewer variables, or `outer` of it, as graphs of all inputs.
+
+    They are measured on `data`.
+    """
+    if not reduction.changes and outer is None:
         return event
-    variables, factor, inputs = reduction.variables, reduction.factor, problem.data.x.shape[1]
-    return rebuild(event, lambda graph: composed(variables, factor, graph, inputs), problem.data)
-
-
-def of_logarithm(event: Event, data: SearchData) -> Event:
-    """Return what was found for log |y| as graphs of y."""
-    function = Symbolic(TABLE["exp"], (1.0, 0.0, float(np.sign(data.y[0])), 0.0), "c")
 
     def whole(graph: Graph) -> tuple[Graph, int]:
-        marks = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
-        marks.append(max([*marks, graph.output]) + 1)
-        edges = (*graph.edges, Edge(graph.output, graph.output + 1, function))
-        return Graph(graph.inputs, (*graph.operations, "sum"), edges, tuple(marks)), 0
+        return composed(reduction.variables, reduction.factor, graph, data.x.shape[1], outer)
 
-    return rebuild(event, whole, data)
-
-
-def rebuild(event: Event, whole: Callable[[Graph], tuple[Graph, int]], data: SearchData) -> Event:
-    """Return the event with every graph made a graph of `data` and measured on these.
-
-    `whole` returns that graph, and the place of the first of the old edges among its own.
-    """
     if isinstance(event, SearchStage):
         stage, _ = whole(event.graph)
         return replace(event, graph=stage, error=data.error(stage))
     best, (network, first) = event.best, whole(event.network)
     if event.formula is not None:
         graph, snapped = whole(best.graph)[0], best.snapped and whole(best.snapped)[0]
-        length = description_length(graph, data)
-        best = FormulaFit(length, data.error(graph), graph, snapped, best.seconds)
+        best = FormulaFit(description_length(graph, data), data.error(graph), graph, snapped)
     matches = {first + i: found for i, found in event.matches.items()}
     error = data.error(network)
     return replace(event, network=network, network_error=error, best=best, matches=matches)
+
+
+def of_logarithm(event: Event, data: SearchData) -> Event:
+    """Return what was found for log |y| as graphs of y."""
+    outer = Symbolic(TABLE["exp"], (1.0, 0.0, float(np.sign(data.y[0])), 0.0), "c")
+    return in_all_inputs(event, Reduction.none(data.x.shape[1]), data, outer)

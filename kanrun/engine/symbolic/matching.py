@@ -26,7 +26,7 @@ from kanrun.engine.symbolic.candidates import (
     grid_values,
     number,
 )
-from kanrun.engine.symbolic.conversions import graph_of_expression, to_expression
+from kanrun.engine.symbolic.conversions import canonicalise, graph_of_expression, to_expression
 from kanrun.engine.symbolic.dictionary import (
     PRODUCT,
     Dictionary,
@@ -43,7 +43,6 @@ from kanrun.engine.symbolic.edge_functions import (
     standardised,
 )
 from kanrun.engine.symbolic.graph import Edge, Graph, Subgraph, sound
-from kanrun.engine.symbolic.graph_changes import canonicalise
 from kanrun.engine.symbolic.multivariate import quotient_of_polynomials
 from kanrun.engine.symbolic.problem import SearchData, length_of
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -80,6 +79,8 @@ _PROMISING, _NEAR = 0.1, 1e3
 _WIDTH, _TERMS = 4, 4
 #: Refit of all constants of a formula, which ends well below the goal.
 _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
+#: Digits of constants in the name of a formula.
+_SHOWN = 3
 #: Powers whose sum with a pair is tried, and those that are weights.
 _PLAIN_POWERS, _WEIGHTS = (1, 2, 3), (1, 2, 3, -1, -2)
 
@@ -379,16 +380,19 @@ class _UnivariateSearch:
         There is none if it is not defined.
         """
         try:
-            simple = canonicalise(graph_of_expression(expression, 1, wide=wide))
+            begun = graph_of_expression(expression, 1, wide=wide)
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
         settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal * self.y_std)
-        fitted = refit(simple, self.t[:, None], self.y, settings)
+        fitted = refit(begun, self.t[:, None], self.y, settings)
         loss = (fitted.rmse / self.y_std) ** 2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
-        found = Subgraph(fitted.graph)
-        complexity = fitted.graph.complexity + max(fitted.graph.active_edges - 1, 0)
+        graph = canonicalise(fitted.graph)
+        shown = to_expression(graph, ["x"])
+        shown = shown.xreplace({each: each.n(_SHOWN) for each in shown.atoms(sympy.Float)})
+        found = Subgraph(graph, str(shown))
+        complexity = graph.complexity + max(graph.active_edges - 1, 0)
         match = EdgeMatch(found, loss, complexity, found.name, self.goal**2)
         self.found.append(match)
         return match

@@ -50,8 +50,6 @@ _SIMPLE, _FEW, _TRIPLES, _WEIGHTS = 3200, 600, 160, 8
 _KEPT, _KEPT_TRIPLES, _RETURNED = 6, 2, 8
 #: Fraction of the variance that a sum may leave, and relative error of an exact formula.
 _PROMISING, _EXACT_SUM = 1e-4, 1e-10
-#: What a root of a single variable adds to the operations of a formula.
-_ROOT_OPERATIONS = 6.0
 
 Powers = tuple[int, ...]
 
@@ -146,18 +144,12 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
     )
-    constant, factors = sympy.factor_list(sympy.fraction(sympy.cancel(exact))[0])
-    below_constant, below = sympy.factor_list(sympy.fraction(sympy.cancel(exact))[1])
-    outside, inside = sympy.Integer(1), constant / below_constant
-    for factor, times in [*factors, *((factor, -times) for factor, times in below)]:
-        outside *= factor ** int(times / 2)
-        inside *= factor ** (times - 2 * int(times / 2))
-    root = outside * sympy.sqrt(inside) if outside.free_symbols else sympy.sqrt(quotient)
-    if not root.free_symbols:
-        return None
-    value = to_numpy(root, input_names(x.shape[1]))(x)
-    root, value = (root, value) if value @ y > 0 else (-root, -value)
-    return root if float(np.abs(value - y).max()) <= _ROOT_ERROR * float(np.abs(y).max()) else None
+    factored = sympy.sqrt(sympy.factor(exact)).replace(sympy.Abs, lambda u: u)
+    for root in (factored, -factored, sympy.sqrt(quotient), -sympy.sqrt(quotient)):
+        value = to_numpy(root, input_names(x.shape[1]))(x)
+        if float(np.abs(value - y).max()) <= _ROOT_ERROR * float(np.abs(y).max()):
+            return root
+    return None
 
 
 def _columns(x: Array, t: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
@@ -195,7 +187,7 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     for sums in _kinds(entries, data.y[pick], names):
         near = [each for left, each in sums if left < _PROMISING]
         exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
-        yield from sorted(exact, key=_plainness)
+        yield from sorted(exact, key=sympy.count_ops)
         found += near
     nearest = sorted(found, key=lambda each: each.error)
     yield from (each.expression() for each in nearest[:_RETURNED])
@@ -219,16 +211,3 @@ def _kinds(
         weight = entries.values[k], entries.builds[k]
         for place, target in enumerate(output_transforms(y, names, weight)):
             yield near(target, few if place else simple)
-
-
-def _plainness(expression: sympy.Expr) -> float:
-    """Return the number of operations.
-
-    Roots of single variables count more, as they assume the sign of these.
-    """
-    roots = [
-        each
-        for each in expression.atoms(sympy.Pow)
-        if not each.exp.is_Integer and not each.base.is_Add and each.free_symbols
-    ]
-    return float(sympy.count_ops(expression)) + _ROOT_OPERATIONS * len(roots)

@@ -89,6 +89,11 @@ class SearchData:
         y, validation_y = np.log(np.abs(self.y)), np.log(np.abs(self.validation_y))
         return replace(self, y=y, validation_y=validation_y, relative=False)
 
+    def mean(self, x: Array) -> Array:
+        """Return the mean of y, geometric for relative noise, for each row of x."""
+        mean = float(np.mean(self.logarithms.y if self.relative else self.y))
+        return np.full(len(x), np.sign(self.y[0]) * np.exp(mean) if self.relative else mean)
+
     @cached_property
     def no_skill_error(self) -> float:
         """Relative validation error at or above which a model has no skill.
@@ -96,8 +101,7 @@ class SearchData:
         It is the error of predicting the mean of y, minus what the best of several models gains by
         chance on this many points.
         """
-        by_mean = self.error(lambda x: np.full(x.shape[0], float(np.mean(self.y))))
-        return by_mean * max(0.8, 1 - 2 / float(np.sqrt(self.validation_y.size)))
+        return self.error(self.mean) * max(0.8, 1 - 2 / float(np.sqrt(self.validation_y.size)))
 
     @property
     def count(self) -> int:
@@ -249,8 +253,8 @@ class SearchStage:
     name: str
     graph: Graph
     error: float
-    seconds: float
     values: Callable[[Array], Array] | None = None
+    seconds: float = 0.0
 
     @property
     def model(self) -> Callable[[Array], Array]:
@@ -261,41 +265,31 @@ class SearchStage:
 class FormulaFit:
     """A formula by its description `length`.
 
-    `error` is on validation data, both inf without a formula.
-
-    `snapped` is the graph before the refit of its constants, which took `seconds`.
+    `error` is on validation data, both inf without a formula. `snapped` is the graph before the
+    refit of its constants.
     """
 
     length: float
     error: float = field(compare=False)
     graph: Graph = field(compare=False)
     snapped: Graph | None = field(compare=False, default=None)
-    seconds: float = field(compare=False, default=0.0)
 
 
 @dataclass(frozen=True)
 class FittedStructure:
-    """A pruned and retrained `network`, the matches of its edges, and its `best` formula.
-
-    `work` is the work of a longer search.
-    """
+    """A pruned and retrained `network`, the matches of its edges, and its `best` formula."""
 
     name: str
     network: Graph
     network_error: float
     best: FormulaFit
     matches: Matches = field(default_factory=dict)
-    work: float = 0.0
 
     @property
     def formula(self) -> Graph | None:
         return self.best.graph if np.isfinite(self.best.error) else None
 
-    @property
-    def formula_error(self) -> float:
-        return self.best.error
-
     def is_exact(self, problem: SearchProblem) -> bool:
         """Return whether the formula reproduces enough points for its constants."""
         size = self.best.graph.parameters.size
-        return self.formula_error <= EXACT and problem.data.has_enough_points(size)
+        return self.best.error <= EXACT and problem.data.has_enough_points(size)

@@ -6,7 +6,7 @@ degree + 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -24,9 +24,9 @@ from kanrun.engine.least_squares import (
     minimise,
 )
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import TINY, Array
+from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edge_functions import Spline
-from kanrun.engine.symbolic.graph import Graph, depths, fitted_grids
+from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
@@ -44,9 +44,6 @@ _GRID_GROWTH = 1.5
 #: Error from which on the last grid is doubled, with less penalty, as a sharp function has large
 #: derivatives, while there are this many points for each coefficient.
 _UNRESOLVED, _SHARP_PENALTY, _POINTS_EACH = 3e-3, 1e-22, 4
-#: Steps with the sparsity penalty; the smallest magnitude of an edge in it, relative to the largest
-#: one; and the range of the entropy's part.
-_SPARSE_STEPS, _SMALL_EDGE, _PULL = 8, 1e-3, (-0.9, 10.0)
 
 #: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick
 #: steps, whose damping falls with every step that helps, far below that of trainings.
@@ -67,8 +64,7 @@ class RefitSettings:
     """Stopping criteria of a refit, and terms that it adds to the mean squared residual.
 
     It ends after `steps`, below a root mean square residual of `floor`, or if `patience` steps in a
-    row each gain less than the fraction `gain`. `rows` @ parameters are further residuals;
-    `weights` (N,) multiply the residuals.
+    row each gain less than the fraction `gain`. `weights` (N,) multiply the residuals.
     """
 
     steps: int = 40
@@ -77,7 +73,6 @@ class RefitSettings:
     patience: int = 3
     penalty: float = 0.0
     damping: float = 1e-2
-    rows: Array | None = None
     weights: Array | None = None
 
 
@@ -102,8 +97,7 @@ class GraphFitting(Problem):
         )
         self.unknowns = torch.from_numpy(graph.parameters)
         weight = settings.penalty * float(np.var(y))
-        rows = [] if settings.rows is None else [settings.rows]
-        self._rows = np.concatenate([*rows, _smoothness_rows(graph, weight)])
+        self._rows = _smoothness_rows(graph, weight)
 
     def at(self, unknowns: Tensor) -> Graph:
         """Return the graph with these parameters."""
@@ -242,17 +236,6 @@ class TrainedGraph:
     error: float
 
 
-def train_graph(starts: Iterable[Graph], data: SearchData, grids: Sequence[int]) -> TrainedGraph:
-    """Fit the coarse `starts`, drawn as needed, and refine the grids of the best."""
-    fits: list[TrainedGraph] = []
-    for graph in starts:
-        fits.append(coarse_fit(graph, data))
-        best = min(fits, key=lambda fit: fit.error)
-        if best.error < GOOD and len(fits) > 1:
-            break
-    return continue_fit(best, data, grids)
-
-
 def continue_fit(best: TrainedGraph, data: SearchData, grids: Sequence[int]) -> TrainedGraph:
     """Refine the grids of a coarse fit, unless it is stalled and not linear in its parameters."""
     if best.error >= STALLED and len(best.graph.operations) > 1:
@@ -292,46 +275,3 @@ def _on_grid(graph: Graph, data: SearchData, intervals: int, penalty: float) -> 
         graph, data.x, data.y, RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)
     ).graph
     return TrainedGraph(graph, data.error(graph))
-
-
-def sparsify(graph: Graph, data: SearchData, weight: float) -> Graph:
-    """Refit a few times with the sparsity penalty; `weight` is relative to the variance of y."""
-    for _ in range(_ROUNDS):
-        rows = sparsity_rows(graph, data.x, weight * data.y_std**2)
-        settings = RefitSettings(_SPARSE_STEPS, penalty=_COARSE_PENALTY, rows=rows, gain=QUICK)
-        graph = fitted_grids(
-            refit(graph, data.x, data.y, settings).graph, data.x, margin=_COARSE_MARGIN
-        )
-    return graph
-
-
-def magnitudes(graph: Graph, x: Array) -> Array:
-    """Return the standard deviation m_e of the output of every edge at x (N, inputs)."""
-    return np.array([float(np.std(out)) for out in graph.edge_outputs(x)[1]])
-
-
-def sparsity_rows(graph: Graph, x: Array, weight: float) -> Array:
-    """Return the paper's sparsity penalty near `graph` as rows over its parameters.
-
-    lambda (sum_e m_e + sum_layers S), m_e the root mean square deviation of an edge's output, S =
-    -sum p log p of its layer's fractions p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with
-    squares for absolute values). Near the current graph it is sum_e w_e m_e^2 with w_e = lambda (1
-    + dS/dm_e) / (2 m_e): iteratively reweighted least squares. dS/dm_e is taken times the layer's
-    total, so that it is comparable to the 1 of the L1 term.
-    """
-    layer, size = np.array([depths(graph)[e.target] for e in graph.edges]), magnitudes(graph, x)
-    values, floor = graph.node_values(x), _SMALL_EDGE * max(float(size.max(initial=0.0)), TINY)
-    blocks = []
-    for i, (edge, columns) in enumerate(zip(graph.edges, graph.parameter_slices(), strict=True)):
-        if isinstance(edge.function, Spline):
-            shares = np.maximum(size[layer == layer[i]], TINY)
-            logs = np.log(shares / shares.sum())
-            own = np.log(max(size[i], TINY) / shares.sum())
-            pull = np.clip(float(shares @ logs / shares.sum()) - own, *_PULL)
-            design = edge.function.evaluate(values[edge.source])[2]
-            triangle = np.linalg.qr((design - design.mean(0)) / np.sqrt(x.shape[0]))[1]
-            block = np.zeros((triangle.shape[0], graph.parameters.size))
-            pulled = weight * (1 + pull) / (2 * max(float(size[i]), floor))
-            block[:, columns] = np.sqrt(pulled) * triangle
-            blocks.append(block)
-    return np.concatenate([np.zeros((0, graph.parameters.size)), *blocks])

@@ -195,41 +195,6 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
     return bool(np.all(np.abs(value[defined] - reference[defined]) <= allowed))
 
 
-def divide_after_powers(
-    expression: sympy.Expr, names: Sequence[str], points: Array, budget: float
-) -> sympy.Expr:
-    """Write powers of quotients as quotients of powers if that divides by fewer variables.
-
-    x sqrt(1 + y^2/x^2) is sqrt(x^2 + y^2) for positive x. Positive `points` (N, d) do not
-    distinguish the two; the one that is smooth at x = 0 is meant. A form counts only if it has the
-    values of `expression` at all points.
-    """
-    roots = [each for each in expression.atoms(sympy.Pow) if each.exp.is_Rational]
-    roots = [each for each in roots if not each.exp.is_Integer]
-    for root in sorted(roots, key=lambda each: (-sympy.count_ops(each), str(each))):
-        positive = _as_positive(expression)
-        base, exponent = root.xreplace(positive).as_base_exp()
-        try:
-            _claim(base, sympy.together, budget)
-            taken_out = sympy.expand_power_base(sympy.together(base) ** exponent)
-            whole = expression.xreplace(positive)
-            form = _as_real(whole.xreplace({root.xreplace(positive): taken_out}))
-            fewer = [a - b for a, b in zip(_divisions(expression), _divisions(form), strict=True)]
-            if fewer[0] > 0 <= fewer[1]:
-                reference = to_numpy(expression, names)(points)
-                expression = form if _same(form, names, points, reference) else expression
-        except (KanrunError, _TooLarge, *CANNOT):
-            continue
-    return expression
-
-
-def _divisions(expression: sympy.Expr) -> tuple[int, int]:
-    """Count the negative powers of single variables, and the places where variables are written."""
-    powers = [each for each in expression.atoms(sympy.Pow) if each.base.is_Symbol]
-    symbols = [each for each in sympy.preorder_traversal(expression) if each.is_Symbol]
-    return sum(bool(each.exp.is_negative) for each in powers), len(symbols)
-
-
 def _as_positive(expression: sympy.Expr) -> dict[sympy.Symbol, sympy.Symbol]:
     return {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
 

@@ -7,8 +7,7 @@ tried first; if none is as good as the network, edges are snapped one by one, an
 from __future__ import annotations
 
 import heapq
-import itertools
-import time
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -16,9 +15,10 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TINY
-from kanrun.engine.symbolic.edge_functions import EdgeFunction, EdgeMatch, Spline, Symbolic
-from kanrun.engine.symbolic.graph import Graph, expand_subgraphs, fitted_grids
-from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, canonicalise, eliminate, merge_splines
+from kanrun.engine.symbolic.conversions import canonicalise
+from kanrun.engine.symbolic.edge_functions import EdgeMatch, Spline, Symbolic
+from kanrun.engine.symbolic.graph import Graph, fitted_grids
+from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, eliminate
 from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_edge, match_formulas
 from kanrun.engine.symbolic.problem import (
     EXACT,
@@ -61,15 +61,14 @@ _THOROUGH = RefitSettings(steps=60, damping=1e-6)
 _POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
 #: Ratio of c f to c f + d at which constants diverge.
 _DIVERGED = 1e7
-#: Snapping edge by edge: candidates that are tried on each, passes over those that stayed numeric.
-_MIXED_CANDIDATES, _MIXED_ROUNDS = 3, 2
+#: Candidates that are tried on each edge if edges are snapped one by one.
+_MIXED_CANDIDATES = 3
 _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
 
-def matched(tried: FittedStructure, began: float) -> Iterator[SearchStage | FittedStructure]:
+def matched(tried: FittedStructure) -> Iterator[SearchStage | FittedStructure]:
     """Yield a formula that was found without a network, as one stage."""
-    error, seconds = tried.formula_error, time.monotonic() - began
-    yield SearchStage("match", tried.name, tried.network, error, seconds)
+    yield SearchStage("match", tried.name, tried.network, tried.best.error)
     yield tried
 
 
@@ -79,7 +78,7 @@ def refine_to_formula(
     """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
     for event in snapped(name, trained, problem):
         if isinstance(event, FittedStructure):
-            yield from search_longer(event, problem, LONGER_SEARCH)
+            yield from search_longer(event, problem, Budget(LONGER_SEARCH))
         else:
             yield event
 
@@ -88,39 +87,42 @@ def snapped(
     name: str, trained: TrainedGraph, problem: SearchProblem
 ) -> Iterator[SearchStage | FittedStructure]:
     """Prune a trained network, refine its grids again, and snap its edges to single candidates."""
-    began, data = time.monotonic(), problem.data
+    data, network = problem.data, trained
     pruned = _pruned_network(trained, problem)
-    yield SearchStage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
-    began, network = time.monotonic(), trained
+    yield SearchStage("prune", name, pruned, data.error(pruned))
     if pruned is not trained.graph:
         network = extend(pruned, data, problem.policy.grids[-2:])
-    yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
-    began = time.monotonic()
+    yield SearchStage("retrain", name, network.graph, network.error)
     tried = select(name, network, problem)
-    yield from _stages(tried, problem, time.monotonic() - began)
+    yield from _stages(tried, problem)
     yield tried
 
 
 def search_longer(
-    tried: FittedStructure, problem: SearchProblem, allowance: float
+    tried: FittedStructure, problem: SearchProblem, budget: Budget
 ) -> Iterator[SearchStage | FittedStructure]:
-    """Search a structure that is not exact once more, within work of `allowance`."""
-    if not tried.is_exact(problem):
-        began, first = time.monotonic(), tried
-        tried = select_with_edge_formulas(first, problem, allowance)
-        if tried.formula_error < first.formula_error:
-            yield from _stages(tried, problem, time.monotonic() - began)
+    """Search a structure that is not exact once more, with formulas on edges that need them.
+
+    The search continues until the formula is exact or, if noise limits the network, as good as the
+    network.
+    """
+    graph, best, goal = tried.network, tried.best, EXACT
+    if is_noise_limited(graph, problem):
+        goal = max(goal, _AS_GOOD * problem.data.error(graph))
+    if not tried.is_exact(problem) and best.error > goal:
+        matches = _with_edge_formulas(graph, problem, tried.matches, budget)
+        longer = _try_assignments(graph, problem, matches, goal, budget)
+        tried = replace(tried, best=min(best, longer), matches=matches)
+        if tried.best.error < best.error:
+            yield from _stages(tried, problem)
     yield tried
 
 
-def _stages(
-    tried: FittedStructure, problem: SearchProblem, seconds: float
-) -> Iterator[SearchStage]:
+def _stages(tried: FittedStructure, problem: SearchProblem) -> Iterator[SearchStage]:
     best = tried.best
     if tried.formula is not None and best.snapped is not None:
-        error = problem.data.error(best.snapped)
-        yield SearchStage("snap", tried.name, best.snapped, error, seconds - best.seconds)
-        yield SearchStage("refit", tried.name, best.graph, best.error, best.seconds)
+        yield SearchStage("snap", tried.name, best.snapped, problem.data.error(best.snapped))
+        yield SearchStage("refit", tried.name, best.graph, best.error)
 
 
 def _pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
@@ -136,7 +138,7 @@ def _pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
         coarse = refit(coarse, data.x, data.y, settings).graph
         if data.error(coarse) <= max(SNAP_THRESHOLD, 2 * trained.error):
             graph = coarse
-    pruned = merge_splines(eliminate(graph, data), data)
+    pruned = eliminate(graph, data)
     return trained.graph if pruned.active_edges == graph.active_edges else pruned
 
 
@@ -152,55 +154,24 @@ def select(name: str, network: TrainedGraph, problem: SearchProblem) -> FittedSt
     return FittedStructure(name, graph, network.error, best, matches)
 
 
-def select_with_edge_formulas(
-    first: FittedStructure, problem: SearchProblem, allowance: float
-) -> FittedStructure:
-    """Return `first` or a better formula, with formulas on edges that no single candidate fits.
-
-    The search continues until the formula is exact or, if noise limits the network, as good as the
-    network.
-    """
-    graph, matches, best, goal = first.network, first.matches, first.best, EXACT
-    budget = Budget(allowance)
-    if is_noise_limited(graph, problem):
-        goal = max(goal, _AS_GOOD * problem.data.error(graph))
-    if best.error > goal:
-        matches = _with_edge_formulas(graph, problem, matches, budget)
-        best = min(best, _try_assignments(graph, problem, matches, goal, budget))
-    return replace(first, best=best, matches=matches, work=budget.used)
-
-
 def _try_assignments(
     graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget
 ) -> FormulaFit:
+    """Return the best graph with a match on every edge, of those with the lowest total scores."""
+    assignments: list[tuple[float, Graph]] = [(0.0, graph)]
+    for i, choices in matches.items():
+        longer = (
+            (score + match.score, assigned.with_function(i, match.function))
+            for score, assigned in assignments
+            for match in choices[:_PER_EDGE]
+        )
+        assignments = heapq.nsmallest(_ASSIGNMENTS, longer, key=operator.itemgetter(0))
     best = FormulaFit(np.inf, np.inf, graph)
-    if all(matches.values()):
-        every = assignments(matches, _PER_EDGE)
-        for assignment in itertools.islice(every, _ASSIGNMENTS):
-            assigned = graph
-            for i, function in assignment.items():
-                assigned = assigned.with_function(i, function)
-            best = min(best, _refitted(assigned, problem))
-            if best.error <= goal or budget.over:
-                break
+    for _, assigned in assignments:
+        best = min(best, _refitted(assigned, problem))
+        if best.error <= goal or budget.over:
+            break
     return best
-
-
-def assignments(matches: Matches, per_edge: int) -> Iterator[dict[int, EdgeFunction]]:
-    """Yield one of the first `per_edge` matches for every edge, by their total score."""
-    edges = list(matches)
-    lists = [matches[i][:per_edge] for i in edges]
-    first = (0,) * len(edges)
-    heap, seen = [(sum(choices[0].score for choices in lists), first)], {first}
-    while heap:
-        score, chosen = heapq.heappop(heap)
-        yield {i: choices[k].function for i, choices, k in zip(edges, lists, chosen, strict=True)}
-        for position, k in enumerate(chosen):
-            step = (*chosen[:position], k + 1, *chosen[position + 1 :])
-            if k + 1 < len(lists[position]) and step not in seen:
-                seen.add(step)
-                more = lists[position][k + 1].score - lists[position][k].score
-                heapq.heappush(heap, (score + more, step))
 
 
 def _with_edge_formulas(
@@ -244,14 +215,12 @@ def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
 
     The error is inf if it is not defined on the data.
     """
-    began, data = time.monotonic(), problem.data
-    fitted = refit(canonicalise(expand_subgraphs(graph)), data.x, data.y, _QUICK)
+    data = problem.data
+    fitted = refit(canonicalise(graph), data.x, data.y, _QUICK)
     for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
         if fitted.rmse < limit * data.y_std:
             fitted = refit(fitted.graph, data.x, data.y, settings)
-    return replace(
-        _measured(fitted.graph, problem), snapped=graph, seconds=time.monotonic() - began
-    )
+    return replace(_measured(fitted.graph, problem), snapped=graph)
 
 
 def _measured(graph: Graph, problem: SearchProblem) -> FormulaFit:
@@ -286,41 +255,23 @@ class Decision:
     reason: str
 
 
-@dataclass(frozen=True)
-class PartlySymbolic:
-    """A partly symbolic network, its relative validation error, and a decision for each edge."""
-
-    graph: Graph
-    error: float
-    decisions: tuple[Decision, ...] = ()
-
-    @property
-    def symbolic(self) -> int:
-        return sum(decision.symbolic for decision in self.decisions)
-
-
 def partly_symbolic(
-    network: Graph, problem: SearchProblem, known: Matches, allowed: float, allowance: float
-) -> PartlySymbolic:
+    structure: FittedStructure, problem: SearchProblem, allowed: float, allowance: float
+) -> tuple[Graph, tuple[Decision, ...]]:
     """Snap edges one by one, the clearest first, while the validation error stays `allowed`.
 
-    `known` are earlier matches by edge, formulas among them. No candidate is tried after work of
-    `allowance`.
+    Earlier matches of an edge, formulas among them, are tried too. Returns the partly symbolic
+    network and a decision for each edge. No candidate is tried after work of `allowance`.
     """
-    budget, graph, decisions = Budget(allowance), network, dict[int, Decision]()
-    for _ in range(_MIXED_ROUNDS):
-        numeric = graph.numeric_edges()
-        scores = {i: min((match.score for match in known.get(i, [])), default=0.0) for i in numeric}
-        for i in sorted(scores, key=scores.__getitem__):
-            if budget.over:
-                late = Decision(i, False, "", np.nan, "not tried: search budget exhausted")
-                decisions.setdefault(i, late)
-                continue
-            graph, decisions[i] = _snap_edge(graph, i, problem, known.get(i, []), allowed)
-        if len(graph.numeric_edges()) in (0, len(numeric)):
-            break
-    in_order = tuple(decisions[index] for index in sorted(decisions))
-    return PartlySymbolic(graph, problem.data.error(graph), in_order)
+    budget, graph, decisions = Budget(allowance), structure.network, list[Decision]()
+    known = {i: structure.matches.get(i, []) for i in graph.numeric_edges()}
+    for i in sorted(known, key=lambda i: min((each.score for each in known[i]), default=0.0)):
+        if budget.over:
+            decision = Decision(i, False, "", np.nan, "not tried: search budget exhausted")
+        else:
+            graph, decision = _snap_edge(graph, i, problem, known[i], allowed)
+        decisions.append(decision)
+    return graph, tuple(sorted(decisions, key=lambda decision: decision.index))
 
 
 def _snap_edge(

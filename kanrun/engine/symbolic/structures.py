@@ -19,7 +19,7 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
 from kanrun.engine.symbolic.problem import SearchProblem
-from kanrun.engine.symbolic.refit import STALLED, train_graph
+from kanrun.engine.symbolic.refit import STALLED, coarse_fit, continue_fit
 
 #: Width and intervals of the KAN that shows which inputs act together, and the number of its starts
 #: and their intervals.
@@ -111,13 +111,10 @@ class Skeleton:
     def edges(self) -> int:
         return sum(not is_identity for *_, is_identity in self.links)
 
-    def start(
-        self, x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator
-    ) -> Graph:
+    def start(self, x: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
         """Return a graph with random splines: lines with small bends.
 
-        Grids cover the arguments at x (N, inputs). The output node's edges are scaled to the size
-        of y (N,).
+        Grids cover the arguments at x (N, inputs).
         """
         functions, edges = intervals + degree, []
         for source, target, is_identity in self.links:
@@ -130,16 +127,7 @@ class Skeleton:
             edges.append(Edge(source, target, Spline(-1.0, 1.0, line + bends, degree)))
         ordered = tuple(sorted(edges, key=lambda edge: edge.target))
         graph = Graph(self.inputs, self.operations, ordered)
-        graph = fitted_grids(graph, x, margin=_START_MARGIN, keep=False)
-        values, outs = graph.edge_outputs(x)
-        into, std = graph.into(graph.output), float(np.std(values[graph.output]))
-        factor, mean = float(np.std(y)) / std if std > 0 else 1.0, float(np.mean(y)) / len(into)
-        for i in into:
-            function = graph.edges[i].function
-            if isinstance(function, Spline):
-                moved = factor * (function.parameters - float(np.mean(outs[i]))) + mean
-                graph = graph.with_function(i, function.with_parameters(moved))
-        return graph
+        return fitted_grids(graph, x, margin=_START_MARGIN, keep=False)
 
 
 def first_shapes(used: Sequence[int], inputs: int) -> list[Skeleton]:
@@ -266,10 +254,11 @@ def module_skeletons(
     inputs = data.x.shape[1]
     wide = Skeleton.of_kan((inputs, width, 1))
     starts = (
-        wide.start(data.x, data.y, _START_INTERVALS, degree, generator)
+        coarse_fit(wide.start(data.x, _START_INTERVALS, degree, generator), data)
         for _ in range(_SURROGATE_STARTS)
     )
-    trained = train_graph(starts, data, (intervals,))
+    best = min(starts, key=lambda fit: fit.error)
+    trained = continue_fit(best, data, (intervals,))
     if trained.error > STALLED:
         return [], trained.error
 

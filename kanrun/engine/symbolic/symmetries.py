@@ -28,8 +28,11 @@ from kanrun.engine.symbolic.smooth_fit import (
     is_positive,
     smooth_fit,
 )
+from kanrun.engine.tables.effects import importance_table
+from kanrun.engine.tables.table_model import TablePolicy, fit_table
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
+from kanrun.points import Points
 
 #: The factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
@@ -51,6 +54,17 @@ _DENOMINATOR, _RATIONAL = 6, 0.04
 #: The largest denominator of an exponent in a group, and the costs of groups: of fractional
 #: exponents, and of pivots by their smallest value relative to their largest.
 _LARGEST, _FRACTION_COST, _PIVOT_GAIN = 12, 3.0, 0.1
+
+#: Number of inputs from which on only those that matter are searched, and how many these are at
+#: most: the formulas of physics in the score cards have up to 9 inputs.
+_MANY, _MOST = 10, 8
+#: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
+#: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
+_MATTERS = 0.05
+#: Rows on which the importance is measured, and its work.
+_ROWS, _WORK = 1000, 2.0
+#: Relative part of an input that others do not determine, below which it is left out.
+_DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,32 @@ class Reduction:
     def _inserted(self, expression: sympy.Expr) -> sympy.Expr:
         symbols = input_symbols(len(self.variables))
         return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
+
+
+def relevant_inputs(data: SearchData) -> Reduction:
+    """Return the inputs that matter, unchanged, as the variables of a search.
+
+    Constant inputs and those that are sums of others before them, such as the last of several
+    exclusive indicators, are left out. Of many, the most important ones by the model of tables are
+    kept.
+    """
+    x, inputs = data.all_points.x, data.x.shape[1]
+    kept, basis = list[int](), np.ones((len(x), 1)) / np.sqrt(len(x))
+    for j, column in enumerate((x - x.mean(0)).T):
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)
+        if np.linalg.norm(rest) > _DEPENDENT * np.linalg.norm(x[:, j]):
+            kept.append(j)
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+    if len(kept) >= _MANY:
+        count_work(_WORK)
+        points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
+        model = fit_table(points, None, TablePolicy(folds=0))
+        table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
+        importance = table["permutation_importance"]
+        kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
+    symbols = input_symbols(inputs)
+    return Reduction(inputs, tuple(symbols[j] for j in kept))
 
 
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:

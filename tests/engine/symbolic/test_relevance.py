@@ -7,8 +7,7 @@ import pytest
 
 from kanrun.engine.symbolic.multivariate import _powers, rational_function
 from kanrun.engine.symbolic.problem import SearchData
-from kanrun.engine.symbolic.relevance import _MANY, relevant_inputs
-from kanrun.engine.symbolic.symmetries import reduce_variables
+from kanrun.engine.symbolic.symmetries import _MANY, reduce_variables, relevant_inputs
 
 
 def data(x, y):

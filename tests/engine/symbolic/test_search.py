@@ -134,14 +134,14 @@ def test_a_wide_network_is_pruned_to_what_it_needs():
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
     samples = SearchData(x[:600], y[:600], x[600:], y[600:])
     events = list(
-        fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0), 1e-3)
+        fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0))
     )
     tried = events[-1]
     assert isinstance(tried, FittedStructure)
     stages = [event.stage for event in events if isinstance(event, SearchStage)]
     assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3
-    assert tried.formula_error < 1e-10
+    assert tried.best.error < 1e-10
 
 
 def test_modules_are_found_by_the_gradient():

@@ -237,5 +237,5 @@ def test_two_near_sines_become_one():
     data = points("sin(3*x0)*exp(-x1)", -1, 1, 2)
     split = parse("(0.158*sin(2.9999996*x0) + 0.842*sin(3.00000008*x0))*exp(-x1)")
     exact = fit_expression("", split, SearchProblem(data, choose(None), POLICY))
-    plain = finish_formula(exact.formula, data, ["x0", "x1"], POLICY).expression
+    plain = finish_formula(exact.formula, data, POLICY).expression
     assert len(plain.atoms(sympy.sin)) == 1

@@ -334,7 +334,7 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     line = Spline.through(x[:, 0], 0.1 * x[:, 0], (-1.0, 1.0), 3, 3)
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
-    step = SearchStage("train", "good", good, data.error(good), 0.0)
+    step = SearchStage("train", "good", good, data.error(good))
     tried = FittedStructure(
         "bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches
     )
