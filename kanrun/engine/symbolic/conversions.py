@@ -102,7 +102,7 @@ def canonicalise(graph: Graph) -> Graph:
     """Remove redundant constants, linear detours and subgraphs; the function stays the same.
 
     Constants of a sum become one term of it, those of a product one factor. A sum within a power, a
-    logarithm or a product has 1 as its largest coefficient, a sum within exp has no constant. The
+    logarithm or a product has 1 as its leading coefficient, a sum within exp has no constant. The
     data determine every constant that remains free, so that rounding it makes sense. Numbers that
     are 0, 1 or -1 are no longer free.
     """
@@ -162,13 +162,14 @@ def _opaque_call(
 
 
 def _scaled(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return the size of the largest coefficient of an expression, and it without that factor.
+    """Return the size of the leading coefficient of an expression, and it without that factor.
 
-    A constant counts only if the others are negligible beside it.
+    A leading coefficient that is negligible gives way to the largest.
     """
     constant, rest = expression.as_coeff_Add()
-    sizes = [abs(float(apart(term)[0])) for term in sympy.Add.make_args(rest)]
-    size = number(max(*sizes, _FAINT * abs(float(constant)), TINY))
+    sizes = [abs(float(apart(term)[0])) for term in rest.as_ordered_terms()]
+    largest = max(*sizes, abs(float(constant)), TINY)
+    size = number(sizes[0] if sizes[0] > _FAINT * largest else largest)
     return size, expression / size
 
 
@@ -296,8 +297,8 @@ class _Builder:
         return self.node_of(inner), replace(simple, free=own if self.free else "")
 
 
-#: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u); and size of coefficients,
-#: relative to the constant of their sum, below which they are negligible.
+#: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u); and size of a coefficient,
+#: relative to the largest of its sum, below which it is negligible.
 _LARGEST_SHIFT, _FAINT = 30.0, 1e-6
 #: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can
 #: move.

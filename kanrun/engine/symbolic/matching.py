@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 import sympy
@@ -81,8 +80,8 @@ _WIDTH, _TERMS = 4, 4
 _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
 #: Digits of constants in the name of a formula.
 _SHOWN = 3
-#: Powers whose sum with a pair is tried, and those that are weights.
-_PLAIN_POWERS, _WEIGHTS = (1, 2, 3), (1, 2, 3, -1, -2)
+#: Powers of the argument that are weights.
+_WEIGHTS = (1, 2, 3, -1, -2)
 
 
 def thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
@@ -211,11 +210,12 @@ def regression_formulas(
     t, values = thinned(t.size, t, values)
     search = _UnivariateSearch(t, values, candidates, 0.0, by_length=True)
     with np.errstate(all="ignore"):
-        every = search.nice + search.generic + waves(t, candidates)
+        every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
+        every += waves(t, candidates)
         plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])
         target = OutputTransform(search.y)
         for entries in (plain, every.simplest(_ENTRIES)):
-            search.singles([target], entries)
+            search.singles(target, entries, _SINGLES)
             search.pairs(target, entries)
             for _ in search.grown(entries, budget):
                 if budget.over:
@@ -244,16 +244,6 @@ class _UnivariateSearch:
         self.found: list[EdgeMatch] = []
         self.data = SearchData(t[:, None], y, t[:, None], y) if by_length else None
 
-    @cached_property
-    def nice(self) -> Dictionary:
-        """Terms with constants that formulas are written with."""
-        return dictionary_of_one(self.t, self.candidates)
-
-    @cached_property
-    def generic(self) -> Dictionary:
-        """Functions with constants by the range of t."""
-        return generic_terms(self.t, self.candidates, _GENERIC)
-
     def is_exact(self) -> bool:
         return any(match.loss <= self.goal**2 for match in self.found)
 
@@ -268,36 +258,32 @@ class _UnivariateSearch:
 
     def phases(self, budget: Budget) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
+        x, names = self.t[:, None], {each.name for each in self.candidates}
         known = self.goal * self.y_std / self.largest
-        x = self.t[:, None]
         quotient = quotient_of_polynomials(x, self.y, _DEGREE, _QUOTIENT_TERMS, known)
         if quotient is not None:
             self.keep(quotient, wide=False)
         yield True
-        nice, inputs = self.nice.simplest(_ENTRIES), Dictionary.of_inputs(x)
-        simple = nice.first(_SIMPLE)
+        every, inputs = dictionary_of_one(self.t, self.candidates), Dictionary.of_inputs(x)
+        nice = every.simplest(_ENTRIES)
         factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(_FACTORS)
-        wide = nice + simple.combined(factors, PRODUCT, distinct=True)
-        names = {each.name for each in self.candidates}
+        wide = nice + nice.first(_SIMPLE).combined(factors, PRODUCT, distinct=True)
         plain, *others = output_transforms(self.y, names)
-        self.singles([plain], wide)
+        self.singles(plain, wide, _SINGLES)
         yield True
         self.pairs(plain, nice)
         yield True
         for target in others:
-            self.singles([target], wide)
+            self.singles(target, wide, 1)
             yield True
-        self.pairs(plain, nice, fixed=powers_of(inputs, self.candidates, _PLAIN_POWERS))
-        yield False
-        every = (self.nice + self.generic).simplest(_ENTRIES)
+        every = (every + generic_terms(self.t, self.candidates, _GENERIC)).simplest(_ENTRIES)
         powers = powers_of(inputs, self.candidates, _WEIGHTS)
-        weights = zip(powers.values, powers.builds, strict=True)
-        weighted = [each for weight in weights for each in output_transforms(self.y, names, weight)]
-        for name in dict.fromkeys(each.outer.name for each in weighted):
-            self.singles([each for each in weighted if each.outer.name == name], every)
+        for weight in zip(powers.values, powers.builds, strict=True):
+            for target in output_transforms(self.y, names, weight):
+                self.singles(target, every, 1)
             yield False
         varied = nice.varied(_ALIKE, _SIMPLE // 2)
-        self.singles([plain], varied.combined(varied, PRODUCT))
+        self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
         yield False
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
             self.pairs(target, entries)
@@ -305,38 +291,28 @@ class _UnivariateSearch:
         for _ in self.grown(every, budget):
             yield False
 
-    def singles(self, targets: Sequence[OutputTransform], entries: Dictionary) -> None:
-        """Keep c_0 + c_1 f for the entries f nearest to one of the targets.
+    def singles(self, target: OutputTransform, entries: Dictionary, most: int) -> None:
+        """Keep c_0 + c_1 f for the entries f nearest to the target, one of each of `most` families.
 
-        One is kept of each family and target. Of several targets only what leaves little is kept.
-        """
-        basis, floor = np.ones((self.t.size, 1)), self.goal**2
-        ranked = [
-            (left, float(entries.sizes[i]), place, i)
-            for place, target in enumerate(targets)
-            for left, i in nearest_terms(
-                target.values, entries.values, basis, _KEPT, entries.sizes, floor
-            )
-            if len(targets) == 1 or left <= _PROMISING
-        ]
-        taken: set[tuple[str, int]] = set()
-        for _, _, place, i in sorted(ranked):
-            if (entries.families[i], place) not in taken:
-                taken.add((entries.families[i], place))
-                self.keep(solve_terms(targets[place], entries.chosen([i])).expression())
-            if len(taken) == _SINGLES or self.is_exact():
-                return
-
-    def pairs(
-        self, target: OutputTransform, entries: Dictionary, fixed: Dictionary | None = None
-    ) -> None:
-        """Keep c_0 + c_1 f + c_2 g + ... for the nearest pairs of entries.
-
-        Entries of `fixed` are in the sum. One pair is kept of each of a few families, and all that
-        are nearly exact.
+        Of several only what leaves little is kept.
         """
         taken: set[str] = set()
-        for _, found in nearest_sums(target, entries, _KEPT, fixed=fixed):
+        for left, i in nearest_terms(
+            target.values, entries.values, _KEPT, entries.sizes, self.goal**2
+        ):
+            if len(taken) == most or (most == 1 and left > _PROMISING) or self.is_exact():
+                return
+            if entries.families[i] not in taken:
+                taken.add(entries.families[i])
+                self.keep(solve_terms(target, entries.chosen([i])).expression())
+
+    def pairs(self, target: OutputTransform, entries: Dictionary) -> None:
+        """Keep c_0 + c_1 f + c_2 g for the nearest pairs of entries.
+
+        One pair is kept of each of a few families, and all that are nearly exact.
+        """
+        taken: set[str] = set()
+        for _, found in nearest_sums(target, entries, _KEPT):
             full = found.family in taken or len(taken) >= _SINGLES
             if full and found.error > _NEAR * self.goal:
                 continue

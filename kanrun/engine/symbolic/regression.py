@@ -125,10 +125,8 @@ def solve_terms(
 
     Coefficients that are rounding are zero.
     """
-    t, under = (
-        transform.values,
-        np.zeros((0, transform.values.size)) if below is None else below.values,
-    )
+    t, below = transform.values, above.chosen([]) if below is None else below
+    under = below.values
     design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
     sizes = np.linalg.norm(design, axis=0)
     solved = np.linalg.lstsq(design / sizes, t, rcond=None)[0]
@@ -141,11 +139,9 @@ def solve_terms(
         top = design[:, :cut] @ solved[:cut] + solved[-1]
         y, values = transform.restore(t), transform.restore(top / (1 - solved[cut:-1] @ under))
         error = float(np.sqrt(np.mean((values - y) ** 2)) / np.std(y))
-    builds = () if below is None else below.builds
-    family = "+".join(sorted({*above.families, *(() if below is None else below.families)}))
-    return TermSum(
-        transform, above.builds, builds, solved, family, error if np.isfinite(error) else np.inf
-    )
+    family = "+".join(sorted({*above.families, *below.families}))
+    error = error if np.isfinite(error) else np.inf
+    return TermSum(transform, above.builds, below.builds, solved, family, error)
 
 
 #: Part of the values that a term must make to be kept.
@@ -157,24 +153,21 @@ def nearest_sums(
     entries: Dictionary,
     kept: int,
     *,
-    fixed: Dictionary | None = None,
     quotients: bool = False,
     floor: float = 0.0,
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `kept` nearest sums of two entries, best first.
+    """Yield the `kept` nearest sums of two entries and a constant, best first.
 
-    They have a constant and all entries of `fixed`; with `quotients` one entry is above and one
-    below. The fraction of the variance that they leave comes first.
+    With `quotients` one entry is above and one below. The fraction of the variance that they leave
+    comes first.
     """
     t = transform.values
-    rows = np.stack([np.ones_like(t), *(fixed.values if fixed is not None else ())])
     others = entries.values * t if quotients else None
-    for left, i, j in nearest_pairs(t, entries.values, rows, kept, others=others, floor=floor):
-        if quotients:
-            yield left, solve_terms(transform, entries.chosen([i]), entries.chosen([j]))
-        else:
-            pair = entries.chosen([i, j])
-            yield left, solve_terms(transform, pair if fixed is None else fixed + pair)
+    for left, i, j in nearest_pairs(
+        t, entries.values, np.ones((1, t.size)), kept, others=others, floor=floor
+    ):
+        above, below = ([i], [j]) if quotients else ([i, j], [])
+        yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
 
 
 def nearest_triples(
@@ -193,17 +186,15 @@ def nearest_triples(
 
 
 def nearest_terms(
-    values: Array, entries: Array, basis: Array, kept: int, sizes: Array, floor: float = 0.0
+    values: Array, entries: Array, kept: int, sizes: Array, floor: float = 0.0
 ) -> list[tuple[float, int]]:
     """Return the `kept` entries (M, N) that leave least of values (N,), as (fraction left, index).
 
-    The columns of `basis` (N, K) are in each sum. Of those that leave less than `floor` the
-    simplest are best.
+    A constant is in each sum. Of those that leave less than `floor` the simplest are best.
     """
-    q = np.linalg.qr(basis / np.linalg.norm(basis, axis=0))[0]
-    rest = values - q @ (q.T @ values)
+    basis = np.full((values.size, 1), values.size**-0.5)
     with np.errstate(all="ignore"):
-        left = (rest @ rest - covered(rest, entries, q)[0]) / np.sum((values - values.mean()) ** 2)
+        left = 1 - covered(values, entries, basis)[0] / np.sum((values - values.mean()) ** 2)
     left = np.maximum(np.nan_to_num(left, nan=np.inf), floor)
     order = np.lexsort([sizes, left])[:kept]
     return [(float(left[i]), int(i)) for i in order if np.isfinite(left[i])]

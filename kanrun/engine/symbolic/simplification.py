@@ -214,11 +214,9 @@ def _simplify_positive(expression: sympy.Expr) -> sympy.Expr:
 
 def _logarithms(expression: sympy.Expr) -> sympy.Expr:
     """Write atanh and acoth as logarithms, and logarithms of products as sums."""
-    for function, power in ((sympy.atanh, 1), (sympy.acoth, -1)):
-        expression = expression.replace(
-            function, lambda u, power=power: sympy.log(_sum_over_difference(u**power)) / 2
-        )
-    expression = expression.replace(sympy.log, lambda u: sympy.log(sympy.factor_terms(u)))
+    for function in (sympy.atanh, sympy.acoth):
+        expression = expression.replace(function, lambda u, f=function: f(u).rewrite(sympy.log))
+    expression = expression.replace(sympy.log, lambda u: sympy.log(_quotient(u)))
     expression = sympy.expand_log(expression, force=True)
     if expression.has(sympy.Float):
         # Only decimal numbers cancel these.
@@ -227,56 +225,48 @@ def _logarithms(expression: sympy.Expr) -> sympy.Expr:
     return sympy.expand(expression)
 
 
-def _sum_over_difference(u: sympy.Expr) -> sympy.Expr:
-    """Return (1 + u) / (1 - u), for u = p / q as (q + p) / (q - p), without rounding errors."""
-    p, q = sympy.fraction(sympy.together(u))
+def _quotient(expression: sympy.Expr) -> sympy.Expr:
+    """Return one fraction without coefficients that are only rounding."""
 
     def significant(total: sympy.Expr) -> sympy.Expr:
         terms = sympy.Add.make_args(sympy.expand(total))
-        sizes = [abs(float(term.as_coeff_Mul()[0])) for term in terms]
-        kept = [
-            term for term, size in zip(terms, sizes, strict=True) if size > _ROUNDING * max(sizes)
-        ]
-        return sympy.Add(*kept)
+        sizes = [abs(float(apart(term)[0])) for term in terms]
+        pairs = zip(terms, sizes, strict=True)
+        return sympy.Add(*(term for term, size in pairs if size > _ROUNDING * max(sizes)))
 
-    return significant(q + p) / significant(q - p)
+    above, below = sympy.fraction(sympy.together(expression))
+    return sympy.factor_terms(significant(above)) / sympy.factor_terms(significant(below))
 
 
 def _common_factors(expression: sympy.Expr) -> sympy.Expr:
-    """Factor out decimal factors that all terms of a sum share.
+    """Factor out the coefficient of a sum to which all others have the shortest nice ratios.
 
-    2.6 x + 2.6 becomes 2.6 (x + 1), its square 6.76 (x + 1)^2. The factor is the coefficient that
-    gives most of the others a nice ratio.
+    2.6 x + 2.6 becomes 2.6 (x + 1), its square 6.76 (x + 1)^2.
     """
 
-    def close(value: float) -> sympy.Expr | None:
-        return nice(value, window_of(value))
+    def close(value: float) -> sympy.Expr:
+        found = nice(value, window_of(value))
+        return sympy.nan if found is None else found
 
     def split(base: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-        if not base.is_Add:
-            return sympy.S.One, base
-        pairs = [apart(term) for term in base.args]
-        ranked: list[tuple[int, int, int, sympy.Expr, list[sympy.Expr | None]]] = []
+        pairs = [apart(term) for term in sympy.Add.make_args(base)]
+        ranked: list[tuple[int, sympy.Expr, list[sympy.Expr]]] = []
         for factor in dict.fromkeys(abs(c) for c, _ in pairs):
             ratios = [close(float(c / factor)) for c, _ in pairs]
-            ratios = [each if each is not None and each.is_Rational else None for each in ratios]
-            shown = [str(as_written(each)).rstrip("0") for each in ratios if each is not None]
-            ranked.append((len(shown), -len("".join(shown)), -len(ranked), factor, ratios))
-        named, _, _, factor, ratios = max(ranked, key=lambda entry: entry[:3])
-        already = sum(bool(c.is_Rational) for c, _ in pairs)
-        if named < len(pairs) and named <= max(already, 1):
+            if all(each.is_Rational for each in ratios):
+                shown = "".join(str(as_written(each)).rstrip("0") for each in ratios)
+                ranked.append((len(shown), factor, ratios))
+        if not base.is_Add or not ranked:
             return sympy.S.One, base
-        terms = [
-            (c / factor if ratio is None else ratio) * rest
-            for (c, rest), ratio in zip(pairs, ratios, strict=True)
-        ]
-        return factor, sympy.Add(*terms)
+        _, factor, ratios = min(ranked, key=lambda entry: entry[0])
+        return factor, sympy.Add(*(r * rest for r, (_, rest) in zip(ratios, pairs, strict=True)))
 
     def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         factor, rest = split(base)
         if factor == 1 or not exponent.is_number:
             return base**exponent
-        return (close(float(factor**exponent)) or factor**exponent) * rest**exponent
+        whole = close(float(factor**exponent))
+        return (factor**exponent if whole is sympy.nan else whole) * rest**exponent
 
     expression = expression.replace(sympy.Pow, power)
     parts = [split(part) for part in sympy.Mul.make_args(expression)]

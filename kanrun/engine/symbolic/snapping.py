@@ -280,23 +280,20 @@ def _snap_edge(
     """Snap an edge to the first of its best candidates that keeps the error allowed."""
     data = problem.data
     values, outs = graph.edge_outputs(data.x)
-    t = values[graph.edges[index].source]
-    matches = match_edge(t, outs[index], problem.candidates)
+    matches = match_edge(values[graph.edges[index].source], outs[index], problem.candidates)
     names = {match.name for match in matches}
     matches += [match for match in known if match.name not in names]
-    errors: list[tuple[float, EdgeMatch]] = []
+    why, best = "no candidate is defined on the range of its argument", None
     for match in sorted(matches, key=lambda m: m.score)[:_MIXED_CANDIDATES]:
         trial = graph.with_function(index, match.function)
         fit = _measured(refit_on_grids(trial, data, _MIXED), problem)
         if fit.error <= allowed:
             why = "the network stays as good"
             return fit.graph, Decision(index, True, match.name, match.r2, why)
-        errors.append((fit.error, match))
-    if not errors:
-        why = "no candidate is defined on the range of its argument"
-        return graph, Decision(index, False, "", np.nan, why)
-    error, best = min(errors, key=lambda entry: entry[0])
-    why = f"its best candidate multiplies the network's error by {error / data.error(graph):.3g}"
-    if not np.isfinite(error):
-        why = "its best candidates leave their domain or their constants diverge"
-    return graph, Decision(index, False, best.name, best.r2, why)
+        if best is None:
+            ratio, best = fit.error / data.error(graph), match
+            why = f"its best candidate multiplies the network's error by {ratio:.3g}"
+            if not np.isfinite(ratio):
+                why = "its best candidates leave their domain or their constants diverge"
+    name, r2 = (best.name, best.r2) if best else ("", np.nan)
+    return graph, Decision(index, False, name, r2, why)

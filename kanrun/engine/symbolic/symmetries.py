@@ -194,41 +194,30 @@ def power_law(data: SearchData) -> sympy.Expr | None:
 def _single_index(data: SearchData) -> Reduction | None:
     """Return one product of powers or sum of the inputs of which y is a function alone, or None.
 
-    The function may vary fast: in the order of that product or sum y hardly changes from point to
-    point. Sums have signs.
+    The function may vary fast: in the order of that product or sum, lines between neighbours leave
+    little of y, relative to its steps. If other things matter too, they leave about as much. Sums
+    have signs.
     """
-    x, y, inputs = data.x, data.y, data.x.shape[1]
+    x, y, inputs, symbols = data.x, data.y, data.x.shape[1], input_symbols(data.x.shape[1])
     largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
-    best: tuple[float, sympy.Expr, Array] | None = None
-    for product in (True, False):
-        if largest == 0 or (product and not is_positive(data)):
-            continue
-        values, symbols = np.log(x) if product else x, input_symbols(inputs)
-        count_work(COSTS.grid_value * (2 * largest + 1) ** inputs * len(y) / 2)
-        for weights in itertools.product(range(-largest, largest + 1), repeat=inputs):
-            if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
-                continue
-            index = values @ np.array(weights)
-            jumps = float(np.mean(np.diff(y[np.argsort(index)]) ** 2) / (2 * np.var(y)))
-            if best is None or jumps < best[0]:
-                pairs = zip(symbols, weights, strict=True)
-                terms = [each**w if product else w * each for each, w in pairs]
-                best = jumps, (sympy.Mul if product else sympy.Add)(*terms), index
-    if best is None or best[0] > _ROUGH or _roughness(best[2], y) > _ROUGH:
+    every = itertools.product(range(-largest, largest + 1), repeat=inputs)
+    weights = [w for w in every if w[0] > 0 and all(w) and np.gcd.reduce(w) == 1]
+    found: list[tuple[float, bool, tuple[int, ...]]] = []
+    for product in (True, False) if is_positive(data) else (False,):
+        values = np.log(x) if product else x
+        count_work(COSTS.grid_value * len(weights) * x.size)
+        for each in weights:
+            index = values @ np.array(each)
+            u, v = index[order := np.argsort(index)], y[order]
+            wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
+            rest = v[1:-1] - v[:-2] - (v[2:] - v[:-2]) * (u[1:-1] - u[:-2]) / wide
+            steps = max(float(np.median(np.abs(np.diff(v)))), TINY)
+            found.append((float(np.median(np.abs(rest))) / steps, not product, each))
+    rough, is_sum, chosen = min(found, default=(np.inf, True, ()))
+    if rough > _ROUGH:
         return None
-    return Reduction(inputs, (best[1],))
-
-
-def _roughness(index: Array, y: Array) -> float:
-    """Return what lines between neighbours leave of y at each point, relative to its steps.
-
-    It is small for a function of the index, about 1 if other things matter too.
-    """
-    order = np.argsort(index)
-    u, y = index[order], y[order]
-    wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
-    rest = y[1:-1] - y[:-2] - (y[2:] - y[:-2]) * (u[1:-1] - u[:-2]) / wide
-    return float(np.median(np.abs(rest)) / max(np.median(np.abs(np.diff(y))), TINY))
+    terms = [w * u if is_sum else u**w for u, w in zip(symbols, chosen, strict=True)]
+    return Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms),))
 
 
 def reduce_variables(data: SearchData) -> Reduction:
