@@ -1,7 +1,7 @@
 """Formulas of several inputs, each found by one sparse regression over many terms at once.
 
 Terms of a quotient of polynomials are monomials, and monomials times -y. Other formulas are sums of
-pairs and triples of small expressions, and quotients of two of them, for y and functions of y, with
+pairs of small expressions, and quotients of two of them, for y and functions of y, with
 a weight or not.
 """
 
@@ -31,7 +31,6 @@ from kanrun.engine.symbolic.regression import (
     TermSum,
     few_terms,
     nearest_sums,
-    nearest_triples,
     output_transforms,
 )
 from kanrun.formulas import to_numpy
@@ -44,10 +43,10 @@ _NO_ERROR, _SUDDEN = 1e-12, 1e-4
 #: Maximum number of inputs of a dictionary, and points at which terms are compared.
 _DICTIONARY_INPUTS, _POINTS = 5, 80
 #: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
-#: divided by a weight; for triples; simplest entries that are tried as weights.
-_SIMPLE, _FEW, _TRIPLES, _WEIGHTS = 3200, 600, 160, 8
-#: Sums of each kind that are looked at (fewer triples), and other formulas that are returned.
-_KEPT, _KEPT_TRIPLES, _RETURNED = 6, 2, 8
+#: divided by a weight; simplest entries that are tried as weights.
+_SIMPLE, _FEW, _WEIGHTS = 3200, 600, 8
+#: Sums of each kind that are looked at, and other formulas that are returned.
+_KEPT, _RETURNED = 6, 8
 #: Fraction of the variance that a sum may leave, and relative error of an exact formula.
 _PROMISING, _EXACT_SUM = 1e-4, 1e-10
 
@@ -195,13 +194,12 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
 
 def _kinds(
     entries: Dictionary, y: Array, names: set[str]
-) -> Iterator[Iterator[tuple[float, TermSum]] | list[tuple[float, TermSum]]]:
+) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
     simple, few = entries.first(_SIMPLE), entries.first(_FEW)
     near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
     for place, target in enumerate(output_transforms(y, names)):
         yield near(target, simple if place else entries)
-        yield nearest_triples(target, few.first(_TRIPLES), _KEPT_TRIPLES)
         if place < _QUOTIENTS:
             yield near(target, few, quotients=True)
     logarithms = simple.functions(TABLE["log"], np.array([(1.0, 0.0), (-1.0, 0.0)]))

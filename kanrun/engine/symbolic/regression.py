@@ -170,21 +170,6 @@ def nearest_sums(
         yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
 
 
-def nearest_triples(
-    transform: OutputTransform, entries: Dictionary, kept: int
-) -> list[tuple[float, TermSum]]:
-    """Return the `kept` triples of entries with the smallest residual: the best pair for each."""
-    t, found = transform.values, []
-    one, total = np.ones_like(t), float(np.sum((t - t.mean()) ** 2))
-    for i in range(len(entries) - 2):
-        rows = np.stack([one, entries.values[i]])
-        rest = t - rows.T @ np.linalg.lstsq(rows.T, t, rcond=None)[0]
-        for left, j, k in nearest_pairs(t, entries.values[i + 1 :], rows, 1):
-            found.append((left * float(rest @ rest) / total, (i, i + 1 + j, i + 1 + k)))
-    best = sorted(found)[:kept]
-    return [(left, solve_terms(transform, entries.chosen(chosen))) for left, chosen in best]
-
-
 def nearest_terms(
     values: Array, entries: Array, kept: int, sizes: Array, floor: float = 0.0
 ) -> list[tuple[float, int]]:

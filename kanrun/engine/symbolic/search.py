@@ -190,11 +190,11 @@ class _Search:
     def attempt(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
         """Train the structures that are best by coarse fits; prune and snap the accurate ones."""
         coarse: list[tuple[float, int, Skeleton, TrainedGraph]] = []
-        for skeleton in sorted(skeletons, key=lambda each: each.edges)[:_RANKED]:
+        for skeleton in sorted(skeletons, key=lambda each: each.graph.active_edges)[:_RANKED]:
             if self.over() or (coarse and min(coarse)[0] < _RANKING_STOP):
                 break
             best = self.coarse(skeleton, _COARSE_GRIDS)
-            error = best.error * _EDGE_HANDICAP**skeleton.edges
+            error = best.error * _EDGE_HANDICAP**skeleton.graph.active_edges
             coarse.append((error, len(coarse), skeleton, best))
         for *_, skeleton, best in sorted(coarse)[:_EXPLORED]:
             fits, more = [best], self.policy.starts - len(_COARSE_GRIDS)

@@ -103,8 +103,8 @@ _DIGITS, _SHOWN = 17, 15
 #: whole decimal numbers below which are written as integers, and characters of a decimal number
 #: that stands for itself.
 _LEAST_DECIMAL, _LARGEST_WHOLE, _SHORT = 5, 1e9, 11
-#: Size of a digit, relative to an operation.
-_DIGIT = 0.1
+#: Size of a digit, and of a decimal point or a fraction bar, relative to an operation.
+_DIGIT, _FRACTION = 0.1, 0.3
 #: Size of a coefficient, relative to the largest, that is only rounding.
 _ROUNDING = 1e-14
 #: Relative difference of equal forms, ten times the rounding of a formula as forms cancel
@@ -334,9 +334,12 @@ def exact_decimals(expression: sympy.Expr) -> sympy.Expr:
 def size(expression: sympy.Expr) -> float:
     """Return the number of operations, functions counting twice, plus the lengths of numbers."""
     shown = as_written(expression)
-    lengths = [len(str(number).rstrip("0")) for number in shown.atoms(sympy.Number)]
-    functions = sum(isinstance(each, sympy.Function) for each in sympy.preorder_traversal(shown))
-    return float(sympy.count_ops(shown)) + functions + sum(min(_DIGIT * n, 1.0) for n in lengths)
+    parts = list(sympy.preorder_traversal(shown))
+    functions = sum(isinstance(each, sympy.Function) for each in parts)
+    numbers = [each for each in parts if each.is_Number and abs(each) != 1]
+    lengths = [min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in numbers]
+    fractions = sum(not number.is_Integer for number in numbers)
+    return float(sympy.count_ops(shown)) + functions + sum(lengths) + _FRACTION * fractions
 
 
 def round_numbers(expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool]) -> sympy.Expr:

@@ -60,27 +60,25 @@ Term: TypeAlias = int | Sum | Product
 Inputs = tuple[int, ...]
 
 
+#: Edge whose spline is drawn at the start of a fit.
+_OPEN = Spline(-1.0, 1.0, np.zeros(0), 0)
+
+
 @dataclass(frozen=True)
 class Skeleton:
-    """A structure without functions.
+    """A structure without functions: its `graph` has open splines.
 
-    Attributes:
-        name: Name that tables show, such as `2-1-1` or `2-1 with product`.
-        inputs: Number of inputs.
-        operations: Operation of every node.
-        links: Source and target of every edge, and whether it is an identity.
+    Its name is what tables show, such as `2-1-1` or `2-1 with product`.
     """
 
     name: str
-    inputs: int
-    operations: tuple[Operation, ...]
-    links: tuple[tuple[int, int, bool], ...]
+    graph: Graph
 
     @classmethod
     def of_terms(cls, name: str, root: Sum, inputs: int) -> Skeleton:
         """Return the tree of a formula; edges of inner nodes come first."""
         operations: list[Operation] = []
-        links: list[tuple[int, int, bool]] = []
+        edges: list[Edge] = []
 
         def build(term: Term) -> int:
             if isinstance(term, int):
@@ -89,44 +87,34 @@ class Skeleton:
             operations.append("sum" if isinstance(term, Sum) else "product")
             node = inputs + len(operations) - 1
             for source, each in zip(sources, term.terms, strict=True):
-                links.append((source, node, isinstance(each, Product)))
+                edges.append(Edge(source, node, Identity() if isinstance(each, Product) else _OPEN))
             return node
 
         build(root)
-        return cls(name, inputs, tuple(operations), tuple(links))
+        return cls(name, Graph(inputs, tuple(operations), tuple(edges)))
 
     @classmethod
     def of_kan(cls, shape: Sequence[int]) -> Skeleton:
         """Return the fully connected sums of a KAN of widths `shape`."""
-        links: list[tuple[int, int, bool]] = []
-        first = 0
+        edges, first = list[Edge](), 0
         for inputs, outputs in itertools.pairwise(shape):
             targets = range(first + inputs, first + inputs + outputs)
-            links += [(first + i, target, False) for target in targets for i in range(inputs)]
+            edges += [Edge(first + i, target, _OPEN) for target in targets for i in range(inputs)]
             first += inputs
-        sums: list[Operation] = ["sum" for _ in range(sum(shape[1:]))]
-        return cls("-".join(map(str, shape)), shape[0], tuple(sums), tuple(links))
-
-    @property
-    def edges(self) -> int:
-        return sum(not is_identity for *_, is_identity in self.links)
+        sums: tuple[Operation, ...] = ("sum",) * sum(shape[1:])
+        return cls("-".join(map(str, shape)), Graph(shape[0], sums, tuple(edges)))
 
     def start(self, x: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
         """Return a graph with random splines: lines with small bends.
 
         Grids cover the arguments at x (N, inputs).
         """
-        functions, edges = intervals + degree, []
-        for source, target, is_identity in self.links:
-            if is_identity:
-                edges.append(Edge(source, target, Identity()))
-                continue
+        graph, functions = self.graph, intervals + degree
+        for i in graph.numeric_edges():
             slope = generator.choice([-1.0, 1.0]) * generator.uniform(*_START_SLOPES)
             bends = _START_BENDS * generator.normal(size=functions)
             line = slope * np.linspace(-1, 1, functions)
-            edges.append(Edge(source, target, Spline(-1.0, 1.0, line + bends, degree)))
-        ordered = tuple(sorted(edges, key=lambda edge: edge.target))
-        graph = Graph(self.inputs, self.operations, ordered)
+            graph = graph.with_function(i, Spline(-1.0, 1.0, line + bends, degree))
         return fitted_grids(graph, x, margin=_START_MARGIN, keep=False)
 
 

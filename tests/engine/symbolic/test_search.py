@@ -63,7 +63,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch):
 
     def tried():
         events = search(
-            SearchProblem(samples, choose(None), SearchPolicy(budget=0.06)),
+            SearchProblem(samples, choose(None), SearchPolicy(budget=0.3)),
             np.random.default_rng(0),
         )
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
@@ -74,7 +74,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch):
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
     assert tried() == idle
     monkeypatch.undo()
-    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.01))
+    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.03))
     events = [*search(less, np.random.default_rng(0))]
     assert 0 < len(events) < len(idle)
 
