@@ -1,17 +1,15 @@
 """Measure the speed of kanrun next to other KAN libraries and an MLP of the same size.
 
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers`
-(a training step of one layer), `growth` (its time and memory by grid and batch), `time_to_accuracy`
-(the toy function of arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, on request,
-`tables` (errors and times of models of tables). Layers are measured in one process, in turn, and
-compared by medians over rounds. Libraries that are not installed (`pip install 'kanrun[peers]'`)
-are reported as such, and nothing is claimed about them.
+(a training step of one layer), `time_to_accuracy` (the toy function of arXiv 2404.19756, Figure
+2.3) and, on request, `tables` (errors and times of models of tables). Layers are measured in one
+process, in turn, and compared by medians over rounds. Libraries that are not installed (`pip
+install 'kanrun[peers]'`) are reported as such, and nothing is claimed about them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import BenchConfig, KANConfig
@@ -50,15 +48,15 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     import platform
 
     import torch
-    from kanrun.experiments.bench.layers import growth, layers
-    from kanrun.experiments.bench.race import startup, time_to_accuracy
+    from kanrun.experiments.bench.layers import layers
+    from kanrun.experiments.bench.race import time_to_accuracy
     from kanrun.experiments.bench.table_suite import tables
 
     machine = {"torch": torch.__version__, "machine": platform.machine()}
     yield Row("machine", {"threads": torch.get_num_threads(), **machine})
     if cell["part"] == "tables":
         yield from tables(cfg, seed)
-    for part in (layers, growth, time_to_accuracy, startup):
+    for part in (layers, time_to_accuracy):
         name = part.__name__
         if cell["part"] in ("all", name) and not time_limit_reached():
             yield Note(f"measuring {name}")
@@ -66,22 +64,18 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the figures of the measured parts."""
-    from kanrun.experiments.bench import plots
+    """Yield the figure of the ranks of models of tables."""
+    from kanrun.experiments.bench.plots import FIGURES
 
-    if "layers" in tables:
-        yield "layers", partial(plots.ratios, tables["layers"])
-    if "table_ranks" in tables:
-        yield "table_ranks", partial(plots.critical_differences, tables["table_ranks"])
-    if "growth" in tables:
-        yield "growth", partial(plots.growth, tables["growth"], tables["exponents"])
-    if (curves := tables.get("time_to_accuracy")) is not None:
-        goals = sorted(tables["accuracy"]["error"].unique())
-        yield "time_to_accuracy", partial(plots.error_against_time, curves, goals)
+    from kanrun.figures import figures_of
+
+    yield from figures_of(tables, FIGURES)
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims on the measured parts."""
-    from kanrun.experiments.bench.claim_checks import CLAIMS
+    """Return the claims on the measured parts; on another library only if it was measured."""
+    from kanrun.experiments.bench.layers import layer_claims
+    from kanrun.experiments.bench.race import accuracy_claims
 
-    return [claim for name in CLAIMS if name in tables for claim in CLAIMS[name](tables[name])]
+    made = {"layers": layer_claims, "accuracy": accuracy_claims}
+    return [claim for name in made if name in tables for claim in made[name](tables[name])]

@@ -20,33 +20,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from pandas import DataFrame, concat
+from pandas import DataFrame
 from torch import Tensor, nn
 
 from kanrun.config import BenchConfig
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
-from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Claim, Note, Record, Row
 from kanrun.study.build import PRECISIONS
 from kanrun.study.resources import device_of
-from kanrun.study.suite import exponents
+from kanrun.study.suite import claim_at_most
 
 Step = Callable[[], Any]
 
 #: Edges of the layers that are measured.
 SPEC = EdgeSpec(base="silu")
-#: Target seconds per competitor and round, and the minimum and maximum number of steps in it.
-TURN_SECONDS, FEWEST_STEPS, MOST_STEPS = 0.05, 3, 100
-#: A competitor whose step takes longer than this many seconds has this many rounds.
-SLOW, SLOW_ROUNDS = 1.0, 3
-WARM_UP = 3
+#: Target seconds per competitor and round, and the maximum number of steps in it.
+TURN_SECONDS, MOST_STEPS = 0.05, 100
+#: Steps before the first round, and rounds that a case has however long they take.
+WARM_UP, FEWEST_ROUNDS = 3, 3
 #: Quantiles of the ratios over rounds that are recorded next to their median.
 LOW, HIGH = 0.1, 0.9
-#: Largest grid of the layers with several batch sizes.
-BATCH_GRID = 1000
 OURS, MLP_NAME = "kanrun", "MLP"
+#: Requirements, stated before anything was measured: time over an MLP's at G = SMALL with WIDTH
+#: outputs, and at G = FINEST.
+MLP_FACTOR, WIDE_FACTOR = 1.5, 0.1
+SMALL, WIDTH, FINEST = 5, 64, 1000
 #: Ends the name of what runs under torch.compile.
 COMPILED = " compiled"
 #: What is imported of the packages behind other competitors.
@@ -69,8 +69,7 @@ class LayerCase:
     @property
     def parameters(self) -> int:
         """Parameters of a KAN layer with both scales: E (G + k + 2)."""
-        size = KANSize((self.inputs, self.outputs), self.intervals, SPEC.degree)
-        return kan_parameters(size, SPEC)
+        return self.inputs * self.outputs * (self.intervals + SPEC.degree + 2)
 
 
 def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
@@ -97,44 +96,20 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
         best = str(times[ours].median().idxmin())
         ratios, seconds = times.div(times[best], axis="index"), times.median()
         low, middle, high = (ratios.quantile(share) for share in (LOW, 0.5, HIGH))
-        measured = {"seconds": seconds, "ratio": middle, "ratio_least": low, "ratio_most": high}
-        results = []
-        table: Any = DataFrame({**measured, "rounds": times.count()}).to_dict("index")
-        for name, row in table.items():
-            status = failed.get(name, "ok")
-            named = {"device": device, "competitor": name, "version": version(name)}
-            named["status"] = status
-            yield Row("layers", {"case": case.name, **vars(case), **named, **row})
-            if name != best:
-                results.append(f"{name} {failed.get(name, format(row['ratio'], '.2f') + 'x')}")
-        yield Note(f"{case.name}: {best} {1e3 * seconds[best]:.3g} ms; {', '.join(results)}")
-
-
-def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
-    """Yield step time and peak memory by grid and by batch, and the exponents of the times.
-
-    Exponents are fitted to the upper half of the values.
-    """
-    dtype, (inputs, outputs) = PRECISIONS[cfg.precision], cfg.growth_shape
-    last, upper = min(BATCH_GRID, max(cfg.growth_intervals)), []
-    grids = [LayerCase(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals]
-    batches = [LayerCase(batch, inputs, outputs, last) for batch in cfg.growth_batches]
-    for varied, cases in {"intervals": grids, "batch": batches}.items():
-        steps = {case.name: build(OURS, case, dtype) for case in cases}
-        sizes = [our_layer(case, dtype).coefficients.nbytes for case in cases]
-        peaks = [peak_bytes(step) for step in steps.values()]
         columns = {
-            "varied": varied,
-            "value": [getattr(case, varied) for case in cases],
-            "seconds": in_turn(steps, cfg).median().to_numpy(),
-            "peak_bytes": np.add(sizes, peaks),
-            "coefficient_bytes": sizes,
+            "competitor": competitors,
+            "version": [version(name) for name in competitors],
+            "status": [failed.get(name, "ok") for name in competitors],
+            "seconds": seconds,
+            "ratio": middle,
+            "ratio_least": low,
+            "ratio_most": high,
+            "rounds": times.count(),
         }
-        table = DataFrame(columns)
-        yield from rows_of("growth", table)
-        upper.append(table.iloc[len(table) // 2 :])
-    fits = exponents(concat(upper), ["varied"], "value", "seconds")
-    yield from rows_of("exponents", fits)
+        for row in rows_of("layers", DataFrame(columns)):
+            yield Row("layers", {"case": case.name, "device": device, **vars(case), **row.values})
+        results = ", ".join(f"{name} {failed.get(name, f'{middle[name]:.2f}x')}" for name in times)
+        yield Note(f"{case.name}: {best} {1e3 * seconds[best]:.3g} ms; times over that: {results}")
 
 
 def rows_of(name: str, table: DataFrame) -> Iterator[Row]:
@@ -144,38 +119,20 @@ def rows_of(name: str, table: DataFrame) -> Iterator[Row]:
 
 
 def in_turn(steps: Mapping[str, Step], cfg: BenchConfig) -> DataFrame:
-    """Measure seconds per step, one row per round; NaN for a competitor that sat out."""
-    counts, rows, began = dict[str, int](), list[dict[str, float]](), time.perf_counter()
-    for name, step in steps.items():
-        (expected,) = repeat(step, number=1, repeat=1)
-        if expected < SLOW:
-            expected = repeat(step, number=1, repeat=WARM_UP)[-1]
-        count = int(np.clip(TURN_SECONDS / expected, FEWEST_STEPS, MOST_STEPS))
-        counts[name] = 0 if expected > SLOW else count
+    """Measure seconds per step, one row per round."""
+    rows, began, names = list[dict[str, float]](), time.perf_counter(), list(steps)
+    expected = {name: min(repeat(step, number=1, repeat=WARM_UP)) for name, step in steps.items()}
     for number in range(cfg.rounds):
-        late = number >= SLOW_ROUNDS and time.perf_counter() - began > cfg.case_seconds
+        late = number >= FEWEST_ROUNDS and time.perf_counter() - began > cfg.case_seconds
         if late or (number and time_limit_reached()):
             break
-        names = [name for name in steps if counts[name] or number < SLOW_ROUNDS]
         start, row = number % len(names), dict[str, float]()
         for name in names[start:] + names[:start]:
-            times = repeat(steps[name], number=1, repeat=counts[name] + 1)
-            row[name] = float(np.median(times[1:] or times))
+            count = int(np.clip(TURN_SECONDS / expected[name], 1, MOST_STEPS))
+            times = repeat(steps[name], number=1, repeat=count + 1)
+            row[name] = float(np.median(times[1:]))
         rows.append(row)
-    return DataFrame(rows, columns=list(steps))
-
-
-def peak_bytes(step: Step) -> int:
-    """Return the largest number of bytes that a step has allocated at once."""
-    with torch.profiler.profile(profile_memory=True) as recorded:
-        step()
-    events: Any = recorded.profiler
-    changes = [
-        (event.start_ns(), event.nbytes())
-        for event in events.kineto_results.events()
-        if event.name() == "[memory]"
-    ]
-    return int(np.cumsum([size for _, size in sorted(changes)]).max())
+    return DataFrame(rows, columns=names)
 
 
 def version(competitor: str) -> str:
@@ -194,7 +151,7 @@ def short_reason(competitor: str, error: Exception) -> str:
     return "not installed" if lacks else f"lacks {error.name}"
 
 
-def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str = "cpu") -> Step:
+def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str) -> Step:
     """Return a training step of the competitor's layer; errors of its package are raised."""
     # Other libraries draw from the global generator, which the fork gives back.
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
@@ -282,3 +239,26 @@ def _jax_step(case: LayerCase, x: Tensor, g: Tensor) -> Step:
         return y, pull(pulled)
 
     return lambda: jax.block_until_ready(gradients(state, at, to))
+
+
+def layer_claims(table: DataFrame) -> Iterator[Claim]:
+    """Claim ratios of times, of eager or compiled layers, whichever are faster.
+
+    They are medians of ratios within a round: a busy moment slows both.
+    """
+    for case, rows in table.groupby("case", sort=False):
+        times = rows[rows["status"] == "ok"].set_index("competitor")
+        times = times[["ratio", "ratio_least", "ratio_most"]].astype(float)
+        kind = times.index.str.removesuffix(COMPILED).to_series(index=times.index)
+        fastest = times["ratio"].groupby(kind.where(kind.isin([OURS, MLP_NAME]), "other")).idxmin()
+        intervals, outputs = rows[["intervals", "outputs"]].iloc[0]
+        bounds = [("other", "the fastest other KAN's", 1.0)] if "other" in fastest else []
+        if intervals == SMALL and outputs == WIDTH:
+            bounds.append((MLP_NAME, "an MLP's", MLP_FACTOR))
+        if intervals == FINEST:
+            bounds.append((MLP_NAME, "an MLP's", WIDE_FACTOR))
+        for other, whose, bound in bounds:
+            middle, low, high = times.loc[fastest[other]]
+            sentence = f"{case}: time of {fastest[OURS]} over {whose}"
+            spread = f"inverse {low:.2f} .. {high:.2f} over rounds"
+            yield claim_at_most(sentence, 1 / middle, bound, spread)

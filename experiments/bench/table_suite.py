@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module, resources
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,6 @@ TEST_STRIDE = 4
 MAX_ROWS, MAX_LEVELS = 2000, 40
 #: Purpose of the random numbers of a split, next to its seed.
 SPLIT = 75
-#: Measured last, and on the first split only.
-SLOWEST = "EBM"
 #: Rows of the artificial tables, and their noise.
 FRIEDMAN_ROWS, FRIEDMAN_NOISE = 400, {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
 #: Settings of the other models.
@@ -102,12 +101,10 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
             True,
         )
         chosen = chosen[chosen["package"] == "sklearn"]
-    sources, found = list(chosen.itertuples()), list[DataFrame]()
-    asked = [(source, split, False) for source in sources for split in range(cfg.splits)]
-    asked += [(source, 0, True) for source in sources if find_spec("interpret") is not None]
-    for source, split, slow in asked:
+    found = list[DataFrame]()
+    for source, split in product(list(chosen.itertuples()), range(cfg.splits)):
         with threadpool_limits(limits=1):
-            measured = DataFrame(_measured(source, seed + split, slow))
+            measured = DataFrame(_measured(source, seed + split))
         if time_limit_reached():  # in the middle of a fit
             break
         found.append(measured)
@@ -116,8 +113,8 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
         yield from ranks(concat(found))
 
 
-def _measured(source: Any, seed: int, slow: bool) -> Iterator[dict[str, Any]]:
-    """Measure all models but the slowest on one split, or only the slowest."""
+def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
+    """Measure all models on one split."""
     frame, output = load(source)
     names, labels = np.unique(output.astype(str), return_inverse=True)
     classes = len(names) if source.kind == "classes" else None
@@ -131,8 +128,6 @@ def _measured(source: Any, seed: int, slow: bool) -> Iterator[dict[str, Any]]:
     x = _encoded(frame, ~test)
     train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
     for model, fit in models(classes).items():
-        if (model == SLOWEST) != slow:
-            continue
         started = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -212,9 +207,7 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
         found["xgboost, rounds chosen"] = partial(_xgboost, f"XGB{kind}")
     if find_spec("interpret") is not None:
         boosting = getattr(import_module("interpret.glassbox"), f"ExplainableBoosting{kind}")
-        found[SLOWEST] = boosting(random_state=0, n_jobs=1).fit
-    if find_spec("pygam") is not None:
-        found["pyGAM"] = partial(_Additive, classes)
+        found["EBM"] = boosting(random_state=0, n_jobs=1).fit
     return found
 
 
@@ -233,58 +226,29 @@ def _xgboost(name: str, x: ndarray, y: ndarray) -> Any:
     return make(n_estimators=max(search.best_iteration + 1, 1)).fit(x, y)
 
 
-class _Additive:
-    """pyGAM's spline of every input, with one weight by generalised cross-validation.
-
-    Each class has a logistic model.
-    """
-
-    def __init__(self, classes: int | None, x: ndarray, y: ndarray) -> None:
-        import pygam
-
-        make = pygam.LogisticGAM if classes else pygam.LinearGAM
-        wanted = [y == c for c in range(classes)] if classes else [y]
-        self._each = [make().gridsearch(x, one, progress=False) for one in wanted]
-
-    def predict(self, x: ndarray) -> ndarray:
-        return np.asarray(self._each[0].predict(x))
-
-    def predict_proba(self, x: ndarray) -> ndarray:
-        likely = np.stack([one.predict_proba(x) for one in self._each], 1)
-        return np.asarray(likely / likely.sum(1, keepdims=True))
-
-
 def ranks(table: DataFrame) -> Iterator[Record]:
-    """Yield the ranks of models measured on all tables and splits of a task, then of all models.
+    """Yield the ranks of models, which are ranked on every table by their mean over splits.
 
-    The latter are restricted to the splits on which all are measured, and omitted if nothing
-    changes. Models are ranked on every table by their mean over splits. Ranks that differ by more
-    than `critical_difference` differ at the level 0.05 (Nemenyi; J. Demsar, Journal of Machine
-    Learning Research 7 (2006) 1-30).
+    Ranks that differ by more than `critical_difference` differ at the level 0.05 (Nemenyi; J.
+    Demsar, Journal of Machine Learning Research 7 (2006) 1-30).
     """
     for task, part in table.groupby("task"):
         lower = task == "log loss"
-        every = part.pivot_table(index=["table", "split"], columns="model", values="score")
-        most, both = every.dropna(axis=1), every.dropna()
-        titled = {str(task): most}
-        if len(both) and both.shape != most.shape:
-            titled[f"{task} of all models"] = both
-        for title, scores in titled.items():
-            by_table = scores.groupby(level="table").mean()
-            count, among = by_table.shape
-            spread = np.sqrt(among * (among + 1) / 6 / count / 2)
-            columns = {
-                "mean_rank": by_table.rank(axis=1, ascending=lower).mean(),
-                "mean_score": scores.mean(),
-                "worst_score": scores.max() if lower else scores.min(),
-                "cpu_seconds": part.groupby("model")["cpu_seconds"].median()[scores.columns],
-            }
-            found = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
-            found.insert(0, "task", title)
-            critical = studentized_range.ppf(CONFIDENCE, among, np.inf) * spread
-            found = found.assign(tables=count, critical_difference=critical)
-            yield from rows_of("table_ranks", found)
-            for row in found.itertuples():
-                ranked = f"{row.model} has mean rank {row.mean_rank:.2f}"
-                measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
-                yield Note(f"{title}: {ranked}, {measured}")
+        scores = part.pivot_table(index=["table", "split"], columns="model", values="score")
+        by_table = scores.groupby(level="table").mean()
+        count, among = by_table.shape
+        spread = np.sqrt(among * (among + 1) / 6 / count / 2)
+        columns = {
+            "task": task,
+            "mean_rank": by_table.rank(axis=1, ascending=lower).mean(),
+            "mean_score": scores.mean(),
+            "worst_score": scores.max() if lower else scores.min(),
+            "cpu_seconds": part.groupby("model")["cpu_seconds"].median(),
+            "tables": count,
+            "critical_difference": studentized_range.ppf(CONFIDENCE, among, np.inf) * spread,
+        }
+        found = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
+        yield from rows_of("table_ranks", found)
+        for row in found.itertuples():
+            measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
+            yield Note(f"{task}: {row.model} has mean rank {row.mean_rank:.2f}, {measured}")

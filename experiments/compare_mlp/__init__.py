@@ -44,7 +44,13 @@ def check(cfg: CompareMLPConfig) -> None:
 
 def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train one network: yield a row of the summary with its sizes, seconds and errors."""
-    yield from _comparison(cfg).run(cfg, cell, seed)
+    from kanrun.experiments.compare_mlp.cases import case_of
+    from kanrun.experiments.compare_mlp.matched import GROWTH, growth_rows
+
+    if "case" in cell:
+        yield from _comparison(cfg).run(cfg, case_of(cfg, cell["case"], seed), cell, seed)
+    elif seed == cfg.seed:
+        yield from growth_rows(**{**GROWTH, **cell["growth"]})
 
 
 def figures(tables: Tables) -> Figures:

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model, widths_of
@@ -39,6 +38,7 @@ from kanrun.study.resources import generator
 from kanrun.study.suite import typed, with_cell
 
 Cell = Mapping[str, Any]
+Model = KANConfig | MLPConfig
 #: Passes of which the fastest counts: noise only ever adds time.
 PASSES = 9
 #: Maximum number of steps on a grid with the search for the penalty's weight, over those without:
@@ -76,8 +76,8 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
-        shapes = [list(widths_of(getattr(cfg.model, "hidden", None)))]
-        return [asdict(CaseSettings(asdict(cfg.target), shapes))]
+        shape = list(widths_of(getattr(cfg.model, "hidden", None)))
+        return [asdict(CaseSettings(asdict(cfg.target), [shape]))]
     if not cfg.cases:
         raise UsageError(
             "cases=[] names nothing to learn; give a target, as target=product, or cases."
@@ -93,13 +93,12 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     given = {key: case[key] for key in ("target", "sampling") if case.get(key)}
     settings = with_cell(base, given)
     problem = make_problem(settings, settings.target, settings.sampling, seed)
-    name = problem.dataset.target.name
+    name, y = problem.dataset.target.name, problem.data.train.y
     if problem.data.test is None:
         raise UsageError(
             f"{name} has no test points, by which networks are compared; "
             "sampling.n_test must be 1 or more."
         )
-    y = problem.data.train.y
     if (y == y[0]).all():
         raise UsageError(
             f"{name} is the same at all training points, so that there is nothing to compare."
@@ -141,19 +140,19 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConf
     return model
 
 
-def last_grid(grid: Any) -> int:
-    """Return the last number of intervals of a schedule, or the number itself."""
-    return int(grid[-1]) if isinstance(grid, list) else int(grid)
+def schedule_of(grid: Any) -> list[int]:
+    """Return the schedule of an entry of `grids`, which may be a single number."""
+    return list(grid) if isinstance(grid, list) else [grid]
 
 
 def schedule_text(grid: Any) -> str:
     """Return the schedule as text, as 5,10,20."""
-    return ",".join(map(str, grid)) if isinstance(grid, list) else str(grid)
+    return ",".join(map(str, schedule_of(grid)))
 
 
 def kan_of(case: Case, model: KANConfig) -> Network:
     """Return an untrained KAN on the last grid of its schedule, to count and to time."""
-    model = replace(model, intervals=last_grid(model.intervals))
+    model = replace(model, intervals=schedule_of(model.intervals)[-1])
     return factory(model, case.problem)(generator(0, "size"))
 
 
@@ -169,7 +168,7 @@ def steps_of(case: Case, model: KANConfig) -> int:
     return sum(each) * (SEARCH if plan.weight is None else 1)
 
 
-def plan_of(case: Case, model: KANConfig | MLPConfig, steps: int | None = None) -> Plan:
+def plan_of(case: Case, model: Model, steps: int | None = None) -> Plan:
     """Return the plan of a network: an MLP takes up to `steps` steps, without a penalty."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     if isinstance(model, KANConfig):
@@ -177,24 +176,31 @@ def plan_of(case: Case, model: KANConfig | MLPConfig, steps: int | None = None) 
     return replace(plan, steps=steps, weight=0.0)
 
 
-def train(case: Case, model: KANConfig | MLPConfig, seed: int, steps: int | None = None) -> Trained:
+def train(
+    case: Case,
+    model: Model,
+    seed: int,
+    steps: int | None = None,
+    begin: Callable[[Network, Generator], Network] = lambda fresh, _: fresh,
+) -> Trained:
     """Train an MLP for up to `steps` steps, or a KAN along its schedule; starts are the same.
 
-    Validation may choose a coarser grid and thus a smaller KAN.
+    Validation may choose a coarser grid and thus a smaller KAN. `begin` may change fresh networks.
     """
-    plan = plan_of(case, model, steps)
+    plan, data = plan_of(case, model, steps), case.problem.data
     create = factory(model, case.problem, plan.solver)
-    return fit(create, case.problem.data, plan, generator(seed, "training"))
+    return fit(lambda draws: begin(create(draws), draws), data, plan, generator(seed, "training"))
 
 
-def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
+def result(cfg: CompareMLPConfig, case: Case, trained: Trained, **marks: Value) -> Row:
     """Return the row of the summary: size by every measure, seconds, errors.
 
     Networks are compared by `error`: cross-entropy for classes, otherwise the RMSE.
     """
     network, errors = trained.network, trained.errors
     quality = scores(network, case.problem)
-    entropy, classes = quality.get("test_cross_entropy"), "test_cross_entropy" in quality
+    entropy = quality.get("test_cross_entropy")
+    classes = case.problem.data.task == "classification"
     values: dict[str, Value] = {
         "target": case.name,
         "model": network.kind,
@@ -213,7 +219,7 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
         "error": entropy if classes else errors.test,
         "error_name": "test cross-entropy" if classes else "test RMSE",
     }
-    return Row("summary", {**marks, **values})
+    return Row("summary", {"comparison": cfg.comparison, **marks, **values})
 
 
 def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator[Checkpoint]:
@@ -227,8 +233,7 @@ def inference_seconds(network: nn.Module, x: Tensor) -> float:
     """Return the seconds of one pass over `x`, the fastest of several."""
     times = []
     with torch.no_grad():
-        network(x)
-        for _ in range(PASSES):
+        for _ in range(1 + PASSES):
             start = perf_counter()
             network(x)
             if x.is_cuda:
@@ -247,39 +252,38 @@ class NetworkComparison(ABC):
     def refuse(self, cfg: CompareMLPConfig) -> None:  # noqa: B027 (most refuse nothing)
         """Raise UsageError for settings that only this comparison cannot use."""
 
-    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> KANConfig | MLPConfig:
+    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> Model:
         """Return the settings of the cell's network."""
         return MLPConfig(list(cell["hidden"]), cell["activation"])
 
     def check(self, cfg: CompareMLPConfig) -> None:
         """Raise UsageError for what cannot be trained, and for a KAN that is listed twice."""
         self.refuse(cfg)
-        trained = list[tuple[Case, Any, Cell]]()
+        names = set[str]()
         for cell in self.cells(cfg):
-            if "case" in cell:
-                case = case_of(cfg, cell["case"], cfg.seed)
-                model = self.model(cfg, case, cell)
-                plan_of(case, model)
-                trained.append((case, model, cell))
-        names = Counter(
-            f"{case.name}: the KAN {kan_name(case, model, cfg)}" + f" {cell.get('variant', '')}"
-            for case, model, cell in trained
-            if isinstance(model, KANConfig)
-        )
-        if twice := [name.rstrip() for name, times in names.items() if times > 1]:
-            raise UsageError(
-                f"{twice[0]} is listed twice; list each shape and grid of a case once."
-            )
+            if "case" not in cell:
+                continue
+            case = case_of(cfg, cell["case"], cfg.seed)
+            model = self.model(cfg, case, cell)
+            plan_of(case, model)
+            if isinstance(model, KANConfig):
+                variant = f" {cell['variant']}" if "variant" in cell else ""
+                name = f"{case.name}: the KAN {kan_name(case, model, cfg)}{variant}"
+                if name in names:
+                    raise UsageError(
+                        f"{name} is listed twice; list each shape and grid of a case once."
+                    )
+                names.add(name)
 
     @abstractmethod
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
         """Train the network of a cell and yield its records."""
 
 
 def kan_name(case: Case, model: KANConfig, cfg: CompareMLPConfig) -> str:
     """Return a KAN's shape and last grid; all its grids if another of `grids` ends on that one."""
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-    last = last_grid(model.intervals)
-    unique = [last_grid(other) for other in cfg.grids].count(last) == 1
-    grid = last if unique else schedule_text(model.intervals)
+    last = schedule_of(model.intervals)[-1:]
+    unique = [schedule_of(other)[-1:] for other in cfg.grids].count(last) == 1
+    grid = last[0] if unique else schedule_text(model.intervals)
     return f"[{','.join(map(str, shape))}] G = {grid}"

@@ -40,7 +40,6 @@ EXACT, SOLVED = 1e-12, 1e-8
 LINEAR = {
     "from_least_squares": ("is ordinary least squares", SOLVED),
     "from_product": ("is the product of its matrices", EXACT),
-    "bits_that_differ": ("has layers whose outputs differ from x W^T + b in any bit", 0),
 }
 #: Model and column of each law of growth, its power, and what the column is.
 LAWS = (
@@ -174,16 +173,9 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
 
 
 def _unequal(rows: pd.DataFrame, match: str) -> str:
-    """Describe how far the matched MLPs are from equal, if that exceeds the tolerance.
-
-    The KANs as they came out count: validation may have chosen a coarser grid.
-    """
+    """Describe how far the matched MLPs are from equal, if that exceeds the tolerance."""
     off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
-    if match in rows:
-        sizes = rows.dropna(subset=["kan"]).set_index(["seed", "kan"])
-        kans, mlps = (sizes.loc[sizes["model"] == model, match] for model in ("kan", "mlp"))
-        off = (mlps / kans.reindex(mlps.index) - 1).dropna()
-    if off.empty or off.abs().max() <= TOLERANCE.get(match, 0.0):
+    if off.empty or off.abs().max() <= TOLERANCE[match]:
         return ""
     return f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
 

@@ -10,8 +10,8 @@ import torch
 from kanrun.experiments.compare_mlp.cases import (
     Case,
     Cell,
+    Model,
     NetworkComparison,
-    case_of,
     cases_of,
     inference_seconds,
     kan_name,
@@ -23,7 +23,7 @@ from kanrun.experiments.compare_mlp.cases import (
     train,
 )
 
-from kanrun.config import SOLVERS, CompareMLPConfig, KANConfig, MLPConfig
+from kanrun.config import SOLVERS, CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import (
@@ -50,7 +50,7 @@ GROWTH: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [2, 4], "interv
 
 
 class Matched(NetworkComparison):
-    """KANs with the MLPs that match them, MLPs of given widths, and counts of parameters."""
+    """KANs with the MLPs that match them, and MLPs of given widths."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
         """Return each KAN, its matched MLPs, MLPs of given widths, and the sizes to be counted.
@@ -84,40 +84,33 @@ class Matched(NetworkComparison):
         if unknown := sorted(dict(cfg.growth).keys() - GROWTH.keys()):
             raise UsageError(f"growth has no {unknown[0]}; it takes widths, depths and intervals.")
 
-    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> KANConfig | MLPConfig:
+    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> Model:
         """Return the settings of a KAN, or of an MLP before its width is matched."""
         if "activation" in cell:
             return MLPConfig([cell.get("width", 1)] * cell["depth"], cell["activation"])
         return kan_settings(cfg, cell["hidden"], cell["grid"])
 
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
-        """Train one network, or count."""
-        if "growth" in cell:
-            if seed == cfg.seed:
-                yield from growth_rows(**{**GROWTH, **cell["growth"]})
-            return
-        case = case_of(cfg, cell["case"], seed)
-        marks: dict[str, Any] = {"comparison": cfg.comparison, "match": cfg.match}
-        marks["degree"] = cfg.model.degree
+    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+        """Train one network; count the parameters of a KAN by every convention."""
+        marks: dict[str, Any] = {"match": cfg.match, "degree": cfg.model.degree}
         model = self.model(cfg, case, cell)
         if isinstance(model, MLPConfig):
-            yield from _run_mlp(cfg, cell, case, seed, marks)
+            yield from _run_mlp(cfg, case, cell, seed, marks)
             return
         network, name = kan_of(case, model), kan_name(case, model, cfg)
         trained = train(case, model, seed)
-        yield result(case, trained, {**marks, "kan": name, "activation": model.base})
+        yield result(cfg, case, trained, **marks, kan=name, activation=model.base)
         if seed == cfg.seed:
             counts: dict[str, Any] = {"target": case.name, "kan": name, "exact": network.count()}
-            size = size_of(network)
             for one in CONVENTIONS:
                 words = {"convention": one.name, "formula": one.formula, "source": one.source}
-                count = {"count": one.count(size)}
-                yield Row("counts", {**counts, **network.flops(), **words, **count})
+                count = {**network.flops(), **words, "count": one.count(size_of(network))}
+                yield Row("counts", {**counts, **count})
             yield from page_network(case, trained, cell["grid"], seed)
 
 
 def _run_mlp(
-    cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[str, Any]
+    cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int, marks: dict[str, Any]
 ) -> Iterator[Record]:
     depth, activation, kan, off = cell["depth"], cell["activation"], None, None
     if "width" in cell:
@@ -136,7 +129,7 @@ def _run_mlp(
                 warning=True,
             )
     trained = train(case, MLPConfig(hidden, activation), seed, steps)
-    yield result(case, trained, {**marks, "kan": kan, "activation": activation, "off": off})
+    yield result(cfg, case, trained, **marks, kan=kan, activation=activation, off=off)
 
 
 def steps_without_kan(cfg: CompareMLPConfig, case: Case, shapes: list[list[int]]) -> int:
@@ -167,16 +160,15 @@ def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -
 
 def widest(case: Case, depth: int) -> int:
     """Return the widest MLP whose steps the solver can pay; an MLP's pass is cheap for its size."""
-    inputs, outputs = case.problem.inputs, case.problem.outputs
-    second_order = SOLVERS[case.settings.solver.kind].second_order
-    if not second_order or case.problem.data.task == "classification":
+    inputs, outputs, data = case.problem.inputs, case.problem.outputs, case.problem.data
+    if not SOLVERS[case.settings.solver.kind].second_order or data.task == "classification":
         return WIDEST
-    rows, width = len(case.problem.data.train) * outputs, 1
-    while (
-        second_order_work(rows, mlp_parameters((inputs, *[width + 1] * depth, outputs))) <= MAX_WORK
-    ):
-        width += 1
-    return width
+    rows = len(data.train) * outputs
+    for width in itertools.count(2):
+        parameters = mlp_parameters((inputs, *[width] * depth, outputs))
+        if second_order_work(rows, parameters) > MAX_WORK:
+            break
+    return width - 1
 
 
 def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> Iterator[Row]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from kanrun.experiments.compare_mlp.cases import (
     Case,
     Cell,
     NetworkComparison,
-    case_of,
     cases_of,
     kan_settings,
     page_network,
@@ -36,23 +34,14 @@ from kanrun.engine.networks import MLP, Network
 from kanrun.engine.training import (
     DataFitting,
     LevenbergMarquardt,
-    TrainingData,
-    fit,
     output_scale,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.records import Record, Row
-from kanrun.study.build import Create, factory
-from kanrun.study.resources import generator
+from kanrun.runs.records import Record, Row, Value
 
 #: Maximum number of solver steps of each MLP: the universal approximation theorem is about the best
 #: weights, not about those found soon; a linear map needs fewer.
 STEPS, LINEAR_STEPS = 300, 100
-#: Numbers are rounded to multiples of this, and clipped, to compare bits: all products and sums of
-#: them are exact.
-GRAIN, LARGEST = 2.0**-16, 8
-#: Samples on which the bits of a layer's outputs are compared.
-SAMPLES = 64
 #: Settings that switch off the tricks of each variant, and the variants without initial scales,
 #: which are no setting.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -65,51 +54,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 UNSCALED = {"no initial scales", "no tricks"}
 
 
-def train_to_the_end(network: MLP, data: TrainingData) -> None:
-    """Take Levenberg-Marquardt steps on all points until none lowers the error."""
-    points = data.everything
-    solver = LevenbergMarquardt(DataFitting(network, points, output_scale(points, data.task)))
-    for _ in range(LINEAR_STEPS):
-        solver.step()
-        if solver.converged:
-            return
-
-
 def product(network: MLP) -> Tensor:
     """Return slopes and offset of the linear map of all layers, shape (outputs, inputs + 1)."""
     whole = torch.eye(network.shape[0], network.shape[0] + 1, dtype=torch.float64)
-    layers: list[Any] = list(network.linear)
-    for layer in layers:
+    for layer in list[Any](network.linear):
         whole = layer.weight.detach() @ whole
         whole[:, -1] += layer.bias.detach()
     return whole
 
 
-def bits_that_differ(network: MLP, seed: int) -> int:
-    """Count outputs of the layers that are not x W^T + b to the last bit.
-
-    Rounding depends on the order of additions, which no library promises. On multiples of GRAIN
-    there is none, so that any difference would be a difference of formula.
-    """
-    wrong, layers = 0, list[Any](network.linear)
-    for number, layer in enumerate(layers):
-        random: Any = {"dtype": torch.float64, "generator": generator(seed, f"bits {number}")}
-        weight, bias, x = (
-            (each.detach().clamp(-LARGEST, LARGEST) / GRAIN).round() * GRAIN
-            for each in (
-                layer.weight,
-                layer.bias,
-                torch.randn(SAMPLES, layer.in_features, **random),
-            )
-        )
-        exact = (x[:, None, :] * weight).sum(-1) + bias
-        wrong += int((nn.functional.linear(x, weight, bias) != exact).sum())
-    return wrong
-
-
-def unscaled(create: Create, random: Generator) -> Network:
-    """Return a network whose coefficients and base weights are standard normal at any width."""
-    network = create(random)
+def unscaled(network: Network, random: Generator) -> Network:
+    """Return the network with coefficients and base weights standard normal at any width."""
     with torch.no_grad():
         for layer in network.edge_layers:
             for name, parameter in layer.named_parameters():
@@ -140,12 +95,11 @@ class UniversalApproximation(NetworkComparison):
         if not cfg.widths:
             raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
 
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
         """Train one width; yield its relative error and which of the wanted errors it reaches."""
-        case = case_of(cfg, cell["case"], seed)
         trained = train(case, self.model(cfg, case, cell), seed, STEPS)
         marks = {"activation": cell["activation"], "width": cell["hidden"][0]}
-        row = result(case, trained, {"comparison": cfg.comparison, **marks})
+        row = result(cfg, case, trained, **marks)
         yield row
         reached = {"target": case.name, **marks, "relative_error": row.values["relative_error"]}
         yield from (Row("reached", {**reached, "wanted": error}) for error in cfg.errors)
@@ -162,14 +116,11 @@ class KolmogorovArnold(NetworkComparison):
         """Return the KAN of the theorem's shape."""
         return kan_settings(cfg, [2 * case.problem.inputs + 1], cell["grid"])
 
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
         """Train the theorem's shape on one function."""
-        case = case_of(cfg, cell["case"], seed)
-        model = self.model(cfg, case, cell)
-        trained = train(case, model, seed)
-        marks: dict[str, Any] = {"comparison": cfg.comparison, "activation": model.base}
-        marks |= {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
-        yield result(case, trained, marks)
+        trained = train(case, self.model(cfg, case, cell), seed)
+        marks = {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
+        yield result(cfg, case, trained, activation=cfg.model.base, **marks)
         if seed == cfg.seed:
             yield from page_network(case, trained, cell["grid"], seed)
 
@@ -198,34 +149,30 @@ class NoActivation(NetworkComparison):
                 "use solver=lm."
             )
 
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
-        """Train one depth, then compare it with the exact linear map."""
-        case = case_of(cfg, cell["case"], seed)
+    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+        """Train one depth until no step lowers the error; compare it with the exact linear map."""
         trained = train(case, self.model(cfg, case, cell), seed, LINEAR_STEPS)
-        network, data = trained.network, case.problem.data
+        network, points = trained.network, case.problem.data.everything
         assert isinstance(network, MLP)
-        train_to_the_end(network, data)
-        depth, points = len(cell["hidden"]), data.everything
-        marks: dict[str, Any] = {
-            "comparison": cfg.comparison,
-            "activation": "identity",
-            "depth": depth,
-        }
-        yield result(case, trained, marks)
+        solver = LevenbergMarquardt(
+            DataFitting(network, points, output_scale(points, "regression"))
+        )
+        for _ in range(LINEAR_STEPS):
+            solver.step()
+            if solver.converged:
+                break
+        depth = len(cell["hidden"])
+        yield result(cfg, case, trained, activation="identity", depth=depth)
         one = nn.functional.pad(points.x, (0, 1), value=1.0)
         least = torch.linalg.lstsq(one, points.y, driver="gelsd").solution
         with torch.no_grad():
             ours = network(points.x)
         exact = {"from_least_squares": one @ least, "from_product": one @ product(network).T}
-        differences = {
+        differences: dict[str, Value] = {
             name: float((ours - other).abs().max() / other.abs().max())
             for name, other in exact.items()
         }
-        bits = bits_that_differ(network, seed)
-        yield Row(
-            "linear",
-            {"target": case.name, "depth": depth, "bits_that_differ": bits, **differences},
-        )
+        yield Row("linear", {"target": case.name, "depth": depth, **differences})
 
 
 class ImplementationTricks(NetworkComparison):
@@ -256,17 +203,12 @@ class ImplementationTricks(NetworkComparison):
             )
         return replace(model, **VARIANTS[cell["variant"]])
 
-    def run(self, cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
         """Train one variant, with the same starts, steps and data as the others."""
-        case = case_of(cfg, cell["case"], seed)
-        model = self.model(cfg, case, cell)
-        plan = plan_of(case, model)
-        create = factory(model, case.problem, plan.solver)
-        if cell["variant"] in UNSCALED:
-            create = partial(unscaled, create)
-        trained = fit(create, case.problem.data, plan, generator(seed, "training"))
-        marks = {"comparison": cfg.comparison, "variant": cell["variant"], "activation": model.base}
-        yield result(case, trained, marks)
+        model, variant = self.model(cfg, case, cell), cell["variant"]
+        begin = {"begin": unscaled} if variant in UNSCALED else {}
+        trained = train(case, model, seed, **begin)
+        yield result(cfg, case, trained, variant=variant, activation=model.base)
 
 
 STUDIES: Mapping[str, NetworkComparison] = {

@@ -103,9 +103,8 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     for number in range(cell["trials"]):
         if number and time_limit_reached():
             break
-        trial = training.train_sequence(learner, cfg, sequence, number, seed)
-        tried.append(trial)
-        yield training.trial_row(place, trial)
+        tried.append(training.train_sequence(learner, cfg, sequence, number, seed))
+        yield tried[-1].row("metrics", place)
     best = min(tried, key=lambda trial: trial.selected)
     yield from training.matrix_rows(place, best)
     if cell["part"] == "learners":
@@ -115,7 +114,7 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
             networks = {f"after phase {i}": network for i, network in enumerate(best.networks, 1)}
             title = f"The network of {learner.name}"
             yield from slider_checkpoint(sequence.problem, networks, "phase", title, seed)
-    yield training.summary(place, learner, cfg if "learner" in cell else None, sequence, tried)
+    yield training.summary(place, learner, cfg, sequence, tried)
 
 
 def figures(tables: Tables) -> Figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -49,11 +50,6 @@ def claims_of(summary: pd.DataFrame) -> Iterator[Claim]:
             yield from FORGETTING[str(part)](rows)
 
 
-def _trains_coefficients_only(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows are KANs of one edge that train nothing but coefficients."""
-    return (rows["role"] == "kan") & rows["trained_extras"].isna()
-
-
 def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
     for name, rows in learned.groupby("learner", sort=False):
         best = maximum(rows["best_spline_rmse"])
@@ -63,41 +59,43 @@ def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
 
 def _order(rows: pd.DataFrame) -> Iterator[Claim]:
     if rows["intervals"].nunique() > 1:
-        theory = -(rows["degree"].iloc[0] + 1)
-        sentence = f"the KAN's error on everything falls as G^{theory:g}, {_reach(rows)} (exponent)"
-        slopes = exponents(rows, ["seed"], "intervals", "rmse")["exponent"]
+        theory, (reach, slopes) = -(rows["degree"].iloc[0] + 1), _slopes(rows, "rmse")
+        sentence = f"the KAN's error on everything falls as G^{theory:g}, {reach} (exponent)"
         yield claim_near(sentence, slopes, theory, ORDER)
 
 
-def _reach(rows: pd.DataFrame) -> str:
-    return f"G = {rows['intervals'].min():g} to {rows['intervals'].max():g}"
+def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
+    """Return the range of grids in words, and the exponent of a column for each seed."""
+    reach = f"G = {rows['intervals'].min():g} to {rows['intervals'].max():g}"
+    return reach, exponents(rows, ["seed"], "intervals", column)["exponent"]
 
 
-def _remembers(sentence: str, rows: pd.DataFrame, measure: str = "worst_forgetting") -> Claim:
-    return claim_at_most(sentence, rows[measure], MAX_KAN_FORGETTING, of=RUNS)
+def _is_plain(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are KANs of one edge that train nothing but coefficients."""
+    return (rows["role"] == "kan") & rows["trained_extras"].isna()
 
 
-def _forgets(sentence: str, rows: pd.DataFrame, bound: float) -> Claim:
-    return claim_at_least(sentence, rows["worst_forgetting"], bound, of=RUNS)
+def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Iterator[Claim]:
+    """Claim that a learner remembers, or forgets if it keeps nothing."""
+    worst, where = rows["worst_forgetting"], f"{where} (worst phase)"
+    if _is_plain(rows).all():
+        sentence = f"{name}: no phase is forgotten{where}"
+        yield claim_at_most(sentence, worst, MAX_KAN_FORGETTING, of=RUNS)
+    elif (rows["memory"] == "none").all():
+        mlp = (rows["role"] == "mlp").all()
+        verb = "of the same parameters, forgets" if mlp else "forgetting is back"
+        bound = MIN_MLP_FORGETTING if mlp else VISIBLE_FORGETTING
+        yield claim_at_least(f"{name}: {verb}{where}", worst, bound, of=RUNS)
 
 
 def _intervals(rows: pd.DataFrame) -> Iterator[Claim]:
-    if _trains_coefficients_only(rows).all():
-        yield _remembers("no phase is forgotten on any of these grids (worst phase)", rows)
+    yield from _judged("KAN", rows, " on any of these grids")
 
 
 def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
     for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
-        if _trains_coefficients_only(some).all():
-            yield _remembers(f"{name}: no phase is forgotten (worst phase)", some)
-        elif (some["role"] == "mlp").all():
-            sentence = f"{name}: of the same parameters, forgets (worst phase)"
-            yield _forgets(sentence, some, MIN_MLP_FORGETTING)
-        else:
-            sentence = f"{name}: forgetting is back (worst phase)"
-            yield _forgets(sentence, some, VISIBLE_FORGETTING)
-    pairs = rows.groupby(["learner", "no_memory_learner"], sort=False)
-    for (learner, other), some in pairs:
+        yield from _judged(name, some)
+    for (learner, other), some in rows.groupby(["learner", "no_memory_learner"], sort=False):
         shares = _relative(some, rows[rows["learner"] == other], ["seed"])
         if len(shares):
             sentence = f"{learner}: forgetting over that of {other}, which keeps nothing"
@@ -120,43 +118,38 @@ def _relative(some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> pd.
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
     """Judge phases that touch or lie apart, and those that overlap and share coefficients."""
     for name, learner in rows.groupby("learner", sort=False):
-        apart, reach = learner["overlap"] <= 0, f"{learner['overlap'].max():g}"
-        groups = {
-            "that do not overlap": learner[apart],
-            f"that overlap by up to {reach}": learner[~apart],
-        }
-        for which, some in groups.items():
-            phases = f"with phases {which} (worst phase)"
-            if len(some) and _trains_coefficients_only(some).all():
-                yield _remembers(f"{name}: no phase is forgotten, {phases}", some)
-            elif len(some) and ((some["role"] == "mlp") & (some["memory"] == "none")).all():
-                yield _forgets(f"{name}: forgets {phases}", some, MIN_MLP_FORGETTING)
-    plain = _trains_coefficients_only(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)
-    most = rows[plain & (rows["overlap"] == rows["overlap"][plain].max())]
+        for apart, some in learner.groupby(learner["overlap"] <= 0, sort=False):
+            reach = "do not overlap" if apart else f"overlap by up to {some['overlap'].max():g}"
+            yield from _judged(name, some, f" with phases that {reach}")
+    plain = rows[_is_plain(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)]
+    most = plain[plain["overlap"] == plain["overlap"].max()]
     if most["intervals"].nunique() > 1:
         # A phase that ends inside another one's peak sees its last basis functions in part, and
         # fits them to the spline's own error there: what is forgotten falls with the grid as that
         # error.
-        slopes = exponents(most, ["seed"], "intervals", "worst_forgetting")["exponent"]
+        reach, slopes = _slopes(most, "worst_forgetting")
+        sentence = (
+            f"what overlapping phases forget falls at least as the spline's error, {reach} "
+            "(exponent)"
+        )
         bound = ORDER - (int(most["degree"].iloc[0]) + 1)
-        what = "what overlapping phases forget falls at least as the spline's error"
-        spread = value_range(slopes)
-        yield claim_at_most(f"{what}, {_reach(most)} (exponent)", median(slopes), bound, spread)
+        yield claim_at_most(sentence, median(slopes), bound, value_range(slopes))
 
 
 def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
     deep = rows[rows["layers"] > 1]
-    for memory, some in deep.groupby("memory", sort=False):
-        if memory == "none":
-            sentence = "KANs of more than one layer forget too"
-            yield _forgets(sentence, some, VISIBLE_FORGETTING)
-            continue
-        shares = _relative(some, deep[deep["memory"] == "none"], ["seed", "shape"])
+    bare = deep[deep["memory"] == "none"]
+    if len(bare):
+        worst, sentence = bare["worst_forgetting"], "KANs of more than one layer forget too"
+        yield claim_at_least(sentence, worst, VISIBLE_FORGETTING, of=RUNS)
+    for memory, some in deep[deep["memory"] != "none"].groupby("memory", sort=False):
+        shares = _relative(some, bare, ["seed", "shape"])
         if shares.empty:
             continue
         if memory == "hold":
             sentence = "memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])"
-            yield _remembers(sentence, some, "worst_since_learned")
+            lost = some["worst_since_learned"]
+            yield claim_at_most(sentence, lost, MAX_KAN_FORGETTING, of=RUNS)
         sentence = f"memory={memory} keeps deeper KANs: forgetting over that without memory"
         yield claim_at_most(sentence, shares["worst_forgetting"], KEPT, of=RUNS)
         sentence = f"memory={memory} lets deeper KANs learn: RMSE on everything over that without"

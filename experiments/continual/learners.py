@@ -17,18 +17,25 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from kanrun.experiments.continual.task_sequence import TaskSequence, lattice
-from torch import Generator, Tensor
+from kanrun.experiments.continual.task_sequence import lattice
+from torch import Tensor
 
 from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
-from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale, predict
+from kanrun.engine.training import (
+    INFORMATION,
+    Objective,
+    QuadraticMemory,
+    Samples,
+    output_scale,
+    predict,
+)
 from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.errors import UsageError
-from kanrun.study.build import factory, intervals_of, network_shape
+from kanrun.study.build import intervals_of, network_shape
 from kanrun.study.suite import typed
 
 #: Fewest intervals of a grid of the part depth.
@@ -63,13 +70,14 @@ class Memory:
     """A memory that keeps nothing; `kept` is the additional state of other memories.
 
     `points` is the number of points of each phase to keep (replay), `strength` the weight of the
-    penalty (ewc). If `needs_gradients`, only solvers that need gradients alone can train.
+    penalty (ewc), `kind` that of the curvature. If `needs_gradients`, only solvers that need
+    gradients alone can train.
     """
 
     needs_gradients = False
 
-    def __init__(self, points: int = 0, strength: float = 0.0) -> None:
-        self.points, self.strength = points, strength
+    def __init__(self, points: int = 0, strength: float = 0.0, kind: str = "information") -> None:
+        self.points, self.strength, self.kind = points, strength, kind
         self.kept: list[Tensor] = []
 
     def samples(self, network: Network, phase: Samples) -> Samples:
@@ -151,9 +159,8 @@ class ElasticWeightConsolidation(Memory):
 
 
 class Information(Memory):
-    """A memory of the curvature of what was learned, between all pairs of unknowns."""
+    """A memory of the curvature of what was learned, between unknowns as its kind says."""
 
-    kind = "information"
     quadratic: QuadraticMemory | None = None
 
     def samples(self, network: Network, phase: Samples) -> Samples:
@@ -175,25 +182,13 @@ class Information(Memory):
         return self.quadratic.determined() if self.quadratic else None
 
 
-class InformationBlock(Information):
-    """The same between the unknowns of one edge or neuron."""
-
-    kind = "information_block"
-
-
-class InformationDiagonal(Information):
-    """The same for each unknown alone."""
-
-    kind = "information_diagonal"
-
-
 MEMORIES: dict[str, type[Memory]] = {
     "none": Memory,
     "replay": Replay,
     "rehearse": PseudoRehearsal,
     "hold": FreezeSeen,
     "ewc": ElasticWeightConsolidation,
-    **{each.kind: each for each in (Information, InformationBlock, InformationDiagonal)},
+    **dict.fromkeys(INFORMATION, Information),
 }
 
 
@@ -214,12 +209,19 @@ class Learner:
     )
     kind: str = setting("kan", "a network", choices=("kan", "mlp"))
 
-    def depth(self, trial: int) -> int:
-        return self.depths[trial % len(self.depths)]
-
-    def strength(self, trial: int) -> float:
+    def memory_of(self, trial: int) -> Memory:
+        """Return a memory without content."""
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
-        return self.strengths[past % len(self.strengths)]
+        strength = self.strengths[past % len(self.strengths)]
+        return MEMORIES[self.memory](self.replay_points, strength, self.memory)
+
+    def settings(self, cfg: ContinualConfig, trial: int) -> Any:
+        """Return the settings of the network: an MLP's depth goes with the trial."""
+        if not isinstance(self.model, MLPConfig):
+            return self.model
+        depth = self.depths[trial % len(self.depths)]
+        match = match_parameters(cfg.dimension, 1, depth, float(coefficients_of(cfg)))
+        return replace(self.model, hidden=list(match.hidden))
 
     @property
     def trained_extras(self) -> str | None:
@@ -301,8 +303,6 @@ def checked(learner: Learner, cfg: ContinualConfig) -> Learner:
 
 def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | None:
     """Return the name of the learner that differs in having no memory alone, if there is one."""
-    if learner.memory == "none":
-        return None
 
     def network_of(other: Learner) -> Learner:
         return replace(other, name="", memory="none", strengths=[], replay_points=0)
@@ -310,7 +310,7 @@ def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | N
     same = (
         name
         for name, other in learners.items()
-        if other.memory == "none" and network_of(other) == network_of(learner)
+        if other.memory == "none" != learner.memory and network_of(other) == network_of(learner)
     )
     return next(same, None)
 
@@ -320,15 +320,3 @@ def coefficients_of(cfg: ContinualConfig) -> int:
     shape, intervals = network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0]
     degree = int(cfg.model.degree)
     return KANSize(shape, intervals, degree).edges * (intervals + degree)
-
-
-def make_network(
-    learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, draws: Generator
-) -> Network:
-    """Return an untrained network; an MLP's depth goes with the trial, its widths match `model`."""
-    model = learner.model
-    if isinstance(model, MLPConfig):
-        size = float(coefficients_of(cfg))
-        match = match_parameters(cfg.dimension, 1, learner.depth(trial), size)
-        model = replace(model, hidden=list(match.hidden))
-    return factory(model, sequence.problem, cfg.solver.kind)(draws)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +19,6 @@ from kanrun.targets import Dataset, Points, Scaling, build_target
 from kanrun.targets.functions import peaks_formula
 
 Array = NDArray[np.float64]
-ORDERS = ("ascending", "descending", "random")
 #: Maximum number of phases, and of points of all of them.
 MAX_PEAKS, MAX_POINTS = 100, 200_000
 
@@ -35,9 +32,25 @@ class TaskSequence:
     everything: Samples
 
 
+def check_sequence(cfg: ContinualConfig) -> None:
+    """Raise UsageError for too many phases or points."""
+    count = cfg.peaks**cfg.dimension
+    if count > MAX_PEAKS or count * cfg.points > MAX_POINTS:
+        raise UsageError(
+            f"{count} phases of {cfg.points} points are too many: at most {MAX_PEAKS} phases "
+            f"and {MAX_POINTS} points in all."
+        )
+
+
 def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
     """Return the phases in the order given by `seed`; nothing else of a sequence is random."""
-    centres = centres_of(cfg)
+    axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
+    # To 12 digits, so that borders lie on knots.
+    centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))
+    order = np.arange(len(centres))[:: -1 if cfg.order == "descending" else 1]
+    if cfg.order == "random":
+        draws = generator(seed, "order of the peaks")
+        order = torch.randperm(len(centres), generator=draws).numpy()
     low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
     formula, domain = peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1)
@@ -53,7 +66,7 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
 
     parts = [
         lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
-        for centre in centres[_order(cfg.order, len(centres), seed)]
+        for centre in centres[order]
     ]
     shown, everything = np.concatenate(parts), lattice(low, high, cfg.evaluation_points)
     given, judged = (Points(x, function(x)) for x in (shown, everything))
@@ -61,57 +74,6 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
     dataset = Dataset(target, given, None, judged, *scalings)
     problem = LearningProblem(dataset, TrainingData(samples(shown)), tensor(target.domain))
     return TaskSequence(problem, tuple(map(samples, parts)), samples(everything))
-
-
-def centres_of(cfg: ContinualConfig) -> Array:
-    """Return the given centres, or `peaks` along every axis around 0: (peaks, dimension)."""
-    if cfg.centres is not None:
-        try:
-            centres = np.array(cfg.centres, dtype=np.float64).reshape(len(cfg.centres), -1)
-        except (TypeError, ValueError):  # rows of different lengths, or of words
-            centres = np.empty((0, 0))
-        if not centres.size or centres.shape[1] != cfg.dimension or not np.isfinite(centres).all():
-            raise UsageError(
-                f"centres={cfg.centres} must list at least one place in "
-                f"{cfg.dimension} dimension(s): {cfg.dimension} finite number(s) each; "
-                "or centres=null."
-            )
-        if len(np.unique(centres, axis=0)) < len(centres):
-            raise UsageError(
-                f"centres={cfg.centres} has a place twice; each phase needs a place of its own."
-            )
-        return centres
-    axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
-    axis = np.array([round(float(c), 12) for c in axis])
-    return np.array(list(itertools.product(axis, repeat=cfg.dimension)), dtype=np.float64)
-
-
-def check_sequence(cfg: ContinualConfig) -> None:
-    """Raise UsageError for too many phases or points, and for an invalid order or centres."""
-    count = len(cfg.centres) if cfg.centres is not None else cfg.peaks**cfg.dimension
-    if count > MAX_PEAKS or count * cfg.points > MAX_POINTS:
-        raise UsageError(
-            f"{count} phases of {cfg.points} points are too many: at most {MAX_PEAKS} phases "
-            f"and {MAX_POINTS} points in all."
-        )
-    _order(cfg.order, len(centres_of(cfg)), cfg.seed)
-
-
-def _order(order: Any, count: int, seed: int) -> Sequence[int]:
-    """Return the positions of the peaks in the order of their phases, counted from 0."""
-    if order == "random":
-        drawn: list[int] = torch.randperm(
-            count, generator=generator(seed, "order of the peaks")
-        ).tolist()
-        return drawn
-    if order in ORDERS:
-        return list(range(count))[:: 1 if order == "ascending" else -1]
-    if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, range(count))):
-        raise UsageError(
-            f"order={order} must be one of {', '.join(ORDERS)}, or all of 0 .. {count - 1} "
-            "in some order."
-        )
-    return [int(position) for position in order]
 
 
 def lattice(low: Array, high: Array, points: int, *, border: bool = True) -> Array:

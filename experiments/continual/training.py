@@ -27,11 +27,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from kanrun.experiments.continual.learners import (
-    MEMORIES,
     Learner,
+    Memory,
     evenly_chosen,
     learners_of,
-    make_network,
     without_memory,
 )
 from kanrun.experiments.continual.task_sequence import TaskSequence
@@ -53,7 +52,7 @@ from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Row, Table, Value
-from kanrun.study.build import make_plan
+from kanrun.study.build import factory, make_plan
 from kanrun.study.resources import generator
 
 Place = Mapping[str, Value]
@@ -76,8 +75,7 @@ class LearnerTrial:
         matrix: `matrix[i, j]` is the RMSE on phase j's data after phase i.
         functions: Outputs at the evaluation points after each phase, shape (phases, points).
         rmse: RMSE at the evaluation points after the last phase.
-        stored: Numbers that the memory keeps.
-        determined: Directions of the unknowns that the memory holds; None if not known.
+        memory: What was kept.
         steps: Solver steps of all phases.
         seconds: Seconds of training.
     """
@@ -87,8 +85,7 @@ class LearnerTrial:
     matrix: NDArray[np.float64]
     functions: NDArray[np.float64]
     rmse: float
-    stored: int
-    determined: float | None
+    memory: Memory
     steps: int
     seconds: float
 
@@ -97,23 +94,29 @@ class LearnerTrial:
         """Error on all phases' data after the last one, by which the best trial is chosen."""
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
-    @property
-    def shape(self) -> str:
-        return "-".join(map(str, self.networks[-1].shape))
+    def row(self, table: str, place: Place, **more: Value) -> Row:
+        """Return its measures as a row."""
+        values: dict[str, Value] = {
+            "trial": self.number,
+            "shape": "-".join(map(str, self.networks[-1].shape)),
+            "rmse": self.rmse,
+            **measure_forgetting(self.matrix),
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        return Row(table, {**place, **values, **more})
 
 
 def train_sequence(
     learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int
 ) -> LearnerTrial:
     """Train on one phase after the other. Raises TrainingFailed if a value is not finite."""
-    start, named, model = perf_counter(), f"{learner.name}, trial {trial}", learner.model
-    draws = generator(seed, named)
-    network = make_network(learner, cfg, sequence, trial, draws)
-    shaped = replace(model, hidden=network.shape[1:-1])
-    plan, _ = make_plan(shaped, cfg.solver, sequence.problem)
+    start, named, everything = perf_counter(), f"{learner.name}, trial {trial}", sequence.everything
+    model, draws = learner.settings(cfg, trial), generator(seed, named)
+    network = factory(model, sequence.problem, cfg.solver.kind)(draws)
+    plan, _ = make_plan(model, cfg.solver, sequence.problem)
     plan = replace(plan, steps=plan.steps or SOLVERS[plan.solver].steps)
-    penalty = SmoothnessPenalty(plan.weight or 0.0)
-    memory = MEMORIES[learner.memory](learner.replay_points, learner.strength(trial))
+    penalty, memory = SmoothnessPenalty(plan.weight or 0.0), learner.memory_of(trial)
     matrix, functions, networks, steps = [], [], [], 0
     for number, phase in enumerate(sequence.phases, 1):
         if plan.update_grid:
@@ -130,19 +133,10 @@ def train_sequence(
         if not np.isfinite(matrix[-1]).all():
             raise TrainingFailed(f"{named}: an error after phase {number} is not finite.")
         networks.append(deepcopy(network))
-        functions.append(outputs(network, sequence.everything.x)[:, 0])
-    seconds = perf_counter() - start
-    return LearnerTrial(
-        trial,
-        tuple(networks),
-        np.array(matrix),
-        _numbers(torch.stack(functions)),
-        _rmse(functions[-1] - sequence.everything.y[:, 0]),
-        sum(tensor.numel() for tensor in memory.kept),
-        memory.determined(),
-        steps,
-        seconds,
-    )
+        functions.append(outputs(network, everything.x))
+    rmse, known = _rmse(functions[-1] - everything.y), _numbers(torch.cat(functions, 1).T)
+    seconds, errors = perf_counter() - start, np.array(matrix)
+    return LearnerTrial(trial, tuple(networks), errors, known, rmse, memory, steps, seconds)
 
 
 def _learn(solver: Solver, plan: Plan, where: str) -> int:
@@ -209,59 +203,39 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
 def summary(
     place: Place,
     learner: Learner,
-    cfg: ContinualConfig | None,
+    cfg: ContinualConfig,
     sequence: TaskSequence,
     tried: Sequence[LearnerTrial],
 ) -> Row:
     """Return the row of a learner: the best trial's measures, and the seconds of all.
 
-    `cfg` lists the learners among which the same one without a memory is looked for, if any.
+    Learners of the list are named together with the same one without a memory, if it is there.
     """
     best = min(tried, key=lambda trial: trial.selected)
-    network, extras = best.networks[-1], learner.trained_extras
+    network, extras, memory = best.networks[-1], learner.trained_extras, best.memory
     role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"
+    named = learners_of(cfg) if cfg.learners else {}
     plain = learner.memory == "none" and extras is None
-    values: dict[str, Value] = {
-        "role": role,
-        "trained_extras": extras,
-        "no_memory_learner": without_memory(learner, learners_of(cfg)) if cfg else None,
-        "shape": best.shape,
-        "layers": len(network.shape) - 1,
-        "intervals": network.intervals,
-        "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
-        "parameters": network.count(),
-        "phases": len(sequence.phases),
-        "stored": best.stored,
-        "determined": best.determined,
-        "capacity_phases": _capacity(best),
-        **measure_forgetting(best.matrix),
-        "rmse": best.rmse,
-        "relative_error": best.rmse / float(sequence.everything.y.std()),
-        "best_spline_rmse": best_spline(network, sequence) if plain else None,
-        "trial": best.number,
-        "steps": best.steps,
-        "seconds": sum(trial.seconds for trial in tried),
-    }
-    return Row("summary", {**place, **values})
-
-
-def _capacity(trial: LearnerTrial) -> float | None:
-    """Return after how many phases like these no direction is left to learn with."""
-    unknowns, phases = trial.networks[-1].get_unknowns().numel(), len(trial.networks)
-    return unknowns * phases / trial.determined if trial.determined else None
-
-
-def trial_row(place: Place, trial: LearnerTrial) -> Row:
-    """Return the measures of one trial."""
-    values: dict[str, Value] = {
-        "trial": trial.number,
-        "shape": trial.shape,
-        "rmse": trial.rmse,
-        **measure_forgetting(trial.matrix),
-        "steps": trial.steps,
-        "seconds": trial.seconds,
-    }
-    return Row("metrics", {**place, **values})
+    known, unknowns = memory.determined(), network.get_unknowns().numel()
+    return best.row(
+        "summary",
+        place,
+        role=role,
+        trained_extras=extras,
+        no_memory_learner=without_memory(learner, named) if learner.name in named else None,
+        layers=len(network.shape) - 1,
+        intervals=network.intervals,
+        degree=network.edge_layers[0].spec.degree if network.edge_layers else None,
+        parameters=network.count(),
+        phases=len(sequence.phases),
+        stored=sum(tensor.numel() for tensor in memory.kept),
+        determined=known,
+        # Phases like these after which no direction is left to learn with.
+        capacity_phases=unknowns * len(sequence.phases) / known if known else None,
+        relative_error=best.rmse / float(sequence.everything.y.std()),
+        best_spline_rmse=best_spline(network, sequence) if plain else None,
+        seconds=sum(trial.seconds for trial in tried),
+    )
 
 
 def matrix_rows(place: Place, best: LearnerTrial) -> Iterator[Row]:

@@ -25,16 +25,6 @@ SPACINGS = {"chord": 1.0, "centripetal": 0.5, "uniform": 0.0}
 PER_SPAN = 16  # parameters looked at in each interval, its left end and no right one among them
 
 
-def check_degree(degree: int, control_points: int) -> None:
-    """Raise UsageError for too few control points."""
-    if control_points <= degree:
-        raise UsageError(
-            f"A curve of degree {degree} needs at least {degree + 1} control points, "
-            f"not {control_points}; "
-            "take more points or a lower degree"
-        )
-
-
 def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
     """Return `inner` between k + 1 knots at either end."""
     return np.concatenate(
@@ -65,7 +55,7 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
     )
 
 
-def parameters_along(points: Array, spacing: str = "chord") -> Array:
+def parameters_along(points: Array, spacing: str) -> Array:
     """Return parameters in [0, 1] with steps proportional to a power of the points' distances.
 
     Raises UsageError for fewer than 2 points, and where two neighbours are the same point.
@@ -80,7 +70,7 @@ def parameters_along(points: Array, spacing: str = "chord") -> Array:
             f"Points {row} and {row + 1} are the same. Remove one: neighbours must differ."
         )
     steps = np.concatenate([[0.0], distance ** SPACINGS[spacing]]).cumsum()
-    return check_parameters(steps / steps[-1])
+    return np.asarray(steps / steps[-1])
 
 
 def check_parameters(parameters: Array) -> Array:
@@ -99,31 +89,21 @@ def check_parameters(parameters: Array) -> Array:
 def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
     """Return the curve with curve(parameters) = points, on knots that average k parameters.
 
-    Every basis function then sees a point (Schoenberg and Whitney's condition). Raises UsageError
-    for unordered or repeated parameters, and for degree + 1 > N.
+    Every basis function then sees a point (Schoenberg and Whitney's condition).
     """
-    check_degree(degree, len(points))
-    t = check_parameters(parameters)
-    inner = np.lib.stride_tricks.sliding_window_view(t, degree)[1:-1].mean(1)
-    return make_interp_spline(t, points, degree, t=clamped_knots(inner, t[0], t[-1], degree))
+    inner = np.lib.stride_tricks.sliding_window_view(parameters, degree)[1:-1].mean(1)
+    knots = clamped_knots(inner, parameters[0], parameters[-1], degree)
+    return make_interp_spline(parameters, points, degree, t=knots)
 
 
 def approximate(parameters: Array, points: Array, degree: int, control_points: int) -> BSpline:
     """Return the curve with that many control points that fits the points in least squares.
 
-    Its knots leave as many points in each interval. Raises UsageError as `interpolate` does, and
-    for more control points than points.
+    Its knots leave as many points in each interval.
     """
-    check_degree(degree, control_points)
-    t, count = check_parameters(parameters), len(points)
-    if control_points > count:
-        raise UsageError(
-            f"control_points is {control_points}, but there are {count} points. "
-            "Take at most that many."
-        )
+    t, count, intervals = parameters, len(points), control_points - degree
     if control_points == count:
-        return interpolate(parameters, points, degree)
-    intervals = control_points - degree
+        return interpolate(t, points, degree)
     position = np.arange(1, intervals) * count / intervals
     below = np.floor(position).astype(int)
     inner = t[below - 1] + (t[below] - t[below - 1]) * (position - below)

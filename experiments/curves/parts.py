@@ -12,7 +12,6 @@ from kanrun.experiments.curves.claim_checks import fitted_order
 from kanrun.experiments.curves.geometry import (
     Array,
     approximate,
-    check_degree,
     check_parameters,
     clamped_knots,
     de_casteljau,
@@ -69,29 +68,6 @@ class Function:
         return {"max_error": float(distance.max()), "place": abs(place)}
 
 
-@dataclass(frozen=True)
-class Planar:
-    """Points (N, 2), their parameters (N), and the control points of the curve near them."""
-
-    points: Array
-    parameters: Array
-    control_points: int
-
-    def distances(self, curve: BSpline) -> dict[str, float]:
-        """Return the largest and the RMS distance of the curve at the parameters from the points.
-
-        Distances are in the points' units; counts and the points' extent come with them.
-        """
-        apart = np.linalg.norm(curve(self.parameters) - self.points, axis=1)
-        return {
-            "points": len(self.points),
-            "control_points": len(curve.c),
-            "size": float(np.linalg.norm(np.ptp(self.points, axis=0))),
-            "max_distance": float(apart.max()),
-            "rms_distance": float(np.sqrt(np.mean(apart**2))),
-        }
-
-
 def check_settings(cfg: CurvesConfig) -> None:
     """Raise UsageError for settings of the chosen parts that cannot work."""
     if cfg.precision != "float64":
@@ -109,7 +85,7 @@ def check_settings(cfg: CurvesConfig) -> None:
     if "bspline" in cfg.parts:
         spline_of(cfg)
     if "planar" in cfg.parts:
-        planar_of(cfg)
+        planar_settings(cfg)
 
 
 def function_of(cfg: CurvesConfig) -> Function:
@@ -139,6 +115,15 @@ def polygon(name: str, points: list[list[float]]) -> Array:
     return np.array(points, dtype=float)
 
 
+def check_degree(degree: int, control_points: int) -> None:
+    """Raise UsageError for too few control points."""
+    if control_points <= degree:
+        raise UsageError(
+            f"A curve of degree {degree} needs at least {degree + 1} control points, not "
+            f"{control_points}; take more points or a lower degree"
+        )
+
+
 def spline_of(cfg: CurvesConfig) -> BSpline:
     """Return the planar B-spline curve on [0, 1], by default with equally spaced inner knots."""
     control = polygon("bspline", cfg.bspline)
@@ -164,17 +149,16 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
     return BSpline(clamped_knots(inner, 0.0, 1.0, cfg.degree), control, cfg.degree)
 
 
-def planar_of(cfg: CurvesConfig) -> Planar:
-    """Return the user's points in the plane (or the default ones), parametrised."""
+def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
+    """Return the user's points (or the default ones), their parameters, and control points."""
     points, given = planar_points(cfg.target)
-    parameters = parameters_along(points, cfg.spacing) if given is None else check_parameters(given)
-    count = len(points)
+    parameters = check_parameters(parameters_along(points, cfg.spacing) if given is None else given)
+    count, near = len(points), cfg.control_points
     if count <= cfg.degree:
         raise UsageError(
             f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, "
             f"not {count}."
         )
-    near = cfg.control_points
     if near is None:
         near = max(cfg.degree + 1, min(count // 2, MAX_CONTROL_POINTS))
     check_degree(cfg.degree, near)
@@ -182,7 +166,7 @@ def planar_of(cfg: CurvesConfig) -> Planar:
         raise UsageError(f"control_points={near} must be at most {count}, the number of points.")
     if cfg.control_points is not None and near * count > MAX_FIT:
         raise UsageError(f"{near} control points for {count} points are too many for one fit.")
-    return Planar(points, parameters, near)
+    return points, parameters, near
 
 
 def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
@@ -193,9 +177,13 @@ def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
 
 def family(name: str, columns: str, values: Array) -> Table:
     """Return a table of curves (curves, rows, columns - 1); the first column numbers them."""
-    return table(
-        name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values)
-    )
+    number = np.repeat(np.arange(len(values)), values.shape[1])
+    return table(name, columns, number, np.concatenate(values))
+
+
+def functions(name: str, columns: str, x: Array, values: Array) -> Table:
+    """Return a table of several functions of x (samples) from values (samples, functions)."""
+    return family(name, columns, np.stack([np.broadcast_to(x, values.T.shape), values.T], 2))
 
 
 def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
@@ -212,8 +200,8 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
         spline = interpolate(nodes, f(nodes), degree)(x)
         columns = np.full_like(spline, count), x[:, None], f(x), through, spline
         drawn.append(np.hstack(columns)[::DRAWN])
-        yield row("summary", "polynomial", count - 1, count, through)
         chebyshev = polynomial_through(better, f(better), x)
+        yield row("summary", "polynomial", count - 1, count, through)
         yield row("summary", "polynomial, Chebyshev points", count - 1, count, chebyshev)
         yield row("summary", "spline", degree, count, spline)
     yield table("interpolation", "points x truth polynomial spline", np.concatenate(drawn))
@@ -283,16 +271,29 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 
 def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
-    """Yield a planar curve through all points, and one near them with fewer control points."""
-    given = planar_of(cfg)
-    through = interpolate(given.parameters, given.points, cfg.degree)
-    near = approximate(given.parameters, given.points, cfg.degree, given.control_points)
-    t = geometry.samples(through, max(2, PLANAR_SAMPLES // len(given.points)))
-    yield table("planar_points", "t x y", given.parameters, given.points)
+    """Yield a planar curve through all points, and one near them with fewer control points.
+
+    Distances from the points are at their parameters, in their units.
+    """
+    points, parameters, count = planar_settings(cfg)
+    through = interpolate(parameters, points, cfg.degree)
+    near = approximate(parameters, points, cfg.degree, count)
+    t = geometry.samples(through, max(2, PLANAR_SAMPLES // len(points)))
+    yield table("planar_points", "t x y", parameters, points)
     yield table("planar_control", "x y", near.c)
     yield table("planar_curves", "t x y near_x near_y", t, through(t), near(t))
     for name, curve in (("planar, through the points", through), ("planar, near the points", near)):
-        yield Row("summary", {"curve": name, "degree": cfg.degree, **given.distances(curve)})
+        apart = np.linalg.norm(curve(parameters) - points, axis=1)
+        values = {
+            "curve": name,
+            "degree": cfg.degree,
+            "points": len(points),
+            "control_points": len(curve.c),
+            "size": float(np.linalg.norm(np.ptp(points, axis=0))),
+            "max_distance": float(apart.max()),
+            "rms_distance": float(np.sqrt(np.mean(apart**2))),
+        }
+        yield Row("summary", values)
 
 
 def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
@@ -302,11 +303,6 @@ def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
         curve = geometry.random_curve(degree, 2 * degree + FURTHER, draws)
         found = geometry.identities(curve, draws.normal(size=2))
         yield Row("identities", {"degree": degree, **found})
-
-
-def functions(name: str, columns: str, x: Array, values: Array) -> Record:
-    """Return a table of several functions of x (samples) from values (samples, functions)."""
-    return family(name, columns, np.stack([np.broadcast_to(x, values.T.shape), values.T], 2))
 
 
 PARTS = {

@@ -50,8 +50,7 @@ GIVEN: dict[str, Any] = {"color": BLACK, "zorder": 4}
 KNOTS: dict[str, Any] = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "label": "knots"}
 POINT: dict[str, Any] = {"color": VERMILLION, "ms": 6, "zorder": 5}
 ARROW: dict[str, Any] = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
-BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-ON_TOP = "outside upper center"
+BESIDE, ON_TOP = "outside right center", "outside upper center"
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -68,15 +67,14 @@ def interpolation(interpolation: DataFrame) -> Figure:
     Columns are points, x, truth, polynomial, spline. Of more than three numbers of points, the
     first, middle and last are drawn.
     """
-    counts = sorted(interpolation["points"].unique())
-    counts = [counts[i] for i in sorted({0, len(counts) // 2, len(counts) - 1})]
+    groups: Any = list(interpolation.groupby("points"))
+    groups = [groups[i] for i in sorted({0, len(groups) // 2, len(groups) - 1})]
     options: Any = {"sharex": True, "sharey": "row", "height_ratios": [3, 2]}
-    figure, axes = grid_of_panels(2, len(counts), 1.8, **options)
-    low, high = interpolation["truth"].min(), interpolation["truth"].max()
+    figure, axes = grid_of_panels(2, len(groups), 1.8, **options)
+    low, high = interpolation["truth"].agg(["min", "max"])
     size = high - low or 1.0
     floor = SMALLEST_ERROR * size
-    for (upper, lower), count in zip(axes.T, counts, strict=True):
-        rows = interpolation[interpolation["points"] == count]
+    for (upper, lower), (count, rows) in zip(axes.T, groups, strict=True):
         for name, colour in (("polynomial", VERMILLION), ("spline", BLUE)):
             upper.plot(rows["x"], rows[name], color=colour, label=name)
             error = (rows[name] - rows["truth"]).abs().clip(floor, max(LARGEST_ERROR, floor))
@@ -87,8 +85,7 @@ def interpolation(interpolation: DataFrame) -> Figure:
         upper.set_title(f"N = {count:g}")
         lower.set_xlabel("x")
     axes[0, 0].set(ylabel="f(x)", ylim=(low - 0.6 * size, high + 0.6 * size))
-    axes[1, 0].set(ylabel="absolute error")
-    axes[1, 0].set_ylim(bottom=floor)
+    axes[1, 0].set(ylabel="absolute error", ylim=(floor, None))
     return finish(figure, axes[0, :1], where=ON_TOP, ncols=3)
 
 
@@ -102,28 +99,25 @@ def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
     """
     figure, axes = one_panel(3.2)
     both = pd.concat([summary[summary["curve"] != "spline"], errors]).sort_values("points")
-    both = both.assign(max_error=both["max_error"].clip(upper=LARGEST_ERROR).where(lambda e: e > 0))
-
-    def draw(rows: DataFrame, style: str, colour: str, label: str) -> None:
-        axes.plot(rows["points"], rows["max_error"], style, color=colour, label=label)
-
+    curves, degrees = both["curve"].array, both["degree"].array
+    both = both.set_index("points")["max_error"].clip(upper=LARGEST_ERROR).where(lambda e: e > 0)
     for curve, style, colour in (
         ("polynomial", "s--", BLACK),
         ("polynomial, Chebyshev points", "D--", GREY),
     ):
-        draw(both[both["curve"] == curve], style, colour, curve.replace(", ", ",\n"))
+        axes.plot(both[curves == curve], style, color=colour, label=curve.replace(", ", ",\n"))
     for degree, fitted, colour in _groups(orders, "degree"):
         order, last = fitted[["order", "last_points"]].iloc[0]
-        some = both[(both["curve"] == "spline") & (both["degree"] == degree)]
+        some = both[(curves == "spline") & (degrees == degree)]
         label = f"spline, k = {degree}" + ("" if np.isnan(order) else f": order {order:.1f}")
-        draw(some, "o-", colour, label)
-        ahead = some[some["points"].between(last / 5, last)]
-        theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
-        axes.plot(ahead["points"], theory, ":", color=colour)
+        axes.plot(some, "o-", color=colour, label=label)
+        ahead = some[(some.index >= last / 5) & (some.index <= last)]
+        theory = ahead.tail(1).sum() * (last / ahead.index) ** (degree + 1)
+        axes.plot(ahead.index, theory, ":", color=colour)
     axes.plot([], [], ":", color=GREY, label="1 / Nᵏ⁺¹")
     axes.set(xscale="log", yscale="log", xlabel="number of points N", ylabel="largest error")
-    ticks_at(axes.xaxis, both["points"])
-    return finish(figure, [axes], where="outside right center")
+    ticks_at(axes.xaxis, both.index)
+    return finish(figure, [axes], where=BESIDE)
 
 
 @styled
@@ -134,18 +128,19 @@ def lecture_points(
     figure, ((left, right),) = grid_of_panels(1, 2, sharex=True, sharey=True)
     x, y = lecture_points["x"], lecture_points["y"]
     right.plot(x, y, "--", color=GREY)
-    for axes, table, across, up, colour, label in (
-        (left, lecture_through, "x", "polynomial", VERMILLION, "polynomial of degree 3"),
-        (left, lecture_through, "x", "spline", BLUE, "spline of degree 2"),
-        (right, lecture_drawn, "bezier_x", "bezier_y", GREEN, "Bézier curve of degree 3"),
-        (right, lecture_drawn, "bspline_x", "bspline_y", BLUE, "B-spline of degree 2"),
+    through, drawn = lecture_through.set_index("x"), lecture_drawn
+    left.plot(through["polynomial"], color=VERMILLION, label="polynomial of degree 3")
+    left.plot(through["spline"], color=BLUE, label="spline of degree 2")
+    for name, colour, label in (
+        ("bezier", GREEN, "Bézier curve of degree 3"),
+        ("bspline", BLUE, "B-spline of degree 2"),
     ):
-        axes.plot(table[across], table[up], color=colour, label=label)
+        right.plot(drawn[f"{name}_x"], drawn[f"{name}_y"], color=colour, label=label)
     for axes, title in ((left, "through the points"), (right, "as control points")):
         axes.plot(x, y, "o", ms=4, **GIVEN)
         axes.set(xlabel="x", title=title)
         axes.legend(loc="upper left")
-    top = lecture_through["polynomial"].max()
+    top = through["polynomial"].max()
     left.set(ylabel="y", ylim=(None, top + (top - y.min()) / 2))
     return figure
 
@@ -172,9 +167,8 @@ def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
     for _, rows, colour in _groups(bspline_basis, "function"):
         axes.plot(rows["t"], rows["value"].where(_widened(rows["value"] != 0)), color=colour)
     knots = bspline_knots["knot"]
-    for knot, multiplicity in zip(knots, bspline_knots["multiplicity"].astype(int), strict=True):
-        below = BELOW * np.arange(1, multiplicity + 1)
-        axes.plot([knot] * multiplicity, below, "^", color=BLACK)
+    for knot, times in zip(knots, bspline_knots["multiplicity"].astype(int), strict=True):
+        axes.plot([knot] * times, BELOW * np.arange(1, times + 1), "^", color=BLACK)
     axes.set_xticks(knots, [f"{knot:.3g}" for knot in knots])
     axes.set(xlabel="knots t", ylabel="value", yticks=[0, 0.5, 1])
     return figure
@@ -201,10 +195,9 @@ def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
     left.set(xlabel="t", ylabel=f"splines of degree {degree}", title=title)
     bottom = SMALLEST_JUMP / 20
     right.axhspan(bottom, np.finfo(float).eps, color=PALE, zorder=0, label="rounding")
-    right.set(xlabel="derivative", ylabel="jump / size of the derivative", yscale="log")
-    right.set(ylim=(bottom, 100), xticks=range(degree + 1), title="jumps there")
-    right.legend(**BESIDE)
-    return figure
+    right.set(xlabel="derivative", ylabel="jump / size of the derivative", title="jumps there")
+    right.set(yscale="log", ylim=(bottom, 100), xticks=range(degree + 1))
+    return finish(figure, [right], where=BESIDE)
 
 
 @styled
@@ -222,7 +215,7 @@ def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
         axes.plot(rows["x"], rows["y"], "o-", color=shade, label=f"level {level}")
     axes.plot(last["x"], last["y"], "o", label="point of the curve", **POINT)
     _set_equal(axes)
-    return finish(figure, [axes], where="outside right center")
+    return finish(figure, [axes], where=BESIDE)
 
 
 @styled
@@ -259,10 +252,10 @@ def local_control(
 
     Curve and control points have the columns x, y, moved_x, moved_y; knots x, y.
     """
-    control, moved = bspline_control, ["moved_x", "moved_y"]
+    control = bspline_control
     figure, axes = one_panel(PLANE)
     changed, apart = (
-        Series((table[["x", "y"]].to_numpy() != table[moved].to_numpy()).any(axis=1))
+        (table["x"] != table["moved_x"]) | (table["y"] != table["moved_y"])
         for table in (local_control, control)
     )
     near, stayed = local_control.where(_widened(changed)), local_control.where(~changed)
@@ -273,9 +266,9 @@ def local_control(
     legs = control.where(_widened(apart))
     axes.plot(legs["moved_x"], legs["moved_y"], "--", color=VERMILLION, lw=0.8, zorder=1)
     axes.plot(bspline_knots["x"], bspline_knots["y"], "o", **KNOTS)
-    for *place, x, y in control.loc[apart, ["x", "y", *moved]].to_numpy():
-        axes.plot(x, y, "o", **POINT)
-        axes.annotate("", (x, y), tuple(place), arrowprops=ARROW)
+    for x, y, to_x, to_y in control.loc[apart, ["x", "y", "moved_x", "moved_y"]].to_numpy():
+        axes.plot(to_x, to_y, "o", **POINT)
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops=ARROW)
     _set_equal(axes)
     return finish(figure, [axes], where=ON_TOP, ncols=5)
 

@@ -9,7 +9,6 @@ staircase of the loss, the error against the number of grid intervals G, and the
 - `scratch`: grids of the first schedule alone, with the same solver, starts and steps;
 - `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k +
   1);
-- `sizes`: several numbers of training points;
 - `overfit`: few points, exact and noisy, with the penalty that validation chooses, and with neither
   of the two.
 
@@ -50,13 +49,11 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
         return [{"hidden": hidden, **along(g)} for hidden in cfg.shapes for g in grids]
     if part == "order":
         # Widths that compete do not try the penalty on every grid.
-        shared = {"hidden": min(cfg.shapes, key=sum), "points": cfg.order_points}
+        shared = {"hidden": min(cfg.shapes, key=sum), "n_train": cfg.order_points}
         return [{"degree": k, **shared, **along(*cfg.order_intervals)} for k in cfg.degrees]
-    if part == "sizes":
-        return [{"points": n, **along(*cfg.size_intervals)} for n in cfg.sizes]
-    whole = {"points": cfg.overfit_points, **along(*cfg.overfit_intervals)}
+    whole = {"n_train": cfg.overfit_points, **along(*cfg.overfit_intervals)}
     # Without a penalty, nothing but the training error may choose a network.
-    bare = {**whole, "penalised": False, "validation": 0.0}
+    bare = {**whole, "penalised": False, "validation_fraction": 0.0}
     both = [whole, bare] if penalises(cfg.solver) else [bare]
     noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
     return [*both, {**bare, **along(cfg.overfit_intervals[-1])}, *noisy]

@@ -9,8 +9,8 @@ training points, k = 3, by number of grid intervals: Liu et al., arXiv 2404.1975
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -40,10 +40,8 @@ from kanrun.study.suite import typed
 
 #: The setting of `published.csv`; what diverged or was not run is left out there.
 PUBLISHED = "exp_sin_square", 1000, 3
-#: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how
-#: many points a part is.
-_SAMPLED = {"n_train": "points", "validation_fraction": "validation", "noise": "noise"}
-_POINTS = {"order": "order_points", "sizes": "sizes", "overfit": "overfit_points"}
+#: Settings of `sampling` that a cell may change.
+SAMPLED = ("n_train", "validation_fraction", "noise")
 #: Errors below this fraction of the target's standard deviation are rounding: no order is fitted.
 ROUNDING = 1e-10
 #: Patience and maximum number of steps on a grid of a plateau.
@@ -120,32 +118,6 @@ def schedule_of(entry: Any) -> Schedule:
     return typed(Schedule(), entry, "schedules")
 
 
-def limited(
-    schedule: Schedule, parameters_of: Callable[[int], int], most: int
-) -> tuple[Schedule, list[int]]:
-    """Return the schedule without grids of more than `most` parameters, and those grids.
-
-    Raises UsageError if none would be left.
-    """
-    kept = [g for g in schedule.grids if parameters_of(g) <= most]
-    if not kept:
-        least = parameters_of(schedule.grids[0])
-        raise UsageError(
-            f"max_parameters={most} leaves no grid of {list(schedule.grids)}; "
-            f"the first has {least}."
-        )
-    shorter = replace(schedule, intervals=kept, first=None, last=None)
-    return shorter, [g for g in schedule.grids if g not in kept]
-
-
-def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:
-    """Return the smallest G for which a network can interpolate the points.
-
-    `parameters_of` G must be at least G.
-    """
-    return 1 + bisect_left(range(1, points + 1), points, key=parameters_of)
-
-
 @dataclass(frozen=True)
 class Extension:
     """Settings of one training, its schedule, and the columns that its rows have in common."""
@@ -182,17 +154,21 @@ def extension(
     cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int
 ) -> Extension:
     """Return the settings of a cell. Raises UsageError for an invalid schedule or model."""
-    hidden = list(cell.get("hidden", cfg.shapes[0]))
+    hidden, solver = list(cell.get("hidden", cfg.shapes[0])), cfg.solver
     degree = cell.get("degree", cfg.model.degree)
-    shape, compared = (inputs, *hidden, outputs), cell["schedule"] == cfg.schedules[0]
-    sampling, solver = sampling_of(cfg, cell), cfg.solver
+    compared = cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0]
     if not cell.get("penalised", True):
         solver = replace(solver, smoothness_weight=0.0)
     model = replace(cfg.model, hidden=hidden, degree=degree)
-    cfg = replace(cfg, model=model, sampling=sampling, solver=solver)
-    whole = schedule_of(cell["schedule"])
-    schedule, left_out = limited(whole, lambda g: parameters(cfg, shape, g), cfg.max_parameters)
-    model.intervals = list(schedule.grids)
+    cfg = replace(cfg, model=model, sampling=sampling_of(cfg, cell), solver=solver)
+    whole, shape = schedule_of(cell["schedule"]), (inputs, *hidden, outputs)
+    kept = [g for g in whole.grids if parameters(cfg, shape, g) <= cfg.max_parameters]
+    if not kept:
+        raise UsageError(
+            f"max_parameters={cfg.max_parameters} leaves no grid of {list(whole.grids)}; the first "
+            f"has {parameters(cfg, shape, whole.grids[0])}."
+        )
+    model.intervals = kept
     check_model(model, inputs)
     marks: dict[str, Value] = {
         "part": cell["part"],
@@ -200,19 +176,18 @@ def extension(
         "start": "scratch" if len(whole.grids) == 1 else "warm",
         "shape": "-".join(map(str, shape)),
         "degree": degree,
-        "train_points": sampling.n_train,
-        "noise": sampling.noise,
+        "train_points": cfg.sampling.n_train,
+        "noise": cfg.sampling.noise,
         "penalised": penalises(solver),
-        "compared": cell["part"] == "schedules" and compared,
+        "compared": compared,
     }
-    return Extension(cfg, schedule, left_out, marks)
+    schedule = replace(whole, intervals=kept, first=None, last=None)
+    return Extension(cfg, schedule, [g for g in whole.grids if g not in kept], marks)
 
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
     """Return the sampling with the cell's number of training points, validation and noise."""
-    return replace(
-        cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell}
-    )
+    return replace(cfg.sampling, **{name: cell[name] for name in SAMPLED if name in cell})
 
 
 def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
@@ -220,12 +195,11 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Lea
     try:
         problem = make_problem(cfg, cfg.target, sampling_of(cfg, cell), seed)
     except UsageError as error:
-        if "points" not in cell:
+        if "n_train" not in cell:
             raise
         raise UsageError(
-            f"the part {cell['part']} trains on {cell['points']} points: {error} "
-            f"Change {_POINTS[cell['part']]}, or "
-            "choose other parts, as parts=[schedules,scratch]."
+            f"the part {cell['part']} trains on {cell['n_train']} points: {error} Change "
+            f"{cell['part']}_points, or choose other parts, as parts=[schedules,scratch]."
         ) from error
     if problem.data.test is None:
         name = problem.dataset.target.name
@@ -241,9 +215,27 @@ def penalises(solver: Any) -> bool:
     return kind.second_order or kind.curvature if weight == "auto" else float(weight) > 0
 
 
+def root_median_square(stage: Stage, problem: LearningProblem) -> float:
+    """Return the root of the median squared test residual, in the user's units, as the paper."""
+    test, unit = problem.data.test, problem.data.unit
+    assert test is not None  # `problem_of` rejects targets without
+    difference = predict(stage.network, test.x) - test.y
+    return float((difference if unit is None else difference * unit).abs().median())
+
+
 def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) -> int:
+    """Return the number of parameters of a KAN of the model's kind."""
     size = KANSize(shape, intervals, cfg.model.degree, tuple(cfg.model.multiplication_nodes))
     return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
+
+
+def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:
+    """Return the smallest G for which a network can interpolate the points.
+
+    `parameters_of` G is linear.
+    """
+    first, second = parameters_of(1), parameters_of(2)
+    return 1 + max(0, -(-(points - first) // (second - first)))
 
 
 def from_scratch(create: Create, problem: LearningProblem, plan: Plan, seed: int) -> Trained:
@@ -251,14 +243,12 @@ def from_scratch(create: Create, problem: LearningProblem, plan: Plan, seed: int
 
     Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    alone = replace(plan, starts=1)
-    tries: list[Trained] = []
+    alone, tries = replace(plan, starts=1), list[Trained]()
     for number in range(plan.starts):
-        try:
+        with suppress(TrainingFailed):
             tries.append(fit(create, problem.data, alone, generator(seed, f"start {number}")))
-        except TrainingFailed:
-            if not tries and number == plan.starts - 1:
-                raise
+    if not tries:
+        raise TrainingFailed(f"none of {plan.starts} starts from scratch stays finite.")
     best = min(tries, key=lambda trained: trained.chosen.errors.selected)
     seconds = sum(trained.seconds for trained in tries)
     stage = replace(best.chosen, seconds=seconds)
@@ -286,32 +276,19 @@ def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> It
         yield Row("stages", {**one.marks, **stage_row(stage), **measured})
 
 
-def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
-    """Return the root of the median squared test residual, in the user's units, as the paper."""
-    test, unit = problem.data.test, problem.data.unit
-    if test is None:
-        return None
-    difference = predict(stage.network, test.x) - test.y
-    return float((difference if unit is None else difference * unit).abs().median())
-
-
 def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """Yield test errors next to those published for the same setting, for the first schedule."""
     setting = problem.dataset.target.name, one.cfg.sampling.n_train, one.cfg.model.degree
     if not one.marks["compared"] or setting != PUBLISHED:
         return
     marks = {name: one.marks[name] for name in ("schedule", "shape")}
-    with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8") as file:
-        facts = pd.read_csv(file).set_index(["shape", "intervals"]).astype(object)
-    known = facts.where(facts.notna(), None).to_dict("index")
+    table = pd.read_csv(str(resources.files(__package__) / "published.csv")).astype(object)
+    facts: Any = table.where(table.notna(), None).set_index(["shape", "intervals"]).to_dict("index")
     shape = "-".join(map(str, trained.network.shape))
     for stage in trained.stages:
-        if (shape, stage.intervals) in known:
+        if (known := facts.get((shape, stage.intervals))) is not None:
             values = {"intervals": stage.intervals, "test_rmse": stage.errors.test}
-            facts_of_stage = {
-                str(key): value for key, value in known[shape, stage.intervals].items()
-            }
-            yield Row("published", {**marks, **values, **facts_of_stage})
+            yield Row("published", {**marks, **values, **known})
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:

@@ -60,8 +60,8 @@ WAYS = (
     ("without penalty", False, "warm", "s--", CYCLE[1]),
     ("without penalty, from scratch", False, "scratch", "D", BLACK),
 )
-#: Heights of panels (inches), and the place of a name beside its point (points).
-STEPS, TALL, BESIDE = 2.0, 3.0, (4, 2)
+#: Heights of panels (inches).
+STEPS, TALL = 2.0, 3.0
 
 
 def draw_parts(tables: Mapping[str, DataFrame]) -> Figures:
@@ -73,9 +73,7 @@ def draw_parts(tables: Mapping[str, DataFrame]) -> Figures:
     draws = (
         staircase,
         error_against_intervals,
-        time_against_intervals,
         order,
-        error_against_points,
         overfit,
     )
     yield from figures_of({"published": none, **tables, **parts}, draws)
@@ -128,28 +126,6 @@ def error_against_intervals(schedules: DataFrame, published: DataFrame) -> Figur
 
 
 @styled
-def time_against_intervals(schedules: DataFrame, scratch: DataFrame) -> Figure:
-    """Draw seconds and error of each grid, extended along the first schedule and from scratch."""
-    figure, ((left, right),) = grid_of_panels(1, 2)
-    warm = schedules[schedules["compared"]]
-    ways = (warm, "extended", "o-"), (scratch, "from scratch", "s--")
-    pairs = [(shape, *way) for shape in scratch["shape"].unique() for way in ways]
-    for colour, (shape, table, way, style) in zip(CYCLE, pairs, strict=False):
-        rows = table[table["shape"] == shape]
-        look: Any = {"color": colour, "label": f"{shape_name(shape)} {way}"}
-        medians(left, rows, ("intervals", "seconds"), style, **look)
-        middle = rows.groupby("intervals")[["seconds", "test_rmse"]].median()
-        right.plot(middle["seconds"], middle["test_rmse"], style, **look)
-        for grid, place in list(middle.iterrows())[:: max(1, len(middle) - 1)]:
-            right.annotate(f"{grid}", place, BESIDE, textcoords="offset points", size="small")
-    grids = [*scratch["intervals"], *warm["intervals"]]
-    log_log(left, grids, title="seconds until a grid is done", xlabel=GRIDS, ylabel="seconds")
-    right.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="test RMSE")
-    right.set_title("from the first to the last grid G")
-    return finish(figure, [left], BANDS, ncols=2)
-
-
-@styled
 def order(order: DataFrame) -> Figure:
     """Draw test RMSE against G by degree, with the fitted exponent and the theory's slope."""
     figure, panel = one_panel(TALL)
@@ -166,23 +142,6 @@ def order(order: DataFrame) -> Figure:
     title = "lines: slope -(k + 1) over the range that is fitted"
     log_log(panel, order["intervals"], title=title, xlabel=GRIDS, ylabel="test RMSE")
     return finish(figure, [panel], where="outside right center")
-
-
-@styled
-def error_against_points(sizes: DataFrame) -> Figure:
-    """Draw test RMSE against G by number of training points, and of the chosen grid against it."""
-    figure, ((left, right),) = grid_of_panels(1, 2, TALL)
-    sizes = sizes.sort_values("train_points", kind="stable")
-    series(left, sizes, ("intervals", "test_rmse"), "train_points", label="N = {}")
-    for colour, (_, rows) in zip(CYCLE, sizes.groupby("train_points"), strict=False):
-        _mark_thresholds(left, rows, color=colour)
-    title = "marks in the colour of their N"
-    log_log(left, sizes["intervals"], title=title, xlabel=GRIDS, ylabel="test RMSE")
-    columns = ("train_points", "test_rmse")
-    medians(right, sizes[sizes["chosen"]], columns, color=BLACK, label="chosen", spread="dots")
-    title = "the grid that validation chose"
-    log_log(right, sizes["train_points"], title=title, xlabel="training points N")
-    return finish(figure, [left, right], BANDS, ncols=3)
 
 
 @styled

@@ -15,8 +15,6 @@ from kanrun.config import ImportConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.experiments.imported.network import ImportedModel
-
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
 
@@ -26,18 +24,18 @@ def cells(cfg: ImportConfig) -> list[dict[str, Any]]:
     return [{}]
 
 
-def prepare(cfg: ImportConfig, cell: Mapping[str, Any], seed: int) -> ImportedModel:
+def prepare(cfg: ImportConfig, cell: Mapping[str, Any], seed: int) -> list[Record]:
     """Read the network. Raises UsageError if it cannot be carried over as it is."""
-    from kanrun.experiments.imported.network import read_model
+    from kanrun.experiments.imported.network import read_records
 
-    return read_model(cfg, seed)
+    return read_records(cfg, seed)
 
 
 def run(
-    cfg: ImportConfig, cell: Mapping[str, Any], seed: int, prepared: ImportedModel | None = None
+    cfg: ImportConfig, cell: Mapping[str, Any], seed: int, prepared: list[Record] | None = None
 ) -> Iterator[Record]:
     """Yield the network with its edges and predictions."""
-    yield from (prepared or prepare(cfg, cell, seed)).records(seed)
+    yield from prepared or prepare(cfg, cell, seed)
 
 
 def figures(tables: Tables) -> Figures:

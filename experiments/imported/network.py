@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study.build import LearningProblem, make_problem, with_scalings
+from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import edge_table, prediction_table
 from kanrun.study.resources import generator
@@ -24,41 +24,11 @@ from kanrun.targets import Scaling, array_target
 SAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class ImportedModel:
-    """A network with points whose y are its own outputs, and a note on their origin."""
+def read_records(cfg: ImportConfig, seed: int) -> list[Record]:
+    """Return note, summary, predictions, edges and the network of `cfg.file`.
 
-    network: KAN
-    problem: LearningProblem
-    library: str
-    note: Note
-
-    def records(self, seed: int) -> Iterator[Record]:
-        """Yield note, summary, predictions, edges and the network."""
-        network, data = self.network, self.problem.data
-        summary: dict[str, Value] = {
-            "target": self.problem.dataset.target.name,
-            "model": network.kind,
-            "library": self.library,
-            "shape": "-".join(map(str, network.shape)),
-            "train_points": len(data.everything),
-            "intervals": network.intervals,
-            "parameters": network.count(),
-            "edges": sum(int(layer.mask.sum()) for layer in network.edge_layers),
-        }
-        yield self.note
-        yield Row("summary", summary)
-        yield prediction_table(network, self.problem)
-        edges = edge_table(network, self.problem)
-        assert edges is not None  # of a network of splines
-        yield edges
-        yield model_checkpoint(network, self.problem, summary, seed)
-
-
-def read_model(cfg: ImportConfig, seed: int) -> ImportedModel:
-    """Return the network of `cfg.file` with its points.
-
-    Raises UsageError for a file that cannot be read, and for names that do not fit the network.
+    Its points have its own outputs as y. Raises UsageError for a file that cannot be read, and for
+    names that do not fit the network.
     """
     path = Path(cfg.file).expanduser()
     found = read_network(path, cfg.base)
@@ -73,10 +43,27 @@ def read_model(cfg: ImportConfig, seed: int) -> ImportedModel:
     target = replace(target, name=path.name, inputs=inputs, outputs=outputs)
     problem = make_problem(cfg, target, SamplingConfig(n_train=None, n_test=None), seed)
     units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
-    problem = with_scalings(problem, *units)
-    base = found.layers[0].spec.base
-    note = Note(f"a network of {found.library} with base={base}, recorded on {len(x)} {where}")
-    return ImportedModel(network.to(problem.domain), problem, found.library, note)
+    problem, base = with_scalings(problem, *units), found.layers[0].spec.base
+    network = network.to(problem.domain)
+    edges = edge_table(network, problem)
+    assert edges is not None  # of a network of splines
+    summary: dict[str, Value] = {
+        "target": path.name,
+        "model": network.kind,
+        "library": found.library,
+        "shape": "-".join(map(str, network.shape)),
+        "train_points": len(problem.data.everything),
+        "intervals": network.intervals,
+        "parameters": network.count(),
+        "edges": sum(int(layer.mask.sum()) for layer in network.edge_layers),
+    }
+    return [
+        Note(f"a network of {found.library} with base={base}, recorded on {len(x)} {where}"),
+        Row("summary", summary),
+        prediction_table(network, problem),
+        edges,
+        model_checkpoint(network, problem, summary, seed),
+    ]
 
 
 def _samples(found: ImportedNetwork, seed: int) -> tuple[Tensor, str]:

@@ -92,16 +92,14 @@ class ContinualConfig(ExperimentConfig):
 
     model: Any = setting(MISSING, "KAN of the learners")
     solver: Any = setting(MISSING, "training method of each phase")
-    centres: list[Any] | None = setting(
-        None,
-        "centres of the peaks, pairs in two dimensions; null: `peaks` along each axis, around 0",
-    )
-    peaks: int = setting(5, "peaks along each axis", minimum=1)
+    peaks: int = setting(5, "peaks along each axis, around 0", minimum=1)
     spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
     dimension: int = setting(1, "number of variables", minimum=1, maximum=2)
-    order: Any = setting(
-        "ascending", "ascending, descending, random (from the seed), or a list of positions from 0"
+    order: str = setting(
+        "ascending",
+        "order of the peaks; random is drawn from the seed",
+        choices=("ascending", "descending", "random"),
     )
     overlap: float = setting(
         0.0,
@@ -139,7 +137,7 @@ class ContinualConfig(ExperimentConfig):
     examples=(
         "kanrun bench",
         "kanrun bench part=layers",
-        "kanrun bench part=growth rounds=50",
+        "kanrun bench part=time_to_accuracy",
         "kanrun bench threads=1",
     ),
 )
@@ -155,7 +153,7 @@ class BenchConfig(ExperimentConfig):
     part: str = setting(
         "all",
         "measurement; all excludes tables",
-        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables"),
+        choices=("all", "layers", "time_to_accuracy", "tables"),
     )
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
     tables: list[str] = setting(
@@ -175,16 +173,6 @@ class BenchConfig(ExperimentConfig):
     )
     libraries: list[str] = setting(
         list(LIBRARIES), "other KAN libraries; missing ones are reported", choices=LIBRARIES
-    )
-    growth_shape: list[int] = setting(
-        [8, 8], "inputs and outputs of the part growth", length=2, minimum=1
-    )
-    growth_batch: int = setting(4096, "samples of the part growth", minimum=1)
-    growth_intervals: list[int] = setting(
-        [5, 10, 20, 50, 100, 200, 500, 1000, 2000], "grids of the part growth", least=1, minimum=1
-    )
-    growth_batches: list[int] = setting(
-        [256, 512, 1024, 2048, 4096, 8192], "batches of the part growth", least=1, minimum=1
     )
     errors: list[float] = setting(
         [1e-3, 2.5e-4, 8.2e-5], "test RMSEs to reach on new points", least=1, above=0

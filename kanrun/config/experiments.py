@@ -225,7 +225,7 @@ class ExtendGridConfig(TrainingConfig):
     is also trained from scratch.
     """
 
-    parts: list[str] = parts("schedules", "scratch", "order", "sizes", "overfit")
+    parts: list[str] = parts("schedules", "scratch", "order", "overfit")
     shapes: list[list[int]] = setting(
         [[1]], "hidden widths, one list per network", least=1, distinct=True, minimum=1
     )
@@ -240,10 +240,6 @@ class ExtendGridConfig(TrainingConfig):
     order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
     order_first_grid: int = setting(12, "first grid that resolves the target")
     order_points: int = setting(3000, "training points of the part order", minimum=10)
-    sizes: list[int] = setting(
-        [100, 300, 1000], "training points of the part sizes", distinct=True, minimum=10
-    )
-    size_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part sizes")
     overfit_points: int = setting(200, "training points of the part overfit", minimum=10)
     overfit_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part overfit")
     overfit_noise: float = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from kanrun.errors import UsageError
 from kanrun.points import Array
 from kanrun.targets.notation import (
+    Faults,
     Values,
     is_missing,
     is_number,
@@ -23,8 +24,8 @@ from kanrun.targets.notation import (
     read_numbers,
     text_of,
 )
-from kanrun.targets.table_files import ColumnBlock, column_types, read_blocks
-from kanrun.targets.text_files import DEFAULT_LIMITS, TableLimits
+from kanrun.targets.row_files import DEFAULT_LIMITS, TableLimits
+from kanrun.targets.table_files import ColumnBlock, column_types, read_blocks, read_table
 
 MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
 #: Levels beyond which a warning names the column: numbers and dates in a notation that is not
@@ -35,7 +36,8 @@ _MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
 _PERIODS = 1.2  # that dates must span, so that a part differs from the date itself
 _TEXT_FRACTION = 0.5  # of values from which on a column is a category
-_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)  # 007 is a name
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)
+_NAME = re.compile(r"[+-]?0\d")  # 007 is a name
 _SHOWN = 40  # characters of a value in a message
 
 
@@ -68,7 +70,7 @@ def features_of(column: dict[str, Any], values: Any) -> Array:
 
 def numbers_of(
     file: Path,
-    blocks: Iterable[ColumnBlock],
+    table: ColumnBlock,
     names: Sequence[str],
     words: Collection[str] = (),
     **advice: str,
@@ -78,58 +80,32 @@ def numbers_of(
     Raises UsageError for values that are none, with their count and first row, and with the
     `advice` on `text` or on `missing` values.
     """
-    faults: _Faults = {}
-    parts = []
-    for block in blocks:
-        columns = []
-        for name in names:
-            numbers, wrong = read_numbers(block.columns[name], words)
-            _add(faults, name, block, wrong)
-            columns.append(numbers)
-        parts.append(np.stack(columns, 1))
-    _check(faults, file, advice)
-    return np.concatenate(parts)
+    read = {name: read_numbers(table.columns[name], words) for name in names}
+    check_values(file, table, {name: faults for name, (_, faults) in read.items()}, advice)
+    return np.stack([read[name][0] for name in names], 1)
 
 
-def labels_of(file: Path, block: ColumnBlock, name: str, **advice: str) -> list[str]:
-    """Return a column as text; only empty values are missing: a class may be called NA.
-
-    Raises UsageError for missing values as `numbers_of`.
-    """
-    texts = list(map(text_of, block.columns[name]))
-    if missing := [row for row, text in zip(block.rows, texts, strict=True) if text == EMPTY]:
-        _check({name: {"missing": (len(missing), missing[0], "")}}, file, advice)
-    return texts
-
-
-#: For each column and rule: how many values break it, row and text of the first.
-_Faults = dict[str, dict[str, tuple[int, int, str]]]
-
-
-def _add(faults: _Faults, name: str, block: ColumnBlock, wrong: Mapping[str, list[int]]) -> None:
-    known = [rule for rule in ("missing", "text", "infinite") if wrong.get(rule)]
-    for rule, (first, *others) in ((rule, wrong[rule]) for rule in known):
-        found = faults.setdefault(name, {})
-        text = str(block.columns[name][first])[:_SHOWN]
-        count, row, text = found.get(rule, (0, block.rows[first], text))
-        found[rule] = count + 1 + len(others), row, text
-
-
-def _check(faults: _Faults, file: Path, advice: Mapping[str, str]) -> None:
-    if not faults:
+def check_values(
+    file: Path, table: ColumnBlock, columns: Mapping[str, Faults], advice: Mapping[str, str]
+) -> None:
+    """Raise UsageError for columns with values that are missing, infinite or no numbers."""
+    rules = {"missing": "missing value", "infinite": "infinite value", "text": "value"}
+    bad = {name: f for name, faults in columns.items() if (f := rules.keys() & faults.keys())}
+    if not bad:
         return
-    (name, found), *others = faults.items()
-    sentences = [
-        f"{count} {rule} value{'s' * (count > 1)} (first in row {row})"
-        for rule, (count, row, _) in sorted(found.items(), reverse=True)
-        if rule != "text"
-    ]
-    if "text" in found:
-        count, row, text = found["text"]
-        plural = "values that are not numbers" if count > 1 else "value that is not a number"
-        sentences.append(f"{count} {plural} (first {text!r} in row {row})")
-    also = f"; so have {', '.join(name for name, _ in others[:5])}" if others else ""
-    hint = advice.get("text" if "text" in found else "missing")
+    name, *others = bad
+    sentences = []
+    for rule in (rule for rule in rules if rule in bad[name]):
+        first, count = columns[name][rule][0], len(columns[name][rule])
+        words, place = rules[rule] + "s" * (count > 1), f"row {table.rows[first]}"
+        if rule == "text":
+            words += " that are not numbers" if count > 1 else " that is not a number"
+            place = f"{str(table.columns[name][first])[:_SHOWN]!r} in {place}"
+        else:
+            place = f"in {place}"
+        sentences.append(f"{count} {words} (first {place})")
+    also = f"; so have {', '.join(others[:5])}" if others else ""
+    hint = advice.get("text" if "text" in bad[name] else "missing")
     raise UsageError(
         f"column {name!r} of {file.name} has {', '.join(sentences)}{also}; "
         f"correct or remove such rows{f'; {hint}' if hint else ''}."
@@ -140,7 +116,7 @@ def read_inputs(
     path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
 ) -> Array:
     """Return these columns of numbers, shape (rows, names). Raises UsageError as `numbers_of`."""
-    return numbers_of(Path(path), read_blocks(path, names, limits), names)
+    return numbers_of(Path(path), read_table(path, names, limits), names)
 
 
 def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict[str, Any]:
@@ -156,16 +132,12 @@ def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict
             kind = kinds.get(name, "whole")
             if kind == "whole" and not all(map(_WHOLE.match, values)):
                 kind = "numbers"
-            if kind == "numbers" and not all(map(_is_plain_number, values)):
+            if kind == "numbers" and not all(
+                is_missing(text) or (is_number(text) and not _NAME.match(text)) for text in values
+            ):
                 kind = "text"
             kinds[name] = kind
     return kinds
-
-
-def _is_plain_number(text: str) -> bool:
-    """Return whether a text is missing or a number, and no name such as 007."""
-    named = re.match(r"[+-]?0\d", text)
-    return is_missing(text) or (is_number(text) and not named)
 
 
 EMPTY = text_of(None)  # the level of rows without one

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.errors import UsageError, did_you_mean, no_file
-from kanrun.targets.text_files import (
+from kanrun.targets.row_files import (
     DEFAULT_LIMITS,
     SEPARATORS,
     TableLimits,
     lines_of,
     opened_text,
+    opened_workbook,
     rows_of,
     separator_of,
     with_points,
@@ -210,11 +211,13 @@ def read_blocks(
         yield ColumnBlock(numbers, {name: columns[place] for name, place in places.items()})
 
 
-def read_table(path: str | Path, names: Sequence[str] | None = None) -> ColumnBlock:
+def read_table(
+    path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = DEFAULT_LIMITS
+) -> ColumnBlock:
     """Return these columns of all rows, see `read_blocks`."""
     rows: list[int] = []
     columns: dict[str, list[Any]] = {}
-    for block in read_blocks(path, names):
+    for block in read_blocks(path, names, limits):
         rows += block.rows
         for name, values in block.columns.items():
             columns.setdefault(name, []).extend(values)
@@ -230,9 +233,7 @@ def _row_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
     with contextlib.ExitStack() as opened:
         numbers: list[int] = []
         if file.suffix.lower() == EXCEL:
-            from kanrun.targets.excel_files import excel_rows
-
-            separator, rows = "", opened.enter_context(excel_rows(file, numbers))
+            separator, rows = "", opened.enter_context(opened_workbook(file, numbers))
         else:
             stream = opened.enter_context(opened_text(file))
             first = next((line for line in lines_of(file, stream, limits) if line.strip()), "")

@@ -22,9 +22,9 @@ from kanrun.targets.encoding import (
     EMPTY,
     Reading,
     TableCode,
+    check_values,
     column_kinds,
     encode_columns,
-    labels_of,
     number_notes,
     numbers_of,
     read_inputs,
@@ -142,7 +142,7 @@ class _Rows:
 
     def numbers(self, names: Sequence[str], **advice: str) -> Array:
         """Return columns of numbers, shape (rows, names)."""
-        return numbers_of(self.file, [self.table], names, self.words, **advice)
+        return numbers_of(self.file, self.table, names, self.words, **advice)
 
     def counting(self, inputs: Sequence[str]) -> str | None:
         """Return the first column with the name of an identifier whose values count the rows."""
@@ -210,7 +210,11 @@ class _Rows:
         if self.asked.task != "classification":
             text = "text labels need target.task=classification"
             return self.numbers(names, text=text, missing=missing), None
-        labels = labels_of(self.file, self.table, names[0], missing=missing)
+        # Only empty values are missing: a class may be called NA.
+        labels = list(map(text_of, self.table.columns[names[0]]))
+        empty = [i for i, label in enumerate(labels) if label == EMPTY]
+        faults = {names[0]: {"missing": empty} if empty else {}}
+        check_values(self.file, self.table, faults, {"missing": missing})
         classes, index = classes_of([*labels, *(known or ())], names[0])
         if known and (unknown := [name for name in classes if name not in known]):
             raise UsageError(
@@ -264,17 +268,12 @@ def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDAr
 def build_bundled(config: BundledTarget) -> Target:
     """Return a table of scikit-learn, with classes such as `target virginica`.
 
-    Raises UsageError for an unknown table, and if scikit-learn is not installed.
+    Raises UsageError for an unknown table.
     """
     name = config.name
     check_known("target.name", name, BUNDLED, "bundled tables")
-    try:
-        import sklearn.datasets
-    except ImportError:
-        raise UsageError(
-            f"the table {name} comes with scikit-learn, which is not installed; run: "
-            "pip install 'kanrun[datasets]'."
-        ) from None
+    import sklearn.datasets  # late, as it loads slowly
+
     loader, task = BUNDLED[name]
     data = getattr(sklearn.datasets, loader)(as_frame=True)
     y, classification = data.target, task == "classification"

@@ -19,8 +19,8 @@ import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.targets.notation import read_numbers
+from kanrun.targets.row_files import SEPARATORS
 from kanrun.targets.table_files import ending_of, is_parquet, pyarrow_for
-from kanrun.targets.text_files import SEPARATORS
 
 #: Columns of some rows by name; the values of a column are of one type in all blocks.
 Columns = Mapping[str, Any]

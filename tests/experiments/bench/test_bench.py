@@ -6,9 +6,7 @@ import pandas
 import pytest
 import torch
 from kanrun.experiments import bench
-from kanrun.experiments.bench import claim_checks as claims
 from kanrun.experiments.bench import layers, race
-from kanrun.experiments.bench.plots import ratios
 
 from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
@@ -49,7 +47,6 @@ def test_layers_are_measured_and_peers_that_break_named(tmp_path, monkeypatch):
     # Nothing is claimed about libraries that were not measured.
     assert len(done.manifest.claims) == 2
     assert all("MLP" in claim.sentence for claim in done.manifest.claims)
-    assert (done.path / "figures" / "layers.png").is_file()
 
 
 def layer_table(**ratios):
@@ -69,12 +66,12 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps():
     table = layer_table(
         kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1
     )
-    peer, mlp = claims.layer_claims(table)
+    peer, mlp = layers.layer_claims(table)
     assert peer.sentence == "c: time of kanrun compiled over the fastest other KAN's"
     assert peer.measured == pytest.approx(1 / 1.1)
     assert mlp.measured == pytest.approx(1 / 0.6)
     assert not mlp.holds
-    peer, _ = claims.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
+    peer, _ = layers.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
     assert peer.sentence.startswith("c: time of kanrun over ")
     assert not peer.holds
 
@@ -106,23 +103,6 @@ def test_a_peer_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
 
 
-def test_growth(tmp_path):
-    cfg = settings(
-        part="growth", growth_batch=2048, growth_intervals=[5, 50, 1000], growth_batches=[32, 64]
-    )
-    done = run(tmp_path, cfg)
-    table = done.table("growth")
-    assert list(table["value"]) == [5, 50, 1000, 32, 64]
-    assert (table["peak_bytes"] > 0).all()
-    powers = done.table("exponents").set_index("varied")
-    assert powers.loc["intervals", ["low", "high"]].tolist() == [50, 1000]
-    assert np.isnan(powers.loc["batch", "exponent"])  # one value is the upper half of two
-    (copies,) = (claim for claim in done.manifest.claims if "memory" in claim.sentence)
-    assert copies.holds
-    assert float(copies.measured) > 2  # the coefficients and their gradient at least
-    assert (done.path / "figures" / "growth.png").is_file()
-
-
 @pytest.mark.slow
 def test_time_to_accuracy(tmp_path):
     done = run(
@@ -132,18 +112,6 @@ def test_time_to_accuracy(tmp_path):
     accuracy = done.table("accuracy").set_index("competitor")
     assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
     assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]
-    assert (done.path / "figures" / "time_to_accuracy.png").is_file()
-
-
-@pytest.mark.slow
-def test_startup(tmp_path, monkeypatch):
-    quick = {name: race.COMMANDS[name] for name in ("--help", "a refused call")}
-    monkeypatch.setattr(race, "COMMANDS", quick)
-    table = run(tmp_path, settings(part="startup", rounds=1)).table("startup")
-    assert list(table["command"]) == ["import torch", *quick]
-    ratios = table["cpu_seconds"] / table["cpu_seconds"][0]
-    np.testing.assert_allclose(table["over_import"], ratios)
-    assert (ratios[1:] < 1).all()
 
 
 def test_an_mlp_has_as_many_parameters():
@@ -153,15 +121,6 @@ def test_an_mlp_has_as_many_parameters():
         mlp = sum(p.numel() for p in layers.TORCH["MLP"](case, torch.float32).parameters())
         assert ours == case.parameters
         assert mlp == pytest.approx(ours, rel=0.01)
-
-
-def test_peak_bytes_are_those_at_once():
-    def step():
-        for _ in range(3):
-            held = torch.zeros(1000, dtype=torch.float64)
-            held = held + 1
-
-    assert 16_000 <= layers.peak_bytes(step) <= 25_000
 
 
 def accuracy(ours, theirs, status="ok"):
@@ -175,18 +134,18 @@ def accuracy(ours, theirs, status="ok"):
 
 
 def test_claims_on_time_to_accuracy():
-    slower, good = claims.accuracy_claims(accuracy(0.2, 16.0))
+    slower, good = race.accuracy_claims(accuracy(0.2, 16.0))
     assert good.holds
     assert good.measured == pytest.approx(80)
     assert not slower.holds
     assert slower.measured == pytest.approx(40)
     assert good.spread is None
-    for never in claims.accuracy_claims(accuracy(1.0, float("nan"))):
+    for never in race.accuracy_claims(accuracy(1.0, float("nan"))):
         assert not never.holds
         assert str(never.spread).startswith("a lower bound: pykan stopped at 0.0001 after 30 s")
-    for lost in claims.accuracy_claims(accuracy(float("nan"), 20.0)):
+    for lost in race.accuracy_claims(accuracy(float("nan"), 20.0)):
         assert not lost.holds
-    assert not list(claims.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
+    assert not list(race.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
 
 
 def test_a_peer_that_cannot_train_says_why(monkeypatch):
@@ -197,29 +156,6 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch):
         list(race.trainings(cfg, 0)[race.PYKAN])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == dtype
-
-
-def test_the_fastest_other_library_is_marked():
-    names = ["kanrun", "MLP", "one", "two", "three"]
-    table = pandas.DataFrame(
-        {
-            "case": "c",
-            "competitor": names,
-            "ratio": [1.0, 0.5, 3.0, 2.0, float("nan")],
-            "seconds": [
-                1.0,
-                0.8,
-                2.0,
-                2.5,
-                float("nan"),
-            ],  # the median of ratios counts, not the ratio of medians
-            "status": ["ok"] * 4 + ["not installed"],
-        }
-    )
-    axes = ratios(table).axes[0]
-    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 0.5, 3.0, 2.0]
-    assert axes.patches[3].get_facecolor() != axes.patches[2].get_facecolor()
-    assert any("not installed" in text.get_text() for text in axes.texts)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
-from kanrun.experiments.bench.plots import critical_differences
+from kanrun.experiments.bench.plots import table_ranks
 from kanrun.experiments.bench.table_suite import models, ranks, select_sources, tables
 
 from kanrun.config import BenchConfig
@@ -60,5 +60,5 @@ def test_ranks_count_the_best_as_one():
     assert float(rows[0]["critical_difference"] or 0) == pytest.approx(
         1.960 * np.sqrt(0.5), rel=1e-3
     )
-    figure = critical_differences(pd.DataFrame(rows))
+    figure = table_ranks(pd.DataFrame(rows))
     assert figure.axes[0].get_title() == "R2, 2 tables, critical difference 1.39"

@@ -231,7 +231,6 @@ def test_the_product_of_matrices_by_hand():
     x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
     one = torch.nn.functional.pad(x, (0, 1), value=1.0)
     torch.testing.assert_close(network(x), one @ studies.product(network).T)
-    assert studies.bits_that_differ(network, 0) == 0
 
 
 def test_implementation_tricks(run):

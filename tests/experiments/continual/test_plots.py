@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.continual import plots as drawn
-from kanrun.experiments.continual.plots import phases, surfaces
+from kanrun.experiments.continual.plots import phases
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 from pandas import DataFrame
 
 from kanrun.figures.style import BLUE, VERMILLION
@@ -17,10 +16,10 @@ AXIS = np.linspace(-1, 1, 9)
 
 
 def functions(phases, learners=("KAN", "MLP")):
-    rows = itertools.product(learners, range(1, phases + 1), AXIS, AXIS)
-    table = DataFrame(list(rows), columns=["learner", "after", "x0", "x1"])
+    rows = itertools.product(learners, range(1, phases + 1), AXIS)
+    table = DataFrame(list(rows), columns=["learner", "after", "x0"])
     table["kind"] = np.where(table["learner"] == "MLP", "mlp", "kan")
-    return table.assign(truth=table["x0"] * table["x1"], output=0.5)
+    return table.assign(truth=table["x0"], output=0.5)
 
 
 def data():
@@ -31,7 +30,6 @@ def data():
                 "seed": 0,
                 "phase": phase,
                 "x0": [low, low + 0.5, low + 1],
-                "x1": [-1.0, -0.2, 0.0],
                 "y": 0.0,
             }
         )
@@ -40,40 +38,14 @@ def data():
     return pd.concat(parts, ignore_index=True)
 
 
-def boxes(panel):
-    found = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
-    return [(box.get_x(), box.get_y(), box.get_width(), box.get_height()) for box in found]
-
-
 def test_colours_go_by_what_a_learner_is_and_not_by_its_name():
-    table = functions(1, ("spline", "MLP")).query("x1 == 0")
+    table = functions(1, ("spline", "MLP"))
     panels = phases(table, data().query("phase == 1")).axes
     assert [panel.lines[1].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
     drawn_in_colour = np.asarray(panels[1].lines[1].get_ydata(), dtype=float)
     assert list(np.isfinite(drawn_in_colour)) == list(
         AXIS <= 0
     )  # phase 1 shows [-1, 0]; the rest is grey
-
-
-def test_phases_in_the_plane_have_boxes_and_one_scale():
-    figure = surfaces(functions(2), data())
-    panels = figure.axes[:6]
-    assert boxes(panels[0]) == [(-1, -1, 1, 1)]
-    assert boxes(panels[1]) == [(0, -1, 1, 1)]
-    assert boxes(panels[3]) == [
-        (-1, -1, 1, 1),
-        (0, -1, 1, 1),
-    ]  # what was learned before, and just now
-    assert {panel.collections[0].get_clim() for panel in panels} == {(-1, 1)}
-    assert [panel.get_xlabel() for panel in panels[4:]] == ["x₀", "x₀"]
-    assert "x₁" in [text.get_text() for text in panels[0].texts]
-
-
-def test_phases_that_are_missing_or_no_numbers_leave_their_panels_empty():
-    table = functions(2).query("learner == 'KAN' or after == 1")
-    table.loc[table["after"] == 1, "output"] = np.nan
-    surfaces(table, data()).draw_without_rendering()
-    surfaces(functions(1, ("KAN",)), data().query("phase == 1")).draw_without_rendering()
 
 
 def matrix(errors, learners=("KAN",)):

@@ -41,8 +41,6 @@ def settings(**changes):
         "order_points": 600,
         "order_intervals": [20, 40, 80],
         "order_first_grid": 40,
-        "sizes": [40, 80],
-        "size_intervals": [5, 10],
         "overfit_points": 40,
         "overfit_intervals": [10, 20, 60],
     }
@@ -74,14 +72,12 @@ def test_every_stage_is_recorded(finished):
 def test_each_part_leaves_its_rows_and_figure(finished):
     stages = finished.table("stages")
     counts = stages.groupby("part").size().to_dict()
-    assert counts == {"schedules": 3, "scratch": 3, "order": 6, "sizes": 4, "overfit": 13}
+    assert counts == {"schedules": 3, "scratch": 3, "order": 6, "overfit": 13}
     assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
     assert {path.stem for path in finished.figures} == {
         "staircase",
         "error_against_intervals",
-        "time_against_intervals",
         "order",
-        "error_against_points",
         "overfit",
     }
     assert len(finished.table("summary")) == len(extend_grid.cells(settings()))

@@ -85,12 +85,6 @@ def test_a_mark_far_beyond_the_grids_is_not_drawn():
     assert marks(figure) == [30]
 
 
-def test_marks_of_every_number_of_points():
-    more = stages(train_points=1000, threshold=250, paper_threshold=300)
-    figure = drawn.error_against_points(concat([stages(), more], ignore_index=True))
-    assert marks(figure) == [25, 30, 250, 300]
-
-
 def test_overfitted_networks_are_marked_too():
     figure = drawn.overfit(stages())
     assert marks(figure) == [25, 30]

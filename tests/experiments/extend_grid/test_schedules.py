@@ -6,7 +6,6 @@ import pytest
 import torch
 from kanrun.experiments.extend_grid.extension import (
     Schedule,
-    limited,
     schedule_of,
     threshold_intervals,
 )
@@ -43,8 +42,6 @@ def test_grids():
     assert [schedule.exact for schedule in schedules] == [True, False, False, True]
     names = ["doubling, nested", "doubling, not nested", "list, not nested", "G = 4 alone"]
     assert [schedule.name for schedule in schedules] == names
-    shorter, left_out = limited(schedules[0], lambda g: 10 * g, 60)
-    assert (shorter.grids, left_out) == ((3, 6), [12, 24, 48])
 
 
 @pytest.mark.parametrize(

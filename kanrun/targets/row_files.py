@@ -1,4 +1,4 @@
-"""Text files of tables: opened whatever their compression, and read line by line."""
+"""Rows of files: text, opened whatever its compression and read line by line; Excel workbooks."""
 
 from __future__ import annotations
 
@@ -180,3 +180,44 @@ def with_points(column: list[str], semicolons: bool) -> list[str]:
         else text
         for text in column
     ]
+
+
+@contextlib.contextmanager
+def opened_workbook(file: Path, numbers: list[int]) -> Iterator[Iterator[list[Any]]]:
+    """Open the one sheet of an Excel workbook: an iterator of its rows that are not blank.
+
+    Each row appends its number to `numbers`. Formulas have their stored values. Raises UsageError
+    for several sheets with content, a damaged file, and if openpyxl is not installed.
+    """
+    try:
+        from openpyxl import load_workbook
+    except ImportError:
+        raise UsageError(
+            f"reading {file.name} needs openpyxl, which is not installed; run: "
+            "pip install 'kanrun[excel]'."
+        ) from None
+    try:
+        book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{file.name} cannot be read as a workbook of Excel ({error}); save it as CSV."
+        ) from None
+    with contextlib.closing(book):
+        filled = [sheet for sheet in book.worksheets if next(_sheet_rows(sheet, []), None)]
+        if len(filled) != 1:
+            named = ", ".join(sheet.title for sheet in filled) or "none"
+            raise UsageError(
+                f"{file.name} has {len(filled)} sheets with content ({named}); a workbook with one "
+                "is needed. Save the sheet as CSV."
+            )
+        yield _sheet_rows(filled[0], numbers)
+
+
+def _sheet_rows(sheet: Any, numbers: list[int]) -> Iterator[list[Any]]:
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        values = ["" if value is None else value for value in row]
+        while values and values[-1] == "":
+            values.pop()
+        if values:
+            numbers.append(number)
+            yield values
