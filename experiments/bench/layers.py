@@ -108,7 +108,8 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
         }
         for row in rows_of("layers", DataFrame(columns)):
             yield Row("layers", {"case": case.name, "device": device, **vars(case), **row.values})
-        results = ", ".join(f"{name} {failed.get(name, f'{middle[name]:.2f}x')}" for name in times)
+        told = {name: failed.get(name, f"{middle[name]:.2f}x") for name in competitors}
+        results = ", ".join(f"{name} {text}" for name, text in told.items())
         yield Note(f"{case.name}: {best} {1e3 * seconds[best]:.3g} ms; times over that: {results}")
 
 

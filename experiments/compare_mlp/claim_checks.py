@@ -166,18 +166,13 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
         logs = matched_logs(rows)
         if logs.size:
             verdict = judge(logs)
-            spread = f"{verdict.interval}: {verdict.winner}{_unequal(rows, match)}"
+            spread = f"{verdict.interval}: {verdict.winner}"
+            off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
+            if off.abs().max() > TOLERANCE[match]:
+                spread += f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
             sentence = f"{target}: at equal {match} the KAN's test error is below the MLP's"
             bound = "MLP's over KAN's, interval above 1"
             yield Claim(sentence, verdict.ratio, bound, verdict.above, spread)
-
-
-def _unequal(rows: pd.DataFrame, match: str) -> str:
-    """Describe how far the matched MLPs are from equal, if that exceeds the tolerance."""
-    off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
-    if off.empty or off.abs().max() <= TOLERANCE[match]:
-        return ""
-    return f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
 
 
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:

@@ -24,8 +24,9 @@ from kanrun.study.suite import (
 MAX_KAN_FORGETTING, MIN_MLP_FORGETTING, VISIBLE_FORGETTING = 1e-6, 1e-1, 1e-2
 #: Required is an error of 4.1e-6 with the best spline's being 4.01e-6: this many times it.
 NEAR_BEST = 1.02
-#: A memory keeps a network if it leaves an order of magnitude less than nothing kept does.
-KEPT = 0.1
+#: A memory keeps a network if it leaves an order of magnitude less than nothing kept does, where
+#: errors count up to the peaks' height: there is no more to forget.
+KEPT, HEIGHT = 0.1, 1.0
 #: Required of every fitted order: this near the theory's, G^-(k + 1) (de Boor, A Practical Guide to
 #: Splines, ch. XII).
 ORDER = 0.3
@@ -107,12 +108,12 @@ def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
 def _relative(some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return forgetting and RMSE relative to the same trainings without memory.
 
-    Only those without memory that have forgotten something count; NaN is left for the claims to
-    see.
+    Only those without memory that have forgotten something count, and errors beyond the peaks'
+    height as that; NaN is left for the claims to see.
     """
     measures = ["worst_forgetting", "rmse"]
     bare = without[~(without["worst_forgetting"] < VISIBLE_FORGETTING)].set_index(keys)[measures]
-    return (some.set_index(keys)[measures] / bare).loc[bare.index]
+    return (some.set_index(keys)[measures] / bare.clip(upper=HEIGHT)).loc[bare.index]
 
 
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:

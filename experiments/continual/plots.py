@@ -100,7 +100,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     for line, name in zip(grid, [None, *learners], strict=True):
         own = functions[functions["learner"] == (name or learners[0])]
         for panel, after in zip(line, shown, strict=True):
-            known = own[own["after"] == after]
+            known = own[own["after"] == after].sort_values("x0")
             panel.grid(visible=False)
             panel.fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
             panel.set(xticks=[], yticks=[], ylim=(low - margin, high + margin))

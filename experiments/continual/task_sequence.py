@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kanrun.config import ContinualConfig, ExpressionTarget
+from kanrun.config import ContinualConfig, ExpressionTarget, TableTarget
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
-from kanrun.study.build import PRECISIONS, LearningProblem
+from kanrun.study.build import PRECISIONS, LearningProblem, make_problem
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, build_target
 from kanrun.targets.functions import peaks_formula
@@ -32,6 +32,35 @@ class TaskSequence:
     everything: Samples
 
 
+def with_inputs(cfg: ContinualConfig) -> ContinualConfig:
+    """Return the settings with the number of inputs of a table, whose phases cannot overlap more.
+
+    Raises UsageError for a table without phases, and for targets that are not one column.
+    """
+    if cfg.target is None and cfg.phase_column is None:
+        return cfg
+    if not isinstance(cfg.target, TableTarget) or cfg.phase_column is None:
+        raise UsageError(
+            "the phases of a table need both target.path=FILE and phase_column=COLUMN."
+        )
+    if len(cfg.target.outputs) != 1 or cfg.target.task != "regression":
+        raise UsageError("continual learns one column of numbers; name it, as target.outputs=[y].")
+    target = replace(cfg.target, split=f"group:{cfg.phase_column}")
+    parts = [part for part in cfg.parts if part != "overlap"]
+    inputs = len(build_target(target).inputs)
+    return replace(cfg, target=target, dimension=inputs, parts=parts)
+
+
+def table_sequence(cfg: ContinualConfig, seed: int) -> TaskSequence:
+    """Return the groups of rows of a table, each a phase, in the order of their names."""
+    sampling = replace(cfg.sampling, n_train=None, n_test=0, validation_fraction=0.0)
+    problem = make_problem(cfg, cfg.target, sampling, seed)
+    rows, groups = problem.data.train, problem.dataset.train.groups
+    assert groups is not None  # `with_inputs` asks for them
+    phases = (rows.part(torch.from_numpy(np.flatnonzero(groups == g))) for g in np.unique(groups))
+    return TaskSequence(problem, tuple(phases), rows)
+
+
 def check_sequence(cfg: ContinualConfig) -> None:
     """Raise UsageError for too many phases or points."""
     count = cfg.peaks**cfg.dimension
@@ -44,6 +73,8 @@ def check_sequence(cfg: ContinualConfig) -> None:
 
 def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
     """Return the phases in the order given by `seed`; nothing else of a sequence is random."""
+    if cfg.target is not None:
+        return table_sequence(cfg, seed)
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
     # To 12 digits, so that borders lie on knots.
     centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))

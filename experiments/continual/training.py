@@ -186,13 +186,13 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     No training, on any order of the data, can do much better than this least squares fit. None for
     other networks, and if an interval of the grid holds no point of any phase.
     """
-    if network.shape != (1, 1) or not network.edge_layers:
+    function = sequence.problem.dataset.target.function
+    if network.shape != (1, 1) or not network.edge_layers or function is None:
         return None
-    grid, function = network.edge_layers[0].grid, sequence.problem.dataset.target.function
+    grid = network.edge_layers[0].grid
     seen = find_interval(torch.cat([phase.x for phase in sequence.phases]), grid)
     if len(seen.unique()) < grid.intervals:
         return None
-    assert function is not None  # an invariant: a sequence's target is a formula
     knots, x = _numbers(grid.knots[0]), _numbers(sample_points(grid, SPLINE_POINTS))
     best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
     everything = sequence.everything
@@ -220,6 +220,7 @@ def summary(
     return best.row(
         "summary",
         place,
+        file=None if cfg.target is None else sequence.problem.dataset.target.name,
         role=role,
         trained_extras=extras,
         no_memory_learner=without_memory(learner, named) if learner.name in named else None,

@@ -14,6 +14,7 @@ from kanrun.config.experiments import (
 )
 from kanrun.config.registry import experiment
 from kanrun.config.rules import MISSING, setting
+from kanrun.config.targets import SamplingConfig
 
 LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
 
@@ -76,13 +77,16 @@ class CompareMLPConfig(TrainingConfig):
         "kanrun continual",
         "kanrun continual study=two_dimensional",
         "kanrun continual peaks=7 spacing=0.3 order=random",
+        "kanrun continual target.path=houses.csv target.outputs=price phase_column=year",
     ),
+    implied=IMPLIED_TARGETS,
 )
 @dataclass
 class ContinualConfig(ExperimentConfig):
     """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one for each phase.
 
-    A phase sees the box around the centre of its peak alone.
+    A phase sees the box around the centre of its peak alone. With a table as `target`, the rows
+    with one value of `phase_column` are a phase, in the order of the values.
 
     A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
     (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
@@ -92,6 +96,11 @@ class ContinualConfig(ExperimentConfig):
 
     model: Any = setting(MISSING, "KAN of the learners")
     solver: Any = setting(MISSING, "training method of each phase")
+    target: Any = setting(None, "table that is learned in place of the peaks")
+    sampling: SamplingConfig = setting(SamplingConfig(), "points of a table; all of them are used")
+    phase_column: str | None = setting(
+        None, "column of the table that names the phase of each row", free_text=True
+    )
     peaks: int = setting(5, "peaks along each axis, around 0", minimum=1)
     spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)

@@ -272,7 +272,13 @@ class Reading:
         if missing.all():
             return None, [f"the column {name!r} is left out: it is empty"]
         if parts is not None:
-            parts = tuple(_parts(known[~missing]))
+            # Parts with periods that the dates span, unless all are equal.
+            dates = known[~missing]
+            parts = tuple(
+                part
+                for part, period in DAYS.items()
+                if np.ptp(dates) >= _PERIODS * period and len(np.unique(place_of(dates, part))) > 1
+            )
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
                 notes.append(
                     f"the dates of column {name!r} are read with the month first, and no value "
@@ -316,33 +322,21 @@ def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> 
 
 def _category(name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
     """Return the code of a category, None if its texts do not repeat, and a note on many levels."""
-    levels, count = _levels(values), len(set(map(text_of, values)))
-    if not levels:
+    counts = Counter(map(text_of, values))
+    kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
+    if len(counts) == len(kept) <= 2:  # of two that cover all rows, the second alone
+        kept = sorted(kept)[1:]
+    if not kept:
         return None, [
             f"the column {name!r} is left out: its texts do not repeat, or never change "
             "(numbers are read as 1234.5, dates as 2024-12-31)"
         ]
     said = (
-        f"the column {name!r} has {count} different texts, of which {len(levels)} become inputs; "
+        f"the column {name!r} has {len(counts)} different texts, of which {len(kept)} become "
+        "inputs; "
         f"if it is not a category, leave it out (target.exclude=[{name}])"
     )
-    return ColumnCode(name, levels), [said] * (count > MANY_LEVELS)
-
-
-def _parts(days: Array) -> Iterator[str]:
-    """Yield the parts of dates with periods that the dates span, unless all are equal."""
-    for part, period in DAYS.items():
-        if np.ptp(days) >= _PERIODS * period and len(np.unique(place_of(days, part))) > 1:
-            yield part
-
-
-def _levels(values: Values) -> tuple[str, ...]:
-    """Return the levels with an indicator; of two that cover all rows, the second alone."""
-    counts = Counter(map(text_of, values))
-    kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
-    if len(counts) == len(kept) <= 2:
-        kept = sorted(kept)[1:]
-    return tuple(sorted(kept))
+    return ColumnCode(name, tuple(sorted(kept))), [said] * (len(counts) > MANY_LEVELS)
 
 
 def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:

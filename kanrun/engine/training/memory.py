@@ -61,15 +61,15 @@ class QuadraticMemory:
     targets: list[Float[Tensor, "_ _"]]
 
     @classmethod
-    def of_prior(cls, network: Network, kind: str) -> QuadraticMemory:
-        """Return the memory before the first phase: every unknown is near its initial number.
+    def of_prior(cls, network: Network, kind: str, prior: float = PRIOR) -> QuadraticMemory:
+        """Return the memory before the first phase: every unknown is near its present number.
 
         Raises:
             UsageError: If all pairs of the unknowns are too many to keep.
         """
         memory, start = cls(kind, [], []), 0
         unknowns = network.get_unknowns()
-        root = (PRIOR / WEIGHT) ** 0.5
+        root = (prior / WEIGHT) ** 0.5
         for blocks, size in memory._blocks(network):
             unit = root * torch.eye(size, dtype=unknowns.dtype, device=unknowns.device)
             memory.factors.append(unit.expand(blocks, -1, -1))

@@ -10,7 +10,15 @@ from kanrun.experiments.continual.claim_checks import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, without_memory
 
 from kanrun.cli.app import main
-from kanrun.config import AutoSolver, ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
+from kanrun.config import (
+    AutoSolver,
+    ContinualConfig,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    MLPConfig,
+    TableTarget,
+)
 from kanrun.errors import UsageError
 from kanrun.runs import Run, Status
 from kanrun.study.execute import check_config, run_config
@@ -324,6 +332,28 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
     assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [
         ("memory=hold", True)
     ]
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
+    x = [i / 60 for i in range(60)]
+    lines = [f"{a},{int(20 * a) % 3 + 2000},{a * a}" for a in x]
+    (tmp_path / "data.csv").write_text("x,year,y\n" + "\n".join(lines) + "\n")
+    target = TableTarget(str(tmp_path / "data.csv"), outputs=["y"])
+    changes = {"target": target, "phase_column": "year", "parts": ["learners", "overlap"]}
+    run = finished(tmp_path, **changes, learners=[{"name": "KAN"}], model=MODEL)
+    (found,) = run.table("summary").to_dict("records")
+    assert (found["phases"], found["file"], found["shape"]) == (3, "data.csv", "1-1")
+    assert not run.manifest.claims
+    assert found["worst_forgetting"] > 0  # years share their range of x
+    for wrong, said in (
+        ({"phase_column": None}, "need both"),
+        ({"target": None}, "need both"),
+        ({"phase_column": "yaer"}, "no column 'yaer'; did you mean year"),
+        ({"target": replace(target, outputs=["x", "y"])}, "continual learns one column of numbers"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check_config(continual, settings(**{**changes, **wrong}))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kanrun.experiments.imported.network import read_model
+from kanrun.experiments.imported.network import read_records
 
 from kanrun import load_run
 from kanrun.cli.app import main
@@ -48,14 +48,20 @@ def test_export_and_report_work(outputs, tmp_path):
 
 def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid():
     stored = torch.load(STATES / "trained_cache_data", weights_only=True).numpy()
-    data = read_model(ImportConfig(file=str(STATES / "trained")), 0).problem.dataset
-    samples = np.concatenate([data.train.x, data.validation.x, data.test.x])
-    np.testing.assert_array_equal(np.sort(samples, 0), np.sort(stored, 0))
-    data = read_model(ImportConfig(file=str(STATES / "efficient_kan_b.pt")), 0).problem.dataset
-    assert len(data.train.x) + len(data.validation.x) + len(data.test.x) == 2000
+    np.testing.assert_array_equal(np.sort(recorded("trained"), 0), np.sort(stored, 0))
+    samples = recorded("efficient_kan_b.pt")
+    assert len(samples) == 2000
     grid = torch.load(STATES / "efficient_kan_b.pt", weights_only=True)["layers.0.grid"].numpy()
-    assert np.all(np.abs(data.train.x.min(0) - grid[:, 2]) < 0.02)
-    assert np.all(np.abs(data.train.x.max(0) - grid[:, -3]) < 0.02)
+    assert np.all(np.abs(samples.min(0) - grid[:, 2]) < 0.02)
+    assert np.all(np.abs(samples.max(0) - grid[:, -3]) < 0.02)
+
+
+def recorded(name):
+    """Return the inputs of the recorded predictions."""
+    records = read_records(ImportConfig(file=str(STATES / name)), 0)
+    (table,) = (record for record in records if getattr(record, "name", "") == "predictions")
+    kept = table.columns["split"] != "grid"
+    return np.stack([v[kept] for key, v in table.columns.items() if key.startswith("input:")], 1)
 
 
 @pytest.mark.parametrize(
