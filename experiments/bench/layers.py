@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from kanrun.config import BenchConfig
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
-from kanrun.monitoring import time_limit_reached
+from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.runs.records import Claim, Note, Record, Row
 from kanrun.study.build import PRECISIONS
 from kanrun.study.resources import device_of
@@ -127,6 +127,7 @@ def in_turn(steps: Mapping[str, Step], cfg: BenchConfig) -> DataFrame:
         late = number >= FEWEST_ROUNDS and time.perf_counter() - began > cfg.case_seconds
         if late or (number and time_limit_reached()):
             break
+        report_progress("rounds", number, cfg.rounds)
         start, row = number % len(names), dict[str, float]()
         for name in names[start:] + names[:start]:
             count = int(np.clip(TURN_SECONDS / expected[name], 1, MOST_STEPS))

@@ -17,21 +17,18 @@ from typing import Annotated, Any
 
 import typer
 
-from kanrun.cli.experiments import Plugins, add_experiment, keys
-from kanrun.cli.run_actions import export, lesson, predict
-from kanrun.cli.runs import app as runs
+from kanrun.cli.experiments import add_experiments, app
+from kanrun.cli.options import Plugins, command
+from kanrun.cli.run_actions import runs
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in
 from kanrun.config.registry import group_of
 from kanrun.errors import KanrunError, UsageError
 
-app = typer.Typer(
-    name="kanrun",
-    help="Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+#: Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names.
+STARTER = Path(__file__).with_name("starter")
+#: Maximum number of characters of a printed sentence.
+_LONGEST = 2000
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,26 +52,14 @@ def _kanrun(
     """Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own."""
 
 
-def _add_experiments() -> None:
-    """Add the commands of experiments that are not there yet, such as those of plug-ins."""
-    there = {command.name for command in app.registered_commands}
-    for experiment in EXPERIMENTS.values():
-        if experiment.name not in there:
-            add_experiment(app, experiment)
+@command(app, "init")
+def init(folder: Path, *, name: str | None = None) -> None:
+    """Write a plug-in package: model, solver, target, experiment, configuration and test.
 
-
-STARTER = Path(__file__).with_name("starter")
-"""Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names."""
-
-
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="Package name. Default: that of DIR."),
-    ] = None,
-) -> None:
-    """Write a plug-in package: model, solver, target, experiment, configuration and test."""
+    Args:
+        folder (DIR): A new or empty folder.
+        name (NAME): Package name. Default: that of DIR.
+    """
     given = folder.absolute().name if name is None else name
     module = re.sub(r"[^a-z0-9]+", "_", given.lower()).strip("_")
     if (
@@ -109,17 +94,7 @@ def init(
     print(folder)
 
 
-_add_experiments()
-app.command("predict")(predict)
-app.command("export")(export)
-app.command("lesson")(lesson)
-app.command("init")(init)
-app.command("keys")(keys)
 app.add_typer(runs, name="runs")
-
-
-#: Maximum number of characters of a printed sentence.
-_LONGEST = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,14 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Newer versions of Typer convert by pydantic, which begins so.
             text = " ".join(error.format_message().split()).replace("Value error, ", "")
             text = text.replace(" (Possible options: --help)", "")
-            context, name = (
-                getattr(error, "ctx", None),
-                getattr(error, "option_name", "").lstrip("-"),
-            )
-            command = EXPERIMENTS.get(context.info_name) if context else None
-            if command and (
-                name in command.settings.__dataclass_fields__ or group_of(command, name)
-            ):
+            context, name = getattr(error, "ctx", None), getattr(error, "option_name", "")
+            name, known = name.lstrip("-"), EXPERIMENTS.get(context.info_name) if context else None
+            if known and (name in known.settings.__dataclass_fields__ or group_of(known, name)):
                 text = f"{text}. Settings are written key=value: {name}=VALUE"
             if not text.endswith("?"):
                 place = context.command_path if context else "kanrun"
@@ -167,14 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: Any = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
     if category is UserWarning:
         print(f"kanrun: {_printable(str(message))}", file=sys.stderr)
@@ -194,7 +157,7 @@ def _load_plugins(words: Sequence[str]) -> None:
     except KanrunError:
         if not completing:
             raise
-    _add_experiments()
+    add_experiments()
 
 
 def _say(sentence: str, code: int) -> int:

@@ -5,88 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from time import process_time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from kanrun.cli.completion import complete_override
+from kanrun.cli.options import (
+    OUTPUTS,
+    AsJson,
+    Outputs,
+    Overrides,
+    Plugins,
+    Quiet,
+    Strict,
+    command,
+)
+from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import groups_of, keys_of
 from kanrun.config.registry import ExperimentKind
 from kanrun.errors import UsageError, did_you_mean
 
+app = typer.Typer(
+    name="kanrun",
+    help="Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 #: Maximum number of commands that `kanrun keys` names after a key.
 MAX_PLACES = 3
-
-
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="MODULE",
-        show_default=False,
-        help="Load a module of custom models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="OVERRIDES",
-        help="Changes to the configuration: key=value, group=choice, +key=value, ~key.",
-        autocompletion=complete_override,
-        show_default=False,
-    ),
-]
-Multirun = Annotated[
-    bool,
-    typer.Option("--multirun", "-m", help="Run each combination of comma-separated values."),
-]
-#: Default folder of the run folders.
-OUTPUTS = Path("outputs")
-Outputs = Annotated[
-    Path,
-    typer.Option(
-        "--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Folder of the run folders."
-    ),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only, no progress.")
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print how choices were made.")]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Run even if the estimated memory exceeds that of this machine."),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print what would run, how long and how large; write nothing."),
-]
-Cfg = Annotated[
-    Literal["job"] | None,
-    typer.Option("--cfg", "-c", help="Print the configuration, run nothing."),
-]
-Resolve = Annotated[
-    bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")
-]
-ConfigDir = Annotated[
-    str | None,
-    typer.Option("--config-dir", "-cd", metavar="DIR", help="Add custom groups and choices."),
-]
-ConfigName = Annotated[
-    str | None,
-    typer.Option("--config-name", "-cn", metavar="NAME", help="Use another primary configuration."),
-]
-ConfigPath = Annotated[
-    str | None,
-    typer.Option(
-        "--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."
-    ),
-]
 
 
 class ExperimentCommand(TyperCommand):
@@ -104,25 +52,55 @@ class ExperimentCommand(TyperCommand):
         formatter.write_text(f"All keys and their values: kanrun {name} --cfg job")
 
 
-def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
-    """Add the command of `experiment` to the app."""
+def add_experiments() -> None:
+    """Add the commands of experiments that are not there yet, such as those of plug-ins."""
+    there = {each.name for each in app.registered_commands}
+    for experiment in EXPERIMENTS.values():
+        if experiment.name not in there:
+            _add_experiment(experiment)
 
-    def command(  # noqa: PLR0913, PLR0917  (each is an option)
+
+def _add_experiment(experiment: ExperimentKind) -> None:
+    settings = {"obj": experiment}
+    decorated = command(
+        app,
+        experiment.name,
+        cls=ExperimentCommand,
+        help=experiment.summary,
+        context_settings=settings,
+    )
+
+    @decorated
+    def run_experiment(  # noqa: PLR0913  (each is an option)
         overrides: Overrides = None,
-        multirun: Multirun = False,
+        *,
+        multirun: bool = False,
         outputs: Outputs = OUTPUTS,
         quiet: Quiet = False,
-        verbose: Verbose = False,
+        verbose: bool = False,
         strict: Strict = False,
-        force: Force = False,
-        dry_run: DryRun = False,
-        cfg: Cfg = None,
-        resolve: Resolve = False,
-        config_dir: ConfigDir = None,
-        config_name: ConfigName = None,
-        config_path: ConfigPath = None,
+        force: bool = False,
+        dry_run: bool = False,
+        cfg: Literal["job"] | None = None,
+        resolve: bool = False,
+        config_dir: str | None = None,
+        config_name: str | None = None,
+        config_path: str | None = None,
         plugin: Plugins = None,
     ) -> None:
+        """Run an experiment.
+
+        Args:
+            multirun (-m): Run each combination of comma-separated values.
+            verbose (-v): Also print how choices were made.
+            force: Run even if the estimated memory exceeds that of this machine.
+            dry_run: Print what would run, how long and how large; write nothing.
+            cfg (-c): Print the configuration, run nothing.
+            resolve: With --cfg: show interpolations resolved.
+            config_dir (-cd DIR): Add custom groups and choices.
+            config_name (-cn NAME): Use another primary configuration.
+            config_path (-cp DIR): Use this folder instead of kanrun's.
+        """
         began = process_time()
         if cfg is not None and multirun:
             raise UsageError("--cfg and --multirun do not go together; give one of them.")
@@ -146,27 +124,18 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         options = RunOptions(outputs, quiet, verbose, strict, force, dry_run, began)
         raise typer.Exit(run_study(study, options)[0])
 
-    command.__doc__ = experiment.summary
-    command.__name__ = experiment.file
-    app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": experiment})(
-        command
-    )
+
+add_experiments()
 
 
-def keys(
-    prefix: Annotated[
-        str,
-        typer.Argument(
-            metavar="PREFIX", help="Beginning of the keys, such as model or solver.smo."
-        ),
-    ] = "",
-    command: Annotated[
-        str | None,
-        typer.Option("--command", metavar="NAME", help="Experiment of the keys, such as fit."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
-) -> None:
-    """Show the configuration keys: type, default, allowed values, and purpose."""
+@command(app, "keys")
+def keys(prefix: str = "", *, command: str | None = None, as_json: AsJson = False) -> None:
+    """Show the configuration keys: type, default, allowed values, and purpose.
+
+    Args:
+        prefix (PREFIX): Beginning of the keys, such as model or solver.smo.
+        command (NAME): Experiment of the keys, such as fit.
+    """
     known = keys_of(command)
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:
@@ -174,11 +143,11 @@ def keys(
         raise UsageError(f"no key begins with {prefix!r}{offer or '.'}")
     if as_json:
         print(json.dumps([asdict(key) for key in found], indent=2))
-    else:
-        for key in found:
-            values = key.allowed or ", ".join(key.choices)
-            default = f"default {key.default}" if key.default else ""
-            facts = filter(None, (key.type, default, values if values != key.type else ""))
-            where = "" if len(key.where) > MAX_PLACES else f" ({', '.join(key.where)})"
-            lines = (f"{key.path}{where}", key.about, "; ".join(facts))
-            print("\n    ".join(filter(None, lines)))
+        return
+    for key in found:
+        values = key.allowed or ", ".join(key.choices)
+        default = f"default {key.default}" if key.default else ""
+        facts = filter(None, (key.type, default, values if values != key.type else ""))
+        where = "" if len(key.where) > MAX_PLACES else f" ({', '.join(key.where)})"
+        lines = (f"{key.path}{where}", key.about, "; ".join(facts))
+        print("\n    ".join(filter(None, lines)))

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
-from kanrun.cli.completion import complete_override
-from kanrun.cli.experiments import OUTPUTS, Outputs, Quiet, Strict
-from kanrun.cli.runs import RunName, RunNames, app
+from kanrun.cli.experiments import app
+from kanrun.cli.options import (
+    OUTPUTS,
+    Outputs,
+    Overrides,
+    Quiet,
+    RunName,
+    RunNames,
+    SpreadsheetSafe,
+    Strict,
+    command,
+)
+from kanrun.cli.runs import runs
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc
-
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="Name of the model's file. Default: that of the first seed.",
-    ),
-]
-Replace = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 
 
 def _check_new(file: Path, force: bool) -> None:
@@ -31,60 +31,33 @@ def _check_new(file: Path, force: bool) -> None:
         raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
 
 
+@command(app, "predict")
 def predict(  # noqa: PLR0913  # options of a command
     run: RunName,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns."
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="File of the predictions; its ending chooses CSV, TSV or Parquet.",
-        ),
-    ],
+    file: Path,
     *,
-    model: ModelName = None,
-    interval: Annotated[
-        float | None,
-        typer.Option(
-            "--interval",
-            metavar="LEVEL",
-            help="Add the bounds of the interval that has this coverage probability, in (0, 1).",
-        ),
-    ] = None,
-    derivatives: Annotated[
-        str,
-        typer.Option(
-            "--derivatives",
-            metavar="NAMES",
-            help="Add derivatives of an equation's solution: u_x,u_xx.",
-        ),
-    ] = "",
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain", help="Add what each column contributes; contributions sum to predictions."
-        ),
-    ] = False,
-    spreadsheet_safe: Annotated[
-        bool,
-        typer.Option(
-            "--spreadsheet-safe",
-            help="Mark cells that a spreadsheet would run as text: '=A1.",
-        ),
-    ] = False,
-    force: Replace = False,
+    output: Path,
+    model: str | None = None,
+    interval: float | None = None,
+    derivatives: str = "",
+    explain: bool = False,
+    spreadsheet_safe: SpreadsheetSafe = False,
+    force: bool = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Predict new rows with the model of a run.
 
     Predictions are in the units of the data that the model was trained on.
+
+    Args:
+        file (FILE): A table (CSV, TSV, Parquet) with the run's input columns.
+        output (-o FILE): File of the predictions; its ending chooses CSV, TSV or Parquet.
+        model (NAME): Name of the model's file. Default: that of the first seed.
+        interval (LEVEL): Add the bounds of the interval that has this coverage probability, in
+            (0, 1).
+        derivatives (NAMES): Add derivatives of an equation's solution: u_x,u_xx.
+        explain: Add what each column contributes; contributions sum to predictions.
+        force: Replace files that exist.
     """
     from kanrun.runs import find_run
     from kanrun.study.saved import PredictionOptions, predict_table
@@ -103,48 +76,35 @@ def predict(  # noqa: PLR0913  # options of a command
     print(output)
 
 
+@command(app, "export")
 def export(  # noqa: PLR0913  # options of a command
     run: RunName,
-    form: Annotated[
-        Literal["c", "python", "json", "onnx", "torch", "lut", "formula"],
-        typer.Option(
-            "--format",
-            help="c, python (NumPy alone), json, onnx, torch (.pt2), lut (tables of integers); "
-            "formula: of kanrun interpret.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file; a formula's is LaTeX for .tex, else text.",
-        ),
-    ],
     *,
-    model: ModelName = None,
-    max_error: Annotated[
-        float | None,
-        typer.Option("--max-error", help="lut: proven largest error, which chooses the bits."),
-    ] = None,
-    input_bits: Annotated[
-        int | None, typer.Option("--input-bits", help="lut: bits of inputs and nodes.")
-    ] = None,
-    index_bits: Annotated[
-        int | None,
-        typer.Option("--index-bits", help="lut: of these, bits that address a table."),
-    ] = None,
-    output_bits: Annotated[
-        int | None, typer.Option("--output-bits", help="lut: bits of the entries of tables.")
-    ] = None,
-    accumulator_bits: Annotated[
-        int | None, typer.Option("--accumulator-bits", help="lut: limit of the bits of sums.")
-    ] = None,
-    force: Replace = False,
+    format: Literal["c", "python", "json", "onnx", "torch", "lut", "formula"],
+    output: Path,
+    model: str | None = None,
+    max_error: float | None = None,
+    input_bits: int | None = None,
+    index_bits: int | None = None,
+    output_bits: int | None = None,
+    accumulator_bits: int | None = None,
+    force: bool = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Write the model of a run as one file that works without kanrun, in the units of the data."""
+    """Write the model of a run as one file that works without kanrun, in the units of the data.
+
+    Args:
+        format: c, python (NumPy alone), json, onnx, torch (.pt2), lut (tables of integers);
+            formula: of kanrun interpret.
+        output (-o FILE): The file; a formula's is LaTeX for .tex, else text.
+        model (NAME): Name of the model's file. Default: that of the first seed.
+        max_error: lut: proven largest error, which chooses the bits.
+        input_bits: lut: bits of inputs and nodes.
+        index_bits: lut: of these, bits that address a table.
+        output_bits: lut: bits of the entries of tables.
+        accumulator_bits: lut: limit of the bits of sums.
+        force: Replace files that exist.
+    """
     bits = {
         "max_error": max_error,
         "input_bits": input_bits,
@@ -157,28 +117,32 @@ def export(  # noqa: PLR0913  # options of a command
 
     _check_new(output, force)
     reference = output.parent / f"{output.stem}.py"
-    if form == "lut":
+    if format == "lut":
         _check_new(reference, force)
     found = find_run(run, outputs, one=True)
     options = {key: value for key, value in bits.items() if value is not None}
-    for sentence in LoadedRun(found).export(form, output, model, **options):
+    for sentence in LoadedRun(found).export(format, output, model, **options):
         print(f"kanrun: {sentence}", file=sys.stderr)
-    if form == "lut":
+    if format == "lut":
         print(f"kanrun: {reference} is its reference in Python and its test", file=sys.stderr)
     print(output)
 
 
+@command(app, "lesson")
 def lesson(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")
-    ] = Path("lesson.html"),
-    force: Replace = False,
+    *,
+    output: Path = Path("lesson.html"),
+    force: bool = False,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
 ) -> None:
     """Write the lecture as one page whose parts move, from runs with the tag `lesson`.
 
     A command without such a run is run first, in a small study that takes seconds.
+
+    Args:
+        output (-o FILE): The HTML file.
+        force: Replace a file that exists.
     """
     from kanrun.launch.composing import Source, compose
     from kanrun.study.page.lesson import STUDIES, TAG, recorded_runs, write_lesson
@@ -188,53 +152,33 @@ def lesson(
     if not output.parent.is_dir():
         raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
     there = recorded_runs(outputs)
-    for command in (name for name in STUDIES if name not in there):
-        words = (*STUDIES[command], f"tags=[{TAG}]")
-        study = compose(Source(command, outputs), words, argv=("kanrun", command, *words))
+    for name in (name for name in STUDIES if name not in there):
+        words = (*STUDIES[name], f"tags=[{TAG}]")
+        study = compose(Source(name, outputs), words, argv=("kanrun", name, *words))
         if code := run_study(study, RunOptions(outputs, quiet))[0]:
             raise typer.Exit(code)
     write_lesson(recorded_runs(outputs), output)
     print(output)
 
 
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", help="Resume also if another host started the run, which must have ended there."
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address", metavar="ADDRESS", help="Dask scheduler of a run with executor=dask."
-    ),
-]
-Elsewhere = Annotated[
-    str | None,
-    typer.Option(
-        "--executor", metavar="KIND", help="Executor instead of the run's: serial, local or dask."
-    ),
-]
-
-
-@app.command("rerun")
+@command(runs, "rerun")
 def rerun_run(
     run: RunName,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="OVERRIDES", help="Further changes.", autocompletion=complete_override
-        ),
-    ] = None,
+    overrides: Overrides = None,
+    *,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
-    executor: Elsewhere = None,
-    address: Address = None,
+    executor: str | None = None,
+    address: str | None = None,
 ) -> None:
     """Repeat a run or one of its points; without further overrides, compare the numbers.
 
     Exits with 1 if numbers differ that the same version on the same machine should reproduce.
+
+    Args:
+        executor (KIND): Executor instead of the run's: serial, local or dask.
+        address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
     from kanrun.launch.composing import compose_again
     from kanrun.runs import find_run
@@ -247,17 +191,24 @@ def rerun_run(
     raise typer.Exit(run_study(compose_again(found, overrides, outputs), options)[0])
 
 
-@app.command("resume")
+@command(runs, "resume")
 def resume_interrupted(
     run: RunName,
+    *,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
-    force: Force = False,
-    executor: Elsewhere = None,
-    address: Address = None,
+    force: bool = False,
+    executor: str | None = None,
+    address: str | None = None,
 ) -> None:
-    """Continue a run that was interrupted or failed; its finished trainings are kept."""
+    """Continue a run that was interrupted or failed; its finished trainings are kept.
+
+    Args:
+        force: Resume also if another host started the run, which must have ended there.
+        executor (KIND): Executor instead of the run's: serial, local or dask.
+        address (ADDRESS): Dask scheduler of a run with executor=dask.
+    """
     from kanrun.runs import find_run
     from kanrun.study.running import RunOptions, resume_run
 
@@ -267,18 +218,20 @@ def resume_interrupted(
     raise typer.Exit(resume_run(find_run(run, outputs), options))
 
 
-@app.command("tag")
+@command(runs, "tag")
 def tag_run(
     run: RunName,
-    tags: Annotated[
-        list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")
-    ] = None,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Remove these tags; without tags, all.")
-    ] = False,
+    tags: list[str] | None = None,
+    *,
+    remove: bool = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Give a run tags, by which it is found and listed; without TAG, print its tags."""
+    """Give a run tags, by which it is found and listed; without TAG, print its tags.
+
+    Args:
+        tags (TAG...): Words without blanks.
+        remove: Remove these tags; without tags, all.
+    """
     from kanrun.runs import find_run
     from kanrun.runs.records import RunLabels, check_tags
 
@@ -297,16 +250,13 @@ def tag_run(
     print(f"{found.name}: {', '.join(after) or 'no tags'}")
 
 
-@app.command("note")
-def note_run(
-    run: RunName,
-    text: Annotated[
-        str | None,
-        typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it."),
-    ] = None,
-    outputs: Outputs = OUTPUTS,
-) -> None:
-    """Write a note about a run, which replaces the last one; without TEXT, print it."""
+@command(runs, "note")
+def note_run(run: RunName, text: str | None = None, *, outputs: Outputs = OUTPUTS) -> None:
+    """Write a note about a run, which replaces the last one; without TEXT, print it.
+
+    Args:
+        text (TEXT): A sentence; an empty one removes it.
+    """
     from kanrun.runs import find_run
     from kanrun.runs.records import RunLabels
 
@@ -316,24 +266,24 @@ def note_run(
     print(f"{found.name}: {found.labels.note or 'no note'}")
 
 
-@app.command("remove")
-def remove_runs(
-    runs: RunNames,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    outputs: Outputs = OUTPUTS,
-) -> None:
-    """Delete the folders of runs, after asking; nothing outside OUTPUTS, and no running run."""
+@command(runs, "remove")
+def remove_runs(names: RunNames, *, yes: bool = False, outputs: Outputs = OUTPUTS) -> None:
+    """Delete the folders of runs, after asking; nothing outside OUTPUTS, and no running run.
+
+    Args:
+        yes (-y): Do not ask.
+    """
     from kanrun.runs import find_run
     from kanrun.runs.locations import remove_run
 
-    found = list({run.address: run for run in (find_run(word, outputs) for word in runs)}.values())
+    found = list({run.address: run for run in (find_run(word, outputs) for word in names)}.values())
     for run in found:
         remove_run(run, outputs, check_only=True)
     if not yes:
-        names = ", ".join(run.name for run in found)
+        listed = ", ".join(run.name for run in found)
         files = sum(path.is_file() for run in found for path in run.path.rglob("*"))
         print(
-            f"Delete {names} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True
+            f"Delete {listed} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True
         )
         answer = sys.stdin.readline()
         if not (sys.stdin.isatty() and answer):  # nobody pressed Enter on a terminal
@@ -345,28 +295,25 @@ def remove_runs(
         print(f"deleted {run.path}")
 
 
-@app.command("figures")
+@command(runs, "figures")
 def redraw_figures(
     run: RunName,
-    formats: Annotated[
-        list[str],
-        typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; repeat for several."),
-    ] = ["png"],  # noqa: B006  (Typer reads the default; nothing changes it)
-    point: Annotated[
-        int | None, typer.Option("--point", metavar="N", help="One point of a run of several.")
-    ] = None,
-    figure: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--figure", metavar="NAME", help="Only this one, such as network or class_curves."
-        ),
-    ] = None,
+    *,
+    format: list[str] = ["png"],  # noqa: B006  (Typer reads the default)
+    point: int | None = None,
+    figure: list[str] | None = None,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Redraw the figures of a run, or of one of its points, from the recorded tables."""
+    """Redraw the figures of a run, or of one of its points, from the recorded tables.
+
+    Args:
+        format (FORMAT): png, svg or pdf; repeat for several.
+        point (N): One point of a run of several.
+        figure (NAME): Only this one, such as network or class_curves.
+    """
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 
     found = find_run(run if point is None else f"{run}/{point}", outputs)
-    for path in redraw(found, formats, figure or ()):
+    for path in redraw(found, format, figure or ()):
         print(path)

@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanrun.cli.completion import complete_run
-from kanrun.cli.experiments import OUTPUTS, Outputs
+from kanrun.cli.options import (
+    OUTPUTS,
+    AsCsv,
+    AsJson,
+    Outputs,
+    RunName,
+    RunNames,
+    SpreadsheetSafe,
+    command,
+)
 from kanrun.errors import KanrunError
 
 if TYPE_CHECKING:
     from kanrun.runs import Run
     from kanrun.study.report import Columns
 
-app = typer.Typer(
+runs = typer.Typer(
     help="List, show, compare, label, repeat, resume and remove runs.",
     rich_markup_mode=None,
-    invoke_without_command=True,
+    no_args_is_help=True,
 )
-
-_RUN = "latest, fit/latest, fit/v0003, fit/v0003/7 (a point), a path, a tag, or a beginning."
 #: Runs that a list shows.
 _MOST_LISTED = 20
 _ABOUT = (
@@ -40,112 +46,96 @@ _ABOUT = (
     "overrides",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV, for programs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN, autocompletion=complete_run)]
-RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help=_RUN, autocompletion=complete_run)
-]
 
-
-@app.callback()
-def _runs(context: typer.Context) -> None:
-    """List, show, compare, label, repeat, resume and remove runs."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@app.command("list")
-def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
+@command(runs, "list")
+def list_runs(  # noqa: PLR0913  (each is an option)
+    *,
     most: Annotated[
         int | None,
         typer.Option(
             "-n", metavar="N", min=1, help=f"How many. Default: {_MOST_LISTED}; all as JSON or CSV."
         ),
     ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            "--where", metavar="CONDITION", help='In SQL, such as "test_rmse < 1e-4 AND seeds > 1".'
-        ),
-    ] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(
-            "--sort", metavar="COLUMN", help="By a column; with - in front, from the largest."
-        ),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option("--columns", metavar="A,B,...", help="Columns, such as name,model.hidden,r2."),
-    ] = None,
-    tag: Annotated[
-        str | None, typer.Option("--tag", metavar="TAG", help="Runs with this tag.")
-    ] = None,
-    status: Annotated[
-        str | None,
-        typer.Option(
-            "--status", metavar="WORD", help="A word in the status, such as completed or killed."
-        ),
-    ] = None,
+    where: str | None = None,
+    sort: str | None = None,
+    columns: str | None = None,
+    tag: str | None = None,
+    status: str | None = None,
     outputs: Outputs = OUTPUTS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
+    spreadsheet_safe: SpreadsheetSafe = False,
 ) -> None:
     """List the runs, newest first, with the settings in which they differ.
 
     Conditions, order and columns refer to results such as test_rmse, settings such as model.hidden
     (in conditions in double quotes), and name, command, status, started, seconds, seeds, points,
     tags, note, best. A run of several points is listed with its best point.
+
+    Args:
+        where (CONDITION): In SQL, such as "test_rmse < 1e-4 AND seeds > 1".
+        sort (COLUMN): By a column; with - in front, from the largest.
+        columns (A,B,...): Columns, such as name,model.hidden,r2.
+        tag (TAG): Runs with this tag.
+        status (WORD): A word in the status, such as completed or killed.
     """
     from kanrun.runs.index import RunIndex
-    from kanrun.runs.listing import Selection
+    from kanrun.runs.listing import listed, selected
 
-    most = most if most is not None or as_json or as_csv else _MOST_LISTED
-    named = tuple(name.strip() for name in columns.split(",")) if columns else ()
-    index, selection = RunIndex(outputs), Selection(most, where, sort, named, tag, status)
-    rows, total = selection.rows(index)
-    if as_json and not named:
-        print(json.dumps([{"folder": str(outputs / row["name"]), **row} for row in rows], indent=2))
+    index = RunIndex(outputs)
+    rows = selected(index, where, sort, tag, status)
+    shown = rows[: most if most is not None or as_json or as_csv else _MOST_LISTED]
+    if as_json and columns is None:
+        print(
+            json.dumps([{"folder": str(outputs / row["name"]), **row} for row in shown], indent=2)
+        )
     elif rows or as_json or as_csv:
-        chosen = selection.table(rows, index)
-        first = ("name", "status", *chosen)
-        _print_columns(chosen, as_json, as_csv, total - len(rows), first=first)
+        names = [name.strip() for name in columns.split(",")] if columns else []
+        chosen, first = listed(index, shown, names)
+        _print_columns(chosen, as_json, as_csv, spreadsheet_safe, first=first)
+        if not as_json and not as_csv and len(shown) < len(rows):
+            print(f"{len(rows) - len(shown)} more runs (-n, --where)")
     elif number := index.count():
         print(f"kanrun: none of the {number} runs in {outputs} is selected", file=sys.stderr)
     else:
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
 
 
-@app.command("query")
+@command(runs, "query")
 def query_runs(
-    sql: Annotated[
-        str, typer.Argument(metavar="SQL", help='Such as "SELECT name, test_rmse FROM runs".')
-    ],
+    sql: str,
+    *,
     outputs: Outputs = OUTPUTS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
+    spreadsheet_safe: SpreadsheetSafe = False,
 ) -> None:
     """Answer an SQL query (SQLite's, read only) over the tables `runs` and `points`.
 
     `runs` has one row per run, with the columns of `runs list`; `points` one row per point, with
     `run`, `point`, its results and its swept settings. Names with a dot need double quotes.
+
+    Args:
+        sql (SQL): Such as "SELECT name, test_rmse FROM runs".
     """
     from kanrun.runs.index import RunIndex
 
-    _print_columns(RunIndex(outputs).query(sql), as_json, as_csv)
+    _print_columns(RunIndex(outputs).query(sql), as_json, as_csv, spreadsheet_safe)
 
 
-@app.command("show")
-def show_run(run: RunName = "latest", outputs: Outputs = OUTPUTS, as_json: AsJson = False) -> None:
+@command(runs, "show")
+def show_run(
+    run: RunName = "latest", *, outputs: Outputs = OUTPUTS, as_json: AsJson = False
+) -> None:
     """Show a run or a point of it: settings, results, claims, files, how to resume it."""
     from kanrun.runs import find_run
+    from kanrun.runs.files import to_json
     from kanrun.runs.reader import unfinished
 
     found = find_run(run, outputs)
     labels = {"tags": list(found.labels.tags), "note": found.labels.note}
     if as_json:
-        content = {"folder": str(found.path), **found.manifest.to_dict(), **labels}
+        content = {"folder": str(found.path), **json.loads(to_json(found.manifest)), **labels}
         content |= {"points": [one.name for one in found.points]} if found.has_points else {}
         print(json.dumps(content, indent=2, default=str))
         return
@@ -160,85 +150,71 @@ def show_run(run: RunName = "latest", outputs: Outputs = OUTPUTS, as_json: AsJso
         report.print_line(console, line)
 
 
-@app.command("compare")
+@command(runs, "compare")
 def compare_runs(
-    runs: RunNames,
+    names: RunNames,
+    *,
     outputs: Outputs = OUTPUTS,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            "--figure",
-            metavar="FILE",
-            help="Where the figure goes. Default: in OUTPUTS/comparisons.",
-        ),
-    ] = None,
+    figure: Path | None = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs: settings that differ, results, and a figure of learning curves and edges.
 
     Of a run of several points the best is compared, unless a point is named (fit/v0003/7).
-    """
-    from kanrun.study.comparison import RunComparison, write_figure_of
 
-    comparison = RunComparison([_one(word, outputs) for word in runs])
+    Args:
+        figure (FILE): Where the figure goes. Default: in OUTPUTS/comparisons.
+    """
+    from kanrun.study.comparison import as_columns, differences, draw_comparison
+
+    found = [_one(word, outputs) for word in names]
+    settings, results, _ = differences(found)
     if as_json:
-        print(
-            json.dumps(
-                {"settings": comparison.settings, "results": comparison.results},
-                indent=2,
-                default=str,
-            )
-        )
+        print(json.dumps({"settings": settings, "results": results}, indent=2, default=str))
         return
-    for title, part in (("settings", comparison.settings), ("results", comparison.results)):
+    for title, part in (("settings", settings), ("results", results)):
         if part:
-            rows = comparison.columns(part, title)
+            rows = as_columns(found, part, title)
             _print_columns(rows, first=tuple(rows))
         else:
             print("no setting differs" if title == "settings" else "no run has results")
-    stem = figure or outputs / "comparisons" / "-".join(
-        name.replace("/", "-") for name in comparison.names
-    )
-    for path in write_figure_of(comparison, stem):
+    stem = figure or outputs / "comparisons" / "-".join(r.name.replace("/", "-") for r in found)
+    for path in draw_comparison(found, stem):
         print(path)
 
 
-@app.command("report")
+@command(runs, "report")
 def report_runs(
-    runs: RunNames,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")
-    ] = Path("report.html"),
-    outputs: Outputs = OUTPUTS,
+    names: RunNames, *, output: Path = Path("report.html"), outputs: Outputs = OUTPUTS
 ) -> None:
     """Write one HTML page of runs: settings, claims, tables, figures and interactive networks.
 
     It needs no connection and no other file, and holds at most ten networks. A run of several
     points is shown by a table of them and the best one.
+
+    Args:
+        output (-o FILE): Where the page goes.
     """
     from kanrun.runs import find_run
     from kanrun.study.page import write_report
 
-    write_report([find_run(word, outputs) for word in runs], output)
+    write_report([find_run(word, outputs) for word in names], output)
     print(output)
 
 
-@app.command("diff")
-def diff_runs(
-    run: RunName,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help=_RUN, autocompletion=complete_run)],
-    outputs: Outputs = OUTPUTS,
-) -> None:
+@command(runs, "diff")
+def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> None:
     """Show settings, versions and commits in which two runs differ: first with -, other +."""
     from kanrun.study import report
-    from kanrun.study.comparison import RunComparison
+    from kanrun.study.comparison import differences
 
-    comparison = RunComparison([_one(word, outputs) for word in (run, other)])
+    found = [_one(word, outputs) for word in (run, other)]
+    settings, _, origins = differences(found)
     console = report.output_console()
-    for mark, name in zip("-+", comparison.names, strict=True):
-        report.print_line(console, f"{mark * 3} {name}")
-    for name, (first, second) in {**comparison.settings, **comparison.origins}.items():
-        for mark, value in (("-", first), ("+", second)):
+    for mark, one in zip("-+", found, strict=True):
+        report.print_line(console, f"{mark * 3} {one.name}")
+    for name, values in {**settings, **origins}.items():
+        for mark, value in zip("-+", values, strict=True):
             if value is not None:
                 report.print_line(console, f"{mark} {name}: {value}")
 
@@ -260,32 +236,35 @@ def _print_columns(
     columns: Columns,
     as_json: bool = False,
     as_csv: bool = False,
-    more: int = 0,
+    spreadsheet_safe: bool = False,
     first: Sequence[str] = (),
 ) -> None:
-    """Print columns as a table, or for programs; `more` rows are left out."""
-    names = list(columns)
-    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    """Print columns as a table that fits, those of `first` before others, or for programs."""
+    rows = list(zip(*columns.values(), strict=True))
     if as_json:
-        print(json.dumps(rows, indent=2, default=str))
-        return
-    if as_csv:
+        print(
+            json.dumps(
+                [dict(zip(columns, row, strict=True)) for row in rows], indent=2, default=str
+            )
+        )
+    elif as_csv:
         from kanrun.runs.tables import csv_lines
+        from kanrun.spreadsheets import as_text
 
-        print(csv_lines([names, *([*row.values()] for row in rows)]).decode(), end="")
-        return
-    from rich.text import Text
+        lines = [list(columns), *rows]
+        if spreadsheet_safe:
+            lines = [
+                [as_text(one) if isinstance(one, str) else one for one in row] for row in lines
+            ]
+        print(csv_lines(lines).decode(), end="")
+    else:
+        from kanrun.study import report
 
-    from kanrun.study import report
-
-    console = report.output_console()
-    _, narrow = report.print_table(console, columns, first=first)
-    said = [f"{more} more runs (-n, --where)"] if more else []
-    said += (
-        [f"{len(narrow)} more columns (--columns, --csv): {', '.join(narrow)}"] if narrow else []
-    )
-    for line in said:
-        report.print_line(console, Text(line, style="dim"))
+        console = report.output_console()
+        _, narrow = report.print_table(console, columns, first=first)
+        if narrow:
+            said = f"{len(narrow)} more columns (--columns, --csv): {', '.join(narrow)}"
+            report.print_line(console, said)
 
 
 def _print_about(run: Run) -> None:

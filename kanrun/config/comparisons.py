@@ -30,6 +30,15 @@ LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
         "kanrun compare-mlp study=no_activation",
     ),
     implied=IMPLIED_TARGETS,
+    figures=(
+        "pareto",
+        "scaling",
+        "growth",
+        "widths",
+        "errors",
+        "differences",
+        "variants",
+    ),
 )
 @dataclass
 class CompareMLPConfig(TrainingConfig):
@@ -80,6 +89,7 @@ class CompareMLPConfig(TrainingConfig):
         "kanrun continual target.path=houses.csv target.outputs=price phase_column=year",
     ),
     implied=IMPLIED_TARGETS,
+    figures=("phases", "matrices", "forgetting_against_*"),
 )
 @dataclass
 class ContinualConfig(ExperimentConfig):
@@ -149,6 +159,7 @@ class ContinualConfig(ExperimentConfig):
         "kanrun bench part=time_to_accuracy",
         "kanrun bench threads=1",
     ),
+    figures=("table_ranks",),
 )
 @dataclass
 class BenchConfig(ExperimentConfig):

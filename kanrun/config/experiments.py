@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 from kanrun.config.models import BASES
-from kanrun.config.registry import experiment
+from kanrun.config.registry import EXPERIMENTS, experiment
 from kanrun.config.rules import MISSING, setting
 from kanrun.config.targets import EquationConfig, ExpressionTarget, PointsTarget, SamplingConfig
 
@@ -64,6 +65,13 @@ class ExperimentConfig:
         "CPU seconds after which the run stops cleanly and keeps the best result; null is no limit",
         above=0,
     )
+    figures: list[str] | str = setting(
+        "all",
+        "figures that the run draws: all, none, or a list of names; `kanrun runs figures` draws "
+        "the others later",
+        words=("all", "none"),
+        distinct=True,
+    )
     figure_formats: list[str] = setting(
         ["png"],
         "file formats of the figures",
@@ -82,7 +90,12 @@ class ExperimentConfig:
     note: str | None = setting(None, "a sentence about the run", free_text=True)
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for seeds beyond 32 bits, devices, and CPU seconds of a cluster."""
+        """Yield errors for seeds, devices, figures, and CPU seconds of a cluster."""
+        kinds = (kind for kind in EXPERIMENTS.values() if kind.settings is type(self))
+        known = ", ".join(next((kind.figures for kind in kinds), ()))
+        for name in () if isinstance(self.figures, str) else self.figures:
+            if known and not any(fnmatch(name, figure) for figure in known.split(", ")):
+                yield f"{at}figures=[{name}] names no figure of this command; it draws {known}."
         if self.max_cpu_seconds is not None and self.executor.kind == "dask":
             yield (
                 f"max_cpu_seconds={self.max_cpu_seconds:g} is not for executor=dask, "
@@ -109,6 +122,18 @@ class TrainingConfig(ExperimentConfig):
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
 
 
+#: Figures of a trained model.
+TRAINING_FIGURES = (
+    "effects",
+    "pair_maps",
+    "loss",
+    "growth",
+    "predictions",
+    "residuals",
+    "class_curves",
+    "edges",
+    "network",
+)
 #: Keys that select their target.
 IMPLIED_TARGETS = {
     "target.formula": "target=expression",
@@ -130,6 +155,7 @@ IMPLIED_TARGETS = {
     ),
     table_model="auto",
     implied=IMPLIED_TARGETS,
+    figures=TRAINING_FIGURES,
 )
 @dataclass
 class FitConfig(TrainingConfig):
@@ -152,6 +178,18 @@ class FitConfig(TrainingConfig):
         "kanrun curves 'parts=[planar]' target.path=points.csv control_points=12",
         "kanrun curves 'polynomial_points=[5,10,15]' 'function.formula=abs(x0)'",
         "kanrun curves study=multiplicity",
+    ),
+    figures=(
+        "interpolation",
+        "errors",
+        "lecture_points",
+        "bernstein_basis",
+        "de_casteljau",
+        "bspline_basis",
+        "bspline_pieces",
+        "local_control",
+        "continuity",
+        "planar",
     ),
 )
 @dataclass
@@ -215,6 +253,14 @@ class CurvesConfig(ExperimentConfig):
         "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'",
     ),
     implied=IMPLIED_TARGETS,
+    figures=(
+        "staircase",
+        "error_against_intervals",
+        "time_against_intervals",
+        "order",
+        "error_against_points",
+        "overfit",
+    ),
 )
 @dataclass
 class ExtendGridConfig(TrainingConfig):
@@ -261,6 +307,7 @@ class ExtendGridConfig(TrainingConfig):
         "kanrun interpret study=symbolic_suite executor=local",
     ),
     implied=IMPLIED_TARGETS,
+    figures=("score_card", "predictions", "residuals", "stages", "network", "candidates"),
 )
 @dataclass
 class InterpretConfig(ExperimentConfig):
@@ -309,6 +356,7 @@ class InterpretConfig(ExperimentConfig):
     ),
     module="kanrun.experiments.imported",
     argument="file",
+    figures=TRAINING_FIGURES,
 )
 @dataclass
 class ImportConfig(ExperimentConfig):
@@ -340,6 +388,7 @@ class ImportConfig(ExperimentConfig):
         "kanrun solve study=paper",
     ),
     implied=dict.fromkeys(("equation.variables", "equation.formula"), "equation=own"),
+    figures=("convergence*", "windows*", "solution_*", "sections_*"),
 )
 @dataclass
 class SolveConfig(ExperimentConfig):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,17 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
             yield from _keys(default, f"{at}{one.name}.", where)
         elif one.name != "kind" or rule.about:
             path = at.removesuffix(".") if one.name == "kind" else f"{at}{one.name}"
-            values = _listed_values(one)
-            free = rule.free_text or rule.file
-            type_in_words, value = _type(one), shown(default)
-            yield Key(
-                path, type_in_words, value, _allowed(rule), rule.about, (where,), values, free
+            kind = re.sub(r"\w+|\|", lambda found: _WORDS.get(found[0], found[0]), str(one.type))
+            kind = re.sub(r"list\[(.+)\]", r"list of \1", kind)
+            # Values that can be listed.
+            listed = (
+                *rule.choices,
+                *rule.words,
+                *(("true", "false") if "bool" in str(one.type) else ()),
             )
+            listed += ("null",) if listed and "None" in str(one.type) else ()
+            free, allowed = rule.free_text or rule.file, _allowed(rule)
+            yield Key(path, kind, shown(default), allowed, rule.about, (where,), listed, free)
 
 
 def choices_of(group: str, place: Path) -> list[str]:
@@ -105,19 +110,6 @@ def default_choices(command: str) -> dict[str, str]:
         return dict(experiment.groups)
     text = (CONF / f"{experiment.file}.yaml").read_text(encoding="utf-8")
     return dict(re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", text, re.MULTILINE))
-
-
-def _type(one: Field[Any]) -> str:
-    """Return the type of a field in words, such as "list of whole number or null"."""
-    text = re.sub(r"\w+|\|", lambda found: _WORDS.get(found[0], found[0]), str(one.type))
-    return re.sub(r"list\[(.+)\]", r"list of \1", text)
-
-
-def _listed_values(one: Field[Any]) -> tuple[str, ...]:
-    """Return the values of a field if they can be listed: choices and words, true, false, null."""
-    rule, kind = rule_of(one), str(one.type)
-    listed = (*rule.choices, *rule.words, *(("true", "false") if "bool" in kind else ()))
-    return (*listed, "null") if listed and "None" in kind else listed
 
 
 def _allowed(rule: Rule) -> str:

@@ -123,6 +123,7 @@ class ExperimentKind(RegistryEntry):
         table_model: Default model if the target is a table.
         implied: Keys, and the choice that setting each of them stands for.
         argument: Key that an argument without a key sets.
+        figures: Names of its figures; `*` stands for any text.
     """
 
     examples: tuple[str, ...] = ()
@@ -130,6 +131,7 @@ class ExperimentKind(RegistryEntry):
     table_model: str = ""
     implied: Mapping[str, str] = field(default_factory=dict)
     argument: str = ""
+    figures: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:

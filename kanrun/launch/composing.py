@@ -37,8 +37,8 @@ from kanrun.config.rules import resolve_interpolations, set_value, unknown_key
 from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_address
-from kanrun.runs import Run
-from kanrun.study.points import Point, Study
+from kanrun.runs import Point, Run
+from kanrun.study.points import Study
 
 HYDRA_VERSION_BASE = "1.3"
 #: An added key that resembles one of the command's by this ratio or more is a mistyped one.
@@ -47,8 +47,6 @@ NEARLY = 0.75
 MAX_POINTS = 100_000
 #: Lines of OmegaConf's and Hydra's messages that say nothing to users.
 _MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
-#: The kinds by group and name whose settings Hydra's store has.
-_stored: dict[tuple[str, str], object] = {}
 #: Options that say where the configuration of a run came from.
 _FOLDERS = {
     **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
@@ -129,16 +127,9 @@ def _register() -> None:
     vars(store)["__deepcopy__"] = lambda _: store
     for group, kinds in GROUPS.items():
         for name, kind in kinds.items():
-            if _stored.get((group, name)) is kind:
-                continue
-            _stored[group, name] = kind
-            places = [f"schema/{group}", *([group] if kind.is_plugin else [])]
-            for place in places:
+            for place in (f"schema/{group}", *([group] if kind.is_plugin else [])):
                 store.store(name, asdict(kind.settings()), place, provider="kanrun")
     for one in EXPERIMENTS.values():
-        if _stored.get(("", one.file)) is one:
-            continue
-        _stored["", one.file] = one
         store.store(one.file, asdict(one.settings()), "schema", "_global_", "kanrun")
         if one.is_plugin:
             chosen = [{group: choice} for group, choice in one.groups.items()]

@@ -36,7 +36,7 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
-from kanrun.monitoring import ProgressUpdate, monitored, request_stop
+from kanrun.monitoring import PartClock, ProgressUpdate, monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
@@ -58,7 +58,7 @@ ADDITIVE = "additive"
 #: Name of the checkpoints from which a training resumes.
 RESUME = "resume"
 #: Settings of runs, which a fit in memory does not have, and the groups of its own settings.
-NOT_HERE = {"kind", "executor", "n_seeds", "figure_formats", "tags", "note"}
+NOT_HERE = {"kind", "executor", "n_seeds", "figures", "figure_formats", "tags", "note"}
 NOT_HERE |= {"target", "sampling", "suite"}
 #: Seconds between two updates of the progress line.
 SHOWN_EVERY = 0.2
@@ -300,16 +300,14 @@ class _ProgressLine:
     """A line on standard error that is overwritten, which works in terminals and notebooks."""
 
     def __init__(self) -> None:
-        self._shown, self._width = 0.0, 0
+        self._shown, self._width, self._part = 0.0, 0, PartClock()
 
     def show(self, update: ProgressUpdate) -> None:
         now = time.monotonic()
-        if now - self._shown < SHOWN_EVERY:
-            return
-        self._shown = now
-        done = f"{update.done}{f' of {update.total}' if update.total else ''}"
-        error = "" if update.error is None else f", best {update.error:.3g}"
-        self._write(f"kanrun: {update.part}: {done}{error}")
+        text = self._part.describe(update, now)
+        if now - self._shown >= SHOWN_EVERY:
+            self._shown = now
+            self._write(f"kanrun: {text}")
 
     def end(self) -> None:
         if self._width:

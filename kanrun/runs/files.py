@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -19,10 +18,6 @@ from kanrun.errors import StorageFailed, UsageError
 
 T = TypeVar("T")
 JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
-_FLOAT = re.compile(
-    r"[-+]?\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|[-+]?\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]\d+)?"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
 
 
 @contextlib.contextmanager
@@ -110,14 +105,17 @@ def plain(value: Any) -> Any:
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
 
 
-def to_json(value: Any) -> str:
-    """Return `value` as indented JSON. Raises TypeError as `plain` does."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+def to_json(value: Any) -> bytes:
+    """Return `value` as one line of JSON; numbers that are not finite become null.
+
+    Raises TypeError as `plain` does.
+    """
+    return msgspec.json.encode(value, enc_hook=_plain)
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
-    """Write `value` as indented JSON. Raises StorageFailed, and TypeError as `plain` does."""
-    write_atomic(path, to_json(value).encode() + b"\n", durable)
+    """Write `value` as indented JSON, as `to_json`. Raises StorageFailed."""
+    write_atomic(path, msgspec.json.format(to_json(value), indent=2) + b"\n", durable)
 
 
 def read_json(path: Path, kind: type[T]) -> T:
@@ -139,33 +137,17 @@ def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
         raise StorageFailed(f"{path} is not valid JSON: {error}.") from error
 
 
-@functools.cache
-def _plain_yaml_loader() -> Any:
-    """Return libyaml's safe loader with OmegaConf's rules: 1e-5 is a number, a date is text."""
-    import yaml  # type: ignore[import-untyped]
-
-    float_tag, time_tag = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
-    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rules = {
-        first: [(tag, rule) for tag, rule in known if tag not in (float_tag, time_tag)]
-        for first, known in base.yaml_implicit_resolvers.items()
-    }
-    loader: Any = type("PlainLoader", (base,), {"yaml_implicit_resolvers": rules})
-    loader.add_implicit_resolver(float_tag, _FLOAT, list("-+0123456789."))
-    return loader
-
-
 def yaml_as_plain(text: str, path: Path) -> Any:
     """Return the YAML `text` of the file `path` as dicts, lists, text and numbers.
 
     Raises StorageFailed for invalid YAML, for tags of objects, and for aliases, which can multiply.
     """
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
-        return yaml.load(text, Loader=_plain_yaml_loader())
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise StorageFailed(f"{path} is not a configuration: {error}.") from error
 

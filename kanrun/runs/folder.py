@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.errors import UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
-from kanrun.runs.files import file_name, plain, remove_temporary, storing, sync, write_json
+from kanrun.runs.files import file_name, remove_temporary, storing, sync, to_json, write_json
 from kanrun.runs.locations import allocate
 from kanrun.runs.reader import TOP_TABLES, Run, holding
 from kanrun.runs.records import (
@@ -71,7 +70,7 @@ class RunFolder:
         def write(hidden: Path) -> None:
             if fill is not None:
                 fill(hidden)
-            write_json(hidden / MANIFEST_FILE, manifest.to_dict(), durable=True)
+            write_json(hidden / MANIFEST_FILE, manifest, durable=True)
 
         folder = cls(allocate(outputs, file_name(manifest.command), write), manifest)
         folder._held.enter_context(holding(folder.path))
@@ -134,7 +133,7 @@ class RunFolder:
 
     def journal(self, line: Mapping[str, Any]) -> None:
         """Append one line to `progress.jsonl`."""
-        self._journal.write(json.dumps(plain(line), ensure_ascii=False).encode() + b"\n")
+        self._journal.write(to_json(line) + b"\n")
 
     def figure(self, name: str, figure: Figure, formats: Sequence[str] = ("png",)) -> None:
         """Store `figure` in the folder `figures` in each of the formats (see `write_figure`)."""
@@ -212,4 +211,4 @@ class RunFolder:
     def _save(self, **changes: Any) -> None:
         """Write `run.json` with changes."""
         self.manifest = dataclasses.replace(self.manifest, **changes)
-        write_json(self.path / MANIFEST_FILE, self.manifest.to_dict(), durable=True)
+        write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError, did_you_mean
+from kanrun.runs.files import plain
 from kanrun.runs.locations import find_runs
 from kanrun.runs.reader import Run
 from kanrun.runs.records import MANIFEST_FILE, Claim, Status
@@ -32,6 +33,7 @@ FIELDS = (
     "command",
     "status",
     "reason",
+    "target",
     "started",
     "ended",
     "seconds",
@@ -52,10 +54,21 @@ FIELDS = (
     "note",
     "best",
 )
+#: Settings that say what was learned or solved; the first that is given.
+LEARNED = (
+    "target.name",
+    "target.formula",
+    "target.id",
+    "target.path",
+    "target.kind",
+    "equation.name",
+    "equation.formula",
+    "file",
+)
 _POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")
 _FILE = ".index.sqlite"
 #: Version of the tables; an index of another version is rebuilt.
-_VERSION = 1
+_VERSION = 2
 #: Columns of a table, below SQLite's own limit of 2000.
 _MOST_COLUMNS = 1900
 #: Seconds to wait for another process that writes the index.
@@ -247,54 +260,47 @@ def _value(value: Any) -> Any:
 
 def _row_of(run: Run) -> tuple[Record, Record]:
     """Return the row of a run, and the settings of it or its best point."""
-    labels, best = run.labels, run
+    labels, best, settings = run.labels, run, Record()
     with contextlib.suppress(KanrunError):
         best = run.best
+    with contextlib.suppress(KanrunError):
+        settings = flattened(best.config)
+    learned = (settings.get(key) for key in LEARNED)
     row: Record = {
         "name": run.name,
         "command": run.path.parent.name,
         "status": run.status,
+        "target": next((str(value) for value in learned if value not in (None, "own")), None),
         "tags": ", ".join(labels.tags) or None,
         "note": labels.note or None,
         "began": run.began(),
     }
-    settings: Record = {}
-    with contextlib.suppress(KanrunError):
-        settings = flattened(best.config)
     try:
         manifest = run.manifest
     except KanrunError:
         return row, settings
-    metrics = best.manifest.metrics
-    row = {**{name: value for name, value in metrics.items() if name not in FIELDS}, **row}
-    for name in FIELDS:
-        if name not in row and hasattr(manifest, name):
-            row[name] = getattr(manifest, name)
-    for name in ("started", "ended"):
-        time = row[name]
-        row[name] = time and time.isoformat(timespec="milliseconds")
-    results = run.journal.results.values() if manifest.points > 1 else ()
+    several, record = manifest.points > 1, plain(manifest)
+    results = run.journal.results.values() if several else ()
     claims = [claim for result in results for claim in result.claims] or manifest.claims
-    row |= {
+    known = {
+        **best.manifest.metrics,
+        **{name: record[name] for name in FIELDS if name in record},
         "seeds": len(manifest.seeds),
         "executor": manifest.executor.get("kind"),
         "overrides": " ".join(manifest.overrides or manifest.argv[2:]) or None,
         "failures": len(run.journal.failed) or len(manifest.failures),
-        "best": best.name if manifest.points > 1 and best.error is not None else None,
-        **_counted(claims),
+        "best": best.name if several and best.error is not None else None,
     }
-    return row, settings
+    return {**known, **_counted(claims), **row}, settings
 
 
 def _points_of(run: Run) -> Iterator[Record]:
-    try:
-        points = run.points
-        for number, point in enumerate(points):
+    with contextlib.suppress(KanrunError):
+        for number, point in enumerate(run.points):
             manifest = point.manifest
-            values = point.point.values if point.point else {}
             yield {
                 **manifest.metrics,
-                **values,
+                **(point.point.values if point.point else {}),
                 "run": run.name,
                 "point": number,
                 "name": point.name,
@@ -302,8 +308,6 @@ def _points_of(run: Run) -> Iterator[Record]:
                 "reason": manifest.reason,
                 **_counted(manifest.claims),
             }
-    except KanrunError:
-        return
 
 
 def _counted(claims: Sequence[Claim]) -> Record:

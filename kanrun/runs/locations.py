@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError, closest_names
@@ -35,13 +35,19 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
     hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(parent)
+        for abandoned in parent.glob(f"{_HIDDEN}*"):  # by a process that was killed
+            # A folder without run.json may be about to get it.
+            with contextlib.suppress(KanrunError, OSError):
+                if not Run(abandoned).is_alive:
+                    shutil.rmtree(abandoned, ignore_errors=True)
         hidden.mkdir()
         # A folder that is not empty cannot be replaced by a rename.
         (hidden / ".lock").touch()
         if fill is not None:
             fill(hidden)
-        folder = _numbered(hidden, parent)
+        number = _highest(parent) + 1
+        while not _moved(hidden, folder := parent / f"v{number:04d}"):
+            number += 1
         for place in (parent, outputs, outputs.absolute().parent):
             sync(place)
     except OSError as error:
@@ -57,31 +63,17 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
     return folder
 
 
-def _numbered(hidden: Path, parent: Path) -> Path:
-    """Give the folder `hidden` the next free number in `parent`."""
-    number = _highest(parent) + 1
-    while True:
-        folder = parent / f"v{number:04d}"
-        try:
-            if not folder.exists():  # an empty folder would be replaced
-                hidden.rename(folder)
-                return folder
-        except OSError as error:
-            if (
-                error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.EACCES}
-                or not folder.exists()
-            ):
-                raise
-        number += 1
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Delete hidden folders of processes that were killed before they numbered them."""
-    for hidden in parent.glob(f"{_HIDDEN}*"):
-        # A folder without run.json may be about to get it.
-        with contextlib.suppress(KanrunError, OSError):
-            if not Run(hidden).is_alive:
-                shutil.rmtree(hidden, ignore_errors=True)
+def _moved(hidden: Path, folder: Path) -> bool:
+    """Rename the folder `hidden`; return False if another process has taken that name."""
+    if folder.exists():  # an empty folder would be replaced
+        return False
+    try:
+        hidden.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        return False
+    return True
 
 
 def _highest(parent: Path) -> int:
@@ -218,22 +210,13 @@ def run_at(text: str, outputs: Path) -> Run | None:
 
 def _only(wanted: str, outputs: Path) -> Run | None:
     """Return the run of rules 3 and 4. Raises UsageError if several runs are meant."""
-    if not wanted:
-        return None
-    runs = find_runs(outputs)
+    runs = find_runs(outputs) if wanted else []
     tagged = [run for run in runs if wanted in run.labels.tags]
-    if len(tagged) > 1:
-        raise UsageError(
-            f"{len(tagged)} runs have the tag {wanted}: {_some(tagged)}; name one of them."
-        )
-    begun = [run for run in runs if run.name.startswith(wanted)]
-    if not tagged and len(begun) > 1:
-        raise UsageError(
-            f"{len(begun)} runs begin with {wanted!r}: {_some(begun)}; write more of the name."
-        )
-    return next(iter(tagged or begun), None)
-
-
-def _some(runs: Sequence[Run]) -> str:
-    names = [run.name for run in runs[-_SHOWN:]]
-    return f"{', '.join(names)}{' and others' if len(runs) > _SHOWN else ''}"
+    found = tagged or [run for run in runs if run.name.startswith(wanted)]
+    if len(found) > 1:
+        names = ", ".join(run.name for run in found[-_SHOWN:])
+        more = " and others" if len(found) > _SHOWN else ""
+        what = f"have the tag {wanted}" if tagged else f"begin with {wanted!r}"
+        remedy = "name one of them" if tagged else "write more of the name"
+        raise UsageError(f"{len(found)} runs {what}: {names}{more}; {remedy}.")
+    return found[0] if found else None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.files import plain, read_json, storing, write_atomic, write_json
+from kanrun.runs.files import read_json, storing, write_atomic, write_json
 from kanrun.runs.tables import Key, csv_lines, read_rows
 
 if TYPE_CHECKING:
@@ -98,14 +97,14 @@ class Claim:
 
     Attributes:
         sentence: The claim.
-        measured: The measured value.
+        measured: The measured value; None if it was not finite and comes from a file.
         bound: The bound in words, such as "at most 1e-12".
         holds: Whether the measured value is within the bound.
         spread: Range over the seeds, such as "3e-7 .. 8e-7 over 5 seeds".
     """
 
     sentence: str
-    measured: float | str
+    measured: float | str | None
     bound: str
     holds: bool
     spread: str | None = None
@@ -162,32 +161,6 @@ class Manifest:
     def is_complete(self) -> bool:
         """Whether the run has nothing left to do."""
         return self.status == Status.COMPLETED and not self.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content as JSON has it; numbers that are not finite become null or text."""
-        content: dict[str, Any] = plain(self)
-        content |= {"metrics": finite_or_none(self.metrics), "claims": claims_to_json(self.claims)}
-        if self.git is None:
-            del content["git"]
-        return content
-
-
-def claims_to_json(claims: Iterable[Claim]) -> list[dict[str, Any]]:
-    """Return claims as plain values; measured values that are not finite become text."""
-    content: list[dict[str, Any]] = plain(list(claims))
-    for claim in content:
-        measured = claim["measured"]
-        claim["measured"] = measured if _is_finite(measured) else str(measured)
-    return content
-
-
-def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics with None for numbers that are not finite."""
-    return {name: value if _is_finite(value) else None for name, value in metrics.items()}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

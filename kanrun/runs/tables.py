@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
@@ -30,7 +31,6 @@ TABLE_LIMIT = 4 * 2**30
 MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
-_BLOCK = 65536
 _TRUTH = {"True": True, "False": False}
 
 
@@ -73,17 +73,11 @@ class LineFile:
             flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
             with storing(self.path):
                 self._descriptor = os.open(self.path, flags, 0o666)
-                size = end = os.fstat(self._descriptor).st_size
-                while end > 0:
-                    start = max(0, end - _BLOCK)
-                    os.lseek(self._descriptor, start, os.SEEK_SET)
-                    found = os.read(self._descriptor, end - start).rfind(b"\n")
-                    if found >= 0:
-                        end = start + found + 1
-                        break
-                    end = start
-                if end < size:
-                    os.ftruncate(self._descriptor, end)
+                if os.fstat(self._descriptor).st_size:  # an empty file cannot be mapped
+                    with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as whole:
+                        end, size = whole.rfind(b"\n") + 1, len(whole)
+                    if end < size:
+                        os.ftruncate(self._descriptor, end)
         return self._descriptor
 
 

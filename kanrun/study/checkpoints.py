@@ -257,22 +257,17 @@ def slider_checkpoint(
     yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
 
 
-def checkpoint_of(model: Model, name: str) -> Checkpoint:
+def checkpoint_of(model: Model, title: str) -> Checkpoint:
     """Return the model and its tables as arrays and JSON, for `model_from_checkpoint`."""
     arrays, texts = pack(model.network), dict[str, dict[str, Any]]()
     for table, columns in model.tables.items():
-        numeric = {str(column): values.dtype.kind in "biuf" for column, values in columns.items()}
-        arrays |= {
-            f"{TABLES}{table}/{column}": columns[column].to_numpy()
-            for column in numeric
-            if numeric[column]
-        }
-        texts[table] = {
-            column: None
-            if is_number
-            else [None if pd.isna(value) else str(value) for value in columns[column]]
-            for column, is_number in numeric.items()
-        }
+        texts[table] = {}
+        for name, values in columns.items():
+            if is_number := values.dtype.kind in "biuf":
+                arrays[f"{TABLES}{table}/{name}"] = values.to_numpy()
+            texts[table][str(name)] = (
+                None if is_number else [None if pd.isna(value) else str(value) for value in values]
+            )
     meta = {
         "network": model.network.describe(),
         "inputs": list(model.inputs),
@@ -288,7 +283,7 @@ def checkpoint_of(model: Model, name: str) -> Checkpoint:
         "tables": texts,
         "notes": list(model.notes),
     }
-    return Checkpoint(name, arrays, meta)
+    return Checkpoint(title, arrays, meta)
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
@@ -336,9 +331,9 @@ def _check_sizes(model: Model) -> None:
     ):
         if found != needed:
             raise ValueError(f"{name} has {found} entries, and the network {needed}")
-    for name in (*model.inputs, *model.outputs, *(model.classes or ())):
-        if not isinstance(name, str):
-            raise ValueError(f"{name!r} is the name of an input, output or class, and no text")
+    names = (*model.inputs, *model.outputs, *(model.classes or ()))
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("the name of an input, output or class is no text")
     for scaling in (model.input_scaling, model.output_scaling):
         with np.errstate(all="ignore"):
             zero = scaling.invert(np.zeros(len(scaling.scale)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from kanrun.runs.index import flattened
 from kanrun.runs.listing import ABOUT_A_RUN, RESULTS
 from kanrun.runs.reader import ERRORS
 from kanrun.study import report
+from kanrun.study.experiment import chosen_figures
 
 _SEEDS = ("seed", "n_seeds")
 #: Rows of the table of points.
@@ -28,54 +28,46 @@ _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads
 Side = dict[str, list[Any]]  # by name, one value a run; None where a run has none
 
 
-class RunComparison:
-    """Runs side by side. Raises UsageError for fewer than two."""
+def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
+    """Return the settings, results and origins of runs, by name with one value a run.
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        if len(runs) < 2:
-            raise UsageError(f"two runs or more are compared, not {len(runs)}.")
-        self.runs = list(runs)
-        self.names = [run.name for run in runs]
-
-    def columns(self, side: Side, title: str = "") -> Side:
-        """Return `side` as a table: names in a column called `title`, and one column per run."""
-        return {title: list(side)} | {
-            name: [values[at] for values in side.values()] for at, name in enumerate(self.names)
-        }
-
-    @cached_property
-    def settings(self) -> Side:
-        """Settings that differ, also those that a run does not have."""
-        side = _differing(self._side(lambda run: flattened(run.config)))
-        return {
+    Settings and origins (command, commit, versions, machine) are those that differ, also those that
+    a run does not have. Results are medians over seeds; those that every run has come first. Raises
+    UsageError for fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise UsageError(f"two runs or more are compared, not {len(runs)}.")
+    settings = _differing(_side(runs, lambda run: flattened(run.config)))
+    results = _side(runs, lambda run: run.manifest.metrics)
+    origins = _side(
+        runs, lambda run: flattened({each: getattr(run.manifest, each) for each in _ORIGIN})
+    )
+    return (
+        {
             name: list(map(_words, values))
-            for name, values in side.items()
+            for name, values in settings.items()
             if name not in ABOUT_A_RUN
-        }
+        },
+        dict(sorted(results.items(), key=lambda pair: pair[1].count(None))),
+        _differing(origins),
+    )
 
-    @cached_property
-    def results(self) -> Side:
-        """Medians over seeds of all runs, those that every run has first."""
-        side = self._side(lambda run: run.manifest.metrics)
-        return dict(sorted(side.items(), key=lambda pair: pair[1].count(None)))
 
-    @cached_property
-    def origins(self) -> Side:
-        """Other differences: command, commit, versions of packages, machine."""
-        return _differing(
-            self._side(
-                lambda run: flattened({each: getattr(run.manifest, each) for each in _ORIGIN})
-            )
-        )
+def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
+    """Return `side` as a table: names in a column called `title`, and one column per run."""
+    return {title: list(side)} | {
+        run.name: [values[at] for values in side.values()] for at, run in enumerate(runs)
+    }
 
-    def _side(self, read: Callable[[Run], Mapping[str, Any]]) -> Side:
-        """Return what `read` says of each run, by name; nothing if its record cannot be read."""
-        each: list[Mapping[str, Any]] = [{} for _ in self.runs]
-        for at, run in enumerate(self.runs):
-            with contextlib.suppress(KanrunError):
-                each[at] = read(run)
-        names = dict.fromkeys(name for one in each for name in one)
-        return {name: [one.get(name) for one in each] for name in names}
+
+def _side(runs: Sequence[Run], read: Callable[[Run], Mapping[str, Any]]) -> Side:
+    """Return what `read` says of each run, by name; nothing if its record cannot be read."""
+    each: list[Mapping[str, Any]] = [{} for _ in runs]
+    for at, run in enumerate(runs):
+        with contextlib.suppress(KanrunError):
+            each[at] = read(run)
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: [one.get(name) for one in each] for name in names}
 
 
 def _differing(side: Side) -> Side:
@@ -84,7 +76,7 @@ def _differing(side: Side) -> Side:
     }
 
 
-def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
+def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
     """Draw learning curves and edge functions of several runs over each other into one file.
 
     Raises UsageError for a run whose tables cannot be read.
@@ -93,8 +85,7 @@ def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:
 
     drawn: tuple[str, ...] = ("metrics", "edges")
     tables = {
-        run.name: {name: run.table(name) for name in drawn if name in run.tables}
-        for run in comparison.runs
+        run.name: {name: run.table(name) for name in drawn if name in run.tables} for run in runs
     }
     if not any(tables.values()):
         return []
@@ -117,13 +108,8 @@ def redraw(run: Run, formats: Sequence[str] = ("png",), names: Sequence[str] = (
     tables, place, written = run.frames, run.figures_folder, list[Path]()
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
-    usual = experiment.figures
-    found = dict((getattr(experiment, "more_figures", usual) if names else usual)(tables))
-    for name in names or found:
-        if name not in found:
-            there = ", ".join(found)
-            raise UsageError(f"{run.name} has no figure {name}; its figures are {there}.")
-        written += write_figure(place / file_name(name), found[name](), formats)
+    for name, draw in chosen_figures(experiment, tables, names):
+        written += write_figure(place / file_name(name), draw(), formats)
     return written
 
 
@@ -138,36 +124,37 @@ def print_points(console: Console, run: Run) -> None:
     errors = [math.inf if point.error is None else point.error for point in points]
     ranked = sorted(range(len(points)), key=lambda at: (errors[at], at))
     shown = [points[at] for at in sorted(ranked[:_MOST_ROWS])]
-    marks = [" *" if point is best and best.error is not None else "" for point in shown]
+    marked = best if best.error is not None else None
     columns: dict[str, list[Any]] = {
-        "point": [
-            point.name.rpartition("/")[2] + mark for point, mark in zip(shown, marks, strict=True)
-        ],
+        "point": [f"{at.name.rpartition('/')[2]}{' *' * (at is marked)}" for at in shown],
         "status": [point.status for point in shown],
     }
-    values = [point.point.values if point.point else {} for point in shown]
-    for name in values[0]:
-        columns[name] = [_words(each.get(name)) for each in values]
+    for name in _swept(run):
+        columns[name] = [_words(_swept(point).get(name)) for point in shown]
     metrics = [point.manifest.metrics for point in shown]
     for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
         if name not in columns and any(each.get(name) is not None for each in metrics):
             columns[name] = [each.get(name) for each in metrics]
     _, left_out = report.print_table(console, columns, first=("point", *RESULTS, *columns))
-    where = run.path / "summary.csv"
-    if len(shown) < len(points):
-        report.print_line(
-            console, f"  the best {len(shown)} of {len(points)} points; all in {where}"
-        )
-    if left_out:
-        report.print_line(console, f"  more columns in {where}: {', '.join(left_out)}")
-    if any(marks):
-        report.print_line(console, f"  *: the best point, {best.name}")
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
-    if claims:
-        held = sum(claim.holds for claim in claims)
-        report.print_line(
-            console, f"  {held} of {len(claims)} claims hold; see one point for its own"
-        )
+    held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
+    for line, needed in (
+        (
+            f"the best {len(shown)} of {len(points)} points; all in {where}",
+            len(shown) < len(points),
+        ),
+        (f"more columns in {where}: {', '.join(left_out)}", left_out),
+        (f"*: the best point, {best.name}", marked),
+        (f"{held} of {len(claims)} claims hold; see one point for its own", claims),
+    ):
+        if needed:
+            report.print_line(console, f"  {line}")
+
+
+def _swept(run: Run) -> Mapping[str, Any]:
+    """Return the swept values of a point, or of the first point of a run."""
+    point = run.points[0].point
+    return point.values if point else {}
 
 
 def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
@@ -178,7 +165,6 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     if "summary" not in run.tables:
         return []
     table = run.table("summary")
-    values = [point.point.values if point.point else {} for point in run.points]
     result = next(
         (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
         None,
@@ -187,6 +173,7 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
         return []
     from kanrun.figures import over_settings
 
+    values = [_swept(point) for point in run.points]
     for name in values[0]:
         table[name] = [str(_words(values[int(number)][name])) for number in table["point"]]
     table = table.dropna(subset=[result])

@@ -47,14 +47,14 @@ def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Ar
 def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
     """Return maximum error and R^2 on the test points; for classes accuracy, cross-entropy."""
     points, samples = problem.dataset.test, problem.data.test
-    if points is None or samples is None or not len(points.x):
-        return {"test_max_error": None, "r2": None}
+    measured: dict[str, Value] = {"test_max_error": None, "r2": None}
+    if points is None or samples is None or not len(points):
+        return measured
     difference = predict_points(network, problem, points.x) - points.y
     if problem.dataset.classes:
         loss = mean_loss(predict(network, samples.x), samples, "classification", 1.0)
         right = float(np.average(difference[:, 0] == 0, weights=points.weights))
-        measured = {"test_accuracy": right, "test_cross_entropy": float(loss)}
-        return {"test_max_error": None, "r2": None, **measured}
+        return {**measured, "test_accuracy": right, "test_cross_entropy": float(loss)}
     r2 = r_squared(difference, points.y, points.weights)
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
 
@@ -120,7 +120,7 @@ def linear_rmse(problem: LearningProblem) -> float | None:
     None without test points, and for classification.
     """
     dataset = problem.dataset
-    if dataset.test is None or not len(dataset.test.x) or dataset.classes:
+    if dataset.test is None or not len(dataset.test) or dataset.classes:
         return None
 
     def rows(x: Array) -> Array:
@@ -141,11 +141,10 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
     Classes are given by their labels.
     """
     dataset = problem.dataset
-    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     parts: list[tuple[str, Array, Array | None]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
-        for name, points in splits.items()
-        if points is not None and len(points.x)
+        for name in ("train", "validation", "test")
+        if (points := getattr(dataset, name)) is not None and len(points)
     ]
     if len(domain := dataset.target.domain) in POINTS_PER_SIDE:
         low, high = domain.T
@@ -154,12 +153,10 @@ def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
         truth = dataset.target.function(grid) if dataset.target.function else None
         parts.append(("grid", grid, truth))
     inputs = np.concatenate([x for _, x, _ in parts])
-    columns: dict[str, Any] = {
-        "split": np.repeat([name for name, _, _ in parts], [len(x) for _, x, _ in parts])
-    }
+    columns: dict[str, Any] = {"split": [name for name, x, _ in parts for _ in x]}
     columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(dataset.target.inputs)}
     predicted = predict_points(network, problem, inputs)
-    unknown = np.full((len(inputs), predicted.shape[1]), np.nan)
+    unknown = np.full_like(predicted, np.nan)
     truth = np.concatenate([unknown[: len(x)] if y is None else y for _, x, y in parts])
     for o, name in enumerate(dataset.target.outputs):
         columns[f"truth:{name}"] = labelled(truth[:, o], dataset.classes)
@@ -201,11 +198,10 @@ def network_figure(
         drawn = torch.rand(MOST_POINTS, first.inputs, generator=fixed, dtype=torch.float64)
         ends = (first.grid.low.double(), first.grid.high.double())
         x = torch.lerp(*ends, drawn.to(first.knots.device))
-    names = (
-        inputs or [f"x{i}" for i in range(network.shape[0])],
-        outputs or [f"y{i}" for i in range(network.shape[-1])],
-    )
-    columns = edge_columns(network, torch.as_tensor(x).to(first.knots)[:MOST_POINTS], *names)
+    inputs = inputs or [f"x{i}" for i in range(network.shape[0])]
+    outputs = outputs or [f"y{i}" for i in range(network.shape[-1])]
+    rows = torch.as_tensor(x).to(first.knots)[:MOST_POINTS]
+    columns = edge_columns(network, rows, inputs, outputs)
     return network_diagram(pd.DataFrame({"seed": 0, **columns}))
 
 
@@ -217,7 +213,6 @@ def edge_columns(
     invert: Callable[[Array], Array] = np.asarray,
 ) -> dict[str, Any]:
     """Return the columns of `edge_table` for x; `invert` maps inputs to units of the data."""
-    names = inputs, outputs
     last = len(network.edge_layers) - 1
     rows: list[dict[str, Any]] = []
     edges = min(sum(layer.mask.numel() for layer in network.edge_layers), MOST_EDGES)
@@ -245,8 +240,8 @@ def edge_columns(
                         "y": y[:, out, into].cpu().numpy(),
                         "score": float(score[out, into]),
                         "pruned": not bool(layer.mask[out, into]),
-                        "input_name": str(names[0][into]) if index == 0 else "",
-                        "output_name": str(names[1][out]) if index == last else "",
+                        "input_name": str(inputs[into]) if index == 0 else "",
+                        "output_name": str(outputs[out]) if index == last else "",
                     }
                     | ({"symbolic": "", "operation": "sum"} if multiply else {})
                 )
@@ -284,6 +279,6 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[di
         }
 
 
-def points_of(dataset_points: Points | None) -> int:
+def points_of(points: Points | None) -> int:
     """Return the number of points, 0 for None."""
-    return 0 if dataset_points is None else len(dataset_points.x)
+    return 0 if points is None else len(points)

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.errors import StorageFailed
 from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
+    Checkpoint,
     Claim,
     Manifest,
     Point,
     Row,
     RunLabels,
     Status,
-    claims_to_json,
-    finite_or_none,
 )
 from kanrun.runs.tables import MARKS, Key
 from kanrun.study import report
 from kanrun.study.comparison import draw_points, print_points
 from kanrun.study.executors import (
+    Failed,
+    Finished,
     Recorded,
     TaskEvent,
     TaskEvents,
@@ -40,12 +41,14 @@ from kanrun.study.executors import (
 from kanrun.study.experiment import (
     Experiment,
     Failure,
+    Tables,
     Task,
     TaskRunner,
+    chosen_figures,
     takes_resume,
     tasks_of,
 )
-from kanrun.study.points import Checked, Study, check, manifest_of
+from kanrun.study.points import Checked, RunOptions, Study, check, manifest_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TimeLimit, cores, threads_of
@@ -59,38 +62,23 @@ if TYPE_CHECKING:
 _OVERRUN = 1.1
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """Options of the execution of a study.
-
-    Attributes:
-        resume: Continue in a folder from `RunFolder.reopen`: finished trainings are kept.
-        executor: Executor in place of the configured one.
-        quiet: Print warnings and errors only.
-        verbose: Print how choices were made.
-        began: CPU seconds of this process when the run was asked for.
-    """
-
-    resume: bool = False
-    executor: ExecutorConfig | None = None
-    quiet: bool = False
-    verbose: bool = False
-    began: float | None = None
-
-
 def check_config(experiment: Experiment, cfg: ExperimentConfig) -> None:
     """Check a typed configuration. Raises UsageError if it cannot run."""
-    check(experiment, Study("", typed=cfg))
+    check(experiment, _study_of(experiment, cfg))
 
 
 def run_config(experiment: Experiment, cfg: ExperimentConfig, outputs: Path) -> Run:
     """Check and run a typed configuration in a new folder below `outputs`, quietly."""
-    name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
-    study = Study(name.replace("_", "-"), typed=cfg)
+    study = _study_of(experiment, cfg)
     checked = check(experiment, study)
     folder = RunFolder.create(outputs, manifest_of(study, checked))
-    execute(experiment, study, folder, checked, Attempt(quiet=True))
+    execute(experiment, study, folder, checked, RunOptions(quiet=True))
     return Run(folder.path)
+
+
+def _study_of(experiment: Experiment, cfg: ExperimentConfig) -> Study:
+    command = next(one.name for one in EXPERIMENTS.values() if one.settings is type(cfg))
+    return Study(command, bases=(asdict(cfg),))
 
 
 def execute(
@@ -98,18 +86,19 @@ def execute(
     study: Study,
     folder: RunFolder,
     checked: Checked,
-    attempt: Attempt = Attempt(),
+    options: RunOptions,
 ) -> Manifest:
     """Run all points, cells and seeds of a study into `folder` and return its record.
 
-    A training that fails is recorded with its cause and the others continue; the status is then
-    FAILED. KeyboardInterrupt (also `Terminated`) is recorded as INTERRUPTED and raised again, with
-    all rows kept. With `max_cpu_seconds`, trainings stop with the best that they have, others do
-    not begin, and the run is COMPLETED with that reason. Raises StorageFailed if nothing can be
-    written. Progress and results go to standard error.
+    In a folder from `RunFolder.reopen` finished trainings are kept. A training that fails is
+    recorded with its cause and the others continue; the status is then FAILED. KeyboardInterrupt
+    (also `Terminated`) is recorded as INTERRUPTED and raised again, with all rows kept. With
+    `max_cpu_seconds`, trainings stop with the best that they have, others do not begin, and the run
+    is COMPLETED with that reason. Raises StorageFailed if nothing can be written. Progress and
+    results go to standard error.
     """
     try:
-        execution = _Execution(experiment, study, folder, checked, attempt)
+        execution = _Execution(experiment, study, folder, checked, options)
         folder.finish(**execution.run())
     except BaseException as error:
         status, failure = Status.FAILED, Failure.of(error)
@@ -119,9 +108,22 @@ def execute(
         with contextlib.suppress(StorageFailed):  # the error that ends the run says more
             folder.finish(status, failure.reason, failure.trace)
         raise
-    if not attempt.quiet:
-        execution.report(folder.manifest)
+    if not options.quiet:
+        _report(folder, len(study.points) > 1)
     return folder.manifest
+
+
+def _report(folder: RunFolder, several: bool) -> None:
+    """Print the results, the claims and the failures."""
+    console, path, manifest = report.error_console(), folder.path, folder.manifest
+    run = Run(path, f"{path.parent.name}/{path.name}")
+    if several:
+        print_points(console, run)
+    elif columns := run.columns("summary"):
+        report.print_summary(console, columns)
+    report.print_claims(console, manifest.claims)
+    if manifest.trainings > 1:
+        report.print_failures(console, manifest.failures)
 
 
 class _Execution:
@@ -133,47 +135,42 @@ class _Execution:
         study: Study,
         folder: RunFolder,
         checked: Checked,
-        attempt: Attempt,
+        options: RunOptions,
     ) -> None:
         self._experiment, self._study, self._folder = experiment, study, folder
-        self._attempt, self._several = attempt, len(study.points) > 1
+        self._several, self._resumed = len(study.points) > 1, bool(folder.manifest.resumed)
         self._runner = TaskRunner(experiment, checked.prepared)
-        self._console = report.error_console()
         self._cfg = cfg = study.config(0)
-        self._executor = attempt.executor or cfg.executor
-        if attempt.resume:
-            folder.manifest = replace(folder.manifest, executor=asdict(self._executor))
+        if self._resumed:
+            folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
         elif cfg.tags or cfg.note:
             RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
         self._limit: TimeLimit | None = None
         if cfg.max_cpu_seconds is not None:
-            began = process_time() if attempt.began is None else attempt.began
+            began = process_time() if options.began is None else options.began
             self._limit = TimeLimit(cfg.max_cpu_seconds, began)
         self._tracker: Tracker | None = None
         if cfg.tracker is not None:
             self._tracker = Tracker(cfg.tracker, study.command, folder.path, asdict(cfg))
         self._recorder = Recorder(folder, study.points, checked)
+        self._reporter = Reporter(
+            report.error_console(), self._recorder.total, options.quiet, options.verbose
+        )
         self._ended_early = False
         self._broken: dict[int, Failure] = {}  # claims that could not be checked, by point
-        self._summary: pandas.DataFrame | None = None
 
     def run(self) -> dict[str, Any]:
         """Train, draw, check claims; return the changes of `run.json`."""
-        self._train()
         metrics: dict[str, Any] = {}
         claims: tuple[Claim, ...] = ()
-        if self._several:
-            with self._optional("the figure over the points was not drawn"):
-                draw_points(Run(self._folder.path), self._cfg.figure_formats)
-        else:
+        with self._reporter:
+            self._train()
             tables = Run(self._folder.path).frames
-            self._summary = tables.get("summary")
-            metrics = _medians(self._summary)
-            if self._recorder.finished:
+            if self._recorder.finished and self._cfg.figures != "none":
                 with self._optional("the figures could not be drawn"):
-                    for name, draw in self._experiment.figures(tables):
-                        with self._optional(f"the figure {name} could not be drawn"):
-                            self._folder.figure(name, draw(), self._cfg.figure_formats)
+                    self._draw(tables)
+            if self._recorder.finished and not self._several:
+                metrics = _medians(tables.get("summary"))
                 claims = self._claims(tables, self._study.points[0])
         failed = self._failure()
         status = Status.FAILED if failed else Status.COMPLETED
@@ -188,90 +185,86 @@ class _Execution:
             "failures": self._recorder.failure_entries(),
         }
 
-    def report(self, manifest: Manifest) -> None:
-        """Print the results, the claims and the failures."""
+    def _draw(self, tables: Tables) -> None:
+        names, formats = self._cfg.figures, self._cfg.figure_formats
         if self._several:
-            path = self._folder.path
-            print_points(self._console, Run(path, f"{path.parent.name}/{path.name}"))
-        elif self._summary is not None:
-            columns = {str(name): [*values] for name, values in self._summary.items()}
-            report.print_summary(self._console, columns)
-        report.print_claims(self._console, manifest.claims)
-        if manifest.trainings > 1:
-            report.print_failures(self._console, manifest.failures)
+            draw_points(Run(self._folder.path), formats)
+            return
+        chosen = chosen_figures(self._experiment, tables, () if isinstance(names, str) else names)
+        for name, draw in chosen:
+            with self._optional(f"the figure {name} could not be drawn"):
+                self._folder.figure(name, draw(), formats)
 
-    def _tasks(self, finished: set[Key] | None = None) -> Iterator[Task]:
+    def _tasks(self, finished: Collection[Key] = ()) -> Iterator[Task]:
         """Yield the tasks of all points in their order, without those that had finished."""
         for point in self._study.points:
-            if finished is None or self._recorder.left[point.number]:
+            if not finished or self._recorder.left[point.number]:
                 for task in tasks_of(self._experiment, self._study.config(point.number), point):
-                    if finished is None or task.key not in finished:
+                    if task.key not in finished:
                         yield task
 
     def _train(self) -> None:
-        recorder, attempt, resumes = self._recorder, self._attempt, takes_resume(self._experiment)
-        checkpoints = recorder.restore(self._tasks(), resumes) if attempt.resume else {}
+        recorder, checkpoints = self._recorder, dict[Key, Checkpoint]()
+        if self._resumed:
+            checkpoints = recorder.restore(self._tasks(), takes_resume(self._experiment))
         kept = set(recorder.finished)
-        total, quiet, verbose = recorder.total, attempt.quiet, attempt.verbose
-        with Reporter(self._console, total, quiet, verbose) as reporter:
-            reporter.skip(len(kept))
-            if recorder.lost:
-                lost = Warned(
-                    f"{recorder.lost} trainings had finished, but some of their rows are gone: "
-                    "they restart"
-                )
-                recorder.handle(lost)
-                reporter.handle(lost)
-            if attempt.resume and self._several:  # trainings of some points had all ended
-                done = Run(self._folder.path).journal.results
-                for point in self._study.points:
-                    if not recorder.left[point.number] and point.number not in done:
-                        self._end_point(point)
-            events = self._events(self._tasks(kept), total - len(kept), checkpoints)
-            with monitored(reporter.show_progress, self._limit.end if self._limit else None):
-                try:
-                    for event in events:
-                        recorder.handle(event)
-                        reporter.handle(event)
-                        self._follow(event)
-                finally:
-                    events.close()
-                # Only the time limit leaves trainings out.
-                self._ended_early = time_limit_reached() or any(recorder.left)
+        self._reporter.skip(len(kept))
+        if recorder.lost:
+            self._warn(
+                f"{recorder.lost} trainings had finished, but some of their rows are gone: they "
+                "restart"
+            )
+        if self._resumed and self._several:  # trainings of some points had all ended
+            done = Run(self._folder.path).journal.results
+            for point in self._study.points:
+                if not recorder.left[point.number] and point.number not in done:
+                    self._end_point(point)
+        end = self._limit.end if self._limit else None
+        with (
+            monitored(self._reporter.show_progress, end),
+            contextlib.closing(self._events(self._tasks(kept), checkpoints)) as events,
+        ):
+            for event in events:
+                self._take(event)
+            # Only the time limit leaves trainings out.
+            self._ended_early = time_limit_reached() or any(recorder.left)
 
-    def _events(self, tasks: Iterator[Task], left: int, checkpoints: dict[Key, Any]) -> TaskEvents:
-        def resume(task: Task) -> Any:
-            return checkpoints.pop(task.key, None)
-
-        if self._executor.kind == "local" and left:
-            workers = self._executor.workers or max(1, cores() // threads_of(self._cfg))
+    def _events(self, tasks: Iterator[Task], checkpoints: dict[Key, Checkpoint]) -> TaskEvents:
+        executor, left = self._cfg.executor, sum(self._recorder.left)
+        if executor.kind == "local" and left:
+            workers = executor.workers or max(1, cores() // threads_of(self._cfg))
             seconds = None if self._limit is None else max(0.0, self._limit.end - process_time())
-            return run_local(self._runner, tasks, resume, min(workers, left), seconds)
-        if self._executor.kind == "dask" and left:
-            return run_dask(self._runner, tasks, resume, str(self._executor.address))
-        return run_serial(self._runner, tasks, resume)
+            return run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
+        if executor.kind == "dask" and left:
+            return run_dask(self._runner, tasks, checkpoints, str(executor.address))
+        return run_serial(self._runner, tasks, checkpoints)
 
-    def _follow(self, event: TaskEvent) -> None:
-        """Send rows of `metrics` to the tracker; check the claims of a point that has ended."""
-        if isinstance(event, Warned):
-            return
+    def _take(self, event: TaskEvent) -> None:
+        """Record, show and track an event; check the claims of a point that has ended."""
+        self._recorder.handle(event)
+        self._reporter.handle(event)
         if isinstance(event, Recorded):
             record = event.record
             if self._tracker is not None and isinstance(record, Row) and record.table == "metrics":
                 several = self._recorder.total > 1
                 marks = dict(zip(MARKS, event.task.key, strict=True)) if several else {}
                 self._tracker.row({**record.values, **marks})
-        elif self._several and not self._recorder.left[event.task.point]:
-            self._end_point(self._study.points[event.task.point])
+        elif self._several and isinstance(event, Finished | Failed):
+            number = event.task.point
+            if not self._recorder.left[number]:
+                self._end_point(self._study.points[number])
+
+    def _warn(self, text: str) -> None:
+        self._take(Warned(text))
 
     def _end_point(self, point: Point) -> None:
         """Write the result of a point whose trainings have all ended to the journal."""
         tables = self._recorder.take(point)
-        metrics = finite_or_none(_medians(tables.get("summary")))
+        metrics = _medians(tables.get("summary"))
         claims = self._claims(tables, point) if "summary" in tables else ()
         failed, broken = self._recorder.failed[point.number], self._broken.get(point.number)
         reason = f"{failed} of its trainings failed" if failed else broken and broken.reason
-        line = {"point": point.number, "metrics": metrics, "claims": claims_to_json(claims)}
+        line = {"point": point.number, "metrics": metrics, "claims": claims}
         self._folder.journal({**line, "reason": reason})
 
     @contextlib.contextmanager
@@ -282,9 +275,7 @@ class _Execution:
         except StorageFailed:
             raise
         except Exception as error:
-            text = f"{what}: {Failure.of(error).reason}"
-            self._recorder.handle(Warned(text))
-            self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+            self._warn(f"{what}: {Failure.of(error).reason}")
 
     def _claims(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> tuple[Claim, ...]:
         """Check the claims; none holds if trainings failed or were cut short."""
@@ -299,10 +290,11 @@ class _Execution:
             return claims
         total = self._recorder.trainings[point.number]
         why = "the others failed" if failed else "stopped by max_cpu_seconds"
-        done = total - failed - self._recorder.left[point.number]
-        came = f"from {done} of {total} trainings, {why}"
+        came = (
+            f"from {total - failed - self._recorder.left[point.number]} of {total} trainings, {why}"
+        )
         return tuple(
-            replace(claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came)
+            replace(claim, holds=False, spread="; ".join(filter(None, (claim.spread, came))))
             for claim in claims
         )
 

@@ -24,13 +24,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 from kanrun.runs.records import Checkpoint, Record
@@ -87,16 +86,14 @@ class Warned:
 
 TaskEvent = Started | Recorded | Progressed | Finished | Retried | Failed | Warned
 TaskEvents = Generator[TaskEvent, None, None]
-Resume = Callable[[Task], Checkpoint | None]
-#: Stands for the task in events from other processes, which need not send it back.
-UNNAMED = Task(ExperimentConfig(), 0, {}, 0)
+Checkpoints = dict[Key, Checkpoint]  # to resume from; each is taken out once
 #: Seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
 #: Seconds that a worker process gets to end before it is killed.
 PATIENCE = 5.0
 
 
-def run_serial(runner: TaskRunner, tasks: Iterable[Task], resume: Resume) -> TaskEvents:
+def run_serial(runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints) -> TaskEvents:
     """Run the tasks one after the other in this process.
 
     The first task always runs; no further task starts once the time limit is reached.
@@ -105,7 +102,7 @@ def run_serial(runner: TaskRunner, tasks: Iterable[Task], resume: Resume) -> Tas
         if number and time_limit_reached():
             return
         yield Started(task)
-        yield from events_of(runner, task, resume(task))
+        yield from events_of(runner, task, checkpoints.pop(task.key, None))
 
 
 def events_of(
@@ -125,7 +122,7 @@ def events_of(
 def run_local(
     runner: TaskRunner,
     tasks: Iterable[Task],
-    resume: Resume,
+    checkpoints: Checkpoints,
     workers: int,
     seconds: float | None = None,
 ) -> TaskEvents:
@@ -147,7 +144,7 @@ def run_local(
                     break
                 worker = idle.pop() if idle else _Worker(runner, share)
                 busy[worker.connection] = worker
-                worker.give(task, is_first, resume(task) if is_first else None)
+                worker.give(task, is_first, checkpoints.pop(task.key, None))
                 yield Started(task)
             if not busy:
                 return
@@ -204,7 +201,7 @@ class _Worker:
                 hint = " (out of memory?)" if name == "SIGKILL" else ""
                 reason = f"its worker process was ended by {name}{hint}"
             event = Failed(self._task, Failure(reason))
-        return replace(event, task=self._task)
+        return event
 
     def end(self) -> None:
         """End the process, whatever it does at the moment."""
@@ -224,7 +221,7 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
         nonlocal last
         if time.monotonic() - last >= TOLD_EVERY:
             last = time.monotonic()
-            connection.send(Progressed(UNNAMED, update))
+            connection.send(Progressed(task, update))
 
     def end_with_parent() -> None:
         if (parent := multiprocessing.parent_process()) is not None:
@@ -239,7 +236,7 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
             task, resume = connection.recv()
             with monitored(send, seconds):
                 for event in events_of(runner, task, resume):
-                    connection.send(replace(event, task=UNNAMED))
+                    connection.send(event)
 
 
 Ended = Recorded | Finished | Failed
@@ -250,7 +247,9 @@ _AHEAD = 1000
 _NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
 
 
-def run_dask(runner: TaskRunner, tasks: Iterable[Task], resume: Resume, address: str) -> TaskEvents:
+def run_dask(
+    runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints, address: str
+) -> TaskEvents:
     """Run the tasks on the cluster at `address`; the records of a task arrive together at its end.
 
     A task returns its failure as a value and is then run once more, on another worker if there is
@@ -264,7 +263,8 @@ def run_dask(runner: TaskRunner, tasks: Iterable[Task], resume: Resume, address:
         waiting, futures, failed = iter(tasks), dict[Any, Task](), set[Key]()
         completed = distributed.as_completed([], loop=client.loop)
 
-        def submit(task: Task, checkpoint: Checkpoint | None, **where: Any) -> Started:
+        def submit(task: Task, **where: Any) -> Started:
+            checkpoint = checkpoints.pop(task.key, None)
             future = client.submit(run_task, runner, task, checkpoint, pure=False, **where)
             futures[future] = task
             completed.add(future)
@@ -272,7 +272,7 @@ def run_dask(runner: TaskRunner, tasks: Iterable[Task], resume: Resume, address:
 
         try:
             for task in islice(waiting, _AHEAD):
-                yield submit(task, resume(task))
+                yield submit(task)
             for future in _as_they_come(completed, client):
                 if future is None:
                     yield Warned(_NO_WORKERS.format(address=address))
@@ -289,12 +289,12 @@ def run_dask(runner: TaskRunner, tasks: Iterable[Task], resume: Resume, address:
                     failed.add(task.key)
                     yield Retried(task, end.failure)
                     others = [name for name in client.nthreads() if name != worker] or None
-                    yield submit(task, None, workers=others, allow_other_workers=bool(others))
+                    yield submit(task, workers=others, allow_other_workers=bool(others))
                     continue
                 failed.discard(task.key)
                 yield from events
                 for following in islice(waiting, 1):
-                    yield submit(following, resume(following))
+                    yield submit(following)
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
@@ -323,8 +323,7 @@ def run_task(
     """Return the events of `task` in a worker of the cluster, and the worker's address."""
     from distributed import get_worker
 
-    events = [replace(event, task=UNNAMED) for event in events_of(runner, task, resume)]
-    return events, str(get_worker().address)
+    return list(events_of(runner, task, resume)), str(get_worker().address)
 
 
 def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | None]:
@@ -337,8 +336,8 @@ def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | N
             "with --address ADDRESS on another one or with --executor local here."
         )
     if future.status == "finished":
-        events, worker = future.result()
-        return [replace(event, task=task) for event in events], worker
+        found: tuple[list[Ended], str | None] = future.result()
+        return found
     error = future.exception()
     if isinstance(error, KilledWorker):
         deaths = int(error.allowed_failures) + 1

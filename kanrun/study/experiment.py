@@ -6,7 +6,7 @@ import importlib
 import inspect
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -130,6 +130,23 @@ class TaskRunner:
 def _runner(plugins: tuple[str, ...], place: Any) -> TaskRunner:
     add_plugins(plugins)
     return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
+
+
+def chosen_figures(
+    experiment: Any, tables: Tables, names: Sequence[str] = ()
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Yield the figures with these names, also those drawn on request only, or the usual ones.
+
+    Raises UsageError for a name that the tables have no figure of.
+    """
+    if not names:
+        yield from experiment.figures(tables)
+        return
+    found = dict(getattr(experiment, "more_figures", experiment.figures)(tables))
+    for name in names:
+        if name not in found:
+            raise UsageError(f"there is no figure {name}; the figures are {', '.join(found)}.")
+        yield name, found[name]
 
 
 def takes_resume(experiment: Experiment) -> bool:

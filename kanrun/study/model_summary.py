@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from kanrun.study.model import Model
-    from kanrun.study.saved import LoadedRun
 
 _LONGEST_TITLE = 160  # characters of LaTeX
 DOTS_PER_INCH = 100
@@ -156,7 +155,12 @@ def training_figures(
         yield "loss", partial(figures.loss_curve, tables["metrics"], error)
     if "growth" in tables:
         yield "growth", partial(figures.growth, tables["growth"])
-    title = _formula_title(str(tables["summary"]["target"].iloc[0]))
+    title, target = None, str(tables["summary"]["target"].iloc[0])
+    if target in NAMED:
+        from kanrun.formulas import parse, to_latex
+
+        formula = f"$y = {to_latex(parse(NAMED[target]))}$"
+        title = formula if len(formula) <= _LONGEST_TITLE else None
     predicted = tables["predictions"]
     judged = tables.get("held_out", predicted)
     few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
@@ -167,16 +171,6 @@ def training_figures(
     if "edges" in tables and (on_request or not is_table):
         yield "edges", partial(figures.edges, tables["edges"])
         yield "network", partial(figures.network_diagram, tables["edges"])
-
-
-def _formula_title(target: str) -> str | None:
-    """Return the formula of a named target as mathematics, or None if there is no short one."""
-    if target not in NAMED:
-        return None
-    from kanrun.formulas import parse, to_latex
-
-    title = f"$y = {to_latex(parse(NAMED[target]))}$"
-    return title if len(title) <= _LONGEST_TITLE else None
 
 
 def figure_of(model: Model, name: str) -> Figure:
@@ -201,28 +195,10 @@ def html_of(model: Model) -> str:
     if model.network.edge_layers:
         buffer = io.BytesIO()
         figure_of(model, "network").savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-        image = _img(buffer.getvalue())
+        data = base64.b64encode(buffer.getvalue()).decode()
+        image = f'<img style="max-width:45em" src="data:image/png;base64,{data}"/>'
     facts = summary_of(model)._repr_html_() if "summary" in model.tables else ""
     return (
         f"<p><b>{html.escape(names)}</b></p>"
         f'<div style="display:flex;gap:2em"><div>{facts}</div><div>{image}</div></div>'
     )
-
-
-def run_html(run: LoadedRun) -> str:
-    """Return status, summary and figures of a run as HTML; of several points, their statuses."""
-    head = f"<p><b>{html.escape(str(run.run.path))}</b>: {html.escape(run.run.status)}</p>"
-    if run.run.has_points:
-        rows = [(point.run.name, point.run.status) for point in run.points]
-        table = pd.DataFrame(rows, columns=["point", "status"])
-        return head + table.to_html(index=False, border=0)
-    summary = (
-        run.tables["summary"].to_html(index=False, border=0) if "summary" in run.tables else ""
-    )
-    pictures = (path for path in run.run.figures if path.suffix == ".png")
-    return head + summary + "".join(_img(path.read_bytes()) for path in pictures)
-
-
-def _img(png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<img style="max-width:45em" src="data:image/png;base64,{data}"/>'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from kanrun.study.resources import (
     using_threads,
 )
 
-__all__ = ["Checked", "Point", "Study", "check", "describe_plan", "manifest_of"]
 #: Names that a sentence lists: of columns, and of points or cells.
 MAX_COLUMNS, MAX_NAMES = 20, 12
 #: Settings in which runs differ that a sentence names.
@@ -69,7 +68,6 @@ class Study:
             combination of group choices. Each has every key of the values that are set on it.
         points: The points in the order of their numbers.
         source: File that the bases were read from, for errors.
-        typed: Configuration of every point, for scripts that have it already; `bases` is unused.
     """
 
     command: str
@@ -77,13 +75,9 @@ class Study:
     bases: tuple[Mapping[str, Any], ...] = ()
     points: tuple[Point, ...] = (Point(0),)
     source: str = ""
-    typed: ExperimentConfig | None = None
 
     def config(self, number: int) -> ExperimentConfig:
         """Return the typed and checked configuration of the point `number`. Raises UsageError."""
-        if self.typed is not None:
-            rules.check(self.typed)
-            return self.typed
         try:
             return self._config(self.points[number])
         except UsageError as error:
@@ -101,11 +95,16 @@ class Study:
                 raise
             from kanrun.targets.table_files import column_names
 
-            names = column_names(Path(table))
-            more = " and more" if len(names) > MAX_COLUMNS else ""
-            columns = f"{', '.join(names[:MAX_COLUMNS])}{more}"
-            hint = f"target.outputs=[NAME], of the columns {columns}"
-            raise UsageError(f"target.outputs must be given, as {hint}.") from error
+            columns = _some(column_names(Path(table)), ", ", MAX_COLUMNS)
+            raise UsageError(
+                f"target.outputs must be given, as target.outputs=[NAME], of the columns {columns}."
+            ) from error
+
+    def on(self, executor: ExecutorConfig) -> Study:
+        """Return the study on another executor."""
+        return replace(
+            self, bases=tuple({**base, "executor": asdict(executor)} for base in self.bases)
+        )
 
     def store(self, folder: Path) -> None:
         """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""
@@ -129,6 +128,33 @@ class Study:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """Options of a run that are not settings.
+
+    Attributes:
+        outputs: Folder of run folders.
+        quiet: Print warnings and errors only.
+        verbose: Print how choices were made.
+        strict: Exit with code 1 if a claim does not hold.
+        force: Run what may not fit into memory; resume a run that another host started.
+        dry_run: Say what would run, and write nothing.
+        began: CPU seconds of this process when the run was asked for.
+        executor: Executor to resume on; default: the original one.
+        address: Address of the Dask scheduler to resume on.
+    """
+
+    outputs: Path = Path("outputs")
+    quiet: bool = False
+    verbose: bool = False
+    strict: bool = False
+    force: bool = False
+    dry_run: bool = False
+    began: float | None = None
+    executor: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
 class Checked:
     """A study whose points can run: numbers of cells and seeds, and what tasks need.
 
@@ -145,18 +171,12 @@ class Checked:
         return tuple(cells * seeds for cells, seeds in zip(self.cells, self.seeds, strict=True))
 
 
-def check(
-    experiment: Experiment,
-    study: Study,
-    *,
-    force: bool = False,
-    executor: ExecutorConfig | None = None,
-) -> Checked:
+def check(experiment: Experiment, study: Study, *, force: bool = False) -> Checked:
     """Check everything that can be checked before a run exists, and write nothing.
 
     Calls `check` of the experiment for each point, and `prepare` for the first seed of each cell,
-    if it has them. `force` skips the memory check; `executor` is one in place of the configured
-    one. Raises UsageError, which names the point if there are several.
+    if it has them. `force` skips the memory check. Raises UsageError, which names the point if
+    there are several.
     """
     cells, seeds, prepared = list[int](), list[int](), Prepared()
     prepare: Any = getattr(experiment, "prepare", None)
@@ -174,7 +194,7 @@ def check(
                 experiment.check(cfg)
             tasks = tasks_of(experiment, cfg, point)
             check_size(sum(cells) + len(tasks))
-            most = MOST_PREPARED if (executor or cfg.executor).kind == "serial" else 0
+            most = MOST_PREPARED if cfg.executor.kind == "serial" else 0
             for task in tasks if prepare is not None else ():
                 if task.seed == cfg.seed:
                     with limit(threads_of(cfg)):
@@ -187,11 +207,10 @@ def check(
             raise UsageError(f"{point}: {error}") from error
         cells.append(tasks[-1].index + 1)
         seeds.append(cfg.n_seeds)
-    place = executor or study.config(0).executor
-    if place.kind == "dask":
+    if cfg.executor.kind == "dask":
         from kanrun.study.executors import dask_client
 
-        with dask_client(str(place.address)):
+        with dask_client(str(cfg.executor.address)):
             pass
     return Checked(tuple(cells), tuple(seeds), prepared)
 
@@ -246,9 +265,9 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f"{'; '.join(names[:MAX_NAMES])}{more}"
+def _some(names: Sequence[str], mark: str = "; ", most: int = MAX_NAMES) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{mark.join(names[:most])}{more}"
 
 
 def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -> str:
@@ -260,7 +279,8 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     from kanrun.runs import find_run
     from kanrun.runs.index import RunIndex, flattened
 
-    def differing(settings: Mapping[str, Any]) -> list[str]:
+    def differing(name: str) -> list[str]:
+        settings = index.settings(name)
         names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
         return [name for name in names if settings.get(name) != wanted.get(name)]
 
@@ -268,14 +288,13 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     ended = index.rows(
         "status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)
     )
-    found = [(differing(index.settings(row["name"])), row) for row in ended]
+    found = [(differing(row["name"]), row) for row in ended]
     found = [pair for pair in found if not any(name.endswith(".kind") for name in pair[0])]
     if not found:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
-    differ, row = min(found, key=lambda pair: len(pair[0]))
-    seconds = float(row["seconds"]) / max(1, int(row["trainings"] or 1))
-    more = " and more" if len(differ) > MAX_DIFFERENCES else ""
-    about = f", which differs in {', '.join(differ[:MAX_DIFFERENCES])}{more}" if differ else ""
+    names, row = min(found, key=lambda pair: len(pair[0]))
+    about = f", which differs in {_some(names, ', ', MAX_DIFFERENCES)}" if names else ""
+    seconds = row["seconds"] / (row["trainings"] or 1)
     summary = find_run(row["name"], outputs).columns("summary")
     if problem is not None and {"train_points", "shape"} <= summary.keys():
         data, then = problem.dataset, int(summary["train_points"][0])

@@ -156,24 +156,24 @@ def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> Samp
 
 def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
     """Return a sentence per input that leaves the training data, and one on clipped values."""
-    rows, found = max(counts.samples, 1), []
-    fractions = zip(model.inputs, counts.outside / rows, model.domain, strict=True)
-    for name, fraction, (low, high) in fractions:
-        if fraction > 0:
-            found.append(
-                f"{fraction:.1%} of the samples have {name} outside the training range "
-                f"[{low:.6g}, {high:.6g}], where {model.network.extrapolation_note}"
-            )
-    for name, fraction, gaps in zip(model.inputs, counts.gaps / rows, model.gaps, strict=False):
-        if fraction > 0:
-            found.append(
-                f"{fraction:.1%} of the samples have {name} in a gap of the training data, such as "
-                f"({gaps[0][0]:.6g}, {gaps[0][1]:.6g})"
-            )
-    if counts.clipped:
-        found.append(
-            f"{counts.clipped / rows:.1%} of the predictions were clipped to the allowed range"
+    rows, note = max(counts.samples, 1), model.network.extrapolation_note
+    found = [
+        f"{outside / rows:.1%} of the samples have {name} outside the training range "
+        f"[{low:.6g}, {high:.6g}], where {note}"
+        for name, outside, (low, high) in zip(
+            model.inputs, counts.outside, model.domain, strict=True
         )
+        if outside
+    ]
+    found += [
+        f"{inside / rows:.1%} of the samples have {name} in a gap of the training data, such as "
+        f"({gaps[0][0]:.6g}, {gaps[0][1]:.6g})"
+        for name, inside, gaps in zip(model.inputs, counts.gaps, model.gaps, strict=False)
+        if inside
+    ]
+    if counts.clipped:
+        clipped = f"{counts.clipped / rows:.1%} of the predictions"
+        found.append(f"{clipped} were clipped to the allowed range")
     return found
 
 

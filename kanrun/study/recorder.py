@@ -241,13 +241,14 @@ class Recorder:
 
     def _kept(self) -> Filter:
         """Return the filter that keeps the rows of finished tasks and of resume checkpoints."""
-        left = Counter[tuple[str, Key]]()
-        for key, tables in self._written.items():
-            left.update({(name, key): written.rows for name, written in tables.items()})
+        seen = Counter[tuple[str, Key]]()
 
         def stays(table: str, key: Key) -> bool:
-            left[table, key] -= 1
-            return key in self.finished or left[table, key] >= 0
+            seen[table, key] += 1
+            written = self._written.get(key, {}).get(table)
+            return key in self.finished or (
+                written is not None and seen[table, key] <= written.rows
+            )
 
         return stays
 
@@ -315,7 +316,7 @@ def _failure_entry(task: Task, failure: Failure, several: bool) -> dict[str, Any
 
 def _digest(task: Task) -> str:
     """Return a digest of the settings of a task's cell."""
-    return hashlib.sha256(to_json(task.cell).encode()).hexdigest()[:DIGEST_LENGTH]
+    return hashlib.sha256(to_json(task.cell)).hexdigest()[:DIGEST_LENGTH]
 
 
 def _has(there: RowCounts, key: Key, counts: Mapping[str, int]) -> bool:

@@ -191,7 +191,7 @@ def _medians_of_cells(summary: Columns) -> dict[str, Sequence[Any]]:
         if name not in {"cell", "seed"}:
             merged[name] = list(map(_agreed, grouped))
         if name == error:
-            merged["quartiles"] = list(map(_quartiles, grouped))
+            merged["quartiles"] = list(map(_range, grouped))
     return merged
 
 
@@ -203,7 +203,8 @@ def _agreed(values: Sequence[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def _quartiles(values: Sequence[Any]) -> str:
+def _range(values: Sequence[Any]) -> str:
+    """Return the quartiles of numbers."""
     numbers = [float(value) for value in values if shown(value)]
     if len(numbers) > 1:
         numbers = statistics.quantiles(numbers, n=4, method="inclusive")

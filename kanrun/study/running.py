@@ -13,69 +13,43 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 
 from kanrun import monitoring
 from kanrun.config import EXPERIMENTS, ExecutorConfig
-from kanrun.config import rules as settings
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import Terminated, UsageError
-from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.points import Checked, Point, Study, check, describe_plan, manifest_of
+from kanrun.runs import Point, Run, RunFolder, Status
+from kanrun.study.points import (
+    Checked,
+    RunOptions,
+    Study,
+    check,
+    describe_plan,
+    manifest_of,
+)
 
 #: Columns that measure the machine and not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of a run that are not settings.
-
-    Attributes:
-        outputs: Folder of run folders.
-        quiet: Print warnings and errors only.
-        verbose: Print how choices were made.
-        strict: Exit with code 1 if a claim does not hold.
-        force: Run what may not fit into memory; resume a run that another host started.
-        dry_run: Say what would run, and write nothing.
-        began: CPU seconds of this process when the run was asked for.
-        executor: Executor to resume on; default: the original one.
-        address: Address of the Dask scheduler to resume on.
-    """
-
-    outputs: Path = Path("outputs")
-    quiet: bool = False
-    verbose: bool = False
-    strict: bool = False
-    force: bool = False
-    dry_run: bool = False
-    began: float | None = None
-    executor: str | None = None
-    address: str | None = None
-
-
-def run_study(
-    study: Study, options: RunOptions, executor: ExecutorConfig | None = None
-) -> tuple[int, Path | None]:
+def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
     """Check all points, make the run folder, run, and return the exit code and the folder.
 
-    `executor` is one in place of the configured one. Standard output gets the folder as its only
-    line. Raises UsageError before the folder exists.
+    Standard output gets the folder as its only line. Raises UsageError before the folder exists.
     """
     experiment = _experiment(study.command)
-    checked = check(experiment, study, force=options.force, executor=executor)
+    checked = check(experiment, study, force=options.force)
     if options.dry_run:
         for line in describe_plan(experiment, study, checked, options.outputs):
             print(line)
         return 0, None
-    execution = _execution(experiment, study, checked, executor, options)
     manifest = manifest_of(study, checked)
-    return _run(
-        lambda: RunFolder.create(options.outputs, manifest, study.store), execution, options
-    )
+    created = partial(RunFolder.create, options.outputs, manifest, study.store)
+    return _run(created, experiment, study, checked, options)
 
 
 def resume_run(run: Run, options: RunOptions) -> int:
@@ -90,13 +64,11 @@ def resume_run(run: Run, options: RunOptions) -> int:
         print(f"kanrun: {run.path} is complete; there is nothing left to do", file=sys.stderr)
         return _end(run.path, options)
     run.check_ended(options.force)
-    study = Study.read(run.path)
-    executor = _executor(study, run.path, options)
+    study = _placed(Study.read(run.path), run.path, options)
     experiment = _experiment(study.command)
-    checked = check(experiment, study, force=True, executor=executor)
-    execution = _execution(experiment, study, checked, executor, options, resume=True)
+    checked = check(experiment, study, force=True)
     reopened = partial(RunFolder.reopen, run.path, force=options.force)
-    return _run(reopened, execution, options)[0]
+    return _run(reopened, experiment, study, checked, options)[0]
 
 
 def rerun(run: Run, options: RunOptions) -> int:
@@ -105,12 +77,11 @@ def rerun(run: Run, options: RunOptions) -> int:
     Returns 1 if numbers differ that the same version on the same machine should reproduce.
     """
     require_plugins(run.manifest.versions)
-    study = Study.read(run.path)
+    study = replace(Study.read(run.path), argv=("kanrun", *sys.argv[1:]))
     if run.point is not None:
         point = Point(0, run.point.overrides)
         study = replace(study, bases=(run.config,), points=(point,))
-    study = replace(study, argv=("kanrun", *sys.argv[1:]))
-    code, folder = run_study(study, options, _executor(study, run.path, options))
+    code, folder = run_study(_placed(study, run.path, options), options)
     if folder is None or code:
         return code
     old, new = run.columns("summary"), Run(folder).columns("summary")
@@ -129,30 +100,16 @@ def rerun(run: Run, options: RunOptions) -> int:
     return 1 if different else 0
 
 
-def _execution(
-    experiment: ModuleType,
-    study: Study,
-    checked: Checked,
-    executor: ExecutorConfig | None,
-    options: RunOptions,
-    *,
-    resume: bool = False,
-) -> Callable[[RunFolder], object]:
-    """Return what fills the folder of a run."""
-    # Only a study that passed its check pays for the imports of a run.
-    from kanrun.study.execute import Attempt, execute
-
-    attempt = Attempt(resume, executor, options.quiet, options.verbose, options.began)
-    return lambda folder: execute(experiment, study, folder, checked, attempt)
-
-
 def _experiment(command: str) -> ModuleType:
     """Import the experiment of a command. Raises UsageError if there is none of that name."""
     return importlib.import_module(EXPERIMENTS.find(command).builder)
 
 
-def _executor(study: Study, folder: Path, options: RunOptions) -> ExecutorConfig:
-    """Return where to resume. A stored address is not used: who answers there can run code here."""
+def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
+    """Return a stored study where it is to run now.
+
+    A stored address is not used, since who answers there can run code here.
+    """
     executor = study.config(0).executor
     if options.executor not in (None, executor.kind):
         executor = ExecutorConfig(str(options.executor))
@@ -165,15 +122,20 @@ def _executor(study: Study, folder: Path, options: RunOptions) -> ExecutorConfig
         raise UsageError(
             f"--address is for runs with executor=dask; {folder} has executor={executor.kind}."
         )
-    executor = replace(executor, address=options.address)
-    settings.check(executor, "executor.")
-    return executor
+    return study.on(replace(executor, address=options.address))
 
 
 def _run(
-    opened: Callable[[], RunFolder], execution: Callable[[RunFolder], object], options: RunOptions
+    opened: Callable[[], RunFolder],
+    experiment: ModuleType,
+    study: Study,
+    checked: Checked,
+    options: RunOptions,
 ) -> tuple[int, Path]:
     """Open the folder and run in it; return the exit code and the folder, which is printed."""
+    # Only a study that passed its check pays for the imports of a run.
+    from kanrun.study.execute import execute
+
     monitoring.enable_gc()
     folder: RunFolder | None = None
     with signals_raise() as signals:
@@ -181,7 +143,7 @@ def _run(
             with monitoring.uninterrupted():  # else a signal could leave a folder that nobody knows
                 folder = opened()
             with stdout_kept_clean(), logging_to(folder.path / "run.log"):
-                execution(folder)
+                execute(experiment, study, folder, checked, options)
         except KeyboardInterrupt:
             if folder is None:
                 raise

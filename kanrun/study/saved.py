@@ -95,11 +95,6 @@ class LoadedRun:
             )
         return replace(model_from_checkpoint(self.run.checkpoint(chosen)), tables=self.tables)
 
-    def _repr_html_(self) -> str:
-        from kanrun.study.model_summary import run_html
-
-        return run_html(self)
-
     def export(
         self, form: str, file: str | Path, name: str | None = None, **options: float
     ) -> list[str]:
@@ -120,9 +115,8 @@ class LoadedRun:
                 for one in seeds
                 if "formula" in one.meta and one.meta.get("seed") == found.get("seed")
             ]
-            write_named_file(
-                Path(file), formula_bytes(stored, form, file, identifier(Path(file).stem))
-            )
+            content = formula_bytes(stored, form, file, identifier(Path(file).stem))
+            write_named_file(Path(file), content)
             return []
         if form == "formula":
             raise UsageError(
@@ -256,7 +250,10 @@ def predict_table(
             if not is_parquet(output):
                 formulas += sum(map(formulas_in, block.values()))
                 if options.spreadsheet_safe:
-                    block = {as_text(name): _safe(values) for name, values in block.items()}
+                    block = {
+                        as_text(name): [as_text(v) if isinstance(v, str) else v for v in values]
+                        for name, values in block.items()
+                    }
             write(block)
             row += len(x)
     said = (
@@ -278,10 +275,6 @@ def _explanation(model: Model, x: np.ndarray) -> dict[str, np.ndarray]:
         added[f"start:{names[o]}"] = np.full(len(x), start[o])
         added |= {f"effect:{column} on {names[o]}": e[:, o] for column, e in effects.items()}
     return added
-
-
-def _safe(values: Sequence[Any]) -> list[Any]:
-    return [as_text(value) if isinstance(value, str) else value for value in values]
 
 
 def _inputs(

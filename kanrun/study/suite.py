@@ -180,15 +180,14 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """Return one claim per bound, and one that no seed is far worse than the median."""
     if "bounds" not in tables:
         return []
-    found: list[tuple[str, float, float, str | None]] = []
+    found = list[Claim]()
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = maximum(values) if column == "seconds" else median(values)
-        found.append((f"{label}: {BOUNDED[str(column)]}", measured, bound, value_range(values)))
+        sentence = f"{label}: {BOUNDED[str(column)]}"
+        found.append(claim_at_most(sentence, measured, bound, value_range(values)))
         if column == "test_rmse" and len(values) > 1:
             worst = maximum(values) / max(median(values), sys.float_info.min)
-            found.append((f"{label}: worst seed over the median", worst, WORST_OVER_MEDIAN, None))
-    return [
-        Claim(sentence, measured, f"at most {bound:g}", measured <= bound, spread)
-        for sentence, measured, bound, spread in found
-    ]
+            sentence = f"{label}: worst seed over the median"
+            found.append(claim_at_most(sentence, worst, WORST_OVER_MEDIAN))
+    return found

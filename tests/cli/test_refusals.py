@@ -58,6 +58,8 @@ WRONG_VALUES = [
     (["-m", "model.degree=2,-1"], ["model.degree=-1 must be from 0 to 20"]),
     (["device=tpu"], ["device=tpu"]),
     (["n_seeds=0"], ["n_seeds=0"]),
+    (["figures=[los]"], ["figures=[los] names no figure of this command", "it draws effects, "]),
+    (["figures=loss"], ["figures=loss is not a list", "figures=[loss]"]),
     (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
     (["target=gaussian_peaks", "target.centres=[0,nan]"], ["target.centres.1=nan is not a number"]),
     (["target=expression"], ["target.formula must be given"]),

@@ -113,3 +113,11 @@ def test_choices_that_a_call_implies():
         assert implied_choices(fit, choices, ["target.path", "seed"]) == []
     with pytest.raises(UsageError, match=r"solver\.steps is not used by model=auto.*add model=kan"):
         implied_choices(fit, {"target": "bundled"}, ["solver.steps"])
+
+
+@pytest.mark.parametrize("command", ["bench", "compare-mlp", "curves"])
+def test_the_figures_of_a_command_are_declared(command):
+    plots = resolve(f"{EXPERIMENTS[command].builder}.plots:FIGURES")
+    groups = plots.values() if isinstance(plots, dict) else [plots]
+    drawn = [draw.__name__ for group in groups for draw in group]
+    assert sorted(drawn) == sorted(EXPERIMENTS[command].figures)

@@ -7,7 +7,7 @@ import pytest
 from kanrun.errors import UsageError
 from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index
 from kanrun.runs.index import RunIndex
-from kanrun.runs.listing import Selection
+from kanrun.runs.listing import listed, selected
 
 
 def add(outputs, error, degree=3):
@@ -16,6 +16,7 @@ def add(outputs, error, degree=3):
     def fill(folder):
         (folder / "config.yaml").write_text(
             f"model: {{kind: kan, degree: {degree}, bias: true}}\nseed: 0\n"
+            "target: {kind: named, name: product}\n"
         )
 
     folder = RunFolder.create(outputs, Manifest("fit", seeds=(0, 1)), fill)
@@ -32,8 +33,8 @@ def outputs(tmp_path, make_points):
     return tmp_path
 
 
-def names(selection, outputs):
-    return [row["name"] for row in selection.rows(RunIndex(outputs))[0]]
+def names(outputs, where=None, sort=None, tag=None, status=None):
+    return [row["name"] for row in selected(RunIndex(outputs), where, sort, tag, status)]
 
 
 def test_what_did_not_change_is_not_read_again_and_what_did_is(outputs, monkeypatch):
@@ -84,7 +85,7 @@ def test_a_run_of_several_points_is_one_row_with_its_best(outputs):
     ],
 )
 def test_conditions(outputs, condition, found):
-    assert names(Selection(where=condition), outputs) == [f"fit/v000{number}" for number in found]
+    assert names(outputs, condition) == [f"fit/v000{number}" for number in found]
 
 
 @pytest.mark.parametrize(
@@ -101,29 +102,26 @@ def test_conditions(outputs, condition, found):
 )
 def test_broken_conditions_are_one_sentence(outputs, condition, message):
     with pytest.raises(UsageError, match=message):
-        Selection(where=condition).rows(RunIndex(outputs))
+        names(outputs, condition)
 
 
 def test_order_columns_status_and_tags(outputs):
-    assert names(Selection(sort="test_rmse"), outputs) == [
-        f"fit/v000{number}" for number in (2, 1, 4, 3)
-    ]
-    assert names(Selection(sort="-model.degree", most=2), outputs) == ["fit/v0003", "fit/v0002"]
-    assert names(Selection(status="completed", most=1), outputs) == ["fit/v0004"]
-    with pytest.raises(UsageError, match="no run has the status 'running'; there are COMPLETED"):
-        names(Selection(status="running"), outputs)
+    assert names(outputs, sort="test_rmse") == [f"fit/v000{number}" for number in (2, 1, 4, 3)]
+    assert names(outputs, sort="-model.degree")[:2] == ["fit/v0003", "fit/v0002"]
+    assert len(names(outputs, status="complete")) == 4
+    assert names(outputs, status="running") == names(outputs, tag="goo") == []
     RunLabels(("good",), "a note").store(outputs / "fit/v0001")
-    assert names(Selection(tag="good"), outputs) == ["fit/v0001"]
-    with pytest.raises(UsageError, match="no run has the tag 'god'; did you mean good"):
-        names(Selection(tag="god"), outputs)
+    assert names(outputs, tag="good") == ["fit/v0001"]
     every = RunIndex(outputs)
-    rows, _ = Selection().rows(every)
-    shown = "name status test_rmse model.degree started seconds points best tags note"
-    assert list(Selection().table(rows, every)) == shown.split()
+    columns, first = listed(every, every.rows("1"), [])
+    shown = "name status target test_rmse model.degree started seconds points best tags note"
+    assert list(columns) == shown.split()
+    assert columns["target"] == ["product"] * 4
+    assert first[:5] == ["name", "target", "started", "test_rmse", "status"]
     with pytest.raises(
         UsageError, match=r"no run has a column 'model.degre'; did you mean model.degree"
     ):
-        Selection(columns=("model.degre",)).table(rows, every)
+        listed(every, every.rows("1"), ["model.degre"])
 
 
 def test_queries_read_and_nothing_else(outputs):

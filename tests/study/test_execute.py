@@ -247,6 +247,20 @@ def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, execut
     assert outcome.claims[0].spread == "from 1 of 3 trainings, stopped by max_cpu_seconds"
 
 
+@pytest.mark.parametrize(
+    ("figures", "drawn", "said"),
+    [
+        ("none", [], ""),
+        (["loss"], ["loss.png"], ""),
+        (["los"], [], "there is no figure los; the figures are loss"),
+    ],
+)
+def test_a_run_draws_the_figures_it_is_asked_for(run_toy, capsys, figures, drawn, said):
+    _, run = run_toy(figures=figures)
+    assert [path.name for path in run.figures] == drawn
+    assert said in capsys.readouterr().err
+
+
 def test_tags_a_note_and_figure_formats_are_settings(run_toy):
     _, run = run_toy(
         tags=["good", "final"],

@@ -74,8 +74,7 @@ def test_a_file_gets_a_line_a_stage_or_a_task():
     lines = shown(trainings(4), 4).splitlines()
     assert lines[2:] == [
         "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.1, the best so far",
-        "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.2 "
-        "(best so far 0.1: cell 0, seed 0)",
+        "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.2 (best 0.1)",
         "cell 2, seed 0 failed: it diverged",
         "cell 3, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.4, the best so far",
     ]

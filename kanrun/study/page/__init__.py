@@ -23,7 +23,7 @@ from kanrun.runs import Run
 from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import local_time
-from kanrun.study.comparison import RunComparison
+from kanrun.study.comparison import as_columns, differences
 from kanrun.study.page.interactive import interactive_data
 from kanrun.study.report import shown
 
@@ -64,11 +64,12 @@ def write_page(page: str, output: Path) -> None:
 def _page(runs: Sequence[Run]) -> str:
     names, sources, compared = ", ".join(run.name for run in runs), list[str](), list[str]()
     if len(runs) > 1:
-        comparison = RunComparison([run.best for run in runs])
-        if comparison.results:
-            compared += [_tag("h3", "Results"), _table(comparison.columns(comparison.results))]
-        if comparison.settings:
-            table = _table(comparison.columns(comparison.settings))
+        best = [run.best for run in runs]
+        settings, results, _ = differences(best)
+        if results:
+            compared += [_tag("h3", "Results"), _table(as_columns(best, results))]
+        if settings:
+            table = _table(as_columns(best, settings))
             compared.append(_folded("Settings that differ", table))
     room = (LARGEST - TEXT) // len(runs)
     sections = [f"<section>{_section(run, sources, room)}</section>" for run in runs]

@@ -69,8 +69,7 @@ def play(place, *configs, experiment=None, resume=False, quiet=True):
         folder = RunFolder.create(
             place, record, lambda new: write_points(new, study.points) if several else None
         )
-    attempt = execute.Attempt(resume=resume, quiet=quiet)
-    return execute.execute(experiment, study, folder, checked, attempt)
+    return execute.execute(experiment, study, folder, checked, points.RunOptions(quiet=quiet))
 
 
 def check(cfg):
