@@ -187,18 +187,17 @@ class Recorder:
                     f"table {table!r} has {mark}={values[mark]} in a row of {task}; `{mark}` is "
                     "the recorder's column."
                 )
-        own = {**values, **{mark: [value] * rows for mark, value in marks.items()}}
-        first = {mark: own[mark] for mark in marks}
+        first = dict(marks)
         if self._several and name == "summary":
             swept = self._points[task.point].values.items()
-            settings = {key: [value_text(value)] * rows for key, value in swept if key not in own}
-            first = {"point": own["point"], **settings, **first}
+            settings = {key: value_text(value) for key, value in swept if key not in values}
+            first = {"point": task.point, **settings, **marks}
         written = self._written[task.key].setdefault(name, _Written())
         written.rows += rows
         written.columns |= {plain_value(one): None for one in (*marks, *values) if one != "point"}
         file, starts = self._folder.table(name), self._open[task.point].starts
         begin = file.size() if name not in starts else 0
-        file.extend({**first, **own})
+        file.extend({**{one: [value] * rows for one, value in first.items()}, **values})
         starts.setdefault(name, (begin, file.header))
 
     def _checkpoint(self, record: Checkpoint, task: Task) -> None:
