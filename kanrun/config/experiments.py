@@ -253,14 +253,7 @@ class CurvesConfig(ExperimentConfig):
         "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'",
     ),
     implied=IMPLIED_TARGETS,
-    figures=(
-        "staircase",
-        "error_against_intervals",
-        "time_against_intervals",
-        "order",
-        "error_against_points",
-        "overfit",
-    ),
+    figures=("staircase", "error_against_intervals", "order", "overfit"),
 )
 @dataclass
 class ExtendGridConfig(TrainingConfig):
