@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from pandas import DataFrame
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
@@ -17,7 +18,6 @@ from kanrun.engine.tables.cross_validation import (
     MEAN,
     OURS,
     SPARSE,
-    CrossValidation,
     cross_validate,
     loss_of,
 )
@@ -25,6 +25,7 @@ from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
+from kanrun.points import deviation
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
@@ -61,18 +62,19 @@ class TableFitting:
     def run(self, cell: Mapping[str, Any], seed: int, _: Checkpoint | None) -> Iterator[Record]:
         """Cross-validate, fit all rows, and report; a resumed run starts again."""
         problem, started = self.problem, time.perf_counter()
-        dataset, classes = problem.dataset, self.classes
+        dataset, classes, checked = problem.dataset, self.classes, DataFrame()
         yield from (Note(text, warning=True) for text in dataset.notes)
         with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
             before = time.process_time()
             fitted = fit_table(dataset.train, classes, self.policy, seed)
-            fit_seconds, checked = time.process_time() - before, None
+            fit_seconds = time.process_time() - before
             if fitted.folds is not None:
                 baselines = self.cfg.model.baselines
                 checked = cross_validate(dataset.train, classes, fitted.folds, baselines=baselines)
-        yield from _selection_notes(fitted, checked, classes)
-        yield from self._omissions(fitted, checked)
-        yield from self._negatives(fitted)
+        yield _selection_note(fitted)
+        if len(checked):
+            yield from _comparison(checked, "log loss" if classes else "RMSE")
+        yield from self._warnings(fitted, checked)
         known = with_scalings(problem, fitted.inputs, fitted.outputs)
         summary = _summary(self, fitted, checked, known)
         for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
@@ -81,37 +83,33 @@ class TableFitting:
         seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
-        inputs, outputs = dataset.target.inputs, dataset.classes or dataset.target.outputs
-        columns = dataset.target.code.columns if dataset.target.code else ()
+        target = dataset.target
         categories = {
-            column.name: {level: inputs.index(f"{column.name}={level}") for level in column.levels}
-            for column in columns
-            if column.levels
+            column.name: {level: target.inputs.index(f"{column.name}={level}") for level in levels}
+            for column in (target.code.columns if target.code else ())
+            if (levels := column.levels)
         }
-        reports = report_tables(fitted, dataset.train, inputs, outputs, categories, seed)
-        yield from (Table(name, columns) for name, columns in reports)
+        names = target.inputs, dataset.classes or target.outputs
+        for name, table in report_tables(fitted, dataset.train, *names, categories, seed):
+            yield _table(name, table)
         yield prediction_table(fitted.network, known)
         yield Table("held_out", _held_out(fitted, dataset))
         if (edges := edge_table(fitted.network, known)) is not None:
             yield edges
         errors = fitted.error_quantiles(dataset.train.y, error_levels())
-        yield model_checkpoint(
-            fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x)
-        )
+        gaps = gaps_of(dataset.train.x)
+        yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps)
 
-    def _omissions(self, fitted: TableModel, checked: CrossValidation | None) -> Iterator[Record]:
-        """Yield warnings on folds and baselines that were asked for and left out."""
+    def _warnings(self, fitted: TableModel, checked: DataFrame) -> Iterator[Record]:
+        """Yield warnings on folds and baselines that were left out, and on negative predictions."""
         model, done = self.cfg.model, 0 if fitted.folds is None else len(fitted.folds.seconds)
         asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
         why = "the time limit" if time_limit_reached() else "the size of the table"
         if done < asked:
             left = f"{asked - done} of {asked} folds of the cross-validation"
             yield Note(f"{left} were left out because of {why}", warning=True)
-        if asked and model.baselines and (checked is None or len(checked.losses) == 1):
+        if asked and model.baselines and len(checked) == done:
             yield Note(f"the baselines were left out because of {why}", warning=True)
-
-    def _negatives(self, fitted: TableModel) -> Iterator[Record]:
-        """Yield a warning on negative predictions of outputs that are not negative."""
         train = self.problem.dataset.train
         if self.classes or train.y.min() < 0:
             return
@@ -121,6 +119,10 @@ class TableFitting:
                 f"output is; set model.bounds=[0,{2 * train.y.max():.2g}]",
                 warning=True,
             )
+
+
+def _table(name: str, table: DataFrame) -> Table:
+    return Table(name, {str(column): table[column].to_numpy() for column in table})
 
 
 def prepare_table(
@@ -204,10 +206,8 @@ def all_rows(sampling: SamplingConfig) -> SamplingConfig:
     return replace(sampling, validation_fraction=0.0, n_test=sampling.n_test if asked else 0)
 
 
-def _selection_notes(
-    fitted: TableModel, checked: CrossValidation | None, classes: int | None
-) -> Iterator[Record]:
-    """Yield notes on the selected candidate and its rank among the baselines, and rows."""
+def _selection_note(fitted: TableModel) -> Note:
+    """Return the note on the selected candidate."""
     stack = ", ".join(
         f"{name} {weight:.0%}" for name, weight in stack_weights(fitted) if weight > _SHOWN_WEIGHT
     )
@@ -220,30 +220,39 @@ def _selection_notes(
         "error is significantly lower than that of the others",
     }
     combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
-    said = reasons.get(fitted.selected, f"selected {combined}")
-    yield Note(said, warning=fitted.selected == MEAN)
-    if checked is None:
+    text = reasons.get(fitted.selected, f"selected {combined}")
+    return Note(text, warning=fitted.selected == MEAN)
+
+
+def _comparison(checked: DataFrame, loss: str) -> Iterator[Record]:
+    """Yield the losses on the folds, and the rank of the automatic model among the baselines.
+
+    Losses whose difference is within its standard error over folds count as equal.
+    """
+    yield _table("baselines", checked.rename(columns={"loss": loss.lower().replace(" ", "_")}))
+    for name, rows in checked.groupby("model", sort=False):
+        std = f" +- {deviation(rows['loss'].to_numpy()):.2g}" if len(rows) > 1 else ""
+        each = f"{rows['cpu_seconds'].mean():.2g} s per fit"
+        yield Note(f"cross-validated {loss} of {name}: {rows['loss'].mean():.4g}{std} ({each})")
+    losses = checked.pivot(index="fold", columns="model", values="loss")
+    means = losses.mean().drop(OURS)
+    if not len(means) or means.min() <= 0:  # 0 for constant outputs
         return
-    what, column = ("log loss", "log_loss") if classes else ("RMSE", "rmse")
-    means = {name: checked.mean(name) for name in checked.losses}
-    for name, losses in checked.losses.items():
-        std = f" +- {checked.std(name):.2g}" if len(losses) > 1 else ""
-        each = f"{checked.seconds[name].mean():.2g} s per fit"
-        yield Note(f"cross-validated {what} of {name}: {means[name]:.4g}{std} ({each})")
-        for fold, pair in enumerate(np.transpose([losses, checked.seconds[name]]).tolist()):
-            values = dict(zip((column, "cpu_seconds"), pair, strict=True))
-            yield Row("baselines", {"model": name, "fold": fold, **values})
-    best = min(means, key=lambda name: means[name])
-    next_best = min((mean for name, mean in means.items() if name != OURS), default=0.0)
-    if next_best > 0:  # 0 for constant outputs
-        higher = means[OURS] / next_best - 1
-        compared = (
-            f", {-higher:.1%} below the next"
-            if best == OURS
-            else f"; that of kanrun is {higher:.1%} higher"
+    other, ours = str(means.idxmin()), losses[OURS]
+    higher = ours.mean() / means[other] - 1
+    difference = (ours - losses[other]).to_numpy()
+    if abs(difference.mean()) <= deviation(difference) / len(difference) ** 0.5:
+        yield Note(
+            f"{OURS} and {other} have the same cross-validated {loss} within one standard error; "
+            f"that of {OURS} is {abs(higher):.1%} {'higher' if higher > 0 else 'lower'}"
         )
-        said = f"{best} has the lowest cross-validated {what}{compared}"
-        yield Note(said, warning=best != OURS)
+        return
+    compared = f"; that of {OURS} is {higher:.1%} higher"
+    if higher <= 0:
+        compared = f", {-higher:.1%} below the next ({other})"
+    lowest = other if higher > 0 else OURS
+    text = f"{lowest} has the lowest cross-validated {loss}{compared}"
+    yield Note(text, warning=higher > 0)
 
 
 def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
@@ -252,17 +261,18 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
     `row` counts the rows of their split from 0; `fold` is -1 for rows left out one by one and for
     test rows. Classes have their probabilities.
     """
-    values = fitted.left_out if fitted.folds is None else fitted.folds.values
-    rows, classes = np.flatnonzero(~np.isnan(values[:, 0])), dataset.classes
-    number = np.full(len(values), -1) if fitted.folds is None else fitted.folds.number
-    parts = [("held out", rows, number[rows], values[rows], dataset.train.y[rows])]
-    if dataset.test is not None and len(dataset.test):
-        at, x = np.arange(len(dataset.test)), dataset.test.x
-        parts.append(("test", at, np.full(len(at), -1), fitted.predict(x), dataset.test.y))
-    split = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts])
-    row, fold, values, y = (np.concatenate(each) for each in list(zip(*parts, strict=True))[1:])
+    train, classes = dataset.train, dataset.classes
+    rows = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
+    number = np.full(len(train), -1) if fitted.folds is None else fitted.folds.number
+    test = dataset.test or train.take(rows[:0])
+    values = np.concatenate([fitted.held_out[rows], fitted.predict(test.x)])
+    y = np.concatenate([train.y[rows], test.y])
     guess = values.argmax(1)[:, None].astype(np.float64) if classes else values
-    columns: dict[str, Any] = {"split": split, "row": row, "fold": fold}
+    columns: dict[str, Any] = {
+        "split": np.repeat(["held out", "test"], [len(rows), len(test)]),
+        "row": np.append(rows, np.arange(len(test))),
+        "fold": np.append(number[rows], np.full(len(test), -1)),
+    }
     for o, name in enumerate(dataset.target.outputs):
         columns[f"truth:{name}"] = labelled(y[:, o], classes)
         columns[f"prediction:{name}"] = labelled(guess[:, o], classes)
@@ -270,10 +280,7 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
 
 
 def _summary(
-    fitting: TableFitting,
-    fitted: TableModel,
-    checked: CrossValidation | None,
-    known: LearningProblem,
+    fitting: TableFitting, fitted: TableModel, checked: DataFrame, known: LearningProblem
 ) -> dict[str, Any]:
     dataset, train, classes = known.dataset, known.dataset.train, fitting.classes
     network, loss = fitted.network, "cross_entropy" if classes else "rmse"
@@ -290,15 +297,15 @@ def _summary(
         "effective_parameters": fitted.fit.effective,
         f"train_{loss}": loss_of(fitted.predict(train.x), train.y, classes),
     }
-    if checked is not None and fitted.folds is not None:
-        inside = ~np.isnan(fitted.folds.values[:, 0])
-        summary[f"cv_{loss}"] = checked.mean()
-        if len(checked.losses[OURS]) > 1:
-            summary[f"cv_{loss}_std"] = checked.std()
-        name, quality = _quality(fitted.folds.values[inside], train.y[inside], classes)
+    if len(checked):
+        ours = checked["loss"][checked["model"] == OURS].to_numpy()
+        summary[f"cv_{loss}"] = ours.mean()
+        if len(ours) > 1:
+            summary[f"cv_{loss}_std"] = deviation(ours)
+        inside = ~np.isnan(fitted.held_out[:, 0])
+        name, quality = _quality(fitted.held_out[inside], train.y[inside], classes)
         summary[f"cv_{name}"] = quality
-    test = dataset.test if dataset.test is not None and len(dataset.test) else None
-    if test is not None:
+    if test := dataset.test:
         predicted = fitted.predict(test.x)
         summary[f"test_{loss}"] = loss_of(predicted, test.y, classes)
         name, quality = _quality(predicted, test.y, classes)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from kanrun.config import (
     MODELS,
@@ -36,10 +37,11 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
-from kanrun.monitoring import PartClock, ProgressUpdate, monitored, request_stop
+from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
+from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
 from kanrun.study.suite import with_cell
 from kanrun.targets import (
@@ -60,8 +62,6 @@ RESUME = "resume"
 #: Settings of runs, which a fit in memory does not have, and the groups of its own settings.
 NOT_HERE = {"kind", "executor", "n_seeds", "figures", "figure_formats", "tags", "note"}
 NOT_HERE |= {"target", "sampling", "suite"}
-#: Seconds between two updates of the progress line.
-SHOWN_EVERY = 0.2
 
 
 def fit(  # noqa: PLR0913 (keywords of a public function)
@@ -239,11 +239,13 @@ def fit_target(
         cfg.max_cpu_seconds
         and TimeLimit(cfg.max_cpu_seconds, time.process_time(), reserved=0.0).end
     )
-    line = _ProgressLine()
-    watched = monitored(line.show if progress else None, limit)
-    with using_threads(threads_of(cfg)), watched, _ctrl_c(stops_cleanly=not automatic) as stop:
+    with (
+        Reporter(Console(stderr=True), total=1, quiet=not progress) as reporter,
+        using_threads(threads_of(cfg)),
+        monitored(reporter.show_progress, limit),
+        _ctrl_c(stops_cleanly=not automatic) as stop,
+    ):
         model = _model_of(run(cfg, {}, cfg.seed, prepared=prepared), cfg.seed)
-    line.end()
     if stop.is_set():
         warnings.warn("interrupted: the model is the best of the training so far", stacklevel=3)
     return model
@@ -294,25 +296,3 @@ def _model_of(records: Iterable[Record], seed: int) -> Model:
     for table in tables.values():
         table.insert(0, "seed", seed)
     return replace(model_from_checkpoint(checkpoint), tables=tables, notes=tuple(notes))
-
-
-class _ProgressLine:
-    """A line on standard error that is overwritten, which works in terminals and notebooks."""
-
-    def __init__(self) -> None:
-        self._shown, self._width, self._part = 0.0, 0, PartClock()
-
-    def show(self, update: ProgressUpdate) -> None:
-        now = time.monotonic()
-        text = self._part.describe(update, now)
-        if now - self._shown >= SHOWN_EVERY:
-            self._shown = now
-            self._write(f"kanrun: {text}")
-
-    def end(self) -> None:
-        if self._width:
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        print("\r" + text.ljust(self._width), end="" if text else "\r", file=sys.stderr, flush=True)
-        self._width = len(text)

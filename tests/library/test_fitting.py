@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,6 @@ from kanrun import Model, fit, load_run
 from kanrun.cli.app import main
 from kanrun.engine.training import LevenbergMarquardt
 from kanrun.errors import InvalidData, KanrunError, UsageError
-from kanrun.library.fitting import _ProgressLine
-from kanrun.monitoring import ProgressUpdate
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (80, 2))
@@ -257,16 +256,15 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
         fit(X, Y, "kan", hidden=[], intervals=[3, 6], steps=5)
 
 
-def test_progress_is_one_line(monkeypatch):
-    shown = io.StringIO()
-    monkeypatch.setattr("sys.stderr", shown)
-    fit(X, Y, progress=True, **SMALL)
-    assert "\n" not in shown.getvalue()
-    line = _ProgressLine()
-    line.show(ProgressUpdate("grid of 5", 3, 10, 0.25))
-    assert shown.getvalue().endswith("\rkanrun: grid of 5: 3 of 10, best 0.25")
-    line.end()
-    assert shown.getvalue().endswith(" \r")
+def test_progress_is_shown_if_asked_for(monkeypatch):
+    shown = []
+    monkeypatch.setattr("kanrun.study.progress.SECONDS_BETWEEN_LINES", 0.0)
+    for progress in (False, True):
+        monkeypatch.setattr("sys.stderr", io.StringIO())
+        fit(X, Y, "kan", hidden=[], intervals=[3], steps=2, progress=progress)
+        shown.append(sys.stderr.getvalue())
+    assert shown[0] == ""
+    assert "best " in shown[1]
 
 
 REFUSED = {

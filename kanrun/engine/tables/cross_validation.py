@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from pandas import DataFrame
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from kanrun.engine.tables.scores import ordinary_units
 from kanrun.monitoring import time_limit_reached
-from kanrun.points import Points, deviation, root_mean_square
+from kanrun.points import Points, root_mean_square
 
 OURS = "kanrun"
 #: What may be selected; SPARSE is the additive fit with few inputs.
@@ -137,7 +137,6 @@ class CandidateSelection:
     classes: int | None
     predictions: Sequence[Mapping[str, ndarray]]
     rows: ndarray
-    alternatives: bool
     robust: float
 
     def losses(self, choice: Choice) -> Float[ndarray, " rows"]:
@@ -151,7 +150,7 @@ class CandidateSelection:
 
     def calibrated(self, name: str) -> Choice:
         """Return a classifier with the best factor, whose logarithm has a standard normal prior."""
-        if not (self.classes and self.alternatives):
+        if not self.classes or LINEAR not in self.predictions[0]:
             return Choice(name)
         found = minimize_scalar(
             lambda a: self.losses(Choice(name, float(np.exp(a)))).sum() + a * a / 2,
@@ -198,90 +197,62 @@ class CandidateSelection:
         return constant
 
 
-@dataclass(frozen=True, eq=False)
-class CrossValidation:
-    """RMSE (log loss for classes) and CPU seconds of a fit, for each model and fold."""
-
-    losses: Mapping[str, ndarray]
-    seconds: Mapping[str, ndarray]
-
-    def mean(self, name: str = OURS) -> float:
-        """Return the mean loss over folds."""
-        return float(np.mean(self.losses[name]))
-
-    def std(self, name: str = OURS) -> float:
-        """Return the standard deviation of the loss over folds."""
-        return float(deviation(self.losses[name]))
-
-
 def cross_validate(
     points: Points, classes: int | None, folds: Folds, *, baselines: bool
-) -> CrossValidation:
-    """Return the losses of the automatic model and of the `baselines` on the same folds."""
-    losses: dict[str, list[float]] = {OURS: []}
-    seconds: dict[str, list[float]] = {OURS: list(folds.seconds)}
+) -> DataFrame:
+    """Compare the automatic model with the `baselines` on the same folds.
+
+    Returns:
+        A row per fold and model: `model`, `fold`, `loss` (RMSE, or log loss for classes) and
+        `cpu_seconds`.
+    """
     models = _baselines(classes) if baselines and not time_limit_reached() else {}
     ordinary, _, unit = ordinary_units(points, classes)
-    for k in range(len(folds.seconds)):
+    rows = []
+    for k, seconds in enumerate(folds.seconds):
         held_out = np.flatnonzero(folds.number == k)
         train = ordinary.take(training_rows(points, folds.number, k))
-        test = points.take(held_out)
-        losses[OURS].append(loss_of(folds.values[held_out], test.y, classes, test.weights))
-        for name, fit in models.items():
+        test, found = points.take(held_out), {OURS: (folds.values[held_out], seconds)}
+        for name, estimator in models.items():
             started = time.process_time()
-            predict = fit(train)
-            seconds.setdefault(name, []).append(time.process_time() - started)
-            found = np.ldexp(predict(ordinary.x[held_out]), unit)
-            losses.setdefault(name, []).append(loss_of(found, test.y, classes, test.weights))
-    return CrossValidation(
-        {name: np.array(found) for name, found in losses.items()},
-        {name: np.array(found) for name, found in seconds.items()},
-    )
+            predicted = np.ldexp(_predicted(estimator, train, ordinary.x[held_out], classes), unit)
+            found[name] = predicted, time.process_time() - started
+        for name, (predicted, spent) in found.items():
+            rows.append((name, k, loss_of(predicted, test.y, classes, test.weights), spent))
+    return DataFrame(rows, columns=["model", "fold", "loss", "cpu_seconds"])
 
 
-def _baselines(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:
+def _baselines(classes: int | None) -> dict[str, Any]:
+    """Return estimators of scikit-learn by name."""
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if classes:
-        logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        estimators = {
-            "majority": DummyClassifier(strategy="prior"),
-            "logistic regression": logistic,
-            "gradient boosting": HistGradientBoostingClassifier(random_state=0),
-        }
-    else:
-        estimators = {
-            "mean": DummyRegressor(),
-            "ridge regression": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
-            "gradient boosting": HistGradientBoostingRegressor(random_state=0),
-        }
-    return {name: partial(_fit, estimator, classes) for name, estimator in estimators.items()}
-
-
-def _fit(estimator: Any, classes: int | None, train: Points) -> Callable[[ndarray], ndarray]:
-    """Return a function that predicts the outputs, or the probabilities of all classes."""
-    from sklearn.base import clone
     from sklearn.multioutput import MultiOutputRegressor
 
-    estimator, y = clone(estimator), train.y[:, 0] if train.y.shape[1] == 1 else train.y
-    if y.ndim > 1 and type(estimator).__name__ == "HistGradientBoostingRegressor":
-        estimator = MultiOutputRegressor(estimator)
-    # A pipeline hands weights to its last step.
-    last = f"{estimator.steps[-1][0]}__" if hasattr(estimator, "steps") else ""
-    weights = {} if train.weights is None else {f"{last}sample_weight": train.weights}
+    if classes:
+        return {
+            "majority": DummyClassifier(strategy="prior"),
+            "logistic regression": LogisticRegression(max_iter=2000),
+            "gradient boosting": HistGradientBoostingClassifier(random_state=0),
+        }
+    return {
+        "mean": DummyRegressor(),
+        "ridge regression": RidgeCV(np.logspace(-3, 4, 15)),
+        "gradient boosting": MultiOutputRegressor(HistGradientBoostingRegressor(random_state=0)),
+    }
+
+
+def _predicted(estimator: Any, train: Points, x: ndarray, classes: int | None) -> ndarray:
+    """Fit `estimator` to standardised inputs, and predict outputs or probabilities of classes."""
+    mean, std = train.x.mean(0), train.x.std(0)
+    std = np.where(std > 0, std, 1.0)
+    y = train.y[:, 0].astype(int) if classes else train.y
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimator.fit(train.x, y.astype(int) if classes else y, **weights)
+        estimator.fit((train.x - mean) / std, y, sample_weight=train.weights)
+    scaled = (x - mean) / std
     if not classes:
-        return lambda x: np.asarray(estimator.predict(x), dtype=np.float64).reshape(len(x), -1)
-
-    def predict(x: ndarray) -> ndarray:
-        out = np.zeros((len(x), classes))
-        out[:, estimator.classes_] = estimator.predict_proba(x)
-        return out
-
-    return predict
+        return np.asarray(estimator.predict(scaled), dtype=np.float64).reshape(len(x), -1)
+    out = np.zeros((len(x), classes))
+    out[:, estimator.classes_] = estimator.predict_proba(scaled)
+    return out

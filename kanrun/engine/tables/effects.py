@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from pandas import DataFrame, concat
 
 from kanrun.engine.tables.cross_validation import loss_of
 from kanrun.engine.tables.table_model import TableModel
@@ -23,7 +23,8 @@ BAND = 1.96  # standard deviations: 95% pointwise
 _LOGIT_STD = 2.0  # of one row's logit, 1 / sqrt(p (1 - p)) at p = 1/2
 _STREAM = 31  # of the random numbers that choose rows; the next permutes them
 
-Columns = dict[str, ndarray]
+#: Inputs that are levels of one column, by the names of columns and levels.
+Categories = Mapping[str, Mapping[str, int]]
 
 
 def report_tables(
@@ -31,32 +32,30 @@ def report_tables(
     points: Points,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    categories: Mapping[str, Mapping[str, int]],
+    categories: Categories,
     seed: int,
-) -> Iterator[tuple[str, Columns]]:
-    """Yield all tables by name; without pairs there are no tables of pairs.
-
-    `categories` are the inputs that are levels of one column, by the names of columns and levels.
-    """
+) -> Iterator[tuple[str, DataFrame]]:
+    """Yield all tables by name; without pairs there are no tables of pairs."""
     levels = np.linspace(0, 1, QUANTILES)
     yield "effects", effect_table(model, points, inputs, outputs, categories)
-    taken = {j for places in categories.values() for j in places.values()}
-    columns = {name: [*places.values()] for name, places in categories.items()}
-    columns |= {name: [j] for j, name in enumerate(inputs) if j not in taken}
-    yield "importance", importance_table(model, points, columns, seed)
-    yield (
-        "input_values",
-        {
-            "input": np.repeat(np.array(inputs), QUANTILES),
-            "level": np.tile(levels, len(inputs)),
-            "x": np.quantile(points.x, levels, axis=0).T.ravel(),
-        },
-    )
-    if (pairs := pair_table(model, inputs)) is not None:
+    yield "importance", importance_table(model, points, _columns(inputs, categories), seed)
+    values = np.quantile(points.x, levels, axis=0)
+    each = [
+        DataFrame({"input": name, "level": levels, "x": x})
+        for name, x in zip(inputs, values.T, strict=True)
+    ]
+    yield "input_values", concat(each, ignore_index=True)
+    if len(pairs := pair_table(model, inputs)):
         yield "pairs", pairs
         yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs)
-    names, weights = zip(*stack_weights(model), strict=True)
-    yield "stack_weights", {"member": np.array(names), "weight": np.array(weights)}
+    yield "stack_weights", DataFrame(stack_weights(model), columns=["member", "weight"])
+
+
+def _columns(inputs: Sequence[str], categories: Categories) -> dict[str, list[int]]:
+    """Return the indices of the inputs of each column, categories first."""
+    columns = {name: [*places.values()] for name, places in categories.items()}
+    taken = {j for places in columns.values() for j in places}
+    return columns | {name: [j] for j, name in enumerate(inputs) if j not in taken}
 
 
 def effect_table(
@@ -64,8 +63,8 @@ def effect_table(
     points: Points,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    categories: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
-) -> Columns:
+    categories: Categories = MappingProxyType({}),
+) -> DataFrame:
     """Return predictions along each input, all other effects at their means.
 
     The band (`lower` to `upper`) is that of the additive part by the evidence, pointwise 95%. Pairs
@@ -73,27 +72,26 @@ def effect_table(
     `level`, and one for other rows; its bands are those of the means of the rows, since indicators
     are collinear.
     """
-    x, rows = points.x, []
-    middle, taken = np.median(x, axis=0), set[int]()
-    for name, places in categories.items():
-        every, mine = np.eye(len(places) + 1)[:, :-1], [*places.values()]
-        count = (x[:, None, mine] == every).all(2).sum(0)
-        seen = count > 0
-        moved = np.tile(middle, (len(every), 1))
-        moved[:, mine] = every
-        labels = {"input": name, "level": np.array([*places, "(others)"])[seen]}
-        curves = _curves(model, moved[seen], mine, count[seen])
-        rows += _rows(labels, np.flatnonzero(seen).astype(float), curves, outputs)
-        taken |= {*mine}
-    for j in sorted({*range(len(inputs))} - taken):
-        at = np.unique(x[:, j])
+    x, found = points.x, []
+    for name, mine in _columns(inputs, categories).items():
+        at, level, count = np.unique(x[:, mine[0]]), np.array([""]), None
         if len(at) > 2:
             at = np.linspace(at[0], at[-1], CURVE_POINTS)
-        moved = np.tile(middle, (len(at), 1))
-        moved[:, j] = at
-        labels = {"input": inputs[j], "level": ""}
-        rows += _rows(labels, at, _curves(model, moved, [j]), outputs)
-    return _joined(rows)
+        values = at[:, None]
+        if name in categories:
+            every = np.eye(len(mine) + 1)[:, :-1]
+            count = (x[:, None, mine] == every).all(2).sum(0)
+            seen = np.flatnonzero(count)
+            at, values, count = seen.astype(float), every[seen], count[seen]
+            level = np.array([*categories[name], "(others)"])[seen]
+        moved = np.tile(np.median(x, axis=0), (len(at), 1))
+        moved[:, mine] = values
+        curves = zip(*(curve.T for curve in _curves(model, moved, mine, count)), strict=True)
+        for output, (value, lower, upper) in zip(outputs, curves, strict=True):
+            labels = {"input": name, "level": np.resize(level, len(at)), "output": output}
+            columns = {"x": at, "value": value, "lower": lower, "upper": upper}
+            found.append(DataFrame(labels | columns))
+    return concat(found, ignore_index=True)
 
 
 def _curves(
@@ -122,29 +120,6 @@ def _curves(
     return curve, np.minimum(*ends), np.maximum(*ends)
 
 
-def _rows(
-    labels: Mapping[str, Any], at: ndarray, curves: Sequence[ndarray], outputs: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return the columns of one input for each output."""
-    names = ("value", "lower", "upper")
-    return [
-        {**labels, "output": output, "x": at}
-        | {name: curve[:, o] for name, curve in zip(names, curves, strict=True)}
-        for o, output in enumerate(outputs)
-    ]
-
-
-def _joined(rows: Sequence[dict[str, Any]]) -> Columns:
-    """Concatenate columns; a single value holds for all rows of its part."""
-    lengths = [len(one["x"]) for one in rows]
-    return {
-        name: np.concatenate(
-            [np.broadcast_to(one[name], n) for one, n in zip(rows, lengths, strict=True)]
-        )
-        for name in rows[0]
-    }
-
-
 def _in_units(
     model: TableModel, effects: Sequence[Float[ndarray, "points logits"]]
 ) -> Float[ndarray, "points outputs"]:
@@ -157,7 +132,7 @@ def _in_units(
 
 def importance_table(
     model: TableModel, points: Points, columns: Mapping[str, Sequence[int]], seed: int
-) -> Columns:
+) -> DataFrame:
     """Return the importance of columns of inputs, the most important first.
 
     The effect is the standard deviation of the column's effects, as a fraction of all such; the
@@ -165,105 +140,88 @@ def importance_table(
     values of the column are permuted, and `std` its standard deviation over five parts of them.
     """
     rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
-    some, classes = points.take(rows), model.classes
-    parts = np.array_split(np.arange(len(some)), min(PARTS, len(some)))
+    some, every = points.take(rows), np.arange(len(rows))
+    parts = [every, *np.array_split(every, min(PARTS, len(rows)))]
 
     def losses(x: ndarray) -> ndarray:
         """Return the loss on all rows, then on each part."""
         found = model.predict(x)
-        each = [np.arange(len(some)), *parts]
-        return np.array([loss_of(found[rows], some.y[rows], classes) for rows in each])
+        return np.array([loss_of(found[part], some.y[part], model.classes) for part in parts])
 
     before, u = losses(some.x), model.inputs.apply(some.x)
-    order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(some))
-    effect, increase = np.zeros(len(columns)), []
-    for place, inputs in enumerate(map(list, columns.values())):
+    order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(rows))
+    found = []
+    for name, inputs in columns.items():
+        effect, moved = 0.0, some.x.copy()
         for part in model.parts:
             unit = 1.0 if part.outputs is None else float(part.outputs.scale.mean())
             together = np.sum([part.fit.effect(j, u) for j in inputs], axis=0)
-            effect[place] += part.weight * unit * np.sqrt(together.var(0).sum())
-        moved = some.x.copy()
+            effect += part.weight * unit * float(np.sqrt(together.var(0).sum()))
         moved[:, inputs] = moved[order][:, inputs]
-        increase.append(losses(moved) - before)
-    importance, *others = np.transpose(increase)
-    largest = np.argsort(-importance, kind="stable")
-    table = {
-        "input": np.array([*columns]),
-        "effect_share": effect / effect.sum() if effect.sum() > 0 else effect,
-        "permutation_importance": importance,
-        "std": np.std(others, axis=0),
-    }
-    return {name: values[largest] for name, values in table.items()}
+        increase, *others = losses(moved) - before
+        found.append((name, effect, increase, np.std(others)))
+    names = ["input", "effect_share", "permutation_importance", "std"]
+    table = DataFrame(found, columns=names)
+    table["effect_share"] /= table["effect_share"].sum() or 1.0
+    return table.sort_values(names[2], ascending=False, kind="stable", ignore_index=True)
 
 
-def pair_table(model: TableModel, inputs: Sequence[str]) -> Columns | None:
+def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     """Return the strongest pairs with the standard deviation of their terms over training rows.
-
-    None without pairs.
 
     The unit is that of the output of the larger part: logits for classes, or the transformed
     output.
     """
     pairs = [one.pairs for one in model.fit.terms if one.pairs is not None]
-    design = model.fit.design
-    energy = np.sum([p**2 for p in pairs], axis=0)
-    strongest = design.strongest_pairs(energy, 2 * MAX_PAIRS) if pairs else []
-    if not strongest:
-        return None
-    h = model.fit.functions()[:MAX_ROWS][:, design.places]
-    column = design.basis.column[design.places]
-    sizes = []
-    for i, j in strongest:
-        a, b = column == i, column == j
-        joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
-        sizes.append(float(np.sqrt(sum(np.var(part) for part in joint))))
-    order = np.argsort(sizes)[::-1][:MAX_PAIRS]
-    first, second = np.array(inputs)[np.array(strongest)[order]].T
-    return {"input_1": first, "input_2": second, "std": np.array(sizes)[order]}
+    design, found = model.fit.design, []
+    if pairs:
+        h = model.fit.functions()[:MAX_ROWS][:, design.places]
+        column = design.basis.column[design.places]
+        energy = np.sum([p**2 for p in pairs], axis=0)
+        for i, j in design.strongest_pairs(energy, 2 * MAX_PAIRS):
+            a, b = column == i, column == j
+            joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
+            found.append((inputs[i], inputs[j], np.sqrt(np.var(joint, axis=1).sum())))
+    table = DataFrame(found, columns=["input_1", "input_2", "std"])
+    return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
 
 
 def pair_maps(
     model: TableModel,
     points: Points,
-    pairs: Columns,
+    pairs: DataFrame,
     inputs: Sequence[str],
     outputs: Sequence[str],
-) -> Columns:
+) -> DataFrame:
     """Return predictions over the inputs of each strong pair, other effects at their means.
 
     The grid covers the middle of both ranges; `rows` counts the training rows nearest to each of
     its points. The output is the first, or the last class.
     """
     x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
-    design, rows = model.fit.additive, []
-    named = list(zip(pairs["input_1"], pairs["input_2"], strict=True))[:MAX_MAPS]
-    for first, second in named:
-        i, j = list(inputs).index(first), list(inputs).index(second)
-        sides = [_side(x[:, k]) for k in (i, j)]
+    design, found = model.fit.additive, []
+    for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
+        places, sides = [inputs.index(name) for name in names], []
+        for values in x[:, places].T:
+            side = np.unique(values)
+            if len(side) > MAP_POINTS:
+                side = np.linspace(*np.quantile(values, MAP_QUANTILES), MAP_POINTS)
+            sides.append(side)
         grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
         moved = np.tile(np.median(x, axis=0), (len(grid), 1))
-        moved[:, [i, j]] = grid
-        mine = np.isin(design.basis.column, (i, j))
+        moved[:, places] = grid
+        mine = np.isin(design.basis.column, places)
         h = np.where(mine, design.functions(model.inputs.apply(moved)), 0.0)
-        offsets = [[one.offset for one in part.fit.terms] for part in model.parts]
-        pairs_of = zip(model.parts, offsets, strict=True)
-        joint = [part.fit.raw(h) - offset for part, offset in pairs_of]
+        joint = [part.fit.raw(h) - [one.offset for one in part.fit.terms] for part in model.parts]
         nearest = [
-            np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)
+            np.abs(values[:, None] - side).argmin(1)
+            for values, side in zip(x[:, places].T, sides, strict=True)
         ]
-        counts = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
-        labels = {"input_1": first, "input_2": second, "output": outputs[o]}
-        values = {"value": _in_units(model, joint)[:, o], "rows": counts}
-        rows.append({**labels, "x": grid[:, 0], "y": grid[:, 1], **values})
-    return _joined(rows)
-
-
-def _side(values: Float[ndarray, " rows"]) -> Float[ndarray, " points"]:
-    distinct = np.unique(values)
-    if len(distinct) <= MAP_POINTS:
-        return distinct
-    low, high = np.quantile(values, MAP_QUANTILES)
-    return np.linspace(low, high, MAP_POINTS)
+        cell = np.ravel_multi_index(nearest, [len(side) for side in sides])
+        labels = {"input_1": names[0], "input_2": names[1], "output": outputs[o]}
+        labels |= {"x": grid[:, 0], "y": grid[:, 1], "value": _in_units(model, joint)[:, o]}
+        found.append(DataFrame(labels | {"rows": np.bincount(cell, minlength=len(grid))}))
+    return concat(found, ignore_index=True)
 
 
 def stack_weights(model: TableModel) -> list[tuple[str, float]]:

@@ -152,6 +152,11 @@ class TableModel:
         return self.parts[0].fit
 
     @property
+    def held_out(self) -> ndarray:
+        """Predictions (rows, outputs) of the folds; without folds, of rows left out one by one."""
+        return self.left_out if self.folds is None else self.folds.values
+
+    @property
     def classes(self) -> int | None:
         """Number of classes; None for numbers."""
         return self.network.shape[-1] if self.outputs is None else None
@@ -181,9 +186,8 @@ class TableModel:
         """
         if self.outputs is None:
             return None
-        left_out = self.left_out if self.folds is None else self.folds.values
-        inside = ~np.isnan(left_out[:, 0])
-        error = self.outputs.apply(y[inside]) - self.outputs.apply(left_out[inside])
+        inside = ~np.isnan(self.held_out[:, 0])
+        error = self.outputs.apply(y[inside]) - self.outputs.apply(self.held_out[inside])
         count = max(int(inside.sum()), 1)
         stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
         return np.quantile(error, stretched, axis=0).T
@@ -223,7 +227,6 @@ def fit_table(
         classes,
         [{name: one.left_out for name, one in every.items()}],
         np.arange(len(points)),
-        policy.alternatives,
         policy.robust,
     )
     folds = None
