@@ -17,12 +17,19 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 
 from kanrun.engine.splines import extend
 from kanrun.engine.tables.gaussian_process import RadialBasis
-from kanrun.engine.tables.reduced_basis import DEGREE, ReducedBasis
+from kanrun.engine.tables.reduced_basis import (
+    DEGREE,
+    Columns,
+    PerRow,
+    ReducedBasis,
+    RowFunctions,
+    RowInputs,
+)
 
 #: Kinds of variance components: lines, curves, steps; pairs of two lines, of a line and a curve, of
 #: two curves; neighbourhoods. Each is an index; `MAIN` kinds are main effects.
@@ -41,11 +48,11 @@ class Terms:
     """
 
     offset: float
-    main: Float[ndarray, " functions"]
-    pairs: Float[ndarray, "paired paired"] | None = None
-    places: Int[ndarray, " paired"] | None = None
+    main: ndarray
+    pairs: ndarray | None = None
+    places: ndarray | None = None
 
-    def values(self, h: Float[ndarray, "rows functions"]) -> Float[ndarray, " rows"]:
+    def values(self, h: RowFunctions) -> PerRow:
         """Evaluate f; functions that `h` lacks count as zero."""
         known = min(h.shape[1], len(self.main))
         y = self.offset + h[:, :known] @ self.main[:known]
@@ -101,8 +108,8 @@ class Design:
         return np.flatnonzero(paired & ~np.isin(self.basis.column, [j for j, _ in self.shapes]))
 
     @cached_property
-    def constraints(self) -> Float[ndarray, "conditions functions"] | None:
-        """A matrix A such that effects c keep their shapes if A c >= 0, ends included.
+    def constraints(self) -> ndarray | None:
+        """A matrix A (conditions, functions): effects c keep their shapes if A c >= 0, with ends.
 
         A spline with increasing coefficients increases; one whose slope has increasing coefficients
         is convex.
@@ -123,13 +130,17 @@ class Design:
             rows.append(row)
         return np.concatenate(rows) if rows else None
 
-    def functions(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
+    def columns(self, u: RowInputs) -> Columns:
+        """Return the functions of many encoded rows."""
+        return Columns(lambda rows: self.functions(u[rows]), len(u), len(self.main))
+
+    def functions(self, u: RowInputs) -> RowFunctions:
         """Return the scaled functions h of encoded rows."""
         values = self.basis.values(u)
         values /= np.sqrt(self.basis.roughness)
         return values if self.radial is None else np.concatenate([values, self.radial.values(u)], 1)
 
-    def scaled(self, factors: Float[ndarray, " functions"]) -> Design:
+    def scaled(self, factors: ndarray) -> Design:
         """Return the design whose functions h are multiplied by these factors."""
         basis = replace(self.basis, roughness=self.basis.roughness / factors**2)
         return replace(self, basis=basis)
@@ -159,9 +170,7 @@ class Design:
             rough -= b * b
         return [*singles, both / 2, mixed, rough / 2]
 
-    def terms(
-        self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray
-    ) -> Terms:
+    def terms(self, h: ndarray, offset: float, weights: PerRow, variances: ndarray) -> Terms:
         """Return the coefficients by the weights P y of rows, for variances of all kinds."""
         main = variances[self.main] * (h.T @ weights)
         if not np.any(variances[MAIN:RADIAL]):
@@ -175,10 +184,11 @@ class Design:
         pairs = kind * (g.T @ (g * weights[:, None])) * np.outer(scale, scale)
         return Terms(offset, main, pairs, self.places)
 
-    def strongest_pairs(
-        self, energy: Float[ndarray, "paired paired"], limit: int
-    ) -> list[tuple[int, int]]:
-        """Return the pairs of inputs with the largest sums of `energy`, the largest first."""
+    def strongest_pairs(self, energy: ndarray, limit: int) -> list[tuple[int, int]]:
+        """Return the pairs of inputs with the largest sums of `energy`, the largest first.
+
+        `energy` belongs to two functions of pairs, shape (paired, paired).
+        """
         column = self.basis.column[self.places]
         member = (column[:, None] == np.arange(len(self.relevance))).astype(float)
         of_pairs = np.triu(member.T @ energy @ member, 1)
@@ -196,38 +206,9 @@ class Design:
             right.append(np.tile(b, len(a)))
         return np.concatenate(left), np.concatenate(right)
 
-    def kinds(
-        self, a: ndarray, b: ndarray
-    ) -> tuple[Int[ndarray, " columns"], Float[ndarray, " columns"]]:
+    def kinds(self, a: ndarray, b: ndarray) -> tuple[ndarray, ndarray]:
         """Return component and scale of main effects, then those of the products h_a h_b."""
         pairs = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
         weight = np.sqrt(self.relevance[self.basis.column])
         scale = np.concatenate([np.ones(len(self.main)), weight[a] * weight[b]])
         return np.concatenate([self.main, pairs]), scale
-
-
-_MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
-
-
-class TableFunctions:
-    """Functions h (rows, functions) of a table, computed on access if they are too many."""
-
-    def __init__(self, design: Design, u: ndarray, stored: ndarray | None = None) -> None:
-        self._design, self._u = design, u
-        self.shape = (len(u), len(design.main))
-        if stored is None and len(u) * self.shape[1] <= _MAX_STORED:
-            stored = design.functions(u)
-        self._stored = stored
-
-    def __len__(self) -> int:
-        return len(self._u)
-
-    def __getitem__(self, rows: slice | ndarray) -> ndarray:
-        if self._stored is not None:
-            return self._stored[rows]
-        return self._design.functions(self._u[rows])
-
-    def scaled(self, design: Design, factors: ndarray) -> TableFunctions:
-        """Return the functions of `design`, which are these times `factors`."""
-        stored = None if self._stored is None else self._stored * factors
-        return TableFunctions(design, self._u, stored)

@@ -16,6 +16,7 @@ Additive Models (2017), 5.4.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,6 +41,13 @@ _RIDGE = 1e-13  # relative, for a positive definite eigenproblem
 _CONSTANT = 1e-12  # relative range of an input that is constant up to rounding
 _SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
 _BLOCK = 4096  # rows whose functions are used at once
+_MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
+
+PerRow = Float[ndarray, " rows"]
+RowInputs = Float[ndarray, "rows inputs"]
+RowOutputs = Float[ndarray, "rows outputs"]
+RowFunctions = Float[ndarray, "rows functions"]
+Rows = slice | ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +74,10 @@ class ReducedBasis:
 
     @staticmethod
     def of(
-        u: Float[ndarray, "rows inputs"],
+        u: RowInputs,
         functions: int,
         step_functions: int,
-        weights: Float[ndarray, " rows"] | None = None,
+        weights: PerRow | None = None,
     ) -> ReducedBasis:
         """Return the basis of these rows, with limits for the functions of an input.
 
@@ -112,7 +120,7 @@ class ReducedBasis:
         """Indices of the functions of each input."""
         return tuple(np.flatnonzero(self.column == j) for j in range(len(self.breakpoints)))
 
-    def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
+    def values(self, u: RowInputs) -> RowFunctions:
         """Evaluate the functions, which continue as straight lines beyond the grids."""
         out = np.empty((len(u), len(self.column)))
         grid = _grid(self.breakpoints)
@@ -121,6 +129,22 @@ class ReducedBasis:
             for j, coefficients in enumerate(self.coefficients):
                 out[part, self.column == j] = rows[:, j] @ coefficients
         return out
+
+
+class Columns:
+    """Functions (rows, functions) of a table, computed on access if they are too many to store."""
+
+    def __init__(self, of_rows: Callable[[Rows], ndarray], rows: int, functions: int) -> None:
+        self.shape = rows, functions
+        if rows * functions <= _MAX_STORED:
+            of_rows = of_rows(slice(None)).__getitem__
+        self._of_rows = of_rows
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> ndarray:
+        return self._of_rows(rows)
 
 
 def blocks(rows: int) -> list[slice]:
@@ -132,15 +156,14 @@ def _grid(breakpoints: ndarray) -> Grid:
     return Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
 
 
-def _b_splines(
-    u: ndarray, grid: Grid, derivative: int = 0
-) -> Float[ndarray, "rows inputs splines"]:
+def _b_splines(u: ndarray, grid: Grid, derivative: int = 0) -> ndarray:
+    """Return values or derivatives (rows, inputs, splines) of the B-splines of each input."""
     local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
     values: ndarray = dense_rows(local, interval, grid.functions).numpy()
     return values
 
 
-def _breakpoints(u: Float[ndarray, " rows"]) -> ndarray:
+def _breakpoints(u: PerRow) -> ndarray:
     """Mix equal spacing with the quantiles of the distinct values."""
     distinct = np.unique(u)
     low, high = distinct[0], distinct[-1]
@@ -167,10 +190,12 @@ def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarra
     return gram - mean[:, :, None] * mean[:, None, :], mean
 
 
-def _energy(
-    breakpoints: ndarray, derivative: int, stiffness: Float[ndarray, "inputs intervals"]
-) -> Float[ndarray, "inputs splines splines"]:
-    """Integrate stiffness times products of derivatives, by Gauss points in each interval."""
+def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarray:
+    """Integrate products of derivatives, by Gauss points in each interval.
+
+    Intervals count by their `stiffness` (inputs, intervals). The shape is (inputs, splines,
+    splines).
+    """
     nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
     half, inputs = np.diff(breakpoints, axis=1)[:, :, None] / 2, len(breakpoints)
     at = (breakpoints[:, :-1, None] + half * (nodes + 1)).reshape(inputs, -1)
@@ -181,8 +206,11 @@ def _energy(
 
 def _demmler_reinsch(
     gram: ndarray, mean: ndarray, energy: ndarray, limit: int
-) -> tuple[Float[ndarray, "splines kept"], Float[ndarray, " kept"]]:
-    """Return B-spline coefficients and roughness of the `limit` smoothest functions."""
+) -> tuple[ndarray, ndarray]:
+    """Return B-spline coefficients and roughness of the `limit` smoothest functions.
+
+    The shapes are (splines, functions) and (functions,).
+    """
     functions = len(gram)
     if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO or not limit:
         return np.zeros((functions, 0)), np.zeros(0)
@@ -199,7 +227,7 @@ def _demmler_reinsch(
     return coefficients, (1 - rho) / rho
 
 
-def _relative(roughness: Float[ndarray, " functions"], first: int) -> Float[ndarray, " functions"]:
+def _relative(roughness: ndarray, first: int) -> ndarray:
     """Divide by the roughness of function `first`; none is below 1."""
     if len(roughness) <= first:
         return np.ones(len(roughness))

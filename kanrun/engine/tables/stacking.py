@@ -18,14 +18,16 @@ from numpy import ndarray
 from scipy import optimize
 from scipy.special import expit, log_softmax, softmax
 
-from kanrun.engine.tables.cross_validation import SPARSE
-from kanrun.engine.tables.design import Design, TableFunctions, Terms
-from kanrun.engine.tables.table_candidates import (
+from kanrun.engine.tables.candidate_forms import (
     NEIGHBOURHOODS,
     CandidateSolution,
     Form,
-    TableRows,
+    Uncertainty,
 )
+from kanrun.engine.tables.cross_validation import SPARSE
+from kanrun.engine.tables.design import Design, Terms
+from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowInputs, RowOutputs
+from kanrun.engine.tables.table_candidates import Solved, TableRows
 from kanrun.engine.tables.variance_components import (
     EvidencePolicy,
     Slope,
@@ -48,8 +50,7 @@ _NEWTON_TOLERANCE = 1e-2  # change of the logits, in units of 1 / (2 sqrt(p (1 -
 # Times the tolerances of logits and of variances, while variances are searched.
 _ROUGHLY = 10.0, 3.0
 
-#: Solutions of a candidate for each output, and its variances.
-Solved = tuple[list[CandidateSolution], list[Variances]]
+RowLogits = Float[ndarray, "rows logits"]
 #: Solution of a candidate, from the variances that it had for similar rows.
 Solve = Callable[[TableRows, str, Sequence[Variances] | None], Solved]
 #: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
@@ -67,10 +68,9 @@ class TableFit:
         terms: Terms of each output; two classes have the one logit of the second.
         left_out: Predictions of rows left out one by one, shape (rows, outputs).
         noise: Residual standard deviation of each output; 1 for classes.
-        covariance: Of the first output's main effects of each input, shape (functions, functions).
-        effective: Effective degrees of freedom of the main effects and, by their weight, of
-            neighbourhoods.
         variances: Variances of each candidate, from which a fit to similar rows starts.
+        uncertainty: Function that computes the uncertainty of the first output over `unit`.
+        unit: Factor of the first output since the fit.
         sparse: The sparse fit.
     """
 
@@ -80,27 +80,37 @@ class TableFit:
     terms: tuple[Terms, ...]
     left_out: ndarray
     noise: ndarray
-    covariance: tuple[ndarray, ...]
-    effective: float
     variances: Mapping[str, Sequence[Variances]]
+    uncertainty: Callable[[], Uncertainty]
+    unit: float = 1.0
     sparse: TableFit | None = None
+
+    @cached_property
+    def covariance(self) -> tuple[ndarray, ...]:
+        """Covariances of the first output's main effects of each input, (functions, functions)."""
+        return tuple(self.unit**2 * part for part in self.uncertainty()[0])
+
+    @property
+    def effective(self) -> float:
+        """Effective degrees of freedom of main effects and, by their weight, of neighbourhoods."""
+        return self.uncertainty()[1] if self.unit else 0.0
 
     @property
     def additive(self) -> Design:
         """The design without neighbourhoods."""
         return replace(self.design, radial=None)
 
-    def functions(self) -> TableFunctions:
+    def functions(self) -> Columns:
         """Return the functions of single inputs, which may be many times the table."""
-        return TableFunctions(self.additive, self.u)
+        return self.additive.columns(self.u)
 
-    def raw(self, h: Float[ndarray, "rows functions"]) -> Float[ndarray, "rows outputs"]:
+    def raw(self, h: RowFunctions) -> RowOutputs:
         """Evaluate all outputs; functions that `h` lacks count as zero."""
         return np.stack([one.values(h) for one in self.terms], 1)
 
     @cached_property
-    def mean(self) -> Float[ndarray, " outputs"]:
-        """Mean of each output over the first rows."""
+    def mean(self) -> ndarray:
+        """Mean of each output over the first rows, shape (outputs,)."""
         return np.asarray(self.raw(self.design.functions(self.u[:_MEAN_ROWS])).mean(0))
 
     def effect(
@@ -132,16 +142,16 @@ class TableFit:
             terms=tuple(terms.plus(one, by, scale) for terms, scale, by in units),
             left_out=factor * self.left_out + shift,
             noise=factor * self.noise,
-            covariance=tuple(factors[0] ** 2 * part for part in self.covariance),
+            unit=self.unit * float(factors[0]),
             sparse=self.sparse and self.sparse.times(factor, shift),
         )
 
 
 def fit_numbers(
-    u: Float[ndarray, "rows inputs"],
-    y: Float[ndarray, "rows outputs"],
+    u: RowInputs,
+    y: RowOutputs,
     policy: EvidencePolicy,
-    weights: Float[ndarray, " rows"] | None = None,
+    weights: PerRow | None = None,
     start: TableFit | None = None,
 ) -> TableFit:
     """Fit outputs that are numbers, each with its own variances; `start` is a fit to similar rows.
@@ -158,7 +168,7 @@ def fit_numbers(
     heavy = _SUM_WEIGHT * np.sqrt(weights.sum())
 
     def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
-        return some.fit_numbers(name, t, known)
+        return some.solve(name, t, known)
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
         """Solve non-negative least squares, with a heavy row for the sum of the weights."""
@@ -172,11 +182,11 @@ def fit_numbers(
 
 
 def fit_classes(
-    u: Float[ndarray, "rows inputs"],
+    u: RowInputs,
     labels: Int[ndarray, " rows"],
     classes: int,
     policy: EvidencePolicy,
-    weights: Float[ndarray, " rows"] | None = None,
+    weights: PerRow | None = None,
     start: TableFit | None = None,
 ) -> TableFit:
     """Fit the logits of the classes by penalised likelihood; two have the logit of class 1.
@@ -223,12 +233,12 @@ def fit_classes(
     return _stacked(rows, hot, solve, stack, start)
 
 
-def probabilities(logits: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows classes"]:
-    """Return the probabilities of all classes."""
+def probabilities(logits: RowLogits) -> RowOutputs:
+    """Return the probabilities of all classes, shape (rows, classes)."""
     return np.asarray(softmax(_all_logits(logits), 1))
 
 
-def _all_logits(logits: ndarray) -> Float[ndarray, "rows classes"]:
+def _all_logits(logits: ndarray) -> RowLogits:
     """Return one logit for each class: the one of two classes is split."""
     return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
 
@@ -238,31 +248,33 @@ class _Newton:
     """Newton's method for the logits of a candidate's rows: least squares, class by class."""
 
     form: Form
-    hot: Float[ndarray, "rows logits"]
-    weights: Float[ndarray, " rows"]
+    hot: RowLogits
+    weights: PerRow
     max_steps: int
 
-    def prior(self) -> Float[ndarray, "rows logits"]:
+    def prior(self) -> RowLogits:
         """Return the logits of the classes' frequencies."""
         fraction = np.average(self.hot, 0, self.weights)
         fraction = np.clip(fraction, _MIN_VARIANCE, 1 - _MIN_VARIANCE)
         odds = fraction / (1 - fraction) if len(fraction) == 1 else fraction
         return np.tile(np.log(odds), (len(self.hot), 1))
 
-    def working(self, logits: ndarray, c: int) -> tuple[ndarray, ndarray]:
-        """Return noise and response of the least squares problem that is one step of class c."""
+    def problem(self, logits: ndarray, c: int, form: Form) -> Any:
+        """Return the least squares problem that is one step of class c."""
         p = _sigmoid(logits)[:, c]
         weight = np.maximum(p * (1 - p), _MIN_VARIANCE)
-        return 1 / (self.weights * weight), logits[:, c] + (self.hot[:, c] - p) / weight
+        response = logits[:, c] + (self.hot[:, c] - p) / weight
+        return form.problem(1 / (self.weights * weight), response)
 
     def logits(self, variances: ndarray, start: ndarray, roughly: float = 1.0) -> ndarray:
         """Return the most probable logits for variances, to `roughly` times the tolerance."""
-        logits = start.copy()
+        logits, form = start.copy(), self.form.active(variances)
         for _ in range(self.max_steps):
             before = logits.copy()
             for c in range(logits.shape[1]):
-                move = self.form.fitted(*self.working(logits, c), variances) - before[:, c]
-                logits[:, c] = before[:, c] + np.clip(move, -_MAX_MOVE, _MAX_MOVE)
+                fitted = form.fitted(self.problem(logits, c, form), variances)
+                move = np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
+                logits[:, c] = before[:, c] + move
             p = _sigmoid(logits)
             change = np.abs(logits - before) * 2 * np.sqrt(p * (1 - p))
             if change.max() < roughly * _NEWTON_TOLERANCE:
@@ -275,16 +287,14 @@ def _sigmoid(logits: ndarray) -> ndarray:
     return np.asarray(expit(logits) if logits.shape[1] == 1 else softmax(logits, 1))
 
 
-def _fit_logits(
-    rows: TableRows, name: str, hot: Float[ndarray, "rows logits"], start: ndarray | float
-) -> Solved:
+def _fit_logits(rows: TableRows, name: str, hot: RowLogits, start: ndarray | float) -> Solved:
     """Return a candidate's solution for each logit, and its variances, which begin at `start`."""
     variances, known = _class_variances(rows, name, hot, start)
     newton = _Newton(rows.form(name), hot, rows.weights, rows.policy.max_steps)
     logits = newton.logits(variances, known if known.shape == hot.shape else newton.prior())
     solutions = []
     for c in range(hot.shape[1]):
-        found = newton.form.solution(*newton.working(logits, c), variances)
+        found = newton.form.solution(newton.problem(logits, c, newton.form), variances)
         left_out = np.clip(found.left_out, -_MAX_LOGIT, _MAX_LOGIT)
         solutions.append(replace(found, left_out=left_out))
     return solutions, [(variances, 1.0)]
@@ -302,15 +312,18 @@ def _class_variances(
         frequent = np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes]
         hot = hot[:, np.sort(frequent)]
         some = some[hot[some].any(1)]
-    newton = _Newton(rows.form(name, some), hot[some], rows.weights[some], policy.max_steps)
-    form, logits = newton.form, newton.prior()
+    form = rows.form(name, some)
+    newton = _Newton(form, hot[some], rows.weights[some], policy.max_steps)
+    logits = newton.prior()
     sizes = form.problem(1 / newton.weights, newton.hot[:, 0]).sizes
 
     def slope(variances: ndarray, _noise: float) -> Slope:
         nonlocal logits
         logits = newton.logits(variances, logits, _ROUGHLY[0])
-        working = (newton.working(logits, c) for c in range(hot.shape[1]))
-        slopes = [form.problem(*one).slope(variances, known=True) for one in working]
+        slopes = [
+            newton.problem(logits, c, form).slope(variances, known=True)
+            for c in range(hot.shape[1])
+        ]
         return np.asarray(sum(first for first, _ in slopes)), np.asarray(sum(i for _, i in slopes))
 
     first = start if isinstance(start, ndarray) else equal_variances(sizes, start)
@@ -321,76 +334,76 @@ def _class_variances(
 
 def _stacked(
     rows: TableRows,
-    outputs: Float[ndarray, "rows outputs"],
+    outputs: RowOutputs,
     solve: Solve,
     stack: Stack,
     start: TableFit | None,
 ) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
-    policy, known = rows.policy, start.variances if start else {}
-    solutions: dict[str, list[CandidateSolution]] = {}
-    variances: dict[str, list[Variances]] = {}
-    radial, sparse, names = None, None, rows.candidates(start.variances if start else None)
+    known, solved, sparse = start.variances if start else {}, dict[str, Solved](), None
+    names = rows.candidates(start.variances if start else None)
+    some = rows
     for name in names:
         if name == NEIGHBOURHOODS:
             some = rows.with_neighbourhoods(outputs, start.design if start else None)
-            radial = some.design.radial
-        else:
-            some = rows
-        solutions[name], variances[name] = solve(some, name, known.get(name))
+        solved[name] = found = solve(some, name, known.get(name))
         if name != "additive":
             continue
-        found = solutions[name]
-        narrow = rows = rows.with_relevance(found)
-        for _ in range(policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
-            narrow = narrow.narrowed(found, rows)
-            found, variances[SPARSE] = solve(narrow, name, known.get(SPARSE))
-            sparse = narrow
-        solutions[SPARSE] = found
-    weights, loss = stack([_left_out(solutions[name]) for name in names])
+        some = rows = sparse = rows.with_relevance(found[0])
+        rounds = rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0
+        for _ in range(rounds):
+            sparse = sparse.narrowed(found[0], rows)
+            found = solve(sparse, name, known.get(SPARSE))
+        if rounds:
+            solved[SPARSE] = found
+
+    def stacked(names: Sequence[str]) -> tuple[dict[str, float], float]:
+        weights, loss = stack([_left_out(solved[name][0]) for name in names])
+        return dict(zip(names, map(float, weights), strict=True)), loss
+
+    weights, loss = stacked(names)
     if NEIGHBOURHOODS in names:
-        simple = tuple(name for name in names if name != NEIGHBOURHOODS)
-        others, without = stack([_left_out(solutions[name]) for name in simple])
-        if loss > (1 - _NEIGHBOURHOOD_GAIN) * without:
-            names, weights, radial = simple, others, None
-            del variances[NEIGHBOURHOODS]
-    members = dict(zip(names, map(float, weights), strict=True))
-    rows = replace(rows, design=replace(rows.design, radial=radial))
-    whole = _weighted(rows, members, solutions, variances)
-    if sparse is None:
+        without, others = stacked([name for name in names if name != NEIGHBOURHOODS])
+        if loss > (1 - _NEIGHBOURHOOD_GAIN) * others:
+            weights, some = without, rows
+            del solved[NEIGHBOURHOODS]
+    whole = _weighted(some, weights, solved)
+    if sparse is None or SPARSE not in solved:
         return whole
-    return replace(whole, sparse=_weighted(sparse, {SPARSE: 1.0}, solutions, variances))
+    return replace(whole, sparse=_weighted(sparse, {SPARSE: 1.0}, solved))
 
 
 def _weighted(
-    rows: TableRows,
-    weights: Mapping[str, float],
-    solutions: Mapping[str, Sequence[CandidateSolution]],
-    variances: Mapping[str, Sequence[Variances]],
+    rows: TableRows, weights: Mapping[str, float], solved: Mapping[str, Solved]
 ) -> TableFit:
     """Return the weighted sum of candidates, with the bands of the richest one without pairs."""
-    terms = [Terms(0.0, np.zeros(0))] * len(next(iter(solutions.values())))
+    last, noises = solved[list(weights)[-1]]
+    terms, left_out = [Terms(0.0, np.zeros(0))] * len(last), np.zeros(_left_out(last).shape)
     for name, weight in weights.items():
-        found = zip(terms, solutions[name], strict=True)
+        found = zip(terms, solved[name][0], strict=True)
         terms = [total.plus(one.terms, weight) for total, one in found]
-    left_out = sum(weight * _left_out(solutions[name]) for name, weight in weights.items())
+        left_out += weight * _left_out(solved[name][0])
     simple = (name for name in ("steps", "additive") if name in weights)
-    band = solutions[next(simple, next(iter(weights)))][0]
-    local = weights.get(NEIGHBOURHOODS, 0.0)
-    effective = (1 - local) * band.effective
-    effective += local * solutions[NEIGHBOURHOODS][0].effective if local else 0.0
+    band = solved[next(simple, next(iter(weights)))][0][0]
+    bells, local = solved.get(NEIGHBOURHOODS), weights.get(NEIGHBOURHOODS, 0.0)
+
+    def uncertainty() -> Uncertainty:
+        covariance, effective = band.uncertainty()
+        if bells and local:
+            effective += local * (bells[0][0].uncertainty()[1] - effective)
+        return covariance, effective
+
     return TableFit(
         rows.design,
         rows.u,
         weights,
         tuple(terms),
-        np.asarray(left_out),
-        np.sqrt([noise for _, noise in variances[list(weights)[-1]]]),
-        band.covariance,
-        effective,
-        variances,
+        left_out,
+        np.sqrt([noise for _, noise in noises]),
+        {name: variances for name, (_, variances) in solved.items()},
+        uncertainty,
     )
 
 
-def _left_out(found: Sequence[CandidateSolution]) -> Float[ndarray, "rows outputs"]:
+def _left_out(found: Sequence[CandidateSolution]) -> RowOutputs:
     return np.stack([one.left_out for one in found], 1)

@@ -1,4 +1,4 @@
-"""Candidates of a table: their components over rows or functions, and their solution."""
+"""Rows of a table, the candidates that suit them, and their variances."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ from functools import cached_property
 from itertools import combinations, repeat
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 
-from kanrun.engine.tables.design import KINDS, RADIAL, Design, TableFunctions, Terms
+from kanrun.engine.tables.candidate_forms import (
+    COMPONENTS,
+    NEIGHBOURHOODS,
+    CandidateSolution,
+    Form,
+    Functions,
+    Kernels,
+)
+from kanrun.engine.tables.design import Design
 from kanrun.engine.tables.gaussian_process import KernelPrior, RadialBasis, fit_kernel
-from kanrun.engine.tables.reduced_basis import ReducedBasis, blocks
+from kanrun.engine.tables.reduced_basis import (
+    Columns,
+    PerRow,
+    ReducedBasis,
+    RowInputs,
+    RowOutputs,
+    Rows,
+    blocks,
+)
 from kanrun.engine.tables.variance_components import (
     EvidencePolicy,
-    FunctionProblem,
-    KernelProblem,
     Variances,
     estimate,
 )
 
-NEIGHBOURHOODS = "neighbourhoods"
-#: The candidates by name, and the components of each.
-COMPONENTS = {
-    "linear": (0,),
-    "additive": (0, 1),
-    "steps": (0, 1, 2),
-    "pairs": tuple(range(RADIAL)),
-    NEIGHBOURHOODS: (0, RADIAL),
-}
 PAIR_FUNCTIONS, LONG_PAIR_FUNCTIONS = 8, 4  # smooth functions of an input in pairs
 MAX_PAIRS = 24  # of a table with too many rows for kernels and too many pairs for functions
 # From which variances are estimated, over rows and over functions.
@@ -38,7 +43,6 @@ EVIDENCE_ROWS, MAX_ROWS = 400, 4000
 # Weight in pairs of an input without effect, relative to the one with the largest.
 _RELEVANCE = 0.05
 _MIN_EFFECT = 1e-3  # weight in the sparse fit of such an input
-_STORED = 1 << 22  # numbers of a candidate's columns that are kept in memory
 _RADIAL_MIN_ROWS, _RADIAL_INPUTS = 30, 200  # of tables with neighbourhoods: fewest and most
 _RADIAL_ROWS, _RADIAL_CENTRES = 1500, 300  # among which centres are chosen, and of these at most
 _SMALL_WORK = 0.1  # of the work that the policy allows
@@ -57,23 +61,8 @@ _PRIOR = KernelPrior(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class CandidateSolution:
-    """A candidate's solution for one output.
-
-    Attributes:
-        terms: The most probable terms.
-        weights: Residuals over the variance of each row's noise, shape (rows,).
-        left_out: Prediction of each row by all others, for the same variances, shape (rows,).
-        covariance: Of the main effects of each input, shape (functions, functions).
-        effective: Effective degrees of freedom of the main effects.
-    """
-
-    terms: Terms
-    weights: ndarray
-    left_out: ndarray
-    covariance: tuple[ndarray, ...]
-    effective: float
+#: Solutions of a candidate for each output, and its variances.
+Solved = tuple[list[CandidateSolution], list[Variances]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +72,13 @@ class TableRows:
     `is_long` says whether the table has too many rows, or shapes, for kernels of pairs.
     """
 
-    u: Float[ndarray, "rows inputs"]
-    weights: Float[ndarray, " rows"]
+    u: RowInputs
+    weights: PerRow
     policy: EvidencePolicy
     classes: int
     is_long: bool
     design: Design
-    h: TableFunctions
+    h: Columns
     chosen: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
@@ -100,8 +89,7 @@ class TableRows:
         paired = LONG_PAIR_FUNCTIONS if is_long else PAIR_FUNCTIONS
         basis = ReducedBasis.of(u, policy.functions, policy.step_functions, weights)
         design = Design(basis, paired, policy.shapes, np.ones(u.shape[1]))
-        h = TableFunctions(design, u)
-        return TableRows(u, weights, policy, classes, is_long, design, h)
+        return TableRows(u, weights, policy, classes, is_long, design, design.columns(u))
 
     @cached_property
     def has_all_pairs(self) -> bool:
@@ -137,7 +125,7 @@ class TableRows:
         """Return a candidate over its functions or over its rows, all or these."""
         h = self.h if rows is None or len(rows) == len(self.u) else self.h[rows]
         if self._over_rows(name, len(h)):
-            return Kernels(name, h, self.design)
+            return Kernels(name, h[:], self.design)
         pairs: Iterable[tuple[int, int]] = self.chosen if name == "pairs" else ()
         if name == "pairs" and self.has_all_pairs:
             column = self.design.basis.column[self.design.places]
@@ -183,28 +171,24 @@ class TableRows:
             chosen = tuple(design.strongest_pairs(energy, MAX_PAIRS))
         return replace(self, design=design, chosen=chosen)
 
-    def _effects(self, found: Sequence[CandidateSolution]) -> Float[ndarray, " inputs"]:
+    def _effects(self, found: Sequence[CandidateSolution]) -> ndarray:
         """Return the size of each input's effect, the largest being 1."""
-        places = self.design.basis.places
-        squares = np.zeros(len(places))
+        basis = self.design.basis
+        squares = np.zeros(len(basis.places))
         for h in map(self.h.__getitem__, blocks(len(self.u))):
-            for j, mine in enumerate(places):
-                values = np.take(h, mine, 1)
-                squares[j] += sum(
-                    float(((values @ one.terms.main[mine]) ** 2).sum()) for one in found
-                )
+            for j, mine in enumerate(basis.places):
+                main = np.stack([one.terms.main[mine] for one in found], 1)
+                squares[j] += float(((np.take(h, mine, 1) @ main) ** 2).sum())
         largest = squares.max(initial=0.0)
         return np.sqrt(squares / largest) if largest > 0 else np.ones_like(squares)
 
     def narrowed(self, found: Sequence[CandidateSolution], to: TableRows) -> TableRows:
         """Return `to` with prior variances in proportion to the effects of the inputs here."""
         factors = np.sqrt(self._effects(found) + _MIN_EFFECT)[self.design.basis.column]
-        design = to.design.scaled(factors)
-        return replace(to, design=design, h=to.h.scaled(design, factors))
+        h = Columns(lambda rows: to.h[rows] * factors, *to.h.shape)
+        return replace(to, design=to.design.scaled(factors), h=h)
 
-    def with_neighbourhoods(
-        self, outputs: Float[ndarray, "rows outputs"], start: Design | None
-    ) -> TableRows:
+    def with_neighbourhoods(self, outputs: RowOutputs, start: Design | None) -> TableRows:
         """Return the rows with neighbourhoods for these outputs.
 
         `start` is the design of similar rows.
@@ -228,12 +212,14 @@ class TableRows:
             policy.omitted * kernel.noise / kernel.radial,
             min(_RADIAL_CENTRES, int(np.sqrt(policy.max_work / len(self.u)))),
         )
-        design = replace(self.design, radial=radial)
-        return replace(self, design=design, h=TableFunctions(design, self.u))
 
-    def fit_numbers(
-        self, name: str, y: Float[ndarray, "rows outputs"], starts: Sequence[Variances] | None
-    ) -> tuple[list[CandidateSolution], list[Variances]]:
+        def functions(rows: Rows) -> ndarray:
+            return np.concatenate([self.h[rows], radial.values(self.u[rows])], 1)
+
+        design = replace(self.design, radial=radial)
+        return replace(self, design=design, h=Columns(functions, len(self.u), len(design.main)))
+
+    def solve(self, name: str, outputs: RowOutputs, starts: Sequence[Variances] | None) -> Solved:
         """Return a candidate's solution and variances for each output of numbers."""
         first: Variances | None = None
         if (radial := self.design.radial) is not None:
@@ -241,144 +227,13 @@ class TableRows:
             first = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
         some = self.sampled(name)
         form, noise = self.form(name, some), 1 / self.weights
-        whole = form if len(some) == len(y) else self.form(name)
+        whole = form if len(some) == len(outputs) else self.form(name)
         policy = self.policy.refining(*self.u.shape) if starts else self.policy
         solutions, found = [], []
-        for t, start in zip(y.T, starts or repeat(first), strict=False):
-            known = estimate(form.problem(noise[some], t[some]), policy, start)
-            solutions.append(whole.solution(noise, t, *known))
+        for y, start in zip(outputs.T, starts or repeat(first), strict=False):
+            problem = form.problem(noise[some], y[some])
+            known = estimate(problem, policy, start)
+            problem = problem if whole is form else whole.problem(noise, y)
+            solutions.append(whole.solution(problem, *known))
             found.append(known)
         return solutions, found
-
-
-class Kernels:
-    """A candidate over rows: a kernel for each of its components."""
-
-    def __init__(self, name: str, h: ndarray | TableFunctions, design: Design) -> None:
-        self._h, self._design, self._components = h[:], design, list(COMPONENTS[name])
-        self._kernels = design.kernels(self._h, self._components)
-
-    def problem(self, noise: ndarray, y: ndarray) -> KernelProblem:
-        """Return the problem of rows y with these variances of their noise."""
-        return KernelProblem(self._kernels, noise, y)
-
-    def fitted(self, noise: ndarray, y: ndarray, variances: ndarray) -> ndarray:
-        """Return the fitted values."""
-        return np.asarray(y - noise * self.problem(noise, y).posterior(variances).weights)
-
-    def solution(
-        self, noise: ndarray, y: ndarray, variances: ndarray, scale: float = 1.0
-    ) -> CandidateSolution:
-        """Return the terms for given variances of the components and of the noise."""
-        found, h = self.problem(noise, y).posterior(variances, scale), self._h
-        projection = found.projection()
-        whole = np.zeros(KINDS)
-        whole[self._components] = variances
-        prior = whole[self._design.main]
-        scaled = h * prior
-        product = projection @ scaled
-        places = self._design.basis.places
-        known = prior > 0
-        return CandidateSolution(
-            self._design.terms(h, found.offset, found.weights, whole),
-            found.weights,
-            y - found.weights / np.diag(projection),
-            tuple(np.diag(prior[p]) - scaled[:, p].T @ product[:, p] for p in places),
-            float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum()),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Functions:
-    """A candidate over functions: `kept` ones of single inputs, then products h_a h_b."""
-
-    h: ndarray | TableFunctions
-    a: ndarray
-    b: ndarray
-    kinds: ndarray
-    scale: ndarray
-    kept: ndarray
-    components: int
-    design: Design
-    constraints: ndarray | None
-
-    @staticmethod
-    def of(
-        name: str, h: ndarray | TableFunctions, design: Design, pairs: Iterable[tuple[int, int]]
-    ) -> Functions:
-        """Return the functions of the candidate's components."""
-        a, b = design.products(pairs)
-        kinds, scale = design.kinds(a, b)
-        kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
-        kinds = np.searchsorted(COMPONENTS[name], kinds)
-        conditions = design.constraints
-        if conditions is not None:
-            conditions = np.pad(conditions, ((0, 0), (0, len(a))))[:, kept] * scale[kept]
-        count = len(COMPONENTS[name])
-        return Functions(h, a, b, kinds[kept], scale[kept], kept, count, design, conditions)
-
-    def __call__(self, part: slice) -> ndarray:
-        """Return the columns of these rows."""
-        few = len(self.h) * (self.h.shape[1] + len(self.a)) <= _STORED
-        return self._every[part] if few else self._of(part)
-
-    @cached_property
-    def _every(self) -> ndarray:
-        return self._of(slice(None))
-
-    def _of(self, part: slice) -> ndarray:
-        h = self.h[part]
-        if not len(self.a):
-            return np.take(h, self.kept, 1)
-        a, b = (np.take(h, one, 1) for one in (self.a, self.b))  # ten times faster than h[:, one]
-        return np.concatenate([h, a * b * self.scale[h.shape[1] :]], 1)
-
-    def problem(self, noise: ndarray, y: ndarray) -> FunctionProblem:
-        """Return the problem of rows y with these variances of their noise."""
-        return FunctionProblem.of(self, self.kinds, self.components, 1 / noise, y)
-
-    def fitted(self, noise: ndarray, y: ndarray, variances: ndarray) -> ndarray:
-        """Return the fitted values."""
-        kept = np.flatnonzero(variances[self.kinds] > 0)
-
-        def columns(part: slice) -> ndarray:
-            return np.take(self(part), kept, 1) if len(kept) < len(self.kinds) else self(part)
-
-        problem = FunctionProblem.of(columns, self.kinds[kept], self.components, 1 / noise, y)
-        bound = None if self.constraints is None else self.constraints[:, kept]
-        found = problem.posterior(variances, constraints=bound)
-        parts = [found.offset + columns(part) @ found.coefficients for part in blocks(len(y))]
-        return np.concatenate(parts)
-
-    def solution(
-        self, noise: ndarray, y: ndarray, variances: ndarray, scale: float = 1.0
-    ) -> CandidateSolution:
-        """Return the terms for given variances of the components and of the noise."""
-        problem, weights = self.problem(noise, y), 1 / (scale * noise)
-        found = problem.posterior(variances, scale, self.constraints)
-        covariance = found.covariance()
-        fitted, left_out = problem.rows(found, self, weights, y)
-        count, design = self.h.shape[1], self.design
-        every = np.zeros(count + len(self.a))
-        every[self.kept] = found.coefficients * self.scale
-        terms = Terms(found.offset, every[:count])
-        if len(self.a):
-            a, b = (np.searchsorted(design.places, one) for one in (self.a, self.b))
-            pairs = np.zeros((len(design.places),) * 2)
-            pairs[a, b] = pairs[b, a] = every[count:]
-            terms = replace(terms, pairs=pairs, places=design.places)
-        spread = []
-        for mine in design.basis.places:
-            here = np.flatnonzero(np.isin(self.kept, mine))
-            place = np.searchsorted(mine, self.kept[here])
-            part = np.zeros((len(mine),) * 2)
-            part[np.ix_(place, place)] = covariance[np.ix_(here, here)]
-            spread.append(part)
-        main = found.kept[self.kept[found.kept] < count]
-        effective = (1 - np.diag(covariance)[main] / variances[self.kinds[main]]).sum()
-        return CandidateSolution(
-            terms, weights * (y - fitted), left_out, tuple(spread), float(effective)
-        )
-
-
-Form = Kernels | Functions

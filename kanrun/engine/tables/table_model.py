@@ -21,6 +21,7 @@ from numpy import ndarray
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
+from kanrun.engine.tables.candidate_forms import NEIGHBOURHOODS
 from kanrun.engine.tables.cross_validation import (
     BLEND,
     LINEAR,
@@ -52,7 +53,6 @@ from kanrun.engine.tables.stacking import (
     fit_numbers,
     probabilities,
 )
-from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
 from kanrun.engine.tables.variance_components import EvidencePolicy
 from kanrun.engine.training import predict
@@ -342,7 +342,7 @@ def _constant(lines: BlendPart, points: Points, classes: int | None) -> BlendPar
     if classes:
         base = np.log(np.maximum(base, _MIN_FREQUENCY))
         base = base[1:] - base[:1] if classes == 2 else base
-    fit = replace(lines.fit.times(0.0, base), weights={MEAN: 1.0}, effective=0.0)
+    fit = replace(lines.fit.times(0.0, base), weights={MEAN: 1.0})
     return replace(lines, name=MEAN, fit=fit, left_out=others)
 
 

@@ -25,9 +25,9 @@ from scipy.interpolate import make_interp_spline
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, extend
-from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, TableFunctions, Terms
+from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
-from kanrun.engine.tables.reduced_basis import DEGREE, blocks
+from kanrun.engine.tables.reduced_basis import DEGREE, Columns, blocks
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.variance_components import EvidencePolicy
 
@@ -88,7 +88,7 @@ def to_kan(
     return KAN.of_layers([_layer(breakpoints, edges, spec), last])
 
 
-def _node_grids(h: TableFunctions, directions: ndarray, intervals: int) -> ndarray:
+def _node_grids(h: Columns, directions: ndarray, intervals: int) -> ndarray:
     """Return breakpoints (nodes, intervals + 1) over the range of each node on the rows."""
     nodes = (h[part] @ directions.T for part in blocks(len(h)))
     ends = np.array([(z.min(0), z.max(0)) for z in nodes])

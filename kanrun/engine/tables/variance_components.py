@@ -18,12 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg, optimize
 
 from kanrun.engine.tables.gaussian_process import cholesky_factor, half_solved, inverse_of
-from kanrun.engine.tables.reduced_basis import blocks
+from kanrun.engine.tables.reduced_basis import Columns, PerRow, blocks
 
 ABSENT = 1e-12  # mean square of a component whose functions vanish on the rows
 _NEGLIGIBLE = 1e-5  # of the output's variance: components that explain less are dropped
@@ -33,7 +32,6 @@ _DAMPING = (1e-3, 1e-9)  # of the average information, relative to its mean and 
 _MIN_LEFT = 1e-6  # of 1 - leverage
 _NNLS_STEPS = 100  # for each constraint, and one
 
-Columns = Callable[[slice], ndarray]  # functions of a slice of rows
 Variances = tuple[ndarray, float]  # of the components, and of the noise
 #: Gradient of the log likelihood in the logarithms of positive variances, and its average
 #: information.
@@ -108,8 +106,8 @@ class KernelPosterior:
     factor: ndarray
     sums: ndarray
 
-    def projection(self) -> Float[ndarray, "rows rows"]:
-        """Return P, three quarters of the work of a posterior."""
+    def projection(self) -> ndarray:
+        """Return P (rows, rows), three quarters of the work of a posterior."""
         inverse = inverse_of(self.factor)
         inverse -= np.outer(self.sums, self.sums / self.sums.sum())
         return inverse
@@ -120,8 +118,8 @@ class KernelProblem:
     """Rows `y` with a kernel for each component; `noise` (rows,) is the diagonal of D."""
 
     kernels: Sequence[ndarray]
-    noise: Float[ndarray, " rows"]
-    y: Float[ndarray, " rows"]
+    noise: PerRow
+    y: PerRow
 
     @property
     def sizes(self) -> ndarray:
@@ -151,24 +149,19 @@ class KernelProblem:
         """
         found, noise = self.posterior(variances, scale), scale * self.noise
         p, a = found.projection(), found.weights
-        active = np.flatnonzero(variances > 0).tolist()
-        shifted = [variances[g] * (self.kernels[g] @ a) for g in active]
-        first = [
-            (a @ f - variances[g] * float(np.vdot(p, self.kernels[g]))) / 2
-            for g, f in zip(active, shifted, strict=True)
-        ]
+        pairs = zip(variances, self.kernels, strict=True)
+        parts = [(v * (kernel @ a), v * float(np.vdot(p, kernel))) for v, kernel in pairs if v]
         if not known:
-            shifted.append(noise * a)
-            first.append((float(noise @ a**2) - float(noise @ np.diag(p))) / 2)
-        columns = np.stack(shifted, 1) if shifted else np.zeros((len(a), 0))
-        return np.array(first), columns.T @ (p @ columns) / 2
+            parts.append((noise * a, float(noise @ np.diag(p))))
+        columns = np.reshape([column for column, _ in parts], (len(parts), len(a)))
+        first = columns @ a - np.array([trace for _, trace in parts])
+        return first / 2, columns @ (p @ columns.T) / 2
 
     def surprise(self, variances: ndarray, scale: float) -> float:
         """Return minus twice the restricted log likelihood, up to a constant."""
         found = self.posterior(variances, scale)
-        half = half_solved(found.factor, self.y - found.offset)
         size = 2 * np.log(np.diag(found.factor)).sum() + np.log(found.sums.sum())
-        return float(size + half @ half)
+        return float(size + self.y @ found.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,12 +177,6 @@ class FunctionPosterior:
     kept: ndarray
     factor: ndarray
 
-    def covariance(self) -> Float[ndarray, "functions functions"]:
-        """Return the covariance of the coefficients."""
-        whole = np.zeros((len(self.coefficients),) * 2)
-        whole[np.ix_(self.kept, self.kept)] = inverse_of(self.factor)
-        return whole
-
 
 @dataclass(frozen=True, eq=False)
 class FunctionProblem:
@@ -199,28 +186,27 @@ class FunctionProblem:
     2 counts as two equal rows. `kinds` (functions,) is the component of each function.
     """
 
-    gram: Float[ndarray, "functions functions"]
-    right: Float[ndarray, " functions"]
+    columns: Columns | ndarray
+    kinds: ndarray
+    components: int
+    weights: PerRow
+    y: PerRow
+    gram: ndarray
+    right: ndarray
     square: float
     count: float
-    mean: Float[ndarray, " functions"]
+    mean: ndarray
     level: float
-    kinds: Int[ndarray, " functions"]
-    components: int
 
     @staticmethod
     def of(
-        columns: Columns,
-        kinds: Int[ndarray, " functions"],
-        components: int,
-        weights: Float[ndarray, " rows"],
-        y: Float[ndarray, " rows"],
+        columns: Columns | ndarray, kinds: ndarray, components: int, weights: PerRow, y: PerRow
     ) -> FunctionProblem:
         """Accumulate the moments block by block."""
         gram, right, total = np.zeros((len(kinds),) * 2), np.zeros(len(kinds)), np.zeros(len(kinds))
         for part in blocks(len(y)):
             root = np.sqrt(weights[part])
-            x = columns(part) * root[:, None]
+            x = columns[part] * root[:, None]
             gram += x.T @ x
             right += x.T @ (root * y[part])
             total += x.T @ root
@@ -229,7 +215,8 @@ class FunctionProblem:
         gram -= count * np.outer(mean, mean)
         right -= count * level * mean
         square = float(weights @ (y - level) ** 2)
-        return FunctionProblem(gram, right, square, count, mean, level, kinds, components)
+        given = columns, kinds, components, weights, y
+        return FunctionProblem(*given, gram, right, square, count, mean, level)
 
     @property
     def sizes(self) -> ndarray:
@@ -241,10 +228,7 @@ class FunctionProblem:
         return self.square / self.count
 
     def posterior(
-        self,
-        variances: ndarray,
-        scale: float = 1.0,
-        constraints: Float[ndarray, "conditions functions"] | None = None,
+        self, variances: ndarray, scale: float = 1.0, constraints: ndarray | None = None
     ) -> FunctionPosterior:
         """Return the posterior; with `constraints` A, coefficients b fulfil A b >= 0."""
         prior = variances[self.kinds]
@@ -260,27 +244,23 @@ class FunctionProblem:
         offset = self.level - float(self.mean @ coefficients)
         return FunctionPosterior(offset, coefficients, kept, factor)
 
-    def rows(
-        self,
-        found: FunctionPosterior,
-        columns: Columns,
-        weights: Float[ndarray, " rows"],
-        y: Float[ndarray, " rows"],
-    ) -> tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]]:
-        """Return the fitted values, and the prediction of each row by a fit without it.
+    def fitted(self, found: FunctionPosterior) -> PerRow:
+        """Return the fitted values."""
+        parts = [self.columns[part] @ found.coefficients for part in blocks(len(self.y))]
+        return np.asarray(found.offset + np.concatenate(parts))
 
-        `weights` are over the variance of the noise. The leverage x'H^-1 x is |R^-1 x|^2 by the
-        factor R R' of H: half the work of a product with the covariance.
+    def left_out(self, found: FunctionPosterior, fitted: PerRow, scale: float = 1.0) -> PerRow:
+        """Return the prediction of each row by a fit without it.
+
+        The leverage x'H^-1 x is |R^-1 x|^2 by the factor R R' of H: half the work of a product with
+        the covariance.
         """
-        fitted, leverage = np.empty(len(y)), weights / weights.sum()
-        for part in blocks(len(y)):
-            x = columns(part)
-            fitted[part] = found.offset + x @ found.coefficients
-            if len(found.kept):
-                x = np.take(x, found.kept, 1) - self.mean[found.kept]
-                half = linalg.blas.dtrsm(1.0, found.factor, x.T, lower=1, overwrite_b=1)
-                leverage[part] += weights[part] * np.einsum("ij,ij->j", half, half)
-        return fitted, y - (y - fitted) / np.maximum(1 - leverage, _MIN_LEFT)
+        leverage = self.weights / self.count
+        for part in blocks(len(self.y)) if len(found.kept) else ():
+            x = np.take(self.columns[part], found.kept, 1) - self.mean[found.kept]
+            half = linalg.blas.dtrsm(1.0, found.factor, x.T, lower=1, overwrite_b=1)
+            leverage[part] += self.weights[part] / scale * np.einsum("ij,ij->j", half, half)
+        return self.y - (self.y - fitted) / np.maximum(1 - leverage, _MIN_LEFT)
 
     def slope(self, variances: ndarray, scale: float = 1.0, *, known: bool = False) -> Slope:
         """Return the slope; the noise comes last, unless it is `known`.
@@ -289,33 +269,30 @@ class FunctionProblem:
         times the coefficients, X'PX is V^-1 - V^-1 C V^-1 and X'WX C / s2 is 1 - V^-1 C.
         """
         found = self.posterior(variances, scale)
-        kept, covariance = found.kept, inverse_of(found.factor)
-        kinds, beta = self.kinds[kept], found.coefficients[kept]
+        kinds, beta = self.kinds[found.kept], found.coefficients[found.kept]
         prior = variances[kinds]
-        q, determined = beta / prior, 1 - np.diag(covariance) / prior
+        half, _ = linalg.lapack.dtrtri(found.factor, lower=1)  # C = R^-T R^-1
+        q, determined = beta / prior, 1 - np.einsum("ij,ij->j", half, half) / prior
         mine = kinds == np.flatnonzero(variances > 0)[:, None]  # (active, kept)
         first, columns = mine @ (beta * q - determined) / 2, mine * q
-        shrunk = covariance @ columns.T
-        information = (columns * prior @ columns.T - columns @ shrunk) / 2
+        turned = half @ columns.T
+        information = (columns * prior @ columns.T - turned.T @ turned) / 2
         if known:
             return first, information
         whole = found.coefficients
         residual = self.square - 2 * whole @ self.right + whole @ self.gram @ whole
         of_noise = (residual / scale - (self.count - 1 - determined.sum())) / 2
-        cross = (q @ shrunk)[:, None] / 2
-        last = np.full((1, 1), (residual / scale - q @ covariance @ q) / 2)
+        together = turned.sum(1)
+        cross = (together @ turned)[:, None] / 2
+        last = np.full((1, 1), (residual / scale - together @ together) / 2)
         return np.append(first, of_noise), np.block([[information, cross], [cross.T, last]])
 
     def surprise(self, variances: ndarray, scale: float) -> float:
         """Return minus twice the restricted log likelihood, up to a constant."""
         found = self.posterior(variances, scale)
-        half = half_solved(found.factor, self.right[found.kept] / scale)
-        size = (
-            2 * np.log(np.diag(found.factor)).sum()
-            + np.log(variances[self.kinds[found.kept]]).sum()
-        )
-        size += (self.count - 1) * np.log(scale)
-        return float(size + self.square / scale - half @ half)
+        size = 2 * np.log(np.diag(found.factor)).sum() + (self.count - 1) * np.log(scale)
+        size += np.log(variances[self.kinds[found.kept]]).sum()
+        return float(size + (self.square - self.right @ found.coefficients) / scale)
 
 
 def estimate(
@@ -374,9 +351,7 @@ def maximise(
     return variances, noise
 
 
-def _constrained(
-    factor: ndarray, right: ndarray, constraints: ndarray
-) -> Float[ndarray, " functions"]:
+def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
     """Minimise b'H b / 2 - b'r subject to A b >= 0, by least squares for the multipliers.
 
     `factor` is the lower factor of H. Source: C. Lawson and R. Hanson, Solving Least Squares

@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables.candidate_forms import NEIGHBOURHOODS
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
@@ -16,7 +17,7 @@ from kanrun.engine.tables.gaussian_process import (
     fit_kernel,
     psi,
 )
-from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
+from kanrun.engine.tables.table_candidates import TableRows
 
 POLICY = EvidencePolicy()
 WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])

@@ -34,13 +34,10 @@ def test_rows_and_functions_give_the_posterior_and_predictions_of_a_fit_without_
     expected = without.offset + 0.7 * kernel[7, others] @ without.weights
     assert left_out[7] == pytest.approx(expected, abs=1e-10)
 
-    def columns(part):
-        return h[part]
-
-    problem = FunctionProblem.of(columns, np.zeros(5, dtype=int), 1, 1 / noise, y)
+    problem = FunctionProblem.of(h, np.zeros(5, dtype=int), 1, 1 / noise, y)
     posterior = problem.posterior(variances, 0.6)
-    fitted, by_functions = problem.rows(posterior, columns, 1 / (0.6 * noise), y)
-    assert_allclose(by_functions, left_out, atol=1e-9)
+    fitted = problem.fitted(posterior)
+    assert_allclose(problem.left_out(posterior, fitted, 0.6), left_out, atol=1e-9)
     assert_allclose(fitted, y - 0.6 * noise * by_rows.weights, atol=1e-10)
     assert_allclose(posterior.coefficients, 0.7 * h.T @ by_rows.weights, atol=1e-10)
 
@@ -103,7 +100,7 @@ def test_outputs_of_other_sizes_get_the_same_fit_in_their_units():
 def test_functions_that_are_not_held_give_the_same_fit(monkeypatch):
     u, y = data()
     held = fit_numbers(u, y, POLICY)
-    monkeypatch.setattr("kanrun.engine.tables.design._MAX_STORED", 0)
+    monkeypatch.setattr("kanrun.engine.tables.reduced_basis._MAX_STORED", 0)
     made = fit_numbers(u, y, POLICY)
     assert_allclose(made.left_out, held.left_out, rtol=1e-9, atol=1e-12)
     assert_allclose(
@@ -161,7 +158,7 @@ def test_variances_from_moments_are_those_from_kernels():
     policy = replace(POLICY, tolerance=1e-9, max_steps=200)
     kernels = [h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)]
     by_rows = estimate(KernelProblem(kernels, np.ones(200), y), policy)
-    problem = FunctionProblem.of(lambda part: h[part], kinds, 2, np.ones(200), y)
+    problem = FunctionProblem.of(h, kinds, 2, np.ones(200), y)
     found = estimate(problem, policy)
     assert_allclose(found[0], by_rows[0], rtol=1e-6)
     assert found[1] == pytest.approx(by_rows[1], rel=1e-8)
@@ -179,7 +176,7 @@ def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_
         if by_rows:
             return estimate(KernelProblem([h @ h.T], np.ones(80), y), policy)[1]
         kinds = np.zeros(12, dtype=int)
-        problem = FunctionProblem.of(lambda part: h[part], kinds, 1, np.ones(80), y)
+        problem = FunctionProblem.of(h, kinds, 1, np.ones(80), y)
         return estimate(problem, policy)[1]
 
     assert noise(POLICY) < 1e-8 * y.var()
