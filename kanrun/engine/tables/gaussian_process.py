@@ -26,9 +26,10 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg, optimize
-from scipy.interpolate import BSpline
+from scipy.interpolate import BSpline, PPoly
 
 from kanrun.engine.splines import extend
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.errors import KanrunError
 
 DEGREE = 3  # of the spline for exp(-s)
@@ -40,8 +41,6 @@ _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))  # relative, until 
 
 #: (initial value, lower limit, upper limit) of a hyperparameter, for outputs of variance 1.
 Range = tuple[float, float, float]
-#: A value and its gradient.
-Likelihood = Callable[[ndarray], tuple[float, ndarray]]
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,19 @@ class Kernel:
     radial: float
     noise: float
 
-    def __call__(
-        self, x: Float[ndarray, "rows inputs"], z: Float[ndarray, "others inputs"]
-    ) -> Float[ndarray, "rows others"]:
-        """Return the covariances of rows x and z, without noise."""
+    def __call__(self, x: RowInputs, z: Float[ndarray, "others inputs"]) -> ndarray:
+        """Return the covariances (rows, others) of rows x and z, without noise."""
         lines = self.linear / x.shape[1] * (x @ z.T) if self.linear else 0.0
         distances = np.maximum(_distances(x, z, self.precisions), 0.0)
         return np.asarray(1.0 + lines + self.radial * np.exp(-distances))
 
 
 def fit_kernel(  # noqa: PLR0913 (keywords)
-    x: Float[ndarray, "rows inputs"],
-    y: Float[ndarray, "rows outputs"],
+    x: RowInputs,
+    y: RowOutputs,
     prior: KernelPrior,
     *,
-    row_noise: Float[ndarray, " rows"] | float = 1.0,
+    row_noise: PerRow | float = 1.0,
     start: Kernel | None = None,
     max_steps: int = 40,
     rtol: float = 1e-5,
@@ -126,7 +123,9 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     return Kernel(precisions, float(linear), float(radial), float(noise))
 
 
-def _likelihood(x: ndarray, y: ndarray, noise: ndarray) -> Likelihood:
+def _likelihood(
+    x: ndarray, y: ndarray, noise: ndarray
+) -> Callable[[ndarray], tuple[float, ndarray]]:
     """Return minus the log likelihood of y as a function of the hyperparameters' logarithms."""
     (rows, outputs), inputs = y.shape, x.shape[1]
     squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
@@ -171,9 +170,7 @@ class GaussianProcess:
     weights: ndarray
 
     @staticmethod
-    def of(
-        kernel: Kernel, x: Float[ndarray, "rows inputs"], y: Float[ndarray, "rows outputs"]
-    ) -> GaussianProcess:
+    def of(kernel: Kernel, x: RowInputs, y: RowOutputs) -> GaussianProcess:
         """Return the process given these rows, with the least jitter that is sufficient.
 
         Raises LinAlgError if there is none.
@@ -188,11 +185,11 @@ class GaussianProcess:
                 continue
         raise linalg.LinAlgError("the covariance of the rows is not positive definite")
 
-    def mean(self, x: Float[ndarray, "points inputs"]) -> Float[ndarray, "points outputs"]:
+    def mean(self, x: RowInputs) -> RowOutputs:
         """Return the posterior mean."""
         return np.asarray(self.kernel(x, self.x) @ self.weights)
 
-    def gradient(self, x: Float[ndarray, "points inputs"]) -> Float[ndarray, "points inputs"]:
+    def gradient(self, x: RowInputs) -> RowInputs:
         """Return the derivatives of the posterior mean of the first output by the inputs."""
         weights, lines = self.weights[:, 0], self.kernel.linear / x.shape[1]
         distances = np.maximum(_distances(x, self.x, self.kernel.precisions), 0.0)
@@ -234,59 +231,78 @@ class RadialBasis:
 
     @staticmethod
     def of(
-        u: Float[ndarray, "rows inputs"],
+        u: RowInputs,
         order: Int[ndarray, " candidates"],
         kernel: Kernel,
         tolerance: float,
         max_centres: int,
     ) -> RadialBasis:
-        """Choose centres among the rows `order` until the others' variance is below `tolerance`."""
-        among = u[order]
-        covariance = _psi_of(_distances(among, among, kernel.precisions))
-        factor, pivots, rank, _ = linalg.lapack.dpstrf(
-            covariance, tol=max(_CHOLESKY_TOLERANCE, tolerance), lower=1
-        )
-        count = max(1, min(int(rank), max_centres))
-        root = np.tril(factor[:count, :count])
-        return RadialBasis(among[pivots[:count] - 1], root, u.min(0), u.max(0), kernel)
+        """Choose centres among the rows `order` until the others' variance is below `tolerance`.
 
-    def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows R"]:
-        """Evaluate the functions."""
+        Each is the row with the largest variance given those before (pivoted Cholesky).
+        """
+        among, columns = u[order], np.zeros((max_centres, len(order)))
+        left, chosen = np.ones(len(order)), list[int]()
+        tolerance = max(_CHOLESKY_TOLERANCE, tolerance)
+        while len(chosen) < max_centres and (not chosen or left.max() > tolerance):
+            count, centre = len(chosen), int(left.argmax())
+            kernel_row = np.exp(-_distances(among[centre][None], among, kernel.precisions)[0])
+            kernel_row -= columns[:count, centre] @ columns[:count]
+            columns[count] = kernel_row / np.sqrt(left[centre])
+            left -= columns[count] ** 2
+            chosen.append(centre)
+        root = np.tril(columns[: len(chosen), chosen].T)
+        return RadialBasis(among[chosen], root, u.min(0), u.max(0), kernel)
+
+    def values(self, u: RowInputs) -> ndarray:
+        """Evaluate the functions, shape (rows, R)."""
         precisions, inside = self.kernel.precisions, np.clip(u, self.low, self.high)
         own = (inside * (2 * u - inside)) @ precisions / 2
         centred = (self.centres**2) @ precisions / 2
         s = own[:, None] - u @ (self.centres * precisions).T + centred
-        return np.asarray(
-            linalg.solve_triangular(self.root, _psi_of(s).T, lower=True, check_finite=False).T
-        )
+        return np.ascontiguousarray(half_solved(self.root, _psi_of(s).T).T)
 
     def partial_dependence(
-        self,
-        u: Float[ndarray, "rows inputs"],
-        j: int,
-        at: Float[ndarray, " points"],
-        coefficients: Float[ndarray, "outputs R"],
-    ) -> Float[ndarray, "points outputs"]:
-        """Return the mean over the rows u of the sum of the functions with input j set to `at`."""
+        self, u: RowInputs, j: int, at: ndarray, coefficients: ndarray
+    ) -> ndarray:
+        """Return the mean over the rows u of the sum of the functions with input j set to `at`.
+
+        `coefficients` are (outputs, R), the means (points, outputs).
+        """
         precisions = self.kernel.precisions
         others = np.where(np.arange(len(precisions)) == j, 0.0, precisions)
         own = precisions[j] / 2 * (at[:, None] - self.centres[:, j]) ** 2
         mean = np.exp(-own) * np.exp(-_distances(u, self.centres, others)).mean(0)
         return np.asarray(mean @ self.of_centres(coefficients).T)
 
-    def of_centres(self, coefficients: Float[ndarray, "outputs R"]) -> Float[ndarray, "outputs R"]:
-        """Return the coefficients of exp(-s) of each centre, by those of the functions."""
+    def of_centres(self, coefficients: ndarray) -> ndarray:
+        """Return the coefficients (outputs, R) of exp(-s) of the centres by those of functions."""
         return np.asarray(
             linalg.solve_triangular(self.root, coefficients.T, lower=True, trans="T").T
         )
 
 
+@cache
+def _pieces() -> ndarray:
+    """Return the coefficients (degree + 1, intervals) of the cubic pieces of psi."""
+    return np.ascontiguousarray(PPoly.from_spline(psi()).c[:, DEGREE : DEGREE + INTERVALS])
+
+
 def _psi_of(s: ndarray) -> ndarray:
     """Evaluate psi; distances that rounding makes negative count as zero."""
-    return np.asarray(psi()(np.clip(s, 0.0, _SUPPORT)))
+    width = _SUPPORT / INTERVALS
+    at = np.clip(s, 0.0, _SUPPORT) / width
+    interval = np.minimum(at.astype(np.int32), INTERVALS - 1)
+    at = (at - interval) * width
+    first, *others = _pieces()
+    values = np.take(first, interval)
+    for coefficients in others:
+        values *= at
+        values += np.take(coefficients, interval)
+    return values
 
 
-def _distances(u: ndarray, z: ndarray, precisions: ndarray) -> Float[ndarray, "rows others"]:
+def _distances(u: ndarray, z: ndarray, precisions: ndarray) -> ndarray:
     root = np.sqrt(precisions / 2)
     a, b = u * root, z * root
     return np.asarray((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1))

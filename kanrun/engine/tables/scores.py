@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy import special
+from scipy import optimize, special
 
 from kanrun.points import Array, PiecewiseScaling, Points, in_own_units
 
@@ -29,6 +29,7 @@ _SMALLEST = 1e-12  # relative difference of values that count as different
 _MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it at most
 # Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
 _UNIT = 100
+_POWER_TOLERANCE = 1e-6
 # Levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
@@ -122,18 +123,24 @@ class PowerTransform:
     def of(y: Float[ndarray, " rows"]) -> PowerTransform | None:
         """Return the transform between logarithm and logarithm of -y that makes y most normal.
 
-        None for constant y.
-
-        Stronger ones have a pole, near which the way back turns small errors into unlimited ones.
+        None for constant y. Stronger ones have a pole, near which the way back turns small errors
+        into unlimited ones.
         """
-        from scipy import stats  # takes half a second, which only tables need
-
         spread = float(y.std())
         if spread <= 0 or not np.isfinite(spread):
             return None
         unit = spread / _UNIT
-        power = float(np.clip(stats.yeojohnson_normmax(y / unit), 0.0, 2.0))
-        t = _both_sides(special.boxcox1p, y / unit, power)
+        scaled = y / unit
+        slopes = float((np.sign(scaled) * np.log1p(np.abs(scaled))).mean())
+
+        def surprise(power: float) -> float:
+            """Return minus the log likelihood of a normal distribution over the rows."""
+            return float(np.log(_both_sides(special.boxcox1p, scaled, power).var())) / 2 - (
+                power - 1
+            ) * slopes
+
+        power = float(optimize.fminbound(surprise, 0.0, 2.0, xtol=_POWER_TOLERANCE))
+        t = _both_sides(special.boxcox1p, scaled, power)
         return PowerTransform(unit, power, float(t.mean()), float(t.std()) or 1.0)
 
     def apply(self, y: Array) -> Array:
