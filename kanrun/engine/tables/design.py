@@ -11,7 +11,7 @@ Source of kernels of pairs from sums of squares: D. Duvenaud, H. Nickisch, C. Ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -144,45 +144,6 @@ class Design:
         """Return the design whose functions h are multiplied by these factors."""
         basis = replace(self.basis, roughness=self.basis.roughness / factors**2)
         return replace(self, basis=basis)
-
-    def kernels(self, h: ndarray, components: Sequence[int]) -> list[ndarray]:
-        """Return the kernels of these components; those of pairs come all or none.
-
-        Kernels of pairs are products of sums minus sums of products.
-        """
-        parts = (h[:, self.main == kind] for kind in components if kind < MAIN)
-        singles = [part @ part.T for part in parts]
-        if max(components) < MAIN:
-            return singles
-        g = np.take(h, self.places, 1) * np.sqrt(self.relevance)[self.basis.column[self.places]]
-        lines, column = self.lines[self.places], self.basis.column[self.places]
-
-        def kernels(chosen: ndarray) -> tuple[ndarray, ndarray]:
-            a, b = g[:, chosen & lines], g[:, chosen & ~lines]
-            return a @ a.T, b @ b.T
-
-        a, b = kernels(np.ones(len(column), dtype=bool))
-        both, mixed, rough = a * a, a * b, b * b
-        for j in np.unique(column):
-            a, b = kernels(column == j)
-            both -= a * a
-            mixed -= a * b
-            rough -= b * b
-        return [*singles, both / 2, mixed, rough / 2]
-
-    def terms(self, h: ndarray, offset: float, weights: PerRow, variances: ndarray) -> Terms:
-        """Return the coefficients by the weights P y of rows, for variances of all kinds."""
-        main = variances[self.main] * (h.T @ weights)
-        if not np.any(variances[MAIN:RADIAL]):
-            return Terms(offset, main)
-        line, mixed, rough = variances[MAIN:RADIAL]
-        lines, column = self.lines[self.places], self.basis.column[self.places]
-        kind = np.where(lines[:, None], np.where(lines, line, mixed), np.where(lines, mixed, rough))
-        kind = np.where(column[:, None] == column, 0.0, kind)
-        scale = np.sqrt(self.relevance)[column]
-        g = np.take(h, self.places, 1) * scale
-        pairs = kind * (g.T @ (g * weights[:, None])) * np.outer(scale, scale)
-        return Terms(offset, main, pairs, self.places)
 
     def strongest_pairs(self, energy: ndarray, limit: int) -> list[tuple[int, int]]:
         """Return the pairs of inputs with the largest sums of `energy`, the largest first.

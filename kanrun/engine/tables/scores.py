@@ -135,9 +135,10 @@ class PowerTransform:
 
         def surprise(power: float) -> float:
             """Return minus the log likelihood of a normal distribution over the rows."""
-            return float(np.log(_both_sides(special.boxcox1p, scaled, power).var())) / 2 - (
-                power - 1
-            ) * slopes
+            return (
+                float(np.log(_both_sides(special.boxcox1p, scaled, power).var())) / 2
+                - (power - 1) * slopes
+            )
 
         power = float(optimize.fminbound(surprise, 0.0, 2.0, xtol=_POWER_TOLERANCE))
         t = _both_sides(special.boxcox1p, scaled, power)

@@ -18,16 +18,17 @@ from numpy import ndarray
 from scipy import optimize
 from scipy.special import expit, log_softmax, softmax
 
-from kanrun.engine.tables.candidate_forms import (
-    NEIGHBOURHOODS,
-    CandidateSolution,
-    Form,
-    Uncertainty,
-)
 from kanrun.engine.tables.cross_validation import SPARSE
 from kanrun.engine.tables.design import Design, Terms
 from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowInputs, RowOutputs
-from kanrun.engine.tables.table_candidates import Solved, TableRows
+from kanrun.engine.tables.table_candidates import (
+    NEIGHBOURHOODS,
+    CandidateSolution,
+    Functions,
+    Solved,
+    TableRows,
+    Uncertainty,
+)
 from kanrun.engine.tables.variance_components import (
     EvidencePolicy,
     Slope,
@@ -156,7 +157,7 @@ def fit_numbers(
 ) -> TableFit:
     """Fit outputs that are numbers, each with its own variances; `start` is a fit to similar rows.
 
-    A row of weight w counts as w rows; over rows, for pairs, it has noise of variance 1/w.
+    A row of weight w counts as w rows.
     """
     weights = np.ones(len(y)) if weights is None else weights
     rows = TableRows.of(u, weights, policy)
@@ -195,8 +196,8 @@ def fit_classes(
     than two logits are improved one after the other, and share their variances.
     """
     weights = np.ones(len(u)) if weights is None else weights
-    rows = TableRows.of(u, weights, policy, classes)
     hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
+    rows = TableRows.of(u, weights, policy, hot.shape[1])
 
     def loss(logits: ndarray) -> float:
         likely = log_softmax(logits, 1)[np.arange(len(labels)), labels]
@@ -247,7 +248,7 @@ def _all_logits(logits: ndarray) -> RowLogits:
 class _Newton:
     """Newton's method for the logits of a candidate's rows: least squares, class by class."""
 
-    form: Form
+    form: Functions
     hot: RowLogits
     weights: PerRow
     max_steps: int
@@ -259,7 +260,7 @@ class _Newton:
         odds = fraction / (1 - fraction) if len(fraction) == 1 else fraction
         return np.tile(np.log(odds), (len(self.hot), 1))
 
-    def problem(self, logits: ndarray, c: int, form: Form) -> Any:
+    def problem(self, logits: ndarray, c: int, form: Functions) -> Any:
         """Return the least squares problem that is one step of class c."""
         p = _sigmoid(logits)[:, c]
         weight = np.maximum(p * (1 - p), _MIN_VARIANCE)
@@ -307,7 +308,7 @@ def _class_variances(
 
     `start` holds them, or is their sum at first.
     """
-    policy, some = rows.policy, rows.sampled(name, hot.shape[1])
+    policy, some = rows.policy, rows.sample
     if hot.shape[1] > policy.variance_classes:
         frequent = np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes]
         hot = hot[:, np.sort(frequent)]

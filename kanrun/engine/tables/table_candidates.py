@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, repeat
@@ -11,17 +11,10 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from kanrun.engine.tables.candidate_forms import (
-    COMPONENTS,
-    NEIGHBOURHOODS,
-    CandidateSolution,
-    Form,
-    Functions,
-    Kernels,
-)
-from kanrun.engine.tables.design import Design
-from kanrun.engine.tables.gaussian_process import KernelPrior, RadialBasis, fit_kernel
+from kanrun.engine.tables.design import RADIAL, Design, Terms
+from kanrun.engine.tables.gaussian_process import KernelPrior, RadialBasis, fit_kernel, inverse_of
 from kanrun.engine.tables.reduced_basis import (
+    MIN_STEPS,
     Columns,
     PerRow,
     ReducedBasis,
@@ -32,13 +25,25 @@ from kanrun.engine.tables.reduced_basis import (
 )
 from kanrun.engine.tables.variance_components import (
     EvidencePolicy,
+    FunctionProblem,
     Variances,
     estimate,
 )
 
-PAIR_FUNCTIONS, LONG_PAIR_FUNCTIONS = 8, 4  # smooth functions of an input in pairs
-MAX_PAIRS = 24  # of a table with too many rows for kernels and too many pairs for functions
-# From which variances are estimated, over rows and over functions.
+NEIGHBOURHOODS = "neighbourhoods"
+#: The candidates by name, and the components of each.
+COMPONENTS = {
+    "linear": (0,),
+    "additive": (0, 1),
+    "steps": (0, 1, 2),
+    "pairs": tuple(range(RADIAL)),
+    NEIGHBOURHOODS: (0, RADIAL),
+}
+# Smooth functions of an input in pairs: of all pairs, if these are few functions, or of the
+# strongest ones, which are at most so many, and one for each so many rows.
+PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 8
+_MIN_FUNCTIONS = 150  # of all inputs, however few the rows
+# From which variances are estimated: of classes if a step is much work, and of others.
 EVIDENCE_ROWS, MAX_ROWS = 400, 4000
 # Weight in pairs of an input without effect, relative to the one with the largest.
 _RELEVANCE = 0.05
@@ -61,115 +66,118 @@ _PRIOR = KernelPrior(
 )
 
 
+#: Covariance of the main effects of each input, shape (functions, functions), and their effective
+#: degrees of freedom.
+Uncertainty = tuple[tuple[ndarray, ...], float]
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateSolution:
+    """A candidate's solution for one output.
+
+    Attributes:
+        terms: The most probable terms.
+        weights: Residuals over the variance of each row's noise, shape (rows,).
+        left_out: Prediction of each row by all others, for the same variances, shape (rows,).
+        uncertainty: Function that computes the uncertainty, which only reports need.
+    """
+
+    terms: Terms
+    weights: ndarray
+    left_out: ndarray
+    uncertainty: Callable[[], Uncertainty]
+
+
 #: Solutions of a candidate for each output, and its variances.
 Solved = tuple[list[CandidateSolution], list[Variances]]
 
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """Rows of one table, with its design, their functions h, and the chosen pairs.
+    """Rows of one table, with its design, their functions h, and the pairs, all or chosen ones.
 
-    `is_long` says whether the table has too many rows, or shapes, for kernels of pairs.
+    `logits` is their number, 0 for outputs that are numbers.
     """
 
     u: RowInputs
     weights: PerRow
     policy: EvidencePolicy
-    classes: int
-    is_long: bool
+    logits: int
     design: Design
     h: Columns
-    chosen: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[tuple[int, int], ...]
+    has_all_pairs: bool
 
     @staticmethod
-    def of(u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> TableRows:
+    def of(u: ndarray, weights: ndarray, policy: EvidencePolicy, logits: int = 0) -> TableRows:
         """Build the functions of these rows; all inputs are equally relevant."""
-        limit = (policy.max_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows
-        is_long = len(u) > limit or bool(policy.shapes)
-        paired = LONG_PAIR_FUNCTIONS if is_long else PAIR_FUNCTIONS
-        basis = ReducedBasis.of(u, policy.functions, policy.step_functions, weights)
-        design = Design(basis, paired, policy.shapes, np.ones(u.shape[1]))
-        return TableRows(u, weights, policy, classes, is_long, design, design.columns(u))
-
-    @cached_property
-    def has_all_pairs(self) -> bool:
-        """Whether the products of all pairs are few enough for functions."""
-        each = np.bincount(self.design.basis.column[self.design.places], minlength=1)
-        products = (each.sum() ** 2 - (each**2).sum()) // 2
-        return bool(self.h.shape[1] + products <= min(self.policy.max_functions, len(self.u)))
+        rows, inputs = u.shape
+        each = int(min(policy.max_functions, max(_MIN_FUNCTIONS, policy.per_row * rows))) // inputs
+        smooth = min(policy.functions, max(2, each // 3))
+        steps = min(policy.step_functions, max(MIN_STEPS, each - smooth))
+        basis = ReducedBasis.of(u, smooth, steps, weights)
+        design = Design(basis, PAIR_FUNCTIONS, policy.shapes, np.ones(inputs))
+        pairs = tuple(combinations(np.unique(basis.column[design.places]).tolist(), 2))
+        columns = len(design.main) + len(design.products(pairs)[0])
+        has_all = columns <= min(policy.max_functions, rows)
+        if not has_all:
+            design, pairs = replace(design, pair_functions=CHOSEN_FUNCTIONS), ()
+        return TableRows(u, weights, policy, logits, design, design.columns(u), pairs, has_all)
 
     @cached_property
     def order(self) -> Int[ndarray, " rows"]:
         """A fixed permutation, whose beginnings are samples: the same rows give the same model."""
         return np.random.default_rng(0).permutation(len(self.u))
 
-    def _over_rows(self, name: str, rows: int) -> bool:
-        """Return whether a candidate is solved over rows: it has too many functions."""
-        if name == "pairs":
-            return not self.is_long and not self.has_all_pairs
-        if self.policy.shapes or name == NEIGHBOURHOODS or rows > self.policy.dense_rows:
-            return False
-        return self._functions(name) > max(self.policy.max_functions // 4, rows)
+    @cached_property
+    def is_much_work(self) -> bool:
+        """Whether one step for the logits of classes is much work."""
+        functions = self.h.shape[1] + MAX_PAIRS * CHOSEN_FUNCTIONS**2
+        return len(self.u) * functions**2 * self.logits > _SMALL_WORK * self.policy.max_work
 
-    def _functions(self, name: str) -> int:
-        return int(np.isin(self.design.main, COMPONENTS[name]).sum())
+    @cached_property
+    def sample(self) -> Int[ndarray, " sample"]:
+        """Rows that variances are estimated from."""
+        return np.sort(self.order[: EVIDENCE_ROWS if self.is_much_work else MAX_ROWS])
 
-    def sampled(self, name: str, outputs: int = 1) -> Int[ndarray, " sample"]:
-        """Return the rows that variances are estimated from, fewer if a step is much work."""
-        functions, rows = self._functions(name), len(self.u)
-        work = functions**2 * (functions + rows) * (outputs - 1)
-        few = self._over_rows(name, rows) or work > _SMALL_WORK * self.policy.max_work
-        return np.sort(self.order[: EVIDENCE_ROWS if few else MAX_ROWS])
-
-    def form(self, name: str, rows: Int[ndarray, " sample"] | None = None) -> Form:
-        """Return a candidate over its functions or over its rows, all or these."""
+    def form(self, name: str, rows: Int[ndarray, " sample"] | None = None) -> Functions:
+        """Return the functions of a candidate on all or these rows."""
         h = self.h if rows is None or len(rows) == len(self.u) else self.h[rows]
-        if self._over_rows(name, len(h)):
-            return Kernels(name, h[:], self.design)
-        pairs: Iterable[tuple[int, int]] = self.chosen if name == "pairs" else ()
-        if name == "pairs" and self.has_all_pairs:
-            column = self.design.basis.column[self.design.places]
-            pairs = combinations(np.unique(column).tolist(), 2)
-        return Functions.of(name, h, self.design, pairs)
+        return Functions.of(name, h, self.design, self.pairs if name == "pairs" else ())
 
     def candidates(self, known: Collection[str] | None) -> tuple[str, ...]:
-        """Return the candidates that suit the table; `known` are those of a fit to similar rows.
-
-        Pairs are solved over rows or over the products of few functions, or are little work.
-        """
-        policy, (count, inputs) = self.policy, self.u.shape
-        functions = self.h.shape[1] + MAX_PAIRS * LONG_PAIR_FUNCTIONS**2
-        logits = {1: 0, 2: 1}.get(self.classes, self.classes)
-        little = count * functions**2 * logits <= _SMALL_WORK * policy.max_work
-        local = count >= _RADIAL_MIN_ROWS and inputs <= _RADIAL_INPUTS and not policy.shapes
+        """Return the candidates that suit the table; `known` are those of a fit to similar rows."""
+        rows, inputs = self.u.shape
+        local = rows >= _RADIAL_MIN_ROWS and inputs <= _RADIAL_INPUTS and not self.policy.shapes
         suits = {
-            "pairs": known is not None or not self.is_long or self.has_all_pairs or little,
+            "pairs": known is not None or self.has_all_pairs or not self.is_much_work,
             NEIGHBOURHOODS: local,
         }
         return tuple(
             name
-            for name in policy.candidates
-            if name in (known or policy.candidates)
+            for name in self.policy.candidates
+            if name in (known or self.policy.candidates)
             and (name not in suits or (inputs > 1 and suits[name]))
         )
 
     def with_relevance(self, found: Sequence[CandidateSolution]) -> TableRows:
         """Return the rows with inputs weighted for pairs, by the size of their effects.
 
-        If there are too many pairs for functions and too many rows for kernels, the strongest are
-        chosen: those in whose coefficients the likelihood is steepest, given these solutions.
+        Of too many pairs the strongest are chosen: those in whose coefficients the likelihood is
+        steepest, given these solutions.
         """
         relevance = np.sqrt(self._effects(found)) + _RELEVANCE
-        design, chosen = replace(self.design, relevance=relevance), self.chosen
-        if self.is_long and not self.has_all_pairs:
+        design, pairs = replace(self.design, relevance=relevance), self.pairs
+        if not self.has_all_pairs:
             slopes = np.zeros((len(found), *(len(design.places),) * 2))
             for part in blocks(len(self.u)):
                 g = np.take(self.h[part], design.places, 1)
                 slopes += g.T @ (g * np.stack([one.weights[part, None] for one in found]))
             scale = relevance[design.basis.column[design.places]]
             energy = (slopes**2).sum(0) * np.outer(scale, scale)
-            chosen = tuple(design.strongest_pairs(energy, MAX_PAIRS))
-        return replace(self, design=design, chosen=chosen)
+            limit = min(MAX_PAIRS, -(-len(self.u) // _PAIR_ROWS))
+            pairs = tuple(design.strongest_pairs(energy, limit))
+        return replace(self, design=design, pairs=pairs)
 
     def _effects(self, found: Sequence[CandidateSolution]) -> ndarray:
         """Return the size of each input's effect, the largest being 1."""
@@ -225,7 +233,7 @@ class TableRows:
         if (radial := self.design.radial) is not None:
             kernel = radial.kernel
             first = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
-        some = self.sampled(name)
+        some = self.sample
         form, noise = self.form(name, some), 1 / self.weights
         whole = form if len(some) == len(outputs) else self.form(name)
         policy = self.policy.refining(*self.u.shape) if starts else self.policy
@@ -237,3 +245,94 @@ class TableRows:
             solutions.append(whole.solution(problem, *known))
             found.append(known)
         return solutions, found
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """A candidate over functions: `kept` ones of single inputs, then products h_a h_b.
+
+    `columns` are those of the functions, with components `kinds`, and `scale` is that of all.
+    """
+
+    columns: Columns
+    kinds: ndarray
+    kept: ndarray
+    components: int
+    a: ndarray
+    b: ndarray
+    scale: ndarray
+    design: Design
+    constraints: ndarray | None
+
+    @staticmethod
+    def of(
+        name: str, h: ndarray | Columns, design: Design, pairs: Sequence[tuple[int, int]]
+    ) -> Functions:
+        """Return the functions of the candidate's components."""
+        a, b = design.products(pairs)
+        kinds, scale = design.kinds(a, b)
+        kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
+        conditions = design.constraints
+        if conditions is not None:
+            conditions = np.pad(conditions, ((0, 0), (0, len(a))))[:, kept] * scale[kept]
+
+        def functions(rows: Rows) -> ndarray:
+            values = h[rows]
+            if len(a):
+                # Taking columns is ten times faster than indexing them.
+                products = np.take(values, a, 1) * np.take(values, b, 1)
+                values = np.concatenate([values, products * scale[values.shape[1] :]], 1)
+            return np.take(values, kept, 1)
+
+        columns = Columns(functions, len(h), len(kept))
+        kinds = np.searchsorted(COMPONENTS[name], kinds[kept])
+        count = len(COMPONENTS[name])
+        return Functions(columns, kinds, kept, count, a, b, scale, design, conditions)
+
+    def problem(self, noise: ndarray, y: ndarray) -> FunctionProblem:
+        """Return the problem of rows y with these variances of their noise."""
+        return FunctionProblem.of(self.columns, self.kinds, self.components, 1 / noise, y)
+
+    def active(self, variances: ndarray) -> Functions:
+        """Return the functions whose component has a variance."""
+        kept = np.flatnonzero(variances[self.kinds] > 0)
+        if len(kept) == len(self.kinds):
+            return self
+        columns = Columns(
+            lambda rows: np.take(self.columns[rows], kept, 1), len(self.columns), len(kept)
+        )
+        bound = None if self.constraints is None else self.constraints[:, kept]
+        kinds, places = self.kinds[kept], self.kept[kept]
+        return replace(self, columns=columns, kinds=kinds, kept=places, constraints=bound)
+
+    def fitted(self, problem: FunctionProblem, variances: ndarray) -> ndarray:
+        """Return the fitted values."""
+        return problem.fitted(problem.posterior(variances, constraints=self.constraints))
+
+    def solution(
+        self, problem: FunctionProblem, variances: ndarray, scale: float = 1.0
+    ) -> CandidateSolution:
+        """Return the terms for given variances of the components and of the noise."""
+        found, design = problem.posterior(variances, scale, self.constraints), self.design
+        fitted, count = problem.fitted(found), len(self.scale) - len(self.a)
+        every = np.zeros(len(self.scale))
+        every[self.kept] = found.coefficients * self.scale[self.kept]
+        terms = Terms(found.offset, every[:count])
+        if len(self.a):
+            a, b = (np.searchsorted(design.places, one) for one in (self.a, self.b))
+            pairs = np.zeros((len(design.places),) * 2)
+            pairs[a, b] = pairs[b, a] = every[count:]
+            terms = replace(terms, pairs=pairs, places=design.places)
+
+        def uncertainty() -> Uncertainty:
+            whole = np.zeros((len(self.scale),) * 2)
+            kept = self.kept[found.kept]
+            whole[np.ix_(kept, kept)] = inverse_of(found.factor)
+            main = kept < count
+            prior = variances[self.kinds[found.kept]][main]
+            effective = 1 - np.diag(whole)[kept[main]] / prior
+            return tuple(whole[np.ix_(p, p)] for p in design.basis.places), float(effective.sum())
+
+        weights = problem.weights * (problem.y - fitted) / scale
+        left_out = problem.left_out(found, fitted, scale)
+        return CandidateSolution(terms, weights, left_out, uncertainty)

@@ -21,7 +21,6 @@ from numpy import ndarray
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
-from kanrun.engine.tables.candidate_forms import NEIGHBOURHOODS
 from kanrun.engine.tables.cross_validation import (
     BLEND,
     LINEAR,
@@ -53,6 +52,7 @@ from kanrun.engine.tables.stacking import (
     fit_numbers,
     probabilities,
 )
+from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
 from kanrun.engine.tables.variance_components import EvidencePolicy
 from kanrun.engine.training import predict
@@ -99,7 +99,7 @@ class TablePolicy:
         The work is linear in the rows, and weights count exactly as repeated rows.
         """
         evidence = EvidencePolicy(
-            ("additive",), step_functions=0, max_functions=10**9, sparse_rounds=0
+            ("additive",), step_functions=0, max_functions=10**9, per_row=np.inf, sparse_rounds=0
         )
         return TablePolicy(evidence, extrapolation="linear", alternatives=False, folds=0)
 

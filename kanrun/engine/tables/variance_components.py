@@ -14,14 +14,14 @@ Biometrics 73 (2017).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy import ndarray
 from scipy import linalg, optimize
 
-from kanrun.engine.tables.gaussian_process import cholesky_factor, half_solved, inverse_of
+from kanrun.engine.tables.gaussian_process import cholesky_factor, half_solved
 from kanrun.engine.tables.reduced_basis import Columns, PerRow, blocks
 
 ABSENT = 1e-12  # mean square of a component whose functions vanish on the rows
@@ -54,11 +54,10 @@ class EvidencePolicy:
     #: Shapes to keep, by the index of the input (see `design.SHAPES`); such inputs take no part in
     #: pairs.
     shapes: tuple[tuple[int, str], ...] = ()
-    #: Functions, pairs included, up to which tables are solved over functions; otherwise over rows.
+    #: Functions of all inputs at most, in total and for each row; the first also limits those of
+    #: inputs and of all pairs together, beyond which the strongest pairs are chosen.
     max_functions: int = 600
-    #: Rows up to which pairs are solved over rows; for longer tables the strongest pairs are
-    #: chosen.
-    dense_rows: int = 2500
+    per_row: float = 2.0
     #: Multiplications of one step up to which classes have pairs, and by which centres are limited.
     max_work: float = 1e10
     #: Fractions of the output's variance at which the noise starts. The likelihood has a second
@@ -92,76 +91,6 @@ class EvidencePolicy:
         steps = self.refining_steps
         many = rows >= self.refined_rows * inputs
         return replace(self, max_steps=steps, kernel_steps=steps if many else self.kernel_steps)
-
-
-@dataclass(frozen=True, eq=False)
-class KernelPosterior:
-    """Offset b and weights P y (rows,), by the lower `factor` of the rows' covariance C.
-
-    `sums` (rows,) is C^-1 1.
-    """
-
-    offset: float
-    weights: ndarray
-    factor: ndarray
-    sums: ndarray
-
-    def projection(self) -> ndarray:
-        """Return P (rows, rows), three quarters of the work of a posterior."""
-        inverse = inverse_of(self.factor)
-        inverse -= np.outer(self.sums, self.sums / self.sums.sum())
-        return inverse
-
-
-@dataclass(frozen=True, eq=False)
-class KernelProblem:
-    """Rows `y` with a kernel for each component; `noise` (rows,) is the diagonal of D."""
-
-    kernels: Sequence[ndarray]
-    noise: PerRow
-    y: PerRow
-
-    @property
-    def sizes(self) -> ndarray:
-        """Mean square of each component for variance 1."""
-        return np.array([np.trace(kernel) / len(self.y) for kernel in self.kernels])
-
-    @property
-    def variance(self) -> float:
-        return float(self.y.var())
-
-    def posterior(self, variances: ndarray, scale: float = 1.0) -> KernelPosterior:
-        """Return the posterior for given variances; `scale` is s2."""
-        covariance = np.diag(scale * self.noise)
-        for kernel, variance in zip(self.kernels, variances, strict=True):
-            if variance > 0:
-                covariance += variance * kernel
-        factor = cholesky_factor(covariance)
-        right = np.stack([self.y, np.ones(len(self.y))], 1)
-        whitened, sums = linalg.cho_solve((factor, True), right, check_finite=False).T
-        offset = float(whitened.sum() / sums.sum())
-        return KernelPosterior(offset, whitened - offset * sums, factor, sums)
-
-    def slope(self, variances: ndarray, scale: float = 1.0, *, known: bool = False) -> Slope:
-        """Return the slope.
-
-        The noise comes last, by its common factor `scale`, unless it is `known`.
-        """
-        found, noise = self.posterior(variances, scale), scale * self.noise
-        p, a = found.projection(), found.weights
-        pairs = zip(variances, self.kernels, strict=True)
-        parts = [(v * (kernel @ a), v * float(np.vdot(p, kernel))) for v, kernel in pairs if v]
-        if not known:
-            parts.append((noise * a, float(noise @ np.diag(p))))
-        columns = np.reshape([column for column, _ in parts], (len(parts), len(a)))
-        first = columns @ a - np.array([trace for _, trace in parts])
-        return first / 2, columns @ (p @ columns.T) / 2
-
-    def surprise(self, variances: ndarray, scale: float) -> float:
-        """Return minus twice the restricted log likelihood, up to a constant."""
-        found = self.posterior(variances, scale)
-        size = 2 * np.log(np.diag(found.factor)).sum() + np.log(found.sums.sum())
-        return float(size + self.y @ found.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +225,7 @@ class FunctionProblem:
 
 
 def estimate(
-    problem: KernelProblem | FunctionProblem, policy: EvidencePolicy, start: Variances | None = None
+    problem: FunctionProblem, policy: EvidencePolicy, start: Variances | None = None
 ) -> Variances:
     """Return the variances with the largest likelihood; negligible components get 0.
 
