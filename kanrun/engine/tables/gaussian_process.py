@@ -128,7 +128,8 @@ def _likelihood(
 ) -> Callable[[ndarray], tuple[float, ndarray]]:
     """Return minus the log likelihood of y as a function of the hyperparameters' logarithms."""
     (rows, outputs), inputs = y.shape, x.shape[1]
-    squares = np.ascontiguousarray(((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)) / 2
+    squares = x.T[:, :, None] - x.T[:, None]
+    squares *= squares / 2
     lines = x @ x.T / inputs
 
     def value_and_gradient(p: ndarray) -> tuple[float, ndarray]:
@@ -243,10 +244,12 @@ class RadialBasis:
         """
         among, columns = u[order], np.zeros((max_centres, len(order)))
         left, chosen = np.ones(len(order)), list[int]()
+        z = among * np.sqrt(kernel.precisions)
+        half = (z**2).sum(1) / 2
         tolerance = max(_CHOLESKY_TOLERANCE, tolerance)
         while len(chosen) < max_centres and (not chosen or left.max() > tolerance):
             count, centre = len(chosen), int(left.argmax())
-            kernel_row = np.exp(-_distances(among[centre][None], among, kernel.precisions)[0])
+            kernel_row = np.exp(np.minimum(z @ z[centre] - half - half[centre], 0.0))
             kernel_row -= columns[:count, centre] @ columns[:count]
             columns[count] = kernel_row / np.sqrt(left[centre])
             left -= columns[count] ** 2

@@ -29,7 +29,7 @@ from scipy import linalg
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
 
 DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
-INTERVALS = 32  # of the grid of an input
+INTERVALS, LINE_INTERVALS = 32, 2  # of the grid of an input, and if its function is a line
 GRID_EPS = 0.5  # fraction of equal spacing in the grid; the rest follows the quantiles
 MIN_STEPS = 3  # inputs that distinguish fewer steps have none
 _NARROWEST = 1e-2  # width of an interval, relative to equal spacing
@@ -84,7 +84,8 @@ class ReducedBasis:
         A constant input has no functions, one with two values a line.
         """
         weights = np.ones(len(u)) if weights is None else weights
-        breakpoints = np.stack([_breakpoints(column) for column in u.T])
+        intervals = INTERVALS if functions > 1 else LINE_INTERVALS
+        breakpoints = np.stack([_breakpoints(column, intervals) for column in u.T])
         gram, mean = _moments(u, weights, breakpoints)
         std = np.sqrt(weights @ (u - weights @ u / weights.sum()) ** 2 / weights.sum())
         empty = [
@@ -95,7 +96,7 @@ class ReducedBasis:
         ends, grid = breakpoints[:, [0, -1]], _grid(breakpoints)
         slopes = _b_splines(ends.T, grid, 1).transpose(1, 0, 2)
         level = _LEVEL_ENDS * np.diff(ends, axis=1)[:, :, None]
-        slope = _energy(breakpoints, 1, np.ones((u.shape[1], INTERVALS)))
+        slope = _energy(breakpoints, 1, np.ones((u.shape[1], intervals)))
         slope += slopes.transpose(0, 2, 1) @ slopes * level  # constant beyond both ends
         found = []
         for j, size in enumerate(std):
@@ -163,16 +164,16 @@ def _b_splines(u: ndarray, grid: Grid, derivative: int = 0) -> ndarray:
     return values
 
 
-def _breakpoints(u: PerRow) -> ndarray:
+def _breakpoints(u: PerRow, intervals: int) -> ndarray:
     """Mix equal spacing with the quantiles of the distinct values."""
     distinct = np.unique(u)
     low, high = distinct[0], distinct[-1]
-    level = np.linspace(0, 1, INTERVALS + 1)
+    level = np.linspace(0, 1, intervals + 1)
     if high - low <= _CONSTANT * max(abs(low), abs(high)):
         return np.asarray(low + max(1.0, abs(low)) * (level - level[-1] / 2))
     quantiles = (np.quantile(distinct, level) - low) / (high - low)
     widths = np.diff(GRID_EPS * level + (1 - GRID_EPS) * quantiles)
-    ends = np.cumsum(np.maximum(widths, _NARROWEST / INTERVALS))
+    ends = np.cumsum(np.maximum(widths, _NARROWEST / intervals))
     return np.concatenate([[low], low + (high - low) * ends[:-1] / ends[-1], [high]])
 
 

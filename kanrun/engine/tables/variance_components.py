@@ -5,8 +5,7 @@ logarithms of v and s2 move by average-information steps. The fixed point is tha
 and MacKay, 1 / v_g = gamma_g / |u_g|^2 with the effective degrees of freedom gamma_g = v_g tr(P
 K_g).
 
-A `KernelProblem` works with the kernels K_g of the rows, a `FunctionProblem` with the functions
-behind them.
+A `FunctionProblem` works with the functions behind the kernels K_g.
 
 Sources: A. Gilmour, R. Thompson, B. Cullis, Biometrics 51 (1995) 1440-1450; S. Wood, M. Fasiolo,
 Biometrics 73 (2017).

@@ -9,7 +9,6 @@ import torch
 from numpy.testing import assert_allclose
 
 from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
-from kanrun.engine.tables.candidate_forms import NEIGHBOURHOODS
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
@@ -17,7 +16,7 @@ from kanrun.engine.tables.gaussian_process import (
     fit_kernel,
     psi,
 )
-from kanrun.engine.tables.table_candidates import TableRows
+from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
 
 POLICY = EvidencePolicy()
 WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.special import softmax
 
 from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
-from kanrun.engine.tables.variance_components import FunctionProblem, KernelProblem, estimate
+from kanrun.engine.tables.variance_components import FunctionProblem, estimate
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, omitted=0.0, max_nodes=1000)
@@ -22,31 +22,35 @@ def data(count=250, noise=0.1, seed=0):
     return u, (y + noise * rng.normal(size=count))[:, None]
 
 
-def test_rows_and_functions_give_the_posterior_and_predictions_of_a_fit_without_each_row():
+def surprise(kernels, variances, noise, y):
+    """Return minus twice the restricted log likelihood by the covariance of the rows."""
+    inverse = np.linalg.inv(np.tensordot(variances, kernels, 1) + noise * np.eye(len(y)))
+    sums = inverse.sum(0)
+    projection = inverse - np.outer(sums, sums) / sums.sum()
+    return -np.linalg.slogdet(inverse)[1] + np.log(sums.sum()) + y @ projection @ y
+
+
+def test_predictions_of_rows_left_out_are_those_of_a_fit_without_them():
     rng = np.random.default_rng(2)
     h, y = rng.normal(size=(40, 5)), rng.normal(size=40)
-    kernel, noise, variances = h @ h.T, rng.uniform(0.5, 2, 40), np.array([0.7])
-    by_rows = KernelProblem([kernel], noise, y).posterior(variances, 0.6)
-    left_out = y - by_rows.weights / np.diag(by_rows.projection())
-    others = np.delete(np.arange(40), 7)
-    rest = KernelProblem([kernel[np.ix_(others, others)]], noise[others], y[others])
-    without = rest.posterior(variances, 0.6)
-    expected = without.offset + 0.7 * kernel[7, others] @ without.weights
-    assert left_out[7] == pytest.approx(expected, abs=1e-10)
-
-    problem = FunctionProblem.of(h, np.zeros(5, dtype=int), 1, 1 / noise, y)
+    noise, kinds, variances = rng.uniform(0.5, 2, 40), np.zeros(5, dtype=int), np.array([0.7])
+    problem = FunctionProblem.of(h, kinds, 1, 1 / noise, y)
     posterior = problem.posterior(variances, 0.6)
-    fitted = problem.fitted(posterior)
-    assert_allclose(problem.left_out(posterior, fitted, 0.6), left_out, atol=1e-9)
-    assert_allclose(fitted, y - 0.6 * noise * by_rows.weights, atol=1e-10)
-    assert_allclose(posterior.coefficients, 0.7 * h.T @ by_rows.weights, atol=1e-10)
+    left_out = problem.left_out(posterior, problem.fitted(posterior), 0.6)
+    others = np.delete(np.arange(40), 7)
+    rest = FunctionProblem.of(h[others], kinds, 1, 1 / noise[others], y[others])
+    without = rest.posterior(variances, 0.6)
+    expected = without.offset + h[7] @ without.coefficients
+    assert left_out[7] == pytest.approx(expected, abs=1e-10)
 
 
 def test_variances_are_found_again():
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(800, 60)), rng.normal(size=(800, 60))
     y = a @ rng.normal(size=60) * 0.5 + b @ rng.normal(size=60) * 0.1 + rng.normal(size=800)
-    variances, noise = estimate(KernelProblem([a @ a.T, b @ b.T], np.ones(800), y), POLICY)
+    kinds = np.repeat([0, 1], 60)
+    problem = FunctionProblem.of(np.concatenate([a, b], 1), kinds, 2, np.ones(800), y)
+    variances, noise = estimate(problem, POLICY)
     assert np.sqrt(variances) == pytest.approx([0.5, 0.1], rel=0.35)
     assert noise == pytest.approx(1, rel=0.15)
 
@@ -110,22 +114,22 @@ def test_functions_that_are_not_held_give_the_same_fit(monkeypatch):
     )
 
 
-def test_a_long_table_is_solved_over_its_functions():
+def test_chosen_pairs_are_nearly_as_good_as_all():
     u, y = data(600)
-    short = fit_numbers(u, y, POLICY)
-    long = fit_numbers(u, y, replace(POLICY, dense_rows=100))
-    left = [np.sqrt(np.mean((fit.left_out - y) ** 2)) for fit in (short, long)]
+    policies = (replace(POLICY, max_functions=1000), replace(POLICY, max_functions=300))
+    every, chosen = (fit_numbers(u, y, policy) for policy in policies)
+    left = [np.sqrt(np.mean((fit.left_out - y) ** 2)) for fit in (every, chosen)]
     assert left[1] < 1.2 * left[0]
 
 
-@pytest.mark.parametrize(("classes", "dense_rows"), [(2, 2500), (3, 50)])
-def test_classes_get_their_probabilities(classes, dense_rows):
+@pytest.mark.parametrize(("classes", "max_functions"), [(2, 600), (3, 150)])
+def test_classes_get_their_probabilities(classes, max_functions):
     rng = np.random.default_rng(7)
     u = rng.normal(size=(500, 3))
     logits = np.stack([np.zeros(500), 2 * np.sin(2 * u[:, 0]), u[:, 1] ** 2 - 1], 1)[:, :classes]
     truth = softmax(logits, 1)
     labels = np.array([rng.choice(classes, p=p) for p in truth])
-    policy = replace(POLICY, dense_rows=dense_rows)
+    policy = replace(POLICY, max_functions=max_functions)
     fit = fit_classes(u, labels, classes, policy)
     network = to_kan(fit, policy, noise=0.1, split=classes == 2)
     with torch.no_grad():
@@ -151,21 +155,25 @@ def test_the_bands_cover_the_effect():
     assert np.mean(covered) > 0.85
 
 
-def test_variances_from_moments_are_those_from_kernels():
+def test_variances_maximise_the_restricted_likelihood():
     rng = np.random.default_rng(9)
     h, kinds = rng.normal(size=(200, 12)), np.repeat([0, 1], 6)
     y = h @ np.where(kinds == 0, 0.5, 0.1) * rng.choice([-1, 1]) + rng.normal(size=200)
     policy = replace(POLICY, tolerance=1e-9, max_steps=200)
-    kernels = [h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)]
-    by_rows = estimate(KernelProblem(kernels, np.ones(200), y), policy)
     problem = FunctionProblem.of(h, kinds, 2, np.ones(200), y)
-    found = estimate(problem, policy)
-    assert_allclose(found[0], by_rows[0], rtol=1e-6)
-    assert found[1] == pytest.approx(by_rows[1], rel=1e-8)
+    variances, noise = estimate(problem, policy)
+    kernels = np.stack([h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)])
+    best = surprise(kernels, variances, noise, y)
+    assert problem.surprise(variances, noise) - best == pytest.approx(
+        problem.surprise(2 * variances, noise) - surprise(kernels, 2 * variances, noise, y)
+    )
+    for change in (0.99, 1.01):
+        assert surprise(kernels, variances * [change, 1], noise, y) > best
+        assert surprise(kernels, variances * [1, change], noise, y) > best
+        assert surprise(kernels, variances, noise * change, y) > best
 
 
-@pytest.mark.parametrize("by_rows", [False, True])
-def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(by_rows):
+def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one():
     """One month of the mean of all months: the likelihood has a lower maximum at much noise."""
     months = np.random.default_rng(12).normal(size=(80, 12))
     months += months.mean(1, keepdims=True) + np.random.default_rng(13).normal(size=(80, 1))
@@ -173,10 +181,7 @@ def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_
     h = (h - h.mean(0)) / h.std(0)
 
     def noise(policy):
-        if by_rows:
-            return estimate(KernelProblem([h @ h.T], np.ones(80), y), policy)[1]
-        kinds = np.zeros(12, dtype=int)
-        problem = FunctionProblem.of(h, kinds, 1, np.ones(80), y)
+        problem = FunctionProblem.of(h, np.zeros(12, dtype=int), 1, np.ones(80), y)
         return estimate(problem, policy)[1]
 
     assert noise(POLICY) < 1e-8 * y.var()
