@@ -32,7 +32,6 @@ from kanrun.config import (
     TableTarget,
 )
 from kanrun.config.registry import foreign_setting
-from kanrun.engine.tables import TablePolicy
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import prepare_table
@@ -230,11 +229,7 @@ def fit_target(
     prepare: Callable[..., Any] = prepare_table if automatic else make_fit
     prepared = prepare(cfg, {}, cfg.seed, target)
     if additive:
-        plain = TablePolicy.additive()
-        policy = replace(
-            prepared.policy, evidence=plain.evidence, alternatives=False, folds=plain.folds
-        )
-        prepared = replace(prepared, policy=policy)
+        prepared = replace(prepared, policy=prepared.policy.additive())
     limit = (
         cfg.max_cpu_seconds
         and TimeLimit(cfg.max_cpu_seconds, time.process_time(), reserved=0.0).end

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 from pandas import DataFrame
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
+from kanrun.engine.tables.reduced_basis import PerRow, RowOutputs
 from kanrun.engine.tables.scores import ordinary_units
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Points, root_mean_square
@@ -85,9 +86,7 @@ def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " 
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
-def row_losses(
-    predicted: Float[ndarray, "rows outputs"], y: ndarray, classes: int | None
-) -> Float[ndarray, " rows"]:
+def row_losses(predicted: RowOutputs, y: ndarray, classes: int | None) -> PerRow:
     """Return each row's log loss, or its mean squared error in units of the outputs' variances."""
     if classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
@@ -97,7 +96,7 @@ def row_losses(
 
 
 def loss_of(
-    predicted: Float[ndarray, "rows outputs"],
+    predicted: RowOutputs,
     y: ndarray,
     classes: int | None,
     weights: ndarray | None = None,
@@ -139,7 +138,7 @@ class CandidateSelection:
     rows: ndarray
     robust: float
 
-    def losses(self, choice: Choice) -> Float[ndarray, " rows"]:
+    def losses(self, choice: Choice) -> PerRow:
         """Return the loss of each row, averaged over the predictions."""
         y, each = self.points.y, [choice.of(one) for one in self.predictions]
         found = np.stack([row_losses(one, y, self.classes)[self.rows] for one in each])

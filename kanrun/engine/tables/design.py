@@ -1,12 +1,9 @@
-"""Effects of inputs and of pairs: terms of a table's model, and kernels of its rows.
+"""Effects of inputs and of pairs: terms of a table's model, and its functions.
 
 Scaled functions h = z / sqrt(d), where d is the roughness of z, have the prior variance v of their
 kind. Main effects are lines, curves (nonlinear components) and steps. Pairs are products h_a h_b of
 functions of different inputs: line x line, line x curve and curve x curve. The model is
 f(x) = b + h'c + h'W h / 2, with W symmetric and zero between functions of one input.
-
-Source of kernels of pairs from sums of squares: D. Duvenaud, H. Nickisch, C. Rasmussen, NIPS 2011
-(Newton-Girard).
 """
 
 from __future__ import annotations

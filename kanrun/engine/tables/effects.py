@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float, Int
 from numpy import ndarray
 from pandas import DataFrame, concat
 
 from kanrun.engine.tables.cross_validation import loss_of
+from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs
+from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.table_model import TableModel
 from kanrun.points import Points
 
@@ -20,6 +21,7 @@ PARTS = 5  # of the rows, over which the importance has a spread
 # Along each side of a map, and the quantiles at its ends.
 MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
 BAND = 1.96  # standard deviations: 95% pointwise
+_EFFECT_ROWS = 100  # over which effects of neighbourhoods are averaged
 _LOGIT_STD = 2.0  # of one row's logit, 1 / sqrt(p (1 - p)) at p = 1/2
 _STREAM = 31  # of the random numbers that choose rows; the next permutes them
 
@@ -94,11 +96,27 @@ def effect_table(
     return concat(found, ignore_index=True)
 
 
+def input_effect(fit: TableFit, j: int, u: RowInputs) -> RowOutputs:
+    """Return the effect of input j, that of neighbourhoods being averaged over rows."""
+    mine = fit.design.basis.places[j]
+    h = fit.additive.functions(u)[:, mine]
+    alone = np.stack([h @ one.main[mine] for one in fit.terms], 1)
+    if (radial := fit.design.radial) is None:
+        return alone
+    rows = fit.u[np.linspace(0, len(fit.u) - 1, min(len(fit.u), _EFFECT_ROWS)).astype(int)]
+    inside = np.stack([one.main[len(fit.design.lines) :] for one in fit.terms])
+    at = np.unique(np.append(u[:, j], rows[:, j]))
+    at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
+    levels = radial.partial_dependence(rows, j, at, inside).T
+    moved, mean = (np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows))
+    return np.asarray(alone + moved - mean.mean(0))
+
+
 def _curves(
     model: TableModel,
-    x: Float[ndarray, "points inputs"],
+    x: RowInputs,
     inputs: Sequence[int],
-    count: Int[ndarray, " points"] | None = None,
+    count: ndarray | None = None,
 ) -> tuple[ndarray, ndarray, ndarray]:
     """Return the predictions at x by the effects of these inputs alone, and the ends of a band.
 
@@ -106,7 +124,9 @@ def _curves(
     """
     u = model.inputs.apply(x)
     h = model.fit.design.functions(u)[:, model.fit.design.basis.places[inputs[0]]]
-    middles = [np.sum([part.fit.effect(j, u) for j in inputs], axis=0) for part in model.parts]
+    middles = [
+        np.sum([input_effect(part.fit, j, u) for j in inputs], axis=0) for part in model.parts
+    ]
     stds = []
     for fit in (part.fit for part in model.parts):
         variance = np.maximum(((h @ fit.covariance[inputs[0]]) * h).sum(1), 0)
@@ -120,9 +140,7 @@ def _curves(
     return curve, np.minimum(*ends), np.maximum(*ends)
 
 
-def _in_units(
-    model: TableModel, effects: Sequence[Float[ndarray, "points logits"]]
-) -> Float[ndarray, "points outputs"]:
+def _in_units(model: TableModel, effects: Sequence[ndarray]) -> RowOutputs:
     """Return predictions from the mean outputs of the parts and the effects on each."""
     pairs = zip(model.parts, effects, strict=True)
     return np.asarray(
@@ -155,7 +173,7 @@ def importance_table(
         effect, moved = 0.0, some.x.copy()
         for part in model.parts:
             unit = 1.0 if part.outputs is None else float(part.outputs.scale.mean())
-            together = np.sum([part.fit.effect(j, u) for j in inputs], axis=0)
+            together = np.sum([input_effect(part.fit, j, u) for j in inputs], axis=0)
             effect += part.weight * unit * float(np.sqrt(together.var(0).sum()))
         moved[:, inputs] = moved[order][:, inputs]
         increase, *others = losses(moved) - before

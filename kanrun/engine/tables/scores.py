@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 from scipy import optimize, special
 
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.points import Array, PiecewiseScaling, Points, in_own_units
 
 ROOM = 0.25  # of the range of scores, to which their maps continue on either side
@@ -48,8 +48,8 @@ def ordinary_units(points: Points, classes: int | None) -> tuple[Points, ndarray
 
 
 def input_scores(
-    x: Float[ndarray, "rows inputs"],
-    weights: Float[ndarray, " rows"] | None = None,
+    x: RowInputs,
+    weights: PerRow | None = None,
     *,
     straight: Collection[int] = (),
     room: float = ROOM,
@@ -96,8 +96,8 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
     )
 
 
-def gaps_of(x: Float[ndarray, "rows inputs"]) -> tuple[Float[ndarray, "gaps 2"], ...]:
-    """Return the ends of the wide gaps between neighbouring values of each input."""
+def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
+    """Return the ends (gaps, 2) of the wide gaps between neighbouring values of each input."""
     found = []
     for column in x.T:
         distinct = np.unique(column)
@@ -120,7 +120,7 @@ class PowerTransform:
     std: float
 
     @staticmethod
-    def of(y: Float[ndarray, " rows"]) -> PowerTransform | None:
+    def of(y: PerRow) -> PowerTransform | None:
         """Return the transform between logarithm and logarithm of -y that makes y most normal.
 
         None for constant y. Stronger ones have a pole, near which the way back turns small errors
@@ -162,9 +162,9 @@ def _both_sides(function: np.ufunc, a: Array, power: float) -> Array:
 
 
 def output_map(
-    y: Float[ndarray, "rows outputs"],
+    y: RowOutputs,
     transform: PowerTransform | None = None,
-    residuals: Float[ndarray, " residuals"] | None = None,
+    residuals: ndarray | None = None,
     *,
     margin: float = MARGIN,
     bounds: tuple[Any, Any] = (-np.inf, np.inf),

@@ -40,8 +40,7 @@ from kanrun.engine.tables.variance_components import (
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
 # Relative reduction of the stack's loss from which neighbourhoods are included.
 _NEIGHBOURHOOD_GAIN = 0.005
-# Over which mean outputs and effects of neighbourhoods are taken.
-_MEAN_ROWS, _EFFECT_ROWS = 2000, 100
+_MEAN_ROWS = 2000  # over which mean outputs are taken
 _SUM_WEIGHT = 1e3  # of the row that makes weights sum to one
 _MIN_WEIGHT = 1e-6  # of a member
 _MIN_VARIANCE = 1e-3  # of p (1 - p), so that no row has unlimited noise
@@ -113,25 +112,6 @@ class TableFit:
     def mean(self) -> ndarray:
         """Mean of each output over the first rows, shape (outputs,)."""
         return np.asarray(self.raw(self.design.functions(self.u[:_MEAN_ROWS])).mean(0))
-
-    def effect(
-        self, j: int, u: Float[ndarray, "points inputs"]
-    ) -> Float[ndarray, "points outputs"]:
-        """Return the effect of input j, that of neighbourhoods being averaged over rows."""
-        mine = self.design.basis.places[j]
-        h = self.additive.functions(u)[:, mine]
-        alone = np.stack([h @ one.main[mine] for one in self.terms], 1)
-        if (radial := self.design.radial) is None:
-            return alone
-        rows = self.u[np.linspace(0, len(self.u) - 1, min(len(self.u), _EFFECT_ROWS)).astype(int)]
-        inside = np.stack([one.main[len(self.design.lines) :] for one in self.terms])
-        at = np.unique(np.append(u[:, j], rows[:, j]))
-        at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
-        levels = radial.partial_dependence(rows, j, at, inside).T
-        moved, mean = (
-            np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
-        )
-        return np.asarray(alone + moved - mean.mean(0))
 
     def times(self, factor: ndarray | float, shift: ndarray | float = 0.0) -> TableFit:
         """Return the fit of the outputs times `factor` plus `shift`."""

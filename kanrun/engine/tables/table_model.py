@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import softmax
 
@@ -36,6 +35,7 @@ from kanrun.engine.tables.cross_validation import (
 )
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
+from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
@@ -47,6 +47,7 @@ from kanrun.engine.tables.scores import (
     output_map,
 )
 from kanrun.engine.tables.stacking import (
+    RowLogits,
     TableFit,
     fit_classes,
     fit_numbers,
@@ -92,16 +93,14 @@ class TablePolicy:
     single_fold: bool = False
     robust: float = 1.75
 
-    @staticmethod
-    def additive() -> TablePolicy:
-        """Return the policy of one smooth effect per input: no pairs, steps, folds or clipping.
+    def additive(self) -> TablePolicy:
+        """Return the policy of one smooth effect per input: no pairs, steps, candidates and folds.
 
         The work is linear in the rows, and weights count exactly as repeated rows.
         """
-        evidence = EvidencePolicy(
-            ("additive",), step_functions=0, max_functions=10**9, per_row=np.inf, sparse_rounds=0
-        )
-        return TablePolicy(evidence, extrapolation="linear", alternatives=False, folds=0)
+        limits = {"step_functions": 0, "max_functions": 10**9, "per_row": np.inf}
+        evidence = EvidencePolicy(("additive",), sparse_rounds=0, **limits)  # type: ignore[arg-type]
+        return replace(self, evidence=evidence, alternatives=False, folds=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +117,11 @@ class BlendPart:
     left_out: ndarray
     weight: float = 1.0
 
-    def in_units(self, raw: Float[ndarray, "rows logits"]) -> Float[ndarray, "rows outputs"]:
+    def in_units(self, raw: RowLogits) -> RowOutputs:
         """Return outputs in the user's units, or probabilities."""
         return probabilities(raw) if self.outputs is None else self.outputs.invert(raw)
 
-    def predict(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
+    def predict(self, x: RowInputs) -> RowOutputs:
         """Predict without building a network."""
         return self.in_units(self.fit.raw(self.fit.design.functions(self.inputs.apply(x))))
 
@@ -161,28 +160,27 @@ class TableModel:
         """Number of classes; None for numbers."""
         return self.network.shape[-1] if self.outputs is None else None
 
-    def raw(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
+    def raw(self, x: RowInputs) -> RowOutputs:
         """Return the network's outputs: logits, or numbers in its own units."""
         return predict(self.network, torch.as_tensor(self.inputs.apply(x))).double().numpy()
 
-    def predict(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
+    def predict(self, x: RowInputs) -> RowOutputs:
         """Return predictions in the user's units, or probabilities of classes."""
         raw = self.raw(x)
         return np.asarray(softmax(raw, 1)) if self.outputs is None else self.outputs.invert(raw)
 
-    def clipped_fraction(self, x: Float[ndarray, "rows inputs"]) -> float:
+    def clipped_fraction(self, x: RowInputs) -> float:
         """Return the fraction of rows whose prediction is clipped to the allowed range."""
-        if self.outputs is None or not len(x):
+        if self.outputs is None:
             return 0.0
-        raw, ends = self.raw(x), np.array([[v[0], v[-1]] for v in self.outputs.values])
-        return float(np.any((raw < ends[:, 0]) | (raw > ends[:, 1]), axis=1).mean())
+        raw, low_high = self.raw(x), np.array([values[[0, -1]] for values in self.outputs.values])
+        return float(np.any((raw < low_high[:, 0]) | (raw > low_high[:, 1]), axis=1).mean())
 
-    def error_quantiles(
-        self, y: Float[ndarray, "rows outputs"], levels: Float[ndarray, " levels"]
-    ) -> Float[ndarray, "outputs levels"] | None:
+    def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
         """Return quantiles of y - prediction over held-out rows, in the network's units.
 
-        For classes, return None. The levels are stretched for the finite number of rows.
+        The shape is (outputs, levels); None for classes. The levels are stretched for the finite
+        number of rows.
         """
         if self.outputs is None:
             return None

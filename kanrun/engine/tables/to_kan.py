@@ -17,7 +17,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy import ndarray
 from scipy import linalg
 from scipy.interpolate import make_interp_spline
@@ -97,10 +96,11 @@ def _node_grids(h: Columns, directions: ndarray, intervals: int) -> ndarray:
     return np.linspace(low - room, high + room, intervals + 1, axis=1)
 
 
-def _outer_edges(
-    cuts: ndarray, factors: Sequence[ndarray], offsets: ndarray
-) -> Float[ndarray, "terms nodes functions"]:
-    """Return lines of the main nodes, and parabolas of the squared nodes with these factors."""
+def _outer_edges(cuts: ndarray, factors: Sequence[ndarray], offsets: ndarray) -> ndarray:
+    """Return lines of the main nodes, and parabolas of the squared nodes with these factors.
+
+    The shape is (terms, nodes, functions).
+    """
     line, square = _powers(cuts)
     out = np.zeros((len(offsets), *line.shape))
     first = len(offsets)
@@ -141,7 +141,7 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
 
 def _layer(
     breakpoints: torch.Tensor,
-    coefficients: Float[ndarray, "outputs inputs functions"],
+    coefficients: ndarray,
     spec: EdgeSpec,
     mask: ndarray | None = None,
     *,
@@ -155,7 +155,7 @@ def _layer(
     return layer
 
 
-def _powers(breakpoints: Float[ndarray, "inputs breakpoints"]) -> tuple[ndarray, ndarray]:
+def _powers(breakpoints: ndarray) -> tuple[ndarray, ndarray]:
     """Return the B-spline coefficients of z and of z^2, each of shape (inputs, functions).
 
     Coefficient i belongs to the three knots after knot i: that of z is their mean, that of z^2 the
@@ -166,10 +166,8 @@ def _powers(breakpoints: Float[ndarray, "inputs breakpoints"]) -> tuple[ndarray,
     return (a + b + c) / DEGREE, (a * b + a * c + b * c) / DEGREE
 
 
-def _parabolas(
-    radial: RadialBasis, breakpoints: ndarray
-) -> Float[ndarray, "centres inputs functions"]:
-    """Return the B-spline coefficients of w_j (x_j - z_j)^2 / 2."""
+def _parabolas(radial: RadialBasis, breakpoints: ndarray) -> ndarray:
+    """Return the B-spline coefficients (centres, inputs, functions) of w_j (x_j - z_j)^2 / 2."""
     line, square = _powers(breakpoints)
     z = radial.centres[:, :, None]
     return np.asarray(radial.kernel.precisions[:, None] / 2 * (square - 2 * z * line + z**2))
@@ -177,10 +175,11 @@ def _parabolas(
 
 def _nodes(
     terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy
-) -> tuple[Float[ndarray, "nodes functions"], Float[ndarray, " nodes"]]:
+) -> tuple[ndarray, ndarray]:
     """Return directions and half the eigenvalues of pairs, without those of least effect.
 
-    What is omitted, in sum, has at most `policy.omitted` times the standard deviation of the noise.
+    The shapes are (nodes, functions) and (nodes,). What is omitted has, in sum, at most
+    `policy.omitted` times the standard deviation of the noise.
     """
     count = h.shape[1]
     if terms.pairs is None or terms.places is None:
@@ -198,8 +197,11 @@ def _nodes(
     return directions, values[keep] / 2
 
 
-def _edges(design: Design, weights: ndarray) -> Float[ndarray, "nodes inputs functions"]:
-    """Return the B-spline coefficients of weighted sums of the scaled functions."""
+def _edges(design: Design, weights: ndarray) -> ndarray:
+    """Return the B-spline coefficients of weighted sums of the scaled functions.
+
+    The shape is (nodes, inputs, splines).
+    """
     basis = design.basis
     scaled = weights / np.sqrt(basis.roughness)
     each = zip(basis.coefficients, basis.places, strict=True)

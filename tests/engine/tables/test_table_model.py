@@ -10,7 +10,12 @@ from sklearn.linear_model import RidgeCV
 
 from kanrun.engine.tables import EvidencePolicy, TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import OURS, assign_folds, cross_validate, training_rows
-from kanrun.engine.tables.effects import effect_table, importance_table, pair_table
+from kanrun.engine.tables.effects import (
+    effect_table,
+    importance_table,
+    input_effect,
+    pair_table,
+)
 from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
 from kanrun.monitoring import monitored
 from kanrun.points import Points
@@ -371,7 +376,7 @@ def test_few_of_many_inputs_are_found():
     y = 2 * x[:, 0] + x[:, 1] ** 2 + 0.3 * rng.normal(size=560)
     model = fit_table(Points(x[:80], y[:80, None]), None, UNFOLDED)
     assert np.mean((model.predict(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
-    sizes = [model.fit.effect(j, model.fit.u).std() for j in range(40)]
+    sizes = [input_effect(model.fit, j, model.fit.u).std() for j in range(40)]
     assert set(np.argsort(sizes)[-2:]) == {0, 1}
 
 
