@@ -39,8 +39,8 @@ COMPONENTS = {
     "pairs": tuple(range(RADIAL)),
     NEIGHBOURHOODS: (0, RADIAL),
 }
-# Smooth functions of an input in pairs: of all pairs, if these are few functions, or of the
-# strongest ones, which are at most so many, and one for each so many rows.
+# Smooth functions of an input in pairs, if all pairs are few functions, or else in the strongest
+# pairs; the maximum number of these, and the number of rows for each.
 PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 8
 _MIN_FUNCTIONS = 150  # of all inputs, however few the rows
 # From which variances are estimated: of classes if a step is much work, and of others.
