@@ -41,7 +41,7 @@ COMPONENTS = {
 }
 # Smooth functions of an input in pairs, if all pairs are few functions, or else in the strongest
 # pairs; the maximum number of these, and the number of rows for each.
-PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 8
+PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 16
 _MIN_FUNCTIONS = 150  # of all inputs, however few the rows
 # From which variances are estimated: of classes if a step is much work, and of others.
 EVIDENCE_ROWS, MAX_ROWS = 400, 4000

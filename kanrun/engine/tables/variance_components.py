@@ -56,7 +56,7 @@ class EvidencePolicy:
     #: Functions of all inputs at most, in total and for each row; the first also limits those of
     #: inputs and of all pairs together, beyond which the strongest pairs are chosen.
     max_functions: int = 600
-    per_row: float = 2.0
+    per_row: float = 1.0
     #: Multiplications of one step up to which classes have pairs, and by which centres are limited.
     max_work: float = 1e10
     #: Fractions of the output's variance at which the noise starts. The likelihood has a second
