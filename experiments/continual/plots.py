@@ -157,7 +157,7 @@ def matrices(matrix: DataFrame) -> Figure:
     learners, count = _some_of(matrix["learner"], MAX_ROWS), int(matrix["after"].nunique())
     side = float(np.clip(count / 3, SMALLEST_SIDE, LARGEST_SIDE))
     columns = min(max(1, int(PAGE / side)), MAX_MATRICES, len(learners))
-    shown, width = matrix[matrix["learner"].isin(learners)], (side + 0.2) * columns + 1
+    shown, width = matrix[matrix["learner"].isin(learners)], side + 0.2 + 1 / columns
     figure, panels = panels_by(shown, "learner", columns, side + 0.4, width=width)
     errors = matrix["error"][np.isfinite(matrix["error"])]
     low = max(SMALLEST, float(errors.min()))

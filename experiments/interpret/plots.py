@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import draw_network, lay_out, strongest_of_all
+from kanrun.figures.network import draw_network, lay_out, strongest_edges
 from kanrun.figures.panels import heat_map, name_rows, one_panel
 from kanrun.figures.style import (
     BLACK,
@@ -62,21 +62,21 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     Columns are those of `network_diagram` and `stage`; `under` has a caption for each stage.
     """
     stages: Any = first_seed(table).groupby("stage")
-    parts = [(str(stage), rows, strongest_of_all(rows)) for stage, rows in stages]
-    layouts = [lay_out(part) for _, _, part in parts]
+    parts = [(str(stage), *strongest_edges(rows)) for stage, rows in stages]
+    layouts = [lay_out(part) for _, part, _ in parts]
     high = max(layout.height for layout in layouts) + HEADING
     room = max(MIN_WIDTH, *(layout.width for layout in layouts)) + GAP
     columns = min(max(1, int(MAX_WIDTH / room)), len(parts))
     width, height = room * columns, high * math.ceil(len(parts) / columns)
     figure = Figure(figsize=(width, height))
     below = [*under, *[""] * (len(parts) - len(under))]
-    for place, ((stage, whole, part), layout) in enumerate(zip(parts, layouts, strict=True)):
+    for place, ((stage, part, remark), layout) in enumerate(zip(parts, layouts, strict=True)):
         row, column = divmod(place, columns)
         middle, top = room * (column + 0.5), height - high * row
         corner = (middle - layout.width / 2) / width, (top - high) / height
         size = layout.width / width, layout.height / height
         draw_network(figure.add_axes((*corner, *size)), part, layout)
-        title = shorten(stage, 40) + ", the strongest edges" * (len(part) < len(whole))
+        title = shorten(stage, 40) + ", the strongest edges" * bool(remark)
         at = middle / width, (top - ABOVE) / height
         figure.text(*at, f"{title}\n{below[place]}", ha="center", va="top")
     return figure

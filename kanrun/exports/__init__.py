@@ -51,27 +51,8 @@ def export_files(
     that writes it is missing.
     """
     check_known("--format", form, FORMATS, "formats of a model")
-    if form == "lut":
-        from kanrun.exports.lut import LutSettings
-        from kanrun.exports.lut_source import lut_files
-
-        settings = typed(LutSettings, options or {})
-        texts, notes = lut_files(
-            in_pieces(document_of(model)), settings, file, identifier(file.stem)
-        )
-        return {path: text.encode() for path, text in texts.items()}, notes
-    if options:
+    if options and form != "lut":
         raise UsageError(f"{next(iter(options))} is an option of --format lut alone.")
-    return {file: export_bytes(model, form, file)}, []
-
-
-def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
-    """Return the content of `file` with `model` in the format `form`.
-
-    Raises UsageError for an unknown format, a kind of network that the format cannot hold, and
-    where the package that writes it is missing.
-    """
-    check_known("--format", form, FORMATS, "formats of a model")
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(
             "a solution with constraints=hard is computed from formulas of its own, which no "
@@ -80,10 +61,14 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     if form == "torch":
         from kanrun.exports.torch_program import program_bytes
 
-        return program_bytes(model)
-    document = document_of(model)
-    if form == "json":
-        return json.dumps(document, allow_nan=False).encode() + b"\n"
+        return {file: program_bytes(model)}, []
+    document, name = document_of(model), identifier(file.stem)
+    if form == "lut":
+        from kanrun.exports.lut import LutSettings
+        from kanrun.exports.lut_source import lut_files
+
+        texts, notes = lut_files(in_pieces(document), typed(LutSettings, options or {}), file, name)
+        return {path: text.encode() for path, text in texts.items()}, notes
     if form == "onnx":
         try:
             from kanrun.exports.onnx_graph import onnx_bytes
@@ -91,22 +76,23 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
             raise UsageError(
                 "--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'."
             ) from error
-        return onnx_bytes(in_pieces(document))
+        return {file: onnx_bytes(in_pieces(document))}, []
+    return {file: _source(document, form, name).encode()}, []
+
+
+def _source(document: Document, form: str, name: str) -> str:
+    """Return a model as JSON, C, or a Python file that needs NumPy only."""
+    if form == "json":
+        return json.dumps(document, allow_nan=False) + "\n"
     if form == "c":
         from kanrun.exports.c_source import c_source
 
-        return c_source(document, identifier(Path(file).stem)).encode()
-    return _python_source(in_pieces(document)).encode()
-
-
-def _python_source(pieces: Document) -> str:
-    """Return a file that needs NumPy only: `runtime`, its helpers, and the data of the model."""
+        return c_source(document, name)
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
-    helpers = (days_from, features_of, number_from, place_of, text_of)
-    used = "".join(f"\n\n{inspect.getsource(helper)}" for helper in helpers)
-    data = f"#: The data of the model.\nMODEL = {python_literal(pieces, '')}\n"
-    return f"{own}{used}\n\n{data}{_PREDICT}"
+    helpers = map(inspect.getsource, (days_from, features_of, number_from, place_of, text_of))
+    data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
+    return "\n\n".join([own, *helpers, data])
 
 
 def identifier(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -51,10 +51,11 @@ def c_source(document: Document, name: str) -> str:
         lambda found: arrays.setdefault(found[1], f"a{len(arrays)}"),
         data,
     )
+    widths = map(int, re.findall(r"\.(?:inputs|outputs|sums|functions|grids_count) = (\d+)", data))
     degrees = map(int, re.findall(r"\.degree = (\d+)", data))
     lines = [
         f"enum {{ @_INPUTS = {len(document['inputs'])}, @_OUTPUTS = {len(outputs)}, "
-        f"@_WIDEST = {max(_widths(model))}, @_DEGREE = {max(degrees, default=0)} }};",
+        f"@_WIDEST = {max(widths)}, @_DEGREE = {max(degrees, default=0)} }};",
         f"enum {{ CLASSIFIES = {int(document['classes'] is not None)}, "
         "DAY_OF_YEAR = 0, WEEKDAY, HOUR };",
         f"#define COLUMNS {len(columns) if encoded else 0}",
@@ -70,18 +71,6 @@ def c_source(document: Document, name: str) -> str:
         lines.append(f"static const column columns[] = {_list(map(_column, columns))};")
     source = resources.files(__package__).joinpath("runtime.c").read_text("utf-8")
     return source.replace("/* The model. */\n", "\n".join([*lines, ""])).replace("@", name)
-
-
-def _widths(network: Document) -> Iterator[int]:
-    """Yield the lengths that the arrays of one evaluation need."""
-    yield len(network["units"])
-    for layer in network["layers"]:
-        yield layer.get("sums", 0)
-        for key in ("biases", "coefficients", "sizes", "grids"):
-            yield len(layer.get(key, ()))
-        yield np.shape(layer.get("coefficients", [[]]))[-1]
-        for window in layer.get("windows", ()):
-            yield from _widths(window)
 
 
 def _list(entries: Any) -> str:
@@ -146,30 +135,26 @@ def _network(part: Document) -> Document:
     for layer in part["layers"]:
         inputs = layers[-1]["outputs"] if layers else len(part["input_map"])
         layers.append(_layer(layer) | {"kind": layer["kind"].upper(), "inputs": inputs})
-    return {
-        "inputs": len(part["input_map"]),
-        "outputs": layers[-1]["outputs"],
-        "count": len(layers),
-        "units": _units(part["input_map"]),
-        "layers": layers,
-    }
+    ends = {"inputs": len(part["input_map"]), "outputs": layers[-1]["outputs"]}
+    return ends | {"count": len(layers), "units": _units(part["input_map"]), "layers": layers}
 
 
 def _layer(layer: Document) -> Document:
     """Return the fields of a layer but its kind and number of inputs."""
-    if layer["kind"] == "splines":
-        return _splines(layer)
-    if layer["kind"] == "dense":
-        own = {key: layer[key] for key in ("weights", "biases")}
-        return own | {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
-    if layer["kind"] == "windows":
-        windows = list(map(_network, layer["windows"]))
-        count = len(layer["ends"])
-        return layer | {"outputs": windows[0]["outputs"], "count": count, "windows": windows}
-    if layer["kind"] == "sums_of_products":
-        return layer | {"outputs": len(layer["sizes"])}
-    coefficients = layer["coefficients"]
-    return layer | {"outputs": len(coefficients[0]), "count": len(coefficients)}
+    match layer["kind"]:
+        case "splines":
+            return _splines(layer)
+        case "dense":
+            own = {key: layer[key] for key in ("weights", "biases")}
+            return own | {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
+        case "windows":
+            windows = list(map(_network, layer["windows"]))
+            ends = {"outputs": windows[0]["outputs"], "count": len(layer["ends"])}
+            return layer | ends | {"windows": windows}
+        case "sums_of_products":
+            return layer | {"outputs": len(layer["sizes"])}
+    functions, outputs = np.shape(layer["coefficients"])
+    return layer | {"outputs": outputs, "functions": functions}
 
 
 def _splines(layer: Document) -> Document:

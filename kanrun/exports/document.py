@@ -34,9 +34,9 @@ is not below its last value, beyond all ends in the last window.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
+from math import factorial
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,11 +46,13 @@ from scipy.interpolate import BSpline as ScipySpline
 from kanrun.engine.equations import Field, Windows
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.engine.splines import Grid, extend, uniform_breakpoints
 from kanrun.errors import UsageError
 from kanrun.targets import PiecewiseScaling, Scaling, TableCode
 
 SCHEMA = "kanrun-model/1"
 Document = dict[str, Any]
+Array = NDArray[np.float64]
 
 
 class Exportable(Protocol):
@@ -63,7 +65,7 @@ class Exportable(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
     @property
-    def domain(self) -> NDArray[np.float64]: ...
+    def domain(self) -> Array: ...
     @property
     def input_scaling(self) -> Scaling | PiecewiseScaling: ...
     @property
@@ -73,7 +75,7 @@ class Exportable(Protocol):
     @property
     def code(self) -> TableCode | None: ...
     @property
-    def errors(self) -> NDArray[np.float64] | None: ...
+    def errors(self) -> Array | None: ...
 
 
 def document_of(model: Exportable) -> Document:
@@ -116,22 +118,22 @@ def _maps(scaling: Scaling | PiecewiseScaling) -> list[Document]:
     return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
 
 
-def _layers(network: Network) -> list[dict[str, Any]]:
+def _layers(network: Network) -> list[Document]:
     if network.edge_layers:
         return [_edges(*pair) for pair in zip(network.edge_layers, network.products, strict=True)]
     if isinstance(network, MLP):
-        activations = [network.activation] * (len(network.linear) - 1) + ["identity"]
-        parts = ([p.detach().tolist() for p in layer.parameters()] for layer in network.linear)
+        layers: list[Document] = []
+        for layer in network.linear:
+            weights, biases = (parameter.detach().tolist() for parameter in layer.parameters())
+            layers.append({"kind": "dense", "weights": weights, "biases": biases})
         return [
-            {"kind": "dense", "weights": weights, "biases": biases, "activation": activation}
-            for (weights, biases), activation in zip(parts, activations, strict=True)
+            {**layer, "activation": "identity" if layer is layers[-1] else network.activation}
+            for layer in layers
         ]
     if isinstance(network, BSpline):
-        edges = [
-            {"from": 0, "to": o, "coefficients": row, "base_weight": 0.0}
-            for o, row in enumerate(network.coefficients.detach().T.tolist())
-        ]
-        return [_spline_layer(network.knots.tolist(), network.degree, len(edges), edges)]
+        coefficients = network.coefficients.detach().T[:, None].numpy()
+        alive = np.ones(coefficients.shape[:2])
+        return [_splines(network.grid, coefficients, 0 * alive, alive)]
     if isinstance(network, Polynomial | Bezier):
         kind = "chebyshev" if isinstance(network, Polynomial) else "bernstein"
         domain, coefficients = network.domain[0], network.coefficients.detach()
@@ -142,7 +144,7 @@ def _layers(network: Network) -> list[dict[str, Any]]:
         return [*_layers(network.network), last]
     if isinstance(network, Windows):
         inputs = Scaling.identity(network.shape[0])
-        windows = [_part(field, inputs) for field in network.fields if isinstance(field, Field)]
+        windows = [_part(field, inputs) for field in network.parts]
         return [{"kind": "windows", "ends": network.ends.tolist(), "windows": windows}]
     raise UsageError(
         f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
@@ -150,45 +152,37 @@ def _layers(network: Network) -> list[dict[str, Any]]:
     )
 
 
-def _edges(layer: SplineLayer, products: int) -> dict[str, Any]:
-    base, spline = (weights.detach().numpy() for weights in layer.scales())
-    coefficients, alive = layer.coefficients.detach().numpy(), layer.mask.numpy()
-    edges = [
-        {
-            "from": int(i),
-            "to": int(o),
-            "coefficients": (coefficients[o, i] * spline[o, i]).tolist(),
-            "base_weight": float(base[o, i]) if layer.spec.base != "zero" else 0.0,
-        }
-        for o, i in np.argwhere(alive)
-    ]
-    knots = layer.knots.numpy()
+def _edges(layer: SplineLayer, products: int) -> Document:
+    spec, grid = layer.spec, layer.grid
     if layer.uniform:  # in float32 their spacing is rounded, which a uniform layer never sees
-        k, count = layer.spec.degree, knots.shape[1] - 2 * layer.spec.degree - 1
-        low, high = knots[:, k : k + 1], knots[:, k + count : k + count + 1]
-        knots = low + (high - low) * (np.arange(-k, count + k + 1) / count)
-        knots[:, k + count] = high[:, 0]
-    spec = layer.spec
-    return _spline_layer(knots.tolist(), spec.degree, layer.outputs, edges) | {
-        "products": products,
-        "extrapolation": spec.extrapolation,
-        "base": spec.base,
-    }
+        points = uniform_breakpoints(grid.low, grid.high, grid.intervals)
+        grid = replace(grid, knots=extend(points, spec.degree))
+    base, spline = (weights.detach().numpy() for weights in layer.scales())
+    coefficients = layer.coefficients.detach().numpy() * spline[:, :, None]
+    named = _splines(grid, coefficients, base * (spec.base != "zero"), layer.mask.numpy())
+    return {**named, "products": products, "base": spec.base}
 
 
-def _spline_layer(
-    knots: list[list[float]], degree: int, sums: int, edges: Sequence[Document]
-) -> dict[str, Any]:
+def _splines(grid: Grid, coefficients: Array, base_weights: Array, alive: Any) -> Document:
+    """Return a layer of the edges (out, in) that are alive."""
     return {
         "kind": "splines",
-        "inputs": len(knots),
-        "sums": sums,
+        "inputs": len(grid.knots),
+        "sums": len(coefficients),
         "products": 0,
-        "degree": degree,
-        "extrapolation": "linear",
+        "degree": grid.degree,
+        "extrapolation": grid.extrapolation,
         "base": "zero",
-        "knots": knots,
-        "edges": list(edges),
+        "knots": grid.knots.tolist(),
+        "edges": [
+            {
+                "from": int(i),
+                "to": int(o),
+                "coefficients": coefficients[o, i].tolist(),
+                "base_weight": float(base_weights[o, i]),
+            }
+            for o, i in np.argwhere(alive)
+        ],
     }
 
 
@@ -209,30 +203,20 @@ def _pieces(layer: Document) -> Document:
         return layer
     degree, knots = layer["degree"], np.asarray(layer["knots"])
     breakpoints = knots[:, degree : knots.shape[1] - degree]
-    middle, half = (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2, np.diff(breakpoints) / 2
-    edges = []
+    half = np.diff(breakpoints) / 2
+    made = {**layer, "breakpoints": breakpoints.tolist(), "edges": []}
+    del made["knots"]
     for edge in layer["edges"]:
-        i, rest = edge["from"], {key: value for key, value in edge.items() if key != "coefficients"}
-        spline = ScipySpline(knots[i], edge["coefficients"], degree)
+        i, own = edge["from"], dict(edge)
+        spline = ScipySpline(knots[i], own.pop("coefficients"), degree)
         powers = [  # Taylor's series about the middle of each interval
-            spline(middle[i], nu=power) * half[i] ** power / math.factorial(power)
+            spline(breakpoints[i, :-1] + half[i], nu=power) * half[i] ** power / factorial(power)
             for power in range(degree + 1)
         ]
-        edges.append({**rest, "pieces": np.stack(powers, 1).tolist()})
-    rest = {key: value for key, value in layer.items() if key not in ("knots", "edges")}
-    return {**rest, "breakpoints": breakpoints.tolist(), "edges": edges}
+        made["edges"].append({**own, "pieces": np.stack(powers, 1).tolist()})
+    return made
 
 
-def python_literal(value: Any, indent: str) -> str:
-    """Return a literal: dictionaries and lists of them over several lines, texts in ASCII."""
-    inner = f"{indent}    "
-    if isinstance(value, dict):
-        entries = [
-            f"{inner}{key!a}: {python_literal(entry, inner)}," for key, entry in value.items()
-        ]
-        return "\n".join(["{", *entries, f"{indent}}}"])
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "\n".join(
-            ["[", *(f"{inner}{python_literal(entry, inner)}," for entry in value), f"{indent}]"]
-        )
-    return ascii(value)
+def python_literal(values: Document) -> str:
+    """Return a dictionary as source text in ASCII, an entry on each line."""
+    return "\n".join(["{", *(f"    {key!a}: {value!a}," for key, value in values.items()), "}"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from math import factorial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from kanrun.formulas import KnownFunction, parse, to_latex, to_python, variable
 
 #: Digits of a constant in sources; decimals are read as exact fractions.
 DIGITS = 17
+#: Fractions of integers up to this one are written as such; others are decimals that were read.
+MAX_DENOMINATOR = 1000
 #: Names that parameters of a C function cannot have, besides the functions of formulas.
 _C_NAMES = re.compile(
     "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|"
@@ -98,22 +99,19 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
         ) from error
     usable = all(_NAME.fullmatch(each) and not _C_NAMES.fullmatch(each) for each in given)
     names = given if usable else [f"x{i}" for i in range(len(given))]
-    renamed = {variable(old): variable(new) for old, new in zip(given, names, strict=True)}
-    exact = {
-        number: sympy.Float(number, DIGITS)
-        for number in expression.atoms(sympy.Rational)
-        if number.q > 1000
-    }
-    expression = expression.xreplace(renamed | exact)
+    changed = dict(zip(map(variable, given), map(variable, names), strict=True))
+    for fraction in expression.atoms(sympy.Rational):
+        if fraction.q > MAX_DENOMINATOR:
+            changed[fraction] = sympy.Float(fraction, DIGITS)
+    expression = expression.xreplace(changed)
     pieces = {each: _piecewise(*spline) for each, spline in splines.items()}
     if kind == "latex":
         left = one["output"] if _NAME.fullmatch(one["output"]) else "y"
-        t = sympy.latex(_T)
-        equations = {sympy.latex(sympy.Symbol(left)): expression} | {
-            f"{sympy.latex(sympy.Symbol(each))}\\left({t}\\right)": piece
-            for each, piece in pieces.items()
-        }
-        return "".join(f"{side} = {to_latex(each)}\n" for side, each in equations.items())
+        equations = [f"{sympy.latex(sympy.Symbol(left))} = {to_latex(expression)}\n"]
+        for each, piece in pieces.items():
+            call = sympy.Function(each)(_T)
+            equations.append(f"{sympy.latex(call)} = {to_latex(piece)}\n")
+        return "".join(equations)
     write = _in_python if kind == "python" else _in_c
     before = [write(piece, ["t"], f"{name}_{each}") for each, piece in pieces.items()]
     own = {
@@ -130,19 +128,15 @@ def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.E
     """Return a spline of t in polynomials around the middle of each interval, linear beyond."""
     degree = len(knots) - len(coefficients) - 1
     spline = ScipySpline(np.array(knots), np.array(coefficients), degree)
-    grid = np.array(knots)[degree : len(knots) - degree]
-
-    def polynomial(middle: float, powers: int) -> sympy.Expr:
-        way = _T - sympy.Float(middle, DIGITS)
-        terms = [float(spline(middle, nu=m)) / factorial(m) for m in range(powers + 1)]
-        return sum(
-            (sympy.Float(term, DIGITS) * way**m for m, term in enumerate(terms)), sympy.Integer(0)
-        )
-
-    pieces = [(polynomial(grid[0], 1), sympy.Float(grid[0], DIGITS) > _T)]
-    for low, high in pairwise(grid):
-        pieces.append((polynomial((low + high) / 2, degree), sympy.Float(high, DIGITS) > _T))
-    return sympy.Piecewise(*pieces, (polynomial(grid[-1], 1), True))
+    grid = spline.t[degree : len(coefficients) + 1]
+    middles = [(middle, degree) for middle in (grid[1:] + grid[:-1]) / 2]
+    polynomials = []
+    for at, powers in [(grid[0], 1), *middles, (grid[-1], 1)]:
+        way = _T - sympy.Float(at, DIGITS)
+        terms = (float(spline(at, nu=m)) / factorial(m) for m in range(powers + 1))
+        polynomials.append(sum(sympy.Float(c, DIGITS) * way**m for m, c in enumerate(terms)))
+    ends = [*(sympy.Float(end, DIGITS) > _T for end in grid), True]
+    return sympy.Piecewise(*zip(polynomials, ends, strict=True))
 
 
 def _in_python(expression: sympy.Expr, names: Sequence[str], name: str) -> str:

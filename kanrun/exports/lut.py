@@ -22,9 +22,10 @@ err by |a| e_b + |b| e_a + e_a e_b, and a shift adds half a step. `ROUNDING` cov
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,12 +56,10 @@ SLOPES = {
 ROUNDING = 1e-12
 #: Smallest unit of a sum relative to its offset: float64 does not know smaller parts of it.
 SMALLEST_UNIT = 2.0**-52
-#: Bits of a code, of its part that addresses a table, and of an entry, if nothing is asked for.
-DEFAULT_BITS = (16, 8, 16)
-#: Bits of codes and of entries among which `max_error` chooses: C stores entries in whole bytes.
-CODE_BITS, ENTRY_BITS = (16, 24), (8, 16, 32)
-#: Bits of a code that address a table, among which `max_error` chooses.
-INDEX_BITS = range(1, 15)
+#: Bits of codes without and with `max_error`.
+CODE_BITS = (16, 24)
+#: Bits of a code that address a table, and bits of an entry, of which `max_error` chooses.
+INDEX_BITS, ENTRY_BITS = ([8], range(1, 15)), ([16], [8, 16, 32])
 _IDENTITY = [{"shift": 0.0, "scale": 1.0}]
 
 
@@ -84,17 +83,6 @@ class LutSettings:
         62, "largest number of bits of sums and products", whole=True, minimum=8, maximum=62
     )
 
-    def candidates(self) -> list[tuple[int, int, int]]:
-        """Return (input, index, output) bits to be tried, smallest tables first."""
-        given = (self.input_bits, self.index_bits, self.output_bits)
-        some = (CODE_BITS, INDEX_BITS, ENTRY_BITS)
-        choices = [
-            [one] if one else list(each) if self.max_error else [default]
-            for one, each, default in zip(given, some, DEFAULT_BITS, strict=True)
-        ]
-        each = {(codes, min(codes, index), out) for codes, index, out in product(*choices)}
-        return sorted(each, key=lambda bits: (bits[2] << bits[1], bits))
-
 
 class Tables(NamedTuple):
     """Integer tables, with what was proven of them.
@@ -110,6 +98,16 @@ class Tables(NamedTuple):
     bounds: Floats
     accumulator_bits: int
 
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of an entry."""
+        return next(size for size in (1, 2, 4) if self.model["entry_bits"] <= 8 * size)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all tables."""
+        return sum(map(len, self.model["tables"])) * self.entry_bytes
+
 
 def tables_of(pieces: Document, settings: LutSettings) -> Tables:
     """Return the tables of a document `in_pieces` with the bits of `settings`.
@@ -123,20 +121,33 @@ def tables_of(pieces: Document, settings: LutSettings) -> Tables:
                 "--format lut needs edges that are continuous splines: tables of others have no "
                 "bound of the error. Export this model with --format c."
             )
-    candidates, limit = settings.candidates(), settings.max_error or np.inf
-    if limit < np.inf and (best := _tables(pieces, candidates[-1]).bounds.max()) > limit:
+    limit, tried, is_chosen = settings.max_error or np.inf, list[Tables](), bool(settings.max_error)
+    code = settings.input_bits or CODE_BITS[is_chosen]
+    indices = [settings.index_bits] if settings.index_bits else INDEX_BITS[is_chosen]
+    entries = [settings.output_bits] if settings.output_bits else ENTRY_BITS[is_chosen]
+
+    def is_good(entry: int, index: int) -> bool:
+        found = _tables(pieces, (code, min(code, index), entry))
+        tried.append(found)
+        return found.bounds.max() <= limit and found.accumulator_bits <= settings.accumulator_bits
+
+    for entry in entries:
+        bisect_left(indices, True, key=partial(is_good, entry))
+    precise = [found for found in tried if found.bounds.max() <= limit]
+    if not precise:
         raise UsageError(
-            f"max_error={limit:g} cannot be proven: the smallest bound is {best:.2g}. Allow a "
-            "larger error, or more bits if you gave them."
+            f"max_error={limit:g} cannot be proven: the smallest bound is "
+            f"{min(found.bounds.max() for found in tried):.2g}. Allow a larger error, or more bits "
+            "if you gave them."
         )
-    for bits in candidates:
-        found = _tables(pieces, bits)
-        if found.accumulator_bits <= settings.accumulator_bits and found.bounds.max() <= limit:
-            return found
-    raise UsageError(
-        f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
-        f"{found.accumulator_bits}. Raise it, or lower input_bits or output_bits."
-    )
+    needed = min(found.accumulator_bits for found in precise)
+    if needed > settings.accumulator_bits:
+        raise UsageError(
+            f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
+            f"{needed}. Raise it, or lower input_bits or output_bits."
+        )
+    narrow = (found for found in precise if found.accumulator_bits <= settings.accumulator_bits)
+    return min(narrow, key=lambda found: found.memory)
 
 
 class _Nodes(NamedTuple):
@@ -234,31 +245,37 @@ class _Builder:
 
         Units times `scales`, if given, are powers of two, and one power if `alike`.
         """
-        edges, spread, count = layer["edges"], 2**self.part, layer["sums"]
+        spread, count = 2**self.part, layer["sums"]
         step = nodes.unit * spread
-        values = []
+        own: list[Document] = []
+        values: list[Floats] = []
         low, widest, errors = np.zeros((3, count))
-        for edge in edges:
-            i, o = edge["from"], edge["to"]
+        for i, points in enumerate(layer["breakpoints"]):
+            edges = [edge for edge in layer["edges"] if edge["from"] == i]
             places = nodes.highest[i] // spread + 1 + (self.part > 0)
-            values.append(_values(layer, edge, nodes.low[i] + step[i] * np.arange(places)))
-            low[o] += values[-1].min()
-            widest[o] = max(widest[o], np.ptp(values[-1]))
+            x, to = nodes.low[i] + step[i] * np.arange(places), [edge["to"] for edge in edges]
+            single = [edge | {"from": 0, "to": number} for number, edge in enumerate(edges)]
+            one = layer | {"breakpoints": [points], "sums": len(to), "products": 0, "edges": single}
+            found = runtime.LAYERS["splines"](one, x[:, None]).T
+            ends = nodes.low[i], nodes.low[i] + nodes.unit[i] * float(nodes.highest[i])
+            low[to] += found.min(1)
+            widest[to] = np.maximum(widest[to], np.ptp(found, 1))
+            errors[to] += _errors(one, ends, nodes.errors[i], step[i] if self.part else 0.0)
+            errors[to] += ROUNDING * np.abs(found).max(1)
+            own += ({"from": i, "to": o} for o in to)
+            values += list(found)
         widest[widest == 0] = 1  # no edge, or constants
         unit = np.maximum(widest / self.entries / spread, np.abs(low) * SMALLEST_UNIT)
         if scales is not None:
             power = np.ceil(np.log2(unit * scales))
             unit = 2.0 ** (power.max() if alike else power) / scales
-        own, highest = [], np.zeros(count, dtype=object)
-        for edge, each in zip(edges, values, strict=True):
-            i, o = edge["from"], edge["to"]
+        highest = np.zeros(count, dtype=object)
+        for edge, each in zip(own, values, strict=True):
+            o = edge["to"]
             table = np.rint((each - each.min()) / (unit[o] * spread)).astype(np.int64)
-            number = self._tables.setdefault(table.tobytes(), len(self._tables))
-            own.append({"from": i, "to": o, "table": number})
+            edge["table"] = self._tables.setdefault(table.tobytes(), len(self._tables))
             highest[o] += int(table.max()) * spread
-            ends = nodes.low[i], nodes.low[i] + nodes.unit[i] * float(nodes.highest[i])
-            errors[o] += _error(layer, edge, ends, nodes.errors[i], step[i] if self.part else 0.0)
-            errors[o] += unit[o] * spread / 2 + ROUNDING * np.abs(each).max()
+            errors[o] += unit[o] * spread / 2
         self.model["layers"].append({"edges": own, "sums": count})
         return _Nodes(low, unit, highest, errors)
 
@@ -272,35 +289,27 @@ class _Builder:
         self.model["layers"][-1] |= {key: each.tolist() for key, each in parts.items()}
 
 
-def _values(layer: Document, edge: Document, x: Floats) -> Floats:
-    """Return the values of one edge."""
-    grid = [layer["breakpoints"][edge["from"]]]
-    alone = {"breakpoints": grid, "sums": 1, "products": 0, "edges": [edge | {"from": 0, "to": 0}]}
-    found: Floats = runtime.LAYERS["splines"](layer | alone, x[:, None])[:, 0]
-    return found
+def _errors(layer: Document, ends: tuple[float, float], error: float, step: float) -> Floats:
+    """Return the bound of the module for edges of one input, without the unit of entries.
 
-
-def _error(
-    layer: Document, edge: Document, ends: tuple[float, float], error: float, step: float
-) -> float:
-    """Return the bound of the module for values between `ends`, without the unit of entries."""
+    The input lies between `ends`.
+    """
     low, high = ends[0] - error, ends[1] + max(error, step)  # the last entry may lie beyond
-    points, pieces = np.array(layer["breakpoints"][edge["from"]]), np.array(edge["pieces"])
-    half, m = np.diff(points) / 2, np.arange(pieces.shape[1])
-    slope, curvature, corner = abs(edge["base_weight"]) * np.array(SLOPES[layer["base"]])
+    points, edges = np.array(layer["breakpoints"][0]), layer["edges"]
+    pieces, half = np.array([edge["pieces"] for edge in edges]), np.diff(points) / 2
+    weights, m = np.abs([edge["base_weight"] for edge in edges]), np.arange(layer["degree"] + 1)
+    slope, curvature, corner = np.multiply.outer(SLOPES[layer["base"]], weights)
     reached = (points[:-1] <= high) & (points[1:] >= low)
     reached[0] |= low < points[0]  # beyond the grid the slope is that of its end, or zero
     reached[-1] |= high > points[-1]
-    steep = (np.abs(pieces) @ m / half)[reached].max() + slope
-    bent = (np.abs(pieces) @ (m * (m - 1)) / half**2)[reached].max() + curvature
+    steep = (np.abs(pieces) @ m / half)[:, reached].max(1) + slope
+    bent = (np.abs(pieces) @ (m * (m - 1)) / half**2)[:, reached].max(1) + curvature
     left, right = pieces @ (m * (-1.0) ** (m - 1)) / half, pieces @ m / half
-    kinks = np.abs(np.append(left, 0) - np.append(0, right))
-    kinks[[0, -1]] = (kinks[[0, -1]] + slope) * (layer["extrapolation"] != "linear")
-    places = np.append(points, 0.0)
-    order = np.argsort(places)
-    total = np.append(0.0, np.cumsum(np.append(kinks, corner)[order]))
-    last = np.searchsorted(places[order], places[order] + step, side="right")
-    return float(steep * error + bent * step**2 / 8 + (total[last] - total[:-1]).max() * step / 4)
+    kinks = np.abs(np.pad(left, ((0, 0), (0, 1))) - np.pad(right, ((0, 0), (1, 0))))
+    kinks[:, [0, -1]] = (kinks[:, [0, -1]] + slope[:, None]) * (layer["extrapolation"] != "linear")
+    cells = np.floor((np.append(points, 0.0) - ends[0]) / (step or 1.0))
+    jumps = [np.column_stack([kinks, corner])[:, cells == cell].sum(1) for cell in np.unique(cells)]
+    return np.asarray(steep * error + bent * step**2 / 8 + np.max(jumps, axis=0) * step / 4)
 
 
 def _multiplied(sums: _Nodes, products: int) -> tuple[_Nodes, Integers, Integers]:

@@ -46,7 +46,7 @@ def lut_files(
     reference = inspect.getsource(lut_reference)
     return {
         file: _c_text(model, found, notes),
-        file.with_suffix(".py"): f"{reference}\n\nMODEL = {python_literal(model, '')}\n{_MAIN}",
+        file.with_suffix(".py"): f"{reference}\n\nMODEL = {python_literal(model)}\n{_MAIN}",
     }, notes
 
 
@@ -69,15 +69,10 @@ def _report(pieces: Document, model: Document, found: Tables) -> list[str]:
         f"{_listed(found.bounds)}",
         f"measured on {len(x)} points: at most {_listed(difference.max(0))}, root mean square "
         f"{_listed(np.sqrt((difference**2).mean(0)))}",
-        f"{sum(map(len, model['tables'])) * _bytes(model)} bytes of tables; per inference "
+        f"{found.memory} bytes of tables; per inference "
         f"{reads * edges} entries read, {(2 * reads - 1) * edges} additions, "
         f"{(reads - 1) * edges + products} multiplications",
     ]
-
-
-def _bytes(model: Document) -> int:
-    """Return the bytes of an entry."""
-    return next(size for size in (1, 2, 4) if model["entry_bits"] <= 8 * size)
 
 
 def _listed(values: np.ndarray) -> str:
@@ -91,7 +86,7 @@ def _c_text(model: Document, found: Tables, notes: list[str]) -> str:
         f"enum {{ @_INPUTS = {len(model['inputs'])}, @_OUTPUTS = {len(model['places'])}, "
         f"@_INPUT_BITS = {model['input_bits']} }};",
         f"typedef int{model['result_bits']}_t @_output;",
-        f"typedef uint{8 * _bytes(model)}_t entry;",
+        f"typedef uint{8 * found.entry_bytes}_t entry;",
         f"typedef uint{32 if found.accumulator_bits <= 32 else 64}_t sum;",
         *(f"const char *const @_{key}[] = {texts(each)};" for key, each in names.items()),
         f"const int @_places[] = {numbers(model['places'])};",

@@ -8,8 +8,7 @@ no digits.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,7 @@ def onnx_bytes(pieces: Document) -> bytes:
     if pieces["classes"] is not None:
         graph.add("Softmax", x, axis=1, name="y")
     else:
-        with graph.of(np.float64):
-            x = runtime.mapped(pieces["output_map"], graph.cast(x), "values", "points")
-        graph.cast(x, name="y")
+        graph.in_double(x, pieces["output_map"], "values", "points", name="y")
     outputs = pieces["classes"] or pieces["outputs"]
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", len(names)])
@@ -80,12 +77,12 @@ class _Graph:
         self.constants: list[Any] = []
         self.kind: Any = np.float32
 
-    @contextmanager
-    def of(self, kind: Any) -> Iterator[None]:
-        """Use numbers of another kind within the context."""
-        before, self.kind = self.kind, kind
-        yield
-        self.kind = before
+    def in_double(self, x: _Traced, maps: list[Document], *ways: str, name: str = "") -> _Traced:
+        """Return x after `runtime.mapped`, which is computed in float64."""
+        self.kind = np.float64
+        found = runtime.mapped(maps, self._cast(x), *ways)
+        self.kind = np.float32
+        return self._cast(found, name)
 
     def name_of(self, value: Any) -> str:
         """Return the name of a traced value, or of a new constant for a number or an array."""
@@ -105,11 +102,10 @@ class _Graph:
         )
         return _Traced(self, name)
 
-    def cast(self, value: _Traced, name: str = "") -> _Traced:
+    def _cast(self, value: _Traced, name: str = "") -> _Traced:
         """Return a value as numbers of the present kind."""
-        return self.add(
-            "Cast", value, name=name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
-        )
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
+        return self.add("Cast", value, name=name, to=kind)
 
 
 class _Traced(NDArrayOperatorsMixin):
@@ -201,18 +197,14 @@ def _interpolated(x: Any, points: Any, values: Any) -> Any:
 
 def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
     """Add a network, see `runtime.network`, with the map of the inputs in float64."""
-    with graph.of(np.float64):
-        x = runtime.mapped(part["input_map"], graph.cast(x), "points", "values")
-    x = graph.cast(x)
+    x = graph.in_double(x, part["input_map"], "points", "values")
     for layer in part["layers"]:
-        if layer["kind"] != "windows":
-            x = runtime.LAYERS[layer["kind"]](layer, x)
-            continue
-        # All windows are evaluated at all points, and each point takes its own.
-        found, *later = (_network(graph, window, x) for window in layer["windows"])
-        with graph.of(np.float64):
-            last = graph.cast(x)[:, -1:]
+        if layer["kind"] == "windows":
+            # All windows are evaluated at all points, and each point takes its own.
+            found, *later = (_network(graph, window, x) for window in layer["windows"])
             for end, window in zip(layer["ends"], later, strict=True):
-                found = graph.add("Where", last > end, window, found)
-        x = found
+                found = graph.add("Where", x[:, -1:] > end, window, found)
+            x = found
+        else:
+            x = runtime.LAYERS[layer["kind"]](layer, x)
     return x

@@ -14,10 +14,10 @@ typedef struct { int grid, to; double base_weight, scale; const double *coeffici
 typedef struct network network;
 typedef struct {
     enum { SPLINES, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
-    int inputs, outputs, count; /* count: of edges, coefficients of a curve, or ends of windows */
+    int inputs, outputs, count; /* count: of edges, or ends of windows */
     enum { IDENTITY, SILU, SIGMOID, TANH, RELU, GELU, SIN, GAUSSIAN, NONE } base;
     enum { LINEAR, CONSTANT, ZERO, BASE } extrapolation;
-    int degree, sums, products, grids_count, terms, factors;
+    int degree, sums, products, grids_count, functions, terms, factors;
     const grid *grids;
     const edge *edges;
     const double *weights, *biases, *domain, *coefficients, *sizes, *ends;
@@ -164,13 +164,13 @@ static void curve(const layer *l, const double *x, double *y)
     for (o = 0; o < outputs; o++) {
         const double *c = l->coefficients + o;
         double p[@_WIDEST], later = 0, last = 0, now;
-        for (i = 0; i < l->count; i++) p[i] = c[i * outputs];
-        for (i = l->count - 1; i > 0 && l->kind == CHEBYSHEV; i--) {
+        for (i = 0; i < l->functions; i++) p[i] = c[i * outputs];
+        for (i = l->functions - 1; i > 0 && l->kind == CHEBYSHEV; i--) {
             now = p[i] + 2 * t * later - last;
             last = later;
             later = now;
         }
-        for (left = l->count - 1; left > 0 && l->kind == BERNSTEIN; left--)
+        for (left = l->functions - 1; left > 0 && l->kind == BERNSTEIN; left--)
             for (i = 0; i < left; i++) p[i] = (1 - u) * p[i] + u * p[i + 1];
         y[o] = l->kind == CHEBYSHEV ? p[0] + t * later - last : p[0];
     }

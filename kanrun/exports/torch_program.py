@@ -19,15 +19,11 @@ def program_bytes(model: Exportable) -> bytes:
 
     Rows are of any number; torch itself suffices to load and run it.
     """
-    whole = _InUnits(model)
-    x = torch.as_tensor(model.domain.mean(1), dtype=next(model.network.parameters()).dtype).expand(
-        3, -1
-    )
+    kind = next(model.network.parameters()).dtype
+    x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
     rows = torch.export.Dim("rows", min=1)
     # Not under no_grad, where curves remember the basis at samples, whose number would be fixed.
-    program = torch.export.export(
-        whole, (x.contiguous(),), dynamic_shapes=({0: rows},), strict=False
-    )
+    program = torch.export.export(_InUnits(model), (x,), dynamic_shapes=({0: rows},), strict=False)
     stored = io.BytesIO()
     torch.export.save(program, stored)
     return stored.getvalue()
@@ -36,70 +32,36 @@ def program_bytes(model: Exportable) -> bytes:
 class _InUnits(nn.Module):
     def __init__(self, model: Exportable) -> None:
         super().__init__()
-        network = deepcopy(model.network).cpu().eval().requires_grad_(False)
-        self.network = _Chosen(network) if isinstance(network, Windows) else network
-        self.before = _Map(model.input_scaling, inverse=False)
-        self.after = None if model.classes else _Map(model.output_scaling, inverse=True)
+        self.network = deepcopy(model.network).cpu().eval().requires_grad_(False)
+        self.inputs = model.input_scaling
+        self.outputs = None if model.classes else model.output_scaling
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.network(self.before(x.double()).to(x.dtype)).double()
-        return (y.softmax(-1) if self.after is None else self.after(y)).to(x.dtype)
-
-
-class _Chosen(nn.Module):
-    """Windows without branches: all are evaluated at all points, and each point takes its own."""
-
-    ends: Tensor
-
-    def __init__(self, windows: Windows) -> None:
-        super().__init__()
-        self.fields = windows.fields
-        # A view would be stored with all that it is of.
-        self.register_buffer("ends", windows.ends.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        every = torch.stack([field(x) for field in self.fields])
-        window = torch.searchsorted(self.ends, x[:, -1].contiguous())
-        return every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0]
-
-
-class _Map(nn.Module):
-    """The map between the user's units and the network's, see `kanrun.targets`, in float64."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, scaling: Scaling | PiecewiseScaling, *, inverse: bool) -> None:
-        super().__init__()
-        self.inverse = inverse
-        self.columns: nn.ModuleList | None = None
-        if isinstance(scaling, PiecewiseScaling):
-            pairs = zip(scaling.points, scaling.values, strict=True)
-            maps = (_Interpolation(*(pair[::-1] if inverse else pair)) for pair in pairs)
-            self.columns = nn.ModuleList(maps)
+        scaled = _mapped(self.inputs, x.double(), inverse=False).to(x.dtype)
+        if isinstance(self.network, Windows):
+            # No branches: all windows are evaluated at all points, and each point takes its own.
+            every = torch.stack([field(scaled) for field in self.network.fields])
+            window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
+            y = every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0].double()
         else:
-            self.register_buffer("shift", torch.as_tensor(scaling.shift))
-            self.register_buffer("scale", torch.as_tensor(scaling.scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.columns is not None:
-            return torch.stack([one(x[:, i]) for i, one in enumerate(self.columns)], 1)
-        return x * self.scale + self.shift if self.inverse else (x - self.shift) / self.scale
+            y = self.network(scaled).double()
+        found = y.softmax(-1) if self.outputs is None else _mapped(self.outputs, y, inverse=True)
+        return found.to(x.dtype)
 
 
-class _Interpolation(nn.Module):
-    """A piecewise linear function, constant beyond its ends, as `numpy.interp` computes it."""
+def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) -> Tensor:
+    """Map between the user's units and the network's, see `kanrun.points`, in float64."""
+    if isinstance(scaling, Scaling):
+        shift, scale = torch.as_tensor(scaling.shift), torch.as_tensor(scaling.scale)
+        return x * scale + shift if inverse else (x - shift) / scale
+    ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
+    maps = enumerate(zip(*ways, strict=True))
+    return torch.stack([_interpolated(x[:, i], *one) for i, one in maps], 1)
 
-    points: Tensor
-    values: Tensor
 
-    def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("points", torch.as_tensor(points))
-        self.register_buffer("values", torch.as_tensor(values))
-
-    def forward(self, x: Tensor) -> Tensor:
-        held = x.clamp(self.points[0], self.points[-1])
-        at = torch.searchsorted(self.points[1:-1], held, right=True)
-        slopes = self.values.diff() / self.points.diff()
-        return self.values[at] + (held - self.points[at]) * slopes[at]
+def _interpolated(x: Tensor, points: np.ndarray, values: np.ndarray) -> Tensor:
+    """Return a piecewise linear function, constant beyond its ends, as `numpy.interp` does."""
+    at, level = torch.as_tensor(points), torch.as_tensor(values)
+    held = x.clamp(points[0], points[-1])
+    piece = torch.searchsorted(at[1:-1].clone(), held, right=True)
+    return level[piece] + (held - at[piece]) * (level.diff() / at.diff())[piece]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from kanrun.figures.style import (
@@ -34,8 +35,8 @@ from kanrun.figures.style import (
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
 #: Columns of panels, width and height of a panel, the box of its function (left, bottom, width,
-#: height) as fractions of it, and the distance of numbers from the box as a fraction of that.
-COLUMNS, PANEL, BOX_IN_PANEL, BESIDE = 5, (1.45, 1.3), (0.22, 0.12, 0.72, 0.62), 0.03
+#: height) as fractions of it, and the distance of numbers from the box as a fraction of a panel.
+COLUMNS, PANEL, BOX_IN_PANEL, BESIDE = 5, (1.45, 1.3), (0.22, 0.12, 0.72, 0.62), 0.02
 #: Height of the remark above the panels or above the diagram, and its distance from the edge.
 HEAD, REMARK_AT = 0.22, 0.05
 #: The axis of a function is this much longer than the function's range in either direction.
@@ -58,6 +59,8 @@ BOX_ROOM, NODE_ROOM, MIN_WIDTH, MAX_WIDTH = 0.62, 0.45, 2.4, 13.0
 GHOST, WEAKEST, PALEST = 0.16, 0.12, 0.25
 #: Width of the weakest edge, and what the strongest has more.
 THIN, THICKER = 0.4, 1.4
+#: Widths of lines at a small box, in points per inch of its side.
+WIDEST = 2.5
 #: Area of a node, and sizes of the circle and of the cross of one that multiplies.
 NODE, PRODUCT = 26, (8, 4.5)
 #: Largest text at nodes and at boxes (points), and points by inches of room; less than READABLE is
@@ -78,45 +81,84 @@ def edges(table: pandas.DataFrame) -> Figure:
     pruned, x_data (x in the user's units) and seen (false beyond the data). Pruned edges are
     counted and not drawn; of many others the 20 strongest, relative to their layers, are. All
     panels of a layer have one scale, so that a dead edge looks dead. The function is thin and grey
-    where there are no data.
+    where there are no data. Panels are boxes of one axes: 40 axes with their ticks take 4 CPU s.
     """
     table = first_seed(table)
     pruned = are_pruned(table)
-    without, kept = len(table[pruned].drop_duplicates(KEYS)), table[~pruned]
-    table = strongest_of_all(kept, MAX_PANELS)
-    remarks = [left_out(kept, table)]
-    remarks += [f"{without} pruned edge{'s' * (without > 1)} not drawn"] * (without > 0)
-    panels = len(table.drop_duplicates(KEYS))
-    columns = max(1, min(COLUMNS, panels))
-    lines = max(1, -(-panels // columns))
+    without = len(table[pruned].drop_duplicates(KEYS))
+    table, remark = strongest_edges(table[~pruned], MAX_PANELS)
+    groups: Any = [rows.sort_values("x") for _, rows in table.groupby(KEYS)]
+    columns = max(1, min(COLUMNS, len(groups)))
+    lines = max(1, -(-len(groups) // columns))
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + HEAD))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, columns), ylim=(-lines, HEAD / PANEL[1]))
     axes.set_axis_off()
-    if panels:
-        _draw_edges(axes, table.sort_values([*KEYS, "x"]), columns)
-    set_remark(figure, "; ".join(filter(None, remarks)), y=1 - REMARK_AT / figure.get_figheight())
+    values = [y[np.isfinite(y)] for y in (rows["y"].to_numpy(float) for rows in groups)]
+    ends = table.drop_duplicates(KEYS).sort_values(KEYS)
+    spans = pandas.Series([np.ptp(y) if len(y) else 0.0 for y in values], ends.index)
+    widest = spans.groupby(ends["layer"]).transform("max")
+    named = zip(titles_of(ends), ends["score"].astype(float), strict=True)
+    titles = [f"{title}\nscore {number(score)}" for title, score in named]
+    for place, (rows, y, span) in enumerate(zip(groups, values, widest, strict=True)):
+        # A box around a constant would show nothing but rounding errors.
+        half = ROOM * span if span > ROUNDING else 1.0
+        middle = (y.min() + y.max()) / 2 if len(y) else 0.0
+        corner = place % columns, -(place // columns) - 1
+        _draw_panel(axes, rows, titles[place], corner, (middle - half, middle + half))
+    if without:
+        remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} not drawn"
+    set_remark(figure, remark, y=1 - REMARK_AT / figure.get_figheight())
     return figure
 
 
-def strongest_of_all(table: pandas.DataFrame, most: int = MAX_EDGES) -> pandas.DataFrame:
-    """Return the rows of the edges with the highest scores relative to their layers, 60 at most.
+def _draw_panel(
+    axes: Axes,
+    rows: pandas.DataFrame,
+    title: str,
+    corner: tuple[int, int],
+    limits: tuple[float, float],
+) -> None:
+    """Draw the function of an edge into a box with its title and the limits of both axes."""
+    x, y = (rows[name].to_numpy(float) for name in ("x_data" if "x_data" in rows else "x", "y"))
+    left, bottom, width, height = np.add(BOX_IN_PANEL, (*corner, 0, 0))
+    right, top = left + width, bottom + height
+    axes.add_patch(Rectangle((left, bottom), width, height, fc="none", ec=PALE, lw=0.6))
+    across = left + width * (x - x[0]) / ((x[-1] - x[0]) or 1)
+    up = bottom + height * (y - limits[0]) / (limits[1] - limits[0])
+    if "seen" in rows:
+        axes.plot(across, up, color=GREY, lw=0.6)
+        up = np.where(as_bool(rows["seen"]), up, np.nan)
+    axes.plot(across, up, color=BLUE)
+    axes.text((left + right) / 2, top + BESIDE, title, ha="center", va="bottom")
+    for value, *place, ha, va in (
+        (x[0], left, bottom - BESIDE, "left", "top"),
+        (x[-1], right, bottom - BESIDE, "right", "top"),
+        (limits[0], left - BESIDE, bottom, "right", "bottom"),
+        (limits[1], left - BESIDE, top, "right", "top"),
+    ):
+        text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
+        axes.text(*place, text, ha=ha, va=va, size="x-small", color=GREY)
 
-    Edges that carry a value on come first.
+
+def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:
+    """Return the rows of at most `most` edges, and a remark if there are more.
+
+    Edges that carry a value on come first, then those with the highest scores relative to their
+    layers.
     """
     edges = table.drop_duplicates(KEYS)
     if len(edges) <= most:
-        return table
-    size = edges["score"].abs().fillna(0.0) if "score" in edges else 0.0 * edges["x"]
-    relative = size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
-    relative = relative.where(_texts(edges, "symbolic") != CARRIED, 2.0)
-    return table.merge(edges.loc[relative.nlargest(most).index, KEYS], on=KEYS)
+        return table, ""
+    relative = _relative_scores(edges).where(_texts(edges, "symbolic") != CARRIED, 2.0)
+    shown = table.merge(edges.loc[relative.nlargest(most).index, KEYS], on=KEYS)
+    return shown, note_of_some(most, len(edges), "edges, the strongest of their layers")
 
 
-def left_out(table: pandas.DataFrame, shown: pandas.DataFrame) -> str:
-    """Return a remark on the edges of `table` that are not shown, or "" if all are."""
-    total, drawn = (len(each.drop_duplicates(KEYS)) for each in (table, shown))
-    return note_of_some(drawn, total, "edges, the strongest of their layers")
+def _relative_scores(edges: pandas.DataFrame) -> pandas.Series[float]:
+    """Return the score of each edge relative to the highest of its layer; 0 for unknown ones."""
+    size = edges["score"].abs().replace(np.inf, np.nan).fillna(0.0)
+    return size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
 
 
 def are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
@@ -124,71 +166,22 @@ def are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
     return as_bool(table.get("pruned", pandas.Series(False, index=table.index)))
 
 
-def titles_of(edges: pandas.DataFrame, *, scored: bool = False) -> list[str]:
-    """Return `source → node` of each edge, with the names of inputs and outputs if it has them.
-
-    A second line has the score, if it is `scored` and known.
-    """
-    ends = [_texts(edges, column) for column in ("input_name", "output_name")]
-    titles = []
-    for (layer, out, source), *names in zip(edges[KEYS].to_numpy(dtype=int), *ends, strict=True):
-        known = zip(names, (f"h{layer}.{source}", f"h{layer + 1}.{out}"), strict=True)
-        titles.append(" → ".join(shorten(name or node, MAX_TITLE) for name, node in known))
-    if scored and "score" in edges:
-        scores = edges["score"].astype(float)
-        return [f"{a}\nscore {number(b)}" for a, b in zip(titles, scores, strict=True)]
-    return titles
+def titles_of(edges: pandas.DataFrame) -> list[str]:
+    """Return `source → node` of each edge, with the names of inputs and outputs if it has them."""
+    names = zip(_texts(edges, "input_name"), _texts(edges, "output_name"), strict=True)
+    return [
+        f"{shorten(name or f'h{layer}.{source}', MAX_TITLE)} → "
+        f"{shorten(output or f'h{layer + 1}.{out}', MAX_TITLE)}"
+        for (layer, out, source), (name, output) in zip(
+            edges[KEYS].to_numpy(dtype=int), names, strict=True
+        )
+    ]
 
 
 def _texts(rows: pandas.DataFrame, column: str) -> pandas.Series[str]:
     """Return a column of text; empty texts where it is missing."""
     texts = rows.get(column, pandas.Series("", index=rows.index))
     return texts.astype(object).where(texts.notna(), "").astype(str)
-
-
-def _draw_edges(axes: Axes, table: pandas.DataFrame, columns: int) -> None:
-    """Draw each edge function into a box below its title, with the limits of both axes.
-
-    `table` is sorted by edge and x. Panels are boxes of one axes, and all of a kind is one
-    collection: 40 axes with their ticks take 4 CPU s. A box is as high as the largest range of its
-    layer, around the middle of its function.
-    """
-    ends, groups = table.drop_duplicates(KEYS), table.groupby(KEYS, sort=False)
-    which, x, y = groups.ngroup(), table["x_data" if "x_data" in table else "x"], table["y"]
-    ranges = x.groupby(which).agg(["min", "max"]).to_numpy(dtype=float)
-    values = y.where(np.isfinite(y)).groupby(which).agg(["min", "max"]).to_numpy(dtype=float)
-    layers = pandas.Series(values[:, 1] - values[:, 0])
-    span = layers.groupby(ends["layer"].to_numpy()).transform("max").fillna(0).to_numpy()
-    # A box around a constant would show nothing but rounding errors.
-    half = np.where(span > ROUNDING, ROOM * span, 1.0)
-    limits = np.nan_to_num(values.mean(axis=1))[:, None] + half[:, None] * [-1, 1]
-    below, across = np.divmod(np.arange(len(ends)), columns)
-    left, bottom, width, height = BOX_IN_PANEL
-    corner = np.column_stack([left + across, bottom - below - 1])
-    low = np.column_stack([ranges[:, 0], limits[:, 0]])[which]
-    size = np.column_stack([ranges[:, 1], limits[:, 1]])[which] - low
-    unit = (np.column_stack([x, y]) - low) / np.where(size > 0, size, 1)
-    curves, box = corner[which] + unit * [width, height], np.array([width, height])
-    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
-    axes.add_collection(PolyCollection(corner[:, None] + square * box, fc="none", ec=PALE, lw=0.6))
-    starts = np.flatnonzero(np.diff(which)) + 1
-    if "seen" in table:
-        axes.add_collection(LineCollection(np.split(curves, starts), colors=GREY, lw=0.6))
-        curves = np.where(as_bool(table["seen"]).to_numpy()[:, None], curves, np.nan)
-    axes.add_collection(LineCollection(np.split(curves, starts), colors=BLUE))
-    for title, place in zip(titles_of(ends, scored=True), corner, strict=True):
-        x, y = place + box * (0.5, 1 + BESIDE)
-        axes.text(x, y, title, ha="center", va="bottom")
-    for ends_of, at, ha, va in (
-        (ranges[:, 0], (0, -BESIDE), "left", "top"),
-        (ranges[:, 1], (1, -BESIDE), "right", "top"),
-        (limits[:, 0], (-BESIDE, 0), "right", "bottom"),
-        (limits[:, 1], (-BESIDE, 1), "right", "top"),
-    ):
-        for value, place in zip(ends_of, corner, strict=True):
-            text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
-            x, y = place + box * at
-            axes.text(x, y, text, ha=ha, va=va, size="x-small", color=GREY)
 
 
 @styled
@@ -201,13 +194,10 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     is an edge that carries a value on, a line alone), `pruned` (true: the edge is a ghost), and
     `operation` (`product` if the node that the edge leads to multiplies).
     """
-    table = first_seed(table)
-    shown = strongest_of_all(table)
-    remark = left_out(table, shown)
+    shown, remark = strongest_edges(first_seed(table))
     layout = lay_out(shown, heading=bool(remark))
     figure = Figure(figsize=(layout.width, layout.height))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    draw_network(axes, shown, layout)
+    draw_network(figure.add_axes((0.0, 0.0, 1.0, 1.0)), shown, layout)
     set_remark(figure, remark, y=1 - REMARK_AT / layout.height)
     return figure
 
@@ -218,84 +208,77 @@ class Layout:
 
     Attributes:
         nodes: Places of the nodes by level, inputs first.
-        boxes: Centres of the boxes by layer; `sides` are their sides.
-        labels: Labels of inputs and of outputs by their numbers; `upright` says which of both stand
-            upright for lack of room.
+        edges: A row for each edge, in the order of the boxes.
+        boxes: Centres of the boxes; `sides` are their sides.
+        labels: Labels of inputs and of outputs by their numbers, with whether they stand upright
+            for lack of room.
     """
 
     width: float
     height: float
     nodes: list[Array]
-    boxes: list[Array]
-    sides: list[float]
-    labels: tuple[dict[int, str], dict[int, str]]
-    upright: tuple[bool, bool]
+    edges: pandas.DataFrame
+    boxes: Array
+    sides: Array
+    labels: list[tuple[dict[int, str], bool]]
 
 
 def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
     """Return the layout of the network in `table` (one seed), with room for a heading."""
-    edges = table.drop_duplicates(KEYS)
-    depth = int(edges["layer"].max()) + 1 if len(edges) else 1
-    last = edges.groupby("layer")[["in", "out"]].max().reindex(range(-1, depth + 1), fill_value=0)
-    nodes = [int(max(last["in"][i], last["out"][i - 1])) + 1 for i in range(depth + 1)]
-    counts = [max(1, int((edges["layer"] == layer).sum())) for layer in range(depth)]
+    # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
+    edges = table.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
+    layer, into, out = (edges[name].to_numpy(dtype=int) for name in ("layer", "in", "out"))
+    depth = int(layer.max(initial=0)) + 1
+    counts = np.bincount(layer, minlength=depth)
+    nodes = np.ones(depth + 1, dtype=int)
+    np.maximum.at(nodes, layer, into + 1)
+    np.maximum.at(nodes, layer + 1, out + 1)
     wanted = max(BOX_ROOM * max(counts), NODE_ROOM * max(nodes)) + 2 * MARGIN
     width = min(MAX_WIDTH, max(MIN_WIDTH, wanted))
     room = width - 2 * MARGIN
-    sides = [min(BOX, BOX_PART * room / count) for count in counts]
-    inputs = _labels(edges[edges["layer"] == 0], "in", "input_name", "x")
-    outputs = _labels(edges[edges["layer"] == depth - 1], "out", "output_name", "y")
-    lengths = [LETTER * max(map(len, texts.values()), default=1) for texts in (inputs, outputs)]
-    upright = lengths[0] > room / nodes[0], lengths[1] > room / nodes[-1]
-    below, above = (
-        LABEL_EDGE + (length if turned else LABEL)
-        for length, turned in zip(lengths, upright, strict=True)
-    )
-    levels = below + np.cumsum([0.0, *(2 * GAP + side / BOX_PART for side in sides)])
+    sides = np.minimum(BOX, BOX_PART * room / counts.clip(1))
+    labels, beside = [], []
+    for column, name, letter, at, count in (
+        ("in", "input_name", "x", 0, nodes[0]),
+        ("out", "output_name", "y", depth - 1, nodes[-1]),
+    ):
+        ends = edges[layer == at].drop_duplicates(column)
+        names = zip(ends[column], _texts(ends, name), strict=True)
+        texts = {i: shorten(text or f"{letter}{i}", MAX_LETTERS) for i, text in names}
+        length = LETTER * max(map(len, texts.values()), default=1)
+        labels.append((texts, bool(length > room / count)))
+        beside.append(LABEL_EDGE + (length if labels[-1][1] else LABEL))
+    levels = beside[0] + np.cumsum([0.0, *(2 * GAP + sides / BOX_PART)])
 
     def places(count: int, level: float) -> Array:
         across = MARGIN + room * (np.arange(count) + 0.5) / count
         return np.column_stack([across, np.full(count, level)])
 
-    middles = (levels[:-1] + levels[1:]) / 2
-    height = float(levels[-1]) + above + HEAD * heading
-    at_nodes, at_boxes = (
-        list(map(places, numbers, heights))
-        for numbers, heights in ((nodes, levels), (counts, middles))
-    )
-    return Layout(width, height, at_nodes, at_boxes, sides, (inputs, outputs), upright)
-
-
-def _labels(edges: pandas.DataFrame, column: str, names: str, letter: str) -> dict[int, str]:
-    ends = edges.drop_duplicates(column)
-    return {
-        int(index): shorten(text or f"{letter}{index}", MAX_LETTERS)
-        for index, text in zip(ends[column], _texts(ends, names), strict=True)
-    }
+    boxes = np.concatenate(list(map(places, counts, (levels[:-1] + levels[1:]) / 2)))
+    at_nodes, height = list(map(places, nodes, levels)), float(levels[-1]) + beside[1]
+    return Layout(width, height + HEAD * heading, at_nodes, edges, boxes, sides[layer], labels)
 
 
 def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     """Draw a network with one seed into `axes`, whose limits become the layout's size."""
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     axes.set_axis_off()
-    for layer in range(len(layout.boxes)):
-        _draw_layer(axes, layout, layer, table[table["layer"] == layer])
+    _draw_edges(axes, table, layout)
     x, y = np.concatenate(layout.nodes).T
     axes.scatter(x, y, s=NODE, c=BLACK, zorder=NODES_AT)
-    products = table[_texts(table, "operation") == "product"].drop_duplicates(["layer", "out"])
-    for layer, out in products[["layer", "out"]].to_numpy():
+    products = layout.edges[_texts(layout.edges, "operation") == "product"]
+    for layer, out in products[["layer", "out"]].drop_duplicates().to_numpy():
         place = layout.nodes[layer + 1][out]
         axes.plot(*place, "o", ms=PRODUCT[0], color=BLACK, zorder=NODES_AT)
         axes.plot(*place, "x", ms=PRODUCT[1], mew=1.2, color="white", zorder=TEXT_AT)
-    for labels, level, shift, va, upright in zip(
+    largest, per_inch = NODE_TEXT
+    for (labels, upright), level, shift, va in zip(
         layout.labels,
         (layout.nodes[0], layout.nodes[-1]),
         (-LABEL_NODE, LABEL_NODE),
         ("top", "bottom"),
-        layout.upright,
         strict=True,
     ):
-        largest, per_inch = NODE_TEXT
         points = min(largest, per_inch * (layout.width - 2 * MARGIN) / len(level))
         look: Any = {"ha": "center", "va": va, "size": points, "rotation": 90 * upright}
         for index, text in labels.items():
@@ -303,49 +286,37 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
             axes.text(x, y + shift, text, zorder=TEXT_AT, **look)
 
 
-def _draw_layer(axes: Axes, layout: Layout, layer: int, rows: pandas.DataFrame) -> None:
-    """Draw the edges of one layer: boxes with their functions, each joined to its two nodes."""
-    # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
-    edges = rows.drop_duplicates(KEYS).sort_values(["in", "out"])
+def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
+    """Draw boxes with the functions of edges, each joined to its two nodes."""
+    edges, centres, sides = layout.edges, layout.boxes, layout.sides
     symbols, ghosts = _texts(edges, "symbolic").to_numpy(), are_pruned(edges).to_numpy()
-    boxed = symbols != CARRIED
-    scores = edges["score"].abs().to_numpy(float) if "score" in edges else np.ones(len(edges))
-    scores = np.nan_to_num(scores, posinf=0.0)
-    strength = np.sqrt(scores / highest) if (highest := scores.max()) > 0 else np.ones_like(scores)
-    strength = np.where(ghosts, 0.0, strength)
+    strength = np.where(ghosts, 0.0, np.sqrt(_relative_scores(edges)))
     alpha = np.where(ghosts, GHOST, WEAKEST + (1 - WEAKEST) * strength)
-    side, centres = layout.sides[layer], layout.boxes[layer]
-    half = side / 2 * boxed[:, None] * [0, 1]
-    below = np.stack([layout.nodes[layer][edges["in"]], centres - half], axis=1)
-    above = np.stack([centres + half, layout.nodes[layer + 1][edges["out"]]], axis=1)
-    width = (THIN + THICKER * strength) * min(1.0, max(THIN, 2.5 * side))
-    twice: Any = {"lw": np.tile(width, 2), "alpha": list(np.tile(alpha, 2)), "zorder": EDGES_AT}
+    first, boxed = np.cumsum([0, *map(len, layout.nodes)]), symbols != CARRIED
+    nodes, half = np.concatenate(layout.nodes), (sides / 2 * boxed)[:, None] * [0, 1]
+    layer, width = edges["layer"], (THIN + THICKER * strength) * (WIDEST * sides).clip(THIN, 1.0)
+    below = np.stack([nodes[first[layer] + edges["in"]], centres - half], axis=1)
+    above = np.stack([centres + half, nodes[first[layer + 1] + edges["out"]]], axis=1)
+    twice: Any = {"lw": np.tile(width, 2), "alpha": np.tile(alpha, 2), "zorder": EDGES_AT}
     axes.add_collection(LineCollection([*below, *above], colors=LINE, **twice))
-    if boxed.any():
-        pale = alpha[boxed].clip(PALEST)
-        corners = centres[boxed][:, None] + side / 2 * np.array(
-            [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-        )
-        frame: Any = {"ec": to_rgba_array([LINE] * len(pale), pale), "lw": min(0.6, 2 * side)}
-        axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
-        rows = rows.sort_values(["in", "out", "x"])
-        starts = np.flatnonzero((rows[["in", "out"]].diff()[1:] != 0).any(axis=1)) + 1
-        functions = np.split(rows[["x", "y"]].to_numpy(dtype=float), starts)
-        curves = [
-            _curve(each, centre, CURVE_PART * side)
-            for each, centre, drawn in zip(functions, centres, boxed, strict=True)
-            if drawn
-        ]
-        colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
-        pen: Any = {"alpha": list(pale), "lw": min(1.2, 2.5 * side), "zorder": CURVES_AT}
-        axes.add_collection(LineCollection(curves, colors=list(colours), **pen))
+    square = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2
+    corners = (centres[:, None] + sides[:, None, None] * square)[boxed]
+    pale, drawn = alpha[boxed].clip(PALEST), sides[boxed]
+    frame: Any = {"ec": to_rgba_array([LINE] * len(pale), pale), "lw": (2 * drawn).clip(0, 0.6)}
+    axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
+    colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
+    groups: Any = table.sort_values("x").groupby(["layer", "in", "out"])
+    functions = [rows[["x", "y"]].to_numpy(dtype=float) for _, rows in groups]
+    curves = map(_curve, functions, centres, CURVE_PART * sides)
+    shown = [curve for curve, visible in zip(curves, boxed, strict=True) if visible]
+    pen: Any = {"alpha": pale, "lw": (WIDEST * drawn).clip(0, 1.2), "zorder": CURVES_AT}
+    axes.add_collection(LineCollection(shown, colors=list(colours), **pen))
     largest, per_inch = BOX_TEXT
-    points = min(largest, per_inch * side)
-    named = boxed & ~ghosts & (symbols != "") & (points >= READABLE)
-    look: Any = {"ha": "center", "va": "bottom", "size": points, "color": VERMILLION}
-    for (x, y), symbol in zip(centres[named], symbols[named], strict=True):
-        text = shorten(symbol, MAX_SYMBOL)
-        axes.text(x, y + side / 2 + LABEL_GAP, text, zorder=TEXT_AT, bbox=WHITE, **look)
+    points = np.minimum(largest, per_inch * sides)
+    for place in np.flatnonzero(boxed & ~ghosts & (symbols != "") & (points >= READABLE)):
+        look: Any = {"ha": "center", "va": "bottom", "size": points[place], "color": VERMILLION}
+        x, y = centres[place] + [0, sides[place] / 2 + LABEL_GAP]
+        axes.text(x, y, shorten(symbols[place], MAX_SYMBOL), zorder=TEXT_AT, bbox=WHITE, **look)
 
 
 def _curve(points: Array, centre: Array, side: float) -> Array:

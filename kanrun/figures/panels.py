@@ -40,9 +40,6 @@ DOTS = "dots: seeds; lines: medians"
 WIDTH, SINGLE_WIDTH = 6.5, 5.4
 #: Height of a panel, of a row of a panel, and of what is around its rows.
 HEIGHT, ROW, AROUND_ROWS = 2.6, 0.32, 0.6
-#: Free inches of panels whose texts are not measured: before all of them, behind, and between two;
-#: below all of them, above, and between two.
-FREE_ACROSS, FREE_UP = (0.6, 0.2, 0.12), (0.3, 0.3, 0.45)
 #: Cells of a map up to which each shows its number.
 MAX_NUMBERED = 144
 #: Letters: of a panel's title on one line, of names of columns and rows of a map, and of all names
@@ -62,60 +59,63 @@ def grid_of_panels(
     height: float = HEIGHT,
     width: float | None = None,
     room: float = 0.4,
-    *,
-    measured: bool = True,
     **options: Any,
 ) -> tuple[Figure, Any]:
     """Return a figure and its axes, shape (rows, columns).
 
-    `height` is that of a row, `room` that of legends and titles; `width` is that of the figure (all
-    in inches). Panels leave the room that their texts take, or, if not `measured`, what numbers and
-    titles of one line take, which saves half the time of a figure.
+    `height` and `width` are those of a panel, `room` that of legends and titles (all in inches).
     """
-    width = width or (WIDTH if columns > 1 else SINGLE_WIDTH)
-    size = width, height * rows + room
-    figure = Figure(figsize=size, layout="constrained" if measured else None)
-    if not measured:
-        (left, right, between), (bottom, top, apart) = FREE_ACROSS, FREE_UP
-        across = (width - left - right - (columns - 1) * between) / columns
-        up = (size[1] - bottom - top - (rows - 1) * apart) / rows
-        sides = {"left": left / width, "right": 1 - right / width}
-        ends = {"bottom": bottom / size[1], "top": 1 - top / size[1]}
-        gaps = {"wspace": between / across, "hspace": apart / up}
-        options["gridspec_kw"] = {**sides, **ends, **gaps}
+    width = width or (SINGLE_WIDTH if columns == 1 else WIDTH / columns)
+    figure = Figure(figsize=(columns * width, height * rows + room), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def small_multiples(
-    count: int, max_columns: int = 1, height: float = HEIGHT, **options: Any
+    count: int,
+    max_columns: int = 1,
+    height: float = HEIGHT,
+    width: float | None = None,
+    **options: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and `count` axes in rows of at most `max_columns`; see `grid_of_panels`."""
     columns = max(1, min(max_columns, count))
-    figure, grid = grid_of_panels(max(1, -(-count // columns)), columns, height, **options)
+    figure, grid = grid_of_panels(max(1, -(-count // columns)), columns, height, width, **options)
     axes = list(grid.flat)
     for panel in axes[count:]:
         panel.remove()
     return figure, axes[:count]
 
 
+def lay_out_by_hand(figure: Figure, free: Sequence[float], gaps: Sequence[float]) -> None:
+    """Leave panels fixed room: measuring their texts takes half the time of a figure.
+
+    Args:
+        figure: The figure, without a legend or colour bar as yet.
+        free: Inches left of all panels, below, right and above them.
+        gaps: Between two panels, as fractions of their width and height.
+    """
+    width, height = figure.get_size_inches()
+    left, bottom, right, top = free
+    figure.set_layout_engine(None)
+    ends = left / width, bottom / height, 1 - right / width, 1 - top / height
+    figure.subplots_adjust(*ends, *gaps)
+
+
 def panels_by(
-    table: pandas.DataFrame,
-    by: str,
-    max_columns: int = 3,
-    height: float = HEIGHT,
-    **options: Any,
+    table: pandas.DataFrame, by: str, max_columns: int = 3, height: float = HEIGHT, **options: Any
 ) -> tuple[Figure, Panels]:
     """Return a figure with a panel for each value of the column `by`, titled with it.
 
     This is what most figures of studies are made of: a panel for each target, task or learner, in
     which `medians` or `series` draw lines by group, and `log_log` makes both axes logarithmic.
-    Panels come with their value and rows, in the order of the table; see `grid_of_panels`.
+    Panels come with their value and rows, in the order of the table; see `small_multiples`.
     """
     groups: Any = list(table.groupby(by, sort=False))
-    figure, panels = small_multiples(len(groups), max_columns, height, **options)
-    for panel, (name, _) in zip(panels, groups, strict=True):
+    figure, axes = small_multiples(len(groups), max_columns, height, **options)
+    panels = [(panel, *group) for panel, group in zip(axes, groups, strict=True)]
+    for panel, name, _ in panels:
         panel.set_title(two_lines(str(name)))
-    return figure, [(panel, *group) for panel, group in zip(panels, groups, strict=True)]
+    return figure, panels
 
 
 def one_panel(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kanrun.figures.panels import (
+    MAX_NUMBERED,
     WIDTH,
     draw_map,
-    finish,
     grid_of_panels,
     heat_map,
-    name_rows,
-    one_panel,
+    lay_out_by_hand,
     small_multiples,
 )
 from kanrun.figures.style import (
@@ -34,7 +33,6 @@ from kanrun.figures.style import (
     VERMILLION,
     error_limit,
     first_seed,
-    is_numeric,
     note_of_some,
     number,
     set_remark,
@@ -48,8 +46,8 @@ JUDGED = ("train", "held out", "test")
 MAX_OUTPUTS, MAX_INPUTS, MAX_CLASSES = 4, 12, 30
 #: Rows of a map: its cells are small, but files grow with them.
 MAX_CELLS = 40_000
-#: Heights and widths of panels (inches); `BAR` is the height of the bars of one class.
-SQUARE, MATRIX, ALONE, BAR, EFFECT = (3.2, 3.4), (3.2, 4.2), 3.2, 0.32, 1.9
+#: Heights and widths of panels (inches).
+SQUARE, MATRIX, ALONE, EFFECT = (3.2, 3.4), (3.2, 4.2), 3.2, 1.9
 #: Points of a scatter plot, wrong ones around them, and training points below a curve.
 POINTS: dict[str, Any] = {"s": 6, "alpha": 0.5, "rasterized": True}
 CLASS_POINTS: dict[str, Any] = {"s": 12, "lw": 0.3, "ec": "white"}
@@ -60,6 +58,9 @@ REFERENCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "zorder": 1}
 BELOW: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
 #: Length by width of the colour bars below two maps and below one.
 LONG, SHORT = 44, 22
+#: Room for numbers and titles of effects, and for numbers and names of maps.
+EFFECTS_LAYOUT = (0.6, 0.3, 0.2, 0.3), (0.07, 0.32)
+MAPS_LAYOUT = (0.6, 0.45, 0.2, 0.1), (0.25, 0.25)
 #: Free part of an axis around its data.
 ROOM = 0.08
 
@@ -76,16 +77,15 @@ def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
     """
     table, inputs, outputs = _read(table)
     shown = outputs[:MAX_OUTPUTS]
-    numeric = is_numeric(table, [f"input:{name}" for name in inputs])
+    plain = all(table[f"input:{name}"].dtype.kind in NUMBERS for name in inputs)
     if shown and all(has_classes(table, name) for name in shown):
-        figure = _classes(table, inputs if numeric else [], shown)
-    elif len(inputs) == 1 and numeric:
+        figure = _classes(table, inputs if plain else [], shown)
+    elif len(inputs) == 1 and plain:
         figure = _curves(table, inputs[0], shown)
-    elif len(inputs) == 2 and numeric:
+    elif len(inputs) == 2 and plain:
         figure = _maps(table, inputs, shown)
     else:
-        height, width = SQUARE
-        figure, panels = small_multiples(len(shown), 2, height, width=width * min(2, len(shown)))
+        figure, panels = small_multiples(len(shown), 2, *SQUARE)
         for axes, output in zip(panels, shown, strict=True):
             _parity(axes, table, output)
     set_remark(figure, title or note_of_some(len(shown), len(outputs), "outputs"))
@@ -133,27 +133,26 @@ def _maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]
     columns, width = (3, None) if known else (1, ALONE)
     figure, grid = grid_of_panels(len(outputs), columns, width=width, sharey=True)
     for line, output in zip(grid, outputs, strict=True):
-        values = rows[[f"truth:{output}", f"prediction:{output}"]].to_numpy(dtype=float)
-        (truth, guess), finite = values.T, values[np.isfinite(values)]
+        truth, guess = rows[[f"truth:{output}", f"prediction:{output}"]].to_numpy(dtype=float).T
+        finite = np.concatenate([truth, guess])[np.isfinite([*truth, *guess])]
         limits = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        error = guess - truth
-        limit, largest = error_limit(error), float(np.nanmax(np.abs(error), initial=0.0))
-        shown: list[Any] = [
-            ("truth", truth, limits),
-            ("prediction", guess, limits),
-            ("prediction - truth", error, (-limit, limit), DIVERGING),
-        ]
-        images = []
-        for axes, (title, *drawn) in zip(line, shown if known else shown[1:2], strict=True):
-            images.append(draw_map(axes, x, y, *drawn))
-            axes.set(title=title, xlabel=shorten(inputs[0]))
-        line[0].set_ylabel(shorten(inputs[1]))
-        figure.colorbar(images[0], ax=line[:2], aspect=LONG, label=shorten(output), **BELOW)
+        shown = [("truth", truth), ("prediction", guess)][not known :]
+        for axes, (title, values) in zip(line, shown, strict=False):
+            image = draw_map(axes, x, y, values, limits)
+            axes.set_title(title)
+        figure.colorbar(image, ax=line[:2], aspect=LONG, label=shorten(output), **BELOW)
         if known:
+            error = guess - truth
+            limit, largest = error_limit(error), float(np.nanmax(np.abs(error), initial=0.0))
+            image = draw_map(line[2], x, y, error, (-limit, limit), DIVERGING)
+            line[2].set_title("prediction - truth")
             extend = "both" if largest > limit else "neither"
             look: Any = {"aspect": SHORT, "ticks": MaxNLocator(3), "extend": extend}
-            bar = figure.colorbar(images[2], ax=line[2], **look, **BELOW)
+            bar = figure.colorbar(image, ax=line[2], **look, **BELOW)
             bar.set_label(f"largest {number(largest)}", loc="left")
+        for axes in line:
+            axes.set_xlabel(shorten(inputs[0]))
+        line[0].set_ylabel(shorten(inputs[1]))
     return figure
 
 
@@ -193,11 +192,13 @@ def residuals(table: pandas.DataFrame) -> Figure:
     """Draw a histogram of prediction - truth, and it over the prediction, for each numeric output.
 
     `table` is as for `predictions`; rows of the first seed and the splits train and test count. For
-    classes, draw how often each is predicted as another one.
+    classes, draw the confusion matrix of each split.
     """
     table, _, outputs = _read(table)
     if outputs and all(has_classes(table, name) for name in outputs):
-        return _misclassified(table, outputs[0])
+        rows, labels = _labelled(table, outputs[0])
+        parts = [(outputs[0], rows[rows["split"] == split], labels) for split in JUDGED]
+        return _matrices([part for part in parts if len(part[1])])
     shown = outputs[:MAX_OUTPUTS]
     figure, grid = grid_of_panels(max(1, len(shown)), 2, room=0.1)
     for (left, right), output in zip(grid, shown, strict=False):
@@ -246,37 +247,25 @@ def _labelled(table: pandas.DataFrame, output: str) -> tuple[pandas.DataFrame, l
 
 def _classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
     """Draw a confusion matrix per output; for two numeric inputs, also a map of the classes."""
+    parts = [(output, *_labelled(table, output)) for output in outputs]
     if len(inputs) != 2 or len(outputs) != 1 or not (table["split"] == "grid").any():
-        height, width = MATRIX
-        figure, panels = small_multiples(len(outputs), height=height, width=width)
-        for axes, output in zip(panels, outputs, strict=True):
-            _confusion(axes, output, *_labelled(table, output))
-        return figure
-    rows, labels = _labelled(table, outputs[0])
+        return _matrices(parts)
+    (_, rows, labels), *_ = parts
     figure, ((left, right),) = grid_of_panels(1, 2, ALONE)
     x, y = (table[f"input:{name}"].astype(float) for name in inputs)
     _draw_areas(left, rows.assign(x=x, y=y), labels)
     names = [shorten(name) for name in inputs]
     left.set(xlabel=names[0], ylabel=names[1], title="areas: prediction; points: truth")
-    _confusion(right, outputs[0], rows, labels)
+    _confusion(right, *parts[0])
     return figure
 
 
-def _misclassified(table: pandas.DataFrame, output: str) -> Figure:
-    """Draw the fraction of misclassified points of each class, by split."""
-    table, labels = _labelled(table, output)
-    figure, axes = one_panel(BAR * len(labels) + 0.8)
-    for split in JUDGED:
-        rows, offset = table[table["split"] == split].dropna(), 0.2 if split == "test" else -0.2
-        if len(rows):
-            wrong = (rows["truth"] != rows["guess"]).groupby(rows["truth"]).mean()
-            percent = 100 * wrong.reindex(labels, fill_value=0.0).to_numpy(dtype=float)
-            look: Any = {"color": SPLITS[split], "label": f"{split}: {len(rows)} points"}
-            bars = axes.barh(np.arange(len(labels)) + offset, percent, 0.38, **look)
-            axes.bar_label(bars, fmt="{:.3g}", size="small", padding=2)
-    name_rows(axes, [shorten(label) for label in labels])
-    axes.set(xlabel="misclassified points (%)", xlim=(0, max(1.0, 1.15 * axes.get_xlim()[1])))
-    return finish(figure, [axes], where="outside upper center", ncols=2)
+def _matrices(parts: Sequence[tuple[str, pandas.DataFrame, list[str]]]) -> Figure:
+    """Draw confusion matrices, two in a row."""
+    figure, panels = small_multiples(len(parts), 2, *MATRIX)
+    for axes, part in zip(panels, parts, strict=False):
+        _confusion(axes, *part)
+    return figure
 
 
 def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str]) -> None:
@@ -293,8 +282,8 @@ def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str
     largest = counts.sum(1).max(initial=0) / max(1, len(rows))
     title = f"{shorten(output)}, {split}: {right:.1%} correct\n(largest class {largest:.1%})"
     axes.set(xlabel="prediction", ylabel="truth", title=title)
-    ticks = MaxNLocator(5, integer=True)
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points", ticks=ticks)
+    if counts.size > MAX_NUMBERED:
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points")
 
 
 def _draw_areas(axes: Axes, rows: pandas.DataFrame, labels: list[str]) -> None:
@@ -329,23 +318,22 @@ def effects(
     table, importance, values = (first_seed(one) for one in (table, importance, values))
     names = [name for name in importance["input"] if name in set(table["input"])]
     shown = names[:MAX_INPUTS]
-    figure, panels = small_multiples(len(shown), 3, EFFECT, room=0.3, measured=False, sharey=True)
+    figure, panels = small_multiples(len(shown), 3, EFFECT, room=0.3, sharey=True)
+    lay_out_by_hand(figure, *EFFECTS_LAYOUT)
     part = table[table["input"].isin(shown)]
     low, high = float(part["value"].min()), float(part["value"].max())
     room = ROOM * (high - low) or 1.0
     for axes, name in zip(panels, shown, strict=True):
         own = part[part["input"] == name].sort_values("x")
         for colour, (output, rows) in zip(CYCLE, own.groupby("output"), strict=False):
-            levels = rows["level"].fillna("")
-            look: Any = {"color": colour, "label": shorten(output)}
+            levels, ends = rows["level"].fillna(""), (rows["x"], rows["lower"], rows["upper"])
             if levels.all():
-                bars = rows[["lower", "upper"]].sub(rows["value"], axis=0).abs().T
-                axes.errorbar(rows["x"], rows["value"], bars, fmt="o", **look)
+                axes.vlines(*ends, color=colour)
                 axes.set_xticks(rows["x"], [shorten(each, 12) for each in levels], rotation=90)
-                continue
-            axes.fill_between(rows["x"], rows["lower"], rows["upper"], color=colour, **BAND)
-            style = "o-" if len(rows) <= 2 else "-"
-            axes.plot(rows["x"], rows["value"], style, **look)
+            else:
+                axes.fill_between(*ends, color=colour, **BAND)
+            style = "o" if levels.all() else "o-" if len(rows) <= 2 else "-"
+            axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
         at = values.loc[values["input"] == name, "x"]
         bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         axes.plot(at, 0 * at, "|", color=GREY, ms=5, **bottom)
@@ -369,6 +357,7 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
     figure, panels = small_multiples(len(pairs), 2, room=0.2)
+    lay_out_by_hand(figure, *MAPS_LAYOUT)
     limits = float(table["value"].min()), float(table["value"].max())
     for axes, ((first, second), rows) in zip(panels, pairs, strict=True):
         x, y, values = rows[["x", "y", "value"]].to_numpy(dtype=float).T

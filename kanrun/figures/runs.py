@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import KEYS, are_pruned, left_out, strongest_of_all, titles_of
+from kanrun.figures.network import KEYS, are_pruned, strongest_edges, titles_of
 from kanrun.figures.panels import (
     DOTS,
     WIDTH,
@@ -21,8 +22,6 @@ from kanrun.figures.panels import (
     medians,
     name_columns,
     one_panel,
-    panel_of_rows,
-    seeds_across,
     shape_name,
     small_multiples,
     ticks_at,
@@ -51,6 +50,8 @@ DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
 TRIED: dict[str, Any] = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 #: Height of a learning curve, of one of its panels beside edges, and of a curve over settings.
 CURVE, SMALL_PANEL, OVER = 2.8, 1.6, 3.0
+#: Name of the axis of points without settings that differ.
+ALL = "all points"
 #: Bars in place of dots for medians over words.
 BAR: dict[str, Any] = {"ms": 14, "mew": 2}
 
@@ -137,37 +138,29 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
     remark = ""
     if len(functions) > 1:
         first = next(iter(functions.values()))
-        first = first[~are_pruned(first)]
-        shown = strongest_of_all(first, MAX_EDGES)
-        groups, remark = list(shown.groupby(KEYS)), left_out(first, shown)
-    curves = bool(metrics)
+        shown, remark = strongest_edges(first[~are_pruned(first)], MAX_EDGES)
+        groups = list(shown.groupby(KEYS))
     columns, height = (4, SMALL_PANEL) if groups else (1, CURVE)
-    figure, panels = small_multiples(curves + len(groups), columns, height)
-    colours = {name: CYCLE[index % len(CYCLE)] for index, name in enumerate(runs)}
-    if curves:
-        _draw_errors(panels[0], metrics, colours)
-    for axes, (key, group) in zip(panels[curves:], groups, strict=True):
+    figure, panels = small_multiples(bool(metrics) + len(groups), columns, height)
+    colours = dict(zip(runs, itertools.cycle(CYCLE), strict=False))
+    for axes, (key, group) in zip(panels[bool(metrics) :], groups, strict=True):
         for name, table in functions.items():
             rows = table[(table[KEYS] == key).all(axis=1)].sort_values("x")
             axes.plot(rows["x"], rows["y"], color=colours[name], label=shorten(name))
         axes.set_title(titles_of(group)[0])
-    return finish(figure, panels[:2], remark, ncols=min(4, len(runs)))
-
-
-def _draw_errors(
-    axes: Axes, metrics: Mapping[str, pandas.DataFrame], colours: Mapping[str, str]
-) -> None:
-    """Draw the lowest value so far (that network is kept) of the first error that all runs have."""
     common = [
         name
         for name in ERRORS
         if all(name in table and (table[name] > 0).any() for table in metrics.values())
     ]
     for name, table in metrics.items() if common else ():
+        # The network with the lowest value so far is kept.
         lowest = table[common[0]].where(table[common[0]] > 0).cummin().to_numpy(dtype=float)
-        axes.plot(lowest, color=colours[name], label=shorten(name))
-    what = common[0].replace("_rmse", " RMSE") if common else "RMSE"
-    axes.set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
+        panels[0].plot(lowest, color=colours[name], label=shorten(name))
+    if metrics:
+        what = common[0].replace("_rmse", " RMSE") if common else "RMSE"
+        panels[0].set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
+    return finish(figure, panels[:2], remark, ncols=min(4, len(runs)))
 
 
 @styled
@@ -177,18 +170,13 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     `table` has one row per point and seed. Of more than two settings, draw the two with the most
     values, and take medians over the others.
     """
-    table = table[np.isfinite(table[result].astype(float))]
-    shown = sorted(settings, key=lambda name: -table[name].nunique())[:2]
+    table = table[np.isfinite(table[result].astype(float))].assign(**{ALL: ""})
+    shown = sorted(settings, key=lambda name: -table[name].nunique())[:2] or [ALL]
     left = ", ".join(name for name in settings if name not in shown)
     table = table.assign(**{name: _values_of(table[name]) for name in shown})
-    if not shown:
-        figure, panel = panel_of_rows([shorten(result)])
-        seeds_across(panel, table[result], 0)
-        panel.legend(loc="upper right")
-        return figure
     figure, panel = one_panel(OVER)
-    if len(shown) == 1:
-        _draw_curve(panel, table, shown[0], result)
+    if len(shown) < 2:
+        _draw_curve(panel, table, *shown, result)
         set_remark(figure, DOTS)
         return figure
     across, up = shown

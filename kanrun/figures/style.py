@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -190,8 +190,3 @@ def set_remark(figure: Any, remark: str, **place: float) -> None:
 def as_bool(column: pandas.Series[Any]) -> pandas.Series[bool]:
     """Return which entries are true; a file with missing entries has them as text."""
     return column.astype(str).str.lower().isin(["true", "1", "1.0"])
-
-
-def is_numeric(table: pandas.DataFrame, columns: Sequence[str]) -> bool:
-    """Return whether all of these columns contain numbers."""
-    return all(table[name].dtype.kind in NUMBERS for name in columns)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from kanrun.exports import (
     document_of,
     encode,
     evaluate,
-    export_bytes,
+    export_files,
     identifier,
     in_pieces,
 )
@@ -54,8 +55,13 @@ def agree(found, expected, relative=1e-12):
     )
 
 
+def content(one, form, file="m"):
+    files, _ = export_files(one, form, Path(file))
+    return files[Path(file)]
+
+
 def written(one, form, file):
-    file.write_bytes(export_bytes(one, form, file))
+    file.write_bytes(content(one, form, file))
     return file
 
 
@@ -86,7 +92,7 @@ def through_c(library, name, x, outputs):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_document_has_the_models_numbers(name):
     one = MODELS[name]()
-    document = json.loads(export_bytes(one, "json", "m.json"))
+    document = json.loads(content(one, "json"))
     x = rows_for(one)
     for rows in (x, x[:1]):
         agree(evaluate(in_pieces(document), rows), predicted_values(one, rows))
@@ -204,9 +210,7 @@ def test_onnx_has_the_models_numbers(name):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     one = MODELS[name]()
-    session = runtime.InferenceSession(
-        export_bytes(one, "onnx", "m.onnx"), providers=["CPUExecutionProvider"]
-    )
+    session = runtime.InferenceSession(content(one, "onnx"), providers=["CPUExecutionProvider"])
     x = rows_for(one).astype(np.float32)
     expected = predicted_values(one, x)
     own = (
@@ -226,13 +230,13 @@ def test_onnx_refuses_units_beyond_float32():
     with pytest.raises(
         UsageError, match=r"has values near \d.*e-\d+, and the inputs and outputs of --format onnx"
     ):
-        export_bytes(replace(one, domain=one.domain * 1e-40), "onnx", "m.onnx")
+        content(replace(one, domain=one.domain * 1e-40), "onnx")
 
 
 @pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "windows"])
 def test_torch_export_has_the_models_numbers(name):
     one = MODELS[name]()
-    program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
+    program = torch.export.load(io.BytesIO(content(one, "torch")))
     for rows in (1, POINTS):
         x = rows_for(one)[:rows]
         agree(program.module()(torch.as_tensor(x)), predicted_values(one, x))
@@ -251,9 +255,9 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
         document_of(one)
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
     with pytest.raises(UsageError, match="constraints=hard"):
-        export_bytes(replace(one, network=Windows([field(), built_in])), "torch", "m.pt2")
+        content(replace(one, network=Windows([field(), built_in])), "torch")
     with pytest.raises(UsageError, match="c, json, lut, onnx, python, torch"):
-        export_bytes(one, "matlab", "m.m")
+        content(one, "matlab")
     assert set(FORMATS) == {"c", "json", "lut", "onnx", "python", "torch"}
 
 

@@ -102,7 +102,7 @@ def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path):
 def test_partly_numeric_formulas_in_latex_have_their_splines():
     latex = formula_bytes([partly_numeric()], "formula", "f.tex", "f").decode()
     assert r"y = x_{1} + 2 f_{1}{\left(x_{0} x_{1} \right)}" in latex
-    assert r"f_{1}\left(t\right) = \begin{cases}" in latex
+    assert r"f_{1}{\left(t \right)} = \begin{cases}" in latex
 
 
 @pytest.mark.parametrize(

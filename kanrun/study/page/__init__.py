@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs import Run
+from kanrun.runs import Manifest, Run
 from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import local_time
@@ -32,8 +32,6 @@ from kanrun.study.report import shown
 LARGEST, TEXT, MOST_NETWORKS = 5 * 10**6, 150_000, 10
 #: Attributes of cells with the verdict on a claim.
 _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
-#: Bytes of three that become four letters.
-_BASE64 = 4 / 3
 #: Largest SVG figure in bytes; a larger one is embedded as PNG.
 _LARGEST_SVG = 400_000
 _MOST_ROWS = 200
@@ -51,7 +49,19 @@ _TABLES = (
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
     """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
-    write_page(_page(runs), output)
+    names, sources = ", ".join(run.name for run in runs), list[str]()
+    body = [_tag("h1", names)]
+    if len(runs) > 1:
+        best = [run.best for run in runs]
+        settings, results, _ = differences(best)
+        if results:
+            body += [_tag("h3", "Results"), _table(as_columns(best, results))]
+        if settings:
+            body.append(_folded("Settings that differ", _table(as_columns(best, settings))))
+    room = (LARGEST - TEXT) // len(runs)
+    body += [f"<section>{_section(run, sources, room)}</section>" for run in runs]
+    page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
+    write_page(page, output)
 
 
 def write_page(page: str, output: Path) -> None:
@@ -59,22 +69,6 @@ def write_page(page: str, output: Path) -> None:
     if not output.parent.is_dir():
         raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
     write_named_file(output, page.encode())
-
-
-def _page(runs: Sequence[Run]) -> str:
-    names, sources, compared = ", ".join(run.name for run in runs), list[str](), list[str]()
-    if len(runs) > 1:
-        best = [run.best for run in runs]
-        settings, results, _ = differences(best)
-        if results:
-            compared += [_tag("h3", "Results"), _table(as_columns(best, results))]
-        if settings:
-            table = _table(as_columns(best, settings))
-            compared.append(_folded("Settings that differ", table))
-    room = (LARGEST - TEXT) // len(runs)
-    sections = [f"<section>{_section(run, sources, room)}</section>" for run in runs]
-    body = [_tag("h1", names), *compared, *sections, *sources]
-    return html_page(f"kanrun: {names}", body, ("network.js", "page.js"))
 
 
 def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
@@ -103,34 +97,35 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
 
 def _section(run: Run, sources: list[str], room: int) -> str:
     """Return all of one run; figures are left out once they would need more than `room` bytes."""
-    single = run.best
-    parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}"), _results(single)]
+    single, before, manifest = run.best, len(sources), None
+    parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
+    try:
+        manifest = single.manifest
+        parts += _results(single, manifest)
+    except KanrunError as error:
+        parts.append(_tag("p", str(error)))
     parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
     if run.has_points:
-        parts.append(
-            _tag("p", f"A run of {len(run.points)} points; below is its best, {single.name}.")
-        )
-    before = len(sources)
+        text = f"A run of {len(run.points)} points; below is its best, {single.name}."
+        parts.append(_tag("p", text))
     parts += _living(single, sources, room)
-    room -= sum(map(len, sources[before:]))
-    parts.append(_claims(single))
-    for path in _figures(single, run):
-        image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
-        room -= round(_BASE64 * len(image))
-        if room < 0:
-            text = f"Further figures are in {path.parent}: the page would be too large."
-            parts.append(_tag("p", text))
-            break
-        data_uri = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-        name = escape(path.stem, quote=True)
-        image_tag = f'<img alt="figure {name}" src="{data_uri}">'
-        parts.append(f"<figure>{image_tag}<figcaption>{name}</figcaption></figure>")
+    parts += _claims(manifest) if manifest else ()
+    parts += _figures(single, run, room - sum(map(len, sources[before:])))
     if run.has_points:
         parts.append(_folded("Points", _points(run)))
-    parts += [_folded(name, _table(columns)) for name, columns in _tables(single)]
+    for name in _TABLES:
+        with contextlib.suppress(KanrunError):
+            columns = single.columns(name)
+            if any(map(len, columns.values())):
+                parts.append(_folded(name, _table(columns)))
     with contextlib.suppress(KanrunError):
-        parts.append(_details("Settings", flattened(single.config)))
-    parts.append(_environment(single))
+        parts.append(_folded("Settings", _pairs(flattened(single.config))))
+    if manifest:
+        names = ("seconds", "host", "device", "precision", "threads")
+        facts = {"started": local_time(manifest.started)}
+        facts |= {name: getattr(manifest, name) for name in names}
+        facts |= flattened(manifest.git or {}, "git.") | dict(manifest.versions)
+        parts.append(_folded("Environment", _pairs(facts)))
     return "\n".join(parts)
 
 
@@ -152,90 +147,60 @@ def _living(run: Run, sources: list[str], room: int) -> Iterable[str]:
         yield f'<div class="living" data-source="{name}"></div>'
 
 
-def _results(run: Run) -> str:
-    """Return the metrics of a run in a line, and how to repeat it."""
-    try:
-        manifest = run.manifest
-    except KanrunError as error:
-        return _tag("p", str(error))
-    pairs = ", ".join(f"{name} {shown(value)}" for name, value in manifest.metrics.items())
+def _results(run: Run, manifest: Manifest) -> Iterable[str]:
+    """Yield the metrics of a run in a line, and how to repeat it."""
+    if manifest.metrics:
+        pairs = (f"{name} {shown(value)}" for name, value in manifest.metrics.items())
+        yield f'<p class="number">{escape(", ".join(pairs))}</p>'
     words = f"kanrun {manifest.command} {shlex.join(manifest.overrides)}".strip()
     words = words if run.point else shlex.join(manifest.argv) or words
-    parts = [f'<p class="number">{escape(pairs)}</p>'] if pairs else []
-    parts.append(f"<p>Asked for by <code>{escape(words)}</code></p>")
-    parts.append(f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>")
+    yield f"<p>Asked for by <code>{escape(words)}</code></p>"
+    yield f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>"
     if manifest.reason:
-        parts.append(_tag("p", manifest.reason))
-    return "\n".join(parts)
+        yield _tag("p", manifest.reason)
 
 
-def _claims(run: Run) -> str:
-    """Return the claims and the notes of a run."""
-    try:
-        manifest = run.manifest
-    except KanrunError:
-        return ""
-    parts = []
-    if manifest.claims:
-        claims = {
-            "": ["holds" if claim.holds else "does not hold" for claim in manifest.claims],
-            "claim": [claim.sentence for claim in manifest.claims],
-            "measured": [shown(claim.measured) for claim in manifest.claims],
-            "bound": [claim.bound for claim in manifest.claims],
-            "spread": [claim.spread or "" for claim in manifest.claims],
+def _claims(manifest: Manifest) -> Iterable[str]:
+    """Yield the claims and the notes of a run."""
+    if claims := manifest.claims:
+        columns = {
+            "": ["holds" if claim.holds else "does not hold" for claim in claims],
+            "claim": [claim.sentence for claim in claims],
+            "measured": [shown(claim.measured) for claim in claims],
+            "bound": [claim.bound for claim in claims],
+            "spread": [claim.spread or "" for claim in claims],
         }
-        parts += [_tag("h3", "Claims"), _table(claims)]
-    return "\n".join([*parts, *(_tag("p", f"Note: {note}") for note in manifest.notes)])
-
-
-def _tables(run: Run) -> Iterable[tuple[str, Mapping[str, Sequence[Any]]]]:
-    for name in _TABLES:
-        with contextlib.suppress(KanrunError):
-            columns = run.columns(name)
-            if columns and len(next(iter(columns.values()))):
-                yield name, columns
-
-
-def _environment(run: Run) -> str:
-    try:
-        manifest = run.manifest
-    except KanrunError:
-        return ""
-    facts = {
-        "started": local_time(manifest.started),
-        "seconds": manifest.seconds,
-        "host": manifest.host,
-        "device": manifest.device,
-        "precision": manifest.precision,
-        "threads": manifest.threads,
-        **flattened(manifest.git or {}, "git."),
-        **manifest.versions,
-    }
-    return _details("Environment", facts)
+        yield _tag("h3", "Claims") + _table(columns)
+    yield from (_tag("p", f"Note: {note}") for note in manifest.notes)
 
 
 def _points(run: Run) -> str:
     rows: list[dict[str, Any]] = []
-    for point in run.points[:_MOST_ROWS]:
-        row: dict[str, Any] = {"point": point.name, "status": point.status}
-        row |= point.point.values if point.point else {}
+    for point in run.points:
+        values = point.point.values if point.point else {}
+        rows.append({"point": point.name, "status": point.status, **values})
         with contextlib.suppress(KanrunError):
-            row |= point.manifest.metrics
-        rows.append(row)
+            rows[-1] |= point.manifest.metrics
     names = dict.fromkeys(name for row in rows for name in row)
-    more = len(run.points) - len(rows)
-    table = _table({name: [row.get(name) for row in rows] for name in names})
-    return table + (_tag("p", f"{more} more points in the run's folder") if more else "")
+    return _table({name: [row.get(name) for row in rows] for name in names})
 
 
-def _figures(single: Run, run: Run) -> Iterable[Path]:
-    """Yield one file per figure of a run and its best point: a small SVG, or PNG."""
+def _figures(single: Run, run: Run, room: int) -> Iterable[str]:
+    """Yield the figures of a run and its best point, each as a small SVG or as PNG."""
     for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
-        files = [path for path in folder.glob("*.*g") if not path.is_symlink()]
+        files = {path for path in folder.glob("*.*g") if not path.is_symlink()}
         for stem in sorted({path.with_suffix("") for path in files}):
             png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
             small = svg in files and svg.stat().st_size <= _LARGEST_SVG
-            yield svg if small or png not in files else png
+            vector = small or png not in files
+            image = base64.b64encode((svg if vector else png).read_bytes()).decode()
+            room -= len(image)
+            if room < 0:
+                yield _tag("p", f"Further figures are in {folder}: the page would be too large.")
+                return
+            name, kind = escape(stem.name, quote=True), "svg+xml" if vector else "png"
+            shows = f'<img alt="figure {name}" src="data:image/{kind};base64,{image}">'
+            yield f"<figure>{shows}<figcaption>{name}</figcaption></figure>"
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
@@ -258,13 +223,8 @@ def _cell(value: Any) -> str:
     return f"<td{mark}>{escape(text)}</td>"
 
 
-def _details(title: str, pairs: Mapping[str, Any]) -> str:
-    """Return names and values that are folded below a title."""
-    rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(shown(value))}</td></tr>"
-        for name, value in pairs.items()
-    )
-    return _folded(title, f'<div class="wide"><table><tbody>{rows}</tbody></table></div>')
+def _pairs(values: Mapping[str, Any]) -> str:
+    return _table({"name": list(values), "value": list(values.values())})
 
 
 def _folded(title: str, content: str) -> str:

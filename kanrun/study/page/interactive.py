@@ -6,10 +6,11 @@ Networks are in the form of all exports (`kanrun.exports.document`), which netwo
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
@@ -29,23 +30,17 @@ _SLIDER_NAME, _RESUME_NAME = re.compile(r".*-seed\d+-stages"), re.compile(r"resu
 _LAYERS = {"splines", "dense", "sums_of_products"}
 
 
-@dataclass(frozen=True)
-class PageLimits:
-    """Limits of a page: networks, numbers of one, test points, points of a line, panels, frames."""
-
-    networks: int = 8
-    numbers: int = 60_000
-    points: int = 300
-    line: int = 400
-    panels: int = 12
-    frames: int = 60
+#: Largest numbers of networks on a page, of numbers in one, and of its test points.
+NETWORKS, NUMBERS, POINTS = 8, 60_000, 300
+#: Largest numbers of frames under a slider, of panels in one, and of points of a line.
+FRAMES, PANELS, LINE = 60, 12, 400
 
 
-def interactive_data(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
+def interactive_data(run: Run) -> Iterator[Living]:
     """Return all interactive parts of `run`; what cannot be read is left out."""
     for make in (_networks, _curves, _phases, _staircase, _snapping):
         with contextlib.suppress(KanrunError, KeyError, ValueError, TypeError, IndexError):
-            yield from make(run, limits)
+            yield from make(run)
 
 
 def model_values(model: Model) -> Living:
@@ -62,46 +57,42 @@ def model_values(model: Model) -> Living:
     return {key: document[key] for key in ("classes", "input_map", "output_map", "layers")}
 
 
-def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
+def _networks(run: Run) -> Iterator[Living]:
     """Yield the networks under sliders, one per title; without sliders that of the first seed."""
     names = [name for name in run.checkpoints if not _RESUME_NAME.fullmatch(name)]
+    sliders = list(filter(_SLIDER_NAME.fullmatch, names))
     found: dict[str, Living] = {}
-    for name in filter(_SLIDER_NAME.fullmatch, names):
-        stored = run.checkpoint(name)
-        title = str(stored.meta["title"])
-        if _size(stored) > limits.numbers or (len(found) >= limits.networks and title not in found):
+    for stored in map(run.checkpoint, sliders):
+        title, x, y = str(stored.meta["title"]), *(stored.arrays[f"points/{a}"] for a in "xy")
+        if _size(stored) > NUMBERS or (len(found) >= NETWORKS and title not in found):
             continue
         stages = list(_slider_models(stored))
-        x, y = stored.arrays["points/x"].tolist(), stored.arrays["points/y"].tolist()
-        if classes := stages[0][1].classes:
-            y = [[classes[int(value)] for value in row] for row in y]
-        living = _network(title, str(stored.meta["slider"]), stages, {"x": x, "y": y})
+        classes = np.array(stages[0][1].classes or [])
+        points = {"x": x.tolist(), "y": (classes[y.astype(int)] if len(classes) else y).tolist()}
+        living = _network(title, str(stored.meta["slider"]), stages, points)
         found.setdefault(title, living | {"stages": []})["stages"].extend(living["stages"])
     yield from found.values()
-    models = [name for name in names if not _SLIDER_NAME.fullmatch(name)]
-    if found or not models:
+    if found or len(sliders) == len(names):
         return
-    stored, title = run.checkpoint(models[0]), f"The network {models[0]}"
-    if (size := _size(stored)) > limits.numbers:
-        yield _absent(title, f"It has {size} numbers, too many for a page.")
+    name = next(name for name in names if name not in sliders)
+    stored, title = run.checkpoint(name), f"The network {name}"
+    absent = {"kind": "absent", "title": title}
+    if (size := _size(stored)) > NUMBERS:
+        yield absent | {"said": f"It has {size} numbers, too many for a page."}
         return
     model = model_from_checkpoint(stored)
-    points = _test_points(run, models[0], model)
+    points = _test_points(run, name, model)
     try:
         if isinstance(model.network, Windows):
-            yield _windows(title, model, points, limits)
+            yield _windows(title, model, model.network.parts, points)
         else:
-            yield _network(title, "", [("", model)], _thinned(points, limits.points))
+            yield _network(title, "", [("", model)], _thinned(points, POINTS))
     except UsageError as error:
-        yield _absent(title, f"{str(error).rstrip('.')}; its figures show it.")
+        yield absent | {"said": f"{str(error).rstrip('.')}; its figures show it."}
 
 
 def _size(stored: Checkpoint) -> int:
     return sum(array.size for array in stored.arrays.values())
-
-
-def _absent(title: str, said: str) -> Living:
-    return {"kind": "absent", "title": title, "said": said}
 
 
 def _slider_models(stored: Checkpoint) -> Iterator[tuple[str, Model]]:
@@ -135,21 +126,20 @@ def _network(
     }
 
 
-def _windows(title: str, model: Model, points: Living, limits: PageLimits) -> Living:
+def _windows(title: str, model: Model, fields: Sequence[Field], points: Living) -> Living:
     """Return a stage for each time window, with its test points."""
-    assert isinstance(model.network, Windows)  # for the type checker alone
-    fields = [field for field in model.network.fields if isinstance(field, Field)]
-    boxes, stages = [field.box.tolist() for field in fields], list[tuple[str, Model]]()
-    for field, (*_, (low, high)) in zip(fields, boxes, strict=True):
-        label = f"{model.inputs[-1]} from {low:.4g} to {high:.4g}"
-        stages.append((label, replace(model, network=field)))
-    living = _network(title, "window", stages, points)
-    times = np.array(points["x"]).reshape(-1, len(model.inputs))[:, -1]
-    window = np.searchsorted([box[-1][1] for box in boxes[:-1]], times)
-    for number, stage in enumerate(living["stages"]):
-        inside = np.flatnonzero(window == number)
-        part = {name: [values[i] for i in inside] for name, values in points.items()}
-        stage |= {"domain": boxes[number], "points": _thinned(part, limits.points)}
+    boxes = [field.box.tolist() for field in fields]
+    stages = [
+        (f"{model.inputs[-1]} from {low:.4g} to {high:.4g}", replace(model, network=field))
+        for field, (*_, (low, high)) in zip(fields, boxes, strict=True)
+    ]
+    living, before = _network(title, "window", stages, points), -math.inf
+    for stage, box in zip(living["stages"], boxes, strict=True):
+        after = box[-1][1] if box is not boxes[-1] else math.inf
+        inside = [before < x[-1] <= after for x in points["x"]]
+        part = {name: list(compress(values, inside)) for name, values in points.items()}
+        stage |= {"domain": box, "points": _thinned(part, POINTS)}
+        before = after
     return living
 
 
@@ -167,40 +157,42 @@ def _test_points(run: Run, name: str, model: Model) -> Living:
     if not {*inputs, *outputs} <= set(table):
         return {"x": [], "y": []}
     known = table.dropna(subset=[*inputs, *outputs])
-    return {"x": known[inputs].to_numpy().tolist(), "y": known[outputs].to_numpy().tolist()}
+    return {"x": _rows(known, inputs), "y": _rows(known, outputs)}
 
 
-def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
+def _curves(run: Run) -> Iterator[Living]:
     """Yield the Bézier curve and the B-spline of `kanrun curves` by their control points."""
+    curve = {"kind": "curve", "knots": None}
     if "de_casteljau" in run.tables:
-        points = run.table("de_casteljau").query("level == 0")
-        degree = len(points) - 1
+        control = _rows(run.table("de_casteljau").query("level == 0"), ["x", "y"])
+        degree = len(control) - 1
         title = f"A Bézier curve of degree {degree}: every control point moves all of it"
-        yield _curve(title, points, None, degree)
+        yield curve | {"title": title, "control": control, "degree": degree}
     if {"bspline_control", "bspline_knots"} <= set(run.tables):
-        points, knots = run.table("bspline_control"), run.table("bspline_knots")
+        control, knots = _rows(run.table("bspline_control"), ["x", "y"]), run.table("bspline_knots")
         every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
-        degree = len(every) - len(points) - 1
+        degree = len(every) - len(control) - 1
         spans = f"a control point moves at most {degree + 1} spans between knots (grey dots)"
-        yield _curve(f"A B-spline of degree {degree}: {spans}", points, every, degree)
+        title = f"A B-spline of degree {degree}: {spans}"
+        yield curve | {"title": title, "control": control, "knots": every, "degree": degree}
 
 
-def _curve(title: str, points: pd.DataFrame, knots: list[float] | None, degree: int) -> Living:
-    control = points[["x", "y"]].to_numpy().tolist()
-    return {"kind": "curve", "title": title, "control": control, "knots": knots, "degree": degree}
+def _rows(table: pd.DataFrame, columns: Sequence[str]) -> list[list[float]]:
+    rows: list[list[float]] = table[list(columns)].to_numpy().tolist()
+    return rows
 
 
-def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
+def _phases(run: Run) -> Iterator[Living]:
     """Yield the tasks of `kanrun continual` with the predictions after each phase."""
     table = _first_seed(run.table("functions"))
     if "x1" in table:  # of more inputs than one there is no curve
         return
     frames = []
-    for phase, known in islice(table.groupby("after"), limits.frames):
+    for phase, known in islice(table.groupby("after"), FRAMES):
         panels = []
-        for learner, rows in islice(known.groupby("learner", sort=False), limits.panels):
+        for learner, rows in islice(known.groupby("learner", sort=False), PANELS):
             lines = [
-                _line(rows["x0"], rows[column], style, limits)
+                _line(rows["x0"], rows[column], style)
                 for column, style in (("truth", "truth"), ("output", "curve"))
             ]
             panels.append({"title": str(learner), "lines": lines})
@@ -209,24 +201,24 @@ def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
     yield _frames(title, "phase", frames)
 
 
-def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
+def _staircase(run: Run) -> Iterator[Living]:
     """Yield the errors of `kanrun extend-grid` over steps, grid by grid: the staircase."""
     table = _first_seed(run.table("metrics"))
     if "schedules" in set(table.get("part", ())):
         table = table[table["part"] == "schedules"]
     error, *_ = (name for name in ("test_rmse", "validation_rmse", "train_rmse") if name in table)
     table["log"] = np.log10(table[error].where(table[error] > 0))
-    schedules = list(islice(table.groupby("schedule", sort=False), limits.panels))
+    schedules = list(islice(table.groupby("schedule", sort=False), PANELS))
     frames = []
-    for stage in sorted(table["stage"].unique())[: limits.frames]:
+    for stage in sorted(table["stage"].unique())[:FRAMES]:
         panels, grids = [], list[str]()
         for schedule, rows in schedules:
             step = pd.Series(range(len(rows)), rows.index)
             done = rows["stage"] <= stage
             grids += map(str, rows["intervals"][done].tail(1))
             lines = [
-                _line(step, rows["log"], "unseen", limits),
-                _line(step[done], rows["log"][done], "curve", limits),
+                _line(step, rows["log"], "unseen"),
+                _line(step[done], rows["log"][done], "curve"),
             ]
             panels.append({"title": f"log10 {error} over steps, {schedule}", "lines": lines})
         said = f"intervals: {', '.join(dict.fromkeys(grids))}"
@@ -236,21 +228,21 @@ def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
     )
 
 
-def _snapping(run: Run, limits: PageLimits) -> Iterator[Living]:
+def _snapping(run: Run) -> Iterator[Living]:
     """Yield the edges of `kanrun interpret`, stage by stage, until they are symbols."""
     table = _first_seed(run.table("edges")).fillna({"symbolic": "", "score": 0.0})
     table = table[(table["symbolic"] != "=") & (table["pruned"].astype(str) != "True")]
     frames = []
-    for stage, rows in islice(table.groupby("stage", sort=False), limits.frames):
+    for stage, rows in islice(table.groupby("stage", sort=False), FRAMES):
         edges = [edge for _, edge in rows.groupby(["layer", "out", "in"], sort=False)]
         edges.sort(key=lambda edge: -float(edge["score"].iloc[0]))
         panels = []
-        for edge in edges[: limits.panels]:
+        for edge in edges[:PANELS]:
             one = edge.iloc[0].fillna("")
             source = one["input_name"] or f"h{one['layer']}.{one['in']}"
             node = one["output_name"] or f"h{one['layer'] + 1}.{one['out']}"
             title = f"{source} → {node}" + (f": {one['symbolic']}" if one["symbolic"] else "")
-            line = _line(edge["x"], edge["y"], "other" if one["symbolic"] else "curve", limits)
+            line = _line(edge["x"], edge["y"], "other" if one["symbolic"] else "curve")
             panels.append({"title": title, "lines": [line]})
         frames.append({"label": str(stage), "panels": panels})
     title = "From a network to a formula: blue edges are splines, orange ones have become symbols"
@@ -262,8 +254,8 @@ def _frames(title: str, slider: str, frames: list[Living]) -> Living:
     return {"kind": "frames", "title": title, "slider": slider, "frames": frames, "common": True}
 
 
-def _line(x: pd.Series, y: pd.Series, style: str, limits: PageLimits) -> Living:
-    return {**_thinned({"x": x.tolist(), "y": y.tolist()}, limits.line), "style": style}
+def _line(x: pd.Series, y: pd.Series, style: str) -> Living:
+    return {**_thinned({"x": x.tolist(), "y": y.tolist()}, LINE), "style": style}
 
 
 def _thinned(points: Living, most: int) -> Living:
