@@ -1,4 +1,4 @@
-"""The model below in integers, as the C file next to this one computes it; NumPy is all it needs.
+"""Model in integers (below), as the C file next to this one computes it; NumPy is all it needs.
 
     codes(MODEL, x)           inputs (rows, inputs) in the units of the data as integer codes
     evaluate(MODEL, codes)    integer outputs (rows, outputs), equal to those of C in every bit

@@ -1,4 +1,4 @@
-"""The model below as functions of NumPy arrays; NumPy is all that it needs.
+"""Model (below) as functions of NumPy arrays; NumPy is all that it needs.
 
     predict({"column": [values, ...], ...})     a dictionary, a DataFrame: columns are found by name
     predict([[values of one row], ...])         rows of numbers in the order of MODEL["inputs"]

@@ -1,4 +1,4 @@
-"""The edge functions of a KAN: one panel each, and as a diagram with nodes in layers.
+"""Edge functions of a KAN: one panel each, and as a diagram with nodes in layers.
 
 Lengths of the diagram are in inches.
 """

@@ -163,18 +163,17 @@ def series(
     columns: tuple[str, str],
     by: str,
     *,
-    label: str = "{}",
     overlapping: bool = False,
     **look: Any,
 ) -> None:
     """Draw `medians` of each group of the column `by` in a colour and with a marker of its own.
 
-    `label` is a format of the group's name, such as "{}: median". Where curves may lie on each
-    other (`overlapping`), later ones are dashed and have smaller markers.
+    Where curves may lie on each other (`overlapping`), later ones are dashed and have smaller
+    markers.
     """
     for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
         style = MARKERS[index % len(MARKERS)] + ("--" if overlapping and index else "-")
-        look |= {"color": CYCLE[index % len(CYCLE)], "label": label.format(shorten(name))}
+        look |= {"color": CYCLE[index % len(CYCLE)], "label": shorten(name)}
         if overlapping:
             look["ms"] = max(LARGE - index, SMALL)
         medians(panel, rows, columns, style, **look)

@@ -1,4 +1,4 @@
-"""The lecture as one HTML page whose sections each have one thing to move.
+"""Lecture as one HTML page whose sections each have one thing to move.
 
 Half of the sections draw what they compute (`lesson.js`), the others show recorded runs: those that
 have the tag `lesson`, or small ones of `STUDIES`, which are run first.
