@@ -40,14 +40,12 @@ def check(cfg: SolveConfig) -> None:
         network_choices,
         policy_of,
         settings_of,
-        windows_of,
     )
 
     for entry in cfg.suite or [{}]:
         chosen = settings_of(cfg, entry)
         problem = make_solve_problem(chosen, cfg.seed)
         for choice in network_choices(chosen, problem.system):
-            windows_of(chosen, problem.system, choice.ansatz)
             check_memory(problem.system, policy_of(chosen), choice.unknowns)
 
 

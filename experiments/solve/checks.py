@@ -16,7 +16,12 @@ import sympy
 from numpy.typing import NDArray
 
 from kanrun.engine.equations import EquationPolicy, Face, IncompatibleCorner, System
-from kanrun.engine.equations.system import differentiate, low_discrepancy, on_face
+from kanrun.engine.equations.system import (
+    differentiate,
+    highest_orders,
+    low_discrepancy,
+    on_face,
+)
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation
@@ -82,15 +87,14 @@ def check_determined(system: System) -> None:
 
 def _check_agreement(system: System) -> None:
     """Raise UsageError for two conditions that give one derivative different values on a face."""
-    variables = system.vocabulary.variables
-    for (first, d, value), (second, e, other) in itertools.combinations(system.given, 2):
+    for (first, d, _), (second, e, other) in itertools.combinations(system.given, 2):
         for face in set(first.faces) & set(second.faces) if d == e else ():
             points = on_face(face, system.box, _FACE_POINTS).numpy()
-            ours, theirs = (to_numpy(each, variables)(points) for each in (value, other))
-            size = np.abs(ours).max() + np.abs(theirs).max()
-            if not np.abs(ours - theirs).max() <= _AGREEMENT * size:
+            gap, size = _residual(first.relation, [other], [], points, [points])
+            if not gap.max() <= _AGREEMENT * size:
+                place = _place(face, system.vocabulary.variables, " & ")
                 raise UsageError(
-                    f"Two conditions contradict each other at {_place(face, variables, ' & ')}: "
+                    f"Two conditions contradict each other at {place}: "
                     f"{first.relation.text} and {second.relation.text}. Keep one of them."
                 )
 
@@ -101,11 +105,8 @@ def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
 
 def _counted(system: System) -> tuple[int, int]:
     """Return the sum of the unknowns' orders in the first variable, and the conditions."""
-    orders = [0] * len(system.vocabulary.unknowns)
-    for derivative in system.derivatives:
-        orders[derivative.unknown] = max(orders[derivative.unknown], derivative.index[0])
     places = (1 if each.periodic is not None else len(each.faces) for each in system.conditions)
-    return sum(orders), sum(places)
+    return sum(highest_orders(system.equations, 0)), sum(places)
 
 
 def condition_warnings(system: System) -> list[str]:
@@ -118,9 +119,9 @@ def condition_warnings(system: System) -> list[str]:
             f"there are {count} conditions for an equation of order {needed}: not all may hold"
         )
     gaps: dict[str, list[tuple[Face, float]]] = {}
-    for corner, gap in incompatible_corners(system):
+    for corner in system.corners:
         if corner.relation not in system.equations:
-            gaps.setdefault(corner.relation.text, []).append((corner.face, gap))
+            gaps.setdefault(corner.relation.text, []).append((corner.face, corner.difference))
     for text, places in gaps.items():
         faces = " and ".join(_place(face, names) for face, _ in places)
         found.append(
@@ -138,7 +139,7 @@ def missing_conditions(system: System) -> list[str]:
         return []
     found = []
     for number, name in enumerate(names):
-        order = max(each.index[number] for each in system.equations[0].derivatives)
+        order = max(highest_orders(system.equations, number))
         count = sum(
             each.periodic == number or sum(number in dict(face) for face in each.faces)
             for each in system.conditions
@@ -151,14 +152,14 @@ def missing_conditions(system: System) -> list[str]:
     return found
 
 
-def incompatible_corners(system: System) -> list[tuple[IncompatibleCorner, float]]:
-    """Return the corners where a relation contradicts the other conditions, with the gaps.
+def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
+    """Return the corners where a relation contradicts the other conditions.
 
     A condition on a face also determines the derivatives along the face.
     """
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
-    found, names = list[tuple[IncompatibleCorner, float]](), system.vocabulary.variables
+    found, names = list[IncompatibleCorner](), system.vocabulary.variables
     for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
         places = (corner, *((each,) for each in corner))
         at, *near = (on_face(face, system.box, _FACE_POINTS).numpy() for face in places)
@@ -181,19 +182,15 @@ def incompatible_corners(system: System) -> list[tuple[IncompatibleCorner, float
                 continue
             residual, size = _residual(relation, values, system.guesses().tolist(), at, near)
             if (gap := float(residual.max())) > _INCOMPATIBLE * size:
-                found.append((IncompatibleCorner(corner, relation, min(gap / size, 1.0)), gap))
+                found.append(IncompatibleCorner(corner, relation, min(gap / size, 1.0), gap))
                 break
-    return found
+    return tuple(found)
 
 
-def check_hard(system: System, *, last: bool) -> None:
-    """Raise UsageError if conditions to be built in are incompatible where their faces meet.
-
-    At the beginning of the last variable this matters only if its conditions are built in too.
-    """
+def check_hard(system: System) -> None:
+    """Raise UsageError if conditions to be built in are incompatible where their faces meet."""
     for corner in system.corners:
-        initial = corner.face[-1][0] == len(system.box) - 1
-        if corner.relation not in system.equations and (last or not initial):
+        if corner.relation not in system.equations:
             raise UsageError(
                 f"constraints=hard: at {_place(corner.face, system.vocabulary.variables)} "
                 f"{corner.relation.text} "

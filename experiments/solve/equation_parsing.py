@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kanrun.config import EquationConfig
 from kanrun.engine.equations import Condition, Face, Observations, System
+from kanrun.engine.equations.system import highest_orders
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, variable
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
@@ -49,10 +50,8 @@ class EquationParser:
     def system(self) -> System:
         """Return the system without observations."""
         equations = tuple(map(self.relation, self.each_unknown("formula", "equation")))
-        conditions = tuple(
-            self._condition(f"equation.conditions.{name}", each)
-            for name, each in _conditions_by_name(self.equation.conditions, equations).items()
-        )
+        named = _conditions_by_name(self.equation.conditions, equations).items()
+        conditions = tuple(self._condition(f"equation.conditions.{n}", each) for n, each in named)
         given = (self.equation.unknown_parameters or {}).items()
         guesses = {name: constant(value) for name, value in given}
         box = torch.as_tensor(self.box)
@@ -188,13 +187,11 @@ def _periodic_names(name: str, equations: Sequence[Relation]) -> list[str]:
         raise UsageError(
             f"periodic in {name}: the variables are {', '.join(vocabulary.variables)}."
         )
-    number, highest = vocabulary.variables.index(name), [1] * len(vocabulary.unknowns)
-    for each in (derivative for relation in equations for derivative in relation.derivatives):
-        highest[each.unknown] = max(highest[each.unknown], each.index[number])
+    orders = highest_orders(equations, vocabulary.variables.index(name))
     return [
         f"{unknown}_{name * order}" if order else unknown
-        for unknown, count in zip(vocabulary.unknowns, highest, strict=True)
-        for order in range(count)
+        for unknown, highest in zip(vocabulary.unknowns, orders, strict=True)
+        for order in range(max(highest, 1))
     ]
 
 
@@ -226,24 +223,28 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
 
 def with_observations(system: System, unknowns: Sequence[str], columns: Array) -> System:
     """Return the system with observed `columns` of its variables and of `unknowns`."""
-    names = system.vocabulary.variables
-    points, values = columns[:, : len(names)], columns[:, len(names) :]
+    points, *values = map(torch.as_tensor, _points_and_values("data", system, columns))
+    observations = (
+        Observations(parse_relation(f"{name} = 0", system.vocabulary), points, column)
+        for name, column in zip(unknowns, values[0].T.contiguous(), strict=True)
+    )
+    return replace(system, observations=tuple(observations))
+
+
+def _points_and_values(key: str, system: System, columns: Array) -> tuple[Array, Array]:
+    """Return points inside the box, and the values there."""
+    points, values = np.split(columns, [len(system.box)], axis=1)
     low, high = system.box.numpy().T
     outside = ((points < low) | (points > high)).any(axis=1)
     if outside.any():
-        pairs = zip(names, points[outside][0], strict=True)
+        pairs = zip(system.vocabulary.variables, points[outside][0], strict=True)
         raise UsageError(
-            f"equation.data has {int(outside.sum())} of {len(points)} rows outside the box of "
+            f"equation.{key} has {int(outside.sum())} of {len(points)} rows outside the box of "
             "equation.variables, "
             f"the first at {', '.join(f'{name}={value:g}' for name, value in pairs)}. "
             "Widen the box or remove these rows."
         )
-    at = torch.as_tensor(points)
-    observations = (
-        Observations(parse_relation(f"{name} = 0", system.vocabulary), at, torch.as_tensor(column))
-        for name, column in zip(unknowns, values.T.copy(), strict=True)
-    )
-    return replace(system, observations=tuple(observations))
+    return points, values
 
 
 def read_reference(name: str, system: System) -> tuple[Array, Array]:
@@ -251,11 +252,4 @@ def read_reference(name: str, system: System) -> tuple[Array, Array]:
     own = files("kanrun.experiments.solve").joinpath("references", f"{name}.csv")
     wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
     columns = read_inputs(str(own) if own.is_file() else name, wanted)
-    points, values = np.split(columns, [len(system.box)], axis=1)
-    low, high = system.box.numpy().T
-    if ((points < low) | (points > high)).any():
-        raise UsageError(
-            f"equation.reference={name} has points outside the box of equation.variables. "
-            "Remove these rows."
-        )
-    return points, values
+    return _points_and_values("reference", system, columns)

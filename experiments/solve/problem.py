@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from itertools import pairwise
 from typing import Any
@@ -31,8 +31,10 @@ from omegaconf import OmegaConf
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.engine.equations import (
     Ansatz,
-    Create,
     EquationPolicy,
+    EvolutionSystem,
+    Grids,
+    Method,
     OutputForm,
     System,
     evolution_system,
@@ -52,8 +54,8 @@ _NETWORK_KEYS = {
     "kan": {"kind", "hidden", "terms", "factors", "degree"},
     "mlp": {"kind", "hidden", "terms", "factors", "activation"},
 }
-#: Default number of terms; more follow if they help.
-_TERMS = 4
+#: Default number of terms.
+_TERMS = 8
 #: Default grids; finer ones follow if they help.
 _INTERVALS = (5, 10, 20, 40)
 #: Default first grid of tensor products.
@@ -62,8 +64,6 @@ _TENSOR_INTERVALS = 8
 _MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
 #: Observations that are drawn from a reference solution by default.
 _OBSERVATIONS = 200
-#: Largest number of windows that can be asked for.
-_MAX_WINDOWS = 1000
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,12 @@ class SolveProblem:
     def compared_for(self, choice: NetworkChoice) -> SolveProblem:
         """Return the problem without a numerical reference where the solver estimates its error.
 
-        A reference takes longer than such a solution in two variables, and is less accurate.
+        A reference takes longer than such a solution, and is less accurate, except for ordinary
+        initial value problems.
         """
-        ansatz = choice.ansatz
-        estimated = ansatz.direct or (ansatz.evolution is not None and len(self.system.box) > 1)
-        return replace(self, known=None) if estimated else self
+        ordinary = len(self.system.box) == 1 and self.system.is_evolution
+        kept = ordinary or isinstance(choice.method, Ansatz)
+        return self if kept else replace(self, known=None)
 
 
 def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
@@ -131,7 +132,7 @@ class NetworkChoice:
     """A network of the settings: its name in tables, and its unknowns on the finest grid."""
 
     label: str
-    ansatz: Ansatz
+    method: Method
     unknowns: int
 
 
@@ -191,7 +192,7 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
 
 def _checked(system: System) -> System:
     check_determined(system)
-    return replace(system, corners=tuple(corner for corner, _ in incompatible_corners(system)))
+    return replace(system, corners=incompatible_corners(system))
 
 
 def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | None:
@@ -216,10 +217,6 @@ def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
             raise UsageError(
                 f"equation.continuation.{name}={values} must be a list, as long as the others."
             )
-    if given and equation.time_windows not in ("auto", 1, None):
-        raise UsageError(
-            "equation.continuation solves the whole range at once. Remove equation.time_windows."
-        )
     rows = zip(*given.values(), strict=True)
     return [{**constants, **dict(zip(given, row, strict=True))} for row in rows]
 
@@ -233,34 +230,6 @@ def policy_of(cfg: SolveConfig) -> EquationPolicy:
         boundary_points=cfg.boundary_points,
         stage=replace(policy.stage, max_steps=cfg.steps),
     )
-
-
-def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | None:
-    """Return the setting `time_windows`, checked.
-
-    Raises UsageError if the equation cannot be cut into windows, or conditions to be built in are
-    incompatible.
-    """
-    windows: int | str | None = cfg.equation.time_windows
-    where = f"equation.time_windows={windows}"
-    possible = (
-        system.is_evolution and not system.vocabulary.constants and not cfg.equation.continuation
-    )
-    if windows in (None, 1) or (windows == "auto" and not (possible and ansatz.intervals[0])):
-        windows = None
-    elif windows != "auto":
-        whole = isinstance(windows, int) and not isinstance(windows, bool)
-        if not whole or not 1 <= int(windows) <= _MAX_WINDOWS:
-            raise UsageError(f"{where} must be a whole number from 1 to {_MAX_WINDOWS}, or auto.")
-        if not possible:
-            raise UsageError(
-                f"{where} needs an evolution equation with conditions at the lower end of its last "
-                "variable, "
-                "and no unknown parameters. Remove it."
-            )
-    if ansatz.hard:
-        check_hard(system, last=windows is None)
-    return windows
 
 
 def _draw_observations(
@@ -295,36 +264,28 @@ def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
     return [_network_choice(cfg, dict(entry), system) for entry in cfg.networks]
 
 
-def _direct(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice | None:
-    """Return the network of a direct solver, if there is one and no setting asks for another.
+def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
+    """Return the network of a direct solver, in windows of time or on tensor products of splines.
 
-    It solves the system in windows of time, or on tensor products of splines.
+    None if there is none, or a setting asks for another.
     """
-    given = cfg.equation
-    if entry != {"kind": "kan"} or given.ansatz.terms or given.ansatz.factors:
-        return None
-    count, terms = len(system.vocabulary.unknowns), SPLINE_DEGREE + 1
-    form = OutputForm(count, terms, 2)
-    ansatz = Ansatz(_kan([1, 1], 1, SPLINE_DEGREE, 0), form, (None,), tolerance=cfg.tolerance)
-    automatic = given.time_windows == "auto"
+    given, count, variables = cfg.equation, len(system.vocabulary.unknowns), len(system.box)
     whole = given.intervals or given.continuation
-    evolution = evolution_system(system) if automatic and not whole else None
-    if evolution is not None:
-        ansatz = replace(ansatz, evolution=evolution)
-        space = evolution.variables == 2
-        label = f"KAN 2-{form.outputs} ({terms} products)" if space else f"KAN 1-{count}"
-    elif automatic and is_direct(system) and cfg.constraints == "soft":
-        intervals = tuple(given.intervals or (_TENSOR_INTERVALS,))
-        ansatz = replace(ansatz, intervals=intervals, grows=given.intervals is None, direct=True)
-        label = "KAN 2-2r (r products)" if len(system.box) == 2 else f"KAN 1-{count}"
-        terms = (intervals[-1] + SPLINE_DEGREE) ** len(system.box)
+    method: EvolutionSystem | Grids
+    if not whole and (evolution := evolution_system(system)) is not None:
+        method, terms = evolution, SPLINE_DEGREE + 1
+        shape = f"2-{2 * count * terms} ({terms} products)" if variables == 2 else f"1-{count}"
+    elif is_direct(system) and cfg.constraints == "soft":
+        method = Grids(tuple(given.intervals or (_TENSOR_INTERVALS,)), given.intervals is None)
+        shape = "2-2r (r products)" if variables == 2 else f"1-{count}"
+        terms = (method.intervals[-1] + SPLINE_DEGREE) ** variables
     else:
         return None
-    return NetworkChoice(f"{label}, k = {SPLINE_DEGREE}", ansatz, count * terms)
+    return NetworkChoice(f"KAN {shape}, k = {SPLINE_DEGREE}", method, count * terms)
 
 
 def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice:
-    kind, equation = entry.get("kind"), cfg.equation
+    kind, equation, inputs = entry.get("kind"), cfg.equation, len(system.box)
     if kind not in _NETWORK_KEYS:
         raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
     if unknown := set(entry) - _NETWORK_KEYS[kind]:
@@ -333,9 +294,10 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
             f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
             f"{keys}."
         )
-    if (direct := _direct(cfg, entry, system)) is not None:
+    given = equation.ansatz
+    default = entry == {"kind": "kan"} and not (given.terms or given.factors)
+    if default and (direct := _direct(cfg, system)) is not None:
         return direct
-    inputs, given, order = len(equation.variables), equation.ansatz, system.order
     hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
     if any(width < 1 for width in hidden):
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
@@ -346,47 +308,47 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
         int(entry.get("factors", 1 if plain else given.factors or inputs)),
         separated=not plain and not hidden and "factors" not in entry and given.factors is None,
     )
-    shape, intervals = [inputs, *hidden, form.outputs], tuple(equation.intervals or _INTERVALS)
-    label, hard = "-".join(map(str, shape)), cfg.constraints == "hard"
-    if kind == "mlp":
-        parameters = sum((a + 1) * b for a, b in pairwise(shape))
-        ansatz = Ansatz(_mlp(entry, shape), form, (None,) * len(intervals), hard=hard)
-        return NetworkChoice(f"MLP {label}", ansatz, parameters)
-    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
-    label += f" ({form.terms} products)" * (form.factors > 1) + f", k = {degree}" * (
-        degree != _DEGREE
-    )
-    widens = not plain and given.terms is None and "terms" not in entry
-    create = _kan(shape, intervals[0], degree, order)
-    ansatz = Ansatz(create, form, intervals, equation.intervals is None, widens, hard)
-    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
-    return NetworkChoice(f"KAN {label}", ansatz, edges * (intervals[-1] + degree))
+    if cfg.constraints == "hard":
+        check_hard(system)
+    return _KINDS[kind](cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
 
 
-def _mlp(entry: dict[str, Any], shape: list[int]) -> Create:
+def _mlp(
+    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], _: int
+) -> NetworkChoice:
     activation = str(entry.get("activation", "tanh"))
     if activation not in ACTIVATIONS or activation in ("relu", "identity"):
         raise UsageError(
             f"networks has an MLP with the activation {activation}, which has no second "
             "derivatives. Write activation: tanh."
         )
-    return lambda outputs, drawn: MLP(
-        (*shape[:-1], outputs), activation, dtype=torch.float64, generator=drawn
-    )
+    create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
+    rounds = (None,) * len(cfg.equation.intervals or _INTERVALS)
+    ansatz = Ansatz(create, form, rounds, hard=cfg.constraints == "hard")
+    parameters = sum((a + 1) * b for a, b in pairwise(shape))
+    return NetworkChoice(f"MLP {'-'.join(map(str, shape))}", ansatz, parameters)
 
 
-def _kan(shape: list[int], intervals: int, degree: int, order: int) -> Create:
+def _kan(
+    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
+) -> NetworkChoice:
+    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
     if not order < degree <= _MAX_DEGREE:
         raise UsageError(
             f"networks has a KAN of degree {degree} for an equation of order {order}. "
             f"Splines need a degree of {order + 1} to {_MAX_DEGREE}, better {order + 3}."
         )
+    label = f"KAN {'-'.join(map(str, shape))}" + f" ({form.terms} products)" * (form.factors > 1)
+    label += f", k = {degree}" * (degree != _DEGREE)
+    given, intervals = cfg.equation, tuple(cfg.equation.intervals or _INTERVALS)
+    free_terms = shape[0] > 1 and given.ansatz.terms is None and "terms" not in entry
+    spec = EdgeSpec(degree=degree, base="zero")
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
-    return lambda outputs, drawn: KAN.create(
-        (*shape[:-1], outputs),
-        intervals,
-        EdgeSpec(degree=degree, base="zero"),
-        domain=domain,
-        initialisation="spline",
-        generator=drawn,
-    )
+    create = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
+    hard = cfg.constraints == "hard"
+    ansatz = Ansatz(create, form, intervals, given.intervals is None, free_terms, hard)
+    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
+    return NetworkChoice(label, ansatz, edges * (intervals[-1] + degree))
+
+
+_KINDS = {"kan": _kan, "mlp": _mlp}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -18,7 +18,6 @@ from kanrun.experiments.solve.problem import (
     make_solve_problem,
     network_choices,
     policy_of,
-    windows_of,
 )
 from kanrun.experiments.solve.published import PUBLISHED
 from kanrun.experiments.solve.verdict import (
@@ -33,15 +32,17 @@ from pandas import DataFrame
 
 from kanrun.config import AnsatzConfig, EquationConfig, SolveConfig, check
 from kanrun.engine.equations import (
-    Block,
+    Ansatz,
     EquationStage,
     Solution,
-    edges_of,
+    arguments_at,
+    breakpoints_of,
 )
 from kanrun.engine.equations import solve as solve_system
 from kanrun.errors import UsageError
+from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
-from kanrun.study.checkpoints import model_from_checkpoint, pack
+from kanrun.study.checkpoints import checkpoint_of
 from kanrun.study.model import Model
 from kanrun.study.resources import generator
 
@@ -88,7 +89,10 @@ class SolvedEquation:
     @cached_property
     def model(self) -> Model:
         """The solution as a `kanrun.Model`."""
-        return model_from_checkpoint(self.checkpoint(self.network))
+        system, network = self.problem.system, self.solution.network
+        names = system.vocabulary.variables, system.vocabulary.unknowns
+        scalings = (Scaling.identity(len(each)) for each in names)
+        return Model(network, *names, system.box.numpy(), *scalings, classes=None, seed=self.seed)
 
     def __call__(self, x: ArrayLike) -> Array:
         """Return the unknowns at points.
@@ -127,12 +131,8 @@ class SolvedEquation:
         """
         at, network = torch.as_tensor(self._points(x)), self.solution.network
         equations, constants = self.problem.system.equations, self.solution.last[-1].constants
-        found = torch.zeros(len(at), len(equations), dtype=at.dtype)
-        for part, where in network.split(at):
-            for number, relation in enumerate(equations if len(where) else ()):
-                block = Block("equation", relation, at[where])
-                found[where, number] = block.residual(part, constants, block.points)[0].detach()
-        return found.numpy()
+        rows = (arguments_at(each, network, constants, at) for each in equations)
+        return np.stack([e.residual(r) for e, r in zip(equations, rows, strict=True)], axis=1)
 
     @property
     def constants(self) -> dict[str, float]:
@@ -175,21 +175,7 @@ class SolvedEquation:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the solution as a checkpoint, in the user's units."""
-        vocabulary, network = self.problem.system.vocabulary, self.solution.network
-        scalings = {
-            f"{what}_scaling": {"shift": [0.0] * len(names), "scale": [1.0] * len(names)}
-            for what, names in (("input", vocabulary.variables), ("output", vocabulary.unknowns))
-        }
-        meta = {
-            "network": network.describe(),
-            "inputs": list(vocabulary.variables),
-            "outputs": list(vocabulary.unknowns),
-            "domain": self.problem.system.box.tolist(),
-            "classes": None,
-            "seed": self.seed,
-        }
-        label = f"{self.problem.name}-{name}-seed{self.seed}"
-        return Checkpoint(label, pack(network), meta | scalings)
+        return checkpoint_of(self.model, f"{self.problem.name}-{name}-seed{self.seed}")
 
     def tables(self, name: str) -> Iterator[Table]:
         """Yield tables of the solution on a regular grid, collocation points and breakpoints.
@@ -214,16 +200,14 @@ class SolvedEquation:
         inside = np.concatenate([stage.points.numpy() for stage in self.solution.last])
         yield Table(f"points_{name}", dict(zip(names, inside.T, strict=True)))
         knots = [
-            {"window": number, "variable": variable, "at": at}
+            (number, variable, at)
             for number, stage in enumerate(self.solution.last)
-            if (edges := edges_of(stage.solution)) is not None
-            for variable, row in zip(
-                vocabulary.variables, stage.solution.outer(edges.T).T, strict=True
-            )
-            for at in row.tolist()
+            if (ends := breakpoints_of(stage.solution)) is not None
+            for variable, row in zip(names, ends.T.tolist(), strict=True)
+            for at in row
         ]
         if knots:
-            frame = DataFrame(knots)
+            frame = DataFrame(knots, columns=["window", "variable", "at"])
             yield Table(f"knots_{name}", {str(each): frame[each].to_numpy() for each in frame})
 
     def _points(self, x: ArrayLike) -> Array:
@@ -253,42 +237,27 @@ def stage_row(
         "residual_max": stage.equation.largest,
         "conditions_rms": stage.conditions.rms,
         "grid_change": stage.change,
-        **errors(problem, stage.solution, inside),
+        **errors(problem.comparison, stage.solution, inside),
         "seconds": stage.seconds,
         **dict(zip(problem.system.vocabulary.constants, stage.constants.tolist(), strict=True)),
     }
-
-
-def _timed(
-    stages: Generator[EquationStage, None, Solution], spent: list[float]
-) -> Generator[EquationStage, None, Solution]:
-    """Yield the stages and return the solution; add the CPU seconds of each to `spent`."""
-    while True:
-        began = time.process_time()
-        try:
-            stage = next(stages)
-        except StopIteration as end:
-            solution: Solution = end.value
-            return solution
-        finally:
-            spent.append(time.process_time() - began)
-        yield stage
 
 
 def solutions(
     cfg: SolveConfig, problem: SolveProblem, choice: NetworkChoice, seed: int
 ) -> Iterator[EquationStage | SolvedEquation]:
     """Yield every grid as it ends, then the solution."""
-    windows, drawn = windows_of(cfg, problem.system, choice.ansatz), generator(seed, "training")
-    spent, start, policy = list[float](), None, policy_of(cfg)
-    for system in problem.easier:
-        ansatz = replace(choice.ansatz, grows=choice.ansatz.direct, widens=False)
-        stages = solve_system(system, ansatz, policy, drawn, windows, start)
-        easier = yield from _timed(stages, spent)
-        start = easier.last[-1].solution
-    stages = solve_system(problem.system, choice.ansatz, policy, drawn, windows, start)
-    solution, seconds = (yield from _timed(stages, spent)), sum(spent)
-    measured = errors(problem, solution.network, error_points(problem, seed))
+    known, method, start = problem.comparison, choice.method, None
+    drawn, began = generator(seed, "training"), time.process_time()
+    fixed = replace(method, grows=False) if isinstance(method, Ansatz) else method
+    for system in (*problem.easier, problem.system):
+        chosen = method if system is problem.system else fixed
+        solution = yield from solve_system(
+            system, chosen, policy_of(cfg), drawn, tolerance=cfg.tolerance, first=start
+        )
+        start = solution.last[-1].solution
+    seconds = time.process_time() - began
+    measured = errors(known, solution.network, error_points(problem, seed))
     outcome, reason = verdict(solution, problem.system, measured["l2"])
     if outcome != "solved" and (remarks := condition_warnings(problem.system)):
         reason += f"; {remarks[0]}"
@@ -309,7 +278,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     network: Mapping[str, Any] | None = None,
     terms: int | None = None,
     intervals: Sequence[int] | None = None,
-    time_windows: int | str = "auto",
     constraints: str = "soft",
     tolerance: float = 1e-6,
     seed: int = 0,
@@ -328,9 +296,8 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         unknown_parameters: Initial guesses of parameters to be estimated from `data`.
         data: Observations: a file, or columns by name.
         network: An entry of the setting `networks` of `kanrun solve`.
-        terms: Number of products that are summed; default: as many as help.
+        terms: Number of products that are summed.
         intervals: Grids in turn; default: as fine as helps.
-        time_windows: Number of parts of the last variable, or `auto`.
         constraints: `soft`, or `hard` to build in the conditions where possible.
         tolerance: Estimated relative error at which a solution in windows of time or on tensor
             products of splines ends.
@@ -363,7 +330,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         data=data,
         ansatz=AnsatzConfig(terms=terms),
         intervals=None if intervals is None else list(intervals),
-        time_windows=time_windows,
     )
     networks = [dict(network or {"kind": "kan"})]
     cfg = SolveConfig(

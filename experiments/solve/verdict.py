@@ -13,7 +13,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 from kanrun.experiments.solve.checks import missing_conditions
-from kanrun.experiments.solve.problem import SolveProblem
+from kanrun.experiments.solve.problem import Comparison, SolveProblem
 from numpy.typing import NDArray
 from pandas import DataFrame
 
@@ -148,11 +148,11 @@ def error_points(problem: SolveProblem, seed: int) -> Array:
 
 
 def errors(
-    problem: SolveProblem, network: Field | Windows, points: Array
+    known: Comparison | None, network: Field | Windows, points: Array
 ) -> dict[str, float | None]:
     """Return relative L2 and H1 errors, mean squared and largest error at points."""
     found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
-    if (known := problem.comparison) is None or not len(points):
+    if known is None or not len(points):
         return found
     at, truth = torch.as_tensor(points), known.values(points)
     with torch.no_grad():

@@ -214,7 +214,7 @@ class AnsatzConfig:
 
     terms: int | None = setting(
         None,
-        "number of products that are summed; null is 4 and more if they help, 1 for one variable",
+        "number of products that are summed; null is 8, 1 for one variable",
         minimum=1,
     )
     factors: int | None = setting(
@@ -277,11 +277,6 @@ class EquationConfig:
         minimum=1,
         least=1,
         increasing=True,
-    )
-    time_windows: Any = setting(
-        "auto",
-        "parts of the last variable that are solved in turn: a number, or auto, which cuts an "
-        "evolution equation if a network with grids needs it",
     )
 
     def conflicts(self, at: str) -> Iterator[str]:

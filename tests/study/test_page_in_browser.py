@@ -135,7 +135,7 @@ def runs(tmp_path_factory):
                 "solve",
                 *outputs,
                 "equation=heat",
-                "equation.time_windows=2",
+                "tolerance=1e-3",
                 "networks=[{kind: kan}]",
             ]
         )

@@ -6,17 +6,18 @@ from kanrun.engine.equations.fields import (
     HardConditions,
     OutputForm,
     Windows,
-    edges_of,
+    breakpoints_of,
 )
 from kanrun.engine.equations.policy import (
     Ansatz,
     Create,
     EquationPolicy,
     EquationStage,
-    Residuals,
+    Grids,
+    Method,
     Solution,
 )
-from kanrun.engine.equations.residuals import Block, ResidualProblem
+from kanrun.engine.equations.residuals import Block, ResidualProblem, Residuals, arguments_at
 from kanrun.engine.equations.solving import solve
 from kanrun.engine.equations.system import (
     Condition,

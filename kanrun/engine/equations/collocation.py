@@ -8,12 +8,14 @@ import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.fields import Field, edges_of
-from kanrun.engine.equations.policy import EquationPolicy, Residuals
+from kanrun.engine.equations.policy import EquationPolicy
 from kanrun.engine.equations.residuals import (
     Block,
     ResidualProblem,
+    Residuals,
     condition_blocks,
     estimate_sizes,
+    measure,
     with_units,
 )
 from kanrun.engine.equations.system import System, gauss_points, low_discrepancy
@@ -27,13 +29,16 @@ POINTS_PER_INTERVAL = 10
 ADDED_POINTS = 0.2
 #: Exponent of the weight by the distance from an incompatible corner, of squared residuals.
 CORNER_POWER = 4
+#: Changes of an unknown below this fraction of its estimated size do not count.
+NEGLIGIBLE = 1e-6
+#: Weights of conditions and observations where residuals are compared with those of equations.
+EQUAL_WEIGHTS = 1.0, 1.0
 
 
 class Collocation:
     """Blocks of residuals of one system on one box.
 
     Attributes:
-        initial: Field whose end gives the initial values, in a later window.
         sizes: Magnitudes of the unknowns.
     """
 
@@ -42,26 +47,15 @@ class Collocation:
         system: System,
         policy: EquationPolicy,
         generator: Generator,
-        before: Field | None,
         *,
         growing: bool,
     ) -> None:
-        """Draw the seeds of points; `before` is the solution of the previous window.
-
-        Networks that are `growing` get more points as they grow.
-        """
+        """Draw the seeds of points; networks that are `growing` get more points as they grow."""
         self.system, self.policy, self.growing = system, policy, growing
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
-        self.initial: Field | None = None
         self.added = system.box.new_zeros(0, len(system.box))
-        points = self.points(self.unseen)
-        if before is None:
-            self.sizes = estimate_sizes(system, points)
-        else:
-            points[:, -1] = before.box[-1, 1]
-            with torch.no_grad():
-                self.sizes = torch.maximum(before.sizes, before(points).square().mean(0).sqrt())
+        self.sizes = estimate_sizes(system, self.points(self.unseen))
 
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
         """Return `count` points (default: `test_points`), half of them following the knots."""
@@ -80,7 +74,7 @@ class Collocation:
             if edges is None:
                 edges = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)[None]
             each = -(-policy.collocation_points // (edges.shape[1] - 1))
-            return gauss_points(box, [(edges[0], min(each, POINTS_PER_INTERVAL))])
+            return gauss_points(box, edges[0], min(each, POINTS_PER_INTERVAL))
         count = policy.collocation_points
         if self.growing:
             count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
@@ -114,26 +108,16 @@ class Collocation:
     ) -> list[Block]:
         """Return the rows of conditions and observations, of these weights.
 
-        In a later window the initial conditions require that the unknowns continue the end of the
-        previous window. Points follow `edges`, by default the knots of `solution`.
+        Points follow `edges`, by default the knots of `solution`.
         """
         edges = edges if solution is None else edges_of(solution)
         blocks = condition_blocks(self.system, count, *weights, edges)
-        start = float(self.system.box[-1, 0])
-        for number, each in enumerate(blocks):
-            at_start = each.partner is None and bool((each.points[:, -1] == start).all())
-            if self.initial is not None and at_start:
-                none = each.points.new_zeros(len(self.system.vocabulary.constants))
-                values = each.residual(self.initial, none, each.points)[0]
-                blocks[number] = replace(each, target=values.detach())
         return with_units(self.weigh_corners(blocks), self.system, self.sizes, solution)
 
     def weigh_corners(self, blocks: list[Block]) -> list[Block]:
         """Return the blocks, except observations, with smaller weights around corners."""
         low, high = self.system.box.T
         for corner in self.system.corners:
-            if not all(low[i] <= value <= high[i] for i, value in corner.face):
-                continue
             fixed, values = map(list, zip(*corner.face, strict=True))
             reach = self.policy.corner_reach(corner.gap, corner.relation.order)
             unknowns = {each.unknown for each in corner.relation.derivatives}
@@ -152,16 +136,23 @@ class Collocation:
         rows = problem.residual(problem.unknowns).view(-1, len(points))
         return rows.square().sum(0).nan_to_num(posinf=0.0)
 
-    def evaluate(self, blocks: list[Block], solution: Field, constants: Tensor) -> Residuals:
-        """Return the residuals of blocks relative to their units."""
-        if not blocks:
-            return Residuals(0.0, 0.0, ())
-        blocks = [replace(each, weight=float(len(each.points))) for each in blocks]
-        problem = ResidualProblem(solution, blocks, constants)
-        residual = problem.residual(problem.unknowns).detach().abs()
-        at, points = int(residual.argmax()), torch.cat([each.points for each in blocks])
-        rms = float(residual.square().mean().sqrt())
-        return Residuals(rms, float(residual[at]), tuple(points[at].tolist()))
+    def residuals(self, solution: Field, constants: Tensor) -> tuple[Residuals, Residuals]:
+        """Return the residuals of equations and of conditions at new points."""
+        unseen = self.points(self.unseen, None, solution)
+        # Twice the points of a face and one more lie between those of the rows.
+        count = 2 * max(self.policy.boundary_points, 3 * (solution.intervals or 0)) + 1
+        borders = self.borders(count, EQUAL_WEIGHTS, solution)
+        conditions = [block for block in borders if block.kind == "condition"]
+        inside = self.equations(unseen, solution)
+        return measure(inside, solution, constants), measure(conditions, solution, constants)
+
+    def change(self, solution: Field, previous: Field) -> float:
+        """Return the largest relative root mean square change of an unknown."""
+        points = self.points(self.unseen, None, solution)
+        with torch.no_grad():
+            now, then = solution(points), previous(points)
+        size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.sizes)
+        return float(((now - then).square().mean(0).sqrt() / size).max())
 
     def add_points(self, solution: Field, constants: Tensor) -> None:
         """Add new points where the residual of the equations is largest."""

@@ -8,12 +8,12 @@ smaller and smaller tolerances until two solutions agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import inf, isfinite
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
@@ -93,7 +93,6 @@ class March:
     windows: list[Window]
     end: float
     steps: int = 0
-    rejected: int = 0
     #: Steps times unknowns so far, and what the rest is expected to take.
     work: float = 0.0
     remaining: float = inf
@@ -102,15 +101,15 @@ class March:
 class Marcher:
     """Solves an evolution system window by window for one tolerance."""
 
-    def __init__(
-        self, system: EvolutionSystem, tolerance: float, policy: EvolutionPolicy | None = None
-    ) -> None:
-        self.system, self.tolerance = system, tolerance
-        self.policy = policy or EvolutionPolicy()
-        self.low, self.high = map(float, system.system.box[-1])
+    def __init__(self, system: EvolutionSystem, tolerance: float) -> None:
+        self.system, self.tolerance, self.policy = system, tolerance, EvolutionPolicy()
+        self.low, self.high = system.box[-1].tolist()
+        self.refinement: float = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
         self.sizes = np.ones(len(system.orders))
-        refinement: float = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
-        self.refinement = refinement
+        #: Points of space at which sizes are measured.
+        self.places = np.zeros(1)
+        if system.variables == 2:
+            self.places = np.linspace(*system.box[0].tolist(), SIZE_POINTS)
 
     def _refined(self, intervals: int) -> int:
         """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`."""
@@ -119,57 +118,47 @@ class Marcher:
     def run(self) -> Iterator[March]:
         """Yield the windows so far after each one."""
         system, policy, march = self.system, self.policy, March([], self.low)
-        state, old = self._first_state(), None
+        state = self._first_state()
         length = (self.high - self.low) / (policy.first_windows * self.refinement)
         shortest = (self.high - self.low) / policy.max_windows
+        bound = policy.last_coefficient * self.tolerance
         while march.end < self.high and length > shortest and not time_limit_reached():
-            span = self._span(march.end, length)
-            if not span[1] > span[0]:
+            remaining = self.high - march.end
+            if length * (1 + 1e-9) < remaining < 2 * length:  # The last two windows share it.
+                length = remaining / 2
+            end = self.high if remaining <= length * (1 + 1e-9) else march.end + length
+            if (length := end - march.end) <= 0:
                 break
-            problem, length = WindowProblem(system, state, old, span, self.sizes), span[1] - span[0]
+            problem = WindowProblem(system, state, (march.end, end), self.sizes)
             unknowns, steps = self._solved(problem)
             march.steps += steps
             march.work += steps * len(problem.unknowns)
             if unknowns is None:
-                march.rejected, length = march.rejected + 1, length * policy.shortened
+                length *= policy.shortened
                 continue
-            bound, last = (
-                policy.last_coefficient * self.tolerance,
-                problem.last_coefficient(unknowns),
-            )
+            last = problem.last_coefficient(unknowns)
             predicted = policy.safety * (bound / max(last, TINY)) ** (1 / DEGREE)
             length *= float(np.clip(predicted, *policy.window_growth))
             if last > 2 * bound:
-                march.rejected += 1
                 continue
             window = problem.window(unknowns)
             march.windows.append(window)
-            march.end = window.end
-            march.remaining = (self.high - window.end) / length * steps * len(problem.unknowns)
+            march.end = end
+            march.remaining = (self.high - end) / length * steps * len(problem.unknowns)
             self._measure(window)
-            after = EvolvingState(window.space, window.at_end(system.orders))
-            state, old = self._next_state(after)
+            state = self._next_state(EvolvingState(window.space, window.at_end(system.orders)))
             yield march
-
-    def _span(self, start: float, length: float) -> tuple[float, float]:
-        """Return the next window; the last two share what remains."""
-        remaining = self.high - start
-        if remaining <= length * (1 + 1e-9):
-            return start, self.high
-        return start, start + (remaining / 2 if remaining < 2 * length else length)
 
     def _solved(self, problem: WindowProblem) -> tuple[Tensor | None, int]:
         """Return the unknowns of a window, or None if its steps do not converge."""
-        if not problem.is_finite:
-            return None, 0
         policy, unknowns, before = self.policy, problem.unknowns, inf
         newton, ratio = None, inf
         for taken in range(1, policy.max_steps + 1):
+            residual = problem.residual(unknowns)
+            if not bool(torch.isfinite(residual).all()):
+                return None, taken - 1
             if newton is None or ratio > policy.same_jacobian:
-                rows, residual = problem.linearise(unknowns)
-                newton = GaussNewton.of(rows)
-            else:
-                residual = problem.residual(unknowns)
+                newton = GaussNewton.of(problem.rows(unknowns))
             move = newton.step(residual)
             change = problem.largest_change(move)
             if not isfinite(change) or change > policy.diverged:
@@ -187,80 +176,62 @@ class Marcher:
     def _first_state(self) -> EvolvingState:
         """Return the initial values, on breakpoints that are halved where their error is large."""
         system, policy = self.system, self.policy
-        count = range(len(system.orders))
+        every = self._initial(self.places)
+        found = np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every])
+        largest = found.max() or 1.0
+        self.sizes = np.where(found > policy.smallest_size * largest, found, largest)
         if system.variables == 1:
-            values = [system.initial_values(u, np.array([[self.low]])) for u in count]
-            self._set_sizes(np.array([np.abs(each[:, 0]).max() for each in values]))
-            return EvolvingState(Space(None, system.walls), values)
-        low, high = system.system.box[0].tolist()
-        every = self._initial(np.linspace(low, high, SIZE_POINTS))
-        self._set_sizes(np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every]))
-        breakpoints = np.linspace(low, high, self._refined(policy.first_intervals) + 1)
-        shortest = policy.shortest_interval * self.tolerance * (high - low)
+            return EvolvingState(Space.constant(system.walls), every)
+        ends = self.places[[0, -1]]
+        breakpoints = np.linspace(*ends, self._refined(policy.first_intervals) + 1)
+        shortest = policy.shortest_interval * self.tolerance * (ends[1] - ends[0])
+        bound = max(policy.initial_error * self.tolerance, ROUNDING)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
-            state = EvolvingState(
-                space, [space.project(partial(self._initial_of, u), u) for u in count]
-            )
-            squares = self._initial_errors(state)
-            bound = max(policy.initial_error * self.tolerance, ROUNDING)
+            values = [
+                space.project(lambda x, u=u: self._initial(x)[u], u) for u in range(len(every))
+            ]
+            squares = self._initial_errors(space, values)
             halved = squares > policy.halved * squares.max()
             halved &= np.diff(breakpoints) > shortest
-            if (
-                squares.sum() < bound**2
-                or not halved.any()
-                or space.intervals > policy.max_intervals
-            ):
-                return state
+            large = squares.sum() >= bound**2 and space.intervals <= policy.max_intervals
+            if not (large and halved.any()):
+                return EvolvingState(space, values)
             middle = (breakpoints[1:] + breakpoints[:-1]) / 2
             breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))
 
-    def _initial_errors(self, state: EvolvingState) -> Array:
-        """Return what each interval adds to the largest squared relative error, (intervals,)."""
-        nodes, weights = np.polynomial.legendre.leggauss(ERROR_POINTS)
-        space = state.space
-        assert space.breakpoints is not None
-        x = space.points(nodes)
-        shares = np.diff(space.breakpoints)[:, None] * weights / 2
-        wanted = np.concatenate(self._initial(x.ravel()), axis=1).T
-        errors = [
-            (np.square((space.evaluate(c, x.ravel()) - y) / scale).reshape(x.shape) * shares).sum(1)
-            for c, scale, y in zip(*self._columns(state), wanted, strict=True)
-        ]
-        worst: Array = max(errors, key=np.sum) / shares.sum()
-        return worst
-
-    def _columns(self, state: EvolvingState) -> tuple[list[Array], list[float]]:
-        """Return the splines (functions,) of all unknowns and time derivatives, and their sizes.
+    def _initial_errors(self, space: Space, values: Sequence[Array]) -> Array:
+        """Return what each interval adds to the largest squared relative error, (intervals,).
 
         A derivative of order r counts by what it changes within the whole range of time.
         """
-        length = self.high - self.low
-        columns, scales = list[Array](), list[float]()
-        for values, size in zip(state.values, self.sizes, strict=True):
-            columns.extend(values.T)
-            scales.extend(size / length**order for order in range(values.shape[1]))
-        return columns, scales
+        nodes, weights = np.polynomial.legendre.leggauss(ERROR_POINTS)
+        x, shares = space.points(nodes), np.diff(space.breakpoints)[:, None] * weights / 2
+        worst = np.zeros(len(x))
+        for found, wanted, size in zip(values, self._initial(x.ravel()), self.sizes, strict=True):
+            scales = size / (self.high - self.low) ** np.arange(wanted.shape[1])
+            squares = np.square((space.evaluate(found, x.ravel()) - wanted) / scales)
+            sums = (squares.reshape(*x.shape, -1) * shares[..., None]).sum(1) / shares.sum()
+            worst = max([worst, *sums.T], key=np.sum)
+        return worst
 
     def _initial(self, x: Array) -> list[Array]:
-        points = np.stack([x, np.full_like(x, self.low)], axis=1)
-        return [self.system.initial_values(u, points) for u in range(len(self.system.orders))]
+        """Return initial values and time derivatives of u - lift, (points, order) each."""
+        system = self.system
+        points = np.stack([x, np.full_like(x, self.low)][-system.variables :], axis=1)
 
-    def _initial_of(self, unknown: int, x: Array) -> Array:
-        return self._initial(x)[unknown]
+        def value(unknown: int, order: int) -> Array:
+            lift = system.lift(unknown, (*[0] * (system.variables - 1), order), points)
+            return system.initial_value(unknown, order, points) - lift
 
-    def _set_sizes(self, found: Array) -> None:
-        largest = found.max() or 1.0
-        self.sizes = np.where(found > self.policy.smallest_size * largest, found, largest)
+        return [
+            np.stack([value(unknown, order) for order in range(highest)], axis=1)
+            for unknown, highest in enumerate(system.orders)
+        ]
 
     def _measure(self, window: Window) -> None:
         """Update the sizes of the unknowns from a window."""
-        ends = self.system.system.box[0].tolist()
-        x = (
-            np.linspace(ends[0], ends[1], SIZE_POINTS)
-            if self.system.variables == 2
-            else np.zeros(1)
-        )
+        x = self.places
         half, s = (window.end - window.start) / 2, np.linspace(-1, 1, DEGREE + 1)
         times = legendre_values(s, half, [0])[0]
         grid = np.meshgrid(x, window.start + half * (s + 1), indexing="ij")
@@ -273,11 +244,11 @@ class Marcher:
         self.sizes = np.maximum(found, SIZE_MEMORY * self.sizes)
         self.sizes = np.maximum(self.sizes, self.policy.smallest_size * self.sizes.max())
 
-    def _next_state(self, state: EvolvingState) -> tuple[EvolvingState, EvolvingState | None]:
-        """Return the state of the next window, and the exact one if breakpoints have moved."""
+    def _next_state(self, state: EvolvingState) -> EvolvingState:
+        """Return the state of the next window, on other breakpoints if these ask for it."""
         policy, space = self.policy, state.space
-        if space.breakpoints is None:
-            return state, None
+        if not space.degree:
+            return state
         # Only the unknowns count: time derivatives carry rounding that finer grids amplify.
         values = [each[:, 0] for each in state.values]
         error = max(space.error(c) / size for c, size in zip(values, self.sizes, strict=True))
@@ -285,8 +256,8 @@ class Marcher:
         fewest = self._refined(policy.min_intervals)
         few = error < policy.superfluous * bound and space.intervals > fewest
         if not (error > bound or few):
-            return state, None
+            return state
         factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *policy.interval_growth))
         bounds = fewest, policy.max_intervals
         intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
-        return state.moved(space.adapted(values, list(self.sizes), intervals)), state
+        return state.moved(space.adapted(values, list(self.sizes), intervals))

@@ -3,42 +3,39 @@
 The whole range is solved with smaller and smaller tolerances until two solutions agree. The
 difference between them falls by some factor from one tolerance to the next; if it continues to fall
 like this, the last solution differs from the true one by that factor times the last difference.
+Where small errors grow exponentially, first solutions are wrong by their own size at the end. They
+tell by their beginnings how fast errors fall, but nothing about the error at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator as Events
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from time import process_time
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.polynomial import legendre
+from scipy.linalg import eigvals
 from torch import Tensor
 
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.evolution_system import EvolutionSystem
-from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
+from kanrun.engine.equations.fields import (
+    Field,
+    HardConditions,
+    OutputForm,
+    Windows,
+    breakpoints_of,
+    spline_field,
+)
 from kanrun.engine.equations.policy import EquationStage, Solution
+from kanrun.engine.equations.residuals import Block, Residuals, arguments_at, measure
 from kanrun.engine.equations.space import DEGREE, Array
 from kanrun.engine.equations.system import low_discrepancy
-from kanrun.engine.equations.window import Window
-from kanrun.engine.equations.window_checks import (
-    growing_place,
-    window_jumps,
-    window_residuals,
-)
-from kanrun.engine.layers import EdgeSpec, SplineLayer
-from kanrun.engine.networks import KAN
-from kanrun.engine.splines import (
-    Grid,
-    extend,
-    fit_coefficients,
-    insert_knots,
-    sample_points,
-)
+from kanrun.engine.equations.window import Window, total
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
@@ -47,11 +44,12 @@ SAME_BREAKPOINT = 1e-14
 #: The first factor from one tolerance to the next, its smallest value, the smallest tolerance, and
 #: the fraction of the tolerance that a next estimate should have.
 TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
-#: Errors are assumed to fall as a power of the tolerance, within these bounds: those of 12
-#: equations fell by factors of 0.01 to 0.3 per factor of ten, but a fast fall need not continue.
-POWER = 0.0, 1.0
-#: Change above which the power is taken to be 1.
-SATURATED = 0.1
+#: Errors are assumed to fall as they did, but at most this much faster than the tolerance: those of
+#: 12 equations fell by factors of 0.01 to 0.3 per factor of ten, and a fast fall need not continue.
+FASTEST_FALL = 0.3
+#: Change above which a solution tells nothing about the error of the next, and the factor to the
+#: next tolerance then.
+SATURATED, SATURATED_FACTOR = 0.1, 0.03
 #: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
 #: tolerance where the first one takes more, and the largest such tolerance.
 MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
@@ -64,25 +62,44 @@ CHEAP_WORK = 20_000
 ENOUGH = 1e-11
 #: Smallest divisor.
 TINY = 1e-300
-#: Points at which two solutions are compared.
-COMPARED_POINTS = 4000
+#: New points of a window at which residuals, jumps and the growth of waves are measured.
+RESIDUAL_POINTS, BORDER_POINTS, GROWTH_POINTS = 128, 256, 64
+#: Wavenumbers, in units of the range, between which the growth of a disturbance is compared.
+WAVENUMBERS = 1e3, 1e4
+#: An equation is ill-posed if that growth rises by more than this factor, and exceeds this fraction
+#: of the frequency (below it, it is rounding). Rates of well-posed ones stay or fall.
+RISE, ROUNDING = 2.0, 1e-6
+#: Points at which two solutions are compared, in equal parts of time.
+COMPARED_POINTS, PARTS = 4096, 16
 
 
 @dataclass(frozen=True)
 class _Level:
     """The solution of one tolerance, and its values at the points of comparison.
 
-    `change` is the relative difference from the level before, `estimate` that of the own error.
+    Attributes:
+        change: Relative difference from the level before.
+        changes: The same by parts of time.
+        power: Power of the tolerance by which errors fall.
+        factor: Tolerance relative to that of the level before.
     """
 
     tolerance: float
     march: March
-    fields: list[Field]
-    network: Field | Windows
+    network: Windows
     values: Tensor
     seconds: float
-    change: float | None = None
-    estimate: float | None = None
+    change: float = inf
+    changes: Tensor | None = None
+    power: float = 1.0
+    factor: float = 1.0
+
+    @property
+    def estimate(self) -> float | None:
+        """Estimated relative error; None for the first solution."""
+        if self.changes is None or self.change > SATURATED:
+            return None if self.changes is None else self.change
+        return self.change * max(self.factor**self.power, FASTEST_FALL * self.factor)
 
 
 def solve_evolution(
@@ -92,12 +109,14 @@ def solve_evolution(
 
     Return the last solution that covers the whole range, and yield its windows.
     """
-    points = low_discrepancy(system.system.box, COMPARED_POINTS, 1)
-    levels, local, doubt = list[_Level](), tolerance, None
+    points = low_discrepancy(system.box, COMPARED_POINTS, 1)
+    points = points[points[:, -1].argsort()]
+    level: _Level | None = None
+    local, doubt = tolerance, None
     while True:
         began = process_time()
         march, stopped, is_long = _march(system, local)
-        if stopped and levels:
+        if stopped and level is not None:
             break
         if is_long and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
             local *= COARSER_FACTOR
@@ -107,27 +126,25 @@ def solve_evolution(
                 "The equation cannot be followed from its initial values: its residual is not "
                 f"finite, or no window is short enough ({stopped})."
             )
-        levels.append(_level(system, local, march, points, levels))
-        levels[-1] = replace(levels[-1], seconds=process_time() - began)
-        doubt = _doubt(system, march)
-        if stopped or doubt or _is_enough(levels[-1], tolerance):
+        level = _level(system, local, march, points, level)
+        level = replace(level, seconds=process_time() - began)
+        doubt = _doubt(system, level.network)
+        if stopped or doubt or _is_enough(level, tolerance):
             break
-        if (local := local * _next_factor(levels[-1], tolerance)) < SMALLEST_TOLERANCE:
+        if (local := local * _next_factor(level, tolerance)) < SMALLEST_TOLERANCE:
             stopped = "rounding allows no smaller tolerance"
             break
-    last = levels[-1]
-    stages = _stages(system, last)
+    stages = _stages(system, level)
     yield from stages
-    return Solution(
-        last.network, tuple(stages), last.march.end, last.estimate, tolerance, stopped, doubt
-    )
+    end, found = level.march.end, level.estimate
+    return Solution(level.network, tuple(stages), end, found, tolerance, stopped, doubt)
 
 
-def _doubt(system: EvolutionSystem, march: March) -> str | None:
+def _doubt(system: EvolutionSystem, network: Windows) -> str | None:
     """Return why a small difference between two solutions says little, if it does."""
-    for window in (march.windows[0], march.windows[-1]):
-        if (place := growing_place(system, window)) is not None:
-            names = system.system.vocabulary.variables
+    for field in (network.parts[0], network.parts[-1]):
+        if (place := growing_place(system, field)) is not None:
+            names = system.vocabulary.variables
             at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))
             return (
                 f"the equation is ill-posed: at {at} waves grow the faster the shorter they are, "
@@ -139,7 +156,7 @@ def _doubt(system: EvolutionSystem, march: March) -> str | None:
 
 def _march(system: EvolutionSystem, tolerance: float) -> tuple[March, str, bool]:
     """Return the windows of one tolerance, why they end early, and whether for their work."""
-    began, march = process_time(), March([], float(system.system.box[-1, 0]))
+    began, march = process_time(), March([], float(system.box[-1, 0]))
     for march in Marcher(system, tolerance).run():
         report_progress("windows", len(march.windows))
         windows = march.windows[-SETTLING_WINDOWS:]
@@ -149,43 +166,47 @@ def _march(system: EvolutionSystem, tolerance: float) -> tuple[March, str, bool]
         if settled and long:
             seconds = (process_time() - began) * march.remaining / march.work
             return march, f"the rest would take about {seconds:.0f} CPU seconds", True
-    if march.end >= float(system.system.box[-1, 1]):
+    if march.end >= float(system.box[-1, 1]):
         return march, "", False
     return march, "CPU time ran out" if time_limit_reached() else "windows became too short", False
 
 
 def _level(
-    system: EvolutionSystem, tolerance: float, march: March, points: Tensor, levels: list[_Level]
+    system: EvolutionSystem, tolerance: float, march: March, points: Tensor, before: _Level | None
 ) -> _Level:
-    fields = [_field(each, system) for each in march.windows]
-    network = fields[0] if len(fields) == 1 else Windows(fields)
+    """Return a solution, compared with the one `before` at `points` in the order of their times."""
+    network = Windows([_field(each, system) for each in march.windows])
     with torch.no_grad():
         values = network(points)
-    level = _Level(tolerance, march, fields, network, values, 0.0)
-    if not levels:
+    level = _Level(tolerance, march, network, values, 0.0)
+    if before is None:
         return level
-    before, factor = levels[-1], tolerance / levels[-1].tolerance
-    difference = (values - before.values).norm(dim=0) / values.norm(dim=0).clamp(min=TINY)
-    change, power = float(difference.nan_to_num(inf).max()), 1.0
-    if before.change is not None:
-        power = _power(before.change, change, before.tolerance / levels[-2].tolerance)
-    return replace(level, change=change, estimate=change * factor**power)
+    sizes = values.square().mean(0).clamp(min=TINY)
+    squares = ((values - before.values).square() / sizes).nan_to_num(inf)
+    changes = squares.unflatten(0, (PARTS, -1)).mean(1).amax(1).sqrt()
+    level = replace(level, change=float(squares.mean(0).max().sqrt()), changes=changes)
+    power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
+    return replace(level, power=power, factor=tolerance / before.tolerance)
 
 
-def _power(before: float, change: float, factor: float) -> float:
+def _power(before: Tensor, changes: Tensor, factor: float) -> float:
     """Return the power of the tolerance by which errors fall, from two changes in turn.
 
     A change of order 1 tells nothing: a solution cannot be more wrong than that.
     """
-    if before > SATURATED:
+    told = before < SATURATED
+    if not bool(told.any()):
         return 1.0
-    return float(np.clip(np.log(max(change, TINY) / max(before, TINY)) / np.log(factor), *POWER))
+    ratio = float(changes[told].norm().clamp(min=TINY) / before[told].norm().clamp(min=TINY))
+    return max(float(np.log(ratio) / np.log(factor)), 0.0)
 
 
 def _next_factor(level: _Level, tolerance: float) -> float:
     """Return the factor to the next tolerance, one step of which should meet the `tolerance`."""
     if level.estimate is None:
         return TOLERANCE_FACTOR
+    if level.change > SATURATED:
+        return SATURATED_FACTOR
     aimed = AIMED_FRACTION * tolerance / max(level.estimate, TINY)
     return float(np.clip(aimed, SMALLEST_FACTOR, TOLERANCE_FACTOR))
 
@@ -199,75 +220,54 @@ def _is_enough(level: _Level, tolerance: float) -> bool:
 
 def _stages(system: EvolutionSystem, level: _Level) -> list[EquationStage]:
     """Return the windows of a solution, with residuals at new points and jumps between them."""
-    windows, none = level.march.windows, torch.zeros(0, dtype=torch.float64)
+    windows, fields = level.march.windows, level.network.parts
     return [
         EquationStage(
             window=number,
             intervals=window.space.intervals,
             solution=field,
-            constants=none,
             unknowns=window.unknowns,
             steps=level.march.steps // len(windows),
-            objective=(equation := window_residuals(system, window)).rms ** 2,
+            objective=(equation := window_residuals(system, field)).rms ** 2,
             equation=equation,
-            conditions=window_jumps(system, window, windows[number - 1] if number else None),
+            conditions=window_jumps(system, field, fields[number - 1] if number else None),
             change=level.estimate,
-            standard_errors=none,
             seconds=level.seconds / len(windows),
-            points=_breakpoints(window),
+            points=_breakpoints(field),
         )
-        for number, (window, field) in enumerate(zip(windows, level.fields, strict=True))
+        for number, (window, field) in enumerate(zip(windows, fields, strict=True))
     ]
 
 
 def _field(window: Window, system: EvolutionSystem) -> Field:
-    """Return a window as a network of splines, to rounding: knots are inserted."""
-    box = system.system.box.clone()
+    """Return a window as a network of splines, to rounding."""
+    box = system.box.clone()
     box[-1] = box.new_tensor([window.start, window.end])
-    count, terms = len(system.orders), DEGREE + 1
-    spatial = system.variables == 2
+    count, terms, spatial = len(system.orders), DEGREE + 1, system.variables == 2
+
+    def values(at: Tensor) -> Tensor:
+        times = legendre.legvander(at[:, -1].numpy(), DEGREE)
+        if not spatial:
+            found = [total(parts, np.zeros(1), times.T)[0] for parts in window.parts]
+            return torch.as_tensor(np.stack(found, axis=1)[:, :, None, None])
+        (low, high), shares = box[0].tolist(), (at[:, 0].numpy() + 1) / 2
+        x = np.clip(low + shares * (high - low), low, high)
+        found = [np.stack([total(parts, x, np.eye(terms)), times], 2) for parts in window.parts]
+        return torch.as_tensor(np.stack(found, axis=1))
+
     form = OutputForm(count, terms, 2, separated=True) if spatial else OutputForm(count)
     edges = torch.as_tensor(_common_breakpoints(window) if spatial else [[-1.0, 1.0]]).double()
-    spec = EdgeSpec(degree=DEGREE, base="zero")
-    layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=False)
-    shape = (count, terms, 2, 2, -1) if spatial else (count, 1, 1, 1, -1)
-    found = layer.coefficients.detach().view(*shape)
-    fine = [Grid(layer.knots[[number]], DEGREE) for number in range(len(edges))]
-    times = _polynomials(fine[-1])
-    for unknown, parts in enumerate(window.parts):
-        if not spatial:
-            coefficients = torch.as_tensor(parts[-1].coefficients[0])
-            found[unknown, 0, 0, 0] = coefficients @ times
-            continue
-        found[unknown, :, 1, 1] = times
-        low, high = system.system.box[0].tolist()
-        for part in parts:
-            knots = (2 * part.space.grid.knots - low - high) / (high - low)
-            around = np.arange(part.space.intervals + DEGREE) % part.space.functions
-            splines = torch.as_tensor(part.coefficients[around].T)[:, None]
-            found[unknown, :, 0, 0] += insert_knots(splines, Grid(knots, DEGREE), fine[0])[:, 0]
-    with torch.no_grad():
-        layer.coefficients.copy_(found.reshape(layer.coefficients.shape))
-        if spatial:
-            layer.mask.copy_(form.mask(2))
-    lifts = tuple(map(str, system.lifts))
-    names = system.system.vocabulary.variables
-    hard = HardConditions(names, lifts, ("1",) * count) if any(system.lifts) else None
-    return Field(KAN.of_layers([layer]), form, box, torch.ones(count, dtype=box.dtype), hard)
-
-
-def _polynomials(grid: Grid) -> Float[Tensor, "degrees functions"]:
-    """Return the coefficients of the Legendre polynomials as splines on a grid of [-1, 1]."""
-    single = Grid(extend(torch.tensor([[-1.0, 1.0]], dtype=torch.float64), DEGREE), DEGREE)
-    x = sample_points(single, DEGREE + 1)
-    values = torch.as_tensor(legendre.legvander(x[:, 0].numpy(), DEGREE))
-    return insert_knots(fit_coefficients(x, values[..., None], single), single, grid)[:, 0]
+    field = spline_field(box, form, edges, DEGREE, values)
+    if any(system.lifts):
+        names, lifts = system.vocabulary.variables, tuple(map(str, system.lifts))
+        field.hard = HardConditions(names, lifts, ("1",) * count)
+    return field
 
 
 def _common_breakpoints(window: Window) -> Array:
     """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
     every = [part.space.breakpoints for part in window.parts[0]]
-    points = np.unique(np.concatenate([each for each in every if each is not None]))
+    points = np.unique(np.concatenate(every))
     points = 2 * (points - points[0]) / (points[-1] - points[0]) - 1
     apart = np.diff(points, prepend=-np.inf) > SAME_BREAKPOINT
     apart[-1] = True
@@ -275,9 +275,96 @@ def _common_breakpoints(window: Window) -> Array:
     return np.stack([points, np.linspace(-1, 1, len(points))])
 
 
-def _breakpoints(window: Window) -> Tensor:
+def _breakpoints(field: Field) -> Tensor:
     """Return the breakpoints of a window at its end, shape (points, variables)."""
-    if (space := window.space.breakpoints) is None:
-        return torch.tensor([[window.end]], dtype=torch.float64)
-    at = torch.as_tensor(space)
-    return torch.stack([at, torch.full_like(at, window.end)], dim=1)
+    points = breakpoints_of(field)
+    assert points is not None  # An invariant: windows are splines.
+    points[:, -1] = field.box[-1, 1]
+    return points
+
+
+def window_residuals(system: EvolutionSystem, field: Field) -> Residuals:
+    """Return the residuals at new points, relative to the largest term."""
+    points, count = low_discrepancy(field.box, RESIDUAL_POINTS, 1), len(field.box)
+    blocks = []
+    for relation in system.equations:
+        rows = arguments_at(relation, field, points.new_zeros(0), points)
+        terms = relation.slopes(rows) * rows[:, count:]
+        largest = np.sqrt(np.square(terms).mean(0)).max(initial=TINY)
+        blocks.append(Block("equation", relation, points, unit=float(largest)))
+    return measure(blocks, field, points.new_zeros(0))
+
+
+def window_jumps(system: EvolutionSystem, field: Field, before: Field | None) -> Residuals:
+    """Return the jumps from the window before, or from the initial values, relative to the size."""
+    points, orders = low_discrepancy(field.box, BORDER_POINTS, 2), torch.tensor(system.orders)
+    start, end, size = points.clone(), points.clone(), torch.zeros(len(orders), dtype=points.dtype)
+    start[:, -1], end[:, -1] = field.box[-1]
+    length = float(system.box[-1].diff())
+    jump = torch.zeros(len(points), dtype=points.dtype)
+    for order in range(max(system.orders)):
+        index = (*[0] * (len(field.box) - 1), order)
+        found, later = field.derivative(start, index), field.derivative(end, index)
+        wanted = (
+            _initial(system, order, start) if before is None else before.derivative(start, index)
+        )
+        largest = torch.stack([found, wanted, later]).square().mean(1).amax(0).sqrt()
+        size = largest if order == 0 else size / length
+        gaps = (found - wanted).abs() / largest.maximum(size).clamp(min=TINY) * (orders > order)
+        jump = jump.maximum(gaps.amax(1))
+    at = int(jump.argmax())
+    rms = float(jump.square().mean().sqrt())
+    return Residuals(rms, float(jump[at]), tuple(start[at].tolist()))
+
+
+def _initial(system: EvolutionSystem, order: int, points: Tensor) -> Tensor:
+    """Return the given time derivatives of all unknowns, 0 where their order is lower."""
+    at = points.numpy()
+    columns = [
+        system.initial_value(unknown, order, at) if order < highest else np.zeros(len(at))
+        for unknown, highest in enumerate(system.orders)
+    ]
+    return torch.as_tensor(np.stack(columns, axis=1))
+
+
+def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:
+    """Return a place where short waves grow without bound, the shorter the faster, or None.
+
+    The equations, linearised and with their factors frozen there, have the waves exp(i k x + l t).
+    A problem is well-posed only if the real parts of all l stay bounded as k grows (Kreiss and
+    Lorenz, Initial-boundary value problems, section 2.2).
+    """
+    if len(field.box) == 1:
+        return None
+    points = low_discrepancy(field.box, GROWTH_POINTS, 3)
+    none, length = points.new_zeros(0), float(system.box[0].diff())
+    every = [each.slopes(arguments_at(each, field, none, points)) for each in system.equations]
+    for *slopes, point in zip(*every, points.tolist(), strict=True):
+        rates = [_growth(system, slopes, k / length) for k in WAVENUMBERS]
+        (slow, _), (fast, frequency) = rates
+        if fast > RISE * max(slow, 0.0) and fast > ROUNDING * frequency:
+            return tuple(point)
+    return None
+
+
+def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple[float, float]:
+    """Return the largest real part of the rates of a wave, and their largest size."""
+    offsets = np.cumsum([0, *system.orders])
+    # The first-order system of the unknowns and their time derivatives below the highest.
+    left = np.eye(offsets[-1], dtype=np.complex128)
+    right = np.eye(offsets[-1], k=1, dtype=np.complex128)
+    left[offsets[1:] - 1] = right[offsets[1:] - 1] = 0
+    for row, relation, each in zip(offsets[1:] - 1, system.equations, slopes, strict=True):
+        for slope, derivative in zip(each, relation.derivatives, strict=True):
+            space, time = system.split(derivative)
+            factor, column = slope * (1j * k) ** space, offsets[derivative.unknown] + time
+            if time == system.orders[derivative.unknown]:
+                left[row, column - 1] += factor
+            else:
+                right[row, column] -= factor
+    if not np.isfinite([left, right]).all():
+        return 0.0, 0.0
+    rates = eigvals(right, left)
+    if not np.isfinite(rates).all():
+        return 0.0, 0.0
+    return float(rates.real.max()), float(np.abs(rates).max())

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import sympy
+from numpy.polynomial.polynomial import polyder, polyval
 
-from kanrun.engine.equations.space import Array, WallCondition
-from kanrun.engine.equations.system import Condition, System, differentiate
-from kanrun.formulas import to_numpy, variable
-from kanrun.formulas.equations import Derivative, Relation
+from kanrun.engine.equations.space import Array
+from kanrun.engine.equations.system import (
+    Condition,
+    System,
+    derivative_function,
+    exact_number,
+    highest_orders,
+)
+from kanrun.formulas import variable
+from kanrun.formulas.equations import Derivative
+
+#: Factors of the space derivatives of a condition by their order, and its value.
+_WallRow = tuple[dict[int, float], sympy.Expr]
 
 
-@dataclass(frozen=True)
-class EvolutionSystem:
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSystem(System):
     """A system in time and at most one space variable, with its conditions by kind.
 
     Attributes:
         orders: Order in time of each unknown.
-        initial: Initial value of each unknown and of its time derivatives below its order.
+        initial: Initial values of unknowns and their time derivatives, by unknown and order.
         walls: Homogeneous conditions of each unknown at both ends of space.
         lifts: Functions that satisfy the given conditions at the ends; 0 for homogeneous ones.
     """
 
-    system: System
     orders: tuple[int, ...]
-    initial: tuple[tuple[sympy.Expr, ...], ...]
-    walls: tuple[tuple[WallCondition | None, WallCondition | None], ...]
+    initial: Mapping[tuple[int, int], sympy.Expr]
+    walls: tuple[tuple[Array | None, Array | None], ...]
     lifts: tuple[sympy.Expr, ...]
     periodic: bool
 
     @property
     def variables(self) -> int:
-        return len(self.system.box)
-
-    @property
-    def equations(self) -> tuple[Relation, ...]:
-        return self.system.equations
-
-    @cached_property
-    def derivatives(self) -> tuple[Derivative, ...]:
-        """All derivatives in the equations, each once."""
-        return tuple({each.name: each for r in self.equations for each in r.derivatives}.values())
+        return len(self.box)
 
     def split(self, derivative: Derivative) -> tuple[int, int]:
         """Return the orders of a derivative in space and in time."""
@@ -53,28 +53,14 @@ class EvolutionSystem:
 
     def lift(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
         """Return a derivative of the lift of an unknown at points (points, variables)."""
-        return self._function(self.lifts[unknown], index, points)
+        function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
+        return function(points)
 
-    def initial_values(self, unknown: int, points: Array) -> Array:
-        """Return initial value and time derivatives of u - lift, shape (points, order)."""
-        columns = []
-        for order, value in enumerate(self.initial[unknown]):
-            index = (*[0] * (self.variables - 1), order)
-            given = self._function(value, (0,) * self.variables, points)
-            columns.append(given - self.lift(unknown, index, points))
-        return np.stack(columns, axis=1)
-
-    @cached_property
-    def _compiled(self) -> dict[tuple[sympy.Expr, tuple[int, ...]], object]:
-        return {}
-
-    def _function(self, formula: sympy.Expr, index: tuple[int, ...], points: Array) -> Array:
-        if formula == 0:
-            return np.zeros(len(points))
-        names = self.system.vocabulary.variables
-        if (formula, index) not in self._compiled:
-            self._compiled[formula, index] = to_numpy(differentiate(formula, names, index), names)
-        return self._compiled[formula, index](points)  # type: ignore[operator, no-any-return]
+    def initial_value(self, unknown: int, order: int, points: Array) -> Array:
+        """Return a given time derivative of an unknown at points (points, variables)."""
+        index = (0,) * self.variables
+        value, names = self.initial[unknown, order], self.vocabulary.variables
+        return derivative_function(value, names, index)(points)
 
 
 def evolution_system(system: System) -> EvolutionSystem | None:
@@ -86,48 +72,48 @@ def evolution_system(system: System) -> EvolutionSystem | None:
     """
     if len(system.box) > 2 or not system.is_evolution or system.constants or system.observations:
         return None
-    count, time = len(system.vocabulary.unknowns), len(system.box) - 1
-    every = [each for relation in system.equations for each in relation.derivatives]
-    orders = tuple(
-        max((each.index[-1] for each in every if each.unknown == unknown), default=0)
-        for unknown in range(count)
-    )
+    time = len(system.box) - 1
+    count = len(system.vocabulary.unknowns)
     periodic = {condition.periodic for condition in system.conditions} == {None, 0}
-    initial: list[dict[int, sympy.Expr]] = [{} for _ in range(count)]
-    rows = [([], []) for _ in range(count)]  # type: ignore[var-annotated]
-    for condition in system.conditions:
-        if condition.periodic is not None:
-            continue
-        for face in condition.faces:
-            if len(face) != 1:
-                return None
-            ((number, place),) = face
+    initial: dict[tuple[int, int], sympy.Expr] = {}
+    walls: list[tuple[list[_WallRow], list[_WallRow]]] = [([], []) for _ in range(count)]
+    for condition, face in ((each, face) for each in system.conditions for face in each.faces):
+        (number, place), *more = face
+        if more:
+            return None
+        if number == time:
             given = condition.given()
-            if number == time and given is not None and sum(given[0].index) == given[0].index[-1]:
-                initial[given[0].unknown][given[0].index[-1]] = given[1]
-            elif number != time and not periodic and (row := _wall_row(condition)) is not None:
-                side = int(place == float(system.box[0, 1]))
-                rows[row[0]][side].append((row[1], _at(system, row[2], 0, place)))
-            else:
+            if given is None or sum(given[0].index) != given[0].index[-1]:
                 return None
-    if 0 in orders or any(
-        set(found) != set(range(order)) for found, order in zip(initial, orders, strict=True)
-    ):
-        return None
+            initial[given[0].unknown, given[0].index[-1]] = given[1]
+        elif periodic or (row := _wall_row(system, condition, place)) is None:
+            return None
+        else:
+            walls[row[0]][place == float(system.box[0, 1])].append(row[1:])
+    orders = tuple(highest_orders(system.equations, time))
+    needed = {(unknown, order) for unknown in range(count) for order in range(orders[unknown])}
     # A well-posed problem has as many conditions at the ends as derivatives across them.
-    across = [
-        max((each.index[0] for each in every if each.unknown == unknown), default=0) * (time > 0)
-        for unknown in range(count)
-    ]
-    if not periodic and sum(map(len, itertools.chain(*rows))) != sum(across):
+    across = sum(highest_orders(system.equations, 0)) if time and not periodic else 0
+    if 0 in orders or initial.keys() != needed or sum(map(len, chain(*walls))) != across:
         return None
-    walls = tuple(tuple(map(_wall, each)) for each in rows)
-    lifts = tuple(_lift(system, each) for each in rows)
-    values = tuple(tuple(found[r] for r in range(len(found))) for found in initial)
-    return EvolutionSystem(system, orders, values, walls, lifts, periodic)  # type: ignore[arg-type]
+    matrices = tuple((_matrix(low), _matrix(high)) for low, high in walls)
+    lifts = tuple(_lift(system, *each) for each in walls)
+    return EvolutionSystem(
+        system.vocabulary,
+        system.box,
+        system.equations,
+        system.conditions,
+        orders=orders,
+        initial=initial,
+        walls=matrices,
+        lifts=lifts,
+        periodic=periodic,
+    )
 
 
-def _wall_row(condition: Condition) -> tuple[int, dict[int, float], sympy.Expr] | None:
+def _wall_row(
+    system: System, condition: Condition, place: float
+) -> tuple[int, dict[int, float], sympy.Expr] | None:
     """Return unknown, factors of its space derivatives and given value of a condition."""
     contained, expression = condition.relation.derivatives, condition.relation.expression
     unknowns, row = {each.unknown for each in contained}, {}
@@ -136,50 +122,38 @@ def _wall_row(condition: Condition) -> tuple[int, dict[int, float], sympy.Expr] 
         if not slope.is_number or each.index[-1]:
             return None
         row[each.index[0]] = float(slope)
+    if len(unknowns) != 1:
+        return None
     rest = expression.subs({variable(each.name): 0 for each in contained})
-    return (unknowns.pop(), row, -rest) if len(unknowns) == 1 else None
+    x = variable(system.vocabulary.variables[0])
+    return unknowns.pop(), row, -rest.subs(x, exact_number(place))
 
 
-def _at(system: System, formula: sympy.Expr, number: int, place: float) -> sympy.Expr:
-    name = system.vocabulary.variables[number]
-    return formula.subs(variable(name), sympy.Rational(repr(float(place))))
-
-
-def _wall(rows: list[tuple[dict[int, float], sympy.Expr]]) -> WallCondition | None:
+def _matrix(rows: list[_WallRow]) -> Array | None:
+    """Return factors (conditions, orders) of the derivatives at one end."""
     if not rows:
         return None
     orders = max(len(rows), 1 + max(max(row) for row, _ in rows))
-    return WallCondition(np.array([[row.get(r, 0.0) for r in range(orders)] for row, _ in rows]))
+    return np.array([[row.get(r, 0.0) for r in range(orders)] for row, _ in rows])
 
 
-def _lift(
-    system: System, sides: tuple[list[tuple[dict[int, float], sympy.Expr]], ...]
-) -> sympy.Expr:
+def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> sympy.Expr:
     """Return the sum of given values times polynomials of space that satisfy the conditions."""
-    given = [(row, value, side) for side, rows in enumerate(sides) for row, value in rows]
+    given = [(row, value, end) for end, rows in ((-1, low), (1, high)) for row, value in rows]
     if all(value == 0 for _, value, _ in given):
         return sympy.Integer(0)
-    x = variable(system.vocabulary.variables[0])
-    low, high = (sympy.Rational(repr(end)) for end in system.box[0].tolist())
-    inner = (2 * x - low - high) / (high - low)
-    powers = [inner**power for power in range(len(given) + 1)]
-    matrix = np.array(
-        [
-            [
-                sum(
-                    factor * float(sympy.diff(power, x, order).subs(x, (low, high)[side]))
-                    for order, factor in row.items()
-                )
-                for power in powers
-            ]
-            for row, _, side in given
-        ]
-    )
-    polynomials = np.linalg.pinv(matrix).T
-    return sum(
-        (
-            value * sum(sympy.Float(c, 17) * power for c, power in zip(row, powers, strict=True))
-            for (_, value, _), row in zip(given, polynomials, strict=True)
-        ),
-        sympy.Integer(0),
-    )
+    ends = list(map(exact_number, system.box[0].tolist()))
+    half = (ends[1] - ends[0]) / 2
+    inner = (variable(system.vocabulary.variables[0]) - ends[0]) / half - 1
+    powers = np.eye(len(given) + 1)
+    rows = [
+        sum(
+            f * polyval(end, polyder(powers, order)) / float(half) ** order
+            for order, f in row.items()
+        )
+        for row, _, end in given
+    ]
+    total = sympy.Integer(0)
+    for (_, value, _), factors in zip(given, np.linalg.pinv(np.stack(rows)).T, strict=True):
+        total += value * sum(sympy.Float(c, 17) * inner**power for power, c in enumerate(factors))
+    return total

@@ -13,10 +13,9 @@ scaled to 1 inside the box.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
-from functools import lru_cache
-from itertools import count, takewhile
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kanrun.engine.equations.system import System, differentiate
+from kanrun.engine.equations.system import System, derivative_function, exact_number
 from kanrun.engine.equations.taylor import Monomials, NetworkJets, network_jets
-from kanrun.engine.networks import Network, from_description
+from kanrun.engine.layers import EdgeSpec, SplineLayer
+from kanrun.engine.networks import KAN, Network, from_description
+from kanrun.engine.splines import equally_spaced, fit_coefficients, sample_points
 from kanrun.errors import KanrunError
-from kanrun.formulas import to_numpy, variable
-from kanrun.formulas.equations import RowFunction
+from kanrun.formulas import variable
 from kanrun.formulas.parsing import parse_expression
-
-#: Derivatives of built-in conditions that stay compiled.
-COMPILED = 1024
 
 
 @dataclass(frozen=True)
@@ -83,21 +80,19 @@ class HardConditions:
     def apply(self, jets: Tensor, x: Tensor, monomials: Monomials) -> Tensor:
         """Return the jets (components, points, unknowns) of g + b N from those of N."""
         points, found = x.detach().cpu().numpy(), list[Tensor]()
-        for texts in (self.offsets, self.factors):
+        for formulas in self._formulas:
             components = []
             for index in monomials.indices:
-                functions = (_derivative(text, self.variables, index) for text in texts)
+                functions = (derivative_function(f, self.variables, index) for f in formulas)
                 columns = [function(points) for function in functions]
                 components.append(np.stack(columns, axis=1) / monomials.factorial(index))
             found.append(torch.as_tensor(np.stack(components)).to(x))
         return found[0] + monomials.multiply(found[1], jets)
 
-
-@lru_cache(maxsize=COMPILED)
-def _derivative(text: str, variables: tuple[str, ...], index: tuple[int, ...]) -> RowFunction:
-    """Return the derivative of a formula, compiled."""
-    expression = differentiate(parse_expression(text, variables), variables, index)
-    return to_numpy(expression, variables)
+    @cached_property
+    def _formulas(self) -> list[list[sympy.Expr]]:
+        both = self.offsets, self.factors
+        return [[parse_expression(text, self.variables) for text in texts] for texts in both]
 
 
 class Field(Network):
@@ -144,10 +139,6 @@ class Field(Network):
     def outer(self, t: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """Return the points whose inputs to the network are t."""
         return self.box.mean(1) + t * self.half_extent
-
-    def split(self, x: Tensor) -> list[tuple[Field, Tensor]]:
-        """Return the field with the indices of the points, as `Windows` does."""
-        return [(self, torch.arange(len(x)))]
 
     def with_network(self, network: Network) -> Field:
         """Return the same field of another network."""
@@ -248,11 +239,6 @@ class Windows(Network):
         """The fields in their order."""
         return [field for field in self.fields if isinstance(field, Field)]
 
-    def split(self, x: Tensor) -> list[tuple[Field, Tensor]]:
-        """Return each field with the indices of the points in its window."""
-        window = torch.searchsorted(self.ends, x[:, -1].contiguous())
-        return [(field, (window == i).nonzero()[:, 0]) for i, field in enumerate(self.parts)]
-
     @property
     def ends(self) -> Float[Tensor, " windows_but_one"]:
         """Upper ends of all windows but the last."""
@@ -273,7 +259,9 @@ class Windows(Network):
 
     def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
         result = x.new_zeros(len(x), self.shape[-1])
-        for field, at in self.split(x):
+        window = torch.searchsorted(self.ends, x[:, -1].contiguous())
+        for number, field in enumerate(self.parts):
+            at = (window == number).nonzero()[:, 0]
             result = result.index_copy(0, at, function(field, x[at]))
         return result
 
@@ -285,6 +273,32 @@ class Windows(Network):
         return cls([Field.from_description(field) for field in description["fields"]])
 
 
+def spline_field(
+    box: Tensor,
+    form: OutputForm,
+    edges: Float[Tensor, "variables ends"],
+    degree: int,
+    values: Callable[[Tensor], Float[Tensor, "points unknowns terms factors"]],
+) -> Field:
+    """Return the field of one layer of splines whose factors have given values.
+
+    Args:
+        box: Ranges of the variables, shape (variables, 2).
+        form: Plain for one variable, separated for several.
+        edges: Breakpoints on [-1, 1].
+        degree: Degree of the splines.
+        values: Factor n of each product at points of [-1, 1], which depends on variable n alone.
+    """
+    spec = EdgeSpec(degree=degree, base="zero")
+    layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=equally_spaced(edges))
+    at = sample_points(layer.grid, degree + 1)
+    columns = torch.diag_embed(values(at)).flatten(1, 3)
+    with torch.no_grad():
+        layer.mask.copy_(form.mask(len(box)))
+        layer.coefficients.copy_(fit_coefficients(at, columns, layer.grid))
+    return Field(KAN.of_layers([layer]), form, box, box.new_ones(form.unknowns))
+
+
 def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
     """Return the breakpoints of each variable on [-1, 1]; None for a network without grids."""
     if not solution.network.edge_layers:
@@ -292,59 +306,66 @@ def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
     return solution.network.edge_layers[0].grid.breakpoints
 
 
-def hard_conditions(system: System, *, last: bool) -> HardConditions | None:
+def breakpoints_of(solution: Field) -> Float[Tensor, "points variables"] | None:
+    """Return the breakpoints of each variable in the units of the box; None without grids."""
+    edges = edges_of(solution)
+    if edges is None:
+        return None
+    found = solution.outer(edges.T)
+    found[0], found[-1] = solution.box.T  # Without rounding.
+    return found
+
+
+def hard_conditions(system: System) -> HardConditions | None:
     """Return all conditions of the system that can be built in, or None if there are none.
 
     These give an unknown, or its derivative across the face, on a whole face of the box, with all
-    lower derivatives given there too. Other conditions stay residuals, as do those of the last
-    variable unless `last`. The conditions must agree where their faces meet.
+    lower derivatives given there too. Other conditions stay residuals. The conditions must agree
+    where their faces meet.
     """
-    names, box = system.vocabulary.variables, system.box
-    offsets, factors = [], []
+    names, offsets, factors = system.vocabulary.variables, list[str](), list[str]()
     for unknown in range(len(system.vocabulary.unknowns)):
         offset, factor = sympy.Integer(0), sympy.Integer(1)
-        for number, ends in _given_values(system, unknown).items():
-            if number == len(names) - 1 and not last:
-                continue
-            x = variable(names[number])
-            low, high = (sympy.Rational(repr(float(end))) for end in box[number])
-            orders = [(end, order) for end, values in ends.items() for order in range(len(values))]
-            powers = [sympy.S.One * x**p for p in range(len(orders))]
-            rows = [[sympy.diff(p, x, m).subs(x, e) for p in powers] for e, m in orders]
+        for number, name in enumerate(names):
+            x, given = variable(name), _values_at_ends(system, unknown, number)
+            low, high = map(exact_number, system.box[number].tolist())
+            powers = [sympy.S.One * x**p for p in range(len(given))]
+            rows = [[sympy.diff(p, x, m).subs(x, e) for p in powers] for e, m in given]
             # Hermite polynomials: the derivative of order m at e is 1 for one (e, m), all others
             # are 0.
-            hermite = sympy.Matrix([powers]) * sympy.Matrix(rows).inv()
+            hermite = sympy.Matrix([powers]) * sympy.Matrix(rows).inv() if given else []
             offset += sum(
-                polynomial * (ends[e][m] - sympy.diff(offset, x, m)).subs(x, e)
-                for (e, m), polynomial in zip(orders, hermite, strict=True)
+                polynomial * (value - sympy.diff(offset, x, m)).subs(x, e)
+                for ((e, m), value), polynomial in zip(given.items(), hermite, strict=True)
             )
-            for end, values in ends.items():
+            ends = [end for end, _ in given]
+            for end in ends:
                 towards = (x - end) if end == low else (end - x)
-                factor *= (len(ends) * towards / (high - low)) ** len(values)
+                factor *= len({*ends}) * towards / (high - low)
         offsets.append(str(offset))
         factors.append(str(factor))
     return None if set(factors) == {"1"} else HardConditions(names, tuple(offsets), tuple(factors))
 
 
-def _given_values(
-    system: System, unknown: int
-) -> dict[int, Mapping[sympy.Expr, Sequence[sympy.Expr]]]:
-    """Return the values of an unknown and of its derivatives across faces, by variable and end."""
-    found: dict[int, dict[sympy.Expr, dict[int, sympy.Expr]]] = {}
-    mine = [each for each in system.given if each[1].unknown == unknown]
-    for condition, derivative, formula in mine:
-        for (number, place), *more in condition.faces:
-            end, order = sympy.Rational(repr(place)), derivative.index[number]
-            if not more and sum(derivative.index) == order:
-                value = formula.subs(variable(system.vocabulary.variables[number]), end)
-                found.setdefault(number, {}).setdefault(end, {})[order] = sympy.expand(value)
-    result = dict[int, Mapping[sympy.Expr, Sequence[sympy.Expr]]]()
-    for number, ends in sorted(found.items()):
-        kept = {
-            end: [orders[order] for order in takewhile(orders.__contains__, count())]
-            for end, orders in ends.items()
-            if 0 in orders
-        }
-        if kept:
-            result[number] = kept
-    return result
+def _values_at_ends(
+    system: System, unknown: int, number: int
+) -> dict[tuple[sympy.Expr, int], sympy.Expr]:
+    """Return given values of an unknown and its derivatives across faces, by end and order.
+
+    All lower derivatives are given there too.
+    """
+    found: dict[tuple[sympy.Expr, int], sympy.Expr] = {}
+    x = variable(system.vocabulary.variables[number])
+    for condition, derivative, formula in system.given:
+        order = derivative.index[number]
+        if derivative.unknown != unknown or sum(derivative.index) != order:
+            continue
+        for (fixed, place), *more in condition.faces:
+            if fixed == number and not more:
+                end = exact_number(place)
+                found[end, order] = sympy.expand(formula.subs(x, end))
+    return {
+        (end, order): value
+        for (end, order), value in sorted(found.items())
+        if all((end, lower) in found for lower in range(order))
+    }

@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
-from torch import Generator, Tensor
+import torch
+from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
-from kanrun.engine.equations.fields import Field, HardConditions, OutputForm, Windows
+from kanrun.engine.equations.fields import Field, OutputForm, Windows
+from kanrun.engine.equations.residuals import Residuals
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria
 from kanrun.engine.networks import Network
 
-#: Creates a new network with the inputs of the box on [-1, 1] and the given number of outputs.
-Create = Callable[[int, Generator], Network]
+#: Values of the unknown parameters of a system without any.
+NO_CONSTANTS = torch.zeros(0, dtype=torch.float64)
+#: Creates a network with the inputs of the box on [-1, 1], from the keyword `generator`.
+Create = Callable[..., Network]
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ class EquationPolicy:
     data_weight: float = 100.0
     min_data_weight: float = 1e-2
     #: No grid follows once the residual is below this fraction of the difference from the
-    #: observations.
+    #: observations, and the last one changed the solution by no more than `settled_change`.
     noise_fraction: float = 0.25
+    settled_change: float = 1e-3
 
     #: Residuals are down-weighted within this distance (relative to the box) of an incompatible
     #: corner, whose infinite derivatives no network can represent. Without this they spoil the rest
@@ -78,51 +83,15 @@ class EquationPolicy:
 
     #: Change between grids at which refinement stops, in one variable and in several.
     enough_change: tuple[float, float] = (1e-9, 1e-6)
-    #: A refinement helped if it reduced the residual to this fraction.
-    helpful_residual_ratio: float = 0.5
-    #: Intervals in one variable on the whole range, in one that can be cut into windows, and in
-    #: several.
-    max_intervals: tuple[int, int, int] = (640, 80, 160)
-    #: Intervals in one variable as long as grids change the solution by more than
-    #: `accepted_change`.
-    max_unsettled_intervals: int = 2560
+    #: Unknowns of a grid that follows by itself.
     max_unknowns: int = 1000
+    #: Terms of given initial values.
     max_terms: int = 16
-
-    #: Relative residual at new points up to which a window is accepted.
-    accepted_residual: float = 1e-3
-    #: The same next to incompatible conditions; on the whole range times the gap of the conditions.
-    accepted_residual_at_corners: float = 2e-3
-    #: Change from the previous grid up to which a window is accepted, or this factor of the last
-    #: window's.
-    accepted_change: float = 1e-3
-    max_change_growth: float = 10.0
-    #: Change from the previous grid at which the solution ends.
-    failed_change: float = 0.1
-    #: A window is given up if finer grids do not reduce its residual below this.
-    give_up_residual: float = 0.02
-    #: The shortest window is the range divided by this number.
-    max_windows: int = 256
-    #: Factor from the length of an accepted window to that of the next.
-    window_growth: float = 1.5
-
-    def finest(self, variables: int, *, whole: bool = True) -> int:
-        """Return the largest number of intervals of a grid in this many variables."""
-        return self.max_intervals[2 if variables > 1 else 0 if whole else 1]
 
     def corner_reach(self, gap: float, order: int) -> float:
         """Return the radius of a corner where derivatives of this order differ by `gap`."""
         share = min(gap / self.corner_full_gap, 1.0)
         return self.corner_radius * (share if order > 0 else sqrt(sqrt(share)))
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """Residuals at new points relative to the largest term."""
-
-    rms: float
-    largest: float
-    place: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -143,19 +112,19 @@ class EquationStage:
             `standard_errors`.
     """
 
-    window: int
     intervals: int | None
     solution: Field
-    constants: Tensor
     unknowns: int
     steps: int
     objective: float
     equation: Residuals
     conditions: Residuals
     change: float | None
-    standard_errors: Tensor
     seconds: float
     points: Tensor
+    window: int = 0
+    constants: Tensor = NO_CONSTANTS
+    standard_errors: Tensor = NO_CONSTANTS
     sensitivity: float | None = None
     data: float = 0.0
     least_data: float = 0.0
@@ -179,8 +148,16 @@ class Solution:
     solved_until: float
     estimate: float | None = None
     tolerance: float | None = None
-    stopped: str = "the solution is no longer smooth, or errors grow"
+    stopped: str = ""
     doubt: str | None = None
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Intervals of grids in turn, and whether finer ones follow as long as they help."""
+
+    intervals: tuple[int, ...]
+    grows: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,20 +167,18 @@ class Ansatz:
     Attributes:
         intervals: Grids in turn. A network without grids has None for each round of weights.
         grows: Whether finer grids follow as long as they help.
-        widens: Whether further terms follow as long as they help.
-        hard: Whether conditions are built in; those that can be become `built_in`.
-        evolution: The system, if it is solved in windows of splines times polynomials of time.
-        direct: Whether it is solved on tensor products of splines.
-        tolerance: Relative L2 error at which such a solution ends.
+        free_terms: Whether initial values determine the number of terms.
+        hard: Whether conditions are built in where possible.
     """
 
     create: Create
     form: OutputForm
     intervals: tuple[int | None, ...]
     grows: bool = False
-    widens: bool = False
+    free_terms: bool = False
     hard: bool = False
-    built_in: HardConditions | None = None
-    evolution: EvolutionSystem | None = None
-    direct: bool = False
-    tolerance: float = 1e-6
+
+
+#: How a system is solved: by networks on truncated Taylor series, on tensor products of splines, or
+#: in windows of splines times polynomials of time.
+Method = Ansatz | Grids | EvolutionSystem

@@ -8,7 +8,7 @@ residual^2. Jacobian rows are exact, see `network_jets`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,24 +17,34 @@ from math import sqrt
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from kanrun.engine.equations.fields import Field
+from kanrun.engine.equations.fields import Field, Windows
 from kanrun.engine.equations.system import System, on_face
 from kanrun.engine.equations.taylor import Monomials
-from kanrun.engine.least_squares import DenseRows, Linearisation, Problem
+from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem
 from kanrun.formulas.equations import Relation
 
 #: Smallest diagonal entries that are taken for zero in scalings.
 TINY = 1e-300
-#: Regularisation of the scaled Gram matrix, then if its Cholesky factorisation fails.
-RIDGES = (1e-14, 1e-12)
+#: Damping at which the sensitivity is measured, where other functions fit as well.
+OPEN_DAMPING = 1e-15
 #: Unknowns count as at least this fraction of their sizes in relative changes.
 QUIET = 1e-3
 #: Singular values below this fraction of the largest do not determine a parameter.
 SINGULAR = 1e-12
 #: Points at which the size of a term is measured, and steps of the power method.
 UNIT_POINTS, POWER_STEPS = 256, 20
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Residuals at new points relative to the largest term."""
+
+    rms: float
+    largest: float
+    place: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -150,17 +160,40 @@ class ResidualProblem(Problem):
         return [block.rows(self._field, constants, jacobian=jacobian) for block in chosen]
 
 
+def arguments_at(
+    relation: Relation, field: Field | Windows, constants: Tensor, points: Tensor
+) -> NDArray[np.float64]:
+    """Return the arguments of a relation at points, shape (points, names)."""
+    values = [
+        field.derivative(points, each.index)[:, [each.unknown]] for each in relation.derivatives
+    ]
+    columns = [points, *values, constants.expand(len(points), -1)]
+    return torch.cat(columns, dim=1).cpu().numpy()
+
+
+def measure(blocks: Sequence[Block], field: Field, constants: Tensor) -> Residuals:
+    """Return the residuals of blocks relative to their units."""
+    if not blocks:
+        return Residuals(0.0, 0.0, ())
+    blocks = [replace(each, weight=float(len(each.points))) for each in blocks]
+    problem = ResidualProblem(field, blocks, constants)
+    residual = problem.residual(problem.unknowns).detach().abs()
+    at, points = int(residual.argmax()), torch.cat([each.points for each in blocks])
+    rms = float(residual.square().mean().sqrt())
+    return Residuals(rms, float(residual[at]), tuple(points[at].tolist()))
+
+
 def condition_blocks(
     system: System, count: int, weight: float, data_weight: float = 1.0, edges: Tensor | None = None
 ) -> list[Block]:
     """Return the conditions at about `count` points per face, and the observations."""
     blocks = []
     for condition in system.conditions:
-        faces = [on_face(face, system.box, count, edges) for face in condition.places(system.box)]
-        if condition.periodic is not None:
-            first, partner = faces
-        else:
-            first, partner = torch.cat(faces), None
+        faces, ring, partner = condition.faces, condition.periodic, None
+        if ring is not None:
+            *faces, end = (((ring, value),) for value in system.box[ring].tolist())
+            partner = on_face(end, system.box, count, edges)
+        first = torch.cat([on_face(face, system.box, count, edges) for face in faces])
         blocks.append(Block("condition", condition.relation, first, weight, partner=partner))
     return blocks + [
         Block("data", each.relation, each.points, data_weight, target=each.values)
@@ -200,13 +233,12 @@ def _unit(
     ]
     order = np.arange(len(points)) if solution is None else drawn.permutation(len(points))
     at = points[order[:UNIT_POINTS]]
-    values = [drawn.standard_normal((len(at), len(scale))) * scale]
+    fixed = system.guesses()
+    values = drawn.standard_normal((len(at), len(scale))) * scale
+    columns = [at, torch.as_tensor(values), fixed.expand(len(at), -1)]
+    rows = [torch.cat(columns, dim=1).cpu().numpy()]
     if solution is not None:
-        derivatives = relation.derivatives
-        found = [solution.derivative(at, each.index)[:, each.unknown].cpu() for each in derivatives]
-        values.append(np.stack(found, axis=1))
-    fixed = system.guesses().expand(len(at), -1).cpu().numpy()
-    rows = [np.concatenate([at.cpu().numpy(), each, fixed], axis=1) for each in values]
+        rows.append(arguments_at(relation, solution, fixed, at))
     terms = [np.nan_to_num(relation.slopes(each)[:, : len(scale)]) * scale for each in rows]
     return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
 
@@ -269,12 +301,7 @@ def standard_errors(
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"]) -> float:
-    """Return the largest relative change of an unknown for a change of all residuals by 1.
-
-    This is the largest singular value of U J^+, by the power method. U holds the derivatives of the
-    unknowns at `points` by the network's parameters, J those of the residuals. Values up to 1e7
-    occur if many functions make the residuals small: underdetermined equations.
-    """
+    """Return the largest relative change of an unknown at points for a change of residuals by 1."""
     field = problem.solution(problem.unknowns)[0]
     monomials, parts = Monomials.covering([], points.shape[1]), list[Tensor]()
     for number, size in enumerate(field.sizes.tolist()):
@@ -284,18 +311,21 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
             rms = float(values.detach().square().mean().sqrt())
             parts.append(traced.jacobian(values.sum()) / max(rms, size * QUIET))
     moved = torch.cat(parts) / sqrt(len(points))
-    jacobian = torch.cat([slopes for _, slopes in problem.evaluate(problem.unknowns)])
-    scale = jacobian.norm(dim=0).clamp(min=TINY)
-    unit = jacobian / scale
-    gram, identity = unit.T @ unit, torch.eye(len(scale), dtype=scale.dtype)
-    for ridge in RIDGES:
-        lower, failed = torch.linalg.cholesky_ex(gram + ridge * identity)
-        if not int(failed):
-            break
-    columns = torch.zeros(len(scale), len(moved), dtype=scale.dtype)
-    columns[: moved.shape[1]] = (moved / scale[: moved.shape[1]]).T
-    along = torch.linalg.solve_triangular(lower, columns, upper=False)
-    drawn = along @ torch.linspace(1, 2, len(moved), dtype=scale.dtype)
+    moved = torch.nn.functional.pad(moved, (0, len(problem.unknowns) - moved.shape[1]))
+    return largest_response(problem.linearise(problem.unknowns), lambda d: moved.T @ (moved @ d))
+
+
+def largest_response(linear: Linearisation, image: Callable[[Tensor], Tensor]) -> float:
+    """Return the largest singular value of U J^+ by the power method; `image` multiplies by U^T U.
+
+    U holds the derivatives of the relative unknowns by the parameters, J those of the residuals.
+    Values up to 1e7 occur if many functions make the residuals small: underdetermined equations.
+    """
+    solve = NormalEquations(linear).solver(np.array([OPEN_DAMPING]))
+    drawn = torch.linspace(1, 2, len(linear.gradient), dtype=linear.gradient.dtype)
+    largest = 0.0
     for _ in range(POWER_STEPS):
-        drawn = along @ (along.T @ (drawn / drawn.norm()))
-    return float(drawn.norm().sqrt())
+        drawn = solve(image(drawn))
+        largest = float(drawn.norm())
+        drawn = drawn / largest
+    return sqrt(largest)

@@ -1,15 +1,19 @@
-"""Splines of one variable with boundary conditions built in, interval by interval.
+"""Splines of one variable with conditions built in, and residuals at products of points.
 
 The splines of a window are periodic, or combinations of clamped B-splines that satisfy linear
-homogeneous conditions at both ends. An equation without a space variable has a space of one
+homogeneous conditions at both ends. An equation without a space variable has the space of one
 constant function. Interval e holds the functions e to e + degree; the band matrices of a window
 follow from that.
+
+In two variables u = offset + sum_ij c_ij X_i(x) Y_j(y). The rows of one cell depend on the
+functions of that cell alone, so that normal equations are banded. With splines of both variables
+these are tensor products; with polynomials of time as Y, windows of an evolution equation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import pi
 from typing import Any, Literal
@@ -19,10 +23,12 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from kanrun.engine.least_squares.banded import BandedFactor, Pattern, StripPattern
+from kanrun.engine.least_squares.banded import BandedFactor, ElementRows, Pattern, StripPattern
 from kanrun.engine.splines import Grid, local_basis
+from kanrun.formulas.equations import Relation
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 #: Degree of the splines and of the polynomials of time.
 DEGREE = 7
@@ -39,42 +45,29 @@ DENSITY_POINTS, DENSITY_WIDTH = 8, 1
 
 
 @dataclass(frozen=True)
-class WallCondition:
-    """Homogeneous linear conditions of one unknown at one end, shape (conditions, orders).
-
-    Entry (i, r) is the factor of the derivative of order r in condition i.
-    """
-
-    rows: Array
-
-    def elimination(self, at_wall: Array) -> tuple[int, Array]:
-        """Return how many functions next to the wall depend on those that follow, and how.
-
-        `at_wall` holds the derivatives (orders, functions) of the functions, counted from the wall.
-        """
-        found, count = self.rows @ at_wall, len(self.rows)
-        found = found / np.abs(found).max(axis=1, keepdims=True)
-        return count, -np.linalg.solve(found[:, :count], found[:, count:])
-
-
-@dataclass(frozen=True)
 class Space:
-    """Splines on `breakpoints` (intervals + 1,); one constant function if they are None.
+    """Splines on `breakpoints` (intervals + 1,).
 
-    `walls` holds the conditions at both ends for each unknown; `periodic` splines have none.
+    Attributes:
+        walls: For each unknown its homogeneous linear conditions at both ends, or None. Entry
+            (i, r) is the factor of the derivative of order r in condition i.
+        periodic: Whether the splines are periodic; they have no conditions then.
+        degree: `DEGREE`, or 0 for one constant function on one interval.
     """
 
-    breakpoints: Array | None
-    walls: tuple[tuple[WallCondition | None, WallCondition | None], ...]
+    breakpoints: Array
+    walls: tuple[tuple[Array | None, Array | None], ...]
     periodic: bool = False
+    degree: int = DEGREE
 
-    @property
-    def degree(self) -> int:
-        return 0 if self.breakpoints is None else DEGREE
+    @classmethod
+    def constant(cls, walls: tuple[tuple[Array | None, Array | None], ...]) -> Space:
+        """Return the space of one constant function on [0, 1]."""
+        return cls(np.array([0.0, 1.0]), walls, degree=0)
 
     @property
     def intervals(self) -> int:
-        return 1 if self.breakpoints is None else len(self.breakpoints) - 1
+        return len(self.breakpoints) - 1
 
     @property
     def functions(self) -> int:
@@ -84,25 +77,20 @@ class Space:
     @cached_property
     def grid(self) -> Grid:
         """The knots: repeated at the ends, or continued periodically."""
-        assert self.breakpoints is not None
-        ends, widths = self.breakpoints, np.diff(self.breakpoints)
-        if self.periodic:
-            around = np.resize(widths, (-(-DEGREE // len(widths)) * len(widths)))[:DEGREE]
-            right = ends[-1] + np.cumsum(around)
-            around = np.resize(widths[::-1], DEGREE)
-            left = (ends[0] - np.cumsum(around))[::-1]
-        else:
-            left, right = np.repeat(ends[0], DEGREE), np.repeat(ends[-1], DEGREE)
-        return Grid(torch.as_tensor(np.concatenate([left, ends, right]))[None], DEGREE)
+        ends, degree = self.breakpoints, self.degree
+        around = np.diff(ends) if self.periodic else np.zeros(1)
+        right = ends[-1] + np.cumsum(np.resize(around, degree))
+        left = (ends[0] - np.cumsum(np.resize(around[::-1], degree)))[::-1]
+        return Grid(torch.as_tensor(np.concatenate([left, ends, right]))[None], degree)
 
     @cached_property
-    def local(self) -> NDArray[np.int64]:
+    def local(self) -> Index:
         """Numbers of the functions of each interval, shape (intervals, degree + 1)."""
         first, below = np.arange(self.intervals)[:, None], np.arange(self.degree + 1)
         return (first + below) % self.functions
 
     @cached_property
-    def order(self) -> NDArray[np.int64]:
+    def order(self) -> Index:
         """Place of each function: 0, n-1, 1, n-2, ... if periodic, so that the cycle is a band."""
         places = np.arange(self.functions)
         if self.periodic:
@@ -118,24 +106,17 @@ class Space:
         """Return the unknowns of each interval if every function has `block` of them."""
         key = "pattern", block, 0
         if key not in self._kept:
-            self._kept[key] = self._pattern(block)
+            places = torch.as_tensor(self.order)
+            self._kept[key] = StripPattern.of(self.intervals, self.degree + 1, block, places)
         return self._kept[key]  # type: ignore[no-any-return]
 
-    def _pattern(self, block: int) -> Pattern:
-        return StripPattern.of(self.intervals, self.degree + 1, block, torch.as_tensor(self.order))
-
-    def basis(self, x: Array, derivative: int) -> tuple[Array, NDArray[np.int64]]:
+    def basis(self, x: Array, derivative: int) -> tuple[Array, Index]:
         """Return the derivatives of the functions at x (points,), and their numbers."""
-        if self.breakpoints is None:
-            value = np.full((len(x), 1), float(derivative == 0))
-            return value, np.zeros((len(x), 1), dtype=np.int64)
         values, interval = local_basis(torch.as_tensor(x)[:, None], self.grid, derivative)
         return values[:, 0].numpy(), self.local[interval[:, 0].numpy()]
 
     def points(self, nodes: Array) -> Float[Array, "intervals nodes"]:
         """Return nodes of [-1, 1] in each interval."""
-        if self.breakpoints is None:
-            return np.zeros((1, 1))
         shares = (nodes + 1) / 2
         return self.breakpoints[:-1, None] + np.diff(self.breakpoints)[:, None] * shares
 
@@ -148,15 +129,17 @@ class Space:
 
     @cached_property
     def gauss_points(self) -> Float[Array, "intervals nodes"]:
-        return self.points(np.polynomial.legendre.leggauss(GAUSS_POINTS)[0])
+        return self.points(self._gauss_rule[0])
+
+    @cached_property
+    def _gauss_rule(self) -> tuple[Array, Array]:
+        return np.polynomial.legendre.leggauss(GAUSS_POINTS if self.degree else 1)
 
     @cached_property
     def gauss_weights(self) -> Float[Array, "intervals nodes"]:
         """Return weights of the Gauss points whose sum is 1."""
-        if self.breakpoints is None:
-            return np.ones((1, 1))
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
-        shares: Array = widths[:, None] * np.polynomial.legendre.leggauss(GAUSS_POINTS)[1] / 2
+        shares: Array = widths[:, None] * self._gauss_rule[1] / 2
         return shares
 
     def elements(
@@ -176,16 +159,21 @@ class Space:
 
     @cached_property
     def _eliminated(self) -> list[list[tuple[int, int, Array]]]:
-        """For each unknown and end with conditions: the end and `WallCondition.elimination`."""
+        """How functions next to a wall depend on those that follow, for each unknown.
+
+        Each entry is the end, the number of functions, and their factors (functions, following).
+        """
         found: list[list[tuple[int, int, Array]]] = [[] for _ in self.walls]
         for each, ends in zip(found, self.walls, strict=True):
-            for side, condition in enumerate(ends):
-                if condition is None or self.periodic or self.breakpoints is None:
+            for side, rows in enumerate(ends):
+                if rows is None or self.periodic:
                     continue
-                wall, orders = self.breakpoints[[-side]], condition.rows.shape[1]
-                rows = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
-                from_wall = rows[:, ::-1] if side else rows
-                each.append((side, *condition.elimination(from_wall[:, :orders])))
+                (count, orders), wall = rows.shape, self.breakpoints[[-side]]
+                at_wall = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
+                values = rows @ (at_wall[:, ::-1] if side else at_wall)[:, :orders]
+                values = values / np.abs(values).max(axis=1, keepdims=True)
+                follow = -np.linalg.solve(values[:, :count], values[:, count:])
+                each.append((side, count, follow))
         return found
 
     def complete(self, coefficients: Array, unknown: int) -> Array:
@@ -203,8 +191,6 @@ class Space:
 
     def project(self, function: Callable[[Array], Array], unknown: int) -> Array:
         """Return the coefficients (functions, ...) of the least squares fit of a function."""
-        if self.breakpoints is None:
-            return function(np.zeros(1))
         nodes, weights = np.polynomial.legendre.leggauss(PROJECTION_POINTS)
         x = self.points(nodes)
         shares = np.sqrt(weights * np.diff(self.breakpoints)[:, None])
@@ -226,8 +212,6 @@ class Space:
         The best spline of degree p differs by 2 / (2 pi)^(p+1) h^(p+1) |u^(p+1)| in the mean; the
         derivative of order p + 1 is read from the jumps of the one below.
         """
-        if self.breakpoints is None:
-            return 0.0
         width = np.diff(self.breakpoints)
         middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
         top = self.evaluate(coefficients, middle, DEGREE)
@@ -240,7 +224,6 @@ class Space:
         self, coefficients: Sequence[Array], sizes: Sequence[float], intervals: int
     ) -> Space:
         """Return the space whose breakpoints follow splines (functions,) of the given sizes."""
-        assert self.breakpoints is not None
         each = np.linspace(-1, 1, DENSITY_POINTS, endpoint=False)
         x = np.append(self.points(each).ravel(), self.breakpoints[-1])
         fourth = [
@@ -263,3 +246,61 @@ def _widened(density: Array, *, periodic: bool) -> Array:
     width = DENSITY_POINTS * DENSITY_WIDTH + 1
     found: Array = uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
     return found
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A relation at all products of points of x and y.
+
+    Attributes:
+        points: Points in the order of cells of x, cells of y, points of x, points of y.
+        pattern: Unknowns of each cell.
+        bases: Values of the functions of x and of y for each derivative by its name, shape (cells,
+            points, functions).
+        scale: Factors from residuals to rows, shape (points,).
+        offsets: Derivatives of the offset by their names, shape (points,); 0 where missing.
+    """
+
+    relation: Relation
+    points: Array
+    pattern: Pattern
+    bases: Mapping[str, tuple[Array, Array]]
+    scale: Array
+    offsets: Mapping[str, Array] = field(default_factory=dict)
+
+    def arguments(self, vector: Array) -> Array:
+        """Return the arguments of the relation at a vector of coefficients, (points, names)."""
+        columns = [self.points]
+        for each in self.relation.derivatives:
+            x, y = self.bases[each.name]
+            shape = len(x), len(y), x.shape[2], y.shape[2], -1
+            local = vector[self.pattern.index.numpy()].reshape(shape)[..., each.unknown]
+            found = np.einsum("xgi,xyij,yhj->xygh", x, local, y, optimize=True).ravel()
+            columns.append((found + self.offsets.get(each.name, 0.0))[:, None])
+        return np.concatenate(columns, axis=1)
+
+    def residual(self, vector: Array) -> Float[Array, " points"]:
+        """Return the rows at a vector of coefficients."""
+        with np.errstate(all="ignore"):
+            found: Array = self.relation.residual(self.arguments(vector)) * self.scale
+        return found
+
+    def rows(self, vector: Array) -> ElementRows:
+        """Return the derivatives of the rows by the coefficients."""
+        with np.errstate(all="ignore"):
+            slopes = self.relation.slopes(self.arguments(vector)) * self.scale[:, None]
+        # Derivatives that share their functions of y are summed before these multiply them.
+        sums, along = dict[tuple[int, int], Array](), dict[tuple[int, int], Array]()
+        for number, each in enumerate(self.relation.derivatives):
+            x, y = self.bases[each.name]
+            shape = len(x), len(y), x.shape[1], y.shape[1], x.shape[2]
+            factor = slopes[:, number].reshape(*shape[:4], 1)
+            key = each.unknown, id(y)
+            sums[key] = sums.get(key, 0.0) + factor * x[:, None, :, None]
+            along[key] = y
+        cells, terms = self.pattern.index.shape
+        unknowns = terms // (shape[4] * y.shape[2])
+        found = np.zeros((*shape, y.shape[2], unknowns))
+        for key, total in sums.items():
+            found[..., key[0]] += total[..., None] * along[key][:, None, :, None]
+        return ElementRows(self.pattern, torch.as_tensor(found.reshape(cells, -1, terms)))

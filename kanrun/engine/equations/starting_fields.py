@@ -1,15 +1,13 @@
 """Fields to start from: richer fields of the same function, and initial guesses.
 
-A solution is continued with inserted knots, added terms, or its values extended in time. The first
-one comes from random networks that race, from initial values, or from the previous window.
+A solution is continued with inserted knots or added terms. The first one comes from random networks
+that race, or from initial values.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, inf, log
 
@@ -20,23 +18,26 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import Collocation
-from kanrun.engine.equations.fields import Field, OutputForm, edges_of
+from kanrun.engine.equations.fields import (
+    Field,
+    edges_of,
+    hard_conditions,
+    spline_field,
+)
 from kanrun.engine.equations.policy import Ansatz
 from kanrun.engine.equations.residuals import Block, ResidualProblem, condition_blocks, with_units
-from kanrun.engine.layers import EdgeSpec, SplineLayer
+from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import minimise
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import (
     Grid,
     equally_spaced,
     extend,
-    fit_coefficients,
     sample_points,
-    spline_values,
 )
 from kanrun.errors import TrainingFailed
 from kanrun.formulas import to_numpy
-from kanrun.formulas.equations import parse_relation
+from kanrun.formulas.equations import RowFunction
 from kanrun.monitoring import time_limit_reached
 
 #: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
@@ -53,10 +54,6 @@ RANDOM_IF_SEPARATED = 5
 START_SIZES = (0.02, 0.5)
 #: Largest relative difference from the initial values on the first grid.
 INITIAL_VALUE_TOLERANCE = 1e-3
-#: Fraction of the knots that follow the root of the curvature at the end of the previous window.
-CURVATURE = 0.85
-#: Bends are raised by this where a solution is straight, so that knots can be drawn.
-STRAIGHT = 1e-12
 #: Margin of a new hidden grid beyond the activations, and the fraction that they must fill of an
 #: old one.
 MARGIN, FILLED = 0.1, 0.5
@@ -81,100 +78,61 @@ def insert_knots(
 
 
 def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:
+    """Return edges whose intervals with the largest sums of `squares` are halved in turn."""
     number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
     sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
-    ends = edges.tolist()
     floor = float(sums.sum()) * NEGLIGIBLE_SQUARES / len(sums) + np.finfo(float).tiny
-    pairs = zip(sums.tolist(), itertools.pairwise(ends), strict=True)
-    cells = [(-each - floor, low, high) for each, (low, high) in pairs]
-    heapq.heapify(cells)
-    while len(cells) < intervals and cells[0][0] <= 0:
-        size, low, high = cells[0]
-        if high - low < 2 * NARROWEST * (ends[-1] - ends[0]):
-            heapq.heapreplace(cells, (inf, low, high))
+    ends, sizes = edges.tolist(), (sums + floor).tolist()
+    narrowest = 2 * NARROWEST * (ends[-1] - ends[0])
+    while len(sizes) < intervals and (largest := max(sizes)) > 0:
+        place = sizes.index(largest)
+        low, high = ends[place : place + 2]
+        if high - low < narrowest:
+            sizes[place] = 0.0
             continue
-        heapq.heapreplace(cells, (size * HALVED, low, (low + high) / 2))
-        heapq.heappush(cells, (size * HALVED, (low + high) / 2, high))
-    return edges.new_tensor([*sorted(low for _, low, _ in cells), ends[-1]])
+        ends.insert(place + 1, (low + high) / 2)
+        sizes[place : place + 1] = [largest * HALVED] * 2
+    return edges.new_tensor(ends)
 
 
-def with_terms(
-    solution: Field, count: int, size: float, generator: Generator, *, lowest: bool = False
-) -> Field:
-    """Return the field with `count` further terms, or without its last ones if negative; one stays.
+def polynomial_field(field: Field, terms: int) -> Field:
+    """Return zero times Legendre polynomials of the lowest degrees, on the grids of `field`.
 
-    In a separated form, further terms leave the function as it is. Their first factors are zero,
-    the others polynomials: the `lowest`, or those that follow on the present ones. Otherwise they
-    have random coefficients of this size in the last layer. Weights of edges are those of fresh
-    splines, 1 and no base.
+    Residuals are linear in the first factors, so that a step solves a linear equation among all
+    functions sum_r f_r(x_1) P_r(x_2, ...).
     """
-    *others, last = solution.network.edge_layers
-    form, more = solution.form, max(count, 0)
-    new_form = replace(form, terms=max(1, form.terms + count))
-    layer = SplineLayer.on_grid(
-        last.grid.breakpoints, new_form.outputs, last.spec, uniform=last.uniform
+    form, inputs = replace(field.form, terms=terms), len(field.box)
+    products = itertools.product(range(terms), repeat=inputs - 1)
+    degrees = np.array(sorted(products, key=lambda each: (sum(each), each))[:terms])
+
+    def values(at: Tensor) -> Tensor:
+        table = torch.as_tensor(np.polynomial.legendre.legvander(at.numpy(), terms - 1))
+        found = at.new_zeros(len(at), form.unknowns, terms, inputs)
+        for number in range(1, inputs):
+            found[..., number] = table[:, number, degrees[:, number - 1]][:, None]
+        return found
+
+    (layer,) = field.network.edge_layers
+    return spline_field(field.box, form, layer.grid.breakpoints, layer.spec.degree, values)
+
+
+def with_polynomials(field: Field, count: int) -> Field:
+    """Return a field in a separated form with `count` further terms, zero times polynomials."""
+    form, wider = field.form, replace(field.form, terms=field.form.terms + count)
+    (layer,), (added,) = (
+        each.network.edge_layers for each in (field, polynomial_field(field, count))
     )
-    if form.separated:
-        layer.mask.copy_(new_form.mask(last.inputs))
-    parts = last.coefficients.detach().unflatten(0, (form.unknowns, form.terms, form.factors))
-    if form.separated:
-        every = _polynomials(last, new_form)
-        every = every.unflatten(0, (form.unknowns, new_form.terms, form.factors))
-        added = every[:, :more] if lowest else every[:, form.terms :]
-    else:
-        shape = (form.unknowns, more, *parts.shape[2:])
-        added = size * torch.randn(shape, generator=generator, dtype=parts.dtype)
+    made = SplineLayer.on_grid(
+        layer.grid.breakpoints, wider.outputs, layer.spec, uniform=layer.uniform
+    )
+    parts = [
+        each.coefficients.detach().unflatten(0, (form.unknowns, -1, form.factors))
+        for each in (layer, added)
+    ]
     with torch.no_grad():
-        found = torch.cat([parts[:, : new_form.terms], added], dim=1)
-        layer.coefficients.copy_(found.flatten(0, 2))
-    network = KAN.of_layers([*others, layer])
-    return Field(network, new_form, solution.box, solution.sizes, solution.hard)
-
-
-def with_polynomials(field: Field) -> Field:
-    """Return the zero function in a separated form: zero times Legendre polynomials.
-
-    Its residuals are linear in the first factors. The first step therefore solves a linear equation
-    among all functions sum_r f_r(x_1) P_r(x_2, ...).
-    """
-    made = deepcopy(field)
-    (layer,) = made.network.edge_layers
-    with torch.no_grad():
-        layer.coefficients.copy_(_polynomials(layer, field.form))
-    return made
-
-
-def _polynomials(layer: SplineLayer, form: OutputForm) -> Tensor:
-    """Return coefficients (outputs, inputs, functions) of products of polynomials, one per term."""
-    inputs = layer.inputs
-    products = itertools.product(range(form.terms), repeat=inputs - 1)
-    degrees = sorted(products, key=lambda each: (sum(each), each))
-    x = sample_points(layer.grid, layer.spec.degree + 1)
-    table = np.moveaxis(np.polynomial.legendre.legvander(x.cpu().numpy(), form.terms - 1), 2, 1)
-    values = torch.as_tensor(table).to(layer.coefficients)
-    fitted = fit_coefficients(x, values, layer.grid)  # (degrees, inputs, functions)
-    shape = (form.unknowns, form.terms, inputs, inputs, layer.coefficients.shape[2])
-    result = layer.coefficients.new_zeros(shape)
-    for term in range(form.terms):
-        for number, degree in enumerate(degrees[term], start=1):
-            result[:, term, number, number] = fitted[degree, number]
-    return result.flatten(0, 2)
-
-
-def extend_constant(solution: Field, box: Tensor) -> Field:
-    """Extend `solution` into the next window `box` as a constant in time.
-
-    The first layer's functions of the last variable become constants, their values at the end;
-    edges have no base.
-    """
-    made, edges = deepcopy(solution), edges_of(solution)
-    assert edges is not None  # An invariant: called for networks with grids only.
-    first = made.network.edge_layers[0]
-    with torch.no_grad():
-        ends = spline_values(edges[:, -1][None], first.coefficients, first.grid)[0, :, -1:]
-        first.coefficients[:, -1] = ends
-        made.box.copy_(box)
-    return made
+        made.mask.copy_(wider.mask(layer.inputs))
+        made.coefficients.copy_(torch.cat(parts, dim=1).flatten(0, 2))
+    return Field(KAN.of_layers([made]), wider, field.box, field.sizes, field.hard)
 
 
 class InitialGuesses:
@@ -183,6 +141,7 @@ class InitialGuesses:
     def __init__(self, rows: Collocation, ansatz: Ansatz, generator: Generator) -> None:
         self.rows, self.ansatz, self.generator = rows, ansatz, generator
         self.system, self.policy, self.guesses = rows.system, rows.policy, rows.system.guesses()
+        self.hard = hard_conditions(rows.system) if ansatz.hard else None
 
     def best(self) -> tuple[Field, Tensor]:
         """Return the best of several networks: all take a few steps, the better ones more."""
@@ -191,15 +150,17 @@ class InitialGuesses:
             return started, self.guesses
         inside = self.rows.points(self.rows.inside, policy.start_points)
         blocks = self.rows.blocks(inside, None, (policy.condition_weight, policy.data_weight))
-        first = self._random(form)
+        first = self._random()
         is_small = len(first.get_unknowns()) <= policy.small_network
         small = not one and not form.separated and is_small
         rounds = policy.rounds_if_small if small else policy.rounds
-        special = [with_polynomials(first)] if form.separated else []
+        special = list[Field]()
+        if form.separated:
+            special = [first.with_network(polynomial_field(first, form.terms).network)]
         if one and first.intervals is not None:
             special = self._smooth(first)
         count = RANDOM_IF_SEPARATED if form.separated else rounds[0][0] - len(special)
-        fields = [first, *(self._random(form) for _ in range(count - 1)), *special]
+        fields = [first, *(self._random() for _ in range(count - 1)), *special]
         racing = [(0.0, each, self.guesses) for each in fields]
         for kept, steps in rounds:
             racing = [self.race(field, c, blocks, steps) for _, field, c in racing[:kept]]
@@ -223,8 +184,8 @@ class InitialGuesses:
         inside = self.rows.points(self.rows.inside, self.policy.start_points)
         return state.loss[0], self.with_fitted_grids(found, inside), constants
 
-    def _random(self, form: OutputForm) -> Field:
-        network = self.ansatz.create(form.outputs, self.generator)
+    def _random(self) -> Field:
+        form, network = self.ansatz.form, self.ansatz.create(generator=self.generator)
         if form.separated:
             network.edge_layers[0].mask.copy_(form.mask(len(self.system.box)))
         low, high = map(log, START_SIZES)
@@ -234,7 +195,7 @@ class InitialGuesses:
                 shape, kind = layer.coefficients.shape, layer.coefficients.dtype
                 drawn = torch.randn(shape, generator=self.generator, dtype=kind)
                 layer.coefficients.copy_(drawn * size)
-        candidate = Field(network, form, self.system.box, self.rows.sizes, self.ansatz.built_in)
+        candidate = Field(network, form, self.system.box, self.rows.sizes, self.hard)
         inside = self.rows.points(self.rows.inside, self.policy.start_points)
         return self.with_fitted_grids(candidate, inside)
 
@@ -243,90 +204,70 @@ class InitialGuesses:
 
         Products come from the singular value decomposition of the values on a grid of their own.
         """
-        system, policy, low = self.system, self.policy, float(self.system.box[-1, 0])
+        system, low = self.system, float(self.system.box[-1, 0])
         known = {
             derivative.unknown: value
             for condition, derivative, value in system.given
             if condition.faces == (((2, low),),) and not any(derivative.index)
         }
-        possible = len(system.box) == 3 and system.is_evolution and not self.ansatz.built_in
+        possible = len(system.box) == 3 and system.is_evolution and not self.hard
         if not possible or not any(known.values()):
             return None
-        (layer,) = self._random(self.ansatz.form).network.edge_layers
-        intervals = layer.grid.breakpoints.shape[1] - 1
+        (layer,) = self._random().network.edge_layers
+        intervals, names = layer.grid.breakpoints.shape[1] - 1, system.vocabulary.variables
+        given = [to_numpy(known.get(u, sympy.S.Zero), names) for u in range(len(self.rows.sizes))]
+        at = self.rows.points(self.rows.unseen)
+        at[:, 2] = low
+        wanted = torch.as_tensor(np.stack([each(at.numpy()) for each in given], axis=1))
         while True:
             edges = torch.linspace(-1, 1, intervals + 1, dtype=system.box.dtype).repeat(3, 1)
-            field, error = self._products(known, edges, layer.spec)
-            if error <= INITIAL_VALUE_TOLERANCE or 2 * intervals > policy.finest(3):
+            field = self._products(given, edges, layer.spec.degree)
+            with torch.no_grad():
+                error = float((field(at) - wanted).norm() / wanted.norm())
+            finer = 2 * len(field.get_unknowns())
+            if error <= INITIAL_VALUE_TOLERANCE or finer > self.policy.max_unknowns:
                 return field
             intervals *= 2
 
-    def _products(
-        self, known: Mapping[int, sympy.Expr], edges: Tensor, spec: EdgeSpec
-    ) -> tuple[Field, float]:
-        """Return products for initial values on `edges`, and the relative error of splines."""
-        system, form, box = self.system, self.ansatz.form, self.system.box
-        grid = Grid(extend(edges, spec.degree), spec.degree, uniform=True)
-        at = sample_points(grid, spec.degree + 1)
+    def _products(self, given: Sequence[RowFunction], edges: Tensor, degree: int) -> Field:
+        """Return products for initial values on `edges`."""
+        box, form, sizes = self.system.box, self.ansatz.form, self.rows.sizes
+        at = sample_points(Grid(extend(edges, degree), degree), degree + 1)
         x, y = (box.mean(1) + at * box.diff()[:, 0] / 2)[:, :2].numpy().T
         points = np.stack([each.ravel() for each in np.meshgrid(x, y, indexing="ij")], axis=1)
         points = np.column_stack([points, np.full(len(points), float(box[-1, 0]))])
-        parts = {}
-        for unknown, value in known.items():
-            values = to_numpy(value, system.vocabulary.variables)(points)
-            values = values.reshape(len(x), len(y)) / float(self.rows.sizes[unknown])
-            parts[unknown] = np.linalg.svd(values, full_matrices=False)
-        needed = max(int((s > INITIAL_VALUE_TOLERANCE * s[0]).sum()) for _, s, _ in parts.values())
-        most = self.policy.max_terms if self.ansatz.widens else form.terms
+        parts = [
+            np.linalg.svd(value(points).reshape(len(x), -1) / float(size), full_matrices=False)
+            for value, size in zip(given, sizes, strict=True)
+        ]
+        needed = max(int((s > INITIAL_VALUE_TOLERANCE * s[0]).sum()) for _, s, _ in parts)
+        most = self.policy.max_terms if self.ansatz.free_terms else form.terms
         form = replace(form, terms=max(1, min(needed, most)))
-        columns = at.new_zeros(len(at), form.unknowns, form.terms, 3, 3)
-        for unknown, (left, s, right) in parts.items():
+        values = at.new_ones(len(at), form.unknowns, form.terms, 3)
+        for unknown, (left, s, right) in enumerate(parts):
             roots = np.sqrt(s[: form.terms])
-            columns[:, unknown, :, 0, 0] = torch.as_tensor(left[:, : form.terms] * roots)
-            columns[:, unknown, :, 1, 1] = torch.as_tensor(right[: form.terms].T * roots)
-        columns = columns.flatten(1, 3)
-        layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=True)
-        layer.mask.copy_(form.mask(3))
-        with torch.no_grad():
-            layer.coefficients.copy_(fit_coefficients(at, columns, layer.grid))
-            error = spline_values(at, layer.coefficients, layer.grid) - columns
-            layer.coefficients.unflatten(0, (-1, 3))[:, 2, 2] = 1.0
-        field = Field(KAN.of_layers([layer]), form, box, self.rows.sizes)
-        return field, float(error.norm() / columns.norm())
+            values[:, unknown, :, 0] = torch.as_tensor(left[:, : form.terms] * roots)
+            values[:, unknown, :, 1] = torch.as_tensor(right[: form.terms].T * roots)
+        field = spline_field(box, form, edges, degree, lambda _: values)
+        field.sizes.copy_(sizes)
+        return field
 
     def _smooth(self, field: Field) -> list[Field]:
         """Return the smoothest functions that satisfy conditions and observations, in one variable.
 
         The first minimises derivatives of the equations' order, the second minimises slopes.
         """
-        vocabulary, policy, found = self.system.vocabulary, self.policy, list[Field]()
+        policy, found = self.policy, list[Field]()
         points, shares = self.rows.collocation(field)
         borders = self.rows.borders(policy.boundary_points, (policy.condition_weight,) * 2)
         for order in (self.system.order, 1):
-            names = [f"{name}_{vocabulary.variables[0] * order}" for name in vocabulary.unknowns]
-            relations = [parse_relation(f"{name} = 0", vocabulary) for name in names]
+            relations = self.system.bends(order)
             bends = [Block("equation", each, points, shares=shares) for each in relations]
             blocks = [*with_units(bends, self.system, self.rows.sizes), *borders]
             problem = ResidualProblem(field, blocks, self.guesses)
             state, _ = minimise(problem, policy.lm, policy.coarse)
             found.append(problem.solution(state.unknowns)[0])
         return found
-
-    def continuing(self, before: Field) -> Field:
-        """Return `before` extended into this box, with knots where it bends at its end."""
-        box = self.system.box
-        moved = extend_constant(before, box)
-        end = self.rows.points(self.rows.inside)
-        drawn = moved.inner(end)
-        end[:, -1] = before.box[-1, 1]
-        for number in range(len(box) - 1):
-            index = tuple(2 * (number == i) for i in range(len(box)))
-            bend = before.derivative(end, index).abs().sum(1).sqrt() + STRAIGHT
-            chosen = torch.multinomial(bend, len(bend), replacement=True, generator=self.generator)
-            drawn[:, number] = drawn[chosen, number]
-        uniform = 1.0 if len(box) == 1 else 1 - CURVATURE
-        network = moved.network.regrid(drawn, grid_eps=uniform, margin=MARGIN, inputs="within")
-        return moved.with_network(network.network)
 
     def with_fitted_grids(self, solution: Field, points: Tensor) -> Field:
         """Return the field with hidden grids that contain its activations.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import numpy as np
 import sympy
@@ -13,9 +13,17 @@ from jaxtyping import Float
 from scipy.stats import qmc
 from torch import Tensor
 
-from kanrun.formulas import variable
-from kanrun.formulas.equations import Derivative, Relation, Vocabulary
+from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.equations import (
+    Derivative,
+    Relation,
+    RowFunction,
+    Vocabulary,
+    parse_relation,
+)
 
+#: Derivatives of formulas that stay compiled.
+COMPILED = 1024
 #: A face of the box: numbers and values of the variables that are fixed there.
 Face = tuple[tuple[int, float], ...]
 
@@ -27,13 +35,6 @@ class Condition:
     relation: Relation
     faces: tuple[Face, ...] = ()
     periodic: int | None = None
-
-    def places(self, box: Tensor) -> tuple[Face, ...]:
-        """Return the faces, or the two ends of a periodic variable."""
-        number = self.periodic
-        return (
-            self.faces if number is None else tuple(((number, float(end)),) for end in box[number])
-        )
 
     def given(self) -> tuple[Derivative, sympy.Expr] | None:
         """Return the only derivative of the condition and its value.
@@ -55,12 +56,13 @@ class Condition:
 class IncompatibleCorner:
     """A place where faces meet and a relation contradicts the conditions.
 
-    `gap` is the contradiction relative to the largest term, at most 1.
+    `gap` is the contradiction relative to the largest term, at most 1; `difference` is absolute.
     """
 
     face: Face
     relation: Relation
     gap: float
+    difference: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,17 @@ class System:
         relations = [*self.equations, *(each.relation for each in self.conditions)]
         return all(each.is_linear for each in relations)
 
-    @property
-    def derivatives(self) -> list[Derivative]:
-        """The derivatives that the equations contain, in their order."""
-        return [each for relation in self.equations for each in relation.derivatives]
+    @cached_property
+    def derivatives(self) -> tuple[Derivative, ...]:
+        """The derivatives that the equations contain, each once."""
+        return tuple({d.name: d for each in self.equations for d in each.derivatives}.values())
+
+    def bends(self, order: int) -> list[Relation]:
+        """Return the relations by which derivatives of this order in each variable are zero."""
+        names = [
+            f"{u}_{x * order}" for u in self.vocabulary.unknowns for x in self.vocabulary.variables
+        ]
+        return [parse_relation(f"{name} = 0", self.vocabulary) for name in names]
 
     @cached_property
     def given(self) -> list[tuple[Condition, Derivative, sympy.Expr]]:
@@ -119,26 +128,9 @@ class System:
         """Return the initial guesses of the unknown parameters, in the order of the vocabulary."""
         return self.box.new_tensor([self.constants[name] for name in self.vocabulary.constants])
 
-    def between(self, start: float, end: float) -> System:
-        """Return the system between two values of the last variable, started at the first."""
-        last = len(self.box) - 1
-        box, initial = self.box.clone(), (last, float(self.box[-1, 0]))
-        box[-1] = box.new_tensor([start, end])
-
-        def moved(face: Face) -> Face:
-            return tuple((last, start) if each == initial else each for each in face)
-
-        conditions = (replace(c, faces=tuple(map(moved, c.faces))) for c in self.conditions)
-        return replace(self, box=box, conditions=tuple(conditions))
-
-    def is_initial(self, condition: Condition) -> bool:
-        """Return whether a condition holds where the last variable begins, and nowhere else."""
-        start = len(self.box) - 1, float(self.box[-1, 0])
-        return bool(condition.faces) and all(start in face for face in condition.faces)
-
     @property
     def is_evolution(self) -> bool:
-        """Whether all conditions in the last variable are initial; windows are then possible."""
+        """Whether all conditions in the last variable are initial."""
         last, end = len(self.box) - 1, float(self.box[-1, 1])
         faces = [face for each in self.conditions for face in each.faces]
         values = [value for face in faces for number, value in face if number == last]
@@ -146,11 +138,32 @@ class System:
         return bool(values) and end not in values and not periodic
 
 
+def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
+    """Return the highest order of each unknown in one variable."""
+    orders = [0] * len(equations[0].vocabulary.unknowns)
+    for each in (derivative for relation in equations for derivative in relation.derivatives):
+        orders[each.unknown] = max(orders[each.unknown], each.index[number])
+    return orders
+
+
 def differentiate(expression: sympy.Expr, names: Sequence[str], index: Sequence[int]) -> sympy.Expr:
     """Return the derivative of a formula by the multi-index `index`."""
     for name, times in zip(names, index, strict=True):
         expression = sympy.diff(expression, variable(name), times) if times else expression
     return expression
+
+
+@lru_cache(maxsize=COMPILED)
+def derivative_function(
+    expression: sympy.Expr, names: tuple[str, ...], index: tuple[int, ...]
+) -> RowFunction:
+    """Return a derivative of a formula as a function of points (points, variables)."""
+    return to_numpy(differentiate(expression, names, index), names)
+
+
+def exact_number(value: float) -> sympy.Rational:
+    """Return the number that a float is written as, for exact arithmetic."""
+    return sympy.Rational(repr(float(value)))
 
 
 def low_discrepancy(
@@ -182,29 +195,24 @@ def low_discrepancy(
     return box[:, 0] + torch.as_tensor(share).to(box) * box.diff()[:, 0]
 
 
-def gauss_points(box: Tensor, pieces: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Return all combinations of Gauss-Legendre points, and their weights with mean 1.
+def gauss_points(
+    box: Float[Tensor, "1 2"], edges: Float[Tensor, " ends"], count: int
+) -> tuple[Float[Tensor, "points variables"], Float[Tensor, " points"]]:
+    """Return `count` Gauss-Legendre points of each interval of one variable, and weights of mean 1.
 
-    `pieces` holds, for each variable, the breakpoints on [-1, 1] and the number of points per
-    interval.
+    `edges` are the breakpoints on [-1, 1].
     """
-    axes, shares = list[Tensor](), torch.ones(1, dtype=box.dtype)
-    for (edges, each), (low, high) in zip(pieces, box.tolist(), strict=True):
-        nodes, weights = np.polynomial.legendre.leggauss(max(2, each))
-        ends = edges.cpu().numpy()
-        width = np.diff(ends)[:, None]
-        share = ((ends[:-1, None] + width * (nodes + 1) / 2).reshape(-1) + 1) / 2
-        axes.append(torch.as_tensor(low + share * (high - low)).to(box))
-        shares = torch.outer(
-            shares, torch.as_tensor((width / 2 * weights / 2).reshape(-1))
-        ).reshape(-1)
-    return torch.cartesian_prod(*axes).reshape(len(shares), -1), (shares * len(shares)).to(box)
+    nodes, weights = np.polynomial.legendre.leggauss(max(2, count))
+    low, width = edges[:-1, None], edges.diff()[:, None] / 2
+    share = (low + width * torch.as_tensor(nodes + 1) + 1) / 2
+    shares = (width * torch.as_tensor(weights)).flatten()
+    return (box[:, 0] + share * box.diff()).view(-1, 1), shares / shares.mean()
 
 
 def on_face(
     face: Face, box: Tensor, count: int, edges: Float[Tensor, "variables ends"] | None = None
 ) -> Float[Tensor, "points variables"]:
-    """Return about `count` points of a face, evenly spaced or on a regular grid.
+    """Return about `count` points of a face.
 
     They follow `edges` (breakpoints on [-1, 1]), at least three for each: evenly spaced in every
     interval along one variable, and a low-discrepancy sequence along two, in which sums of products
@@ -212,22 +220,15 @@ def on_face(
     """
     fixed = dict(face)
     free = [number for number in range(len(box)) if number not in fixed]
-    if edges is not None and len(free) == 2:
-        several = max(count, 3 * edges.shape[1])
-        points = box[:, 0].repeat(several, 1)
-        points[:, free] = low_discrepancy(box[free], several, several, edges[free])
-        points[:, list(fixed)] = points.new_tensor(list(fixed.values()))
-        return points
-    each = max(2, round(count ** (1 / max(len(free), 1))))
-    shares = [torch.linspace(0, 1, each, dtype=box.dtype) for _ in free]
-    if edges is not None and len(free) == 1:
-        ends = ((edges[free[0]].cpu().numpy() + 1) / 2).clip(0, 1)
-        place = np.linspace(0, len(ends) - 1, max(count, 3 * len(ends) - 2))
-        shares = [torch.as_tensor(np.interp(place, range(len(ends)), ends))]
-    axes = [
-        box[n, 0] + shares[free.index(n)] * box[n].diff()
-        if n in free
-        else box.new_tensor([fixed[n]])
-        for n in range(len(box))
-    ]
-    return torch.cartesian_prod(*axes).reshape(-1, len(box)).to(box)
+    count = count if edges is None else max(count, 3 * edges.shape[1] - 2)
+    points = box[:, 0].repeat(count if free else 1, 1)
+    if len(free) == 1:
+        ends = np.array([-1.0, 1.0]) if edges is None else edges[free[0]].cpu().numpy().clip(-1, 1)
+        place = np.interp(np.linspace(0, len(ends) - 1, count), range(len(ends)), ends)
+        low, high = box[free[0]].tolist()
+        points[:, free[0]] = torch.as_tensor(low + (place + 1) / 2 * (high - low))
+    elif free:
+        following = None if edges is None else edges[free]
+        points[:, free] = low_discrepancy(box[free], count, count, following)
+    points[:, list(fixed)] = points.new_tensor(list(fixed.values()))
+    return points

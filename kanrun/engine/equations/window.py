@@ -13,21 +13,19 @@ fades out over the window as a polynomial of time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from math import factorial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.polynomial import legendre, polynomial
+from numpy.polynomial import legendre
 from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
-from kanrun.engine.equations.space import DEGREE, Array, Space
-from kanrun.engine.least_squares.banded import ElementRows
-from kanrun.formulas.equations import Derivative
+from kanrun.engine.equations.space import DEGREE, Array, Patch, Space
+from kanrun.engine.least_squares.banded import ElementRows, Pattern
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,11 @@ class Part:
     space: Space
     coefficients: Array
 
-    def at(self, x: Array, times: Array, space_order: int = 0) -> Array:
-        """Return a space derivative at x (points,) times Legendre values (DEGREE + 1, times)."""
-        return self.space.evaluate(self.coefficients, x, space_order) @ times
-
 
 def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -> Array:
     """Return the sum of the parts at x (points,) and Legendre values (DEGREE + 1, times)."""
-    values: Array = np.sum([part.at(x, times, space_order) for part in parts], axis=0)
+    found = [part.space.evaluate(part.coefficients, x, space_order) @ times for part in parts]
+    values: Array = np.sum(found, axis=0)
     return values
 
 
@@ -79,10 +74,10 @@ class Window:
 
 
 def legendre_values(
-    s: Array, half: float, orders: Sequence[int] | range
+    s: Array, half: float, orders: Sequence[int] | range, count: int = DEGREE + 1
 ) -> Float[Array, "orders degrees points"]:
-    """Return time derivatives of the Legendre polynomials on a window of length 2 `half`."""
-    unit = np.eye(DEGREE + 1)
+    """Return time derivatives of Legendre polynomials on a window of length 2 `half`."""
+    unit = np.eye(count)
     rows = [legendre.legval(s, legendre.legder(unit, order)) / half**order for order in orders]
     return np.stack(rows)
 
@@ -118,37 +113,30 @@ def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degree
     return np.stack([np.pad(e, ((0, 0), (0, width - e.shape[1]))) / sizes for e in found[::-1]])
 
 
-def held_polynomials(order: int, half: float) -> Float[Array, "order degrees"]:
-    """Return (t - start)^r / r! for r < order, by Legendre."""
-    rows = []
-    for power in range(order):
-        monomial = polynomial.polypow([half, half], power) / factorial(power)
-        row = legendre.poly2leg(monomial)
-        rows.append(np.pad(row, (0, DEGREE + 1 - len(row))))
-    return np.stack(rows)
-
-
-def fading_polynomials(order: int, half: float) -> Float[Array, "order degrees"]:
+def held_polynomials(
+    order: int, half: float, ends: tuple[float, ...] = (-1.0,)
+) -> Float[Array, "order degrees"]:
     """Return polynomials with time derivative r of 1 at the start for r < order, by Legendre.
 
-    All their other derivatives below `order` vanish at both ends.
+    All their other derivatives below `order` vanish at the `ends` (-1 is the start). With both ends
+    these fade out over the window.
     """
-    unit = np.eye(2 * order)
-    rows = [
-        legendre.legval(end, legendre.legder(unit, power)) / half**power
-        for end in (-1.0, 1.0)
-        for power in range(order)
-    ]
-    found = np.linalg.inv(np.stack(rows)).T[:order]
-    return np.pad(found, ((0, 0), (0, DEGREE + 1 - 2 * order)))
+    count = len(ends) * order
+    rows = [legendre_values(np.array([end]), half, range(order), count)[..., 0] for end in ends]
+    found = np.linalg.inv(np.concatenate(rows)).T[:order]
+    return np.pad(found, ((0, 0), (0, DEGREE + 1 - count)))
 
 
 @dataclass(frozen=True)
 class EvolvingState:
-    """The solution at one time: u - lift and its time derivatives, (functions, order) each."""
+    """The solution at one time: u - lift and its time derivatives, (functions, order) each.
+
+    `exact` is the state that this one approximates, if it lies in another space.
+    """
 
     space: Space
     values: Sequence[Array]
+    exact: EvolvingState | None = None
 
     def moved(self, space: Space) -> EvolvingState:
         """Return the nearest state in another space."""
@@ -156,86 +144,82 @@ class EvolvingState:
             space.project(partial(self.space.evaluate, c), unknown)
             for unknown, c in enumerate(self.values)
         ]
-        return EvolvingState(space, values)
+        return EvolvingState(space, values, self)
 
 
 class WindowProblem:
     """The equations from `start` to `end` as a least squares problem.
 
     The unknowns are those of a window that begins at `state`, zero for its constant continuation.
-    `old` is the exact state if it lies in another space.
     """
 
     def __init__(
         self,
         system: EvolutionSystem,
         state: EvolvingState,
-        old: EvolvingState | None,
         span: tuple[float, float],
         sizes: Array,
     ) -> None:
         self.system, self.state, self.span, self.sizes = system, state, span, sizes
         self.half = (span[1] - span[0]) / 2
         self._free = [free_polynomials(order) for order in system.orders]
-        self._offsets = DEGREE * np.arange(len(system.orders) + 1)
-        self._pattern = state.space.pattern(int(self._offsets[-1]))
-        self._fixed = [self._given(unknown, old) for unknown in range(len(system.orders))]
-        self._points()
-        self.unknowns = torch.zeros(self._pattern.unknowns, dtype=torch.float64)
+        self._fixed = [self._given(unknown) for unknown in range(len(system.orders))]
+        pattern = state.space.pattern(DEGREE * len(system.orders))
+        self.unknowns = torch.zeros(pattern.unknowns, dtype=torch.float64)
+        self._patches = self._unit_patches(pattern)
+        zeros = self.unknowns.numpy()
+        self._patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self._patches]
 
-    def _given(self, unknown: int, old: EvolvingState | None) -> list[Part]:
+    def _given(self, unknown: int) -> list[Part]:
         """Return the parts of an unknown that the start of the window fixes."""
         state, order = self.state, self.system.orders[unknown]
         held = state.values[unknown] @ held_polynomials(order, self.half)
-        if old is None:
+        if (old := state.exact) is None:
             return [Part(state.space, held)]
-        fading = fading_polynomials(order, self.half)
+        fading = held_polynomials(order, self.half, (-1.0, 1.0))
         held = held - state.values[unknown] @ fading
         return [Part(old.space, old.values[unknown] @ fading), Part(state.space, held)]
 
-    def _points(self) -> None:
+    def _unit_patches(self, pattern: Pattern) -> list[Patch]:
+        """Return the equations at Gauss points of space and Radau points of time."""
         space, system = self.state.space, self.system
         s, shares = radau_points(DEGREE)
         x, times = space.gauss_points, self.span[0] + self.half * (s + 1)
-        self._shape = (*x.shape, len(s))
-        roots = np.sqrt(space.gauss_weights[:, :, None] * shares / 2)
-        grid = np.broadcast_to(x[:, :, None], self._shape), np.broadcast_to(times, self._shape)
-        self._arguments = np.stack([each.reshape(-1) for each in grid[-system.variables :]], axis=1)
+        shape = (*x.shape, len(s))
+        roots = np.sqrt(space.gauss_weights[:, :, None] * shares / 2).ravel()
+        grid = np.broadcast_to(x[:, :, None], shape), np.broadcast_to(times, shape)
+        points = np.stack([each.ravel() for each in grid[-system.variables :]], axis=1)
         legendre_at = legendre_values(s, self.half, range(max(system.orders) + 1))
-        self._base, self._basis = dict[str, Array](), dict[str, Array]()
-        self._times = dict[tuple[int, int], Array]()
+        along = [
+            [(each / self.half**order @ legendre_at[0]).T[None] for order, each in enumerate(free)]
+            for free in self._free
+        ]
+        bases, offsets = dict[str, tuple[Array, Array]](), dict[str, Array]()
         for each in system.derivatives:
-            space_order, time_order = system.split(each)
-            fixed = total(
-                self._fixed[each.unknown], x.ravel(), legendre_at[time_order], space_order
-            )
-            lift = system.lift(each.unknown, each.index, self._arguments)
-            self._base[each.name] = (fixed + lift.reshape(fixed.shape)).reshape(self._shape)
-            self._basis[each.name] = space.gauss_basis(space_order, each.unknown)
-            free = self._free[each.unknown][time_order] / self.half**time_order
-            self._times[each.unknown, time_order] = free @ legendre_at[0]
-        self._roots = [roots / unit for unit in self._units()]
+            space_order, order = system.split(each)
+            fixed = total(self._fixed[each.unknown], x.ravel(), legendre_at[order], space_order)
+            offsets[each.name] = fixed.ravel() + system.lift(each.unknown, each.index, points)
+            basis = space.gauss_basis(space_order, each.unknown)
+            bases[each.name] = basis, along[each.unknown][order]
+        return [Patch(r, points, pattern, bases, roots, offsets) for r in system.equations]
 
-    def _units(self) -> list[float]:
-        """Return the unit of each equation: its time derivatives, of size sizes / time."""
-        values = {name: base.reshape(-1) for name, base in self._base.items()}
-        units = []
-        for relation, slopes in zip(self.system.equations, self._slopes(values), strict=True):
-            terms = [
-                np.abs(slopes[:, i]).max() * self.sizes[each.unknown]
-                for i, each in enumerate(relation.derivatives)
-                if self.system.split(each)[1] > 0
-            ]
-            largest = float(max(terms, default=1.0))
-            units.append(largest if np.isfinite(largest) and largest > 0 else 1.0)
-        return units
+    def _unit(self, patch: Patch, zeros: Array) -> float:
+        """Return the unit of an equation: its time derivatives, of size sizes / time."""
+        with np.errstate(all="ignore"):
+            slopes = patch.relation.slopes(patch.arguments(zeros))
+        terms = [
+            np.abs(slopes[:, i]).max() * self.sizes[each.unknown]
+            for i, each in enumerate(patch.relation.derivatives)
+            if each.index[-1] > 0
+        ]
+        largest = float(max(terms, default=1.0))
+        return largest if np.isfinite(largest) and largest > 0 else 1.0
 
     def coefficients(self, unknowns: Tensor) -> list[Array]:
         """Return the splines (functions, polynomials) of each unknown function."""
-        space = self.state.space
-        rows = unknowns.view(space.functions, -1).numpy()[space.order]
-        parts = np.split(rows, self._offsets[1:-1], axis=1)
-        return [space.complete(part.copy(), unknown) for unknown, part in enumerate(parts)]
+        space, count = self.state.space, len(self.system.orders)
+        rows = unknowns.view(space.functions, DEGREE, count).numpy()[space.order]
+        return [space.complete(rows[..., u].copy(), u) for u in range(count)]
 
     def window(self, unknowns: Tensor) -> Window:
         """Return the solved window."""
@@ -260,64 +244,13 @@ class WindowProblem:
         pairs = zip(found, self.sizes, strict=True)
         return max(float(np.abs(splines).max() / size) for splines, size in pairs)
 
-    def _values(self, unknowns: Tensor) -> dict[str, Array]:
-        found, local = self.coefficients(unknowns), self.state.space.local
-        values = {}
-        for each in self.system.derivatives:
-            along = self._basis[each.name] @ found[each.unknown][local]
-            varied = along @ self._times[each.unknown, each.index[-1]]
-            values[each.name] = (self._base[each.name] + varied).reshape(-1)
-        return values
-
-    def _rows(self, values: Mapping[str, Array], derivatives: Sequence[Derivative]) -> Array:
-        return np.concatenate(
-            [self._arguments, np.stack([values[each.name] for each in derivatives], axis=1)], axis=1
-        )
-
-    def _slopes(self, values: Mapping[str, Array]) -> list[Array]:
-        with np.errstate(all="ignore"):
-            return [
-                relation.slopes(self._rows(values, relation.derivatives))
-                for relation in self.system.equations
-            ]
-
     def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
         """Return the residuals of all equations, relative to their units."""
-        return self._residual(self._values(unknowns))
+        found = [each.residual(unknowns.numpy()) for each in self._patches]
+        cells = len(self.state.space.local)
+        return torch.as_tensor(np.concatenate([e.reshape(cells, -1) for e in found], 1).ravel())
 
-    def _residual(self, values: Mapping[str, Array]) -> Tensor:
-        with np.errstate(all="ignore"):
-            found = [
-                relation.residual(self._rows(values, relation.derivatives)).reshape(self._shape)
-                * root
-                for relation, root in zip(self.system.equations, self._roots, strict=True)
-            ]
-        return torch.as_tensor(np.stack(found, axis=1).reshape(-1))
-
-    def linearise(self, unknowns: Tensor) -> tuple[ElementRows, Float[Tensor, " rows"]]:
-        """Return the Jacobian rows and the residuals."""
-        values, blocks = self._values(unknowns), []
-        for relation, slopes, root in zip(
-            self.system.equations, self._slopes(values), self._roots, strict=True
-        ):
-            scaled = slopes.reshape(*self._shape, -1) * root[..., None]
-            sums: list[dict[int, Array]] = [{} for _ in self._free]
-            for i, each in enumerate(relation.derivatives):
-                term = scaled[..., i, None] * self._basis[each.name][:, :, None]
-                of_order, order = sums[each.unknown], self.system.split(each)[1]
-                of_order[order] = of_order[order] + term if order in of_order else term
-            shape = *self._shape, self.state.space.degree + 1, self._offsets[-1]
-            block = np.zeros(shape)
-            for unknown, of_order in enumerate(sums):
-                if of_order:
-                    times = np.stack([self._times[unknown, order].T for order in of_order], axis=1)
-                    columns = slice(self._offsets[unknown], self._offsets[unknown + 1])
-                    block[..., columns] = np.stack([*of_order.values()], axis=-1) @ times
-            blocks.append(block.reshape(*self._shape[:1], -1, self._pattern.index.shape[1]))
-        rows = ElementRows(self._pattern, torch.as_tensor(np.concatenate(blocks, axis=1)))
-        return rows, self._residual(values)
-
-    @cached_property
-    def is_finite(self) -> bool:
-        """Whether the residuals at the constant continuation are finite."""
-        return bool(torch.isfinite(self.residual(self.unknowns)).all())
+    def rows(self, unknowns: Tensor) -> ElementRows:
+        """Return the derivatives of the residuals."""
+        blocks = [each.rows(unknowns.numpy()) for each in self._patches]
+        return ElementRows(blocks[0].pattern, torch.cat([each.values for each in blocks], dim=1))

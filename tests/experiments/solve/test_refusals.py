@@ -99,7 +99,7 @@ ENDS = ["u = 0 at x=0, x=1"]
             "u_t = u_xx",
             XT,
             ["u = 0 at x=0, x=1", "u = x at t=0"],
-            {"constraints": "hard", "time_windows": 1},
+            {"constraints": "hard", "intervals": [5]},
             "=hard: at .* differs",
         ),
     ],

@@ -47,12 +47,7 @@ UNKNOWN = ("poisson_source", "cavity")
     [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS],
 )
 def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: Path) -> None:
-    windows = (
-        ["equation.time_windows=2"]
-        if equation in ("burgers", "allen_cahn", "lotka_volterra", "pendulum")
-        else []
-    )
-    assert main(["solve", f"equation={equation}", *SMOKE, *windows]) == 0
+    assert main(["solve", f"equation={equation}", *SMOKE]) == 0
     run = outputs / "solve/v0001"
     summary = pd.read_csv(run / "summary.csv").iloc[0]
     assert summary["equation"] == equation
@@ -239,7 +234,6 @@ def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
         (["~equation.conditions.border"], "so the solution is not unique"),
         (["networks=[{kind: tree}]"], "is none of kan, mlp"),
         (["networks=[{kind: kan, width: 3}]"], "the key width"),
-        (["equation.time_windows=3"], "needs an evolution equation"),
         (["equation.data=missing.csv"], "missing.csv"),
         (["collocation_points=2"], "collocation_points=2"),
     ],
