@@ -223,9 +223,9 @@ inference.
 
 `--max-error` chooses the smallest tables whose proven bound is at most this, in the units of the
 outputs. Or give `--input-bits` (of inputs and nodes; 16), `--index-bits` (of these, the ones that
-address a table; 8; the others interpolate, and with as many as input bits there are no
-multiplications) and `--output-bits` (of entries; 16). `--accumulator-bits` limits sums and
-products.
+address a table; 8, and 4 more for maps of inputs; the others interpolate, and with as many as input
+bits there are no multiplications) and `--output-bits` (of entries; 16). `--accumulator-bits` limits
+sums and products.
 
 {(lut.__doc__ or "").partition(chr(10))[2].strip()}
 

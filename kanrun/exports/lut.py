@@ -2,10 +2,11 @@
 
 Every edge is a table of unsigned integers, every node a sum of entries, shifted to a code that
 addresses the tables of the next layer (edges as lookup tables on chips: KANELE, FPGA 2026). Of a
-code's `input_bits`, the first `index_bits` choose an entry and the others interpolate between it
-and the next; without others there are no multiplications. The value that a code q stands for is
-low + step q. A sum begins at its least value and its shift leaves at most 2^input_bits codes for
-the largest, so nothing overflows and nothing is clipped but the codes of the inputs.
+code's `input_bits`, the first `index_bits` choose an entry (of a map of inputs, 4 bits more) and
+the others interpolate between it and the next; without others there are no multiplications. The
+value that a code q stands for is low + step q. A sum begins at its least value and its shift leaves
+at most 2^input_bits codes for the largest, so nothing overflows and nothing is clipped but the
+codes of the inputs.
 
 The bound. If the value of a code differs from the float network's by at most e, then that of an
 edge's entry differs by at most
@@ -60,6 +61,10 @@ SMALLEST_UNIT = 2.0**-52
 CODE_BITS = (16, 24)
 #: Bits of a code that address a table, and bits of an entry, of which `max_error` chooses.
 INDEX_BITS, ENTRY_BITS = ([8], range(1, 15)), ([16], [8, 16, 32])
+#: Bits that address a table of a piecewise linear map, in addition to those of an edge: errors at
+#: its corners fall with the step of a table, those of splines with its square. On a table of 7
+#: inputs they make the bound 11 times smaller and the tables 14% larger.
+MAP_BITS = 4
 _IDENTITY = [{"shift": 0.0, "scale": 1.0}]
 
 
@@ -191,7 +196,7 @@ def _map_layer(maps: list[Document], source: str, to: str) -> Document:
         ends = np.array(one[to])
         pieces = np.stack([(ends[1:] + ends[:-1]) / 2, np.diff(ends) / 2], 1)
         edges.append({"from": i, "to": i, "base_weight": 0.0, "pieces": pieces})
-    kind = {"degree": 1, "base": "zero", "extrapolation": "constant", "products": 0}
+    kind = {"kind": "map", "degree": 1, "base": "zero", "extrapolation": "constant", "products": 0}
     return {"breakpoints": [one[source] for one in maps], "sums": len(maps), "edges": edges, **kind}
 
 
@@ -199,12 +204,11 @@ class _Builder:
     """Tables and layers of `lut_reference`, added in the order of the network."""
 
     def __init__(self, codes: int, index: int, entries: int) -> None:
-        self.codes, self.part, self.entries = codes, codes - index, 2**entries - 1
+        self.codes, self.index, self.entries = codes, index, 2**entries - 1
         self.accumulator_bits = 0
         self._tables: dict[bytes, int] = {}  # numbers of tables by their entries
         self.model: Document = {
             "input_bits": codes,
-            "fraction_bits": self.part,
             "entry_bits": entries,
             "layers": [],
         }
@@ -245,14 +249,16 @@ class _Builder:
 
         Units times `scales`, if given, are powers of two, and one power if `alike`.
         """
-        spread, count = 2**self.part, layer["sums"]
+        finer = MAP_BITS if layer["kind"] == "map" else 0
+        part, count = max(0, self.codes - self.index - finer), layer["sums"]
+        spread = 2**part
         step = nodes.unit * spread
         own: list[Document] = []
         values: list[Floats] = []
         low, widest, errors = np.zeros((3, count))
         for i, points in enumerate(layer["breakpoints"]):
             edges = [edge for edge in layer["edges"] if edge["from"] == i]
-            places = nodes.highest[i] // spread + 1 + (self.part > 0)
+            places = nodes.highest[i] // spread + 1 + (part > 0)
             x, to = nodes.low[i] + step[i] * np.arange(places), [edge["to"] for edge in edges]
             single = [edge | {"from": 0, "to": number} for number, edge in enumerate(edges)]
             one = layer | {"breakpoints": [points], "sums": len(to), "products": 0, "edges": single}
@@ -260,7 +266,7 @@ class _Builder:
             ends = nodes.low[i], nodes.low[i] + nodes.unit[i] * float(nodes.highest[i])
             low[to] += found.min(1)
             widest[to] = np.maximum(widest[to], np.ptp(found, 1))
-            errors[to] += _errors(one, ends, nodes.errors[i], step[i] if self.part else 0.0)
+            errors[to] += _errors(one, ends, nodes.errors[i], step[i] if part else 0.0)
             errors[to] += ROUNDING * np.abs(found).max(1)
             own += ({"from": i, "to": o} for o in to)
             values += list(found)
@@ -276,7 +282,7 @@ class _Builder:
             edge["table"] = self._tables.setdefault(table.tobytes(), len(self._tables))
             highest[o] += int(table.max()) * spread
             errors[o] += unit[o] * spread / 2
-        self.model["layers"].append({"edges": own, "sums": count})
+        self.model["layers"].append({"edges": own, "sums": count, "fraction_bits": part})
         return _Nodes(low, unit, highest, errors)
 
     def _close(

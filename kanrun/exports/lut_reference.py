@@ -47,7 +47,7 @@ def evaluate(model: Data, x: Any) -> Array:
         sums = np.zeros((len(x), layer["sums"]), dtype=np.int64)
         for edge in layer["edges"]:
             sums[:, edge["to"]] += _entry(
-                tables[edge["table"]], x[:, edge["from"]], model["fraction_bits"]
+                tables[edge["table"]], x[:, edge["from"]], layer["fraction_bits"]
             )
         plain = layer["sums"] - len(layer["zeros"])
         factors = sums[:, plain:] + np.array(layer["zeros"], dtype=np.int64)

@@ -59,19 +59,20 @@ def _report(pieces: Document, model: Document, found: Tables) -> list[str]:
     truth = runtime.evaluate(pieces | scores if pieces["classes"] else pieces, x)
     difference = np.abs(lut_reference.values(model, y) - truth)
     edges = sum(len(layer["edges"]) for layer in model["layers"])
+    between = sum(len(layer["edges"]) for layer in model["layers"] if layer["fraction_bits"])
     products = sum(len(layer["zeros"]) // 2 for layer in model["layers"])
-    inputs, part = model["input_bits"], model["fraction_bits"]
-    reads = 2 if part else 1
+    inputs = model["input_bits"]
+    index = inputs - max(layer["fraction_bits"] for layer in model["layers"])
     return [
-        f"{inputs} bits of inputs, of which {inputs - part} address a table, {model['entry_bits']} "
+        f"{inputs} bits of inputs, of which {index} address a table, {model['entry_bits']} "
         f"bits of entries, {found.accumulator_bits} bits of sums and products",
         f"proven in the whole domain: outputs differ from the float network by at most "
         f"{_listed(found.bounds)}",
         f"measured on {len(x)} points: at most {_listed(difference.max(0))}, root mean square "
         f"{_listed(np.sqrt((difference**2).mean(0)))}",
         f"{found.memory} bytes of tables; per inference "
-        f"{reads * edges} entries read, {(2 * reads - 1) * edges} additions, "
-        f"{(reads - 1) * edges + products} multiplications",
+        f"{edges + between} entries read, {edges + 2 * between} additions, "
+        f"{between + products} multiplications",
     ]
 
 
@@ -95,11 +96,11 @@ def _c_text(model: Document, found: Tables, notes: list[str]) -> str:
             for i, each in enumerate(model["tables"])
         ),
     ]
-    if bits := model["fraction_bits"]:
+    if any(layer["fraction_bits"] for layer in model["layers"]):
         lines += [
-            "\nstatic sum at(const entry *t, uint32_t x)\n{",
-            f"    const sum first = t[x >> {bits}], next = t[(x >> {bits}) + 1];",
-            f"    return (first << {bits}) + (next - first) * (x & {(1 << bits) - 1});\n}}",
+            "\nstatic sum at(const entry *t, uint32_t x, int bits)\n{",
+            "    const sum first = t[x >> bits], next = t[(x >> bits) + 1];",
+            "    return (first << bits) + (next - first) * (x & ((1u << bits) - 1));\n}",
         ]
     report = [f"input {i}: {low!r} to {high!r}" for i, (low, high) in enumerate(model["domain"])]
     report += ["", *textwrap.wrap("; ".join(notes) + ".", LINE - 3)]
@@ -116,8 +117,9 @@ def _function(model: Document) -> list[str]:
     most, layers = 2 ** model["input_bits"] - 1, model["layers"]
     used = [sorted({edge["from"] for edge in layer["edges"]}) for layer in layers]
     lines = [f"const uint32_t n0_{i} = x[{i}] < {most} ? x[{i}] : {most};" for i in used[0]]
-    call = "at(t{}, n{}_{})" if model["fraction_bits"] else "t{}[n{}_{}]"
     for number, layer in enumerate(layers):
+        bits = layer["fraction_bits"]
+        call = f"at(t{{}}, n{{}}_{{}}, {bits})" if bits else "t{}[n{}_{}]"
         sums = [
             " + ".join(
                 call.format(edge["table"], number, edge["from"])

@@ -108,7 +108,7 @@ def test_max_error_chooses_the_smallest_tables_that_prove_it():
     assert tight.bounds.max() <= 0.1
     sizes = [sum(map(len, found.model["tables"])) for found in (loose, tight)]
     assert sizes[0] < sizes[1]
-    inputs = tight.model["input_bits"] - tight.model["fraction_bits"]
+    inputs = tight.model["input_bits"] - tight.model["layers"][0]["fraction_bits"]
     assert tables(one, index_bits=inputs - 1).bounds.max() > 0.1
     with pytest.raises(
         UsageError, match=r"max_error=1e-09 cannot be proven: the smallest bound is"
