@@ -1,4 +1,4 @@
-"""The figures of `kanrun bench`, each from the tables that its run recorded."""
+"""Figure of `kanrun bench`: the ranks of models of tables."""
 
 from __future__ import annotations
 

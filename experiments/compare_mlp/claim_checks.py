@@ -66,7 +66,7 @@ class Verdict:
 
     @property
     def above(self) -> bool:
-        """Whether the ratio is above 1 for certain."""
+        """True if the interval lies above 1."""
         return self.enough and self.low > 1
 
     @property
@@ -82,7 +82,7 @@ class Verdict:
 
     @property
     def interval(self) -> str:
-        """The interval in words."""
+        """Interval in words."""
         ends, level = f"{self.low:.3g} .. {self.high:.3g}", f"{100 * LEVEL:g}%"
         if self.enough:
             return f"{level} interval {ends} over {self.seeds} seeds"

@@ -1,4 +1,4 @@
-"""The figures of `kanrun compare-mlp`, each from the tables that its parameters name."""
+"""Figures of `kanrun compare-mlp`, each from the tables that its parameters name."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class UniversalApproximation(NetworkComparison):
 
 
 class KolmogorovArnold(NetworkComparison):
-    """The theorem's shape [n, 2n + 1, 1] on continuous functions of n variables."""
+    """Shape of the theorem, [n, 2n + 1, 1] on continuous functions of n variables."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
         """Return one cell per network."""
@@ -176,7 +176,7 @@ class NoActivation(NetworkComparison):
 
 
 class ImplementationTricks(NetworkComparison):
-    """The lecture's three tricks of KANs, each switched off in turn."""
+    """Three tricks of KANs from the lecture, each switched off in turn."""
 
     def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
         """Return one cell per network."""

@@ -48,7 +48,7 @@ _MIN_INTERVALS = 3
 
 @dataclass(frozen=True)
 class EWCObjective(Objective):
-    """The objective plus strength / 2 times the sum of F (u - u*)^2 over anchors and parameters.
+    """Objective plus strength / 2 times the sum of F (u - u*)^2 over anchors and parameters.
 
     An anchor is where the parameters were, in the order of `unknowns`, and how much each matters.
     """
@@ -127,8 +127,8 @@ class PseudoRehearsal(Memory):
         return phase.join(Samples(x, predict(network, x))) if len(x) else phase
 
     def objectives(self, plain: Objective) -> list[Objective]:
-        """Hold unknowns that no sample determines where they are."""
-        return [replace(plain, memory=self.anchor)]
+        """Hold unknowns that no sample determines where they are, by the anchor alone."""
+        return [replace(plain, memory=self.anchor, freeze_unseen=False)]
 
     def learned(self, network: Network, phase: Samples) -> None:
         self.kept.append(torch.stack([phase.x.amin(0), phase.x.amax(0)]))

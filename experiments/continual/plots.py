@@ -1,4 +1,4 @@
-"""The figures of `kanrun continual`: what is known after each phase, and how much was forgotten."""
+"""Figures of `kanrun continual`: what is known after each phase, and how much was forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sequence of tasks: narrow peaks, phases that show one peak each, and evaluation points."""
+"""Sequence of tasks: phases that show one narrow peak each, or the rows of a table by a column."""
 
 from __future__ import annotations
 

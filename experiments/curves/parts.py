@@ -1,4 +1,4 @@
-"""The parts of `kanrun curves`: each yields its tables and rows."""
+"""Parts of `kanrun curves`: each yields its tables and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of `kanrun curves`: each function draws the tables that its parameters name."""
+"""Figures of `kanrun curves`: each function draws the tables that its parameters name."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Schedule:
 
     @property
     def exact(self) -> bool:
-        """Whether every grid divides the next, so that each extension can be exact."""
+        """True if every grid divides the next, so that each extension can be exact."""
         return all(fine % coarse == 0 for coarse, fine in itertools.pairwise(self.grids))
 
     @property

@@ -1,4 +1,4 @@
-"""The figures of `kanrun extend-grid`, each from the stages and steps that its run recorded.
+"""Figures of `kanrun extend-grid`, each from the stages and steps that its run recorded.
 
 A part of the study is a parameter: its rows of the table `stages`.
 """

@@ -49,7 +49,7 @@ _PREFIXES = "yzafpnumcdhkMGTPEZY"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names that an equation may use: variables, unknown functions, and unknown constants.
+    """Names that an equation may use: variables, unknown functions, and unknown constants.
 
     They take precedence over the constants of formulas: a declared e is not Euler's number.
     """
@@ -158,13 +158,13 @@ class Relation:
 
     @cached_property
     def is_linear(self) -> bool:
-        """Whether it is linear in its derivatives."""
+        """True if it is linear in its derivatives."""
         names = [variable(each.name) for each in self.derivatives]
         return not any(sympy.diff(self.expression, name).has(*names) for name in names)
 
     @property
     def order(self) -> int:
-        """The highest total order of a derivative in it."""
+        """Highest total order of a derivative in it."""
         return max((sum(derivative.index) for derivative in self.derivatives), default=0)
 
 

@@ -110,7 +110,7 @@ _ABSURD = "it holds a number of absurd size"
 
 
 class _Refused(Exception):
-    """The reason why a text is not a formula; becomes a UsageError that quotes the text."""
+    """Reason why a text is not a formula; becomes a UsageError that quotes the text."""
 
 
 def parse(

@@ -128,7 +128,7 @@ Pairs = tuple[tuple[float, float], tuple[float, float]]
 
 @dataclass(frozen=True)
 class SpecialFunction:
-    """The function `name` of scipy.special in two variables.
+    """Function `name` of scipy.special in two variables.
 
     Attributes:
         domain: Default domain, on which it is finite and smooth.

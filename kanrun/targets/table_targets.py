@@ -133,7 +133,7 @@ def _inputs(asked: TableTarget) -> tuple[str, ...]:
 
 
 class _Rows:
-    """The rows of a table file, and what is asked of them."""
+    """Rows of a table file, with the settings that say how to read them."""
 
     def __init__(self, asked: TableTarget, path: str, names: Sequence[str]) -> None:
         self.asked, self.file = asked, check_path(path)
