@@ -156,18 +156,24 @@ def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> Samp
 
 def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
     """Return a sentence per input that leaves the training data, and one on clipped values."""
-    rows, note = max(counts.samples, 1), model.network.extrapolation_note
+    rows, is_table = max(counts.samples, 1), isinstance(model.input_scaling, PiecewiseScaling)
+    what = "rows" if is_table else "samples"
+    note = "no training rows lie" if is_table else model.network.extrapolation_note
+    dates = {one.name for one in model.code.columns if one.parts is not None} if model.code else ()
+
+    def shown(name: str, values: Array) -> str:
+        days = [str(np.datetime64(int(day), "D")) for day in values] if name in dates else ()
+        return ", ".join(days or (f"{value:.6g}" for value in values))
+
     found = [
-        f"{outside / rows:.1%} of the samples have {name} outside the training range "
-        f"[{low:.6g}, {high:.6g}], where {note}"
-        for name, outside, (low, high) in zip(
-            model.inputs, counts.outside, model.domain, strict=True
-        )
+        f"{outside / rows:.1%} of the {what} have {name} outside the training range "
+        f"[{shown(name, ends)}], where {note}"
+        for name, outside, ends in zip(model.inputs, counts.outside, model.domain, strict=True)
         if outside
     ]
     found += [
-        f"{inside / rows:.1%} of the samples have {name} in a gap of the training data, such as "
-        f"({gaps[0][0]:.6g}, {gaps[0][1]:.6g})"
+        f"{inside / rows:.1%} of the {what} have {name} in a gap of the training data, such as "
+        f"({shown(name, gaps[0])})"
         for name, inside, gaps in zip(model.inputs, counts.gaps, model.gaps, strict=False)
         if inside
     ]

@@ -50,10 +50,10 @@ def test_blocks_give_the_same_as_the_whole(run, tmp_path, fitted):
     assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
     assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
     assert any(
-        "3.3% of the samples have a outside the training range" in sentence for sentence in said
+        "3.3% of the rows have a outside the training range" in sentence for sentence in said
     )
     assert any(
-        "3.3% of the samples have a in a gap of the training data, such as" in sentence
+        "3.3% of the rows have a in a gap of the training data, such as" in sentence
         for sentence in said
     )
 
