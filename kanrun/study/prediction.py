@@ -54,9 +54,13 @@ class SampleCounts:
 
 def network_outputs(model: Model, x: Array) -> Array:
     """Return the outputs of the network, in its units, shape (samples, outputs)."""
-    scaled = torch.as_tensor(model.input_scaling.apply(np.asarray(x, dtype=np.float64)))
+    scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
+    if isinstance(model.input_scaling, PiecewiseScaling):
+        from kanrun.engine.tables.to_kan import table_outputs  # only for tables
+
+        return table_outputs(model.network, scaled)
     parameter = next(model.network.parameters())
-    return predict(model.network, scaled.to(parameter)).double().cpu().numpy()
+    return predict(model.network, torch.as_tensor(scaled).to(parameter)).double().cpu().numpy()
 
 
 def predicted_values(model: Model, x: Array, raw: Array | None = None) -> Array:

@@ -36,6 +36,7 @@ DEGREE = 3  # of the spline for exp(-s)
 INTERVALS = 96  # of this spline, whose error is then at most 1e-6; equal ones are evaluated fastest
 _SUPPORT = 14.0  # s at which the spline ends, at zero
 _SAMPLES = 20  # points of exp(-s) in each interval to which the spline is fitted
+_BLOCK = 1 << 15  # numbers of which psi is evaluated at once
 _CHOLESKY_TOLERANCE = 1e-6  # of a kernel's diagonal: below it pivoted Cholesky is rounding
 _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))  # relative, until Cholesky succeeds
 
@@ -263,7 +264,7 @@ class RadialBasis:
         own = (inside * (2 * u - inside)) @ precisions / 2
         centred = (self.centres**2) @ precisions / 2
         s = own[:, None] - u @ (self.centres * precisions).T + centred
-        return np.ascontiguousarray(half_solved(self.root, _psi_of(s).T).T)
+        return np.ascontiguousarray(half_solved(self.root, psi_values(s).T).T)
 
     def partial_dependence(
         self, u: RowInputs, j: int, at: ndarray, coefficients: ndarray
@@ -287,22 +288,28 @@ class RadialBasis:
 
 @cache
 def _pieces() -> ndarray:
-    """Return the coefficients (degree + 1, intervals) of the cubic pieces of psi."""
-    return np.ascontiguousarray(PPoly.from_spline(psi()).c[:, DEGREE : DEGREE + INTERVALS])
+    """Return the coefficients (degree + 1, intervals + 1) of psi in parts of an interval."""
+    pieces = PPoly.from_spline(psi()).c[:, DEGREE : DEGREE + INTERVALS]
+    powers = (_SUPPORT / INTERVALS) ** np.arange(DEGREE, -1, -1)[:, None]
+    return np.pad(pieces * powers, ((0, 0), (0, 1)))  # zero from the last breakpoint on
 
 
-def _psi_of(s: ndarray) -> ndarray:
-    """Evaluate psi; distances that rounding makes negative count as zero."""
-    width = _SUPPORT / INTERVALS
-    at = np.clip(s, 0.0, _SUPPORT) / width
-    interval = np.minimum(at.astype(np.int32), INTERVALS - 1)
-    at = (at - interval) * width
+def psi_values(s: ndarray) -> ndarray:
+    """Evaluate psi, in blocks that the cache holds; negative distances count as zero."""
+    found = np.empty_like(s)
+    flat, values = s.ravel(), found.ravel()
     first, *others = _pieces()
-    values = np.take(first, interval)
-    for coefficients in others:
-        values *= at
-        values += np.take(coefficients, interval)
-    return values
+    for start in range(0, s.size, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        at = np.clip(flat[part] * (INTERVALS / _SUPPORT), 0, INTERVALS)
+        interval = at.astype(np.intp)
+        at -= interval
+        value = first.take(interval, mode="clip")
+        for coefficients in others:
+            value *= at
+            value += coefficients.take(interval, mode="clip")
+        values[part] = value
+    return found
 
 
 def _distances(u: ndarray, z: ndarray, precisions: ndarray) -> ndarray:

@@ -45,12 +45,16 @@ PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 16
 _MIN_FUNCTIONS = 150  # of all inputs, however few the rows
 # From which variances are estimated: of classes if a step is much work, and of others.
 EVIDENCE_ROWS, MAX_ROWS = 400, 4000
+# Rows from which the kernel is estimated, and centres: a tenth of the rows, within these limits. On
+# 12,000 rows of a smooth function of 8 inputs R2 is 0.840 with 300 centres, and 0.926 with 1000
+# centres and rows (xgboost: 0.879).
+_RADIAL_EACH, _KERNEL_ROWS, _RADIAL_CENTRES = 10, (EVIDENCE_ROWS, 1000), (300, 1000)
 # Weight in pairs of an input without effect, relative to the one with the largest.
 _RELEVANCE = 0.05
 _MIN_EFFECT = 1e-3  # weight in the sparse fit of such an input
 _RADIAL_MIN_ROWS, _RADIAL_INPUTS = 30, 200  # of tables with neighbourhoods: fewest and most
-_RADIAL_ROWS, _RADIAL_CENTRES = 1500, 300  # among which centres are chosen, and of these at most
-_SMALL_WORK = 0.1  # of the work that the policy allows
+_RADIAL_ROWS, _RADIAL_AMONG = 1500, 3  # fewest among which centres are chosen, and for each centre
+_SMALL_WORK = 0.025  # of the work that the policy allows
 _RADIAL_WORK = 2e7  # inputs x rows^2 from which hyperparameters are estimated
 _LIMIT = float(np.exp(14.0))  # of hyperparameters, and its inverse
 # Variance of the radial part, so that its truncation costs at most 1% of the output.
@@ -201,8 +205,11 @@ class TableRows:
 
         `start` is the design of similar rows.
         """
-        policy, inputs = self.policy, self.u.shape[1]
-        some = self.order[: min(EVIDENCE_ROWS, int(np.sqrt(_RADIAL_WORK / inputs)))]
+        policy, (rows, inputs) = self.policy, self.u.shape
+        limits = _KERNEL_ROWS, _RADIAL_CENTRES
+        known, centres = (int(np.clip(rows // _RADIAL_EACH, *limit)) for limit in limits)
+        centres = min(centres, int(np.sqrt(policy.max_work / rows)))
+        some = self.order[: min(known, int(np.sqrt(_RADIAL_WORK / inputs)))]
         std = outputs.std(0)
         _, low, high = _PRIOR.precision
         kernel = fit_kernel(
@@ -215,10 +222,10 @@ class TableRows:
         )
         radial = RadialBasis.of(
             self.u,
-            self.order[:_RADIAL_ROWS],
+            self.order[: max(_RADIAL_ROWS, _RADIAL_AMONG * centres)],
             kernel,
             policy.omitted * kernel.noise / kernel.radial,
-            min(_RADIAL_CENTRES, int(np.sqrt(policy.max_work / len(self.u)))),
+            centres,
         )
 
         def functions(rows: Rows) -> ndarray:

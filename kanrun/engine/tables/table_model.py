@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy import ndarray
 from scipy.special import softmax
 
@@ -54,9 +53,8 @@ from kanrun.engine.tables.stacking import (
     probabilities,
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
-from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, to_kan
+from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, table_outputs, to_kan
 from kanrun.engine.tables.variance_components import EvidencePolicy
-from kanrun.engine.training import predict
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import PiecewiseScaling, Points
 
@@ -162,7 +160,7 @@ class TableModel:
 
     def raw(self, x: RowInputs) -> RowOutputs:
         """Return the network's outputs: logits, or numbers in its own units."""
-        return predict(self.network, torch.as_tensor(self.inputs.apply(x))).double().numpy()
+        return table_outputs(self.network, self.inputs.apply(x))
 
     def predict(self, x: RowInputs) -> RowOutputs:
         """Return predictions in the user's units, or probabilities of classes."""

@@ -25,16 +25,18 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, extend
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
-from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi
-from kanrun.engine.tables.reduced_basis import DEGREE, Columns, blocks
+from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi, psi_values
+from kanrun.engine.tables.reduced_basis import DEGREE, Columns, RowInputs, RowOutputs, blocks
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.variance_components import EvidencePolicy
+from kanrun.engine.training import predict
 
 OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `INTERVALS`
 _NODE_ROWS = 100_000  # by which nodes are judged
 # Margin within which a node's parabola continues, relative to its range on the training rows.
 _MARGIN = 0.1
 _MIN_MARGIN = 1e-6  # relative to the size of the values
+_ROUNDING = 1e-12  # relative, of the coefficients of bells
 
 
 def to_kan(
@@ -219,3 +221,52 @@ def _monotone(edges: ndarray, design: Design) -> ndarray:
             turn = sign if edge[-1] * sign >= edge[0] * sign else -sign
             edge[:] = turn * np.maximum.accumulate(turn * edge)
     return edges
+
+
+def table_outputs(network: KAN, u: RowInputs) -> RowOutputs:
+    """Evaluate a network of `to_kan` or `blend`, its bells by a product of matrices.
+
+    This takes a tenth of the time of the network, whose nodes are evaluated one by one.
+    """
+    first, *others = network.edge_layers
+    heights = _heights(others[0]) if others else None
+    if heights is None or not heights.any():
+        return predict(network, torch.as_tensor(u)).double().numpy()
+    is_bell, second = heights.any(0), others[0]
+    plain, inner = torch.as_tensor(~is_bell), first.coefficients.detach().numpy()
+    outer, mask = (a.detach()[:, plain].numpy() for a in (second.coefficients, second.mask))
+    breakpoints = second.grid.breakpoints[plain]
+    rest = [
+        _layer(first.grid.breakpoints, inner[~is_bell], first.spec),
+        _layer(breakpoints, outer, second.spec, mask, uniform=True),
+    ]
+    out = predict(KAN.of_layers(rest), torch.as_tensor(u)).double().numpy()
+    line, square = _powers(first.grid.breakpoints.numpy())
+    parabolas = zip(
+        np.stack([square, line, np.ones_like(line)], 2), inner.swapaxes(0, 1), strict=True
+    )
+    # Coefficients (inputs, bells) of parabolas, which continue as straight lines beyond the grids.
+    squares, lines, constants = np.stack(
+        [np.linalg.lstsq(powers, edges[is_bell].T)[0] for powers, edges in parabolas], 1
+    )
+    low, high = first.grid.low.numpy(), first.grid.high.numpy()
+    for rows in blocks(len(u)):
+        inside = np.clip(u[rows], low, high)
+        columns = np.concatenate([(2 * u[rows] - inside) * inside, u[rows]], 1)
+        distances = columns @ np.concatenate([squares, lines]) + constants.sum(0)
+        out[rows] += psi_values(distances) @ heights[:, is_bell].T
+    if len(others) == 1:
+        return out
+    return predict(KAN.of_layers(others[1:]), torch.as_tensor(out)).double().numpy()
+
+
+def _heights(layer: SplineLayer) -> ndarray | None:
+    """Return the heights (outputs, nodes) of bells, 0 for other nodes; None on other grids."""
+    knots, bell = psi().t[DEGREE:-DEGREE], psi().c
+    if layer.grid.functions != len(bell):
+        return None
+    coefficients = layer.coefficients.detach().numpy()
+    heights = coefficients @ bell / (bell @ bell)
+    rest = np.abs(coefficients - heights[:, :, None] * bell).max((0, 2))
+    same = np.isclose(layer.grid.breakpoints.numpy(), knots).all(1)
+    return np.where(same & (rest <= _ROUNDING * np.abs(coefficients).max()), heights, 0.0)

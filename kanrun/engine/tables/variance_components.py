@@ -58,7 +58,7 @@ class EvidencePolicy:
     max_functions: int = 600
     per_row: float = 1.0
     #: Multiplications of one step up to which classes have pairs, and by which centres are limited.
-    max_work: float = 1e10
+    max_work: float = 4e10
     #: Fractions of the output's variance at which the noise starts. The likelihood has a second
     #: maximum near zero noise if the inputs determine the output, and the higher maximum counts.
     noise_fractions: tuple[float, ...] = (0.5, 0.01)

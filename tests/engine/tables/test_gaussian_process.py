@@ -18,6 +18,7 @@ from kanrun.engine.tables.gaussian_process import (
     psi,
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
+from kanrun.engine.tables.to_kan import blend, table_outputs
 
 POLICY = EvidencePolicy()
 WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])
@@ -109,6 +110,17 @@ def test_the_network_is_the_fit_also_beyond_the_rows():
     assert_allclose(found[:300], expected[:300], atol=1e-8)
     beyond = fit.terms[0].values(fit.design.functions(1.25 * rows(400, 9)))
     assert np.abs(beyond).max() < 2.5 * np.abs(expected).max()  # as x0 x1 x2 itself
+
+
+def test_outputs_by_matrices_are_those_of_the_network():
+    fit = fitted()
+    u = np.concatenate([fit.u, 1.3 * fit.u])
+    one = to_kan(fit, EXACT)
+    two = blend([one, to_kan(fit, POLICY)], [(np.linspace(-9, 9, 5), np.linspace(-1, 1, 5))] * 2)
+    for network in (one, two, to_kan(fitted(WITHOUT), EXACT)):
+        with torch.no_grad():
+            expected = network(torch.as_tensor(u)).numpy()
+        assert_allclose(table_outputs(network, u), expected, atol=1e-9)
 
 
 def test_the_effect_of_an_input_holds_what_neighbourhoods_add():
