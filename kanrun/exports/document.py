@@ -15,8 +15,8 @@ The JSON export is this document. Lists of numbers are as long as their name say
   (network's) of a piecewise linear map, constant beyond its ends. Outputs go the other way. A
   classifier has none: its outputs are the softmax of the network's.
 - `layers` from the inputs on, see below.
-- `errors`: per output, quantiles at 0.005 to 0.995 of the residuals of held-out rows, in the
-  network's units, or null.
+- `errors`: per output, rows of a prediction and quantiles at 0.005 to 0.995 of the residuals of
+  held-out rows there, in the network's units, or null.
 
 A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input
 (G + 2k + 1, of which the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, to

@@ -131,15 +131,16 @@ def interval_bounds(
             "this model stores no held-out errors, so it has no prediction intervals. "
             "Fit a regression with model=auto."
         )
-    levels = error_levels(model.errors.shape[1])
+    levels = error_levels(model.errors.shape[2] - 1)
     widest = levels[-1] - levels[0]
     if not 0 < level <= widest:
         raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
     raw = network_outputs(model, x) if raw is None else raw
-    low, high = (
-        np.array([np.interp(share, levels, each) for each in model.errors])
-        for share in ((1 - level) / 2, (1 + level) / 2)
-    )
+    low, high = np.zeros_like(raw), np.zeros_like(raw)
+    for o, (middles, *quantiles) in enumerate(model.errors.swapaxes(1, 2)):
+        for ends, share in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
+            at = [np.interp(share, levels, each) for each in np.transpose(quantiles)]
+            ends[:, o] = np.interp(raw[:, o], middles, at)
     return model.output_scaling.invert(raw + low), model.output_scaling.invert(raw + high)
 
 

@@ -179,7 +179,7 @@ def test_rows_outside_the_trained_range_are_counted_in_one_line(place, capfd):
     capfd.readouterr()
     assert main(["predict", "latest", "far.csv", "--output", "p.csv"]) == 0
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("kanrun: 50.0% of the rows have area (m2) outside the training range")
+    assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the training range")
 
 
 @pytest.mark.usefixtures("fitted")

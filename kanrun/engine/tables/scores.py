@@ -30,6 +30,7 @@ _MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it 
 # Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
 _UNIT = 100
 _POWER_TOLERANCE = 1e-6
+_BIN_ROWS, _MAX_BINS = 100, 8  # of predictions, in which the size of errors is estimated
 # Levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
@@ -195,3 +196,25 @@ def output_map(
     rises = np.diff(np.maximum.accumulate(means)) > _SMALLEST * (most[0] - least[0])
     rising = np.append(True, rises)
     return PiecewiseScaling((means[rising],), (t[rising],))
+
+
+def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarray:
+    """Return quantiles of errors that vary with the prediction.
+
+    The size of the errors in bins of predictions is shrunk towards that of all by the part of its
+    variance that chance explains (empirical Bayes), and follows straight lines between bins.
+
+    Returns:
+        A row per bin, ordered by its mean prediction, the first column; the others are quantiles.
+    """
+    bins = int(np.clip(len(errors) // _BIN_ROWS, 1, _MAX_BINS))
+    parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
+    middles = np.array([predicted[part].mean() for part in parts])
+    squares = [errors[part] ** 2 for part in parts]
+    sizes = np.array([max(float(each.mean()), np.finfo(float).tiny) for each in squares])
+    kurtosis = np.mean([(each**2).mean() for each in squares] / sizes**2)
+    logs = np.log(sizes) / 2 - np.log(sizes).mean() / 2
+    chance = (kurtosis - 1) * bins / (4 * len(errors))
+    scale = np.exp(logs * max(0.0, 1 - chance / max(logs.var(), chance)))
+    quantiles = np.quantile(errors / np.interp(predicted, middles, scale), levels)
+    return np.column_stack([middles, scale[:, None] * quantiles])

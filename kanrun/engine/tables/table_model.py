@@ -41,6 +41,7 @@ from kanrun.engine.tables.scores import (
     ROOM,
     STRAIGHT_ROOM,
     PowerTransform,
+    error_quantiles,
     input_scores,
     ordinary_units,
     output_map,
@@ -175,18 +176,20 @@ class TableModel:
         return float(np.any((raw < low_high[:, 0]) | (raw > low_high[:, 1]), axis=1).mean())
 
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
-        """Return quantiles of y - prediction over held-out rows, in the network's units.
+        """Return predictions and quantiles of the errors there, over held-out rows.
 
-        The shape is (outputs, levels); None for classes. The levels are stretched for the finite
-        number of rows.
+        Both are in the network's units. The shape is (outputs, bins, 1 + levels), see
+        `scores.error_quantiles`; None for classes. The levels are stretched for the finite number
+        of rows.
         """
         if self.outputs is None:
             return None
         inside = ~np.isnan(self.held_out[:, 0])
-        error = self.outputs.apply(y[inside]) - self.outputs.apply(self.held_out[inside])
-        count = max(int(inside.sum()), 1)
+        predicted = self.outputs.apply(self.held_out[inside])
+        errors, count = self.outputs.apply(y[inside]) - predicted, max(int(inside.sum()), 1)
         stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
-        return np.quantile(error, stretched, axis=0).T
+        pairs = zip(predicted.T, errors.T, strict=True)
+        return np.stack([error_quantiles(*pair, stretched) for pair in pairs])
 
     def times(self, x: ndarray, y: ndarray) -> TableModel:
         """Return the model of inputs times 2^x (inputs,) and outputs times 2^y (outputs,)."""

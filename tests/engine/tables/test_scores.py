@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from kanrun.engine.tables.scores import PowerTransform, input_scores, output_map
+from kanrun.engine.tables.scores import (
+    PowerTransform,
+    error_quantiles,
+    input_scores,
+    output_map,
+)
 
 
 def test_scores_increase_and_come_back():
@@ -76,3 +81,20 @@ def test_the_way_back_is_the_mean_over_errors():
     mean = output_map(y, transform, errors).invert(at[:, None])[0, 0]
     expected = transform.invert(np.quantile(errors, np.linspace(0.025, 0.975, 20))).mean()
     assert mean == pytest.approx(expected, rel=1e-3)
+
+
+def test_errors_that_grow_with_the_prediction_have_wider_quantiles_there():
+    rng = np.random.default_rng(4)
+    predicted, noise = rng.uniform(0, 1, 2000), rng.normal(size=2000)
+    found = error_quantiles(predicted, (0.1 + predicted) * noise, np.array([0.05, 0.95]))
+    assert found.shape == (8, 3)
+    assert_allclose(found[:, 2] / (1.645 * (0.1 + found[:, 0])), 1, atol=0.15)
+    new = rng.uniform(0, 1, 20_000)
+    low, high = (np.interp(new, found[:, 0], ends) for ends in found.T[1:])
+    errors = (0.1 + new) * rng.normal(size=20_000)
+    inside = (low < errors) & (errors < high)
+    assert 0.88 < inside.mean() < 0.92
+    assert 0.85 < inside[new < 0.2].mean() < 0.95
+    even = error_quantiles(predicted, noise, np.array([0.05, 0.95]))
+    assert np.ptp(even[:, 2]) < 0.1  # within chance they stay nearly equal
+    assert error_quantiles(predicted[:199], noise[:199], np.array([0.5])).shape == (1, 2)
