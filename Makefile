@@ -18,7 +18,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
-.PHONY: help fit test test-slow test-oldest fuzz coverage lint structure bench docs build clean
+.PHONY: help fit test test-slow test-oldest fuzz coverage mutants lint structure bench docs build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,6 +53,9 @@ test-oldest: $(VENV)/installed-dev ## the default tests with the oldest packages
 
 coverage: $(VENV)/installed-dev ## the default test suite, with the share of lines that it runs
 	$(TEST_SETTINGS) $(BIN)/python -m pytest $(BY_MODULE) --cov --cov-report=term:skip-covered $(ARGS)
+
+mutants: $(VENV)/installed-dev ## 60 small changes of the program, and those that no test notices
+	$(TEST_SETTINGS) $(BIN)/python tests/mutants.py $(ARGS)
 
 # import-linter and mypy see experiments/ and conf/ as part of kanrun where they are laid out as an installed wheel lays
 # them out, in a folder without the sources; tests/test_packaging.py builds the wheel itself.

@@ -1,13 +1,12 @@
 """ARCHITECTURE.md names the files that a run executes, in their order."""
 
-import importlib.util
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
-_SPEC = importlib.util.spec_from_file_location("structure", ROOT / "tests" / "structure.py")
-STRUCTURE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(STRUCTURE)
+STRUCTURE = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "structure.py")))
 
 
 def test_the_main_path_is_what_a_run_executes():

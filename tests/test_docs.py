@@ -1,11 +1,12 @@
 """The documentation: its commands compose, its links work, and it is complete."""
 
-import importlib.util
 import re
+import runpy
 import shlex
 import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -21,9 +22,7 @@ README, LECTURE = ROOT / "README.md", ROOT / "docs" / "lecture.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES = sorted((ROOT / "docs" / "figures").iterdir())
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
-_SPEC = importlib.util.spec_from_file_location("generated", ROOT / "docs" / "generated.py")
-SITE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(SITE)
+SITE = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generated.py")))
 #: Where links out of the documentation may lead.
 SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 

@@ -106,13 +106,6 @@ for name in ("conf", "experiments"):
     assert done.returncode == 0, done.stderr
 
 
-def test_hydra_is_new_enough_to_be_safe():
-    (hydra,) = [
-        need for need in PROJECT["project"]["dependencies"] if need.startswith("hydra-core")
-    ]
-    assert hydra == "hydra-core>=1.3.8,<1.4"
-
-
 def test_no_dependency_excludes_a_python_that_is_declared():
     """The newest Python is among them: those that are installed here say which they work with."""
     declared = {entry.rpartition(" ")[2] for entry in PROJECT["project"]["classifiers"]}
@@ -123,10 +116,6 @@ def test_no_dependency_excludes_a_python_that_is_declared():
         name = re.split(r"[<>=!\[; ]", need)[0]
         asked.append(metadata.metadata(name).get("Requires-Python") or "")
     assert [one for one in asked for version in versions if version not in SpecifierSet(one)] == []
-
-
-def test_the_console_script_is_the_command_line():
-    assert PROJECT["project"]["scripts"] == {"kanrun": "kanrun.__main__:main"}
 
 
 def test_every_package_that_is_imported_is_declared():

@@ -6,14 +6,15 @@ comment are stopped by `max_cpu_seconds=60`, which the lecture proposes. So are 
 of the reader's.
 """
 
-import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,14 +30,7 @@ QUICK = ("training_loop", "experiment")  # pages whose Python needs no run
 MINUTE = 60
 
 
-def load_generated():
-    spec = importlib.util.spec_from_file_location("generated", DOCS / "generated.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SITE = load_generated()
+SITE = SimpleNamespace(**runpy.run_path(str(DOCS / "generated.py")))
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - {DOCS / "lecture.md"})]
 #: Text of each page with code by its name, or what makes it.
 TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
@@ -45,18 +39,13 @@ TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
 TEXTS = {name: text for name, text in TEXTS.items() if "```" in text} | {"export": SITE.export}
 
 
-@pytest.fixture
-def generated():
-    return SITE
-
-
 def blocks(text):
     """The language and content of each block of code."""
     return re.findall(r"^```(.*?)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_lecture_is_whole_in_its_chapters(generated):
-    chapters, text = generated.lecture(), (DOCS / "lecture.md").read_text(encoding="utf-8")
+def test_the_lecture_is_whole_in_its_chapters():
+    chapters, text = SITE.lecture(), (DOCS / "lecture.md").read_text(encoding="utf-8")
     assert len(chapters) == text.count("\n## ") + 1
     assert sum(len(chapter.split()) for chapter in chapters.values()) == len(text.split())
     for name, chapter in chapters.items():
@@ -66,16 +55,16 @@ def test_the_lecture_is_whole_in_its_chapters(generated):
             assert there, path
             if anchor and beside in chapters:
                 headings = re.findall(r"^#+ (.*)$", chapters[beside], flags=re.MULTILINE)
-                assert anchor in map(generated.slug, headings)
+                assert anchor in map(SITE.slug, headings)
 
 
-def test_every_key_is_on_its_page(generated):
-    page = generated.keys()
+def test_every_key_is_on_its_page():
+    page = SITE.keys()
     assert [key.path for key in keys_of() if f"| `{key.path}` |" not in page] == []
 
 
-def test_every_figure_of_the_lecture_has_its_command_in_the_gallery(generated):
-    page = generated.gallery()
+def test_every_figure_of_the_lecture_has_its_command_in_the_gallery():
+    page = SITE.gallery()
     shown = set(re.findall(r"!\[[^\]]+\]\(figures/([\w.]+)\)", page))
     assert shown == set(
         re.findall(r"\(figures/([\w.]+)\)", (DOCS / "lecture.md").read_text(encoding="utf-8"))
@@ -84,20 +73,20 @@ def test_every_figure_of_the_lecture_has_its_command_in_the_gallery(generated):
 
 
 @pytest.mark.slow
-def test_every_public_name_is_in_the_reference(generated):
+def test_every_public_name_is_in_the_reference():
     import kanrun
 
-    page = generated.reference()
+    page = SITE.reference()
     assert page.count("\n::: ") + page.count("\n## ") == len(kanrun.__all__)
     assert ("KAN", "::: kanrun.engine.networks.kan.KAN\n") in [
         (name, f"::: {path}\n") for path, name in re.findall(r"::: ([\w.]+\.(\w+))\n", page)
     ]
 
 
-def test_every_page_is_in_the_navigation(generated):
+def test_every_page_is_in_the_navigation():
     named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} | {
-        *generated.lecture(),
+        *SITE.lecture(),
         "keys.md",
         "gallery.md",
         "reference.md",

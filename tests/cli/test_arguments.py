@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from kanrun.config.rules import typed_config
-from kanrun.launch.arguments import read_text, split
+from kanrun.launch.arguments import read_text
 from kanrun.launch.composing import Source, compose
 
 LETTERS = st.one_of(
@@ -58,13 +58,6 @@ def test_a_text_arrives_as_typed(text):
 @settings(deadline=None, max_examples=60)
 def test_columns_arrive_as_typed(names):
     assert arrives(f"[{', '.join(names)}]", "list of text") == names
-
-
-@given(st.text(st.sampled_from("ab,()[]'\" "), max_size=12))
-def test_splitting_loses_nothing(text):
-    assert "".join(split(text)).replace(" ", "").replace(",", "") == text.replace(" ", "").replace(
-        ",", ""
-    )
 
 
 TEXTS_AS_TYPED = [
@@ -136,25 +129,11 @@ def test_interpolations_stay(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "words", "read", "value"),
     [
-        ("fit", ["target.formula=jv(0, x0)"], lambda cfg: cfg.target.formula, "jv(0, x0)"),
         (
             "fit",
             ["target=table", "target.path=a=[b,c].csv", "target.outputs=y"],
             None,
             "a=[b,c].csv",
-        ),
-        ("interpret", ["candidates=[sin,x^2]"], lambda cfg: cfg.candidates, ["sin", "x^2"]),
-        (
-            "interpret",
-            ["custom_candidates.b=1/(1+x0^2)"],
-            lambda cfg: cfg.custom_candidates,
-            {"b": "1/(1+x0^2)"},
-        ),
-        (
-            "fit",
-            ["model=auto", "monotone={a (m): increasing}"],
-            lambda cfg: cfg.model.monotone,
-            {"a (m)": "increasing"},
         ),
         (
             "solve",
@@ -169,7 +148,6 @@ def test_interpolations_stay(monkeypatch):
             lambda cfg: cfg.suite[0]["target"]["formula"],
             "x0, 1",
         ),
-        ("fit", ["model.hidden=[2,3]"], lambda cfg: cfg.model.hidden, [2, 3]),
     ],
 )
 def test_what_arrives(command, words, read, value):

@@ -10,6 +10,18 @@ import pytest
 NAMED = "a file may not set anything of Hydra's"
 
 
+@pytest.fixture
+def sent(tmp_path):
+    """Write a file of a group into the folder `mine`, which someone sent."""
+
+    def write(text, name="extra/sent", header="# @package _global_\n"):
+        path = tmp_path / "mine" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(header + text)
+
+    return write
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -23,53 +35,42 @@ NAMED = "a file may not set anything of Hydra's"
         "x: !!python/object/apply:pathlib.Path [x]\nhydra: {searchpath: ['pkg://antigravity']}\n",
     ],
 )
-def test_settings_of_hydra_in_a_file(refused, tmp_path, text):
-    (tmp_path / "mine" / "extra").mkdir(parents=True)
-    (tmp_path / "mine" / "extra" / "good.yaml").write_text("# @package _global_\nseed: 1\n")
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{text}")
+def test_settings_of_hydra_in_a_file(refused, sent, text):
+    sent("seed: 1\n", "extra/good")
+    sent(text)
     assert NAMED in refused("fit", "-m", "--config-dir", "mine", "+extra=good,sent")
-    (tmp_path / "mine" / "fit.yaml").write_text(text)
+    sent(text, "fit", header="")
     assert NAMED in refused("fit", "--config-path", "mine")
 
 
-def test_a_package_of_hydra_in_a_header(refused, tmp_path):
-    (tmp_path / "mine" / "extra").mkdir(parents=True)
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text("# @package hydra\nverbose: true\n")
+def test_a_package_of_hydra_in_a_header(refused, sent):
+    sent("verbose: true\n", header="# @package hydra\n")
     assert NAMED in refused("fit", "--config-dir", "mine", "+extra=sent")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_group_of_hydra_in_a_folder(refused, tmp_path):
-    (tmp_path / "mine" / "hydra" / "launcher").mkdir(parents=True)
-    (tmp_path / "mine" / "hydra" / "launcher" / "basic.yaml").write_text("_target_: os.getcwd\n")
+def test_a_group_of_hydra_in_a_folder(refused, sent):
+    sent("_target_: os.getcwd\n", "hydra/launcher/basic", header="")
     assert NAMED in refused("fit", "-m", "--config-dir", "mine", "seed=0,1")
 
 
 @pytest.mark.parametrize(
     "entry", ["../outside", "/../outside", "extra/../../outside", "/{}/outside"]
 )
-def test_defaults_outside_the_folder(refused, tmp_path, entry):
+def test_defaults_outside_the_folder(refused, sent, tmp_path, entry):
     (tmp_path / "outside.yaml").write_text("seed: 3\n")
-    (tmp_path / "mine" / "extra").mkdir(parents=True)
-    text = f"# @package _global_\ndefaults: [{entry.format(tmp_path)}]\n"
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(text)
+    sent(f"defaults: [{entry.format(tmp_path)}]\n")
     assert "outside" in refused("fit", "--config-dir", "mine", "+extra=sent")
 
 
-def test_a_cluster_in_a_file(refused, kanrun, tmp_path):
+def test_a_cluster_in_a_file(refused, sent):
     """What a Dask scheduler sends is unpickled, so a file may not choose whom to ask."""
-    (tmp_path / "mine" / "executor").mkdir(parents=True)
-    (tmp_path / "mine" / "executor" / "theirs.yaml").write_text(
-        "kind: dask\naddress: tcp://127.0.0.1:1\n"
-    )
+    sent("kind: dask\naddress: tcp://127.0.0.1:1\n", "executor/theirs", header="")
     words = ["--config-dir", "mine", "executor=theirs"]
     for more in ([], ["-m", "seed=0,1"]):
         assert "executor.address=tcp://127.0.0.1:1 is refused in a file" in refused(
             "fit", *words, *more
         )
-    assert "no Dask scheduler answers" in refused(
-        "fit", *words, "executor.address=tcp://127.0.0.1:1"
-    )
     assert "no Dask scheduler answers" in refused(
         "fit", "executor={kind:dask,address:'tcp://127.0.0.1:1'}"
     )
@@ -104,9 +105,8 @@ LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(
 
 
 @pytest.mark.parametrize("suite", [f"\n  - &a [0, 0]\n{LINES}", " &a [*a]\n"])
-def test_a_few_lines_that_stand_for_any_amount(refused, tmp_path, suite):
-    (tmp_path / "mine" / "extra").mkdir(parents=True)
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\nsuite:{suite}")
+def test_a_few_lines_that_stand_for_any_amount(refused, sent, suite):
+    sent(f"suite:{suite}")
     assert "stands for more than 1000000 values by its aliases" in refused(
         "fit", "--config-dir", "mine", "+extra=sent"
     )
@@ -121,13 +121,10 @@ def test_aliases_that_stand_for_little(kanrun, tmp_path):
     )
 
 
-def test_nested_too_deeply(refused, tmp_path):
-    (tmp_path / "mine" / "extra").mkdir(parents=True)
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(
-        f"# @package _global_\nsuite: {'[' * 5000}{']' * 5000}\n"
-    )
+def test_nested_too_deeply(refused, sent):
+    sent(f"suite: {'[' * 5000}{']' * 5000}\n")
     assert "sent.yaml is nested too deeply" in refused("fit", "--config-dir", "mine", "+extra=sent")
 
 
-def test_a_target_is_an_unknown_key_like_others(refused, tmp_path):
+def test_a_target_is_an_unknown_key_like_others(refused):
     assert "no key model._target_" in refused("fit", "++model._target_=os.getcwd")

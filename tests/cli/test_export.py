@@ -47,13 +47,10 @@ def test_every_format_is_written(outputs, capsys):
     ("words", "sentence"),
     [
         (["fit/latest", "--format", "formula", "-o", "f.tex"], "holds no formula"),
-        (["fit/latest", "--format", "c", "-o", "."], "is a directory"),
         (["fit/latest", "--format", "c", "-o", "nowhere/m.c"], "choose another file"),
         (["fit/latest", "--format", "cpp", "-o", "m.c"], "'cpp' is not one of"),
-        (["fit/latest", "--format", "c", "-o", "m.c", "--model", "none"], "has no model none"),
         (["fit/latest", "--format", "c", "-o", "m.c", "--max-error", "1"], "lut alone"),
         (["fit/latest", "--format", "lut", "-o", "m.c", "--input-bits", "1"], "from 2 to 24"),
-        (["fit/v0009", "--format", "c", "-o", "m.c"], "v0009"),
     ],
 )
 def test_a_refusal_is_one_sentence(outputs, tmp_path, monkeypatch, capsys, words, sentence):

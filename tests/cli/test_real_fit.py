@@ -29,13 +29,10 @@ def place(monkeypatch, tmp_path):
         "text.csv": "area (m2),b,price\n" + ROWS + "3,x,4\n",
         "one.csv": "area (m2),b,price\n1,2,3\n",
         "two.csv": "area (m2),b,price\n1,2,3\n2,3,4\n",
-        "none.csv": "area (m2),b,price\n",
-        "twice.csv": "area (m2),b,b,price\n1,2,3,4\n",
         "empty.csv": "",
     }
     for name, text in tables.items():
         (tmp_path / name).write_text(text)
-    (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 4)
     return tmp_path
 
 
@@ -43,8 +40,6 @@ def place(monkeypatch, tmp_path):
     ("words", "parts"),
     [
         (["model.intervals=0"], ["model.intervals=0"]),
-        (["model.intervals=[]"], ["model.intervals=[]"]),
-        (["model.intervals=abc"], ["model.intervals=abc"]),
         (["solver=lm", "precision=float32"], ["solver=lm", "float64"]),
         (
             [
@@ -57,27 +52,16 @@ def place(monkeypatch, tmp_path):
             ["solver=lm", "classes"],
         ),
         (["model=bezier"], ["one input"]),
-        (["device=cuda:99"], ["device=cuda:99"]),
-        ([*FORMULA, "target.formula=foo(x0)"], ["foo"]),
-        ([*FORMULA, "target.formula=__import__('os').getcwd()"], ["__import__"]),
-        ([*FORMULA, "target.formula=10**10**10*x0"], ["absurd size"]),
         ([*FORMULA, "target.formula=x0,x1"], ["x0,x1"]),
         ([*FORMULA, "target.formula=log(x0)"], ["log(x0)", "not finite"]),
         ([*FORMULA, "target.formula=x0", "target.domain=[[1,-1]]"], ["[1, -1]"]),
         ([*FORMULA, "target.formula=x0", "target.domain=[[0,1],[0,1]]"], ["2 pairs"]),
-        ([*TABLE, "target.path=nope.csv"], ["nope.csv"]),
         ([*TABLE, "target.path=empty.csv"], ["empty.csv", "empty"]),
-        ([*TABLE, "target.path=binary.csv"], ["binary.csv", "binary"]),
-        ([*TABLE, "target.path=."], ["'.'"]),
         ([*TABLE, "target.path=text.csv"], ["'b'", "'x'"]),
         ([*TABLE, "target.path=one.csv", "sampling.n_train=100"], ["100 training", "one.csv"]),
         (
             [*TABLE, "target.path=one.csv", "model=kan"],
             ["2 training and 1 test", "one.csv has 1 row"],
-        ),
-        (
-            [*TABLE, "target.path=two.csv", "model=kan"],
-            ["2 training and 1 test", "two.csv has 2 rows"],
         ),
         ([*TABLE, "target.path=two.csv"], ["at least 10 training rows", "two.csv has 2"]),
         ([*TABLE, "target.path=one.csv", "sampling.n_test=0"], ["2 training", "one.csv has 1 row"]),
@@ -85,8 +69,6 @@ def place(monkeypatch, tmp_path):
             [*TABLE, "target.path=good (1).csv", "sampling.n_train=1"],
             ["sampling.n_train=1", "at least 2"],
         ),
-        ([*TABLE, "target.path=none.csv"], ["none.csv"]),
-        ([*TABLE, "target.path=twice.csv"], ["twice.csv", "'b'"]),
         ([*TABLE, "target.path=good (1).csv", "target.outputs=prize"], ["'prize'", "price"]),
     ],
 )

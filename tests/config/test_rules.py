@@ -1,7 +1,5 @@
 """Rules of settings: what they reject, in which words; every setting has a sentence."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -17,9 +15,6 @@ from kanrun.config import (
     ExecutorConfig,
     FitConfig,
     KANConfig,
-    MLPConfig,
-    PolynomialConfig,
-    SamplingConfig,
     TableTarget,
     check,
     models,
@@ -84,29 +79,21 @@ def test_defaults_are_not_shared():
     ("settings", "at", "sentence"),
     [
         (KANConfig(degree=21), "model.", "model.degree=21 must be from 0 to 20 (degree of the spl"),
-        (KANConfig(hidden=[3, 0]), "model.", "model.hidden=[3, 0] has 0, which must be at least 1"),
-        (KANConfig(intervals=[10, 5]), "model.", "model.intervals=[10, 5] must increase"),
         (KANConfig(intervals="otto"), "model.", "model.intervals=otto must be a whole number of"),
         (KANConfig(base="slu"), "model.", "did you mean silu?"),
-        (KANConfig(grid_eps=1.5), "model.", "model.grid_eps=1.5 must be from 0 to 1"),
-        (MLPConfig(activation="selu"), "model.", "model.activation=selu is not one of"),
-        (PolynomialConfig(degree=501), "model.", "model.degree=501 must be from 0 to 500"),
         (BezierConfig(control_points=1), "model.", "model.control_points=1 must be from 2 to 1001"),
         (
             BSplineConfig(3, 3),
             "model.",
             "model.control_points=3 is too few: a B-spline of degree 3",
         ),
-        (FitConfig(n_seeds=0), "", "n_seeds=0 must be at least 1"),
         (FitConfig(seed=2**32 - 1, n_seeds=2), "", "goes beyond 4294967295, the largest seed"),
         (FitConfig(device="mps"), "", "device=mps has no float64; add precision=float32"),
         (ExecutorConfig("cloud"), "executor.", "executor=cloud is not one of serial, local, dask"),
         (ExecutorConfig("serial", 2), "executor.", "executor.workers=2 is for executor=local"),
         (ExecutorConfig("dask"), "executor.", "executor=dask needs executor.address"),
         (ExecutorConfig("local", address="x"), "executor.", "executor.address=x is for executor=d"),
-        (AdamSolver(learning_rate=0.0), "solver.", "solver.learning_rate=0.0 must be above 0"),
         (AdamSolver(smoothness_weight=True), "solver.", "solver.smoothness_weight=True must be"),
-        (SamplingConfig(validation_fraction=0.6), "sampling.", "=0.6 must be from 0 to 0.5"),
         (
             FitConfig(target=TableTarget("x.csv", ["a"], ["a"])),
             "",

@@ -9,13 +9,14 @@ from kanrun.engine.networks import KAN
 
 def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.0, **spec):
     """A fresh KAN on [-1, `high`] with silu as its base, where `spec` does not say otherwise."""
+    start = {key: spec.pop(key) for key in ("initialisation", "generator") if key in spec}
     return KAN.create(
         shape,
         intervals,
         EdgeSpec(**{"base": "silu", **spec}),
         domain=torch.tensor([[-1.0, high]], dtype=dtype).expand(shape[0], 2),
-        generator=Generator().manual_seed(seed),
         products=products,
+        **{"generator": Generator().manual_seed(seed), **start},
     )
 
 

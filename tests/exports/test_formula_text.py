@@ -25,6 +25,16 @@ def value(x0, x1):
     return 0.12345678901234567 * np.sin(np.pi * x0) + np.exp(-(x1**2)) / 3
 
 
+def run_c(folder, text, body):
+    """Compile a formula with a main function; return the numbers that it prints."""
+    text += f"#include <stdio.h>\nint main(void) {{ {body} return 0; }}\n"
+    (folder / "f.c").write_text(text)
+    command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
+    subprocess.run(command, cwd=folder, check=True)
+    done = subprocess.run([folder / "f"], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
 def test_python_has_the_formulas_numbers(tmp_path):
     (tmp_path / "f.py").write_bytes(formula_bytes([stored()], "formula", "f.py", "area"))
     x = np.linspace(-2, 2, 50)
@@ -35,15 +45,8 @@ def test_python_has_the_formulas_numbers(tmp_path):
 
 def test_c_has_the_formulas_numbers(tmp_path):
     text = formula_bytes([stored(), stored("x1 + 1")], "c", "f.c", "f").decode()
-    text += "#include <stdio.h>\n"
-    text += 'int main(void) { printf("%.17g %g", f_0(0.3, 0.7), f_1(5, 2)); return 0; }\n'
-    (tmp_path / "f.c").write_text(text)
-    command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    said = subprocess.run(
-        [tmp_path / "f"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    np.testing.assert_allclose([float(word) for word in said], [value(0.3, 0.7), 3.0], rtol=1e-15)
+    found = run_c(tmp_path, text, 'printf("%.17g %g", f_0(0.3, 0.7), f_1(5, 2));')
+    np.testing.assert_allclose(found, [value(0.3, 0.7), 3.0], rtol=1e-15)
 
 
 def test_text_and_latex_name_the_inputs():
@@ -91,12 +94,8 @@ def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path):
     f = runpy.run_path(str(tmp_path / "f.py"))["f"]
     np.testing.assert_allclose(f(x0, x1), numeric_value(x0, x1), rtol=1e-12)
     text = formula_bytes([partly_numeric()], "c", "f.c", "f").decode()
-    text += '#include <stdio.h>\nint main(void) { printf("%.17g", f(2.2, 1.1)); return 0; }\n'
-    (tmp_path / "f.c").write_text(text)
-    command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    done = subprocess.run([tmp_path / "f"], capture_output=True, text=True, check=True)
-    assert float(done.stdout) == pytest.approx(numeric_value(2.2, 1.1), rel=1e-12)
+    found = run_c(tmp_path, text, 'printf("%.17g", f(2.2, 1.1));')
+    assert found == pytest.approx([numeric_value(2.2, 1.1)], rel=1e-12)
 
 
 def test_partly_numeric_formulas_in_latex_have_their_splines():

@@ -1,16 +1,9 @@
 """Figures by the data that they draw, not by pixels; every one can be laid out."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
-import pandas
 import pytest
 import sample_tables as sample
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh, TriMesh
 from sample_tables import legend, stored
 
@@ -18,11 +11,11 @@ from kanrun import figures
 from kanrun.figures.prediction import has_classes
 
 
-def texts(axes: Axes) -> list[str]:
+def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
-def test_one_input_gives_curves_and_training_points() -> None:
+def test_one_input_gives_curves_and_training_points():
     figure = figures.predictions(sample.predictions(1))
     (axes,) = figure.axes
     truth, prediction = axes.lines
@@ -37,7 +30,7 @@ def test_one_input_gives_curves_and_training_points() -> None:
 
 
 @pytest.mark.parametrize(("lattice", "kind"), [(True, QuadMesh), (False, TriMesh)])
-def test_two_inputs_give_three_maps(lattice: bool, kind: type[Any]) -> None:
+def test_two_inputs_give_three_maps(lattice, kind):
     figure = figures.predictions(sample.predictions(2, lattice=lattice))
     maps = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in maps] == ["truth", "prediction", "prediction - truth"]
@@ -48,15 +41,7 @@ def test_two_inputs_give_three_maps(lattice: bool, kind: type[Any]) -> None:
     stored(figure)
 
 
-def test_a_lattice_keeps_each_value_in_its_place() -> None:
-    table = sample.predictions(2, lattice=True).sample(frac=1, random_state=0)
-    (mesh,) = (c for c in figures.predictions(table).axes[1].collections if isinstance(c, QuadMesh))
-    axis = np.linspace(-1, 1, 8)
-    expected = np.sin(axis[None, :] + axis[:, None]) + 0.1
-    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(8, 8), expected)
-
-
-def test_two_inputs_without_truth_or_on_a_line() -> None:
+def test_two_inputs_without_truth_or_on_a_line():
     unknown = figures.predictions(sample.predictions(2, truth=False))
     assert [axes.get_title() for axes in unknown.axes if axes.get_title()] == ["prediction"]
     stored(unknown)
@@ -65,7 +50,7 @@ def test_two_inputs_without_truth_or_on_a_line() -> None:
     stored(figures.predictions(line.iloc[:1]))
 
 
-def test_more_inputs_give_a_parity_plot_with_the_error() -> None:
+def test_more_inputs_give_a_parity_plot_with_the_error():
     figure = figures.predictions(sample.predictions(3))
     (axes,) = figure.axes
     train, test = (item for item in axes.collections if isinstance(item, PathCollection))
@@ -76,7 +61,7 @@ def test_more_inputs_give_a_parity_plot_with_the_error() -> None:
     stored(figure)
 
 
-def test_of_many_outputs_four_are_drawn_and_that_is_said() -> None:
+def test_of_many_outputs_four_are_drawn_and_that_is_said():
     table = sample.predictions(3)
     for number in range(6):
         table[f"truth:o{number}"] = table["truth:y"]
@@ -89,20 +74,20 @@ def test_of_many_outputs_four_are_drawn_and_that_is_said() -> None:
     assert len(figures.residuals(table).axes) == 8
 
 
-def test_residuals_are_prediction_minus_truth() -> None:
+def test_residuals_are_prediction_minus_truth():
     figure = figures.residuals(sample.predictions(2))
     left, right = figure.axes
     offsets = np.asarray(right.collections[0].get_offsets())
     np.testing.assert_allclose(offsets[:, 1], 0.1)
     assert legend(figure) == ["train", "test"]
-    outlines = [np.asarray(patch.get_xy()).T for patch in left.patches]  # type: ignore[attr-defined]
+    outlines = [np.asarray(patch.get_xy()).T for patch in left.patches]
     assert sum(40 * abs(np.trapezoid(y, x)) / np.ptp(x) for x, y in outlines) == pytest.approx(200)
     stored(figure)
     stored(figures.residuals(sample.predictions(2, truth=False)))
     stored(figures.residuals(sample.predictions(2).assign(**{"prediction:y": "text"})))
 
 
-def test_a_few_large_errors_do_not_hide_the_others() -> None:
+def test_a_few_large_errors_do_not_hide_the_others():
     table = sample.predictions(2, rows=400)
     table["prediction:y"] = table["truth:y"] + np.where(np.arange(len(table)) % 399 == 0, 1.0, 1e-6)
     right = figures.residuals(table).axes[1]
@@ -120,17 +105,11 @@ def test_a_few_large_errors_do_not_hide_the_others() -> None:
     stored(figure)
 
 
-def test_a_perfect_prediction_can_be_drawn() -> None:
-    table = sample.predictions(2).assign(**{"prediction:y": lambda rows: rows["truth:y"]})
-    stored(figures.predictions(table))
-    stored(figures.residuals(table))
-
-
-def titles(axes: Axes) -> list[str]:
+def titles(axes):
     return [text.partition("\n")[0] for text in texts(axes) if " → " in text]
 
 
-def test_each_edge_has_a_panel_with_its_function() -> None:
+def test_each_edge_has_a_panel_with_its_function():
     figure = figures.edges(sample.edges([2, 3, 1]))
     (axes,) = figure.axes
     drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
@@ -146,17 +125,7 @@ def test_each_edge_has_a_panel_with_its_function() -> None:
     stored(figure)
 
 
-def test_pruned_edges_are_counted_and_not_drawn() -> None:
-    table = sample.edges([2, 3, 1])
-    table["pruned"] = table["out"] > 0
-    figure = figures.edges(table)
-    names = ["column 0 → h1.0", "column 1 → h1.0"]
-    assert titles(figure.axes[0]) == [*names, *(f"h1.{number} → target" for number in range(3))]
-    assert figure.get_suptitle() == "4 pruned edges not drawn"
-    stored(figures.edges(table.assign(pruned=True)))
-
-
-def test_of_many_edges_the_twenty_that_are_strongest_in_their_layers_are_drawn() -> None:
+def test_of_many_edges_the_twenty_that_are_strongest_in_their_layers_are_drawn():
     table = sample.edges([4, 10, 5])
     last = table["layer"] == 1
     figure = figures.edges(table.assign(score=np.where(last, 1.0 + table["in"], 0.0)))
@@ -166,7 +135,7 @@ def test_of_many_edges_the_twenty_that_are_strongest_in_their_layers_are_drawn()
     assert titles(axes)[0] == "h1.6 → target"
 
 
-def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach() -> None:
+def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach():
     table = sample.edges([1, 1])
     table = table.assign(x_data=10 * table["x"] + 50, seen=table["x"] <= 0)
     (axes,) = figures.edges(table).axes
@@ -176,7 +145,7 @@ def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach() -> None:
     assert [np.isfinite(each.get_ydata()).sum() for each in (grey, blue)] == [21, 11]
 
 
-def test_the_diagram_draws_each_edge_between_its_nodes() -> None:
+def test_the_diagram_draws_each_edge_between_its_nodes():
     table = sample.edges([2, 3, 1])
     figure = figures.network_diagram(table)
     (axes,) = figure.axes
@@ -196,7 +165,7 @@ def test_the_diagram_draws_each_edge_between_its_nodes() -> None:
     stored(figure)
 
 
-def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts() -> None:
+def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts():
     table = sample.edges([2, 2, 1])
     first = (table["layer"] == 0) & (table["out"] == 0)
     table["symbolic"] = np.where(first & (table["in"] == 0), "sin", None)
@@ -211,11 +180,11 @@ def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts() -> None:
 
 
 @pytest.mark.parametrize("shape", [[1, 1], [100, 1, 1], [1, 30, 30]])
-def test_diagrams_of_odd_shapes(shape: list[int]) -> None:
+def test_diagrams_of_odd_shapes(shape):
     stored(figures.network_diagram(sample.edges(shape)))
 
 
-def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure() -> None:
+def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure():
     table = sample.edges([2, 2, 1])
     table.loc[table["out"] == 1, ["y", "score"]] = np.nan
     stored(figures.network_diagram(table))
@@ -226,7 +195,7 @@ def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure() ->
     stored(figures.residuals(broken))
 
 
-def test_names_with_dollar_signs_and_long_names_are_text() -> None:
+def test_names_with_dollar_signs_and_long_names_are_text():
     table = sample.predictions(1).rename(
         columns={"input:x0": "input:price in $ and " + "very " * 20 + "long", "truth:y": "truth:$x"}
     )
@@ -234,7 +203,7 @@ def test_names_with_dollar_signs_and_long_names_are_text() -> None:
     stored(figures.predictions(table))
 
 
-def test_figures_leave_the_settings_of_the_caller_alone() -> None:
+def test_figures_leave_the_settings_of_the_caller_alone():
     with mpl.rc_context({"font.size": 33}):
         figure = figures.predictions(sample.predictions(1))
         assert mpl.rcParams["font.size"] == 33
@@ -244,7 +213,7 @@ def test_figures_leave_the_settings_of_the_caller_alone() -> None:
 NAMES = {0.0: "setosa", 1.0: "virginica"}
 
 
-def flowers(inputs: int = 3, names: Mapping[float, Any] = NAMES) -> pandas.DataFrame:
+def flowers(inputs=3, names=NAMES):
     """Labels as runs record them: setosa below the diagonal, 10% of the test points wrong."""
     table = sample.predictions(inputs, lattice=True).drop(columns=["truth:y", "prediction:y"])
     kind = (table[[f"input:x{i}" for i in range(inputs)]].sum(axis=1) > 0).astype(float)
@@ -254,7 +223,7 @@ def flowers(inputs: int = 3, names: Mapping[float, Any] = NAMES) -> pandas.DataF
     return table.assign(**{"truth:kind": truth.map(names), "prediction:kind": found.map(names)})
 
 
-def test_labels_stand_in_a_confusion_matrix() -> None:
+def test_labels_stand_in_a_confusion_matrix():
     axes = figures.predictions(flowers()).axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["setosa", "virginica"]
     counts = np.asarray(axes.images[0].get_array())
@@ -263,7 +232,7 @@ def test_labels_stand_in_a_confusion_matrix() -> None:
     assert axes.get_title() == "kind, test: 90.0% correct\n(largest class 53.3%)"
 
 
-def test_two_inputs_give_a_map_of_the_labels() -> None:
+def test_two_inputs_give_a_map_of_the_labels():
     figure = figures.predictions(flowers(2))
     plane = figure.axes[0]
     assert legend(figure) == ["setosa", "virginica", "misclassified"]
@@ -272,7 +241,7 @@ def test_two_inputs_give_a_map_of_the_labels() -> None:
     stored(figure)
 
 
-def test_in_place_of_residuals_stand_the_confusion_matrices_of_all_splits() -> None:
+def test_in_place_of_residuals_stand_the_confusion_matrices_of_all_splits():
     train, test = (axes for axes in figures.residuals(flowers()).axes if axes.images)
     counts = [np.asarray(axes.images[0].get_array()) for axes in (train, test)]
     assert [int(each.sum()) for each in counts] == [60, 60]
@@ -280,7 +249,7 @@ def test_in_place_of_residuals_stand_the_confusion_matrices_of_all_splits() -> N
 
 
 @pytest.mark.parametrize("inputs", [1, 2, 3])
-def test_odd_tables_of_classes_can_be_drawn(inputs: int) -> None:
+def test_odd_tables_of_classes_can_be_drawn(inputs):
     table = flowers(inputs)
     broken = table.assign(
         **{"prediction:kind": table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)}
@@ -295,7 +264,7 @@ def test_odd_tables_of_classes_can_be_drawn(inputs: int) -> None:
             stored(figure)
 
 
-def test_only_whole_numbers_on_both_sides_are_classes() -> None:
+def test_only_whole_numbers_on_both_sides_are_classes():
     assert has_classes(flowers(), "kind")
     assert has_classes(flowers(names={0.0: 7.0, 1.0: 12.0}), "kind")
     assert not has_classes(sample.predictions(2), "y")

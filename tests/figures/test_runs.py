@@ -37,29 +37,9 @@ def test_the_loss_curve_has_the_errors_and_the_stages():
     stored(figure)
 
 
-def test_what_was_tried_and_not_kept_is_faint():
-    table = metrics().assign(best=[True] * 10 + [False, True])
-    table.loc[10, "train_rmse"] = 9.0
-    figure = loss_curve(table)
-    (axes,) = figure.axes
-    tried, path = axes.lines[:2]
-    expected = table["train_rmse"].to_numpy().copy()
-    expected[10] = expected[9]
-    assert_array_equal(path.get_ydata(), expected)
-    assert np.flatnonzero(np.isfinite(np.asarray(tried.get_ydata(), dtype=float))).tolist() == [10]
-    assert (tried.get_alpha() or 1) < 0.5
-    assert legend(figure) == ["train", "test", "validation", "tried, not kept"]
-
-
 def test_steps_that_start_again_are_put_one_after_the_other():
     (axes,) = loss_curve(metrics(restart=True)).axes
     assert_array_equal(axes.lines[0].get_xdata(), np.arange(12))
-
-
-def test_labels_of_many_stages_do_not_overlap():
-    figure = loss_curve(metrics(schedule=list(range(2, 102)), steps=1))
-    assert 10 < len(figure.axes[0].texts) < 30
-    stored(figure)
 
 
 def test_a_loss_curve_without_test_errors_or_stages_or_rows():

@@ -59,7 +59,6 @@ def test_nothing_around_a_run_changes_its_numbers(call, tmp_path):
         found = tables_of([*CALLS[call], *words], tmp_path / str(number), {**one, **environment})
         differing = [name for name in expected if found[name] != expected[name]]
         assert not differing, f"{way}: other numbers in {differing}"
-    print(f"\n{call}: {len(expected)} tables the same in {1 + len(WAYS)} ways")
 
 
 @pytest.mark.slow
@@ -71,5 +70,4 @@ def test_two_threads_change_no_more_than_the_last_digits(tmp_path):
         for threads in (1, 2)
     )
     difference = float(np.max(np.abs(one / two - 1)))
-    print(f"\ntest_rmse with threads=2: relative difference {difference:.1e}")
     assert difference < 0.5

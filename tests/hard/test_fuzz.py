@@ -12,8 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 
-import pytest
-
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
@@ -154,21 +152,6 @@ def fuzz(kind, case, request, capfd):
         number += 1
     with capfd.disabled():
         print(f"\n{number} {kind}: {dict(counts)}")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("trained")
-    words = [
-        "target=product",
-        "model.hidden=[2]",
-        "model.intervals=[3]",
-        "solver.steps=2",
-        "solver.n_starts=1",
-        "sampling.n_train=50",
-    ]
-    assert main(["fit", *words, "-q", "--outputs", str(outputs)]) == 0
-    return outputs / "fit" / "v0001"
 
 
 def test_formulas(request, capfd):

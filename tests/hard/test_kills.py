@@ -9,7 +9,6 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
 
 import kanrun.experiments.fit
 import pytest
@@ -62,13 +61,22 @@ def numbers(run):
     return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
 
 
-def check_kills(folder, count, words):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        pytest.param(POINTS, 4, id="points and seeds"),
+        pytest.param(WORDS, 150, id="seeds, often", marks=pytest.mark.slow),
+        pytest.param(POINTS, 150, id="points and seeds, often", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
+    folder = tmp_path
     silent, random_times = folder / "said.txt", random.Random(0)
     code, life = run_to_end(words, folder / "whole", silent)
     assert code == 0, silent.read_text()
     code, life = run_to_end(words, folder / "whole", silent)  # the first also made caches
     expected = numbers(find_runs(folder / "whole")[0])
-    outcomes = Counter()
     for number in range(count):
         outputs = folder / str(number)
         process = forked(lambda outputs=outputs: main([*words, "--outputs", str(outputs)]), silent)
@@ -85,22 +93,6 @@ def check_kills(folder, count, words):
             after = Run(run.path)
             assert after.status == "COMPLETED"
             assert numbers(after) == expected
-            outcomes[state] += 1
-        outcomes["not visible"] += not runs
-    print(f"\n{count} kills: {dict(outcomes)}; every visible run was resumed to the same numbers")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-@pytest.mark.parametrize(
-    ("words", "kills"),
-    [
-        pytest.param(POINTS, 4, id="points and seeds"),
-        pytest.param(WORDS, 150, id="seeds, often", marks=pytest.mark.slow),
-        pytest.param(POINTS, 150, id="points and seeds, often", marks=pytest.mark.slow),
-    ],
-)
-def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, kills):
-    check_kills(tmp_path, kills, words)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -95,10 +95,6 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path):
         if all(pid in held for held in early) and any(pid in held for held in late)
     }
     assert len(grown) >= 3  # the program and its workers
-    print(
-        "\n300 cells in two workers: memory grew by",
-        ", ".join(f"{each:+.1%}" for each in grown.values()),
-    )
     assert max(grown.values()) <= 0.05
 
 

@@ -12,7 +12,7 @@ MODELS = {
 }
 BOUNDS = {("kan", "float64"): 1e-6, ("kan", "float32"): 1e-3, ("auto", "float64"): 2e-3}
 MANY = [
-    (model, precision, 10.0**x, 10.0**y)
+    pytest.param(model, precision, 10.0**x, 10.0**y, marks=pytest.mark.slow)
     for model, precision, powers in (
         ("kan", "float64", (-300, -150, 150, 300)),
         ("kan", "float32", (-300, -30, 30, 300)),
@@ -47,18 +47,14 @@ def relative_error(folder, model, precision, x_unit, y_unit):
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
 
-def check_units(tmp_path, model, precision, x_unit, y_unit):
+ENDS = [
+    (model, "float64", 1 / unit, unit)
+    for model, unit in (("kan", 1e-300), ("kan", 1e300), ("auto", 1e-300))
+]
+
+
+@pytest.mark.parametrize(("model", "precision", "x_unit", "y_unit"), [*ENDS, *MANY])
+def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path):
     error, r2 = relative_error(tmp_path, model, precision, x_unit, y_unit)
     assert 0 < error < BOUNDS[model, precision]
     assert 0.9999 < r2 < 1
-
-
-@pytest.mark.parametrize(("model", "unit"), [("kan", 1e-300), ("kan", 1e300), ("auto", 1e-300)])
-def test_units_at_the_ends_of_float64(model, unit, tmp_path):
-    check_units(tmp_path, model, "float64", 1 / unit, unit)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("model", "precision", "x_unit", "y_unit"), MANY)
-def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path):
-    check_units(tmp_path, model, precision, x_unit, y_unit)

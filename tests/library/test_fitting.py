@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun import Model, fit, load_run
+from kanrun import Model, fit, interpret, load_run
 from kanrun.cli.app import main
 from kanrun.engine.training import LevenbergMarquardt
 from kanrun.errors import InvalidData, KanrunError, UsageError
@@ -211,15 +211,6 @@ def test_it_is_stored_read_back_and_pickled(automatic, tmp_path):
         Model.load(tmp_path / "nothing.safetensors")
 
 
-@pytest.mark.parametrize("name", ["my model", "Größe", "v1.2"])
-def test_a_model_is_stored_under_the_name_given(name, automatic, tmp_path):
-    file = automatic.save(tmp_path / name)
-    assert file == tmp_path / f"{name}.safetensors"
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.safetensors", f"{name}.json"}
-    for path in (file, tmp_path / name):
-        assert_array_equal(Model.load(path).predict(X), automatic.predict(X))
-
-
 def test_a_score_needs_y_in_the_shape_of_the_predictions(automatic):
     y = np.ones((len(X), 2))
     with pytest.raises(InvalidData, match=rf"shape \({len(X)}, 2\), and the predictions"):
@@ -272,18 +263,13 @@ REFUSED = {
     "no y": ((X,), {}, "needs y"),
     "lengths": ((X, Y[:-1]), {}, "x has 80 rows and y has 79"),
     "NaN": ((np.where(X > 0.9, np.nan, X), Y), {}, "x contains NaN"),
-    "text": ((X.astype(str).astype(object) + "a", Y), {}, "is not a number"),
-    "one row": ((X[:1], Y[:1]), {}, "fewer than 2"),
     "empty": ((np.zeros((0, 2)), []), {}, "x is empty"),
-    "empty frame": ((pd.DataFrame(), []), {}, "x is empty"),
-    "three dimensions": ((np.zeros((3, 2, 2)), [1, 2, 3]), {}, "3 dimensions"),
     "labels of two dimensions": (
         (X, np.zeros((80, 2))),
         {"task": "classification"},
         "y must be labels",
     ),
     "one class": ((X, ["a"] * 80), {}, "one class only, 'a'"),
-    "missing label": ((X, [None, *["a", "b"] * 39, "a"]), {}, "missing labels"),
     "negative weight": ((X, Y), {"sample_weight": -np.ones(80)}, "must not be negative"),
     "weights of another length": (
         (X, Y),
@@ -296,7 +282,6 @@ REFUSED = {
         {},
         "differ in length: 1, 2",
     ),
-    "unknown model": ((X, Y), {"model": "tree"}, "model=tree is not one of"),
     "unknown setting": (
         (X, Y),
         {"intervalls": 5},
@@ -312,15 +297,11 @@ REFUSED = {
         {"steps": 5},
         "steps is a setting of solvers, .* Write model=kan",
     ),
-    "a solver without use": ((X, Y), {"solver": "lm"}, "model=auto uses no solver"),
     "a setting of another solver": (
         (X, Y, "kan"),
         {"solver": "lm", "momentum": 0.9},
         "momentum is not a setting of",
     ),
-    "a value against its rule": ((X, Y, "kan"), {"degree": -1}, "degree=-1 must be from 0 to 20"),
-    "a task": ((X, Y), {"task": "clasification"}, "did you mean classification"),
-    "categories of an array": ((X, Y), {"categorical_columns": ["a"]}, "x is an array"),
     "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain belongs to formula"),
     "a formula without a range": (
         (),
@@ -349,6 +330,6 @@ def test_constant_columns_and_float16_data_are_no_obstacle():
 @pytest.mark.slow
 def test_the_formula_behind_a_model():
     model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), selection="evidence")
-    found = kanrun.interpret(model, budget=5.0)
+    found = interpret(model, budget=5.0)
     assert found.formula is not None
     assert "$" in found._repr_html_()

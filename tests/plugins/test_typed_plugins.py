@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.config.plugins import named_in
 
 CALL = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
 QUICK = ["sampling.n_train=60", "sampling.n_test=30", "solver.steps=3", "-q"]
@@ -107,32 +106,6 @@ def test_an_interrupted_run_asks_for_its_plugins(package, run, tmp_path):
     done = kanrun(package, "runs", "resume", "fit/v0001", "--outputs", str(tmp_path))
     assert done.returncode == 2
     assert "If you trust it, add --plugin waves.rings" in done.stderr
-
-
-def test_a_task_tells_its_worker_the_modules(package):
-    code = (
-        "import pickle, sys; from kanrun.config.plugins import add_plugins; "
-        "add_plugins(['waves.candidates']);"
-        "from kanrun.config import FitConfig; from kanrun.study.experiment import TaskRunner;"
-        "sys.stdout.buffer.write(pickle.dumps(TaskRunner('kanrun.experiments.fit')))"
-    )
-    made = subprocess.run(
-        [sys.executable, "-c", code], cwd=package, capture_output=True, check=True
-    ).stdout
-    assert b"waves.candidates" in made
-    read = (
-        "import pickle, sys; sys.path.append('.'); pickle.loads(sys.stdin.buffer.read());"
-        "from kanrun.engine.symbolic.candidates import choose; print([c.name for c in "
-        "choose(None)][-1])"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", read], cwd=package, input=made, capture_output=True, check=True
-    )
-    assert said.stdout.decode().strip() == "logistic_slope"
-
-
-def test_options_are_found_in_both_spellings():
-    assert named_in(["fit", "--plugin", "a.b", "--plugin=c", "x=1", "--plugin"]) == ["a.b", "c"]
 
 
 @pytest.mark.parametrize("name", ["kanrun", "json", "class", "3d", "---"])

@@ -4,13 +4,12 @@ from kanrun.runs import Manifest, Point, Row, RunFolder, Status
 from kanrun.runs.records import write_points
 
 
-@pytest.fixture
-def make_points():
-    """Make a run with one point for each error; a point without one failed."""
-    return _make_points
+@pytest.fixture(name="make_points")
+def points_maker():
+    return make_points
 
 
-def _make_points(outputs, *errors):
+def make_points(outputs, *errors):
     """Make a run with one point for each error; a point without one failed."""
     points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
 

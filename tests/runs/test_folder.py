@@ -128,28 +128,6 @@ def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
     assert not list(folder.path.glob(".*.tmp"))
 
 
-def test_retain_drops_the_rows_that_a_filter_rejects(folder):
-    for cell, seed, step in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (0, 0, 1)):
-        folder.append(Row("metrics", {"cell": cell, "seed": seed, "step": step, "x": 0.1 + 0.2}))
-
-    def make():
-        left = {(0, 1): 1, (0, 0): 9}
-
-        def stays(table, key):
-            left[key[1:]] = left.get(key[1:], 0) - 1
-            return left[key[1:]] >= 0
-
-        return stays
-
-    folder.retain(make)
-    rows = Run(folder.path).table("metrics")
-    assert rows[["cell", "seed", "step"]].to_numpy().tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
-    assert rows["x"].tolist() == [0.1 + 0.2] * 3
-    folder.append(Row("metrics", {"cell": 0, "seed": 1, "step": 1, "x": 0.5}))
-    pairs = Run(folder.path).table("metrics")[["cell", "seed", "step"]].to_numpy().tolist()
-    assert pairs == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
-
-
 def test_tables_are_appended(folder):
     folder.append(Table("edges", {"seed": np.array([0, 0]), "y": np.array([0.1, 0.3])}))
     folder.append(Table("edges", {"seed": np.array([1, 1]), "y": np.array([1.0, 2.0])}))

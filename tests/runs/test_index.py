@@ -93,10 +93,8 @@ def test_conditions(outputs, condition, found):
     [
         ("test_rmse <", "is not valid SQL"),
         ("load_extension('x')", "is not valid SQL"),
-        ("1) UNION SELECT * FROM known WHERE (1", "is not valid SQL"),
         ("1; DROP TABLE runs", "is not valid SQL"),
         ("test_rms < 1", "no run has a column 'test_rms'.*did you mean test_rmse"),
-        ('"model.degre" = 2', r"no run has a column 'model.degre'; did you mean model.degree"),
         ("model.degree = 2", 'names with a dot need double quotes: "model.degree"'),
     ],
 )

@@ -127,14 +127,3 @@ def test_text_is_stored_as_it_is_and_comes_back(tmp_path):
     assert [line.partition(",")[0] for line in written] == ["=name", *values, "+2+3"]
     assert read_table(tmp_path / "t.csv")["=name"].fillna("").tolist() == [*values, "+2+3"]
     assert read_columns(tmp_path / "t.csv")["=name"] == [*values[:-1], None, "+2+3"]
-
-
-def test_rows_of_a_point_from_where_they_begin_in_the_order_of_their_marks(tmp_path):
-    table = CsvFile(tmp_path / "t.csv")
-    for point, seed in ((0, 1), (1, 0), (0, 0)):
-        start = table.size()
-        table.append({"point": point, "seed": seed, "x": 10 * point + seed})
-    table.close()
-    assert read_columns(tmp_path / "t.csv")["x"] == [0, 1, 10]
-    assert read_columns(tmp_path / "t.csv", point=0)["x"] == [0, 1]
-    assert read_columns(tmp_path / "t.csv", point=0, start=start)["x"] == [0]

@@ -76,7 +76,7 @@ def lecture_run(tmp_path_factory):
 
     def run(name):
         if name not in made:
-            assert main([name, "-q", *LECTURE[name], "--outputs", str(outputs)]) == 0
+            assert main([name, "-q", "n_seeds=1", *LECTURE[name], "--outputs", str(outputs)]) == 0
             made[name] = Run(outputs / name / "v0001", f"{name}/v0001")
         return made[name]
 

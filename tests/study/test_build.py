@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
-import torch
-from torch import Generator, nn
+from torch import Generator
 
 from kanrun.config import (
-    MODELS,
     AutoSolver,
     ExperimentConfig,
     KANConfig,
@@ -20,51 +16,9 @@ from kanrun.config import (
     PolynomialConfig,
     SamplingConfig,
 )
-from kanrun.config.registry import ModelKind
-from kanrun.engine.networks import Network
 from kanrun.engine.training import LevenbergMarquardt, SmoothnessPenalty, make_solver
-from kanrun.errors import UsageError
 from kanrun.study import build
 from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan, make_problem
-
-
-class Waves(Network):
-    """A sum of sines, as another package might declare it."""
-
-    kind = "waves"
-
-    def __init__(self, terms, inputs):
-        super().__init__()
-        self.weights = nn.Parameter(torch.ones(terms, inputs, dtype=torch.float64))
-
-    @property
-    def shape(self):
-        return self.weights.shape[1], 1
-
-    def forward(self, x):
-        return torch.sin(x @ self.weights.T).sum(-1, keepdim=True)
-
-
-@dataclass
-class WavesConfig:
-    """Sines."""
-
-    terms: int = 7
-    kind: str = "waves"
-
-
-def make_waves(model, problem, _):
-    return Waves(model.terms, problem.inputs)
-
-
-@pytest.fixture
-def waves(monkeypatch):
-    kind = ModelKind("waves", "Sines.", WavesConfig, f"{__name__}:make_waves", label="sines")
-    monkeypatch.setitem(MODELS._kinds, "waves", kind)
-    monkeypatch.setattr(
-        ModelKind, "build", lambda self: make_waves if self.name == "waves" else None
-    )
-    return WavesConfig()
 
 
 def problem(name="product"):
@@ -92,17 +46,6 @@ def test_settings_have_their_places_in_the_plan():
     # history_size, sparsity and sparsity_norm reach the solver through the settings.
     assert plan.settings is solver
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
-
-
-def test_a_model_of_another_package_is_planned_by_what_it_trains(waves):
-    plan, why = make_plan(waves, AutoSolver(), problem())
-    assert plan.solver == "lm"
-    assert why.startswith("lm: 14 parameters on ")
-    assert plan.intervals == ()
-    assert plan.patience == PATIENCE  # nothing else keeps it from overfitting
-    assert factory(waves, problem(), "lm")(Generator()).count() == 14
-    with pytest.raises(UsageError, match="weighs edges of a KAN, and model=waves has none"):
-        make_plan(waves, LBFGSSolver(sparsity=0.1), problem())
 
 
 def test_a_model_with_a_closed_form_has_no_patience():

@@ -94,10 +94,6 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
     same_tables(serial, run)
     again = capsys.readouterr().err.count("failed and restarts")
     assert kind == "dask" or again == len(dying)  # Dask's scheduler runs most of them again itself
-    print(
-        f"\n{kind}: {len(dying)} workers killed, "
-        f"{len(sizes)} tasks with the numbers of a serial run"
-    )
 
 
 def _keep_workers(cluster, ended):

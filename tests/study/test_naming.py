@@ -19,26 +19,6 @@ def test_targets_are_called_by_name_and_what_all_share_is_left_out():
     assert names_of(cells) == ["product, hidden [2]", "x0^2, hidden []", "x0^2, hidden [4,2]"]
 
 
-def test_parts_learners_and_schedules():
-    cells = [
-        {"part": "schedules", "schedule": {"kind": "list", "intervals": [3, 5]}},
-        {
-            "part": "schedules",
-            "schedule": {"kind": "doubling", "first": 3, "last": 96, "nested": False},
-        },
-        {
-            "part": "learners",
-            "learner": "KAN",
-            "case": {"target": {"kind": "feynman", "id": "I.6.2"}, "shapes": [[1]]},
-        },
-    ]
-    assert names_of(cells) == [
-        "schedules, grids [3,5]",
-        "schedules, doubling from 3 to 96, not nested",
-        "learners, KAN, I.6.2",
-    ]
-
-
 def test_cells_that_words_do_not_tell_apart_have_numbers():
     assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "a"]
     long = "sin(x0) + " * 10

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +53,7 @@ class Browser:
         os.close(reads)
         os.close(writes)
         self._out, self._in = os.fdopen(to_browser, "wb"), os.fdopen(from_browser, "rb")
-        self._number, self._buffer, self.events = 0, b"", list[dict[str, Any]]()
+        self._number, self._buffer, self.events = 0, b"", []
         (page,) = [
             one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page"
         ]
@@ -95,11 +94,18 @@ class Browser:
         return answer["result"].get("value")
 
     def open(self, path):
-        self.send("Page.navigate", url=path.as_uri())
+        self.navigate(path.as_uri())
+
+    def navigate(self, url):
+        self.send("Page.navigate", url=url)
         end = time.monotonic() + 30
         while self.value("document.documentElement?.dataset.ready") != "yes":
             assert time.monotonic() < end, "the page's script did not finish"
             time.sleep(0.1)
+
+    def seen(self, method):
+        """Return the parameters of the events of one method so far."""
+        return [event["params"] for event in self.events if event.get("method") == method]
 
     def mouse(self, kind, x, y):
         self.send(
@@ -272,8 +278,7 @@ def test_an_mlp_and_windows_of_time_live(runs, browser, tmp_path):
     assert float(browser.value(field)) < late
     said = "document.querySelectorAll('.living')[1].querySelector('p.number').textContent"
     assert "outside" not in browser.value(said)
-    methods = [event.get("method") for event in browser.events]
-    assert "Runtime.exceptionThrown" not in methods
+    assert not browser.seen("Runtime.exceptionThrown")
 
 
 def test_phases_of_a_network_run_under_their_slider(runs, browser, tmp_path):
@@ -331,19 +336,9 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser, tmp_path):
     assert sorted(up) == sorted(down)
     assert up == down[::-1] or len(set(up)) < len(up)
     browser.send("Runtime.evaluate", expression="1")
-    methods = [event.get("method") for event in browser.events]
-    assert "Runtime.exceptionThrown" not in methods
-    errors = [
-        e
-        for e in browser.events
-        if e.get("method") == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"
-    ]
-    assert errors == []
-    asked = [
-        e["params"]["request"]["url"]
-        for e in browser.events
-        if e.get("method") == "Network.requestWillBeSent"
-    ]
+    assert not browser.seen("Runtime.exceptionThrown")
+    assert not [e for e in browser.seen("Log.entryAdded") if e["entry"]["level"] == "error"]
+    asked = [e["request"]["url"] for e in browser.seen("Network.requestWillBeSent")]
     assert all(url.startswith(("file:", "data:")) for url in asked)
     assert sum(url.startswith("file:") for url in asked) == 1
     blocked = browser.value("fetch('https://example.org').then(() => 'sent', () => 'blocked')")
@@ -363,7 +358,7 @@ def test_frames_of_the_lecture_run_under_their_slider(browser, tmp_path, lecture
             slider.dispatchEvent(new Event('input'));
         })()""")
         assert browser.value("document.querySelector('.living').innerHTML") != before
-    assert "Runtime.exceptionThrown" not in [event.get("method") for event in browser.events]
+    assert not browser.seen("Runtime.exceptionThrown")
 
 
 def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_path):
@@ -394,19 +389,11 @@ def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_pat
         links[name] = links[name], status, browser.value(status)
     for link, status, shown in links.values():
         browser.send("Page.navigate", url="about:blank")
-        browser.send("Page.navigate", url=link)
-        end = time.monotonic() + 30
-        while browser.value("document.documentElement?.dataset.ready") != "yes":
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        browser.navigate(link)
         assert browser.value(status) == shown
-    asked = [
-        event["params"]["request"]["url"]
-        for event in browser.events
-        if event.get("method") == "Network.requestWillBeSent"
-    ]
+    asked = [e["request"]["url"] for e in browser.seen("Network.requestWillBeSent")]
     assert all(url.startswith(("file:", "about:")) for url in asked)
-    assert "Runtime.exceptionThrown" not in [event.get("method") for event in browser.events]
+    assert not browser.seen("Runtime.exceptionThrown")
     width = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.send("Emulation.setDeviceMetricsOverride", **width)
     browser.open(page)

@@ -5,7 +5,7 @@ from toy_experiment import ToyConfig, play
 
 from kanrun.errors import UsageError
 from kanrun.runs import Row, Run, Status
-from kanrun.runs.records import Point, plain_values, read_points, write_points
+from kanrun.runs.records import Point, read_points, write_points
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 2)])
@@ -91,9 +91,3 @@ def test_points_come_back_from_their_file(tmp_path):
     ]
     write_points(tmp_path, points)
     assert read_points(tmp_path) == points
-
-
-def test_the_choice_of_a_group_is_no_setting():
-    base = {"target": {"kind": "named"}, "model": {"degree": 3}, "note": None}
-    values = {"target": "runge", "study": "x", "model.degree": 4, "note": "a", "+mine": 1}
-    assert plain_values(base, values) == {"model.degree": 4, "note": "a"}

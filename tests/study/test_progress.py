@@ -136,42 +136,6 @@ def test_tables_and_claims_fit_the_width(width):
         assert "DOES NOT HOLD  it is small: measured not a number, bound: at most 1" in text
 
 
-def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns():
-    errors = {"test_rmse": [1.0, 2.0, 3.0, 4.0, 5.0], "seconds": 1.0}
-    names = {
-        "model": "mlp",
-        "activation": "tanh",
-        "target": "product",
-        "shape": "2-5-1",
-        "parameters": 21,
-    }
-    many = {f"another_column_{number}": number for number in range(20)}
-    cells = [
-        pandas.DataFrame({"cell": cell, "seed": range(5), **many, **names, **errors})
-        for cell in (0, 1)
-    ]
-    stream = io.StringIO()
-    report.print_summary(Console(file=stream, width=120), pandas.concat(cells).to_dict("list"))
-    assert re.search(r"0 .*mlp +tanh +product +2-5-1 +21 +3 +2 \.\. 4 +1", stream.getvalue())
-
-
-def test_numbers_are_shown_with_the_digits_that_count():
-    cases = {
-        0.5: "0.5",
-        3.0: "3",
-        1.23456e-7: "1.23e-07",
-        123456.7: "1.23e+05",
-        0.99999991: "0.99999991",
-    }
-    assert {value: report.shown(value) for value in cases} == cases
-    assert [report.shown(value) for value in (None, float("nan"), True, "x")] == [
-        "",
-        "",
-        "True",
-        "x",
-    ]
-
-
 def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch):
     seconds = iter([0.0, 1.0, 6.0, 7.0, 16.0])
     monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))

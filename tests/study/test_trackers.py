@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import types
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from kanrun.study import trackers
 
 class Heard:
     def __init__(self, command, folder, settings):
-        self.command, self.settings, self.rows = command, settings, list[tuple[Any, int]]()
+        self.command, self.settings, self.rows = command, settings, []
         self.ended = None
 
     def log(self, numbers, step):

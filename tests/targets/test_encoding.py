@@ -20,6 +20,10 @@ a5,70,m,Chur,9.5,v,5
 """
 
 
+def built(path, outputs=("price",), **settings):
+    return build_target(TableTarget(path=str(path), outputs=list(outputs), **settings))
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "people.csv"
@@ -28,7 +32,7 @@ def file(tmp_path):
 
 
 def test_all_columns_but_the_outputs_are_inputs(file):
-    target = build_target(TableTarget(path=str(file), outputs=["price"]))
+    target = built(file)
     assert target.inputs == (
         "age",
         "age is missing",
@@ -45,43 +49,28 @@ def test_all_columns_but_the_outputs_are_inputs(file):
 
 
 def test_what_is_excluded_or_dropped_is_not_there(file):
-    target = build_target(
-        TableTarget(path=str(file), outputs=["price"], exclude=["id", "note"], missing="drop")
-    )
+    target = built(file, exclude=["id", "note"], missing="drop")
     assert len(target.points) == 3
     assert "age is missing" not in target.inputs
     assert any("2 of 5 rows" in note for note in target.notes)
 
 
 def test_missing_values_are_refused_on_request(file):
-    config = TableTarget(
-        path=str(file), inputs=["age", "income"], outputs=["price"], missing="error"
-    )
     with pytest.raises(UsageError, match="column 'age' of people\\.csv has 1 missing value"):
-        build_target(config)
+        built(file, inputs=["age", "income"], missing="error")
 
 
 def test_numbers_with_a_little_text_are_refused(tmp_path):
     path = tmp_path / "b.csv"
     path.write_text("a,b\n1,2\n2,3\noops,4\n")
     with pytest.raises(UsageError, match="has numbers and 1 other value, first 'oops' in row 4"):
-        build_target(TableTarget(path=str(path), outputs=["b"]))
+        built(path, "b")
     path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
-    assert build_target(
-        TableTarget(path=str(path), outputs=["b"], categorical_columns=["a"])
-    ).inputs == ("a=2",)
-
-
-def test_complete_numbers_need_no_code(tmp_path):
-    path = tmp_path / "b.csv"
-    path.write_text("a,b\n1,2\n2,3\n")
-    target = build_target(TableTarget(path=str(path), outputs=["b"]))
-    assert target.code is None
-    assert target.inputs == ("a",)
+    assert built(path, "b", categorical_columns=["a"]).inputs == ("a=2",)
 
 
 def test_the_code_comes_back_from_json_and_counts_unknown_levels(file):
-    target = build_target(TableTarget(path=str(file), outputs=["price"], exclude=["id", "note"]))
+    target = built(file, exclude=["id", "note"])
     again = TableCode.from_plain(json.loads(json.dumps(target.code.plain())))
     assert again == target.code
     x, unknown = again.encode({"age": ["40"], "sex": ["f"], "city": ["Paris"], "income": [""]})
@@ -100,9 +89,7 @@ def dated(tmp_path, rows=60):
 
 
 def test_dates_are_days_and_places_in_year_week_and_day(tmp_path):
-    target = build_target(
-        TableTarget(path=str(dated(tmp_path)), outputs=["y"], exclude=["plant", "weight"])
-    )
+    target = built(dated(tmp_path), "y", exclude=["plant", "weight"])
     assert target.inputs == ("when", "day of year of when", "weekday of when", "hour of when", "a")
     assert_allclose(target.points.x[:2, :4], [[19358, 1, 6, 0], [19370.5, 13, 4, 12]])
     again = TableCode.from_plain(json.loads(json.dumps(target.code.plain())))
@@ -112,19 +99,15 @@ def test_dates_are_days_and_places_in_year_week_and_day(tmp_path):
 
 
 def test_weights_groups_and_times_of_rows(tmp_path):
-    file = str(dated(tmp_path))
-    target = build_target(
-        TableTarget(path=file, outputs=["y"], weight_column="weight", split="group:plant")
-    )
+    file = dated(tmp_path)
+    target = built(file, "y", weight_column="weight", split="group:plant")
     assert "plant" not in target.inputs[0]
     assert "weight" not in target.inputs
     assert len(target.points) == 45  # rows without weight are no rows
     assert target.points.weights.mean() == pytest.approx(1)
     data = make_dataset(target, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
-    assert data.train.groups is not None
-    assert data.test.groups is not None
     assert not set(data.train.groups) & set(data.test.groups)
-    later = build_target(TableTarget(path=file, outputs=["y"], split="time:when"))
+    later = built(file, "y", split="time:when")
     data = make_dataset(later, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
     assert data.train.x[:, 0].max() < data.test.x[:, 0].min()
 
@@ -132,7 +115,7 @@ def test_weights_groups_and_times_of_rows(tmp_path):
 def test_test_rows_from_a_file_of_their_own(tmp_path):
     file, other = dated(tmp_path), tmp_path / "test.csv"
     other.write_text("when,plant,weight,a,y\n2023-02-01,b,1,3,0.5\n2023-02-02,z,1,4,0.7\n")
-    target = build_target(TableTarget(path=str(file), outputs=["y"], test_path=str(other)))
+    target = built(file, "y", test_path=str(other))
     data = make_dataset(target, SamplingConfig(n_train=None, n_test=0, validation_fraction=0.0), 0)
     assert len(data.test) == 2
     assert data.test.x.shape[1] == data.train.x.shape[1]
@@ -150,4 +133,4 @@ def test_test_rows_from_a_file_of_their_own(tmp_path):
 )
 def test_what_rows_cannot_be_told_by_is_refused(tmp_path, settings, sentence):
     with pytest.raises(UsageError, match=sentence):
-        build_target(TableTarget(path=str(dated(tmp_path)), outputs=["y"], **settings))
+        built(dated(tmp_path), "y", **settings)

@@ -41,17 +41,6 @@ def test_counts_shapes_and_truth():
     assert data.notes == ()
 
 
-def test_points_are_uniform_in_the_domain():
-    data = dataset(
-        target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), n_train=20000
-    )
-    x = all_training(data)
-    assert_allclose(x.mean(axis=0), [4, -0.5], atol=0.05)
-    assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
-    assert x[:, 0].min() >= 2
-    assert x[:, 0].max() <= 6
-
-
 def test_the_same_seed_gives_the_same_points_and_others_differ():
     first, again, other = dataset(3, noise=0.1), dataset(3, noise=0.1), dataset(4, noise=0.1)
     assert_array_equal(first.train.x, again.train.x)

@@ -146,7 +146,6 @@ def _refused(path, names, sentence, limits=TableLimits()):
             ["a", "b"],
             "column 'b' of data.csv has 2 missing values (first in row 3)",
         ),
-        ("a,b\n1,2\n2\n", ["b"], "1 missing value (first in row 3)"),
         ("a,b\n\n1,2\n\n\n2,\n", ["b"], "1 missing value (first in row 6)"),
         ('a,b\n1,"2\n"\n2,x\n', ["b"], "1 value that is not a number (first 'x' in row 3)"),
         (
@@ -155,7 +154,6 @@ def _refused(path, names, sentence, limits=TableLimits()):
             "column 'b' of data.csv has 2 values that are not numbers (first 'x y' in row 3)",
         ),
         ("a;b\n1;2,5x\n", ["b"], "(first '2,5x' in row 2)"),
-        ("a,b\n1,2\n2,12_1\n", ["b"], "(first '12_1' in row 3)"),
         (
             "a,b\n1,inf\n2,-inf\n3,1e999\n",
             ["b"],
@@ -171,12 +169,10 @@ def _refused(path, names, sentence, limits=TableLimits()):
             ["Age"],
             "data.csv has no column 'Age'; did you mean age?; its columns are age, size",
         ),
-        ("a,b,a\n1,2,3\n", ["b"], "data.csv has two columns called 'a'; rename one"),
         ("a,b\n1,2\n3,4,5\n", ["a"], "data.csv: row 3 has 3 fields, but the header has 2"),
         ('a,b\n1,"2\n3,4\n', ["a"], "cannot be read as a table"),
         ('a,b\n1,"2"x\n3,4\n', ["a"], "data.csv: row 2 cannot be read as a table"),
         ("a,b\n", ["a"], "data.csv has a header but no rows"),
-        ("\n\n \n", ["a"], "data.csv has no rows"),
         (
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
             ["a"],
@@ -203,14 +199,12 @@ def test_refusals(content, names, sentence, write):
             b"PK",
             "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab, .txt, .dat (also",
         ),
-        ("data", b"a\n1\n", "is not a kind of table that kanrun reads"),
         ("data.csv.gz", b"a\n1\n", "data.csv.gz is damaged or not compressed as its name says"),
         (
             "data.csv.gz",
             gzip.compress(TEXT.encode() * 500, mtime=0)[:-40],
             "data.csv.gz is damaged",
         ),
-        ("data.csv.xz", b"a\n1\n", "data.csv.xz is damaged"),
         ("data.csv.zip", b"a\n1\n", "data.csv.zip is damaged"),
         (
             "data.zip",

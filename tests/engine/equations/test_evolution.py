@@ -1,9 +1,7 @@
 """Evolution equations in windows: exact solutions, estimates, built-in conditions, the bands."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,16 +24,7 @@ from kanrun.engine.equations.evolution_solution import (
     growing_place,
     solve_evolution,
 )
-from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
-from kanrun.engine.equations.space import Array, Space
-from kanrun.engine.equations.window import (
-    EvolvingState,
-    WindowProblem,
-    held_polynomials,
-    legendre_values,
-    radau_points,
-)
-from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern, StripPattern
+from kanrun.engine.equations.evolution_system import evolution_system
 from kanrun.engine.networks import from_description
 
 BOX = {"x": [0, 1], "t": [0, 1]}
@@ -43,11 +32,11 @@ Function = Callable[..., Any]
 
 
 def make(
-    variables: dict[str, Any],
-    formula: str | Sequence[str],
-    conditions: Sequence[str],
-    unknowns: Sequence[str] = ("u",),
-) -> EvolutionSystem | None:
+    variables,
+    formula,
+    conditions,
+    unknowns=("u",),
+):
     config = EquationConfig(
         variables=variables,
         formula=formula,
@@ -57,7 +46,7 @@ def make(
     return evolution_system(EquationParser(config).system())
 
 
-def solve(found: EvolutionSystem | None, tolerance: float) -> Solution:
+def solve(found, tolerance):
     assert found is not None
     steps = solve_evolution(found, tolerance)
     while True:
@@ -68,7 +57,7 @@ def solve(found: EvolutionSystem | None, tolerance: float) -> Solution:
             return solution
 
 
-def relative_error(found: Solution, exact: Function, low: float = 0, high: float = 1) -> float:
+def relative_error(found, exact, low=0, high=1):
     x, t = np.meshgrid(np.linspace(low, high, 53), np.linspace(0, 1, 47))
     points = torch.as_tensor(np.stack([x.ravel(), t.ravel()], axis=1))
     with torch.no_grad():
@@ -77,7 +66,7 @@ def relative_error(found: Solution, exact: Function, low: float = 0, high: float
     return float(np.linalg.norm(values - wanted) / np.linalg.norm(wanted))
 
 
-def sine_wave(x: Any, t: Any) -> Any:
+def sine_wave(x, t):
     return np.cos(np.pi * t) * np.sin(np.pi * x)
 
 
@@ -125,7 +114,7 @@ EXACT: dict[str, tuple[str, list[str], Function]] = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_exact_solutions_are_met_and_errors_estimated(name: str) -> None:
+def test_exact_solutions_are_met_and_errors_estimated(name):
     formula, conditions, exact = EXACT[name]
     found = solve(make(BOX, formula, conditions), 1e-7)
     error = relative_error(found, exact)
@@ -136,13 +125,13 @@ def test_exact_solutions_are_met_and_errors_estimated(name: str) -> None:
     assert error < 10 * max(found.estimate, 1e-9)
 
 
-def test_stiff_reaction_has_components_of_very_different_sizes() -> None:
+def test_stiff_reaction_has_components_of_very_different_sizes():
     """Robertson's reaction (1966), against scipy's Radau method."""
     formula = ["a_t = -0.04*a + 1e4*b*c", "b_t = 0.04*a - 1e4*b*c - 3e7*b^2", "c_t = 3e7*b^2"]
     given = ["a = 1 at t=0", "b = 0 at t=0", "c = 0 at t=0"]
     found = solve(make({"t": [0, 40]}, formula, given, "abc"), 1e-8)
 
-    def slope(_: float, y: Any) -> list[float]:
+    def slope(_, y):
         a, b, c = y
         fast, slow = 3e7 * b**2, 1e4 * b * c - 0.04 * a
         return [slow, -slow - fast, fast]
@@ -154,7 +143,7 @@ def test_stiff_reaction_has_components_of_very_different_sizes() -> None:
     assert end.sum() == pytest.approx(1.0, abs=1e-13)
 
 
-def test_windows_join_to_rounding_though_breakpoints_move() -> None:
+def test_windows_join_to_rounding_though_breakpoints_move():
     found = solve(
         make(
             {"x": [-1, 1], "t": [0, 0.5]},
@@ -190,87 +179,8 @@ def test_windows_join_to_rounding_though_breakpoints_move() -> None:
         ("u_t = u_xx", ["u = u_t at x=0", "u = 0 at x=1", "u = 0 at t=0"]),
     ],
 )
-def test_other_systems_are_left_to_the_general_solver(formula: str, conditions: list[str]) -> None:
+def test_other_systems_are_left_to_the_general_solver(formula, conditions):
     assert make(BOX, formula, conditions) is None
-
-
-def robin() -> Array:
-    return np.array([[1.0, 0.5]])
-
-
-def test_splines_satisfy_the_conditions_that_are_built_in() -> None:
-    both = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    space = Space(np.array([0.0, 0.1, 0.4, 0.7, 1.0]), ((robin(), both),))
-    found = space.project(np.exp, 0)
-    ends = [space.evaluate(found, np.array([0.0, 1.0]), order) for order in range(3)]
-    assert ends[0][0] + 0.5 * ends[1][0] == pytest.approx(0, abs=1e-12)
-    assert ends[0][1] == pytest.approx(0, abs=1e-12)
-    assert ends[2][1] == pytest.approx(0, abs=1e-9)
-
-
-def test_periodic_splines_join_with_all_derivatives_but_the_highest() -> None:
-    space = Space(np.array([0.0, 0.2, 0.3, 0.5, 0.8, 1.0]), ((None, None),), periodic=True)
-    drawn = np.random.default_rng(0).standard_normal(space.functions)
-    for order in range(7):
-        left, right = space.evaluate(drawn, np.array([0.0, 1.0]), order)
-        assert left == pytest.approx(right, rel=1e-8)
-
-
-def test_error_estimate_of_splines_is_their_error() -> None:
-    space = Space(np.linspace(0, 1, 9), ((None, None),))
-    x = np.linspace(0, 1, 1001)
-    found = space.project(lambda at: np.sin(12 * at), 0)[:, 0]
-    true = np.abs(space.evaluate(found, x) - np.sin(12 * x)).max()
-    assert true / 10 < space.error(found) < 10 * true
-
-
-@pytest.mark.parametrize("periodic", [False, True])
-def test_bands_solve_what_dense_rows_solve(periodic: bool) -> None:
-    drawn, functions = torch.Generator().manual_seed(0), 12 if periodic else 14
-    values = torch.randn(12, 10, 6, generator=drawn, dtype=torch.float64)
-    space = Space(np.linspace(0, 1, 13), ((None, None),), periodic)
-    order = torch.as_tensor(space.order) if periodic else torch.arange(functions)
-    rows = ElementRows(StripPattern.of(12, 3, 2, order), values)
-    unknowns, index = 2 * functions, rows.pattern.index
-    dense = values.new_zeros(12, 10, unknowns).scatter_(2, index[:, None].expand(12, 10, 6), values)
-    dense = dense.flatten(0, 1)
-    right = torch.randn(120, generator=drawn, dtype=torch.float64)
-    torch.testing.assert_close(rows.transposed(right), dense.T @ right)
-    torch.testing.assert_close(rows.squares(), dense.square().sum(0))
-    bands, gram = rows.gram(), dense.T @ dense
-    plain = ElementRows(Pattern(index, unknowns), values).gram()
-    torch.testing.assert_close(bands, plain)
-    for below, band in enumerate(bands):
-        torch.testing.assert_close(band[: unknowns - below], gram.diagonal(-below))
-    wanted = -torch.linalg.solve(gram, dense.T @ right)
-    found = GaussNewton.of(rows).step(right)
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
-
-
-def test_jacobian_rows_are_slopes_of_the_residuals() -> None:
-    system = make(BOX, "u_t + u*u_x = u_xxx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    assert system is not None
-    space = Space(np.linspace(0, 1, 10) ** 1.1, ((None, None),), periodic=True)
-    points = np.stack([x := np.linspace(0, 1, 5), 0 * x], axis=1)
-    assert system.initial_value(0, 0, points) == pytest.approx(np.sin(2 * np.pi * x))
-    state = EvolvingState(space, [space.project(lambda x: np.sin(2 * np.pi * x)[:, None], 0)])
-    problem = WindowProblem(system, state, (0.0, 0.1), np.ones(1))
-    drawn = torch.Generator().manual_seed(1)
-    at, move = (torch.randn(len(problem.unknowns), generator=drawn).double() for _ in range(2))
-    rows, h = problem.rows(at), 1e-6
-    slope = (problem.residual(at + h * move) - problem.residual(at - h * move)) / (2 * h)
-    error = (rows.times(move) - slope).norm() / slope.norm()
-    assert float(error) < 1e-8
-
-
-def test_polynomials_of_time() -> None:
-    points, weights = radau_points(3)
-    np.testing.assert_allclose(points, [-0.6898979485566356, 0.28989794855663562, 1], atol=1e-14)
-    np.testing.assert_allclose(weights @ points**4, 2 / 5, atol=1e-14)
-    fading = held_polynomials(2, 0.5, (-1.0, 1.0))
-    ends = legendre_values(np.array([-1.0, 1.0]), 0.5, range(2))
-    np.testing.assert_allclose(fading @ ends[0], [[1, 0], [0, 0]], atol=1e-14)
-    np.testing.assert_allclose(fading @ ends[1], [[0, 0], [1, 0]], atol=1e-14)
 
 
 def test_corners_where_initial_values_contradict_walls_are_followed():

@@ -10,19 +10,14 @@ from torch.testing import assert_close
 
 from kanrun.engine.equations import (
     Ansatz,
-    Block,
     Condition,
     EquationPolicy,
-    Field,
     IncompatibleCorner,
     OutputForm,
-    ResidualProblem,
     System,
     solve,
 )
 from kanrun.engine.equations.collocation import Collocation
-from kanrun.engine.equations.residuals import estimate_sizes
-from kanrun.engine.equations.system import gauss_points, low_discrepancy, on_face
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.errors import TrainingFailed
@@ -130,59 +125,6 @@ def test_units_of_the_solution_and_of_the_variable_change_nothing():
     assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
 
 
-@pytest.mark.parametrize(("hidden", "form"), [((2,), PLAIN), ((), SEPARATED)])
-def test_the_jacobian_of_all_blocks_is_what_differences_say(hidden, form):
-    conditions = {"ring": (0, "u_x = 0"), "start": ((((1, 0.0),),), "u = sin(x)")}
-    problem = system({"x": (0, 1), "t": (0, 1)}, "u_t = D*u_xx + u*u_x", conditions, {"D": 0.3})
-    drawn = Generator().manual_seed(0)
-    field = Field(
-        kan(2, hidden, outputs=form.outputs)(generator=drawn),
-        form,
-        problem.box,
-        torch.tensor([2.0], dtype=torch.float64),
-    )
-    with torch.no_grad():
-        if form.separated:
-            field.network.edge_layers[0].mask.copy_(form.mask(2))
-        for _, parameter in field.unknowns():
-            parameter.add_(
-                0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype)
-            )
-    inside = low_discrepancy(problem.box, 9, 0)
-    low, high = (torch.tensor([[end, 0.2], [end, 0.7]], dtype=torch.float64) for end in (0.0, 1.0))
-    shares = torch.linspace(0.5, 1.5, 9, dtype=torch.float64)
-    blocks = [
-        Block("equation", problem.equations[0], inside, shares=shares),
-        Block("condition", problem.conditions[0].relation, low, 5.0, partner=high),
-        Block(
-            "condition",
-            problem.conditions[1].relation,
-            inside[:4],
-            2.0,
-            target=inside[:4, 0],
-            unit=3.0,
-        ),
-    ]
-    least = ResidualProblem(field, blocks, problem.guesses())
-    u, step = least.unknowns, 1e-6
-    rows = least.linearise(u).rows
-    for along in torch.randn(24, len(u), generator=drawn, dtype=torch.float64):
-        expected = (least.residual(u + step * along) - least.residual(u - step * along)) / (
-            2 * step
-        )
-        assert_close(rows.times(along), expected, rtol=1e-5, atol=1e-7)
-
-
-def test_sizes_come_from_conditions_then_from_sources():
-    said = system({"x": (0, 1)}, "u_xx = 0", {"ends": (ENDS, "u = 7")})
-    quiet = system({"x": (0, 2)}, "u_xx = 12", {"ends": ((((0, 0.0),), ((0, 2.0),)), "u = 0")})
-    at = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
-    assert float(estimate_sizes(said, at)[0]) == pytest.approx(7.0, rel=0.1)
-    assert float(estimate_sizes(quiet, at)[0]) == pytest.approx(
-        12.0, rel=0.1
-    )  # u'' times the half range squared
-
-
 def test_residuals_weigh_less_around_corners():
     conditions = {"wall": ((((0, 0.0),),), "u = 0"), "start": ((((1, 0.0),),), "u = 1")}
     made = system({"x": (0, 2), "t": (0, 1)}, "u_t = u_xx", conditions)
@@ -203,22 +145,6 @@ def test_residuals_weigh_less_around_corners():
     )  # eased half as far
     inside = shares(smaller)[0]
     assert inside.tolist() == pytest.approx([1, 1, 1])
-
-
-def test_gauss_points_integrate_polynomials():
-    edges = torch.tensor([-1.0, -0.5, 0.1, 1.0], dtype=torch.float64)
-    points, shares = gauss_points(torch.tensor([[1.0, 3.0]], dtype=torch.float64), edges, 3)
-    assert points.shape == (9, 1)
-    mean = float((shares * points[:, 0] ** 5).mean())
-    assert mean == pytest.approx((3**6 - 1) / 6 / 2, rel=1e-13)
-
-
-def test_points_of_a_face_follow_its_knots():
-    box = torch.tensor([[0.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
-    edges = torch.tensor([[-1.0, -0.98, -0.96, -0.94, 1.0]] * 2, dtype=torch.float64)
-    points = on_face(((1, 0.0),), box, 4, edges)
-    assert int((points[:, 0] < 0.03).sum()) == 9
-    assert points[[0, -1], 0].tolist() == [0.0, 1.0]
 
 
 def test_a_residual_that_is_nowhere_finite_is_said():

@@ -12,7 +12,6 @@ from kanrun.engine.equations import (
     Condition,
     EquationPolicy,
     Field,
-    Monomials,
     OutputForm,
     System,
 )
@@ -95,15 +94,6 @@ def test_hard_conditions_hold_exactly_and_are_differentiated():
     again.load_state_dict(built.state_dict())
     assert isinstance(again, Field)
     assert_close(again.derivative(at, (2, 1)), built.derivative(at, (2, 1)), rtol=0, atol=0)
-
-
-def test_jets_of_built_in_conditions_are_their_derivatives():
-    hard = hard_conditions(system({"u = x^2*t": (((0, 0.0),), ((0, 2.0),))}))
-    monomials = Monomials.covering([(2, 1)], 2)
-    at = points(5)
-    found = hard.apply(torch.zeros(len(monomials.indices), 5, 1, dtype=at.dtype), at, monomials)
-    expected = torch.full((5, 1), 2.0, dtype=at.dtype)
-    assert_close(monomials.derivative(found, (1, 1)), expected)
 
 
 def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resolves_them():

@@ -46,29 +46,6 @@ def by_autograd(model, x, output, index):
     return y.detach()
 
 
-def test_monomials_hold_all_smaller_indices():
-    monomials = Monomials.covering([(2, 1)], 2)
-    assert monomials.indices == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1))
-    assert monomials.order == 3
-    assert monomials.factorial((2, 1)) == 2
-
-
-def test_products_are_truncated_products_of_polynomials():
-    monomials, x = Monomials.covering([(2, 2)], 2), points(6)
-    first, second = monomials.variables(x).split(1, dim=2)
-    first[0] += 2
-    product = monomials.multiply(first, monomials.multiply(second, second))
-    expected = {
-        (0, 0): (x[:, 0] + 2) * x[:, 1] ** 2,
-        (1, 1): 2 * x[:, 1],
-        (0, 2): x[:, 0] + 2,
-        (1, 2): 0 * x[:, 0] + 1,
-    }
-    for index, value in expected.items():
-        found = monomials.derivative(product, index)[:, 0] / monomials.factorial(index)
-        assert_close(found, value, rtol=1e-14, atol=1e-14)
-
-
 @pytest.mark.parametrize("kind", ["zero", "mlp"])
 def test_components_are_the_derivatives(kind):
     model, x, monomials = network(kind), points(7), Monomials.covering(INDICES, 2)
@@ -78,29 +55,6 @@ def test_components_are_the_derivatives(kind):
         found = monomials.derivative(jets.outputs, index)[:, 1].detach()
         expected = by_autograd(model, x, 1, index)
         assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1))
-
-
-@pytest.mark.parametrize("kind", ["zero", "mlp"])
-def test_the_jacobian_is_what_differences_say(kind):
-    model, x, monomials = network(kind), points(5), Monomials.covering(INDICES, 2)
-
-    def value(out):
-        first, second = (monomials.derivative(out, index) for index in ((2, 1), (0, 4)))
-        return first[:, 0] * out[0, :, 1] + second[:, 2] ** 2
-
-    def value_at(unknowns):
-        model.set_unknowns(unknowns)
-        return value(network_jets(model, x, monomials).outputs).detach()
-
-    start, step = model.get_unknowns(), 1e-6
-    with torch.enable_grad():
-        jets = network_jets(model, x, monomials)
-        jacobian = jets.jacobian(value(jets.outputs).sum())
-    scale = float(jacobian.abs().max())
-    drawn = torch.Generator().manual_seed(7)
-    for along in torch.randn(24, len(start), generator=drawn, dtype=torch.float64):
-        expected = (value_at(start + step * along) - value_at(start - step * along)) / (2 * step)
-        assert_close(jacobian @ along, expected, rtol=1e-5, atol=1e-7 * scale)
 
 
 def test_other_networks_are_refused():

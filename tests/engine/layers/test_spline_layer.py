@@ -26,23 +26,15 @@ def samples(layer, count=12, spread=1.3, seed=1):
 
 def base_by_pieces(layer, x):
     """The base, and beyond the grid what the policy makes of it at the border."""
-    b, slope, grid = BASES[layer.spec.base], SLOPES[layer.spec.base], layer.grid
-    values = torch.zeros_like(x)
-    for n, i in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        end = (
-            grid.low[i]
-            if x[n, i] < grid.low[i]
-            else grid.high[i]
-            if x[n, i] > grid.high[i]
-            else None
-        )
-        if end is None or layer.spec.extrapolation == "base":
-            values[n, i] = b(x[n, i])
-        elif layer.spec.extrapolation != "zero":
-            values[n, i] = b(end) + (
-                slope(end) * (x[n, i] - end) if layer.spec.extrapolation == "linear" else 0
-            )
-    return values
+    b, slope = BASES[layer.spec.base], SLOPES[layer.spec.base]
+    near = x.clamp(layer.grid.low, layer.grid.high)
+    beyond = {
+        "base": b(x),
+        "zero": torch.zeros_like(x),
+        "constant": b(near),
+        "linear": b(near) + slope(near) * (x - near),
+    }
+    return torch.where(near == x, b(x), beyond[layer.spec.extrapolation])
 
 
 def by_edges(layer, x):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from made_layer import NARROW, WIDE, data, make
 from torch.autograd import forward_ad
+from torch.func import functional_call, jacfwd, jacrev, jvp
 from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec
@@ -28,22 +29,21 @@ def test_forward_mode(intervals, uniform, spec):
     def one(at):
         return layer(at[None])[0]
 
-    slopes = torch.vmap(torch.func.jacrev(one))(x)
-    y, found = torch.func.jvp(layer, (x,), (direction,))
+    slopes = torch.vmap(jacrev(one))(x)
+    y, found = jvp(layer, (x,), (direction,))
     assert_close(y, layer(x))
     assert_close(found, torch.einsum("noi,ni->no", slopes, direction))
-    assert_close(torch.vmap(torch.func.jacfwd(one))(x), slopes)
-    curvatures = torch.vmap(torch.func.jacrev(torch.func.jacrev(one)))(x)
-    assert_close(torch.vmap(torch.func.hessian(one))(x), curvatures)
-    assert_close(torch.vmap(torch.func.jacfwd(torch.func.jacfwd(one)))(x), curvatures)
-    assert_close(torch.vmap(torch.func.jacrev(torch.func.jacfwd(one)))(x), curvatures)
+    assert_close(torch.vmap(jacfwd(one))(x), slopes)
+    curvatures = torch.vmap(jacrev(jacrev(one)))(x)
+    for outer, inner in ((jacfwd, jacrev), (jacfwd, jacfwd), (jacrev, jacfwd)):
+        assert_close(torch.vmap(outer(inner(one)))(x), curvatures)
 
     def by(parameters):
-        return torch.func.functional_call(layer, parameters, (x,))
+        return functional_call(layer, parameters, (x,))
 
     parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
-    expected = torch.func.jacrev(by)(parameters)
-    for name, jacobian in torch.func.jacfwd(by)(parameters).items():
+    expected = jacrev(by)(parameters)
+    for name, jacobian in jacfwd(by)(parameters).items():
         assert_close(jacobian, expected[name])
 
 
@@ -52,7 +52,7 @@ def test_forward_mode_over_a_backward_pass(intervals):
     layer = make(intervals)
     x = data(4).requires_grad_()
     y, direction = layer(x), data(4, seed=7)
-    expected = torch.func.jvp(layer.edge_values, (x.detach(),), (direction,))[1]
+    expected = jvp(layer.edge_values, (x.detach(),), (direction,))[1]
     with forward_ad.dual_level():
         _, slope = forward_ad.unpack_dual(
             layer.edge_values(forward_ad.make_dual(x.detach(), direction))
@@ -85,7 +85,7 @@ def test_gradients_to_second_order(intervals, uniform, outside, degree, base, sc
     assert degree > 1 or near.min() > 1e-5
 
     def run(at, *values):
-        return torch.func.functional_call(layer, dict(zip(learned, values, strict=True)), (at,))
+        return functional_call(layer, dict(zip(learned, values, strict=True)), (at,))
 
     arguments = (x.requires_grad_(), *(value.requires_grad_() for value in learned.values()))
     assert torch.autograd.gradcheck(run, arguments, fast_mode=True)

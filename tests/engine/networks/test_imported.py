@@ -157,16 +157,3 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     (tmp_path / "m_config.yml").write_text(code)
     assert difference(KAN.from_pykan(tmp_path / "m"), "trained") < 1e-12
     assert not (tmp_path / "ran").exists()
-
-
-def test_an_imported_network_trains_on():
-    network = KAN.from_pykan(STATES / "trained").for_second_order()
-    x = 2 * torch.rand(300, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
-    truth = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
-    y, rows = network.linearise(x)
-    before = float((y - truth).square().mean())
-    gram = rows.gram()
-    damped = gram + 0.01 * torch.eye(len(gram), dtype=torch.float64)
-    step = torch.linalg.solve(damped, rows.transposed((truth - y).flatten()))
-    network.set_unknowns(network.get_unknowns() + step)
-    assert float((network(x).detach() - truth).square().mean()) < 0.5 * before

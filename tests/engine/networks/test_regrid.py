@@ -161,12 +161,3 @@ def test_scales_and_masks_are_carried():
     assert torch.equal(fine.edge_layers[0].spline_weight, network.edge_layers[0].spline_weight)
     assert torch.equal(fine.edge_layers[0].mask, network.edge_layers[0].mask)
     assert network.refined(12, x).change < 1e-12
-
-
-def test_the_old_network_is_left_alone():
-    network = rough([2, 2, 1], 4)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    x = data(network)
-    network.refined(9, x)
-    network.regrid(x, intervals=7, grid_eps=0.9, margin=0.05)
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

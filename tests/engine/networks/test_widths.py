@@ -5,14 +5,6 @@ import torch
 from made_kan import kan
 from torch.testing import assert_close
 
-from kanrun.engine.networks.network import halved
-
-
-def test_halved_ends_at_width_one():
-    assert halved((2, 5, 1)) == [(2, 5, 1), (2, 3, 1), (2, 2, 1), (2, 1, 1)]
-    assert halved((4, 4, 2, 1)) == [(4, 4, 2, 1), (4, 2, 1, 1), (4, 1, 1, 1)]
-    assert halved((2, 1)) == [(2, 1)]
-
 
 @pytest.mark.parametrize("small", [(2, 1, 1), (2, 3, 1)])
 def test_padding_keeps_the_function_and_prunes_the_rest(small):

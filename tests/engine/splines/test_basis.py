@@ -140,19 +140,3 @@ def test_many_intervals_in_single_precision(intervals, low):
     values, interval = local_basis(x, grid)
     assert_close(values.sum(-1), torch.ones_like(x), atol=1e-5, rtol=0)
     assert interval.max() < intervals
-
-
-@pytest.mark.parametrize("outside", POLICIES)
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("degree", [1, 3])
-def test_gradients_to_second_order(degree, uniform, outside):
-    grid = make_grid(degree, 4, uniform, outside)
-    x = torch.cat(
-        [points_of(grid, 2), grid.high[None] + 0.3, grid.low[None] - 0.3]
-    ).requires_grad_()
-
-    def values(at):
-        return local_basis(at, grid)[0]
-
-    assert torch.autograd.gradcheck(values, (x,))
-    assert torch.autograd.gradgradcheck(values, (x,))

@@ -13,13 +13,13 @@ from kanrun.engine.splines import (
     extend,
     insert_knots,
     local_basis,
-    sample_points,
     subdivide,
 )
 
 
-def random_points(intervals, inputs, generator):
-    widths = 0.2 + torch.rand(inputs, intervals, generator=generator, dtype=torch.float64)
+def random_points(intervals, inputs, generator, decades=0.7):
+    widths = 10 ** (decades * torch.rand(inputs, intervals, generator=generator).double())
+    widths = 4.0 * widths / widths.sum(1, keepdim=True)
     return torch.cat([torch.zeros(inputs, 1, dtype=torch.float64), widths.cumsum(1)], 1) - 0.5
 
 
@@ -43,16 +43,17 @@ def more_points(points, generator):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    degree=st.integers(1, 6),
+    degree=st.integers(0, 6),
     intervals=st.integers(1, 8),
     factor=st.sampled_from([1, 2, 3, 7]),
     arbitrary=st.booleans(),
     outside=st.sampled_from(["linear", "constant", "zero"]),
+    decades=st.sampled_from([0.7, 4, 6]),
     seed=st.integers(0, 10_000),
 )
-def test_the_function_stays(degree, intervals, factor, arbitrary, outside, seed):
+def test_the_function_stays(degree, intervals, factor, arbitrary, outside, decades, seed):
     generator = torch.Generator().manual_seed(seed)
-    points = random_points(intervals, 2, generator)
+    points = random_points(intervals, 2, generator, decades)
     coarse = Grid(extend(points, degree), degree, False, outside)
     finer = more_points(points, generator) if arbitrary else subdivide(points, factor)
     fine = Grid(extend(finer, degree), degree, False, outside)
@@ -63,33 +64,6 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, seed)
     x = coarse.low + share * (coarse.high - coarse.low)
     old, new = value(coefficients, coarse, x), value(inserted, fine, x)
     assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
-
-
-@pytest.mark.parametrize("pattern", ["growing", "alternating", "one narrow"])
-@pytest.mark.parametrize("ratio", [1e4, 1e6])
-@pytest.mark.parametrize("degree", [2, 3, 5, 7])
-def test_the_function_stays_on_strongly_graded_knots(degree, ratio, pattern):
-    generator = torch.Generator().manual_seed(degree)
-    shares = {
-        "growing": torch.linspace(0, 1, 7),
-        "alternating": torch.arange(7) % 2,
-        "one narrow": torch.ones(7),
-    }
-    widths = ratio ** shares[pattern].double()
-    if pattern == "one narrow":
-        widths[3] = 1.0
-    points = torch.cat([torch.zeros(1, dtype=torch.float64), widths.cumsum(0)])[None] / widths.sum()
-    points = torch.cat([points, 1 - points.flip(1)])
-    coarse = Grid(extend(points, degree), degree)
-    coefficients = torch.randn(3, 2, coarse.functions, generator=generator, dtype=torch.float64)
-    for finer in (points, more_points(points, generator), subdivide(points, 3)):
-        fine = Grid(extend(finer, degree), degree)
-        x = torch.cat([sample_points(fine, 5), coarse.low[None], coarse.high[None]])
-        old, new = (
-            value(coefficients, coarse, x),
-            value(insert_knots(coefficients, coarse, fine), fine, x),
-        )
-        assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
 
 
 def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
@@ -108,18 +82,6 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
         value(insert_knots(coefficients, coarse, fine), fine, x),
     )
     assert_close(new, old, atol=1e-12, rtol=0)
-
-
-def test_steps_are_carried_too():
-    generator = torch.Generator().manual_seed(0)
-    points = random_points(4, 2, generator)
-    coarse = Grid(points, 0)
-    fine = Grid(subdivide(points, 3), 0)
-    coefficients = torch.randn(2, 2, 4, generator=generator, dtype=torch.float64)
-    x = points[:, :1].T + torch.rand(50, 2, generator=generator, dtype=torch.float64)
-    assert torch.equal(
-        value(insert_knots(coefficients, coarse, fine), fine, x), value(coefficients, coarse, x)
-    )
 
 
 @pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])

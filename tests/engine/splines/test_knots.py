@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from kanrun.engine.splines import (
@@ -50,18 +48,6 @@ def assert_proper(points, x):
 def test_breakpoints_from_any_data_increase(name, intervals, adapt, dtype):
     x = torch.tensor(DATA[name], dtype=dtype)[:, None]
     assert_proper(breakpoints_from_data(x, intervals, adapt, 0.05), x)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
-    intervals=st.integers(1, 60),
-    adapt=st.floats(0, 1),
-    single=st.booleans(),
-)
-def test_breakpoints_from_random_data_increase(values, intervals, adapt, single):
-    x = torch.tensor(values, dtype=torch.float32 if single else torch.float64)[:, None]
-    assert_proper(breakpoints_from_data(x, intervals, adapt, 0.0), x)
 
 
 def test_breakpoints_follow_the_quantiles_as_far_as_asked():

@@ -85,20 +85,6 @@ def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch)
     assert torch.equal(fit_coefficients(x, y, grid), dense)
 
 
-def test_a_wide_grid_is_fitted_by_its_band(monkeypatch):
-    monkeypatch.setattr(fitting, "_smallest_solution", None)
-    fine, coarse = grid_of(1500, 3), grid_of(1000, 3)
-    x = torch.cat([sample_points(fine, 3), greville(fine).T])
-    c = torch.randn(
-        4, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
-    values = spline_values(x, c, coarse)
-    fitted = spline_values(x, fit_coefficients(x, values, fine), fine)
-    assert (fitted - values).square().mean() < 0.05 * values.square().mean()
-    dense = torch.einsum("sn,on->so", design_matrix(x, coarse)[0], c[:, 0])
-    assert_close(values[..., 0], dense, atol=1e-13, rtol=0)
-
-
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])
 def test_the_error_falls_with_the_power_degree_plus_one(degree):
     widths = [48, 64, 96]

@@ -1,4 +1,4 @@
-"""Sums of splines and their gradients by every kernel, against explicit loops."""
+"""Sums of splines and their gradients by every kernel, against dense products."""
 
 import pytest
 import torch
@@ -9,11 +9,9 @@ from kanrun.engine.splines import (
     dense_rows,
     extend,
     local_basis,
-    slope,
     sums,
     sums_of_splines,
 )
-from kanrun.engine.splines.sums import weighted_rows
 
 
 def case(degree, uniform, outside, spread, *, samples=10, inputs=3):
@@ -28,15 +26,9 @@ def case(degree, uniform, outside, spread, *, samples=10, inputs=3):
     return grid, x, table, g
 
 
-def by_loops(x, table, grid):
-    local, interval = local_basis(x, grid)
-    y = torch.zeros(x.shape[0], table.shape[0], dtype=x.dtype)
-    for n in range(x.shape[0]):
-        for o in range(table.shape[0]):
-            for i in range(x.shape[1]):
-                for p in range(grid.degree + 1):
-                    y[n, o] += local[n, i, p] * table[o, i, interval[n, i] + p]
-    return y
+def densely(x, table, grid):
+    rows = dense_rows(*local_basis(x, grid), grid.functions)
+    return torch.einsum("nif,oif->no", rows, table)
 
 
 @pytest.fixture(params=["dense", "sparse"])
@@ -55,7 +47,7 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
     x.requires_grad_()
     table.requires_grad_()
     y = sums_of_splines(*local_basis(x, grid), table)
-    assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
+    assert_close(y, densely(x, table, grid), atol=1e-12, rtol=0)
     by_x, by_table = torch.autograd.grad(y, [x, table], g)
     with torch.no_grad():
         values, interval = local_basis(x, grid)
@@ -66,31 +58,6 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
         )
         assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
         assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
-
-
-def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    index = torch.randint(6, (3, 4), generator=generator)
-    maps = [
-        (lambda w, t: weighted_rows(w, t, index), (weights, table)),
-        (lambda t, g: slope(0, t, g, index, 6), (table, grad)),
-        (lambda w, g: slope(1, w, g, index, 6), (weights, grad)),
-    ]
-    for function, arguments in maps:
-        assert torch.autograd.gradcheck(function, arguments)
-        assert torch.autograd.gradgradcheck(function, arguments)
-        detached = [argument.detach() for argument in arguments]
-        many = [torch.stack([argument, 2 * argument, argument + 1]) for argument in detached]
-        for dims in [(0, 0), (0, None), (None, 0)]:
-            used = [m if d == 0 else a for m, a, d in zip(many, detached, dims, strict=True)]
-            expected = [
-                function(*(m[v] if d == 0 else m for m, d in zip(used, dims, strict=True)))
-                for v in range(3)
-            ]
-            assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
 
 
 @pytest.mark.parametrize(("spare", "calls"), [(-1, 1), (0, 0)])

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from made_graphs import edge, one_edge
 from numpy.testing import assert_allclose
 
-from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.conversions import canonicalise, graph_of_expression
-from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import (
     Edge,
     Graph,
@@ -28,13 +28,13 @@ def mixed():
         2,
         ("sum", "product", "sum", "sum"),
         (
-            Edge(0, 2, Symbolic(TABLE["sin"], (3.0, 1.0, 0.3, 5.0))),
+            edge(0, 2, "sin", 3.0, 1.0, 0.3, 5.0),
             Edge(1, 2, spline),
             Edge(2, 3, Identity()),
-            Edge(0, 3, Symbolic(TABLE["exp"], (1.2, 0.1, 0.9, 0.2))),
+            edge(0, 3, "exp", 1.2, 0.1, 0.9, 0.2),
             Edge(3, 4, Identity()),
-            Edge(1, 4, Symbolic(TABLE["x^2"], (0.7, 0.1, 2.0, 1.0))),
-            Edge(4, 5, Symbolic(TABLE["log"], (0.5, 8.0, 2.0, -1.0))),
+            edge(1, 4, "x^2", 0.7, 0.1, 2.0, 1.0),
+            edge(4, 5, "log", 0.5, 8.0, 2.0, -1.0),
         ),
     )
 
@@ -58,8 +58,8 @@ def test_the_jacobian_is_the_derivative_in_the_parameters():
 )
 def test_an_edge_may_be_a_graph_of_its_own(text, target):
     function = Subgraph(graph_of_expression(parse(text), 1, wide=True))
-    beside = Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.1, 0.6, 0.3)))
-    last = Edge(1, 2, Symbolic(TABLE["tanh"], (0.4, 0.0, 1.0, 0.0)))
+    beside = edge(0, 1, "x^2", 1.0, 0.1, 0.6, 0.3)
+    last = edge(1, 2, "tanh", 0.4, 0.0, 1.0, 0.0)
     graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))
     whole = canonicalise(graph)
     assert not any(isinstance(edge.function, Subgraph) for edge in whole.edges)
@@ -93,8 +93,8 @@ def test_splines_on_another_grid_keep_their_function():
 
 
 def test_refit_reaches_the_data_and_never_makes_them_worse():
-    truth = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (2.0, -0.5, 1.5, 0.3))),))
-    begun = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (1.0, 0.0, 1.0, 0.0))),))
+    truth = one_edge("tanh", 2.0, -0.5, 1.5, 0.3)
+    begun = one_edge("tanh", 1.0, 0.0, 1.0, 0.0)
     y = truth(X[:, :1])
     fitted = refit(begun, X[:, :1], y, RefitSettings(steps=60))
     assert fitted.rmse < 1e-12
@@ -104,7 +104,7 @@ def test_refit_reaches_the_data_and_never_makes_them_worse():
 
 
 def test_a_graph_that_is_not_defined_comes_back_as_it_is():
-    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["log"], (1.0, -5.0, 1.0, 0.0))),))
+    graph = one_edge("log", 1.0, -5.0, 1.0, 0.0)
     fitted = refit(graph, X[:, :1], X[:, 0])
     assert fitted.graph is graph
     assert fitted.rmse == np.inf

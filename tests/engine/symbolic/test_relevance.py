@@ -1,18 +1,11 @@
 """Inputs that a search takes: those that others do not determine, and of many those that matter."""
 
-import itertools
-
 import numpy as np
 import pytest
+from made_graphs import split
 
-from kanrun.engine.symbolic.multivariate import _powers, rational_function
-from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.multivariate import rational_function
 from kanrun.engine.symbolic.symmetries import _MANY, reduce_variables, relevant_inputs
-
-
-def data(x, y):
-    cut = len(y) * 3 // 4
-    return SearchData(x[:cut], y[:cut], x[cut:], y[cut:])
 
 
 def taken(found):
@@ -25,23 +18,16 @@ def test_of_many_inputs_those_that_matter_are_taken(count):
     x = rng.normal(size=(200, count))
     y = x[:, 1] + 2 * x[:, 4] * x[:, 6] + 0.3 * rng.normal(size=200)
     few = ["x1", "x4", "x6"]
-    assert taken(data(x, y)) == (few if count >= _MANY else [f"x{i}" for i in range(count)])
+    assert taken(split(x, y)) == (few if count >= _MANY else [f"x{i}" for i in range(count)])
 
 
 def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out():
     rng = np.random.default_rng(1)
     levels, size = np.eye(3)[rng.integers(0, 3, 60)], rng.uniform(1, 9, 60)
     x = np.column_stack([levels, np.full(60, 7.0), size, 2 * size - 1, size**2])
-    found = data(x, levels[:, 1] + size + rng.normal(size=60))
+    found = split(x, levels[:, 1] + size + rng.normal(size=60))
     assert taken(found) == ["x0", "x1", "x4", "x6"]
     assert rational_function(relevant_inputs(found).data(found)) is None
-
-
-def test_monomials_of_many_inputs_are_those_of_few():
-    for inputs, degree in itertools.product((1, 2, 3), range(4)):
-        every = itertools.product(range(degree + 1), repeat=inputs)
-        assert _powers(inputs, degree) == sorted((p for p in every if sum(p) <= degree), key=sum)
-    assert len(_powers(30, 2)) == 1 + 30 + 30 * 31 // 2
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -49,5 +35,5 @@ def test_noise_makes_no_symmetry_of_few_large_quotients(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.uniform(-2, 2, (2, 160))
     y = 3 * a - 2.4 * b**2 + 1.4 + 0.4 * rng.normal(size=160)
-    found = reduce_variables(data(np.column_stack([a, b]), y))
+    found = reduce_variables(split(np.column_stack([a, b]), y))
     assert not found.changes

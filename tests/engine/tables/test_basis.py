@@ -9,7 +9,6 @@ from scipy.integrate import quad
 from scipy.interpolate import BSpline
 
 from kanrun.engine.tables import ReducedBasis
-from kanrun.engine.tables.reduced_basis import MIN_STEPS
 
 LIMITS = 10, 24
 
@@ -71,20 +70,3 @@ def test_between_rows_that_are_far_apart_functions_stay_smooth():
 def test_a_constant_input_has_no_functions():
     u = np.stack([np.full(50, 3.0), np.arange(50.0)], 1)
     assert set(ReducedBasis.of(u, *LIMITS).column) == {1}
-
-
-def test_steps_are_level_at_the_ends_and_follow_a_jump():
-    u = rows()
-    basis = ReducedBasis.of(u, *LIMITS)
-    mine = (basis.column == 0) & basis.steps
-    assert MIN_STEPS <= mine.sum() <= LIMITS[1]
-    beyond = basis.values(np.array([[u[:, 0].max(), 0, 0], [u[:, 0].max() + 2, 0, 0]]))[:, mine]
-    assert_allclose(beyond[1], beyond[0], atol=0.2)
-    jump = (u[:, 0] > 0.3).astype(float)
-    z = basis.values(u)
-    left = {
-        kind: np.linalg.lstsq(z[:, chosen], jump - jump.mean(), rcond=None)[1][0]
-        for kind, chosen in (("steps", mine), ("smooth", (basis.column == 0) & ~basis.steps))
-    }
-    assert left["steps"] < 0.7 * left["smooth"]
-    assert not ((basis.column == 2) & basis.steps).any()  # two values: no steps

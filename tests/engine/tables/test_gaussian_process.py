@@ -4,18 +4,16 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables import EvidencePolicy, fit_numbers, to_kan
 from kanrun.engine.tables.effects import input_effect
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
     KernelPrior,
     fit_kernel,
-    psi,
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
 from kanrun.engine.tables.to_kan import blend, table_outputs
@@ -39,12 +37,6 @@ def fitted(policy=POLICY):
     return fit_numbers(
         u, triple(u) + 0.1 * np.random.default_rng(1).standard_normal((300, 1)), policy
     )
-
-
-def test_the_bell_is_that_of_exp():
-    s = np.linspace(0, 14, 5001)
-    assert_allclose(psi()(s), np.exp(-s), atol=5e-6)
-    assert psi()(14.0) == pytest.approx(0, abs=1e-15)
 
 
 def test_an_input_that_does_nothing_gets_no_precision():
@@ -139,16 +131,3 @@ def test_where_they_add_nothing_there_are_none():
     assert fit.design.radial is None
     assert NEIGHBOURHOODS not in fit.variances
     assert NEIGHBOURHOODS not in fit.weights
-
-
-def test_classes_that_lie_in_shells_are_told_apart():
-    u = rows(300, 6)
-    labels = (np.linalg.norm(u[:, :3], axis=1) + u[:, 0] * u[:, 1] * u[:, 2] > 1.7).astype(int)
-    fit = fit_classes(u, labels, 2, POLICY)
-    new = rows(400, 7)
-    truth = np.linalg.norm(new[:, :3], axis=1) + new[:, 0] * new[:, 1] * new[:, 2] > 1.7
-    network = to_kan(fit, POLICY, noise=0.3, split=True)
-    with torch.no_grad():
-        found = network(torch.as_tensor(new)).numpy().argmax(1)
-    assert fit.design.radial is not None
-    assert (found == truth).mean() > 0.88

@@ -44,17 +44,6 @@ def test_predictions_of_rows_left_out_are_those_of_a_fit_without_them():
     assert left_out[7] == pytest.approx(expected, abs=1e-10)
 
 
-def test_variances_are_found_again():
-    rng = np.random.default_rng(4)
-    a, b = rng.normal(size=(800, 60)), rng.normal(size=(800, 60))
-    y = a @ rng.normal(size=60) * 0.5 + b @ rng.normal(size=60) * 0.1 + rng.normal(size=800)
-    kinds = np.repeat([0, 1], 60)
-    problem = FunctionProblem.of(np.concatenate([a, b], 1), kinds, 2, np.ones(800), y)
-    variances, noise = estimate(problem, POLICY)
-    assert np.sqrt(variances) == pytest.approx([0.5, 0.1], rel=0.35)
-    assert noise == pytest.approx(1, rel=0.15)
-
-
 def test_effects_and_pairs_are_found():
     u, y = data()
     fit = fit_numbers(u, y, POLICY)

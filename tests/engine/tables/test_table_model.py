@@ -28,25 +28,15 @@ def nasty(seed):
     """Return a synthetic table with long tails, ties, outliers and gaps."""
     rng = np.random.default_rng(seed)
     rows, inputs = int(rng.integers(30, 250)), int(rng.integers(1, 8))
-    columns = []
-    for _ in range(inputs):
-        kind = rng.integers(0, 6)
-        if kind == 0:
-            column = rng.lognormal(sigma=rng.uniform(0.5, 3), size=rows)
-        elif kind == 1:
-            column = np.round(rng.normal(size=rows) * 2)
-        elif kind == 2:
-            column = np.where(rng.random(rows) < 0.02, 1e4, rng.normal(size=rows))
-        elif kind == 3:
-            column = np.where(
-                rng.random(rows) < 0.5, rng.uniform(0, 1, rows), rng.uniform(50, 51, rows)
-            )
-        elif kind == 4:
-            column = rng.standard_t(1.5, size=rows)
-        else:
-            column = np.where(rng.random(rows) < 0.8, 0.0, rng.exponential(size=rows))
-        columns.append(column)
-    x = np.stack(columns, 1)
+    kinds = (
+        lambda: rng.lognormal(sigma=rng.uniform(0.5, 3), size=rows),
+        lambda: np.round(rng.normal(size=rows) * 2),
+        lambda: np.where(rng.random(rows) < 0.02, 1e4, rng.normal(size=rows)),
+        lambda: rng.uniform(0, 1, rows) + 50 * rng.integers(0, 2, rows),
+        lambda: rng.standard_t(1.5, size=rows),
+        lambda: np.where(rng.random(rows) < 0.8, 0.0, rng.exponential(size=rows)),
+    )
+    x = np.stack([kinds[rng.integers(0, 6)]() for _ in range(inputs)], 1)
     z = (x - x.mean(0)) / np.maximum(x.std(0), 1e-12)
     y = (
         z @ rng.normal(size=inputs)
@@ -59,7 +49,10 @@ def nasty(seed):
     return Points(x, y[:, None]), rng
 
 
-def check_bounded(seed):
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 220))]
+)
+def test_inside_the_training_box_predictions_are_bounded(seed):
     points, rng = nasty(seed)
     low, high = points.x.min(0), points.x.max(0)
     inside = rng.uniform(low, high, size=(300, len(low)))
@@ -73,17 +66,6 @@ def check_bounded(seed):
     margin = LINEAR_MARGIN if model.selected == "linear" else MARGIN
     assert held.min() >= points.y.min() - 1.001 * margin * width
     assert held.max() <= points.y.max() + 1.001 * margin * width
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_inside_the_training_box_predictions_are_bounded(seed):
-    check_bounded(seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4, 220))
-def test_on_many_tables_predictions_are_bounded(seed):
-    check_bounded(seed)
 
 
 def linear(rows=60, seed=0, tail=1.0):
@@ -110,22 +92,22 @@ def test_a_linear_table_gets_a_linear_model_that_is_as_good():
         assert rmse(model, new) <= 1.05 * ridge_rmse(points, new)
 
 
-def test_on_long_tails_a_linear_truth_costs_nothing():
+@pytest.mark.parametrize(
+    ("tails", "rows", "bound"),
+    [
+        ((1.0, 1.5, 2.0), 150, 1.03),
+        *(
+            pytest.param([tail] * 15, 200, 1.02, marks=pytest.mark.slow)
+            for tail in (0.5, 1.0, 1.5, 2.0)
+        ),
+    ],
+)
+def test_on_long_tails_a_linear_truth_costs_nothing(tails, rows, bound):
     ratios = []
-    for seed, tail in enumerate((1.0, 1.5, 2.0)):
-        points, new = linear(150, seed, tail), linear(400, 100 + seed, tail)
+    for seed, tail in enumerate(tails):
+        points, new = linear(rows, seed, tail), linear(400, 100 + seed, tail)
         ratios.append(rmse(fit_table(points, None), new) / ridge_rmse(points, new))
-    assert np.median(ratios) <= 1.03
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tail", [0.5, 1.0, 1.5, 2.0])
-def test_on_many_long_tails_a_linear_truth_costs_nothing(tail):
-    ratios = []
-    for seed in range(15):
-        points, new = linear(200, seed, tail), linear(400, 100 + seed, tail)
-        ratios.append(rmse(fit_table(points, None), new) / ridge_rmse(points, new))
-    assert np.median(ratios) <= 1.02
+    assert np.median(ratios) <= bound
     assert np.mean(np.array(ratios) > 1.25) <= 0.2
 
 
@@ -237,8 +219,11 @@ def wavy(rows, seed):
     return Points(x, (truth + 0.5 * rng.normal(size=rows))[:, None])
 
 
-def check_cv_rmse(draws, low, high):
-    """Compare cv_rmse with the error on new rows."""
+@pytest.mark.parametrize(
+    ("draws", "low", "high"),
+    [(2, 0.88, 1.15), pytest.param(40, 0.97, 1.08, marks=pytest.mark.slow)],
+)
+def test_cross_validated_errors_are_those_of_fresh_rows(draws, low, high):
     ratios = []
     for seed in range(draws):
         points = wavy(120, seed)
@@ -246,15 +231,6 @@ def check_cv_rmse(draws, low, high):
         squares = (model.folds.values - points.y) ** 2
         ratios.append(np.sqrt(squares.mean()) / rmse(model, wavy(2000, 1000 + seed)))
     assert low < np.mean(ratios) < high
-
-
-def test_cross_validated_errors_are_those_of_fresh_rows():
-    check_cv_rmse(2, 0.88, 1.15)
-
-
-@pytest.mark.slow
-def test_cross_validated_errors_are_those_of_fresh_rows_over_many_draws():
-    check_cv_rmse(40, 0.97, 1.08)
 
 
 def test_reports_name_what_matters():

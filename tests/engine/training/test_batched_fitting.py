@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from made_kan import points
 from numpy.testing import assert_allclose
 
 from kanrun.engine.layers import EdgeSpec
@@ -14,10 +15,7 @@ from kanrun.engine.training.multistart import BatchedFitting
 
 
 def _samples(inputs, outputs):
-    x = (
-        torch.rand(300, inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
-        - 1
-    )
+    x = points(300, inputs)
     y = torch.stack([torch.sin(3 * (o + 1) * x.sum(1)) + x[:, 0] ** 2 for o in range(outputs)], 1)
     return Samples(x, y)
 
@@ -66,27 +64,6 @@ def test_steps_are_those_of_each_network_alone(shape, spec):
     assert_allclose(state.loss, [solver.loss for solver in alone], rtol=1e-5, atol=1e-20)
 
 
-def test_each_network_stops_by_itself():
-    samples = _samples(2, 1)
-    together = _fitting(_networks((2, 2, 1), EdgeSpec(base="silu"), samples, 3), samples)
-    ends = []
-    for steps in (1, 2, 3):
-        state, _ = minimise(together, POLICY, StoppingCriteria(steps, rtol=0.0))
-        ends.append(state.loss.tolist())
-    middle = sorted(ends[0])[
-        1
-    ]  # the floor that one network has passed after a step, and two have not
-    state, _ = minimise(
-        together, POLICY, StoppingCriteria(3, target_loss=sorted(ends[0])[0], rtol=0.0)
-    )
-    stopped = ends[0].index(min(ends[0]))
-    for i, loss in enumerate(state.loss):
-        assert (
-            loss == pytest.approx(ends[0][i] if i == stopped else ends[2][i], rel=1e-9)
-            or ends[1][i] <= middle
-        )
-
-
 def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other():
     samples = _samples(2, 1)
     networks = _networks((2, 2, 1), EdgeSpec(base="silu"), samples, 2)
@@ -99,28 +76,3 @@ def test_a_network_that_is_not_finite_has_no_finite_loss_and_spoils_no_other():
     assert state.loss[0] == float("inf")
     assert torch.equal(state.unknowns[0].isnan(), before.unknowns[0].isnan())
     assert state.loss[1] < before.loss[1]
-
-
-def test_networks_whose_input_grids_differ():
-    samples, generator = _samples(2, 1), torch.Generator().manual_seed(3)
-    domains = [torch.tensor([[-size, size]] * 2, dtype=torch.float64) for size in (1.0, 1.5)]
-    networks = [
-        KAN.create(
-            (2, 2, 1),
-            4,
-            EdgeSpec(base="silu"),
-            domain=domain,
-            initialisation="paper",
-            generator=generator,
-        )
-        for domain in domains
-    ]
-    alone = [
-        LevenbergMarquardt(DataFitting(deepcopy(network), samples, 1.0)) for network in networks
-    ]
-    together = _fitting(networks, samples)
-    state = begin(together, POLICY)
-    assert_allclose(state.loss, [solver.loss for solver in alone])
-    second = step(together.part([1]), state.part([1]), POLICY)
-    other = _fitting(networks[1:], samples)
-    assert_allclose(second.loss, step(other, begin(other, POLICY), POLICY).loss)

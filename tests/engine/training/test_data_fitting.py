@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from made_kan import kan, points
 from torch import Generator
 from torch.testing import assert_close
 
-from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import NormalEquations, StackedRows, levenberg_marquardt
-from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.networks import MLP
 from kanrun.engine.training import (
     DataFitting,
     LevenbergMarquardt,
@@ -17,24 +17,20 @@ from kanrun.engine.training import (
     data_fitting,
 )
 
-DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
-
 
 def problem(weight, freeze_unseen=False):
     """A fit, and its rows and residuals densely."""
     g = Generator().manual_seed(0)
-    kan = KAN.create(
-        [2, 2, 1], 8, EdgeSpec(base="silu"), domain=DOMAIN, initialisation="spline", generator=g
-    )
+    network = kan([2, 2, 1], 8, initialisation="spline", generator=g)
     x = torch.rand(300, 2, dtype=torch.float64, generator=g) * 2 - 1
     if freeze_unseen:
         x = x.abs() - 1
     y = torch.sin(3 * x[:, :1]) + x[:, 1:]
     fitting = DataFitting(
-        kan, Samples(x, y), 0.7, SmoothnessPenalty(weight), freeze_unseen=freeze_unseen
+        network, Samples(x, y), 0.7, SmoothnessPenalty(weight), freeze_unseen=freeze_unseen
     )
-    output, jacobian = kan.linearise(x)
-    penalty = kan.penalty_rows()
+    output, jacobian = network.linearise(x)
+    penalty = network.penalty_rows()
     dense = [
         rows.values.new_zeros(len(rows), rows.unknowns).scatter_add_(1, rows.index, rows.values)
         for rows in (jacobian, penalty)
@@ -94,7 +90,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch,
     samples = Samples(x, torch.stack([torch.sin(3 * x[:, 0]), x[:, 1] ** 2], 1))
     shape = (2, 3, 2)
     network = (
-        KAN.create(shape, 6, EdgeSpec(base="silu"), domain=DOMAIN, generator=g)
+        kan(shape, 6, generator=g)
         if kind == "kan"
         else MLP(shape, "tanh", dtype=torch.float64, generator=g)
     )
@@ -119,12 +115,9 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch,
 
 def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact():
     """Edges into a node can exchange constants at the same function; steps must not drift."""
-    x = torch.rand(300, 2, dtype=torch.float64, generator=Generator().manual_seed(2)) * 2 - 1
+    x = points(300, 2, seed=2)
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
-    start = Generator().manual_seed(0)
-    network = KAN.create(
-        (2, 2, 1), 4, EdgeSpec(base="silu"), domain=DOMAIN, initialisation="spline", generator=start
-    )
+    network = kan((2, 2, 1), initialisation="spline")
     solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
     for _ in range(30):
         solver.step()

@@ -2,35 +2,28 @@
 
 import pytest
 import torch
+from made_kan import kan, points
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import Grown, GrowthPolicy, Plan, Samples, TrainingData, train
-from kanrun.engine.training.data import rmse
-from kanrun.engine.training.data_fitting import SmoothnessPenalty
 from kanrun.engine.training.grid_training import finished
 from kanrun.engine.training.growth import product_directions
-from kanrun.engine.training.loop import _deepened
-from kanrun.engine.training.solver_run import Clock, Setup
 
 PLAN = Plan("lm", (4, 8, 16), starts=4, growth=GrowthPolicy(3, 4))
 
 
 def data(function, inputs, count=300):
     def samples(seed, number):
-        g = Generator().manual_seed(seed)
-        x = torch.rand(number, inputs, dtype=torch.float64, generator=g) * 2 - 1
+        x = points(number, inputs, seed=seed)
         return Samples(x, function(x))
 
     return TrainingData(samples(0, count), samples(1, 50))
 
 
 def fresh(shape, generator):
-    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
-    return KAN.create(
-        shape, 4, EdgeSpec(), domain=domain, initialisation="spline", generator=generator
-    )
+    return kan(shape, base=EdgeSpec().base, initialisation="spline", generator=generator)
 
 
 def grown(data, plan=PLAN):
@@ -49,7 +42,7 @@ def grown(data, plan=PLAN):
 
 
 def test_the_directions_are_those_of_the_products_in_the_residual():
-    x = torch.rand(400, 3, dtype=torch.float64, generator=Generator().manual_seed(0)) * 2 - 1
+    x = points(400, 3, seed=0)
     slope = 2 + x[:, :1]
     product = 3 * x[:, :1] * x[:, 2:]
     domain = torch.tensor([[-1.0, 1.0]] * 3, dtype=torch.float64)
@@ -98,13 +91,3 @@ def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
     assert shapes == [(2, 1), (2, 1, 1)]
     best = min(record.tried, key=lambda stage: stage.selected)
     assert network.shape == best.network.shape
-
-
-def test_a_deep_shape_contains_a_trained_shallow_one():
-    product = data(lambda x: x[:, :1] * x[:, 1:], 2, 200)
-    network = fresh((2, 2, 1, 1, 1), Generator().manual_seed(0))
-    plan, random = Plan("lm", (4,), starts=4), Generator().manual_seed(0)
-    setup = Setup(product, plan, random, Clock())
-    deep = _deepened(network, SmoothnessPenalty(1e-18), setup)
-    assert deep.shape == (2, 2, 1, 1, 1)
-    assert rmse(deep, product.validation, product) < 1e-2

@@ -1,7 +1,5 @@
 """The training loop: events, selection on validation data, bitwise resuming, degenerate data."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +7,10 @@ from time import process_time
 
 import pytest
 import torch
+from made_kan import kan, points
 from torch import Generator
 
 from kanrun.config import AdamSolver
-from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import (
     Plan,
@@ -29,8 +27,6 @@ from kanrun.engine.training.data import output_scale
 from kanrun.engine.training.multistart import best_start
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 
-DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
-
 
 def samples(count, seed, noise=0.0):
     g = Generator().manual_seed(seed)
@@ -40,10 +36,7 @@ def samples(count, seed, noise=0.0):
 
 
 def create(generator, outputs=1):
-    spec = EdgeSpec(base="silu")
-    return KAN.create(
-        [2, 2, outputs], 4, spec, domain=DOMAIN, initialisation="spline", generator=generator
-    )
+    return kan([2, 2, outputs], initialisation="spline", generator=generator)
 
 
 def drained(events):
@@ -198,7 +191,7 @@ FUNCTIONS = {
 
 
 def easy(name, count):
-    x = torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(7)) * 2 - 1
+    x = points(count, 2, seed=7)
     return Samples(x, FUNCTIONS[name](x))
 
 

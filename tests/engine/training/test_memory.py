@@ -1,20 +1,17 @@
 """Quadratic memory against sums of squares written out, and what it keeps of earlier fits."""
 
+import made_kan
 import pytest
 import torch
 
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.networks import MLP
 from kanrun.engine.training import DataFitting, QuadraticMemory, Samples, output_scale
 from kanrun.engine.training import memory as module
 from kanrun.errors import UsageError
 
 
-def kan(hidden=(2,), outputs=1, intervals=4):
-    domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
-    draws = torch.Generator().manual_seed(0)
-    spec = EdgeSpec(base="silu", trained_scales="base")
-    return KAN.create((2, *hidden, outputs), intervals, spec, domain=domain, generator=draws)
+def kan(hidden=(2,)):
+    return made_kan.kan((2, *hidden, 1), trained_scales="base")
 
 
 def samples(seed, count=15, outputs=1):

@@ -5,7 +5,6 @@ import pytest
 import torch
 from kanrun.experiments.continual.learners import (
     MEMORIES,
-    EWCObjective,
     FreezeSeen,
     Learner,
     PseudoRehearsal,
@@ -122,28 +121,6 @@ def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver):
     moved = network.edge_layers[0].coefficients.detach() != before
     assert not bool(moved[:, memory.kept[0]].any())
     assert bool(moved[:, ~memory.kept[0]].all())
-
-
-def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square():
-    network = MLP(
-        (1, 3, 1), "tanh", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
-    first, memory = phase(-1, 0), MEMORIES["ewc"](strength=2.0)
-    memory.learned(network, first)
-    bare = Objective(first, 1.0)
-    anchored = memory.objectives(bare)[0]
-    assert isinstance(anchored, EWCObjective)
-    rough = SmoothnessLoss(network, SmoothnessPenalty(0.0))
-
-    def cost():
-        return float(
-            (anchored.value(network, first, rough) - bare.value(network, first, rough)).detach()
-        )
-
-    assert cost() == 0
-    with torch.no_grad():
-        network.linear[-1].bias += 0.5  # moves every output by as much
-    assert cost() == pytest.approx(2 * 0.25 / output_scale(first, "regression") ** 2)
 
 
 def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for():

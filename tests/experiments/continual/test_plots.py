@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pandas as pd
-import pytest
 from kanrun.experiments.continual import plots as drawn
 from kanrun.experiments.continual.plots import phases
 from matplotlib.colors import to_rgb
@@ -63,28 +62,3 @@ def test_cells_carry_their_numbers_in_a_colour_that_can_be_read():
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["2e-6", "0.35", "12"]
     assert [to_rgb(text.get_color())[0] > 0.5 for text in axes.texts] == [False, True, True]
-
-
-@pytest.mark.parametrize(("phases", "numbered"), [(1, True), (10, True), (11, False)])
-def test_matrices_of_any_size_have_one_scale(phases, numbered):
-    errors = [[10.0 ** -(i + j) for j in range(phases)] for i in range(phases)]
-    figure = drawn.matrices(matrix(errors, ("KAN", "MLP")))
-    panels = [axes for axes in figure.axes if axes.get_title()]
-    assert len({panel.images[0].get_clim() for panel in panels}) == 1
-    assert all(bool(panel.texts) == numbered for panel in panels)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (2.04e-6, "2e-6"),
-        (3e-12, "3e-12"),
-        (0.0312, "0.031"),
-        (1.0, "1"),
-        (123.4, "123"),
-        (2e4, "2e4"),
-    ],
-)
-def test_short_numbers(value, text):
-    assert drawn.short_number(value) == text

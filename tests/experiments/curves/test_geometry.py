@@ -1,7 +1,6 @@
 """Curves of `kanrun curves` against slow references: exact fractions, the recursion, scipy."""
 
 from fractions import Fraction
-from math import comb
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from kanrun.experiments.curves.geometry import (
     bezier_pieces,
     check_parameters,
     clamped_knots,
-    construction,
     de_casteljau,
     identities,
     interpolate,
@@ -105,30 +103,12 @@ def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size():
     assert found["lowest"] == 0
 
 
-@pytest.mark.parametrize("degree", [0, 1, 4, 9, 20])
-def test_bernstein_polynomials_are_their_formula_in_exact_fractions(degree):
-    for row, u in zip(bernstein(UNIT, degree), UNIT, strict=True):
-        exact = Fraction(float(u))
-        for i, value in enumerate(row):
-            truth = comb(degree, i) * exact**i * (1 - exact) ** (degree - i)
-            assert float(value) == pytest.approx(float(truth), rel=1e-13, abs=1e-300)
-
-
 @settings(deadline=None, max_examples=30)
 @given(degree=st.integers(0, 25), seed=st.integers(0, 999))
 def test_de_casteljau_equals_bernstein(degree, seed):
     control = drawn(degree + 1, 3, seed=seed)
     apart = np.abs(de_casteljau(control, UNIT) - bernstein(UNIT, degree) @ control).max()
     assert apart <= 1e-12 * np.abs(control).max()
-
-
-def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_control_points():
-    control = drawn(5, 2)
-    levels = construction(control, 0.3)
-    assert [len(level) for level in levels] == [5, 4, 3, 2, 1]
-    assert np.array_equal(levels[0], control)
-    assert_allclose(levels[1], 0.7 * control[:-1] + 0.3 * control[1:])
-    assert_allclose(levels[-1], de_casteljau(control, np.array([0.3])), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ from kanrun.experiments.curves import plots as curves
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas import DataFrame
 
-from kanrun.figures import figures_of
-
 
 def stored(figure):
     """The figure's axes, after laying it out without a warning."""
@@ -36,10 +34,6 @@ def interpolants(*counts):
     return DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def square(**more):
-    return DataFrame({"x": [0.0, 1.0, 1.0, 0.0], "y": [0.0, 0.0, 1.0, 1.0], **more})
-
-
 def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points():
     axes = stored(curves.interpolation(interpolants(4, 5, 6, 7, 8)))
     assert [ax.get_title() for ax in axes[:3]] == ["N = 4", "N = 6", "N = 8"]
@@ -47,29 +41,6 @@ def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points(
     assert len(axes[2].get_lines()[-1].get_xdata()) == 8
     below = axes[3].get_lines()[0].get_ydata()
     assert_allclose(below, np.abs(np.linspace(-1, 1, 101) + 4 - np.linspace(-1, 1, 101) ** 2))
-
-
-def test_errors_beyond_the_largest_are_drawn_there():
-    constant = interpolants(4).assign(truth=1.0, polynomial=1.0, spline=1.0)
-    assert len(stored(curves.interpolation(constant))) == 2
-    far = interpolants(4).assign(polynomial=1e290)
-    assert (
-        stored(curves.interpolation(far))[1].get_lines()[0].get_ydata().max()
-        == curves.LARGEST_ERROR
-    )
-    splines = DataFrame({"curve": "spline", "degree": 1, "points": [10], "max_error": [0.1]})
-    summary = DataFrame(
-        {
-            "curve": "polynomial",
-            "degree": [99, 999],
-            "points": [100, 1000],
-            "max_error": [3.0, 1e300],
-        }
-    )
-    orders = DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]})
-    (axes,) = stored(curves.errors(summary, splines, orders))
-    assert drawn(axes, "polynomial")[:, 1].tolist() == [3.0, curves.LARGEST_ERROR]
-    assert drawn(axes, "spline, k = 1").tolist() == [[10, 0.1]]  # without an order
 
 
 def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys():
@@ -99,29 +70,3 @@ def test_a_basis_function_is_drawn_where_it_is_not_zero_and_a_knot_as_often_as_i
     line, first, last = axes.get_lines()
     assert_array_equal(line.get_ydata(), [np.nan, np.nan, 0.0, 0.5, 1.0])
     assert [len(first.get_xdata()), len(last.get_xdata())] == [1, 3]
-
-
-def test_continuity_draws_the_recorded_jumps_of_its_degree_only():
-    lines = DataFrame(
-        {"curve": [0.0, 0.0, 1.0, 1.0], "t": [0.0, 1.0] * 2, "value": [0.0, 1.0, 1.0, 0.0]}
-    )
-    jumps = DataFrame(
-        {
-            "degree": [2, 2, 2, 2, 2, 2, 1],
-            "multiplicity": [1, 1, 1, 2, 2, 2, 1],
-            "derivative": [0, 1, 2, 0, 1, 2, 1],
-            "relative": [0.0, 1e-16, 0.5, 0.0, 0.3, 0.2, 9.0],
-        }
-    )
-    left, right = stored(curves.continuity(lines, jumps))
-    assert len(left.get_lines()) == 3
-    assert_allclose(drawn(right, "m = 1: C¹")[:, 1], [curves.SMALLEST_JUMP, 1e-16, 0.5])
-    assert_allclose(drawn(right, "m = 2: C⁰")[:, 1], [curves.SMALLEST_JUMP, 0.3, 0.2])
-
-
-def test_every_figure_is_drawn_from_the_tables_that_it_names():
-    tables = {
-        "bernstein_basis": DataFrame({"function": [0.0], "u": [0.0], "value": [1.0]}),
-        "other": DataFrame(),
-    }
-    assert [name for name, _ in figures_of(tables, curves.FIGURES)] == ["bernstein_basis"]

@@ -189,32 +189,15 @@ def test_a_solver_that_does_not_smooth_is_not_said_to():
     ("changes", "message"),
     [
         (
-            {"schedules": [{"kind": "list", "intervals": [5, 3.5]}]},
-            "has 3.5, which is not a whole number",
-        ),
-        (
-            {"schedules": [{"kind": "steps"}]},
-            "schedules=steps is not one of list, doubling, plateau",
-        ),
-        (
             {"schedules": ["doubling"]},
             "schedules has doubling, where keys with values are needed; it takes first",
         ),
         ({"schedules": [{"kind": "doubling", "first": 3}]}, "kind=doubling needs first and last"),
         (
-            {"schedules": [{"kind": "doubling", "first": 3, "last": 6, "patience": 2}]},
-            "kind=doubling has no patience",
-        ),
-        (
-            {"schedules": [{"kind": "doubling", "first": 3, "last": 6, "nested": "so"}]},
-            "nested=so is not true or false",
-        ),
-        (
             {"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]},
             "needs intervals or first and last",
         ),
         ({"model": MLPConfig()}, "Use model=kan"),
-        ({"shapes": [3]}, "shapes=.3. has 3, which is not a list"),
         ({"model": KANConfig(hidden=[3])}, "model.hidden=.3. is not used here. Set shapes="),
         (
             {"model": KANConfig(intervals=[5, 10])},
@@ -285,41 +268,26 @@ def test_overfitting_is_measured_against_the_grids_before_the_threshold():
     assert not claim.holds
 
 
+def schedule_stages(intervals, errors, seconds, part="schedules"):
+    columns = {"intervals": intervals, "test_rmse": errors, "seconds": seconds}
+    return stages_like(part=part, compared=part == "schedules", **columns)
+
+
 def test_a_training_from_scratch_that_never_arrives_is_said_to_do_so():
-    warm = stages_like(
-        part="schedules",
-        compared=True,
-        intervals=[5, 50],
-        test_rmse=[1e-2, 1e-4],
-        seconds=[1.0, 2.0],
-    )
+    warm = schedule_stages([5, 50], [1e-2, 1e-4], [1.0, 2.0])
     for error, seconds, measured in (
         (1e-4, 6.0, 3.0),
         (1e-1, 1.0, "never reached from scratch by 1 of 1 seeds"),
     ):
-        alone = stages_like(
-            part="scratch", compared=False, intervals=[50], test_rmse=[error], seconds=[seconds]
-        )
+        alone = schedule_stages([50], [error], [seconds], "scratch")
         (claim,) = warm_start_claims(pd.concat([warm, alone]))
         assert claim.measured == measured
         assert claim.holds
 
 
 def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid():
-    warm = stages_like(
-        part="schedules",
-        compared=True,
-        intervals=[5, 50, 200],
-        test_rmse=[1e-2, 1e-4, 1e-6],
-        seconds=[1.0, 2.0, 9.0],
-    )
-    alone = stages_like(
-        part="scratch",
-        compared=False,
-        intervals=[5, 50],
-        test_rmse=[1e-2, 1e-4],
-        seconds=[1.0, 3.0],
-    )
+    warm = schedule_stages([5, 50, 200], [1e-2, 1e-4, 1e-6], [1.0, 2.0, 9.0])
+    alone = schedule_stages([5, 50], [1e-2, 1e-4], [1.0, 3.0], "scratch")
     (claim,) = warm_start_claims(pd.concat([warm, alone]))
     assert "the error at G = 50" in claim.sentence
     assert claim.measured == 1.5

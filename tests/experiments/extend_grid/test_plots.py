@@ -1,11 +1,9 @@
 """Marks in the figures of grid extension: parameters = training points, and E G = N."""
 
-import itertools
-
 import numpy as np
 import pytest
 from kanrun.experiments.extend_grid import plots as drawn
-from pandas import DataFrame, concat
+from pandas import DataFrame
 
 GRIDS = [5, 10, 20, 50]
 MARKS = ["parameters = training points", "the paper's E·G = training points"]
@@ -62,30 +60,9 @@ def test_the_staircase_is_marked_at_the_stage_that_crosses():
     assert labels(later) == ["train", "test"]  # of what is drawn
 
 
-def test_numbers_of_stages_that_are_near_each_other_do_not_overlap():
-    table = concat([steps(), steps().assign(stage=9, intervals=99).head(1)], ignore_index=True)
-    (axes,) = drawn.staircase(table.assign(stage=[*range(12), 12]), stages()).axes
-    places = sorted(text.get_position()[0] for text in axes.texts)
-    assert places[-1] == 13
-    assert min(b - a for a, b in itertools.pairwise(places)) >= 2
-
-
 @pytest.mark.parametrize("panel", [0, 1])
 def test_both_marks_are_on_the_axis_of_intervals(panel):
     published = DataFrame({"shape": "2-1-1", "intervals": [5], "paper": [0.1], "pykan": [0.2]})
     figure = drawn.error_against_intervals(stages(), published)
     assert marks(figure, panel) == [25, 30]
     assert labels(figure)[1:] == [*MARKS, "paper, Figure 2.3", "pykan 0.2.8"]
-
-
-def test_a_mark_far_beyond_the_grids_is_not_drawn():
-    figure = drawn.error_against_intervals(
-        stages(threshold=9000), published=DataFrame({"shape": []})
-    )
-    assert marks(figure) == [30]
-
-
-def test_overfitted_networks_are_marked_too():
-    figure = drawn.overfit(stages())
-    assert marks(figure) == [25, 30]
-    assert len(labels(figure)) == 4

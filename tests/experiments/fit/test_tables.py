@@ -2,26 +2,21 @@
 
 import contextlib
 import io
-import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kanrun.experiments import fit as experiment
-from kanrun.experiments.fit import training
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from kanrun import fit, load_run
 from kanrun.cli.app import main
-from kanrun.config import TARGETS, SamplingConfig, TableTarget
-from kanrun.config.registry import TargetKind
+from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.library.fitting import configure, configure_data, fit_target
-from kanrun.runs.records import Row
-from kanrun.targets import array_target, build_target
+from kanrun.library.fitting import configure, fit_target
+from kanrun.targets import build_target
 
 
 @dataclass(frozen=True)
@@ -296,36 +291,3 @@ def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused():
     assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
     with pytest.raises(UsageError, match="is too narrow: the outputs range from 0 to 1"):
         fit(x, y, bounds=[0, 0.5])
-
-
-@dataclass
-class _Harvest:
-    """A table of a plug-in."""
-
-    kind: str = "harvest"
-
-
-def test_the_table_of_a_plug_in_is_compared_with_least_squares(monkeypatch):
-    known = dict(TARGETS._kinds)
-    known["harvest"] = TargetKind("harvest", "a table", _Harvest, "", table=True)
-    monkeypatch.setattr(TARGETS, "_kinds", known)
-    x = np.random.default_rng(0).normal(size=(60, 2))
-    target = array_target(x, np.sin(x[:, 0]) + x[:, 1])
-    cfg = configure_data(
-        target, "kan", None, classes=False, n_train=40, n_test=20, hidden=[], steps=3
-    )
-    cfg = replace(cfg, target=_Harvest())
-    rows = list(experiment.run(cfg, {}, 0, prepared=training.make_fit(cfg, {}, 0, target)))
-    summary = next(one.values for one in rows if isinstance(one, Row) and one.table == "summary")
-    assert summary["linear_rmse"] > 0
-
-
-def test_the_summary_shows_the_trained_shape():
-    """Validation selects among widths; shape and parameters are those of the selected one."""
-    x = np.random.default_rng(1).uniform(-1, 1, (60, 2))
-    quick = {"steps": 3, "n_starts": 1, "smoothness_weight": 1e-12}
-    model = fit(x, x[:, 0] * x[:, 1], "kan", hidden=[3], intervals=[3], **quick)
-    row = model.tables["summary"].iloc[0]
-    widths = [int(width) for width in row["shape"].split("-")]
-    edges = sum(a * b for a, b in itertools.pairwise(widths))
-    assert edges * (3 + 3) <= row["parameters"] <= edges * (3 + 3 + 2)

@@ -52,8 +52,7 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.problem import FormulaFit
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
-from kanrun.launch.composing import Source, compose
-from kanrun.runs import Run, Status
+from kanrun.runs import Status
 from kanrun.study.execute import check_config, run_config
 from kanrun.study.saved import load_run
 from kanrun.targets import Scaling
@@ -195,25 +194,6 @@ def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted):
     assert_array_equal(here.x, there.x)
 
 
-def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted):
-    stored = Run(fitted.path).config
-    cfg = settings(from_run=str(fitted.path))
-    before = problems_of(cfg, 0)[0].search.data
-    try:
-        referring = {
-            **stored,
-            "points": 400,
-            "sampling": {**stored["sampling"], "n_train": "${points}"},
-        }
-        _store_config(fitted, referring)
-        assert_array_equal(problems_of(cfg, 0)[0].search.data.x, before.x)
-        _store_config(fitted, {**referring, "points": "${nowhere}"})
-        with pytest.raises(UsageError, match="is broken: Interpolation key 'nowhere' not found"):
-            problems_of(cfg, 0)
-    finally:
-        _store_config(fitted, stored)
-
-
 def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted, monkeypatch):
     cfg = settings(from_run=str(fitted.path))
     (problem,) = problems_of(cfg, 0)
@@ -243,12 +223,6 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
     assert summary["recovered"] == "unknown"
     assert summary["formula_rmse"] < 1e-8
     assert summary["outcome"] == "exact"  # decided by the rows, without a truth
-
-
-def test_all_rows_of_a_table_are_used_unless_told_otherwise():
-    table = ("target=table", "target.path=x.csv", "target.inputs=[a]", "target.outputs=[y]")
-    for words, train in ((table, None), ((*table, "sampling.n_train=100"), 100), ((), 2000)):
-        assert compose(Source("interpret"), words).bases[0]["sampling"]["n_train"] == train
 
 
 @pytest.mark.slow

@@ -1,17 +1,14 @@
 """The recorded references are what other methods give at other resolutions."""
 
-import importlib.util
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location(
-    "references", Path(__file__).with_name("references.py")
-)
-references = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(references)
+references = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("references.py"))))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Equations that are refused, each with one sentence, and conditions that are remarked on."""
 
-import numpy as np
 import pytest
 from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.problem import make_solve_problem, network_choices
@@ -19,7 +18,6 @@ ENDS = ["u = 0 at x=0, x=1"]
     [
         ("1 = 2", X, ENDS, {}, "does not contain the unknown u"),
         ("u_xx = v", X, ENDS, {}, "v"),
-        ("u_xx = 1", X, ["u = 0 at x=0"], {}, "has 1 conditions .* this order needs 2"),
         (
             "u_xx = 1",
             X,
@@ -28,16 +26,7 @@ ENDS = ["u = 0 at x=0, x=1"]
             "contradict each other at x=1: .*u = 0.* u = 1",
         ),
         ("u_xx = 1", X, [], {}, "conditions is empty"),
-        (
-            ["u_t = v", "v_t = -u"],
-            {"t": [0, 1]},
-            ["u = 1 at t=0"],
-            {"unknowns": ["u", "v"]},
-            "No condition contains the unknown v",
-        ),
         ("u_xx = 1", {"x": [1, 0]}, ENDS, {}, "is empty; the first end must be the lower"),
-        ("u_xx = 1", {"x": [0]}, ENDS, {}, "is not a valid range"),
-        ("u_xx = 1", {"x": [0, "L"]}, ENDS, {}, "unknown name 'L'"),
         (
             "u_xx = 1",
             {"x": [0, "2*e"]},
@@ -45,7 +34,6 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"constants": {"e": "1/2", "a": "e"}, "continuation": {"e": [1]}},
             "a constant that a range of equation.variables contains",
         ),
-        ("u_xx = 1", X, ["u = 0 at x=2"], {}, "lies outside the box"),
         ("u_xx = 1", X, ["u is zero"], {}, 'Write "u = 0 at x=0, x=1"'),
         ("u_xx = 1", X, ["periodic in y"], {}, "the variables are x"),
         (
@@ -55,7 +43,6 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"network": {"kind": "kan", "degree": 4}},
             "degree of 5",
         ),
-        ("u_xxxxxxx = 1", X, ENDS, {}, "at most 6"),
         (
             "u_xx = 1",
             X,
@@ -79,21 +66,12 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"unknown_parameters": {"k": 1}},
             "unknown_parameters lists k, which no equation",
         ),
-        ("u_xx = v_x", X, ENDS, {}, "v is none of the unknowns u"),
-        ("du/dx = -u", X, ENDS, {}, "written u_x"),
         (
             "u_xx = k",
             X,
             [],
             {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}},
             "no column u",
-        ),
-        (
-            "u_xx = k",
-            X,
-            [],
-            {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}},
-            "is not a number",
         ),
         (
             "u_t = u_xx",
@@ -126,21 +104,20 @@ def test_more_than_memory_holds_is_refused(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "outputs").exists()
 
 
+def system(conditions, formula="u_t = u_xx"):
+    given = EquationConfig(variables=XT, formula=formula, conditions=conditions)
+    return make_solve_problem(SolveConfig(equation=given), 0).system
+
+
 def test_conditions_that_differ_where_they_meet_are_remarked_on():
-    given = EquationConfig(
-        variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"]
-    )
-    found = condition_warnings(make_solve_problem(SolveConfig(equation=given), 0).system)
+    found = condition_warnings(system([*ENDS, "u = x at t=0"]))
     assert [each.split(": ")[0] for each in found] == [
         "u = 0 differs by 1 from the conditions that meet it at x=1, t=0"
     ]
 
 
 def test_too_few_conditions_in_a_variable_are_remarked_on():
-    given = EquationConfig(
-        variables=XT, formula="u_tt = u_xx", conditions=["periodic in x", "u = 1 at t=0"]
-    )
-    (found,) = condition_warnings(make_solve_problem(SolveConfig(equation=given), 0).system)
+    (found,) = condition_warnings(system(["periodic in x", "u = 1 at t=0"], "u_tt = u_xx"))
     assert found.startswith("the equation has order 2 in t, but only 1 conditions there")
 
 
@@ -158,15 +135,11 @@ def test_too_few_conditions_in_a_variable_are_remarked_on():
     ],
 )
 def test_corners_where_conditions_slopes_or_the_equation_differ(conditions, corners):
-    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=conditions)
-    assert len(make_solve_problem(SolveConfig(equation=given), 0).system.corners) == corners
+    assert len(system(conditions).corners) == corners
 
 
 def test_a_corner_knows_how_large_its_contradiction_is():
-    given = EquationConfig(
-        variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0", "u = 0.01 + x at t=0"]
-    )
-    (corner,) = make_solve_problem(SolveConfig(equation=given), 0).system.corners
+    (corner,) = system(["u = 0 at x=0", "u = 0.01 + x at t=0"]).corners
     assert corner.face == ((0, 0.0), (1, 0.0))
     assert corner.gap == pytest.approx(0.01 / 1.01)
 

@@ -1,14 +1,11 @@
 """`kanrun solve` at smoke size: every equation, the run folder, predictions, and errors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from kanrun.experiments.solve.plots import convergence
 from kanrun.experiments.solve.problem import make_solve_problem
 from kanrun.experiments.solve.verdict import error_points
 
@@ -32,7 +29,7 @@ SMOKE = [
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def outputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path / "outputs"
 
@@ -46,7 +43,7 @@ UNKNOWN = ("poisson_source", "cavity")
     "equation",
     [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS],
 )
-def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: Path) -> None:
+def test_every_equation_runs_and_says_what_it_is_worth(equation, outputs):
     assert main(["solve", f"equation={equation}", *SMOKE]) == 0
     run = outputs / "solve/v0001"
     summary = pd.read_csv(run / "summary.csv").iloc[0]
@@ -61,7 +58,7 @@ def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: P
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
+def test_a_solution_is_precise_and_predicts(outputs):
     words = [
         "equation=pendulum",
         "equation.variables.t=[0, 2]",
@@ -96,7 +93,7 @@ def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
     assert main([*predict, "u_y"]) == 2
 
 
-def test_the_library_solves_and_differentiates() -> None:
+def test_the_library_solves_and_differentiates():
     found = kanrun.solve(
         "u_xx = -u", {"x": [0, "pi/2"]}, ["u = 0 at x=0", "u = 1 at x=pi/2"], exact="sin(x)"
     )
@@ -113,12 +110,12 @@ def test_the_library_solves_and_differentiates() -> None:
 TIMES = np.linspace(0, 2, 40)
 
 
-def decay() -> dict[str, list[float]]:
+def decay():
     noise = 1e-2 * np.random.default_rng(1).standard_normal(len(TIMES))
     return {"t": TIMES.tolist(), "u": (np.exp(-0.7 * TIMES) + noise).tolist()}
 
 
-def test_constants_that_change_the_solution_alike_are_not_called_solved() -> None:
+def test_constants_that_change_the_solution_alike_are_not_called_solved():
     found = kanrun.solve(
         "u_t = -(a + b)*u",
         {"t": [0, 2]},
@@ -131,7 +128,7 @@ def test_constants_that_change_the_solution_alike_are_not_called_solved() -> Non
     assert "barely identify the unknown parameters" in found.reason
 
 
-def test_values_that_the_equation_does_not_give_are_not_called_solved() -> None:
+def test_values_that_the_equation_does_not_give_are_not_called_solved():
     data = {"t": TIMES.tolist(), "u": (1 + 0.3 * np.sin(2 * TIMES)).tolist()}
     found = kanrun.solve(
         "u_t = -k*u",
@@ -147,7 +144,7 @@ def test_values_that_the_equation_does_not_give_are_not_called_solved() -> None:
     )
 
 
-def test_a_linear_problem_without_exact_solution_has_a_reference() -> None:
+def test_a_linear_problem_without_exact_solution_has_a_reference():
     given = EquationConfig(
         variables={"x": [0, 1], "y": [0, 2]},
         formula="u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
@@ -181,7 +178,7 @@ def test_recorded_values_are_compared_at_their_points(tmp_path):
 
 
 @pytest.mark.parametrize("walls", ["periodic in x", "u_x = 0 at x=0, x=1"])
-def test_systems_of_second_order_in_time_have_a_reference(walls: str) -> None:
+def test_systems_of_second_order_in_time_have_a_reference(walls):
     given = EquationConfig(
         variables={"x": [0, 1], "t": [0, 0.5]},
         unknowns=["u", "v"],
@@ -197,7 +194,7 @@ def test_systems_of_second_order_in_time_have_a_reference(walls: str) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
+def test_constants_are_found_from_a_table_of_ones_own(outputs):
     times = np.linspace(0, 2, 60)
     noise = 3e-2 * np.random.default_rng(0).standard_normal(60)
     values = 3 * np.exp(-0.7 * times) + noise
@@ -238,9 +235,7 @@ def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
         (["collocation_points=2"], "collocation_points=2"),
     ],
 )
-def test_refusals(
-    words: list[str], sentence: str, outputs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals(words, sentence, outputs, capsys):
     assert main(["solve", *words]) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not list(outputs.glob("solve/v*"))
@@ -248,7 +243,7 @@ def test_refusals(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unwritten")
-def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs: Path) -> None:
+def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs):
     """A small MLP converges to a wrong motion of the pendulum with a small residual."""
     words = [
         "equation=pendulum",
@@ -263,7 +258,7 @@ def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outpu
 
 
 @pytest.mark.slow
-def test_continuation_in_a_constant_reaches_a_layer() -> None:
+def test_continuation_in_a_constant_reaches_a_layer():
     conditions, constants = ["u = 2 at x=0", "u = -1.5 at x=1"], {"n": 0.01}
     found = kanrun.solve(
         "n*u_xx = u_x*(1 - u^2)",
@@ -289,14 +284,14 @@ def test_continuation_in_a_constant_reaches_a_layer() -> None:
         ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms larger than the solution
     ],
 )
-def test_boundary_layers_are_found(formula: str, conditions: list[str]) -> None:
+def test_boundary_layers_are_found(formula, conditions):
     found = kanrun.solve(formula, {"x": [0, 8]}, conditions)
     assert found.verdict == "solved"
     if "u_xxx" in formula:
         assert found.derivative("u_xx", [0.0])[0] == pytest.approx(0.33205734, rel=1e-5)
 
 
-def test_a_constant_that_conditions_leave_open_is_seen() -> None:
+def test_a_constant_that_conditions_leave_open_is_seen():
     ends = ["u_x = 0 at x=0, x=1"]
     found = kanrun.solve("u_xx = -pi^2*cos(pi*x)", {"x": [0, 1]}, ends, intervals=[4, 8])
     assert found.verdict == "doubtful"
@@ -304,7 +299,7 @@ def test_a_constant_that_conditions_leave_open_is_seen() -> None:
 
 
 @pytest.mark.slow
-def test_finer_grids_correct_a_smooth_error_in_fourth_order() -> None:
+def test_finer_grids_correct_a_smooth_error_in_fourth_order():
     """The bending of a beam follows from two integrations: (2 + x) w_xxx = integral of the load."""
     ends = ["w = 0 at x=0", "w_x = 0 at x=0", "w_xx = 0 at x=2", "w_xxx = 0 at x=2"]
     beam = kanrun.solve("(2 + x)*w_xxxx + w_xxx = 10*sin(3*x)", {"x": [0, 2]}, ends, unknowns=["w"])
@@ -313,30 +308,7 @@ def test_finer_grids_correct_a_smooth_error_in_fourth_order() -> None:
     np.testing.assert_allclose(beam.derivative("w_xxx", x), shear, rtol=1e-5)
 
 
-def test_the_figure_of_errors_has_every_network() -> None:
-    rows = [
-        {
-            "cell": n,
-            "seed": s,
-            "equation": "own",
-            "network": f"KAN {n}",
-            "window": 0,
-            "unknowns": 10 * grid,
-            "l2": 0.1**grid,
-            "residual_rms": 0.1**grid,
-        }
-        for n in range(2)
-        for s in range(2)
-        for grid in (1, 2)
-    ]
-    left, _ = convergence(pd.DataFrame(rows)).axes
-    assert [(line.get_label(), len(line.get_xdata())) for line in left.lines] == [
-        ("KAN 0", 2),
-        ("KAN 1", 2),
-    ]
-
-
-def test_an_equation_without_initial_values_is_not_called_solved() -> None:
+def test_an_equation_without_initial_values_is_not_called_solved():
     found = kanrun.solve(
         "u_t = u_xx", {"x": [0, 1], "t": [0, 1]}, ["u = 0 at x=0, x=1"], intervals=[5, 10], terms=4
     )

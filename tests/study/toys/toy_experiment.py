@@ -3,8 +3,6 @@
 It lies in a folder of its own, which the tests put on the path, because workers import it by name.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -12,7 +10,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +19,6 @@ from kanrun.runs import Checkpoint, Claim, Note, Point, Row, RunFolder, Table
 from kanrun.runs.records import write_points
 from kanrun.study import execute, points
 from kanrun.study.points import Study
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -38,7 +32,6 @@ class ToyConfig(ExperimentConfig):
     dies: list[int] = field(default_factory=list)  # sizes whose process is killed, always
     dies_once: list[int] = field(default_factory=list)
     marks: str = ""  # folder of the marks that tell a first attempt from a second
-    broken: str = ""  # `figures` or `claims` raise
 
 
 class ToyStudy(Study):

@@ -1,0 +1,194 @@
+"""Mutants of the program: small changes, each of which a test should notice.
+
+`make mutants` draws changes of operators, comparisons, conditions and constants with a fixed seed,
+runs tests that execute the changed line, and prints the survivors. Which tests execute which line
+is recorded once, by coverage. mutmut 3 changes neither decorated functions nor constants outside
+functions, where most decisions of the program are; cosmic-ray runs all tests for every change.
+"""
+
+import argparse
+import ast
+import itertools
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from coverage import CoverageData
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("kanrun/engine", "kanrun/study", "kanrun/targets", "experiments")
+RECORD = ROOT / "build" / "mutants"
+#: Tests that run commands in processes of their own, whose lines are no test's.
+LEFT_OUT = ("hard", "plugins", "test_site.py", "test_docs.py", "test_packaging.py")
+PAIRS = [
+    (ast.Add, ast.Sub),
+    (ast.Mult, ast.Div),
+    (ast.Lt, ast.LtE),
+    (ast.Gt, ast.GtE),
+    (ast.Eq, ast.NotEq),
+    (ast.And, ast.Or),
+]
+OTHER = dict(PAIRS) | {second: first for first, second in PAIRS}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one expression of a file."""
+
+    path: str
+    node: ast.expr
+    text: str
+    in_function: bool
+
+    def __str__(self):
+        return f"{self.path}:{self.node.lineno}: {ast.unparse(self.node)}  ->  {self.text}"
+
+    def applied(self, content):
+        """Return the changed file; all expressions stay on their lines."""
+        starts = [0, *itertools.accumulate(map(len, content.splitlines(keepends=True)))]
+        first = starts[self.node.lineno - 1] + self.node.col_offset
+        last = starts[self.node.end_lineno - 1] + self.node.end_col_offset
+        lines = b"\n" * (self.node.end_lineno - self.node.lineno)
+        return content[:first] + b"(" + self.text.encode() + lines + b")" + content[last:]
+
+
+def changes(node):
+    """Yield the changed forms of an expression."""
+    match node:
+        case ast.BinOp() if type(node.op) in OTHER:
+            yield ast.BinOp(node.left, OTHER[type(node.op)](), node.right)
+        case ast.BoolOp():
+            yield ast.BoolOp(OTHER[type(node.op)](), node.values)
+        case ast.Compare(ops=[one]) if type(one) in OTHER:
+            yield ast.Compare(node.left, [OTHER[type(one)]()], node.comparators)
+            yield ast.UnaryOp(ast.Not(), node)
+        case ast.Constant(value=bool()):
+            yield ast.Constant(not node.value)
+        case ast.Constant(value=int() | float()):
+            yield ast.Constant(2 * node.value or 1)
+            yield ast.Constant(node.value / 2 if isinstance(node.value, float) else node.value + 1)
+
+
+def mutants_of(path):
+    """Yield the mutants of a file, without those of annotations, indices and texts."""
+
+    def visit(node, in_function):
+        if isinstance(node, ast.expr):
+            for changed in changes(node):
+                yield Mutant(path, node, ast.unparse(changed), in_function)
+        inside = in_function or isinstance(node, ast.FunctionDef)
+        for name, field in ast.iter_fields(node):
+            for child in field if isinstance(field, list) else [field]:
+                kept = isinstance(child, ast.AST) and name not in ("annotation", "returns")
+                if kept and not isinstance(child, ast.JoinedStr | ast.Subscript):
+                    yield from visit(child, inside)
+
+    yield from visit(ast.parse((ROOT / path).read_text(encoding="utf-8")), False)
+
+
+def record():
+    """Record which tests execute which line."""
+    RECORD.mkdir(parents=True)
+    ignored = [f"--ignore=tests/{name}" for name in LEFT_OUT]
+    command = [sys.executable, "-m", "pytest", "--cov", "--cov-context=test", "--cov-report="]
+    environment = {**os.environ, "COVERAGE_FILE": str(RECORD / "coverage")}
+    subprocess.run([*command, *ignored], cwd=ROOT, env=environment, check=False)
+
+
+def recorded():
+    """Return the tests of each file and line."""
+    found = defaultdict(lambda: defaultdict(set))
+    for file in RECORD.iterdir():
+        (data := CoverageData(str(file))).read()
+        for path in data.measured_files():
+            lines = found[Path(path).relative_to(ROOT).as_posix()]
+            for line, contexts in data.contexts_by_lineno(path).items():
+                lines[line] |= {context.partition("|")[0] for context in contexts} - {""}
+    return found
+
+
+def tests_of(mutant, lines, most):
+    """Return tests that execute the line, of a constant outside functions those of its file.
+
+    Those come first whose path shares most words with that of the file.
+    """
+    known = [lines[mutant.node.lineno]] if mutant.in_function else lines.values()
+    words = set(Path(mutant.path).with_suffix("").parts)
+
+    def shared(test):
+        path = Path(test.partition("::")[0])
+        return len(words & {*path.parts, path.stem.removeprefix("test_")})
+
+    return sorted(set().union(*known), key=lambda test: (-shared(test), test))[:most]
+
+
+def is_noticed(place, tests, seconds):
+    """Return whether a test fails or takes too long, in a fork, where libraries are loaded."""
+    import pytest
+
+    if not (process := os.fork()):
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        signal.alarm(20 * seconds)
+        os.chdir(place)
+        sys.path.insert(0, str(place))
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) not in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.USAGE_ERROR,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name, default in (("count", 60), ("skip", 0), ("seed", 0), ("tests", 20), ("seconds", 60)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    if not RECORD.exists():
+        record()
+    import matplotlib.figure  # noqa: F401  # for all forks
+    import pandas  # noqa: F401
+    import sympy  # noqa: F401
+    import torch  # noqa: F401
+
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    files = [path for path in files if path.name != "plots.py"]  # sizes and places
+    drawn = [each for path in files for each in mutants_of(path.relative_to(ROOT).as_posix())]
+    random.Random(options.seed).shuffle(drawn)
+    lines = recorded()
+    covered = (
+        (mutant, tests)
+        for mutant in drawn
+        if (tests := tests_of(mutant, lines[mutant.path], options.tests))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for name in ("kanrun", "tests", "docs"):
+            shutil.copytree(ROOT / name, place / name)
+        for name in ("experiments", "conf"):  # as an installed wheel has them
+            shutil.copytree(ROOT / name, place / "kanrun" / name)
+            (place / name).symlink_to(place / "kanrun" / name)
+        shutil.copy(ROOT / "pyproject.toml", place)
+        killed = 0
+        for mutant, tests in itertools.islice(covered, options.skip, options.count):
+            file = place / mutant.path
+            file.write_bytes(mutant.applied(content := file.read_bytes()))
+            noticed = is_noticed(place, tests, options.seconds)
+            file.write_bytes(content)
+            killed += noticed
+            print("killed  " if noticed else "SURVIVED", mutant, flush=True)
+    print(f"{killed} of {options.count - options.skip} killed")
+
+
+if __name__ == "__main__":
+    main()
