@@ -42,16 +42,9 @@ class Collocation:
         sizes: Magnitudes of the unknowns.
     """
 
-    def __init__(
-        self,
-        system: System,
-        policy: EquationPolicy,
-        generator: Generator,
-        *,
-        growing: bool,
-    ) -> None:
-        """Draw the seeds of points; networks that are `growing` get more points as they grow."""
-        self.system, self.policy, self.growing = system, policy, growing
+    def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
+        """Draw the seeds of points."""
+        self.system, self.policy = system, policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.added = system.box.new_zeros(0, len(system.box))
@@ -75,21 +68,16 @@ class Collocation:
                 edges = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)[None]
             each = -(-policy.collocation_points // (edges.shape[1] - 1))
             return gauss_points(box, edges[0], min(each, POINTS_PER_INTERVAL))
-        count = policy.collocation_points
-        if self.growing:
-            count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
+        each = policy.points_per_unknown
+        count = max(policy.collocation_points, round(each * len(solution.get_unknowns())))
         return torch.cat([self.points(self.inside, count, solution), self.added]), None
 
     def blocks(
-        self,
-        points: Tensor,
-        shares: Tensor | None,
-        weights: tuple[float, float],
-        solution: Field | None = None,
-        edges: Tensor | None = None,
+        self, field: Field, weights: tuple[float, float], solution: Field | None = None
     ) -> list[Block]:
-        """Return all rows; equations have the weight 1."""
-        borders = self.borders(self.policy.boundary_points, weights, solution, edges)
+        """Return all rows for a field, in units of `solution`; equations have the weight 1."""
+        points, shares = self.collocation(field)
+        borders = self.borders(self.policy.boundary_points, weights, solution)
         return [*self.equations(points, solution, shares), *borders]
 
     def equations(
@@ -100,17 +88,13 @@ class Collocation:
         return with_units(self.weigh_corners(inside), self.system, self.sizes, solution)
 
     def borders(
-        self,
-        count: int,
-        weights: tuple[float, float],
-        solution: Field | None = None,
-        edges: Tensor | None = None,
+        self, count: int, weights: tuple[float, float], solution: Field | None = None
     ) -> list[Block]:
         """Return the rows of conditions and observations, of these weights.
 
-        Points follow `edges`, by default the knots of `solution`.
+        Points follow the knots of `solution`.
         """
-        edges = edges if solution is None else edges_of(solution)
+        edges = None if solution is None else edges_of(solution)
         blocks = condition_blocks(self.system, count, *weights, edges)
         return with_units(self.weigh_corners(blocks), self.system, self.sizes, solution)
 

@@ -10,7 +10,7 @@ tell by their beginnings how fast errors fall, but nothing about the error at th
 from __future__ import annotations
 
 from collections.abc import Generator as Events
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from time import process_time
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.polynomial import legendre
 from scipy.linalg import eigvals
-from torch import Tensor
+from torch import Generator, Tensor
 
+from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.fields import (
@@ -31,10 +32,10 @@ from kanrun.engine.equations.fields import (
     breakpoints_of,
     spline_field,
 )
-from kanrun.engine.equations.policy import EquationStage, Solution
-from kanrun.engine.equations.residuals import Block, Residuals, arguments_at, measure
+from kanrun.engine.equations.policy import EquationPolicy, EquationStage, Solution
+from kanrun.engine.equations.residuals import Residuals, arguments_at
 from kanrun.engine.equations.space import DEGREE, Array
-from kanrun.engine.equations.system import low_discrepancy
+from kanrun.engine.equations.system import System, low_discrepancy
 from kanrun.engine.equations.window import Window, total
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
@@ -62,8 +63,10 @@ CHEAP_WORK = 20_000
 ENOUGH = 1e-11
 #: Smallest divisor.
 TINY = 1e-300
-#: New points of a window at which residuals, jumps and the growth of waves are measured.
-RESIDUAL_POINTS, BORDER_POINTS, GROWTH_POINTS = 128, 256, 64
+#: New points of a window at which residuals and the growth of waves are measured.
+CHECKS, GROWTH_POINTS = EquationPolicy(test_points=128, boundary_points=32), 64
+#: Unknowns count as at least this fraction of the largest one in residuals.
+QUIET = 1e-6
 #: Wavenumbers, in units of the range, between which the growth of a disturbance is compared.
 WAVENUMBERS = 1e3, 1e4
 #: An equation is ill-posed if that growth rises by more than this factor, and exceeds this fraction
@@ -134,10 +137,10 @@ def solve_evolution(
         if (local := local * _next_factor(level, tolerance)) < SMALLEST_TOLERANCE:
             stopped = "rounding allows no smaller tolerance"
             break
-    stages = _stages(system, level)
+    stages = tuple(_stages(system, level))
     yield from stages
     end, found = level.march.end, level.estimate
-    return Solution(level.network, tuple(stages), end, found, tolerance, stopped, doubt)
+    return Solution(level.network, stages, end, found, tolerance, stopped, doubt)
 
 
 def _doubt(system: EvolutionSystem, network: Windows) -> str | None:
@@ -218,25 +221,27 @@ def _is_enough(level: _Level, tolerance: float) -> bool:
     return level.estimate < ENOUGH or level.march.work > CHEAP_WORK
 
 
-def _stages(system: EvolutionSystem, level: _Level) -> list[EquationStage]:
-    """Return the windows of a solution, with residuals at new points and jumps between them."""
-    windows, fields = level.march.windows, level.network.parts
-    return [
-        EquationStage(
+def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
+    """Yield the windows of a solution, with residuals at new points."""
+    windows, before = level.march.windows, None
+    for number, (window, field) in enumerate(zip(windows, level.network.parts, strict=True)):
+        equation, conditions = window_residuals(system, field, before)
+        points, before = breakpoints_of(field), field
+        assert points is not None  # An invariant: windows are splines.
+        points[:, -1] = field.box[-1, 1]
+        yield EquationStage(
             window=number,
             intervals=window.space.intervals,
             solution=field,
             unknowns=window.unknowns,
             steps=level.march.steps // len(windows),
-            objective=(equation := window_residuals(system, field)).rms ** 2,
+            objective=equation.rms**2,
             equation=equation,
-            conditions=window_jumps(system, field, fields[number - 1] if number else None),
+            conditions=conditions,
             change=level.estimate,
             seconds=level.seconds / len(windows),
-            points=_breakpoints(field),
+            points=points,
         )
-        for number, (window, field) in enumerate(zip(windows, fields, strict=True))
-    ]
 
 
 def _field(window: Window, system: EvolutionSystem) -> Field:
@@ -275,56 +280,27 @@ def _common_breakpoints(window: Window) -> Array:
     return np.stack([points, np.linspace(-1, 1, len(points))])
 
 
-def _breakpoints(field: Field) -> Tensor:
-    """Return the breakpoints of a window at its end, shape (points, variables)."""
-    points = breakpoints_of(field)
-    assert points is not None  # An invariant: windows are splines.
-    points[:, -1] = field.box[-1, 1]
-    return points
+def window_residuals(
+    system: EvolutionSystem, field: Field, before: Field | None
+) -> tuple[Residuals, Residuals]:
+    """Return the residuals of equations and of conditions in a window, at new points.
 
-
-def window_residuals(system: EvolutionSystem, field: Field) -> Residuals:
-    """Return the residuals at new points, relative to the largest term."""
-    points, count = low_discrepancy(field.box, RESIDUAL_POINTS, 1), len(field.box)
-    blocks = []
-    for relation in system.equations:
-        rows = arguments_at(relation, field, points.new_zeros(0), points)
-        terms = relation.slopes(rows) * rows[:, count:]
-        largest = np.sqrt(np.square(terms).mean(0)).max(initial=TINY)
-        blocks.append(Block("equation", relation, points, unit=float(largest)))
-    return measure(blocks, field, points.new_zeros(0))
-
-
-def window_jumps(system: EvolutionSystem, field: Field, before: Field | None) -> Residuals:
-    """Return the jumps from the window before, or from the initial values, relative to the size."""
-    points, orders = low_discrepancy(field.box, BORDER_POINTS, 2), torch.tensor(system.orders)
-    start, end, size = points.clone(), points.clone(), torch.zeros(len(orders), dtype=points.dtype)
-    start[:, -1], end[:, -1] = field.box[-1]
-    length = float(system.box[-1].diff())
-    jump = torch.zeros(len(points), dtype=points.dtype)
-    for order in range(max(system.orders)):
-        index = (*[0] * (len(field.box) - 1), order)
-        found, later = field.derivative(start, index), field.derivative(end, index)
-        wanted = (
-            _initial(system, order, start) if before is None else before.derivative(start, index)
-        )
-        largest = torch.stack([found, wanted, later]).square().mean(1).amax(0).sqrt()
-        size = largest if order == 0 else size / length
-        gaps = (found - wanted).abs() / largest.maximum(size).clamp(min=TINY) * (orders > order)
-        jump = jump.maximum(gaps.amax(1))
-    at = int(jump.argmax())
-    rms = float(jump.square().mean().sqrt())
-    return Residuals(rms, float(jump[at]), tuple(start[at].tolist()))
-
-
-def _initial(system: EvolutionSystem, order: int, points: Tensor) -> Tensor:
-    """Return the given time derivatives of all unknowns, 0 where their order is lower."""
-    at = points.numpy()
-    columns = [
-        system.initial_value(unknown, order, at) if order < highest else np.zeros(len(at))
-        for unknown, highest in enumerate(system.orders)
-    ]
-    return torch.as_tensor(np.stack(columns, axis=1))
+    Where the solution jumps from the window `before`, this counts as a residual of conditions.
+    """
+    given = system.conditions if before is None else ()
+    part = System(system.vocabulary, field.box, system.equations, given)
+    rows = Collocation(part, CHECKS, Generator().manual_seed(0))
+    start = rows.points(rows.candidates)
+    start[:, -1] = field.box[-1, 0]
+    with torch.no_grad():
+        sizes = field(rows.points(rows.unseen)).square().mean(0).sqrt()
+        rows.sizes = sizes.clamp(min=QUIET * max(float(sizes.max()), TINY))
+        jumps = torch.zeros(1) if before is None else (field(start) - before(start)) / rows.sizes
+    equation, borders = rows.residuals(field, part.guesses())
+    jump = float(jumps.square().mean(0).max().sqrt())
+    if jump > borders.rms:
+        borders = Residuals(jump, float(jumps.abs().max()), tuple(start[0].tolist()))
+    return equation, borders
 
 
 def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:

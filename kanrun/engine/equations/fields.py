@@ -167,10 +167,17 @@ class Field(Network):
         self, x: Float[Tensor, "points variables"], index: Sequence[int]
     ) -> Float[Tensor, "points unknowns"]:
         """Return the derivative of every unknown by the multi-index `index` at x."""
-        monomials = Monomials.covering([tuple(index)], len(self.box))
+        return self.derivatives(x, [index])[..., 0]
+
+    def derivatives(
+        self, x: Float[Tensor, "points variables"], indices: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "points unknowns indices"]:
+        """Return several derivatives of every unknown at x."""
+        every = list(map(tuple, indices))
+        monomials = Monomials.covering(every, len(self.box))
         with torch.enable_grad():
             jets, _ = self.jets(x, monomials)
-        return monomials.derivative(jets, tuple(index)).detach()
+        return torch.stack([monomials.derivative(jets, each) for each in every], dim=-1).detach()
 
     @property
     def active(self) -> Bool[Tensor, " numbers"] | None:
@@ -255,15 +262,19 @@ class Windows(Network):
         self, x: Float[Tensor, "points variables"], index: Sequence[int]
     ) -> Float[Tensor, "points unknowns"]:
         """Return `Field.derivative` in the window of each point."""
-        return self._joined(x, lambda field, part: field.derivative(part, index))
+        return self.derivatives(x, [index])[..., 0]
+
+    def derivatives(
+        self, x: Float[Tensor, "points variables"], indices: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "points unknowns indices"]:
+        """Return `Field.derivatives` in the window of each point."""
+        return self._joined(x, lambda field, part: field.derivatives(part, indices))
 
     def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
-        result = x.new_zeros(len(x), self.shape[-1])
         window = torch.searchsorted(self.ends, x[:, -1].contiguous())
-        for number, field in enumerate(self.parts):
-            at = (window == number).nonzero()[:, 0]
-            result = result.index_copy(0, at, function(field, x[at]))
-        return result
+        places = [(window == number).nonzero()[:, 0] for number in range(len(self.parts))]
+        found = [function(field, x[at]) for field, at in zip(self.parts, places, strict=True)]
+        return torch.cat(found)[torch.cat(places).argsort()]
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "fields": [field.describe() for field in self.parts]}

@@ -27,7 +27,7 @@ class EquationPolicy:
 
     #: Collocation points inside the box; at least 1.
     collocation_points: int = 2000
-    #: Lower bound of that number per unknown, for networks that grow automatically.
+    #: Lower bound of that number per unknown, in several variables.
     points_per_unknown: float = 2.5
     #: Points of each face; at least 2.
     boundary_points: int = 60

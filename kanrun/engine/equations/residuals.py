@@ -164,10 +164,10 @@ def arguments_at(
     relation: Relation, field: Field | Windows, constants: Tensor, points: Tensor
 ) -> NDArray[np.float64]:
     """Return the arguments of a relation at points, shape (points, names)."""
-    values = [
-        field.derivative(points, each.index)[:, [each.unknown]] for each in relation.derivatives
-    ]
-    columns = [points, *values, constants.expand(len(points), -1)]
+    every = relation.derivatives
+    found = field.derivatives(points, [each.index for each in every])
+    values = found[:, [each.unknown for each in every], range(len(every))]
+    columns = [points, values, constants.expand(len(points), -1)]
     return torch.cat(columns, dim=1).cpu().numpy()
 
 

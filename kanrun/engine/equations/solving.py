@@ -52,7 +52,7 @@ class BoxSolver:
     ) -> None:
         self.system, self.ansatz, self.policy, self.generator = system, ansatz, policy, generator
         self._began = time.process_time()
-        self.rows = Collocation(system, policy, generator, growing=ansatz.grows)
+        self.rows = Collocation(system, policy, generator)
         self.guesses = InitialGuesses(self.rows, ansatz, generator)
         self.weights = ConditionWeights(policy)
 
@@ -113,8 +113,7 @@ class BoxSolver:
     ) -> tuple[EquationStage, ResidualProblem]:
         """Solve on one grid; return its record and the problem."""
         policy, rows = self.policy, self.rows
-        points, shares = rows.collocation(solution)
-        blocks = rows.blocks(points, shares, self.weights.present, solution)
+        blocks = rows.blocks(solution, self.weights.present, solution)
         problem = ResidualProblem(solution, blocks, constants)
         stopping = policy.stage
         if coarse:
@@ -138,7 +137,7 @@ class BoxSolver:
             change=None if previous is None else rows.change(found, previous),
             standard_errors=errors,
             seconds=time.process_time() - self._began,
-            points=points,
+            points=blocks[0].points,
             data=problem.misfit(state.unknowns),
             inflation=inflation,
         )
@@ -150,8 +149,7 @@ class BoxSolver:
         if field.form.separated:
             # Directions that the terms may have lost, such as a constant.
             field = with_polynomials(field, TERMS_ADDED)
-        points, shares = rows.collocation(field)
-        blocks = rows.blocks(points, shares, EQUAL_WEIGHTS, stage.solution)
+        blocks = rows.blocks(field, EQUAL_WEIGHTS, stage.solution)
         problem = ResidualProblem(field, blocks, stage.constants)
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
 

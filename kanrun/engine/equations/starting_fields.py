@@ -149,7 +149,9 @@ class InitialGuesses:
         if form.separated and (started := self._decomposed_values()) is not None:
             return started, self.guesses
         inside = self.rows.points(self.rows.inside, policy.start_points)
-        blocks = self.rows.blocks(inside, None, (policy.condition_weight, policy.data_weight))
+        weights = policy.condition_weight, policy.data_weight
+        borders = self.rows.borders(policy.boundary_points, weights)
+        blocks = [*self.rows.equations(inside), *borders]
         first = self._random()
         is_small = len(first.get_unknowns()) <= policy.small_network
         small = not one and not form.separated and is_small

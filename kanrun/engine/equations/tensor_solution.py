@@ -83,7 +83,7 @@ class TensorSolver:
         self, system: System, policy: EquationPolicy, generator: Generator, first: Field | None
     ) -> None:
         self.system, self.steps, self.field = system, policy.stage.max_steps, first
-        self.rows = Collocation(system, policy, generator, growing=False)
+        self.rows = Collocation(system, policy, generator)
         self.box, self.count = system.box.tolist(), len(system.vocabulary.unknowns)
         rings = {each.periodic for each in system.conditions}
         self.periodic = [number in rings for number in range(len(self.box))]

@@ -134,8 +134,9 @@ def test_residuals_weigh_less_around_corners():
     at = torch.tensor([[0.1, 0.0], [0.0, 0.05], [1.0, 0.5]], dtype=torch.float64)
 
     def shares(part):
-        rows = Collocation(part, SMALL, Generator().manual_seed(0), growing=False)
-        return [block.shares for block in rows.blocks(at, None, (1.0, 1.0))]
+        rows = Collocation(part, SMALL, Generator().manual_seed(0))
+        blocks = [*rows.equations(at), *rows.borders(20, (1.0, 1.0))]
+        return [block.shares for block in blocks]
 
     inside, *faces = shares(made)
     assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])

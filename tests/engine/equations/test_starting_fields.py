@@ -107,7 +107,7 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
     ansatz = Ansatz(
         create, OutputForm(1, 4, 3, separated=True), (5, 10), grows=True, free_terms=True
     )
-    rows = Collocation(heat, EquationPolicy(), drawn, growing=True)
+    rows = Collocation(heat, EquationPolicy(), drawn)
     found, _ = InitialGuesses(rows, ansatz, drawn).best()
     at = low_discrepancy(box, 300, 0)
     wanted = at[:, 1] * (6 * torch.pi * at[:, 0]).sin() + at[:, 0]

@@ -65,7 +65,7 @@ def test_rows_are_slopes_of_the_residuals():
     walls = ((None, None),)
     space = TensorSpace((Space(x, walls, periodic=True), Space(y, walls)), 2)
     drawn = torch.Generator().manual_seed(0)
-    rows = Collocation(system, POLICY, drawn, growing=False)
+    rows = Collocation(system, POLICY, drawn)
     parts = patches(rows, space, np.polynomial.legendre.leggauss(3))
     problem = TensorProblem(space, parts, np.zeros(space.shape))
     at, move = (torch.randn(space.size, generator=drawn).double() for _ in range(2))
