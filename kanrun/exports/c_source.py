@@ -97,18 +97,19 @@ def numbers(values: list[Any]) -> str:
 
 
 def _structure(fields: Document) -> str:
-    """Return a structure by the names of its fields; empty arrays are left out."""
-    given = (pair for pair in fields.items() if pair[1] != [])
-    return _list(f".{name} = {_value(name, value)}" for name, value in given)
-
-
-def _value(name: str, value: Any) -> str:
-    """Return the value of a field, with arrays in place; texts are in C already."""
-    if not isinstance(value, list):
-        return str(int(value) if isinstance(value, bool) else value)
-    if name in _TYPES:
-        return f"(const {_TYPES[name]}[]){_list(map(_structure, value))}"
-    return f"(const double[]){numbers(np.ravel(value).tolist())}"
+    """Return a structure by the names of its fields; empty arrays are left out, texts are C."""
+    lines = []
+    for name, value in fields.items():
+        if value == []:
+            continue
+        if not isinstance(value, list):
+            text = str(int(value) if isinstance(value, bool) else value)
+        elif name in _TYPES:
+            text = f"(const {_TYPES[name]}[]){_list(map(_structure, value))}"
+        else:
+            text = f"(const double[]){numbers(np.ravel(value).tolist())}"
+        lines.append(f".{name} = {text}")
+    return _list(lines)
 
 
 def _units(maps: Sequence[Document]) -> list[Document]:

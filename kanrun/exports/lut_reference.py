@@ -45,26 +45,19 @@ def evaluate(model: Data, x: Any) -> Array:
     x = np.clip(np.asarray(x, dtype=np.int64), 0, 2 ** model["input_bits"] - 1)
     for layer in model["layers"]:
         sums = np.zeros((len(x), layer["sums"]), dtype=np.int64)
+        bits = layer["fraction_bits"]  # the lowest bits interpolate between two entries
         for edge in layer["edges"]:
-            sums[:, edge["to"]] += _entry(
-                tables[edge["table"]], x[:, edge["from"]], layer["fraction_bits"]
-            )
+            table, code = tables[edge["table"]], x[:, edge["from"]]
+            at, part = code >> bits, code & ((1 << bits) - 1)
+            sums[:, edge["to"]] += table[at] << bits
+            if bits:
+                sums[:, edge["to"]] += (table[at + 1] - table[at]) * part
         plain = layer["sums"] - len(layer["zeros"])
         factors = sums[:, plain:] + np.array(layer["zeros"], dtype=np.int64)
         nodes = np.concatenate([sums[:, :plain], factors[:, ::2] * factors[:, 1::2]], 1)
         x = (nodes + np.array(layer["starts"])) >> np.array(layer["shifts"])
     outputs: Array = x
     return outputs
-
-
-def _entry(table: Array, x: Array, bits: int) -> Array:
-    """Return entries times 2^bits; the lowest `bits` of a code interpolate between two of them."""
-    if not bits:
-        plain: Array = table[x]
-        return plain
-    at, part = x >> bits, x & ((1 << bits) - 1)
-    between: Array = (table[at] << bits) + (table[at + 1] - table[at]) * part
-    return between
 
 
 def values(model: Data, y: Any) -> Array:

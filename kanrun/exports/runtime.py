@@ -179,10 +179,6 @@ def _sigmoid(x: Any) -> Any:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def _gelu_slope(x: Any) -> Any:
-    return _normal(x) + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
-
-
 def _normal(x: Any) -> Any:
     return 0.5 * (1 + ERF(x / math.sqrt(2)).astype(np.float64))
 
@@ -205,7 +201,7 @@ BASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "relu": (lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1.0, 0.0)),
     "gelu": (
         lambda x: x * _normal(x),
-        _gelu_slope,
+        lambda x: _normal(x) + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi),
     ),
     "sin": (np.sin, np.cos),
     "gaussian": (lambda x: np.exp(-(x**2)), lambda x: -2 * x * np.exp(-(x**2))),

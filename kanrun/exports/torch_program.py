@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from copy import deepcopy
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,14 +53,12 @@ def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) ->
     if isinstance(scaling, Scaling):
         shift, scale = torch.as_tensor(scaling.shift), torch.as_tensor(scaling.scale)
         return x * scale + shift if inverse else (x - shift) / scale
+    columns = []
     ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
-    maps = enumerate(zip(*ways, strict=True))
-    return torch.stack([_interpolated(x[:, i], *one) for i, one in maps], 1)
-
-
-def _interpolated(x: Tensor, points: np.ndarray, values: np.ndarray) -> Tensor:
-    """Return a piecewise linear function, constant beyond its ends, as `numpy.interp` does."""
-    at, level = torch.as_tensor(points), torch.as_tensor(values)
-    held = x.clamp(points[0], points[-1])
-    piece = torch.searchsorted(at[1:-1].clone(), held, right=True)
-    return level[piece] + (held - at[piece]) * (level.diff() / at.diff())[piece]
+    for i, (points, values) in enumerate(zip(*ways, strict=True)):
+        at, level = torch.as_tensor(points), torch.as_tensor(values)
+        held = x[:, i].clamp(points[0], points[-1])  # constant beyond the ends
+        piece = torch.searchsorted(at[1:-1].clone(), held, right=True)
+        slope = level.diff() / at.diff()
+        columns.append(level[piece] + (held - at[piece]) * slope[piece])
+    return torch.stack(columns, 1)
