@@ -90,7 +90,8 @@ def _source(document: Document, form: str, name: str) -> str:
         return c_source(document, name)
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
-    helpers = map(inspect.getsource, (days_from, features_of, number_from, place_of, text_of))
+    used = (days_from, features_of, number_from, place_of, text_of)
+    helpers = (inspect.getsource(function) for function in used)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
     return "\n\n".join([own, *helpers, data])
 

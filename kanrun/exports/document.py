@@ -136,8 +136,8 @@ def _layers(network: Network) -> list[Document]:
         return [_splines(network.grid, coefficients, 0 * alive, alive)]
     if isinstance(network, Polynomial | Bezier):
         kind = "chebyshev" if isinstance(network, Polynomial) else "bernstein"
-        domain, coefficients = network.domain[0], network.coefficients.detach()
-        return [{"kind": kind, "domain": domain.tolist(), "coefficients": coefficients.tolist()}]
+        points, domain = network.coefficients.tolist(), network.domain[0].tolist()
+        return [{"kind": kind, "domain": domain, "coefficients": points}]
     if isinstance(network, Field):
         sums = {"terms": network.form.terms, "factors": network.form.factors}
         last = {"kind": "sums_of_products", **sums, "sizes": network.sizes.tolist()}

@@ -131,14 +131,14 @@ def _draw_panel(
         up = np.where(as_bool(rows["seen"]), up, np.nan)
     axes.plot(across, up, color=BLUE)
     axes.text((left + right) / 2, top + BESIDE, title, ha="center", va="bottom")
-    for value, *place, ha, va in (
+    for value, at, level, ha, va in (
         (x[0], left, bottom - BESIDE, "left", "top"),
         (x[-1], right, bottom - BESIDE, "right", "top"),
         (limits[0], left - BESIDE, bottom, "right", "bottom"),
         (limits[1], left - BESIDE, top, "right", "top"),
     ):
         text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
-        axes.text(*place, text, ha=ha, va=va, size="x-small", color=GREY)
+        axes.text(at, level, text, ha=ha, va=va, size="x-small", color=GREY)
 
 
 def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:

@@ -197,8 +197,8 @@ def residuals(table: pandas.DataFrame) -> Figure:
     table, _, outputs = _read(table)
     if outputs and all(has_classes(table, name) for name in outputs):
         rows, labels = _labelled(table, outputs[0])
-        parts = [(outputs[0], rows[rows["split"] == split], labels) for split in JUDGED]
-        return _matrices([part for part in parts if len(part[1])])
+        splits = [split for split in JUDGED if (rows["split"] == split).any()]
+        return _matrices([(outputs[0], rows[rows["split"] == each], labels) for each in splits])
     shown = outputs[:MAX_OUTPUTS]
     figure, grid = grid_of_panels(max(1, len(shown)), 2, room=0.1)
     for (left, right), output in zip(grid, shown, strict=False):

@@ -176,7 +176,7 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     table = table.assign(**{name: _values_of(table[name]) for name in shown})
     figure, panel = one_panel(OVER)
     if len(shown) < 2:
-        _draw_curve(panel, table, *shown, result)
+        _draw_curve(panel, table, shown[0], result)
         set_remark(figure, DOTS)
         return figure
     across, up = shown
